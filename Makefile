@@ -1,0 +1,42 @@
+# Two commands matter: `make demo` and `make test`. Both make the environment first if it is not there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY := PASSIVE
+export FINETUNE_PROJECT := $(CURDIR)
+export FINETUNE_HOME ?= $(CURDIR)/.finetune
+export DAGSTER_HOME := $(CURDIR)
+export DO_NOT_TRACK := 1
+
+.PHONY: help demo test ui check install install-dev lint clean
+
+help:
+	@echo "make demo    environment, base model, the whole graph on data/ticket_triage, verdict"
+	@echo "make test    environment and all tests"
+	@echo "make ui      Dagster's and MLflow's web pages on 127.0.0.1"
+	@echo "make lint    ruff, mypy, dagster definitions validate"
+	@echo "make clean   remove the environment and everything the pipeline made"
+
+install:
+	@$(PYTHON) tools/install.py
+
+install-dev:
+	@$(PYTHON) tools/install.py --dev
+
+# a gate that says no (exit code 2) is an answer, not an error
+demo: install
+	@$(BIN)/finetune run ticket_triage || [ $$? -eq 2 ]
+
+test: install-dev
+	@$(BIN)/python -m pytest
+
+lint: install-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/dagster definitions validate -w workspace.yaml
+
+ui: install
+	@$(BIN)/finetune ui
+
+clean:
+	rm -rf $(VENV) .finetune

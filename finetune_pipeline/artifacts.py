@@ -1,0 +1,184 @@
+"""Content-addressed artifact folders: same inputs, same version, no work; and nobody ever sees half of one.
+
+Layout below the store's root::
+
+    <task>/<step>/<version>/            complete artifacts: files and artifact.json, put there by one rename
+    <task>/.work/<step>/<version>/      unfinished work that may be taken up again (checkpoints)
+    <task>/.locks/<step>-<version>      one builder at a time; released by the kernel when its process dies
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "artifact.json"
+
+
+def digest_json(value: Any) -> str:
+    """Hex SHA-256 of a value's canonical JSON (sorted keys, no blanks)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that readers see the old file or the new one, never a part; durable when it returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            json.dump(value, out, indent=1, ensure_ascii=False, allow_nan=False)
+            out.write("\n")
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file (UTF-8)."""
+    return json.loads(path.read_text("utf-8"))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete artifact. `facts` are the step's own counts and scores (plain JSON); `reused`: found, not built."""
+
+    task: str
+    step: str
+    version: str
+    folder: Path
+    facts: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    reused: bool = False
+
+    def path(self, name: str) -> Path:
+        """A file of this artifact. Raises FileNotFoundError naming the artifact."""
+        found = self.folder / name
+        if not found.exists():
+            raise FileNotFoundError(f"artifact {self.task}/{self.step}/{self.version} holds no {name!r}")
+        return found
+
+
+@dataclass
+class Builder:
+    """What a step writes to: `folder` becomes the artifact, `work` outlives a kill, `facts` go into the manifest."""
+
+    folder: Path
+    work: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class ArtifactStore:
+    """Artifacts of all tasks below one root folder (absolute)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def version(self, step: str, code_version: str, inputs: Mapping[str, str], settings: Any) -> str:
+        """16 hex digits from the step's name, its code version, its inputs' versions and the settings it depends on."""
+        return digest_json({"step": step, "code": code_version, "inputs": dict(inputs), "settings": settings})[:16]
+
+    def find(self, task: str, step: str, version: str) -> Artifact | None:
+        """The complete artifact of this version, or None."""
+        folder = self.root / task / step / version
+        manifest = folder / MANIFEST
+        if not manifest.exists():
+            return None
+        told = read_json(manifest)
+        return Artifact(task, step, version, folder, told["facts"], told["inputs"], reused=True)
+
+    def all_versions(self, task: str, step: str) -> list[Artifact]:
+        """Every complete artifact of a step, oldest first."""
+        folder = self.root / task / step
+        if not folder.is_dir():
+            return []
+        names = sorted((p for p in folder.iterdir() if (p / MANIFEST).exists()), key=lambda p: (p / MANIFEST).stat().st_mtime_ns)
+        return [a for p in names if (a := self.find(task, step, p.name))]
+
+    def state_folder(self, task: str) -> Path:
+        """Where ledgers of the task live (split assignments, openings of the sealed test)."""
+        folder = self.root / task / "state"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def lock(self, task: str, name: str) -> Iterator[None]:
+        """Hold the named lock of a task; waits. Freed by the kernel if the holder dies."""
+        path = self.root / task / ".locks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def build(
+        self,
+        task: str,
+        step: str,
+        *,
+        code_version: str,
+        inputs: Mapping[str, str],
+        settings: Any,
+        make: Callable[[Builder], None],
+    ) -> Artifact:
+        """Return the artifact of these inputs, making it first if it does not exist.
+
+        `make` fills ``builder.folder`` and ``builder.facts``; when it returns, everything is made durable and renamed
+        into place in one step. When it raises, the folder is removed and ``builder.work`` is kept for the next try.
+        """
+        version = self.version(step, code_version, inputs, settings)
+        with self.lock(task, f"{step}-{version}"):
+            found = self.find(task, step, version)
+            if found is not None:
+                return found
+            final = self.root / task / step / version
+            work = self.root / task / ".work" / step / version
+            work.mkdir(parents=True, exist_ok=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            making = final.parent / f".making-{version}"
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            builder = Builder(making, work)
+            try:
+                make(builder)
+                files = {str(p.relative_to(making)): {"sha256": digest_file(p), "bytes": p.stat().st_size}
+                         for p in sorted(making.rglob("*")) if p.is_file()}
+                write_json(making / MANIFEST, {
+                    "task": task, "step": step, "version": version, "code_version": code_version, "inputs": dict(inputs),
+                    "settings": json.loads(json.dumps(settings, default=str)), "facts": builder.facts, "files": files})
+                _sync_folder(making)
+                shutil.rmtree(final, ignore_errors=True)  # only ever a folder without a manifest
+                os.rename(making, final)
+                _sync_folder(final.parent)
+            except BaseException:
+                shutil.rmtree(making, ignore_errors=True)
+                raise
+            shutil.rmtree(work, ignore_errors=True)
+            made = self.find(task, step, version)
+            assert made is not None
+            return Artifact(made.task, made.step, made.version, made.folder, made.facts, made.inputs, reused=False)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

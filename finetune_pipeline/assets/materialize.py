@@ -1,0 +1,101 @@
+"""What every asset does: fix the run's world, run the plain step, and tell Dagster, MLflow and the progress file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from finetune_pipeline.artifacts import Artifact, digest_file, read_json
+from finetune_pipeline.assets.metadata import as_metadata, numbers
+from finetune_pipeline.graph import World, pinned_world
+from finetune_pipeline.progress import tell
+from finetune_pipeline.resources.compute import Compute
+from finetune_pipeline.resources.release import present_world, release
+from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.tracking import StepRun, Tracking
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.stages.pipeline import PIPELINE
+
+DATASETS = {
+    "splits": [("train", "train/examples.jsonl", "training"), ("validation", "validation/examples.jsonl", "validation"),
+               ("test", "test/sealed.jsonl", "test")],
+}
+"""Which files of which step's artifact are data sets, and in what role."""
+USES = {"few_shot_baseline": ("validation",), "adapter": ("train", "validation"), "test_predictions": ("test",),
+        "splits": ("train", "validation", "test")}
+SHOWN = ("report.html", "report.md", "evaluation.json", "gates.json", "findings.jsonl", "predictions.parquet",
+         "history.jsonl", "audit.json", "plan.json", "drift.json", "decision.json", "model_version.json")
+"""Files worth having in MLflow too. Weights and examples stay in the artifact store."""
+
+
+def world_of(context: Any, task: Task, store: Store, tracking: Tracking) -> World:
+    """The world the run (or the run it re-executes) began with."""
+    run = getattr(context, "op_execution_context", context).run
+    return pinned_world(store.artifacts(), task, run.root_run_id or run.run_id,
+                        lambda: present_world(task, store, tracking))
+
+
+def materialize(
+    context: dg.AssetExecutionContext, task: Task, name: str, store: Store, tracking: Tracking, compute: Compute
+) -> tuple[Artifact, dict[str, dg.MetadataValue]]:
+    """Make (or find) one step's artifact. Returns it with the metadata to show in Dagster."""
+    artifacts, world = store.artifacts(), world_of(context, task, store, tracking)
+    version = PIPELINE.versions(task, world, artifacts)[name]
+    found = PIPELINE.find(name, task, world, artifacts)
+    tell(name, "unchanged" if found else "begins")
+    with tracking.step(context, task.name, name, version, reused=found is not None) as run:
+
+        def launch(job: Mapping[str, Any]) -> dict[str, Any]:
+            return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
+
+        run.log_params({"version": version, **_settings(task, name, world)})
+        artifact = PIPELINE.run(name, task, world, artifacts, launch,
+                                lambda request: release(tracking, request, run.run_id))
+        measured = read_json(artifact.folder / "measured.json") if (artifact.folder / "measured.json").exists() else {}
+        run.log_metrics({k: v for k, v in numbers({**artifact.facts, "measured": measured}).items()})
+        _send_history(run, {"work": str(artifact.folder)})
+        _log_datasets(run, task, name, world, store)
+        for file in SHOWN:
+            if (artifact.folder / file).exists():
+                run.log_artifact(artifact.folder / file)
+        if "verdict" in artifact.facts:
+            run.set_tags({"mlflow.note.content": artifact.facts["verdict"]})
+        shown = {k: v for k, v in artifact.facts.items() if k not in ("history", "files") or name == "raw_examples"}
+        metadata = as_metadata({**shown, **({"measured": measured} if measured else {}), "reused": artifact.reused,
+                                "folder": artifact.folder, "mlflow": run.url})
+        report = artifact.folder / "report.md"
+        if report.exists():
+            metadata["report"] = dg.MetadataValue.md(report.read_text("utf-8"))
+            metadata["report_page"] = dg.MetadataValue.path(artifact.folder / "report.html")
+    tell(name, "done", reused=artifact.reused, sentence=str(artifact.facts.get("sentence", "")))
+    return artifact, metadata
+
+
+def _settings(task: Task, name: str, world: World) -> dict[str, Any]:
+    settings = PIPELINE.steps[name].settings(task.spec, world)
+    return dict(settings) if isinstance(settings, Mapping) else {"settings": json.dumps(settings, default=str)[:5000]}
+
+
+def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
+    """Loss curves while they grow: complete lines of history.jsonl only."""
+    path = Path(str(job.get("work") or "")) / "history.jsonl"
+    if job.get("work") and path.exists():
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+        run.log_history([json.loads(line) for line in lines if line.endswith("\n")])
+
+
+def _log_datasets(run: StepRun, task: Task, name: str, world: World, store: Store) -> None:
+    if name not in USES:
+        return
+    splits = PIPELINE.find("splits", task, world, store.artifacts())
+    if splits is None:
+        return
+    for split, file, role in DATASETS["splits"]:
+        if split in USES[name]:
+            path = splits.path(file)
+            run.log_dataset(f"{task.name}_{split}", digest_file(path), str(path), role,
+                            {"num_rows": splits.facts["counts"][split], "version": splits.version})

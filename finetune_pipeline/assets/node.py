@@ -1,0 +1,71 @@
+"""From one row of a stage's table to a Dagster asset with its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from finetune_pipeline.assets.materialize import materialize
+from finetune_pipeline.checks.all import checks_of
+from finetune_pipeline.resources.compute import Compute
+from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.spec.model import Task
+
+GPU_POOL = "gpu"
+RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+
+@dataclass(frozen=True)
+class Node:
+    """An asset: its name (also the step's, see graph.py), what it depends on, and how the UI shows it.
+
+    `heavy`: runs a model in a child process; takes the one slot of the GPU pool and is tried again after a crash.
+    """
+
+    name: str
+    deps: Sequence[str]
+    description: str
+    kinds: Sequence[str]
+    group: str
+    heavy: bool = False
+
+    def build(self, task: Task) -> dg.AssetsDefinition:
+        """The asset of this node for one task, key ``[task, name]``."""
+        spec, key = task.spec, dg.AssetKey([task.name, self.name])
+        checks = checks_of(self.name)
+
+        @dg.asset(
+            key=key,
+            deps=[dg.AssetKey([task.name, d]) for d in self.deps],
+            description=self.description,
+            group_name=self.group,
+            kinds=set(self.kinds),
+            owners=[spec.owner],
+            pool=GPU_POOL if self.heavy else None,
+            retry_policy=RETRY if self.heavy else None,
+            check_specs=[dg.AssetCheckSpec(c.name, asset=key, description=c.description, blocking=c.blocks(spec))
+                         for c in checks],
+        )
+        def node(
+            context: dg.AssetExecutionContext, store: Store, tracking: Tracking, compute: Compute
+        ) -> dg.MaterializeResult:
+            artifact, metadata = materialize(context, task, self.name, store, tracking, compute)
+            return dg.MaterializeResult(
+                asset_key=key, metadata=metadata, data_version=dg.DataVersion(artifact.version),
+                check_results=[_result(c.name, c.ask(artifact, spec), c.advisory) for c in checks])
+
+        return node
+
+
+def _result(name: str, answer: object, advisory: bool) -> dg.AssetCheckResult:
+    from finetune_pipeline.assets.metadata import as_metadata
+    from finetune_pipeline.checks.base import Answer
+
+    assert isinstance(answer, Answer)
+    return dg.AssetCheckResult(
+        check_name=name, passed=answer.passed, description=answer.message,
+        severity=dg.AssetCheckSeverity.WARN if advisory else dg.AssetCheckSeverity.ERROR,
+        metadata=as_metadata(dict(answer.figures)))

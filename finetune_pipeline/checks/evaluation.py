@@ -1,0 +1,49 @@
+"""Checks of the EVALUATION and RELEASE stages. Gates stop the alias `champion`, not the graph: a refused candidate is
+still registered, so that people can look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from finetune_pipeline.artifacts import Artifact
+from finetune_pipeline.checks.base import Answer, Check
+from finetune_pipeline.evaluation.gates import table
+from finetune_pipeline.spec.model import TaskSpec
+
+
+def all_predicted(artifact: Artifact, spec: TaskSpec) -> Answer:
+    sets = artifact.facts["sets"]
+    rows = {name: s["rows"] for name, s in sets.items()}
+    errors = {name: s["statuses"].get("error", 0) for name, s in sets.items()}
+    good = len(set(rows.values())) == 1 and all(n > 0 for n in rows.values()) and not any(errors.values())
+    return Answer(good, ", ".join(f"{name}: {n} rows, {errors[name]} failed" for name, n in rows.items()))
+
+
+def _gate(name: str) -> Callable[[Artifact, TaskSpec], Answer]:
+    def judge(artifact: Artifact, spec: TaskSpec) -> Answer:
+        gate = next(g for g in artifact.facts["gates"] if g["name"] == name)
+        figures = {k: gate[k] for k in ("measured", "threshold", "what_to_do") if gate.get(k) is not None}
+        return Answer(gate["passed"] is True, gate["message"], figures)
+
+    return judge
+
+
+def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> Answer:
+    f = artifact.facts
+    good = f["candidate"] == f["model_version"] and (not f["promoted"] or f["gates_passed"])
+    champion = f"champion is version {f['champion']}" if f["champion"] else "there is no champion"
+    return Answer(good, f"version {f['model_version']} {'promoted' if f['promoted'] else 'not promoted'}; {champion}")
+
+
+def drift(artifact: Artifact, spec: TaskSpec) -> Answer:
+    return Answer(not artifact.facts["drifted"], artifact.facts["sentence"])
+
+
+CHECKS = [
+    Check("all_rows_predicted", "test_predictions", "Every model answered every test row; none failed.", all_predicted),
+    *[Check(g["name"], "evaluation_report", g["needs"], _gate(g["name"]), blocking=False) for g in table()],
+    Check("aliases_consistent", "model_version", "`champion` never points to a version that failed a gate.",
+          aliases_consistent, blocking=False),
+    Check("no_drift", "drift_report", "Production still looks like the training data.", drift, blocking=False,
+          advisory=True),
+]

@@ -1,0 +1,112 @@
+"""Checks of the BASELINE and TRAINING stages."""
+
+from __future__ import annotations
+
+import math
+
+from finetune_pipeline.artifacts import Artifact
+from finetune_pipeline.checks.base import Answer, Check
+from finetune_pipeline.spec.model import TaskSpec
+
+FOUR_BIT_LIMIT = 0.45
+"""Largest share of its 16-bit size that a base loaded in four bits may take (embeddings stay in 16 bits)."""
+
+
+def safe_weights(artifact: Artifact, spec: TaskSpec) -> Answer:
+    files = artifact.facts["files"]
+    unsafe = [name for name in files if not name.endswith((".safetensors", ".json", ".jinja", ".txt", ".model"))]
+    weights = [name for name in files if name.endswith(".safetensors")]
+    return Answer(bool(weights) and not unsafe, f"{len(weights)} safetensors files" if not unsafe else
+                  f"files that could run code: {', '.join(unsafe)}")
+
+
+def worth_training(artifact: Artifact, spec: TaskSpec) -> Answer:
+    told = artifact.facts["worth_training"]
+    return Answer(bool(told["passed"]), told["reason"], {"best_prompt": artifact.facts["best"]})
+
+
+def baseline_answered(artifact: Artifact, spec: TaskSpec) -> Answer:
+    errors = {name: s.get("error", 0) for name, s in artifact.facts["statuses"].items()}
+    failed = sum(errors.values())
+    return Answer(failed == 0, f"{failed} generations failed", {"errors": errors})
+
+
+def plan_fits(artifact: Artifact, spec: TaskSpec) -> Answer:
+    f = artifact.facts
+    return Answer(f["fits"], f["sentence"], {"memory_mib": f["memory_mib"], "available_mib": f["available_mib"]})
+
+
+def no_truncation(artifact: Artifact, spec: TaskSpec) -> Answer:
+    over, limit = artifact.facts["over_length"], spec.training.max_tokens
+    if spec.training.over_length == "drop":
+        return Answer(True, f"{over} examples over {limit} tokens will be dropped, as training.over_length says")
+    return Answer(over == 0, f"{over} examples are longer than training.max_tokens = {limit}")
+
+
+def supervision(artifact: Artifact, spec: TaskSpec) -> Answer:
+    audit = artifact.facts["audit"]
+    zero = ("rows_without_loss", "rows_without_eos", "template_mismatch")
+    bad = {k: audit[k] for k in zero if audit[k] != 0}
+    return Answer(not bad and audit["rows"] > 0, f"{audit['rows']} rows: all have loss on the answer and on its end"
+                  if not bad else f"wrong supervision: {bad}", {k: audit[k] for k in ("rows", *zero)})
+
+
+def loss_finite(artifact: Artifact, spec: TaskSpec) -> Answer:
+    f = artifact.facts
+    losses = [f["best_eval_loss"], f["first_eval_loss"], f["last_train_loss"]]
+    return Answer(all(math.isfinite(x) for x in losses), f"validation loss {losses[1]:.3f} → {losses[0]:.3f}")
+
+
+def learned(artifact: Artifact, spec: TaskSpec) -> Answer:
+    first, best = artifact.facts["first_eval_loss"], artifact.facts["best_eval_loss"]
+    return Answer(best < first, f"validation loss before {first:.3f}, best {best:.3f}", {"first": first, "best": best})
+
+
+def not_overfitted(artifact: Artifact, spec: TaskSpec) -> Answer:
+    """Last validation loss over 10% above the best one while training went on: the kept checkpoint is an earlier one."""
+    evals = [row for row in artifact.facts["history"] if "eval_loss" in row]
+    last, best = evals[-1]["eval_loss"], artifact.facts["best_eval_loss"]
+    rise = last / best - 1 if best else math.inf
+    return Answer(rise <= 0.10, f"last validation loss is {rise:+.1%} from the best; the best checkpoint (step "
+                  f"{artifact.facts['best_step']}) is kept", {"rise": rise})
+
+
+def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> Answer:
+    names = artifact.facts["adapter_tensors"]
+    other = [n for n in names if "lora_" not in n]
+    return Answer(bool(names) and not other, f"{len(names)} tensors, all of them low-rank" if not other else
+                  f"{len(other)} tensors do not belong into an adapter: {', '.join(other[:3])}")
+
+
+def four_bit(artifact: Artifact, spec: TaskSpec) -> Answer:
+    if spec.training.method != "qlora":
+        return Answer(True, f"method {spec.training.method} keeps the base in 16 bits")
+    ratio = artifact.facts["weights"]["ratio"]
+    return Answer(0 < ratio < FOUR_BIT_LIMIT, f"the base takes {ratio:.1%} of its 16-bit size in memory, under "
+                  f"{FOUR_BIT_LIMIT:.0%} wanted", dict(artifact.facts["weights"]))
+
+
+def merge_parity(artifact: Artifact, spec: TaskSpec) -> Answer:
+    p = artifact.facts["parity"]
+    same = p["same_greedy_share"]
+    good = bool(p["passed"]) and same >= spec.gates.parity_min_agreement
+    return Answer(good, f"adapter and merged model give the same answer on {same:.1%} of {p['rows']} rows; mean KL "
+                  f"{p['mean_kl']:.2e} nats per token, limit {p['mean_kl_limit']:.0e}", dict(p))
+
+
+CHECKS = [
+    Check("safe_weights", "base_model", "Weights are safetensors; nothing in the folder can run code.", safe_weights),
+    Check("generations_complete", "few_shot_baseline", "No generation failed.", baseline_answered),
+    Check("worth_training", "few_shot_baseline", "Prompting alone is not already good enough.", worth_training,
+          blocking=lambda spec: spec.gates.worth_training == "block"),
+    Check("fits_memory", "training_plan", "The estimated peak fits this machine.", plan_fits),
+    Check("nothing_truncated", "training_plan", "No example is longer than training.max_tokens.", no_truncation),
+    Check("supervision", "adapter", "Every row has loss on its answer, end of turn included.", supervision),
+    Check("loss_finite", "adapter", "All losses are finite.", loss_finite),
+    Check("learned", "adapter", "Validation loss is lower than before training.", learned),
+    Check("not_overfitted", "adapter", "Validation loss has not turned up by more than 10%.", not_overfitted,
+          blocking=False, advisory=True),
+    Check("only_adapter_tensors", "adapter", "The adapter file holds low-rank tensors only.", only_adapter_tensors),
+    Check("four_bit_weights", "adapter", "QLoRA: the base really is in four bits.", four_bit),
+    Check("merge_parity", "merged_model", "Adapter on the unquantized base and merged model agree.", merge_parity),
+]

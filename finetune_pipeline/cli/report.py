@@ -1,0 +1,41 @@
+"""``finetune report TASK``: the verdict and where the pages are."""
+
+from __future__ import annotations
+
+import click
+
+from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.state import open_project
+
+
+@click.command()
+@click.argument("task")
+@click.option("--markdown", is_flag=True, help="Print the Markdown report.")
+@as_json
+def report(task: str, markdown: bool, as_json: bool) -> int:
+    """Print the latest evaluation of TASK: verdict, gates, and the path of the HTML page. Exit code 2: a gate said no."""
+    loaded = get_task(task)
+    project = open_project(loaded)
+    artifact = project.artifacts()["evaluation_report"]
+    if artifact is None:
+        earlier = project.store.all_versions(loaded.name, "evaluation_report")
+        if not earlier:
+            problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
+            return ERROR
+        artifact = earlier[-1]
+        problem("data or spec changed since: this is the report of an earlier version")
+    gates = read_json(artifact.path("gates.json"))
+    passed = bool(artifact.facts["passed"])
+    if as_json:
+        emit({"task": loaded.name, "version": artifact.version, "passed": passed, "verdict": artifact.facts["verdict"],
+              "gates": gates, "html": str(artifact.path("report.html")), "markdown": str(artifact.path("report.md")),
+              "evaluation": read_json(artifact.path("evaluation.json"))})
+    elif markdown:
+        say(artifact.path("report.md").read_text("utf-8"))
+    else:
+        say(artifact.facts["verdict"])
+        for gate in gates:
+            say(f"  {'yes' if gate['passed'] else 'NO '}  {gate['name']}: {gate['message']}")
+        say(f"page: {artifact.path('report.html')}")
+    return DONE if passed else REFUSED

@@ -1,0 +1,131 @@
+"""``finetune run TASK``: the whole graph, with its progress on the terminal and a verdict at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import click
+import dagster as dg
+
+from finetune_pipeline.assets.graph import NODES
+from finetune_pipeline.automation.jobs import STAGES
+from finetune_pipeline.cli.abandoned import close_abandoned_runs
+from finetune_pipeline.cli.environment import apply
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.state import VIEWS, Project, open_project, unfinished
+from finetune_pipeline.cli.verdict import verdict_lines
+from finetune_pipeline.cli.watch import Watcher
+from finetune_pipeline.progress import VARIABLE
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec import Task
+
+REPOSITORY = "__repository__@finetune_pipeline"
+"""So that the UI lists runs started here among those of the code location."""
+
+
+@click.command()
+@click.argument("task")
+@click.option("--stage", type=click.Choice(STAGES), help="Only this stage of the graph.")
+@as_json
+def run(task: str, stage: str | None, as_json: bool) -> int:
+    """Run the graph for TASK: what is made already is not made again. Exit code 2: a gate said no.
+
+    Stopping it with Ctrl-C keeps the last checkpoint; running it again goes on from there.
+    """
+    apply()
+    loaded = get_task(task)
+    started = time.monotonic()
+    project = open_project(loaded)
+    with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
+        close_abandoned_runs(instance, loaded.name, project.tracking.finish)
+        if stage is None and not unfinished(project, instance):
+            return _finish(project, as_json, f"{loaded.name}: everything is made and nothing changed; no work was done "
+                           f"({time.monotonic() - started:.0f} s).", None)
+        result = _execute(loaded, stage or "all", instance, project, quiet=as_json)
+    project = open_project(loaded)
+    if result.success:
+        headline = f"{loaded.name}: done in {_duration(time.monotonic() - started)}."
+        return _finish(project, as_json, headline, result.run_id) if stage is None else _stage_done(
+            as_json, loaded, stage, result.run_id)
+    return _failed(result, loaded, as_json)
+
+
+def _execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project, *, quiet: bool) -> Any:
+    from finetune_pipeline.definitions import build_definitions
+
+    job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
+    names = [*(n.name for n in NODES), *VIEWS] if stage == "all" else [n.name for n in NODES if n.group == stage]
+    path = read_settings().home / "progress" / f"{task.name}-{os.getpid()}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.environ[VARIABLE] = str(path)
+    try:
+        with Watcher(path, total=len(names), say=None if quiet else say):
+            result = job.execute_in_process(
+                instance=instance, raise_on_error=False,
+                tags={"finetune/task": task.name, "finetune/trigger": "command line", "finetune/pid": str(os.getpid()),
+                      ".dagster/repository": REPOSITORY},
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}})
+    finally:
+        os.environ.pop(VARIABLE, None)
+        path.unlink(missing_ok=True)
+    project.tracking.finish(result.run_id, "SUCCESS" if result.success else "FAILURE")
+    return result
+
+
+def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) -> int:
+    report = project.artifacts()["evaluation_report"]
+    passed = bool(report and report.facts["passed"])
+    if as_json:
+        emit({"task": project.task.name, "run_id": run_id, "worked": run_id is not None, "passed": passed,
+              "verdict": report.facts["verdict"] if report else None,
+              "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in project.artifacts().items() if a}})
+    else:
+        for line in [headline, "", *verdict_lines(project)]:
+            say(line)
+    return DONE if passed else REFUSED
+
+
+def _stage_done(as_json: bool, task: Task, stage: str, run_id: str) -> int:
+    if as_json:
+        emit({"task": task.name, "run_id": run_id, "stage": stage, "passed": True})
+    else:
+        say(f"{task.name}: stage {stage} done.")
+    return DONE
+
+
+def _failed(result: Any, task: Task, as_json: bool) -> int:
+    """Blocking checks that said no (exit code 2), or steps that failed (exit code 1), each with its message."""
+    refused = [(e.asset_key.path[-1], e.check_name, e.description) for e in result.get_asset_check_evaluations()
+               if not e.passed and e.blocking]
+    failures = [(e.step_key, _cause(e.step_failure_data)) for e in result.all_node_events if e.is_step_failure]
+    real = [(step, text) for step, text in failures if "AssetCheckFailed" not in text]
+    code = ERROR if real or not refused else REFUSED
+    if as_json:
+        emit({"task": task.name, "run_id": result.run_id, "passed": False,
+              "refused": [{"asset": a, "check": c, "message": m} for a, c, m in refused],
+              "failed": [{"step": s, "message": t} for s, t in real]})
+        return code
+    for asset, check, message in refused:
+        problem(f"stopped by the check {check} of {asset}: {message}")
+    for step, text in real:
+        problem(f"{step.rpartition('__')[2]} failed: {text}")
+    problem(f"run {result.run_id} of {task.name} did not finish; what was made is kept, and `finetune run {task.name}` goes on from there")
+    return code
+
+
+def _cause(data: Any) -> str:
+    """The innermost message of a step failure, without the traceback."""
+    failure = data.user_failure_data
+    if failure is not None and failure.description:
+        return str(failure.description)
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return f"{error.cls_name}: {error.message.strip()}" if error is not None else "unknown error"
+
+
+def _duration(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s" if seconds >= 60 else f"{seconds:.0f} s"

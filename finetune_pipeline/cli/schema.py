@@ -1,0 +1,39 @@
+"""``finetune schema``: what may stand in a task.yaml."""
+
+from __future__ import annotations
+
+import click
+
+from finetune_pipeline.cli.output import DONE, as_json, emit, say
+from finetune_pipeline.spec.schema import json_schema
+
+
+@click.command()
+@as_json
+def schema(as_json: bool) -> int:
+    """Print what task.yaml may hold: a table, or with --json the JSON schema for editors."""
+    told = json_schema()
+    if as_json:
+        emit(told)
+        return DONE
+
+    def section(properties: dict, required: list[str], indent: str) -> None:
+        for name, field in properties.items():
+            kind = field.get("type") or " | ".join(str(o.get("type", o.get("$ref", "").rpartition("/")[2]))
+                                                   for o in field.get("anyOf", field.get("oneOf", [])))
+            reference = field.get("$ref", "").rpartition("/")[2]
+            default = "required" if name in required else f"default {field['default']!r}" if "default" in field else ""
+            if "enum" in field:
+                kind = " | ".join(field["enum"])
+            say(f"{indent}{name}: {reference or kind}  ({default}) {field.get('description', '')}".rstrip()
+                if not reference else f"{indent}{name}:")
+            if reference:
+                inner = told["$defs"][reference]
+                section(inner["properties"], inner.get("required", []), indent + "  ")
+
+    section(told["properties"], told["required"], "")
+    for name in ("LabelsOutput", "TextOutput"):
+        say(f"\noutput, as {name}:")
+        inner = told["$defs"][name]
+        section(inner["properties"], inner.get("required", []), "  ")
+    return DONE

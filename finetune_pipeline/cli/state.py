@@ -1,0 +1,63 @@
+"""What a task's state is, asked without running anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+from finetune_pipeline.artifacts import Artifact, ArtifactStore
+from finetune_pipeline.assets.graph import NODES
+from finetune_pipeline.graph import World
+from finetune_pipeline.resources import registry
+from finetune_pipeline.resources.release import present_world
+from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.stages.pipeline import PIPELINE
+
+VIEWS = ("train_split", "validation_split", "test_split")
+
+
+@dataclass
+class Project:
+    """A task with its stores: the world as it is, and the versions that follow from it."""
+
+    task: Task
+    store: ArtifactStore
+    tracking: Tracking
+    world: World
+    versions: dict[str, str]
+    serving: int | None
+
+    def artifacts(self) -> dict[str, Artifact | None]:
+        return PIPELINE.artifacts(self.task, self.world, self.store)
+
+
+def open_project(task: Task) -> Project:
+    """Look at the world and at the registry. Raises FindingsError where raw files or the base model are missing."""
+    store, tracking = Store(), Tracking()
+    tracking.prepare()
+    world = present_world(task, store, tracking)
+    artifacts = store.artifacts()
+    return Project(task, artifacts, tracking, world, PIPELINE.versions(task, world, artifacts),
+                   registry.champion(tracking, task.name))
+
+
+def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
+    """Names of assets that are missing, or that Dagster's event log does not know in their present version."""
+    names = {node.name: node.name for node in NODES} | {view: "splits" for view in VIEWS}
+    made = project.artifacts()
+    missing = []
+    for asset, step in names.items():
+        event = instance.get_latest_materialization_event(dg.AssetKey([project.task.name, asset]))
+        told = event.asset_materialization.tags if event and event.asset_materialization else None
+        known = (told or {}).get("dagster/data_version") == project.versions[step]
+        if made[step] is None or not known:
+            missing.append(asset)
+    registered = made["model_version"]
+    if registered is not None and "model_version" not in missing:
+        version = int(registered.facts["model_version"])
+        if not registry.version_tags(project.tracking, project.task.name, version):
+            missing.append("model_version")
+    return missing

@@ -1,0 +1,60 @@
+"""``finetune ui``: Dagster's web UI with its daemon, and MLflow's, on this machine only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import click
+
+from finetune_pipeline.cli.environment import environment
+from finetune_pipeline.cli.output import DONE, ERROR, problem, say
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.settings import read_settings
+
+
+@click.command()
+@click.option("--dagster-port", default=3000, show_default=True, help="Port of the Dagster UI.")
+@click.option("--mlflow-port", default=5000, show_default=True, help="Port of the MLflow UI.")
+@click.option("--seconds", default=0, help="Stop by itself after so many seconds; 0: run until Ctrl-C.")
+def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
+    """Start Dagster's UI with its daemon, and MLflow's UI, on 127.0.0.1. Ctrl-C stops both."""
+    settings, tracking = read_settings(), Tracking()
+    tracking.prepare()
+    env = environment()
+    commands = {"dagster": [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(dagster_port),
+                            "-w", str(settings.project / "workspace.yaml")]}
+    if not tracking.uri().startswith("http"):
+        commands["mlflow"] = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port),
+                              "--workers", "1", "--backend-store-uri", tracking.uri(),
+                              "--default-artifact-root", str(settings.artifact_location)]
+    processes = {name: subprocess.Popen(command, cwd=settings.project, env=env, start_new_session=True)
+                 for name, command in commands.items()}
+    say(f"Dagster: http://127.0.0.1:{dagster_port}")
+    say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in processes else tracking.page()}")
+    end = time.monotonic() + seconds if seconds else None
+    code = DONE
+    try:
+        while end is None or time.monotonic() < end:
+            for name, process in processes.items():
+                if process.poll() is not None:
+                    problem(f"{name} ended with exit code {process.returncode}; is its port in use?")
+                    code = ERROR
+            if code:
+                break
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        say("stopping")
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in processes.values():
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+    return code

@@ -1,0 +1,78 @@
+"""Follows the progress file of a run and says on the terminal what is going on."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+QUIET_SECONDS = 4.0
+"""Lines about the same stage come no closer together than this."""
+
+
+def describe(row: dict[str, Any]) -> str:
+    """The numbers of one progress line in words: step, loss, time left."""
+    parts = []
+    if row.get("step") is not None and row.get("of"):
+        parts.append(f"{row['step']} of {row['of']}")
+    parts += [f"{name.replace('_', ' ')} {row[name]:.3f}" for name in ("loss", "eval_loss") if isinstance(row.get(name), int | float)]
+    if isinstance(row.get("seconds_left"), int | float) and row["seconds_left"] >= 1:
+        left = int(row["seconds_left"])
+        parts.append(f"{left // 60}:{left % 60:02d} left")
+    message = row.get("message") or ""
+    return ", ".join([message, *parts] if message else parts)
+
+
+class Watcher:
+    """A thread that reads progress lines while the block runs. `say` None: read nothing, print nothing."""
+
+    def __init__(self, path: Path, total: int, say: Callable[[str], None] | None) -> None:
+        self.path, self.total, self.say = path, total, say
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._begun: dict[str, float] = {}
+        self._last = 0.0
+
+    def __enter__(self) -> Watcher:
+        if self.say:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self.say:
+            self._thread.join(timeout=5)
+
+    def _follow(self) -> None:
+        position, stopping = 0, False
+        while True:
+            if self.path.exists():
+                with self.path.open("rb") as handle:
+                    handle.seek(position)
+                    for line in handle:
+                        if not line.endswith(b"\n"):
+                            break
+                        position += len(line)
+                        self._show(json.loads(line))
+            if stopping:
+                return
+            stopping = self._stop.wait(0.3)
+
+    def _show(self, row: dict[str, Any]) -> None:
+        assert self.say is not None
+        stage, message, now = row["stage"], row.get("message", ""), time.monotonic()
+        if message in ("begins", "unchanged") and stage not in self._begun:
+            self._begun[stage] = row["time"]
+            place = f"[{len(self._begun):>2}/{self.total}]"
+            self.say(f"{place} {stage}" + (" (made already)" if message == "unchanged" else ""))
+            self._last = now
+        elif message == "done":
+            took = row["time"] - self._begun.get(stage, row["time"])
+            if row.get("sentence") or took >= 2:
+                self.say(f"        {row.get('sentence') or 'done'} ({took:.0f} s)")
+        elif message not in ("begins", "unchanged") and (now - self._last >= QUIET_SECONDS or row.get("eval_loss") is not None):
+            self.say(f"        {describe(row)}")
+            self._last = now

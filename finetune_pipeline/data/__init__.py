@@ -1,0 +1,1 @@
+"""From raw files to splits: formats, validation, scrubbing, duplicates, review, splitting, leakage."""

@@ -1,0 +1,177 @@
+"""One raw line, bytes to JSON value, with every way it can be broken told apart."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import msgspec
+
+from finetune_pipeline.findings import Finding
+
+_KEY = re.compile(rb'"\s*:')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def decode_line(data: bytes, place: str) -> tuple[Any, list[Finding], bool]:
+    """(value, findings, readable) of one line.
+
+    A strict decoder takes the sound lines; what it refuses is read again by a lenient one, so that the reason can be
+    named and the rows's other problems can still be found. `readable` is False when there is no value to look at.
+    """
+    found: list[Finding] = []
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        text = data.decode("utf-8", "replace")
+        found.append(
+            Finding(
+                "data.invalid_utf8",
+                "error",
+                place,
+                f"the byte 0x{data[error.start]:02x} at byte offset {error.start} of the line is not UTF-8",
+                "save the file as UTF-8",
+            )
+        )
+    strict_error = ""
+    if not found:
+        try:
+            value = msgspec.json.decode(data)
+        except (msgspec.DecodeError, RecursionError) as error:
+            strict_error = str(error)
+        else:
+            if len(_KEY.findall(data)) == _count_keys(value):
+                return value, [], True
+    value, more, readable = _decode_leniently(text, place)
+    if readable and strict_error and not more:
+        more = [_bad_json(place, f"not valid JSON: {strict_error}", "write the row with a JSON library")]
+        readable = False
+    return value, found + more, readable
+
+
+def _count_keys(value: Any) -> int:
+    """Keys of all objects in a value, at every depth."""
+    count, stack = 0, [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            count += len(item)
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+    return count
+
+
+def _bad_json(place: str, message: str, fix: str) -> Finding:
+    return Finding("data.bad_json", "error", place, message, fix)
+
+
+def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
+    numbers: list[str] = []
+    twice: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, value in items:
+            if key in made:
+                twice.append(key)
+            made[key] = value
+        return made
+
+    def constant(name: str) -> float:
+        numbers.append(name)
+        return 0.0
+
+    def decimal(digits: str) -> float:
+        number = float(digits)
+        return number if math.isfinite(number) else constant(digits)
+
+    def integer(digits: str) -> float:
+        return int(digits) if len(digits) < 300 else constant(digits)
+
+    try:
+        value = json.loads(
+            text, object_pairs_hook=pairs, parse_constant=constant, parse_float=decimal, parse_int=integer
+        )
+    except json.JSONDecodeError as error:
+        return None, [_explain(text, error, place)], False
+    except RecursionError:
+        return None, [_bad_json(place, "the JSON is nested too deeply", "write one flat object a line")], False
+    found = []
+    if numbers:
+        shown = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(numbers))[:5])
+        found.append(
+            Finding(
+                "data.non_finite_number",
+                "error",
+                place,
+                f"not a finite number: {shown}",
+                "JSON has no such number; write null, or leave the field out",
+            )
+        )
+    if twice:
+        keys = ", ".join(repr(k) for k in sorted(set(twice))[:5])
+        found.append(
+            Finding(
+                "data.duplicate_key",
+                "error",
+                place,
+                f"written twice in one object: {keys}",
+                "keep one of the two values; a reader would drop the other in silence",
+            )
+        )
+    where = _surrogates(value)
+    if where:
+        found.append(
+            Finding(
+                "data.lone_surrogate",
+                "error",
+                place,
+                f"half of a surrogate pair (such as \\ud800) in {', '.join(where[:5])}: this is not text",
+                "the text was cut inside a character (often an emoji); take it from the source again",
+            )
+        )
+    return value, found, True
+
+
+def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
+    column = error.pos + 1
+    rest = text[error.pos :]
+    fix = "write the row with a JSON library, one object a line"
+    cut_off = not rest.strip() or error.msg.startswith("Unterminated string")
+    if cut_off:
+        return _bad_json(
+            place,
+            f"not valid JSON at column {column}: {error.msg}; the line looks cut off (truncated)",
+            "take the whole row from its source again",
+        )
+    if error.msg == "Extra data":
+        fix = "one JSON object a line: put what follows on its own line"
+    elif rest.startswith("'") or "property name" in error.msg:
+        fix = "keys and texts need double quotes, and no comma may follow the last pair; write it with a JSON library"
+    elif "control character" in error.msg:
+        fix = "write line breaks and tabs inside a text as \\n and \\t"
+    elif text.startswith("\ufeff"):
+        fix = "remove the byte order mark (U+FEFF) in front of the row"
+    return _bad_json(place, f"not valid JSON at column {column}: {error.msg} (found {rest[:12]!r})", fix)
+
+
+def _surrogates(value: Any) -> list[str]:
+    """Paths of the texts that hold half of a surrogate pair."""
+    found: list[str] = []
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        path, item = stack.pop()
+        if isinstance(item, dict):
+            for key, inner in item.items():
+                shown = ascii(key)[1:-1]
+                if _SURROGATE.search(key):
+                    found.append(f"the key {shown}")
+                stack.append((f"{path}.{shown}" if path else shown, inner))
+        elif isinstance(item, list):
+            stack.extend((f"{path}[{i}]", inner) for i, inner in enumerate(item))
+        elif isinstance(item, str) and _SURROGATE.search(item):
+            found.append(path or "the row")
+    return sorted(found)

@@ -1,0 +1,229 @@
+"""Applies what people decided about single rows: keep, drop, or give another answer."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finetune_pipeline.data.decoding import decode_line
+from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.data.formats import quoted
+from finetune_pipeline.data.json_lines import digest_files, is_blank, read_lines, write_rows
+from finetune_pipeline.data.row_rules import nearest_label
+from finetune_pipeline.findings import Finding, as_rows, count_by_rule
+from finetune_pipeline.spec import TaskSpec
+
+DECISIONS = ("keep", "drop", "relabel")
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One line of a decisions file. `label`: the right answer, for ``relabel``; `place`: file and line."""
+
+    id: str
+    decision: str
+    label: str | None
+    reviewer: str
+    comment: str
+    time: datetime
+    place: str
+
+
+def review_files(folder: Path) -> list[tuple[str, Path]]:
+    """(name, path) of the decision files in a folder, sorted; none when there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*.jsonl") if p.is_file())
+
+
+def reviews_digest(folder: Path) -> str:
+    """Hex SHA-256 over names and content of the decision files."""
+    return digest_files(review_files(folder))
+
+
+def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[Finding], int]:
+    """(sound decisions in file and line order, findings about the others, non-blank lines)."""
+    decisions: list[Decision] = []
+    found: list[Finding] = []
+    lines = 0
+    for name, path in review_files(folder):
+        for number, line, cut in read_lines(path):
+            if is_blank(line):
+                continue
+            lines += 1
+            place = f"{ascii(name)[1:-1]}:{number}"
+            value, problems, readable = decode_line(b"" if cut else line, place)
+            if not readable or problems or not isinstance(value, dict):
+                reasons = "; ".join(p.message for p in problems) or "not an object"
+                found.append(
+                    _warning("review_unreadable", place, reasons, 'write {"id": …, "decision": …, "reviewer": …}')
+                )
+                continue
+            decision, problems = _read_decision(value, spec, place)
+            found += problems
+            if decision:
+                decisions.append(decision)
+    return decisions, found, lines
+
+
+def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
+    """Apply the decisions in ``reviews_folder/**/*.jsonl``; of several about a row the last by (time, file, line) wins.
+
+    A decision without a time counts as older than any with one. A relabelled row keeps its id and gets the tag
+    ``relabelled``. A decision that cannot be applied changes nothing and is a finding. Writes ``examples.jsonl``,
+    ``decisions.jsonl`` (those applied), ``findings.jsonl``, and copies ``clusters.json`` and ``members.json``. Facts:
+    rows_in, kept, dropped, relabelled, confirmed, decisions (lines), overruled, by_rule, reviewers, labels.
+    """
+    examples = read_examples(clean / "examples.jsonl")
+    decisions, found, lines = read_decisions(reviews_folder, spec)
+    known = {e.id for e in examples}
+    last: dict[str, Decision] = {}
+    for decision in sorted(decisions, key=lambda d: d.time):  # stable: file and line order breaks ties
+        if decision.id not in known:
+            found.append(
+                _warning(
+                    "review_unknown_id",
+                    decision.place,
+                    f"no row has the id {quoted(decision.id)}",
+                    "the row was removed or quarantined since, or the id is mistyped",
+                )
+            )
+            continue
+        last[decision.id] = decision
+    kept = [
+        _apply(e, last[e.id], spec) if e.id in last else e
+        for e in examples
+        if e.id not in last or last[e.id].decision != "drop"
+    ]
+    done = Counter(d.decision for d in last.values())
+    write_examples(out / "examples.jsonl", kept)
+    write_rows(
+        out / "decisions.jsonl",
+        (
+            {
+                "id": d.id,
+                "decision": d.decision,
+                "label": d.label,
+                "reviewer": d.reviewer,
+                "comment": d.comment,
+                "time": None if d.time == _EARLIEST else d.time.isoformat(),
+                "place": d.place,
+            }
+            for d in (last[e.id] for e in examples if e.id in last)
+        ),
+    )
+    write_rows(out / "findings.jsonl", as_rows(found))
+    for name in ("clusters.json", "members.json"):
+        shutil.copyfile(clean / name, out / name)
+    labels = Counter(dict.fromkeys(spec.labels, 0))
+    labels.update(e.label for e in kept if e.label is not None)
+    sound = sum(d.id in known for d in decisions)
+    return {
+        "rows_in": len(examples),
+        "kept": len(kept),
+        "dropped": done["drop"],
+        "relabelled": done["relabel"],
+        "confirmed": done["keep"],
+        "decisions": lines,
+        "overruled": sound - len(last),
+        "by_rule": count_by_rule(found),
+        "reviewers": dict(sorted(Counter(d.reviewer for d in last.values()).items())),
+        "labels": dict(labels),
+    }
+
+
+def _warning(rule: str, place: str, message: str, fix: str) -> Finding:
+    return Finding(f"data.{rule}", "warning", f"reviews/{place}", message, fix)
+
+
+def _read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
+    found = []
+    for key, needed in (("id", True), ("decision", True), ("reviewer", True), ("label", False), ("comment", False)):
+        value = row.get(key)
+        if (needed and not value) or (value is not None and not isinstance(value, str)):
+            found.append(
+                _warning("review_bad_field", place, f"`{key}` must be text, found {quoted(value)}", f"write `{key}`")
+            )
+    decision, label = row.get("decision"), row.get("label")
+    if isinstance(decision, str) and decision and decision not in DECISIONS:
+        found.append(
+            _warning(
+                "review_bad_decision", place, f"`decision` is {quoted(decision)}", f"use one of {', '.join(DECISIONS)}"
+            )
+        )
+    if decision == "relabel" and (label is None or isinstance(label, str)):
+        label = (label or "").strip()
+        if not label:
+            found.append(_warning("review_bad_field", place, "`relabel` without a `label`", "write the right answer"))
+        elif spec.labels and label not in spec.labels:
+            found.append(
+                _warning(
+                    "review_unknown_label",
+                    place,
+                    f"{quoted(label)} is not a label of the task",
+                    nearest_label(label, spec.labels),
+                )
+            )
+    time = _EARLIEST
+    if row.get("time") is not None:
+        try:
+            time = datetime.fromisoformat(row["time"])
+            time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+        except (TypeError, ValueError, OverflowError):
+            found.append(
+                _warning(
+                    "review_bad_field",
+                    place,
+                    f"`time` is {quoted(row['time'])}, not an RFC 3339 time",
+                    "for example 2025-01-31T12:00:00Z",
+                )
+            )
+    if found:
+        return None, found
+    return Decision(
+        row["id"],
+        row["decision"],
+        label if decision == "relabel" else None,
+        row["reviewer"],
+        row.get("comment") or "",
+        time,
+        place,
+    ), []
+
+
+def _apply(example: Example, decision: Decision, spec: TaskSpec) -> Example:
+    if decision.decision != "relabel" or decision.label is None:
+        return example
+    messages = [*example.prompt_messages, {"role": "assistant", "content": decision.label}]
+    tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
+    return replace(example, messages=messages, label=decision.label if spec.labels else None, tags=tags)
+
+
+def decision_line(
+    row_id: str,
+    decision: str,
+    reviewer: str,
+    *,
+    label: str | None = None,
+    comment: str = "",
+    time: datetime | None = None,
+) -> str:
+    """One line for a decisions file, with its line end. Raises ValueError for an unknown decision."""
+    if decision not in DECISIONS:
+        raise ValueError(f"decision {decision!r} is not one of {', '.join(DECISIONS)}")
+    row = {
+        "id": row_id,
+        "decision": decision,
+        "label": label,
+        "reviewer": reviewer,
+        "comment": comment,
+        "time": time.isoformat() if time else None,
+    }
+    return msgspec.json.encode({k: v for k, v in row.items() if v not in (None, "")}).decode() + "\n"

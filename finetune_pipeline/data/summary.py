@@ -1,0 +1,124 @@
+"""What a set of examples looks like, for people: counts, lengths, a histogram, three rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.data.examples import Example
+
+SHOWN = 300
+_BINS = 10
+_BAR = 24
+
+
+def summarise(examples: Sequence[Example]) -> dict[str, Any]:
+    """Counts per label and origin; min, p50, p90, max of characters and words of the user text; histogram; three rows.
+
+    The histogram has up to 10 bins of whole words of equal width: {from, to, count}, both ends included.
+    """
+    texts = [e.user_text for e in examples]
+    words = [len(t.split()) for t in texts]
+    return {
+        "rows": len(examples),
+        "labels": _counts(e.label for e in examples if e.label is not None),
+        "origins": _counts(e.origin for e in examples),
+        "characters": _spread([len(t) for t in texts]),
+        "words": _spread(words),
+        "histogram": _histogram(words),
+        "examples": _three(examples),
+    }
+
+
+def _counts(values: Any) -> dict[str, int]:
+    return dict(sorted(Counter(values).items(), key=lambda kv: (-kv[1], kv[0])))
+
+
+def _spread(values: Sequence[int]) -> dict[str, int]:
+    if not values:
+        return {}
+    p50, p90 = np.percentile(values, [50, 90], method="higher")
+    return {"min": min(values), "p50": int(p50), "p90": int(p90), "max": max(values)}
+
+
+def _histogram(words: Sequence[int]) -> list[dict[str, int]]:
+    if not words:
+        return []
+    low = min(words)
+    width = max(1, -(-(max(words) - low + 1) // _BINS))
+    counts = Counter((w - low) // width for w in words)
+    return [
+        {"from": low + i * width, "to": low + (i + 1) * width - 1, "count": counts[i]} for i in range(max(counts) + 1)
+    ]
+
+
+def _three(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """The shortest, the middle and the longest row (user text), cut to 300 characters."""
+    ordered = sorted(examples, key=lambda e: (len(e.user_text), e.id))
+    places = {"shortest": 0, "median": (len(ordered) - 1) // 2, "longest": len(ordered) - 1} if ordered else {}
+    return [
+        {"which": name, "id": ordered[i].id, "answer": _cut(ordered[i].answer), "text": _cut(ordered[i].user_text)}
+        for name, i in places.items()
+    ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The summary as Markdown. Texts stand in code blocks and spans that they cannot break out of."""
+    lines = [f"**{summary['rows']} rows**", ""]
+    for title, key in (("Label", "labels"), ("Origin", "origins")):
+        if summary[key]:
+            lines += [f"| {title} | rows | share |", "|---|---:|---:|"]
+            lines += [f"| {_span(name)} | {n} | {n / summary['rows']:.1%} |" for name, n in summary[key].items()]
+            lines.append("")
+    if summary["words"]:
+        lines += ["| user text | min | p50 | p90 | max |", "|---|---:|---:|---:|---:|"]
+        lines += [
+            f"| {key} | {' | '.join(str(summary[key][k]) for k in ('min', 'p50', 'p90', 'max'))} |"
+            for key in ("characters", "words")
+        ]
+        lines += ["", "Words per row:", "", "```text", *_bars(summary["histogram"]), "```", ""]
+    for row in summary["examples"]:
+        text = row["text"]
+        fence = "`" * max(3, 1 + _longest_run(text))
+        lines += [
+            f"{row['which'].capitalize()} ({_span(row['id'])} → {_span(row['answer'])}):",
+            "",
+            f"{fence}text",
+            text,
+            fence,
+            "",
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _bars(histogram: Sequence[dict[str, int]]) -> list[str]:
+    names = [f"{b['from']}-{b['to']}" if b["from"] != b["to"] else str(b["from"]) for b in histogram]
+    most = max(b["count"] for b in histogram)
+    wide = max(len(n) for n in names)
+    return [
+        f"{name:>{wide}} {'█' * round(_BAR * b['count'] / most) or ('▏' if b['count'] else '')} {b['count']}".rstrip()
+        for name, b in zip(names, histogram, strict=True)
+    ]
+
+
+def _longest_run(text: str) -> int:
+    longest = run = 0
+    for char in text:
+        run = run + 1 if char == "`" else 0
+        longest = max(longest, run)
+    return longest
+
+
+def _span(text: str) -> str:
+    """Text as an inline code span in a table cell."""
+    flat = " ".join(text.split()).replace("|", "\\|")
+    marks = "`" * (1 + _longest_run(flat))
+    pad = " " if flat.startswith("`") or flat.endswith("`") else ""
+    return f"{marks}{pad}{flat}{pad}{marks}"

@@ -1,0 +1,43 @@
+"""What Dagster loads: one set of assets, checks, jobs, schedules and sensors per task found under the data root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from finetune_pipeline.assets.graph import broken_task, task_assets
+from finetune_pipeline.automation.jobs import task_jobs
+from finetune_pipeline.automation.schedules import retraining_schedule
+from finetune_pipeline.automation.sensors import mlflow_closers, new_logs_sensor
+from finetune_pipeline.findings import errors
+from finetune_pipeline.resources.compute import Compute
+from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec import check_task, find_tasks
+
+
+def build_definitions(data_root: Path) -> dg.Definitions:
+    """Definitions for every task folder below `data_root`. A task with a bad spec is shown as broken, others load."""
+    assets: list[dg.AssetsDefinition] = []
+    jobs, schedules, sensors = [], [], mlflow_closers()
+    for name, folder in find_tasks(data_root).items():
+        task, findings = check_task(folder)
+        if task is None:
+            assets.append(broken_task(name, errors(findings)))
+            continue
+        assets += task_assets(task)
+        jobs += task_jobs(task)
+        schedules.append(retraining_schedule(task))
+        sensors.append(new_logs_sensor(task))
+    return dg.Definitions(
+        assets=assets, jobs=jobs, schedules=schedules, sensors=sensors,
+        resources={"store": Store(), "tracking": Tracking(), "compute": Compute()},
+        # the light steps share two processes; models run in children of their own, whichever executor is used
+        executor=dg.multi_or_in_process_executor.configured({"multiprocess": {
+            "max_concurrent": 2,
+            "start_method": {"forkserver": {"preload_modules": ["dagster", "finetune_pipeline.definitions"]}}}}))
+
+
+defs = build_definitions(read_settings().data_root)

@@ -1,0 +1,1 @@
+"""Prediction, metrics, statistics and gates."""

@@ -1,0 +1,190 @@
+"""Everything the report and the gates need to know about one candidate, as one plain JSON value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_pipeline.evaluation.answers import likelihood_rows
+from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.failures import changed_examples, wrong_answers
+from finetune_pipeline.evaluation.metrics import likelihood_metrics, score
+from finetune_pipeline.evaluation.predictions import of_model
+from finetune_pipeline.evaluation.statistics import holm, selection_optimism
+from finetune_pipeline.evaluation.wording import is_number, prompt_name
+from finetune_pipeline.spec.model import TaskSpec
+
+Row = Mapping[str, Any]
+MODELS = ("base", "candidate", "champion")
+SHOWN_REGRESSIONS, SHOWN_FIXES = 50, 20
+
+
+def evaluate_task(
+    spec: TaskSpec,
+    predictions: Sequence[Row],
+    *,
+    linear: Mapping[str, str] | None,
+    baseline_facts: Mapping[str, Any],
+    training_facts: Mapping[str, Any],
+    data_facts: Mapping[str, Any],
+    parity_facts: Mapping[str, Any],
+    openings: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, Any],
+    texts: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Judge one candidate on the sealed test.
+
+    predictions: rows of `base` (with the best baseline prompt), `candidate` and, where there is one, `champion`, all
+    for the same examples. linear: the linear model's label per example id (label tasks). baseline_facts: see
+    baseline.score_baselines. training_facts: of the adapter step, with `history` [{step, loss | eval_loss}] and
+    `measured`. data_facts: facts per data step, in order. parity_facts: of the merge. openings: the sealed test's
+    ledger, one entry an opening; its key `candidate` tells candidates apart. versions: names to versions or hashes;
+    `champion`, when set, announces champion predictions. texts: user text per example id, for the failures shown.
+
+    Returns task, metric, confidence, n, models (rows of the side-by-side table by name, `candidate` among them),
+    scores, likelihood, comparison (the main one, without ids), comparisons (`baseline`, `champion` or null,
+    `base_likelihood`, `linear`), format_gap, regressions, fixes, wrong_answers, seal, baseline, training, data,
+    parity, versions, gates (their settings). Numbers that are not finite become null. Raises ValueError when a model's
+    predictions are missing, an unexpected model is there, or the sides of a comparison do not match.
+    """
+    rows = _rows_by_model(predictions, versions)
+    labels, confidence = spec.labels, spec.gates.confidence
+    scores: dict[str, Any] = {name: score(of, labels, confidence) for name, of in rows.items()}
+    likelihood = {name: likelihood_metrics(of, labels, confidence) if labels else None for name, of in rows.items()}
+    comparisons = _comparisons(rows, linear, likelihood, labels, confidence)
+    if linear is not None and labels:
+        scores["linear"] = score(_linear_rows(rows["base"], linear), labels, confidence)
+    known_texts = texts or {}
+    base, candidate = ({row["example_id"]: row for row in rows[name]} for name in ("base", "candidate"))
+    main = comparisons["baseline"]
+    evaluation = {
+        "task": {
+            "name": spec.name, "description": spec.description, "kind": spec.output.kind, "labels": labels,
+            "base_model": spec.base_model, "base_revision": spec.base_revision, "method": spec.training.method,
+            "system_prompt": spec.system_prompt,
+        },
+        "metric": main["metric"],
+        "confidence": confidence,
+        "n": main["n"],
+        "models": _model_table(spec, scores, likelihood, baseline_facts),
+        "scores": scores,
+        "likelihood": likelihood,
+        "comparison": {key: value for key, value in main.items() if key not in ("fixed", "broken")},
+        "comparisons": comparisons,
+        "format_gap": _format_gap(scores, likelihood),
+        "regressions": changed_examples(main["broken"], base, candidate, known_texts, SHOWN_REGRESSIONS),
+        "fixes": changed_examples(main["fixed"], base, candidate, known_texts, SHOWN_FIXES),
+        "wrong_answers": wrong_answers(rows["candidate"], labels, known_texts) if labels else [],
+        "seal": _seal(openings, main["n"], scores["candidate"]["accuracy"]),
+        "baseline": baseline_facts,
+        "training": training_facts,
+        "data": data_facts,
+        "parity": parity_facts,
+        "versions": versions,
+        "gates": spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
+    }
+    plain: dict[str, Any] = plain_json(evaluation)
+    return plain
+
+
+def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    found = {row["model"] for row in predictions}
+    problems = [f"unexpected model {name!r}" for name in sorted(found - set(MODELS))]
+    problems += [f"no predictions of {name}" for name in ("base", "candidate") if name not in found]
+    if versions.get("champion") and "champion" not in found:
+        problems.append(f"no predictions of the champion, though there is one (version {versions['champion']})")
+    if problems:
+        raise ValueError("cannot evaluate: " + "; ".join(problems))
+    return {name: of_model(predictions, name) for name in MODELS if name in found}
+
+
+def _linear_rows(rows: Sequence[Row], linear: Mapping[str, str]) -> list[dict[str, Any]]:
+    missing = sorted(row["example_id"] for row in rows if row["example_id"] not in linear)
+    if missing:
+        raise ValueError(f"the linear model gives no label for {len(missing)} test examples, {missing[:3]}")
+    return [{**row, "model": "linear", "text": linear[row["example_id"]], "status": "ok", "label_scores": []}
+            for row in rows]
+
+
+def _comparisons(
+    rows: Mapping[str, Sequence[Row]], linear: Mapping[str, str] | None, likelihood: Mapping[str, Any],
+    labels: list[str], confidence: float,
+) -> dict[str, Any]:
+    """Candidate against each other model; McNemar's p also adjusted for the number of comparisons (Holm)."""
+    others: dict[str, Sequence[Row] | None] = {"baseline": rows["base"], "champion": rows.get("champion")}
+    others["base_likelihood"] = likelihood_rows(rows["base"], labels) if likelihood["base"] else None
+    others["linear"] = _linear_rows(rows["base"], linear) if linear is not None and labels else None
+    made = {name: compare(of, rows["candidate"], labels, confidence) if of else None for name, of in others.items()}
+    tested = [one for one in made.values() if one]
+    for one, adjusted in zip(tested, holm([one["mcnemar_p"] for one in tested]), strict=True):
+        one["mcnemar_p_holm"] = adjusted
+    return made
+
+
+def _model_table(
+    spec: TaskSpec, scores: Mapping[str, Any], likelihood: Mapping[str, Any], baseline: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The rows of the side-by-side table, in order: name to {title, set, n, accuracy, interval, macro_f1, …}."""
+    best = prompt_name(baseline.get("best"))
+    table = {}
+    for name, of in (baseline.get("prompts") or {}).items():
+        chosen = " (best prompt)" if name == baseline.get("best") else ""
+        table[f"validation_{name}"] = _entry(f"Base, {prompt_name(name)}{chosen}", "validation", of)
+    tuned = f"Fine-tuned ({spec.training.method})"
+    rows: list[tuple[str, str, Mapping[str, Any] | None]] = [
+        ("base", f"Base, {best}", scores["base"]),
+        ("base_likelihood", f"Base, {best}, answer restricted to the labels", likelihood["base"]),
+        ("linear", "TF-IDF and logistic regression", scores.get("linear")),
+        ("candidate", tuned, scores["candidate"]),
+        ("candidate_likelihood", f"{tuned}, answer restricted to the labels", likelihood["candidate"]),
+        ("champion", "Champion in service", scores.get("champion")),
+    ]
+    return table | {name: _entry(title, "test", of) for name, title, of in rows if of}
+
+
+def _entry(title: str, where: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    valid = scores.get("valid", {}).get("share", scores.get("valid_share"))
+    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "rougeLsum", "rougeLsum_interval")
+    return {"title": title, "set": where, "valid_share": valid, **{k: scores.get(k) for k in wanted}}
+
+
+def _format_gap(scores: Mapping[str, Any], likelihood: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How much of a model's error is form: accuracy by restricted answer minus by free generation, base and candidate.
+
+    `closed_by_decoding`: share of the candidate's gain over the base that restricting the base's answers to the labels
+    reaches without training; null when the candidate gains nothing.
+    """
+    if not likelihood["base"] or not likelihood["candidate"]:
+        return None
+    told: dict[str, Any] = {}
+    for name in ("base", "candidate"):
+        free, restricted = scores[name]["accuracy"], likelihood[name]["accuracy"]
+        told[name] = {"free": free, "restricted": restricted, "gap": restricted - free,
+                      "valid_share": scores[name]["valid"]["share"]}
+    gain = told["candidate"]["free"] - told["base"]["free"]
+    return told | {"closed_by_decoding": told["base"]["gap"] / gain if gain > 0 else None}
+
+
+def _seal(openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None) -> dict[str, Any]:
+    """Openings of the sealed test, how many candidates it has judged, and what choosing the best of them would add."""
+    named = {str(entry["candidate"]) for entry in openings if entry.get("candidate")}
+    candidates = len(named) + sum(1 for entry in openings if not entry.get("candidate"))
+    optimism = selection_optimism(n, accuracy, candidates) if is_number(accuracy) else None
+    return {"openings": [dict(entry) for entry in openings], "count": len(openings), "candidates": candidates,
+            "optimism": optimism}
+
+
+def plain_json(value: Any) -> Any:
+    """The value as strict JSON types: tuples become lists, numpy scalars numbers, NaN and infinities null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain_json(item) for item in value)
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -1,0 +1,224 @@
+"""The gates between a candidate and the alias `champion`. What cannot be measured does not pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from finetune_pipeline.evaluation.statistics import rows_needed_for_share
+from finetune_pipeline.evaluation.wording import (
+    counted,
+    is_interval,
+    is_number,
+    percent,
+    points,
+    points_range,
+    prompt_name,
+)
+from finetune_pipeline.spec.model import GatesSpec, TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """One gate's answer. measured and threshold: the two numbers compared (null where nothing could be measured)."""
+
+    name: str
+    passed: bool
+    measured: float | None
+    threshold: float | None
+    message: str
+    what_to_do: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_TO_DO = {
+    "beats_baseline": "Read the regressions and wrong answers in the report; add or correct training rows for the "
+                      "labels that are confused. If the interval is wide, enlarge the test set.",
+    "beats_champion": "Keep the champion. Look at the regressions against it; retrain with the production rows that "
+                      "it gets wrong.",
+    "format_compliance": "Look at the invalid answers in the report. Train longer, make the system prompt name the "
+                         "allowed answers, or restrict decoding to them; enlarge a test set too small to show it.",
+    "merge_parity": "Do not ship the merged model. Merge again into the unquantized base; if it fails again, serve "
+                    "base and adapter unmerged and report the fault.",
+    "no_failed_generation": "Read the error texts in the predictions (column error), mend the cause, and materialize "
+                            "test_predictions again.",
+    "sealed_test_openings": "Materialize test_predictions, which records the opening. After many candidates on one "
+                            "test set, collect a new one.",
+}
+
+
+def _result(
+    name: str, passed: bool, measured: Any, threshold: float | None, message: str, *, to_do: str | None = None
+) -> GateResult:
+    value = float(measured) if is_number(measured) else None
+    return GateResult(name, passed, value, threshold, message, "" if passed else to_do or _TO_DO[name])
+
+
+def decide(spec: TaskSpec, evaluation: Mapping[str, Any]) -> list[GateResult]:
+    """All gates' answers to an evaluation (see evaluate_run.evaluate_task), always the same gates in the same order.
+
+    Nothing in `evaluation` is trusted to be there: a value that is missing or not a finite number fails its gate.
+    """
+    return [
+        beats_baseline(spec, evaluation),
+        beats_champion(spec, evaluation),
+        format_compliance(spec, evaluation),
+        merge_parity(spec, evaluation),
+        no_failed_generation(spec, evaluation),
+        sealed_test_openings(spec, evaluation),
+    ]
+
+
+def verdict(gates: Sequence[GateResult]) -> str:
+    """`passed` when there are gates and all of them passed, else `failed`."""
+    return "passed" if gates and all(gate.passed is True for gate in gates) else "failed"
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _gain(name: str, comparison: Any, threshold: float, over: str) -> GateResult:
+    told = _dict(comparison)
+    gain, interval = told.get("gain"), told.get("interval")
+    if not is_number(gain) or not is_interval(interval):
+        return _result(name, False, None, threshold, f"The gain over {over} could not be measured.")
+    low, high = interval
+    passed = low > threshold
+    unit = "points of accuracy" if told.get("metric") == "accuracy" else "points of ROUGE-L"
+    message = (f"{points(gain)} {unit} against {over} ({_level(told)} interval {points_range(interval)}, "
+               f"{counted(int(told.get('n') or 0), 'row')}); the lower bound must lie above "
+               f"{points(threshold, sign=False)}.")
+    if not passed and high >= 0:
+        visible = told.get("smallest_detectable_gain")
+        if is_number(visible):
+            message += (f" With the disagreement found, this test set shows gains of {points(visible, sign=False)} "
+                        "points or more.")
+        elif "smallest_detectable_gain" in told:
+            message += " At this number of rows and disagreements no gain at all would be visible."
+    return _result(name, passed, low, threshold, message)
+
+
+def _level(told: Mapping[str, Any]) -> str:
+    level = told.get("confidence")
+    return f"{100 * level:g}%" if is_number(level) else "paired"
+
+
+def beats_baseline(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+    """Lower bound of the paired gain over the best prompted baseline above gates.min_gain; a tie does not pass."""
+    best = prompt_name(_dict(evaluation.get("baseline")).get("best"))
+    comparison = _dict(evaluation.get("comparisons")).get("baseline")
+    return _gain("beats_baseline", comparison, spec.gates.min_gain, f"the base model with its {best} prompt")
+
+
+def beats_champion(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+    """Lower bound of the paired gain over the champion above zero; passes, saying so, where there is no champion."""
+    comparisons = _dict(evaluation.get("comparisons"))
+    if "champion" in comparisons and comparisons["champion"] is None:
+        if _dict(evaluation.get("versions")).get("champion"):
+            return _result("beats_champion", False, None, 0.0, "There is a champion, but it was not compared.")
+        return _result("beats_champion", True, None, 0.0, "No champion in service yet: nothing to beat.")
+    return _gain("beats_champion", comparisons.get("champion"), 0.0, "the champion in service")
+
+
+def format_compliance(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+    """Wilson lower bound of the candidate's valid share at or above gates.min_valid_share."""
+    name, threshold = "format_compliance", spec.gates.min_valid_share
+    valid = _dict(_dict(_dict(evaluation.get("scores")).get("candidate")).get("valid"))
+    n, right, interval = valid.get("n"), valid.get("valid"), valid.get("interval")
+    if not is_number(n) or not is_number(right) or not is_interval(interval) or not n:
+        return _result(name, False, None, threshold, "The share of valid answers could not be measured.")
+    passed = interval[0] >= threshold
+    message = (f"{right:,} of {counted(int(n), 'answer')} in the declared form, so surely {percent(interval[0])} "
+               f"or more of all; {percent(threshold)} are asked for.")
+    needed = rows_needed_for_share(threshold, spec.gates.confidence)
+    if passed or (needed is not None and n >= needed):
+        return _result(name, passed, interval[0], threshold, message)
+    if needed is None:
+        return _result(name, False, interval[0], threshold, message + " No finite test can show a share of 100%.",
+                       to_do="Set gates.min_valid_share below 1.")
+    enough = counted(needed, "row")
+    return _result(name, False, interval[0], threshold,
+                   message + f" Even without a single invalid answer that takes a test set of {enough}.",
+                   to_do=f"Enlarge the test set to {enough} or more, or lower gates.min_valid_share.")
+
+
+def merge_parity(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+    """Adapter and merged model give the same greedy answer on a share of rows at or above gates.parity_min_agreement.
+
+    Where the parity facts carry `mean_kl` and `mean_kl_limit`, the mean divergence per token must also stay within it;
+    a comparison that itself says it did not pass fails here too.
+    """
+    name, threshold = "merge_parity", spec.gates.parity_min_agreement
+    facts = _dict(evaluation.get("parity"))
+    rows, share = facts.get("rows"), facts.get("same_greedy_share")
+    if not is_number(rows) or not rows or not is_number(share):
+        return _result(name, False, None, threshold, "Adapter and merged model were not compared.")
+    message = (f"{percent(share)} of {counted(int(rows), 'answer')} are the same from adapter and merged model; "
+               f"{percent(threshold)} are asked for.")
+    passed = share >= threshold and facts.get("passed", True) is True
+    if "mean_kl_limit" in facts:
+        kl, limit = facts.get("mean_kl"), facts["mean_kl_limit"]
+        if not is_number(kl) or not is_number(limit):
+            return _result(name, False, share, threshold, message + " Their divergence could not be measured.")
+        passed = passed and kl <= limit
+        message += f" Mean divergence {kl:.2g} nats a token, at most {limit:.2g} allowed."
+    return _result(name, passed, share, threshold, message)
+
+
+def no_failed_generation(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+    """No prediction of any compared model ended in an error: a failed row would count against one side only."""
+    name = "no_failed_generation"
+    scores, comparisons = _dict(evaluation.get("scores")), _dict(evaluation.get("comparisons"))
+    models = ["base", "candidate"] + (["champion"] if comparisons.get("champion") or "champion" in scores else [])
+    told = {model: _dict(_dict(scores.get(model)).get("statuses")).get("error") for model in models}
+    if unknown := [model for model, count in told.items() if not is_number(count)]:
+        return _result(name, False, None, 0.0, f"Failed answers were not counted for {', '.join(unknown)}.")
+    failed = {model: int(count) for model, count in told.items() if is_number(count)}
+    total = sum(failed.values())
+    if not total:
+        return _result(name, True, 0, 0.0, f"Every answer was generated ({', '.join(models)}).")
+    named = ", ".join(f"{model} {count}" for model, count in failed.items() if count)
+    return _result(name, False, total, 0.0, f"{counted(total, 'answer')} could not be generated: {named}.")
+
+
+def sealed_test_openings(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+    """The ledger knows of the opening this evaluation rests on; the message says how often the seal was broken."""
+    name, seal = "sealed_test_openings", _dict(evaluation.get("seal"))
+    count, candidates = seal.get("count"), seal.get("candidates")
+    if not is_number(count) or not is_number(candidates) or not count:
+        return _result(name, False, count, 1.0,
+                       "No opening of the sealed test is on record, so nobody knows how often it was looked at.")
+    message = (f"The sealed test was opened {'once' if count == 1 else f'{count} times'}, "
+               f"for {counted(int(candidates), 'candidate')}.")
+    optimism = seal.get("optimism")
+    if candidates > 1 and is_number(optimism) and optimism > 0:
+        message += f" Choosing the best of them flatters its accuracy by up to {points(optimism, sign=False)} points."
+    return _result(name, True, count, 1.0, message)
+
+
+def table() -> list[dict[str, Any]]:
+    """The gates of :func:`decide`, in its order, for the documentation and for whoever shows one check a gate.
+
+    Each: name, needs, default, blocking (what it holds back), what_to_do (when it says no).
+    """
+    d = GatesSpec.model_validate({})
+    rows = [
+        ("beats_baseline", "the lower bound of the paired gain over the best prompted baseline above gates.min_gain",
+         f"{d.min_gain:g} points, {100 * d.confidence:g}% interval; a tie does not pass", "champion"),
+        ("beats_champion", "the lower bound of the paired gain over the champion above zero; passes without a champion",
+         f"{100 * d.confidence:g}% interval; a tie does not pass", "champion"),
+        ("format_compliance", "the lower bound of the share of valid answers at or above gates.min_valid_share",
+         f"{d.min_valid_share:g}, so at least {rows_needed_for_share(d.min_valid_share, d.confidence)} test rows",
+         "champion"),
+        ("merge_parity", "adapter and merged model give the same answer on gates.parity_min_agreement of the rows",
+         f"{d.parity_min_agreement:g}", "everything after the merge"),
+        ("no_failed_generation", "no answer of any compared model ended in an error", "0", "champion"),
+        ("sealed_test_openings", "the opening of the sealed test is on record; the number of openings is shown",
+         "1 or more", "champion"),
+    ]
+    return [{"name": name, "needs": needs, "default": default, "blocking": blocking, "what_to_do": _TO_DO[name]}
+            for name, needs, default, blocking in rows]

@@ -1,0 +1,100 @@
+"""The predictions table: one row per (example, model), in Parquet. Every score, test and report is a function of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),  # base, candidate, champion, or a baseline prompt's name
+        pa.field("gold", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),  # raw generation, as production would receive it
+        pa.field("status", pa.string(), nullable=False),  # one of STATUSES
+        pa.field("error", pa.string(), nullable=False),  # what went wrong when status is error, else empty
+        pa.field("label_scores", pa.list_(pa.float64()), nullable=False),  # log-likelihood per label, spec order
+        pa.field("new_tokens", pa.int64(), nullable=False),
+        pa.field("prompt_tokens", pa.int64(), nullable=False),
+    ]
+)
+STATUSES = ("ok", "truncated", "empty", "error")
+_COLUMNS = tuple(PREDICTION_SCHEMA.names)
+
+
+def _problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    found: list[str] = []
+    seen: set[tuple[Any, Any]] = set()
+    for number, row in enumerate(rows):
+        place = f"row {number} ({row.get('model')!r}, example {row.get('example_id')!r})"
+        missing = [name for name in _COLUMNS if name not in row]
+        empty = [name for name in _COLUMNS if name in row and row[name] is None]
+        extra = sorted(set(row) - set(_COLUMNS))
+        if missing:
+            found.append(f"{place} lacks {', '.join(missing)}")
+        if empty:
+            found.append(f"{place} has no value (null) in {', '.join(empty)}")
+        if extra:
+            found.append(f"{place} has unknown columns {', '.join(extra)}")
+        if "status" in row and row["status"] not in STATUSES:
+            found.append(f"{place} has status {row['status']!r}, not one of {', '.join(STATUSES)}")
+        key = (row.get("model"), row.get("example_id"))
+        if key in seen:
+            found.append(f"{place} is there twice")
+        seen.add(key)
+    return found
+
+
+def _refuse(what: str, problems: list[str]) -> None:
+    if problems:
+        shown = problems[:10] + ([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])
+        raise ValueError(f"{what}: " + "; ".join(shown))
+
+
+def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows (keys as in PREDICTION_SCHEMA) to a Parquet file.
+
+    Raises ValueError, naming up to ten of the problems, when a row lacks a column, has an unknown one or a null, has
+    an unknown status, or when a (model, example) pair is there twice. Nothing is written then.
+    """
+    listed = list(rows)
+    _refuse(f"predictions for {path.name} are not complete", _problems(listed))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in listed], schema=PREDICTION_SCHEMA), path)
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """Rows of a predictions file, in file order.
+
+    Raises ValueError when the file is not Parquet or a column is missing or of another type, naming all of them, and
+    for the same faults of rows that :func:`write_predictions` refuses.
+    """
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+    found = []
+    for field in PREDICTION_SCHEMA:
+        if field.name not in table.column_names:
+            found.append(f"column {field.name} is missing")
+        elif not _same_type(table.schema.field(field.name).type, field.type):
+            found.append(f"column {field.name} is {table.schema.field(field.name).type}, expected {field.type}")
+    _refuse(f"{path} is not a predictions file", found)
+    rows: list[dict[str, Any]] = table.select(list(_COLUMNS)).to_pylist()
+    _refuse(f"{path} holds faulty predictions", _problems(rows))
+    return rows
+
+
+def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
+    if pa.types.is_list(expected):
+        return bool(pa.types.is_list(found) and found.value_type.equals(expected.value_type))
+    return bool(found.equals(expected))
+
+
+def of_model(rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
+    """The rows of one model, in order."""
+    return [dict(row) for row in rows if row["model"] == model]

@@ -1,0 +1,92 @@
+"""Numbers as people read them. One place, so that terminal, Markdown and HTML say the same."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+NOTHING = "n/a"
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """A finite number (booleans are none)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_interval(value: Any) -> TypeGuard[Sequence[float]]:
+    """Two finite numbers in order."""
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
+
+
+def percent(share: Any) -> str:
+    """0.8125 reads 81.3%; what is no number reads n/a. Only a share of exactly 1 reads 100%."""
+    if not is_number(share):
+        return NOTHING
+    text = f"{100 * share:.1f}"
+    return "99.9%" if text == "100.0" and share < 1 else ("100%" if text == "100.0" else f"{text}%")
+
+
+def percent_range(interval: Any) -> str:
+    """[0.76, 0.861] reads `76.0% to 86.1%`."""
+    return f"{percent(interval[0])} to {percent(interval[1])}" if is_interval(interval) else NOTHING
+
+
+def points(gain: Any, *, sign: bool = True) -> str:
+    """A difference of shares in percentage points: 0.123 reads +12.3."""
+    if not is_number(gain):
+        return NOTHING
+    text = f"{100 * gain:+.1f}" if sign else f"{100 * gain:.1f}"
+    return text[1:] if text in ("+0.0", "-0.0") else text
+
+
+def points_range(interval: Any) -> str:
+    """[0.08, 0.167] reads `+8.0 to +16.7`."""
+    return f"{points(interval[0])} to {points(interval[1])}" if is_interval(interval) else NOTHING
+
+
+def p_value(p: Any) -> str:
+    """Exact enough to judge by: 0.034, 0.0004, or `under 0.0001`."""
+    if not is_number(p):
+        return NOTHING
+    if p < 0.0001:
+        return "under 0.0001"
+    return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """1234567 reads 1,234,567; other numbers with `digits` decimals; text as it is; nothing as n/a."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def counted(n: int, noun: str) -> str:
+    """1 row, 2 rows, 1,200 rows."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def duration(seconds: Any) -> str:
+    """75.2 reads `1 min 15 s`."""
+    if not is_number(seconds):
+        return NOTHING
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def prompt_name(name: Any) -> str:
+    """`8_shot` reads `8-shot`, `zero_shot` reads `zero-shot`."""
+    return re.sub(r"_", "-", str(name)) if name else "unknown"
+
+
+def cut(text: str, limit: int) -> str:
+    """The text, or its first `limit` characters and how many more there are: never cut silently."""
+    return text if len(text) <= limit else f"{text[:limit]} […{len(text) - limit:,} more characters]"

@@ -1,0 +1,55 @@
+"""A finding: one problem, said in a way a person can act on. Used by every stage that judges something."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One problem.
+
+    rule: stable id such as ``data.unknown_label``; severity: ``error`` stops, ``warning`` asks for a look, ``note``
+    informs; place: where (``raw/a.jsonl:12``, ``task.yaml: training.epochs``); message: what is wrong; fix: what to do.
+    """
+
+    rule: str
+    severity: Severity
+    place: str
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.place}: {self.message} [{self.rule}]\n    fix: {self.fix}"
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class FindingsError(ValueError):
+    """Raised with *all* problems found, never only the first."""
+
+    def __init__(self, findings: Iterable[Finding]) -> None:
+        self.findings = list(findings)
+        super().__init__("\n".join(str(f) for f in self.findings))
+
+
+def errors(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that must stop the work."""
+    return [f for f in findings if f.severity == "error"]
+
+
+def count_by_rule(findings: Iterable[Finding]) -> dict[str, int]:
+    """Number of findings per rule, most frequent first, ties by name."""
+    counts: Counter[str] = Counter(f.rule for f in findings)
+    return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
+
+
+def as_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """Plain dictionaries, for JSON output."""
+    return [f.to_dict() for f in findings]

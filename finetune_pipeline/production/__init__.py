@@ -1,0 +1,1 @@
+"""What production wrote: ingestion of logs, drift, and the retraining decision."""

@@ -1,0 +1,101 @@
+"""The evaluation report in Markdown, for a pull request or a metadata field: the same content, shorter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_pipeline.evaluation.answers import INVALID
+from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.wording import counted, cut, number
+from finetune_pipeline.reports import sentences, tables
+from finetune_pipeline.reports.tables import Table
+
+SHOWN, TEXT_LIMIT = 5, 200
+
+
+def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> str:
+    """The report in GitHub-flavoured Markdown. Texts of strangers are escaped: they can start no markup and no HTML."""
+    task = evaluation["task"]
+    answer, sentence = sentences.verdict_sentences(evaluation, gates)
+    comparison = evaluation["comparisons"]["baseline"]
+    parts = [
+        f"# {plain(task['name'])}: evaluation report",
+        plain(task["description"]),
+        f"**{plain(answer)}** {plain(sentence)}",
+        "## Gates", write_table(tables.gates_table(gates)),
+        "## Models", *[write_table(t) for where in ("validation", "test")
+                       if (t := tables.models_table(evaluation, where)).rows],
+        *map(plain, sentences.format_gap_sentences(evaluation)),
+        "## Paired comparison", write_table(tables.comparisons_table(evaluation)),
+        plain(sentences.visible_sentence(comparison)),
+        *_labels(evaluation),
+        "## Regressions and fixes", *_changes(evaluation),
+        *_wrong(evaluation),
+        "## Data", write_table(tables.stages_table(evaluation["data"])),
+        *([write_table(t)] if (t := tables.splits_table(evaluation["data"])) else []),
+        *([write_table(t)] if (t := tables.findings_table(evaluation["data"])).rows else []),
+        "## Training", plain(sentences.curve_sentence(evaluation["training"])),
+        write_table(tables.training_table(evaluation["training"])),
+        "## The sealed test", plain(sentences.seal_sentence(evaluation)),
+        *([write_table(t)] if (t := tables.openings_table(evaluation)) else []),
+        "## Versions", write_table(tables.versions_table(evaluation)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def plain(text: str) -> str:
+    """One line of Markdown that shows exactly `text`: markup characters escaped, blanks and line ends made one blank."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_{}[]<>#|~!&" else c for c in " ".join(text.split()))
+    return escaped.replace("://", ":\u200b//").replace("@", "@\u200b")
+
+
+def write_table(table: Table) -> str:
+    """A Markdown table; stressed rows in bold. Empty text for a table without rows."""
+    if not table.rows:
+        return ""
+    lines = [_line([plain(h) for h in table.headers]),
+             _line(["---:" if side == "r" else "---" for side in table.align])]
+    for i, row in enumerate(table.rows):
+        cells = [plain(c) for c in row]
+        lines.append(_line([f"**{c}**" if c and i in table.strong else c for c in cells]))
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _labels(evaluation: Mapping[str, Any]) -> list[str]:
+    if not evaluation["task"]["labels"]:
+        return []
+    confusion = evaluation["scores"]["candidate"]["confusion"]
+    rows = [[label, *map(number, counts)] for label, counts in zip(confusion["labels"], confusion["counts"], strict=True)]
+    headers = ["right \\ said", *[f"({c})" if c == INVALID else c for c in confusion["columns"]]]
+    matrix = Table(headers, rows, "l" + "r" * len(confusion["columns"]))
+    return ["## Labels", write_table(tables.per_class_table(evaluation)), "Confusion of the fine-tuned model:",
+            write_table(matrix)]
+
+
+def _changes(evaluation: Mapping[str, Any]) -> list[str]:
+    told = evaluation["regressions"]
+    lines = [f"{counted(told['total'], 'regression')} and {counted(evaluation['fixes']['total'], 'fix')
+             if evaluation['fixes']['total'] == 1 else str(evaluation['fixes']['total']) + ' fixes'}."]
+    shown = told["shown"][:SHOWN]
+    if shown:
+        lines.append("\n".join(
+            f"- {plain(cut(c['text'] or '(the text was not kept)', TEXT_LIMIT))}: right is **{plain(c['gold'])}**, "
+            f"now **{plain(cut(c['candidate'], TEXT_LIMIT)) or '(nothing)'}** ({plain(c['id'])})" for c in shown))
+    if len(shown) < told["total"]:
+        lines.append(f"{told['total'] - len(shown)} more regressions are in the HTML report or in the evaluation file.")
+    return lines
+
+
+def _wrong(evaluation: Mapping[str, Any]) -> list[str]:
+    groups = evaluation["wrong_answers"]
+    if not groups:
+        return []
+    rows = [[g["gold"], g["predicted"], number(g["count"])] for g in groups[: 2 * SHOWN]]
+    left = sum(g["count"] for g in groups[2 * SHOWN:])
+    more = [f"{counted(left, 'more wrong answer')} in {len(groups) - 2 * SHOWN} smaller groups."] if left else []
+    return ["## Wrong answers", write_table(Table(["Right", "Said", "Rows"], rows, "llr")), *more]

@@ -1,0 +1,139 @@
+"""The sentences of the report: what the numbers say, in words, the same on every page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_pipeline.evaluation.gates import GateResult, verdict
+from finetune_pipeline.evaluation.wording import (
+    counted,
+    is_interval,
+    is_number,
+    number,
+    p_value,
+    percent,
+    percent_range,
+    points,
+    points_range,
+    prompt_name,
+)
+
+
+def level(evaluation: Mapping[str, Any]) -> str:
+    """The confidence level of all intervals, as `95%`."""
+    return f"{100 * evaluation['confidence']:g}%"
+
+
+def metric_name(evaluation: Mapping[str, Any]) -> str:
+    """What gains are measured in: accuracy, or ROUGE-L for text."""
+    return "accuracy" if evaluation["metric"] == "accuracy" else "ROUGE-L"
+
+
+def verdict_sentences(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> tuple[str, str]:
+    """The answer in a word or a few (`Passed.`), and the sentence with the gain and its interval."""
+    failed = [gate.name for gate in gates if not gate.passed]
+    if verdict(gates) == "passed":
+        answer = "Passed."
+    elif failed:
+        answer = f"Refused by {joined(failed)}."
+    else:
+        answer = "Refused: no gate was asked."
+    told, scores = evaluation["comparison"], evaluation["scores"]["candidate"]
+    best = prompt_name(evaluation["baseline"].get("best"))
+    if evaluation["metric"] == "accuracy":
+        reached = f"The fine-tuned model is right on {percent(scores['accuracy'])} of {counted(told['n'], 'sealed row')}"
+    else:
+        reached = (f"The fine-tuned model reaches a mean ROUGE-L of {points(scores['rougeLsum'], sign=False)} on "
+                   f"{counted(told['n'], 'sealed row')}")
+    return answer, (f"{reached}, {_difference(told['gain'])} the base model with its best prompt ({best}); the "
+                    f"{level(evaluation)} interval of the gain is {points_range(told['interval'])} points.")
+
+
+def _difference(gain: Any) -> str:
+    if not is_number(gain):
+        return "an unknown distance from"
+    if round(1000 * gain) == 0:
+        return "as often as" if gain == 0 else "about as often as"
+    size = f"{abs(100 * gain):.1f}"
+    return f"{size} points {'more' if gain > 0 else 'less'} than"
+
+
+def joined(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def format_gap_sentences(evaluation: Mapping[str, Any]) -> list[str]:
+    """What free generation loses against answers restricted to the labels, and whether that needed training."""
+    gap = evaluation["format_gap"]
+    if not gap:
+        return []
+    base, tuned = gap["base"], gap["candidate"]
+    told = [
+        f"Free generation is what production receives: the raw text must be exactly a label. Restricting the answer to "
+        f"the labels (taking the most likely one) shows what a model could tell apart if form were no issue. The base "
+        f"model is right on {percent(base['free'])} freely and {percent(base['restricted'])} restricted, with "
+        f"{percent(base['valid_share'])} of its answers valid; the fine-tuned model on {percent(tuned['free'])} and "
+        f"{percent(tuned['restricted'])}, with {percent(tuned['valid_share'])} valid.",
+    ]
+    closed = gap["closed_by_decoding"]
+    if is_number(closed) and closed >= 0.5:
+        told.append(f"Constrained decoding of the untrained base model would bring {percent(min(closed, 1.0))} of the "
+                    f"gain: most of what was gained is form, and could be had without fine-tuning.")
+    elif is_number(closed) and closed > 0:
+        told.append(f"Constrained decoding of the untrained base model would bring {percent(closed)} of the gain; the "
+                    f"rest is better judgement, which only training brought.")
+    elif is_number(closed):
+        told.append("Constrained decoding of the untrained base model would bring none of the gain.")
+    return told
+
+
+def pair_sentence(comparison: Mapping[str, Any], other: str) -> str:
+    """Wins, losses and the exact test of one comparison."""
+    adjusted = comparison.get("mcnemar_p_holm")
+    told = (f"Against {other}: {counted(comparison['c'], 'row')} right that it gets wrong, "
+            f"{counted(comparison['b'], 'row')} wrong that it gets right, of {comparison['n']:,}; exact McNemar "
+            f"p {p_value(comparison['mcnemar_p'])}")
+    if is_number(adjusted) and adjusted != comparison["mcnemar_p"]:
+        told += f" ({p_value(adjusted)} adjusted for the number of comparisons)"
+    return told + "."
+
+
+def visible_sentence(comparison: Mapping[str, Any]) -> str:
+    """What gain a test set of this size shows at all."""
+    visible = comparison["smallest_detectable_gain"]
+    share = f"the models disagree about who is right on {percent(comparison['discordant_share'])} of the rows"
+    if not is_number(visible):
+        return f"At this size no gain would be visible reliably: {share}."
+    return (f"A test of this size finds a true gain of {points(visible, sign=False)} points or more four times in five "
+            f"({share}); smaller ones may go unseen.")
+
+
+def curve_sentence(training: Mapping[str, Any]) -> str:
+    """How the validation loss went."""
+    first, best, step = (training.get(k) for k in ("first_eval_loss", "best_eval_loss", "best_step"))
+    if not is_number(first) or not is_number(best):
+        return "No validation loss was recorded."
+    told = f"Validation loss fell from {number(first)} before training to {number(best)}"
+    if best >= first:
+        told = f"Validation loss did not fall: {number(first)} before training, {number(best)} at best"
+    return told + (f" at step {step:,}, which is the checkpoint that was kept." if isinstance(step, int) else ".")
+
+
+def seal_sentence(evaluation: Mapping[str, Any]) -> str:
+    """How often the sealed test was opened and what that is worth."""
+    seal = evaluation["seal"]
+    if not seal["count"]:
+        return "No opening of the sealed test is on record."
+    times = "once" if seal["count"] == 1 else f"{seal['count']} times"
+    told = f"The sealed test was opened {times}, for {counted(seal['candidates'], 'candidate')}."
+    if seal["candidates"] > 1 and is_number(seal["optimism"]):
+        told += (f" The best of {seal['candidates']} equally good candidates looks up to "
+                 f"{points(seal['optimism'], sign=False)} points better on it than it is.")
+    return told
+
+
+def interval_cell(share: Any, interval: Any) -> str:
+    """`81.3% (75.2% to 86.1%)`."""
+    return f"{percent(share)} ({percent_range(interval)})" if is_interval(interval) else percent(share)

@@ -1,0 +1,52 @@
+"""The registry's part in a run: which champion a candidate is compared with, and what happens to a candidate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.graph import World
+from finetune_pipeline.resources import registry
+from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.stages.pipeline import PIPELINE
+from finetune_pipeline.stages.world import look
+
+
+def present_world(task: Task, store: Store, tracking: Tracking) -> World:
+    """The world now, with the champion a candidate of the present data must be compared with.
+
+    Where the candidate *is* the champion already (nothing changed since it was promoted), the comparison is the one it
+    was promoted by: otherwise every rerun would see a new world and work again.
+    """
+    serving = registry.champion(tracking, task.name)
+    world = look(task, None)
+    if serving is None:
+        return world
+    tags = registry.version_tags(tracking, task.name, serving)
+    candidate = PIPELINE.versions(task, world, store.artifacts())["merged_model"]
+    if tags["merged_version"] == candidate:
+        return look(task, json.loads(tags["compared_with"]))
+    return look(task, {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving})
+
+
+def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """Register a candidate (see stages.release.release_request) and promote it if every gate passed.
+
+    Returns {model_version, candidate, champion, previous_champion, promoted}. Again with the same request: the same.
+    """
+    name = str(request["name"])
+    version = registry.register(
+        tracking, name, adapter=Path(request["adapter"]), merged=Path(request["merged"]), base_identity=request["base"],
+        adapter_version=str(request["adapter_version"]), run_id=run_id,
+        tags={"gates": "passed" if request["gates_passed"] else "failed", "verdict": request["verdict"],
+              "adapter_version": request["adapter_version"], "merged_version": request["merged_version"],
+              "evaluation_version": request["evaluation_version"], "compared_with": json.dumps(request["compared_with"]),
+              **{f"gate.{gate}": passed for gate, passed in request["gates"].items()}})
+    previous = registry.promote(tracking, name, version) if request["gates_passed"] else None
+    champion = registry.champion(tracking, name)
+    return {"model_version": version, "candidate": version, "champion": champion, "previous_champion": previous,
+            "promoted": champion == version}

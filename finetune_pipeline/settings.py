@@ -1,0 +1,66 @@
+"""Where things are on this machine: read from the environment once, always absolute.
+
+Every process of the pipeline (web server, daemon, step, training child, command line) reads the same variables and so
+agrees on the same folders, whatever its working directory is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """project: folder with workspace.yaml; home: everything the pipeline makes; data_root: one folder a task."""
+
+    project: Path
+    home: Path
+    data_root: Path
+    tracking_uri: str
+    artifact_location: Path
+    devices: tuple[str, ...]
+
+    @property
+    def artifacts(self) -> Path:
+        """Root of the artifact store."""
+        return self.home / "artifacts"
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment (default: the process's own). An empty variable counts as unset.
+
+    FINETUNE_PROJECT (default: the folder that holds the package), FINETUNE_HOME (project/.finetune), FINETUNE_DATA
+    (project/data), MLFLOW_TRACKING_URI (SQLite below home), FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``;
+    default: the CPU).
+    Raises ValueError naming every device that is not of that form.
+    """
+    env = os.environ if environment is None else environment
+
+    def folder(name: str, default: Path) -> Path:
+        told = env.get(name, "").strip()
+        return Path(told).expanduser().absolute() if told else default
+
+    project = folder("FINETUNE_PROJECT", _PACKAGE.parent)
+    home = folder("FINETUNE_HOME", project / ".finetune")
+    return Settings(
+        project=project,
+        home=home,
+        data_root=folder("FINETUNE_DATA", project / "data"),
+        tracking_uri=env.get("MLFLOW_TRACKING_URI", "").strip() or f"sqlite:///{home}/mlflow/mlflow.db",
+        artifact_location=home / "mlflow" / "artifacts",
+        devices=_devices(env.get("FINETUNE_DEVICES", "")),
+    )
+
+
+def _devices(told: str) -> tuple[str, ...]:
+    names = [name.strip() for name in told.split(",") if name.strip()]
+    wrong = [n for n in names if n != "cpu" and not (n.startswith("cuda:") and n[5:].isdigit())]
+    if wrong:
+        raise ValueError(f"FINETUNE_DEVICES: {', '.join(map(repr, wrong))} is no device; "
+                         "write cpu, cuda:0, or cuda:0,cuda:1")
+    return tuple(dict.fromkeys(names)) or ("cpu",)

@@ -1,0 +1,116 @@
+"""Reads ``task.yaml`` strictly: every problem at once, each with its key and the nearest valid one."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from finetune_pipeline.findings import Finding, FindingsError, errors
+from finetune_pipeline.spec import rules
+from finetune_pipeline.spec.model import LabelsOutput, Task, TaskSpec, TextOutput
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML itself lets the last of two equal keys win in silence."""
+
+
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.MarkedYAMLError(problem=f"key {key!r} is not text", problem_mark=key_node.start_mark)
+        if key in seen:
+            raise yaml.MarkedYAMLError(problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark)
+        seen[key] = loader.construct_object(value_node, deep=True)
+    return seen
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The section class a validation error's path lies in, so that the nearest key can be named."""
+    section: type[BaseModel] | None = TaskSpec
+    for part in path:
+        if section is TaskSpec and part == "output":
+            section = None
+            continue
+        if section is None and part in ("labels", "text"):
+            section = LabelsOutput if part == "labels" else TextOutput
+            continue
+        field = section.model_fields.get(str(part)) if section else None
+        kind = field.annotation if field else None
+        if get_origin(kind) in (Union, types.UnionType):
+            kind = next((a for a in get_args(kind) if isinstance(a, type) and issubclass(a, BaseModel)), None)
+        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return section
+
+
+def _explain(problem: Any) -> Finding:
+    path = tuple(problem["loc"])
+    shown = ".".join(str(p) for p in path if not (p in ("labels", "text") and path[0] == "output" and p != path[-1]))
+    if problem["type"] == "extra_forbidden":
+        section = _section_at(path[:-1])
+        valid = list(section.model_fields) if section else []
+        near = difflib.get_close_matches(str(path[-1]), valid, 1, 0.5)
+        fix = f"did you mean {near[0]!r}?" if near else f"valid keys here: {', '.join(valid)}"
+        return Finding("spec.unknown_key", "error", f"task.yaml: {shown}", f"unknown key {path[-1]!r}", fix)
+    if problem["type"] == "missing":
+        return Finding("spec.missing_key", "error", f"task.yaml: {shown}", "this key is required", f"add `{path[-1]}:`")
+    message = f"{problem['msg']} (found {problem['input']!r:.80})"
+    return Finding("spec.bad_value", "error", f"task.yaml: {shown}", message, "see `finetune schema` for what is allowed")
+
+
+def parse_spec(text: str) -> TaskSpec:
+    """Spec from YAML text.
+
+    Raises FindingsError with every problem of syntax and type (not the cross-field ones).
+    """
+    try:
+        loaded = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader with unique keys
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
+        raise FindingsError([Finding("spec.yaml", "error", place, str(error.problem), "correct the YAML")]) from error
+    except yaml.YAMLError as error:
+        raise FindingsError([Finding("spec.yaml", "error", "task.yaml", str(error), "correct the YAML")]) from error
+    if not isinstance(loaded, dict):
+        raise FindingsError([Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")])
+    try:
+        return TaskSpec.model_validate(loaded, strict=False)
+    except ValidationError as error:
+        raise FindingsError([_explain(p) for p in error.errors()]) from error
+
+
+def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:
+    """Load the task in `folder` and run every rule. Returns (task or None if it cannot be built, all findings)."""
+    path = folder / "task.yaml"
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return None, [Finding("spec.unreadable", "error", str(path), str(error), "write a task.yaml in this folder (UTF-8)")]
+    try:
+        spec = parse_spec(text)
+    except FindingsError as error:
+        return None, error.findings
+    found = rules.check_all(spec, folder)
+    return (None if errors(found) else Task(spec=spec, folder=folder.resolve())), found
+
+
+def load_task(folder: Path) -> Task:
+    """The task in `folder`. Raises FindingsError with every error in it."""
+    task, found = check_task(folder)
+    if task is None:
+        raise FindingsError(errors(found))
+    return task
+
+
+def find_tasks(data_root: Path) -> dict[str, Path]:
+    """Folders below `data_root` that hold a task.yaml, by folder name, sorted."""
+    return {p.parent.name: p.parent for p in sorted(data_root.glob("*/task.yaml"))}

@@ -1,0 +1,50 @@
+"""BASELINE: what the base model does when it is only prompted, and whether training is worth it at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.evaluation.baseline import score_baselines
+from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.worth import worth_training
+from finetune_pipeline.graph import Step, Work
+from finetune_pipeline.spec.model import LabelsOutput, TaskSpec
+from finetune_pipeline.training.jobs import base_job, baseline_job
+
+
+def answer_length(spec: TaskSpec) -> int:
+    """Longest generated answer, in tokens."""
+    return spec.baseline.max_new_tokens if isinstance(spec.output, LabelsOutput) else spec.output.max_new_tokens
+
+
+def make_base_model(work: Work) -> dict[str, Any]:
+    return work.launch(base_job(base_model=work.spec.base_model, revision=work.spec.base_revision, out=work.out))
+
+
+def make_few_shot_baseline(work: Work) -> dict[str, Any]:
+    """Every prompt of the spec on the validation split; `best` names the one fine-tuning must beat."""
+    spec, splits = work.spec, work.inputs["splits"].folder
+    told = work.launch(baseline_job(
+        base=work.inputs["base_model"].folder, examples=splits / "validation" / "examples.jsonl",
+        train=splits / "train" / "examples.jsonl", shots=spec.baseline.shots, seed=spec.baseline.seed,
+        labels=spec.labels, max_new_tokens=answer_length(spec), batch_size=spec.baseline.batch_size, out=work.out))
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    for row in read_predictions(work.out / "predictions.parquet"):
+        by_prompt.setdefault(row["model"], []).append(row)
+    facts = score_baselines(spec, by_prompt)
+    return {**told, **facts, "prompt_details": told.get("prompts", {}), "worth_training": worth_training(spec, facts)}
+
+
+def best_turns(work: Work) -> list[dict[str, str]]:
+    """The in-context turns of the best prompt on validation."""
+    baseline = work.inputs["few_shot_baseline"]
+    prompts = read_json(baseline.path("prompts.json"))
+    return list(prompts[baseline.facts["best"]]["turns"])
+
+
+STEPS = [
+    Step("base_model", (), "1", lambda s, w: w.base, make_base_model, shared=True),
+    Step("few_shot_baseline", ("splits", "base_model"), "1",
+         lambda s, w: [s.baseline.model_dump(), s.output.model_dump(), s.gates.confidence], make_few_shot_baseline),
+]

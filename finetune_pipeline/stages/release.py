@@ -1,0 +1,41 @@
+"""RELEASE: the candidate becomes a registered model; `champion` moves only if every gate passed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_pipeline.artifacts import write_json
+from finetune_pipeline.graph import Step, Work
+
+
+def release_request(work: Work) -> dict[str, Any]:
+    """What the registry is told about a candidate. `compared_with` lets a rerun find the same comparison again."""
+    report = work.inputs["evaluation_report"]
+    candidate = report.facts["models"]["candidate"]
+    return {
+        "name": work.task.name,
+        "adapter": str(work.inputs["adapter"].path("adapter")),
+        "adapter_version": work.inputs["adapter"].version,
+        "merged": str(work.inputs["merged_model"].folder),
+        "merged_version": work.inputs["merged_model"].version,
+        "evaluation_version": report.version,
+        "base": dict(work.world.base),
+        "gates_passed": bool(report.facts["passed"]),
+        "gates": {g["name"]: bool(g["passed"]) for g in report.facts["gates"]},
+        "verdict": report.facts["verdict"],
+        "scores": {k: v for k, v in candidate.items() if isinstance(v, int | float)},
+        "compared_with": dict(work.world.champion) if work.world.champion else None,
+    }
+
+
+def make_model_version(work: Work) -> dict[str, Any]:
+    """Register, and promote if every gate passed. The registry's part is idempotent, so a killed release is repeated."""
+    request = release_request(work)
+    outcome = work.release(request)
+    write_json(work.out / "model_version.json", {**request, **outcome})
+    return {**outcome, "gates_passed": request["gates_passed"], "gates": request["gates"], "verdict": request["verdict"]}
+
+
+STEPS = [
+    Step("model_version", ("evaluation_report", "adapter", "merged_model"), "1", lambda s, w: None, make_model_version),
+]

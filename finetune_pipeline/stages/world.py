@@ -1,0 +1,29 @@
+"""Looks at everything outside the graph once, so that a run knows what it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_pipeline.data.raw_files import raw_digest
+from finetune_pipeline.data.review import reviews_digest
+from finetune_pipeline.graph import World
+from finetune_pipeline.models.identity import base_identity
+from finetune_pipeline.production.ingest import corrections_digest, logs_digest
+from finetune_pipeline.spec.model import Task
+
+
+def look(task: Task, champion: Mapping[str, Any] | None) -> World:
+    """The world as it is now. `champion`: the model a candidate must be compared with, or None.
+
+    Raises FindingsError when there are no raw files or the base model cannot be found.
+    """
+    spec = task.spec
+    return World(
+        raw=raw_digest(task),
+        reviews=reviews_digest(task.folder / "reviews"),
+        logs=logs_digest(task),
+        corrections=corrections_digest(task),
+        base=base_identity(spec.base_model, spec.base_revision),
+        champion=dict(champion) if champion else None,
+    )

@@ -1,0 +1,1 @@
+"""Where training happens: supervised child processes and the devices they hold."""

@@ -1,0 +1,80 @@
+"""A lease on one device, held by a file lock which the training process inherits.
+
+The lease outlives a killed parent and ends exactly when the last process that inherited it is gone, so two trainings
+never share a device by accident. The kernel does the book-keeping; a stale lock file means nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from finetune_pipeline.trainers.supervised import Stopped
+
+
+@contextlib.contextmanager
+def lease(
+    devices: Sequence[str],
+    folder: Path,
+    *,
+    holder: str = "",
+    timeout_s: float = 24 * 3600.0,
+    poll_s: float = 1.0,
+    should_stop: Callable[[], str | None] = lambda: None,
+    log: Callable[[str], None] = lambda message: None,
+) -> Iterator[tuple[str, int]]:
+    """Wait for one of `devices` and yield (its name, file descriptor to pass to the child with ``pass_fds``).
+
+    folder: where lock files are; the same for all processes that share the devices. holder: words shown to those who
+    wait. Raises TimeoutError naming the holders; Stopped when `should_stop` gives a reason while waiting.
+    """
+    if not devices:
+        raise ValueError("no device to lease: name at least one, for example cpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    limit, told = time.monotonic() + timeout_s, False
+    while True:
+        for device in devices:
+            handle = _take(_lock_file(folder, device), holder)
+            if handle is None:
+                continue
+            try:
+                yield device, handle
+            finally:
+                os.close(handle)  # no LOCK_UN: the child's copy keeps the lease as long as the child lives
+            return
+        waiting = "; ".join(f"{d}: {_held_by(_lock_file(folder, d))}" for d in devices)
+        if not told:
+            log(f"waiting for a free device ({waiting})")
+            told = True
+        if reason := should_stop():
+            raise Stopped(reason)
+        if time.monotonic() > limit:
+            raise TimeoutError(f"no device became free within {timeout_s:g} s ({waiting}); wait for that run or cancel it")
+        time.sleep(poll_s)
+
+
+def _lock_file(folder: Path, device: str) -> Path:
+    return folder / f"{device.replace(':', '_')}.lock"
+
+
+def _take(path: Path, holder: str) -> int | None:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except BaseException:
+        os.close(handle)
+        raise
+    os.ftruncate(handle, 0)
+    os.write(handle, f"{holder or 'a training'}, started by process {os.getpid()}".encode())
+    return handle
+
+
+def _held_by(path: Path) -> str:
+    return path.read_text("utf-8", "replace").strip() or "held"

@@ -1,0 +1,143 @@
+"""Jobs for the child process (``python -m finetune_pipeline.training.entry JOB.json``), as plain JSON dictionaries.
+
+No torch here: assets and the command line build jobs with these functions. Common to all of them:
+
+stage   name under which progress is told (the asset's name)
+out     folder for the results; ``result.json`` (the facts; the same for the same inputs, whatever the machine's mood),
+        ``measured.json`` (seconds, peak_memory_mib, threads), and ``error.json`` {kind, message, findings} on failure
+work    folder that outlives a kill, or None where the action has nothing to take up again
+
+A *model folder* is either an artifact of the ``base_model`` or ``merge`` action (it holds ``model.json``), or any folder
+in the transformers format. Paths become absolute strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Job = dict[str, Any]
+ACTIONS = ("base_model", "baseline", "train", "merge", "predict")
+
+
+def _path(path: Path | str) -> str:
+    return str(Path(path).absolute())
+
+
+def base_job(*, base_model: str, revision: str | None, out: Path, stage: str = "base_model") -> Job:
+    """Bring the base model: ``bundled/smollm2-135m-instruct``, a local folder, or a hub id (with optional revision).
+
+    Writes out/model.json; for a bundled model also the weights (bf16 safetensors), tokenizer and chat template, into
+    out/model. Facts: base_model, revision, identity, parameters, dtype, weight_bytes, context_length, vocabulary,
+    pad_is_eos, files {name: sha256}.
+    """
+    return {"action": "base_model", "stage": stage, "base_model": base_model, "revision": revision, "out": _path(out)}
+
+
+def baseline_job(
+    *,
+    base: Path,
+    examples: Path,
+    train: Path,
+    shots: Sequence[int],
+    seed: int,
+    labels: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    out: Path,
+    limit: int | None = None,
+    stage: str = "few_shot_baseline",
+) -> Job:
+    """Prompt the base model with each number of shots (0: zero-shot), on `examples` (the validation split).
+
+    Shots are drawn from `train`: label after label in turn, seeded. `limit`: only the first rows in order of id.
+    Writes out/predictions.parquet, one model name per number of shots (``zero_shot``, ``8_shot``), and
+    out/prompts.json {name: {shots: k, ids: [...], turns: [message, ...]}}; give ``turns`` of the best one to
+    :func:`prompt_set` for the test. Facts: rows, prompts {name: {shots, ids, mean_prompt_tokens}}, statuses {name: ...}.
+    """
+    return {"action": "baseline", "stage": stage, "base": _path(base), "examples": _path(examples), "train": _path(train),
+            "shots": [int(k) for k in shots], "seed": seed, "labels": list(labels), "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size, "limit": limit, "out": _path(out)}
+
+
+def train_job(
+    *,
+    base: Path,
+    train: Path,
+    validation: Path,
+    settings: Mapping[str, Any],
+    out: Path,
+    work: Path,
+    stage: str = "adapter",
+) -> Job:
+    """Train an adapter. `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
+
+    Writes out/adapter (safetensors, adapter_config.json, tokenizer), out/history.jsonl (one line per logged step:
+    step, epoch, loss or eval_loss, learning_rate, seconds), out/audit.json (the supervision audit with up to 3 rows
+    shown token by token). While running, work/history.jsonl grows and work/checkpoints holds what a rerun takes up.
+    Facts: method, precision, trainable_parameters, total_parameters, adapter_tensors, weights {bytes_loaded,
+    bf16_bytes, ratio, quantized_modules}, shared_prefix {used, why, prefix_tokens}, tokens, steps, best_step,
+    best_eval_loss, first_eval_loss, last_train_loss, stopped_early, history [...], audit {...}. Whether and from where
+    the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``).
+    """
+    return {"action": "train", "stage": stage, "base": _path(base), "train": _path(train),
+            "validation": _path(validation), "settings": dict(settings), "out": _path(out), "work": _path(work)}
+
+
+def merge_job(
+    *,
+    base: Path,
+    adapter: Path,
+    examples: Path,
+    labels: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    out: Path,
+    parity_rows: int = 32,
+    stage: str = "merged_model",
+) -> Job:
+    """Merge `adapter` (the folder with adapter_config.json) into the unquantized base, and compare the two.
+
+    Writes out/model (safetensors, config, tokenizer) and out/model.json. The comparison runs on the first `parity_rows`
+    of `examples` in order of id. Facts: merged_tensors, scaling, dtype, weight_bytes, files {name: sha256}, parity
+    {rows, same_greedy, same_greedy_share, same_label_share (labels only), mean_kl, max_kl, mean_kl_limit,
+    mean_abs_logit_difference, max_abs_logit_difference, passed}.
+    """
+    return {"action": "merge", "stage": stage, "base": _path(base), "adapter": _path(adapter),
+            "examples": _path(examples), "labels": list(labels), "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size, "parity_rows": parity_rows, "out": _path(out)}
+
+
+def prompt_set(*, name: str, model: Path, turns: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """One model prompted in one way: `name` is the predictions' model column ("base", "candidate", "champion").
+
+    `turns`: user and assistant messages put between the system prompt and the example's own first user turn.
+    """
+    return {"name": name, "model": _path(model), "turns": [dict(t) for t in turns]}
+
+
+def predict_job(
+    *,
+    sets: Sequence[Mapping[str, Any]],
+    examples: Path,
+    labels: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    out: Path,
+    limit: int | None = None,
+    stage: str = "test_predictions",
+) -> Job:
+    """Answer every example with every set of :func:`prompt_set`, in float32, greedily, with the same batch size.
+
+    `labels`: empty for free text; otherwise each label's log-likelihood (end-of-turn token included) is scored too.
+    Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order).
+    Facts: rows, sets {name: {rows, statuses {ok, truncated, empty, error}, mean_prompt_tokens, mean_new_tokens,
+    shared_prefix_tokens}}. An example that cannot be answered gets a row with status ``error``; the others are not lost.
+    """
+    names = [s["name"] for s in sets]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two prompt sets have the same name: {', '.join(names)}")
+    return {"action": "predict", "stage": stage, "sets": [dict(s) for s in sets], "examples": _path(examples),
+            "labels": list(labels), "max_new_tokens": max_new_tokens, "batch_size": batch_size, "limit": limit,
+            "out": _path(out)}

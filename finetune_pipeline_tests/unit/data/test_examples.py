@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.data.examples import Example, example_id, read_examples, write_examples
+from finetune_pipeline.data.json_lines import digest_files, read_lines
+from finetune_pipeline_tests.unit.data.rows import example
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    rows = [example("line\u2028separator\nand 😀"), example("b", group="g", origin="synthetic", tags=["x"])]
+    assert write_examples(tmp_path / "e.jsonl", rows) == 2
+    assert read_examples(tmp_path / "e.jsonl") == rows
+    first = (tmp_path / "e.jsonl").read_text("utf-8").split("\n")[0]
+    assert first.startswith('{"id":"') and first.index('"messages"') < first.index('"label"') < first.index('"source"')
+
+
+def test_views_of_a_chat_of_several_turns() -> None:
+    turns = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    row = Example("x", [{"role": r, "content": c} for r, c in turns], source={"file": "f.jsonl", "line": 3})
+    assert (row.user_text, row.answer, row.place) == ("a\nc", "d", "f.jsonl:3")
+    assert [m["content"] for m in row.prompt_messages] == ["s", "a", "b", "c"]
+
+
+def test_id_depends_on_content_and_roles_only() -> None:
+    a = [{"role": "user", "content": "café"}]
+    assert example_id(a) == example_id([{"role": "user", "content": " cafe\u0301 "}])
+    assert example_id(a) != example_id([{"role": "assistant", "content": "café"}])
+    assert example_id(a) != example_id([{"role": "user", "content": "Café"}])
+    assert len(example_id(a)) == 16
+
+
+@pytest.mark.parametrize("line", ['{"id": "a"}', '{"id": "a", "messages": []}', '{"id":"a","messages":[{"role":"user"}]}',
+                                  "[1]", '{"id":'])
+def test_a_foreign_file_is_refused_with_its_name(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "foreign.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"foreign\.jsonl"):
+        read_examples(path)
+
+
+def test_lines_are_numbered_and_long_ones_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"one\r\n" + b"x" * 25 + b"\n\nlast")
+    assert list(read_lines(path, limit=10)) == [(1, b"one", False), (2, b"x" * 10, True), (3, b"", False), (4, b"last", False)]
+    path.write_bytes(b"x" * 10 + b"\n" + b"y" * 20)
+    assert list(read_lines(path, limit=10)) == [(1, b"x" * 10, False), (2, b"y" * 10, True)]
+
+
+def test_digest_sees_names_content_and_borders(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"2")
+    a, b = ("a", tmp_path / "a"), ("b", tmp_path / "b")
+    digests = {digest_files(x) for x in ([a, b], [b, a], [a], [("b", a[1]), ("a", b[1])], [])}
+    assert len(digests) == 5

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.data.raw_files import collect_raw, raw_digest
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.spec import Task
+from finetune_pipeline_tests.unit.data.rows import chat, make_spec
+
+
+def task(folder: Path, *globs: str) -> Task:
+    return Task(spec=make_spec(raw=list(globs) or ["raw/*.jsonl"]), folder=folder)
+
+
+def lay(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_snapshot_counts_and_guesses(tmp_path: Path) -> None:
+    home, out = tmp_path / "task", tmp_path / "out"
+    text = json.dumps(chat()) + "\n\n" + json.dumps({"text": "a", "label": "b"}) + "\n{broken\n"
+    lay(home, "raw/b.jsonl", text)
+    lay(home, "raw/a.jsonl", '{"text": "x", "label": "y"}')
+    lay(home, "raw/notes.txt", "no")
+    facts = collect_raw(task(home, "raw/*.jsonl", "raw/b*"), out)
+    assert [f["file"] for f in facts["files"]] == ["raw/a.jsonl", "raw/b.jsonl"]
+    a, b = facts["files"]
+    assert (out / "files/raw/b.jsonl").read_text() == text
+    assert b["sha256"] == hashlib.sha256(text.encode()).hexdigest() and b["bytes"] == len(text)
+    assert (a["lines"], b["lines"], facts["lines"]) == (1, 3, 4)
+    assert (a["format"], b["format"]) == ("text_label", "mixed")
+    assert b["reason"] == "of the first 3 rows, 1 hold `messages` and 1 hold `text` or `label`"
+    assert facts["digest"] == raw_digest(task(home))
+
+
+def test_production_rows_are_a_file_of_their_own(tmp_path: Path) -> None:
+    home = tmp_path / "task"
+    lay(home, "raw/a.jsonl", "{}")
+    rows = lay(tmp_path, "rows.jsonl", '{"messages": []}')
+    facts = collect_raw(task(home), tmp_path / "out", rows)
+    assert [f["file"] for f in facts["files"]] == ["raw/a.jsonl", "production.jsonl"]
+    assert facts["digest"] == raw_digest(task(home), rows) != raw_digest(task(home))
+
+
+def test_digest_follows_content_and_names_not_time(tmp_path: Path) -> None:
+    path = lay(tmp_path, "raw/a.jsonl", "1")
+    first = raw_digest(task(tmp_path))
+    lay(tmp_path, "raw/a.jsonl", "1")
+    assert raw_digest(task(tmp_path)) == first
+    lay(tmp_path, "raw/a.jsonl", "2")
+    second = raw_digest(task(tmp_path))
+    path.rename(tmp_path / "raw/b.jsonl")
+    assert len({first, second, raw_digest(task(tmp_path))}) == 3
+
+
+def test_no_match_names_the_globs(tmp_path: Path) -> None:
+    with pytest.raises(FindingsError, match=r"'raw/\*\.jsonl'") as error:
+        collect_raw(task(tmp_path), tmp_path / "out")
+    assert [f.rule for f in error.value.findings] == ["data.no_raw_files"]
+
+
+def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
+    home = tmp_path / "task"
+    secret = lay(tmp_path, "secret.jsonl", "x")
+    lay(home, "raw/real.jsonl", "{}")
+    (home / "raw/inside.jsonl").symlink_to(home / "raw/real.jsonl")
+    assert [f["file"] for f in collect_raw(task(home), tmp_path / "out")["files"]] == ["raw/inside.jsonl", "raw/real.jsonl"]
+    (home / "raw/out.jsonl").symlink_to(secret)
+    (home / "raw/odd\n.jsonl").write_text("x")
+    (home / "more").symlink_to(tmp_path)
+    with pytest.raises(FindingsError) as error:
+        collect_raw(task(home, "raw/*.jsonl", "more/*.jsonl"), tmp_path / "out2")
+    assert {(f.rule, f.place) for f in error.value.findings} == {
+        ("data.link_leaves_folder", "raw/out.jsonl"), ("data.link_leaves_folder", "more/secret.jsonl"),
+        ("data.odd_file_name", "'raw/odd\\n.jsonl'")}
+
+
+def test_the_name_of_production_rows_is_reserved(tmp_path: Path) -> None:
+    lay(tmp_path, "production.jsonl", "{}")
+    with pytest.raises(FindingsError, match="reserved_name"):
+        raw_digest(task(tmp_path, "*.jsonl"))

@@ -1,0 +1,47 @@
+"""Prediction rows and specs for tests of the plain evaluation functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune_pipeline.spec.model import TaskSpec
+
+LABELS = ["bug", "billing", "other"]
+
+
+def row(i: int, gold: str, text: str, model: str = "base", **changes: Any) -> dict[str, Any]:
+    """One prediction row; without other word, a finished answer whose likelihood agrees with its text."""
+    scores = [-0.1 if label == text else -3.0 for label in LABELS]
+    made = {"example_id": f"e{i:04d}", "model": model, "gold": gold, "text": text, "status": "ok", "error": "",
+            "label_scores": scores, "new_tokens": 3, "prompt_tokens": 50}
+    return made | changes
+
+
+def rows(pairs: Sequence[tuple[str, str]], model: str = "base") -> list[dict[str, Any]]:
+    """Rows from (gold, text) pairs."""
+    return [row(i, gold, text, model) for i, (gold, text) in enumerate(pairs)]
+
+
+def paired(both: int, only_base: int, only_candidate: int, neither: int) -> tuple[list[dict], list[dict]]:
+    """Two models' rows with the given numbers of (right, right), (right, wrong), (wrong, right), (wrong, wrong)."""
+    outcomes = [(1, 1)] * both + [(1, 0)] * only_base + [(0, 1)] * only_candidate + [(0, 0)] * neither
+    base, candidate = [], []
+    for i, (before, after) in enumerate(outcomes):
+        gold, wrong = LABELS[i % 3], LABELS[(i + 1) % 3]
+        base.append(row(i, gold, gold if before else wrong, "base"))
+        candidate.append(row(i, gold, gold if after else wrong, "candidate"))
+    return base, candidate
+
+
+def spec(**changes: Any) -> TaskSpec:
+    """A spec of a label task."""
+    return TaskSpec.model_validate({
+        "name": "triage", "description": "tickets", "system_prompt": "Answer with bug, billing or other.",
+        "output": {"kind": "labels", "labels": LABELS}, **changes,
+    })
+
+
+def text_spec(**changes: Any) -> TaskSpec:
+    """A spec of a text task."""
+    return spec(output={"kind": "text", "max_new_tokens": 32}, **changes)

@@ -1,0 +1,79 @@
+"""Shots and baseline scores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from finetune_pipeline.evaluation.baseline import build_shots, score_baselines
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
+
+TRAIN = [SimpleNamespace(id=f"{label}{i}", label=label) for label in LABELS for i in range(20)]
+LABEL_OF = {e.id: e.label for e in TRAIN}
+
+
+def test_shots_are_spread_over_the_labels():
+    for k in (3, 7, 8, 30):
+        counts = Counter(LABEL_OF[i] for i in build_shots(TRAIN, k, LABELS, 0))
+        assert sum(counts.values()) == k
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_shots_do_not_depend_on_the_order_of_rows_but_on_the_seed():
+    assert build_shots(TRAIN, 9, LABELS, 1) == build_shots(TRAIN[::-1], 9, LABELS, 1)
+    assert build_shots(TRAIN, 9, LABELS, 1) != build_shots(TRAIN, 9, LABELS, 2)
+
+
+def test_fewer_shots_begin_more_shots():
+    assert build_shots(TRAIN, 12, LABELS, 0)[:5] == build_shots(TRAIN, 5, LABELS, 0)
+
+
+def test_a_rare_label_is_made_up_for():
+    few = [e for e in TRAIN if e.label != "bug" or e.id == "bug0"]
+    chosen = build_shots(few, 9, LABELS, 0)
+    assert Counter(LABEL_OF[i] for i in chosen) == {"bug": 1, "billing": 4, "other": 4}
+    assert len(set(chosen)) == 9
+
+
+def test_shots_of_a_text_task_need_no_labels():
+    unlabelled = [SimpleNamespace(id=e.id, label=None) for e in TRAIN]
+    assert len(set(build_shots(unlabelled, 8, [], 0))) == 8
+
+
+def test_too_few_examples_are_an_error():
+    with pytest.raises(ValueError, match="61 shots asked for, but only 60"):
+        build_shots(TRAIN, 61, LABELS, 0)
+    assert build_shots(TRAIN, 0, LABELS, 0) == []
+
+
+def test_scores_of_prompts():
+    zero = [row(i, "bug", "bug" if i < 2 else "It is a bug", label_scores=[-0.1, -1.0, -1.0]) for i in range(10)]
+    eight = rows([("bug", "bug")] * 7 + [("bug", "other")] * 3)
+    facts = score_baselines(spec(), {"zero_shot": zero, "8_shot": eight})
+    assert facts["best"] == "8_shot"
+    assert facts["n"] == 10
+    first = facts["prompts"]["zero_shot"]
+    assert (first["accuracy"], first["valid_share"], first["likelihood_accuracy"]) == (0.2, 0.2, 1.0)
+    assert facts["prompts"]["8_shot"]["macro_f1"] == pytest.approx(14 / 17)
+
+
+def test_ties_go_to_the_first_prompt():
+    same = rows([("bug", "bug"), ("bug", "other")])
+    assert score_baselines(spec(), {"zero_shot": same, "8_shot": same})["best"] == "zero_shot"
+
+
+def test_prompts_must_cover_the_same_rows():
+    with pytest.raises(ValueError, match="other examples than zero_shot: 8_shot"):
+        score_baselines(spec(), {"zero_shot": rows([("bug", "bug")] * 2), "8_shot": rows([("bug", "bug")])})
+    with pytest.raises(ValueError, match="no baseline predictions"):
+        score_baselines(spec(), {"zero_shot": []})
+
+
+def test_text_tasks_are_ranked_by_rouge():
+    near = rows([("the cat sat", "the cat sits"), ("a dog", "a dog barks")])
+    far = rows([("the cat sat", "no"), ("a dog", "no")])
+    facts = score_baselines(text_spec(), {"zero_shot": far, "8_shot": near})
+    assert (facts["best"], facts["metric"]) == ("8_shot", "rougeLsum")
+    assert facts["prompts"]["8_shot"]["likelihood_accuracy"] is None

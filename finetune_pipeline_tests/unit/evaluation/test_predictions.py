@@ -1,0 +1,65 @@
+"""The predictions table: what goes in comes out, and what is not complete goes nowhere."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from finetune_pipeline.evaluation.predictions import (
+    PREDICTION_SCHEMA,
+    of_model,
+    read_predictions,
+    write_predictions,
+)
+from finetune_pipeline_tests.unit.evaluation.rows import row
+
+
+def test_round_trip(tmp_path):
+    given = [row(1, "bug", "bug\n<é>", label_scores=[]), row(1, "bug", "other", "candidate"), row(2, "bug", "", "base")]
+    path = tmp_path / "deeper" / "predictions.parquet"
+    write_predictions(path, given)
+    assert read_predictions(path) == given
+    assert pq.read_schema(path).equals(PREDICTION_SCHEMA)
+    assert [r["example_id"] for r in of_model(given, "base")] == ["e0001", "e0002"]
+
+
+def test_no_rows_is_a_table_too(tmp_path):
+    write_predictions(tmp_path / "p.parquet", [])
+    assert read_predictions(tmp_path / "p.parquet") == []
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"status": "fine"}, "status 'fine'"),
+    ({"text": None}, r"no value \(null\) in text"),
+    ({"colour": "red"}, "unknown columns colour"),
+])
+def test_faulty_rows_are_not_written(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        write_predictions(tmp_path / "p.parquet", [row(1, "bug", "bug") | change])
+    assert not (tmp_path / "p.parquet").exists()
+
+
+def test_all_problems_are_named_at_once(tmp_path):
+    incomplete = row(1, "bug", "bug")
+    del incomplete["gold"], incomplete["new_tokens"]
+    with pytest.raises(ValueError) as error:
+        write_predictions(tmp_path / "p.parquet", [incomplete, row(2, "bug", "x"), row(2, "bug", "y")])
+    assert "lacks gold, new_tokens" in str(error.value)
+    assert "'e0002') is there twice" in str(error.value)
+
+
+def test_reading_names_missing_and_mistyped_columns(tmp_path):
+    table = pa.Table.from_pylist([row(1, "bug", "bug")], schema=PREDICTION_SCHEMA)
+    table = table.drop_columns(["text"]).set_column(0, "example_id", pa.array([7]))
+    pq.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(ValueError) as error:
+        read_predictions(tmp_path / "p.parquet")
+    assert "column text is missing" in str(error.value)
+    assert "column example_id is int64, expected string" in str(error.value)
+
+
+def test_reading_something_else(tmp_path):
+    (tmp_path / "p.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match="not a readable Parquet file"):
+        read_predictions(tmp_path / "p.parquet")
