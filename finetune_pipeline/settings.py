@@ -35,9 +35,10 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment (default: the process's own). An empty variable counts as unset.
 
     FINETUNE_PROJECT (default: the folder that holds the package), FINETUNE_HOME (project/.finetune), FINETUNE_DATA
-    (project/data), MLFLOW_TRACKING_URI (SQLite below home), FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``;
+    (project/data), MLFLOW_TRACKING_URI (SQLite below home; a relative SQLite path is one below the project),
+    FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``;
     default: the CPU).
-    Raises ValueError naming every device that is not of that form.
+    Raises ValueError naming every device that is not of that form, and for a tracking address MLflow no longer knows.
     """
     env = os.environ if environment is None else environment
 
@@ -51,10 +52,25 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         project=project,
         home=home,
         data_root=folder("FINETUNE_DATA", project / "data"),
-        tracking_uri=env.get("MLFLOW_TRACKING_URI", "").strip() or f"sqlite:///{home}/mlflow/mlflow.db",
+        tracking_uri=_tracking_uri(env.get("MLFLOW_TRACKING_URI", "").strip(), project, home),
         artifact_location=home / "mlflow" / "artifacts",
         devices=_devices(env.get("FINETUNE_DEVICES", "")),
     )
+
+
+def _tracking_uri(told: str, project: Path, home: Path) -> str:
+    if not told:
+        return f"sqlite:///{home}/mlflow/mlflow.db"
+    if told.startswith("databricks"):  # the one address without ://
+        return told
+    scheme, found, rest = told.partition("://")
+    if not found or scheme == "file":
+        raise ValueError(f"MLFLOW_TRACKING_URI={told!r}: MLflow stores runs in a database or behind a server; write "
+                         "sqlite:////absolute/path/mlflow.db or http://host:port, or unset it")
+    if scheme != "sqlite":
+        return told
+    path, mark, options = rest.removeprefix("/").partition("?")
+    return f"sqlite:///{project / path}{mark}{options}"
 
 
 def _devices(told: str) -> tuple[str, ...]:

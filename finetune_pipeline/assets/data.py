@@ -1,7 +1,5 @@
 """DATA: from raw files to splits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg
@@ -25,7 +23,7 @@ NODES = [
          "Canonical examples, one JSON object a line; every bad row in quarantine with file, line, rule and fix.",
          ["jsonl", "python"], GROUP),
     Node("clean_examples", ["validated_examples"],
-         "Scrubbed of personal data and secrets, de-duplicated, contradictions set aside.", ["jsonl", "polars"], GROUP),
+         "Scrubbed of personal data and secrets, de-duplicated, contradictions set aside.", ["jsonl", "python"], GROUP),
     Node("reviewed_examples", ["clean_examples"], "People's decisions from `reviews/` applied.", ["jsonl"], GROUP),
     Node("splits", ["reviewed_examples"],
          "Train, validation and sealed test by duplicate cluster, stratified by label; old rows never move.",

@@ -1,7 +1,5 @@
 """From one row of a stage's table to a Dagster asset with its checks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Sensors: new production logs start a run; finished runs are closed in MLflow."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from finetune_pipeline.production.waiting import what_waits

@@ -49,8 +49,10 @@ def clean_accounted(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 
 def no_personal_data(artifact: Artifact, spec: TaskSpec) -> Answer:
+    # system prompts and labels are the spec's own words, and are not scrubbed
+    unscrubbed = ("system", "assistant") if spec.labels else ("system",)
     found = [(e.id, hit.kind) for e in read_examples(artifact.path("examples.jsonl")) for m in e.messages
-             for hit in find_spans(m["content"])]
+             if m["role"] not in unscrubbed for hit in find_spans(m["content"])]
     kinds = sorted({kind for _, kind in found})
     return Answer(not found, "none found" if not found else f"{len(found)} left in the examples: {', '.join(kinds)}",
                   {"examples": [i for i, _ in found[:5]]})

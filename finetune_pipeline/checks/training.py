@@ -65,6 +65,8 @@ def learned(artifact: Artifact, spec: TaskSpec) -> Answer:
 def not_overfitted(artifact: Artifact, spec: TaskSpec) -> Answer:
     """Last validation loss over 10% above the best one while training went on: the kept checkpoint is an earlier one."""
     evals = [row for row in artifact.facts["history"] if "eval_loss" in row]
+    if not evals:
+        return Answer(False, "no validation loss was recorded")
     last, best = evals[-1]["eval_loss"], artifact.facts["best_eval_loss"]
     rise = last / best - 1 if best else math.inf
     return Answer(rise <= 0.10, f"last validation loss is {rise:+.1%} from the best; the best checkpoint (step "

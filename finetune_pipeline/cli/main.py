@@ -33,7 +33,7 @@ for command in (check, run, report, show, schema, ui):
 def main() -> None:
     """Entry point. Known errors become one readable message; bugs keep their traceback. Both exit with 1."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="finetune", standalone_mode=False)
     except click.exceptions.Abort:
         problem("stopped")
         sys.exit(ERROR)

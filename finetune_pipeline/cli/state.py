@@ -57,7 +57,8 @@ def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
             missing.append(asset)
     registered = made["model_version"]
     if registered is not None and "model_version" not in missing:
-        version = int(registered.facts["model_version"])
-        if not registry.version_tags(project.tracking, project.task.name, version):
+        try:
+            registry.version_tags(project.tracking, project.task.name, int(registered.facts["model_version"]))
+        except ValueError:  # MLflow's store was removed or exchanged: register again
             missing.append("model_version")
     return missing

@@ -16,7 +16,7 @@ _HASHES = 252
 _CHUNK = 4096
 _PAIR_CHUNK = 20_000
 _SLACK = 0.15  # six standard errors of an estimate from 252 hashes: no true pair is lost to the cheap filter
-_PAIRS_PER_BAND = 20_000_000
+_PAIRS_PER_BAND = 4_000_000
 
 
 def bands_for(threshold: float) -> tuple[int, int]:

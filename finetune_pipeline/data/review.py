@@ -16,6 +16,7 @@ from finetune_pipeline.data.examples import Example, read_examples, write_exampl
 from finetune_pipeline.data.formats import quoted
 from finetune_pipeline.data.json_lines import digest_files, is_blank, read_lines, write_rows
 from finetune_pipeline.data.row_rules import nearest_label
+from finetune_pipeline.data.scrubbing import scrub_messages
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
 
@@ -202,6 +203,8 @@ def _apply(example: Example, decision: Decision, spec: TaskSpec) -> Example:
     if decision.decision != "relabel" or decision.label is None:
         return example
     messages = [*example.prompt_messages, {"role": "assistant", "content": decision.label}]
+    if not spec.labels and spec.data.scrub != "warn":
+        messages = scrub_messages(messages)[0]  # what reviewers write is scrubbed like any other text
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
     return replace(example, messages=messages, label=decision.label if spec.labels else None, tags=tags)
 

@@ -162,7 +162,7 @@ def find_spans(text: str) -> list[Span]:
         add("iban", hit.start(), end)
     if not any(c.isdigit() for c in text):
         return sorted(taken, key=lambda s: s.start)
-    harmless = [hit.span() for hit in _HARMLESS.finditer(text)]
+    harmless = [hit.span() for shape in (_HARMLESS, _IBAN) for hit in shape.finditer(text)]
 
     def numbers(pattern: re.Pattern[str], kind: str, fits: Callable[[re.Match[str]], bool]) -> None:
         for hit in pattern.finditer(text):
@@ -239,22 +239,26 @@ class Scrubber:
         self.counts: Counter[str] = Counter()
 
     def scrub(self, text: str) -> str:
-        """The text with placeholders; every replacement is counted in `counts`."""
-        parts, at = [], 0
-        for span in find_spans(text):
-            value = text[span.start : span.end]
-            if span.kind == "email":
-                value = value.casefold()
-            elif span.kind in ("phone", "card", "iban"):
-                value = re.sub(r"[ ()./-]", "", value)
-            key = (span.kind, value)
-            if key not in self._names:
-                self._next[span.kind] += 1
-                self._names[key] = f"[{span.kind.upper()}_{self._next[span.kind]}]"
-            parts += [text[at : span.start], self._names[key]]
-            at = span.end
-            self.counts[span.kind] += 1
-        return "".join([*parts, text[at:]])
+        """The text with placeholders, until nothing is found any more; every replacement is counted in `counts`."""
+        while spans := find_spans(text):
+            parts, at = [], 0
+            for span in spans:
+                parts += [text[at : span.start], self._placeholder(span.kind, text[span.start : span.end])]
+                at = span.end
+                self.counts[span.kind] += 1
+            text = "".join([*parts, text[at:]])
+        return text
+
+    def _placeholder(self, kind: str, value: str) -> str:
+        if kind == "email":
+            value = value.casefold()
+        elif kind in ("phone", "card", "iban"):
+            value = re.sub(r"[ ()./-]", "", value)
+        key = (kind, value)
+        if key not in self._names:
+            self._next[kind] += 1
+            self._names[key] = f"[{kind.upper()}_{self._next[kind]}]"
+        return self._names[key]
 
 
 def scrub_messages(

@@ -60,7 +60,6 @@ class _Placement:
                     "split": target,
                     "cluster": unit.name,
                     "kept": (row_id, key) in kept,
-                    "new": self.told.split_of(row_id, key) is None,
                 }
             )
 
@@ -107,10 +106,10 @@ def split(reviewed: Path, spec: TaskSpec, ledger: Path, out: Path) -> dict[str, 
     New clusters come in the order of sha256(seed, cluster id), label by label; each goes to the split farthest below
     its share of that label's rows. Test takes human rows only. Writes ``train/examples.jsonl``,
     ``validation/examples.jsonl``, ``test/sealed.jsonl``, ``test/fingerprints.json``, ``assignments.jsonl`` (id, key,
-    split, cluster, kept, new; duplicates removed earlier are listed with kept=false) and ``quarantine.jsonl``. The
+    split, cluster, kept; duplicates removed earlier are listed with kept=false) and ``quarantine.jsonl``. The
     ledger is only read; :func:`finetune_pipeline.data.ledger.record_assignments` adds to it once this is published.
     Facts: rows_in, kept, quarantined, counts, labels (per split and label), origins (per split), shares, wanted_shares,
-    new (rows seen for the first time), clusters, by_rule, seed.
+    clusters, by_rule, seed. Once recorded, the same rows give the same files again.
     """
     examples = read_examples(reviewed / "examples.jsonl")
     told = read_ledger(ledger)
@@ -148,7 +147,6 @@ def split(reviewed: Path, spec: TaskSpec, ledger: Path, out: Path) -> dict[str, 
         "origins": {name: dict(sorted(Counter(e.origin for e in rows).items())) for name, rows in placed.items()},
         "shares": {name: round(len(rows) / total, 6) for name, rows in placed.items()},
         "wanted_shares": {name: round(share, 6) for name, share in wanted.items()},
-        "new": sum(a["new"] for a in assignments if a["kept"]),
         "clusters": len(units),
         "by_rule": count_by_rule(f for _, f in findings),
         "seed": spec.split.seed,

@@ -51,7 +51,9 @@ def check_line(data: bytes, file: str, number: int, spec: TaskSpec) -> Checked:
         return Checked(None, found, [])
     turns = read_turns(value, spec, place)
     found += turns.findings
-    found += check_row(value, turns, spec, place)
+    lossy = any(f.rule == "data.invalid_utf8" for f in found)  # then it was decoding here that put U+FFFD in
+    row_findings = check_row(value, turns, spec, place)
+    found += [f for f in row_findings if not (lossy and f.rule == "data.replacement_character")]
     if errors(found):
         return Checked(None, found, turns.ignored)
     messages = final_messages(turns, spec)

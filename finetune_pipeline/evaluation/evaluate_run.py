@@ -17,7 +17,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
 MODELS = ("base", "candidate", "champion")
-SHOWN_REGRESSIONS, SHOWN_FIXES = 50, 20
+SHOWN_REGRESSIONS, SHOWN_FIXES = 30, 10
 
 
 def evaluate_task(

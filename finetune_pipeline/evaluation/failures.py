@@ -38,7 +38,7 @@ def changed_examples(
 
 
 def wrong_answers(
-    rows: Sequence[Mapping[str, Any]], labels: Sequence[str], texts: Mapping[str, str], per_group: int = 3
+    rows: Sequence[Mapping[str, Any]], labels: Sequence[str], texts: Mapping[str, str], per_group: int = 2
 ) -> list[dict[str, Any]]:
     """Wrong answers of a label task grouped by gold and predicted label, largest group first.
 

@@ -91,8 +91,8 @@ def _gain(name: str, comparison: Any, threshold: float, over: str) -> GateResult
     unit = "points of accuracy" if told.get("metric") == "accuracy" else "points of ROUGE-L"
     message = (f"{points(gain)} {unit} against {over} ({_level(told)} interval {points_range(interval)}, "
                f"{counted(int(told.get('n') or 0), 'row')}); the lower bound must lie above "
-               f"{points(threshold, sign=False)}.")
-    if not passed and high >= 0:
+               f"{points(threshold, sign=False) if threshold else 'zero'}.")
+    if not passed and high >= 0 and told.get("metric") == "accuracy":
         visible = told.get("smallest_detectable_gain")
         if is_number(visible):
             message += (f" With the disagreement found, this test set shows gains of {points(visible, sign=False)} "

@@ -47,11 +47,11 @@ def points_range(interval: Any) -> str:
 
 
 def p_value(p: Any) -> str:
-    """Exact enough to judge by: 0.034, 0.0004, or `under 0.0001`."""
+    """Exact enough to judge by: 0.034, 0.0004, or `<0.0001`."""
     if not is_number(p):
         return NOTHING
     if p < 0.0001:
-        return "under 0.0001"
+        return "<0.0001"
     return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 

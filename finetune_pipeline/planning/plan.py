@@ -11,7 +11,7 @@ import psutil
 
 from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.models.identity import model_path
+from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.memory import estimate
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.spec.model import TaskSpec
@@ -25,7 +25,7 @@ def training_plan(spec: TaskSpec, base: Path, train: Sequence[Example], validati
     available_mib, fits, sentence. Writes plan.json. The memory is an estimate by formula, for the worst batch.
     """
     t = spec.training
-    folder = model_path(base)
+    folder = model_folder(base)
     tokens = token_statistics(TokenCounter(folder), train)
     lengths = tokens.pop("lengths")
     over = sum(n > t.max_tokens for n in lengths)

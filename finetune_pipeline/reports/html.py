@@ -14,6 +14,8 @@ from finetune_pipeline.reports.style import STYLE
 from finetune_pipeline.reports.tables import Table
 
 Evaluation = Mapping[str, Any]
+LONG_ANSWER = 60
+SHOWN_GROUPS = 8
 
 
 def render_html(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
@@ -50,7 +52,8 @@ def render_html(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
 def _verdict(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
     answer, sentence = sentences.verdict_sentences(evaluation, gates)
     kind = "verdict" if verdict(gates) == "passed" else "verdict no"
-    return f'<div class="{kind}"><p><strong>{escape(answer)}</strong> {escape(_minus(sentence))}</p></div>'
+    more = _paragraphs(sentences.caveats(evaluation))
+    return f'<div class="{kind}"><p><strong>{escape(answer)}</strong> {escape(_minus(sentence))}</p>{more}</div>'
 
 
 def _minus(text: str) -> str:
@@ -86,8 +89,8 @@ def _gates(gates: Sequence[GateResult]) -> str:
         todo = f'<span class="todo">What to do: {escape(gate.what_to_do)}</span>' if gate.what_to_do else ""
         rows += (f'<tr><td class="nowrap"><code>{escape(gate.name)}</code></td>{answer}'
                  f"<td>{escape(_minus(gate.message))}{todo}</td></tr>")
-    return ('<div class="wide"><table class="gates"><thead><tr><th>Gate</th><th>Passed</th><th>Measured</th></tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>")
+    head = "<tr><th>Gate</th><th>Passed</th><th>Measured</th></tr>"
+    return f'<div class="wide"><table class="gates"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 
 
 def _models(evaluation: Evaluation) -> str:
@@ -97,8 +100,9 @@ def _models(evaluation: Evaluation) -> str:
         if table.rows:
             parts.append(f"<h3>{title}</h3>{_table(table, 'figures')}")
     plot = plots.models_plot(evaluation["models"], evaluation["metric"])
-    note = (f"Intervals are {sentences.level(evaluation)} Wilson intervals of the share of right answers. Prompts are "
-            "chosen on validation, so that the sealed test judges only the chosen one.")
+    drawn = "" if evaluation["metric"] == "accuracy" else " in the tables, bootstrap intervals of the mean in the plot"
+    note = (f"Intervals are {sentences.level(evaluation)} Wilson intervals of the share of right answers{drawn}. "
+            "Prompts are chosen on validation, so that the sealed test judges only the chosen one.")
     absent = evaluation["scores"]["candidate"].get("absent_labels")
     if absent:
         note += f" Macro-F1 leaves out labels without a row in the test: {', '.join(absent)}."
@@ -107,16 +111,19 @@ def _models(evaluation: Evaluation) -> str:
 
 def _paired(evaluation: Evaluation) -> str:
     comparisons = evaluation["comparisons"]
-    told = [sentences.pair_sentence(comparisons[name], f"the {title}" if name != "linear" else title)
-            for name, title in tables.OTHERS.items() if comparisons.get(name) and name in ("baseline", "champion")]
+    told = [sentences.pair_sentence(comparisons[name], other)
+            for name, other in (("baseline", "the base model with its best prompt"), ("champion", "the champion"))
+            if comparisons.get(name)]
     told.append(sentences.visible_sentence(comparisons["baseline"]))
     axis = f"gain of the fine-tuned model, points of {sentences.metric_name(evaluation)}"
     plot = plots.gains_plot(comparisons, tables.OTHERS, axis)
+    how = ("Tango's score interval of a paired difference for accuracy, a paired bootstrap for macro-F1"
+           if evaluation["metric"] == "accuracy" else "a paired bootstrap; won, lost and p count exact matches")
     note = (f"All models answered the same rows. Gains and intervals are in points, at {sentences.level(evaluation)}: "
-            "Tango's score interval of a paired difference for accuracy, a paired bootstrap for macro-F1 and ROUGE-L. "
-            "p is the exact McNemar test; Holm's adjusts it for the number of comparisons shown.")
-    return (_paragraphs(told) + f'<div class="wide">{plot}</div>' + _table(tables.comparisons_table(evaluation), "figures")
-            + _paragraphs([note], "note"))
+            f"{how}. Won: rows only the fine-tuned model has right; lost: rows only the other has. p is the exact "
+            "McNemar test; Holm's adjusts it for the number of comparisons shown.")
+    table = _table(tables.comparisons_table(evaluation), "figures")
+    return _paragraphs(told) + f'<div class="wide">{plot}</div>' + table + _paragraphs([note], "note")
 
 
 def _confusion(evaluation: Evaluation) -> str:
@@ -125,8 +132,8 @@ def _confusion(evaluation: Evaluation) -> str:
     scores = evaluation["scores"]
     matrices = [("Fine-tuned", scores["candidate"]), ("Base, best prompt", scores["base"])]
     drawn = "".join(f"<div><h3>{title}</h3>{_matrix(of['confusion'])}</div>" for title, of in matrices)
-    note = ("Rows are the right labels, columns what the model said; shades are shares of a row. The last column counts "
-            "answers that are no label at all.")
+    note = ("Rows are the right labels, columns what the model said; shades are shares of a row. The last column "
+            "counts answers that are no label at all.")
     return f'<div class="pair">{drawn}</div>' + _paragraphs([note], "note")
 
 
@@ -162,8 +169,9 @@ def _learning(evaluation: Evaluation) -> str:
 
 def _changes(evaluation: Evaluation) -> str:
     parts = []
-    for key, title, what in (("regressions", "Regressions", "right by the base model and wrong by the fine-tuned one"),
-                             ("fixes", "Fixes", "wrong by the base model and right by the fine-tuned one")):
+    kinds = (("regressions", "Regressions", "that the base model has right and the fine-tuned one wrong"),
+             ("fixes", "Fixes", "that the base model has wrong and the fine-tuned one right"))
+    for key, title, what in kinds:
         told = evaluation[key]
         head = f"{counted(told['total'], 'row')} {what}"
         if len(told["shown"]) < told["total"]:
@@ -177,7 +185,8 @@ def _changes(evaluation: Evaluation) -> str:
 
 def _case(example_id: str, text: str | None, said: Sequence[tuple[str, str]]) -> str:
     shown = "(the text was not kept)" if text is None else text
-    told = " \u00b7 ".join(f"{escape(who)}: <b>{escape(what)}</b>" for who, what in said)
+    between = "<br>" if any(len(what) > LONG_ANSWER for _, what in said) else " \u00b7 "
+    told = between.join(f"{escape(who)}: <b>{escape(what)}</b>" for who, what in said)
     return (f'<div class="case"><pre>{escape(shown)}</pre><p class="said">{told} '
             f'<span class="id">{escape(example_id)}</span></p></div>')
 
@@ -189,18 +198,21 @@ def _wrong(evaluation: Evaluation) -> str:
     total = sum(group["count"] for group in groups)
     parts = [_paragraphs([f"The fine-tuned model is wrong on {counted(total, 'row')} of {n:,} "
                           f"({percent(total / n if n else None)}), grouped by right and given label."])]
-    for group in groups:
+    for group in groups[:SHOWN_GROUPS]:
         shown = f", {len(group['examples'])} shown" if len(group["examples"]) < group["count"] else ""
         title = f"{group['gold']} \u2192 {group['predicted']} ({group['count']}{shown})"
         cases = "".join(_case(c["id"], c["text"], [("said", c["said"])]) for c in group["examples"])
         parts.append(f"<h3>{escape(title)}</h3>{cases}")
+    if rest := groups[SHOWN_GROUPS:]:
+        named = ", ".join(f"{g['gold']} \u2192 {g['predicted']} ({g['count']})" for g in rest)
+        parts.append(f"<h3>Smaller groups</h3>{_paragraphs([f'{named}.'])}")
     return "".join(parts)
 
 
 def _data(evaluation: Evaluation) -> str:
     data = evaluation["data"]
     found = tables.findings_table(data)
-    return (_table(tables.stages_table(data), "figures") + _table(tables.splits_table(data), "figures")
+    return (_table(tables.stages_table(data), "figures") + _table(tables.splits_table(data, evaluation["task"]["labels"]), "figures")
             + ("<h3>What was found</h3>" + _table(found, "figures") if found.rows else ""))
 
 

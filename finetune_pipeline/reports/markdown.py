@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from finetune_pipeline.reports import sentences, tables
 from finetune_pipeline.reports.tables import Table
 
 SHOWN, TEXT_LIMIT = 5, 200
+LIST_START = r"^(-(?=[-\s]|$)|\+(?=\s|$)|\d+[.)](?=\s|$))"
+MARKUP = "\\`*_{}[]<>#|~!&"
 
 
 def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> str:
@@ -22,10 +25,9 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
     parts = [
         f"# {plain(task['name'])}: evaluation report",
         plain(task["description"]),
-        f"**{plain(answer)}** {plain(sentence)}",
+        f"**{plain(answer)}** {plain(sentence)}", *map(plain, sentences.caveats(evaluation)),
         "## Gates", write_table(tables.gates_table(gates)),
-        "## Models", *[write_table(t) for where in ("validation", "test")
-                       if (t := tables.models_table(evaluation, where)).rows],
+        "## Models", *[write_table(tables.models_table(evaluation, where)) for where in ("validation", "test")],
         *map(plain, sentences.format_gap_sentences(evaluation)),
         "## Paired comparison", write_table(tables.comparisons_table(evaluation)),
         plain(sentences.visible_sentence(comparison)),
@@ -33,26 +35,27 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         "## Regressions and fixes", *_changes(evaluation),
         *_wrong(evaluation),
         "## Data", write_table(tables.stages_table(evaluation["data"])),
-        *([write_table(t)] if (t := tables.splits_table(evaluation["data"])) else []),
-        *([write_table(t)] if (t := tables.findings_table(evaluation["data"])).rows else []),
+        write_table(tables.splits_table(evaluation["data"], task["labels"])),
+        write_table(tables.findings_table(evaluation["data"])),
         "## Training", plain(sentences.curve_sentence(evaluation["training"])),
         write_table(tables.training_table(evaluation["training"])),
         "## The sealed test", plain(sentences.seal_sentence(evaluation)),
-        *([write_table(t)] if (t := tables.openings_table(evaluation)) else []),
+        write_table(tables.openings_table(evaluation)),
         "## Versions", write_table(tables.versions_table(evaluation)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def plain(text: str) -> str:
-    """One line of Markdown that shows exactly `text`: markup characters escaped, blanks and line ends made one blank."""
-    escaped = "".join(f"\\{c}" if c in "\\`*_{}[]<>#|~!&" else c for c in " ".join(text.split()))
+    """One line of Markdown that reads as `text`: no markup, link or mention starts in it; line ends become blanks."""
+    escaped = "".join(f"\\{c}" if c in MARKUP else c for c in " ".join(text.split()))
+    escaped = re.sub(LIST_START, lambda start: f"{start[0][:-1]}\\{start[0][-1]}", escaped)
     return escaped.replace("://", ":\u200b//").replace("@", "@\u200b")
 
 
-def write_table(table: Table) -> str:
-    """A Markdown table; stressed rows in bold. Empty text for a table without rows."""
-    if not table.rows:
+def write_table(table: Table | None) -> str:
+    """A Markdown table; stressed rows in bold. Empty text for none, or one without rows."""
+    if table is None or not table.rows:
         return ""
     lines = [_line([plain(h) for h in table.headers]),
              _line(["---:" if side == "r" else "---" for side in table.align])]
@@ -70,7 +73,8 @@ def _labels(evaluation: Mapping[str, Any]) -> list[str]:
     if not evaluation["task"]["labels"]:
         return []
     confusion = evaluation["scores"]["candidate"]["confusion"]
-    rows = [[label, *map(number, counts)] for label, counts in zip(confusion["labels"], confusion["counts"], strict=True)]
+    told = zip(confusion["labels"], confusion["counts"], strict=True)
+    rows = [[label, *map(number, counts)] for label, counts in told]
     headers = ["right \\ said", *[f"({c})" if c == INVALID else c for c in confusion["columns"]]]
     matrix = Table(headers, rows, "l" + "r" * len(confusion["columns"]))
     return ["## Labels", write_table(tables.per_class_table(evaluation)), "Confusion of the fine-tuned model:",
@@ -79,8 +83,8 @@ def _labels(evaluation: Mapping[str, Any]) -> list[str]:
 
 def _changes(evaluation: Mapping[str, Any]) -> list[str]:
     told = evaluation["regressions"]
-    lines = [f"{counted(told['total'], 'regression')} and {counted(evaluation['fixes']['total'], 'fix')
-             if evaluation['fixes']['total'] == 1 else str(evaluation['fixes']['total']) + ' fixes'}."]
+    fixes = evaluation["fixes"]["total"]
+    lines = [f"{counted(told['total'], 'regression')} and {fixes:,} {'fix' if fixes == 1 else 'fixes'}."]
     shown = told["shown"][:SHOWN]
     if shown:
         lines.append("\n".join(

@@ -115,13 +115,14 @@ def gains_plot(comparisons: Mapping[str, Any], names: Mapping[str, str], axis: s
 
 def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None) -> str:
     """Training and validation loss against the optimiser step. Empty text without two points of either."""
-    series = {key: [(float(r["step"]), float(r[key])) for r in history if is_number(r.get(key)) and is_number(r.get("step"))]
+    logged = [row for row in history if is_number(row.get("step"))]
+    series = {key: [(float(row["step"]), float(row[key])) for row in logged if is_number(row.get(key))]
               for key in ("loss", "eval_loss")}
     points = [p for of in series.values() for p in of]
     if max(map(len, series.values())) < 2:
         return ""
     steps, losses = nice_ticks(0.0, max(s for s, _ in points), 7), nice_ticks(0.0, max(v for _, v in points))
-    left, right, top, bottom = 52, WIDTH - 150, 14, 280
+    left, right, top, bottom = 44, WIDTH - 150, 30, 290
 
     def x(step: float) -> float:
         return left + step / steps[-1] * (right - left)
@@ -129,13 +130,14 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None) 
     def y(loss: float) -> float:
         return bottom - (loss - losses[0]) / (losses[-1] - losses[0]) * (bottom - top)
 
-    parts = [_line(left, y(v), right, y(v), "grid") + _text(left - 8, y(v) + 4, _tick(v), "tick", "end") for v in losses]
+    parts = [_line(left, y(v), right, y(v), "grid") for v in losses]
+    parts += [_text(left - 8, y(v) + 4, _tick(v), "tick", "end") for v in losses]
     parts += [_text(x(s), bottom + 16, _tick(s), "tick", "middle") for s in steps]
     parts += [_text((left + right) / 2, bottom + 34, "optimiser step", "tick", "middle"),
-              _text(0, top - 2, "loss", "tick")]
+              _text(left - 8, 14, "loss", "tick", "end")]
     if best_step is not None and any(s == best_step for s, _ in series["eval_loss"]):
         parts += [_line(x(best_step), top, x(best_step), bottom, "mark"),
-                  _text(x(best_step), top - 3, "kept", "tick", "middle")]
+                  _text(x(best_step), top - 6, "kept", "tick", "middle")]
     parts += _curves(series, x, y, right)
     return _svg(WIDTH, bottom + 42, "Training and validation loss against the optimiser step", parts)
 
@@ -150,8 +152,9 @@ def _curves(
             path = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in series[key])
             parts.append(f'<polyline points="{path}" class="curve {kind}"/>')
             ends.append((y(series[key][-1][1]), title, kind))
-    parts += [f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3.5" class="point"><title>step {s:g}: {v:.3f}</title></circle>'
-              for s, v in series["eval_loss"]]
+    for s, v in series["eval_loss"]:
+        hover = f"<title>step {s:g}: {v:.3f}</title>"
+        parts.append(f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3.5" class="point">{hover}</circle>')
     ends.sort()
     if len(ends) == 2 and ends[1][0] - ends[0][0] < 16:  # keep the two names apart
         middle = (ends[0][0] + ends[1][0]) / 2

@@ -19,6 +19,9 @@ from finetune_pipeline.evaluation.wording import (
     prompt_name,
 )
 
+MOST = 0.5
+"""From this share of the gain on, constrained decoding of the base model counts as bringing most of it."""
+
 
 def level(evaluation: Mapping[str, Any]) -> str:
     """The confidence level of all intervals, as `95%`."""
@@ -42,7 +45,8 @@ def verdict_sentences(evaluation: Mapping[str, Any], gates: Sequence[GateResult]
     told, scores = evaluation["comparison"], evaluation["scores"]["candidate"]
     best = prompt_name(evaluation["baseline"].get("best"))
     if evaluation["metric"] == "accuracy":
-        reached = f"The fine-tuned model is right on {percent(scores['accuracy'])} of {counted(told['n'], 'sealed row')}"
+        reached = (f"The fine-tuned model is right on {percent(scores['accuracy'])} of "
+                   f"{counted(told['n'], 'sealed row')}")
     else:
         reached = (f"The fine-tuned model reaches a mean ROUGE-L of {points(scores['rougeLsum'], sign=False)} on "
                    f"{counted(told['n'], 'sealed row')}")
@@ -78,9 +82,8 @@ def format_gap_sentences(evaluation: Mapping[str, Any]) -> list[str]:
         f"{percent(tuned['restricted'])}, with {percent(tuned['valid_share'])} valid.",
     ]
     closed = gap["closed_by_decoding"]
-    if is_number(closed) and closed >= 0.5:
-        told.append(f"Constrained decoding of the untrained base model would bring {percent(min(closed, 1.0))} of the "
-                    f"gain: most of what was gained is form, and could be had without fine-tuning.")
+    if is_number(closed) and closed >= MOST:
+        told.append(_decoding_sentence(closed))
     elif is_number(closed) and closed > 0:
         told.append(f"Constrained decoding of the untrained base model would bring {percent(closed)} of the gain; the "
                     f"rest is better judgement, which only training brought.")
@@ -89,13 +92,39 @@ def format_gap_sentences(evaluation: Mapping[str, Any]) -> list[str]:
     return told
 
 
+def _decoding_sentence(closed: float) -> str:
+    share = "all of the gain" if closed >= 1 else f"{percent(closed)} of the gain"
+    return (f"Constrained decoding of the untrained base model would bring {share}: most of what was gained is form, "
+            "and could be had without fine-tuning.")
+
+
+def caveats(evaluation: Mapping[str, Any]) -> list[str]:
+    """What belongs directly under the verdict: the champion, a linear model not beaten, a gain that is mostly form."""
+    comparisons, told = evaluation["comparisons"], []
+    if champion := comparisons.get("champion"):
+        told.append(f"Against the champion in service: {points(champion['gain'])} points "
+                    f"({points_range(champion['interval'])}).")
+    linear = comparisons.get("linear")
+    if linear and linear["interval"][1] < 0:
+        told.append(f"TF-IDF with logistic regression, which trains in seconds, is better: the fine-tuned model stands "
+                    f"at {points(linear['gain'])} points against it ({points_range(linear['interval'])}).")
+    elif linear and linear["interval"][0] <= 0:
+        told.append(f"It is not shown to be better than TF-IDF with logistic regression, which trains in seconds: "
+                    f"{points(linear['gain'])} points ({points_range(linear['interval'])}).")
+    gap = evaluation["format_gap"]
+    if gap and is_number(gap["closed_by_decoding"]) and gap["closed_by_decoding"] >= MOST:
+        told.append(_decoding_sentence(gap["closed_by_decoding"]))
+    return told
+
+
 def pair_sentence(comparison: Mapping[str, Any], other: str) -> str:
     """Wins, losses and the exact test of one comparison."""
     adjusted = comparison.get("mcnemar_p_holm")
-    told = (f"Against {other}: {counted(comparison['c'], 'row')} right that it gets wrong, "
-            f"{counted(comparison['b'], 'row')} wrong that it gets right, of {comparison['n']:,}; exact McNemar "
-            f"p {p_value(comparison['mcnemar_p'])}")
-    if is_number(adjusted) and adjusted != comparison["mcnemar_p"]:
+    right = "answered rightly" if comparison["metric"] == "accuracy" else "answered word for word"
+    p = p_value(comparison["mcnemar_p"])
+    told = (f"Of {counted(comparison['n'], 'row')}, {comparison['c']:,} are {right} by the fine-tuned model "
+            f"alone and {comparison['b']:,} by {other} alone; exact McNemar p {p if p.startswith('<') else '= ' + p}")
+    if is_number(adjusted) and p_value(adjusted) != p:
         told += f" ({p_value(adjusted)} adjusted for the number of comparisons)"
     return told + "."
 
@@ -103,11 +132,12 @@ def pair_sentence(comparison: Mapping[str, Any], other: str) -> str:
 def visible_sentence(comparison: Mapping[str, Any]) -> str:
     """What gain a test set of this size shows at all."""
     visible = comparison["smallest_detectable_gain"]
-    share = f"the models disagree about who is right on {percent(comparison['discordant_share'])} of the rows"
+    share = f"exactly one of the two models is right on {percent(comparison['discordant_share'])} of the rows"
     if not is_number(visible):
         return f"At this size no gain would be visible reliably: {share}."
-    return (f"A test of this size finds a true gain of {points(visible, sign=False)} points or more four times in five "
-            f"({share}); smaller ones may go unseen.")
+    of_what = "" if comparison["metric"] == "accuracy" else " of exact matches"
+    return (f"A test of this size finds a true gain of {points(visible, sign=False)} points{of_what} or more four "
+            f"times in five ({share}); smaller ones may go unseen.")
 
 
 def curve_sentence(training: Mapping[str, Any]) -> str:

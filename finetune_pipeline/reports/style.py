@@ -21,13 +21,15 @@ p, ul { max-width: 72ch; margin: .5rem 0 .8rem; }
 .lead { color: var(--soft); }
 a { color: var(--accent); }
 code { font: .92em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-nav { margin: 1.2rem 0 0; font-size: .875rem; color: var(--soft); }
-nav a { margin-right: .9rem; white-space: nowrap; text-decoration: none; }
+nav { margin: 1.2rem 0 0; font-size: .875rem; display: flex; flex-wrap: wrap; gap: .2rem 1rem; }
+nav a { text-decoration: none; }
 nav a:hover { text-decoration: underline; }
-.verdict { border-left: 5px solid var(--good); background: var(--good-bg); padding: .9rem 1.2rem; margin: 1.4rem 0 .5rem;
-  font-size: 1.0625rem; }
+.verdict { border-left: 5px solid var(--good); background: var(--good-bg); padding: .9rem 1.2rem;
+  margin: 1.4rem 0 .5rem; font-size: 1.0625rem; max-width: 50rem; }
 .verdict.no { border-color: var(--bad); background: var(--bad-bg); }
-.verdict p { margin: 0; } .verdict strong { color: var(--good); } .verdict.no strong { color: var(--bad); }
+.verdict p { margin: 0; }
+.verdict p + p { margin-top: .5rem; font-size: .9375rem; }
+.verdict strong { color: var(--good); } .verdict.no strong { color: var(--bad); }
 .wide { overflow-x: auto; margin: .6rem 0 1rem; }
 table { border-collapse: collapse; font-size: .9rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 th, td { padding: .42rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
@@ -40,10 +42,11 @@ tr.strong td:first-child { box-shadow: -.6rem 0 0 var(--panel); }
 .yes { color: var(--good); font-weight: 650; } .no-answer { color: var(--bad); font-weight: 650; }
 .gates td:nth-child(3) { max-width: 62ch; }
 .todo { display: block; margin-top: .2rem; color: var(--soft); }
-.hash td:last-child { font: .85rem/1.5 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+.hash td:last-child { font: .85rem/1.5 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  overflow-wrap: anywhere; }
 .note { color: var(--soft); font-size: .875rem; }
-.pair { display: flex; flex-wrap: wrap; gap: 0 3rem; }
-.matrix td, .matrix th { padding: .35rem .5rem; text-align: center; border: 1px solid var(--paper); min-width: 2.6rem; }
+.pair { display: flex; flex-wrap: wrap; gap: 0 2.5rem; } .pair > div { min-width: 0; max-width: 100%; }
+.matrix td, .matrix th { padding: .35rem .45rem; text-align: center; border: 1px solid var(--paper); min-width: 2.3rem }
 .matrix tbody th { text-align: right; font-weight: 400; white-space: nowrap; padding-left: 0; font-size: .8125rem; }
 .matrix thead th { height: 8.5rem; vertical-align: bottom; font-weight: 400; padding: .3rem; }
 .matrix thead th span { writing-mode: vertical-rl; transform: rotate(180deg); display: inline-block; max-height: 8rem;
@@ -55,25 +58,31 @@ tr.strong td:first-child { box-shadow: -.6rem 0 0 var(--panel); }
   break-inside: avoid; }
 .case pre { margin: 0 0 .5rem; white-space: pre-wrap; overflow-wrap: anywhere; max-height: 13rem; overflow: auto;
   font: .875rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-.case .said { margin: 0; font-size: .9rem; overflow-wrap: anywhere; max-width: none; } .case .said b { font-weight: 600; }
+.case .said { margin: 0; font-size: .9rem; overflow-wrap: anywhere; max-width: none; }
+.case .said b { font-weight: 600; }
 .case .id { color: var(--soft); font-size: .8rem; }
-svg { display: block; max-width: none; font-family: inherit; }
+svg { display: block; width: 100%; max-width: 55rem; min-width: 40rem; height: auto; font-family: inherit; }
 svg text { fill: var(--ink); font-size: 13px; font-variant-numeric: tabular-nums; }
 svg .tick { fill: var(--soft); font-size: 12px; } svg .label.strong { font-weight: 650; }
 svg .grid { stroke: var(--line); } svg .zero { stroke: var(--ink); stroke-width: 1.5; }
 svg .mark { stroke: var(--soft); stroke-dasharray: 3 3; }
-svg .whisker { stroke: var(--soft); stroke-width: 1.6; } svg .whisker.strong { stroke: var(--accent); stroke-width: 2.4; }
+svg .whisker { stroke: var(--soft); stroke-width: 1.6; }
+svg .whisker.strong { stroke: var(--accent); stroke-width: 2.4; }
 svg .dot, svg .point { fill: var(--soft); stroke: var(--paper); stroke-width: 1.5; }
 svg .dot.strong, svg .point { fill: var(--accent); }
 svg .curve { fill: none; stroke-width: 1.5; stroke-linejoin: round; } svg .curve.train { stroke: var(--soft); }
 svg .curve.valid { stroke: var(--accent); stroke-width: 2.4; }
 svg .label.train { fill: var(--soft); } svg .label.valid { fill: var(--accent); }
-@media (max-width: 40rem) { main { padding: 1.2rem 1rem 3rem; } h1 { font-size: 1.4rem; } }
+@media (max-width: 40rem) { main { padding: 1.2rem 1rem 3rem; } h1 { font-size: 1.4rem; }
+  .gates thead { display: none; } .gates tr { display: grid; grid-template-columns: 1fr auto; padding: .4rem 0;
+    border-bottom: 1px solid var(--line); }
+  .gates td { border: 0; padding: .1rem 0; } .gates td:nth-child(3) { grid-column: 1 / 3; } }
 @media print {
-  :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --panel: #f0f0f0; --accent: #1f5fae;
-    --good: #17703f; --good-bg: #eef7f1; --bad: #a8281f; --bad-bg: #fdf1ef; --heat: 31, 95, 174; }
+  :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --panel: #f0f0f0;
+    --accent: #1f5fae; --good: #17703f; --good-bg: #eef7f1; --bad: #a8281f; --bad-bg: #fdf1ef; --heat: 31, 95, 174; }
   body { font-size: 10pt; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-  main { max-width: none; padding: 0; } nav { display: none; } .wide { overflow: visible; } svg { max-width: 100%; height: auto; }
+  main { max-width: none; padding: 0; } nav { display: none; } .wide { overflow: visible; }
+  svg { min-width: 0; }
   .case pre { max-height: none; overflow: visible; } h2, h3 { break-after: avoid; } tr, svg { break-inside: avoid; }
   table { font-size: 8.5pt; } th, td { padding: .25rem .45rem; } }
 """

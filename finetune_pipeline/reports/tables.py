@@ -67,10 +67,10 @@ def comparisons_table(evaluation: Mapping[str, Any]) -> Table:
             rows.append([title, points(c["gain"]), points_range(c["interval"]), number(c["c"]), number(c["b"]),
                          p_value(c["mcnemar_p"]), p_value(c.get("mcnemar_p_holm")),
                          points_range(c.get("macro_f1_interval"))])
-    unit = "Gain" if evaluation["metric"] == "accuracy" else "Gain, ROUGE-L"
-    headers = ["Fine-tuned against", unit, "Interval", "Only it right", "Only other right", "p", "p, Holm",
-               "Macro-F1 gain"]
-    return Table(headers, rows, "lrrrrrrr")
+    headers = ["Fine-tuned against", "Gain", "Interval", "Won", "Lost", "p", "p, Holm", "Macro-F1 gain"]
+    if evaluation["metric"] != "accuracy":
+        headers, rows = ["Fine-tuned against", "Gain, ROUGE-L", *headers[2:7]], [row[:7] for row in rows]
+    return Table(headers, rows, "l" + "r" * (len(headers) - 1))
 
 
 def per_class_table(evaluation: Mapping[str, Any]) -> Table:
@@ -122,22 +122,23 @@ def findings_table(data: Mapping[str, Any]) -> Table:
     return Table(["Step", "Finding", "Count"], rows, "llr")
 
 
-def splits_table(data: Mapping[str, Any]) -> Table | None:
-    """Rows per split, and per label where that was counted."""
+def splits_table(data: Mapping[str, Any], order: Sequence[str]) -> Table | None:
+    """Rows per split, and per label where that was counted, labels in `order` and others after them."""
     facts = data.get("splits") or {}
     counts = facts.get("counts") or {}
-    labels = next((facts[k] for k in ("labels", "per_label", "counts_by_label") if isinstance(facts.get(k), Mapping)), {})
-    per_split = {s: (labels.get(s) if isinstance(labels.get(s), Mapping) else None) or
-                 (n if isinstance(n, Mapping) else {}) for s, n in counts.items()}
-    names = sorted({label for of in per_split.values() for label in of})
-    if not counts:
+    if not isinstance(counts, Mapping) or not counts:
         return None
+    labels = facts.get("labels") or {}
+    per_split: dict[str, Mapping[str, Any]] = {
+        s: next((of for of in (labels.get(s), n) if isinstance(of, Mapping)), {}) for s, n in counts.items()}
+    counted = {label for of in per_split.values() for label in of}
+    names = [label for label in order if label in counted] + sorted(counted - set(order))
     rows = [[s, number(_total(n)), *[number(_total(per_split[s].get(label))) for label in names]]
             for s, n in counts.items()]
     return Table(["Split", "Rows", *names], rows, "lr" + "r" * len(names))
 
 
-def _counts(value: Any) -> list[tuple[str, int]]:
+def _counts(value: Any) -> list[tuple[str, float]]:
     return [(str(k), v) for k, v in value.items() if is_number(v)] if isinstance(value, Mapping) else []
 
 
@@ -172,7 +173,8 @@ def openings_table(evaluation: Mapping[str, Any]) -> Table | None:
     names = sorted({key for entry in entries for key in entry}, key=lambda k: (k != "time", k))
     if not names:
         return None
-    return Table([n.capitalize() for n in names], [[number(e.get(n)) for n in names] for e in entries], "l" * len(names))
+    rows = [[number(entry.get(name)) for name in names] for entry in entries]
+    return Table([name.capitalize() for name in names], rows, "l" * len(names))
 
 
 def versions_table(evaluation: Mapping[str, Any]) -> Table:

@@ -1,14 +1,32 @@
-"""Registered models: versions, and the aliases that say which one serves."""
+"""Registered models: versions, and the aliases that say which one serves.
+
+The latest registered version is `candidate`; `champion` serves, and moves only to a version whose gates passed;
+`previous_champion` is what a rollback returns to.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import importlib.metadata
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from finetune_pipeline.artifacts import digest_file, write_json
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.resources.mlflow_store import locked, reaching
+from finetune_pipeline.resources.secrets import redact, redact_field
 from finetune_pipeline.resources.tracking import Tracking
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous_champion"
+ADAPTER_VERSION, GATES, PASSED = "finetune.adapter_version", "gates", "passed"
+_SERVED_MODEL = Path(__file__).with_name("served_model.py")
+_NEEDED_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
 
 
 def register(
@@ -17,36 +35,181 @@ def register(
     *,
     adapter: Path,
     merged: Path,
+    base: Path,
     base_identity: Mapping[str, Any],
     adapter_version: str,
+    system_prompt: str,
+    max_new_tokens: int,
     run_id: str,
     tags: Mapping[str, Any],
 ) -> int:
     """Register an adapter as a version of model `name` and give it the alias `candidate`. Returns the version.
 
-    The same adapter_version again returns the version it already has (tags are updated).
+    adapter: folder with adapter_config.json; merged, base: model folders (see :mod:`finetune_pipeline.training.jobs`),
+    referred to by path and digest, never copied. base_identity: what the base was, for people. run_id: the MLflow run
+    it belongs to. tags: of the version; gates="passed" lets it be promoted.
+    The same adapter_version again returns the version it has already, with its tags brought up to date.
     """
-    raise NotImplementedError
+    folder = model_folder(base)
+    with _registry(tracking) as client:
+        found = _version_of_adapter(client, name, adapter_version)
+        if found is None:
+            told = {
+                "base_model": str(base_identity.get("base_model") or base_identity.get("name") or folder.name),
+                "base_identity": dict(base_identity),
+                "base_folder": str(folder.absolute()),
+                "base_files": {p.name: digest_file(p) for p in sorted(folder.glob("*.safetensors"))},
+                "merged_folder": str(model_folder(merged).absolute()),
+                "adapter_version": adapter_version,
+                "system_prompt": system_prompt,
+                "max_new_tokens": max_new_tokens,
+            }
+            if not told["base_files"]:
+                raise ValueError(f"{folder} holds no safetensors file: the served model would have no base")
+            found = _create(client, tracking, name, adapter, told, run_id, {**_texts(tags), ADAPTER_VERSION: adapter_version})
+        else:
+            for key, value in _texts(tags).items():
+                client.set_model_version_tag(name, str(found), key, value)
+        client.set_registered_model_alias(name, CANDIDATE, str(found))
+        return found
 
 
 def champion(tracking: Tracking, name: str) -> int | None:
-    """The version that serves, or None."""
-    raise NotImplementedError
+    """The version that serves, or None (also when no model of that name was ever registered)."""
+    return aliases(tracking, name).get(CHAMPION)
+
+
+def aliases(tracking: Tracking, name: str) -> dict[str, int]:
+    """All aliases of a model and the versions they name; empty when it was never registered."""
+    with _registry(tracking) as client:
+        return _aliases(client, name)
 
 
 def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
-    """Tags of a version."""
-    raise NotImplementedError
+    """Tags of a version. Raises ValueError if there is no such version."""
+    with _registry(tracking) as client:
+        return dict(_version(client, name, version).tags)
 
 
 def promote(tracking: Tracking, name: str, version: int) -> int | None:
     """Move `champion` to `version`; the old one becomes `previous_champion` and is returned (None: there was none).
 
-    Raises ValueError unless the version carries the tag gates="passed". Promoting the champion changes nothing.
+    Raises ValueError unless the version exists and carries the tag gates="passed". Promoting the champion changes
+    nothing. Killed in between, `champion` still names the old version, and promoting again completes it.
     """
-    raise NotImplementedError
+    with _registry(tracking) as client:
+        gates = _version(client, name, version).tags.get(GATES)
+        if gates != PASSED:
+            raise ValueError(f"{name} version {version} cannot become champion: its gates are {gates or 'not recorded'!r}, "
+                             f"not {PASSED!r}. Its evaluation report says which gate refused it and why")
+        old = _aliases(client, name).get(CHAMPION)
+        if old == version:
+            return old
+        if old is not None:
+            client.set_registered_model_alias(name, PREVIOUS, str(old))
+        client.set_registered_model_alias(name, CHAMPION, str(version))
+        return old
 
 
 def rollback(tracking: Tracking, name: str) -> int:
-    """Exchange `champion` and `previous_champion`; returns the new champion. Raises ValueError without a previous one."""
-    raise NotImplementedError
+    """Exchange `champion` and `previous_champion`; returns the new champion.
+
+    Raises ValueError when there is no previous one. Killed in between, the new champion serves already.
+    """
+    with _registry(tracking) as client:
+        known = _aliases(client, name)
+        previous, old = known.get(PREVIOUS), known.get(CHAMPION)
+        if previous is None or previous == old:
+            raise ValueError(f"{name} has no champion before {f'version {old}' if old else 'the first'}: "
+                             "there is nothing to roll back to")
+        client.set_registered_model_alias(name, CHAMPION, str(previous))
+        if old is not None:
+            client.set_registered_model_alias(name, PREVIOUS, str(old))
+        return previous
+
+
+@contextlib.contextmanager
+def _registry(tracking: Tracking) -> Iterator[MlflowClient]:
+    """The registry, with its moves made one at a time."""
+    client = tracking.client()
+    with reaching(tracking.uri()), locked(tracking.place(), "registry"):
+        yield client
+
+
+def _create(
+    client: MlflowClient, tracking: Tracking, name: str, adapter: Path, told: Mapping[str, Any], run_id: str,
+    tags: Mapping[str, str],
+) -> int:
+    """Log the served model and make it a version. Through the client: MLflow's log_model would set global state."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model, ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import ColSpec, Schema
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{adapter} is no adapter: it holds no adapter_config.json")
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    experiment = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=dict(tags),
+                                        params={"adapter_version": told["adapter_version"],
+                                                "base_model": redact(told["base_model"])})
+    with tempfile.TemporaryDirectory(prefix="finetune-model-") as folder:
+        told_file, saved = Path(folder) / "model.json", Path(folder) / "saved"
+        write_json(told_file, dict(told))
+        save_model(
+            str(saved),
+            python_model=str(_SERVED_MODEL),
+            artifacts={"adapter": str(adapter), "model": str(told_file)},
+            signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
+            pip_requirements=_requirements(),
+            mlflow_model=Model(model_id=logged.model_id, model_uuid=logged.model_id, run_id=run_id,
+                               artifact_path=logged.artifact_location),
+        )
+        client.log_model_artifacts(logged.model_id, str(saved))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    made = client.create_model_version(name, source=logged.artifact_location, run_id=run_id, tags=dict(tags),
+                                       model_id=logged.model_id)
+    return int(made.version)
+
+
+def _requirements() -> list[str]:
+    """What serving needs, as installed here. Named outright: MLflow would import everything to find out."""
+    return [f"{n}=={importlib.metadata.version(n).partition('+')[0]}" for n in _NEEDED_TO_SERVE]
+
+
+def _texts(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {key: redact_field(key, value) for key, value in tags.items()}
+
+
+def _version_of_adapter(client: MlflowClient, name: str, adapter_version: str) -> int | None:
+    wanted = f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'"
+    found = [int(v.version) for v in client.search_model_versions(wanted)]
+    return min(found) if found else None
+
+
+def _version(client: MlflowClient, name: str, version: int) -> ModelVersion:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version(name, str(version))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise ValueError(f"there is no version {version} of model {name!r}") from None
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return {alias: int(v) for alias, v in client.get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}

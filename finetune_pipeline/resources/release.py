@@ -40,8 +40,9 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
     """
     name = str(request["name"])
     version = registry.register(
-        tracking, name, adapter=Path(request["adapter"]), merged=Path(request["merged"]), base_identity=request["base"],
-        adapter_version=str(request["adapter_version"]), run_id=run_id,
+        tracking, name, adapter=Path(request["adapter"]), merged=Path(request["merged"]), base=Path(request["base"]),
+        base_identity=request["base_identity"], adapter_version=str(request["adapter_version"]),
+        system_prompt=request["system_prompt"], max_new_tokens=int(request["max_new_tokens"]), run_id=run_id,
         tags={"gates": "passed" if request["gates_passed"] else "failed", "verdict": request["verdict"],
               "adapter_version": request["adapter_version"], "merged_version": request["merged_version"],
               "evaluation_version": request["evaluation_version"], "compared_with": json.dumps(request["compared_with"]),

@@ -54,7 +54,8 @@ def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
 
 def _explain(problem: Any) -> Finding:
     path = tuple(problem["loc"])
-    shown = ".".join(str(p) for p in path if not (p in ("labels", "text") and path[0] == "output" and p != path[-1]))
+    # pydantic puts the kind of output between `output` and its key; users never wrote it
+    shown = ".".join(str(p) for i, p in enumerate(path) if not (i == 1 and path[0] == "output" and len(path) > 2))
     if problem["type"] == "extra_forbidden":
         section = _section_at(path[:-1])
         valid = list(section.model_fields) if section else []

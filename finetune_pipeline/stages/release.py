@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.graph import Step, Work
+from finetune_pipeline.stages.baseline import answer_length
 
 
 def release_request(work: Work) -> dict[str, Any]:
@@ -19,7 +20,10 @@ def release_request(work: Work) -> dict[str, Any]:
         "merged": str(work.inputs["merged_model"].folder),
         "merged_version": work.inputs["merged_model"].version,
         "evaluation_version": report.version,
-        "base": dict(work.world.base),
+        "base": str(work.inputs["base_model"].folder),
+        "base_identity": dict(work.world.base),
+        "system_prompt": work.spec.system_prompt,
+        "max_new_tokens": answer_length(work.spec),
         "gates_passed": bool(report.facts["passed"]),
         "gates": {g["name"]: bool(g["passed"]) for g in report.facts["gates"]},
         "verdict": report.facts["verdict"],
@@ -37,5 +41,6 @@ def make_model_version(work: Work) -> dict[str, Any]:
 
 
 STEPS = [
-    Step("model_version", ("evaluation_report", "adapter", "merged_model"), "1", lambda s, w: None, make_model_version),
+    Step("model_version", ("evaluation_report", "adapter", "merged_model"), "1", lambda s, w: None, make_model_version,
+         after=("base_model",)),
 ]

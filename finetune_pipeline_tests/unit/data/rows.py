@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.data.shingles import prompt_key
-from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
@@ -17,16 +17,24 @@ LABELS = ["bug_report", "feature_request", "P0_incident"]
 
 def make_spec(output: dict[str, Any] | None = None, split: dict[str, Any] | None = None, **data: Any) -> TaskSpec:
     """A small label task; keyword arguments go into its `data` section."""
-    return TaskSpec.model_validate({
-        "name": "tickets", "description": "test", "system_prompt": PROMPT + "\n", "data": data, "split": split or {},
-        "output": output or {"kind": "labels", "labels": LABELS}})
+    return TaskSpec.model_validate(
+        {
+            "name": "tickets",
+            "description": "test",
+            "system_prompt": PROMPT + "\n",
+            "data": data,
+            "split": split or {},
+            "output": output or {"kind": "labels", "labels": LABELS},
+        }
+    )
 
 
 TEXT_OUTPUT = {"kind": "text"}
 
 
-def chat(user: str = "The export button does nothing", answer: str = "bug_report", system: str | None = PROMPT,
-         **more: Any) -> dict[str, Any]:
+def chat(
+    user: str = "The export button does nothing", answer: str = "bug_report", system: str | None = PROMPT, **more: Any
+) -> dict[str, Any]:
     """A raw row in the `messages` format."""
     turns = [] if system is None else [{"role": "system", "content": system}]
     turns += [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
@@ -35,8 +43,11 @@ def chat(user: str = "The export button does nothing", answer: str = "bug_report
 
 def example(user: str, answer: str = "bug_report", line: int = 1, **more: Any) -> Example:
     """A canonical example of the label task."""
-    messages = [{"role": "system", "content": PROMPT + "\n"}, {"role": "user", "content": user},
-                {"role": "assistant", "content": answer}]
+    messages = [
+        {"role": "system", "content": PROMPT + "\n"},
+        {"role": "user", "content": user},
+        {"role": "assistant", "content": answer},
+    ]
     fields = {"label": answer if answer in LABELS else None, "source": {"file": "raw/a.jsonl", "line": line}, **more}
     return Example(id=example_id(messages), messages=messages, **fields)
 
@@ -45,7 +56,9 @@ def write_raw(folder: Path, lines: list[Any], file: str = "raw/a.jsonl") -> Path
     """A raw_examples artifact of one file; bytes are written as they are, anything else as JSON."""
     path = folder / "files" / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines))
+    path.write_bytes(
+        b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
+    )
     return folder
 
 

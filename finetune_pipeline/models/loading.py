@@ -1,0 +1,130 @@
+"""Loads a base model for training (4-bit or not) and a model for prediction (float32), from safetensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+
+from finetune_pipeline.models.identity import model_folder
+
+_CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def pick_device() -> torch.device:
+    """The first visible CUDA device, else the CPU."""
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively (CPU: avx512_bf16 or amx_bf16, on ARM bf16)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    for line in text.splitlines():
+        if line.lower().startswith(("flags", "features")):
+            return bool(_CPU_FLAGS & set(line.split(":", 1)[-1].split()))
+    return False
+
+
+def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
+    """The compute dtype of training for ``auto``, ``float32`` or ``bfloat16``."""
+    if setting == "auto":
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder or artifact; where it has no pad token, EOS pads."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(folder), local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(
+        model_folder(folder), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+        attn_implementation="sdpa", device_map={"": device}, **more)
+    model.requires_grad_(False)
+    return model
+
+
+def load_for_prediction(folder: Path, device: torch.device) -> PreTrainedModel:
+    """The model in float32, where batching does not change greedy answers; two models are compared in nothing less."""
+    return _load(folder, torch.float32, device).eval()
+
+
+def load_for_training(
+    folder: Path, method: str, compute: torch.dtype, device: torch.device
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """(model, facts about its weights) for method ``qlora`` (NF4, double quantization) or ``lora`` (unquantized).
+
+    With qlora every linear layer but the output head is stored in 4 bits, everything else (embeddings, norms) in
+    bfloat16, whatever the compute dtype: the memory promise holds on machines that compute in float32 too.
+    """
+    if method == "qlora":
+        quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                                          bnb_4bit_compute_dtype=compute)
+        model = _load(folder, torch.bfloat16, device, quantization_config=quantization)
+        _keep_four_bit_layout(model)
+        if compute != torch.bfloat16:
+            _compute_in(model, compute)
+    else:
+        model = _load(folder, compute, device)
+    return model, weight_facts(model)
+
+
+def _keep_four_bit_layout(model: PreTrainedModel) -> None:
+    """Outside training mode bitsandbytes repacks weights in place for its CPU inference kernel, which rounds more and
+    which training cannot read back; validation would change the weights. Keep the layout."""
+    import bitsandbytes as bnb
+
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Let a model whose unquantized weights are bfloat16 compute in `dtype`, without a copy of them."""
+    model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
+    head = model.get_output_embeddings()
+
+    def project(hidden: torch.Tensor) -> torch.Tensor:
+        bias = head.bias.to(hidden.dtype) if head.bias is not None else None
+        return F.linear(hidden, head.weight.to(hidden.dtype), bias)
+
+    head.forward = project
+
+
+def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
+    """Bytes the loaded weights really take (tied ones once, quantization constants included) against bfloat16.
+
+    Facts: bytes_loaded, bf16_bytes, ratio, parameters, quantized_modules, and by_kind {quantized, other: bytes}.
+    """
+    quantized = other = parameters = modules = 0
+    seen: set[int] = set()
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        size = tensor.numel() * tensor.element_size()
+        state = getattr(tensor, "quant_state", None)
+        if state is None:
+            other += size
+            parameters += tensor.numel()
+            continue
+        modules += 1
+        parameters += state.shape.numel()
+        constants = [state.absmax, state.code, state.offset]
+        constants += [state.state2.absmax, state.state2.code] if state.nested else []
+        quantized += size + sum(t.numel() * t.element_size() for t in constants if t is not None)
+    loaded = quantized + other
+    return {"bytes_loaded": loaded, "bf16_bytes": 2 * parameters, "ratio": round(loaded / (2 * parameters), 4),
+            "parameters": parameters, "quantized_modules": modules, "by_kind": {"quantized": quantized, "other": other}}

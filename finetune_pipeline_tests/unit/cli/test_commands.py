@@ -1,0 +1,107 @@
+"""The commands that need no model: what they print, their JSON, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+SPEC = {"name": "demo", "description": "d", "system_prompt": "Say yes or no.", "output": {"kind": "labels", "labels": ["yes", "no"]},
+        "data": {"min_examples": 3, "min_per_label": 1}}
+SHIPPED = Path(__file__).resolve().parents[3] / "data"
+
+
+def finetune(*arguments: str, data: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    import os
+
+    env = {**os.environ, "FINETUNE_DATA": str(data), "FINETUNE_HOME": str(home)}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.run([sys.executable, "-m", "finetune_pipeline.cli.main", *arguments], env=env, text=True,
+                          capture_output=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data" / "demo"
+    (folder / "raw").mkdir(parents=True)
+    (folder / "task.yaml").write_text(yaml.safe_dump(SPEC))
+    rows = [{"text": t, "label": y} for t, y in [("is the sky blue", "yes"), ("are cats plants", "no"), ("is ice cold", "yes"),
+                                                 ("is fire wet", "maybe")]]
+    (folder / "raw" / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("command", ["check", "run", "report", "show", "schema", "ui"])
+def test_every_command_explains_itself(command: str, data: Path, tmp_path: Path) -> None:
+    done = finetune(command, "--help", data=data, home=tmp_path / "home")
+    assert done.returncode == 0
+    assert f"Usage: finetune {command}" in done.stdout
+    if command != "ui":
+        assert "--json" in done.stdout
+
+
+def test_check_names_each_rule_with_its_place_and_fix(data: Path, tmp_path: Path) -> None:
+    done = finetune("check", "demo", data=data, home=tmp_path / "home")
+    assert done.returncode == 2, "a quarter of the rows is bad, a fifth is allowed"
+    assert "4 rows in 1 files = 3 valid + 1 in quarantine" in done.stdout
+    assert "raw/a.jsonl:4" in done.stdout
+    assert "data.unknown_label: 1" in done.stdout
+    told = json.loads(finetune("check", "demo", "--json", data=data, home=tmp_path / "home").stdout)
+    assert told["usable"] is False
+    assert told["validated"]["by_rule"] == {"data.unknown_label": 1}
+    assert Path(told["full_list"]).read_text().count("data.unknown_label") == 1
+
+
+def test_check_of_good_data_ends_with_zero(data: Path, tmp_path: Path) -> None:
+    path = data / "demo" / "raw" / "a.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:3]))
+    assert finetune("check", "demo", data=data, home=tmp_path / "home").returncode == 0
+
+
+def test_a_broken_spec_is_an_error_with_every_finding(data: Path, tmp_path: Path) -> None:
+    (data / "demo" / "task.yaml").write_text(yaml.safe_dump({**SPEC, "trainning": {}, "basemodel": "x"}))
+    done = finetune("check", "demo", data=data, home=tmp_path / "home")
+    assert done.returncode == 1
+    assert "did you mean 'training'?" in done.stdout
+    assert "did you mean 'base_model'?" in done.stdout
+    for command in ("run", "show", "report"):
+        done = finetune(command, "demo", data=data, home=tmp_path / "home")
+        assert done.returncode == 1
+        assert "did you mean 'training'?" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_task_names_the_known_ones(data: Path, tmp_path: Path) -> None:
+    done = finetune("check", "nothing", data=data, home=tmp_path / "home")
+    assert done.returncode == 1
+    assert "tasks: demo" in done.stderr
+
+
+def test_schema_is_a_json_schema_and_a_table(data: Path, tmp_path: Path) -> None:
+    told = json.loads(finetune("schema", "--json", data=data, home=tmp_path / "home").stdout)
+    assert told["$schema"].startswith("https://json-schema.org/")
+    table = finetune("schema", data=data, home=tmp_path / "home").stdout
+    assert "learning_rate: number  (default 0.0002)" in table
+    assert "system_prompt: string  (required)" in table
+
+
+def test_show_prints_every_default_and_the_state_of_every_step(tmp_path: Path) -> None:
+    done = finetune("show", "ticket_triage", "--json", data=SHIPPED, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["spec"]["training"]["lora"]["r"] == 16
+    assert told["champion"] is None
+    assert {s["made"] for s in told["steps"].values()} == {False}
+    text = finetune("show", "ticket_triage", data=SHIPPED, home=tmp_path / "home").stdout
+    assert "over_length: fail" in text
+    assert "missing  " in text
+
+
+def test_report_before_any_run_says_what_to_do(tmp_path: Path) -> None:
+    done = finetune("report", "ticket_triage", data=SHIPPED, home=tmp_path / "home")
+    assert done.returncode == 1
+    assert "finetune run ticket_triage" in done.stderr

@@ -1,0 +1,37 @@
+"""What the terminal says while a run goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.cli.watch import Watcher, describe
+from finetune_pipeline.progress import VARIABLE, tell
+
+
+def test_numbers_in_words() -> None:
+    assert describe({"step": 3, "of": 10, "loss": 0.51234, "seconds_left": 75}) == "3 of 10, loss 0.512, 1:15 left"
+    assert describe({"message": "reading", "step": 1, "of": 2}) == "reading, 1 of 2"
+    assert describe({}) == ""
+
+
+def test_stages_are_numbered_and_lines_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, said = tmp_path / "progress.jsonl", []
+    monkeypatch.setenv(VARIABLE, str(path))
+    with Watcher(path, total=2, say=said.append):
+        tell("splits", "begins")
+        tell("splits", "done", sentence="all well")
+        time.sleep(0.5)
+        tell("adapter", "unchanged")
+        tell("adapter", step=1, of=2, eval_loss=0.25)
+        with path.open("a") as half:
+            half.write(json.dumps({"stage": "adapter"})[:5])
+    assert said == ["[ 1/2] splits", "        all well (0 s)", "[ 2/2] adapter (made already)", "        1 of 2, eval loss 0.250"]
+
+
+def test_without_a_reader_telling_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    tell("splits", "begins")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.review import apply_reviews, decision_line, reviews_digest
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_reviewed
+
+ROWS = [
+    example("No sound", line=1),
+    example("Add dark mode", "feature_request", 2),
+    example("All down", "P0_incident", 3),
+]
+A, B, C = (e.id for e in ROWS)
+
+
+def decide(folder: Path, files: dict[str, list[Any]], spec: Any = None) -> dict[str, Any]:
+    write_reviewed(folder / "clean", ROWS)
+    for name, lines in files.items():
+        path = folder / "reviews" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
+    return apply_reviews(folder / "clean", folder / "reviews", spec or make_spec(), folder / "out")
+
+
+def row(row_id: str, decision: str, **more: Any) -> dict[str, Any]:
+    return {"id": row_id, "decision": decision, "reviewer": "ann", **more}
+
+
+def test_no_folder_no_decisions(tmp_path: Path) -> None:
+    facts = decide(tmp_path, {})
+    assert read_examples(tmp_path / "out/examples.jsonl") == ROWS
+    assert (facts["rows_in"], facts["kept"], facts["decisions"], facts["by_rule"]) == (3, 3, 0, {})
+    for name in ("clusters.json", "members.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
+
+
+def test_keep_drop_and_relabel(tmp_path: Path) -> None:
+    facts = decide(tmp_path, {"a.jsonl": [row(A, "keep"), row(B, "drop"), "", row(C, "relabel", label=" bug_report ")]})
+    kept = read_examples(tmp_path / "out/examples.jsonl")
+    assert [e.id for e in kept] == [A, C]
+    assert (kept[1].label, kept[1].answer, kept[1].tags) == ("bug_report", "bug_report", ["relabelled"])
+    assert kept[0] == ROWS[0] and kept[1].messages[:-1] == ROWS[2].messages[:-1]
+    assert {
+        k: facts[k] for k in ("kept", "dropped", "relabelled", "confirmed", "decisions", "overruled", "by_rule")
+    } == {"kept": 2, "dropped": 1, "relabelled": 1, "confirmed": 1, "decisions": 3, "overruled": 0, "by_rule": {}}
+    assert facts["labels"] == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
+    assert [d["decision"] for d in read_lines(tmp_path / "out/decisions.jsonl")] == ["keep", "drop", "relabel"]
+
+
+def test_the_last_word_counts_by_time_then_file_then_line(tmp_path: Path) -> None:
+    facts = decide(
+        tmp_path,
+        {
+            "b.jsonl": [row(A, "keep", time="2025-01-02T01:00:00+02:00"), row(B, "drop"), row(C, "drop")],
+            "a.jsonl": [
+                row(A, "drop", time="2025-01-02T00:00:00Z"),
+                row(B, "keep"),
+                row(C, "drop"),
+                row(C, "keep", time="2025-01-01"),
+            ],
+        },
+    )
+    assert [e.id for e in read_examples(tmp_path / "out/examples.jsonl")] == [C]
+    assert facts["overruled"] == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "rule", "said"),
+    [
+        (row("nobody", "drop"), "review_unknown_id", "'nobody'"),
+        (row(A, "relabel", label="bug"), "review_unknown_label", "'bug'"),
+        (row(A, "relabel"), "review_bad_field", "label"),
+        (row(A, "delete"), "review_bad_decision", "'delete'"),
+        ({"id": A, "decision": "drop"}, "review_bad_field", "reviewer"),
+        (row(A, "drop", time="yesterday"), "review_bad_field", "time"),
+        (row(A, "drop", time=5), "review_bad_field", "time"),
+        ({**row(A, "drop"), "decision": ["drop"]}, "review_bad_field", "decision"),
+        ('{"id": ', "review_unreadable", "column"),
+        ("[]", "review_unreadable", "object"),
+        ('{"id": "a", "id": "b", "decision": "drop", "reviewer": "ann"}', "review_unreadable", "twice"),
+    ],
+)
+def test_a_faulty_decision_changes_nothing_and_is_counted(tmp_path: Path, line: Any, rule: str, said: str) -> None:
+    facts = decide(tmp_path, {"a.jsonl": [line]})
+    assert read_examples(tmp_path / "out/examples.jsonl") == ROWS
+    assert facts["by_rule"] == {f"data.{rule}": 1}
+    told = read_lines(tmp_path / "out/findings.jsonl")
+    assert told[0]["place"] == "reviews/a.jsonl:1" and said in told[0]["message"]
+
+
+def test_a_text_task_takes_any_new_answer(tmp_path: Path) -> None:
+    decide(tmp_path, {"a.jsonl": [row(A, "relabel", label="Write to ann@example.com.")]}, make_spec(output=TEXT_OUTPUT))
+    first = read_examples(tmp_path / "out/examples.jsonl")[0]
+    assert first.answer == "Write to [EMAIL_1]." and first.label is None
+
+
+def test_digest_and_lines_made_by_the_review_page(tmp_path: Path) -> None:
+    none = reviews_digest(tmp_path / "reviews")
+    decide(tmp_path, {"a.jsonl": [decision_line(A, "drop", "bob", comment="spam").rstrip()]})
+    assert reviews_digest(tmp_path / "reviews") != none
+    assert read_lines(tmp_path / "out/decisions.jsonl")[0] == {
+        "id": A,
+        "decision": "drop",
+        "label": None,
+        "reviewer": "bob",
+        "comment": "spam",
+        "time": None,
+        "place": "a.jsonl:1",
+    }
+    with pytest.raises(ValueError, match="'perhaps'"):
+        decision_line(A, "perhaps", "bob")

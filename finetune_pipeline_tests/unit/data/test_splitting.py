@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.ledger import read_ledger, record_assignments
+from finetune_pipeline.data.splitting import FILES, split
+from finetune_pipeline_tests.unit.data.rows import LABELS, TEXT_OUTPUT, example, make_spec, read_lines, write_reviewed
+
+SPEC = make_spec()
+
+
+def text(i: int) -> str:
+    words = ["alpha", "bravo", "charly", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet", "kilo", "lima"]
+    return " ".join(random.Random(i).choices(words, k=12))
+
+
+def rows(start: int, stop: int, **more: Any) -> list[Example]:
+    return [example(text(i), LABELS[i % 10 // 4], line=i, **more) for i in range(start, stop)]
+
+
+def run(
+    folder: Path,
+    name: str,
+    examples: list[Example],
+    spec: Any = SPEC,
+    *,
+    clusters: dict[str, str] | None = None,
+    record: bool = True,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(facts, split by id) of a split made with the ledger in `folder`."""
+    out = folder / name
+    facts = split(write_reviewed(folder / f"in-{name}", examples, clusters), spec, folder / "ledger.jsonl", out)
+    if record:
+        record_assignments(out, folder / "ledger.jsonl")
+    placed = {e.id: s for s, file in FILES.items() for e in read_examples(out / file)}
+    assert facts["rows_in"] == len(examples) == facts["kept"] + facts["quarantined"]
+    assert facts["kept"] == len(placed) == sum(facts["counts"].values())
+    return facts, placed
+
+
+def test_shares_hold_in_every_label(tmp_path: Path) -> None:
+    facts, _ = run(tmp_path, "a", rows(0, 400))
+    assert facts["counts"] == {"train": 280, "validation": 40, "test": 80}
+    assert facts["labels"] == {
+        "train": {"bug_report": 112, "feature_request": 112, "P0_incident": 56},
+        "validation": {"bug_report": 16, "feature_request": 16, "P0_incident": 8},
+        "test": {"bug_report": 32, "feature_request": 32, "P0_incident": 16},
+    }
+    assert facts["shares"] == facts["wanted_shares"] == {"train": 0.7, "validation": 0.1, "test": 0.2}
+    assert (facts["clusters"], facts["quarantined"]) == (400, 0)
+
+
+def test_no_row_moves_when_data_grows_and_shares_still_hold(tmp_path: Path) -> None:
+    _, first = run(tmp_path, "a", rows(0, 200))
+    grown = rows(0, 200) + rows(300, 500)
+    random.Random(1).shuffle(grown)
+    facts, second = run(tmp_path, "b", grown)
+    assert {i: second[i] for i in first} == first
+    assert facts["counts"]["test"] == pytest.approx(80, abs=3)
+    _, third = run(tmp_path, "c", grown[50:], make_spec(split={"seed": 9}))
+    assert all(second[i] == s for i, s in third.items())
+
+
+def test_the_seed_decides_where_new_clusters_land(tmp_path: Path) -> None:
+    _, a = run(tmp_path, "a", rows(0, 60), record=False)
+    _, b = run(tmp_path, "b", rows(0, 60)[::-1], record=False)
+    _, c = run(tmp_path, "c", rows(0, 60), make_spec(split={"seed": 1}), record=False)
+    assert a == b != c
+
+
+def test_a_row_keeps_its_split_with_another_label_or_prompt(tmp_path: Path) -> None:
+    _, before = run(tmp_path, "a", rows(0, 100))
+    relabelled = [example(e.user_text, "P0_incident", line=i) for i, e in enumerate(rows(0, 100))]
+    changed = [Example(**{**e.to_dict(), "id": f"{i:016x}"}) for i, e in enumerate(relabelled)]
+    _, after = run(tmp_path, "b", changed)
+    assert [after[e.id] for e in changed] == [before[e.id] for e in rows(0, 100)]
+
+
+def test_clusters_and_groups_stay_together(tmp_path: Path) -> None:
+    examples = [
+        Example(**{**e.to_dict(), "group": f"g{i // 4}" if i < 40 else None}) for i, e in enumerate(rows(0, 80))
+    ]
+    clusters = {
+        e.id: min(x.id for x in examples[i - i % 2 : i - i % 2 + 2]) if i >= 40 else e.id
+        for i, e in enumerate(examples)
+    }
+    facts, placed = run(tmp_path, "a", examples, clusters=clusters)
+    for i in range(0, 40, 4):
+        assert len({placed[e.id] for e in examples[i : i + 4]}) == 1
+    for i in range(40, 80, 2):
+        assert len({placed[e.id] for e in examples[i : i + 2]}) == 1
+    assert facts["clusters"] == 30 and min(facts["counts"].values()) > 0
+
+
+def test_only_people_judge(tmp_path: Path) -> None:
+    examples = rows(0, 100) + rows(100, 200, origin="production") + rows(200, 250, origin="synthetic")
+    facts, _ = run(tmp_path, "a", examples)
+    assert facts["origins"]["test"] == {"human": facts["counts"]["test"]}
+    assert 35 <= facts["counts"]["test"] <= 50 and set(facts["origins"]["train"]) == {
+        "human",
+        "production",
+        "synthetic",
+    }
+
+
+def test_a_new_row_follows_its_cluster_even_if_the_old_one_was_removed(tmp_path: Path) -> None:
+    _, before = run(tmp_path, "a", rows(0, 50))
+    old = next(e for e in rows(0, 50) if before[e.id] == "test")
+    new = example(old.user_text + " please", old.answer, line=99)
+    folder = write_reviewed(tmp_path / "in-b", [new], {new.id: min(old.id, new.id)})
+    members = (folder / "members.json").read_text().replace("\n", "")
+    name = next(r for r in read_ledger(tmp_path / "ledger.jsonl").rows if r["id"] == old.id)
+    (folder / "members.json").write_text(members.replace("[", f'[{{"id": "{old.id}", "key": "{name["key"]}"}},', 1))
+    facts = split(folder, SPEC, tmp_path / "ledger.jsonl", tmp_path / "b")
+    assert facts["counts"] == {"train": 0, "validation": 0, "test": 1}
+    assert record_assignments(tmp_path / "b", tmp_path / "ledger.jsonl") == 1
+
+
+def test_production_rows_close_to_the_test_are_left_out(tmp_path: Path) -> None:
+    _, before = run(tmp_path, "a", rows(0, 50))
+    old = next(e for e in rows(0, 50) if before[e.id] == "test")
+    new = example(old.user_text + " x", old.answer, line=99, origin="production")
+    facts, placed = run(
+        tmp_path, "b", [*rows(0, 50), new], clusters={**{e.id: e.id for e in rows(0, 50)}, new.id: old.id}
+    )
+    assert placed == before
+    assert facts["by_rule"] == {"data.not_human_in_test_cluster": 1}
+
+
+def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:
+    _, before = run(tmp_path, "a", rows(0, 50))
+    one = next(e for e in rows(0, 50) if before[e.id] == "train")
+    two = next(e for e in rows(0, 50) if before[e.id] == "test")
+    new = example(one.user_text + " " + two.user_text + " a@example.com", line=99)
+    clusters = {**{e.id: e.id for e in rows(0, 50)}, new.id: one.id, two.id: one.id}
+    facts, placed = run(tmp_path, "b", [new, *rows(0, 50)], clusters=clusters)
+    assert placed == before and facts["by_rule"] == {"data.bridges_splits": 1}
+    told = read_lines(tmp_path / "b/quarantine.jsonl")
+    assert (told[0]["file"], told[0]["line"], len(told)) == ("raw/a.jsonl", 99, 1)
+    assert "test and train" in told[0]["findings"][0]["message"]
+    assert "[EMAIL_1]" in told[0]["raw"] and "a@example" not in told[0]["raw"]
+
+
+def test_free_answers_to_one_question_share_a_split(tmp_path: Path) -> None:
+    examples = [example(text(i // 2), f"answer {i}", line=i) for i in range(60)]
+    _, placed = run(tmp_path, "a", examples, make_spec(output=TEXT_OUTPUT))
+    assert all(placed[examples[i].id] == placed[examples[i + 1].id] for i in range(0, 60, 2))
+
+
+def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
+    facts, _ = run(tmp_path, "a", rows(0, 30))
+    ledger = tmp_path / "ledger.jsonl"
+    before = ledger.read_bytes()
+    assert record_assignments(tmp_path / "a", ledger) == 0
+    assert ledger.read_bytes() == before and len(read_ledger(ledger).rows) == 30
+    path = tmp_path / "a/assignments.jsonl"
+    path.write_text(path.read_text().replace('"test"', '"train"'))
+    with pytest.raises(
+        RuntimeError, match=f"{facts['counts']['test']} rows would move between splits: .* was in test, now train"
+    ):
+        record_assignments(tmp_path / "a", ledger)
+    assert ledger.read_bytes() == before
+
+
+def test_the_split_itself_leaves_the_ledger_alone(tmp_path: Path) -> None:
+    run(tmp_path, "a", rows(0, 30), record=False)
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
+@pytest.mark.parametrize("line", ['{"id": "a", "key": "b", "cluster": "c", "split": "dev"}', '{"id": "a"}', "{"])
+def test_a_broken_ledger_is_not_guessed_at(tmp_path: Path, line: str) -> None:
+    (tmp_path / "ledger.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"ledger\.jsonl"):
+        run(tmp_path, "a", rows(0, 5))
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_same_input_same_files_also_once_recorded(tmp_path: Path, record: bool) -> None:
+    examples = rows(0, 50) + rows(50, 60, origin="production")
+    run(tmp_path, "a", examples, record=record)
+    run(tmp_path, "b", examples, record=record)
+    names = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert [str(n) for n in names] == [
+        "assignments.jsonl",
+        "quarantine.jsonl",
+        "test/fingerprints.json",
+        "test/sealed.jsonl",
+        "train/examples.jsonl",
+        "validation/examples.jsonl",
+    ]
+    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)

@@ -1,0 +1,30 @@
+"""Helpers for tests that start real processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait until `condition` holds; fail the test if it does not in time."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"not within {seconds:g} s"
+        time.sleep(0.05)
+
+
+def number_in(path: Path) -> int:
+    """The number a process wrote into a file, once it has."""
+    wait_until(lambda: path.exists() and path.read_text("utf-8").strip().isdigit())
+    return int(path.read_text("utf-8"))

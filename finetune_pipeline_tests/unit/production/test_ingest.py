@@ -1,0 +1,140 @@
+"""Production logs: complete lines only, every line accounted for, nothing personal kept."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.production.ingest import corrections_digest, ingest, logs_digest, read_rows
+from finetune_pipeline.production.waiting import what_waits
+from finetune_pipeline.spec import Task, load_task
+
+LABELS = ["bug", "billing"]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    folder = tmp_path / "demo"
+    (folder / "logs").mkdir(parents=True)
+    (folder / "task.yaml").write_text(yaml.safe_dump({
+        "name": "demo", "description": "d", "system_prompt": "bug billing", "output": {"kind": "labels", "labels": LABELS},
+        "logs": {"min_new_rows": 2, "settle_seconds": 60}}))
+    return load_task(folder)
+
+
+def row(n: int, **more: object) -> dict:
+    return {"id": f"r{n}", "timestamp": "2026-05-01T10:00:00Z", "input": f"ticket {n}", "output": "bug",
+            "model_version": "1", **more}
+
+
+def write(task: Task, rows: list[dict | str], name: str = "a.jsonl", end: str = "\n") -> Path:
+    path = task.folder / "logs" / name
+    text = "\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows) + end
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def take(task: Task, tmp_path: Path) -> dict:
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    return ingest(task, out)
+
+
+def test_a_half_written_line_waits(task: Task, tmp_path: Path) -> None:
+    write(task, [row(1), row(2)], end="")
+    before = logs_digest(task)
+    assert take(task, tmp_path)["rows"] == 1
+    write(task, [row(1), row(2)])
+    assert take(task, tmp_path)["rows"] == 2
+    assert logs_digest(task) != before
+
+
+def test_rotation_and_gzip_count_a_row_once(task: Task, tmp_path: Path) -> None:
+    write(task, [row(1), row(2)], "a.jsonl.1.gz")
+    write(task, [row(2), row(3)], "a.jsonl")
+    facts = take(task, tmp_path)
+    assert (facts["lines"], facts["rows"], facts["duplicates"], facts["quarantined"]) == (4, 3, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("{broken", "log.bad_json"),
+        ("[1]", "log.not_an_object"),
+        (json.dumps({k: v for k, v in row(1).items() if k != "id"}), "log.missing_field"),
+        (json.dumps({k: v for k, v in row(1).items() if k != "input"}), "log.missing_field"),
+        (json.dumps(row(1, timestamp="yesterday")), "log.timestamp"),
+        (json.dumps(row(1, timestamp="2026-05-01T10:00:00")), "log.timestamp"),
+        (json.dumps(row(1, feedback="bad")), "log.wrong_type"),
+        (json.dumps(row(1, feedback={"correction": 3})), "log.wrong_type"),
+        (json.dumps(row(1, feedback={"label": "Bug"})), "log.unknown_label"),
+    ],
+)
+def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(task: Task, tmp_path: Path, line: str, rule: str) -> None:
+    write(task, [row(7), line, row(8)])
+    facts = take(task, tmp_path)
+    assert facts["by_rule"] == {rule: 1}
+    assert (facts["lines"], facts["rows"], facts["quarantined"]) == (3, 2, 1)
+    (bad,) = read_rows(tmp_path / "out" / "quarantine.jsonl")
+    assert (bad["file"], bad["line"]) == ("logs/a.jsonl", 2)
+
+
+def test_corrections_become_examples_and_late_feedback_counts(task: Task, tmp_path: Path) -> None:
+    write(task, [row(1), row(2), row(1, feedback={"label": "billing", "flag": "wrong"})])
+    facts = take(task, tmp_path)
+    assert (facts["corrections"], facts["flagged"], facts["rows"], facts["duplicates"]) == (1, 1, 2, 1)
+    (example,) = read_examples(tmp_path / "out" / "examples.jsonl")
+    assert (example.user_text, example.answer, example.label, example.origin) == ("ticket 1", "billing", "billing", "production")
+    assert example.messages[0] == {"role": "system", "content": "bug billing"}
+
+
+def test_only_corrections_change_what_training_depends_on(task: Task) -> None:
+    write(task, [row(1, feedback={"label": "billing"})])
+    before = corrections_digest(task)
+    write(task, [row(2), row(3)], "b.jsonl")
+    assert corrections_digest(task) == before
+    write(task, [row(4, feedback={"label": "bug"})], "c.jsonl")
+    assert corrections_digest(task) != before
+
+
+def test_personal_data_and_users_are_gone_before_anything_is_written(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(task, [row(1, input="write to ann@shop.example", user="ann", feedback={"label": "bug"}),
+                 '{"bad": "bob@shop.example"'])
+    monkeypatch.delenv("FINETUNE_USER_KEY", raising=False)
+    take(task, tmp_path)
+    written = "".join(p.read_text() for p in (tmp_path / "out").iterdir())
+    assert "ann" not in written
+    assert "bob@" not in written
+    assert "[EMAIL_1]" in written
+    assert read_rows(tmp_path / "out" / "rows.jsonl")[0]["user"] is None
+    hashes = set()
+    for key in ("one", "two"):
+        monkeypatch.setenv("FINETUNE_USER_KEY", key)
+        take(task, tmp_path)
+        hashes.add(read_rows(tmp_path / "out" / "rows.jsonl")[0]["user"])
+    assert len(hashes) == 2
+    assert None not in hashes
+
+
+def test_the_question_of_the_sensor(task: Task, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "store")
+    assert what_waits(task, store).sentence == "0 of 2 corrected new rows in logs/"
+    path = write(task, [row(1, feedback={"label": "bug"}), row(2, feedback={"label": "bug"}), row(3)])
+    written = path.stat().st_mtime
+    young = what_waits(task, store, now=written + 5)
+    assert not young.ready
+    assert "must rest for 60 s" in young.sentence
+    waits = what_waits(task, store, now=written + 61)
+    assert waits.ready
+    assert waits.usable == 2
+    store.build("demo", "production_logs", code_version="1", inputs={}, settings=None,
+                make=lambda b: b.facts.update(ingest(task, b.folder)))
+    assert what_waits(task, store, now=written + 61).usable == 0

@@ -1,0 +1,150 @@
+"""The task spec: strict, every problem at once, each with its key and the nearest valid one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finetune_pipeline.findings import FindingsError, errors
+from finetune_pipeline.spec import check_task, find_tasks, load_task, parse_spec
+from finetune_pipeline.spec.rules import check_all
+from finetune_pipeline.spec.schema import json_schema
+
+GOOD = {
+    "name": "demo",
+    "description": "a task",
+    "system_prompt": "Answer yes or no.",
+    "output": {"kind": "labels", "labels": ["yes", "no"]},
+}
+
+
+def write(folder: Path, spec: dict | str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "task.yaml").write_text(spec if isinstance(spec, str) else yaml.safe_dump(spec, sort_keys=False), "utf-8")
+    return folder
+
+
+def found(spec: dict, folder: str = "demo") -> dict[str, str]:
+    return {f.rule: f.message + " | " + f.fix for f in check_all(parse_spec(yaml.safe_dump(spec)), Path(folder))}
+
+
+def test_a_good_spec_loads_with_every_default(tmp_path: Path) -> None:
+    task = load_task(write(tmp_path / "demo", GOOD))
+    assert task.spec.training.method == "qlora"
+    assert task.spec.training.epochs == 3.0
+    assert task.spec.labels == ["yes", "no"]
+    assert task.folder == (tmp_path / "demo").resolve()
+    assert check_task(tmp_path / "demo")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "fix"),
+    [
+        ({"trainning": {}}, "task.yaml: trainning", "did you mean 'training'?"),
+        ({"training": {"epoch": 2}}, "task.yaml: training.epoch", "did you mean 'epochs'?"),
+        ({"training": {"lora": {"rank": 8, "alfa": 4}}}, "task.yaml: training.lora.alfa", "did you mean 'alpha'?"),
+        ({"output": {"kind": "labels", "labels": ["a", "b"], "label": "x"}}, "task.yaml: output.label", "'labels'"),
+    ],
+)
+def test_unknown_keys_name_the_nearest_valid_one(change: dict, place: str, fix: str) -> None:
+    with pytest.raises(FindingsError) as caught:
+        parse_spec(yaml.safe_dump({**GOOD, **change}))
+    mine = [f for f in caught.value.findings if f.place == place]
+    assert len(mine) == 1, caught.value
+    assert mine[0].rule == "spec.unknown_key"
+    assert fix in mine[0].fix
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    bad = {"name": "Demo!", "description": "", "system_prompt": "x", "output": {"kind": "labels", "labels": ["one"]},
+           "training": {"learning_rate": -1, "foo": 1}}
+    with pytest.raises(FindingsError) as caught:
+        parse_spec(yaml.safe_dump(bad))
+    places = {f.place for f in caught.value.findings}
+    assert {"task.yaml: name", "task.yaml: description", "task.yaml: output.labels", "task.yaml: training.learning_rate",
+            "task.yaml: training.foo"} <= places
+
+
+def test_missing_key_and_wrong_yaml_are_told_apart() -> None:
+    with pytest.raises(FindingsError) as caught:
+        parse_spec("name: demo\n")
+    assert {"spec.missing_key"} == {f.rule for f in caught.value.findings}
+    assert len(caught.value.findings) == 3
+    with pytest.raises(FindingsError) as caught:
+        parse_spec("name: [demo\n")
+    assert caught.value.findings[0].rule == "spec.yaml"
+    with pytest.raises(FindingsError) as caught:
+        parse_spec("name: a\nname: b\n")
+    assert "'name' is written twice" in caught.value.findings[0].message
+    assert caught.value.findings[0].place == "task.yaml:2:1"
+    with pytest.raises(FindingsError):
+        parse_spec("- a\n- b\n")
+
+
+RULES = [
+    ("spec.split_shares", {"split": {"validation": 0.3, "test": 0.3}}),
+    ("spec.labels_unique", {"output": {"kind": "labels", "labels": ["yes", "Yes "]}, "system_prompt": "yes Yes "}),
+    ("spec.batches", {"training": {"batch_size": 10, "micro_batch_size": 4}}),
+    ("spec.shots", {"baseline": {"shots": [4]}}),
+    ("spec.shots", {"baseline": {"shots": [0, -1]}}),
+    ("spec.raw_inside_folder", {"data": {"raw": ["../other/*.jsonl"]}}),
+    ("spec.raw_inside_folder", {"data": {"raw": ["/etc/*.jsonl"]}}),
+    ("spec.cron", {"logs": {"retrain_cron": "61 3 * * 1"}}),
+    ("spec.cron", {"logs": {"retrain_cron": "daily"}}),
+    ("spec.prompt_names_labels", {"system_prompt": "Answer."}),
+]
+
+
+@pytest.mark.parametrize(("rule", "change"), RULES)
+def test_each_cross_field_rule_catches_its_fault(rule: str, change: dict) -> None:
+    assert set(found({**GOOD, **change})) == {rule}
+
+
+def test_no_rule_fires_on_a_good_spec() -> None:
+    assert found(GOOD) == {}
+    assert found({**GOOD, "logs": {"retrain_cron": "*/15 0-6 1,15 * 1-5"}}) == {}
+
+
+def test_the_name_must_be_the_folder() -> None:
+    told = found(GOOD, "other")
+    assert set(told) == {"spec.name_is_folder"}
+    assert "set name: other" in told["spec.name_is_folder"]
+
+
+def test_a_warning_does_not_stop_loading_an_error_does(tmp_path: Path) -> None:
+    task, findings = check_task(write(tmp_path / "demo", {**GOOD, "system_prompt": "Answer."}))
+    assert task is not None
+    assert [f.severity for f in findings] == ["warning"]
+    task, findings = check_task(write(tmp_path / "demo", {**GOOD, "baseline": {"shots": [1]}}))
+    assert task is None
+    assert len(errors(findings)) == 1
+    with pytest.raises(FindingsError, match="zero-shot"):
+        load_task(tmp_path / "demo")
+
+
+def test_a_folder_without_a_readable_spec_is_a_finding(tmp_path: Path) -> None:
+    task, findings = check_task(tmp_path)
+    assert task is None
+    assert findings[0].rule == "spec.unreadable"
+    (tmp_path / "task.yaml").write_bytes(b"name: \xff\xfe")
+    assert check_task(tmp_path)[1][0].rule == "spec.unreadable"
+
+
+def test_tasks_are_found_by_folder(tmp_path: Path) -> None:
+    write(tmp_path / "b", GOOD)
+    write(tmp_path / "a", GOOD)
+    (tmp_path / "c").mkdir()
+    assert list(find_tasks(tmp_path)) == ["a", "b"]
+
+
+def test_the_schema_accepts_what_loads_and_refuses_what_does_not() -> None:
+    import jsonschema
+
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert list(validator.iter_errors(GOOD)) == []
+    assert list(validator.iter_errors({**GOOD, "nmae": 1})) != []
+    assert list(validator.iter_errors({**GOOD, "training": {"method": "magic"}})) != []

@@ -1,0 +1,116 @@
+"""Artifact folders: complete or absent, made once, found again, and never half there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.artifacts import ArtifactStore, Builder, digest_json, read_json, write_json
+
+
+def make(builder: Builder) -> None:
+    (builder.folder / "a.txt").write_text("hello")
+    builder.facts["rows"] = 3
+
+
+def build(store: ArtifactStore, make=make, settings: object = None, inputs: dict | None = None, code: str = "1"):
+    return store.build("task", "step", code_version=code, inputs=inputs or {}, settings=settings, make=make)
+
+
+def test_the_second_time_nothing_is_made(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    first = build(store)
+    assert not first.reused
+    assert first.facts == {"rows": 3}
+
+    def never(builder: Builder) -> None:
+        raise AssertionError("made twice")
+
+    second = build(store, never)
+    assert second.reused
+    assert second.version == first.version
+    assert second.path("a.txt").read_text() == "hello"
+    with pytest.raises(FileNotFoundError, match=r"task/step/.* holds no 'b.txt'"):
+        second.path("b.txt")
+
+
+def test_the_version_follows_from_inputs_settings_and_code(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    versions = {
+        build(store).version,
+        build(store, settings={"a": 1}).version,
+        build(store, settings={"a": 2}).version,
+        build(store, inputs={"x": "1"}).version,
+        build(store, inputs={"y": "1"}).version,
+        build(store, code="2").version,
+    }
+    assert len(versions) == 6
+    assert digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1})
+    assert len(store.all_versions("task", "step")) == 6
+
+
+def test_a_failed_step_leaves_no_artifact_but_keeps_its_work(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+
+    def fails(builder: Builder) -> None:
+        (builder.folder / "half").write_text("x")
+        (builder.work / "checkpoint").write_text("7")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        build(store, fails)
+    assert store.all_versions("task", "step") == []
+
+    def resumes(builder: Builder) -> None:
+        assert (builder.work / "checkpoint").read_text() == "7"
+        assert not (builder.folder / "half").exists()
+        make(builder)
+
+    build(store, resumes)
+    assert not list(tmp_path.rglob("checkpoint")), "work is removed once the artifact stands"
+
+
+def _slow(root: Path, flag: Path) -> None:
+    def slow(builder: Builder) -> None:
+        (builder.folder / "half").write_text("x")
+        flag.write_text("now")
+        time.sleep(60)
+
+    build(ArtifactStore(root), slow)
+
+
+def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    child = multiprocessing.get_context("spawn").Process(target=_slow, args=(tmp_path / "store", flag))
+    child.start()
+    deadline = time.monotonic() + 30
+    while not flag.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert child.pid
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    store = ArtifactStore(tmp_path / "store")
+    assert store.all_versions("task", "step") == []
+    made = build(store)
+    assert sorted(p.name for p in made.folder.iterdir()) == ["a.txt", "artifact.json"]
+
+
+def test_manifest_names_every_file_with_its_digest(tmp_path: Path) -> None:
+    made = build(ArtifactStore(tmp_path))
+    told = read_json(made.folder / "artifact.json")
+    assert told["files"] == {"a.txt": {"sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+                                       "bytes": 5}}
+
+
+def test_write_json_replaces_whole_files_and_cleans_up(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(path, {"a": float("nan")})
+    assert read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

@@ -1,0 +1,79 @@
+"""The graph of steps: versions follow from content, the world of a run does not change under it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.graph import Graph, MissingInput, Step, World, pinned_world
+from finetune_pipeline.spec import Task, load_task
+
+WORLD = World(raw="r", reviews="v", logs="l", corrections="c", base={"id": "b"})
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "task.yaml").write_text(yaml.safe_dump({
+        "name": "demo", "description": "d", "system_prompt": "yes no", "output": {"kind": "labels", "labels": ["yes", "no"]}}))
+    return load_task(folder)
+
+
+def graph(log: list[str]) -> Graph:
+    def maker(name: str):
+        def make(work):
+            log.append(name)
+            (work.out / "x").write_text(name)
+            return {"name": name, "inputs": sorted(work.inputs)}
+
+        return make
+
+    return Graph([
+        Step("a", (), "1", lambda s, w: w.raw, maker("a")),
+        Step("b", ("a",), "1", lambda s, w: s.split.seed, maker("b")),
+        Step("gate", ("a",), "1", lambda s, w: s.baseline.seed, maker("gate")),
+        Step("c", ("b",), "1", lambda s, w: None, maker("c"), after=("gate",)),
+    ])
+
+
+def test_a_change_in_the_world_reaches_everything_downstream_and_nothing_else(task: Task, tmp_path: Path) -> None:
+    store, g = ArtifactStore(tmp_path / "s"), graph([])
+    before = g.versions(task, WORLD, store)
+    changed = {k for k, v in g.versions(task, replace(WORLD, raw="other"), store).items() if v != before[k]}
+    assert changed == {"a", "b", "gate", "c"}
+    assert g.versions(task, replace(WORLD, logs="other"), store) == before
+    spec = task.spec.model_copy(update={"split": task.spec.split.model_copy(update={"seed": 9})})
+    other = Task(spec=spec, folder=task.folder)
+    assert {k for k, v in g.versions(other, WORLD, store).items() if v != before[k]} == {"b", "c"}
+    spec = task.spec.model_copy(update={"baseline": task.spec.baseline.model_copy(update={"seed": 9})})
+    other = Task(spec=spec, folder=task.folder)
+    assert {k for k, v in g.versions(other, WORLD, store).items() if v != before[k]} == {"gate"}, "`after` decides nothing"
+
+
+def test_steps_run_once_and_ask_for_what_comes_before(task: Task, tmp_path: Path) -> None:
+    log: list[str] = []
+    store, g = ArtifactStore(tmp_path / "s"), graph(log)
+    with pytest.raises(MissingInput, match=r"demo/c needs b, gate .*finetune run demo"):
+        g.run("c", task, WORLD, store)
+    for name in ("a", "b", "gate", "c", "c", "a"):
+        g.run(name, task, WORLD, store)
+    assert log == ["a", "b", "gate", "c"]
+    assert g.find("c", task, WORLD, store).facts["inputs"] == ["b", "gate"]
+
+
+def test_a_graph_out_of_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="step b"):
+        Graph([Step("b", ("a",), "1", lambda s, w: None, lambda w: {})])
+
+
+def test_the_world_of_a_run_is_looked_at_once(task: Task, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "s")
+    looks = iter([WORLD, replace(WORLD, raw="later")])
+    assert pinned_world(store, task, "run1", lambda: next(looks)) == WORLD
+    assert pinned_world(store, task, "run1", lambda: next(looks)) == WORLD
+    assert pinned_world(store, task, "run2", lambda: next(looks)).raw == "later"

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.trainers.device_lease import lease
+from finetune_pipeline.trainers.supervised import Stopped
+from finetune_pipeline_tests.unit.processes import number_in, wait_until
+
+HOLDER = """
+import subprocess, sys, time
+from pathlib import Path
+from finetune_pipeline.trainers.device_lease import lease
+with lease(["cpu"], Path(sys.argv[1]), holder="ticket_triage/adapter") as (device, handle):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=[handle])
+    (Path(sys.argv[1]) / "child").write_text(str(child.pid))
+    time.sleep(600)
+"""
+
+
+def test_two_leases_get_two_devices_and_a_third_waits(tmp_path: Path) -> None:
+    devices = ["cuda:0", "cuda:1"]
+    with lease(devices, tmp_path) as (first, _), lease(devices, tmp_path, holder="the second") as (second, _):
+        assert (first, second) == ("cuda:0", "cuda:1")
+        said: list[str] = []
+        with pytest.raises(TimeoutError, match=r"cuda:1: the second, started by process"), \
+                lease(devices, tmp_path, timeout_s=0.3, poll_s=0.1, log=said.append):
+            pass
+        assert len(said) == 1
+        assert "waiting for a free device" in said[0]
+    with lease(devices, tmp_path) as (again, _):
+        assert again == "cuda:0"
+
+
+def test_a_wait_can_be_stopped(tmp_path: Path) -> None:
+    with lease(["cpu"], tmp_path), pytest.raises(Stopped, match="the run was cancelled"), \
+            lease(["cpu"], tmp_path, poll_s=0.05, should_stop=lambda: "the run was cancelled"):
+        pass
+
+
+def test_no_device_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no device"), lease([], tmp_path):
+        pass
+
+
+def test_the_child_keeps_the_lease_of_a_killed_parent(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)])
+    child = number_in(tmp_path / "child")
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    with pytest.raises(TimeoutError, match="ticket_triage/adapter"), lease(["cpu"], tmp_path, timeout_s=0.5, poll_s=0.1):
+        pass
+    os.kill(child, signal.SIGKILL)
+    started = time.monotonic()
+    with lease(["cpu"], tmp_path, timeout_s=20, poll_s=0.1) as (device, _):
+        assert device == "cpu"
+    assert time.monotonic() - started < 10
+    wait_until(lambda: parent.returncode is not None)
