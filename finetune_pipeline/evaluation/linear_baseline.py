@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from typing import Any
 
 GRID = (1.0, 10.0, 100.0)
 """Inverse regularisation strengths tried, weakest model first."""
@@ -16,7 +12,11 @@ WORD = r"(?u)\b\w+\b"
 """Words of one character count too: `P0`, `5 s`, `I` tell tickets apart."""
 
 
-def _pipeline(c: float) -> Pipeline:
+def _pipeline(c: float) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import, so only where it is used
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
     return make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD),
         LogisticRegression(C=c, max_iter=1000),
@@ -39,8 +39,10 @@ def tfidf_logistic(
     if len(set(train_labels)) == 1:
         return [train_labels[0]] * len(test_texts)
     folds = min(5, *Counter(train_labels).values())
-    model: Pipeline | GridSearchCV = _pipeline(10.0)
+    model = _pipeline(10.0)
     if folds > 1:
+        from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
         splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
         model = GridSearchCV(model, {"logisticregression__C": list(GRID)}, cv=splits, scoring="accuracy")
     model.fit(list(train_texts), list(train_labels))

@@ -7,14 +7,15 @@ not proof of quality.
 from __future__ import annotations
 
 from functools import lru_cache
-
-from rouge_score import rouge_scorer
+from typing import Any
 
 ROUGE_NAMES = ("rouge1", "rouge2", "rougeLsum")
 
 
 @lru_cache(maxsize=1)
-def _scorer() -> rouge_scorer.RougeScorer:
+def _scorer() -> Any:
+    from rouge_score import rouge_scorer  # imports nltk, a second that label tasks need not wait for
+
     return rouge_scorer.RougeScorer(list(ROUGE_NAMES), use_stemmer=True)
 
 

@@ -74,10 +74,10 @@ def _table(table: Table | None, style: str = "") -> str:
         return ""
     sides = [' class="r"' if side == "r" else "" for side in table.align]
     head = "".join(f"<th{side}>{escape(h)}</th>" for h, side in zip(table.headers, sides, strict=True))
-    body = ""
+    body, strong = "", ' class="strong"'
     for i, row in enumerate(table.rows):
         cells = "".join(f"<td{side}>{escape(_minus(c))}</td>" for c, side in zip(row, sides, strict=True))
-        body += f'<tr{" class=strong" if i in table.strong else ""}>{cells}</tr>'
+        body += f"<tr{strong if i in table.strong else ''}>{cells}</tr>"
     head = f"<thead><tr>{head}</tr></thead>" if any(table.headers[1:]) else ""
     return f'<div class="wide"><table class="{style}">{head}<tbody>{body}</tbody></table></div>'
 
@@ -211,8 +211,8 @@ def _wrong(evaluation: Evaluation) -> str:
 
 def _data(evaluation: Evaluation) -> str:
     data = evaluation["data"]
-    found = tables.findings_table(data)
-    return (_table(tables.stages_table(data), "figures") + _table(tables.splits_table(data, evaluation["task"]["labels"]), "figures")
+    found, splits = tables.findings_table(data), tables.splits_table(data, evaluation["task"]["labels"])
+    return (_table(tables.stages_table(data), "figures") + _table(splits, "figures")
             + ("<h3>What was found</h3>" + _table(found, "figures") if found.rows else ""))
 
 

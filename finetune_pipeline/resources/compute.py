@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,11 +149,15 @@ def _pipes(op: Any) -> Iterator[Mapping[str, str]]:
     if op is None:
         yield {}
         return
-    with dg.open_pipes_session(
+    opened = dg.open_pipes_session(
         context=op,
         context_injector=dg.PipesTempFileContextInjector(),
         message_reader=dg.PipesTempFileMessageReader(),
-    ) as session:
+    )
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings():  # Dagster warns of its own use of a preview feature
+            warnings.simplefilter("ignore", dg.PreviewWarning)
+            session = stack.enter_context(opened)
         yield session.get_bootstrap_env_vars()
 
 

@@ -27,6 +27,9 @@ ENVIRONMENT = {
 _UNREACHABLE = ("failed with exception", "Max retries", "unable to open database", "could not connect",
                 "Connection refused", "503 != 200", "502 != 200", "error code 503", "error code 502")
 
+_FIX_SERVER = "start it, correct MLFLOW_TRACKING_URI, or unset it to use the local database"
+_FIX_FILE = "see that its folder exists, can be written and has free space; or correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
+
 
 class TrackingError(RuntimeError):
     """MLflow cannot be used: said with its address and what to do. Never swallowed: a run nobody recorded is no run."""
@@ -65,13 +68,13 @@ def reaching(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, OperationalError, requests.RequestException) as error:
+    except (MlflowException, OperationalError, sqlite3.OperationalError, requests.RequestException) as error:
         if not isinstance(error, requests.RequestException) and not any(t in str(error) for t in _UNREACHABLE):
             raise
         reason = str(error).replace(uri, without_credentials(uri)).strip().splitlines()[0][:300]
         raise TrackingError(
             f"MLflow at {without_credentials(uri)} cannot be reached: {reason}\n"
-            "fix: start it (`make ui`), correct MLFLOW_TRACKING_URI, or unset it to use the local database") from None
+            f"fix: {_FIX_FILE if uri.startswith('sqlite:') else _FIX_SERVER}") from None
 
 
 def without_credentials(uri: str) -> str:

@@ -94,17 +94,18 @@ def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
 def promote(tracking: Tracking, name: str, version: int) -> int | None:
     """Move `champion` to `version`; the old one becomes `previous_champion` and is returned (None: there was none).
 
-    Raises ValueError unless the version exists and carries the tag gates="passed". Promoting the champion changes
-    nothing. Killed in between, `champion` still names the old version, and promoting again completes it.
+    Raises ValueError unless the version exists and carries the tag gates="passed". Promoting the champion again changes
+    nothing and returns the same. Killed in between, `champion` still names the old version; promoting again completes it.
     """
     with _registry(tracking) as client:
         gates = _version(client, name, version).tags.get(GATES)
         if gates != PASSED:
             raise ValueError(f"{name} version {version} cannot become champion: its gates are {gates or 'not recorded'!r}, "
                              f"not {PASSED!r}. Its evaluation report says which gate refused it and why")
-        old = _aliases(client, name).get(CHAMPION)
+        known = _aliases(client, name)
+        old = known.get(CHAMPION)
         if old == version:
-            return old
+            return known.get(PREVIOUS)
         if old is not None:
             client.set_registered_model_alias(name, PREVIOUS, str(old))
         client.set_registered_model_alias(name, CHAMPION, str(version))

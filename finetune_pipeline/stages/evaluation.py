@@ -7,13 +7,14 @@ from typing import Any
 from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
-from finetune_pipeline.evaluation.gates import decide, verdict
+from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.sealed import open_sealed, openings
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.reports.html import render_html
 from finetune_pipeline.reports.markdown import render_markdown
+from finetune_pipeline.reports.sentences import caveats, verdict_sentences
 from finetune_pipeline.stages.baseline import answer_length, best_turns
 from finetune_pipeline.training.jobs import predict_job, prompt_set
 
@@ -72,7 +73,7 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
                   "champion": work.world.champion["model_version"] if work.world.champion else None},
     )
     gates = decide(work.spec, evaluation)
-    answer = verdict(gates)
+    answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
     write_json(work.out / "evaluation.json", evaluation)
     write_json(work.out / "gates.json", [g.to_dict() for g in gates])
     (work.out / "report.html").write_text(render_html(evaluation, gates), "utf-8")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft.tuners.lora import Linear as LoraLinear
 
 _DRAWS = 1 << 16
@@ -90,14 +89,14 @@ class _Dropout:
 
 
 def _fuse_lora(module: Any, adapter: str, dropout: _Dropout) -> None:
-    layer, a, b = module.get_base_layer(), module.lora_A[adapter].weight, module.lora_B[adapter].weight
-    scaling = module.scaling[adapter]
+    layer, scaling = module.get_base_layer(), module.scaling[adapter]
 
     def forward(x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         drop = module.training and dropout.drop > 0
         keep = dropout.mask(x).view(flat.shape) if drop else None
         share = dropout.kept_share if drop else 1.0
+        a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight  # looked up: loading may replace them
         return _LoraProduct.apply(flat, a, b, layer, keep, scaling, share).view(*x.shape[:-1], -1)
 
     module.forward = forward
@@ -163,6 +162,24 @@ def fuse(model: Any, adapter: str = "default") -> dict[str, int]:
     return facts
 
 
+class _TokenLoss(torch.autograd.Function):
+    """Cross-entropy of each token, without the full-size log-probabilities that torch's own keeps and rewrites."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        wide = logits.float()
+        norm = torch.logsumexp(wide, -1)
+        ctx.save_for_backward(logits, targets, norm)
+        return norm - wide.gather(1, targets[:, None]).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        logits, targets, norm = ctx.saved_tensors
+        grad = logits.float().sub_(norm[:, None]).exp_()
+        grad.scatter_add_(1, targets[:, None], grad.new_full((len(targets), 1), -1.0))
+        return grad.mul_(grads[0][:, None]).to(logits.dtype), None
+
+
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each token in nats, [n] from logits [n, vocabulary] and targets [n], computed in float32."""
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+    return _TokenLoss.apply(logits, targets)

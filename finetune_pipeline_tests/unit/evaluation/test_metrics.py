@@ -13,8 +13,8 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows
 
 def _many(seed: int = 0, n: int = 150) -> list[tuple[str, str]]:
     chance = random.Random(seed)
-    return [(gold := chance.choice(LABELS), gold if chance.random() < 0.6 else chance.choice([*LABELS, "I am not sure"]))
-            for _ in range(n)]
+    said = [*LABELS, "I am not sure"]
+    return [(gold := chance.choice(LABELS), gold if chance.random() < 0.6 else chance.choice(said)) for _ in range(n)]
 
 
 def test_equals_scikit_learn():
@@ -33,7 +33,8 @@ def test_equals_scikit_learn():
 
 
 def test_invalid_answers_are_wrong_and_counted_apart():
-    scores = label_metrics([row(1, "bug", "bug"), row(2, "bug", "BUG"), row(3, "bug", "bug", status="truncated")], LABELS)
+    given = [row(1, "bug", "bug"), row(2, "bug", "BUG"), row(3, "bug", "bug", status="truncated")]
+    scores = label_metrics(given, LABELS)
     assert (scores["correct"], scores["n"], scores["valid"]["valid"]) == (1, 3, 1)
     assert scores["confusion"]["counts"][0] == [1, 0, 0, 2]
     assert scores["statuses"] == {"ok": 2, "truncated": 1, "empty": 0, "error": 0}

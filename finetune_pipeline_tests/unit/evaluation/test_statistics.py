@@ -38,7 +38,7 @@ def test_rows_needed_is_the_smallest_number_that_reaches_the_share():
 
 
 def test_tango_published_value():
-    """Airway hyper-responsiveness before and after transplantation: 7 and 1 discordant of 21 (Fagerland et al. 2014)."""
+    """Airway hyper-responsiveness before and after a transplant: 7 and 1 discordant of 21 (Fagerland et al. 2014)."""
     low, high = st.tango_interval(7, 1, 21)
     assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
 

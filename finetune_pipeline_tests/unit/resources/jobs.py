@@ -1,6 +1,7 @@
-"""Dagster jobs with one training step, for tests that cancel and kill real runs. `TEST_JOB` holds the child's job."""
+"""Dagster jobs with one training step, for tests that cancel and kill real runs. `TEST_JOB` holds the child's job.
 
-from __future__ import annotations
+No `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself.
+"""
 
 import json
 import os

@@ -34,8 +34,13 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dagster", "job", "execute", "-m", "finetune_pipeline_tests.unit.resources.jobs",
              "-j", job], env=env, cwd=folder, stdout=self.log, stderr=self.log, start_new_session=True)
-        self.child = number_in(folder / "child")
-        self.step = number_in(folder / "parent")
+
+    def wait_for_training(self) -> None:
+        """Wait until the child works; show the run's output if it never will."""
+        wait_until(lambda: (self.folder / "child").exists() or self.process.poll() is not None, 60)
+        assert self.process.poll() is None, (self.folder / "run.log").read_text()[-3000:]
+        self.child = number_in(self.folder / "child")
+        self.step = number_in(self.folder / "parent")
 
     def record(self, instance: dg.DagsterInstance) -> dg.DagsterRun:
         (run,) = instance.get_runs()
@@ -58,10 +63,9 @@ class Run:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.log.close()
-        for name in ("child", "grandchild"):
-            pid = number_in(self.folder / name)
-            if is_running(pid):
-                os.kill(pid, signal.SIGKILL)
+        for path in (self.folder / "child", self.folder / "grandchild"):
+            if path.exists() and is_running(number_in(path)):
+                os.kill(number_in(path), signal.SIGKILL)
 
 
 @pytest.fixture
@@ -78,6 +82,7 @@ def start(tmp_path: Path, instance: dg.DagsterInstance) -> Iterator[Any]:
 
     def start_run(job: str, **behave: Any) -> Run:
         runs.append(Run(tmp_path, job, **behave))
+        runs[-1].wait_for_training()
         return runs[-1]
 
     yield start_run
@@ -106,6 +111,12 @@ def test_an_interrupt_without_a_cancel_is_not_answered_with_a_retry(start: Any, 
     run.assert_nothing_left()
     assert run.record(instance).status == dg.DagsterRunStatus.FAILURE
     assert run.attempts() == 1
+    run_id = run.record(instance).run_id
+    (key,) = [e.dagster_event.logs_captured_data.file_key for e in instance.all_logs(run_id)
+              if e.is_dagster_event and e.dagster_event.event_type_value == "LOGS_CAPTURED"]
+    captured = instance.compute_log_manager.get_log_data([run_id, "compute_logs", key])
+    assert b"told to stdout" in captured.stdout  # the training's own output is shown with the step's
+    assert b"told to stderr" in captured.stderr
 
 
 def test_a_killed_step_takes_its_training_with_it_and_is_tried_again(start: Any, instance: dg.DagsterInstance) -> None:

@@ -1,5 +1,4 @@
-from __future__ import annotations
-
+# no `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +45,7 @@ def failure_of(result: Any) -> str:
     return str(data.user_failure_data.description)
 
 
-def test_facts_logs_and_output_reach_dagster(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+def test_facts_and_log_lines_reach_dagster(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     result = materialize(instance, tmp_path, compute(tmp_path), job(tmp_path, show=["OMP_WAIT_POLICY"]))
     assert result.success
     metadata = result.asset_materializations_for_node("adapter")[0].metadata
@@ -54,11 +53,6 @@ def test_facts_logs_and_output_reach_dagster(tmp_path: Path, instance: dg.Dagste
     logged = [e.user_message for e in instance.all_logs(result.run_id)]
     assert "told through Pipes" in " ".join(logged)
     assert any("adapter on cpu: started process" in line for line in logged)
-    keys = [e.dagster_event.logs_captured_data.file_key for e in instance.all_logs(result.run_id)
-            if e.is_dagster_event and e.dagster_event.event_type_value == "LOGS_CAPTURED"]
-    captured = instance.compute_log_manager.get_log_data([result.run_id, "compute_logs", keys[0]])
-    assert b"told to stdout" in captured.stdout
-    assert b"told to stderr" in captured.stderr
 
 
 def test_without_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,78 @@
+"""Checkpoints that outlive a kill: which are complete, which belong to this job, and where to go on.
+
+A checkpoint counts only once ``complete.json`` stands in it, written last, with the digest of the job and of every file.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune_pipeline.artifacts import digest_file, read_json, write_json
+
+MARK = "complete.json"
+
+
+@dataclass
+class Resume:
+    """Where to go on (`folder` None: from the start), and what was passed over: {name, reason}.
+
+    finished: nothing is left to train after it (last step, or stopped early). best: the best checkpoint's folder.
+    """
+
+    folder: Path | None = None
+    step: int = 0
+    finished: bool = False
+    best: Path | None = None
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+
+def mark_complete(folder: Path, job_digest: str, best: str | None, finished: bool = False) -> None:
+    """Declare a checkpoint complete. `best`: name of the best checkpoint so far, without which this one is no use."""
+    files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MARK}
+    write_json(folder / MARK, {"job": job_digest, "best": best, "finished": finished, "files": files})
+
+
+def _fault(folder: Path, job_digest: str) -> str | None:
+    """What is wrong with a checkpoint by itself, or None."""
+    try:
+        told = read_json(folder / MARK)
+        job, files, _ = told["job"], told["files"], (told["best"], told["finished"])
+    except FileNotFoundError:
+        return "it is half-written (the process died while saving it)"
+    except (ValueError, KeyError, TypeError):
+        return f"its {MARK} is unreadable"
+    if job != job_digest:
+        return "it belongs to a job with other data or settings"
+    for name, digest in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if digest_file(folder / name) != digest:
+            return f"{name} is corrupt (its digest differs)"
+    return None
+
+
+def find_resumable(root: Path, job_digest: str) -> Resume:
+    """The last complete checkpoint of this job below `root`; unusable ones are named and deleted.
+
+    A checkpoint whose best predecessor is unusable is passed over as well: at the end, the best one must be loaded.
+    """
+    found = Resume()
+    folders = {int(p.name.rsplit("-", 1)[1]): p for p in root.glob("checkpoint-*") if p.name.rsplit("-", 1)[1].isdigit()}
+    faults = {step: _fault(folder, job_digest) for step, folder in folders.items()}
+    good = {folders[step].name for step, fault in faults.items() if fault is None}
+    for step in sorted(folders, reverse=True):
+        fault, folder = faults[step], folders[step]
+        if fault is None:
+            told = read_json(folder / MARK)
+            best = told["best"]
+            if best is None or best in good:
+                if found.folder is None:
+                    found.folder, found.step, found.finished = folder, step, bool(told["finished"])
+                    found.best = root / best if best else None
+                continue
+            fault = f"the best checkpoint before it, {best}, is not usable"
+        found.skipped.append({"name": folder.name, "reason": fault})
+        shutil.rmtree(folder)
+    return found

@@ -1,0 +1,113 @@
+"""TRL's SFTTrainer with the token-weighted loss over packed or padded batches, and checkpoints that can be trusted."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerState
+from trl import SFTTrainer
+
+from finetune_pipeline import progress
+from finetune_pipeline.training import checkpoints, history
+from finetune_pipeline.training.faults import Diverged
+from finetune_pipeline.training.fused import token_losses
+from finetune_pipeline.training.reporting import say
+from finetune_pipeline.training.shared_prefix import logits_to_learn
+
+
+class TokenTrainer(SFTTrainer):
+    """Loss: sum of the learned tokens' cross-entropies (float32) over their number in the whole optimiser step.
+
+    That weighs every token alike, whatever batch it came in; validation is weighed the same way.
+    """
+
+    def __init__(self, *args: Any, job_digest: str, **kwargs: Any) -> None:
+        self.job_digest = job_digest
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the step itself
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
+        batches, _ = super().get_batch_samples(*args, **kwargs)
+        return batches, torch.tensor(sum(batch["labels"].numel() for batch in batches), device=self.args.device)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
+                     num_items_in_batch: torch.Tensor | int | None = None) -> Any:
+        losses = token_losses(logits_to_learn(model, inputs), inputs["labels"])
+        total = losses.sum()
+        if not torch.isfinite(total):
+            raise Diverged(self.state.global_step + 1, list(inputs["row_ids"]))
+        loss = total / (num_items_in_batch if num_items_in_batch is not None else losses.numel())
+        return (loss, {}) if return_outputs else loss
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """Mean cross-entropy of all learned tokens of the validation rows, in nats."""
+        self.model.eval()
+        total, tokens = 0.0, 0
+        with torch.no_grad():
+            for batch in self.get_eval_dataloader():
+                batch = self._prepare_inputs(batch)
+                losses = token_losses(logits_to_learn(self.model, batch), batch["labels"])
+                total += losses.double().sum().item()
+                tokens += losses.numel()
+        metrics = {"eval_loss": total / tokens}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        Trainer._save_checkpoint(self, model, trial)  # TRL's adds a model card, which asks the hub
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
+        finished = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
+        checkpoints.mark_complete(folder, self.job_digest, best, finished)
+
+
+def load_finished(trainer: TokenTrainer, last: Path, best: Path) -> None:
+    """Put the trainer where :meth:`train` would have left it: state of the `last` checkpoint, weights of the `best`."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+    set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
+
+
+class Told(TrainerCallback):
+    """Writes the history, tells progress, and has the last step evaluated and saved whatever its number."""
+
+    def __init__(self, stage: str, history_file: Path, lines: int = 20) -> None:
+        self.stage = stage
+        self.history_file = history_file
+        self.lines = lines
+        self.started = time.monotonic()
+        self.first_step = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started, self.first_step = time.monotonic(), state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        told = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
+        if "loss" not in told and "eval_loss" not in told:
+            return
+        seconds = time.monotonic() - self.started
+        epoch = round(state.epoch or 0.0, 4)
+        history.append(self.history_file, {"step": state.global_step, "epoch": epoch, **told, "seconds": round(seconds, 3)})
+        of = state.max_steps or 0
+        done = state.global_step - self.first_step
+        left = seconds / done * (of - state.global_step) if done > 0 else None
+        numbers = {"step": state.global_step, "of": of, **told}
+        if left is not None:
+            numbers["seconds_left"] = round(left, 1)
+        progress.tell(self.stage, "validation" if "eval_loss" in told else "", **numbers)
+        if "eval_loss" in told:
+            when = f"step {state.global_step} of {of}" if of else "before training"
+            say(f"{self.stage}: {when}, validation loss {told['eval_loss']:.4f}")
+        elif state.global_step % max(1, -(-of // self.lines)) == 0:
+            rest = f", about {left:.0f} s left" if left is not None else ""
+            say(f"{self.stage}: step {state.global_step} of {of}, loss {told['loss']:.4f}{rest}")

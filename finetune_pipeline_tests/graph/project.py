@@ -1,0 +1,84 @@
+"""A whole project on a tiny random model: real graph, real child processes, real Dagster and MLflow on SQLite."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+
+LABELS = ["red", "blue"]
+WORDS = """apple river stone cloud paper window garden silver bread candle forest letter mirror basket ladder button
+engine pocket summer winter market bridge rabbit thunder pencil blanket harbor island needle orange pillow ribbon""".split()
+
+
+def rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Label tickets: which of two words occurs decides. Every text is its own, none is near another."""
+    rng = random.Random(seed)
+    made = []
+    for i in range(n):
+        label = LABELS[i % 2]
+        words = rng.sample(WORDS, 7)
+        words.insert(rng.randrange(8), {"red": "fire", "blue": "water"}[label])
+        made.append({"text": f"{' '.join(words)} {i}", "label": label})
+    return made
+
+
+class Project:
+    """A data root with one task, and a home of its own."""
+
+    def __init__(self, root: Path, *, base: Path | None = None, **spec: Any) -> None:
+        self.root, self.home, self.data = root, root / "home", root / "data"
+        self.folder = self.data / "colours"
+        (self.folder / "raw").mkdir(parents=True)
+        base = base or make_tiny_model(root / "base")
+        self.spec: dict[str, Any] = {
+            "name": "colours", "description": "Fire is red, water is blue.", "base_model": str(base),
+            "system_prompt": "Answer red or blue.", "output": {"kind": "labels", "labels": LABELS},
+            "data": {"min_examples": 60, "min_per_label": 20},
+            "baseline": {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8},
+            "training": {"method": "qlora", "epochs": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 0.01,
+                         "precision": "float32", "evals_per_epoch": 2},
+            **spec,
+        }
+        self.write_spec()
+        self.write_rows(rows(120))
+
+    def write_spec(self, **change: Any) -> None:
+        self.spec.update(change)
+        (self.folder / "task.yaml").write_text(yaml.safe_dump(self.spec, sort_keys=False))
+
+    def write_rows(self, made: list[dict[str, Any]], name: str = "a.jsonl") -> None:
+        (self.folder / "raw" / name).write_text("".join(json.dumps(r) + "\n" for r in made))
+
+    def environment(self) -> dict[str, str]:
+        env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_PROGRESS")}
+        return {**env, "FINETUNE_DATA": str(self.data), "FINETUNE_HOME": str(self.home), "OMP_WAIT_POLICY": "PASSIVE"}
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments]
+
+    def finetune(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*arguments), env=self.environment(), text=True, capture_output=True,
+                              timeout=timeout, check=False)
+
+    def run(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        """``finetune run --json``: exit code and what it told. Asserts that it told something."""
+        done = self.finetune("run", "colours", "--json", *arguments)
+        assert done.stdout.strip(), done.stderr[-3000:]
+        return done.returncode, json.loads(done.stdout)
+
+    def artifact(self, step: str) -> Path:
+        """The folder of the newest artifact of a step."""
+        found = sorted((self.home / "artifacts" / "colours" / step).glob("*/artifact.json"), key=lambda p: p.stat().st_mtime)
+        return found[-1].parent
+
+    def facts(self, step: str) -> dict[str, Any]:
+        return json.loads((self.artifact(step) / "artifact.json").read_text())["facts"]

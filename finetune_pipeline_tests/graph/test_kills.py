@@ -1,0 +1,74 @@
+"""Processes are killed half way; the rerun ends as the undisturbed run did, to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from finetune_pipeline_tests.graph.project import Project
+
+
+def adapter_digest(project: Project) -> str:
+    path = project.artifact("adapter") / "adapter" / "adapter_model.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def trainer_of(parent: int) -> psutil.Process | None:
+    """The child that trains, once it has written a checkpoint."""
+    try:
+        children = psutil.Process(parent).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return None
+    return next((c for c in children if "finetune_pipeline.training.entry" in " ".join(c.cmdline())), None)
+
+
+def wait_for_checkpoint(project: Project, started: subprocess.Popen[str]) -> psutil.Process:
+    """Returns the trainer as soon as a complete checkpoint stands and training still goes on."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        assert started.poll() is None, "the run ended before it could be killed"
+        found = list((project.home / "artifacts" / "colours" / ".work" / "adapter").glob("*/checkpoints/checkpoint-*/trainer_state.json"))
+        trainer = trainer_of(started.pid)
+        if found and trainer:
+            return trainer
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint within five minutes")
+
+
+@pytest.mark.parametrize("victim", ["trainer", "command line"])
+def test_a_kill_in_training_is_told_and_taken_up_again(
+    finished: tuple[Project, int, dict], tmp_path: Path, victim: str
+) -> None:
+    undisturbed, code, _ = finished
+    project = Project(tmp_path, base=undisturbed.root / "base")
+    running = subprocess.Popen(project.command("run", "colours"), env=project.environment(), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    trainer = wait_for_checkpoint(project, running)
+    if victim == "trainer":
+        trainer.send_signal(signal.SIGKILL)
+        output, _ = running.communicate(timeout=120)
+        assert running.returncode == 1
+        assert "adapter failed" in output
+        assert "SIGKILL" in output
+        assert "goes on from there" in output
+    else:
+        os.kill(running.pid, signal.SIGKILL)
+        running.communicate(timeout=60)
+        gone, alive = psutil.wait_procs([trainer], timeout=20)
+        assert alive == [], "the trainer outlived the process that started it"
+    assert not list((project.home / "artifacts" / "colours" / "adapter").glob("*/artifact.json")), "half an artifact is visible"
+    again, told = project.run()
+    assert again == code, told
+    assert adapter_digest(project) == adapter_digest(undisturbed)
+    resumed = (project.artifact("adapter") / "measured.json").read_text()
+    assert '"resumed_from": null' not in resumed
+    assert '"resumed_from"' in resumed
+    for step in ("splits", "adapter", "merged_model", "test_predictions"):
+        assert project.artifact(step).name == undisturbed.artifact(step).name, "same inputs, same versions"

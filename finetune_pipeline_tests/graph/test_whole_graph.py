@@ -1,0 +1,178 @@
+"""The real graph on a tiny model: everything is made, told to Dagster and MLflow, and not made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.assets.graph import NODES
+from finetune_pipeline.checks.all import CHECKS
+from finetune_pipeline.cli.state import VIEWS
+from finetune_pipeline_tests.graph.project import Project, rows
+
+ASSETS = {node.name for node in NODES} | set(VIEWS)
+LOOK = """
+import json, dagster as dg
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.resources.tracking import Tracking
+import os
+os.environ.setdefault("DAGSTER_HOME", str(read_settings().project))
+told = {"assets": {}, "checks": [], "mlflow": {}, "runs": []}
+with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
+    for key in instance.all_asset_keys():
+        event = instance.get_latest_materialization_event(key)
+        if event:
+            told["assets"][key.path[-1]] = event.asset_materialization.tags["dagster/data_version"]
+    for run in instance.get_runs():
+        told["runs"].append([run.run_id, run.status.value])
+        for record in instance.all_logs(run.run_id):
+            if record.is_dagster_event and record.dagster_event.event_type_value == "ASSET_CHECK_EVALUATION":
+                e = record.dagster_event.event_specific_data
+                told["checks"].append([e.asset_key.path[-1], e.check_name, e.passed])
+tracking = Tracking()
+client = tracking.client()
+for experiment in client.search_experiments():
+    for run in client.search_runs([experiment.experiment_id], max_results=1000):
+        tags = run.data.tags
+        told["mlflow"][tags["mlflow.runName"]] = {
+            "status": run.info.status, "parent": tags.get("mlflow.parentRunId"), "metrics": len(run.data.metrics),
+            "params": run.data.params.get("version"), "artifacts": [a.path for a in client.list_artifacts(run.info.run_id)],
+            "datasets": [[i.dataset.name, i.dataset.digest, i.tags[0].value] for i in run.inputs.dataset_inputs],
+            "curve": len(client.get_metric_history(run.info.run_id, "eval_loss"))}
+for model in client.search_registered_models():
+    told["model"] = {"name": model.name, "aliases": dict(model.aliases), "versions": len(client.search_model_versions(f"name='{model.name}'"))}
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(finished: tuple[Project, int, dict]) -> dict:
+    """What Dagster and MLflow hold after the run, read in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", LOOK], env=finished[0].environment(), text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_the_run_ends_with_a_verdict(finished: tuple[Project, int, dict]) -> None:
+    project, code, told = finished
+    assert code in (0, 2), told
+    assert told["passed"] is (code == 0)
+    assert told["verdict"]
+    report = project.artifact("evaluation_report")
+    page = (report / "report.html").read_text("utf-8")
+    assert "<script" not in page
+    assert "TF-IDF" in page
+    assert (report / "report.md").read_text("utf-8").startswith("#")
+
+
+def test_dagster_knows_every_asset_and_every_check(finished: tuple[Project, int, dict], seen: dict) -> None:
+    assert set(seen["assets"]) == ASSETS
+    told = finished[2]["steps"]
+    assert {k: v for k, v in seen["assets"].items() if k in told} == {k: v["version"] for k, v in told.items() if k != "splits"} | {
+        "splits": told["splits"]["version"]}
+    assert {(asset, check) for asset, check, _ in seen["checks"]} == {(c.step, c.name) for c in CHECKS}
+    advisory_or_gate = {(c.step, c.name) for c in CHECKS if not (c.blocking is True or callable(c.blocking))}
+    assert [c for c in seen["checks"] if not c[2] and (c[0], c[1]) not in advisory_or_gate] == []
+
+
+def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, int, dict], seen: dict) -> None:
+    nested = {name: run for name, run in seen["mlflow"].items() if run["parent"]}
+    assert set(nested) == {f"colours/{asset}" for asset in ASSETS}
+    assert {run["status"] for run in seen["mlflow"].values()} == {"FINISHED"}
+    assert len({run["parent"] for run in nested.values()}) == 1
+    assert len(seen["mlflow"]) == len(nested) + 1
+    adapter = nested["colours/adapter"]
+    assert adapter["params"] == finished[2]["steps"]["adapter"]["version"]
+    assert adapter["curve"] >= 3
+    assert [d[0] for d in adapter["datasets"]] == ["colours_train", "colours_validation"]
+    assert len({d[1] for d in adapter["datasets"]}) == 2
+    assert "report.html" in nested["colours/evaluation_report"]["artifacts"]
+    assert seen["model"]["name"] == "colours"
+    assert seen["model"]["versions"] == 1
+    assert seen["model"]["aliases"]["candidate"] == "1"
+    assert ("champion" in seen["model"]["aliases"]) is finished[2]["passed"]
+
+
+def test_rows_are_accounted_for_through_all_stages(finished: tuple[Project, int, dict]) -> None:
+    project = finished[0]
+    assert project.facts("validated_examples")["rows_in"] == project.facts("validated_examples")["kept"] == 120
+    counts = project.facts("splits")["counts"]
+    assert sum(counts.values()) == project.facts("clean_examples")["kept"] == 120
+    predictions = project.facts("test_predictions")["sets"]
+    assert {s["rows"] for s in predictions.values()} == {counts["test"]}
+
+
+def test_the_sealed_test_was_opened_once(finished: tuple[Project, int, dict]) -> None:
+    ledger = finished[0].home / "artifacts" / "colours" / "state" / "test_openings.jsonl"
+    (opening,) = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert opening["candidate"] == finished[2]["steps"]["merged_model"]["version"]
+
+
+def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(finished: tuple[Project, int, dict]) -> None:
+    from safetensors import safe_open
+
+    project = finished[0]
+    weights = project.facts("adapter")["weights"]
+    assert weights["quantized_modules"] == 14, "seven linear layers in each of two blocks"
+    with safe_open(str(project.artifact("adapter") / "adapter" / "adapter_model.safetensors"), "pt") as tensors:
+        names = list(tensors.keys())
+    assert len(names) == 28
+    assert all("lora_A" in n or "lora_B" in n for n in names)
+
+
+def test_a_second_run_does_no_work(finished: tuple[Project, int, dict]) -> None:
+    project, code, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in (project.home / "artifacts").rglob("artifact.json")}
+    started = time.monotonic()
+    again, told = project.run()
+    assert told["worked"] is False
+    assert again == code
+    assert {p: p.stat().st_mtime_ns for p in (project.home / "artifacts").rglob("artifact.json")} == before
+    assert time.monotonic() - started < 60
+
+
+def test_training_gets_no_path_to_the_sealed_test(finished: tuple[Project, int, dict]) -> None:
+    """Only the predicting step's manifest and job know the sealed file."""
+    project = finished[0]
+    for step in ("adapter", "few_shot_baseline", "merged_model", "training_plan"):
+        for path in project.artifact(step).rglob("*.json*"):
+            assert "sealed" not in path.read_text("utf-8", "replace"), path
+
+
+@pytest.mark.parametrize(
+    ("fault", "asset", "check"),
+    [("few", "clean_examples", "enough_examples"), ("bad_rows", "validated_examples", "quarantine_share")],
+)
+def test_a_blocking_check_stops_everything_after_it(tmp_path: Path, fault: str, asset: str, check: str) -> None:
+    project = Project(tmp_path)
+    if fault == "few":
+        project.write_rows(rows(40))
+    else:
+        (project.folder / "raw" / "bad.jsonl").write_text("{broken\n" * 60)
+    code, told = project.run()
+    assert code == 2, told
+    assert {(r["asset"], r["check"]) for r in told["refused"]} == {(asset, check)}
+    made = {p.name for p in (project.home / "artifacts" / "colours").iterdir() if any(p.glob("*/artifact.json"))}
+    assert asset in made
+    assert "splits" not in made
+    assert "adapter" not in made
+
+
+def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple[Project, int, dict]) -> None:
+    project = finished[0]
+    code = ("import json,sys,dataclasses\nfrom pathlib import Path\nfrom finetune_pipeline.spec import load_task, Task\n"
+            "from finetune_pipeline.artifacts import ArtifactStore\nfrom finetune_pipeline.stages.world import look\n"
+            "from finetune_pipeline.stages.pipeline import PIPELINE\n"
+            f"t=load_task(Path({str(project.folder)!r})); s=ArtifactStore(Path({str(project.home / 'artifacts')!r}))\n"
+            "w=look(t,None); a=PIPELINE.versions(t,w,s)\n"
+            "u=Task(spec=t.spec.model_copy(update={'gates': t.spec.gates.model_copy(update={'min_gain': 0.2})}),folder=t.folder)\n"
+            "b=PIPELINE.versions(u,w,s); print(json.dumps(sorted(k for k in a if a[k]!=b[k])))")
+    done = subprocess.run([sys.executable, "-c", code], env=project.environment(), text=True,
+                          capture_output=True, check=True)
+    assert json.loads(done.stdout) == ["evaluation_report", "model_version"]

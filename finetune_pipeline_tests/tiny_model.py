@@ -1,0 +1,70 @@
+"""A tiny random Llama with a byte-pair tokenizer and ChatML template, made on the spot: every test's base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LABELS = ["billing", "bug_report", "how_to"]
+SYSTEM = "Sort the ticket. Answer with one of: billing, bug_report, how_to."
+_TEXTS = ["my invoice is wrong", "the app crashes when I save", "how do I add a user", "charged twice this month",
+          "error 500 on the board page", "where is the export button", "please refund the second payment",
+          "the map stays empty after login", "can I change the week start"]
+
+
+def make_tiny_tokenizer(folder: Path) -> None:
+    """A byte-level BPE tokenizer (EOS = pad = ``<|im_end|>``) with the ChatML template of SmolLM2."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE(byte_fallback=False))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    raw.train_from_iterator([*_TEXTS, *LABELS, SYSTEM, "system user assistant"] * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<|im_start|>", eos_token="<|im_end|>",
+                                        pad_token="<|im_end|>", unk_token="<|endoftext|>")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+def make_tiny_model(folder: Path, dtype: str = "float32", seed: int = 0, layers: int = 2) -> Path:
+    """Save a random Llama (2 layers, width 64, grouped keys, tied embeddings) with its tokenizer into `folder`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    make_tiny_tokenizer(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=layers,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
+                         tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+                         initializer_range=0.15)
+    model = LlamaForCausalLM(config).to(getattr(torch, dtype))
+    model.save_pretrained(folder)
+    return folder
+
+
+def tiny_messages(number: int, answer: bool = True) -> list[dict[str, str]]:
+    """A ticket made from `number`; its label depends on the text, so that there is something to learn."""
+    text = _TEXTS[number % len(_TEXTS)] + (f" ({number})" if number >= len(_TEXTS) else "")
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+    if answer:
+        messages.append({"role": "assistant", "content": LABELS[number % len(LABELS)]})
+    return messages
+
+
+def write_tiny_examples(path: Path, numbers: range) -> Path:
+    """An examples file with one row per number."""
+    from finetune_pipeline.data.examples import Example, example_id, write_examples
+
+    rows = [(tiny_messages(n), LABELS[n % len(LABELS)]) for n in numbers]
+    write_examples(path, [Example(id=example_id(m), messages=m, label=label, source={"file": "t.jsonl", "line": i + 1})
+                          for i, (m, label) in enumerate(rows)])
+    return path

@@ -1,0 +1,131 @@
+"""The evaluation: everything in it is plain JSON, and it refuses predictions that do not belong together."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from finetune_pipeline.evaluation.evaluate_run import plain_json
+from finetune_pipeline_tests.unit.evaluation.fake_run import (
+    OPENINGS,
+    TRAINING,
+    arguments,
+    champion_rows,
+    evaluation,
+    text_evaluation,
+)
+from finetune_pipeline_tests.unit.evaluation.rows import paired, row
+
+
+def test_numbers_of_the_comparison():
+    told = evaluation()
+    assert (told["n"], told["comparison"]["b"], told["comparison"]["c"]) == (200, 5, 60)
+    assert told["comparison"]["gain"] == pytest.approx(55 / 200)
+    assert told["scores"]["base"]["correct"] == 105 and told["scores"]["candidate"]["correct"] == 160
+    assert "broken" not in told["comparison"] and len(told["comparisons"]["baseline"]["broken"]) == 5
+    assert told["comparisons"]["champion"] is None
+
+
+def test_models_stand_in_order_and_validation_is_apart():
+    models = evaluation()["models"]
+    assert list(models) == ["validation_zero_shot", "validation_8_shot", "base", "base_likelihood", "linear",
+                            "candidate", "candidate_likelihood"]
+    assert models["validation_8_shot"]["title"] == "Base, 8-shot (best prompt)"
+    assert {name: m["n"] for name, m in models.items() if m["set"] == "validation"} == {
+        "validation_zero_shot": 40, "validation_8_shot": 40}
+    assert models["candidate"]["accuracy"] == 0.8
+    assert models["linear"]["correct"] == sum(1 for i in range(200) if i % 2 or i % 3 == 2)
+
+
+def test_it_is_strict_json_even_with_numbers_that_are_none():
+    told = evaluation(training_facts=TRAINING | {"best_eval_loss": math.nan, "scale": np.float32(0.5)})
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told["training"]["best_eval_loss"] is None
+    assert told["training"]["scale"] == 0.5
+
+
+def test_plain_json():
+    assert plain_json({1: (math.inf, np.int64(3), {"b", "a"}), "x": None}) == {"1": [None, 3, ["a", "b"]], "x": None}
+
+
+def test_the_champion_is_compared():
+    predictions = [*arguments()["predictions"], *champion_rows(150)]
+    told = evaluation(predictions=predictions, versions={"champion": "3"})
+    assert told["scores"]["champion"]["correct"] == 150
+    assert told["comparisons"]["champion"]["gain"] == pytest.approx(10 / 200)
+    assert told["models"]["champion"]["accuracy"] == 0.75
+
+
+def test_holm_adjusts_for_every_comparison_made():
+    told = evaluation()["comparisons"]
+    made = {name: c for name, c in told.items() if c}
+    assert set(made) == {"baseline", "base_likelihood", "linear"}
+    smallest = min(made.values(), key=lambda c: c["mcnemar_p"])
+    assert smallest["mcnemar_p_holm"] == pytest.approx(3 * smallest["mcnemar_p"])
+
+
+def test_the_gap_between_form_and_judgement():
+    base, candidate = paired(20, 0, 0, 0)
+    for r in base:
+        r["text"] = f"Label: {r['text']}"
+    gap = evaluation(predictions=[*base, *candidate], linear=None)["format_gap"]
+    assert gap["base"] == {"free": 0.0, "restricted": 1.0, "gap": 1.0, "valid_share": 0.0}
+    assert gap["closed_by_decoding"] == 1.0
+
+
+def test_regressions_and_fixes_carry_texts_and_say_how_many_there_are():
+    told = evaluation()
+    first = told["regressions"]["shown"][0]
+    assert told["regressions"]["total"] == len(told["regressions"]["shown"]) == 5
+    assert first["id"] == "e0100" and first["text"] == "text of e0100"
+    assert first["base"] == first["gold"] != first["candidate"]
+    assert (told["fixes"]["total"], len(told["fixes"]["shown"])) == (60, 10)
+    assert evaluation(texts=None)["regressions"]["shown"][0]["text"] is None
+
+
+def test_wrong_answers_are_grouped_and_all_are_counted():
+    base, candidate = paired(10, 0, 0, 4)
+    candidate[-1] = row(13, candidate[-1]["gold"], "no idea", "candidate")
+    candidate[-2] = row(12, candidate[-2]["gold"], "bug", "candidate", status="truncated")
+    groups = evaluation(predictions=[*base, *candidate], linear=None)["wrong_answers"]
+    assert sum(g["count"] for g in groups) == 4
+    said = {(g["gold"], g["predicted"]): [e["said"] for e in g["examples"]] for g in groups}
+    assert said["billing", "invalid"] == ["no idea"]
+    assert said["bug", "invalid"] == ["bug (cut at the token limit)"]
+
+
+def test_long_texts_are_cut_and_say_so():
+    told = evaluation(texts={f"e{i:04d}": "x" * 5000 for i in range(200)})
+    assert told["regressions"]["shown"][0]["text"].endswith("[…3,500 more characters]")
+
+
+def test_the_seal_counts_openings_and_candidates():
+    twice = [*OPENINGS, OPENINGS[0], OPENINGS[0] | {"candidate": "c2"}]
+    seal = evaluation(openings=twice)["seal"]
+    assert (seal["count"], seal["candidates"]) == (3, 2)
+    assert 0.01 < seal["optimism"] < 0.03
+    assert evaluation()["seal"]["optimism"] == 0.0
+    assert evaluation(openings=[])["seal"]["count"] == 0
+
+
+def test_a_text_task():
+    told = text_evaluation()
+    assert told["metric"] == "rougeLsum"
+    assert told["comparison"]["gain"] == pytest.approx(1 - 2 / 3)
+    assert told["format_gap"] is None and told["wrong_answers"] == []
+    assert list(told["models"]) == ["validation_zero_shot", "base", "candidate"]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda a: {"predictions": [r for r in a["predictions"] if r["model"] == "base"]}, "no predictions of candidate"),
+    (lambda a: {"predictions": [*a["predictions"], row(1, "bug", "bug", "gpt")]}, "unexpected model 'gpt'"),
+    (lambda a: {"versions": {"champion": "7"}}, r"no predictions of the champion, though there is one \(version 7\)"),
+    (lambda a: {"predictions": a["predictions"][:-1]}, "do not cover the same examples"),
+    (lambda a: {"linear": {"e0001": "bug"}}, "no label for 199 test examples"),
+])
+def test_refuses_what_does_not_belong_together(change, message):
+    with pytest.raises(ValueError, match=message):
+        evaluation(**change(arguments()))

@@ -1,0 +1,250 @@
+# no `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from finetune_pipeline.resources.tracking import StepRun, Tracking
+
+
+@pytest.fixture
+def tracking(tmp_path: Path) -> Tracking:
+    return Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+
+
+def run_asset(tracking: Tracking, body: Callable[[StepRun, int], None], version: str = "v1", reused: bool = False,
+              retries: int = 0, tags: dict[str, str] | None = None) -> Any:
+    """Materialize an asset whose step runs `body(step, attempt)`."""
+    @dg.asset(key_prefix="tickets", retry_policy=dg.RetryPolicy(max_retries=retries) if retries else None)
+    def adapter(context: dg.AssetExecutionContext, tracking: Tracking) -> None:
+        with tracking.step(context, "tickets", "adapter", version, reused) as step:
+            body(step, context.retry_number)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        return dg.materialize([adapter], instance=instance, resources={"tracking": tracking}, raise_on_error=False,
+                              tags=tags or {})
+
+
+def runs_of(tracking: Tracking, result: Any) -> dict[str, Any]:
+    """MLflow runs of a Dagster run by kind and name."""
+    client = tracking.client()
+    experiment = client.get_experiment_by_name("finetune").experiment_id
+    found = client.search_runs([experiment], f"tags.`dagster.run_id` = '{result.run_id}'")
+    named = {"parent" if r.data.tags["dagster.kind"] == "run" else r.info.run_name: r for r in found}
+    assert len(named) == len(found), "two runs of the same name"
+    return named
+
+
+def test_parent_and_nested_run(tracking: Tracking) -> None:
+    urls: list[str] = []
+
+    def body(step: StepRun, attempt: int) -> None:
+        urls.append(step.url)
+        step.log_params({"lora": {"r": 16, "dropout": 0.05}, "method": "qlora"})
+        step.log_metrics({"accuracy": {"base": 0.5, "candidate": 0.75}, "missing": None, "good": True})
+        step.set_tags({"mlflow.note.content": "better by 0.25"})
+
+    result = run_asset(tracking, body, reused=True, tags={"finetune/retrain": "tickets", "secret/thing": "x"})
+    assert result.success
+    runs = runs_of(tracking, result)
+    assert set(runs) == {"parent", "tickets/adapter"}
+    nested, parent = runs["tickets/adapter"], runs["parent"]
+    assert nested.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert nested.data.params == {"lora.r": "16", "lora.dropout": "0.05", "method": "qlora"}
+    assert nested.data.metrics == {"accuracy.base": 0.5, "accuracy.candidate": 0.75, "good": 1.0}
+    assert nested.data.tags["finetune.version"] == "v1"
+    assert nested.data.tags["finetune.reused"] == "true"
+    assert nested.data.tags["mlflow.note.content"] == "better by 0.25"
+    assert (nested.info.status, parent.info.status) == ("FINISHED", "RUNNING")
+    assert parent.data.tags["dagster.tag.finetune/retrain"] == "tickets"
+    assert "x" not in parent.data.tags.values()
+    assert urls == [f"http://127.0.0.1:5000/#/experiments/{nested.info.experiment_id}/runs/{nested.info.run_id}"]
+    assert tracking.parent_run_id(result.run_id) == parent.info.run_id
+    assert tracking.run_url(parent.info.run_id).endswith(f"/runs/{parent.info.run_id}")
+
+
+def test_finish_closes_the_parent_and_says_how_many(tracking: Tracking) -> None:
+    result = run_asset(tracking, lambda step, attempt: None)
+    assert tracking.finish(result.run_id, "SUCCESS") == 1
+    assert runs_of(tracking, result)["parent"].info.status == "FINISHED"
+    assert tracking.finish(result.run_id, "SUCCESS") == 0
+    assert tracking.finish("no-such-run", "FAILED") == 0
+    with pytest.raises(ValueError, match="'DONE': one of"):
+        tracking.finish(result.run_id, "DONE")
+
+
+@pytest.mark.parametrize(("status", "parent", "nested"), [
+    ("FAILURE", "FAILED", "FAILED"), ("CANCELED", "KILLED", "KILLED"), ("SUCCESS", "FINISHED", "FAILED")])
+def test_finish_closes_what_a_killed_process_left_open(
+    tracking: Tracking, status: str, parent: str, nested: str
+) -> None:
+    result = run_asset(tracking, lambda step, attempt: None)
+    open_again = runs_of(tracking, result)["tickets/adapter"].info.run_id
+    tracking.client().update_run(open_again, status="RUNNING")
+    assert tracking.finish(result.run_id, status) == 2
+    runs = runs_of(tracking, result)
+    assert (runs["parent"].info.status, runs["tickets/adapter"].info.status) == (parent, nested)
+
+
+def test_a_retry_continues_its_run(tracking: Tracking) -> None:
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
+
+    def body(step: StepRun, attempt: int) -> None:
+        step.log_params({"r": 16})
+        step.log_metrics({"rows": 740})
+        step.log_dataset("train", hashlib.sha256(b"a").hexdigest(), "/a", "training", {"num_rows": 740})
+        step.log_history(rows[:1])
+        step.log_history(rows[:1 + attempt])
+        if attempt == 0:
+            raise OSError("the disk is full")
+
+    result = run_asset(tracking, body, retries=1)
+    assert result.success
+    run = runs_of(tracking, result)["tickets/adapter"]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["dagster.attempt"] == "1"
+    assert len(run.inputs.dataset_inputs) == 1
+    history = tracking.client().get_metric_history(run.info.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(1, 2.0), (2, 1.5)]
+    assert len(tracking.client().get_metric_history(run.info.run_id, "rows")) == 1
+
+
+def test_another_version_in_the_same_dagster_run_is_another_run(tracking: Tracking) -> None:
+    @dg.asset
+    def twice(context: dg.AssetExecutionContext, tracking: Tracking) -> None:
+        ids = []
+        for version in ("v1", "v2", "v1"):
+            with tracking.step(context, "tickets", "twice", version) as step:
+                ids.append(step.run_id)
+        assert ids[0] == ids[2] != ids[1]
+
+    assert dg.materialize([twice], resources={"tracking": tracking}).success
+
+
+def test_a_failed_step_is_failed_and_says_why(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", "verysecretvalue")
+
+    def body(step: StepRun, attempt: int) -> None:
+        raise dg.Failure("no more memory, token verysecretvalue", allow_retries=False)
+
+    run = runs_of(tracking, run_asset(tracking, body))["tickets/adapter"]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["finetune.error"] == "Failure: no more memory, token [SERVICE_TOKEN redacted]"
+
+
+def test_a_cancelled_step_is_killed(tracking: Tracking) -> None:
+    def body(step: StepRun, attempt: int) -> None:
+        raise dg.Failure("the run was cancelled", allow_retries=False) from dg.DagsterExecutionInterruptedError()
+
+    assert runs_of(tracking, run_asset(tracking, body))["tickets/adapter"].info.status == "KILLED"
+
+
+def test_parameters_cannot_change(tracking: Tracking) -> None:
+    def body(step: StepRun, attempt: int) -> None:
+        step.log_params({"r": 16, "kept": 1})
+        step.log_params({"kept": 1})
+        with pytest.raises(ValueError, match=r"r \(was '16', now '32'\); s \(was"):
+            step.log_params({"s": 1})
+            step.log_params({"r": 32, "kept": 1, "s": 2})
+
+    assert run_asset(tracking, body).success
+
+
+def test_a_long_parameter_says_that_it_was_cut(tracking: Tracking) -> None:
+    def body(step: StepRun, attempt: int) -> None:
+        for _ in range(2):
+            step.log_params({"system_prompt": "x" * 9000, **{f"p{i}": i for i in range(250)}})
+
+    result = run_asset(tracking, body)
+    params = runs_of(tracking, result)["tickets/adapter"].data.params
+    assert len(params) == 251
+    assert len(params["system_prompt"]) == 6000
+    assert "[9000 characters, sha256 " in params["system_prompt"]
+
+
+def test_what_is_no_number_is_no_metric(tracking: Tracking) -> None:
+    def body(step: StepRun, attempt: int) -> None:
+        with pytest.raises(ValueError, match=r"loss=nan, name='x', inf=inf"):
+            step.log_metrics({"loss": math.nan, "name": "x", "inf": math.inf, "fine": 1})
+        with pytest.raises(ValueError, match=r"without a whole number `step`: \[1\]"):
+            step.log_history([{"step": 1, "loss": 1.0}, {"loss": 0.5}])
+
+    result = run_asset(tracking, body)
+    assert result.success
+    assert runs_of(tracking, result)["tickets/adapter"].data.metrics == {}
+
+
+def test_many_metrics_in_one_call(tracking: Tracking) -> None:
+    rows = [{"step": i, "loss": 1.0 / (i + 1), "learning_rate": 1e-4} for i in range(1500)]
+    result = run_asset(tracking, lambda step, attempt: step.log_history(rows))
+    assert result.success
+    run_id = runs_of(tracking, result)["tickets/adapter"].info.run_id
+    assert [m.step for m in tracking.client().get_metric_history(run_id, "loss")] == list(range(1500))
+
+
+def test_datasets_are_told_apart_by_our_digest(tracking: Tracking) -> None:
+    first, second = (hashlib.sha256(t).hexdigest() for t in (b"chat one", b"chat two"))
+
+    def body(step: StepRun, attempt: int) -> None:
+        step.log_dataset("tickets_train", first, "/data/train.jsonl", "training", {"num_rows": 3})
+        step.log_dataset("tickets_train", second, "/data/train2.jsonl", "validation", {"num_rows": 4})
+        with pytest.raises(ValueError, match="'856e8854' is not a hex SHA-256"):
+            step.log_dataset("tickets_train", "856e8854", "/x", "test", {})
+
+    result = run_asset(tracking, body)
+    assert result.success
+    inputs = runs_of(tracking, result)["tickets/adapter"].inputs.dataset_inputs
+    seen = {d.dataset.digest: (d.dataset.name, json.loads(d.dataset.source)["uri"], d.tags[0].value,
+                               json.loads(d.dataset.profile)) for d in inputs}
+    assert seen == {first[:32]: ("tickets_train", "/data/train.jsonl", "training", {"num_rows": 3}),
+                    second[:32]: ("tickets_train", "/data/train2.jsonl", "validation", {"num_rows": 4})}
+    client = tracking.client()
+    experiment = client.get_experiment_by_name("finetune").experiment_id
+    assert len(client.search_runs([experiment], f"dataset.digest = '{first[:32]}'")) == 1
+
+
+def test_artifacts_are_files_below_the_store(tracking: Tracking, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<p>better</p>")
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "loss.svg").write_text("<svg/>")
+
+    def body(step: StepRun, attempt: int) -> None:
+        step.log_artifact(tmp_path / "report.html")
+        step.log_artifact(tmp_path / "plots", "pictures")
+        with pytest.raises(FileNotFoundError, match=r"missing\.md"):
+            step.log_artifact(tmp_path / "missing.md")
+
+    result = run_asset(tracking, body)
+    assert result.success
+    run_id = runs_of(tracking, result)["tickets/adapter"].info.run_id
+    (stored,) = (tmp_path / "mlflow" / "artifacts").rglob("loss.svg")
+    assert stored.parent.name == "pictures"
+    assert {a.path for a in tracking.client().list_artifacts(run_id)} == {"pictures", "report.html"}
+
+
+def test_keys_reach_no_field(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROVIDER_API_KEY", "sk-planted-secret-123")
+
+    def body(step: StepRun, attempt: int) -> None:
+        step.log_params({"command": "curl -H sk-planted-secret-123", "api_key": "another-planted-one"})
+        step.set_tags({"note": "sk-planted-secret-123"})
+        step.log_dataset("d", "ab" * 32, "https://u:sk-planted-secret-123@host/x", "training",
+                         {"from": "sk-planted-secret-123"})
+
+    assert run_asset(tracking, body).success
+    stored = (tmp_path / "mlflow" / "mlflow.db").read_bytes()
+    assert b"PROVIDER_API_KEY redacted" in stored
+    assert b"sk-planted-secret-123" not in stored
+    assert b"another-planted-one" not in stored
+
+
+def test_pages_of_a_server_and_of_a_database(tmp_path: Path) -> None:
+    assert Tracking(tracking_uri="https://u:p@ml.example:8443/").page() == "https://ml.example:8443"
+    assert Tracking(tracking_uri="sqlite:////x/m.db").page() == "http://127.0.0.1:5000"
+    assert Tracking(tracking_uri="sqlite:////x/m.db", ui_url="http://host:1/").page() == "http://host:1"
+    assert Tracking(tracking_uri="sqlite:////x/m.db").place() == Path("/x")
