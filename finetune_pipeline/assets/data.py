@@ -16,6 +16,7 @@ from finetune_pipeline.spec.model import Task
 from finetune_pipeline.stages.pipeline import PIPELINE
 
 GROUP = "data"
+VIEWS = ("train_split", "validation_split", "test_split")
 NODES = [
     Node("raw_examples", ["production_logs"],
          "Snapshot of the raw files and of corrected production rows, with digests.", ["jsonl"], GROUP),

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import dagster as dg
 
+from finetune_pipeline.assets.data import VIEWS
+from finetune_pipeline.assets.graph import NODES
 from finetune_pipeline.spec.model import Task
 
 STAGES = ("data", "baseline", "training", "evaluation", "release", "production")
+
+
+def stage_assets(stage: str) -> list[str]:
+    """Names of the assets a stage's job makes: those of its group; for `data` also the logs that corrections come from."""
+    names = [node.name for node in NODES if node.group == stage]
+    return ["production_logs", *names, *VIEWS] if stage == "data" else names
 
 
 def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> dg.UnresolvedAssetJobDefinition:
@@ -18,5 +26,5 @@ def task_jobs(task: Task) -> list[dg.UnresolvedAssetJobDefinition]:
     """``<task>__all`` and one ``<task>__<stage>`` a stage. Check results are part of their assets' steps."""
     mine = dg.AssetSelection.key_prefixes(task.name)
     return [_job(task, "all", mine, "From raw files to a registered model, and the look at production."),
-            *(_job(task, stage, mine & dg.AssetSelection.groups(stage), f"Only the stage `{stage}`.")
-              for stage in STAGES)]
+            *(_job(task, stage, dg.AssetSelection.assets(*(dg.AssetKey([task.name, name]) for name in stage_assets(stage))),
+                   f"Only the stage `{stage}`.") for stage in STAGES)]

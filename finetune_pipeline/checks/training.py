@@ -26,9 +26,9 @@ def worth_training(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 
 def baseline_answered(artifact: Artifact, spec: TaskSpec) -> Answer:
-    errors = {name: s.get("error", 0) for name, s in artifact.facts["statuses"].items()}
+    errors = {name: prompt["statuses"]["error"] for name, prompt in artifact.facts["prompts"].items()}
     failed = sum(errors.values())
-    return Answer(failed == 0, f"{failed} generations failed", {"errors": errors})
+    return Answer(failed == 0 and bool(errors), f"{failed} generations failed", {"errors": errors})
 
 
 def plan_fits(artifact: Artifact, spec: TaskSpec) -> Answer:

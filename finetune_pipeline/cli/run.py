@@ -10,11 +10,12 @@ import click
 import dagster as dg
 
 from finetune_pipeline.assets.graph import NODES
-from finetune_pipeline.automation.jobs import STAGES
+from finetune_pipeline.assets.data import VIEWS
+from finetune_pipeline.automation.jobs import STAGES, stage_assets
 from finetune_pipeline.cli.abandoned import close_abandoned_runs
 from finetune_pipeline.cli.environment import apply
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
-from finetune_pipeline.cli.state import VIEWS, Project, open_project, unfinished
+from finetune_pipeline.cli.state import Project, open_project, unfinished
 from finetune_pipeline.cli.verdict import verdict_lines
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.progress import VARIABLE
@@ -56,7 +57,7 @@ def _execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proj
     from finetune_pipeline.definitions import build_definitions
 
     job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
-    names = [*(n.name for n in NODES), *VIEWS] if stage == "all" else [n.name for n in NODES if n.group == stage]
+    names = [*(n.name for n in NODES), *VIEWS] if stage == "all" else stage_assets(stage)
     path = read_settings().home / "progress" / f"{task.name}-{os.getpid()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)

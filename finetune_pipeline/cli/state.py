@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from finetune_pipeline.artifacts import Artifact, ArtifactStore
+from finetune_pipeline.assets.data import VIEWS
 from finetune_pipeline.assets.graph import NODES
 from finetune_pipeline.graph import World
 from finetune_pipeline.resources import registry
@@ -15,9 +16,6 @@ from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.stages.pipeline import PIPELINE
-
-VIEWS = ("train_split", "validation_split", "test_split")
-
 
 @dataclass
 class Project:

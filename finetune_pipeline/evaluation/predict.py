@@ -1,8 +1,7 @@
-"""The two prediction jobs: every prompt of the baseline on validation, and every compared model on the sealed test."""
+"""Predictions of models on an examples file: the ``baseline`` and ``predict`` actions of the child process."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,104 +10,112 @@ from typing import Any
 from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.evaluation.baseline import build_shots
-from finetune_pipeline.evaluation.generation import Answer, generate_and_score, shared_length
+from finetune_pipeline.evaluation.generation import Answer, common_prefix, generate_and_score
 from finetune_pipeline.evaluation.predictions import write_predictions
 from finetune_pipeline.models.chat import encode_answer, encode_prompt
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
-from finetune_pipeline.progress import tell
+from finetune_pipeline.training.faults import JobError
+from finetune_pipeline.training.reporting import say
 
-Turn = dict[str, str]
-
-
-def prompt_messages(example: Example, turns: Sequence[Mapping[str, str]]) -> list[Turn]:
-    """System prompt, then the in-context turns, then the example's own turns before its answer."""
-    own = example.prompt_messages
-    system = [m for m in own[:1] if m["role"] == "system"]
-    return [*system, *(dict(t) for t in turns), *own[len(system):]]
+Message = Mapping[str, str]
 
 
-def shot_turns(examples: Sequence[Example], ids: Sequence[str]) -> list[Turn]:
-    """User and assistant turns of the chosen examples, in the order given."""
-    by_id = {e.id: e for e in examples}
-    return [dict(m) for i in ids for m in by_id[i].messages if m["role"] != "system"]
+def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[dict[str, str]]:
+    """`turns` put after the system prompt (if any) and before the first user turn."""
+    lead = 1 if messages and messages[0]["role"] == "system" else 0
+    return [dict(m) for m in [*messages[:lead], *turns, *messages[lead:]]]
 
 
-def _limited(path: str, limit: int | None) -> list[Example]:
-    examples = read_examples(Path(path))
-    return sorted(examples, key=lambda e: e.id)[:limit] if limit is not None else examples
+def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, str]]:
+    """Examples as user and assistant turns, in order, without their system prompts."""
+    return [dict(m) for shot in shots for m in shot.messages if m["role"] != "system"]
 
 
-class _Asker:
-    """Puts sets of prompts to models, keeping the last model loaded."""
-
-    def __init__(self, job: Mapping[str, Any], examples: Sequence[Example], sets: int) -> None:
-        self.job, self.examples = job, examples
-        self.total, self.done, self.began = sets * len(examples), 0, time.monotonic()
-        self.loaded: tuple[str, Any, Any] | None = None
-
-    def ask(self, name: str, model_path: str, turns: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """(prediction rows, facts) of one model prompted in one way."""
-        if self.loaded is None or self.loaded[0] != model_path:
-            self.loaded = None  # let the memory go before the next one is loaded
-            folder = Path(model_path)
-            self.loaded = (model_path, load_for_prediction(folder, pick_device()), load_tokenizer(folder))
-        _, model, tokenizer = self.loaded
-        asked = [prompt_messages(e, turns) for e in self.examples]
-        prompts = [encode_prompt(tokenizer, m) for m in asked]
-        labels = [encode_answer(tokenizer, asked[0], label) for label in self.job["labels"]] if asked else []
-        answers = generate_and_score(model, tokenizer, prompts, labels, max_new_tokens=self.job["max_new_tokens"],
-                                     batch_size=self.job["batch_size"], tell=lambda n: self._tell(name, n))
-        self.done += len(self.examples)
-        rows = [_row(name, e, a) for e, a in zip(self.examples, answers, strict=True)]
-        count = max(len(rows), 1)
-        return rows, {
-            "rows": len(rows), "statuses": {s: n for s, n in sorted(Counter(a.status for a in answers).items())},
-            "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / count, 1),
-            "mean_new_tokens": round(sum(a.new_tokens for a in answers) / count, 2),
-            "shared_prefix_tokens": shared_length(prompts),
-        }
-
-    def _tell(self, name: str, within: int) -> None:
-        done = self.done + within
-        spent = time.monotonic() - self.began
-        tell(self.job["stage"], name, step=done, of=self.total, seconds_left=spent / done * (self.total - done) if done else None)
-
-
-def _row(name: str, example: Example, answer: Answer) -> dict[str, Any]:
-    return {"example_id": example.id, "model": name, "gold": example.answer, "text": answer.text, "status": answer.status,
-            "error": answer.error, "label_scores": answer.label_scores, "new_tokens": answer.new_tokens,
-            "prompt_tokens": answer.prompt_tokens}
-
-
-def run_predict(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Do a job of jobs.predict_job. Writes out/predictions.parquet; returns the facts named there."""
-    examples = _limited(job["examples"], job["limit"])
-    asker = _Asker(job, examples, len(job["sets"]))
+def predict(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a job of :func:`finetune_pipeline.training.jobs.predict_job`. Returns the facts."""
+    examples = _examples(job)
     rows: list[dict[str, Any]] = []
-    sets: dict[str, Any] = {}
-    for each in job["sets"]:
-        made, sets[each["name"]] = asker.ask(each["name"], each["model"], each["turns"])
-        rows += made
+    facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
+    loaded: tuple[str, Any, Any] | None = None
+    for one in job["sets"]:
+        if loaded is None or loaded[0] != one["model"]:
+            loaded = None  # the memory of the last model is needed for the next
+            folder = Path(one["model"])
+            loaded = (one["model"], load_for_prediction(folder, pick_device()), load_tokenizer(folder))
+        answers, facts["sets"][one["name"]] = _answer(job, one["name"], loaded[1], loaded[2], examples, one["turns"])
+        rows += [_row(example, one["name"], answer) for example, answer in zip(examples, answers, strict=True)]
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
-    return {"rows": len(examples), "sets": sets}
-
-
-def run_baseline(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Do a job of jobs.baseline_job. Writes out/predictions.parquet and out/prompts.json; returns the facts named there."""
-    examples = _limited(job["examples"], job["limit"])
-    train = read_examples(Path(job["train"]))
-    asker = _Asker(job, examples, len(job["shots"]))
-    rows: list[dict[str, Any]] = []
-    prompts: dict[str, Any] = {}
-    facts: dict[str, Any] = {"rows": len(examples), "prompts": {}, "statuses": {}}
-    for k in job["shots"]:
-        name = f"{k}_shot" if k else "zero_shot"
-        ids = build_shots(train, k, job["labels"], job["seed"]) if k else []
-        prompts[name] = {"shots": k, "ids": ids, "turns": shot_turns(train, ids)}
-        made, told = asker.ask(name, job["base"], prompts[name]["turns"])
-        rows += made
-        facts["prompts"][name] = {"shots": k, "ids": ids, **{n: v for n, v in told.items() if n != "statuses"}}
-        facts["statuses"][name] = told["statuses"]
-    write_predictions(Path(job["out"]) / "predictions.parquet", rows)
-    write_json(Path(job["out"]) / "prompts.json", prompts)
     return facts
+
+
+def baseline(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a job of :func:`finetune_pipeline.training.jobs.baseline_job`. Returns the facts."""
+    train = read_examples(Path(job["train"]))
+    by_id = {e.id: e for e in train}
+    prompts: dict[str, dict[str, Any]] = {}
+    for k in job["shots"]:
+        try:
+            ids = build_shots(train, k, job["labels"], job["seed"])
+        except ValueError as error:
+            raise JobError(f"baseline with {k} shots: {error}\nfix: lower baseline.shots, or add training examples") from error
+        name = "zero_shot" if k == 0 else f"{k}_shot"
+        prompts[name] = {"shots": k, "ids": ids, "turns": shots_as_turns([by_id[i] for i in ids])}
+    write_json(Path(job["out"]) / "prompts.json", prompts)
+    sets = [{"name": name, "model": job["base"], "turns": told["turns"]} for name, told in prompts.items()]
+    facts = predict({**job, "sets": sets})
+    return {"rows": facts["rows"],
+            "prompts": {name: {"shots": told["shots"], "ids": told["ids"], **facts["sets"][name]}
+                        for name, told in prompts.items()}}
+
+
+def _examples(job: dict[str, Any]) -> list[Example]:
+    examples = read_examples(Path(job["examples"]))
+    if job.get("limit") is not None:
+        chosen = {e.id for e in sorted(examples, key=lambda e: e.id)[: job["limit"]]}
+        examples = [e for e in examples if e.id in chosen]
+    if not examples:
+        raise JobError(f"{Path(job['examples']).name} holds no examples to predict\nfix: look at the split's counts")
+    return examples
+
+
+def _answer(
+    job: dict[str, Any], name: str, model: Any, tokenizer: Any, examples: Sequence[Example], turns: Sequence[Message]
+) -> tuple[list[Answer], dict[str, Any]]:
+    messages = [with_turns(e.prompt_messages, turns) for e in examples]
+    prompts = [encode_prompt(tokenizer, m) for m in messages]
+    labels = encode_labels(tokenizer, messages, job["labels"]) if job["labels"] else None
+    say(f"{job['stage']}: {name}: {len(prompts)} prompts of {sum(map(len, prompts)) / len(prompts):.0f} tokens on average")
+    answers = generate_and_score(model, tokenizer, prompts, labels, job["max_new_tokens"], job["batch_size"],
+                                 job["stage"], name)
+    statuses = Counter(a.status for a in answers)
+    return answers, {
+        "rows": len(answers), "statuses": {s: statuses.get(s, 0) for s in ("ok", "truncated", "empty", "error")},
+        "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
+        "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
+        "shared_prefix_tokens": common_prefix(prompts),
+    }
+
+
+def encode_labels(
+    tokenizer: Any, prompts: Sequence[Sequence[Message]], labels: Sequence[str]
+) -> list[list[list[int]]]:
+    """Per prompt, the token ids of every label as its answer, in context, end-of-turn token included.
+
+    Behind a chat template's generation prompt the same label gives the same tokens whatever the prompt was; so labels
+    are encoded behind the first prompt, and behind the others only the first label is, to see that this holds.
+    """
+    encoded: list[list[list[int]]] = []
+    for messages in prompts:
+        plain = [dict(m) for m in messages]
+        first = encode_answer(tokenizer, plain, labels[0])
+        if encoded and encoded[0][0] == first:
+            encoded.append(encoded[0])
+        else:
+            encoded.append([first, *(encode_answer(tokenizer, plain, label) for label in labels[1:])])
+    return encoded
+
+
+def _row(example: Example, model: str, answer: Answer) -> dict[str, Any]:
+    return {"example_id": example.id, "model": model, "gold": example.answer, "text": answer.text,
+            "status": answer.status, "error": answer.error, "label_scores": answer.label_scores,
+            "new_tokens": answer.new_tokens, "prompt_tokens": answer.prompt_tokens}

@@ -51,10 +51,7 @@ def encode(tokenizer: Any, messages: Sequence[Message], example_id: str = "") ->
         upto = full if i == len(messages) - 1 else _render(tokenizer, messages[: i + 1], False)
         if full[: len(upto)] != upto or upto[: len(prompt)] != prompt or len(upto) <= len(prompt):
             raise FindingsError([_mismatch(tokenizer, prompt, full, i, example_id)])
-        end = len(upto)
-        if tokenizer.eos_token_id in upto[len(prompt):]:
-            while upto[end - 1] != tokenizer.eos_token_id:
-                end -= 1
+        end = _end_of_turn(tokenizer, upto, len(prompt))
         loss[len(prompt):end] = [True] * (end - len(prompt))
     return full, loss
 
@@ -73,10 +70,20 @@ def encode_answer(tokenizer: Any, prompt_messages: Sequence[Message], answer: st
 
     Raises FindingsError as :func:`encode` does.
     """
-    messages = [*prompt_messages, {"role": "assistant", "content": answer}]
-    ids, loss = encode(tokenizer, messages)
-    start = len(encode_prompt(tokenizer, prompt_messages))
-    return [t for t, learned in zip(ids[start:], loss[start:], strict=True) if learned]
+    prompt = encode_prompt(tokenizer, prompt_messages)
+    full = _render(tokenizer, [*prompt_messages, {"role": "assistant", "content": answer}], False)
+    if full[: len(prompt)] != prompt or len(full) <= len(prompt):
+        raise FindingsError([_mismatch(tokenizer, prompt, full, len(prompt_messages), "")])
+    return full[len(prompt):_end_of_turn(tokenizer, full, len(prompt))]
+
+
+def _end_of_turn(tokenizer: Any, ids: list[int], start: int) -> int:
+    """Where the turn that begins at `start` ends: behind its last EOS token, or at the end when it has none."""
+    end = len(ids)
+    if tokenizer.eos_token_id in ids[start:]:
+        while ids[end - 1] != tokenizer.eos_token_id:
+            end -= 1
+    return end
 
 
 def encode_all(tokenizer: Any, examples: Sequence[Any]) -> tuple[list[Encoded], list[Finding]]:

@@ -46,6 +46,8 @@ def _error(message: str, fix: str, rule: str = "base_model") -> FindingsError:
 
 def model_kind(base_model: str, revision: str | None = None) -> Kind:
     """Whether a spec's `base_model` is bundled, a local folder, or a hub id. Raises FindingsError if it is none of them."""
+    if not base_model.strip():
+        raise _error("base_model is empty", "name a bundled model, a folder or a hub id")
     if base_model.startswith("bundled/"):
         if base_model not in BUNDLED:
             raise _error(f"there is no bundled model {base_model!r}", f"bundled models: {', '.join(sorted(BUNDLED))}")

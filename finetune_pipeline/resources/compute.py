@@ -75,7 +75,7 @@ class Compute(dg.ConfigurableResource):
                 {"exit_code": 0}, retry=False)
         facts = read_json(out / "result.json")
         if not isinstance(facts, dict):
-            raise job_failures.failure(op, f"{stage} wrote a result.json that is no JSON object: {out}", {}, retry=False)
+            raise job_failures.failure(op, f"{stage} wrote a result.json that is no object: {out}", {}, retry=False)
         return facts
 
     def _supervise(
@@ -189,4 +189,5 @@ def _watch(op: Any, every_s: float) -> Callable[[], str | None]:
 
 
 def _to_stderr(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()

@@ -20,6 +20,8 @@ ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight idle workers otherwise
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # bars of one file each, in every step's log
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",  # about half a minute in all, instead of four
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -27,8 +29,9 @@ ENVIRONMENT = {
 _UNREACHABLE = ("failed with exception", "Max retries", "unable to open database", "could not connect",
                 "Connection refused", "503 != 200", "502 != 200", "error code 503", "error code 502")
 
+_QUIET = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry")  # hundreds of lines, none of them news
 _FIX_SERVER = "start it, correct MLFLOW_TRACKING_URI, or unset it to use the local database"
-_FIX_FILE = "see that its folder exists, can be written and has free space; or correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
+_FIX_FILE = "see that its folder can be written and has free space; or correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
 
 
 class TrackingError(RuntimeError):
@@ -39,6 +42,8 @@ def set_environment() -> None:
     """Set what MLflow reads at import; a value somebody chose stays."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -104,8 +109,6 @@ def migrate(uri: str) -> None:
     (`mlflow db upgrade`), which MLflow's own error says. Addresses of servers need nothing.
     """
     set_environment()
-    for name in ("alembic", "mlflow.store.db.utils"):  # hundreds of lines about migrations, none of them news
-        logging.getLogger(name).setLevel(logging.WARNING)
     file = sqlite_file(uri)
     if file is None:
         return
@@ -137,7 +140,9 @@ def _revision(file: Path) -> str | None:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
             return None
-        row = database.execute("SELECT version_num FROM alembic_version").fetchone() if "alembic_version" in tables else None
+        if "alembic_version" not in tables:
+            return ""
+        row = database.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(row[0]) if row else ""
 
 

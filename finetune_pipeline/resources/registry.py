@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous_champion"
-ADAPTER_VERSION, GATES, PASSED = "finetune.adapter_version", "gates", "passed"
+ADAPTER_VERSION, LOGGED_MODEL = "finetune.adapter_version", "finetune.logged_model"
+GATES, PASSED = "gates", "passed"
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _NEEDED_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
 
@@ -66,7 +68,8 @@ def register(
             }
             if not told["base_files"]:
                 raise ValueError(f"{folder} holds no safetensors file: the served model would have no base")
-            found = _create(client, tracking, name, adapter, told, run_id, {**_texts(tags), ADAPTER_VERSION: adapter_version})
+            found = _create(client, name, adapter=adapter, told=told, run_id=run_id,
+                            tags={**_texts(tags), ADAPTER_VERSION: adapter_version})
         else:
             for key, value in _texts(tags).items():
                 client.set_model_version_tag(name, str(found), key, value)
@@ -95,13 +98,13 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
     """Move `champion` to `version`; the old one becomes `previous_champion` and is returned (None: there was none).
 
     Raises ValueError unless the version exists and carries the tag gates="passed". Promoting the champion again changes
-    nothing and returns the same. Killed in between, `champion` still names the old version; promoting again completes it.
+    nothing and returns the same. Killed in between, `champion` still names the old version; a second call completes it.
     """
     with _registry(tracking) as client:
         gates = _version(client, name, version).tags.get(GATES)
         if gates != PASSED:
-            raise ValueError(f"{name} version {version} cannot become champion: its gates are {gates or 'not recorded'!r}, "
-                             f"not {PASSED!r}. Its evaluation report says which gate refused it and why")
+            raise ValueError(f"{name} version {version} cannot become champion: its gates are "
+                             f"{gates or 'not recorded'!r}, not {PASSED!r}. Its evaluation report says which gate refused it and why")
         known = _aliases(client, name)
         old = known.get(CHAMPION)
         if old == version:
@@ -138,8 +141,7 @@ def _registry(tracking: Tracking) -> Iterator[MlflowClient]:
 
 
 def _create(
-    client: MlflowClient, tracking: Tracking, name: str, adapter: Path, told: Mapping[str, Any], run_id: str,
-    tags: Mapping[str, str],
+    client: MlflowClient, name: str, *, adapter: Path, told: Mapping[str, Any], run_id: str, tags: Mapping[str, str]
 ) -> int:
     """Log the served model and make it a version. Through the client: MLflow's log_model would set global state."""
     from mlflow.entities import LoggedModelOutput
@@ -162,20 +164,23 @@ def _create(
     with tempfile.TemporaryDirectory(prefix="finetune-model-") as folder:
         told_file, saved = Path(folder) / "model.json", Path(folder) / "saved"
         write_json(told_file, dict(told))
-        save_model(
-            str(saved),
-            python_model=str(_SERVED_MODEL),
-            artifacts={"adapter": str(adapter), "model": str(told_file)},
-            signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
-            pip_requirements=_requirements(),
-            mlflow_model=Model(model_id=logged.model_id, model_uuid=logged.model_id, run_id=run_id,
-                               artifact_path=logged.artifact_location),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is
+            save_model(
+                str(saved),
+                python_model=str(_SERVED_MODEL),
+                artifacts={"adapter": str(adapter), "model": str(told_file)},
+                signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
+                pip_requirements=_requirements(),
+                mlflow_model=Model(model_id=logged.model_id, model_uuid=logged.model_id, run_id=run_id,
+                                   artifact_path=logged.artifact_location),
+            )
         client.log_model_artifacts(logged.model_id, str(saved))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    made = client.create_model_version(name, source=logged.artifact_location, run_id=run_id, tags=dict(tags),
-                                       model_id=logged.model_id)
+    # the place itself as source: MLflow resolves "models:/…" sources with its global tracking address
+    made = client.create_model_version(name, source=logged.artifact_location, run_id=run_id, model_id=logged.model_id,
+                                       tags={**tags, LOGGED_MODEL: logged.model_id})
     return int(made.version)
 
 

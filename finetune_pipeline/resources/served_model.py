@@ -1,4 +1,4 @@
-"""The served model: MLflow stores this file and runs it wherever the model is loaded. Nothing of this package is needed.
+"""The served model: MLflow stores this file and runs it wherever the model is loaded, without this package.
 
 It puts the adapter on the unquantized base, whose weights are not copied into MLflow: ``model.json`` beside the adapter
 says where the base was, and the SHA-256 of each of its weight files. On another machine set FINETUNE_BASE_MODEL to a
@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
@@ -23,7 +24,7 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
     """Answers user texts with the base model, the adapter and the system prompt it was trained with."""
 
     def load_context(self, context: Any) -> None:
-        """Load base and adapter in float32. Raises FileNotFoundError or ValueError if the base is missing or another."""
+        """Load base and adapter in float32. Raises FileNotFoundError or ValueError for a missing or other base."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
         import torch
         from peft import PeftModel
@@ -37,16 +38,15 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
         self.model = PeftModel.from_pretrained(model, adapter).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:
-        """One answer per row of column ``text`` (or per text of a list), greedily generated."""
-        texts = model_input["text"].tolist() if hasattr(model_input, "columns") else list(model_input)
-        return [self._answer(str(text)) for text in texts]
+    def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
+        """One answer (a string) per row of the data frame's column ``text``, greedily generated."""
+        return [self._answer(str(text)) for text in model_input["text"]]
 
     def _answer(self, text: str) -> str:
         import torch
 
         messages = [{"role": "system", "content": self.told["system_prompt"]}, {"role": "user", "content": text}]
-        prompt = self.tokenizer.apply_chat_template(
+        prompt: Any = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         with torch.inference_mode():
             made = self.model.generate(**prompt, do_sample=False, max_new_tokens=int(self.told["max_new_tokens"]),
@@ -61,8 +61,8 @@ def _base_folder(told: dict[str, Any]) -> Path:
     wanted: dict[str, str] = told["base_files"]
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"the base model is not in {folder} (missing: {', '.join(missing)}); set {BASE_VARIABLE} "
-                                f"to a folder that holds {told['base_model']}")
+        raise FileNotFoundError(f"the base model is not in {folder} (missing: {', '.join(missing)}); set "
+                                f"{BASE_VARIABLE} to a folder that holds {told['base_model']}")
     other = [name for name, digest in wanted.items() if _digest(folder / name) != digest]
     if other:
         raise ValueError(f"{folder} holds other weights than the adapter was trained on ({', '.join(other)}); set "

@@ -41,7 +41,7 @@ class StepRun:
             changed = [f"{n} (was {known[n]!r:.80}, now {v!r:.80})" for n, v in values.items() if known.get(n, v) != v]
             if changed:
                 raise ValueError(f"parameters of MLflow run {self.run_id} cannot change: {'; '.join(changed)}. "
-                                 "A parameter must follow from the artifact's version; log what is measured as a metric")
+                                 "A parameter must follow from the artifact's version; what is measured is a metric")
             new = [Param(n, v) for n, v in values.items() if n not in known]
             for i in range(0, len(new), _PARAMS):
                 self.client.log_batch(self.run_id, params=new[i:i + _PARAMS])
@@ -76,7 +76,8 @@ class StepRun:
         entry = Dataset(name=name, digest=short, source_type="local", source=json.dumps({"uri": redact(source)}),
                         schema=None, profile=redact(json.dumps(dict(profile), sort_keys=True, default=str)))
         with reaching(self.uri):
-            known = self.client.get_run(self.run_id).inputs.dataset_inputs
+            inputs = self.client.get_run(self.run_id).inputs
+            known = inputs.dataset_inputs if inputs else []
             if any(d.dataset.name == name and d.dataset.digest == short for d in known):
                 return
             self.client.log_inputs(

@@ -96,7 +96,7 @@ class Tracking(dg.ConfigurableResource):
             number = experiment_id(client, self.experiment, None)
             with locked(self.place(), "runs"):
                 parent = self._parent(client, number, op.run)
-                run_id = self._nested(client, number, parent, op.run.run_id, name, version)
+                run_id = _nested(client, number, parent=parent, dagster_run_id=op.run.run_id, name=name, version=version)
         run = StepRun(client, uri, run_id, f"{self.page()}/#/experiments/{number}/runs/{run_id}")
         try:
             run.set_tags({"finetune.reused": str(reused).lower(), "dagster.attempt": getattr(op, "retry_number", 0)})
@@ -154,17 +154,6 @@ class Tracking(dg.ConfigurableResource):
         made = client.create_run(number, run_name=f"{run.job_name}-{run.run_id[:8]}", tags=tags)
         return str(made.info.run_id)
 
-    def _nested(
-        self, client: MlflowClient, number: str, parent: str, dagster_run_id: str, name: str, version: str
-    ) -> str:
-        for run in _runs_of(client, number, dagster_run_id):
-            tags = run.data.tags
-            if tags.get(ASSET) == name and tags.get(VERSION) == version:
-                client.update_run(run.info.run_id, status="RUNNING")
-                return str(run.info.run_id)
-        tags = {"mlflow.parentRunId": parent, RUN: dagster_run_id, KIND: "asset", ASSET: name, VERSION: version}
-        return str(client.create_run(number, run_name=name, tags=tags).info.run_id)
-
     def _close_failed(self, client: MlflowClient, run_id: str, error: BaseException) -> None:
         interrupts = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
         cancelled = isinstance(error, interrupts) or isinstance(error.__cause__, interrupts)
@@ -172,8 +161,20 @@ class Tracking(dg.ConfigurableResource):
             with reaching(self.uri()):
                 client.set_tag(run_id, "finetune.error", redact(f"{type(error).__name__}: {error}")[:4000])
                 client.set_terminated(run_id, "KILLED" if cancelled else "FAILED")
-        except Exception as second:  # the first error is the one to show; this one must not be lost either
+        except Exception as second:  # noqa: BLE001 - the first error is the one to show; this one must not be lost either
             error.add_note(f"its MLflow run {run_id} could not be closed: {second}")
+
+
+def _nested(
+    client: MlflowClient, number: str, *, parent: str, dagster_run_id: str, name: str, version: str
+) -> str:
+    """Id of the nested run, found (an earlier attempt made it) or created; running."""
+    for run in _runs_of(client, number, dagster_run_id):
+        if run.data.tags.get(ASSET) == name and run.data.tags.get(VERSION) == version:
+            client.update_run(run.info.run_id, status="RUNNING")
+            return str(run.info.run_id)
+    tags = {"mlflow.parentRunId": parent, RUN: dagster_run_id, KIND: "asset", ASSET: name, VERSION: version}
+    return str(client.create_run(number, run_name=name, tags=tags).info.run_id)
 
 
 def _runs_of(client: MlflowClient, number: str, dagster_run_id: str) -> list[Run]:

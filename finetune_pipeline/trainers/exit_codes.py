@@ -20,7 +20,7 @@ def describe(code: int) -> str:
 
     named = {
         0: "ended well",
-        EXIT_CONFIG: "refused the job (configuration or data)",
+        EXIT_CONFIG: "refused the job: its configuration or data is wrong",
         EXIT_OOM: "ran out of memory",
         EXIT_PREEMPTED: "stopped by a signal, checkpoint kept",
     }

@@ -18,7 +18,7 @@ _PROC = Path("/proc")
 
 
 def living(group: int, marker: str) -> list[int]:
-    """Process ids of the group or with the marker that still run. Zombies do not count: where nobody reaps, they stay."""
+    """Process ids of the group or with the marker that still run. Zombies do not count: unreaped, they stay."""
     if not _PROC.is_dir():
         return [group] if _answers(group) else []
     wanted = f"{MARKER}={marker}".encode()
@@ -64,8 +64,8 @@ def kill(group: int, marker: str, reap: Callable[[], object], log: Callable[[str
         killed.update(pids)
         reap()
         if time.monotonic() > limit:
-            raise RuntimeError(f"processes {pids} survive SIGKILL (waiting in the kernel?): look at `ps -o pid,stat,wchan`"
-                               f" and free what they wait for")
+            raise RuntimeError(f"processes {pids} survive SIGKILL (waiting in the kernel?): look at "
+                               "`ps -o pid,stat,wchan` and free what they wait for")
         time.sleep(0.05)
     reap()
     return len(killed)

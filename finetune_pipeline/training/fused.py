@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 
-_DRAWS = 1 << 16
-
 
 class _LoraProduct(torch.autograd.Function):
     """y = x W' + (dropout(x) A') B' * scaling, with W from `layer` (dequantized when it is 4-bit, again for backward)."""
@@ -67,23 +65,29 @@ def _weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 class _Dropout:
-    """Keep-masks drawn 16 bits a value from torch's generator, so that checkpoints restore them; the drop probability
-    is rounded to 1/65536. Layers that read the same input in one pass (query, key, value) share its mask."""
+    """Keep-masks (1 keep, 0 drop), drawn 8 bits a value from torch's generator, so that checkpoints restore them.
+
+    The drop probability is rounded to 1/256, or to 1/65536 where that would change it by more than 5%; `kept_share` is
+    exact for what is drawn. Layers that read the same input in one pass (query, key and value) share its mask.
+    """
 
     def __init__(self, probability: float) -> None:
-        self.drop = round(probability * _DRAWS)
-        self.kept_share = 1 - self.drop / _DRAWS
+        coarse = round(probability * 256) / 256
+        bits = 8 if abs(coarse - probability) <= 0.05 * probability else 16
+        self.words = torch.int8 if bits == 8 else torch.int16
+        self.drop = round(probability * (1 << bits))
+        self.kept_share = 1 - self.drop / (1 << bits)
+        self.threshold = self.drop - (1 << (bits - 1))
         self.last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def mask(self, x: torch.Tensor) -> torch.Tensor:
         if self.last is not None and self.last[0] is x:
             return self.last[1]
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-        words.random_(-(1 << 63), None)
-        draws = words.view(torch.int16)[:x.numel()].view(x.shape)
-        keep = torch.ge(draws, self.drop - _DRAWS // 2, out=torch.empty_like(draws))
-        if x.element_size() != 2:
-            keep = keep.to(torch.int32)
+        per_draw = 8 // torch.empty(0, dtype=self.words).element_size()
+        draws = torch.empty(-(-x.numel() // per_draw), dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
+        width = torch.int16 if x.element_size() == 2 else torch.int32
+        keep = torch.empty(x.shape, dtype=width, device=x.device)
+        torch.ge(draws.view(self.words)[:x.numel()].view(x.shape), self.threshold, out=keep)
         self.last = (x, keep)
         return keep
 

@@ -74,11 +74,13 @@ def train_job(
     """Train an adapter. `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
 
     Writes out/adapter (safetensors, adapter_config.json, tokenizer), out/history.jsonl (one line per logged step:
-    step, epoch, loss or eval_loss, learning_rate, seconds), out/audit.json (the supervision audit with up to 3 rows
-    shown token by token). While running, work/history.jsonl grows and work/checkpoints holds what a rerun takes up.
-    Facts: method, precision, trainable_parameters, total_parameters, adapter_tensors, weights {bytes_loaded,
-    bf16_bytes, ratio, quantized_modules}, shared_prefix {used, why, prefix_tokens}, tokens, steps, best_step,
-    best_eval_loss, first_eval_loss, last_train_loss, stopped_early, history [...], audit {...}. Whether and from where
+    step, epoch, loss or eval_loss, learning_rate, grad_norm), out/audit.json (per split, the supervision audit with up
+    to 3 rows shown token by token). While running, work/history.jsonl grows (with `seconds` since the start) and
+    work/checkpoints holds what a rerun takes up.
+    Facts: method, precision, device, trainable_parameters, total_parameters, adapter_tensors, weights {bytes_loaded,
+    bf16_bytes, ratio, quantized_modules, ...}, shared_prefix {used, why, prefix_tokens}, fused, tokens {split: {rows,
+    tokens, loss_tokens}}, rows_dropped, steps, steps_planned, epochs, best_step, best_eval_loss, first_eval_loss,
+    last_train_loss, stopped_early, history [...], audit {counts over both splits, splits {...}}. Whether and from where
     the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``).
     """
     return {"action": "train", "stage": stage, "base": _path(base), "train": _path(train),

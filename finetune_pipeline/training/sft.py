@@ -111,7 +111,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "stopped_early": state.global_step < state.max_steps,
         "best_step": state.best_global_step, "best_eval_loss": state.best_metric,
         "first_eval_loss": evaluated[0]["eval_loss"], "last_train_loss": trained[-1]["loss"],
-        "history": entries, "audit": {split: {k: v for k, v in audits[split].items() if k != "shown"} for split in rows},
+        "history": entries, "audit": _audit_facts(audits),
     }
     measured = {
         "train_seconds": round(seconds, 2), "steps_run": state.global_step - told.first_step,
@@ -132,6 +132,14 @@ def _encode(
     contents = [m["content"] for e in examples for m in e.messages if m["role"] != "system"]
     audit = supervision_audit(encoded, tokenizer, settings["max_tokens"], mismatches, contents)
     return encoded, audit, dropped, problems(audit, place)
+
+
+def _audit_facts(audits: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The audit's counts over both splits, and each split's own under ``splits``; the rows shown are in audit.json."""
+    splits = {split: {k: v for k, v in facts.items() if k != "shown"} for split, facts in audits.items()}
+    totals = {k: sum(facts[k] for facts in splits.values())
+              for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"}
+    return {**totals, "splits": splits}
 
 
 def _add_adapter(base: Any, lora: dict[str, Any]) -> Any:

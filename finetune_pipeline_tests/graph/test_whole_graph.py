@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.assets.data import VIEWS
 from finetune_pipeline.assets.graph import NODES
 from finetune_pipeline.checks.all import CHECKS
-from finetune_pipeline.cli.state import VIEWS
 from finetune_pipeline_tests.graph.project import Project, rows
 
 ASSETS = {node.name for node in NODES} | set(VIEWS)

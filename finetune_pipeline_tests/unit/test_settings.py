@@ -31,7 +31,8 @@ def test_variables_move_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
-    assert read_settings({"FINETUNE_HOME": " ", "MLFLOW_TRACKING_URI": "", "FINETUNE_DEVICES": ","}) == read_settings({})
+    told = {"FINETUNE_HOME": " ", "MLFLOW_TRACKING_URI": "", "FINETUNE_DEVICES": ","}
+    assert read_settings(told) == read_settings({})
 
 
 @pytest.mark.parametrize(("told", "meant"), [

@@ -43,7 +43,8 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"files": {"model.safetensors": "x", "config.json": "y"}},
         [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}}]),
     ("few_shot_baseline", "generations_complete"): (
-        {"statuses": {"zero_shot": {"ok": 9}}}, [{"statuses": {"zero_shot": {"ok": 8, "error": 1}}}]),
+        {"prompts": {"zero_shot": {"statuses": {"ok": 9, "error": 0}}}},
+        [{"prompts": {"zero_shot": {"statuses": {"ok": 8, "error": 1}}}}, {"prompts": {}}]),
     ("few_shot_baseline", "worth_training"): (
         {"worth_training": {"passed": True, "reason": "r"}, "best": "zero_shot"},
         [{"worth_training": {"passed": False, "reason": "r"}}]),

@@ -111,7 +111,7 @@ def test_other_failures_are_tried_again(tmp_path: Path, instance: dg.DagsterInst
 
 
 def test_the_same_words_without_dagster(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="(?s)adapter on cpu refused the job.*exit code 64.*no such label.*fix: "):
+    with pytest.raises(RuntimeError, match=r"(?s)adapter on cpu refused the job.*exit code 64.*no such label.*fix: "):
         compute(tmp_path).launch(None, job(tmp_path, exit=EXIT_CONFIG, error="no such label"))
 
 
@@ -180,7 +180,8 @@ def test_a_run_marked_finished_elsewhere_frees_the_device(tmp_path: Path, instan
         compute.launch(context, job(tmp_path, sleep=600, grandchild=True), on_tick=fail_the_run)
         return dg.MaterializeResult()
 
-    result = dg.materialize([adapter], instance=instance, resources={"compute": compute(tmp_path)}, raise_on_error=False)
+    result = dg.materialize([adapter], instance=instance, resources={"compute": compute(tmp_path)},
+                            raise_on_error=False)
     assert "its Dagster run is already FAILURE" in failure_of(result)
     assert attempts(tmp_path) == 1
     assert not is_running(number_in(tmp_path / "child"))

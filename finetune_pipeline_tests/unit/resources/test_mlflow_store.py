@@ -132,7 +132,7 @@ def test_telemetry_is_off() -> None:
     assert is_telemetry_disabled()
 
 
-def test_a_server_that_is_not_there_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_server_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     with socket.socket() as free:
@@ -149,7 +149,7 @@ def test_a_server_that_is_not_there_is_named_without_its_password(monkeypatch: p
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").mkdir()  # a folder where the file should be
-    with pytest.raises(TrackingError, match=r"(?s)cannot be reached: unable to open database file.*fix: see that its folder"):
+    with pytest.raises(TrackingError, match=r"(?s)reached: unable to open database file.*fix: see that its folder"):
         Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").prepare()
 
 

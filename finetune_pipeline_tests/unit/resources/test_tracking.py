@@ -17,7 +17,7 @@ def tracking(tmp_path: Path) -> Tracking:
     return Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
 
 
-def run_asset(tracking: Tracking, body: Callable[[StepRun, int], None], version: str = "v1", reused: bool = False,
+def run_asset(tracking: Tracking, body: Callable[[StepRun, int], None], *, version: str = "v1", reused: bool = False,
               retries: int = 0, tags: dict[str, str] | None = None) -> Any:
     """Materialize an asset whose step runs `body(step, attempt)`."""
     @dg.asset(key_prefix="tickets", retry_policy=dg.RetryPolicy(max_retries=retries) if retries else None)

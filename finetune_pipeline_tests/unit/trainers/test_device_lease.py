@@ -54,7 +54,8 @@ def test_the_child_keeps_the_lease_of_a_killed_parent(tmp_path: Path) -> None:
     child = number_in(tmp_path / "child")
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    with pytest.raises(TimeoutError, match="ticket_triage/adapter"), lease(["cpu"], tmp_path, timeout_s=0.5, poll_s=0.1):
+    with pytest.raises(TimeoutError, match="ticket_triage/adapter"), \
+            lease(["cpu"], tmp_path, timeout_s=0.5, poll_s=0.1):
         pass
     os.kill(child, signal.SIGKILL)
     started = time.monotonic()

@@ -75,7 +75,7 @@ time.sleep(600)
 
 @pytest.mark.parametrize("new_session", [False, True], ids=["in the group", "in a session of its own"])
 def test_child_and_grandchild_that_ignore_signals_are_killed(tmp_path: Path, new_session: bool) -> None:
-    body = GRANDCHILD + "\nsignal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" \
+    body = GRANDCHILD + "\n[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]\n" \
                         "open(FOLDER + '/ready', 'w').write('1'); time.sleep(600)"
     said: list[str] = []
     with pytest.raises(Stopped):

