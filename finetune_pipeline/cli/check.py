@@ -86,8 +86,8 @@ def check(task: str, as_json: bool) -> int:
         say(f"scrubbed: {number} × {kind}")
     for rule, found in grouped.items():
         say(f"\n{rule}: {len(found)}")
-        for finding in found[:EXAMPLES]:
-            say(f"  {finding['place']}: {finding['message']}\n    fix: {finding['fix']}")
+        for told in found[:EXAMPLES]:
+            say(f"  {told['place']}: {told['message']}\n    fix: {told['fix']}")
     say(f"\nfull list: {full}")
     for stop in stops:
         say(f"the pipeline would stop: {stop}")

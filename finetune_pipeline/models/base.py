@@ -85,7 +85,7 @@ def _unpack_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16,
+    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16,
                                                  trust_remote_code=False)
     # Loading has already undone the quantization, yet a model that still says it is GGUF-quantized refuses to be saved.
     model.hf_quantizer = None

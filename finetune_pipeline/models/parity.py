@@ -43,7 +43,7 @@ def parity(
         label_ids = [[encode_answer(tokenizer, e.prompt_messages, label) for label in labels] for e in examples]
     sides = []
     for with_adapter in (True, False):
-        model = load_for_prediction(base if with_adapter else merged, pick_device())
+        model: Any = load_for_prediction(base if with_adapter else merged, pick_device())
         if with_adapter:
             from peft import PeftModel
 

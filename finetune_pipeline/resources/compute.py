@@ -29,13 +29,13 @@ _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 class Compute(dg.ConfigurableResource):
     """Starts `python -m finetune_pipeline.training.entry JOB.json` and hands back what it wrote to out/result.json."""
 
-    devices: list[str] = Field([], description="Devices to share out, one a job; empty: FINETUNE_DEVICES, or the CPU.")
-    module: str = Field("finetune_pipeline.training.entry", description="Module that runs a job file.")
-    grace_s: float = Field(60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")
-    terminate_s: float = Field(10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
-    timeout_s: float | None = Field(None, gt=0, description="Wall-clock limit of one job.")
-    watch_run_s: float = Field(5.0, ge=0, description="How often the Dagster run's status is looked at.")
-    lock_folder: str = Field("", description="Folder of device locks; empty: one per user of this machine.")
+    devices: list[str] = Field(default=[], description="Devices to share out, one a job; empty: FINETUNE_DEVICES, or the CPU.")
+    module: str = Field(default="finetune_pipeline.training.entry", description="Module that runs a job file.")
+    grace_s: float = Field(default=60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")
+    terminate_s: float = Field(default=10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
+    timeout_s: float | None = Field(default=None, gt=0, description="Wall-clock limit of one job.")
+    watch_run_s: float = Field(default=5.0, ge=0, description="How often the Dagster run's status is looked at.")
+    lock_folder: str = Field(default="", description="Folder of device locks; empty: one per user of this machine.")
 
     def launch(
         self, context: Any, job: Mapping[str, Any], *, on_tick: Callable[[], None] | None = None

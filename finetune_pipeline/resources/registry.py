@@ -104,7 +104,8 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
         gates = _version(client, name, version).tags.get(GATES)
         if gates != PASSED:
             raise ValueError(f"{name} version {version} cannot become champion: its gates are "
-                             f"{gates or 'not recorded'!r}, not {PASSED!r}. Its evaluation report says which gate refused it and why")
+                             f"{gates or 'not recorded'!r}, not {PASSED!r}. "
+                             "Its evaluation report says which gate refused it and why")
         known = _aliases(client, name)
         old = known.get(CHAMPION)
         if old == version:

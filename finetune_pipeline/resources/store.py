@@ -14,7 +14,7 @@ from finetune_pipeline.settings import read_settings
 class Store(dg.ConfigurableResource):
     """Content-addressed artifacts below one folder."""
 
-    root: str = Field("", description="Folder of all artifacts; empty: <home>/artifacts (see FINETUNE_HOME).")
+    root: str = Field(default="", description="Folder of all artifacts; empty: <home>/artifacts (see FINETUNE_HOME).")
 
     def artifacts(self) -> ArtifactStore:
         """The store, at an absolute path."""

@@ -39,10 +39,10 @@ _PREPARED: set[tuple[str, str]] = set()
 class Tracking(dg.ConfigurableResource):
     """MLflow through its client only: no global state, no active run."""
 
-    tracking_uri: str = Field("", description="Empty: MLFLOW_TRACKING_URI, or SQLite below home.")
-    experiment: str = Field("finetune", description="Name of the MLflow experiment.")
-    ui_url: str = Field("", description="Base of links; empty: the tracking server, or http://127.0.0.1:5000.")
-    folder: str = Field("", description="Locks and local artifacts; empty: beside the SQLite file, or <home>/mlflow.")
+    tracking_uri: str = Field(default="", description="Empty: MLFLOW_TRACKING_URI, or SQLite below home.")
+    experiment: str = Field(default="finetune", description="Name of the MLflow experiment.")
+    ui_url: str = Field(default="", description="Base of links; empty: the tracking server, or http://127.0.0.1:5000.")
+    folder: str = Field(default="", description="Locks and local artifacts; empty: beside the SQLite file, or <home>/mlflow.")
 
     def uri(self) -> str:
         """Address of the tracking server and registry."""
@@ -96,7 +96,8 @@ class Tracking(dg.ConfigurableResource):
             number = experiment_id(client, self.experiment, None)
             with locked(self.place(), "runs"):
                 parent = self._parent(client, number, op.run)
-                run_id = _nested(client, number, parent=parent, dagster_run_id=op.run.run_id, name=name, version=version)
+                run_id = _nested(
+                    client, number, parent=parent, dagster_run_id=op.run.run_id, name=name, version=version)
         run = StepRun(client, uri, run_id, f"{self.page()}/#/experiments/{number}/runs/{run_id}")
         try:
             run.set_tags({"finetune.reused": str(reused).lower(), "dagster.attempt": getattr(op, "retry_number", 0)})

@@ -36,6 +36,7 @@ def prepare_environment(job: dict[str, Any]) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on CUDA
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars belong on a terminal; here they would fill a log
     from finetune_pipeline.models.identity import model_kind
 
     if job["action"] != "base_model" or model_kind(job["base_model"], job.get("revision")) != "hub":

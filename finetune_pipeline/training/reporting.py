@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+
+from finetune_pipeline.progress import VARIABLE
 
 _listeners: list[Callable[[str], None]] = []
 
@@ -14,7 +17,11 @@ def listen(listener: Callable[[str], None]) -> None:
 
 
 def say(message: str) -> None:
-    """One line for people. Meant for a few dozen lines a run; finer progress goes through `finetune_pipeline.progress`."""
-    print(message, file=sys.stderr, flush=True)
+    """One line for people. Meant for a few dozen lines a run; finer progress goes through `finetune_pipeline.progress`.
+
+    Where a terminal follows the progress file already, the same in other words would only be noise on it.
+    """
+    if not os.environ.get(VARIABLE):
+        print(message, file=sys.stderr, flush=True)
     for listener in _listeners:
         listener(message)

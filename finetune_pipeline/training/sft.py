@@ -67,7 +67,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     set_seed(settings["seed"])
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory before writing it
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before writing it
     compute = resolve_precision(settings["precision"], device)
     base, weights = load_for_training(Path(job["base"]), settings["method"], compute, device)
     model = _add_adapter(base, settings["lora"])
@@ -93,6 +93,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         trainer.train(resume_from_checkpoint=str(resume.folder))
     seconds = time.monotonic() - began
 
+    assert trainer.model is not None
     tensors = save_adapter(trainer.model, tokenizer, Path(job["base"]), out / "adapter")
     entries = history.without_times(history.read(work / "history.jsonl"))
     (out / "history.jsonl").write_text("".join(history.to_line(e) for e in entries), "utf-8")

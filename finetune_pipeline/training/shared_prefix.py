@@ -105,9 +105,10 @@ def supports_shared_prefix(model: Any) -> tuple[bool, str]:
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+    sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    if kinds != {"full_attention"} or sliding:
         return False, f"{config.model_type} has layers without full attention ({', '.join(sorted(kinds))})"
-    if not getattr(model, "_supports_attention_backend", True) or getattr(config, "attention_dropout", 0.0):
+    if not getattr(model, "_supports_attention_backend", True) or bool(getattr(config, "attention_dropout", None)):
         return False, f"{config.model_type} takes no attention function, or drops attention weights"
     previous = config._attn_implementation
     if previous not in ("sdpa", "eager", attention.NAME):

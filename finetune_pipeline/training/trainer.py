@@ -44,6 +44,7 @@ class TokenTrainer(SFTTrainer):
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """Mean cross-entropy of all learned tokens of the validation rows, in nats."""
+        assert self.model is not None
         self.model.eval()
         total, tokens = 0.0, 0
         with torch.no_grad():
@@ -59,7 +60,7 @@ class TokenTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)  # TRL's adds a model card, which asks the hub
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
         finished = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
         checkpoints.mark_complete(folder, self.job_digest, best, finished)

@@ -151,7 +151,8 @@ def test_a_folder_that_is_no_adapter_is_refused(tracking: Tracking, models: Path
     with pytest.raises(FileNotFoundError, match=r"holds no adapter_config\.json"):
         registry.register(
             tracking, "tickets", adapter=models / "base", merged=models / "base", base=models / "base",
-            base_identity={}, adapter_version="x", system_prompt=PROMPT, max_new_tokens=8, run_id=new_run(tracking), tags={})
+            base_identity={}, adapter_version="x", system_prompt=PROMPT, max_new_tokens=8, run_id=new_run(tracking),
+            tags={})
     assert registry.aliases(tracking, "tickets") == {}
 
 
