@@ -85,7 +85,8 @@ def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
     path = Path(str(job.get("work") or "")) / "history.jsonl"
     if job.get("work") and path.exists():
         lines = path.read_text("utf-8").splitlines(keepends=True)
-        run.log_history([json.loads(line) for line in lines if line.endswith("\n")])
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        run.log_history([{**row, "step": row["step"] + job.get("steps_before", 0)} for row in rows])
 
 
 def _log_datasets(run: StepRun, task: Task, name: str, world: World, store: Store) -> None:

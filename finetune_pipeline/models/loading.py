@@ -73,7 +73,7 @@ def load_for_training(
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                                           bnb_4bit_compute_dtype=compute)
         model = _load(folder, torch.bfloat16, device, quantization_config=quantization)
-        _keep_four_bit_layout(model)
+        _settle_four_bit_layers(model, compute)
         if compute != torch.bfloat16:
             _compute_in(model, compute)
     else:
@@ -81,14 +81,18 @@ def load_for_training(
     return model, weight_facts(model)
 
 
-def _keep_four_bit_layout(model: PreTrainedModel) -> None:
-    """Outside training mode bitsandbytes repacks weights in place for its CPU inference kernel, which rounds more and
-    which training cannot read back; validation would change the weights. Keep the layout."""
+def _settle_four_bit_layers(model: PreTrainedModel, compute: torch.dtype) -> None:
+    """Two settings of bitsandbytes that would have training and validation compute with different weights.
+
+    Outside training mode it repacks weights in place for its CPU inference kernel, which rounds more and which training
+    cannot read back. And it reads weights back in the dtype they were loaded in, not in that of the computation.
+    """
     import bitsandbytes as bnb
 
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+            module.weight.quant_state.dtype = compute
 
 
 def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:

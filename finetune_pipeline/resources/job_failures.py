@@ -11,11 +11,14 @@ import dagster as dg
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
 
+KILLED = -9
+"""Ended by SIGKILL: nearly always the kernel's out-of-memory killer, and then another try only kills again."""
+
 _FIXES = {
     EXIT_CONFIG: "correct what is named above and run again; the same job would fail the same way",
     EXIT_OOM: "lower training.micro_batch_size, then training.max_tokens; or use a machine with more memory",
     EXIT_PREEMPTED: "run again: it goes on from the last checkpoint",
-    -9: "if nobody killed it, memory ran out: look at `dmesg`, lower training.micro_batch_size or free memory; "
+    KILLED: "if nobody killed it, memory ran out: look at `dmesg`, lower training.micro_batch_size or free memory; "
         "running again goes on from the last checkpoint",
 }
 _OTHERWISE = "read the step's output (stderr) for the first error; running again goes on from the last checkpoint"
@@ -37,7 +40,7 @@ def of_exit(context: Any, stage: str, code: int, device: str, out: Path) -> Exce
     if code != EXIT_CONFIG or "fix:" not in told:
         lines.append(f"fix: {_FIXES.get(code, _OTHERWISE)}")
     metadata = {"exit_code": code, "error_kind": kind, "device": device}
-    return failure(context, "\n".join(lines), metadata, retry=code not in NO_RETRY)
+    return failure(context, "\n".join(lines), metadata, retry=code not in NO_RETRY and code != KILLED)
 
 
 def _told(path: Path) -> tuple[str, str]:

@@ -82,12 +82,15 @@ class TrainingSpec(Section):
     """How the adapter is trained."""
 
     method: Literal["qlora", "lora"] = "qlora"
-    epochs: float = Field(3.0, gt=0, le=50)
-    learning_rate: float = Field(2e-4, gt=0, lt=1)
+    epochs: float = Field(2.0, gt=0, le=50)
+    unquantized_epochs: float = Field(
+        1.0, ge=0, le=50, description="qlora: further epochs on the unquantized base, which the adapter is merged into. 0: "
+        "none, for bases that fit into memory only in four bits.")
+    learning_rate: float = Field(5e-4, gt=0, lt=1)
     scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
     warmup_share: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(16, ge=1, description="Rows per optimiser step.")
+    batch_size: int = Field(8, ge=1, description="Rows per optimiser step.")
     micro_batch_size: int = Field(8, ge=1, description="Rows per forward pass; must divide batch_size.")
     max_tokens: int = Field(1024, ge=16, description="Longest example in tokens.")
     over_length: Literal["fail", "drop"] = Field("fail", description="What to do with longer examples. Never cut silently.")
@@ -106,7 +109,9 @@ class GatesSpec(Section):
     min_gain: float = Field(0.0, ge=0, lt=1, description="The interval of the gain over the baseline must lie above this.")
     confidence: float = Field(0.95, gt=0.5, lt=1)
     min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared form.")
-    parity_min_agreement: Share = Field(0.99, description="Adapter and merged model must give the same answers this often.")
+    parity_min_agreement: Share = Field(
+        0.9, description="Adapter and merged model must give the same answers this often. Rounding to 16 bits may flip near "
+        "ties; the divergence limit is the sharp part of the comparison.")
 
 
 class LogsSpec(Section):

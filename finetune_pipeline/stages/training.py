@@ -8,7 +8,8 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.stages.baseline import answer_length
-from finetune_pipeline.training.jobs import merge_job, train_job
+from finetune_pipeline.training.jobs import merge_job
+from finetune_pipeline.training.phases import train_adapter
 
 
 def make_training_plan(work: Work) -> dict[str, Any]:
@@ -20,10 +21,10 @@ def make_training_plan(work: Work) -> dict[str, Any]:
 
 def make_adapter(work: Work) -> dict[str, Any]:
     splits = work.inputs["splits"].folder
-    return work.launch(train_job(
-        base=work.inputs["base_model"].folder, train=splits / "train" / "examples.jsonl",
+    return train_adapter(
+        work.launch, base=work.inputs["base_model"].folder, train=splits / "train" / "examples.jsonl",
         validation=splits / "validation" / "examples.jsonl", settings=work.spec.training.model_dump(),
-        out=work.out, work=work.builder.work))
+        out=work.out, work=work.builder.work)
 
 
 def make_merged_model(work: Work) -> dict[str, Any]:

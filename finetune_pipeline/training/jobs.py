@@ -69,9 +69,10 @@ def train_job(
     settings: Mapping[str, Any],
     out: Path,
     work: Path,
+    start_from: Path | None = None,
     stage: str = "adapter",
 ) -> Job:
-    """Train an adapter. `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
+    """Train an adapter, from scratch or on from the adapter folder `start_from`. `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
 
     Writes out/adapter (safetensors, adapter_config.json, tokenizer), out/history.jsonl (one line per logged step:
     step, epoch, loss or eval_loss, learning_rate, grad_norm), out/audit.json (per split, the supervision audit with up
@@ -84,7 +85,8 @@ def train_job(
     the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``).
     """
     return {"action": "train", "stage": stage, "base": _path(base), "train": _path(train),
-            "validation": _path(validation), "settings": dict(settings), "out": _path(out), "work": _path(work)}
+            "validation": _path(validation), "settings": dict(settings), "out": _path(out), "work": _path(work),
+            "start_from": _path(start_from) if start_from else None}
 
 
 def merge_job(

@@ -22,19 +22,23 @@ from finetune_pipeline.models.identity import model_record, record_digest
 from finetune_pipeline.models.loading import load_for_training, load_tokenizer, pick_device, resolve_precision
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.audit import problems, supervision_audit
+from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.reporting import say
 from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator, supports_shared_prefix
 from finetune_pipeline.training.trainer import Told, TokenTrainer, load_finished
 
 _RECOMPUTE_ABOVE = 1_000_000_000
+ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def job_digest(job: dict[str, Any]) -> str:
-    """What a checkpoint must agree with to be taken up: settings, data and base model, not paths."""
+    """What a checkpoint must agree with to be taken up: settings, data, base model and first adapter, not paths."""
+    start = job.get("start_from")
     return digest_json({
         "settings": job["settings"], "train": digest_file(Path(job["train"])),
-        "validation": digest_file(Path(job["validation"])), "base": record_digest(Path(job["base"]))})
+        "validation": digest_file(Path(job["validation"])), "base": record_digest(Path(job["base"])),
+        "start_from": digest_file(Path(start) / ADAPTER_FILE) if start else None})
 
 
 def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -71,6 +75,8 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     compute = resolve_precision(settings["precision"], device)
     base, weights = load_for_training(Path(job["base"]), settings["method"], compute, device)
     model = _add_adapter(base, settings["lora"])
+    if job.get("start_from"):
+        _begin_with(model, Path(job["start_from"]))
     packed, why = (supports_shared_prefix(model) if settings["shared_prefix"]
                    else (False, "training.shared_prefix is off"))
     fused = fuse(model)
@@ -149,6 +155,19 @@ def _add_adapter(base: Any, lora: dict[str, Any]) -> Any:
     config = LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], task_type="CAUSAL_LM",
                         target_modules=target if isinstance(target, str) else list(target))
     return get_peft_model(base, config)
+
+
+def _begin_with(model: Any, adapter: Path) -> None:
+    """Put an earlier adapter's weights into the fresh one. Raises JobError if the two do not have the same tensors."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    tensors = load_file(adapter / ADAPTER_FILE)
+    shapes = {name: t.shape for name, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    if shapes != {name: t.shape for name, t in tensors.items()}:
+        raise JobError(f"the adapter to begin with ({adapter.name}) has other tensors than the one to be trained\n"
+                       "fix: keep training.lora the same in both phases")
+    set_peft_model_state_dict(model, tensors)
 
 
 def _trainer(

@@ -44,7 +44,7 @@ class Project:
             "system_prompt": "Answer red or blue.", "output": {"kind": "labels", "labels": LABELS},
             "data": {"min_examples": 60, "min_per_label": 20},
             "baseline": {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8},
-            "training": {"method": "qlora", "epochs": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 0.01,
+            "training": {"method": "qlora", "epochs": 2, "unquantized_epochs": 0, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 0.01,
                          "precision": "float32", "evals_per_epoch": 2},
             **spec,
         }

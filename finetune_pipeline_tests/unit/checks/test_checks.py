@@ -21,6 +21,7 @@ SPEC = {"name": "demo", "description": "d", "system_prompt": "yes no", "output":
 
 PARITY = {"passed": True, "same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-6, "mean_kl_limit": 1e-3}
 AUDIT = {"rows": 5, "rows_without_loss": 0, "rows_without_eos": 0, "template_mismatch": 0}
+FOUR_BIT = {"ratio": 0.75, "parameters": 300, "quantized_modules": 7, "by_kind": {"quantized": 52, "other": 400}}
 GATE = {"name": "x", "passed": True, "message": "m", "measured": 1.0, "threshold": 0.0, "what_to_do": ""}
 
 # (step, check): facts of a clean artifact, and changes that each plant one fault
@@ -64,7 +65,10 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("adapter", "only_adapter_tensors"): (
         {"adapter_tensors": ["a.lora_A.weight"]},
         [{"adapter_tensors": ["a.lora_A.weight", "lm_head.weight"]}, {"adapter_tensors": []}]),
-    ("adapter", "four_bit_weights"): ({"weights": {"ratio": 0.44}}, [{"weights": {"ratio": 0.45}}, {"weights": {"ratio": 0}}]),
+    ("adapter", "four_bit_weights"): (
+        {"weights": FOUR_BIT},
+        [{"weights": {**FOUR_BIT, "by_kind": {"quantized": 200, "other": 400}}},
+         {"weights": {**FOUR_BIT, "quantized_modules": 0}}, {"weights": {**FOUR_BIT, "by_kind": {"quantized": 0, "other": 600}}}]),
     ("merged_model", "merge_parity"): (
         {"parity": PARITY},
         [{"parity": {**PARITY, "passed": False}}, {"parity": {**PARITY, "same_greedy_share": 0.9}}, {"parity": {}}]),

@@ -140,14 +140,14 @@ def test_a_killed_run_process_leaves_no_training(start: Any, instance: dg.Dagste
     run.assert_nothing_left()
 
 
-def test_a_killed_training_is_tried_again(start: Any, instance: dg.DagsterInstance) -> None:
+def test_a_killed_training_ends_the_run_and_is_not_tried_again(
+    start: Any, instance: dg.DagsterInstance
+) -> None:
     run = start("in_one_process")
     first_grandchild = number_in(run.folder / "grandchild")
     os.kill(run.child, signal.SIGKILL)
-    wait_until(lambda: run.attempts() == 2, 30)
-    assert not is_running(first_grandchild)
-    wait_until(lambda: number_in(run.folder / "child") != run.child)
-    run.child = number_in(run.folder / "child")
-    run.cancel(instance)
     run.process.wait(timeout=60)
+    assert run.attempts() == 1, "a kill is nearly always lack of memory: another try would only be killed again"
+    assert run.record(instance).status == dg.DagsterRunStatus.FAILURE
+    assert not is_running(first_grandchild)
     run.assert_nothing_left()

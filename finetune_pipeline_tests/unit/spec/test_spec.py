@@ -33,7 +33,7 @@ def found(spec: dict, folder: str = "demo") -> dict[str, str]:
 def test_a_good_spec_loads_with_every_default(tmp_path: Path) -> None:
     task = load_task(write(tmp_path / "demo", GOOD))
     assert task.spec.training.method == "qlora"
-    assert task.spec.training.epochs == 3.0
+    assert task.spec.training.epochs == 2.0
     assert task.spec.labels == ["yes", "no"]
     assert task.folder == (tmp_path / "demo").resolve()
     assert check_task(tmp_path / "demo")[1] == []
