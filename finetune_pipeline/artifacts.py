@@ -110,7 +110,9 @@ class ArtifactStore:
         folder = self.root / task / step
         if not folder.is_dir():
             return []
-        names = sorted((p for p in folder.iterdir() if (p / MANIFEST).exists()), key=lambda p: (p / MANIFEST).stat().st_mtime_ns)
+        names = sorted(
+            (p for p in folder.iterdir() if (p / MANIFEST).exists()), key=lambda p: (p / MANIFEST).stat().st_mtime_ns
+        )
         return [a for p in names if (a := self.find(task, step, p.name))]
 
     def state_folder(self, task: str) -> Path:
@@ -158,11 +160,24 @@ class ArtifactStore:
             builder = Builder(making, work)
             try:
                 make(builder)
-                files = {str(p.relative_to(making)): {"sha256": digest_file(p), "bytes": p.stat().st_size}
-                         for p in sorted(making.rglob("*")) if p.is_file()}
-                write_json(making / MANIFEST, {
-                    "task": task, "step": step, "version": version, "code_version": code_version, "inputs": dict(inputs),
-                    "settings": json.loads(json.dumps(settings, default=str)), "facts": builder.facts, "files": files})
+                files = {
+                    str(p.relative_to(making)): {"sha256": digest_file(p), "bytes": p.stat().st_size}
+                    for p in sorted(making.rglob("*"))
+                    if p.is_file()
+                }
+                write_json(
+                    making / MANIFEST,
+                    {
+                        "task": task,
+                        "step": step,
+                        "version": version,
+                        "code_version": code_version,
+                        "inputs": dict(inputs),
+                        "settings": json.loads(json.dumps(settings, default=str)),
+                        "facts": builder.facts,
+                        "files": files,
+                    },
+                )
                 _sync_folder(making)
                 shutil.rmtree(final, ignore_errors=True)  # only ever a folder without a manifest
                 os.rename(making, final)

@@ -32,12 +32,21 @@ def build_definitions(data_root: Path) -> dg.Definitions:
         schedules.append(retraining_schedule(task))
         sensors.append(new_logs_sensor(task))
     return dg.Definitions(
-        assets=assets, jobs=jobs, schedules=schedules, sensors=sensors,
+        assets=assets,
+        jobs=jobs,
+        schedules=schedules,
+        sensors=sensors,
         resources={"store": Store(), "tracking": Tracking(), "compute": Compute()},
         # the light steps share two processes; models run in children of their own, whichever executor is used
-        executor=dg.multi_or_in_process_executor.configured({"multiprocess": {
-            "max_concurrent": 2,
-            "start_method": {"forkserver": {"preload_modules": ["dagster", "finetune_pipeline.definitions"]}}}}))
+        executor=dg.multi_or_in_process_executor.configured(
+            {
+                "multiprocess": {
+                    "max_concurrent": 2,
+                    "start_method": {"forkserver": {"preload_modules": ["dagster", "finetune_pipeline.definitions"]}},
+                }
+            }
+        ),
+    )
 
 
 defs = build_definitions(read_settings().data_root)

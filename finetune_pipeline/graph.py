@@ -111,8 +111,10 @@ class Graph:
 
     def artifacts(self, task: Task, world: World, store: ArtifactStore) -> dict[str, Artifact | None]:
         """The artifact of every step, or None where it is still to be made."""
-        return {name: store.find(self._owner(name, task), name, version)
-                for name, version in self.versions(task, world, store).items()}
+        return {
+            name: store.find(self._owner(name, task), name, version)
+            for name, version in self.versions(task, world, store).items()
+        }
 
     def _owner(self, name: str, task: Task) -> str:
         return SHARED if self.steps[name].shared else task.name
@@ -133,20 +135,28 @@ class Graph:
         """Make one step, or find it made. Raises MissingInput naming every step that has to come first."""
         step = self.steps[name]
         versions = self.versions(task, world, store)
-        inputs = {need: store.find(self._owner(need, task), need, versions[need])
-                  for need in (*step.needs, *step.after)}
+        inputs = {
+            need: store.find(self._owner(need, task), need, versions[need]) for need in (*step.needs, *step.after)
+        }
         missing = [need for need, artifact in inputs.items() if artifact is None]
         if missing:
-            raise MissingInput(f"{task.name}/{name} needs {', '.join(missing)} of the present data and spec, which "
-                               f"have not been made. Run `finetune run {task.name}`, or materialize them first.")
+            raise MissingInput(
+                f"{task.name}/{name} needs {', '.join(missing)} of the present data and spec, which "
+                f"have not been made. Run `finetune run {task.name}`, or materialize them first."
+            )
         present = {need: artifact for need, artifact in inputs.items() if artifact is not None}
 
         def make(builder: Builder) -> None:
             builder.facts.update(step.make(Work(task, world, present, builder, store, launch, release)))
 
-        return store.build(self._owner(name, task), name, code_version=step.code_version,
-                           inputs={need: versions[need] for need in step.needs},
-                           settings=step.settings(task.spec, world), make=make)
+        return store.build(
+            self._owner(name, task),
+            name,
+            code_version=step.code_version,
+            inputs={need: versions[need] for need in step.needs},
+            settings=step.settings(task.spec, world),
+            make=make,
+        )
 
 
 def pinned_world(store: ArtifactStore, task: Task, run_id: str, look: Callable[[], World]) -> World:

@@ -65,8 +65,10 @@ def _tracking_uri(told: str, project: Path, home: Path) -> str:
         return told
     scheme, found, rest = told.partition("://")
     if not found or scheme == "file":
-        raise ValueError(f"MLFLOW_TRACKING_URI={told!r}: MLflow stores runs in a database or behind a server; write "
-                         "sqlite:////absolute/path/mlflow.db or http://host:port, or unset it")
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI={told!r}: MLflow stores runs in a database or behind a server; write "
+            "sqlite:////absolute/path/mlflow.db or http://host:port, or unset it"
+        )
     if scheme != "sqlite":
         return told
     path, mark, options = rest.removeprefix("/").partition("?")
@@ -77,6 +79,7 @@ def _devices(told: str) -> tuple[str, ...]:
     names = [name.strip() for name in told.split(",") if name.strip()]
     wrong = [n for n in names if n != "cpu" and not (n.startswith("cuda:") and n[5:].isdigit())]
     if wrong:
-        raise ValueError(f"FINETUNE_DEVICES: {', '.join(map(repr, wrong))} is no device; "
-                         "write cpu, cuda:0, or cuda:0,cuda:1")
+        raise ValueError(
+            f"FINETUNE_DEVICES: {', '.join(map(repr, wrong))} is no device; write cpu, cuda:0, or cuda:0,cuda:1"
+        )
     return tuple(dict.fromkeys(names)) or ("cpu",)

@@ -12,9 +12,17 @@ TEMPLATE = (
 )
 LABELS = ["billing", "bug_report", "how_to"]
 SYSTEM = "Sort the ticket. Answer with one of: billing, bug_report, how_to."
-_TEXTS = ["my invoice is wrong", "the app crashes when I save", "how do I add a user", "charged twice this month",
-          "error 500 on the board page", "where is the export button", "please refund the second payment",
-          "the map stays empty after login", "can I change the week start"]
+_TEXTS = [
+    "my invoice is wrong",
+    "the app crashes when I save",
+    "how do I add a user",
+    "charged twice this month",
+    "error 500 on the board page",
+    "where is the export button",
+    "please refund the second payment",
+    "the map stays empty after login",
+    "can I change the week start",
+]
 
 
 def make_tiny_tokenizer(folder: Path) -> None:
@@ -25,11 +33,20 @@ def make_tiny_tokenizer(folder: Path) -> None:
     raw = Tokenizer(models.BPE(byte_fallback=False))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     raw.train_from_iterator([*_TEXTS, *LABELS, SYSTEM, "system user assistant"] * 3, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<|im_start|>", eos_token="<|im_end|>",
-                                        pad_token="<|im_end|>", unk_token="<|endoftext|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+    )
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
 
@@ -42,10 +59,20 @@ def make_tiny_model(folder: Path, dtype: str = "float32", seed: int = 0, layers:
     folder.mkdir(parents=True, exist_ok=True)
     make_tiny_tokenizer(folder)
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=layers,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
-                         tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
-                         initializer_range=0.15)
+    config = LlamaConfig(
+        vocab_size=400,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        initializer_range=0.15,
+    )
     model = LlamaForCausalLM(config).to(getattr(torch, dtype))
     model.save_pretrained(folder)
     return folder
@@ -65,6 +92,11 @@ def write_tiny_examples(path: Path, numbers: range) -> Path:
     from finetune_pipeline.data.examples import Example, example_id, write_examples
 
     rows = [(tiny_messages(n), LABELS[n % len(LABELS)]) for n in numbers]
-    write_examples(path, [Example(id=example_id(m), messages=m, label=label, source={"file": "t.jsonl", "line": i + 1})
-                          for i, (m, label) in enumerate(rows)])
+    write_examples(
+        path,
+        [
+            Example(id=example_id(m), messages=m, label=label, source={"file": "t.jsonl", "line": i + 1})
+            for i, (m, label) in enumerate(rows)
+        ],
+    )
     return path

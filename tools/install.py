@@ -41,8 +41,20 @@ def torch_is_cpu_build_by_default() -> bool:
     """Whether plain pip would pick a build without CUDA here; asks the index, downloads nothing."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return True
-    told = pip("install", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-", "-q", "-c", str(CONSTRAINTS),
-               TORCH, quiet=False, check=False)
+    told = pip(
+        "install",
+        "--dry-run",
+        "--no-deps",
+        "--ignore-installed",
+        "--report",
+        "-",
+        "-q",
+        "-c",
+        str(CONSTRAINTS),
+        TORCH,
+        quiet=False,
+        check=False,
+    )
     if told.returncode != 0:
         return True  # let the real installation say what is wrong
     return "+cpu" in json.loads(told.stdout)["install"][0]["metadata"]["version"]
@@ -51,22 +63,43 @@ def torch_is_cpu_build_by_default() -> bool:
 def install_cpu_torch() -> None:
     """torch without 3 GB of CUDA libraries: uv knows the index of the CPU builds. Plain pip where that is out of reach."""
     pip("install", "uv")
-    done = subprocess.run([str(VENV / "bin" / "uv"), "pip", "install", "-q", "--python", str(PYTHON), "--torch-backend",
-                           "cpu", "-c", str(CONSTRAINTS), TORCH], check=False)
+    done = subprocess.run(
+        [
+            str(VENV / "bin" / "uv"),
+            "pip",
+            "install",
+            "-q",
+            "--python",
+            str(PYTHON),
+            "--torch-backend",
+            "cpu",
+            "-c",
+            str(CONSTRAINTS),
+            TORCH,
+        ],
+        check=False,
+    )
     if done.returncode != 0:
         say("  the index of torch's CPU builds cannot be reached; installing the build of the package index")
 
 
 def fingerprint(dev: bool) -> str:
-    parts = [(ROOT / "pyproject.toml").read_bytes(), CONSTRAINTS.read_bytes(), Path(__file__).read_bytes(),
-             sys.version.encode(), str(dev).encode()]
+    parts = [
+        (ROOT / "pyproject.toml").read_bytes(),
+        CONSTRAINTS.read_bytes(),
+        Path(__file__).read_bytes(),
+        sys.version.encode(),
+        str(dev).encode(),
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def main() -> None:
     dev = "--dev" in sys.argv[1:]
     if sys.version_info < (3, 11):
-        sys.exit(f"Python 3.11 or later is needed, this is {platform.python_version()}; name one: make PYTHON=python3.12 demo")
+        sys.exit(
+            f"Python 3.11 or later is needed, this is {platform.python_version()}; name one: make PYTHON=python3.12 demo"
+        )
     marks = [VENV / ".installed-dev"] if dev else [VENV / ".installed", VENV / ".installed-dev"]
     if PYTHON.exists() and any(m.exists() and m.read_text() == fingerprint("dev" in m.name) for m in marks):
         return

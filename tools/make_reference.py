@@ -1,7 +1,7 @@
 """Writes docs/reference.md from the code: spec keys, checks, gates, rules. A test fails when it is out of date.
 
-    python tools/make_reference.py            # writes
-    python tools/make_reference.py --check    # exits with 1 when the file differs
+python tools/make_reference.py            # writes
+python tools/make_reference.py --check    # exits with 1 when the file differs
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ def cell(value: Any) -> str:
 
 
 def rows(header: list[str], lines: list[list[Any]]) -> list[str]:
-    return ["| " + " | ".join(header) + " |", "|" + "---|" * len(header),
-            *("| " + " | ".join(cell(c) for c in line) + " |" for line in lines)]
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(cell(c) for c in line) + " |" for line in lines),
+    ]
 
 
 def spec_lines() -> list[list[Any]]:
@@ -42,9 +45,19 @@ def spec_lines() -> list[list[Any]]:
             if name == "output":
                 for kind in ("LabelsOutput", "TextOutput"):
                     inner = told["$defs"][kind]
-                    section(f"output ({kind.removesuffix('Output').lower()}).", inner["properties"], inner.get("required", []))
+                    section(
+                        f"output ({kind.removesuffix('Output').lower()}).",
+                        inner["properties"],
+                        inner.get("required", []),
+                    )
                 continue
-            default = "**required**" if name in required else f"`{field['default']}`" if field.get("default") is not None else "–"
+            default = (
+                "**required**"
+                if name in required
+                else f"`{field['default']}`"
+                if field.get("default") is not None
+                else "–"
+            )
             lines.append([f"`{prefix}{name}`", default, field.get("description", "")])
 
     section("", told["properties"], told["required"])
@@ -52,29 +65,65 @@ def spec_lines() -> list[list[Any]]:
 
 
 def step_line(step: Step) -> list[Any]:
-    return [f"`{step.name}`", ", ".join(f"`{n}`" for n in step.needs) or "–", ", ".join(f"`{n}`" for n in step.after) or "–"]
+    return [
+        f"`{step.name}`",
+        ", ".join(f"`{n}`" for n in step.needs) or "–",
+        ", ".join(f"`{n}`" for n in step.after) or "–",
+    ]
 
 
 def render() -> str:
-    checks = [[f"`{c.step}`", f"`{c.name}`", "by spec" if callable(c.blocking) else "blocks" if c.blocking else
-               "warns" if c.advisory else "gate", c.description] for c in CHECKS]
+    checks = [
+        [
+            f"`{c.step}`",
+            f"`{c.name}`",
+            "by spec" if callable(c.blocking) else "blocks" if c.blocking else "warns" if c.advisory else "gate",
+            c.description,
+        ]
+        for c in CHECKS
+    ]
     gates = [[f"`{g['name']}`", g["needs"], g["default"], g["blocking"], g["what_to_do"]] for g in table()]
-    return "\n".join([
-        "# Reference", "", "Made from the code by `tools/make_reference.py`; do not edit by hand.", "",
-        "## Keys of task.yaml", "", *rows(["key", "default", "meaning"], spec_lines()), "",
-        "## Steps", "", "A step's version follows from what it *needs*. What it comes *after* must be there, but decides "
-        "nothing about its result.", "", *rows(["step", "needs", "after"], [step_line(s) for s in PIPELINE.steps.values()]), "",
-        "## Checks", "", "`blocks`: a no stops everything downstream. `gate`: a no keeps `champion` where it is. `warns`: "
-        "people should look.", "", *rows(["asset", "check", "on a no", "question"], checks), "",
-        "## Gates", "", *rows(["gate", "needs", "default", "blocking", "what to do"], gates), "",
-    ])
+    return "\n".join(
+        [
+            "# Reference",
+            "",
+            "Made from the code by `tools/make_reference.py`; do not edit by hand.",
+            "",
+            "## Keys of task.yaml",
+            "",
+            *rows(["key", "default", "meaning"], spec_lines()),
+            "",
+            "## Steps",
+            "",
+            "A step's version follows from what it *needs*. What it comes *after* must be there, but decides "
+            "nothing about its result.",
+            "",
+            *rows(["step", "needs", "after"], [step_line(s) for s in PIPELINE.steps.values()]),
+            "",
+            "## Checks",
+            "",
+            "`blocks`: a no stops everything downstream. `gate`: a no keeps `champion` where it is. `warns`: "
+            "people should look.",
+            "",
+            *rows(["asset", "check", "on a no", "question"], checks),
+            "",
+            "## Gates",
+            "",
+            *rows(["gate", "needs", "default", "blocking", "what to do"], gates),
+            "",
+        ]
+    )
 
 
 def main() -> int:
     text = render()
     if "--check" in sys.argv:
         same = TARGET.exists() and TARGET.read_text("utf-8") == text
-        print("docs/reference.md is up to date" if same else "docs/reference.md is old: run python tools/make_reference.py")
+        print(
+            "docs/reference.md is up to date"
+            if same
+            else "docs/reference.md is old: run python tools/make_reference.py"
+        )
         return 0 if same else 1
     TARGET.write_text(text, "utf-8")
     return 0

@@ -18,17 +18,35 @@ from finetune_pipeline.stages.pipeline import PIPELINE
 GROUP = "data"
 VIEWS = ("train_split", "validation_split", "test_split")
 NODES = [
-    Node("raw_examples", ["production_logs"],
-         "Snapshot of the raw files and of corrected production rows, with digests.", ["jsonl"], GROUP),
-    Node("validated_examples", ["raw_examples"],
-         "Canonical examples, one JSON object a line; every bad row in quarantine with file, line, rule and fix.",
-         ["jsonl", "python"], GROUP),
-    Node("clean_examples", ["validated_examples"],
-         "Scrubbed of personal data and secrets, de-duplicated, contradictions set aside.", ["jsonl", "python"], GROUP),
+    Node(
+        "raw_examples",
+        ["production_logs"],
+        "Snapshot of the raw files and of corrected production rows, with digests.",
+        ["jsonl"],
+        GROUP,
+    ),
+    Node(
+        "validated_examples",
+        ["raw_examples"],
+        "Canonical examples, one JSON object a line; every bad row in quarantine with file, line, rule and fix.",
+        ["jsonl", "python"],
+        GROUP,
+    ),
+    Node(
+        "clean_examples",
+        ["validated_examples"],
+        "Scrubbed of personal data and secrets, de-duplicated, contradictions set aside.",
+        ["jsonl", "python"],
+        GROUP,
+    ),
     Node("reviewed_examples", ["clean_examples"], "People's decisions from `reviews/` applied.", ["jsonl"], GROUP),
-    Node("splits", ["reviewed_examples"],
-         "Train, validation and sealed test by duplicate cluster, stratified by label; old rows never move.",
-         ["jsonl"], GROUP),
+    Node(
+        "splits",
+        ["reviewed_examples"],
+        "Train, validation and sealed test by duplicate cluster, stratified by label; old rows never move.",
+        ["jsonl"],
+        GROUP,
+    ),
 ]
 
 
@@ -42,9 +60,17 @@ def split_views(task: Task) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"{task.name}__split_views",
-        specs=[dg.AssetSpec(dg.AssetKey([task.name, name]), deps=[dg.AssetKey([task.name, "splits"])], description=text,
-                            group_name=GROUP, kinds={"jsonl"}, owners=[task.spec.owner])
-               for name, (_, text) in texts.items()],
+        specs=[
+            dg.AssetSpec(
+                dg.AssetKey([task.name, name]),
+                deps=[dg.AssetKey([task.name, "splits"])],
+                description=text,
+                group_name=GROUP,
+                kinds={"jsonl"},
+                owners=[task.spec.owner],
+            )
+            for name, (_, text) in texts.items()
+        ],
     )
     def views(context: dg.AssetExecutionContext, store: Store, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
         world = world_of(context, task, store, tracking)
@@ -55,10 +81,13 @@ def split_views(task: Task) -> dg.AssetsDefinition:
             with tracking.step(context, task.name, name, splits.version, reused=splits.reused) as run:
                 run.log_metrics(numbers(facts))
                 if split != "test":
-                    facts["summary_markdown"] = markdown(summarise(read_examples(splits.path(f"{split}/examples.jsonl"))))
+                    facts["summary_markdown"] = markdown(
+                        summarise(read_examples(splits.path(f"{split}/examples.jsonl")))
+                    )
                 metadata = as_metadata({**facts, "mlflow": run.url})
             tell(name, "done")
-            yield dg.MaterializeResult(asset_key=dg.AssetKey([task.name, name]), metadata=metadata,
-                                       data_version=dg.DataVersion(splits.version))
+            yield dg.MaterializeResult(
+                asset_key=dg.AssetKey([task.name, name]), metadata=metadata, data_version=dg.DataVersion(splits.version)
+            )
 
     return views

@@ -9,8 +9,15 @@ from finetune_pipeline.assets.node import Node
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import Task
 
-NODES: list[Node] = [*production.NODES[:1], *data.NODES, *baseline.NODES, *training.NODES, *evaluation.NODES,
-                     *release.NODES, *production.NODES[1:]]
+NODES: list[Node] = [
+    *production.NODES[:1],
+    *data.NODES,
+    *baseline.NODES,
+    *training.NODES,
+    *evaluation.NODES,
+    *release.NODES,
+    *production.NODES[1:],
+]
 
 
 def task_assets(task: Task) -> list[dg.AssetsDefinition]:
@@ -22,8 +29,12 @@ def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
     """Stands in the UI for a task whose spec cannot be used, and says why; the other tasks are not affected."""
     text = "\n\n".join(str(f) for f in findings)
 
-    @dg.asset(key=dg.AssetKey([name, "broken_task_spec"]), group_name="broken", kinds={"yaml"},
-              description=f"`{name}/task.yaml` cannot be used:\n\n{text}")
+    @dg.asset(
+        key=dg.AssetKey([name, "broken_task_spec"]),
+        group_name="broken",
+        kinds={"yaml"},
+        description=f"`{name}/task.yaml` cannot be used:\n\n{text}",
+    )
     def broken() -> None:
         raise dg.Failure(f"{name}/task.yaml cannot be used:\n{text}", allow_retries=False)
 

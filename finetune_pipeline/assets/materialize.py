@@ -21,22 +21,42 @@ from finetune_pipeline.spec.model import Task
 from finetune_pipeline.stages.pipeline import PIPELINE
 
 DATASETS = {
-    "splits": [("train", "train/examples.jsonl", "training"), ("validation", "validation/examples.jsonl", "validation"),
-               ("test", "test/sealed.jsonl", "test")],
+    "splits": [
+        ("train", "train/examples.jsonl", "training"),
+        ("validation", "validation/examples.jsonl", "validation"),
+        ("test", "test/sealed.jsonl", "test"),
+    ],
 }
 """Which files of which step's artifact are data sets, and in what role."""
-USES = {"few_shot_baseline": ("validation",), "adapter": ("train", "validation"), "test_predictions": ("test",),
-        "splits": ("train", "validation", "test")}
-SHOWN = ("report.html", "report.md", "evaluation.json", "gates.json", "findings.jsonl", "predictions.parquet",
-         "history.jsonl", "audit.json", "plan.json", "drift.json", "decision.json", "model_version.json")
+USES = {
+    "few_shot_baseline": ("validation",),
+    "adapter": ("train", "validation"),
+    "test_predictions": ("test",),
+    "splits": ("train", "validation", "test"),
+}
+SHOWN = (
+    "report.html",
+    "report.md",
+    "evaluation.json",
+    "gates.json",
+    "findings.jsonl",
+    "predictions.parquet",
+    "history.jsonl",
+    "audit.json",
+    "plan.json",
+    "drift.json",
+    "decision.json",
+    "model_version.json",
+)
 """Files worth having in MLflow too. Weights and examples stay in the artifact store."""
 
 
 def world_of(context: Any, task: Task, store: Store, tracking: Tracking) -> World:
     """The world the run (or the run it re-executes) began with."""
     run = getattr(context, "op_execution_context", context).run
-    return pinned_world(store.artifacts(), task, run.root_run_id or run.run_id,
-                        lambda: present_world(task, store, tracking))
+    return pinned_world(
+        store.artifacts(), task, run.root_run_id or run.run_id, lambda: present_world(task, store, tracking)
+    )
 
 
 def materialize(
@@ -53,8 +73,9 @@ def materialize(
             return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
 
         run.log_params({"version": version, **_settings(task, name, world)})
-        artifact = PIPELINE.run(name, task, world, artifacts, launch,
-                                lambda request: release(tracking, request, run.run_id))
+        artifact = PIPELINE.run(
+            name, task, world, artifacts, launch, lambda request: release(tracking, request, run.run_id)
+        )
         measured = read_json(artifact.folder / "measured.json") if (artifact.folder / "measured.json").exists() else {}
         run.log_metrics({k: v for k, v in numbers({**artifact.facts, "measured": measured}).items()})
         _send_history(run, {"work": str(artifact.folder)})
@@ -65,8 +86,15 @@ def materialize(
         if "verdict" in artifact.facts:
             run.set_tags({"mlflow.note.content": artifact.facts["verdict"]})
         shown = {k: v for k, v in artifact.facts.items() if k not in ("history", "files") or name == "raw_examples"}
-        metadata = as_metadata({**shown, **({"measured": measured} if measured else {}), "reused": artifact.reused,
-                                "folder": artifact.folder, "mlflow": run.url})
+        metadata = as_metadata(
+            {
+                **shown,
+                **({"measured": measured} if measured else {}),
+                "reused": artifact.reused,
+                "folder": artifact.folder,
+                "mlflow": run.url,
+            }
+        )
         report = artifact.folder / "report.md"
         if report.exists():
             metadata["report"] = dg.MetadataValue.md(report.read_text("utf-8"))
@@ -98,5 +126,10 @@ def _log_datasets(run: StepRun, task: Task, name: str, world: World, store: Stor
     for split, file, role in DATASETS["splits"]:
         if split in USES[name]:
             path = splits.path(file)
-            run.log_dataset(f"{task.name}_{split}", digest_file(path), str(path), role,
-                            {"num_rows": splits.facts["counts"][split], "version": splits.version})
+            run.log_dataset(
+                f"{task.name}_{split}",
+                digest_file(path),
+                str(path),
+                role,
+                {"num_rows": splits.facts["counts"][split], "version": splits.version},
+            )

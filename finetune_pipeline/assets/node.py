@@ -44,16 +44,20 @@ class Node:
             owners=[spec.owner],
             pool=GPU_POOL if self.heavy else None,
             retry_policy=RETRY if self.heavy else None,
-            check_specs=[dg.AssetCheckSpec(c.name, asset=key, description=c.description, blocking=c.blocks(spec))
-                         for c in checks],
+            check_specs=[
+                dg.AssetCheckSpec(c.name, asset=key, description=c.description, blocking=c.blocks(spec)) for c in checks
+            ],
         )
         def node(
             context: dg.AssetExecutionContext, store: Store, tracking: Tracking, compute: Compute
         ) -> dg.MaterializeResult:
             artifact, metadata = materialize(context, task, self.name, store, tracking, compute)
             return dg.MaterializeResult(
-                asset_key=key, metadata=metadata, data_version=dg.DataVersion(artifact.version),
-                check_results=[_result(c.name, c.ask(artifact, spec), c.advisory) for c in checks])
+                asset_key=key,
+                metadata=metadata,
+                data_version=dg.DataVersion(artifact.version),
+                check_results=[_result(c.name, c.ask(artifact, spec), c.advisory) for c in checks],
+            )
 
         return node
 
@@ -64,6 +68,9 @@ def _result(name: str, answer: object, advisory: bool) -> dg.AssetCheckResult:
 
     assert isinstance(answer, Answer)
     return dg.AssetCheckResult(
-        check_name=name, passed=answer.passed, description=answer.message,
+        check_name=name,
+        passed=answer.passed,
+        description=answer.message,
         severity=dg.AssetCheckSeverity.WARN if advisory else dg.AssetCheckSeverity.ERROR,
-        metadata=as_metadata(dict(answer.figures)))
+        metadata=as_metadata(dict(answer.figures)),
+    )

@@ -18,13 +18,26 @@ def stage_assets(stage: str) -> list[str]:
 
 
 def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> dg.UnresolvedAssetJobDefinition:
-    return dg.define_asset_job(f"{task.name}__{stage}", selection=selection, description=text,
-                               tags={"finetune/task": task.name, "finetune/stage": stage})
+    return dg.define_asset_job(
+        f"{task.name}__{stage}",
+        selection=selection,
+        description=text,
+        tags={"finetune/task": task.name, "finetune/stage": stage},
+    )
 
 
 def task_jobs(task: Task) -> list[dg.UnresolvedAssetJobDefinition]:
     """``<task>__all`` and one ``<task>__<stage>`` a stage. Check results are part of their assets' steps."""
     mine = dg.AssetSelection.key_prefixes(task.name)
-    return [_job(task, "all", mine, "From raw files to a registered model, and the look at production."),
-            *(_job(task, stage, dg.AssetSelection.assets(*(dg.AssetKey([task.name, name]) for name in stage_assets(stage))),
-                   f"Only the stage `{stage}`.") for stage in STAGES)]
+    return [
+        _job(task, "all", mine, "From raw files to a registered model, and the look at production."),
+        *(
+            _job(
+                task,
+                stage,
+                dg.AssetSelection.assets(*(dg.AssetKey([task.name, name]) for name in stage_assets(stage))),
+                f"Only the stage `{stage}`.",
+            )
+            for stage in STAGES
+        ),
+    ]

@@ -42,8 +42,19 @@ def drift(artifact: Artifact, spec: TaskSpec) -> Answer:
 CHECKS = [
     Check("all_rows_predicted", "test_predictions", "Every model answered every test row; none failed.", all_predicted),
     *[Check(g["name"], "evaluation_report", g["needs"], _gate(g["name"]), blocking=False) for g in table()],
-    Check("aliases_consistent", "model_version", "`champion` never points to a version that failed a gate.",
-          aliases_consistent, blocking=False),
-    Check("no_drift", "drift_report", "Production still looks like the training data.", drift, blocking=False,
-          advisory=True),
+    Check(
+        "aliases_consistent",
+        "model_version",
+        "`champion` never points to a version that failed a gate.",
+        aliases_consistent,
+        blocking=False,
+    ),
+    Check(
+        "no_drift",
+        "drift_report",
+        "Production still looks like the training data.",
+        drift,
+        blocking=False,
+        advisory=True,
+    ),
 ]

@@ -13,7 +13,7 @@ from finetune_pipeline.data.duplicates import clean
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.validation import validate
-from finetune_pipeline.findings import FindingsError, as_rows, errors
+from finetune_pipeline.findings import FindingsError, as_rows
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import check_task
 
@@ -67,21 +67,36 @@ def check(task: str, as_json: bool) -> int:
     share = facts["quarantined"] / facts["rows_in"] if facts["rows_in"] else 1.0
     stops = []
     if share > spec.data.max_quarantine_share:
-        stops.append(f"{share:.1%} of the rows are bad, data.max_quarantine_share allows {spec.data.max_quarantine_share:.0%}")
+        stops.append(
+            f"{share:.1%} of the rows are bad, data.max_quarantine_share allows {spec.data.max_quarantine_share:.0%}"
+        )
     if clean_facts["kept"] < spec.data.min_examples:
         stops.append(f"{clean_facts['kept']} examples are left, data.min_examples asks for {spec.data.min_examples}")
     grouped = _by_rule(findings)
     if as_json:
-        emit({"task": loaded.name, "usable": not stops, "stops": stops, "spec_findings": as_rows(problems),
-              "raw": raw_facts, "validated": facts, "clean": clean_facts,
-              "rules": {rule: {"count": len(found), "examples": found[:EXAMPLES]} for rule, found in grouped.items()},
-              "full_list": str(full)})
+        emit(
+            {
+                "task": loaded.name,
+                "usable": not stops,
+                "stops": stops,
+                "spec_findings": as_rows(problems),
+                "raw": raw_facts,
+                "validated": facts,
+                "clean": clean_facts,
+                "rules": {rule: {"count": len(found), "examples": found[:EXAMPLES]} for rule, found in grouped.items()},
+                "full_list": str(full),
+            }
+        )
         return REFUSED if stops else DONE
     for finding in problems:
         say(str(finding))
-    say(f"{facts['rows_in']} rows in {len(raw_facts['files'])} files = {facts['kept']} valid + {facts['quarantined']} in quarantine")
-    say(f"{clean_facts['rows_in']} valid = {clean_facts['kept']} kept + {clean_facts['exact_duplicates']} exact and "
-        f"{clean_facts['near_duplicates']} near duplicates + {clean_facts['quarantined']} in contradictions")
+    say(
+        f"{facts['rows_in']} rows in {len(raw_facts['files'])} files = {facts['kept']} valid + {facts['quarantined']} in quarantine"
+    )
+    say(
+        f"{clean_facts['rows_in']} valid = {clean_facts['kept']} kept + {clean_facts['exact_duplicates']} exact and "
+        f"{clean_facts['near_duplicates']} near duplicates + {clean_facts['quarantined']} in contradictions"
+    )
     for kind, number in sorted(clean_facts["scrubbed"].items()):
         say(f"scrubbed: {number} × {kind}")
     for rule, found in grouped.items():

@@ -12,13 +12,20 @@ def environment() -> dict[str, str]:
     settings = read_settings()
     settings.home.mkdir(parents=True, exist_ok=True)
     ours = {
-        "FINETUNE_PROJECT": str(settings.project), "FINETUNE_HOME": str(settings.home),
-        "FINETUNE_DATA": str(settings.data_root), "DAGSTER_HOME": str(settings.project),
+        "FINETUNE_PROJECT": str(settings.project),
+        "FINETUNE_HOME": str(settings.home),
+        "FINETUNE_DATA": str(settings.data_root),
+        "DAGSTER_HOME": str(settings.project),
         # two OpenMP threads on busy cores spin at every barrier: up to six times slower without this
-        "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
         # the default pool loses traces in silence; job workers cost 2 GB of memory
-        "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DAGSTER_DISABLE_TELEMETRY": "1",
+        "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DAGSTER_DISABLE_TELEMETRY": "1",
     }
     return {**os.environ, **{k: v for k, v in ours.items() if not os.environ.get(k)}}
 

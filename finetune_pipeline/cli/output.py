@@ -44,8 +44,10 @@ def task_folder(name: str) -> Path:
     if name in known:
         return known[name]
     there = ", ".join(known) or "none"
-    raise click.ClickException(f"there is no task {name!r} in {root} (tasks: {there}); make {root / name}/task.yaml, "
-                               "`finetune schema` says what goes into it")
+    raise click.ClickException(
+        f"there is no task {name!r} in {root} (tasks: {there}); make {root / name}/task.yaml, "
+        "`finetune schema` says what goes into it"
+    )
 
 
 def get_task(name: str) -> Task:

@@ -28,9 +28,18 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
     gates = read_json(artifact.path("gates.json"))
     passed = bool(artifact.facts["passed"])
     if as_json:
-        emit({"task": loaded.name, "version": artifact.version, "passed": passed, "verdict": artifact.facts["verdict"],
-              "gates": gates, "html": str(artifact.path("report.html")), "markdown": str(artifact.path("report.md")),
-              "evaluation": read_json(artifact.path("evaluation.json"))})
+        emit(
+            {
+                "task": loaded.name,
+                "version": artifact.version,
+                "passed": passed,
+                "verdict": artifact.facts["verdict"],
+                "gates": gates,
+                "html": str(artifact.path("report.html")),
+                "markdown": str(artifact.path("report.md")),
+                "evaluation": read_json(artifact.path("evaluation.json")),
+            }
+        )
     elif markdown:
         say(artifact.path("report.md").read_text("utf-8"))
     else:

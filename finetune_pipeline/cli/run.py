@@ -9,8 +9,8 @@ from typing import Any
 import click
 import dagster as dg
 
-from finetune_pipeline.assets.graph import NODES
 from finetune_pipeline.assets.data import VIEWS
+from finetune_pipeline.assets.graph import NODES
 from finetune_pipeline.automation.jobs import STAGES, stage_assets
 from finetune_pipeline.cli.abandoned import close_abandoned_runs
 from finetune_pipeline.cli.environment import apply
@@ -42,14 +42,22 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
     with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
         close_abandoned_runs(instance, loaded.name, project.tracking.finish)
         if stage is None and not unfinished(project, instance):
-            return _finish(project, as_json, f"{loaded.name}: everything is made and nothing changed; no work was done "
-                           f"({time.monotonic() - started:.0f} s).", None)
+            return _finish(
+                project,
+                as_json,
+                f"{loaded.name}: everything is made and nothing changed; no work was done "
+                f"({time.monotonic() - started:.0f} s).",
+                None,
+            )
         result = _execute(loaded, stage or "all", instance, project, quiet=as_json)
     project = open_project(loaded)
     if result.success:
         headline = f"{loaded.name}: done in {_duration(time.monotonic() - started)}."
-        return _finish(project, as_json, headline, result.run_id) if stage is None else _stage_done(
-            as_json, loaded, stage, result.run_id)
+        return (
+            _finish(project, as_json, headline, result.run_id)
+            if stage is None
+            else _stage_done(as_json, loaded, stage, result.run_id)
+        )
     return _failed(result, loaded, as_json)
 
 
@@ -65,10 +73,16 @@ def _execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proj
     try:
         with Watcher(path, total=len(names), say=None if quiet else say):
             result = job.execute_in_process(
-                instance=instance, raise_on_error=False,
-                tags={"finetune/task": task.name, "finetune/trigger": "command line", "finetune/pid": str(os.getpid()),
-                      ".dagster/repository": REPOSITORY},
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}})
+                instance=instance,
+                raise_on_error=False,
+                tags={
+                    "finetune/task": task.name,
+                    "finetune/trigger": "command line",
+                    "finetune/pid": str(os.getpid()),
+                    ".dagster/repository": REPOSITORY,
+                },
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
     finally:
         os.environ.pop(VARIABLE, None)
         path.unlink(missing_ok=True)
@@ -80,9 +94,20 @@ def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) 
     report = project.artifacts()["evaluation_report"]
     passed = bool(report and report.facts["passed"])
     if as_json:
-        emit({"task": project.task.name, "run_id": run_id, "worked": run_id is not None, "passed": passed,
-              "verdict": report.facts["verdict"] if report else None,
-              "steps": {name: {"version": a.version, "folder": str(a.folder)} for name, a in project.artifacts().items() if a}})
+        emit(
+            {
+                "task": project.task.name,
+                "run_id": run_id,
+                "worked": run_id is not None,
+                "passed": passed,
+                "verdict": report.facts["verdict"] if report else None,
+                "steps": {
+                    name: {"version": a.version, "folder": str(a.folder)}
+                    for name, a in project.artifacts().items()
+                    if a
+                },
+            }
+        )
     else:
         for line in [headline, "", *verdict_lines(project)]:
             say(line)
@@ -99,21 +124,33 @@ def _stage_done(as_json: bool, task: Task, stage: str, run_id: str) -> int:
 
 def _failed(result: Any, task: Task, as_json: bool) -> int:
     """Blocking checks that said no (exit code 2), or steps that failed (exit code 1), each with its message."""
-    refused = [(e.asset_key.path[-1], e.check_name, e.description) for e in result.get_asset_check_evaluations()
-               if not e.passed and e.blocking]
+    refused = [
+        (e.asset_key.path[-1], e.check_name, e.description)
+        for e in result.get_asset_check_evaluations()
+        if not e.passed and e.blocking
+    ]
     failures = [(e.step_key, _cause(e.step_failure_data)) for e in result.all_node_events if e.is_step_failure]
     real = [(step, text) for step, text in failures if "AssetCheckFailed" not in text]
     code = ERROR if real or not refused else REFUSED
     if as_json:
-        emit({"task": task.name, "run_id": result.run_id, "passed": False,
-              "refused": [{"asset": a, "check": c, "message": m} for a, c, m in refused],
-              "failed": [{"step": s, "message": t} for s, t in real]})
+        emit(
+            {
+                "task": task.name,
+                "run_id": result.run_id,
+                "passed": False,
+                "refused": [{"asset": a, "check": c, "message": m} for a, c, m in refused],
+                "failed": [{"step": s, "message": t} for s, t in real],
+            }
+        )
         return code
     for asset, check, message in refused:
         problem(f"stopped by the check {check} of {asset}: {message}")
     for step, text in real:
         problem(f"{step.rpartition('__')[2]} failed: {text}")
-    problem(f"run {result.run_id} of {task.name} did not finish; what was made is kept, and `finetune run {task.name}` goes on from there")
+    problem(
+        f"run {result.run_id} of {task.name} did not finish; what was made is kept, and "
+        f"`finetune run {task.name}` goes on from there"
+    )
     return code
 
 

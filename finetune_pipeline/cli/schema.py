@@ -19,14 +19,19 @@ def schema(as_json: bool) -> int:
 
     def section(properties: dict, required: list[str], indent: str) -> None:
         for name, field in properties.items():
-            kind = field.get("type") or " | ".join(str(o.get("type", o.get("$ref", "").rpartition("/")[2]))
-                                                   for o in field.get("anyOf", field.get("oneOf", [])))
+            kind = field.get("type") or " | ".join(
+                str(o.get("type", o.get("$ref", "").rpartition("/")[2]))
+                for o in field.get("anyOf", field.get("oneOf", []))
+            )
             reference = field.get("$ref", "").rpartition("/")[2]
             default = "required" if name in required else f"default {field['default']!r}" if "default" in field else ""
             if "enum" in field:
                 kind = " | ".join(field["enum"])
-            say(f"{indent}{name}: {reference or kind}  ({default}) {field.get('description', '')}".rstrip()
-                if not reference else f"{indent}{name}:")
+            say(
+                f"{indent}{name}: {reference or kind}  ({default}) {field.get('description', '')}".rstrip()
+                if not reference
+                else f"{indent}{name}:"
+            )
             if reference:
                 inner = told["$defs"][reference]
                 section(inner["properties"], inner.get("required", []), indent + "  ")

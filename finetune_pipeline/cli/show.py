@@ -16,9 +16,14 @@ def show(task: str, as_json: bool) -> int:
     """Print the resolved spec of TASK, and the version and state of every step."""
     loaded = get_task(task)
     project = open_project(loaded)
-    steps = {name: {"version": project.versions[name], "made": artifact is not None,
-                    "folder": str(artifact.folder) if artifact else None}
-             for name, artifact in project.artifacts().items()}
+    steps = {
+        name: {
+            "version": project.versions[name],
+            "made": artifact is not None,
+            "folder": str(artifact.folder) if artifact else None,
+        }
+        for name, artifact in project.artifacts().items()
+    }
     spec = loaded.spec.model_dump(mode="json")
     if as_json:
         emit({"spec": spec, "folder": str(loaded.folder), "steps": steps, "champion": project.serving})

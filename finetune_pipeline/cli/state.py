@@ -17,6 +17,7 @@ from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.stages.pipeline import PIPELINE
 
+
 @dataclass
 class Project:
     """A task with its stores: the world as it is, and the versions that follow from it."""
@@ -38,8 +39,14 @@ def open_project(task: Task) -> Project:
     tracking.prepare()
     world = present_world(task, store, tracking)
     artifacts = store.artifacts()
-    return Project(task, artifacts, tracking, world, PIPELINE.versions(task, world, artifacts),
-                   registry.champion(tracking, task.name))
+    return Project(
+        task,
+        artifacts,
+        tracking,
+        world,
+        PIPELINE.versions(task, world, artifacts),
+        registry.champion(tracking, task.name),
+    )
 
 
 def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:

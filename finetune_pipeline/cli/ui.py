@@ -25,14 +25,41 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     settings, tracking = read_settings(), Tracking()
     tracking.prepare()
     env = environment()
-    commands = {"dagster": [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(dagster_port),
-                            "-w", str(settings.project / "workspace.yaml")]}
+    commands = {
+        "dagster": [
+            sys.executable,
+            "-m",
+            "dagster",
+            "dev",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(dagster_port),
+            "-w",
+            str(settings.project / "workspace.yaml"),
+        ]
+    }
     if not tracking.uri().startswith("http"):
-        commands["mlflow"] = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port),
-                              "--workers", "1", "--backend-store-uri", tracking.uri(),
-                              "--default-artifact-root", str(settings.artifact_location)]
-    processes = {name: subprocess.Popen(command, cwd=settings.project, env=env, start_new_session=True)
-                 for name, command in commands.items()}
+        commands["mlflow"] = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(mlflow_port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            tracking.uri(),
+            "--default-artifact-root",
+            str(settings.artifact_location),
+        ]
+    processes = {
+        name: subprocess.Popen(command, cwd=settings.project, env=env, start_new_session=True)
+        for name, command in commands.items()
+    }
     say(f"Dagster: http://127.0.0.1:{dagster_port}")
     say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in processes else tracking.page()}")
     end = time.monotonic() + seconds if seconds else None

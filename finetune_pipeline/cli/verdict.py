@@ -23,14 +23,18 @@ def _data_lines(project: Project) -> list[str]:
     if v:
         lines.append(f"  validated  {v['rows_in']:>6} in = {v['kept']} kept + {v['quarantined']} in quarantine")
     if c:
-        lines.append(f"  clean      {c['rows_in']:>6} in = {c['kept']} kept + {c['exact_duplicates']} exact and "
-                     f"{c['near_duplicates']} near duplicates + {c['quarantined']} in contradictions")
+        lines.append(
+            f"  clean      {c['rows_in']:>6} in = {c['kept']} kept + {c['exact_duplicates']} exact and "
+            f"{c['near_duplicates']} near duplicates + {c['quarantined']} in contradictions"
+        )
     if r:
         lines.append(f"  reviewed   {r['rows_in']:>6} in = {r['kept']} kept + {r['dropped']} dropped")
     if s:
         n = s["counts"]
-        lines.append(f"  splits     {s['rows_in']:>6} in = {n['train']} train + {n['validation']} validation + "
-                     f"{n['test']} sealed test" + (f" + {s['quarantined']} in quarantine" if s["quarantined"] else ""))
+        lines.append(
+            f"  splits     {s['rows_in']:>6} in = {n['train']} train + {n['validation']} validation + "
+            f"{n['test']} sealed test" + (f" + {s['quarantined']} in quarantine" if s["quarantined"] else "")
+        )
     return lines
 
 
@@ -45,14 +49,21 @@ def verdict_lines(project: Project) -> list[str]:
     lines += ["", f"{metric}, with {project.task.spec.gates.confidence:.0%} intervals"]
     width = max(len(m["title"]) for m in report.facts["models"].values())
     for model in report.facts["models"].values():
-        lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {_share(model.get(key[0]), model.get(key[1]))}")
+        lines.append(
+            f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {_share(model.get(key[0]), model.get(key[1]))}"
+        )
     lines += ["", "gates"]
     for gate in read_json(report.path("gates.json")):
         lines.append(f"  {'yes' if gate['passed'] else 'NO '}  {gate['name']}: {gate['message']}")
     serving = f"version {project.serving}" if project.serving else "none"
-    lines += ["", report.facts["verdict"], f"champion in MLflow: {serving}", "",
-              f"report      {report.path('report.html')}",
-              f"            finetune report {project.task.name} --markdown   shows it here",
-              "Dagster UI  http://127.0.0.1:3000   opened by: make ui",
-              f"MLflow UI   {project.tracking.page()}   opened by: make ui"]
+    lines += [
+        "",
+        report.facts["verdict"],
+        f"champion in MLflow: {serving}",
+        "",
+        f"report      {report.path('report.html')}",
+        f"            finetune report {project.task.name} --markdown   shows it here",
+        "Dagster UI  http://127.0.0.1:3000   opened by: make ui",
+        f"MLflow UI   {project.tracking.page()}   opened by: make ui",
+    ]
     return lines

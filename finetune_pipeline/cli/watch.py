@@ -18,7 +18,11 @@ def describe(row: dict[str, Any]) -> str:
     parts = []
     if row.get("step") is not None and row.get("of"):
         parts.append(f"{row['step']} of {row['of']}")
-    parts += [f"{name.replace('_', ' ')} {row[name]:.3f}" for name in ("loss", "eval_loss") if isinstance(row.get(name), int | float)]
+    parts += [
+        f"{name.replace('_', ' ')} {row[name]:.3f}"
+        for name in ("loss", "eval_loss")
+        if isinstance(row.get(name), int | float)
+    ]
     if isinstance(row.get("seconds_left"), int | float) and row["seconds_left"] >= 1:
         left = int(row["seconds_left"])
         parts.append(f"{left // 60}:{left % 60:02d} left")
@@ -73,6 +77,8 @@ class Watcher:
             took = row["time"] - self._begun.get(stage, row["time"])
             if row.get("sentence") or took >= 2:
                 self.say(f"        {row.get('sentence') or 'done'} ({took:.0f} s)")
-        elif message not in ("begins", "unchanged") and (now - self._last >= QUIET_SECONDS or row.get("eval_loss") is not None):
+        elif message not in ("begins", "unchanged") and (
+            now - self._last >= QUIET_SECONDS or row.get("eval_loss") is not None
+        ):
             self.say(f"        {describe(row)}")
             self._last = now

@@ -60,8 +60,13 @@ def evaluate_task(
     main = comparisons["baseline"]
     evaluation = {
         "task": {
-            "name": spec.name, "description": spec.description, "kind": spec.output.kind, "labels": labels,
-            "base_model": spec.base_model, "base_revision": spec.base_revision, "method": spec.training.method,
+            "name": spec.name,
+            "description": spec.description,
+            "kind": spec.output.kind,
+            "labels": labels,
+            "base_model": spec.base_model,
+            "base_revision": spec.base_revision,
+            "method": spec.training.method,
             "system_prompt": spec.system_prompt,
         },
         "metric": main["metric"],
@@ -103,13 +108,18 @@ def _linear_rows(rows: Sequence[Row], linear: Mapping[str, str]) -> list[dict[st
     missing = sorted(row["example_id"] for row in rows if row["example_id"] not in linear)
     if missing:
         raise ValueError(f"the linear model gives no label for {len(missing)} test examples, {missing[:3]}")
-    return [{**row, "model": "linear", "text": linear[row["example_id"]], "status": "ok", "label_scores": []}
-            for row in rows]
+    return [
+        {**row, "model": "linear", "text": linear[row["example_id"]], "status": "ok", "label_scores": []}
+        for row in rows
+    ]
 
 
 def _comparisons(
-    rows: Mapping[str, Sequence[Row]], linear: Mapping[str, str] | None, likelihood: Mapping[str, Any],
-    labels: list[str], confidence: float,
+    rows: Mapping[str, Sequence[Row]],
+    linear: Mapping[str, str] | None,
+    likelihood: Mapping[str, Any],
+    labels: list[str],
+    confidence: float,
 ) -> dict[str, Any]:
     """Candidate against each other model; McNemar's p also adjusted for the number of comparisons (Holm)."""
     others: dict[str, Sequence[Row] | None] = {"baseline": rows["base"], "champion": rows.get("champion")}
@@ -160,8 +170,12 @@ def _format_gap(scores: Mapping[str, Any], likelihood: Mapping[str, Any]) -> dic
     told: dict[str, Any] = {}
     for name in ("base", "candidate"):
         free, restricted = scores[name]["accuracy"], likelihood[name]["accuracy"]
-        told[name] = {"free": free, "restricted": restricted, "gap": restricted - free,
-                      "valid_share": scores[name]["valid"]["share"]}
+        told[name] = {
+            "free": free,
+            "restricted": restricted,
+            "gap": restricted - free,
+            "valid_share": scores[name]["valid"]["share"],
+        }
     gain = told["candidate"]["free"] - told["base"]["free"]
     return told | {"closed_by_decoding": told["base"]["gap"] / gain if gain > 0 else None}
 
@@ -171,8 +185,12 @@ def _seal(openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None)
     named = {str(entry["candidate"]) for entry in openings if entry.get("candidate")}
     candidates = len(named) + sum(1 for entry in openings if not entry.get("candidate"))
     optimism = selection_optimism(n, accuracy, candidates) if is_number(accuracy) else None
-    return {"openings": [dict(entry) for entry in openings], "count": len(openings), "candidates": candidates,
-            "optimism": optimism}
+    return {
+        "openings": [dict(entry) for entry in openings],
+        "count": len(openings),
+        "candidates": candidates,
+        "optimism": optimism,
+    }
 
 
 def plain_json(value: Any) -> Any:

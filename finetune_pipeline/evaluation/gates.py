@@ -36,17 +36,17 @@ class GateResult:
 
 _TO_DO = {
     "beats_baseline": "Read the regressions and wrong answers in the report; add or correct training rows for the "
-                      "labels that are confused. If the interval is wide, enlarge the test set.",
+    "labels that are confused. If the interval is wide, enlarge the test set.",
     "beats_champion": "Keep the champion. Look at the regressions against it; retrain with the production rows that "
-                      "it gets wrong.",
+    "it gets wrong.",
     "format_compliance": "Look at the invalid answers in the report. Train longer, make the system prompt name the "
-                         "allowed answers, or restrict decoding to them; enlarge a test set too small to show it.",
+    "allowed answers, or restrict decoding to them; enlarge a test set too small to show it.",
     "merge_parity": "Do not ship the merged model. Merge again into the unquantized base; if it fails again, serve "
-                    "base and adapter unmerged and report the fault.",
+    "base and adapter unmerged and report the fault.",
     "no_failed_generation": "Read the error texts in the predictions (column error), mend the cause, and materialize "
-                            "test_predictions again.",
+    "test_predictions again.",
     "sealed_test_openings": "Materialize test_predictions, which records the opening. After many candidates on one "
-                            "test set, collect a new one.",
+    "test set, collect a new one.",
 }
 
 
@@ -89,14 +89,18 @@ def _gain(name: str, comparison: Any, threshold: float, over: str) -> GateResult
     low, high = interval
     passed = low > threshold
     unit = "points of accuracy" if told.get("metric") == "accuracy" else "points of ROUGE-L"
-    message = (f"{points(gain)} {unit} against {over} ({_level(told)} interval {points_range(interval)}, "
-               f"{counted(int(told.get('n') or 0), 'row')}); the lower bound must lie above "
-               f"{points(threshold, sign=False) if threshold else 'zero'}.")
+    message = (
+        f"{points(gain)} {unit} against {over} ({_level(told)} interval {points_range(interval)}, "
+        f"{counted(int(told.get('n') or 0), 'row')}); the lower bound must lie above "
+        f"{points(threshold, sign=False) if threshold else 'zero'}."
+    )
     if not passed and high >= 0 and told.get("metric") == "accuracy":
         visible = told.get("smallest_detectable_gain")
         if is_number(visible):
-            message += (f" With the disagreement found, this test set shows gains of {points(visible, sign=False)} "
-                        "points or more.")
+            message += (
+                f" With the disagreement found, this test set shows gains of {points(visible, sign=False)} "
+                "points or more."
+            )
         elif "smallest_detectable_gain" in told:
             message += " At this number of rows and disagreements no gain at all would be visible."
     return _result(name, passed, low, threshold, message)
@@ -132,18 +136,31 @@ def format_compliance(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResu
     if not is_number(n) or not is_number(right) or not is_interval(interval) or not n:
         return _result(name, False, None, threshold, "The share of valid answers could not be measured.")
     passed = interval[0] >= threshold
-    message = (f"{right:,} of {counted(int(n), 'answer')} in the declared form, so surely {percent(interval[0])} "
-               f"or more of all; {percent(threshold)} are asked for.")
+    message = (
+        f"{right:,} of {counted(int(n), 'answer')} in the declared form, so surely {percent(interval[0])} "
+        f"or more of all; {percent(threshold)} are asked for."
+    )
     needed = rows_needed_for_share(threshold, spec.gates.confidence)
     if passed or (needed is not None and n >= needed):
         return _result(name, passed, interval[0], threshold, message)
     if needed is None:
-        return _result(name, False, interval[0], threshold, message + " No finite test can show a share of 100%.",
-                       to_do="Set gates.min_valid_share below 1.")
+        return _result(
+            name,
+            False,
+            interval[0],
+            threshold,
+            message + " No finite test can show a share of 100%.",
+            to_do="Set gates.min_valid_share below 1.",
+        )
     enough = counted(needed, "row")
-    return _result(name, False, interval[0], threshold,
-                   message + f" Even without a single invalid answer that takes a test set of {enough}.",
-                   to_do=f"Enlarge the test set to {enough} or more, or lower gates.min_valid_share.")
+    return _result(
+        name,
+        False,
+        interval[0],
+        threshold,
+        message + f" Even without a single invalid answer that takes a test set of {enough}.",
+        to_do=f"Enlarge the test set to {enough} or more, or lower gates.min_valid_share.",
+    )
 
 
 def merge_parity(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
@@ -157,8 +174,10 @@ def merge_parity(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
     rows, share = facts.get("rows"), facts.get("same_greedy_share")
     if not is_number(rows) or not rows or not is_number(share):
         return _result(name, False, None, threshold, "Adapter and merged model were not compared.")
-    message = (f"{percent(share)} of {counted(int(rows), 'answer')} are the same from adapter and merged model; "
-               f"{percent(threshold)} are asked for.")
+    message = (
+        f"{percent(share)} of {counted(int(rows), 'answer')} are the same from adapter and merged model; "
+        f"{percent(threshold)} are asked for."
+    )
     passed = share >= threshold and facts.get("passed", True) is True
     if "mean_kl_limit" in facts:
         kl, limit = facts.get("mean_kl"), facts["mean_kl_limit"]
@@ -190,10 +209,17 @@ def sealed_test_openings(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateR
     name, seal = "sealed_test_openings", _dict(evaluation.get("seal"))
     count, candidates = seal.get("count"), seal.get("candidates")
     if not is_number(count) or not is_number(candidates) or not count:
-        return _result(name, False, count, 1.0,
-                       "No opening of the sealed test is on record, so nobody knows how often it was looked at.")
-    message = (f"The sealed test was opened {'once' if count == 1 else f'{count} times'}, "
-               f"for {counted(int(candidates), 'candidate')}.")
+        return _result(
+            name,
+            False,
+            count,
+            1.0,
+            "No opening of the sealed test is on record, so nobody knows how often it was looked at.",
+        )
+    message = (
+        f"The sealed test was opened {'once' if count == 1 else f'{count} times'}, "
+        f"for {counted(int(candidates), 'candidate')}."
+    )
     optimism = seal.get("optimism")
     if candidates > 1 and is_number(optimism) and optimism > 0:
         message += f" Choosing the best of them flatters its accuracy by up to {points(optimism, sign=False)} points."
@@ -207,18 +233,39 @@ def table() -> list[dict[str, Any]]:
     """
     d = GatesSpec.model_validate({})
     rows = [
-        ("beats_baseline", "the lower bound of the paired gain over the best prompted baseline above gates.min_gain",
-         f"{d.min_gain:g} points, {100 * d.confidence:g}% interval; a tie does not pass", "champion"),
-        ("beats_champion", "the lower bound of the paired gain over the champion above zero; passes without a champion",
-         f"{100 * d.confidence:g}% interval; a tie does not pass", "champion"),
-        ("format_compliance", "the lower bound of the share of valid answers at or above gates.min_valid_share",
-         f"{d.min_valid_share:g}, so at least {rows_needed_for_share(d.min_valid_share, d.confidence)} test rows",
-         "champion"),
-        ("merge_parity", "adapter and merged model give the same answer on gates.parity_min_agreement of the rows",
-         f"{d.parity_min_agreement:g}", "everything after the merge"),
+        (
+            "beats_baseline",
+            "the lower bound of the paired gain over the best prompted baseline above gates.min_gain",
+            f"{d.min_gain:g} points, {100 * d.confidence:g}% interval; a tie does not pass",
+            "champion",
+        ),
+        (
+            "beats_champion",
+            "the lower bound of the paired gain over the champion above zero; passes without a champion",
+            f"{100 * d.confidence:g}% interval; a tie does not pass",
+            "champion",
+        ),
+        (
+            "format_compliance",
+            "the lower bound of the share of valid answers at or above gates.min_valid_share",
+            f"{d.min_valid_share:g}, so at least {rows_needed_for_share(d.min_valid_share, d.confidence)} test rows",
+            "champion",
+        ),
+        (
+            "merge_parity",
+            "adapter and merged model give the same answer on gates.parity_min_agreement of the rows",
+            f"{d.parity_min_agreement:g}",
+            "everything after the merge",
+        ),
         ("no_failed_generation", "no answer of any compared model ended in an error", "0", "champion"),
-        ("sealed_test_openings", "the opening of the sealed test is on record; the number of openings is shown",
-         "1 or more", "champion"),
+        (
+            "sealed_test_openings",
+            "the opening of the sealed test is on record; the number of openings is shown",
+            "1 or more",
+            "champion",
+        ),
     ]
-    return [{"name": name, "needs": needs, "default": default, "blocking": blocking, "what_to_do": _TO_DO[name]}
-            for name, needs, default, blocking in rows]
+    return [
+        {"name": name, "needs": needs, "default": default, "blocking": blocking, "what_to_do": _TO_DO[name]}
+        for name, needs, default, blocking in rows
+    ]

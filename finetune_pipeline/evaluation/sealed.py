@@ -26,8 +26,17 @@ def open_sealed(sealed: Path, state: Path, *, test: str, candidate: str, reason:
     test, candidate: versions. The same candidate again (a rerun after a kill) is the same opening, not a second look.
     """
     if not any(row["candidate"] == candidate for row in openings(state, test)):
-        line = json.dumps({"test": test, "candidate": candidate, "reason": reason,
-                           "time": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n"
+        line = (
+            json.dumps(
+                {
+                    "test": test,
+                    "candidate": candidate,
+                    "reason": reason,
+                    "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
+            )
+            + "\n"
+        )
         with (state / LEDGER).open("a", encoding="utf-8") as ledger:
             ledger.write(line)
             ledger.flush()

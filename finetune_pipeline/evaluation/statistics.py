@@ -86,7 +86,7 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def paired_bootstrap_macro_f1(  # noqa: PLR0917 - the order is that of the question: gold, before, after
+def paired_bootstrap_macro_f1(
     gold: Sequence[str],
     a: Sequence[str | None],
     b: Sequence[str | None],
@@ -107,8 +107,10 @@ def paired_bootstrap_macro_f1(  # noqa: PLR0917 - the order is that of the quest
     if unknown := sorted(set(gold) - set(index)):
         raise ValueError(f"gold answers outside the label set: {', '.join(unknown)}")
     triples = np.array(
-        [(index[g], index.get(x, -1) if x else -1, index.get(y, -1) if y else -1)
-         for g, x, y in zip(gold, a, b, strict=True)]
+        [
+            (index[g], index.get(x, -1) if x else -1, index.get(y, -1) if y else -1)
+            for g, x, y in zip(gold, a, b, strict=True)
+        ]
     )
     distinct, counts = np.unique(triples, axis=0, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(len(gold), counts / len(gold), size=resamples)
@@ -162,9 +164,7 @@ def holm(pvalues: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def smallest_detectable_gain(
-    n: int, discordant_share: float, power: float = 0.8, alpha: float = 0.05
-) -> float | None:
+def smallest_detectable_gain(n: int, discordant_share: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
     """Smallest true gain a paired test of n examples finds with the given power, two-sided at alpha (Connor 1987).
 
     discordant_share: share of examples on which exactly one model is right. None when not even the largest possible

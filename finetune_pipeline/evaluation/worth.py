@@ -27,22 +27,30 @@ def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any
     accuracy, interval = scores.get("accuracy"), scores.get("interval")
     result |= {"best": best, "accuracy": accuracy, "interval": interval}
     if not is_number(accuracy) or not is_interval(interval):
-        return result | {"reason": "The prompted baseline has no usable score, so nobody can tell whether training "
-                                   "pays. Materialize few_shot_baseline again and read its metadata."}
+        return result | {
+            "reason": "The prompted baseline has no usable score, so nobody can tell whether training "
+            "pays. Materialize few_shot_baseline again and read its metadata."
+        }
     low = interval[0]
     measured = f"{percent(accuracy)} right on validation (interval {percent_range(interval)})"
     if low >= ceiling:
-        return result | {"reason": f"Prompting is enough: {prompt_name(best)} is {measured}, surely at or above the "
-                                   f"ceiling of {percent(ceiling)}. Use that prompt; fine-tuning would add cost and "
-                                   "little else."}
-    reason = (f"Training may pay: the best prompt, {prompt_name(best)}, is {measured}; the ceiling above which it "
-              f"would not is {percent(ceiling)}.")
+        return result | {
+            "reason": f"Prompting is enough: {prompt_name(best)} is {measured}, surely at or above the "
+            f"ceiling of {percent(ceiling)}. Use that prompt; fine-tuning would add cost and "
+            "little else."
+        }
+    reason = (
+        f"Training may pay: the best prompt, {prompt_name(best)}, is {measured}; the ceiling above which it "
+        f"would not is {percent(ceiling)}."
+    )
     decoding = _constrained_decoding(baseline, accuracy, ceiling)
     if decoding and decoding["enough_first"]:
-        reason += (f" But try constrained decoding first: with the answer restricted to the labels, the same base "
-                   f"model is {percent(decoding['accuracy'])} right ({prompt_name(decoding['prompt'])}), which closes "
-                   f"{percent(decoding['closes_share'])} of the gap to the ceiling without any training. The model "
-                   f"can tell the labels apart; it does not keep to the form.")
+        reason += (
+            f" But try constrained decoding first: with the answer restricted to the labels, the same base "
+            f"model is {percent(decoding['accuracy'])} right ({prompt_name(decoding['prompt'])}), which closes "
+            f"{percent(decoding['closes_share'])} of the gap to the ceiling without any training. The model "
+            f"can tell the labels apart; it does not keep to the form."
+        )
     return result | {"passed": True, "reason": reason, "constrained_decoding": decoding}
 
 
@@ -56,4 +64,3 @@ def _constrained_decoding(baseline: Mapping[str, Any], accuracy: float, ceiling:
     gap = ceiling - accuracy
     closes = min(1.0, max(0.0, usable[prompt] - accuracy) / gap) if gap > 0 else 0.0
     return {"prompt": prompt, "accuracy": usable[prompt], "closes_share": closes, "enough_first": closes >= CLOSES_MOST}
-

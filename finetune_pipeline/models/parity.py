@@ -18,8 +18,9 @@ from finetune_pipeline.models.chat import encode_answer, encode_prompt
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.training.faults import JobError
 
-MEAN_KL_LIMIT = 0.002
-"""Nats a token. Above the rounding of a right merge and below a merge into 4-bit weights; both measured, see the test."""
+MEAN_KL_LIMIT = 0.005
+"""Nats a token. Measured with a 135M model and its adapter for ticket labels: right merge 0.001 (the rounding of the
+stored weights), scaling wrong by a tenth 0.012, merged into 4-bit weights 0.16."""
 
 _MOST_POSITIONS = 1024
 

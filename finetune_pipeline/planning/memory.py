@@ -21,12 +21,26 @@ def linear_parameters(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     heads = config["num_attention_heads"]
     head = config.get("head_dim") or hidden // heads
     kv = config.get("num_key_value_heads") or heads
-    return {"q": (hidden, heads * head), "k": (hidden, kv * head), "v": (hidden, kv * head), "o": (heads * head, hidden),
-            "gate": (hidden, inner), "up": (hidden, inner), "down": (inner, hidden)}
+    return {
+        "q": (hidden, heads * head),
+        "k": (hidden, kv * head),
+        "v": (hidden, kv * head),
+        "o": (heads * head, hidden),
+        "gate": (hidden, inner),
+        "up": (hidden, inner),
+        "down": (inner, hidden),
+    }
 
 
-def estimate(config: Mapping[str, Any], *, method: str, rank: int, tokens_in_batch: int, loss_tokens_in_batch: int,
-             bytes_per_value: int) -> dict[str, int]:
+def estimate(
+    config: Mapping[str, Any],
+    *,
+    method: str,
+    rank: int,
+    tokens_in_batch: int,
+    loss_tokens_in_batch: int,
+    bytes_per_value: int,
+) -> dict[str, int]:
     """Peak memory of a LoRA or QLoRA training.
 
     tokens_in_batch: of one forward pass; loss_tokens_in_batch: positions with loss in it; bytes_per_value: of

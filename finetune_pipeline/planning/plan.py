@@ -17,8 +17,9 @@ from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.spec.model import TaskSpec
 
 
-def training_plan(spec: TaskSpec, base: Path, train: Sequence[Example], validation: Sequence[Example],
-                  out: Path) -> dict[str, Any]:
+def training_plan(
+    spec: TaskSpec, base: Path, train: Sequence[Example], validation: Sequence[Example], out: Path
+) -> dict[str, Any]:
     """Plan for training on `train` with the base model folder `base`.
 
     Returns facts: tokens (statistics of the training split), steps, steps_per_epoch, over_length, memory_mib (parts),
@@ -32,22 +33,41 @@ def training_plan(spec: TaskSpec, base: Path, train: Sequence[Example], validati
     usable = [n for n in lengths if n <= t.max_tokens]
     steps_per_epoch = math.ceil(len(usable) / t.batch_size)
     answer = max(1, round(tokens["answer_total"] / max(tokens["examples"], 1)))
-    worst = sum(sorted(usable)[-t.micro_batch_size:])
+    worst = sum(sorted(usable)[-t.micro_batch_size :])
     # the phase on the unquantized base is the one that needs most
     method = "lora" if t.method == "qlora" and t.unquantized_epochs else t.method
-    memory = estimate(read_json(folder / "config.json"), method=method, rank=t.lora.r, tokens_in_batch=worst,
-                      loss_tokens_in_batch=answer * t.micro_batch_size, bytes_per_value=2 if t.precision == "bfloat16" else 4)
+    memory = estimate(
+        read_json(folder / "config.json"),
+        method=method,
+        rank=t.lora.r,
+        tokens_in_batch=worst,
+        loss_tokens_in_batch=answer * t.micro_batch_size,
+        bytes_per_value=2 if t.precision == "bfloat16" else 4,
+    )
     trainable = memory.pop("trainable_parameters")
     available = psutil.virtual_memory().available
     facts: dict[str, Any] = {
-        "method": t.method, "train_examples": len(train), "validation_examples": len(validation), "tokens": tokens,
-        "over_length": over, "steps_per_epoch": steps_per_epoch, "steps": math.ceil(steps_per_epoch * (t.epochs + (t.unquantized_epochs if t.method == "qlora" else 0))),
-        "trainable_parameters": trainable, "memory_mib": {k: round(v / 2**20) for k, v in memory.items()},
-        "available_mib": round(available / 2**20), "fits": memory["total"] <= available,
+        "method": t.method,
+        "train_examples": len(train),
+        "validation_examples": len(validation),
+        "tokens": tokens,
+        "over_length": over,
+        "steps_per_epoch": steps_per_epoch,
+        "steps": math.ceil(steps_per_epoch * (t.epochs + (t.unquantized_epochs if t.method == "qlora" else 0))),
+        "trainable_parameters": trainable,
+        "memory_mib": {k: round(v / 2**20) for k, v in memory.items()},
+        "available_mib": round(available / 2**20),
+        "fits": memory["total"] <= available,
     }
-    facts["sentence"] = (f"{facts['steps']} steps over {len(usable)} examples of {tokens['mean']} tokens; about "
-                         f"{memory['total'] / 2**30:.1f} GiB at the peak, {available / 2**30:.1f} GiB free"
-                         + ("." if facts["fits"] else ": it does not fit. Halve training.micro_batch_size, set training.unquantized_epochs to 0, or "
-                            "use a smaller base model."))
+    facts["sentence"] = (
+        f"{facts['steps']} steps over {len(usable)} examples of {tokens['mean']} tokens; about "
+        f"{memory['total'] / 2**30:.1f} GiB at the peak, {available / 2**30:.1f} GiB free"
+        + (
+            "."
+            if facts["fits"]
+            else ": it does not fit. Halve training.micro_batch_size, set training.unquantized_epochs to 0, or "
+            "use a smaller base model."
+        )
+    )
     write_json(out / "plan.json", facts)
     return facts

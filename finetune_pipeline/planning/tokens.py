@@ -35,7 +35,9 @@ class TokenCounter:
         environment.globals["raise_exception"] = _raise
         environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
         self.template = environment.from_string(source)
-        self.special = {k: v["content"] if isinstance(v, dict) else v for k, v in config.items() if k.endswith("_token") and v}
+        self.special = {
+            k: v["content"] if isinstance(v, dict) else v for k, v in config.items() if k.endswith("_token") and v
+        }
 
     def count(self, messages: Sequence[dict[str, str]], generation_prompt: bool = False) -> int:
         """Tokens of a conversation; with `generation_prompt`, of the prompt a model is to continue."""
@@ -53,7 +55,16 @@ def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict
 
     step = max(16, -(-(whole[-1] if whole else 16) // 160) * 16)
     edges = range(step, (whole[-1] if whole else 0) + step, step)
-    return {"examples": len(whole), "total": sum(whole), "mean": round(sum(whole) / max(len(whole), 1), 1),
-            "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "longest": whole[-1] if whole else 0,
-            "prompt_total": sum(prompts), "answer_total": sum(whole) - sum(prompts),
-            "histogram": {str(edge): sum(edge - step < n <= edge for n in whole) for edge in edges}, "lengths": whole}
+    return {
+        "examples": len(whole),
+        "total": sum(whole),
+        "mean": round(sum(whole) / max(len(whole), 1), 1),
+        "p50": at(0.5),
+        "p90": at(0.9),
+        "p99": at(0.99),
+        "longest": whole[-1] if whole else 0,
+        "prompt_total": sum(prompts),
+        "answer_total": sum(whole) - sum(prompts),
+        "histogram": {str(edge): sum(edge - step < n <= edge for n in whole) for edge in edges},
+        "lengths": whole,
+    }

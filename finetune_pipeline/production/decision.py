@@ -20,7 +20,9 @@ def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], logs: Mapping[st
     reasons = [f"{usable} corrected production rows, {needed} asked for", str(drift["sentence"])]
     retrain = usable >= needed or (bool(drifted) and usable > 0)
     if retrain:
-        sentence = f"Train again: {usable} corrected rows" + (f" and drift in {', '.join(drifted)}." if drifted else ".")
+        sentence = f"Train again: {usable} corrected rows" + (
+            f" and drift in {', '.join(drifted)}." if drifted else "."
+        )
     elif drifted:
         sentence = f"Production drifted in {', '.join(drifted)}, but no corrected row came in: label some first."
     else:

@@ -31,11 +31,16 @@ def _label_mix(train: Sequence[str], served: Sequence[str], labels: Sequence[str
     table = table[:, table.sum(axis=0) > 0]
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     p = float(stats.chi2_contingency(table).pvalue) if table.shape[1] > 1 and (table.sum(axis=1) > 0).all() else 1.0
-    return {"size": round(float(np.abs(shares[0] - shares[1]).sum() / 2), 4), "p": p,
-            "meaning": "share of answers that would have to change label to restore the training mix"}
+    return {
+        "size": round(float(np.abs(shares[0] - shares[1]).sum() / 2), 4),
+        "p": p,
+        "meaning": "share of answers that would have to change label to restore the training mix",
+    }
 
 
-def drift_report(spec: TaskSpec, train: Sequence[Example], rows: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Any]:
+def drift_report(
+    spec: TaskSpec, train: Sequence[Example], rows: Sequence[Mapping[str, Any]], out: Path
+) -> dict[str, Any]:
     """Compare production rows with the training split.
 
     Signals: length of the input in words (Kolmogorov-Smirnov), share of words never seen in training (Mann-Whitney per
@@ -61,26 +66,41 @@ def drift_report(spec: TaskSpec, train: Sequence[Example], rows: Sequence[Mappin
     lengths = stats.ks_2samp([len(w) for w in train_words], [len(w) for w in served_words])
     before, now = [unseen(w, often) for w in train_words], [unseen(w, often) for w in served_words]
     signals: dict[str, dict[str, Any]] = {
-        "input_length": {"size": round(float(lengths.statistic), 4), "p": float(lengths.pvalue),
-                         "meaning": "largest gap between the two cumulative distributions of words per input"},
-        "unseen_words": {"size": round(float(np.mean(now) - np.mean(before)), 4),
-                         "p": float(stats.mannwhitneyu(now, before, alternative="greater").pvalue),
-                         "meaning": "rise of the share of words that are rare in the training split",
-                         "never_seen_share": round(float(np.mean([unseen(w, known) for w in served_words])), 4)},
+        "input_length": {
+            "size": round(float(lengths.statistic), 4),
+            "p": float(lengths.pvalue),
+            "meaning": "largest gap between the two cumulative distributions of words per input",
+        },
+        "unseen_words": {
+            "size": round(float(np.mean(now) - np.mean(before)), 4),
+            "p": float(stats.mannwhitneyu(now, before, alternative="greater").pvalue),
+            "meaning": "rise of the share of words that are rare in the training split",
+            "never_seen_share": round(float(np.mean([unseen(w, known) for w in served_words])), 4),
+        },
     }
     if spec.labels:
         answers = [str(r["output"]).strip() for r in rows]
-        signals["label_mix"] = _label_mix([e.answer for e in train], [a for a in answers if a in spec.labels], spec.labels)
+        signals["label_mix"] = _label_mix(
+            [e.answer for e in train], [a for a in answers if a in spec.labels], spec.labels
+        )
         invalid = sum(a not in spec.labels for a in answers)
-        p = float(stats.fisher_exact([[invalid, len(answers) - invalid], [0, len(train)]], alternative="greater").pvalue)
-        signals["format_failures"] = {"size": round(invalid / len(answers), 4), "p": p,
-                                      "meaning": "share of answers outside the label set"}
+        p = float(
+            stats.fisher_exact([[invalid, len(answers) - invalid], [0, len(train)]], alternative="greater").pvalue
+        )
+        signals["format_failures"] = {
+            "size": round(invalid / len(answers), 4),
+            "p": p,
+            "meaning": "share of answers outside the label set",
+        }
     for name, corrected in zip(signals, holm([s["p"] for s in signals.values()]), strict=True):
         signals[name]["p_holm"] = float(corrected)
     limit = 1 - spec.gates.confidence
     facts["signals"] = signals
     facts["drifted"] = [name for name, s in signals.items() if s["p_holm"] < limit]
-    facts["sentence"] = (f"Production has drifted in {', '.join(facts['drifted'])} ({len(rows)} rows)." if facts["drifted"]
-                         else f"No drift found in {len(rows)} production rows.")
+    facts["sentence"] = (
+        f"Production has drifted in {', '.join(facts['drifted'])} ({len(rows)} rows)."
+        if facts["drifted"]
+        else f"No drift found in {len(rows)} production rows."
+    )
     write_json(out / "drift.json", facts)
     return facts

@@ -47,8 +47,11 @@ def log_files(task: Task) -> list[Path]:
     folder = task.folder / task.spec.logs.path
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.glob("*.jsonl*") if p.is_file() and p.suffix not in (".tmp", ".part")
-                  and not p.name.startswith("."))
+    return sorted(
+        p
+        for p in folder.glob("*.jsonl*")
+        if p.is_file() and p.suffix not in (".tmp", ".part") and not p.name.startswith(".")
+    )
 
 
 def complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -56,8 +59,7 @@ def complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
     A gzip file that is still being written ends early: its complete lines so far are given.
     """
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    with opened as handle:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
         number = 0
         while True:
             try:
@@ -81,6 +83,7 @@ def logs_digest(task: Task) -> str:
 
 def _problems(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
     """Everything wrong with one decoded log row."""
+
     def bad(rule: str, message: str, fix: str) -> Finding:
         return Finding(f"log.{rule}", "error", place, message, fix)
 
@@ -97,19 +100,27 @@ def _problems(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
         except ValueError:
             found.append(bad("timestamp", f"{row['timestamp']!r:.60} is not a time", "write it as in RFC 3339"))
     messages = row.get("messages")
-    sound = isinstance(messages, list) and bool(messages) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages)
+    sound = (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        )
+    )
     if not sound and not (isinstance(row.get("input"), str) and row["input"].strip()):
         found.append(bad("missing_field", "neither 'messages' nor 'input' holds what was asked", "log one of them"))
     feedback = row.get("feedback")
     if feedback is not None and not isinstance(feedback, dict):
-        found.append(bad("wrong_type", "'feedback' is not an object", "write {\"flag\": …, \"correction\": …}"))
+        found.append(bad("wrong_type", "'feedback' is not an object", 'write {"flag": …, "correction": …}'))
     elif feedback:
         told = feedback.get("label") if feedback.get("label") is not None else feedback.get("correction")
         if told is not None and not isinstance(told, str):
             found.append(bad("wrong_type", "the correction is not text", "write the right answer as text"))
         elif told is not None and spec.labels and told.strip() not in spec.labels:
-            found.append(bad("unknown_label", f"correction {told!r:.60} is no label of this task", "use a declared label"))
+            found.append(
+                bad("unknown_label", f"correction {told!r:.60} is no label of this task", "use a declared label")
+            )
     return found
 
 
@@ -128,11 +139,16 @@ def _stored(row: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
     hashed = hashlib.blake2b(str(user).encode(), key=key[:64], digest_size=16).hexdigest() if user and key else None
     score = feedback.get("score")
     return {
-        "id": row["id"], "timestamp": row["timestamp"], "model_version": row["model_version"],
-        "input": scrub_text(_asked(row)), "output": scrub_text(row["output"]),
+        "id": row["id"],
+        "timestamp": row["timestamp"],
+        "model_version": row["model_version"],
+        "input": scrub_text(_asked(row)),
+        "output": scrub_text(row["output"]),
         "flag": str(feedback["flag"]) if feedback.get("flag") else None,
         "score": float(score) if isinstance(score, int | float) else None,
-        "correction": scrub_text(correction.strip()) if correction else None, "user": hashed, "source": place,
+        "correction": scrub_text(correction.strip()) if correction else None,
+        "user": hashed,
+        "source": place,
     }
 
 
@@ -157,8 +173,14 @@ def read_logs(task: Task) -> Logs:
                 problems = _problems(row, place, task.spec)
             if problems:
                 logs.findings += problems
-                logs.quarantine.append({"file": name, "line": number, "raw": scrub_text(line[:2000].decode("utf-8", "replace")),
-                                        "findings": [p.to_dict() for p in problems]})
+                logs.quarantine.append(
+                    {
+                        "file": name,
+                        "line": number,
+                        "raw": scrub_text(line[:2000].decode("utf-8", "replace")),
+                        "findings": [p.to_dict() for p in problems],
+                    }
+                )
                 continue
             stored = _stored(row, {"file": name, "line": number})
             if stored["id"] not in by_id:
@@ -177,10 +199,21 @@ def corrections(spec: TaskSpec, logs: Logs) -> list[Example]:
     examples = []
     for row in logs.rows:
         if row["correction"] and row["input"].strip():
-            messages = [{"role": "system", "content": spec.system_prompt}, {"role": "user", "content": row["input"]},
-                        {"role": "assistant", "content": row["correction"]}]
-            examples.append(Example(id=example_id(messages), messages=messages, origin="production", source=row["source"],
-                                    label=row["correction"] if spec.labels else None, tags=[f"log:{row['id']}"]))
+            messages = [
+                {"role": "system", "content": spec.system_prompt},
+                {"role": "user", "content": row["input"]},
+                {"role": "assistant", "content": row["correction"]},
+            ]
+            examples.append(
+                Example(
+                    id=example_id(messages),
+                    messages=messages,
+                    origin="production",
+                    source=row["source"],
+                    label=row["correction"] if spec.labels else None,
+                    tags=[f"log:{row['id']}"],
+                )
+            )
     return examples
 
 
@@ -200,6 +233,13 @@ def ingest(task: Task, out: Path) -> dict[str, Any]:
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)
     write_examples(out / "examples.jsonl", examples)
-    return {"files": len(log_files(task)), "lines": logs.lines, "rows": len(logs.rows), "duplicates": logs.duplicates,
-            "quarantined": len(logs.quarantine), "by_rule": count_by_rule(logs.findings), "corrections": len(examples),
-            "flagged": sum(bool(r["flag"]) for r in logs.rows)}
+    return {
+        "files": len(log_files(task)),
+        "lines": logs.lines,
+        "rows": len(logs.rows),
+        "duplicates": logs.duplicates,
+        "quarantined": len(logs.quarantine),
+        "by_rule": count_by_rule(logs.findings),
+        "corrections": len(examples),
+        "flagged": sum(bool(r["flag"]) for r in logs.rows),
+    }

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 
 from finetune_pipeline.artifacts import ArtifactStore, digest_json
-from finetune_pipeline.production.ingest import corrections, log_files, read_logs
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.production.ingest import corrections, log_files, read_logs
 from finetune_pipeline.spec.model import Task
 
 
@@ -24,16 +24,25 @@ class Waiting:
 def what_waits(task: Task, store: ArtifactStore, now: float | None = None) -> Waiting:
     """Compare the corrections in the logs with those of every earlier ingestion. `now`: seconds since the epoch."""
     examples = corrections(task.spec, read_logs(task))
-    used = {e.id for artifact in store.all_versions(task.name, "production_logs")
-            for e in read_examples(artifact.path("examples.jsonl"))}
+    used = {
+        e.id
+        for artifact in store.all_versions(task.name, "production_logs")
+        for e in read_examples(artifact.path("examples.jsonl"))
+    }
     fresh = [e.id for e in examples if e.id not in used]
     needed = task.spec.logs.min_new_rows
     digest = digest_json(sorted(fresh))[:16]
     if len(fresh) < needed:
-        return Waiting(False, len(fresh), f"{len(fresh)} of {needed} corrected new rows in {task.spec.logs.path}/", digest)
+        return Waiting(
+            False, len(fresh), f"{len(fresh)} of {needed} corrected new rows in {task.spec.logs.path}/", digest
+        )
     quiet = (now if now is not None else time.time()) - max(p.stat().st_mtime for p in log_files(task))
     settle = task.spec.logs.settle_seconds
     if quiet < settle:
-        return Waiting(False, len(fresh), f"{len(fresh)} new rows, but the files were written {quiet:.0f} s ago and must "
-                       f"rest for {settle} s", digest)
+        return Waiting(
+            False,
+            len(fresh),
+            f"{len(fresh)} new rows, but the files were written {quiet:.0f} s ago and must rest for {settle} s",
+            digest,
+        )
     return Waiting(True, len(fresh), f"{len(fresh)} corrected new rows, {needed} asked for", digest)

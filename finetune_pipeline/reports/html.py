@@ -87,8 +87,10 @@ def _gates(gates: Sequence[GateResult]) -> str:
     for gate in gates:
         answer = '<td class="yes">yes</td>' if gate.passed else '<td class="no-answer">no</td>'
         todo = f'<span class="todo">What to do: {escape(gate.what_to_do)}</span>' if gate.what_to_do else ""
-        rows += (f'<tr><td class="nowrap"><code>{escape(gate.name)}</code></td>{answer}'
-                 f"<td>{escape(_minus(gate.message))}{todo}</td></tr>")
+        rows += (
+            f'<tr><td class="nowrap"><code>{escape(gate.name)}</code></td>{answer}'
+            f"<td>{escape(_minus(gate.message))}{todo}</td></tr>"
+        )
     head = "<tr><th>Gate</th><th>Passed</th><th>Measured</th></tr>"
     return f'<div class="wide"><table class="gates"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 
@@ -101,8 +103,10 @@ def _models(evaluation: Evaluation) -> str:
             parts.append(f"<h3>{title}</h3>{_table(table, 'figures')}")
     plot = plots.models_plot(evaluation["models"], evaluation["metric"])
     drawn = "" if evaluation["metric"] == "accuracy" else " in the tables, bootstrap intervals of the mean in the plot"
-    note = (f"Intervals are {sentences.level(evaluation)} Wilson intervals of the share of right answers{drawn}. "
-            "Prompts are chosen on validation, so that the sealed test judges only the chosen one.")
+    note = (
+        f"Intervals are {sentences.level(evaluation)} Wilson intervals of the share of right answers{drawn}. "
+        "Prompts are chosen on validation, so that the sealed test judges only the chosen one."
+    )
     absent = evaluation["scores"]["candidate"].get("absent_labels")
     if absent:
         note += f" Macro-F1 leaves out labels without a row in the test: {', '.join(absent)}."
@@ -111,17 +115,24 @@ def _models(evaluation: Evaluation) -> str:
 
 def _paired(evaluation: Evaluation) -> str:
     comparisons = evaluation["comparisons"]
-    told = [sentences.pair_sentence(comparisons[name], other)
-            for name, other in (("baseline", "the base model with its best prompt"), ("champion", "the champion"))
-            if comparisons.get(name)]
+    told = [
+        sentences.pair_sentence(comparisons[name], other)
+        for name, other in (("baseline", "the base model with its best prompt"), ("champion", "the champion"))
+        if comparisons.get(name)
+    ]
     told.append(sentences.visible_sentence(comparisons["baseline"]))
     axis = f"gain of the fine-tuned model, points of {sentences.metric_name(evaluation)}"
     plot = plots.gains_plot(comparisons, tables.OTHERS, axis)
-    how = ("Tango's score interval of a paired difference for accuracy, a paired bootstrap for macro-F1"
-           if evaluation["metric"] == "accuracy" else "a paired bootstrap; won, lost and p count exact matches")
-    note = (f"All models answered the same rows. Gains and intervals are in points, at {sentences.level(evaluation)}: "
-            f"{how}. Won: rows only the fine-tuned model has right; lost: rows only the other has. p is the exact "
-            "McNemar test; Holm's adjusts it for the number of comparisons shown.")
+    how = (
+        "Tango's score interval of a paired difference for accuracy, a paired bootstrap for macro-F1"
+        if evaluation["metric"] == "accuracy"
+        else "a paired bootstrap; won, lost and p count exact matches"
+    )
+    note = (
+        f"All models answered the same rows. Gains and intervals are in points, at {sentences.level(evaluation)}: "
+        f"{how}. Won: rows only the fine-tuned model has right; lost: rows only the other has. p is the exact "
+        "McNemar test; Holm's adjusts it for the number of comparisons shown."
+    )
     table = _table(tables.comparisons_table(evaluation), "figures")
     return _paragraphs(told) + f'<div class="wide">{plot}</div>' + table + _paragraphs([note], "note")
 
@@ -132,8 +143,10 @@ def _confusion(evaluation: Evaluation) -> str:
     scores = evaluation["scores"]
     matrices = [("Fine-tuned", scores["candidate"]), ("Base, best prompt", scores["base"])]
     drawn = "".join(f"<div><h3>{title}</h3>{_matrix(of['confusion'])}</div>" for title, of in matrices)
-    note = ("Rows are the right labels, columns what the model said; shades are shares of a row. The last column "
-            "counts answers that are no label at all.")
+    note = (
+        "Rows are the right labels, columns what the model said; shades are shares of a row. The last column "
+        "counts answers that are no label at all."
+    )
     return f'<div class="pair">{drawn}</div>' + _paragraphs([note], "note")
 
 
@@ -146,14 +159,24 @@ def _matrix(confusion: Mapping[str, Any]) -> str:
         total, cells = sum(counts), ""
         for column, count in zip(columns, counts, strict=True):
             share = count / total if total else 0.0
-            kinds = [kind for kind, on in (("right", column == label), ("none", not count), ("dark", share > 0.55),
-                                           ("outside", column == INVALID)) if on]
+            kinds = [
+                kind
+                for kind, on in (
+                    ("right", column == label),
+                    ("none", not count),
+                    ("dark", share > 0.55),
+                    ("outside", column == INVALID),
+                )
+                if on
+            ]
             shade = f' style="background:rgba(var(--heat),{share:.2f})"' if count else ""
             hover = escape(f"{label} answered as {column}: {count} of {total}")
             cells += f'<td class="{" ".join(kinds)}" title="{hover}"{shade}>{count}</td>'
         body += f"<tr><th>{escape(label)}</th>{cells}</tr>"
-    return (f'<div class="wide"><table class="matrix"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody>'
-            "</table></div>")
+    return (
+        f'<div class="wide"><table class="matrix"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody>'
+        "</table></div>"
+    )
 
 
 def _per_class(evaluation: Evaluation) -> str:
@@ -169,8 +192,10 @@ def _learning(evaluation: Evaluation) -> str:
 
 def _changes(evaluation: Evaluation) -> str:
     parts = []
-    kinds = (("regressions", "Regressions", "that the base model has right and the fine-tuned one wrong"),
-             ("fixes", "Fixes", "that the base model has wrong and the fine-tuned one right"))
+    kinds = (
+        ("regressions", "Regressions", "that the base model has right and the fine-tuned one wrong"),
+        ("fixes", "Fixes", "that the base model has wrong and the fine-tuned one right"),
+    )
     for key, title, what in kinds:
         told = evaluation[key]
         head = f"{counted(told['total'], 'row')} {what}"
@@ -178,7 +203,8 @@ def _changes(evaluation: Evaluation) -> str:
             head += f"; the first {len(told['shown'])} by id are shown"
         cases = "".join(
             _case(c["id"], c["text"], [("gold", c["gold"]), ("base", c["base"]), ("fine-tuned", c["candidate"])])
-            for c in told["shown"])
+            for c in told["shown"]
+        )
         parts.append(f"<h3>{title}</h3>{_paragraphs([head + '.'])}{cases}")
     return "".join(parts)
 
@@ -187,8 +213,10 @@ def _case(example_id: str, text: str | None, said: Sequence[tuple[str, str]]) ->
     shown = "(the text was not kept)" if text is None else text
     between = "<br>" if any(len(what) > LONG_ANSWER for _, what in said) else " \u00b7 "
     told = between.join(f"{escape(who)}: <b>{escape(what)}</b>" for who, what in said)
-    return (f'<div class="case"><pre>{escape(shown)}</pre><p class="said">{told} '
-            f'<span class="id">{escape(example_id)}</span></p></div>')
+    return (
+        f'<div class="case"><pre>{escape(shown)}</pre><p class="said">{told} '
+        f'<span class="id">{escape(example_id)}</span></p></div>'
+    )
 
 
 def _wrong(evaluation: Evaluation) -> str:
@@ -196,8 +224,14 @@ def _wrong(evaluation: Evaluation) -> str:
         return ""
     groups, n = evaluation["wrong_answers"], evaluation["n"]
     total = sum(group["count"] for group in groups)
-    parts = [_paragraphs([f"The fine-tuned model is wrong on {counted(total, 'row')} of {n:,} "
-                          f"({percent(total / n if n else None)}), grouped by right and given label."])]
+    parts = [
+        _paragraphs(
+            [
+                f"The fine-tuned model is wrong on {counted(total, 'row')} of {n:,} "
+                f"({percent(total / n if n else None)}), grouped by right and given label."
+            ]
+        )
+    ]
     for group in groups[:SHOWN_GROUPS]:
         shown = f", {len(group['examples'])} shown" if len(group["examples"]) < group["count"] else ""
         title = f"{group['gold']} \u2192 {group['predicted']} ({group['count']}{shown})"
@@ -212,8 +246,11 @@ def _wrong(evaluation: Evaluation) -> str:
 def _data(evaluation: Evaluation) -> str:
     data = evaluation["data"]
     found, splits = tables.findings_table(data), tables.splits_table(data, evaluation["task"]["labels"])
-    return (_table(tables.stages_table(data), "figures") + _table(splits, "figures")
-            + ("<h3>What was found</h3>" + _table(found, "figures") if found.rows else ""))
+    return (
+        _table(tables.stages_table(data), "figures")
+        + _table(splits, "figures")
+        + ("<h3>What was found</h3>" + _table(found, "figures") if found.rows else "")
+    )
 
 
 def _seal(evaluation: Evaluation) -> str:

@@ -25,23 +25,32 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
     parts = [
         f"# {plain(task['name'])}: evaluation report",
         plain(task["description"]),
-        f"**{plain(answer)}** {plain(sentence)}", *map(plain, sentences.caveats(evaluation)),
-        "## Gates", write_table(tables.gates_table(gates)),
-        "## Models", *[write_table(tables.models_table(evaluation, where)) for where in ("validation", "test")],
+        f"**{plain(answer)}** {plain(sentence)}",
+        *map(plain, sentences.caveats(evaluation)),
+        "## Gates",
+        write_table(tables.gates_table(gates)),
+        "## Models",
+        *[write_table(tables.models_table(evaluation, where)) for where in ("validation", "test")],
         *map(plain, sentences.format_gap_sentences(evaluation)),
-        "## Paired comparison", write_table(tables.comparisons_table(evaluation)),
+        "## Paired comparison",
+        write_table(tables.comparisons_table(evaluation)),
         plain(sentences.visible_sentence(comparison)),
         *_labels(evaluation),
-        "## Regressions and fixes", *_changes(evaluation),
+        "## Regressions and fixes",
+        *_changes(evaluation),
         *_wrong(evaluation),
-        "## Data", write_table(tables.stages_table(evaluation["data"])),
+        "## Data",
+        write_table(tables.stages_table(evaluation["data"])),
         write_table(tables.splits_table(evaluation["data"], task["labels"])),
         write_table(tables.findings_table(evaluation["data"])),
-        "## Training", plain(sentences.curve_sentence(evaluation["training"])),
+        "## Training",
+        plain(sentences.curve_sentence(evaluation["training"])),
         write_table(tables.training_table(evaluation["training"])),
-        "## The sealed test", plain(sentences.seal_sentence(evaluation)),
+        "## The sealed test",
+        plain(sentences.seal_sentence(evaluation)),
         write_table(tables.openings_table(evaluation)),
-        "## Versions", write_table(tables.versions_table(evaluation)),
+        "## Versions",
+        write_table(tables.versions_table(evaluation)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -57,8 +66,10 @@ def write_table(table: Table | None) -> str:
     """A Markdown table; stressed rows in bold. Empty text for none, or one without rows."""
     if table is None or not table.rows:
         return ""
-    lines = [_line([plain(h) for h in table.headers]),
-             _line(["---:" if side == "r" else "---" for side in table.align])]
+    lines = [
+        _line([plain(h) for h in table.headers]),
+        _line(["---:" if side == "r" else "---" for side in table.align]),
+    ]
     for i, row in enumerate(table.rows):
         cells = [plain(c) for c in row]
         lines.append(_line([f"**{c}**" if c and i in table.strong else c for c in cells]))
@@ -77,8 +88,12 @@ def _labels(evaluation: Mapping[str, Any]) -> list[str]:
     rows = [[label, *map(number, counts)] for label, counts in told]
     headers = ["right \\ said", *[f"({c})" if c == INVALID else c for c in confusion["columns"]]]
     matrix = Table(headers, rows, "l" + "r" * len(confusion["columns"]))
-    return ["## Labels", write_table(tables.per_class_table(evaluation)), "Confusion of the fine-tuned model:",
-            write_table(matrix)]
+    return [
+        "## Labels",
+        write_table(tables.per_class_table(evaluation)),
+        "Confusion of the fine-tuned model:",
+        write_table(matrix),
+    ]
 
 
 def _changes(evaluation: Mapping[str, Any]) -> list[str]:
@@ -87,9 +102,13 @@ def _changes(evaluation: Mapping[str, Any]) -> list[str]:
     lines = [f"{counted(told['total'], 'regression')} and {fixes:,} {'fix' if fixes == 1 else 'fixes'}."]
     shown = told["shown"][:SHOWN]
     if shown:
-        lines.append("\n".join(
-            f"- {plain(cut(c['text'] or '(the text was not kept)', TEXT_LIMIT))}: right is **{plain(c['gold'])}**, "
-            f"now **{plain(cut(c['candidate'], TEXT_LIMIT)) or '(nothing)'}** ({plain(c['id'])})" for c in shown))
+        lines.append(
+            "\n".join(
+                f"- {plain(cut(c['text'] or '(the text was not kept)', TEXT_LIMIT))}: right is **{plain(c['gold'])}**, "
+                f"now **{plain(cut(c['candidate'], TEXT_LIMIT)) or '(nothing)'}** ({plain(c['id'])})"
+                for c in shown
+            )
+        )
     if len(shown) < told["total"]:
         lines.append(f"{told['total'] - len(shown)} more regressions are in the HTML report or in the evaluation file.")
     return lines
@@ -100,6 +119,6 @@ def _wrong(evaluation: Mapping[str, Any]) -> list[str]:
     if not groups:
         return []
     rows = [[g["gold"], g["predicted"], number(g["count"])] for g in groups[: 2 * SHOWN]]
-    left = sum(g["count"] for g in groups[2 * SHOWN:])
+    left = sum(g["count"] for g in groups[2 * SHOWN :])
     more = [f"{counted(left, 'more wrong answer')} in {len(groups) - 2 * SHOWN} smaller groups."] if left else []
     return ["## Wrong answers", write_table(Table(["Right", "Said", "Rows"], rows, "llr")), *more]

@@ -52,8 +52,10 @@ def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
 
 
 def _svg(width: int, height: float, title: str, parts: Sequence[str]) -> str:
-    return (f'<svg viewBox="0 0 {width} {height:.0f}" width="{width}" height="{height:.0f}" role="img" '
-            f'aria-label="{escape(title)}">{"".join(parts)}</svg>')
+    return (
+        f'<svg viewBox="0 0 {width} {height:.0f}" width="{width}" height="{height:.0f}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    )
 
 
 def dot_plot(dots: Sequence[Dot], title: str, axis: str, limits: tuple[float, float] | None = None) -> str:
@@ -82,8 +84,10 @@ def dot_plot(dots: Sequence[Dot], title: str, axis: str, limits: tuple[float, fl
         parts.append(_text(0, y + 4, cut(dot.label, 60), f"label {kind}"))
         parts.append(_line(x(dot.low), y, x(dot.high), y, f"whisker {kind}"))
         parts += [_line(x(end), y - 4, x(end), y + 4, f"whisker {kind}") for end in (dot.low, dot.high)]
-        parts.append(f'<circle cx="{x(dot.value):.1f}" cy="{y:.1f}" r="{5 if dot.strong else 4}" class="dot {kind}">'
-                     f"<title>{escape(f'{dot.label}: {dot.text}')}</title></circle>")
+        parts.append(
+            f'<circle cx="{x(dot.value):.1f}" cy="{y:.1f}" r="{5 if dot.strong else 4}" class="dot {kind}">'
+            f"<title>{escape(f'{dot.label}: {dot.text}')}</title></circle>"
+        )
         parts.append(_text(right + 16, y + 4, dot.text, f"label {kind}"))
     return _svg(WIDTH, bottom + BOTTOM, title, parts)
 
@@ -116,8 +120,10 @@ def gains_plot(comparisons: Mapping[str, Any], names: Mapping[str, str], axis: s
 def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None) -> str:
     """Training and validation loss against the optimiser step. Empty text without two points of either."""
     logged = [row for row in history if is_number(row.get("step"))]
-    series = {key: [(float(row["step"]), float(row[key])) for row in logged if is_number(row.get(key))]
-              for key in ("loss", "eval_loss")}
+    series = {
+        key: [(float(row["step"]), float(row[key])) for row in logged if is_number(row.get(key))]
+        for key in ("loss", "eval_loss")
+    }
     points = [p for of in series.values() for p in of]
     if max(map(len, series.values())) < 2:
         return ""
@@ -133,17 +139,23 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None) 
     parts = [_line(left, y(v), right, y(v), "grid") for v in losses]
     parts += [_text(left - 8, y(v) + 4, _tick(v), "tick", "end") for v in losses]
     parts += [_text(x(s), bottom + 16, _tick(s), "tick", "middle") for s in steps]
-    parts += [_text((left + right) / 2, bottom + 34, "optimiser step", "tick", "middle"),
-              _text(left - 8, 14, "loss", "tick", "end")]
+    parts += [
+        _text((left + right) / 2, bottom + 34, "optimiser step", "tick", "middle"),
+        _text(left - 8, 14, "loss", "tick", "end"),
+    ]
     if best_step is not None and any(s == best_step for s, _ in series["eval_loss"]):
-        parts += [_line(x(best_step), top, x(best_step), bottom, "mark"),
-                  _text(x(best_step), top - 6, "kept", "tick", "middle")]
+        parts += [
+            _line(x(best_step), top, x(best_step), bottom, "mark"),
+            _text(x(best_step), top - 6, "kept", "tick", "middle"),
+        ]
     parts += _curves(series, x, y, right)
     return _svg(WIDTH, bottom + 42, "Training and validation loss against the optimiser step", parts)
 
 
 def _curves(
-    series: Mapping[str, Sequence[tuple[float, float]]], x: Callable[[float], float], y: Callable[[float], float],
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x: Callable[[float], float],
+    y: Callable[[float], float],
     right: float,
 ) -> list[str]:
     parts, ends = [], []

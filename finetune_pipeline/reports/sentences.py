@@ -45,13 +45,18 @@ def verdict_sentences(evaluation: Mapping[str, Any], gates: Sequence[GateResult]
     told, scores = evaluation["comparison"], evaluation["scores"]["candidate"]
     best = prompt_name(evaluation["baseline"].get("best"))
     if evaluation["metric"] == "accuracy":
-        reached = (f"The fine-tuned model is right on {percent(scores['accuracy'])} of "
-                   f"{counted(told['n'], 'sealed row')}")
+        reached = (
+            f"The fine-tuned model is right on {percent(scores['accuracy'])} of {counted(told['n'], 'sealed row')}"
+        )
     else:
-        reached = (f"The fine-tuned model reaches a mean ROUGE-L of {points(scores['rougeLsum'], sign=False)} on "
-                   f"{counted(told['n'], 'sealed row')}")
-    return answer, (f"{reached}, {_difference(told['gain'])} the base model with its best prompt ({best}); the "
-                    f"{level(evaluation)} interval of the gain is {points_range(told['interval'])} points.")
+        reached = (
+            f"The fine-tuned model reaches a mean ROUGE-L of {points(scores['rougeLsum'], sign=False)} on "
+            f"{counted(told['n'], 'sealed row')}"
+        )
+    return answer, (
+        f"{reached}, {_difference(told['gain'])} the base model with its best prompt ({best}); the "
+        f"{level(evaluation)} interval of the gain is {points_range(told['interval'])} points."
+    )
 
 
 def _difference(gain: Any) -> str:
@@ -85,8 +90,10 @@ def format_gap_sentences(evaluation: Mapping[str, Any]) -> list[str]:
     if is_number(closed) and closed >= MOST:
         told.append(_decoding_sentence(closed))
     elif is_number(closed) and closed > 0:
-        told.append(f"Constrained decoding of the untrained base model would bring {percent(closed)} of the gain; the "
-                    f"rest is better judgement, which only training brought.")
+        told.append(
+            f"Constrained decoding of the untrained base model would bring {percent(closed)} of the gain; the "
+            f"rest is better judgement, which only training brought."
+        )
     elif is_number(closed):
         told.append("Constrained decoding of the untrained base model would bring none of the gain.")
     return told
@@ -94,23 +101,31 @@ def format_gap_sentences(evaluation: Mapping[str, Any]) -> list[str]:
 
 def _decoding_sentence(closed: float) -> str:
     share = "all of the gain" if closed >= 1 else f"{percent(closed)} of the gain"
-    return (f"Constrained decoding of the untrained base model would bring {share}: most of what was gained is form, "
-            "and could be had without fine-tuning.")
+    return (
+        f"Constrained decoding of the untrained base model would bring {share}: most of what was gained is form, "
+        "and could be had without fine-tuning."
+    )
 
 
 def caveats(evaluation: Mapping[str, Any]) -> list[str]:
     """What belongs directly under the verdict: the champion, a linear model not beaten, a gain that is mostly form."""
     comparisons, told = evaluation["comparisons"], []
     if champion := comparisons.get("champion"):
-        told.append(f"Against the champion in service: {points(champion['gain'])} points "
-                    f"({points_range(champion['interval'])}).")
+        told.append(
+            f"Against the champion in service: {points(champion['gain'])} points "
+            f"({points_range(champion['interval'])})."
+        )
     linear = comparisons.get("linear")
     if linear and linear["interval"][1] < 0:
-        told.append(f"TF-IDF with logistic regression, which trains in seconds, is better: the fine-tuned model stands "
-                    f"at {points(linear['gain'])} points against it ({points_range(linear['interval'])}).")
+        told.append(
+            f"TF-IDF with logistic regression, which trains in seconds, is better: the fine-tuned model stands "
+            f"at {points(linear['gain'])} points against it ({points_range(linear['interval'])})."
+        )
     elif linear and linear["interval"][0] <= 0:
-        told.append(f"It is not shown to be better than TF-IDF with logistic regression, which trains in seconds: "
-                    f"{points(linear['gain'])} points ({points_range(linear['interval'])}).")
+        told.append(
+            f"It is not shown to be better than TF-IDF with logistic regression, which trains in seconds: "
+            f"{points(linear['gain'])} points ({points_range(linear['interval'])})."
+        )
     gap = evaluation["format_gap"]
     if gap and is_number(gap["closed_by_decoding"]) and gap["closed_by_decoding"] >= MOST:
         told.append(_decoding_sentence(gap["closed_by_decoding"]))
@@ -122,8 +137,10 @@ def pair_sentence(comparison: Mapping[str, Any], other: str) -> str:
     adjusted = comparison.get("mcnemar_p_holm")
     right = "answered rightly" if comparison["metric"] == "accuracy" else "answered word for word"
     p = p_value(comparison["mcnemar_p"])
-    told = (f"Of {counted(comparison['n'], 'row')}, {comparison['c']:,} are {right} by the fine-tuned model "
-            f"alone and {comparison['b']:,} by {other} alone; exact McNemar p {p if p.startswith('<') else '= ' + p}")
+    told = (
+        f"Of {counted(comparison['n'], 'row')}, {comparison['c']:,} are {right} by the fine-tuned model "
+        f"alone and {comparison['b']:,} by {other} alone; exact McNemar p {p if p.startswith('<') else '= ' + p}"
+    )
     if is_number(adjusted) and p_value(adjusted) != p:
         told += f" ({p_value(adjusted)} adjusted for the number of comparisons)"
     return told + "."
@@ -136,8 +153,10 @@ def visible_sentence(comparison: Mapping[str, Any]) -> str:
     if not is_number(visible):
         return f"At this size no gain would be visible reliably: {share}."
     of_what = "" if comparison["metric"] == "accuracy" else " of exact matches"
-    return (f"A test of this size finds a true gain of {points(visible, sign=False)} points{of_what} or more four "
-            f"times in five ({share}); smaller ones may go unseen.")
+    return (
+        f"A test of this size finds a true gain of {points(visible, sign=False)} points{of_what} or more four "
+        f"times in five ({share}); smaller ones may go unseen."
+    )
 
 
 def curve_sentence(training: Mapping[str, Any]) -> str:
@@ -159,8 +178,10 @@ def seal_sentence(evaluation: Mapping[str, Any]) -> str:
     times = "once" if seal["count"] == 1 else f"{seal['count']} times"
     told = f"The sealed test was opened {times}, for {counted(seal['candidates'], 'candidate')}."
     if seal["candidates"] > 1 and is_number(seal["optimism"]):
-        told += (f" The best of {seal['candidates']} equally good candidates looks up to "
-                 f"{points(seal['optimism'], sign=False)} points better on it than it is.")
+        told += (
+            f" The best of {seal['candidates']} equally good candidates looks up to "
+            f"{points(seal['optimism'], sign=False)} points better on it than it is."
+        )
     return told
 
 

@@ -20,12 +20,17 @@ from finetune_pipeline.evaluation.wording import (
 )
 
 STEP_TITLES = {
-    "raw_examples": "Raw files", "validated_examples": "Validated", "clean_examples": "Cleaned",
-    "reviewed_examples": "Reviewed", "splits": "Split",
+    "raw_examples": "Raw files",
+    "validated_examples": "Validated",
+    "clean_examples": "Cleaned",
+    "reviewed_examples": "Reviewed",
+    "splits": "Split",
 }
 OTHERS = {
-    "baseline": "base model, best prompt", "champion": "champion in service",
-    "base_likelihood": "base model, answer restricted to the labels", "linear": "TF-IDF and logistic regression",
+    "baseline": "base model, best prompt",
+    "champion": "champion in service",
+    "base_likelihood": "base model, answer restricted to the labels",
+    "linear": "TF-IDF and logistic regression",
 }
 
 
@@ -49,11 +54,25 @@ def models_table(evaluation: Mapping[str, Any], where: str) -> Table:
     """All models of one set (`validation` or `test`) side by side."""
     models = {name: m for name, m in evaluation["models"].items() if m["set"] == where}
     text = evaluation["metric"] != "accuracy"
-    headers = ["Model", "Exact" if text else "Accuracy", "Interval", "ROUGE-L" if text else "Macro-F1", "Valid answers",
-               "Rows"]
-    rows = [[m["title"], percent(m["accuracy"]), percent_range(m["interval"]),
-             points(m["rougeLsum"], sign=False) if text else number(m["macro_f1"]), percent(m["valid_share"]),
-             number(m["n"])] for m in models.values()]
+    headers = [
+        "Model",
+        "Exact" if text else "Accuracy",
+        "Interval",
+        "ROUGE-L" if text else "Macro-F1",
+        "Valid answers",
+        "Rows",
+    ]
+    rows = [
+        [
+            m["title"],
+            percent(m["accuracy"]),
+            percent_range(m["interval"]),
+            points(m["rougeLsum"], sign=False) if text else number(m["macro_f1"]),
+            percent(m["valid_share"]),
+            number(m["n"]),
+        ]
+        for m in models.values()
+    ]
     strong = frozenset(i for i, name in enumerate(models) if name == "candidate")
     return Table(headers, rows, "lrrrrr", strong)
 
@@ -64,9 +83,18 @@ def comparisons_table(evaluation: Mapping[str, Any]) -> Table:
     for name, title in OTHERS.items():
         c = evaluation["comparisons"].get(name)
         if c:
-            rows.append([title, points(c["gain"]), points_range(c["interval"]), number(c["c"]), number(c["b"]),
-                         p_value(c["mcnemar_p"]), p_value(c.get("mcnemar_p_holm")),
-                         points_range(c.get("macro_f1_interval"))])
+            rows.append(
+                [
+                    title,
+                    points(c["gain"]),
+                    points_range(c["interval"]),
+                    number(c["c"]),
+                    number(c["b"]),
+                    p_value(c["mcnemar_p"]),
+                    p_value(c.get("mcnemar_p_holm")),
+                    points_range(c.get("macro_f1_interval")),
+                ]
+            )
     headers = ["Fine-tuned against", "Gain", "Interval", "Won", "Lost", "p", "p, Holm", "Macro-F1 gain"]
     if evaluation["metric"] != "accuracy":
         headers, rows = ["Fine-tuned against", "Gain, ROUGE-L", *headers[2:7]], [row[:7] for row in rows]
@@ -79,8 +107,17 @@ def per_class_table(evaluation: Mapping[str, Any]) -> Table:
     before = evaluation["scores"]["base"]["per_class"]
     for label, c in evaluation["scores"]["candidate"]["per_class"].items():
         change = points(c["f1"] - before[label]["f1"]) if c["support"] else NOTHING
-        rows.append([label, number(c["precision"]), number(c["recall"]), number(c["f1"]), number(before[label]["f1"]),
-                     change, number(c["support"])])
+        rows.append(
+            [
+                label,
+                number(c["precision"]),
+                number(c["recall"]),
+                number(c["f1"]),
+                number(before[label]["f1"]),
+                change,
+                number(c["support"]),
+            ]
+        )
     return Table(["Label", "Precision", "Recall", "F1", "F1, base", "Change, points", "Rows"], rows, "lrrrrrr")
 
 
@@ -92,10 +129,17 @@ def stages_table(data: Mapping[str, Any]) -> Table:
             continue
         counts = facts.get("counts") if isinstance(facts.get("counts"), Mapping) else None
         split = sum(_total(v) for v in counts.values()) if counts else None
-        rows.append([STEP_TITLES.get(step, step), _count(facts.get("rows_in", facts.get("lines"))),
-                     _count(facts.get("quarantined")), _count(facts.get("exact_duplicates")),
-                     _count(facts.get("near_duplicates")), _count(facts.get("dropped")),
-                     _count(facts.get("kept", split))])
+        rows.append(
+            [
+                STEP_TITLES.get(step, step),
+                _count(facts.get("rows_in", facts.get("lines"))),
+                _count(facts.get("quarantined")),
+                _count(facts.get("exact_duplicates")),
+                _count(facts.get("near_duplicates")),
+                _count(facts.get("dropped")),
+                _count(facts.get("kept", split)),
+            ]
+        )
     headers = ["Step", "Rows in", "Quarantined", "Exact duplicates", "Near duplicates", "Dropped in review", "Rows out"]
     return Table(headers, rows, "lrrrrrr")
 
@@ -130,11 +174,13 @@ def splits_table(data: Mapping[str, Any], order: Sequence[str]) -> Table | None:
         return None
     labels = facts.get("labels") or {}
     per_split: dict[str, Mapping[str, Any]] = {
-        s: next((of for of in (labels.get(s), n) if isinstance(of, Mapping)), {}) for s, n in counts.items()}
+        s: next((of for of in (labels.get(s), n) if isinstance(of, Mapping)), {}) for s, n in counts.items()
+    }
     counted = {label for of in per_split.values() for label in of}
     names = [label for label in order if label in counted] + sorted(counted - set(order))
-    rows = [[s, number(_total(n)), *[number(_total(per_split[s].get(label))) for label in names]]
-            for s, n in counts.items()]
+    rows = [
+        [s, number(_total(n)), *[number(_total(per_split[s].get(label))) for label in names]] for s, n in counts.items()
+    ]
     return Table(["Split", "Rows", *names], rows, "lr" + "r" * len(names))
 
 
@@ -149,8 +195,13 @@ def training_table(training: Mapping[str, Any]) -> Table:
     trainable, total = training.get("trainable_parameters"), training.get("total_parameters")
     share = f" ({percent(trainable / total)} of all)" if is_number(trainable) and is_number(total) and total else ""
     memory = measured.get("peak_memory_mib")
-    shared = NOTHING if "used" not in prefix else (
-        f"yes, {number(prefix.get('prefix_tokens'))} tokens" if prefix["used"] else f"no: {prefix.get('why', '')}")
+    shared = (
+        NOTHING
+        if "used" not in prefix
+        else (
+            f"yes, {number(prefix.get('prefix_tokens'))} tokens" if prefix["used"] else f"no: {prefix.get('why', '')}"
+        )
+    )
     rows = [
         ["Method", number(training.get("method"))],
         ["Compute precision", number(training.get("precision"))],

@@ -29,7 +29,9 @@ _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 class Compute(dg.ConfigurableResource):
     """Starts `python -m finetune_pipeline.training.entry JOB.json` and hands back what it wrote to out/result.json."""
 
-    devices: list[str] = Field(default=[], description="Devices to share out, one a job; empty: FINETUNE_DEVICES, or the CPU.")
+    devices: list[str] = Field(
+        default=[], description="Devices to share out, one a job; empty: FINETUNE_DEVICES, or the CPU."
+    )
     module: str = Field(default="finetune_pipeline.training.entry", description="Module that runs a job file.")
     grace_s: float = Field(default=60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")
     terminate_s: float = Field(default=10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
@@ -70,9 +72,12 @@ class Compute(dg.ConfigurableResource):
             raise job_failures.of_exit(op, stage, code, device, out)
         if not (out / "result.json").is_file():
             raise job_failures.failure(
-                op, f"{stage} ended well (exit code 0) but wrote no result.json into {out}.\n"
+                op,
+                f"{stage} ended well (exit code 0) but wrote no result.json into {out}.\n"
                 "fix: this is a fault of the program, not of the data; look at the step's output and report it",
-                {"exit_code": 0}, retry=False)
+                {"exit_code": 0},
+                retry=False,
+            )
         facts = read_json(out / "result.json")
         if not isinstance(facts, dict):
             raise job_failures.failure(op, f"{stage} wrote a result.json that is no object: {out}", {}, retry=False)
@@ -124,8 +129,10 @@ def _visible(device: str, already: str | None) -> str:
         return str(index)
     seen = [name.strip() for name in already.split(",") if name.strip()]
     if index >= len(seen):
-        raise ValueError(f"device {device}: CUDA_VISIBLE_DEVICES={already!r} shows only {len(seen)}; "
-                         "correct FINETUNE_DEVICES or CUDA_VISIBLE_DEVICES")
+        raise ValueError(
+            f"device {device}: CUDA_VISIBLE_DEVICES={already!r} shows only {len(seen)}; "
+            "correct FINETUNE_DEVICES or CUDA_VISIBLE_DEVICES"
+        )
     return seen[index]
 
 

@@ -19,7 +19,7 @@ _FIXES = {
     EXIT_OOM: "lower training.micro_batch_size, then training.max_tokens; or use a machine with more memory",
     EXIT_PREEMPTED: "run again: it goes on from the last checkpoint",
     KILLED: "if nobody killed it, memory ran out: look at `dmesg`, lower training.micro_batch_size or free memory; "
-        "running again goes on from the last checkpoint",
+    "running again goes on from the last checkpoint",
 }
 _OTHERWISE = "read the step's output (stderr) for the first error; running again goes on from the last checkpoint"
 

@@ -26,8 +26,17 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
-_UNREACHABLE = ("failed with exception", "Max retries", "unable to open database", "could not connect",
-                "Connection refused", "503 != 200", "502 != 200", "error code 503", "error code 502")
+_UNREACHABLE = (
+    "failed with exception",
+    "Max retries",
+    "unable to open database",
+    "could not connect",
+    "Connection refused",
+    "503 != 200",
+    "502 != 200",
+    "error code 503",
+    "error code 502",
+)
 
 _QUIET = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry")  # hundreds of lines, none of them news
 _FIX_SERVER = "start it, correct MLFLOW_TRACKING_URI, or unset it to use the local database"
@@ -79,7 +88,8 @@ def reaching(uri: str) -> Iterator[None]:
         reason = str(error).replace(uri, without_credentials(uri)).strip().splitlines()[0][:300]
         raise TrackingError(
             f"MLflow at {without_credentials(uri)} cannot be reached: {reason}\n"
-            f"fix: {_FIX_FILE if uri.startswith('sqlite:') else _FIX_SERVER}") from None
+            f"fix: {_FIX_FILE if uri.startswith('sqlite:') else _FIX_SERVER}"
+        ) from None
 
 
 def without_credentials(uri: str) -> str:
@@ -96,8 +106,10 @@ def sqlite_file(uri: str) -> Path | None:
         return None
     path = Path(uri.partition("///")[2].partition("?")[0])
     if not path.is_absolute():
-        raise ValueError(f"MLflow database {uri!r} is relative to a working folder, and every process has its own: "
-                         "write sqlite:////absolute/path/mlflow.db")
+        raise ValueError(
+            f"MLflow database {uri!r} is relative to a working folder, and every process has its own: "
+            "write sqlite:////absolute/path/mlflow.db"
+        )
     return path
 
 
@@ -181,6 +193,8 @@ def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str
             found = client.get_experiment_by_name(name)
     if found is None or found.lifecycle_stage != "active":
         number = found.experiment_id if found else "ID"
-        raise TrackingError(f"MLflow experiment {name!r} was deleted\n"
-                            f"fix: `mlflow experiments restore -x {number}`, or choose another name")
+        raise TrackingError(
+            f"MLflow experiment {name!r} was deleted\n"
+            f"fix: `mlflow experiments restore -x {number}`, or choose another name"
+        )
     return str(found.experiment_id)

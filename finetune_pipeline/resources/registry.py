@@ -68,8 +68,14 @@ def register(
             }
             if not told["base_files"]:
                 raise ValueError(f"{folder} holds no safetensors file: the served model would have no base")
-            found = _create(client, name, adapter=adapter, told=told, run_id=run_id,
-                            tags={**_texts(tags), ADAPTER_VERSION: adapter_version})
+            found = _create(
+                client,
+                name,
+                adapter=adapter,
+                told=told,
+                run_id=run_id,
+                tags={**_texts(tags), ADAPTER_VERSION: adapter_version},
+            )
         else:
             for key, value in _texts(tags).items():
                 client.set_model_version_tag(name, str(found), key, value)
@@ -103,9 +109,11 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
     with _registry(tracking) as client:
         gates = _version(client, name, version).tags.get(GATES)
         if gates != PASSED:
-            raise ValueError(f"{name} version {version} cannot become champion: its gates are "
-                             f"{gates or 'not recorded'!r}, not {PASSED!r}. "
-                             "Its evaluation report says which gate refused it and why")
+            raise ValueError(
+                f"{name} version {version} cannot become champion: its gates are "
+                f"{gates or 'not recorded'!r}, not {PASSED!r}. "
+                "Its evaluation report says which gate refused it and why"
+            )
         known = _aliases(client, name)
         old = known.get(CHAMPION)
         if old == version:
@@ -125,8 +133,10 @@ def rollback(tracking: Tracking, name: str) -> int:
         known = _aliases(client, name)
         previous, old = known.get(PREVIOUS), known.get(CHAMPION)
         if previous is None or previous == old:
-            raise ValueError(f"{name} has no champion before {f'version {old}' if old else 'the first'}: "
-                             "there is nothing to roll back to")
+            raise ValueError(
+                f"{name} has no champion before {f'version {old}' if old else 'the first'}: "
+                "there is nothing to roll back to"
+            )
         client.set_registered_model_alias(name, CHAMPION, str(previous))
         if old is not None:
             client.set_registered_model_alias(name, PREVIOUS, str(old))
@@ -159,9 +169,13 @@ def _create(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     experiment = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=dict(tags),
-                                        params={"adapter_version": told["adapter_version"],
-                                                "base_model": redact(told["base_model"])})
+    logged = client.create_logged_model(
+        experiment,
+        name=name,
+        source_run_id=run_id,
+        tags=dict(tags),
+        params={"adapter_version": told["adapter_version"], "base_model": redact(told["base_model"])},
+    )
     with tempfile.TemporaryDirectory(prefix="finetune-model-") as folder:
         told_file, saved = Path(folder) / "model.json", Path(folder) / "saved"
         write_json(told_file, dict(told))
@@ -173,15 +187,24 @@ def _create(
                 artifacts={"adapter": str(adapter), "model": str(told_file)},
                 signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
                 pip_requirements=_requirements(),
-                mlflow_model=Model(model_id=logged.model_id, model_uuid=logged.model_id, run_id=run_id,
-                                   artifact_path=logged.artifact_location),
+                mlflow_model=Model(
+                    model_id=logged.model_id,
+                    model_uuid=logged.model_id,
+                    run_id=run_id,
+                    artifact_path=logged.artifact_location,
+                ),
             )
         client.log_model_artifacts(logged.model_id, str(saved))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     # the place itself as source: MLflow resolves "models:/…" sources with its global tracking address
-    made = client.create_model_version(name, source=logged.artifact_location, run_id=run_id, model_id=logged.model_id,
-                                       tags={**tags, LOGGED_MODEL: logged.model_id})
+    made = client.create_model_version(
+        name,
+        source=logged.artifact_location,
+        run_id=run_id,
+        model_id=logged.model_id,
+        tags={**tags, LOGGED_MODEL: logged.model_id},
+    )
     return int(made.version)
 
 

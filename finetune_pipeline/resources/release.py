@@ -40,14 +40,32 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
     """
     name = str(request["name"])
     version = registry.register(
-        tracking, name, adapter=Path(request["adapter"]), merged=Path(request["merged"]), base=Path(request["base"]),
-        base_identity=request["base_identity"], adapter_version=str(request["adapter_version"]),
-        system_prompt=request["system_prompt"], max_new_tokens=int(request["max_new_tokens"]), run_id=run_id,
-        tags={"gates": "passed" if request["gates_passed"] else "failed", "verdict": request["verdict"],
-              "adapter_version": request["adapter_version"], "merged_version": request["merged_version"],
-              "evaluation_version": request["evaluation_version"], "compared_with": json.dumps(request["compared_with"]),
-              **{f"gate.{gate}": passed for gate, passed in request["gates"].items()}})
+        tracking,
+        name,
+        adapter=Path(request["adapter"]),
+        merged=Path(request["merged"]),
+        base=Path(request["base"]),
+        base_identity=request["base_identity"],
+        adapter_version=str(request["adapter_version"]),
+        system_prompt=request["system_prompt"],
+        max_new_tokens=int(request["max_new_tokens"]),
+        run_id=run_id,
+        tags={
+            "gates": "passed" if request["gates_passed"] else "failed",
+            "verdict": request["verdict"],
+            "adapter_version": request["adapter_version"],
+            "merged_version": request["merged_version"],
+            "evaluation_version": request["evaluation_version"],
+            "compared_with": json.dumps(request["compared_with"]),
+            **{f"gate.{gate}": passed for gate, passed in request["gates"].items()},
+        },
+    )
     previous = registry.promote(tracking, name, version) if request["gates_passed"] else None
     champion = registry.champion(tracking, name)
-    return {"model_version": version, "candidate": version, "champion": champion, "previous_champion": previous,
-            "promoted": champion == version}
+    return {
+        "model_version": version,
+        "candidate": version,
+        "champion": champion,
+        "previous_champion": previous,
+        "promoted": champion == version,
+    }

@@ -6,8 +6,11 @@ import os
 import re
 from collections.abc import Mapping
 
-_SECRET_NAME = re.compile(r"(^|[._-])(api[_-]?key|access[_-]?key|secret([_-]?key)?|auth[_-]?token|access[_-]?token"
-                          r"|token|password|passwd|authorization|credentials?)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(^|[._-])(api[_-]?key|access[_-]?key|secret([_-]?key)?|auth[_-]?token|access[_-]?token"
+    r"|token|password|passwd|authorization|credentials?)$",
+    re.IGNORECASE,
+)
 _SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST = 8
 _IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")

@@ -34,7 +34,8 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
         base = _base_folder(self.told)
         adapter = context.artifacts["adapter"]
         model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True)
+            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
         self.model = PeftModel.from_pretrained(model, adapter).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)
 
@@ -47,11 +48,16 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
 
         messages = [{"role": "system", "content": self.told["system_prompt"]}, {"role": "user", "content": text}]
         prompt: Any = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
         with torch.inference_mode():
-            made = self.model.generate(**prompt, do_sample=False, max_new_tokens=int(self.told["max_new_tokens"]),
-                                       pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id)
-        answer = made[0, prompt["input_ids"].shape[1]:]
+            made = self.model.generate(
+                **prompt,
+                do_sample=False,
+                max_new_tokens=int(self.told["max_new_tokens"]),
+                pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
+            )
+        answer = made[0, prompt["input_ids"].shape[1] :]
         return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
 
@@ -61,12 +67,16 @@ def _base_folder(told: dict[str, Any]) -> Path:
     wanted: dict[str, str] = told["base_files"]
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"the base model is not in {folder} (missing: {', '.join(missing)}); set "
-                                f"{BASE_VARIABLE} to a folder that holds {told['base_model']}")
+        raise FileNotFoundError(
+            f"the base model is not in {folder} (missing: {', '.join(missing)}); set "
+            f"{BASE_VARIABLE} to a folder that holds {told['base_model']}"
+        )
     other = [name for name, digest in wanted.items() if _digest(folder / name) != digest]
     if other:
-        raise ValueError(f"{folder} holds other weights than the adapter was trained on ({', '.join(other)}); set "
-                         f"{BASE_VARIABLE} to a folder that holds {told['base_model']} as it was")
+        raise ValueError(
+            f"{folder} holds other weights than the adapter was trained on ({', '.join(other)}); set "
+            f"{BASE_VARIABLE} to a folder that holds {told['base_model']} as it was"
+        )
     return folder
 
 

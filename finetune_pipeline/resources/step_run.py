@@ -40,11 +40,13 @@ class StepRun:
             known = self.client.get_run(self.run_id).data.params
             changed = [f"{n} (was {known[n]!r:.80}, now {v!r:.80})" for n, v in values.items() if known.get(n, v) != v]
             if changed:
-                raise ValueError(f"parameters of MLflow run {self.run_id} cannot change: {'; '.join(changed)}. "
-                                 "A parameter must follow from the artifact's version; what is measured is a metric")
+                raise ValueError(
+                    f"parameters of MLflow run {self.run_id} cannot change: {'; '.join(changed)}. "
+                    "A parameter must follow from the artifact's version; what is measured is a metric"
+                )
             new = [Param(n, v) for n, v in values.items() if n not in known]
             for i in range(0, len(new), _PARAMS):
-                self.client.log_batch(self.run_id, params=new[i:i + _PARAMS])
+                self.client.log_batch(self.run_id, params=new[i : i + _PARAMS])
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int = 0) -> None:
         """Finite numbers at a step; nested mappings become dotted names, None is no measurement and is left out.
@@ -58,8 +60,14 @@ class StepRun:
         missing = [i for i, row in enumerate(rows) if not isinstance(row.get("step"), int)]
         if missing:
             raise ValueError(f"history rows without a whole number `step`: {missing[:10]}")
-        self._send([(name, value, row["step"]) for row in rows for name, value in _flat(row)
-                    if name != "step" and value is not None])
+        self._send(
+            [
+                (name, value, row["step"])
+                for row in rows
+                for name, value in _flat(row)
+                if name != "step" and value is not None
+            ]
+        )
 
     def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
         """An input data set, so that runs can be searched by it.
@@ -73,15 +81,22 @@ class StepRun:
         short = digest[:32].lower()
         if len(short) < 32 or set(short) - set("0123456789abcdef"):
             raise ValueError(f"data set {name!r}: digest {digest!r} is not a hex SHA-256")
-        entry = Dataset(name=name, digest=short, source_type="local", source=json.dumps({"uri": redact(source)}),
-                        schema=None, profile=redact(json.dumps(dict(profile), sort_keys=True, default=str)))
+        entry = Dataset(
+            name=name,
+            digest=short,
+            source_type="local",
+            source=json.dumps({"uri": redact(source)}),
+            schema=None,
+            profile=redact(json.dumps(dict(profile), sort_keys=True, default=str)),
+        )
         with reaching(self.uri):
             inputs = self.client.get_run(self.run_id).inputs
             known = inputs.dataset_inputs if inputs else []
             if any(d.dataset.name == name and d.dataset.digest == short for d in known):
                 return
             self.client.log_inputs(
-                self.run_id, datasets=[DatasetInput(entry, tags=[InputTag("mlflow.data.context", context)])])
+                self.run_id, datasets=[DatasetInput(entry, tags=[InputTag("mlflow.data.context", context)])]
+            )
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file, or all files of a folder, into the run's artifacts (below `folder`)."""
@@ -100,7 +115,7 @@ class StepRun:
         new = [RunTag(name, _shorten(redact_field(name, value), _TAG_LENGTH)) for name, value in _flat(tags)]
         with reaching(self.uri):
             for i in range(0, len(new), _TAGS):
-                self.client.log_batch(self.run_id, tags=new[i:i + _TAGS])
+                self.client.log_batch(self.run_id, tags=new[i : i + _TAGS])
 
     def _send(self, values: Sequence[tuple[str, Any, int]]) -> None:
         from mlflow.entities import Metric
@@ -116,7 +131,7 @@ class StepRun:
                     self._known(name).add((step, float(value)))
                     new.append(Metric(name, float(value), now, step))
             for i in range(0, len(new), _METRICS):
-                self.client.log_batch(self.run_id, metrics=new[i:i + _METRICS])
+                self.client.log_batch(self.run_id, metrics=new[i : i + _METRICS])
 
     def _known(self, name: str) -> set[tuple[int, float]]:
         """What the store holds of a metric: an earlier attempt may have logged it already."""
@@ -142,4 +157,4 @@ def _shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     mark = f" … [{len(text)} characters, sha256 {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}]"
-    return text[:limit - len(mark)] + mark
+    return text[: limit - len(mark)] + mark

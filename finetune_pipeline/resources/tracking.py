@@ -30,8 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["StepRun", "Tracking"]
 
 RUN, KIND, ASSET, VERSION = "dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version"
-_STATUS = {"FINISHED": "FINISHED", "SUCCESS": "FINISHED", "FAILED": "FAILED", "FAILURE": "FAILED",
-           "KILLED": "KILLED", "CANCELED": "KILLED"}
+_STATUS = {
+    "FINISHED": "FINISHED",
+    "SUCCESS": "FINISHED",
+    "FAILED": "FAILED",
+    "FAILURE": "FAILED",
+    "KILLED": "KILLED",
+    "CANCELED": "KILLED",
+}
 _SHOWN_RUN_TAGS = ("finetune/", "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
 _PREPARED: set[tuple[str, str]] = set()
 
@@ -42,7 +48,9 @@ class Tracking(dg.ConfigurableResource):
     tracking_uri: str = Field(default="", description="Empty: MLFLOW_TRACKING_URI, or SQLite below home.")
     experiment: str = Field(default="finetune", description="Name of the MLflow experiment.")
     ui_url: str = Field(default="", description="Base of links; empty: the tracking server, or http://127.0.0.1:5000.")
-    folder: str = Field(default="", description="Locks and local artifacts; empty: beside the SQLite file, or <home>/mlflow.")
+    folder: str = Field(
+        default="", description="Locks and local artifacts; empty: beside the SQLite file, or <home>/mlflow."
+    )
 
     def uri(self) -> str:
         """Address of the tracking server and registry."""
@@ -97,7 +105,8 @@ class Tracking(dg.ConfigurableResource):
             with locked(self.place(), "runs"):
                 parent = self._parent(client, number, op.run)
                 run_id = _nested(
-                    client, number, parent=parent, dagster_run_id=op.run.run_id, name=name, version=version)
+                    client, number, parent=parent, dagster_run_id=op.run.run_id, name=name, version=version
+                )
         run = StepRun(client, uri, run_id, f"{self.page()}/#/experiments/{number}/runs/{run_id}")
         try:
             run.set_tags({"finetune.reused": str(reused).lower(), "dagster.attempt": getattr(op, "retry_number", 0)})
@@ -166,9 +175,7 @@ class Tracking(dg.ConfigurableResource):
             error.add_note(f"its MLflow run {run_id} could not be closed: {second}")
 
 
-def _nested(
-    client: MlflowClient, number: str, *, parent: str, dagster_run_id: str, name: str, version: str
-) -> str:
+def _nested(client: MlflowClient, number: str, *, parent: str, dagster_run_id: str, name: str, version: str) -> str:
     """Id of the nested run, found (an earlier attempt made it) or created; running."""
     for run in _runs_of(client, number, dagster_run_id):
         if run.data.tags.get(ASSET) == name and run.data.tags.get(VERSION) == version:
@@ -185,8 +192,13 @@ def _runs_of(client: MlflowClient, number: str, dagster_run_id: str) -> list[Run
     found: list[Run] = []
     token = None
     while True:
-        page = client.search_runs([number], f"tags.`{RUN}` = '{dagster_run_id}'", max_results=1000, page_token=token,
-                                  order_by=["attributes.start_time ASC", "attributes.run_id ASC"])
+        page = client.search_runs(
+            [number],
+            f"tags.`{RUN}` = '{dagster_run_id}'",
+            max_results=1000,
+            page_token=token,
+            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+        )
         found += page
         token = page.token
         if not token:

@@ -65,7 +65,9 @@ def _explain(problem: Any) -> Finding:
     if problem["type"] == "missing":
         return Finding("spec.missing_key", "error", f"task.yaml: {shown}", "this key is required", f"add `{path[-1]}:`")
     message = f"{problem['msg']} (found {problem['input']!r:.80})"
-    return Finding("spec.bad_value", "error", f"task.yaml: {shown}", message, "see `finetune schema` for what is allowed")
+    return Finding(
+        "spec.bad_value", "error", f"task.yaml: {shown}", message, "see `finetune schema` for what is allowed"
+    )
 
 
 def parse_spec(text: str) -> TaskSpec:
@@ -82,7 +84,9 @@ def parse_spec(text: str) -> TaskSpec:
     except yaml.YAMLError as error:
         raise FindingsError([Finding("spec.yaml", "error", "task.yaml", str(error), "correct the YAML")]) from error
     if not isinstance(loaded, dict):
-        raise FindingsError([Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")])
+        raise FindingsError(
+            [Finding("spec.yaml", "error", "task.yaml", "the file is not a mapping", "start with `name:`")]
+        )
     try:
         return TaskSpec.model_validate(loaded, strict=False)
     except ValidationError as error:
@@ -95,7 +99,9 @@ def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return None, [Finding("spec.unreadable", "error", str(path), str(error), "write a task.yaml in this folder (UTF-8)")]
+        return None, [
+            Finding("spec.unreadable", "error", str(path), str(error), "write a task.yaml in this folder (UTF-8)")
+        ]
     try:
         spec = parse_spec(text)
     except FindingsError as error:

@@ -47,7 +47,9 @@ class DataSpec(Section):
     min_examples: int = Field(500, ge=1, description="Fewer clean examples than this stops the pipeline.")
     min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label than this is a warning.")
     near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
-    scrub: Literal["replace", "drop", "warn"] = Field("replace", description="What to do with personal data and secrets.")
+    scrub: Literal["replace", "drop", "warn"] = Field(
+        "replace", description="What to do with personal data and secrets."
+    )
 
 
 class SplitSpec(Section):
@@ -84,8 +86,12 @@ class TrainingSpec(Section):
     method: Literal["qlora", "lora"] = "qlora"
     epochs: float = Field(2.0, gt=0, le=50)
     unquantized_epochs: float = Field(
-        1.0, ge=0, le=50, description="qlora: further epochs on the unquantized base, which the adapter is merged into. 0: "
-        "none, for bases that fit into memory only in four bits.")
+        1.0,
+        ge=0,
+        le=50,
+        description="qlora: further epochs on the unquantized base, which the adapter is merged into. 0: "
+        "none, for bases that fit into memory only in four bits.",
+    )
     learning_rate: float = Field(5e-4, gt=0, lt=1)
     scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
     warmup_share: float = Field(0.05, ge=0, lt=1)
@@ -93,11 +99,15 @@ class TrainingSpec(Section):
     batch_size: int = Field(8, ge=1, description="Rows per optimiser step.")
     micro_batch_size: int = Field(8, ge=1, description="Rows per forward pass; must divide batch_size.")
     max_tokens: int = Field(1024, ge=16, description="Longest example in tokens.")
-    over_length: Literal["fail", "drop"] = Field("fail", description="What to do with longer examples. Never cut silently.")
+    over_length: Literal["fail", "drop"] = Field(
+        "fail", description="What to do with longer examples. Never cut silently."
+    )
     evals_per_epoch: int = Field(2, ge=1, description="Validation passes (and checkpoints) per epoch.")
     patience: int = Field(3, ge=1, description="Validation passes without improvement before stopping.")
     seed: int = Field(0, ge=0)
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="`auto`: bfloat16 where it is native.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="`auto`: bfloat16 where it is native."
+    )
     shared_prefix: bool = Field(True, description="Compute a prefix common to all rows once per batch.")
     lora: LoraSpec = LoraSpec()
 
@@ -106,12 +116,16 @@ class GatesSpec(Section):
     """What a candidate must show before `champion` moves."""
 
     worth_training: Literal["block", "warn"] = "block"
-    min_gain: float = Field(0.0, ge=0, lt=1, description="The interval of the gain over the baseline must lie above this.")
+    min_gain: float = Field(
+        0.0, ge=0, lt=1, description="The interval of the gain over the baseline must lie above this."
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1)
     min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared form.")
     parity_min_agreement: Share = Field(
-        0.9, description="Adapter and merged model must give the same answers this often. Rounding to 16 bits may flip near "
-        "ties; the divergence limit is the sharp part of the comparison.")
+        0.9,
+        description="Adapter and merged model must give the same answers this often. Rounding to 16 bits may flip near "
+        "ties; the divergence limit is the sharp part of the comparison.",
+    )
 
 
 class LogsSpec(Section):

@@ -22,15 +22,29 @@ def check_split_shares(spec: TaskSpec, folder: Path) -> list[Finding]:
     rest = 1 - spec.split.validation - spec.split.test
     if rest >= 0.5:
         return []
-    return [_finding("split_shares", "split", f"validation + test leave {rest:.2f} for training, under 0.50",
-                     "lower split.validation or split.test")]
+    return [
+        _finding(
+            "split_shares",
+            "split",
+            f"validation + test leave {rest:.2f} for training, under 0.50",
+            "lower split.validation or split.test",
+        )
+    ]
 
 
 def check_labels_unique(spec: TaskSpec, folder: Path) -> list[Finding]:
     """Labels that differ only in case or blanks cannot be told apart in answers."""
     seen = Counter(" ".join(label.split()).casefold() for label in spec.labels)
-    return [_finding("labels_unique", "output.labels", f"{n} labels read as {name!r} once case and blanks are ignored",
-                     "rename or remove one of them") for name, n in seen.items() if n > 1]
+    return [
+        _finding(
+            "labels_unique",
+            "output.labels",
+            f"{n} labels read as {name!r} once case and blanks are ignored",
+            "rename or remove one of them",
+        )
+        for name, n in seen.items()
+        if n > 1
+    ]
 
 
 def check_batches(spec: TaskSpec, folder: Path) -> list[Finding]:
@@ -38,9 +52,14 @@ def check_batches(spec: TaskSpec, folder: Path) -> list[Finding]:
     t = spec.training
     if t.batch_size % t.micro_batch_size == 0:
         return []
-    return [_finding("batches", "training.micro_batch_size",
-                     f"micro_batch_size {t.micro_batch_size} does not divide batch_size {t.batch_size}",
-                     f"use a divisor of {t.batch_size}")]
+    return [
+        _finding(
+            "batches",
+            "training.micro_batch_size",
+            f"micro_batch_size {t.micro_batch_size} does not divide batch_size {t.batch_size}",
+            f"use a divisor of {t.batch_size}",
+        )
+    ]
 
 
 def check_shots(spec: TaskSpec, folder: Path) -> list[Finding]:
@@ -56,16 +75,29 @@ def check_shots(spec: TaskSpec, folder: Path) -> list[Finding]:
 def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> list[Finding]:
     """A spec may only read below its own folder: task folders are shared, and a glob is no way out of one."""
     bad = [g for g in [*spec.data.raw, spec.logs.path] if Path(g).is_absolute() or ".." in Path(g).parts]
-    return [_finding("raw_inside_folder", "data.raw / logs.path", f"{g!r} points outside the task folder",
-                     "copy or link the files into the task folder") for g in bad]
+    return [
+        _finding(
+            "raw_inside_folder",
+            "data.raw / logs.path",
+            f"{g!r} points outside the task folder",
+            "copy or link the files into the task folder",
+        )
+        for g in bad
+    ]
 
 
 def check_name_is_folder(spec: TaskSpec, folder: Path) -> list[Finding]:
     """One folder, one name: the name is the asset key prefix and must be found again from the folder."""
     if folder.name == spec.name:
         return []
-    return [_finding("name_is_folder", "name", f"name {spec.name!r} differs from the folder's name {folder.name!r}",
-                     f"set name: {folder.name}")]
+    return [
+        _finding(
+            "name_is_folder",
+            "name",
+            f"name {spec.name!r} differs from the folder's name {folder.name!r}",
+            f"set name: {folder.name}",
+        )
+    ]
 
 
 def check_cron(spec: TaskSpec, folder: Path) -> list[Finding]:
@@ -79,8 +111,14 @@ def check_cron(spec: TaskSpec, folder: Path) -> list[Finding]:
             ok = ok and all(n.isdigit() and (low <= int(n) <= high) for n in numbers)
     if ok:
         return []
-    return [_finding("cron", "logs.retrain_cron", f"{spec.logs.retrain_cron!r} is not a cron expression of five fields",
-                     "for example `0 3 * * 1`: Mondays at three")]
+    return [
+        _finding(
+            "cron",
+            "logs.retrain_cron",
+            f"{spec.logs.retrain_cron!r} is not a cron expression of five fields",
+            "for example `0 3 * * 1`: Mondays at three",
+        )
+    ]
 
 
 def check_prompt_names_labels(spec: TaskSpec, folder: Path) -> list[Finding]:
@@ -88,9 +126,15 @@ def check_prompt_names_labels(spec: TaskSpec, folder: Path) -> list[Finding]:
     missing = [label for label in spec.labels if label not in spec.system_prompt]
     if not missing:
         return []
-    return [_finding("prompt_names_labels", "system_prompt",
-                     f"the system prompt does not name these labels: {', '.join(missing)}",
-                     "name every label, or the prompted baseline is not a fair one", "warning")]
+    return [
+        _finding(
+            "prompt_names_labels",
+            "system_prompt",
+            f"the system prompt does not name these labels: {', '.join(missing)}",
+            "name every label, or the prompted baseline is not a fair one",
+            "warning",
+        )
+    ]
 
 
 def check_all(spec: TaskSpec, folder: Path) -> list[Finding]:

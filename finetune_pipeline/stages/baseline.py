@@ -25,10 +25,19 @@ def make_base_model(work: Work) -> dict[str, Any]:
 def make_few_shot_baseline(work: Work) -> dict[str, Any]:
     """Every prompt of the spec on the validation split; `best` names the one fine-tuning must beat."""
     spec, splits = work.spec, work.inputs["splits"].folder
-    told = work.launch(baseline_job(
-        base=work.inputs["base_model"].folder, examples=splits / "validation" / "examples.jsonl",
-        train=splits / "train" / "examples.jsonl", shots=spec.baseline.shots, seed=spec.baseline.seed,
-        labels=spec.labels, max_new_tokens=answer_length(spec), batch_size=spec.baseline.batch_size, out=work.out))
+    told = work.launch(
+        baseline_job(
+            base=work.inputs["base_model"].folder,
+            examples=splits / "validation" / "examples.jsonl",
+            train=splits / "train" / "examples.jsonl",
+            shots=spec.baseline.shots,
+            seed=spec.baseline.seed,
+            labels=spec.labels,
+            max_new_tokens=answer_length(spec),
+            batch_size=spec.baseline.batch_size,
+            out=work.out,
+        )
+    )
     by_prompt: dict[str, list[dict[str, Any]]] = {}
     for row in read_predictions(work.out / "predictions.parquet"):
         by_prompt.setdefault(row["model"], []).append(row)
@@ -45,6 +54,11 @@ def best_turns(work: Work) -> list[dict[str, str]]:
 
 STEPS = [
     Step("base_model", (), "1", lambda s, w: w.base, make_base_model, shared=True),
-    Step("few_shot_baseline", ("splits", "base_model"), "1",
-         lambda s, w: [s.baseline.model_dump(), s.output.model_dump(), s.gates.confidence], make_few_shot_baseline),
+    Step(
+        "few_shot_baseline",
+        ("splits", "base_model"),
+        "1",
+        lambda s, w: [s.baseline.model_dump(), s.output.model_dump(), s.gates.confidence],
+        make_few_shot_baseline,
+    ),
 ]

@@ -19,7 +19,9 @@ def make_raw(work: Work) -> dict[str, Any]:
     """Snapshot of the raw files, and of corrected production rows. Fails if files changed while being copied."""
     facts = collect_raw(work.task, work.out, work.inputs["production_logs"].path("examples.jsonl"))
     if raw_digest(work.task) != work.world.raw:
-        raise RuntimeError(f"raw files of {work.task.name} changed since this run began; run it again to use the new ones")
+        raise RuntimeError(
+            f"raw files of {work.task.name} changed since this run began; run it again to use the new ones"
+        )
     return facts
 
 
@@ -35,7 +37,9 @@ def make_reviewed(work: Work) -> dict[str, Any]:
     reviews = work.task.folder / "reviews"
     facts = apply_reviews(work.inputs["clean_examples"].folder, reviews, work.spec, work.out)
     if reviews_digest(reviews) != work.world.reviews:
-        raise RuntimeError(f"reviews of {work.task.name} changed since this run began; run it again to use the new ones")
+        raise RuntimeError(
+            f"reviews of {work.task.name} changed since this run began; run it again to use the new ones"
+        )
     return facts
 
 
@@ -53,13 +57,29 @@ def make_splits(work: Work) -> dict[str, Any]:
 
 
 STEPS = [
-    Step("raw_examples", (), "1", lambda s, w: [w.raw, w.corrections, s.data.raw], make_raw, after=("production_logs",)),
-    Step("validated_examples", ("raw_examples",), "1",
-         lambda s, w: [s.output.model_dump(), s.system_prompt, s.data.format, s.data.max_chars, s.data.min_chars],
-         make_validated),
-    Step("clean_examples", ("validated_examples",), "1",
-         lambda s, w: [s.output.kind, s.data.near_duplicate_threshold, s.data.scrub], make_clean),
+    Step(
+        "raw_examples", (), "1", lambda s, w: [w.raw, w.corrections, s.data.raw], make_raw, after=("production_logs",)
+    ),
+    Step(
+        "validated_examples",
+        ("raw_examples",),
+        "1",
+        lambda s, w: [s.output.model_dump(), s.system_prompt, s.data.format, s.data.max_chars, s.data.min_chars],
+        make_validated,
+    ),
+    Step(
+        "clean_examples",
+        ("validated_examples",),
+        "1",
+        lambda s, w: [s.output.kind, s.data.near_duplicate_threshold, s.data.scrub],
+        make_clean,
+    ),
     Step("reviewed_examples", ("clean_examples",), "1", lambda s, w: w.reviews, make_reviewed),
-    Step("splits", ("reviewed_examples",), "1",
-         lambda s, w: [s.split.model_dump(), s.data.near_duplicate_threshold], make_splits),
+    Step(
+        "splits",
+        ("reviewed_examples",),
+        "1",
+        lambda s, w: [s.split.model_dump(), s.data.near_duplicate_threshold],
+        make_splits,
+    ),
 ]

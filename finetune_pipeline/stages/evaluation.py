@@ -28,25 +28,43 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     """
     spec = work.spec
     splits, candidate = work.inputs["splits"], work.inputs["merged_model"]
-    sealed = open_sealed(splits.path("test/sealed.jsonl"), work.store.state_folder(work.task.name),
-                         test=splits.version, candidate=candidate.version, reason="evaluation of a candidate")
-    sets = [prompt_set(name="base", model=work.inputs["base_model"].folder, turns=best_turns(work)),
-            prompt_set(name="candidate", model=candidate.folder)]
+    sealed = open_sealed(
+        splits.path("test/sealed.jsonl"),
+        work.store.state_folder(work.task.name),
+        test=splits.version,
+        candidate=candidate.version,
+        reason="evaluation of a candidate",
+    )
+    sets = [
+        prompt_set(name="base", model=work.inputs["base_model"].folder, turns=best_turns(work)),
+        prompt_set(name="candidate", model=candidate.folder),
+    ]
     if work.world.champion:
         champion = work.store.find(work.task.name, "merged_model", str(work.world.champion["merged"]))
         if champion is None:
-            raise RuntimeError(f"the merged model {work.world.champion['merged']} of the present champion is gone from "
-                               "the artifact store, so the candidate cannot be compared with it; restore it, or remove "
-                               "the alias `champion` in MLflow")
+            raise RuntimeError(
+                f"the merged model {work.world.champion['merged']} of the present champion is gone from "
+                "the artifact store, so the candidate cannot be compared with it; restore it, or remove "
+                "the alias `champion` in MLflow"
+            )
         sets.append(prompt_set(name="champion", model=champion.folder))
-    told = work.launch(predict_job(sets=sets, examples=sealed, labels=spec.labels, max_new_tokens=answer_length(spec),
-                                   batch_size=spec.baseline.batch_size, out=work.out))
+    told = work.launch(
+        predict_job(
+            sets=sets,
+            examples=sealed,
+            labels=spec.labels,
+            max_new_tokens=answer_length(spec),
+            batch_size=spec.baseline.batch_size,
+            out=work.out,
+        )
+    )
     test = read_examples(sealed)
     linear: dict[str, str] = {}
     if spec.labels:
         train = read_examples(splits.path("train/examples.jsonl"))
-        labels = tfidf_logistic([e.user_text for e in train], [e.answer for e in train],
-                                [e.user_text for e in test], seed=spec.split.seed)
+        labels = tfidf_logistic(
+            [e.user_text for e in train], [e.answer for e in train], [e.user_text for e in test], seed=spec.split.seed
+        )
         linear = dict(zip([e.id for e in test], labels, strict=True))
     write_json(work.out / "linear.json", linear)
     write_json(work.out / "texts.json", {e.id: e.user_text for e in test})
@@ -55,7 +73,6 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
 
 def make_evaluation_report(work: Work) -> dict[str, Any]:
     """Scores, comparisons, gates and pages, as a pure function of the predictions and of the facts of earlier steps."""
-
 
     predictions = work.inputs["test_predictions"]
     adapter = work.inputs["adapter"]
@@ -69,8 +86,10 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         data_facts={name: dict(work.inputs[name].facts) for name in DATA_STEPS},
         parity_facts=dict(work.inputs["merged_model"].facts.get("parity", {})),
         openings=openings(work.store.state_folder(work.task.name), work.inputs["splits"].version),
-        versions={**{name: artifact.version for name, artifact in work.inputs.items()},
-                  "champion": work.world.champion["model_version"] if work.world.champion else None},
+        versions={
+            **{name: artifact.version for name, artifact in work.inputs.items()},
+            "champion": work.world.champion["model_version"] if work.world.champion else None,
+        },
     )
     gates = decide(work.spec, evaluation)
     answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
@@ -78,14 +97,28 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
     write_json(work.out / "gates.json", [g.to_dict() for g in gates])
     (work.out / "report.html").write_text(render_html(evaluation, gates), "utf-8")
     (work.out / "report.md").write_text(render_markdown(evaluation, gates), "utf-8")
-    return {"passed": all(g.passed for g in gates), "verdict": answer, "gates": [g.to_dict() for g in gates],
-            "models": evaluation["models"], "comparison": evaluation.get("comparison", {})}
+    return {
+        "passed": all(g.passed for g in gates),
+        "verdict": answer,
+        "gates": [g.to_dict() for g in gates],
+        "models": evaluation["models"],
+        "comparison": evaluation.get("comparison", {}),
+    }
 
 
 STEPS = [
-    Step("test_predictions", ("splits", "base_model", "merged_model", "few_shot_baseline"), "1",
-         lambda s, w: [s.labels, answer_length(s), s.baseline.batch_size, w.champion["merged"] if w.champion else None],
-         make_test_predictions),
-    Step("evaluation_report", ("test_predictions", "few_shot_baseline", "adapter", "merged_model", *DATA_STEPS), "1",
-         lambda s, w: [s.gates.model_dump(), s.baseline.ceiling, s.description], make_evaluation_report),
+    Step(
+        "test_predictions",
+        ("splits", "base_model", "merged_model", "few_shot_baseline"),
+        "1",
+        lambda s, w: [s.labels, answer_length(s), s.baseline.batch_size, w.champion["merged"] if w.champion else None],
+        make_test_predictions,
+    ),
+    Step(
+        "evaluation_report",
+        ("test_predictions", "few_shot_baseline", "adapter", "merged_model", *DATA_STEPS),
+        "1",
+        lambda s, w: [s.gates.model_dump(), s.baseline.ceiling, s.description],
+        make_evaluation_report,
+    ),
 ]

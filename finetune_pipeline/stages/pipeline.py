@@ -5,7 +5,14 @@ from __future__ import annotations
 from finetune_pipeline.graph import Graph
 from finetune_pipeline.stages import baseline, data, evaluation, production, release, training
 
-PIPELINE = Graph([
-    production.LOGS_STEP, *data.STEPS, *baseline.STEPS, *training.STEPS, *evaluation.STEPS, *release.STEPS,
-    *production.STEPS,
-])
+PIPELINE = Graph(
+    [
+        production.LOGS_STEP,
+        *data.STEPS,
+        *baseline.STEPS,
+        *training.STEPS,
+        *evaluation.STEPS,
+        *release.STEPS,
+        *production.STEPS,
+    ]
+)

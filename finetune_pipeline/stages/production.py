@@ -19,20 +19,36 @@ def make_production_logs(work: Work) -> dict[str, Any]:
 
 
 def make_drift_report(work: Work) -> dict[str, Any]:
-    return drift_report(work.spec, read_examples(work.inputs["splits"].path("train/examples.jsonl")),
-                        read_rows(work.inputs["production_logs"].path("rows.jsonl")), work.out)
+    return drift_report(
+        work.spec,
+        read_examples(work.inputs["splits"].path("train/examples.jsonl")),
+        read_rows(work.inputs["production_logs"].path("rows.jsonl")),
+        work.out,
+    )
 
 
 def make_retraining_decision(work: Work) -> dict[str, Any]:
-    return decide_retraining(work.spec, work.inputs["drift_report"].facts, work.inputs["production_logs"].facts,
-                             work.out)
+    return decide_retraining(
+        work.spec, work.inputs["drift_report"].facts, work.inputs["production_logs"].facts, work.out
+    )
 
 
-LOGS_STEP = Step("production_logs", (), "1", lambda s, w: [w.logs, s.labels, s.system_prompt, s.data.scrub],
-                 make_production_logs)
+LOGS_STEP = Step(
+    "production_logs", (), "1", lambda s, w: [w.logs, s.labels, s.system_prompt, s.data.scrub], make_production_logs
+)
 STEPS = [
-    Step("drift_report", ("production_logs", "splits"), "1", lambda s, w: [s.labels, s.gates.confidence],
-         make_drift_report),
-    Step("retraining_decision", ("drift_report", "production_logs"), "1", lambda s, w: s.logs.model_dump(),
-         make_retraining_decision),
+    Step(
+        "drift_report",
+        ("production_logs", "splits"),
+        "1",
+        lambda s, w: [s.labels, s.gates.confidence],
+        make_drift_report,
+    ),
+    Step(
+        "retraining_decision",
+        ("drift_report", "production_logs"),
+        "1",
+        lambda s, w: s.logs.model_dump(),
+        make_retraining_decision,
+    ),
 ]

@@ -37,10 +37,21 @@ def make_model_version(work: Work) -> dict[str, Any]:
     request = release_request(work)
     outcome = work.release(request)
     write_json(work.out / "model_version.json", {**request, **outcome})
-    return {**outcome, "gates_passed": request["gates_passed"], "gates": request["gates"], "verdict": request["verdict"]}
+    return {
+        **outcome,
+        "gates_passed": request["gates_passed"],
+        "gates": request["gates"],
+        "verdict": request["verdict"],
+    }
 
 
 STEPS = [
-    Step("model_version", ("evaluation_report", "adapter", "merged_model"), "1", lambda s, w: None, make_model_version,
-         after=("base_model",)),
+    Step(
+        "model_version",
+        ("evaluation_report", "adapter", "merged_model"),
+        "1",
+        lambda s, w: None,
+        make_model_version,
+        after=("base_model",),
+    ),
 ]

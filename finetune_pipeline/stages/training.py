@@ -14,31 +14,58 @@ from finetune_pipeline.training.phases import train_adapter
 
 def make_training_plan(work: Work) -> dict[str, Any]:
     splits = work.inputs["splits"].folder
-    return training_plan(work.spec, work.inputs["base_model"].folder,
-                         read_examples(splits / "train" / "examples.jsonl"),
-                         read_examples(splits / "validation" / "examples.jsonl"), work.out)
+    return training_plan(
+        work.spec,
+        work.inputs["base_model"].folder,
+        read_examples(splits / "train" / "examples.jsonl"),
+        read_examples(splits / "validation" / "examples.jsonl"),
+        work.out,
+    )
 
 
 def make_adapter(work: Work) -> dict[str, Any]:
     splits = work.inputs["splits"].folder
     return train_adapter(
-        work.launch, base=work.inputs["base_model"].folder, train=splits / "train" / "examples.jsonl",
-        validation=splits / "validation" / "examples.jsonl", settings=work.spec.training.model_dump(),
-        out=work.out, work=work.builder.work)
+        work.launch,
+        base=work.inputs["base_model"].folder,
+        train=splits / "train" / "examples.jsonl",
+        validation=splits / "validation" / "examples.jsonl",
+        settings=work.spec.training.model_dump(),
+        out=work.out,
+        work=work.builder.work,
+    )
 
 
 def make_merged_model(work: Work) -> dict[str, Any]:
-    return work.launch(merge_job(
-        base=work.inputs["base_model"].folder, adapter=work.inputs["adapter"].path("adapter"),
-        examples=work.inputs["splits"].folder / "validation" / "examples.jsonl", labels=work.spec.labels,
-        max_new_tokens=answer_length(work.spec), batch_size=work.spec.baseline.batch_size, out=work.out))
+    return work.launch(
+        merge_job(
+            base=work.inputs["base_model"].folder,
+            adapter=work.inputs["adapter"].path("adapter"),
+            examples=work.inputs["splits"].folder / "validation" / "examples.jsonl",
+            labels=work.spec.labels,
+            max_new_tokens=answer_length(work.spec),
+            batch_size=work.spec.baseline.batch_size,
+            out=work.out,
+        )
+    )
 
 
 STEPS = [
     Step("training_plan", ("splits", "base_model"), "1", lambda s, w: s.training.model_dump(), make_training_plan),
     # after the baseline: its gate decides whether training happens at all, but not what training makes
-    Step("adapter", ("splits", "base_model"), "1", lambda s, w: s.training.model_dump(), make_adapter,
-         after=("few_shot_baseline", "training_plan")),
-    Step("merged_model", ("adapter", "base_model", "splits"), "1",
-         lambda s, w: [s.labels, answer_length(s), s.baseline.batch_size], make_merged_model),
+    Step(
+        "adapter",
+        ("splits", "base_model"),
+        "1",
+        lambda s, w: s.training.model_dump(),
+        make_adapter,
+        after=("few_shot_baseline", "training_plan"),
+    ),
+    Step(
+        "merged_model",
+        ("adapter", "base_model", "splits"),
+        "1",
+        lambda s, w: [s.labels, answer_length(s), s.baseline.batch_size],
+        make_merged_model,
+    ),
 ]

@@ -53,8 +53,9 @@ def lease(
         if reason := should_stop():
             raise Stopped(reason)
         if time.monotonic() > limit:
-            raise TimeoutError(f"no device became free within {timeout_s:g} s ({waiting}); "
-                               "wait for that run or cancel it")
+            raise TimeoutError(
+                f"no device became free within {timeout_s:g} s ({waiting}); wait for that run or cancel it"
+            )
         time.sleep(poll_s)
 
 

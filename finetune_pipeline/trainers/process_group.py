@@ -32,8 +32,9 @@ def signal_all(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def end(group: int, marker: str, reap: Callable[[], object], grace: tuple[float, float],
-        log: Callable[[str], None]) -> None:
+def end(
+    group: int, marker: str, reap: Callable[[], object], grace: tuple[float, float], log: Callable[[str], None]
+) -> None:
     """SIGINT, then SIGTERM, then SIGKILL to every living process, waiting `grace` seconds after the first two.
 
     `reap` collects the direct child. An exception while waiting (a second Ctrl-C) means: kill now.
@@ -64,8 +65,10 @@ def kill(group: int, marker: str, reap: Callable[[], object], log: Callable[[str
         killed.update(pids)
         reap()
         if time.monotonic() > limit:
-            raise RuntimeError(f"processes {pids} survive SIGKILL (waiting in the kernel?): look at "
-                               "`ps -o pid,stat,wchan` and free what they wait for")
+            raise RuntimeError(
+                f"processes {pids} survive SIGKILL (waiting in the kernel?): look at "
+                "`ps -o pid,stat,wchan` and free what they wait for"
+            )
         time.sleep(0.05)
     reap()
     return len(killed)

@@ -51,8 +51,7 @@ def run_supervised(
     marker = uuid.uuid4().hex
     environment = {**env, PARENT_VARIABLE: str(os.getpid()), process_group.MARKER: marker}
     started = time.monotonic()
-    child = subprocess.Popen(
-        list(command), cwd=cwd, env=environment, start_new_session=True, pass_fds=tuple(pass_fds))
+    child = subprocess.Popen(list(command), cwd=cwd, env=environment, start_new_session=True, pass_fds=tuple(pass_fds))
     try:
         log(f"started process {child.pid}")
         while True:

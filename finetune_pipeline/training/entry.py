@@ -18,11 +18,11 @@ from typing import Any
 
 from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 from finetune_pipeline.training import process
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.jobs import ACTIONS
 from finetune_pipeline.training.reporting import listen, say
-from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 
 _OOM_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 

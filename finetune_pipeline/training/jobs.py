@@ -72,7 +72,9 @@ def train_job(
     start_from: Path | None = None,
     stage: str = "adapter",
 ) -> Job:
-    """Train an adapter, from scratch or on from the adapter folder `start_from`. `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
+    """Train an adapter, from scratch or on from the adapter folder `start_from`.
+
+    `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
 
     Writes out/adapter (safetensors, adapter_config.json, tokenizer), out/history.jsonl (one line per logged step:
     step, epoch, loss or eval_loss, learning_rate, grad_norm), out/audit.json (per split, the supervision audit with up

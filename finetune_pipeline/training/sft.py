@@ -26,7 +26,7 @@ from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.reporting import say
 from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator, supports_shared_prefix
-from finetune_pipeline.training.trainer import Told, TokenTrainer, load_finished
+from finetune_pipeline.training.trainer import TokenTrainer, Told, load_finished
 
 _RECOMPUTE_ABOVE = 1_000_000_000
 ADAPTER_FILE = "adapter_model.safetensors"

@@ -40,12 +40,23 @@ class Project:
         (self.folder / "raw").mkdir(parents=True)
         base = base or make_tiny_model(root / "base")
         self.spec: dict[str, Any] = {
-            "name": "colours", "description": "Fire is red, water is blue.", "base_model": str(base),
-            "system_prompt": "Answer red or blue.", "output": {"kind": "labels", "labels": LABELS},
+            "name": "colours",
+            "description": "Fire is red, water is blue.",
+            "base_model": str(base),
+            "system_prompt": "Answer red or blue.",
+            "output": {"kind": "labels", "labels": LABELS},
             "data": {"min_examples": 60, "min_per_label": 20},
             "baseline": {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8},
-            "training": {"method": "qlora", "epochs": 2, "unquantized_epochs": 0, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 0.01,
-                         "precision": "float32", "evals_per_epoch": 2},
+            "training": {
+                "method": "qlora",
+                "epochs": 2,
+                "unquantized_epochs": 0,
+                "batch_size": 8,
+                "micro_batch_size": 8,
+                "learning_rate": 0.01,
+                "precision": "float32",
+                "evals_per_epoch": 2,
+            },
             **spec,
         }
         self.write_spec()
@@ -59,15 +70,23 @@ class Project:
         (self.folder / "raw" / name).write_text("".join(json.dumps(r) + "\n" for r in made))
 
     def environment(self) -> dict[str, str]:
-        env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_PROGRESS")}
+        env = {
+            k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_PROGRESS")
+        }
         return {**env, "FINETUNE_DATA": str(self.data), "FINETUNE_HOME": str(self.home), "OMP_WAIT_POLICY": "PASSIVE"}
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments]
 
     def finetune(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*arguments), env=self.environment(), text=True, capture_output=True,
-                              timeout=timeout, check=False)
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment(),
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
 
     def run(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         """``finetune run --json``: exit code and what it told. Asserts that it told something."""
@@ -77,7 +96,9 @@ class Project:
 
     def artifact(self, step: str) -> Path:
         """The folder of the newest artifact of a step."""
-        found = sorted((self.home / "artifacts" / "colours" / step).glob("*/artifact.json"), key=lambda p: p.stat().st_mtime)
+        found = sorted(
+            (self.home / "artifacts" / "colours" / step).glob("*/artifact.json"), key=lambda p: p.stat().st_mtime
+        )
         return found[-1].parent
 
     def facts(self, step: str) -> dict[str, Any]:

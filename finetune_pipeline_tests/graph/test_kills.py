@@ -34,7 +34,11 @@ def wait_for_checkpoint(project: Project, started: subprocess.Popen[str]) -> psu
     end = time.monotonic() + 300
     while time.monotonic() < end:
         assert started.poll() is None, "the run ended before it could be killed"
-        found = list((project.home / "artifacts" / "colours" / ".work" / "adapter").glob("*/checkpoints/checkpoint-*/trainer_state.json"))
+        found = list(
+            (project.home / "artifacts" / "colours" / ".work" / "adapter").glob(
+                "*/checkpoints/checkpoint-*/trainer_state.json"
+            )
+        )
         trainer = trainer_of(started.pid)
         if found and trainer:
             return trainer
@@ -48,8 +52,13 @@ def test_a_kill_in_training_is_told_and_taken_up_again(
 ) -> None:
     undisturbed, code, _ = finished
     project = Project(tmp_path, base=undisturbed.root / "base")
-    running = subprocess.Popen(project.command("run", "colours"), env=project.environment(), text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    running = subprocess.Popen(
+        project.command("run", "colours"),
+        env=project.environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     trainer = wait_for_checkpoint(project, running)
     if victim == "trainer":
         trainer.send_signal(signal.SIGKILL)
@@ -63,7 +72,9 @@ def test_a_kill_in_training_is_told_and_taken_up_again(
         running.communicate(timeout=60)
         gone, alive = psutil.wait_procs([trainer], timeout=20)
         assert alive == [], "the trainer outlived the process that started it"
-    assert not list((project.home / "artifacts" / "colours" / "adapter").glob("*/artifact.json")), "half an artifact is visible"
+    assert not list((project.home / "artifacts" / "colours" / "adapter").glob("*/artifact.json")), (
+        "half an artifact is visible"
+    )
     again, told = project.run()
     assert again == code, told
     assert adapter_digest(project) == adapter_digest(undisturbed)

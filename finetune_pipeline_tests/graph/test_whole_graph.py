@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -46,7 +45,8 @@ for experiment in client.search_experiments():
             "datasets": [[i.dataset.name, i.dataset.digest, i.tags[0].value] for i in run.inputs.dataset_inputs],
             "curve": len(client.get_metric_history(run.info.run_id, "eval_loss"))}
 for model in client.search_registered_models():
-    told["model"] = {"name": model.name, "aliases": dict(model.aliases), "versions": len(client.search_model_versions(f"name='{model.name}'"))}
+    told["model"] = {
+        "name": model.name, "aliases": dict(model.aliases), "versions": len(client.search_model_versions(f"name='{model.name}'"))}
 print(json.dumps(told))
 """
 
@@ -54,7 +54,9 @@ print(json.dumps(told))
 @pytest.fixture(scope="module")
 def seen(finished: tuple[Project, int, dict]) -> dict:
     """What Dagster and MLflow hold after the run, read in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", LOOK], env=finished[0].environment(), text=True, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK], env=finished[0].environment(), text=True, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -74,8 +76,9 @@ def test_the_run_ends_with_a_verdict(finished: tuple[Project, int, dict]) -> Non
 def test_dagster_knows_every_asset_and_every_check(finished: tuple[Project, int, dict], seen: dict) -> None:
     assert set(seen["assets"]) == ASSETS
     told = finished[2]["steps"]
-    assert {k: v for k, v in seen["assets"].items() if k in told} == {k: v["version"] for k, v in told.items() if k != "splits"} | {
-        "splits": told["splits"]["version"]}
+    assert {k: v for k, v in seen["assets"].items() if k in told} == {
+        k: v["version"] for k, v in told.items() if k != "splits"
+    } | {"splits": told["splits"]["version"]}
     assert {(asset, check) for asset, check, _ in seen["checks"]} == {(c.step, c.name) for c in CHECKS}
     advisory_or_gate = {(c.step, c.name) for c in CHECKS if not (c.blocking is True or callable(c.blocking))}
     assert [c for c in seen["checks"] if not c[2] and (c[0], c[1]) not in advisory_or_gate] == []
@@ -114,7 +117,9 @@ def test_the_sealed_test_was_opened_once(finished: tuple[Project, int, dict]) ->
     assert opening["candidate"] == finished[2]["steps"]["merged_model"]["version"]
 
 
-def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(finished: tuple[Project, int, dict]) -> None:
+def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(
+    finished: tuple[Project, int, dict],
+) -> None:
     from safetensors import safe_open
 
     project = finished[0]
@@ -166,13 +171,16 @@ def test_a_blocking_check_stops_everything_after_it(tmp_path: Path, fault: str, 
 
 def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple[Project, int, dict]) -> None:
     project = finished[0]
-    code = ("import json,sys,dataclasses\nfrom pathlib import Path\nfrom finetune_pipeline.spec import load_task, Task\n"
-            "from finetune_pipeline.artifacts import ArtifactStore\nfrom finetune_pipeline.stages.world import look\n"
-            "from finetune_pipeline.stages.pipeline import PIPELINE\n"
-            f"t=load_task(Path({str(project.folder)!r})); s=ArtifactStore(Path({str(project.home / 'artifacts')!r}))\n"
-            "w=look(t,None); a=PIPELINE.versions(t,w,s)\n"
-            "u=Task(spec=t.spec.model_copy(update={'gates': t.spec.gates.model_copy(update={'min_gain': 0.2})}),folder=t.folder)\n"
-            "b=PIPELINE.versions(u,w,s); print(json.dumps(sorted(k for k in a if a[k]!=b[k])))")
-    done = subprocess.run([sys.executable, "-c", code], env=project.environment(), text=True,
-                          capture_output=True, check=True)
+    code = (
+        "import json,sys,dataclasses\nfrom pathlib import Path\nfrom finetune_pipeline.spec import load_task, Task\n"
+        "from finetune_pipeline.artifacts import ArtifactStore\nfrom finetune_pipeline.stages.world import look\n"
+        "from finetune_pipeline.stages.pipeline import PIPELINE\n"
+        f"t=load_task(Path({str(project.folder)!r})); s=ArtifactStore(Path({str(project.home / 'artifacts')!r}))\n"
+        "w=look(t,None); a=PIPELINE.versions(t,w,s)\n"
+        "u=Task(spec=t.spec.model_copy(update={'gates': t.spec.gates.model_copy(update={'min_gain': 0.2})}),folder=t.folder)\n"
+        "b=PIPELINE.versions(u,w,s); print(json.dumps(sorted(k for k in a if a[k]!=b[k])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=project.environment(), text=True, capture_output=True, check=True
+    )
     assert json.loads(done.stdout) == ["evaluation_report", "model_version"]

@@ -103,8 +103,9 @@ def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: P
 def test_manifest_names_every_file_with_its_digest(tmp_path: Path) -> None:
     made = build(ArtifactStore(tmp_path))
     told = read_json(made.folder / "artifact.json")
-    assert told["files"] == {"a.txt": {"sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
-                                       "bytes": 5}}
+    assert told["files"] == {
+        "a.txt": {"sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", "bytes": 5}
+    }
 
 
 def test_write_json_replaces_whole_files_and_cleans_up(tmp_path: Path) -> None:

@@ -19,8 +19,16 @@ WORLD = World(raw="r", reviews="v", logs="l", corrections="c", base={"id": "b"})
 def task(tmp_path: Path) -> Task:
     folder = tmp_path / "demo"
     folder.mkdir()
-    (folder / "task.yaml").write_text(yaml.safe_dump({
-        "name": "demo", "description": "d", "system_prompt": "yes no", "output": {"kind": "labels", "labels": ["yes", "no"]}}))
+    (folder / "task.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "name": "demo",
+                "description": "d",
+                "system_prompt": "yes no",
+                "output": {"kind": "labels", "labels": ["yes", "no"]},
+            }
+        )
+    )
     return load_task(folder)
 
 
@@ -33,12 +41,14 @@ def graph(log: list[str]) -> Graph:
 
         return make
 
-    return Graph([
-        Step("a", (), "1", lambda s, w: w.raw, maker("a")),
-        Step("b", ("a",), "1", lambda s, w: s.split.seed, maker("b")),
-        Step("gate", ("a",), "1", lambda s, w: s.baseline.seed, maker("gate")),
-        Step("c", ("b",), "1", lambda s, w: None, maker("c"), after=("gate",)),
-    ])
+    return Graph(
+        [
+            Step("a", (), "1", lambda s, w: w.raw, maker("a")),
+            Step("b", ("a",), "1", lambda s, w: s.split.seed, maker("b")),
+            Step("gate", ("a",), "1", lambda s, w: s.baseline.seed, maker("gate")),
+            Step("c", ("b",), "1", lambda s, w: None, maker("c"), after=("gate",)),
+        ]
+    )
 
 
 def test_a_change_in_the_world_reaches_everything_downstream_and_nothing_else(task: Task, tmp_path: Path) -> None:
@@ -52,7 +62,9 @@ def test_a_change_in_the_world_reaches_everything_downstream_and_nothing_else(ta
     assert {k for k, v in g.versions(other, WORLD, store).items() if v != before[k]} == {"b", "c"}
     spec = task.spec.model_copy(update={"baseline": task.spec.baseline.model_copy(update={"seed": 9})})
     other = Task(spec=spec, folder=task.folder)
-    assert {k for k, v in g.versions(other, WORLD, store).items() if v != before[k]} == {"gate"}, "`after` decides nothing"
+    assert {k for k, v in g.versions(other, WORLD, store).items() if v != before[k]} == {"gate"}, (
+        "`after` decides nothing"
+    )
 
 
 def test_steps_run_once_and_ask_for_what_comes_before(task: Task, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def imported(tree: ast.AST, module: str, is_package: bool = False) -> set[str]:
             base = node.module or ""
             if node.level:
                 parents = module.split(".") if is_package else module.split(".")[:-1]
-                base = ".".join([*parents[:len(parents) - node.level + 1], *([base] if base else [])])
+                base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return names
 
@@ -91,10 +91,17 @@ def loaded_by(*names: str) -> dict[str, list[str]]:
         "    os.close(writing)\n"
         "    with os.fdopen(reading) as told_by_child: told[name] = json.loads(told_by_child.read())\n"
         "    os.waitpid(child, 0)\n"
-        "print(json.dumps(told))\n")
+        "print(json.dumps(told))\n"
+    )
     watched = ["dagster", "dagster_pipes", "mlflow", *HEAVY]
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(names), json.dumps(watched)], check=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(names), json.dumps(watched)],
+        check=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+    )
     return json.loads(done.stdout)
 
 
@@ -103,8 +110,11 @@ def is_torch_free(path: Path, seen: frozenset[Path] = frozenset()) -> bool:
     names = at_import(path)
     if roots(names) & set(HEAVY):
         return False
-    inner = {PACKAGE.parent / Path(*name.split(".")).with_suffix(".py") for name in names
-             if name.startswith("finetune_pipeline.")}
+    inner = {
+        PACKAGE.parent / Path(*name.split(".")).with_suffix(".py")
+        for name in names
+        if name.startswith("finetune_pipeline.")
+    }
     return all(is_torch_free(p, seen | {path}) for p in inner if p.is_file() and p not in seen)
 
 
@@ -122,8 +132,10 @@ def test_imports_point_downwards(path: Path) -> None:
 
 def test_resources_know_nothing_of_assets() -> None:
     above = tuple(f"finetune_pipeline.{name}" for name in ("assets", "automation", "checks", "cli", "definitions"))
-    wrong = {str(p.relative_to(PACKAGE)): sorted(n for n in imports_of(p) if n.startswith(above))
-             for p in sorted((PACKAGE / "resources").rglob("*.py"))}
+    wrong = {
+        str(p.relative_to(PACKAGE)): sorted(n for n in imports_of(p) if n.startswith(above))
+        for p in sorted((PACKAGE / "resources").rglob("*.py"))
+    }
     assert not {name: names for name, names in wrong.items() if names}
 
 
@@ -142,10 +154,17 @@ def test_what_dagster_loads_brings_no_torch_and_no_mlflow() -> None:
 def test_the_test_itself_sees_what_it_looks_for() -> None:
     tree = ast.parse("def f():\n    from mlflow.entities import Run\nimport dagster as dg\nfrom ..spec import model\n")
     assert imported(tree, "finetune_pipeline.data.x") == {
-        "mlflow.entities", "mlflow.entities.Run", "dagster", "finetune_pipeline.spec", "finetune_pipeline.spec.model"}
+        "mlflow.entities",
+        "mlflow.entities.Run",
+        "dagster",
+        "finetune_pipeline.spec",
+        "finetune_pipeline.spec.model",
+    }
     assert loaded_by("mlflow.version", "json", "no_such_module") == {
-        "mlflow.version": ["mlflow"], "json": [],
-        "no_such_module": ["cannot be imported: ModuleNotFoundError(\"No module named 'no_such_module'\")"]}
+        "mlflow.version": ["mlflow"],
+        "json": [],
+        "no_such_module": ["cannot be imported: ModuleNotFoundError(\"No module named 'no_such_module'\")"],
+    }
 
 
 def test_torch_is_found_through_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,15 @@ def test_defaults_are_absolute_and_beside_the_package() -> None:
 
 def test_variables_move_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = read_settings({"FINETUNE_PROJECT": "/p", "FINETUNE_HOME": "here", "FINETUNE_DATA": "/d",
-                           "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "FINETUNE_DEVICES": "cuda:0, cuda:1,cuda:0"})
+    found = read_settings(
+        {
+            "FINETUNE_PROJECT": "/p",
+            "FINETUNE_HOME": "here",
+            "FINETUNE_DATA": "/d",
+            "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
+            "FINETUNE_DEVICES": "cuda:0, cuda:1,cuda:0",
+        }
+    )
     assert (found.project, found.data_root) == (Path("/p"), Path("/d"))
     assert found.home == tmp_path / "here"
     assert found.tracking_uri == "http://127.0.0.1:5000"
@@ -35,12 +42,15 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert read_settings(told) == read_settings({})
 
 
-@pytest.mark.parametrize(("told", "meant"), [
-    ("sqlite:///runs/m.db", "sqlite:////p/runs/m.db"),
-    ("sqlite:////abs/m.db", "sqlite:////abs/m.db"),
-    ("sqlite:////abs/m.db?timeout=5", "sqlite:////abs/m.db?timeout=5"),
-    ("postgresql://host/db", "postgresql://host/db"),
-])
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [
+        ("sqlite:///runs/m.db", "sqlite:////p/runs/m.db"),
+        ("sqlite:////abs/m.db", "sqlite:////abs/m.db"),
+        ("sqlite:////abs/m.db?timeout=5", "sqlite:////abs/m.db?timeout=5"),
+        ("postgresql://host/db", "postgresql://host/db"),
+    ],
+)
 def test_tracking_address_does_not_depend_on_the_working_folder(told: str, meant: str) -> None:
     assert read_settings({"FINETUNE_PROJECT": "/p", "MLFLOW_TRACKING_URI": told}).tracking_uri == meant
 

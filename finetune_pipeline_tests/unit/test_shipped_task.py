@@ -42,14 +42,18 @@ def test_no_row_is_unaccounted_for(stages: dict) -> None:
     assert raw["lines"] == validated["rows_in"] == 1102
     assert validated["rows_in"] == validated["kept"] + validated["quarantined"]
     assert cleaned["rows_in"] == validated["kept"]
-    assert cleaned["rows_in"] == (cleaned["kept"] + cleaned["quarantined"] + cleaned["exact_duplicates"]
-                                  + cleaned["near_duplicates"])
+    assert cleaned["rows_in"] == (
+        cleaned["kept"] + cleaned["quarantined"] + cleaned["exact_duplicates"] + cleaned["near_duplicates"]
+    )
     assert cleaned["kept"] >= 900
 
 
 def test_the_quarantine_holds_exactly_the_planted_rows_each_under_its_rule(stages: dict) -> None:
-    found = {at(row): {f["rule"] for f in row["findings"] if f["severity"] == "error"}
-             for name in ("validated", "clean") for row in read_rows(stages["folders"][name] / "quarantine.jsonl")}
+    found = {
+        at(row): {f["rule"] for f in row["findings"] if f["severity"] == "error"}
+        for name in ("validated", "clean")
+        for row in read_rows(stages["folders"][name] / "quarantine.jsonl")
+    }
     assert found == {at(p): {p["rule"]} for p in of("quarantine")}
 
 

@@ -16,8 +16,13 @@ from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.stages.pipeline import PIPELINE
 
-SPEC = {"name": "demo", "description": "d", "system_prompt": "yes no", "output": {"kind": "labels", "labels": ["yes", "no"]},
-        "data": {"min_examples": 4, "min_per_label": 2}}
+SPEC = {
+    "name": "demo",
+    "description": "d",
+    "system_prompt": "yes no",
+    "output": {"kind": "labels", "labels": ["yes", "no"]},
+    "data": {"min_examples": 4, "min_per_label": 2},
+}
 
 PARITY = {"passed": True, "same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-6, "mean_kl_limit": 1e-3}
 AUDIT = {"rows": 5, "rows_without_loss": 0, "rows_without_eos": 0, "template_mismatch": 0}
@@ -27,62 +32,113 @@ GATE = {"name": "x", "passed": True, "message": "m", "measured": 1.0, "threshold
 # (step, check): facts of a clean artifact, and changes that each plant one fault
 FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("production_logs", "logs_accounted_for"): (
-        {"lines": 5, "rows": 3, "quarantined": 1, "duplicates": 1}, [{"rows": 2}, {"lines": 4}]),
+        {"lines": 5, "rows": 3, "quarantined": 1, "duplicates": 1},
+        [{"rows": 2}, {"lines": 4}],
+    ),
     ("raw_examples", "raw_files_found"): ({"lines": 5, "files": [1]}, [{"lines": 0}]),
-    ("validated_examples", "rows_accounted_for"): ({"rows_in": 5, "kept": 4, "quarantined": 1}, [{"kept": 3}, {"kept": 5}]),
+    ("validated_examples", "rows_accounted_for"): (
+        {"rows_in": 5, "kept": 4, "quarantined": 1},
+        [{"kept": 3}, {"kept": 5}],
+    ),
     ("validated_examples", "quarantine_share"): (
-        {"rows_in": 5, "kept": 4, "quarantined": 1}, [{"quarantined": 2}, {"rows_in": 0, "quarantined": 0}]),
+        {"rows_in": 5, "kept": 4, "quarantined": 1},
+        [{"quarantined": 2}, {"rows_in": 0, "quarantined": 0}],
+    ),
     ("clean_examples", "rows_accounted_for"): (
-        {"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1, "near_duplicates": 1}, [{"near_duplicates": 0}]),
+        {"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1, "near_duplicates": 1},
+        [{"near_duplicates": 0}],
+    ),
     ("clean_examples", "enough_examples"): ({"kept": 4}, [{"kept": 3}]),
-    ("reviewed_examples", "reviews_applied"): ({"decisions": 2, "by_rule": {}}, [{"by_rule": {"data.review_unknown_id": 1}}]),
+    ("reviewed_examples", "reviews_applied"): (
+        {"decisions": 2, "by_rule": {}},
+        [{"by_rule": {"data.review_unknown_id": 1}}],
+    ),
     ("splits", "rows_accounted_for"): (
-        {"rows_in": 10, "quarantined": 1, "counts": {"train": 6, "validation": 1, "test": 2}}, [{"quarantined": 0}]),
+        {"rows_in": 10, "quarantined": 1, "counts": {"train": 6, "validation": 1, "test": 2}},
+        [{"quarantined": 0}],
+    ),
     ("splits", "split_sizes"): (
-        {"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}}, [{"shares": {"validation": 0.1, "test": 0.3}}]),
+        {"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}},
+        [{"shares": {"validation": 0.1, "test": 0.3}}],
+    ),
     ("base_model", "safe_weights"): (
         {"files": {"model.safetensors": "x", "config.json": "y"}},
-        [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}}]),
+        [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}}],
+    ),
     ("few_shot_baseline", "generations_complete"): (
         {"prompts": {"zero_shot": {"statuses": {"ok": 9, "error": 0}}}},
-        [{"prompts": {"zero_shot": {"statuses": {"ok": 8, "error": 1}}}}, {"prompts": {}}]),
+        [{"prompts": {"zero_shot": {"statuses": {"ok": 8, "error": 1}}}}, {"prompts": {}}],
+    ),
     ("few_shot_baseline", "worth_training"): (
         {"worth_training": {"passed": True, "reason": "r"}, "best": "zero_shot"},
-        [{"worth_training": {"passed": False, "reason": "r"}}]),
+        [{"worth_training": {"passed": False, "reason": "r"}}],
+    ),
     ("training_plan", "fits_memory"): (
-        {"fits": True, "sentence": "s", "memory_mib": {}, "available_mib": 9}, [{"fits": False}]),
+        {"fits": True, "sentence": "s", "memory_mib": {}, "available_mib": 9},
+        [{"fits": False}],
+    ),
     ("training_plan", "nothing_truncated"): ({"over_length": 0}, [{"over_length": 1}]),
     ("adapter", "supervision"): (
-        {"audit": AUDIT}, [{"audit": {**AUDIT, k: 1}} for k in AUDIT if k != "rows"] + [{"audit": {**AUDIT, "rows": 0}}]),
+        {"audit": AUDIT},
+        [{"audit": {**AUDIT, k: 1}} for k in AUDIT if k != "rows"] + [{"audit": {**AUDIT, "rows": 0}}],
+    ),
     ("adapter", "loss_finite"): (
-        {"best_eval_loss": 0.1, "first_eval_loss": 2.0, "last_train_loss": 0.2}, [{"last_train_loss": float("nan")}]),
+        {"best_eval_loss": 0.1, "first_eval_loss": 2.0, "last_train_loss": 0.2},
+        [{"last_train_loss": float("nan")}],
+    ),
     ("adapter", "learned"): (
         {"best_eval_loss": 0.1, "first_eval_loss": 2.0},
-        [{"best_eval_loss": 2.0}, {"best_eval_loss": 2.5}, {"best_eval_loss": float("nan")}]),
+        [{"best_eval_loss": 2.0}, {"best_eval_loss": 2.5}, {"best_eval_loss": float("nan")}],
+    ),
     ("adapter", "not_overfitted"): (
-        {"best_eval_loss": 0.5, "best_step": 4, "history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.54}]},
-        [{"history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.56}]}, {"history": []}]),
+        {
+            "best_eval_loss": 0.5,
+            "best_step": 4,
+            "history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.54}],
+        },
+        [{"history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.56}]}, {"history": []}],
+    ),
     ("adapter", "only_adapter_tensors"): (
         {"adapter_tensors": ["a.lora_A.weight"]},
-        [{"adapter_tensors": ["a.lora_A.weight", "lm_head.weight"]}, {"adapter_tensors": []}]),
+        [{"adapter_tensors": ["a.lora_A.weight", "lm_head.weight"]}, {"adapter_tensors": []}],
+    ),
     ("adapter", "four_bit_weights"): (
         {"weights": FOUR_BIT},
-        [{"weights": {**FOUR_BIT, "by_kind": {"quantized": 200, "other": 400}}},
-         {"weights": {**FOUR_BIT, "quantized_modules": 0}}, {"weights": {**FOUR_BIT, "by_kind": {"quantized": 0, "other": 600}}}]),
+        [
+            {"weights": {**FOUR_BIT, "by_kind": {"quantized": 200, "other": 400}}},
+            {"weights": {**FOUR_BIT, "quantized_modules": 0}},
+            {"weights": {**FOUR_BIT, "by_kind": {"quantized": 0, "other": 600}}},
+        ],
+    ),
     ("merged_model", "merge_parity"): (
         {"parity": PARITY},
-        [{"parity": {**PARITY, "passed": False}}, {"parity": {**PARITY, "same_greedy_share": 0.9}}, {"parity": {}}]),
+        [{"parity": {**PARITY, "passed": False}}, {"parity": {**PARITY, "same_greedy_share": 0.89}}, {"parity": {}}],
+    ),
     ("test_predictions", "all_rows_predicted"): (
-        {"sets": {"base": {"rows": 5, "statuses": {"ok": 5}}, "candidate": {"rows": 5, "statuses": {"ok": 4, "empty": 1}}}},
-        [{"sets": {"base": {"rows": 5, "statuses": {"ok": 5}}, "candidate": {"rows": 4, "statuses": {"ok": 4}}}},
-         {"sets": {"base": {"rows": 5, "statuses": {"ok": 4, "error": 1}}}}, {"sets": {}}]),
+        {
+            "sets": {
+                "base": {"rows": 5, "statuses": {"ok": 5}},
+                "candidate": {"rows": 5, "statuses": {"ok": 4, "empty": 1}},
+            }
+        },
+        [
+            {"sets": {"base": {"rows": 5, "statuses": {"ok": 5}}, "candidate": {"rows": 4, "statuses": {"ok": 4}}}},
+            {"sets": {"base": {"rows": 5, "statuses": {"ok": 4, "error": 1}}}},
+            {"sets": {}},
+        ],
+    ),
     ("model_version", "aliases_consistent"): (
         {"candidate": 3, "model_version": 3, "promoted": True, "gates_passed": True, "champion": 3},
-        [{"gates_passed": False}, {"candidate": 2}]),
+        [{"gates_passed": False}, {"candidate": 2}],
+    ),
     ("drift_report", "no_drift"): ({"drifted": [], "sentence": "s"}, [{"drifted": ["label_mix"]}]),
 }
-WITH_FILES = {("validated_examples", "system_prompt_present"), ("clean_examples", "no_personal_data"),
-              ("clean_examples", "enough_per_label"), ("splits", "no_leakage")}
+WITH_FILES = {
+    ("validated_examples", "system_prompt_present"),
+    ("clean_examples", "no_personal_data"),
+    ("clean_examples", "enough_per_label"),
+    ("splits", "no_leakage"),
+}
 
 
 @pytest.fixture
@@ -110,7 +166,9 @@ def test_every_check_has_a_planted_fault_here() -> None:
 
 
 @pytest.mark.parametrize("key", FACTS, ids="/".join)
-def test_clean_facts_pass_and_each_planted_fault_is_caught(key: tuple[str, str], spec: TaskSpec, tmp_path: Path) -> None:
+def test_clean_facts_pass_and_each_planted_fault_is_caught(
+    key: tuple[str, str], spec: TaskSpec, tmp_path: Path
+) -> None:
     clean, faults = FACTS[key]
     check = find(*key)
     good = check.ask(artifact(copy.deepcopy(clean), tmp_path), spec)
@@ -133,8 +191,15 @@ def test_gates_are_asked_by_name_and_missing_ones_say_no(check: Check, spec: Tas
 
 
 def example(text: str, answer: str = "yes", system: str = "yes no") -> Example:
-    return Example(id=text, label=answer, messages=[{"role": "system", "content": system}, {"role": "user", "content": text},
-                                                    {"role": "assistant", "content": answer}])
+    return Example(
+        id=text,
+        label=answer,
+        messages=[
+            {"role": "system", "content": system},
+            {"role": "user", "content": text},
+            {"role": "assistant", "content": answer},
+        ],
+    )
 
 
 def ask(step: str, name: str, examples: list[Example], spec: TaskSpec, folder: Path) -> bool:

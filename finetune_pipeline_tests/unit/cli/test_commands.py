@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-SPEC = {"name": "demo", "description": "d", "system_prompt": "Say yes or no.", "output": {"kind": "labels", "labels": ["yes", "no"]},
-        "data": {"min_examples": 3, "min_per_label": 1}}
+SPEC = {
+    "name": "demo",
+    "description": "d",
+    "system_prompt": "Say yes or no.",
+    "output": {"kind": "labels", "labels": ["yes", "no"]},
+    "data": {"min_examples": 3, "min_per_label": 1},
+}
 SHIPPED = Path(__file__).resolve().parents[3] / "data"
 
 
@@ -20,8 +25,14 @@ def finetune(*arguments: str, data: Path, home: Path) -> subprocess.CompletedPro
 
     env = {**os.environ, "FINETUNE_DATA": str(data), "FINETUNE_HOME": str(home)}
     env.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run([sys.executable, "-m", "finetune_pipeline.cli.main", *arguments], env=env, text=True,
-                          capture_output=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments],
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -29,8 +40,15 @@ def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data" / "demo"
     (folder / "raw").mkdir(parents=True)
     (folder / "task.yaml").write_text(yaml.safe_dump(SPEC))
-    rows = [{"text": t, "label": y} for t, y in [("is the sky blue", "yes"), ("are cats plants", "no"), ("is ice cold", "yes"),
-                                                 ("is fire wet", "maybe")]]
+    rows = [
+        {"text": t, "label": y}
+        for t, y in [
+            ("is the sky blue", "yes"),
+            ("are cats plants", "no"),
+            ("is ice cold", "yes"),
+            ("is fire wet", "maybe"),
+        ]
+    ]
     (folder / "raw" / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return tmp_path / "data"
 

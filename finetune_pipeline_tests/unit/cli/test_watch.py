@@ -29,7 +29,12 @@ def test_stages_are_numbered_and_lines_are_not_lost(tmp_path: Path, monkeypatch:
         tell("adapter", step=1, of=2, eval_loss=0.25)
         with path.open("a") as half:
             half.write(json.dumps({"stage": "adapter"})[:5])
-    assert said == ["[ 1/2] splits", "        all well (0 s)", "[ 2/2] adapter (made already)", "        1 of 2, eval loss 0.250"]
+    assert said == [
+        "[ 1/2] splits",
+        "        all well (0 s)",
+        "[ 2/2] adapter (made already)",
+        "        1 of 2, eval loss 0.250",
+    ]
 
 
 def test_without_a_reader_telling_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

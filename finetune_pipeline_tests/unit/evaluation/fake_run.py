@@ -11,20 +11,44 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row, ro
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
 OPENINGS = [{"time": "2026-01-02T03:04:05+00:00", "test": "t1", "candidate": "c1", "reason": "evaluation"}]
 TRAINING = {
-    "method": "qlora", "precision": "bfloat16", "trainable_parameters": 1000, "total_parameters": 100000, "steps": 40,
-    "best_step": 20, "best_eval_loss": 0.5, "first_eval_loss": 2.0, "last_train_loss": 0.2, "stopped_early": False,
-    "history": [{"step": 0, "eval_loss": 2.0}, {"step": 10, "loss": 1.1}, {"step": 20, "eval_loss": 0.5},
-                {"step": 30, "loss": 0.3}, {"step": 40, "eval_loss": 0.6}],
-    "weights": {"ratio": 0.42}, "shared_prefix": {"used": True, "why": "", "prefix_tokens": 110},
+    "method": "qlora",
+    "precision": "bfloat16",
+    "trainable_parameters": 1000,
+    "total_parameters": 100000,
+    "steps": 40,
+    "best_step": 20,
+    "best_eval_loss": 0.5,
+    "first_eval_loss": 2.0,
+    "last_train_loss": 0.2,
+    "stopped_early": False,
+    "history": [
+        {"step": 0, "eval_loss": 2.0},
+        {"step": 10, "loss": 1.1},
+        {"step": 20, "eval_loss": 0.5},
+        {"step": 30, "loss": 0.3},
+        {"step": 40, "eval_loss": 0.6},
+    ],
+    "weights": {"ratio": 0.42},
+    "shared_prefix": {"used": True, "why": "", "prefix_tokens": 110},
     "measured": {"seconds": 75.2, "peak_memory_mib": 1234.5, "resumed_from": None},
 }
 DATA = {
     "raw_examples": {"lines": 1042},
     "validated_examples": {"rows_in": 1042, "kept": 1019, "quarantined": 23, "by_rule": {"data.bad_json": 23}},
-    "clean_examples": {"rows_in": 1019, "kept": 951, "quarantined": 16, "exact_duplicates": 31, "near_duplicates": 21,
-                       "scrubbed": {"email": 14, "iban": 0}},
-    "splits": {"rows_in": 951, "quarantined": 0, "counts": {"train": 700, "validation": 80, "test": 171},
-               "labels": {"train": {"bug": 300, "billing": 300, "other": 100}}},
+    "clean_examples": {
+        "rows_in": 1019,
+        "kept": 951,
+        "quarantined": 16,
+        "exact_duplicates": 31,
+        "near_duplicates": 21,
+        "scrubbed": {"email": 14, "iban": 0},
+    },
+    "splits": {
+        "rows_in": 951,
+        "quarantined": 0,
+        "counts": {"train": 700, "validation": 80, "test": 171},
+        "labels": {"train": {"bug": 300, "billing": 300, "other": 100}},
+    },
 }
 
 
@@ -34,10 +58,14 @@ def arguments(**changes: Any) -> dict[str, Any]:
     zero = rows([("bug", "no label"), ("bug", "bug")] * 20)
     eight = rows([("bug", "bug")] * 30 + [("bug", "other")] * 10)
     made = {
-        "spec": spec(), "predictions": [*base, *candidate],
+        "spec": spec(),
+        "predictions": [*base, *candidate],
         "linear": {r["example_id"]: r["gold"] if i % 2 else "other" for i, r in enumerate(base)},
         "baseline_facts": score_baselines(spec(), {"zero_shot": zero, "8_shot": eight}),
-        "training_facts": TRAINING, "data_facts": DATA, "parity_facts": PARITY, "openings": OPENINGS,
+        "training_facts": TRAINING,
+        "data_facts": DATA,
+        "parity_facts": PARITY,
+        "openings": OPENINGS,
         "versions": {"splits": "t1", "champion": None},
         "texts": {r["example_id"]: f"text of {r['example_id']}" for r in base},
     }

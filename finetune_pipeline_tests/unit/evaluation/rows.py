@@ -13,8 +13,17 @@ LABELS = ["bug", "billing", "other"]
 def row(i: int, gold: str, text: str, model: str = "base", **changes: Any) -> dict[str, Any]:
     """One prediction row; without other word, a finished answer whose likelihood agrees with its text."""
     scores = [-0.1 if label == text else -3.0 for label in LABELS]
-    made = {"example_id": f"e{i:04d}", "model": model, "gold": gold, "text": text, "status": "ok", "error": "",
-            "label_scores": scores, "new_tokens": 3, "prompt_tokens": 50}
+    made = {
+        "example_id": f"e{i:04d}",
+        "model": model,
+        "gold": gold,
+        "text": text,
+        "status": "ok",
+        "error": "",
+        "label_scores": scores,
+        "new_tokens": 3,
+        "prompt_tokens": 50,
+    }
     return made | changes
 
 
@@ -36,10 +45,15 @@ def paired(both: int, only_base: int, only_candidate: int, neither: int) -> tupl
 
 def spec(**changes: Any) -> TaskSpec:
     """A spec of a label task."""
-    return TaskSpec.model_validate({
-        "name": "triage", "description": "tickets", "system_prompt": "Answer with bug, billing or other.",
-        "output": {"kind": "labels", "labels": LABELS}, **changes,
-    })
+    return TaskSpec.model_validate(
+        {
+            "name": "triage",
+            "description": "tickets",
+            "system_prompt": "Answer with bug, billing or other.",
+            "output": {"kind": "labels", "labels": LABELS},
+            **changes,
+        }
+    )
 
 
 def text_spec(**changes: Any) -> TaskSpec:

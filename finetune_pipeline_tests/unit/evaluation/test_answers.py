@@ -43,8 +43,11 @@ def test_wrong_number_of_scores_is_an_error():
 
 
 def test_likelihood_rows_answer_by_score_and_keep_failures():
-    given = [row(1, "bug", "I think bug", label_scores=[-0.1, -2.0, -3.0]), row(2, "bug", "bug", label_scores=[]),
-             row(3, "bug", "", status="error", error="out of memory")]
+    given = [
+        row(1, "bug", "I think bug", label_scores=[-0.1, -2.0, -3.0]),
+        row(2, "bug", "bug", label_scores=[]),
+        row(3, "bug", "", status="error", error="out of memory"),
+    ]
     answered = likelihood_rows(given, LABELS)
     assert [(r["text"], r["status"]) for r in answered] == [("bug", "ok"), ("", "empty"), ("", "error")]
     assert given[0]["text"] == "I think bug"

@@ -23,8 +23,9 @@ def test_counts_and_direction():
     assert told["base"]["correct"] == 54 and told["candidate"]["correct"] == 70
     assert told["candidate"]["interval"] == list(wilson_interval(70, 80))
     assert told["discordant_share"] == pytest.approx(0.3)
-    expected = [f1_score([r["gold"] for r in side], [r["text"] for r in side], average="macro")
-                for side in (base, candidate)]
+    expected = [
+        f1_score([r["gold"] for r in side], [r["text"] for r in side], average="macro") for side in (base, candidate)
+    ]
     assert told["macro_f1_gain"] == pytest.approx(expected[1] - expected[0])
     assert told["macro_f1_interval"][0] < told["macro_f1_gain"] < told["macro_f1_interval"][1]
 

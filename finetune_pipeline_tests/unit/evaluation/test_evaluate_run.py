@@ -31,11 +31,20 @@ def test_numbers_of_the_comparison():
 
 def test_models_stand_in_order_and_validation_is_apart():
     models = evaluation()["models"]
-    assert list(models) == ["validation_zero_shot", "validation_8_shot", "base", "base_likelihood", "linear",
-                            "candidate", "candidate_likelihood"]
+    assert list(models) == [
+        "validation_zero_shot",
+        "validation_8_shot",
+        "base",
+        "base_likelihood",
+        "linear",
+        "candidate",
+        "candidate_likelihood",
+    ]
     assert models["validation_8_shot"]["title"] == "Base, 8-shot (best prompt)"
     assert {name: m["n"] for name, m in models.items() if m["set"] == "validation"} == {
-        "validation_zero_shot": 40, "validation_8_shot": 40}
+        "validation_zero_shot": 40,
+        "validation_8_shot": 40,
+    }
     assert models["candidate"]["accuracy"] == 0.8
     assert models["linear"]["correct"] == sum(1 for i in range(200) if i % 2 or i % 3 == 2)
 
@@ -119,13 +128,22 @@ def test_a_text_task():
     assert list(told["models"]) == ["validation_zero_shot", "base", "candidate"]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda a: {"predictions": [r for r in a["predictions"] if r["model"] == "base"]}, "no predictions of candidate"),
-    (lambda a: {"predictions": [*a["predictions"], row(1, "bug", "bug", "gpt")]}, "unexpected model 'gpt'"),
-    (lambda a: {"versions": {"champion": "7"}}, r"no predictions of the champion, though there is one \(version 7\)"),
-    (lambda a: {"predictions": a["predictions"][:-1]}, "do not cover the same examples"),
-    (lambda a: {"linear": {"e0001": "bug"}}, "no label for 199 test examples"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda a: {"predictions": [r for r in a["predictions"] if r["model"] == "base"]},
+            "no predictions of candidate",
+        ),
+        (lambda a: {"predictions": [*a["predictions"], row(1, "bug", "bug", "gpt")]}, "unexpected model 'gpt'"),
+        (
+            lambda a: {"versions": {"champion": "7"}},
+            r"no predictions of the champion, though there is one \(version 7\)",
+        ),
+        (lambda a: {"predictions": a["predictions"][:-1]}, "do not cover the same examples"),
+        (lambda a: {"linear": {"e0001": "bug"}}, "no label for 199 test examples"),
+    ],
+)
 def test_refuses_what_does_not_belong_together(change, message):
     with pytest.raises(ValueError, match=message):
         evaluation(**change(arguments()))

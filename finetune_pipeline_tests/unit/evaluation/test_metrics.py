@@ -58,8 +58,10 @@ def test_no_rows_no_numbers():
 
 
 def test_likelihood_is_scored_apart_from_text():
-    given = [row(1, "bug", "It is a bug", label_scores=[-0.1, -2.0, -3.0]),
-             row(2, "other", "other", label_scores=[-0.1, -2.0, -3.0])]
+    given = [
+        row(1, "bug", "It is a bug", label_scores=[-0.1, -2.0, -3.0]),
+        row(2, "other", "other", label_scores=[-0.1, -2.0, -3.0]),
+    ]
     assert label_metrics(given, LABELS)["correct"] == 1
     likely = likelihood_metrics(given, LABELS)
     assert (likely["correct"], likely["valid"]["share"]) == (1, 1.0)
@@ -67,8 +69,12 @@ def test_likelihood_is_scored_apart_from_text():
 
 
 def test_text_scores():
-    given = [row(1, "The parcel arrived late", "The parcel arrived late"), row(2, "red green", "red blue"),
-             row(3, "a", "", status="error"), row(4, "a b", "a b c", status="truncated")]
+    given = [
+        row(1, "The parcel arrived late", "The parcel arrived late"),
+        row(2, "red green", "red blue"),
+        row(3, "a", "", status="error"),
+        row(4, "a b", "a b c", status="truncated"),
+    ]
     scores = text_metrics(given)
     assert (scores["n"], scores["correct"], scores["accuracy"]) == (4, 1, 0.25)
     assert scores["rougeLsum"] == pytest.approx((1 + 0.5 + 0 + 0.8) / 4)

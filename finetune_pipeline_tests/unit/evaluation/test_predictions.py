@@ -29,11 +29,14 @@ def test_no_rows_is_a_table_too(tmp_path):
     assert read_predictions(tmp_path / "p.parquet") == []
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"status": "fine"}, "status 'fine'"),
-    ({"text": None}, r"no value \(null\) in text"),
-    ({"colour": "red"}, "unknown columns colour"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status": "fine"}, "status 'fine'"),
+        ({"text": None}, r"no value \(null\) in text"),
+        ({"colour": "red"}, "unknown columns colour"),
+    ],
+)
 def test_faulty_rows_are_not_written(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         write_predictions(tmp_path / "p.parquet", [row(1, "bug", "bug") | change])

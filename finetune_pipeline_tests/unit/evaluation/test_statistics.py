@@ -45,13 +45,15 @@ def test_tango_published_value():
 
 def _brute_force_score(b, c, n, gain):
     """Score statistic with the nuisance parameter found by maximising the likelihood numerically."""
+
     def negative_log_likelihood(p):  # p: probability that only the first is right
         cells = [(b, p), (c, p + gain), (n - b - c, 1 - 2 * p - gain)]
         return -sum(k * math.log(max(q, 1e-300)) for k, q in cells if k)
 
     lowest, highest = max(0.0, -gain), (1 - gain) / 2
-    p = optimize.minimize_scalar(negative_log_likelihood, bounds=(lowest, highest), method="bounded",
-                                 options={"xatol": 1e-12}).x
+    p = optimize.minimize_scalar(
+        negative_log_likelihood, bounds=(lowest, highest), method="bounded", options={"xatol": 1e-12}
+    ).x
     return (c - b - n * gain) / math.sqrt(n * (2 * p + gain - gain * gain))
 
 
@@ -118,8 +120,10 @@ def test_macro_f1_bootstrap_equals_resampling_with_scikit_learn():
     difference = []
     for _ in range(600):
         i = random.integers(0, len(gold), len(gold))
-        scores = [f1_score([gold[k] for k in i], [side[k] or "?" for k in i], labels=labels, average="macro",
-                           zero_division=0) for side in (a, b)]
+        scores = [
+            f1_score([gold[k] for k in i], [side[k] or "?" for k in i], labels=labels, average="macro", zero_division=0)
+            for side in (a, b)
+        ]
         difference.append(scores[1] - scores[0])
     expected = np.quantile(difference, [0.025, 0.975])
     assert st.paired_bootstrap_macro_f1(gold, a, b, labels, 4000, 0) == pytest.approx(tuple(expected), abs=0.03)
@@ -167,8 +171,10 @@ def test_holm_worked_example():
     assert st.holm([]) == []
 
 
-@pytest.mark.parametrize(("n", "discordant", "gain"), [(312, 0.10, 0.05), (626, 0.20, 0.05), (155, 0.20, 0.10),
-                                                       (1960, 0.10, 0.02), (103, 0.30, 0.15)])
+@pytest.mark.parametrize(
+    ("n", "discordant", "gain"),
+    [(312, 0.10, 0.05), (626, 0.20, 0.05), (155, 0.20, 0.10), (1960, 0.10, 0.02), (103, 0.30, 0.15)],
+)
 def test_smallest_detectable_gain_inverts_the_sample_size_formula(n, discordant, gain):
     assert st.smallest_detectable_gain(n, discordant) <= gain < st.smallest_detectable_gain(n - 1, discordant)
 
@@ -177,7 +183,8 @@ def test_smallest_detectable_gain_is_found_with_the_promised_power():
     n, discordant = 400, 0.15
     gain = st.smallest_detectable_gain(n, discordant)
     draws = np.random.default_rng(0).multinomial(
-        n, [(discordant + gain) / 2, (discordant - gain) / 2, 1 - discordant], size=2000)
+        n, [(discordant + gain) / 2, (discordant - gain) / 2, 1 - discordant], size=2000
+    )
     found = np.mean([abs(c - b) / math.sqrt(c + b) > 1.96 for c, b, _ in draws if c + b])
     assert found == pytest.approx(0.8, abs=0.04)
 

@@ -9,32 +9,40 @@ import pytest
 from finetune_pipeline.evaluation import wording
 
 
-@pytest.mark.parametrize(("share", "text"), [(0.8125, "81.2%"), (1, "100%"), (0.9999, "99.9%"), (0, "0.0%"),
-                                             (None, "n/a"), (math.nan, "n/a"), (True, "n/a")])
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.8125, "81.2%"), (1, "100%"), (0.9999, "99.9%"), (0, "0.0%"), (None, "n/a"), (math.nan, "n/a"), (True, "n/a")],
+)
 def test_percent(share, text):
     assert wording.percent(share) == text
 
 
-@pytest.mark.parametrize(("gain", "text"), [(0.123, "+12.3"), (-0.05, "-5.0"), (0.0, "0.0"), (-0.0001, "0.0"),
-                                            (None, "n/a")])
+@pytest.mark.parametrize(
+    ("gain", "text"), [(0.123, "+12.3"), (-0.05, "-5.0"), (0.0, "0.0"), (-0.0001, "0.0"), (None, "n/a")]
+)
 def test_points(gain, text):
     assert wording.points(gain) == text
 
 
-@pytest.mark.parametrize(("p", "text"), [(0.034, "0.034"), (0.0004, "0.0004"), (1e-25, "<0.0001"), (1.0, "1.000"),
-                                         (None, "n/a")])
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.034, "0.034"), (0.0004, "0.0004"), (1e-25, "<0.0001"), (1.0, "1.000"), (None, "n/a")]
+)
 def test_p_value(p, text):
     assert wording.p_value(p) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(3.21, "3.2 s"), (75.2, "1 min 15 s"), (59.7, "1 min 0 s"),
-                                               (7320, "2 h 2 min"), (None, "n/a")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3.21, "3.2 s"), (75.2, "1 min 15 s"), (59.7, "1 min 0 s"), (7320, "2 h 2 min"), (None, "n/a")],
+)
 def test_duration(seconds, text):
     assert wording.duration(seconds) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(1234567, "1,234,567"), (0.5, "0.500"), (None, "n/a"), (False, "no"),
-                                             (math.inf, "n/a"), ("lora", "lora")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234567, "1,234,567"), (0.5, "0.500"), (None, "n/a"), (False, "no"), (math.inf, "n/a"), ("lora", "lora")],
+)
 def test_number(value, text):
     assert wording.number(value) == text
 

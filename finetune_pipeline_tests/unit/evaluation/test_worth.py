@@ -49,12 +49,17 @@ def test_constrained_decoding_that_closes_little_is_not_recommended():
     assert "constrained" not in told["reason"]
 
 
-@pytest.mark.parametrize("broken", [
-    {}, {"best": "8_shot", "prompts": {}}, {"best": None, "prompts": {"8_shot": {"accuracy": 0.4}}},
-    {"best": "x", "prompts": {"x": {"accuracy": math.nan, "interval": [0.1, 0.2]}}},
-    {"best": "x", "prompts": {"x": {"accuracy": 0.3, "interval": [math.nan, 0.2]}}},
-    {"best": "x", "prompts": {"x": {"accuracy": 0.3, "interval": None}}},
-])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"best": "8_shot", "prompts": {}},
+        {"best": None, "prompts": {"8_shot": {"accuracy": 0.4}}},
+        {"best": "x", "prompts": {"x": {"accuracy": math.nan, "interval": [0.1, 0.2]}}},
+        {"best": "x", "prompts": {"x": {"accuracy": 0.3, "interval": [math.nan, 0.2]}}},
+        {"best": "x", "prompts": {"x": {"accuracy": 0.3, "interval": None}}},
+    ],
+)
 def test_without_numbers_nobody_trains(broken):
     told = worth_training(spec(), broken)
     assert told["passed"] is False

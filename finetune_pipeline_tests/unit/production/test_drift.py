@@ -18,8 +18,16 @@ WORDS = [f"word{i}" for i in range(60)]
 
 @pytest.fixture
 def spec() -> TaskSpec:
-    return parse_spec(yaml.safe_dump({"name": "demo", "description": "d", "system_prompt": "a b",
-                                      "output": {"kind": "labels", "labels": ["a", "b"]}}))
+    return parse_spec(
+        yaml.safe_dump(
+            {
+                "name": "demo",
+                "description": "d",
+                "system_prompt": "a b",
+                "output": {"kind": "labels", "labels": ["a", "b"]},
+            }
+        )
+    )
 
 
 def texts(rng: random.Random, n: int, words: list[str] = WORDS, length: tuple[int, int] = (5, 20)) -> list[str]:
@@ -27,8 +35,14 @@ def texts(rng: random.Random, n: int, words: list[str] = WORDS, length: tuple[in
 
 
 def train(rng: random.Random) -> list[Example]:
-    return [Example(id=str(i), label=(label := rng.choice("ab")), messages=[
-        {"role": "user", "content": t}, {"role": "assistant", "content": label}]) for i, t in enumerate(texts(rng, 400))]
+    return [
+        Example(
+            id=str(i),
+            label=(label := rng.choice("ab")),
+            messages=[{"role": "user", "content": t}, {"role": "assistant", "content": label}],
+        )
+        for i, t in enumerate(texts(rng, 400))
+    ]
 
 
 def served(rng: random.Random, inputs: list[str], outputs: str = "ab") -> list[dict]:
@@ -48,7 +62,10 @@ def test_no_drift_in_the_same_distribution(spec: TaskSpec, tmp_path: Path) -> No
     ("signal", "change"),
     [
         ("input_length", lambda rng: served(rng, texts(rng, 150, length=(20, 60)))),
-        ("unseen_words", lambda rng: served(rng, texts(rng, 150, words=[*WORDS[:30], *(f"new{i}" for i in range(30))]))),
+        (
+            "unseen_words",
+            lambda rng: served(rng, texts(rng, 150, words=[*WORDS[:30], *(f"new{i}" for i in range(30))])),
+        ),
         ("label_mix", lambda rng: served(rng, texts(rng, 150), outputs="aaaaab")),
         ("format_failures", lambda rng: served(rng, texts(rng, 150), outputs="aaabbbx")),
     ],
@@ -69,7 +86,9 @@ def test_a_few_rows_are_not_judged(spec: TaskSpec, tmp_path: Path) -> None:
 
 def test_the_decision_and_its_sentence(spec: TaskSpec, tmp_path: Path) -> None:
     still, moved = {"drifted": [], "sentence": "No drift."}, {"drifted": ["label_mix"], "sentence": "Drift."}
-    assert decide_retraining(spec, still, {"corrections": 49}, tmp_path)["sentence"] == "Wait for 1 more corrected rows."
+    assert (
+        decide_retraining(spec, still, {"corrections": 49}, tmp_path)["sentence"] == "Wait for 1 more corrected rows."
+    )
     assert decide_retraining(spec, still, {"corrections": 50}, tmp_path)["retrain"]
     assert decide_retraining(spec, moved, {"corrections": 1}, tmp_path)["retrain"]
     nothing = decide_retraining(spec, moved, {"corrections": 0}, tmp_path)

@@ -22,15 +22,29 @@ LABELS = ["bug", "billing"]
 def task(tmp_path: Path) -> Task:
     folder = tmp_path / "demo"
     (folder / "logs").mkdir(parents=True)
-    (folder / "task.yaml").write_text(yaml.safe_dump({
-        "name": "demo", "description": "d", "system_prompt": "bug billing", "output": {"kind": "labels", "labels": LABELS},
-        "logs": {"min_new_rows": 2, "settle_seconds": 60}}))
+    (folder / "task.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "name": "demo",
+                "description": "d",
+                "system_prompt": "bug billing",
+                "output": {"kind": "labels", "labels": LABELS},
+                "logs": {"min_new_rows": 2, "settle_seconds": 60},
+            }
+        )
+    )
     return load_task(folder)
 
 
 def row(n: int, **more: object) -> dict:
-    return {"id": f"r{n}", "timestamp": "2026-05-01T10:00:00Z", "input": f"ticket {n}", "output": "bug",
-            "model_version": "1", **more}
+    return {
+        "id": f"r{n}",
+        "timestamp": "2026-05-01T10:00:00Z",
+        "input": f"ticket {n}",
+        "output": "bug",
+        "model_version": "1",
+        **more,
+    }
 
 
 def write(task: Task, rows: list[dict | str], name: str = "a.jsonl", end: str = "\n") -> Path:
@@ -76,7 +90,9 @@ def test_rotation_and_gzip_count_a_row_once(task: Task, tmp_path: Path) -> None:
         (json.dumps(row(1, feedback={"label": "Bug"})), "log.unknown_label"),
     ],
 )
-def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(task: Task, tmp_path: Path, line: str, rule: str) -> None:
+def test_each_fault_is_quarantined_by_its_rule_and_good_rows_go_on(
+    task: Task, tmp_path: Path, line: str, rule: str
+) -> None:
     write(task, [row(7), line, row(8)])
     facts = take(task, tmp_path)
     assert facts["by_rule"] == {rule: 1}
@@ -90,7 +106,12 @@ def test_corrections_become_examples_and_late_feedback_counts(task: Task, tmp_pa
     facts = take(task, tmp_path)
     assert (facts["corrections"], facts["flagged"], facts["rows"], facts["duplicates"]) == (1, 1, 2, 1)
     (example,) = read_examples(tmp_path / "out" / "examples.jsonl")
-    assert (example.user_text, example.answer, example.label, example.origin) == ("ticket 1", "billing", "billing", "production")
+    assert (example.user_text, example.answer, example.label, example.origin) == (
+        "ticket 1",
+        "billing",
+        "billing",
+        "production",
+    )
     assert example.messages[0] == {"role": "system", "content": "bug billing"}
 
 
@@ -106,8 +127,13 @@ def test_only_corrections_change_what_training_depends_on(task: Task) -> None:
 def test_personal_data_and_users_are_gone_before_anything_is_written(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(task, [row(1, input="write to ann@shop.example", user="ann", feedback={"label": "bug"}),
-                 '{"bad": "bob@shop.example"'])
+    write(
+        task,
+        [
+            row(1, input="write to ann@shop.example", user="ann", feedback={"label": "bug"}),
+            '{"bad": "bob@shop.example"',
+        ],
+    )
     monkeypatch.delenv("FINETUNE_USER_KEY", raising=False)
     take(task, tmp_path)
     written = "".join(p.read_text() for p in (tmp_path / "out").iterdir())
@@ -135,6 +161,12 @@ def test_the_question_of_the_sensor(task: Task, tmp_path: Path) -> None:
     waits = what_waits(task, store, now=written + 61)
     assert waits.ready
     assert waits.usable == 2
-    store.build("demo", "production_logs", code_version="1", inputs={}, settings=None,
-                make=lambda b: b.facts.update(ingest(task, b.folder)))
+    store.build(
+        "demo",
+        "production_logs",
+        code_version="1",
+        inputs={},
+        settings=None,
+        make=lambda b: b.facts.update(ingest(task, b.folder)),
+    )
     assert what_waits(task, store, now=written + 61).usable == 0

@@ -18,8 +18,9 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
 )
 from finetune_pipeline_tests.unit.evaluation.rows import paired, spec, text_spec
 
-HOSTILE = ("<script>alert(1)</script> <img src=x onerror=alert(2)> [click](javascript:alert(3)) | **bold** & "
-           "\"quoted\" 'x'")
+HOSTILE = (
+    "<script>alert(1)</script> <img src=x onerror=alert(2)> [click](javascript:alert(3)) | **bold** & \"quoted\" 'x'"
+)
 
 
 class _Tags(HTMLParser):
@@ -73,16 +74,31 @@ def test_the_page_is_one_well_formed_file_without_script_or_outside_resources(go
 
 def test_sections_in_order_and_every_link_leads_somewhere(good):
     titles = re.findall(r'<h2 id="(\w+)">', good[0])
-    assert titles == ["gates", "models", "form", "paired", "confusion", "labels", "learning", "regressions", "wrong",
-                      "data", "training", "seal", "versions"]
+    assert titles == [
+        "gates",
+        "models",
+        "form",
+        "paired",
+        "confusion",
+        "labels",
+        "learning",
+        "regressions",
+        "wrong",
+        "data",
+        "training",
+        "seal",
+        "versions",
+    ]
     assert re.findall(r'<a href="#(\w+)">', good[0]) == titles
 
 
 def test_the_verdict_comes_first_with_its_interval(good):
     told = evaluation()["comparison"]["interval"]
-    sentence = ("The fine-tuned model is right on 80.0% of 200 sealed rows, 27.5 points more than the base model with "
-                "its best prompt (8-shot); the 95% interval of the gain is "
-                f"+{100 * told[0]:.1f} to +{100 * told[1]:.1f} points.")
+    sentence = (
+        "The fine-tuned model is right on 80.0% of 200 sealed rows, 27.5 points more than the base model with "
+        "its best prompt (8-shot); the 95% interval of the gain is "
+        f"+{100 * told[0]:.1f} to +{100 * told[1]:.1f} points."
+    )
     words = _Tags(good[0]).words
     assert words.index(f"Passed. {sentence}") < words.index("beats_baseline")
     assert plain(sentence) in good[1]
@@ -103,11 +119,15 @@ def test_hostile_texts_are_shown_and_do_nothing():
         if r["model"] == "candidate" and r["text"] != r["gold"]:
             r["text"] = HOSTILE
     hostile_spec = spec(description=HOSTILE)
-    told = evaluation(spec=hostile_spec, predictions=facts["predictions"],
-                      texts={i: HOSTILE for i in facts["texts"]},
-                      versions={HOSTILE: HOSTILE}, openings=[{"candidate": HOSTILE, HOSTILE: "x"}],
-                      data_facts={HOSTILE: {"rows_in": 1, "by_rule": {HOSTILE: 1}}},
-                      training_facts={"method": HOSTILE, "history": []})
+    told = evaluation(
+        spec=hostile_spec,
+        predictions=facts["predictions"],
+        texts={i: HOSTILE for i in facts["texts"]},
+        versions={HOSTILE: HOSTILE},
+        openings=[{"candidate": HOSTILE, HOSTILE: "x"}],
+        data_facts={HOSTILE: {"rows_in": 1, "by_rule": {HOSTILE: 1}}},
+        training_facts={"method": HOSTILE, "history": []},
+    )
     page, markdown = _pages(told, hostile_spec)
     parsed = _Tags(page)
     assert parsed.open == []
@@ -120,7 +140,7 @@ def test_hostile_texts_are_shown_and_do_nothing():
 
 
 def test_hostile_labels_are_escaped_in_the_matrix():
-    labels = ["<b>bug", "billing & co", "other\"x"]
+    labels = ["<b>bug", "billing & co", 'other"x']
     of = spec(output={"kind": "labels", "labels": labels})
     base, candidate = paired(30, 2, 9, 3)
     names = dict(zip(["bug", "billing", "other"], labels, strict=True))
@@ -149,8 +169,14 @@ def test_rows_in_and_out_of_every_stage(good):
 
 def test_training_facts(good):
     words = " ".join(re.sub(r"<[^>]+>", " ", good[0]).split())
-    for told in ("Trainable parameters 1,000 (1.0% of all)", "16-bit size 42.0%", "Peak memory 1,234 MiB",
-                 "Time 1 min 15 s", "yes, 110 tokens", "fell from 2.000 before training to 0.500 at step 20"):
+    for told in (
+        "Trainable parameters 1,000 (1.0% of all)",
+        "16-bit size 42.0%",
+        "Peak memory 1,234 MiB",
+        "Time 1 min 15 s",
+        "yes, 110 tokens",
+        "fell from 2.000 before training to 0.500 at step 20",
+    ):
         assert told in words
 
 
@@ -198,11 +224,23 @@ def test_missing_facts_are_shown_as_missing_not_as_zero():
     assert "Peak memory n/a" in words
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("a*b_c`d", r"a\*b\_c\`d"), ("# title", r"\# title"), ("- item", r"\- item"), ("1. one", r"1\. one"),
-    ("+49.5 points", "+49.5 points"), ("10.0%", "10.0%"), ("two\nlines", "two lines"), ("a|b", r"a\|b"),
-    ("-3.1", "-3.1"), ("---", r"\---"), ("<b>", r"\<b\>"), ("C:\\x", "C:\\\\x"),
-])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a*b_c`d", r"a\*b\_c\`d"),
+        ("# title", r"\# title"),
+        ("- item", r"\- item"),
+        ("1. one", r"1\. one"),
+        ("+49.5 points", "+49.5 points"),
+        ("10.0%", "10.0%"),
+        ("two\nlines", "two lines"),
+        ("a|b", r"a\|b"),
+        ("-3.1", "-3.1"),
+        ("---", r"\---"),
+        ("<b>", r"\<b\>"),
+        ("C:\\x", "C:\\\\x"),
+    ],
+)
 def test_markdown_text_shows_itself(text, shown):
     assert plain(text) == shown
 

@@ -15,9 +15,14 @@ def _parse(svg: str) -> ET.Element:
     return ET.fromstring(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
 
 
-@pytest.mark.parametrize(("low", "high", "ticks"), [
-    (0, 100, [0, 20, 40, 60, 80, 100]), (-0.4, 2.3, [-1, 0, 1, 2, 3]), (0, 0.07, [0, 0.02, 0.04, 0.06, 0.08]),
-])
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (-0.4, 2.3, [-1, 0, 1, 2, 3]),
+        (0, 0.07, [0, 0.02, 0.04, 0.06, 0.08]),
+    ],
+)
 def test_ticks_are_round_and_cover_the_range(low, high, ticks):
     assert nice_ticks(low, high) == ticks
 
@@ -55,8 +60,12 @@ def test_models_without_an_interval_are_left_out_of_the_plot():
 
 
 def test_learning_curve_draws_both_losses_and_marks_the_kept_step():
-    history = [{"step": 0, "eval_loss": 2.0}, {"step": 5, "loss": 1.5}, {"step": 10, "loss": 1.0, "eval_loss": None},
-               {"step": 10, "eval_loss": 0.8}]
+    history = [
+        {"step": 0, "eval_loss": 2.0},
+        {"step": 5, "loss": 1.5},
+        {"step": 10, "loss": 1.0, "eval_loss": None},
+        {"step": 10, "eval_loss": 0.8},
+    ]
     root = _parse(learning_curve(history, 10))
     assert [len(p.get("points").split()) for p in root.iter(f"{SVG}polyline")] == [2, 2]
     first, second = [float(c.get("cy")) for c in root.iter(f"{SVG}circle")]

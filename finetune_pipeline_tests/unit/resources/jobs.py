@@ -23,8 +23,11 @@ def adapter(context: dg.AssetExecutionContext, compute: Compute) -> dg.Materiali
 
 defs = dg.Definitions(
     assets=[adapter],
-    resources={"compute": Compute(module=CHILD, grace_s=1.0, terminate_s=1.0, watch_run_s=0.5,
-                                  lock_folder=os.environ.get("TEST_LOCKS", ""))},
+    resources={
+        "compute": Compute(
+            module=CHILD, grace_s=1.0, terminate_s=1.0, watch_run_s=0.5, lock_folder=os.environ.get("TEST_LOCKS", "")
+        )
+    },
     jobs=[
         dg.define_asset_job("in_one_process", [adapter], executor_def=dg.in_process_executor),
         dg.define_asset_job("in_many_processes", [adapter], executor_def=dg.multiprocess_executor),

@@ -25,15 +25,35 @@ class Run:
     def __init__(self, folder: Path, job: str, **behave: Any) -> None:
         self.folder = folder
         env = {
-            **os.environ, "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(ROOT), "FINETUNE_HOME": str(folder / "home"),
-            "FINETUNE_DEVICES": "cpu", "TEST_LOCKS": str(folder / "locks"),
-            "TEST_JOB": json.dumps({"stage": "adapter", "out": str(folder / "out"),
-                                    "behave": {"sleep": 600, "grandchild": True, **behave}}),
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "DAGSTER_HOME": str(ROOT),
+            "FINETUNE_HOME": str(folder / "home"),
+            "FINETUNE_DEVICES": "cpu",
+            "TEST_LOCKS": str(folder / "locks"),
+            "TEST_JOB": json.dumps(
+                {"stage": "adapter", "out": str(folder / "out"), "behave": {"sleep": 600, "grandchild": True, **behave}}
+            ),
         }
         self.log = (folder / "run.log").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "job", "execute", "-m", "finetune_pipeline_tests.unit.resources.jobs",
-             "-j", job], env=env, cwd=folder, stdout=self.log, stderr=self.log, start_new_session=True)
+            [
+                sys.executable,
+                "-m",
+                "dagster",
+                "job",
+                "execute",
+                "-m",
+                "finetune_pipeline_tests.unit.resources.jobs",
+                "-j",
+                job,
+            ],
+            env=env,
+            cwd=folder,
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,
+        )
 
     def wait_for_training(self) -> None:
         """Wait until the child works; show the run's output if it never will."""
@@ -99,8 +119,11 @@ def test_a_cancelled_run_is_not_tried_again(start: Any, instance: dg.DagsterInst
     run.assert_nothing_left()
     assert run.record(instance).status == dg.DagsterRunStatus.CANCELED
     assert run.attempts() == 1
-    failures = [e.dagster_event.step_failure_data for e in instance.all_logs(run.record(instance).run_id)
-                if e.is_dagster_event and e.dagster_event.is_step_failure]
+    failures = [
+        e.dagster_event.step_failure_data
+        for e in instance.all_logs(run.record(instance).run_id)
+        if e.is_dagster_event and e.dagster_event.is_step_failure
+    ]
     assert "adapter was stopped: the run was cancelled" in failures[0].user_failure_data.description
 
 
@@ -112,8 +135,11 @@ def test_an_interrupt_without_a_cancel_is_not_answered_with_a_retry(start: Any, 
     assert run.record(instance).status == dg.DagsterRunStatus.FAILURE
     assert run.attempts() == 1
     run_id = run.record(instance).run_id
-    (key,) = [e.dagster_event.logs_captured_data.file_key for e in instance.all_logs(run_id)
-              if e.is_dagster_event and e.dagster_event.event_type_value == "LOGS_CAPTURED"]
+    (key,) = [
+        e.dagster_event.logs_captured_data.file_key
+        for e in instance.all_logs(run_id)
+        if e.is_dagster_event and e.dagster_event.event_type_value == "LOGS_CAPTURED"
+    ]
     captured = instance.compute_log_manager.get_log_data([run_id, "compute_logs", key])
     assert b"told to stdout" in captured.stdout  # the training's own output is shown with the step's
     assert b"told to stderr" in captured.stderr
@@ -140,9 +166,7 @@ def test_a_killed_run_process_leaves_no_training(start: Any, instance: dg.Dagste
     run.assert_nothing_left()
 
 
-def test_a_killed_training_ends_the_run_and_is_not_tried_again(
-    start: Any, instance: dg.DagsterInstance
-) -> None:
+def test_a_killed_training_ends_the_run_and_is_not_tried_again(start: Any, instance: dg.DagsterInstance) -> None:
     run = start("in_one_process")
     first_grandchild = number_in(run.folder / "grandchild")
     os.kill(run.child, signal.SIGKILL)

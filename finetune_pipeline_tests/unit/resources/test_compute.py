@@ -20,8 +20,17 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def compute(folder: Path, **changes: Any) -> Compute:
-    return Compute(**{"module": CHILD, "grace_s": 1.0, "terminate_s": 1.0, "watch_run_s": 0.2,
-                      "lock_folder": str(folder / "locks"), "devices": ["cpu"], **changes})
+    return Compute(
+        **{
+            "module": CHILD,
+            "grace_s": 1.0,
+            "terminate_s": 1.0,
+            "watch_run_s": 0.2,
+            "lock_folder": str(folder / "locks"),
+            "devices": ["cpu"],
+            **changes,
+        }
+    )
 
 
 def job(folder: Path, **behave: Any) -> dict[str, Any]:
@@ -58,8 +67,9 @@ def test_facts_and_log_lines_reach_dagster(tmp_path: Path, instance: dg.DagsterI
 def test_without_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_PIPES_CONTEXT", "left over")
     ticks: list[int] = []
-    facts = compute(tmp_path).launch(None, job(tmp_path, show=["DAGSTER_PIPES_CONTEXT", "CUDA_VISIBLE_DEVICES"]),
-                                     on_tick=lambda: ticks.append(1))
+    facts = compute(tmp_path).launch(
+        None, job(tmp_path, show=["DAGSTER_PIPES_CONTEXT", "CUDA_VISIBLE_DEVICES"]), on_tick=lambda: ticks.append(1)
+    )
     assert facts["seen"] == {"DAGSTER_PIPES_CONTEXT": None, "CUDA_VISIBLE_DEVICES": ""}
     assert ticks
     assert not Path(facts["argv"]).exists()
@@ -162,8 +172,9 @@ def test_a_failing_check_says_the_same(tmp_path: Path, instance: dg.DagsterInsta
         compute.launch(context, job(tmp_path, exit=EXIT_OOM, error="8 GiB asked for"))
         return dg.AssetCheckResult(passed=True)
 
-    result = dg.materialize([merged_model, parity], instance=instance, resources={"compute": compute(tmp_path)},
-                            raise_on_error=False)
+    result = dg.materialize(
+        [merged_model, parity], instance=instance, resources={"compute": compute(tmp_path)}, raise_on_error=False
+    )
     assert "8 GiB asked for" in failure_of(result)
 
 
@@ -180,8 +191,9 @@ def test_a_run_marked_finished_elsewhere_frees_the_device(tmp_path: Path, instan
         compute.launch(context, job(tmp_path, sleep=600, grandchild=True), on_tick=fail_the_run)
         return dg.MaterializeResult()
 
-    result = dg.materialize([adapter], instance=instance, resources={"compute": compute(tmp_path)},
-                            raise_on_error=False)
+    result = dg.materialize(
+        [adapter], instance=instance, resources={"compute": compute(tmp_path)}, raise_on_error=False
+    )
     assert "its Dagster run is already FAILURE" in failure_of(result)
     assert attempts(tmp_path) == 1
     assert not is_running(number_in(tmp_path / "child"))

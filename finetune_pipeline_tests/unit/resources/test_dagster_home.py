@@ -14,18 +14,33 @@ from finetune_pipeline.resources.dagster_home import dagster_folder
 from finetune_pipeline.resources.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
-SHOW = ("import dagster as dg\nwith dg.DagsterInstance.get() as i: print(i.run_storage._conn_string, "
-        "i.compute_log_manager._base_dir, i.storage_directory())")
+SHOW = (
+    "import dagster as dg\nwith dg.DagsterInstance.get() as i: print(i.run_storage._conn_string, "
+    "i.compute_log_manager._base_dir, i.storage_directory())"
+)
 
 
 def test_history_is_below_home_whatever_the_working_folder(tmp_path: Path) -> None:
     told = set()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(ROOT),
-               "FINETUNE_HOME": str(tmp_path / "home")}
-        told.add(subprocess.run([sys.executable, "-c", SHOW], env=env, cwd=tmp_path / name, check=True, timeout=60,
-                                capture_output=True, text=True).stdout)
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "DAGSTER_HOME": str(ROOT),
+            "FINETUNE_HOME": str(tmp_path / "home"),
+        }
+        told.add(
+            subprocess.run(
+                [sys.executable, "-c", SHOW],
+                env=env,
+                cwd=tmp_path / name,
+                check=True,
+                timeout=60,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
         assert not list((tmp_path / name).iterdir())
     (shown,) = told
     home = f"{tmp_path}/home/dagster"

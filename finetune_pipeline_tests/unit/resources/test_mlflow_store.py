@@ -54,8 +54,10 @@ def old_database(path: Path) -> str:
         command.upgrade(config, before)
     engine.dispose()
     with sqlite3.connect(path) as database:
-        database.execute("INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) "
-                         "VALUES (7, 'kept', 'file:///x', 'active')")
+        database.execute(
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) "
+            "VALUES (7, 'kept', 'file:///x', 'active')"
+        )
     return str(before)
 
 
@@ -65,8 +67,17 @@ def test_empty_database_opened_by_four_processes_at_once(tmp_path: Path) -> None
     uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     begin = str(time.time() + 6)
-    started = [subprocess.Popen([sys.executable, "-c", OPEN_AT_ONCE, uri, begin, str(i)], env=env, cwd=tmp_path,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in range(4)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN_AT_ONCE, uri, begin, str(i)],
+            env=env,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(4)
+    ]
     for process in started:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors

@@ -44,9 +44,18 @@ def register(
     tracking: Tracking, models: Path, adapter_version: str = "aaaa", gates: str = "passed", **tags: Any
 ) -> int:
     return registry.register(
-        tracking, "tickets", adapter=models / "adapter", merged=models / "base", base=models / "base",
-        base_identity={"kind": "local", "base_model": "tiny"}, adapter_version=adapter_version, system_prompt=PROMPT,
-        max_new_tokens=8, run_id=new_run(tracking), tags={"gates": gates, **tags})
+        tracking,
+        "tickets",
+        adapter=models / "adapter",
+        merged=models / "base",
+        base=models / "base",
+        base_identity={"kind": "local", "base_model": "tiny"},
+        adapter_version=adapter_version,
+        system_prompt=PROMPT,
+        max_new_tokens=8,
+        run_id=new_run(tracking),
+        tags={"gates": gates, **tags},
+    )
 
 
 def texts(*rows: str) -> Any:
@@ -89,8 +98,12 @@ def test_what_is_stored_holds_no_base_weights_and_names_what_it_needs(tracking: 
     assert all("+" not in line and line.partition("==")[2] for line in lines)
     version = tracking.client().get_model_version("tickets", "1")
     (output,) = tracking.client().get_run(version.run_id).outputs.model_outputs
-    assert version.tags == {"gates": "passed", "score": "0.9", "finetune.adapter_version": "aaaa",
-                            "finetune.logged_model": output.model_id}
+    assert version.tags == {
+        "gates": "passed",
+        "score": "0.9",
+        "finetune.adapter_version": "aaaa",
+        "finetune.logged_model": output.model_id,
+    }
     assert tracking.client().get_logged_model(output.model_id).status == "READY"
 
 
@@ -150,9 +163,18 @@ def test_a_version_without_gates_or_that_is_not_there(tracking: Tracking, models
 def test_a_folder_that_is_no_adapter_is_refused(tracking: Tracking, models: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no adapter_config\.json"):
         registry.register(
-            tracking, "tickets", adapter=models / "base", merged=models / "base", base=models / "base",
-            base_identity={}, adapter_version="x", system_prompt=PROMPT, max_new_tokens=8, run_id=new_run(tracking),
-            tags={})
+            tracking,
+            "tickets",
+            adapter=models / "base",
+            merged=models / "base",
+            base=models / "base",
+            base_identity={},
+            adapter_version="x",
+            system_prompt=PROMPT,
+            max_new_tokens=8,
+            run_id=new_run(tracking),
+            tags={},
+        )
     assert registry.aliases(tracking, "tickets") == {}
 
 
@@ -169,7 +191,8 @@ def test_a_moved_base_is_named_and_another_one_refused(
         load(tracking, "models:/tickets/1", monkeypatch)
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(models / "base"))
     assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == [
-        answer(models / "base", models / "adapter", PROMPT, TEXT, 8)]
+        answer(models / "base", models / "adapter", PROMPT, TEXT, 8)
+    ]
 
 
 def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,22 +203,44 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: 
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
-             "--artifacts-destination", str(tmp_path / "stored"), "--host", "127.0.0.1", "--port", str(port),
-             "--workers", "1"], env=env, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--backend-store-uri",
+                f"sqlite:///{tmp_path}/server.db",
+                "--artifacts-destination",
+                str(tmp_path / "stored"),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--workers",
+                "1",
+            ],
+            env=env,
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
+
         def answers() -> bool:
             assert server.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
         wait_until(answers, 60)
-        tracking = Tracking(tracking_uri=f"http://127.0.0.1:{port}", experiment="remote",
-                            folder=str(tmp_path / "locks"))
+        tracking = Tracking(
+            tracking_uri=f"http://127.0.0.1:{port}", experiment="remote", folder=str(tmp_path / "locks")
+        )
         assert register(tracking, models) == 1
         assert registry.promote(tracking, "tickets", 1) is None
         assert load(tracking, "models:/tickets@champion", monkeypatch).predict(texts(TEXT)) == [
-            answer(models / "base", models / "adapter", PROMPT, TEXT, 8)]
+            answer(models / "base", models / "adapter", PROMPT, TEXT, 8)
+        ]
         assert tracking.finish("run-1", "SUCCESS") == 1
         assert list((tmp_path / "stored").rglob("adapter_model.safetensors"))
     finally:

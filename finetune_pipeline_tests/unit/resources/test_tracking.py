@@ -17,17 +17,26 @@ def tracking(tmp_path: Path) -> Tracking:
     return Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
 
 
-def run_asset(tracking: Tracking, body: Callable[[StepRun, int], None], *, version: str = "v1", reused: bool = False,
-              retries: int = 0, tags: dict[str, str] | None = None) -> Any:
+def run_asset(
+    tracking: Tracking,
+    body: Callable[[StepRun, int], None],
+    *,
+    version: str = "v1",
+    reused: bool = False,
+    retries: int = 0,
+    tags: dict[str, str] | None = None,
+) -> Any:
     """Materialize an asset whose step runs `body(step, attempt)`."""
+
     @dg.asset(key_prefix="tickets", retry_policy=dg.RetryPolicy(max_retries=retries) if retries else None)
     def adapter(context: dg.AssetExecutionContext, tracking: Tracking) -> None:
         with tracking.step(context, "tickets", "adapter", version, reused) as step:
             body(step, context.retry_number)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        return dg.materialize([adapter], instance=instance, resources={"tracking": tracking}, raise_on_error=False,
-                              tags=tags or {})
+        return dg.materialize(
+            [adapter], instance=instance, resources={"tracking": tracking}, raise_on_error=False, tags=tags or {}
+        )
 
 
 def runs_of(tracking: Tracking, result: Any) -> dict[str, Any]:
@@ -78,8 +87,10 @@ def test_finish_closes_the_parent_and_says_how_many(tracking: Tracking) -> None:
         tracking.finish(result.run_id, "DONE")
 
 
-@pytest.mark.parametrize(("status", "parent", "nested"), [
-    ("FAILURE", "FAILED", "FAILED"), ("CANCELED", "KILLED", "KILLED"), ("SUCCESS", "FINISHED", "FAILED")])
+@pytest.mark.parametrize(
+    ("status", "parent", "nested"),
+    [("FAILURE", "FAILED", "FAILED"), ("CANCELED", "KILLED", "KILLED"), ("SUCCESS", "FINISHED", "FAILED")],
+)
 def test_finish_closes_what_a_killed_process_left_open(
     tracking: Tracking, status: str, parent: str, nested: str
 ) -> None:
@@ -99,7 +110,7 @@ def test_a_retry_continues_its_run(tracking: Tracking) -> None:
         step.log_metrics({"rows": 740})
         step.log_dataset("train", hashlib.sha256(b"a").hexdigest(), "/a", "training", {"num_rows": 740})
         step.log_history(rows[:1])
-        step.log_history(rows[:1 + attempt])
+        step.log_history(rows[: 1 + attempt])
         if attempt == 0:
             raise OSError("the disk is full")
 
@@ -199,10 +210,19 @@ def test_datasets_are_told_apart_by_our_digest(tracking: Tracking) -> None:
     result = run_asset(tracking, body)
     assert result.success
     inputs = runs_of(tracking, result)["tickets/adapter"].inputs.dataset_inputs
-    seen = {d.dataset.digest: (d.dataset.name, json.loads(d.dataset.source)["uri"], d.tags[0].value,
-                               json.loads(d.dataset.profile)) for d in inputs}
-    assert seen == {first[:32]: ("tickets_train", "/data/train.jsonl", "training", {"num_rows": 3}),
-                    second[:32]: ("tickets_train", "/data/train2.jsonl", "validation", {"num_rows": 4})}
+    seen = {
+        d.dataset.digest: (
+            d.dataset.name,
+            json.loads(d.dataset.source)["uri"],
+            d.tags[0].value,
+            json.loads(d.dataset.profile),
+        )
+        for d in inputs
+    }
+    assert seen == {
+        first[:32]: ("tickets_train", "/data/train.jsonl", "training", {"num_rows": 3}),
+        second[:32]: ("tickets_train", "/data/train2.jsonl", "validation", {"num_rows": 4}),
+    }
     client = tracking.client()
     experiment = client.get_experiment_by_name("finetune").experiment_id
     assert len(client.search_runs([experiment], f"dataset.digest = '{first[:32]}'")) == 1
@@ -233,8 +253,9 @@ def test_keys_reach_no_field(tracking: Tracking, tmp_path: Path, monkeypatch: py
     def body(step: StepRun, attempt: int) -> None:
         step.log_params({"command": "curl -H sk-planted-secret-123", "api_key": "another-planted-one"})
         step.set_tags({"note": "sk-planted-secret-123"})
-        step.log_dataset("d", "ab" * 32, "https://u:sk-planted-secret-123@host/x", "training",
-                         {"from": "sk-planted-secret-123"})
+        step.log_dataset(
+            "d", "ab" * 32, "https://u:sk-planted-secret-123@host/x", "training", {"from": "sk-planted-secret-123"}
+        )
 
     assert run_asset(tracking, body).success
     stored = (tmp_path / "mlflow" / "mlflow.db").read_bytes()

@@ -58,13 +58,23 @@ def test_unknown_keys_name_the_nearest_valid_one(change: dict, place: str, fix: 
 
 
 def test_all_problems_are_reported_at_once() -> None:
-    bad = {"name": "Demo!", "description": "", "system_prompt": "x", "output": {"kind": "labels", "labels": ["one"]},
-           "training": {"learning_rate": -1, "foo": 1}}
+    bad = {
+        "name": "Demo!",
+        "description": "",
+        "system_prompt": "x",
+        "output": {"kind": "labels", "labels": ["one"]},
+        "training": {"learning_rate": -1, "foo": 1},
+    }
     with pytest.raises(FindingsError) as caught:
         parse_spec(yaml.safe_dump(bad))
     places = {f.place for f in caught.value.findings}
-    assert {"task.yaml: name", "task.yaml: description", "task.yaml: output.labels", "task.yaml: training.learning_rate",
-            "task.yaml: training.foo"} <= places
+    assert {
+        "task.yaml: name",
+        "task.yaml: description",
+        "task.yaml: output.labels",
+        "task.yaml: training.learning_rate",
+        "task.yaml: training.foo",
+    } <= places
 
 
 def test_missing_key_and_wrong_yaml_are_told_apart() -> None:

@@ -29,8 +29,10 @@ def test_two_leases_get_two_devices_and_a_third_waits(tmp_path: Path) -> None:
     with lease(devices, tmp_path) as (first, _), lease(devices, tmp_path, holder="the second") as (second, _):
         assert (first, second) == ("cuda:0", "cuda:1")
         said: list[str] = []
-        with pytest.raises(TimeoutError, match=r"cuda:1: the second, started by process"), \
-                lease(devices, tmp_path, timeout_s=0.3, poll_s=0.1, log=said.append):
+        with (
+            pytest.raises(TimeoutError, match=r"cuda:1: the second, started by process"),
+            lease(devices, tmp_path, timeout_s=0.3, poll_s=0.1, log=said.append),
+        ):
             pass
         assert len(said) == 1
         assert "waiting for a free device" in said[0]
@@ -39,8 +41,11 @@ def test_two_leases_get_two_devices_and_a_third_waits(tmp_path: Path) -> None:
 
 
 def test_a_wait_can_be_stopped(tmp_path: Path) -> None:
-    with lease(["cpu"], tmp_path), pytest.raises(Stopped, match="the run was cancelled"), \
-            lease(["cpu"], tmp_path, poll_s=0.05, should_stop=lambda: "the run was cancelled"):
+    with (
+        lease(["cpu"], tmp_path),
+        pytest.raises(Stopped, match="the run was cancelled"),
+        lease(["cpu"], tmp_path, poll_s=0.05, should_stop=lambda: "the run was cancelled"),
+    ):
         pass
 
 
@@ -54,8 +59,10 @@ def test_the_child_keeps_the_lease_of_a_killed_parent(tmp_path: Path) -> None:
     child = number_in(tmp_path / "child")
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    with pytest.raises(TimeoutError, match="ticket_triage/adapter"), \
-            lease(["cpu"], tmp_path, timeout_s=0.5, poll_s=0.1):
+    with (
+        pytest.raises(TimeoutError, match="ticket_triage/adapter"),
+        lease(["cpu"], tmp_path, timeout_s=0.5, poll_s=0.1),
+    ):
         pass
     os.kill(child, signal.SIGKILL)
     started = time.monotonic()

@@ -42,15 +42,21 @@ def test_a_signal_comes_back_as_a_negative_code() -> None:
 
 def test_ticks_about_once_a_second_and_once_at_the_end() -> None:
     ticks: list[float] = []
-    run_supervised([sys.executable, "-c", "import time; time.sleep(2.5)"], env(), None,
-                   on_tick=lambda: ticks.append(time.monotonic()))
+    run_supervised(
+        [sys.executable, "-c", "import time; time.sleep(2.5)"],
+        env(),
+        None,
+        on_tick=lambda: ticks.append(time.monotonic()),
+    )
     assert len(ticks) == 3
     assert ticks[1] - ticks[0] == pytest.approx(1.0, abs=0.3)
 
 
 def test_child_knows_its_parent_and_runs_in_its_own_session(tmp_path: Path) -> None:
-    body = ("import os; open(FOLDER + '/told', 'w').write(' '.join(map(str, [os.environ['FINETUNE_PARENT_PID'], "
-            "os.getppid(), os.getsid(0) == os.getpid()])))")
+    body = (
+        "import os; open(FOLDER + '/told', 'w').write(' '.join(map(str, [os.environ['FINETUNE_PARENT_PID'], "
+        "os.getppid(), os.getsid(0) == os.getpid()])))"
+    )
     run_supervised(script(tmp_path, body), env(), None)
     assert (tmp_path / "told").read_text() == f"{os.getpid()} {os.getpid()} True"
 
@@ -67,20 +73,33 @@ time.sleep(600)
 """
     started = time.monotonic()
     with pytest.raises(Stopped, match="somebody said so"):
-        run_supervised(script(tmp_path, body), env(), None, grace=(20.0, 20.0),
-                       should_stop=lambda: "somebody said so" if (tmp_path / "ready").exists() else None)
+        run_supervised(
+            script(tmp_path, body),
+            env(),
+            None,
+            grace=(20.0, 20.0),
+            should_stop=lambda: "somebody said so" if (tmp_path / "ready").exists() else None,
+        )
     assert (tmp_path / "checkpoint").read_text() == "kept"
     assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("new_session", [False, True], ids=["in the group", "in a session of its own"])
 def test_child_and_grandchild_that_ignore_signals_are_killed(tmp_path: Path, new_session: bool) -> None:
-    body = GRANDCHILD + "\n[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]\n" \
-                        "open(FOLDER + '/ready', 'w').write('1'); time.sleep(600)"
+    body = (
+        GRANDCHILD + "\n[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]\n"
+        "open(FOLDER + '/ready', 'w').write('1'); time.sleep(600)"
+    )
     said: list[str] = []
     with pytest.raises(Stopped):
-        run_supervised(script(tmp_path, body, new_session), env(), None, grace=(1.0, 1.0), log=said.append,
-                       should_stop=lambda: "stop" if (tmp_path / "ready").exists() else None)
+        run_supervised(
+            script(tmp_path, body, new_session),
+            env(),
+            None,
+            grace=(1.0, 1.0),
+            log=said.append,
+            should_stop=lambda: "stop" if (tmp_path / "ready").exists() else None,
+        )
     assert not is_running(number_in(tmp_path / "child"))
     assert not is_running(number_in(tmp_path / "grandchild"))
     assert [line.split()[1] for line in said if line.startswith("sending")] == ["SIGINT", "SIGTERM", "SIGKILL"]
@@ -121,8 +140,10 @@ def test_an_exception_in_a_tick_stops_the_child_and_is_raised(tmp_path: Path) ->
 
 
 def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:
-    body = "import os, signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" \
-           "open(FOLDER + '/child', 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    body = (
+        "import os, signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "open(FOLDER + '/child', 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    )
 
     def interrupt_twice() -> None:
         wait_until((tmp_path / "child").exists)

@@ -1,0 +1,123 @@
+"""The bundled instruct model through the real jobs: unpacked, prompted, trained in four bits, merged, compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.duplicates import clean
+from finetune_pipeline.data.examples import read_examples, write_examples
+from finetune_pipeline.data.raw_files import collect_raw
+from finetune_pipeline.data.validation import validate
+from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.spec import load_task
+from finetune_pipeline.training.jobs import base_job, baseline_job, merge_job, train_job
+
+SHIPPED = Path(__file__).resolve().parents[2] / "data" / "ticket_triage"
+
+
+def do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run a job in a process of its own; returns its facts."""
+    path = folder / "job.json"
+    path.write_text(json.dumps(job))
+    env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune_pipeline.training.entry", str(path)],
+        env=env, text=True, capture_output=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((Path(job["out"]) / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bundled")
+
+
+@pytest.fixture(scope="module")
+def base(place: Path) -> dict[str, Any]:
+    return do(base_job(base_model="bundled/smollm2-135m-instruct", revision=None, out=place / "base"), place)
+
+
+@pytest.fixture(scope="module")
+def examples(place: Path) -> dict[str, Path]:
+    """48 short tickets to train on and 16 to look at, from the task that ships."""
+    task = load_task(SHIPPED)
+    for name in ("raw", "validated", "clean"):
+        (place / name).mkdir()
+    collect_raw(task, place / "raw")
+    validate(place / "raw", task.spec, place / "validated")
+    clean(place / "validated", task.spec, place / "clean")
+    short = [e for e in read_examples(place / "clean" / "examples.jsonl") if len(e.user_text) < 200]
+    write_examples(place / "train.jsonl", short[:48])
+    write_examples(place / "validation.jsonl", short[48:64])
+    return {name: place / f"{name}.jsonl" for name in ("train", "validation")}
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path, base: dict[str, Any], examples: dict[str, Path]) -> dict[str, Any]:
+    settings = load_task(SHIPPED).spec.training.model_dump() | {
+        "epochs": 1,
+        "evals_per_epoch": 1,
+        "precision": "float32",
+    }
+    job = train_job(
+        base=place / "base", train=examples["train"], validation=examples["validation"], settings=settings,
+        out=place / "trained", work=place / "work",
+    )  # fmt: skip
+    return do(job, place)
+
+
+def test_the_base_is_unpacked_whole_into_safetensors(base: dict[str, Any], place: Path) -> None:
+    assert base["parameters"] == 134_515_008
+    assert base["pad_is_eos"] is True
+    assert base["eos"] == "<|im_end|>"
+    assert base["dtype"] == "BF16"
+    assert {p.suffix for p in (place / "base" / "model").iterdir()} <= {".safetensors", ".json", ".jinja", ".txt"}
+
+
+def test_the_baseline_answers_every_row_in_every_way(
+    base: dict[str, Any], examples: dict[str, Path], place: Path
+) -> None:
+    labels = load_task(SHIPPED).spec.labels
+    out = place / "baseline"
+    job = baseline_job(
+        base=place / "base", examples=examples["validation"], train=examples["train"], shots=[0, 2], seed=0, labels=labels,
+        max_new_tokens=8, batch_size=8, out=out,
+    )  # fmt: skip
+    do(job, place)
+    rows = read_predictions(out / "predictions.parquet")
+    assert len(rows) == 32
+    assert {r["model"] for r in rows} == {"zero_shot", "2_shot"}
+    assert all(len(r["label_scores"]) == len(labels) and max(r["label_scores"]) < 0 for r in rows)
+    assert not [r for r in rows if r["status"] == "error"]
+
+
+def test_the_base_takes_under_45_percent_in_memory_and_training_lowers_the_loss(trained: dict[str, Any]) -> None:
+    assert trained["weights"]["ratio"] < 0.45
+    assert trained["weights"]["quantized_modules"] == 210
+    assert trained["trainable_parameters"] == 4_884_480
+    assert trained["best_eval_loss"] < trained["first_eval_loss"]
+    assert trained["shared_prefix"]["used"] is True
+    assert trained["shared_prefix"]["prefix_tokens"] > 100
+    assert trained["audit"]["rows_without_eos"] == 0
+    assert len(trained["adapter_tensors"]) == 420
+
+
+def test_the_merged_model_says_what_base_and_adapter_say(
+    trained: dict[str, Any], examples: dict[str, Path], place: Path
+) -> None:
+    job = merge_job(
+        base=place / "base", adapter=place / "trained" / "adapter", examples=examples["validation"],
+        labels=load_task(SHIPPED).spec.labels, max_new_tokens=8, batch_size=8, out=place / "merged", parity_rows=8,
+    )  # fmt: skip
+    facts = do(job, place)
+    assert facts["merged_tensors"] == 210
+    assert facts["parity"]["passed"] is True
+    assert 0 <= facts["parity"]["mean_kl"] < facts["parity"]["mean_kl_limit"]

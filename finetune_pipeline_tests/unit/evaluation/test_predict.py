@@ -1,0 +1,126 @@
+"""The baseline and predict actions: shots, sets, and a predictions table with nothing missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict, shots_as_turns, with_turns
+from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.models.chat import encode_answer
+from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.training.faults import JobError
+from finetune_pipeline.training.jobs import baseline_job, predict_job, prompt_set
+from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, tiny_messages, write_tiny_examples
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("predict")
+    make_tiny_model(root / "base")
+    make_tiny_model(root / "other", seed=9)
+    write_tiny_examples(root / "train.jsonl", range(30))
+    write_tiny_examples(root / "validation.jsonl", range(30, 37))
+    return root
+
+
+def _common(folder: Path) -> dict[str, Any]:
+    return {"examples": folder / "validation.jsonl", "labels": LABELS, "max_new_tokens": 4, "batch_size": 3}
+
+
+def test_turns_go_between_system_prompt_and_question() -> None:
+    shots = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    messages = tiny_messages(0, answer=False)
+    assert [m["content"] for m in with_turns(messages, shots)] == [SYSTEM, "q", "a", messages[1]["content"]]
+    assert [m["content"] for m in with_turns(messages[1:], shots)] == ["q", "a", messages[1]["content"]]
+
+
+def test_baselines(folder: Path, tmp_path: Path) -> None:
+    job = baseline_job(base=folder / "base", train=folder / "train.jsonl", shots=[0, 3], seed=1, out=tmp_path,
+                       **_common(folder))
+    facts = baseline(job)
+    rows = read_predictions(tmp_path / "predictions.parquet")
+    examples = read_examples(folder / "validation.jsonl")
+    assert [(r["model"], r["example_id"]) for r in rows] == [
+        (name, e.id) for name in ("zero_shot", "3_shot") for e in examples]
+    assert all(len(r["label_scores"]) == len(LABELS) and max(r["label_scores"]) < 0 for r in rows)
+    assert {r["gold"] for r in rows} == set(LABELS)
+    prompts = json.loads((tmp_path / "prompts.json").read_text())
+    train = {e.id: e for e in read_examples(folder / "train.jsonl")}
+    chosen = [train[i] for i in prompts["3_shot"]["ids"]]
+    assert {e.label for e in chosen} == set(LABELS)
+    assert prompts["3_shot"]["turns"] == shots_as_turns(chosen) and len(prompts["3_shot"]["turns"]) == 6
+    assert not {e.id for e in chosen} & {e.id for e in examples}
+    told = facts["prompts"]
+    assert told["zero_shot"]["ids"] == [] and told["3_shot"]["shots"] == 3
+    assert told["3_shot"]["mean_prompt_tokens"] > told["zero_shot"]["mean_prompt_tokens"] + 20
+    assert told["3_shot"]["shared_prefix_tokens"] > told["zero_shot"]["shared_prefix_tokens"]
+    assert sum(told["zero_shot"]["statuses"].values()) == facts["rows"] == 7
+
+
+def test_more_shots_than_examples_is_told(folder: Path, tmp_path: Path) -> None:
+    job = baseline_job(base=folder / "base", train=folder / "train.jsonl", shots=[99], seed=0, out=tmp_path,
+                       **_common(folder))
+    with pytest.raises(JobError, match="99 shots"):
+        baseline(job)
+
+
+def test_several_models_in_one_job(folder: Path, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]
+    sets = [prompt_set(name="base", model=folder / "base", turns=turns),
+            prompt_set(name="candidate", model=folder / "other"), prompt_set(name="champion", model=folder / "base")]
+    facts = predict(predict_job(sets=sets, out=tmp_path, **_common(folder)))
+    rows = read_predictions(tmp_path / "predictions.parquet")
+    by = {name: [r for r in rows if r["model"] == name] for name in ("base", "candidate", "champion")}
+    assert {name: len(some) for name, some in by.items()} == {"base": 7, "candidate": 7, "champion": 7}
+    assert list(facts["sets"]) == ["base", "candidate", "champion"]
+    scores = {name: [r["label_scores"] for r in some] for name, some in by.items()}
+    assert scores["candidate"] != scores["champion"] != scores["base"]
+    assert by["base"][0]["prompt_tokens"] > by["champion"][0]["prompt_tokens"]
+
+
+def test_free_text_has_no_label_scores_and_limit_takes_the_first_ids(folder: Path, tmp_path: Path) -> None:
+    job = predict_job(sets=[prompt_set(name="base", model=folder / "base")], out=tmp_path, limit=4,
+                      **{**_common(folder), "labels": []})
+    predict(job)
+    rows = read_predictions(tmp_path / "predictions.parquet")
+    assert all(r["label_scores"] == [] for r in rows)
+    ids = sorted(e.id for e in read_examples(folder / "validation.jsonl"))[:4]
+    assert sorted(r["example_id"] for r in rows) == ids
+
+
+def test_two_sets_of_one_name_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="same name"):
+        predict_job(sets=[prompt_set(name="base", model=folder / "base")] * 2, out=tmp_path, **_common(folder))
+
+
+def test_no_examples_is_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    job = predict_job(sets=[prompt_set(name="base", model=folder / "base")], out=tmp_path,
+                      **{**_common(folder), "examples": tmp_path / "none.jsonl"})
+    with pytest.raises(JobError, match="no examples"):
+        predict(job)
+
+
+def test_labels_are_encoded_in_context(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder / "base")
+    prompts = [tiny_messages(n, answer=False) for n in range(3)]
+    for messages, encoded in zip(prompts, encode_labels(tokenizer, prompts, LABELS), strict=True):
+        assert encoded == [encode_answer(tokenizer, messages, label) for label in LABELS]
+        assert all(ids[-1] == tokenizer.eos_token_id for ids in encoded)
+
+
+def test_labels_that_differ_with_the_prompt_are_encoded_behind_each(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder / "base")
+    # a template that ends the generation prompt with the question's last letter: the label's first token merges with it
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ loop.previtem['content'][-1] + m['content'] "
+        "+ '<|im_end|>' }}{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}")
+    prompts = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]]
+    first, second = encode_labels(tokenizer, prompts, ["billing", "how_to"])
+    assert first != second
+    assert second == [encode_answer(tokenizer, prompts[1], label) for label in ["billing", "how_to"]]
