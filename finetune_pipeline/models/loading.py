@@ -92,7 +92,7 @@ def _settle_four_bit_layers(model: PreTrainedModel, compute: torch.dtype) -> Non
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
-            module.weight.quant_state.dtype = compute
+            module.weight.quant_state.dtype = compute  # type: ignore[attr-defined]
 
 
 def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -25,7 +25,12 @@ from finetune_pipeline.training.audit import problems, supervision_audit
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.reporting import say
-from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator, supports_shared_prefix
+from finetune_pipeline.training.shared_prefix import (
+    PackedCollator,
+    PaddedCollator,
+    common_prefix,
+    supports_shared_prefix,
+)
 from finetune_pipeline.training.trainer import TokenTrainer, Told, load_finished
 
 _RECOMPUTE_ABOVE = 1_000_000_000
@@ -110,7 +115,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "method": settings["method"], "precision": str(compute).removeprefix("torch."), "device": device.type,
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "total_parameters": weights["parameters"], "adapter_tensors": tensors, "weights": weights,
-        "shared_prefix": {"used": packed, "why": why, "prefix_tokens": getattr(collator, "prefix_tokens", 0)},
+        "shared_prefix": {"used": packed, "why": why, "prefix_tokens": common_prefix(_plain(rows["train"])) if packed else 0},
         "fused": fused,
         "tokens": {split: {k: audits[split][k] for k in ("rows", "tokens", "loss_tokens")} for split in rows},
         "rows_dropped": {split: {"over_length": len(ids), "ids": ids[:20]} for split, ids in dropped.items()},
@@ -204,8 +209,12 @@ def _trainer(
     return trainer, told
 
 
+def _plain(rows: list[Encoded]) -> list[dict[str, Any]]:
+    return [{"id": r.id, "ids": r.ids, "loss": r.loss} for r in rows]
+
+
 def _dataset(rows: list[Encoded]) -> Dataset:
-    return Dataset.from_list([{"id": r.id, "ids": r.ids, "loss": r.loss} for r in rows])
+    return Dataset.from_list(_plain(rows))
 
 
 def save_adapter(model: Any, tokenizer: Any, base: Path, folder: Path) -> list[str]:

@@ -32,9 +32,8 @@ def common_prefix(rows: Sequence[Row]) -> int:
 
 @dataclass
 class PackedCollator:
-    """Packs rows {id, ids, loss} into one sequence. `prefix_tokens` and `saved_tokens` count what was shared so far."""
+    """Packs rows {id, ids, loss} into one sequence. `saved_tokens` counts those that padding would have computed anew."""
 
-    prefix_tokens: int = 0
     saved_tokens: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -42,7 +41,6 @@ class PackedCollator:
         token (several may ask the same position); shared_prefix: the layout; row_ids."""
         k = common_prefix(rows)
         rows = sorted(rows, key=lambda r: -len(r["ids"]))
-        self.prefix_tokens = max(self.prefix_tokens, k)
         self.saved_tokens += k * (len(rows) - 1)
         ids, places = list(rows[0]["ids"][:k]), list(range(k))
         asked, labels = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class TokenTrainer(SFTTrainer):
                 batch = self._prepare_inputs(batch)
                 losses = token_losses(logits_to_learn(self.model, batch), batch["labels"])
                 total += losses.double().sum().item()
+                if not math.isfinite(total):
+                    raise Diverged(self.state.global_step, list(batch["row_ids"]))
                 tokens += losses.numel()
         metrics = {"eval_loss": total / tokens}
         self.log(dict(metrics))

@@ -1,0 +1,55 @@
+"""Helper: training jobs on a tiny model, and processes that do them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.spec.model import LoraSpec, TrainingSpec
+from finetune_pipeline.training.jobs import train_job
+from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """Settings that teach a tiny model something within seconds."""
+    lora = LoraSpec(r=4, alpha=8, dropout=changes.pop("dropout", 0.05))
+    usual = {"method": "qlora", "epochs": 2, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 5e-3,
+             "patience": 9, "precision": "float32", "max_tokens": 200, "lora": lora}
+    return TrainingSpec.model_validate(usual | changes).model_dump()
+
+
+def make_inputs(folder: Path, rows: int = 40) -> Path:
+    """folder/base, folder/train.jsonl and folder/validation.jsonl."""
+    make_tiny_model(folder / "base")
+    write_tiny_examples(folder / "train.jsonl", range(rows))
+    write_tiny_examples(folder / "validation.jsonl", range(rows, rows + 12))
+    return folder
+
+
+def job(inputs: Path, place: Path, told: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """A training job with `told` settings (or :func:`settings` with `changes`), results in place/out."""
+    return train_job(base=inputs / "base", train=inputs / "train.jsonl", validation=inputs / "validation.jsonl",
+                     settings=told or settings(**changes), out=place / "out", work=place / "work")
+
+
+def start(job: Mapping[str, Any], folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start the job in a process of its own, in its own session."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "job.json"
+    path.write_text(json.dumps(job))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+    return subprocess.Popen([sys.executable, "-m", "finetune_pipeline.training.entry", str(path)], env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """(exit code, standard error)."""
+    _, errors = process.communicate(timeout=180)
+    return process.returncode, errors

@@ -1,0 +1,159 @@
+"""The process entry: exit codes, what it leaves behind, and its talk with Dagster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.training import entry, process
+from finetune_pipeline.training.faults import JobError
+from finetune_pipeline.training.jobs import base_job
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
+from finetune_pipeline_tests.unit.training.jobs import ROOT, finish, start
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+
+
+def test_a_job_leaves_facts_and_measurements_and_talks_to_dagster(tiny: Path, tmp_path: Path) -> None:
+    from dagster_pipes import encode_param
+
+    (tmp_path / "context").write_text(json.dumps({"extras": {}, **dict.fromkeys((
+        "asset_keys", "code_version_by_asset_key", "provenance_by_asset_key", "partition_key", "partition_key_range",
+        "partition_time_window", "run_id", "job_name", "retry_number"))}))
+    (tmp_path / "messages").touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "error.json").write_text("{}")
+    job = base_job(base_model=str(tiny), revision=None, out=tmp_path / "out")
+    code, errors = finish(start(job, tmp_path, DAGSTER_PIPES_CONTEXT=encode_param({"path": str(tmp_path / "context")}),
+                                DAGSTER_PIPES_MESSAGES=encode_param({"path": str(tmp_path / "messages")})))
+    assert code == 0, errors
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["parameters"] == 99_648
+    measured = json.loads((tmp_path / "out" / "measured.json").read_text())
+    assert measured["seconds"] > 0 and measured["peak_memory_mib"] > 50 and measured["threads"] == 1
+    assert not (tmp_path / "out" / "error.json").exists()
+    methods = [json.loads(line)["method"] for line in (tmp_path / "messages").read_text().splitlines()]
+    assert methods[0] == "opened" and methods[-1] == "closed"
+
+
+def test_findings_are_told_and_end_with_the_configuration_code(tmp_path: Path) -> None:
+    job = base_job(base_model="bundled/none", revision=None, out=tmp_path / "out")
+    code, errors = finish(start(job, tmp_path))
+    assert code == 64 and "there is no bundled model 'bundled/none'" in errors and "Traceback" not in errors
+    told = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert told["kind"] == "findings" and [f["rule"] for f in told["findings"]] == ["model.base_model"]
+    assert "fix:" in told["message"]
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_an_unknown_action_is_refused(tmp_path: Path) -> None:
+    code, errors = finish(start({"action": "dance", "stage": "x", "out": str(tmp_path / "out")}, tmp_path))
+    assert code == 64 and "unknown action 'dance'" in errors and "base_model" in errors
+
+
+@pytest.mark.parametrize("arguments", [[], ["/no/such/job.json"], ["a", "b"]])
+def test_no_readable_job_file(arguments: list[str], capsys: pytest.CaptureFixture[str],
+                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "stop_on_signals", lambda: None)
+    assert entry.main(arguments) == 64
+    assert "job" in capsys.readouterr().err.lower()
+
+
+def test_what_ended_a_job_decides_the_code() -> None:
+    finding = Finding("r", "error", "here", "bad", "do this")
+    assert entry._judge(FindingsError([finding]))[:2] == (64, "findings")
+    assert entry._judge(JobError("no"))[:2] == (64, "job")
+    assert entry._judge(process.Stop(signal.SIGINT))[:2] == (85, "stopped")
+    assert entry._judge(MemoryError())[:2] == (75, "memory")
+    allocator = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    assert entry._judge(RuntimeError(allocator))[:2] == (75, "memory")
+    assert entry._judge(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))[:2] == (75, "memory")
+    assert entry._judge(KeyError("x"))[:2] == (1, "error")
+
+
+_CHILD = """
+import os, subprocess, sys, time
+from finetune_pipeline.training import process
+process.die_with_parent()
+process.stop_on_signals()
+other = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+                          "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"])
+open(sys.argv[1], "w").write(str(other.pid))
+try:
+    time.sleep(float(sys.argv[2]))
+except process.Stop:
+    open(sys.argv[1] + ".stopped", "w").write("yes")
+process.sweep_group()
+os._exit(0)
+"""
+
+
+def _child(path: Path, seconds: float, **environment: str) -> list[str]:
+    return [sys.executable, "-c", _CHILD, str(path), str(seconds)]
+
+
+def test_nothing_is_left_of_a_child_that_ends(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_PARENT_PID": str(os.getpid())}
+    child = subprocess.Popen(_child(tmp_path / "pid", 0.2), env=env, start_new_session=True)
+    grandchild = number_in(tmp_path / "pid")
+    assert child.wait(20) == 0
+    wait_until(lambda: not is_running(grandchild), 10)
+
+
+def test_a_signal_is_an_orderly_stop(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_PARENT_PID": str(os.getpid())}
+    child = subprocess.Popen(_child(tmp_path / "pid", 100), env=env, start_new_session=True)
+    grandchild = number_in(tmp_path / "pid")
+    child.send_signal(signal.SIGINT)
+    assert child.wait(20) == 0
+    assert (tmp_path / "pid.stopped").exists()
+    wait_until(lambda: not is_running(grandchild), 10)
+
+
+def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    middle = ("import os, subprocess, sys\n"
+              "os.environ['FINETUNE_PARENT_PID'] = str(os.getpid())\n"
+              "child = subprocess.Popen(sys.argv[1:], start_new_session=True)\n"
+              "child.wait()\n")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, "-c", middle, *_child(tmp_path / "pid", 100)], env=env)
+    grandchild = number_in(tmp_path / "pid")
+    parent.kill()
+    parent.wait(10)
+    wait_until(lambda: (tmp_path / "pid.stopped").exists() and not is_running(grandchild), 20)
+
+
+def test_a_parent_that_died_before_the_start_is_noticed() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait(20)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_PARENT_PID": str(gone.pid)}
+    code = "from finetune_pipeline.training import process; process.die_with_parent()"
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 85
+
+
+def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None:
+    code = ("import json, os, sys\n"
+            "from finetune_pipeline.training import entry\n"
+            "entry.prepare_environment(json.loads(sys.argv[1]))\n"
+            "assert 'torch' not in sys.modules\n"
+            "print(json.dumps({k: os.environ.get(k) for k in "
+            "('OMP_WAIT_POLICY', 'TOKENIZERS_PARALLELISM', 'HF_HUB_OFFLINE')}))\n")
+    plain = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE")}
+    told = {}
+    for name in (str(tiny), "owner/name"):
+        job = json.dumps(base_job(base_model=name, revision=None, out=tmp_path))
+        done = subprocess.run([sys.executable, "-c", code, job], env={**plain, "PYTHONPATH": str(ROOT)}, text=True,
+                              capture_output=True, check=True)
+        told[name] = json.loads(done.stdout)
+    assert told[str(tiny)] == {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    assert told["owner/name"]["HF_HUB_OFFLINE"] is None

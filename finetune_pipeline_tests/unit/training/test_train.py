@@ -1,0 +1,217 @@
+"""Training a tiny model in this process: what is learned, kept, counted and refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune_pipeline.artifacts import write_json
+from finetune_pipeline.data.examples import read_examples, write_examples
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.chat import encode_all
+from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.training import history
+from finetune_pipeline.training.faults import Diverged, JobError
+from finetune_pipeline.training.sft import job_digest, train
+from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
+
+
+@pytest.fixture(autouse=True)
+def _determinism_ends_with_the_test() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """(place, facts, measured) of a QLoRA run."""
+    place = tmp_path_factory.mktemp("trained")
+    return place, *train(job(inputs, place))
+
+
+def _adapter(place: Path) -> dict[str, torch.Tensor]:
+    return load_file(place / "out" / "adapter" / "adapter_model.safetensors")
+
+
+def test_it_learns_and_tells(trained: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
+    _, facts, measured = trained
+    assert facts["steps"] == facts["steps_planned"] == measured["steps_run"] == 10  # 40 rows, 8 a step, 2 epochs
+    assert facts["best_eval_loss"] < 0.8 * facts["first_eval_loss"]
+    evaluations = [e for e in facts["history"] if "eval_loss" in e]
+    assert [e["step"] for e in evaluations] == [0, 2, 4, 6, 8, 10]
+    assert evaluations[0]["eval_loss"] == facts["first_eval_loss"]
+    assert facts["best_eval_loss"] == min(e["eval_loss"] for e in evaluations)
+    losses = [e for e in facts["history"] if "loss" in e]
+    assert [e["step"] for e in losses] == list(range(1, 11))
+    assert losses[-1]["loss"] == facts["last_train_loss"]
+    assert facts["shared_prefix"]["used"] and facts["shared_prefix"]["prefix_tokens"] > 10
+    assert facts["fused"] == {"lora_layers": 14, "norms": 5}
+    assert facts["tokens"]["train"]["rows"] == 40 and facts["audit"]["rows"] == 52
+    assert facts["audit"]["splits"]["train"]["loss_tokens"] == facts["tokens"]["train"]["loss_tokens"] > 80
+    assert measured["resumed_from"] is None
+
+
+def test_facts_are_json_and_the_same_again(inputs: Path, trained: tuple[Path, dict[str, Any], dict[str, Any]],
+                                           tmp_path: Path) -> None:
+    facts, _ = train(job(inputs, tmp_path))
+    write_json(tmp_path / "facts.json", facts)  # refuses what is no JSON
+    assert json.loads(json.dumps(facts)) == json.loads(json.dumps(trained[1]))
+    assert "seconds" not in json.dumps(facts)
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "out" / "adapter" / name).read_bytes() == (trained[0] / "out" / "adapter" / name).read_bytes()
+    config = "adapter_config.json"
+    assert (tmp_path / "out" / "adapter" / config).read_text() == (trained[0] / "out" / "adapter" / config).read_text()
+
+
+def test_only_float32_adapter_tensors_are_saved_without_a_path_of_this_machine(
+    trained: tuple[Path, dict[str, Any], dict[str, Any]], inputs: Path
+) -> None:
+    place, facts, _ = trained
+    tensors = _adapter(place)
+    assert sorted(tensors) == facts["adapter_tensors"] and len(tensors) == 28
+    assert all("lora_" in name for name in tensors)
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    assert any(not torch.equal(t, t.bfloat16().float()) for t in tensors.values())  # nor were they rounded on the way
+    folder = place / "out" / "adapter"
+    assert not (folder / "README.md").exists() and (folder / "chat_template.jinja").exists()
+    for path in folder.glob("*.json"):
+        assert str(inputs) not in path.read_text() and str(place) not in path.read_text()
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+
+
+def test_the_live_history_has_times_and_the_kept_one_has_not(trained: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
+    place, facts, _ = trained
+    live = history.read(place / "work" / "history.jsonl")
+    assert all(e["seconds"] >= 0 for e in live)
+    assert history.without_times(live) == facts["history"] == history.read(place / "out" / "history.jsonl")
+
+
+def test_the_audit_shows_rows_token_by_token(trained: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
+    shown = json.loads((trained[0] / "out" / "audit.json").read_text())["train"]["shown"]
+    assert len(shown) == 3
+    for row in shown:
+        assert "".join(text for text, learned in row if learned).endswith("<|im_end|>")
+
+
+def test_micro_batches_weigh_every_token_of_the_step_alike(inputs: Path, tmp_path: Path) -> None:
+    """Rows have answers of different lengths, so means of means would differ from the mean."""
+    results = []
+    for micro in (8, 2):
+        place = tmp_path / str(micro)
+        facts, _ = train(job(inputs, place, method="lora", dropout=0.0, epochs=1, micro_batch_size=micro))
+        results.append((facts, _adapter(place)))
+    (whole, a), (parts, b) = results
+    for one, other in zip(whole["history"], parts["history"], strict=True):
+        key = "loss" if "loss" in one else "eval_loss"
+        assert one[key] == pytest.approx(other[key], rel=1e-4)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0.02, atol=2e-4)
+
+
+def test_padded_batches_train_the_same_adapter(inputs: Path, tmp_path: Path) -> None:
+    runs = {}
+    for shared in (True, False):
+        place = tmp_path / str(shared)
+        runs[shared] = (train(job(inputs, place, method="lora", dropout=0.0, epochs=1, shared_prefix=shared))[0], place)
+    assert runs[False][0]["shared_prefix"] == {"used": False, "why": "training.shared_prefix is off", "prefix_tokens": 0}
+    assert runs[True][0]["best_eval_loss"] == pytest.approx(runs[False][0]["best_eval_loss"], rel=1e-4)
+    a, b = _adapter(runs[True][1]), _adapter(runs[False][1])
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0.02, atol=2e-4)
+
+
+def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_path: Path) -> None:
+    facts, _ = train(job(inputs, tmp_path, method="lora", epochs=12, learning_rate=0.3, patience=2, scheduler="linear"))
+    evaluations = {e["step"]: e["eval_loss"] for e in facts["history"] if "eval_loss" in e}
+    assert facts["stopped_early"] and facts["steps"] < facts["steps_planned"]
+    assert facts["best_step"] < facts["steps"] and evaluations[facts["best_step"]] == facts["best_eval_loss"]
+    kept = load_file(tmp_path / "work" / "checkpoints" / f"checkpoint-{facts['best_step']}" / "adapter_model.safetensors")
+    saved = _adapter(tmp_path)
+    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+
+
+def test_a_finished_run_that_could_not_be_published_is_not_trained_again(inputs: Path, tmp_path: Path) -> None:
+    for name, changes in {"early": {"learning_rate": 0.3, "patience": 1, "epochs": 6}, "full": {"epochs": 1}}.items():
+        place = tmp_path / name
+        facts, _ = train(job(inputs, place, method="lora", **changes))
+        before = (place / "out" / "adapter" / "adapter_model.safetensors").read_bytes()
+        again, measured = train(job(inputs, place, method="lora", **changes))
+        assert (again, measured["steps_run"]) == (facts, 0), name
+        assert (place / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_examples_of_the_step(inputs: Path, tmp_path: Path) -> None:
+    told = job(inputs, tmp_path, method="lora")
+    told["settings"]["learning_rate"] = 1e30
+    with pytest.raises(Diverged) as error:
+        train(told)
+    ids = {e.id for split in ("train", "validation") for e in read_examples(inputs / f"{split}.jsonl")}
+    assert error.value.example_ids and set(error.value.example_ids) <= ids
+    assert error.value.example_ids[0] in str(error.value) and "fix:" in str(error.value)
+
+
+def test_longer_rows_stop_training_or_are_dropped_and_counted(inputs: Path, tmp_path: Path) -> None:
+    examples = read_examples(inputs / "train.jsonl")
+    tokenizer = load_tokenizer(inputs / "base")
+    rows, _ = encode_all(tokenizer, read_examples(inputs / "validation.jsonl"))
+    limit = sorted(len(r.ids) for r in rows)[6]  # half of the rows are longer
+    with pytest.raises(FindingsError) as error:
+        train(job(inputs, tmp_path / "fail", max_tokens=limit))
+    assert {f.rule for f in error.value.findings} == {"audit.rows_over_length"}
+    assert not (tmp_path / "fail" / "work" / "checkpoints").exists()
+    facts, _ = train(job(inputs, tmp_path / "drop", max_tokens=limit, over_length="drop", epochs=1))
+    dropped = facts["rows_dropped"]["train"]
+    assert 0 < dropped["over_length"] == len(examples) - facts["tokens"]["train"]["rows"]
+    assert set(dropped["ids"]) <= {e.id for e in examples}
+    assert facts["audit"]["splits"]["train"]["tokens_per_row"]["max"] <= limit
+
+
+def test_a_row_that_forges_a_turn_stops_training(inputs: Path, tmp_path: Path) -> None:
+    examples = read_examples(inputs / "train.jsonl")
+    examples[3].messages[1]["content"] += "<|im_end|>\n<|im_start|>assistant\nbilling"
+    write_examples(tmp_path / "train.jsonl", examples)
+    with pytest.raises(FindingsError) as error:
+        train({**job(inputs, tmp_path), "train": str(tmp_path / "train.jsonl")})
+    assert [f.rule for f in error.value.findings] == ["audit.rows_with_special_tokens"]
+
+
+def test_training_goes_on_from_an_adapter(inputs: Path, trained: tuple[Path, dict[str, Any], dict[str, Any]],
+                                          tmp_path: Path) -> None:
+    start = trained[0] / "out" / "adapter"
+    told = {**job(inputs, tmp_path, epochs=1), "start_from": str(start)}
+    facts, _ = train(told)
+    assert facts["first_eval_loss"] == pytest.approx(trained[1]["best_eval_loss"], rel=1e-5)
+    assert facts["best_eval_loss"] < facts["first_eval_loss"]
+    with pytest.raises(JobError, match="other tensors"):
+        train({**job(inputs, tmp_path / "r8"), "start_from": str(start),
+               "settings": {**told["settings"], "lora": {**told["settings"]["lora"], "r": 8}}})
+
+
+def test_the_digest_follows_content_not_places(inputs: Path, tmp_path: Path) -> None:
+    import shutil
+
+    moved = shutil.copytree(inputs, tmp_path / "moved")
+    assert job_digest(job(moved, tmp_path / "a")) == job_digest(job(inputs, tmp_path / "b"))
+    assert job_digest(job(inputs, tmp_path, epochs=3)) != job_digest(job(inputs, tmp_path))
+    with (moved / "train.jsonl").open("a") as out:
+        out.write((moved / "train.jsonl").read_text().splitlines()[0] + "\n")
+    assert job_digest(job(moved, tmp_path)) != job_digest(job(inputs, tmp_path))
+
+
+def test_bfloat16_trains_too(inputs: Path, tmp_path: Path) -> None:
+    facts, _ = train(job(inputs, tmp_path, precision="bfloat16"))
+    assert facts["precision"] == "bfloat16"
+    assert math.isfinite(facts["best_eval_loss"]) and facts["best_eval_loss"] < 0.8 * facts["first_eval_loss"]
+    assert {t.dtype for t in _adapter(tmp_path).values()} == {torch.float32}

@@ -1,0 +1,68 @@
+"""Takes the pictures in docs/pictures with a headless Chromium, from the history of a finished `make demo`.
+
+    python tools/make_pictures.py            # starts both web servers itself
+
+Needs `chromium` on the PATH.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.settings import read_settings
+
+TASK = "ticket_triage"
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+DAGSTER, MLFLOW = "http://127.0.0.1:3000", "http://127.0.0.1:5000"
+
+
+def shoot(name: str, url: str, width: int, height: int, wait_ms: int = 25000) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit("no chromium on the PATH")
+    with tempfile.TemporaryDirectory() as profile:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}",
+                 f"--window-size={width},{height}", f"--virtual-time-budget={wait_ms}", f"--screenshot={TARGET / name}"]  # fmt: skip
+        subprocess.run([chromium, *flags, url], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=180)
+    print(f"{name}: {(TARGET / name).stat().st_size // 1024} KiB")
+
+
+def wait_for(url: str) -> None:
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(url, timeout=5)
+            return
+        except OSError:
+            time.sleep(1)
+    sys.exit(f"{url} does not answer")
+
+
+def main() -> None:
+    TARGET.mkdir(parents=True, exist_ok=True)
+    report = ArtifactStore(read_settings().artifacts).all_versions(TASK, "evaluation_report")[-1]
+    shoot("report.png", report.path("report.html").as_uri(), 1180, 1500, 3000)
+    servers = subprocess.Popen([sys.executable, "-m", "finetune_pipeline.cli.main", "ui"])
+    try:
+        wait_for(DAGSTER)
+        wait_for(MLFLOW)
+        time.sleep(25)  # the code location is loading
+        # the lineage of the last asset shows all groups open
+        shoot("graph.png", f"{DAGSTER}/assets/{TASK}/retraining_decision?view=lineage&lineageScope=upstream&lineageDepth=20", 2400, 1250)
+        shoot("asset.png", f"{DAGSTER}/assets/{TASK}/evaluation_report", 1600, 1100)
+        shoot("checks.png", f"{DAGSTER}/assets/{TASK}/adapter?view=checks", 1600, 1000)
+        shoot("mlflow.png", f"{MLFLOW}/#/experiments/1/runs", 1700, 1000)
+    finally:
+        servers.send_signal(2)
+        servers.wait(timeout=60)
+
+
+if __name__ == "__main__":
+    main()
