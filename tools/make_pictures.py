@@ -31,7 +31,9 @@ def shoot(name: str, url: str, width: int, height: int, wait_ms: int = 25000) ->
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
                  "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}",
                  f"--window-size={width},{height}", f"--virtual-time-budget={wait_ms}", f"--screenshot={TARGET / name}"]  # fmt: skip
-        subprocess.run([chromium, *flags, url], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=180)
+        subprocess.run(
+            [chromium, *flags, url], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=180
+        )
     print(f"{name}: {(TARGET / name).stat().st_size // 1024} KiB")
 
 
@@ -55,7 +57,12 @@ def main() -> None:
         wait_for(MLFLOW)
         time.sleep(25)  # the code location is loading
         # the lineage of the last asset shows all groups open
-        shoot("graph.png", f"{DAGSTER}/assets/{TASK}/retraining_decision?view=lineage&lineageScope=upstream&lineageDepth=20", 2400, 1250)
+        shoot(
+            "graph.png",
+            f"{DAGSTER}/assets/{TASK}/retraining_decision?view=lineage&lineageScope=upstream&lineageDepth=20",
+            2400,
+            1250,
+        )
         shoot("asset.png", f"{DAGSTER}/assets/{TASK}/evaluation_report", 1600, 1100)
         shoot("checks.png", f"{DAGSTER}/assets/{TASK}/adapter?view=checks", 1600, 1000)
         shoot("mlflow.png", f"{MLFLOW}/#/experiments/1/runs", 1700, 1000)

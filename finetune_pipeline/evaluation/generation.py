@@ -88,20 +88,26 @@ class Reader:
 
     def read(self, prompts: Sequence[Ids]) -> Prefilled:
         """Read the rest of each prompt (whole prompts are given; they must begin with the prefix)."""
-        tails = [p[self.prefix:] for p in prompts]
+        tails = [p[self.prefix :] for p in prompts]
         longest = max(len(t) for t in tails)
         ids = torch.zeros(len(tails), longest, dtype=torch.long)
         seen = torch.ones(len(tails), self.prefix + longest, dtype=torch.long)
         for i, tail in enumerate(tails):
-            ids[i, longest - len(tail):] = torch.tensor(tail)
-            seen[i, self.prefix:self.prefix + longest - len(tail)] = 0
+            ids[i, longest - len(tail) :] = torch.tensor(tail)
+            seen[i, self.prefix : self.prefix + longest - len(tail)] = 0
         cache = _branch(self.cache)
         if self.prefix:
             cache.batch_repeat_interleave(len(tails))
         seen = seen.to(self.model.device)
-        places = (seen.cumsum(1) - 1).clamp(min=0)[:, self.prefix:]
-        logits = self.model(input_ids=ids.to(self.model.device), attention_mask=seen, position_ids=places, cache=cache,
-                            use_cache=True, logits_to_keep=1).logits[:, -1]
+        places = (seen.cumsum(1) - 1).clamp(min=0)[:, self.prefix :]
+        logits = self.model(
+            input_ids=ids.to(self.model.device),
+            attention_mask=seen,
+            position_ids=places,
+            cache=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
         return Prefilled(cache, seen, logits)
 
     def continuations(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
@@ -111,7 +117,7 @@ class Reader:
         """
         inputs = [[t for ids in row for t in ids[:-1]] for row in texts]
         width = max(len(row) for row in inputs)
-        first = [[batch.logits[i:i + 1] for _ in row] for i, row in enumerate(texts)]
+        first = [[batch.logits[i : i + 1] for _ in row] for i, row in enumerate(texts)]
         if width == 0:
             return first
         rows, past = batch.seen.shape
@@ -122,9 +128,9 @@ class Reader:
             at = 0
             for j, text in enumerate(row):
                 n = len(text) - 1
-                ids[i, at:at + n] = torch.tensor(text[:-1], dtype=torch.long)
-                offset[i, at:at + n] = torch.arange(n)
-                owner[i, at:at + n] = j
+                ids[i, at : at + n] = torch.tensor(text[:-1], dtype=torch.long)
+                offset[i, at : at + n] = torch.arange(n)
+                owner[i, at : at + n] = j
                 at += n
         device = self.model.device
         ids, offset, owner = ids.to(device), offset.to(device), owner.to(device)
@@ -132,10 +138,17 @@ class Reader:
         allowed = torch.cat([batch.seen[:, None, :].bool().expand(rows, width, past), own], 2)
         mask = torch.zeros(rows, 1, width, past + width, dtype=batch.logits.dtype, device=device)
         mask.masked_fill_(~allowed[:, None], torch.finfo(mask.dtype).min)
-        logits = self.model(input_ids=ids, attention_mask=mask, position_ids=batch.lengths[:, None] + offset,
-                            cache=_branch(batch.cache), use_cache=True).logits
-        return [[torch.cat([head, logits[i][owner[i] == j]]) for j, head in enumerate(heads)]
-                for i, heads in enumerate(first)]
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=batch.lengths[:, None] + offset,
+            cache=_branch(batch.cache),
+            use_cache=True,
+        ).logits
+        return [
+            [torch.cat([head, logits[i][owner[i] == j]]) for j, head in enumerate(heads)]
+            for i, heads in enumerate(first)
+        ]
 
     def greedy(self, batch: Prefilled, max_new_tokens: int, ends: set[int]) -> list[Ids]:
         """The most likely token again and again, until an end token (kept) or max_new_tokens."""
@@ -155,15 +168,27 @@ class Reader:
                 seen, token, active = seen[keep], token[keep], [active[i] for i in left]
             places = seen.sum(1, keepdim=True)
             seen = torch.cat([seen, seen.new_ones(len(active), 1)], 1)
-            logits = self.model(input_ids=token[:, None], attention_mask=seen, position_ids=places, cache=cache,
-                                use_cache=True, logits_to_keep=1).logits[:, -1]
+            logits = self.model(
+                input_ids=token[:, None],
+                attention_mask=seen,
+                position_ids=places,
+                cache=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
         return answers
 
 
 @torch.no_grad()
 def generate_and_score(
-    model: Any, tokenizer: Any, prompts: Sequence[Ids], labels: Sequence[Sequence[Ids]] | None, max_new_tokens: int,
-    batch_size: int, stage: str = "predictions", name: str = "",
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Ids],
+    labels: Sequence[Sequence[Ids]] | None,
+    max_new_tokens: int,
+    batch_size: int,
+    stage: str = "predictions",
+    name: str = "",
 ) -> list[Answer]:
     """One :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
 
@@ -178,8 +203,12 @@ def generate_and_score(
     for i, prompt in enumerate(prompts):
         if not prompt or (limit and len(prompt) + max_new_tokens > limit):
             answers[i].status = "error"
-            answers[i].error = (f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new ones that is more than "
-                                f"the model's {limit}" if prompt else "the prompt is empty")
+            answers[i].error = (
+                f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new ones that is more than "
+                f"the model's {limit}"
+                if prompt
+                else "the prompt is empty"
+            )
         else:
             order.append(i)
     order.sort(key=lambda i: (-len(prompts[i]), i))
@@ -190,13 +219,16 @@ def generate_and_score(
         assert reader is not None
         batch = reader.read([prompts[i] for i in rows])
         texts = reader.greedy(batch, max_new_tokens, ends)
-        scores = _scores(reader.continuations(batch, [labels[i] for i in rows]), [labels[i] for i in rows]) \
-            if labels is not None else [[] for _ in rows]
+        scores = (
+            _scores(reader.continuations(batch, [labels[i] for i in rows]), [labels[i] for i in rows])
+            if labels is not None
+            else [[] for _ in rows]
+        )
         for i, ids, score in zip(rows, texts, scores, strict=True):
             _fill(answers[i], tokenizer, ids, score, ends)
 
     for start in range(0, len(order), batch_size):
-        rows = order[start:start + batch_size]
+        rows = order[start : start + batch_size]
         try:
             work(rows)
         except Exception as error:  # noqa: BLE001 - the rows are tried one by one; what fails is told in its row
@@ -205,8 +237,9 @@ def generate_and_score(
                 try:
                     work([i])
                 except Exception as reason:  # noqa: BLE001
-                    answers[i] = Answer(status="error", error=f"{type(reason).__name__}: {reason}",
-                                        prompt_tokens=len(prompts[i]))
+                    answers[i] = Answer(
+                        status="error", error=f"{type(reason).__name__}: {reason}", prompt_tokens=len(prompts[i])
+                    )
         progress.tell(stage, name, step=min(start + batch_size, len(order)), of=len(order))
     return answers
 

@@ -57,15 +57,20 @@ def baseline(job: dict[str, Any]) -> dict[str, Any]:
         try:
             ids = build_shots(train, k, job["labels"], job["seed"])
         except ValueError as error:
-            raise JobError(f"baseline with {k} shots: {error}\nfix: lower baseline.shots, or add training examples") from error
+            raise JobError(
+                f"baseline with {k} shots: {error}\nfix: lower baseline.shots, or add training examples"
+            ) from error
         name = "zero_shot" if k == 0 else f"{k}_shot"
         prompts[name] = {"shots": k, "ids": ids, "turns": shots_as_turns([by_id[i] for i in ids])}
     write_json(Path(job["out"]) / "prompts.json", prompts)
     sets = [{"name": name, "model": job["base"], "turns": told["turns"]} for name, told in prompts.items()]
     facts = predict({**job, "sets": sets})
-    return {"rows": facts["rows"],
-            "prompts": {name: {"shots": told["shots"], "ids": told["ids"], **facts["sets"][name]}
-                        for name, told in prompts.items()}}
+    return {
+        "rows": facts["rows"],
+        "prompts": {
+            name: {"shots": told["shots"], "ids": told["ids"], **facts["sets"][name]} for name, told in prompts.items()
+        },
+    }
 
 
 def _examples(job: dict[str, Any]) -> list[Example]:
@@ -84,21 +89,23 @@ def _answer(
     messages = [with_turns(e.prompt_messages, turns) for e in examples]
     prompts = [encode_prompt(tokenizer, m) for m in messages]
     labels = encode_labels(tokenizer, messages, job["labels"]) if job["labels"] else None
-    say(f"{job['stage']}: {name}: {len(prompts)} prompts of {sum(map(len, prompts)) / len(prompts):.0f} tokens on average")
-    answers = generate_and_score(model, tokenizer, prompts, labels, job["max_new_tokens"], job["batch_size"],
-                                 job["stage"], name)
+    say(
+        f"{job['stage']}: {name}: {len(prompts)} prompts of {sum(map(len, prompts)) / len(prompts):.0f} tokens on average"
+    )
+    answers = generate_and_score(
+        model, tokenizer, prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name
+    )
     statuses = Counter(a.status for a in answers)
     return answers, {
-        "rows": len(answers), "statuses": {s: statuses.get(s, 0) for s in ("ok", "truncated", "empty", "error")},
+        "rows": len(answers),
+        "statuses": {s: statuses.get(s, 0) for s in ("ok", "truncated", "empty", "error")},
         "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
         "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
         "shared_prefix_tokens": common_prefix(prompts),
     }
 
 
-def encode_labels(
-    tokenizer: Any, prompts: Sequence[Sequence[Message]], labels: Sequence[str]
-) -> list[list[list[int]]]:
+def encode_labels(tokenizer: Any, prompts: Sequence[Sequence[Message]], labels: Sequence[str]) -> list[list[list[int]]]:
     """Per prompt, the token ids of every label as its answer, in context, end-of-turn token included.
 
     Behind a chat template's generation prompt the same label gives the same tokens whatever the prompt was; so labels
@@ -116,6 +123,14 @@ def encode_labels(
 
 
 def _row(example: Example, model: str, answer: Answer) -> dict[str, Any]:
-    return {"example_id": example.id, "model": model, "gold": example.answer, "text": answer.text,
-            "status": answer.status, "error": answer.error, "label_scores": answer.label_scores,
-            "new_tokens": answer.new_tokens, "prompt_tokens": answer.prompt_tokens}
+    return {
+        "example_id": example.id,
+        "model": model,
+        "gold": example.answer,
+        "text": answer.text,
+        "status": answer.status,
+        "error": answer.error,
+        "label_scores": answer.label_scores,
+        "new_tokens": answer.new_tokens,
+        "prompt_tokens": answer.prompt_tokens,
+    }

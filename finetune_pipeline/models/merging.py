@@ -19,8 +19,15 @@ from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_re
 from finetune_pipeline.training.faults import JobError
 
 _PREFIX = "base_model.model."
-_PLAIN = {"bias": "none", "use_dora": False, "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {},
-          "lora_bias": False, "trainable_token_indices": None}
+_PLAIN = {
+    "bias": "none",
+    "use_dora": False,
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "lora_bias": False,
+    "trainable_token_indices": None,
+}
 
 
 def scaling_of(config: dict[str, Any]) -> float:
@@ -58,15 +65,20 @@ def merge(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
         save_file(tensors, target / file.name, metadata=metadata)
     left = sorted(set(pairs) - set(merged))
     if left:
-        raise JobError(f"the base model has no weight {left[0]!r} (and {len(left) - 1} more) that the adapter changes\n"
-                       "fix: merge the adapter into the base model it was trained on")
+        raise JobError(
+            f"the base model has no weight {left[0]!r} (and {len(left) - 1} more) that the adapter changes\n"
+            "fix: merge the adapter into the base model it was trained on"
+        )
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt") and path.name != MODEL_FILE:
             shutil.copyfile(path, target / path.name)
     record = model_record(base)
     facts = {
-        "base_model": record["base_model"], "revision": record.get("revision"), "merged_tensors": len(merged),
-        "scaling": scaling, "dtype": "+".join(sorted(dtypes)),
+        "base_model": record["base_model"],
+        "revision": record.get("revision"),
+        "merged_tensors": len(merged),
+        "scaling": scaling,
+        "dtype": "+".join(sorted(dtypes)),
         "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
         "files": {p.name: digest_file(p) for p in sorted(target.iterdir())},
         "adapter_sha256": digest_file(adapter / "adapter_model.safetensors"),
@@ -78,11 +90,15 @@ def merge(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
 def _refuse_other_kinds(config: dict[str, Any], base: Path) -> None:
     other = [f"{k} = {config[k]!r}" for k, v in _PLAIN.items() if config.get(k, v) not in (v, None, {}, [], False)]
     if config.get("peft_type") != "LORA" or other:
-        raise JobError(f"only plain LoRA adapters are merged; this one is {config.get('peft_type')}"
-                       f"{' with ' + ', '.join(other) if other else ''}")
+        raise JobError(
+            f"only plain LoRA adapters are merged; this one is {config.get('peft_type')}"
+            f"{' with ' + ', '.join(other) if other else ''}"
+        )
     if read_json(base / "config.json").get("quantization_config"):
-        raise JobError(f"the base model {base.name!r} is quantized: merging into it would keep its rounding errors\n"
-                       "fix: name the unquantized model as base_model")
+        raise JobError(
+            f"the base model {base.name!r} is quantized: merging into it would keep its rounding errors\n"
+            "fix: name the unquantized model as base_model"
+        )
 
 
 def _read_adapter(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -93,7 +109,9 @@ def _read_adapter(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
             plain = name.removeprefix(_PREFIX)
             for kind in ("lora_A", "lora_B"):
                 if plain.endswith(f".{kind}.weight"):
-                    parts.setdefault(plain.removesuffix(f".{kind}.weight") + ".weight", {})[kind] = tensors.get_tensor(name)
+                    parts.setdefault(plain.removesuffix(f".{kind}.weight") + ".weight", {})[kind] = tensors.get_tensor(
+                        name
+                    )
                     break
             else:
                 raise JobError(f"the adapter file holds {name!r}, which is no LoRA matrix")
@@ -103,12 +121,16 @@ def _read_adapter(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]
     return {name: (pair["lora_A"], pair["lora_B"]) for name, pair in parts.items()}
 
 
-def _add(name: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float, transposed: bool) -> torch.Tensor:
+def _add(
+    name: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float, transposed: bool
+) -> torch.Tensor:
     change = scaling * (b.float() @ a.float())
     change = change.t() if transposed else change
     if change.shape != weight.shape:
-        raise JobError(f"the adapter's change of {name} has shape {tuple(change.shape)}, the base's weight "
-                       f"{tuple(weight.shape)}\nfix: merge the adapter into the base model it was trained on")
+        raise JobError(
+            f"the adapter's change of {name} has shape {tuple(change.shape)}, the base's weight "
+            f"{tuple(weight.shape)}\nfix: merge the adapter into the base model it was trained on"
+        )
     return (weight.float() + change).to(weight.dtype)
 
 
@@ -123,6 +145,14 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     examples = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)[: job["parity_rows"]]
     if not examples:
         raise JobError(f"{Path(job['examples']).name} holds no examples to compare the merged model on")
-    facts["parity"] = parity(base, adapter, out, examples, job["labels"], max_new_tokens=job["max_new_tokens"],
-                             batch_size=job["batch_size"], stage=job["stage"])
+    facts["parity"] = parity(
+        base,
+        adapter,
+        out,
+        examples,
+        job["labels"],
+        max_new_tokens=job["max_new_tokens"],
+        batch_size=job["batch_size"],
+        stage=job["stage"],
+    )
     return facts

@@ -26,8 +26,15 @@ _MOST_POSITIONS = 1024
 
 
 def parity(
-    base: Path, adapter: Path, merged: Path, examples: Sequence[Example], labels: Sequence[str], *, max_new_tokens: int,
-    batch_size: int, stage: str = "merged_model",
+    base: Path,
+    adapter: Path,
+    merged: Path,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    stage: str = "merged_model",
 ) -> dict[str, Any]:
     """Compare on `examples`: greedy answers, label choices, and the next-token distribution along the gold answers.
 
@@ -49,23 +56,39 @@ def parity(
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, adapter).eval()
-        answers = generate_and_score(model, tokenizer, prompts, label_ids, max_new_tokens, batch_size, stage,
-                                     "adapter" if with_adapter else "merged model")
+        answers = generate_and_score(
+            model,
+            tokenizer,
+            prompts,
+            label_ids,
+            max_new_tokens,
+            batch_size,
+            stage,
+            "adapter" if with_adapter else "merged model",
+        )
         sides.append((answers, _logits(model, prompts, gold, batch_size)))
         del model
     (left, left_logits), (right, right_logits) = sides
     for name, logits in (("adapter on the base", left_logits), ("merged model", right_logits)):
         if not logits.isfinite().all():
-            raise JobError(f"the {name} gives logits that are not finite numbers\nfix: train again; do not use this model")
+            raise JobError(
+                f"the {name} gives logits that are not finite numbers\nfix: train again; do not use this model"
+            )
     apart = (left_logits - right_logits).abs()
     first, second = torch.log_softmax(left_logits, -1), torch.log_softmax(right_logits, -1)
     kl = (first.exp() * (first - second)).double().sum(-1).clamp(min=0)
     same = [a.text == b.text and a.status == b.status and a.status != "error" for a, b in zip(left, right, strict=True)]
     return {
-        "rows": len(examples), "same_greedy": sum(same), "same_greedy_share": sum(same) / len(same),
+        "rows": len(examples),
+        "same_greedy": sum(same),
+        "same_greedy_share": sum(same) / len(same),
         "same_label_share": _same_labels(left, right) if labels else None,
-        "positions": len(kl), "mean_kl": kl.mean().item(), "max_kl": kl.max().item(), "mean_kl_limit": MEAN_KL_LIMIT,
-        "mean_abs_logit_difference": apart.mean().item(), "max_abs_logit_difference": apart.max().item(),
+        "positions": len(kl),
+        "mean_kl": kl.mean().item(),
+        "max_kl": kl.max().item(),
+        "mean_kl_limit": MEAN_KL_LIMIT,
+        "mean_abs_logit_difference": apart.mean().item(),
+        "max_abs_logit_difference": apart.max().item(),
         "different": [e.id for e, equal in zip(examples, same, strict=True) if not equal],
         "passed": bool(kl.mean().item() <= MEAN_KL_LIMIT),
     }

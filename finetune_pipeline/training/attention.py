@@ -77,8 +77,9 @@ def _group(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def _make_plan(prefix: int, lengths: Sequence[int], heads: int, key_heads: int, device: torch.device,
-               dtype: torch.dtype) -> _Plan:
+def _make_plan(
+    prefix: int, lengths: Sequence[int], heads: int, key_heads: int, device: torch.device, dtype: torch.dtype
+) -> _Plan:
     group = heads // key_heads
     start = n_queries = n_keys = 0
     buckets, to_q, from_q, padding, to_k, from_k = [], [], [], [], [], []
@@ -91,7 +92,7 @@ def _make_plan(prefix: int, lengths: Sequence[int], heads: int, key_heads: int, 
         token = start + torch.cumsum(sizes, 0) - sizes + torch.minimum(column, sizes - 1)  # [rows, length]
         start += sum(own)
         head = torch.arange(heads).view(key_heads, 1, group, 1)
-        queries = (token[None, :, None, :] * heads + head)  # [key_heads, rows, group, length]
+        queries = token[None, :, None, :] * heads + head  # [key_heads, rows, group, length]
         place = n_queries + torch.arange(queries.numel()).view(queries.shape)
         shown = real[None, :, None, :].expand(queries.shape)
         padding.append(place[~shown])
@@ -105,8 +106,16 @@ def _make_plan(prefix: int, lengths: Sequence[int], heads: int, key_heads: int, 
         hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
         mask = torch.zeros(length, shared + length, dtype=dtype)
         mask[:, shared:].masked_fill_(hidden, float("-inf"))
-        buckets.append(_Bucket(rows, length, shared, slice(n_queries, n_queries + queries.numel()),
-                               slice(n_keys, n_keys + keys.numel()), mask.to(device)))
+        buckets.append(
+            _Bucket(
+                rows,
+                length,
+                shared,
+                slice(n_queries, n_queries + queries.numel()),
+                slice(n_keys, n_keys + keys.numel()),
+                mask.to(device),
+            )
+        )
         to_q.append(queries.flatten())
         to_k.append(keys.flatten())
         n_queries += queries.numel()
@@ -118,16 +127,23 @@ def _make_plan(prefix: int, lengths: Sequence[int], heads: int, key_heads: int, 
         back[told[0]] = told[1]
         return back.to(device)
 
-    return _Plan(buckets, torch.cat(to_q).to(device), inverse(from_q), torch.cat(padding).to(device),
-                 torch.cat(to_k).to(device), inverse(from_k))
+    return _Plan(
+        buckets,
+        torch.cat(to_q).to(device),
+        inverse(from_q),
+        torch.cat(padding).to(device),
+        torch.cat(to_k).to(device),
+        inverse(from_k),
+    )
 
 
 class _PackedAttention(torch.autograd.Function):
     """query [T, H, d], key and value [T, K, d] with H a multiple of K; result [T, H, d]."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout,
-                scaling: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float
+    ) -> torch.Tensor:
         dim, kv = query.shape[-1], key.shape[1]
         plan = layout.plan(query.shape[1], kv, query.device, query.dtype)
         q = query.reshape(-1, dim).index_select(0, plan.to_queries).mul_(scaling)
@@ -165,22 +181,30 @@ class _PackedAttention(torch.autograd.Function):
             torch.bmm(weights.transpose(1, 2), g, out=d_v[b.keys].view(n, -1, dim))
             if b.prefix:
                 for total, part in zip(shared, (d_k, d_v), strict=True):
-                    total += part[b.keys].view(kv, b.rows, -1, dim)[:, :, :b.prefix].sum(1, dtype=torch.float32)
+                    total += part[b.keys].view(kv, b.rows, -1, dim)[:, :, : b.prefix].sum(1, dtype=torch.float32)
         back_q = d_q.mul_(ctx.scaling).index_select(0, plan.from_queries).view(grads[0].shape)
         back_k, back_v = (t.index_select(0, plan.from_keys).view(-1, kv, dim) for t in (d_k, d_v))
         for back, total in zip((back_k, back_v), shared, strict=True):
-            back[:ctx.prefix] += total.transpose(0, 1).to(back.dtype)
+            back[: ctx.prefix] += total.transpose(0, 1).to(back.dtype)
         return back_q, back_k, back_v, None, None
 
 
 def attend(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-    attention_mask: torch.Tensor | None, scaling: float | None = None, dropout: float = 0.0,
-    shared_prefix: Layout | None = None, **kwargs: Any,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    shared_prefix: Layout | None = None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention function in transformers' interface; without a layout it is the ordinary one (sdpa)."""
     if shared_prefix is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = _PackedAttention.apply(*(t[0].transpose(0, 1) for t in (query, key, value)), shared_prefix, scale)
     return out.unsqueeze(0), None

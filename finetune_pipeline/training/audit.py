@@ -20,7 +20,10 @@ def _percentiles(numbers: Sequence[int]) -> dict[str, int]:
 
 
 def supervision_audit(
-    encoded: Sequence[Encoded], tokenizer: Any, max_tokens: int, mismatches: Sequence[Finding] = (),
+    encoded: Sequence[Encoded],
+    tokenizer: Any,
+    max_tokens: int,
+    mismatches: Sequence[Finding] = (),
     contents: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Facts about encoded rows; nothing is changed.
@@ -55,8 +58,10 @@ def supervision_audit(
         "loss_tokens_per_row": _percentiles([sum(r.loss) for r in encoded]),
         "examples": {name: ids[:_NAMED] for name, ids in bad.items() if ids},
         "mismatches": [f.to_dict() for f in mismatches[:_NAMED]],
-        "shown": [[[tokenizer.decode([t]), learned] for t, learned in zip(r.ids, r.loss, strict=True)]
-                  for r in chosen.values()],
+        "shown": [
+            [[tokenizer.decode([t]), learned] for t, learned in zip(r.ids, r.loss, strict=True)]
+            for r in chosen.values()
+        ],
     }
 
 
@@ -64,14 +69,22 @@ def problems(facts: dict[str, Any], place: str = "train split") -> list[Finding]
     """Findings that must stop training: every count of the audit that is not zero, and an empty split."""
     told = {
         "rows_without_loss": ("teach nothing: no token of them carries loss", "give each example an assistant answer"),
-        "rows_without_eos": ("never teach the model to stop: their end-of-turn token carries no loss",
-                             "use a chat template that ends an assistant turn with the tokenizer's EOS token"),
-        "rows_over_length": (f"are longer than training.max_tokens = {facts['max_tokens']}",
-                             "raise training.max_tokens, shorten the rows, or set training.over_length: drop"),
-        "template_mismatch": ("are rendered differently in training and in serving",
-                              "use a chat template whose generation prompt is the beginning of an assistant turn"),
-        "rows_with_special_tokens": ("hold the tokenizer's special tokens as plain text",
-                                     "remove them from the data: they would end or forge a turn"),
+        "rows_without_eos": (
+            "never teach the model to stop: their end-of-turn token carries no loss",
+            "use a chat template that ends an assistant turn with the tokenizer's EOS token",
+        ),
+        "rows_over_length": (
+            f"are longer than training.max_tokens = {facts['max_tokens']}",
+            "raise training.max_tokens, shorten the rows, or set training.over_length: drop",
+        ),
+        "template_mismatch": (
+            "are rendered differently in training and in serving",
+            "use a chat template whose generation prompt is the beginning of an assistant turn",
+        ),
+        "rows_with_special_tokens": (
+            "hold the tokenizer's special tokens as plain text",
+            "remove them from the data: they would end or forge a turn",
+        ),
     }
     found = []
     for name, (message, fix) in told.items():
@@ -84,5 +97,7 @@ def problems(facts: dict[str, Any], place: str = "train split") -> list[Finding]
             who = f" ({facts['mismatches'][0]['place']}: {facts['mismatches'][0]['message']})"
         found.append(Finding(f"audit.{name}", "error", place, f"{count} of {facts['rows']} rows {message}{who}", fix))
     if facts["rows"] == 0:
-        found.append(Finding("audit.no_rows", "error", place, "the split holds no rows", "look at the data stages' counts"))
+        found.append(
+            Finding("audit.no_rows", "error", place, "the split holds no rows", "look at the data stages' counts")
+        )
     return found

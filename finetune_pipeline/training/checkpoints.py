@@ -59,7 +59,9 @@ def find_resumable(root: Path, job_digest: str) -> Resume:
     A checkpoint whose best predecessor is unusable is passed over as well: at the end, the best one must be loaded.
     """
     found = Resume()
-    folders = {int(p.name.rsplit("-", 1)[1]): p for p in root.glob("checkpoint-*") if p.name.rsplit("-", 1)[1].isdigit()}
+    folders = {
+        int(p.name.rsplit("-", 1)[1]): p for p in root.glob("checkpoint-*") if p.name.rsplit("-", 1)[1].isdigit()
+    }
     faults = {step: _fault(folder, job_digest) for step, folder in folders.items()}
     good = {folders[step].name for step, fault in faults.items() if fault is None}
     for step in sorted(folders, reverse=True):

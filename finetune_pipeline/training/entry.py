@@ -105,9 +105,13 @@ def _measured(began: float) -> dict[str, Any]:
     import torch
 
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return {"seconds": round(time.monotonic() - began, 2), "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
-            "peak_memory_mib": round(used.ru_maxrss / 1024, 1), "threads": torch.get_num_threads(),
-            "torch": torch.__version__}
+    return {
+        "seconds": round(time.monotonic() - began, 2),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "peak_memory_mib": round(used.ru_maxrss / 1024, 1),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def _judge(error: BaseException) -> tuple[int, str, str]:
@@ -119,7 +123,11 @@ def _judge(error: BaseException) -> tuple[int, str, str]:
     if isinstance(error, JobError):
         return EXIT_CONFIG, "job", str(error)
     if _memory_ran_out(error):
-        return EXIT_OOM, "memory", f"out of memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return (
+            EXIT_OOM,
+            "memory",
+            f"out of memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+        )
     return 1, "error", f"{type(error).__name__}: {error}"
 
 

@@ -15,4 +15,5 @@ class Diverged(JobError):
         super().__init__(
             f"the loss was not finite at step {step}, on a batch with the examples {', '.join(example_ids)}.\n"
             "fix: lower training.learning_rate or raise training.warmup_share; if it happens at the first step, look at "
-            "these examples and at the base model")
+            "these examples and at the base model"
+        )

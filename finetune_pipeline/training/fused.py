@@ -18,8 +18,16 @@ class _LoraProduct(torch.autograd.Function):
     """y = x W' + (dropout(x) A') B' * scaling, with W from `layer` (dequantized when it is 4-bit, again for backward)."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, lora_a: torch.Tensor, lora_b: torch.Tensor, layer: Any, keep: Any,
-                scaling: float, kept_share: float) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        lora_a: torch.Tensor,
+        lora_b: torch.Tensor,
+        layer: Any,
+        keep: Any,
+        scaling: float,
+        kept_share: float,
+    ) -> torch.Tensor:
         a = (lora_a / kept_share).to(x.dtype)
         b = (lora_b * scaling).to(x.dtype)
         low = (x if keep is None else _masked(x, keep)) @ a.t()
@@ -87,7 +95,7 @@ class _Dropout:
         draws = torch.empty(-(-x.numel() // per_draw), dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
         width = torch.int16 if x.element_size() == 2 else torch.int32
         keep = torch.empty(x.shape, dtype=width, device=x.device)
-        torch.ge(draws.view(self.words)[:x.numel()].view(x.shape), self.threshold, out=keep)
+        torch.ge(draws.view(self.words)[: x.numel()].view(x.shape), self.threshold, out=keep)
         self.last = (x, keep)
         return keep
 

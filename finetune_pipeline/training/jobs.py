@@ -56,9 +56,20 @@ def baseline_job(
     out/prompts.json {name: {shots: k, ids: [...], turns: [message, ...]}}; give ``turns`` of the best one to
     :func:`prompt_set` for the test. Facts: rows, prompts {name: {shots, ids, mean_prompt_tokens}}, statuses {name: ...}.
     """
-    return {"action": "baseline", "stage": stage, "base": _path(base), "examples": _path(examples), "train": _path(train),
-            "shots": [int(k) for k in shots], "seed": seed, "labels": list(labels), "max_new_tokens": max_new_tokens,
-            "batch_size": batch_size, "limit": limit, "out": _path(out)}
+    return {
+        "action": "baseline",
+        "stage": stage,
+        "base": _path(base),
+        "examples": _path(examples),
+        "train": _path(train),
+        "shots": [int(k) for k in shots],
+        "seed": seed,
+        "labels": list(labels),
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "limit": limit,
+        "out": _path(out),
+    }
 
 
 def train_job(
@@ -86,9 +97,17 @@ def train_job(
     last_train_loss, stopped_early, history [...], audit {counts over both splits, splits {...}}. Whether and from where
     the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``).
     """
-    return {"action": "train", "stage": stage, "base": _path(base), "train": _path(train),
-            "validation": _path(validation), "settings": dict(settings), "out": _path(out), "work": _path(work),
-            "start_from": _path(start_from) if start_from else None}
+    return {
+        "action": "train",
+        "stage": stage,
+        "base": _path(base),
+        "train": _path(train),
+        "validation": _path(validation),
+        "settings": dict(settings),
+        "out": _path(out),
+        "work": _path(work),
+        "start_from": _path(start_from) if start_from else None,
+    }
 
 
 def merge_job(
@@ -110,9 +129,18 @@ def merge_job(
     {rows, same_greedy, same_greedy_share, same_label_share (labels only), mean_kl, max_kl, mean_kl_limit,
     mean_abs_logit_difference, max_abs_logit_difference, passed}.
     """
-    return {"action": "merge", "stage": stage, "base": _path(base), "adapter": _path(adapter),
-            "examples": _path(examples), "labels": list(labels), "max_new_tokens": max_new_tokens,
-            "batch_size": batch_size, "parity_rows": parity_rows, "out": _path(out)}
+    return {
+        "action": "merge",
+        "stage": stage,
+        "base": _path(base),
+        "adapter": _path(adapter),
+        "examples": _path(examples),
+        "labels": list(labels),
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "parity_rows": parity_rows,
+        "out": _path(out),
+    }
 
 
 def prompt_set(*, name: str, model: Path, turns: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
@@ -144,6 +172,14 @@ def predict_job(
     names = [s["name"] for s in sets]
     if len(set(names)) != len(names):
         raise ValueError(f"two prompt sets have the same name: {', '.join(names)}")
-    return {"action": "predict", "stage": stage, "sets": [dict(s) for s in sets], "examples": _path(examples),
-            "labels": list(labels), "max_new_tokens": max_new_tokens, "batch_size": batch_size, "limit": limit,
-            "out": _path(out)}
+    return {
+        "action": "predict",
+        "stage": stage,
+        "sets": [dict(s) for s in sets],
+        "examples": _path(examples),
+        "labels": list(labels),
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "limit": limit,
+        "out": _path(out),
+    }

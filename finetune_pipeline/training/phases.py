@@ -28,7 +28,7 @@ def train_adapter(
     validation loss on the unquantized base minus that on the 4-bit base, for the same adapter. Killed between or within
     the phases, a rerun with the same `work` goes on where it was.
     """
-    files = {"base": base, "train": train, "validation": validation}
+    files: dict[str, Any] = {"base": base, "train": train, "validation": validation}
     if settings["method"] != "qlora" or not settings["unquantized_epochs"]:
         return launch(train_job(**files, settings=settings, out=out, work=work))
     first_out = work / "first"
@@ -36,8 +36,13 @@ def train_adapter(
         first = read_json(first_out / "result.json")
     else:
         first = launch(train_job(**files, settings=settings, out=first_out, work=work / "first_work"))
-    job = train_job(**files, settings={**settings, "method": "lora", "epochs": settings["unquantized_epochs"]}, out=out,
-                    work=work, start_from=first_out / "adapter")
+    job = train_job(
+        **files,
+        settings={**settings, "method": "lora", "epochs": settings["unquantized_epochs"]},
+        out=out,
+        work=work,
+        start_from=first_out / "adapter",
+    )
     second = launch({**job, "steps_before": first["steps"]})
     facts = _joined(first, second)
     (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in facts["history"]), "utf-8")
@@ -50,17 +55,29 @@ def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     # step 0 of the second phase is the first phase's adapter on another base: a jump in the curve, and meant to be seen
     history = [*first["history"], *({**row, "step": row["step"] + before} for row in second["history"])]
     kept = ("steps", "epochs", "best_eval_loss", "first_eval_loss", "last_train_loss", "stopped_early", "precision")
-    phases = [{"base": name, **{k: facts.get(k) for k in kept}}
-              for name, facts in (("4-bit", first), ("unquantized", second))]
-    return {**second, "method": first["method"], "weights": first["weights"], "history": history, "phases": phases,
-            "steps": before + second["steps"], "best_step": before + second["best_step"],
-            "first_eval_loss": first["first_eval_loss"],
-            "quantization_gap": second["first_eval_loss"] - first["best_eval_loss"]}
+    phases = [
+        {"base": name, **{k: facts.get(k) for k in kept}} for name, facts in (("4-bit", first), ("unquantized", second))
+    ]
+    return {
+        **second,
+        "method": first["method"],
+        "weights": first["weights"],
+        "history": history,
+        "phases": phases,
+        "steps": before + second["steps"],
+        "best_step": before + second["best_step"],
+        "first_eval_loss": first["first_eval_loss"],
+        "quantization_gap": second["first_eval_loss"] - first["best_eval_loss"],
+    }
 
 
 def _join_measured(first_out: Path, out: Path) -> None:
     told = [read_json(folder / "measured.json") for folder in (first_out, out)]
-    summed = {key: round(told[0].get(key, 0) + told[1].get(key, 0), 2)
-              for key in ("seconds", "cpu_seconds", "train_seconds", "steps_run")}
-    write_json(out / "measured.json", {**told[1], **summed, "peak_memory_mib": max(t["peak_memory_mib"] for t in told),
-                                       "phases": told})
+    summed = {
+        key: round(told[0].get(key, 0) + told[1].get(key, 0), 2)
+        for key in ("seconds", "cpu_seconds", "train_seconds", "steps_run")
+    }
+    write_json(
+        out / "measured.json",
+        {**told[1], **summed, "peak_memory_mib": max(t["peak_memory_mib"] for t in told), "phases": told},
+    )

@@ -40,10 +40,15 @@ ADAPTER_FILE = "adapter_model.safetensors"
 def job_digest(job: dict[str, Any]) -> str:
     """What a checkpoint must agree with to be taken up: settings, data, base model and first adapter, not paths."""
     start = job.get("start_from")
-    return digest_json({
-        "settings": job["settings"], "train": digest_file(Path(job["train"])),
-        "validation": digest_file(Path(job["validation"])), "base": record_digest(Path(job["base"])),
-        "start_from": digest_file(Path(start) / ADAPTER_FILE) if start else None})
+    return digest_json(
+        {
+            "settings": job["settings"],
+            "train": digest_file(Path(job["train"])),
+            "validation": digest_file(Path(job["validation"])),
+            "base": record_digest(Path(job["base"])),
+            "start_from": digest_file(Path(start) / ADAPTER_FILE) if start else None,
+        }
+    )
 
 
 def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -61,7 +66,8 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     found: list[Finding] = []
     for split in ("train", "validation"):
         rows[split], audits[split], dropped[split], bad = _encode(
-            tokenizer, read_examples(Path(job[split])), settings, f"{split} split")
+            tokenizer, read_examples(Path(job[split])), settings, f"{split} split"
+        )
         found += bad
     write_json(out / "audit.json", audits)
     if found:
@@ -82,12 +88,15 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     model = _add_adapter(base, settings["lora"])
     if job.get("start_from"):
         _begin_with(model, Path(job["start_from"]))
-    packed, why = (supports_shared_prefix(model) if settings["shared_prefix"]
-                   else (False, "training.shared_prefix is off"))
+    packed, why = (
+        supports_shared_prefix(model) if settings["shared_prefix"] else (False, "training.shared_prefix is off")
+    )
     fused = fuse(model)
     collator = PackedCollator() if packed else PaddedCollator(tokenizer.pad_token_id)
-    say(f"{job['stage']}: {settings['method']} in {str(compute).removeprefix('torch.')}, weights at {weights['ratio']:.0%} "
-        f"of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}")
+    say(
+        f"{job['stage']}: {settings['method']} in {str(compute).removeprefix('torch.')}, weights at {weights['ratio']:.0%} "
+        f"of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
+    )
 
     trainer, told = _trainer(job, model, tokenizer, collator, rows, weights["parameters"], digest)
     began = time.monotonic()
@@ -112,22 +121,37 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     evaluated = [e for e in entries if "eval_loss" in e]
     trained = [e for e in entries if "loss" in e]
     facts = {
-        "method": settings["method"], "precision": str(compute).removeprefix("torch."), "device": device.type,
+        "method": settings["method"],
+        "precision": str(compute).removeprefix("torch."),
+        "device": device.type,
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "total_parameters": weights["parameters"], "adapter_tensors": tensors, "weights": weights,
-        "shared_prefix": {"used": packed, "why": why, "prefix_tokens": common_prefix(_plain(rows["train"])) if packed else 0},
+        "total_parameters": weights["parameters"],
+        "adapter_tensors": tensors,
+        "weights": weights,
+        "shared_prefix": {
+            "used": packed,
+            "why": why,
+            "prefix_tokens": common_prefix(_plain(rows["train"])) if packed else 0,
+        },
         "fused": fused,
         "tokens": {split: {k: audits[split][k] for k in ("rows", "tokens", "loss_tokens")} for split in rows},
         "rows_dropped": {split: {"over_length": len(ids), "ids": ids[:20]} for split, ids in dropped.items()},
-        "steps": state.global_step, "steps_planned": state.max_steps, "epochs": round(state.epoch or 0.0, 4),
+        "steps": state.global_step,
+        "steps_planned": state.max_steps,
+        "epochs": round(state.epoch or 0.0, 4),
         "stopped_early": state.global_step < state.max_steps,
-        "best_step": state.best_global_step, "best_eval_loss": state.best_metric,
-        "first_eval_loss": evaluated[0]["eval_loss"], "last_train_loss": trained[-1]["loss"],
-        "history": entries, "audit": _audit_facts(audits),
+        "best_step": state.best_global_step,
+        "best_eval_loss": state.best_metric,
+        "first_eval_loss": evaluated[0]["eval_loss"],
+        "last_train_loss": trained[-1]["loss"],
+        "history": entries,
+        "audit": _audit_facts(audits),
     }
     measured = {
-        "train_seconds": round(seconds, 2), "steps_run": state.global_step - told.first_step,
-        "resumed_from": resume.folder.name if resume.folder else None, "checkpoints_skipped": resume.skipped,
+        "train_seconds": round(seconds, 2),
+        "steps_run": state.global_step - told.first_step,
+        "resumed_from": resume.folder.name if resume.folder else None,
+        "checkpoints_skipped": resume.skipped,
         "saved_prefix_tokens": getattr(collator, "saved_tokens", 0),
     }
     return facts, measured
@@ -149,16 +173,24 @@ def _encode(
 def _audit_facts(audits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The audit's counts over both splits, and each split's own under ``splits``; the rows shown are in audit.json."""
     splits = {split: {k: v for k, v in facts.items() if k != "shown"} for split, facts in audits.items()}
-    totals = {k: sum(facts[k] for facts in splits.values())
-              for k, v in splits["train"].items() if isinstance(v, int) and k != "max_tokens"}
+    totals = {
+        k: sum(facts[k] for facts in splits.values())
+        for k, v in splits["train"].items()
+        if isinstance(v, int) and k != "max_tokens"
+    }
     return {**totals, "splits": splits}
 
 
 def _add_adapter(base: Any, lora: dict[str, Any]) -> Any:
     """A PEFT model with float32 LoRA weights on `base`; the output head is left out, as PEFT's all-linear does."""
     target = lora["target_modules"]
-    config = LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], task_type="CAUSAL_LM",
-                        target_modules=target if isinstance(target, str) else list(target))
+    config = LoraConfig(
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        task_type="CAUSAL_LM",
+        target_modules=target if isinstance(target, str) else list(target),
+    )
     return get_peft_model(base, config)
 
 
@@ -170,13 +202,20 @@ def _begin_with(model: Any, adapter: Path) -> None:
     tensors = load_file(adapter / ADAPTER_FILE)
     shapes = {name: t.shape for name, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
     if shapes != {name: t.shape for name, t in tensors.items()}:
-        raise JobError(f"the adapter to begin with ({adapter.name}) has other tensors than the one to be trained\n"
-                       "fix: keep training.lora the same in both phases")
+        raise JobError(
+            f"the adapter to begin with ({adapter.name}) has other tensors than the one to be trained\n"
+            "fix: keep training.lora the same in both phases"
+        )
     set_peft_model_state_dict(model, tensors)
 
 
 def _trainer(
-    job: dict[str, Any], model: Any, tokenizer: Any, collator: Any, rows: dict[str, list[Encoded]], parameters: int,
+    job: dict[str, Any],
+    model: Any,
+    tokenizer: Any,
+    collator: Any,
+    rows: dict[str, list[Encoded]],
+    parameters: int,
     digest: str,
 ) -> tuple[TokenTrainer, Told]:
     settings, work = job["settings"], Path(job["work"])
@@ -185,23 +224,52 @@ def _trainer(
     per_epoch = math.ceil(math.ceil(len(rows["train"]) / micro) / accumulate)
     every = max(1, round(per_epoch / settings["evals_per_epoch"]))
     args = SFTConfig(
-        output_dir=str(work / "checkpoints"), num_train_epochs=settings["epochs"], seed=settings["seed"],
-        per_device_train_batch_size=micro, per_device_eval_batch_size=settings["batch_size"],
-        gradient_accumulation_steps=accumulate, learning_rate=settings["learning_rate"],
-        lr_scheduler_type=settings["scheduler"], warmup_steps=settings["warmup_share"],
-        weight_decay=settings["weight_decay"], optim="adamw_torch_fused", max_grad_norm=1.0,
-        eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every, save_total_limit=3,
-        load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
-        restore_callback_states_from_checkpoint=True, logging_steps=1, logging_nan_inf_filter=False, report_to=[],
-        disable_tqdm=True, use_cpu=not torch.cuda.is_available(), bf16=False, fp16=False,
-        gradient_checkpointing=parameters > _RECOMPUTE_ABOVE, remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True}, max_length=None, dataloader_pin_memory=False)
+        output_dir=str(work / "checkpoints"),
+        num_train_epochs=settings["epochs"],
+        seed=settings["seed"],
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=settings["batch_size"],
+        gradient_accumulation_steps=accumulate,
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type=settings["scheduler"],
+        warmup_steps=settings["warmup_share"],
+        weight_decay=settings["weight_decay"],
+        optim="adamw_torch_fused",
+        max_grad_norm=1.0,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=3,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        restore_callback_states_from_checkpoint=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        fp16=False,
+        gradient_checkpointing=parameters > _RECOMPUTE_ABOVE,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        dataloader_pin_memory=False,
+    )
     told = Told(job["stage"], work / "history.jsonl")
     exact = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer = TokenTrainer(
-        model=model, args=args, data_collator=collator, processing_class=tokenizer, job_digest=digest,
-        train_dataset=_dataset(rows["train"]), eval_dataset=_dataset(rows["validation"]),
-        callbacks=[EarlyStoppingCallback(settings["patience"]), told])
+        model=model,
+        args=args,
+        data_collator=collator,
+        processing_class=tokenizer,
+        job_digest=digest,
+        train_dataset=_dataset(rows["train"]),
+        eval_dataset=_dataset(rows["validation"]),
+        callbacks=[EarlyStoppingCallback(settings["patience"]), told],
+    )
     trainer.remove_callback(PrinterCallback)
     for name, parameter in model.named_parameters():
         if name in exact:  # TRL rounds the adapters of 4-bit models to bfloat16; small updates would be lost in it
@@ -229,8 +297,11 @@ def save_adapter(model: Any, tokenizer: Any, base: Path, folder: Path) -> list[s
     (folder / "README.md").unlink(missing_ok=True)
     record = model_record(base)
     config = read_json(folder / "adapter_config.json")
-    config |= {"base_model_name_or_path": record["base_model"], "revision": record.get("revision"),
-               "inference_mode": True}
+    config |= {
+        "base_model_name_or_path": record["base_model"],
+        "revision": record.get("revision"),
+        "inference_mode": True,
+    }
     if isinstance(config["target_modules"], list):
         config["target_modules"] = sorted(config["target_modules"])
     write_json(folder / "adapter_config.json", dict(sorted(config.items())))

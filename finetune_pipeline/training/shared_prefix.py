@@ -53,9 +53,12 @@ class PackedCollator:
                     asked.append(q - 1 if q <= k else start + q - 1 - k)
                     labels.append(row["ids"][q])
         return {
-            "input_ids": torch.tensor([ids]), "position_ids": torch.tensor([places]),
-            "logit_positions": torch.tensor(asked), "labels": torch.tensor(labels),
-            "shared_prefix": Layout(k, [len(r["ids"]) - k for r in rows]), "row_ids": [r["id"] for r in rows],
+            "input_ids": torch.tensor([ids]),
+            "position_ids": torch.tensor([places]),
+            "logit_positions": torch.tensor(asked),
+            "labels": torch.tensor(labels),
+            "shared_prefix": Layout(k, [len(r["ids"]) - k for r in rows]),
+            "row_ids": [r["id"] for r in rows],
         }
 
 
@@ -77,8 +80,13 @@ class PaddedCollator:
             seen[i, :n] = 1
             learn[i, :n] = torch.tensor(row["loss"])
         learn[:, 0] = False
-        return {"input_ids": ids, "attention_mask": seen, "label_mask": learn, "labels": ids[learn],
-                "row_ids": [r["id"] for r in rows]}
+        return {
+            "input_ids": ids,
+            "attention_mask": seen,
+            "label_mask": learn,
+            "labels": ids[learn],
+            "row_ids": [r["id"] for r in rows],
+        }
 
 
 def logits_to_learn(model: Any, batch: dict[str, Any]) -> torch.Tensor:
@@ -86,13 +94,23 @@ def logits_to_learn(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     if "shared_prefix" in batch:
         # A 4-D mask is handed through unchanged; it keeps transformers from building one of T x T that nobody reads.
         unread = torch.zeros(1, 1, 1, 1, device=batch["input_ids"].device)
-        return model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], attention_mask=unread,
-                     shared_prefix=batch["shared_prefix"], logits_to_keep=batch["logit_positions"], use_cache=False).logits[0]
+        return model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            attention_mask=unread,
+            shared_prefix=batch["shared_prefix"],
+            logits_to_keep=batch["logit_positions"],
+            use_cache=False,
+        ).logits[0]
     learn = batch["label_mask"]
     first = int(learn.any(0).nonzero()[0]) - 1
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
-                   logits_to_keep=learn.shape[1] - first, use_cache=False).logits
-    return logits[:, :-1][learn[:, first + 1:]]
+    logits = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        logits_to_keep=learn.shape[1] - first,
+        use_cache=False,
+    ).logits
+    return logits[:, :-1][learn[:, first + 1 :]]
 
 
 def supports_shared_prefix(model: Any) -> tuple[bool, str]:
@@ -135,7 +153,9 @@ def supports_shared_prefix(model: Any) -> tuple[bool, str]:
 def _trial_rows(vocabulary: int) -> list[Row]:
     start = [(7 * i + 3) % vocabulary for i in range(9)]
     tails = [[(5 * i + 11) % vocabulary for i in range(6)], [(3 * i + 2) % vocabulary for i in range(4)]]
-    return [{"id": str(n), "ids": start + tail, "loss": [False] * 9 + [True] * len(tail)} for n, tail in enumerate(tails)]
+    return [
+        {"id": str(n), "ids": start + tail, "loss": [False] * 9 + [True] * len(tail)} for n, tail in enumerate(tails)
+    ]
 
 
 def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

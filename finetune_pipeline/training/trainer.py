@@ -34,8 +34,13 @@ class TokenTrainer(SFTTrainer):
         batches, _ = super().get_batch_samples(*args, **kwargs)
         return batches, torch.tensor(sum(batch["labels"].numel() for batch in batches), device=self.args.device)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
-                     num_items_in_batch: torch.Tensor | int | None = None) -> Any:
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
         losses = token_losses(logits_to_learn(model, inputs), inputs["labels"])
         total = losses.sum()
         if not torch.isfinite(total):
@@ -101,7 +106,9 @@ class Told(TrainerCallback):
             return
         seconds = time.monotonic() - self.started
         epoch = round(state.epoch or 0.0, 4)
-        history.append(self.history_file, {"step": state.global_step, "epoch": epoch, **told, "seconds": round(seconds, 3)})
+        history.append(
+            self.history_file, {"step": state.global_step, "epoch": epoch, **told, "seconds": round(seconds, 3)}
+        )
         of = state.max_steps or 0
         done = state.global_step - self.first_step
         left = seconds / done * (of - state.global_step) if done > 0 else None

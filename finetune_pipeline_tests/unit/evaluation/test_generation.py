@@ -33,7 +33,7 @@ def _prompts(tokenizer: Any, number: int = 11) -> tuple[list[list[int]], list[li
 def _plainly(model: Any, tokenizer: Any, prompt: list[int], labels: list[list[int]]) -> tuple[str, str, list[float]]:
     ids = torch.tensor([prompt])
     out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LONGEST, do_sample=False)
-    new = out[0, len(prompt):].tolist()
+    new = out[0, len(prompt) :].tolist()
     status = "ok" if new[-1] == tokenizer.eos_token_id else "truncated"
     text = tokenizer.decode(new, skip_special_tokens=True)
     scores = []
@@ -129,7 +129,8 @@ def test_progress_is_told(loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: 
     generate_and_score(model, tokenizer, _prompts(tokenizer, 5)[0], None, 2, 2, "baseline", "zero_shot")
     told = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert [(t["stage"], t["message"], t["step"], t["of"]) for t in told] == [
-        ("baseline", "zero_shot", n, 5) for n in (2, 4, 5)]
+        ("baseline", "zero_shot", n, 5) for n in (2, 4, 5)
+    ]
 
 
 def test_end_tokens_come_from_model_and_tokenizer(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:

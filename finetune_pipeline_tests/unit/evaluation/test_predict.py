@@ -40,13 +40,15 @@ def test_turns_go_between_system_prompt_and_question() -> None:
 
 
 def test_baselines(folder: Path, tmp_path: Path) -> None:
-    job = baseline_job(base=folder / "base", train=folder / "train.jsonl", shots=[0, 3], seed=1, out=tmp_path,
-                       **_common(folder))
+    job = baseline_job(
+        base=folder / "base", train=folder / "train.jsonl", shots=[0, 3], seed=1, out=tmp_path, **_common(folder)
+    )
     facts = baseline(job)
     rows = read_predictions(tmp_path / "predictions.parquet")
     examples = read_examples(folder / "validation.jsonl")
     assert [(r["model"], r["example_id"]) for r in rows] == [
-        (name, e.id) for name in ("zero_shot", "3_shot") for e in examples]
+        (name, e.id) for name in ("zero_shot", "3_shot") for e in examples
+    ]
     assert all(len(r["label_scores"]) == len(LABELS) and max(r["label_scores"]) < 0 for r in rows)
     assert {r["gold"] for r in rows} == set(LABELS)
     prompts = json.loads((tmp_path / "prompts.json").read_text())
@@ -63,16 +65,20 @@ def test_baselines(folder: Path, tmp_path: Path) -> None:
 
 
 def test_more_shots_than_examples_is_told(folder: Path, tmp_path: Path) -> None:
-    job = baseline_job(base=folder / "base", train=folder / "train.jsonl", shots=[99], seed=0, out=tmp_path,
-                       **_common(folder))
+    job = baseline_job(
+        base=folder / "base", train=folder / "train.jsonl", shots=[99], seed=0, out=tmp_path, **_common(folder)
+    )
     with pytest.raises(JobError, match="99 shots"):
         baseline(job)
 
 
 def test_several_models_in_one_job(folder: Path, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]
-    sets = [prompt_set(name="base", model=folder / "base", turns=turns),
-            prompt_set(name="candidate", model=folder / "other"), prompt_set(name="champion", model=folder / "base")]
+    sets = [
+        prompt_set(name="base", model=folder / "base", turns=turns),
+        prompt_set(name="candidate", model=folder / "other"),
+        prompt_set(name="champion", model=folder / "base"),
+    ]
     facts = predict(predict_job(sets=sets, out=tmp_path, **_common(folder)))
     rows = read_predictions(tmp_path / "predictions.parquet")
     by = {name: [r for r in rows if r["model"] == name] for name in ("base", "candidate", "champion")}
@@ -84,8 +90,12 @@ def test_several_models_in_one_job(folder: Path, tmp_path: Path) -> None:
 
 
 def test_free_text_has_no_label_scores_and_limit_takes_the_first_ids(folder: Path, tmp_path: Path) -> None:
-    job = predict_job(sets=[prompt_set(name="base", model=folder / "base")], out=tmp_path, limit=4,
-                      **{**_common(folder), "labels": []})
+    job = predict_job(
+        sets=[prompt_set(name="base", model=folder / "base")],
+        out=tmp_path,
+        limit=4,
+        **{**_common(folder), "labels": []},
+    )
     predict(job)
     rows = read_predictions(tmp_path / "predictions.parquet")
     assert all(r["label_scores"] == [] for r in rows)
@@ -100,8 +110,11 @@ def test_two_sets_of_one_name_are_refused(folder: Path, tmp_path: Path) -> None:
 
 def test_no_examples_is_told(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("")
-    job = predict_job(sets=[prompt_set(name="base", model=folder / "base")], out=tmp_path,
-                      **{**_common(folder), "examples": tmp_path / "none.jsonl"})
+    job = predict_job(
+        sets=[prompt_set(name="base", model=folder / "base")],
+        out=tmp_path,
+        **{**_common(folder), "examples": tmp_path / "none.jsonl"},
+    )
     with pytest.raises(JobError, match="no examples"):
         predict(job)
 
@@ -119,7 +132,8 @@ def test_labels_that_differ_with_the_prompt_are_encoded_behind_each(folder: Path
     # a template that ends the generation prompt with the question's last letter: the label's first token merges with it
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ loop.previtem['content'][-1] + m['content'] "
-        "+ '<|im_end|>' }}{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}")
+        "+ '<|im_end|>' }}{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}"
+    )
     prompts = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]]
     first, second = encode_labels(tokenizer, prompts, ["billing", "how_to"])
     assert first != second

@@ -10,12 +10,14 @@ from peft import LoraConfig, get_peft_model
 from finetune_pipeline.models.loading import load_for_prediction
 
 
-def make_adapter(base: Path, folder: Path, *, size: float = 0.05, seed: int = 1, r: int = 4, alpha: int = 8,
-                 **more: object) -> Path:
+def make_adapter(
+    base: Path, folder: Path, *, size: float = 0.05, seed: int = 1, r: int = 4, alpha: int = 8, **more: object
+) -> Path:
     """Save a LoRA adapter for `base` whose matrices are random with standard deviation `size`."""
     model = load_for_prediction(base, torch.device("cpu"))
-    model = get_peft_model(model, LoraConfig(r=r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM",
-                                             **more))  # type: ignore[arg-type]
+    model = get_peft_model(
+        model, LoraConfig(r=r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM", **more)
+    )  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_" in name:

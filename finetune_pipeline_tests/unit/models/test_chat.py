@@ -37,8 +37,12 @@ def test_loss_is_on_the_answer_and_its_end_though_pad_is_eos(tokenizer: Any) -> 
 
 
 def test_every_assistant_turn_is_learned(tokenizer: Any) -> None:
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "one"},
-                {"role": "user", "content": "b"}, {"role": "assistant", "content": "two"}]
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "one"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "two"},
+    ]
     assert _learned(tokenizer, messages) == ["one<|im_end|>", "two<|im_end|>"]
 
 
@@ -55,7 +59,9 @@ def test_training_text_is_serving_text_token_for_token(tokenizer: Any) -> None:
 
 
 def test_a_template_that_trains_on_another_text_than_it_serves_is_refused(tokenizer: Any) -> None:
-    tokenizer.chat_template = TEMPLATE.replace("'<|im_start|>assistant\n' }}{% endif %}", "'<|im_start|>helper\n' }}{% endif %}")
+    tokenizer.chat_template = TEMPLATE.replace(
+        "'<|im_start|>assistant\n' }}{% endif %}", "'<|im_start|>helper\n' }}{% endif %}"
+    )
     with pytest.raises(FindingsError) as error:
         encode(tokenizer, tiny_messages(0), "e1")
     finding = error.value.findings[0]
@@ -75,7 +81,8 @@ def test_rows_that_cannot_be_encoded_lose_no_others(tokenizer: Any) -> None:
 
     tokenizer.chat_template = TEMPLATE.replace(
         "{{ '<|im_start|>assistant\n' }}{% endif %}",
-        "{{ '<|im_start|>' + ('helper' if messages[-1]['content'] == 'odd' else 'assistant') + '\n' }}{% endif %}")
+        "{{ '<|im_start|>' + ('helper' if messages[-1]['content'] == 'odd' else 'assistant') + '\n' }}{% endif %}",
+    )
     odd = [{"role": "user", "content": "odd"}, {"role": "assistant", "content": "billing"}]
     encoded, found = encode_all(tokenizer, [Example("bad", odd), Example("good", tiny_messages(0))])
     assert [e.id for e in encoded] == ["good"]

@@ -47,7 +47,9 @@ def test_four_bit_storage_whatever_the_compute_dtype(tiny: Path, compute: torch.
 def test_computing_in_float32_really_does(tiny: Path) -> None:
     model, _ = load_for_training(tiny, "qlora", torch.float32, CPU)
     seen = []
-    model.model.layers[1].mlp.register_forward_hook(lambda _m, inputs, output: seen.extend([inputs[0].dtype, output.dtype]))
+    model.model.layers[1].mlp.register_forward_hook(
+        lambda _m, inputs, output: seen.extend([inputs[0].dtype, output.dtype])
+    )
     logits = model(input_ids=torch.arange(3, 9)[None]).logits
     assert seen == [torch.float32] * 2 and logits.dtype == torch.float32
 

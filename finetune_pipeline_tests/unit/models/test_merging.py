@@ -72,7 +72,11 @@ def test_the_merged_folder_is_whole_and_may_be_moved(base: Path, tmp_path: Path)
     moved = (tmp_path / "making").rename(tmp_path / "done")
     assert model_folder(moved) == (moved / "model").resolve()
     names = {p.name for p in (moved / "model").iterdir()}
-    assert {"config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"} <= names == set(facts["files"])
+    assert (
+        {"config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"}
+        <= names
+        == set(facts["files"])
+    )
 
 
 def test_a_quantized_base_is_refused(base: Path, tmp_path: Path) -> None:
@@ -83,8 +87,16 @@ def test_a_quantized_base_is_refused(base: Path, tmp_path: Path) -> None:
         merge(quantized, make_adapter(base, tmp_path / "adapter"), tmp_path / "out")
 
 
-@pytest.mark.parametrize("change", [{"use_dora": True}, {"bias": "all"}, {"rank_pattern": {"q_proj": 2}},
-                                    {"peft_type": "LOHA"}, {"modules_to_save": ["lm_head"]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use_dora": True},
+        {"bias": "all"},
+        {"rank_pattern": {"q_proj": 2}},
+        {"peft_type": "LOHA"},
+        {"modules_to_save": ["lm_head"]},
+    ],
+)
 def test_other_adapters_are_refused(base: Path, tmp_path: Path, change: dict[str, object]) -> None:
     adapter = make_adapter(base, tmp_path / "adapter")
     told = json.loads((adapter / "adapter_config.json").read_text())

@@ -20,8 +20,17 @@ ROOT = Path(__file__).resolve().parents[3]
 def settings(**changes: Any) -> dict[str, Any]:
     """Settings that teach a tiny model something within seconds."""
     lora = LoraSpec(r=4, alpha=8, dropout=changes.pop("dropout", 0.05))
-    usual = {"method": "qlora", "epochs": 2, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 5e-3,
-             "patience": 9, "precision": "float32", "max_tokens": 200, "lora": lora}
+    usual = {
+        "method": "qlora",
+        "epochs": 2,
+        "batch_size": 8,
+        "micro_batch_size": 4,
+        "learning_rate": 5e-3,
+        "patience": 9,
+        "precision": "float32",
+        "max_tokens": 200,
+        "lora": lora,
+    }
     return TrainingSpec.model_validate(usual | changes).model_dump()
 
 
@@ -35,8 +44,14 @@ def make_inputs(folder: Path, rows: int = 40) -> Path:
 
 def job(inputs: Path, place: Path, told: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """A training job with `told` settings (or :func:`settings` with `changes`), results in place/out."""
-    return train_job(base=inputs / "base", train=inputs / "train.jsonl", validation=inputs / "validation.jsonl",
-                     settings=told or settings(**changes), out=place / "out", work=place / "work")
+    return train_job(
+        base=inputs / "base",
+        train=inputs / "train.jsonl",
+        validation=inputs / "validation.jsonl",
+        settings=told or settings(**changes),
+        out=place / "out",
+        work=place / "work",
+    )
 
 
 def start(job: Mapping[str, Any], folder: Path, **environment: str) -> subprocess.Popen[str]:
@@ -45,8 +60,14 @@ def start(job: Mapping[str, Any], folder: Path, **environment: str) -> subproces
     path = folder / "job.json"
     path.write_text(json.dumps(job))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
-    return subprocess.Popen([sys.executable, "-m", "finetune_pipeline.training.entry", str(path)], env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "finetune_pipeline.training.entry", str(path)],
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

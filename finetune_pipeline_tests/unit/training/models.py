@@ -11,11 +11,15 @@ from peft import LoraConfig, get_peft_model
 from finetune_pipeline.models.loading import load_for_training
 
 
-def adapted(base: Path, method: str = "lora", compute: torch.dtype = torch.float32, dropout: float = 0.0, **more: Any) -> Any:
+def adapted(
+    base: Path, method: str = "lora", compute: torch.dtype = torch.float32, dropout: float = 0.0, **more: Any
+) -> Any:
     """`base` with a random LoRA adapter (not PEFT's zero B, which would hide half of the gradients)."""
     model, _ = load_for_training(base, method, compute, torch.device("cpu"))
     torch.manual_seed(0)
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM", **more)
+    config = LoraConfig(
+        r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM", **more
+    )
     model = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -30,8 +30,9 @@ def test_output_and_gradients(prefix: int, lengths: list[int], key_heads: int) -
     expected = _reference(q, k, v, prefix, lengths)
     torch.testing.assert_close(out, expected)
     grad = torch.randn_like(expected)
-    for ours, theirs in zip(torch.autograd.grad(out, (q, k, v), grad), torch.autograd.grad(expected, (q, k, v), grad),
-                            strict=True):
+    for ours, theirs in zip(
+        torch.autograd.grad(out, (q, k, v), grad), torch.autograd.grad(expected, (q, k, v), grad), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=5e-6)  # the prefix's sums are in float32
 
 

@@ -45,8 +45,11 @@ def _plant(tokenizer: Any, fault: str) -> dict[str, Any]:
     if fault == "rows_without_loss":
         rows[1] = Encoded("bad", rows[1].ids, [False] * len(rows[1].ids))
     elif fault == "rows_without_eos":
-        rows[1] = Encoded("bad", rows[1].ids, [learned and t != tokenizer.eos_token_id
-                                             for t, learned in zip(rows[1].ids, rows[1].loss, strict=True)])
+        rows[1] = Encoded(
+            "bad",
+            rows[1].ids,
+            [learned and t != tokenizer.eos_token_id for t, learned in zip(rows[1].ids, rows[1].loss, strict=True)],
+        )
     elif fault == "rows_over_length":
         limit = max(len(r.ids) for r in rows) - 1
     elif fault == "template_mismatch":
@@ -56,8 +59,10 @@ def _plant(tokenizer: Any, fault: str) -> dict[str, Any]:
     return supervision_audit(rows, tokenizer, limit, mismatches, contents)
 
 
-@pytest.mark.parametrize("fault", ["rows_without_loss", "rows_without_eos", "rows_over_length", "template_mismatch",
-                                   "rows_with_special_tokens"])
+@pytest.mark.parametrize(
+    "fault",
+    ["rows_without_loss", "rows_without_eos", "rows_over_length", "template_mismatch", "rows_with_special_tokens"],
+)
 def test_a_planted_fault_is_counted_and_stops(tokenizer: Any, fault: str) -> None:
     facts = _plant(tokenizer, fault)
     assert facts[fault] == 1

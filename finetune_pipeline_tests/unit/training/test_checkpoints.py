@@ -35,8 +35,16 @@ def test_finished_is_told(tmp_path: Path) -> None:
     assert find_resumable(tmp_path, "job").finished
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    ("half", "half-written"), ("mark", "unreadable"), ("bytes", "corrupt"), ("gone", "missing"), ("job", "another|other data")])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("half", "half-written"),
+        ("mark", "unreadable"),
+        ("bytes", "corrupt"),
+        ("gone", "missing"),
+        ("job", "another|other data"),
+    ],
+)
 def test_an_unusable_one_is_named_removed_and_the_one_before_taken(tmp_path: Path, fault: str, words: str) -> None:
     import re
 

@@ -28,15 +28,38 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_job_leaves_facts_and_measurements_and_talks_to_dagster(tiny: Path, tmp_path: Path) -> None:
     from dagster_pipes import encode_param
 
-    (tmp_path / "context").write_text(json.dumps({"extras": {}, **dict.fromkeys((
-        "asset_keys", "code_version_by_asset_key", "provenance_by_asset_key", "partition_key", "partition_key_range",
-        "partition_time_window", "run_id", "job_name", "retry_number"))}))
+    (tmp_path / "context").write_text(
+        json.dumps(
+            {
+                "extras": {},
+                **dict.fromkeys(
+                    (
+                        "asset_keys",
+                        "code_version_by_asset_key",
+                        "provenance_by_asset_key",
+                        "partition_key",
+                        "partition_key_range",
+                        "partition_time_window",
+                        "run_id",
+                        "job_name",
+                        "retry_number",
+                    )
+                ),
+            }
+        )
+    )
     (tmp_path / "messages").touch()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "error.json").write_text("{}")
     job = base_job(base_model=str(tiny), revision=None, out=tmp_path / "out")
-    code, errors = finish(start(job, tmp_path, DAGSTER_PIPES_CONTEXT=encode_param({"path": str(tmp_path / "context")}),
-                                DAGSTER_PIPES_MESSAGES=encode_param({"path": str(tmp_path / "messages")})))
+    code, errors = finish(
+        start(
+            job,
+            tmp_path,
+            DAGSTER_PIPES_CONTEXT=encode_param({"path": str(tmp_path / "context")}),
+            DAGSTER_PIPES_MESSAGES=encode_param({"path": str(tmp_path / "messages")}),
+        )
+    )
     assert code == 0, errors
     assert json.loads((tmp_path / "out" / "result.json").read_text())["parameters"] == 99_648
     measured = json.loads((tmp_path / "out" / "measured.json").read_text())
@@ -62,8 +85,9 @@ def test_an_unknown_action_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["/no/such/job.json"], ["a", "b"]])
-def test_no_readable_job_file(arguments: list[str], capsys: pytest.CaptureFixture[str],
-                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_readable_job_file(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(process, "stop_on_signals", lambda: None)
     assert entry.main(arguments) == 64
     assert "job" in capsys.readouterr().err.lower()
@@ -75,7 +99,9 @@ def test_what_ended_a_job_decides_the_code() -> None:
     assert entry._judge(JobError("no"))[:2] == (64, "job")
     assert entry._judge(process.Stop(signal.SIGINT))[:2] == (85, "stopped")
     assert entry._judge(MemoryError())[:2] == (75, "memory")
-    allocator = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    allocator = (
+        "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    )
     assert entry._judge(RuntimeError(allocator))[:2] == (75, "memory")
     assert entry._judge(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))[:2] == (75, "memory")
     assert entry._judge(KeyError("x"))[:2] == (1, "error")
@@ -121,10 +147,12 @@ def test_a_signal_is_an_orderly_stop(tmp_path: Path) -> None:
 
 
 def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
-    middle = ("import os, subprocess, sys\n"
-              "os.environ['FINETUNE_PARENT_PID'] = str(os.getpid())\n"
-              "child = subprocess.Popen(sys.argv[1:], start_new_session=True)\n"
-              "child.wait()\n")
+    middle = (
+        "import os, subprocess, sys\n"
+        "os.environ['FINETUNE_PARENT_PID'] = str(os.getpid())\n"
+        "child = subprocess.Popen(sys.argv[1:], start_new_session=True)\n"
+        "child.wait()\n"
+    )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen([sys.executable, "-c", middle, *_child(tmp_path / "pid", 100)], env=env)
     grandchild = number_in(tmp_path / "pid")
@@ -142,18 +170,27 @@ def test_a_parent_that_died_before_the_start_is_noticed() -> None:
 
 
 def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None:
-    code = ("import json, os, sys\n"
-            "from finetune_pipeline.training import entry\n"
-            "entry.prepare_environment(json.loads(sys.argv[1]))\n"
-            "assert 'torch' not in sys.modules\n"
-            "print(json.dumps({k: os.environ.get(k) for k in "
-            "('OMP_WAIT_POLICY', 'TOKENIZERS_PARALLELISM', 'HF_HUB_OFFLINE')}))\n")
-    plain = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE")}
+    code = (
+        "import json, os, sys\n"
+        "from finetune_pipeline.training import entry\n"
+        "entry.prepare_environment(json.loads(sys.argv[1]))\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(json.dumps({k: os.environ.get(k) for k in "
+        "('OMP_WAIT_POLICY', 'TOKENIZERS_PARALLELISM', 'HF_HUB_OFFLINE')}))\n"
+    )
+    plain = {
+        k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE")
+    }
     told = {}
     for name in (str(tiny), "owner/name"):
         job = json.dumps(base_job(base_model=name, revision=None, out=tmp_path))
-        done = subprocess.run([sys.executable, "-c", code, job], env={**plain, "PYTHONPATH": str(ROOT)}, text=True,
-                              capture_output=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, job],
+            env={**plain, "PYTHONPATH": str(ROOT)},
+            text=True,
+            capture_output=True,
+            check=True,
+        )
         told[name] = json.loads(done.stdout)
     assert told[str(tiny)] == {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     assert told["owner/name"]["HF_HUB_OFFLINE"] is None

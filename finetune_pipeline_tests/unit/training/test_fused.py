@@ -19,8 +19,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
 
 
-@pytest.mark.parametrize(("method", "compute", "near"), [
-    ("lora", torch.float32, 1e-5), ("qlora", torch.float32, 1e-5), ("qlora", torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(
+    ("method", "compute", "near"),
+    [("lora", torch.float32, 1e-5), ("qlora", torch.float32, 1e-5), ("qlora", torch.bfloat16, 0.05)],
+)
 def test_same_loss_and_gradients_as_peft(tiny: Path, method: str, compute: torch.dtype, near: float) -> None:
     batch = PaddedCollator(2)(rows())
     plain = adapted(tiny, method, compute)
@@ -100,5 +102,6 @@ def test_token_losses_equal_cross_entropy() -> None:
     weights = torch.rand(9)
     ours, theirs = token_losses(logits, targets), torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(torch.autograd.grad((ours * weights).sum(), logits),
-                               torch.autograd.grad((theirs * weights).sum(), logits))
+    torch.testing.assert_close(
+        torch.autograd.grad((ours * weights).sum(), logits), torch.autograd.grad((theirs * weights).sum(), logits)
+    )

@@ -38,14 +38,18 @@ def _result(place: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def _complete(place: Path) -> list[Path]:
-    return sorted((p.parent for p in (place / "work" / "checkpoints").glob(f"*/{checkpoints.MARK}")),
-                  key=lambda p: int(p.name.split("-")[1]))
+    return sorted(
+        (p.parent for p in (place / "work" / "checkpoints").glob(f"*/{checkpoints.MARK}")),
+        key=lambda p: int(p.name.split("-")[1]),
+    )
 
 
 def _killed(inputs: Path, place: Path, number: signal.Signals, when: int) -> subprocess.Popen[str]:
     """Start training and send the signal once checkpoint number `when` is complete."""
     running = start(job(inputs, place, **CHANGES), place)
-    wait_until(lambda: running.poll() is not None or any(int(p.name.split("-")[1]) >= when for p in _complete(place)), 90)
+    wait_until(
+        lambda: running.poll() is not None or any(int(p.name.split("-")[1]) >= when for p in _complete(place)), 90
+    )
     assert running.poll() is None, "training ended before it could be killed"
     os.kill(running.pid, number)
     return running
@@ -66,7 +70,9 @@ def test_sigkill_after_a_checkpoint(inputs: Path, undisturbed: tuple[bytes, dict
     assert len(steps) == len(set(steps)), "a step stands in the history twice"
 
 
-def test_sigterm_then_a_corrupt_checkpoint(inputs: Path, undisturbed: tuple[bytes, dict[str, Any]], tmp_path: Path) -> None:
+def test_sigterm_then_a_corrupt_checkpoint(
+    inputs: Path, undisturbed: tuple[bytes, dict[str, Any]], tmp_path: Path
+) -> None:
     code, errors = finish(_killed(inputs, tmp_path, signal.SIGTERM, 15))
     assert code == 85 and "stopped by SIGTERM" in errors
     assert json.loads((tmp_path / "out" / "error.json").read_text())["kind"] == "stopped"

@@ -78,17 +78,28 @@ def test_labels_are_the_learned_tokens(tiny: Path) -> None:
 def test_sliding_windows_are_not_packed(tmp_path: Path) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
-    config = MistralConfig(vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-                           num_attention_heads=2, num_key_value_heads=1, sliding_window=4)
+    config = MistralConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=4,
+    )
     good, why = supports_shared_prefix(MistralForCausalLM(config))
     assert not good and "full attention" in why
 
 
-def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = adapted(tiny)
     right = attention.attend
 
-    def leaky(module: Any, query: Any, key: Any, value: Any, mask: Any, shared_prefix: Any = None, **kwargs: Any) -> Any:
+    def leaky(
+        module: Any, query: Any, key: Any, value: Any, mask: Any, shared_prefix: Any = None, **kwargs: Any
+    ) -> Any:
         if shared_prefix is not None:  # every row takes the whole packed sequence for its own
             shared_prefix = attention.Layout(0, [query.shape[2]])
         return right(module, query, key, value, mask, shared_prefix=shared_prefix, **kwargs)

@@ -63,8 +63,9 @@ def test_it_learns_and_tells(trained: tuple[Path, dict[str, Any], dict[str, Any]
     assert measured["resumed_from"] is None
 
 
-def test_facts_are_json_and_the_same_again(inputs: Path, trained: tuple[Path, dict[str, Any], dict[str, Any]],
-                                           tmp_path: Path) -> None:
+def test_facts_are_json_and_the_same_again(
+    inputs: Path, trained: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
     facts, _ = train(job(inputs, tmp_path))
     write_json(tmp_path / "facts.json", facts)  # refuses what is no JSON
     assert json.loads(json.dumps(facts)) == json.loads(json.dumps(trained[1]))
@@ -91,7 +92,9 @@ def test_only_float32_adapter_tensors_are_saved_without_a_path_of_this_machine(
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
 
 
-def test_the_live_history_has_times_and_the_kept_one_has_not(trained: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
+def test_the_live_history_has_times_and_the_kept_one_has_not(
+    trained: tuple[Path, dict[str, Any], dict[str, Any]],
+) -> None:
     place, facts, _ = trained
     live = history.read(place / "work" / "history.jsonl")
     assert all(e["seconds"] >= 0 for e in live)
@@ -125,7 +128,11 @@ def test_padded_batches_train_the_same_adapter(inputs: Path, tmp_path: Path) -> 
     for shared in (True, False):
         place = tmp_path / str(shared)
         runs[shared] = (train(job(inputs, place, method="lora", dropout=0.0, epochs=1, shared_prefix=shared))[0], place)
-    assert runs[False][0]["shared_prefix"] == {"used": False, "why": "training.shared_prefix is off", "prefix_tokens": 0}
+    assert runs[False][0]["shared_prefix"] == {
+        "used": False,
+        "why": "training.shared_prefix is off",
+        "prefix_tokens": 0,
+    }
     assert runs[True][0]["best_eval_loss"] == pytest.approx(runs[False][0]["best_eval_loss"], rel=1e-4)
     a, b = _adapter(runs[True][1]), _adapter(runs[False][1])
     for name in a:
@@ -137,7 +144,9 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_
     evaluations = {e["step"]: e["eval_loss"] for e in facts["history"] if "eval_loss" in e}
     assert facts["stopped_early"] and facts["steps"] < facts["steps_planned"]
     assert facts["best_step"] < facts["steps"] and evaluations[facts["best_step"]] == facts["best_eval_loss"]
-    kept = load_file(tmp_path / "work" / "checkpoints" / f"checkpoint-{facts['best_step']}" / "adapter_model.safetensors")
+    kept = load_file(
+        tmp_path / "work" / "checkpoints" / f"checkpoint-{facts['best_step']}" / "adapter_model.safetensors"
+    )
     saved = _adapter(tmp_path)
     assert all(torch.equal(saved[name], kept[name]) for name in kept)
 
@@ -187,16 +196,22 @@ def test_a_row_that_forges_a_turn_stops_training(inputs: Path, tmp_path: Path) -
     assert [f.rule for f in error.value.findings] == ["audit.rows_with_special_tokens"]
 
 
-def test_training_goes_on_from_an_adapter(inputs: Path, trained: tuple[Path, dict[str, Any], dict[str, Any]],
-                                          tmp_path: Path) -> None:
+def test_training_goes_on_from_an_adapter(
+    inputs: Path, trained: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
     start = trained[0] / "out" / "adapter"
     told = {**job(inputs, tmp_path, epochs=1), "start_from": str(start)}
     facts, _ = train(told)
     assert facts["first_eval_loss"] == pytest.approx(trained[1]["best_eval_loss"], rel=1e-5)
     assert facts["best_eval_loss"] < facts["first_eval_loss"]
     with pytest.raises(JobError, match="other tensors"):
-        train({**job(inputs, tmp_path / "r8"), "start_from": str(start),
-               "settings": {**told["settings"], "lora": {**told["settings"]["lora"], "r": 8}}})
+        train(
+            {
+                **job(inputs, tmp_path / "r8"),
+                "start_from": str(start),
+                "settings": {**told["settings"], "lora": {**told["settings"]["lora"], "r": 8}},
+            }
+        )
 
 
 def test_the_digest_follows_content_not_places(inputs: Path, tmp_path: Path) -> None:
