@@ -28,7 +28,7 @@ demo: install
 	@$(BIN)/finetune run ticket_triage || [ $$? -eq 2 ]
 
 test: install-dev
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=12
 
 lint: install-dev
 	@$(BIN)/ruff check .

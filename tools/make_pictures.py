@@ -30,7 +30,8 @@ def shoot(name: str, url: str, width: int, height: int, wait_ms: int = 25000) ->
     with tempfile.TemporaryDirectory() as profile:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
                  "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}",
-                 f"--window-size={width},{height}", f"--virtual-time-budget={wait_ms}", f"--screenshot={TARGET / name}"]  # fmt: skip
+                 f"--window-size={width},{height}", f"--virtual-time-budget={wait_ms}",
+                 f"--screenshot={TARGET / name}"]  # fmt: skip
         subprocess.run(
             [chromium, *flags, url], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=180
         )
