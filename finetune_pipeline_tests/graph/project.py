@@ -49,8 +49,8 @@ class Project:
             "baseline": {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8},
             "training": {
                 "method": "qlora",
-                "epochs": 2,
-                "unquantized_epochs": 0,
+                "epochs": 1,
+                "unquantized_epochs": 1,
                 "batch_size": 8,
                 "micro_batch_size": 8,
                 "learning_rate": 0.01,

@@ -98,7 +98,7 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, i
     assert "report.html" in nested["colours/evaluation_report"]["artifacts"]
     assert seen["model"]["name"] == "colours"
     assert seen["model"]["versions"] == 1
-    assert seen["model"]["aliases"]["candidate"] == "1"
+    assert seen["model"]["aliases"]["candidate"] == 1
     assert ("champion" in seen["model"]["aliases"]) is finished[2]["passed"]
 
 
