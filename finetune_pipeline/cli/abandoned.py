@@ -20,6 +20,8 @@ def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callab
         pid = run.tags.get("finetune/pid")
         if pid and not psutil.pid_exists(int(pid)):
             instance.report_run_failed(run, "the process that executed this run was killed; run it again to go on")
+            # its steps still hold their slots of the GPU pool; a new run would wait for them for ever
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             finish(run.run_id, "FAILURE")
             closed.append(run.run_id)
     return closed
