@@ -49,7 +49,7 @@ def wait_for_checkpoint(project: Project, started: subprocess.Popen[str]) -> psu
     raise AssertionError("no checkpoint within five minutes")
 
 
-@pytest.mark.parametrize("victim", ["trainer"])
+@pytest.mark.parametrize("victim", ["trainer", "command line"])
 def test_a_kill_in_training_is_told_and_taken_up_again(
     finished: tuple[Project, int, dict], tmp_path: Path, victim: str
 ) -> None:
