@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "artifact.json"
+DIGESTS = "digests.json"
+"""Lists the digests of the other files of its folder; the manifest then names this list in their place."""
 
 
 def digest_json(value: Any) -> str:
@@ -163,7 +165,7 @@ class ArtifactStore:
                 files = {
                     str(p.relative_to(making)): {"sha256": digest_file(p), "bytes": p.stat().st_size}
                     for p in sorted(making.rglob("*"))
-                    if p.is_file()
+                    if p.is_file() and (p.name == DIGESTS or not (p.parent / DIGESTS).exists())
                 }
                 write_json(
                     making / MANIFEST,

@@ -16,7 +16,7 @@ NODES = [
     ),
     Node(
         "few_shot_baseline",
-        ["train_split", "validation_split", "base_model"],
+        ["train_split", "validation_split", "base_model", "data_quality"],
         "Zero- and k-shot prompting of the base model on validation. Good enough already? Then training stops here.",
         ["huggingface", "parquet"],
         GROUP,

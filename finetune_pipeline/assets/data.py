@@ -47,6 +47,13 @@ NODES = [
         ["jsonl"],
         GROUP,
     ),
+    Node(
+        "data_quality",
+        ["splits", "base_model"],
+        "What no single row shows: size, balance, one format, label noise, edge cases, synthetic rows, tokens, price.",
+        ["html", "python"],
+        GROUP,
+    ),
 ]
 
 

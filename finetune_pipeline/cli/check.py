@@ -1,21 +1,27 @@
-"""``finetune check TASK``: spec and raw data, without a model."""
+"""``finetune check TASK``: spec and raw data, without training anything."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
+from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder
 from finetune_pipeline.data.duplicates import clean
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.raw_files import collect_raw
+from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.validation import validate
 from finetune_pipeline.findings import FindingsError, as_rows
+from finetune_pipeline.models.identity import base_identity, model_folder
+from finetune_pipeline.reports.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.spec import check_task
+from finetune_pipeline.spec import Task, check_task
+from finetune_pipeline.stages.baseline import BASE_STEP
 
 EXAMPLES = 3
 
@@ -27,51 +33,68 @@ def _by_rule(findings: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return dict(sorted(grouped.items(), key=lambda kv: (-len(kv[1]), kv[0])))
 
 
+def _tokenizer(task: Task, store: ArtifactStore) -> Path | None:
+    """The folder of the task's tokenizer, where the base model is on this machine already."""
+    local = Path(task.spec.base_model)
+    if (local / "tokenizer.json").is_file():
+        return local
+    try:
+        identity = base_identity(task.spec.base_model, task.spec.base_revision)
+    except (FindingsError, OSError, ValueError):
+        return None
+    version = store.version(BASE_STEP.name, BASE_STEP.code_version, {}, identity)
+    found = store.find("shared", BASE_STEP.name, version)
+    return model_folder(found.folder) if found else None
+
+
 @click.command()
 @click.argument("task")
 @as_json
 def check(task: str, as_json: bool) -> int:
     """Check the spec and every raw row of TASK: a table per rule with three places each, the full list in a file.
 
-    Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones).
+    Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones, rows to be reviewed).
     """
-    folder = task_folder(task)
-    loaded, problems = check_task(folder)
+    loaded, problems = check_task(task_folder(task))
     if loaded is None:
-        if as_json:
-            emit({"task": task, "usable": False, "spec_findings": as_rows(problems)})
-        else:
-            for finding in problems:
-                say(str(finding))
-        return ERROR
-    spec = loaded.spec
-    full = read_settings().home / "checks" / f"{loaded.name}.jsonl"
-    full.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=full.parent) as scratch:
-        raw, validated, cleaned = (Path(scratch) / n for n in ("raw", "validated", "clean"))
-        for place in (raw, validated, cleaned):
+        return _unusable(task, problems, as_json)
+    settings = read_settings()
+    kept = settings.home / "checks" / loaded.name
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+        folders = {name: Path(scratch) / name for name in ("raw", "validated", "clean", "reviewed", "quality")}
+        for place in folders.values():
             place.mkdir()
+        stages: dict[str, Any] = {}
         try:
-            raw_facts = collect_raw(loaded, raw)
+            stages["raw_examples"] = collect_raw(loaded, folders["raw"])
+            stages["validated_examples"] = validate(folders["raw"], loaded.spec, folders["validated"])
+            stages["clean_examples"] = clean(folders["validated"], loaded.spec, folders["clean"], raw=folders["raw"])
         except FindingsError as error:
-            if as_json:
-                emit({"task": task, "usable": False, "spec_findings": as_rows([*problems, *error.findings])})
-            else:
-                say(str(error))
-            return ERROR
-        facts = validate(raw, spec, validated)
-        clean_facts = clean(validated, spec, cleaned)
-        findings = read_rows(validated / "findings.jsonl")
-        findings += [f for row in read_rows(cleaned / "quarantine.jsonl") for f in row["findings"]]
-        full.write_bytes((validated / "findings.jsonl").read_bytes() + (cleaned / "quarantine.jsonl").read_bytes())
-    share = facts["quarantined"] / facts["rows_in"] if facts["rows_in"] else 1.0
-    stops = []
-    if share > spec.data.max_quarantine_share:
-        stops.append(
-            f"{share:.1%} of the rows are bad, data.max_quarantine_share allows {spec.data.max_quarantine_share:.0%}"
+            return _unusable(task, [*problems, *error.findings], as_json)
+        reviews = loaded.folder / "reviews"
+        stages["reviewed_examples"] = apply_reviews(folders["clean"], reviews, loaded.spec, folders["reviewed"])
+        quality = write_quality(
+            loaded.spec,
+            reviewed=folders["reviewed"],
+            clean=folders["clean"],
+            splits=None,
+            raw=folders["raw"],
+            tokenizer=_tokenizer(loaded, ArtifactStore(settings.home / "artifacts")),
+            stages=stages,
+            out=folders["quality"],
         )
-    if clean_facts["kept"] < spec.data.min_examples:
-        stops.append(f"{clean_facts['kept']} examples are left, data.min_examples asks for {spec.data.min_examples}")
+        findings = []
+        with (kept / "findings.jsonl").open("wb") as full:
+            for name in ("validated", "clean", "reviewed", "quality"):
+                path = folders[name] / "findings.jsonl"
+                findings += read_rows(path)
+                full.write(path.read_bytes())
+        for file in ("report.html", "quality.json", TO_REVIEW):
+            shutil.copyfile(folders["quality"] / file, kept / file)
+        for name in ("validated", "clean"):
+            shutil.copyfile(folders[name] / "quarantine.jsonl", kept / f"quarantine_{name}.jsonl")
+    stops = _stops(loaded, stages, quality)
     grouped = _by_rule(findings)
     if as_json:
         emit(
@@ -80,30 +103,77 @@ def check(task: str, as_json: bool) -> int:
                 "usable": not stops,
                 "stops": stops,
                 "spec_findings": as_rows(problems),
-                "raw": raw_facts,
-                "validated": facts,
-                "clean": clean_facts,
+                "raw": stages["raw_examples"],
+                "validated": stages["validated_examples"],
+                "clean": stages["clean_examples"],
+                "reviewed": stages["reviewed_examples"],
+                "quality": quality,
                 "rules": {rule: {"count": len(found), "examples": found[:EXAMPLES]} for rule, found in grouped.items()},
-                "full_list": str(full),
+                "folder": str(kept),
+                "full_list": str(kept / "findings.jsonl"),
             }
         )
         return REFUSED if stops else DONE
     for finding in problems:
         say(str(finding))
+    _tell(stages, quality, grouped)
+    say(f"\nall findings, the quarantine and the report as a page: {kept}")
+    for stop in stops:
+        say(f"the pipeline would stop: {stop}")
+    return REFUSED if stops else DONE
+
+
+def _unusable(task: str, problems: list[Any], as_json: bool) -> int:
+    if as_json:
+        emit({"task": task, "usable": False, "spec_findings": as_rows(problems)})
+    else:
+        for finding in problems:
+            say(str(finding))
+    return ERROR
+
+
+def _stops(task: Task, stages: dict[str, Any], quality: dict[str, Any]) -> list[str]:
+    """What would stop the pipeline at these data."""
+    spec, facts, cleaned = task.spec, stages["validated_examples"], stages["clean_examples"]
+    share = facts["quarantined"] / facts["rows_in"] if facts["rows_in"] else 1.0
+    stops = []
+    if share > spec.data.max_quarantine_share:
+        stops.append(
+            f"{share:.1%} of the rows are bad, data.max_quarantine_share allows {spec.data.max_quarantine_share:.0%}"
+        )
+    if cleaned["kept"] < spec.data.min_examples:
+        stops.append(f"{cleaned['kept']} examples are left, data.min_examples asks for {spec.data.min_examples}")
+    few = [f"{label} {n}" for label, n in cleaned["labels"].items() if n < spec.data.min_per_label]
+    if few:
+        stops.append(f"labels with fewer than data.min_per_label = {spec.data.min_per_label}: {', '.join(few)}")
+    stops += [quality["parts"][name]["message"] for name in quality["blocked_by"] if name != "size"]
+    return stops
+
+
+def _tell(stages: dict[str, Any], quality: dict[str, Any], grouped: dict[str, list[dict[str, Any]]]) -> None:
+    raw, facts, cleaned = (stages[n] for n in ("raw_examples", "validated_examples", "clean_examples"))
+    for file in raw["files"]:
+        say(f"{file['file']}: {file['container']}, {file['shape']} ({file['reason']})")
     say(
-        f"{facts['rows_in']} rows in {len(raw_facts['files'])} files = {facts['kept']} valid + {facts['quarantined']} in quarantine"
+        f"{facts['rows_in']} rows in {len(raw['files'])} files = {facts['kept']} valid + {facts['quarantined']} in quarantine"
     )
     say(
-        f"{clean_facts['rows_in']} valid = {clean_facts['kept']} kept + {clean_facts['exact_duplicates']} exact and "
-        f"{clean_facts['near_duplicates']} near duplicates + {clean_facts['quarantined']} in contradictions"
+        f"{cleaned['rows_in']} valid = {cleaned['kept']} kept + {cleaned['exact_duplicates']} exact and "
+        f"{cleaned['near_duplicates']} near duplicates + {cleaned['quarantined']} in quarantine"
     )
-    for kind, number in sorted(clean_facts["scrubbed"].items()):
-        say(f"scrubbed: {number} × {kind}")
+    for kind, number in sorted(cleaned["scrubbed"].items()):
+        if number:
+            say(f"scrubbed: {number} × {kind}")
+    say()
+    for name, part in quality["parts"].items():
+        mark = "ok   " if part["passed"] else "stops" if part["blocking"] else "look "
+        say(f"{mark} {name:14} {part['message']}")
+    width = max((len(rule) for rule in grouped), default=0)
+    if grouped:
+        say(f"\n{'rule':{width}} {'rows':>7}  severity")
+        for rule, found in grouped.items():
+            say(f"{rule:{width}} {len(found):>7}  {found[0]['severity']}")
     for rule, found in grouped.items():
         say(f"\n{rule}: {len(found)}")
         for told in found[:EXAMPLES]:
             say(f"  {told['place']}: {told['message']}\n    fix: {told['fix']}")
-    say(f"\nfull list: {full}")
-    for stop in stops:
-        say(f"the pipeline would stop: {stop}")
-    return REFUSED if stops else DONE

@@ -15,26 +15,19 @@ _KEY = re.compile(rb'"\s*:')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def decode_line(data: bytes, place: str) -> tuple[Any, list[Finding], bool]:
-    """(value, findings, readable) of one line.
+def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, list[Finding], bool]:
+    """(value, findings, readable) of one line, or of any other piece of bytes that should be one JSON value.
 
     A strict decoder takes the sound lines; what it refuses is read again by a lenient one, so that the reason can be
-    named and the rows's other problems can still be found. `readable` is False when there is no value to look at.
+    named and the row's other problems can still be found. `readable` is False when there is no value to look at.
+    `at`: where the line begins in its file, in bytes; then a broken byte is named by its place in the file as well.
     """
     found: list[Finding] = []
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         text = data.decode("utf-8", "replace")
-        found.append(
-            Finding(
-                "data.invalid_utf8",
-                "error",
-                place,
-                f"the byte 0x{data[error.start]:02x} at byte offset {error.start} of the line is not UTF-8",
-                "save the file as UTF-8",
-            )
-        )
+        found.append(broken_utf8(data, error.start, place, at))
     strict_error = ""
     if not found:
         try:
@@ -49,6 +42,34 @@ def decode_line(data: bytes, place: str) -> tuple[Any, list[Finding], bool]:
         more = [_bad_json(place, f"not valid JSON: {strict_error}", "write the row with a JSON library")]
         readable = False
     return value, found + more, readable
+
+
+def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> Finding:
+    """The finding about the byte at `start` of `data`, which begins at byte `at` of its file (both from 0)."""
+    where = f"byte offset {start} of the line" + ("" if at is None else f" (byte offset {at + start} of the file)")
+    if is_cesu8(data, start):
+        return Finding(
+            "data.invalid_utf8",
+            "error",
+            place,
+            f"the bytes {data[start : start + 6].hex(' ')} at {where} are CESU-8, not UTF-8: one character written as "
+            f"two halves of three bytes each",
+            "decode the file as CESU-8 (in Python: .decode('utf-8', 'surrogatepass').encode('utf-16', 'surrogatepass')"
+            ".decode('utf-16')) and save it as UTF-8",
+        )
+    return Finding(
+        "data.invalid_utf8",
+        "error",
+        place,
+        f"the byte 0x{data[start]:02x} at {where} is not UTF-8",
+        "save the file as UTF-8",
+    )
+
+
+def is_cesu8(data: bytes, start: int) -> bool:
+    """Whether a surrogate pair in three bytes each (Unicode Technical Report 26) begins at `start`."""
+    six = data[start : start + 6]
+    return len(six) == 6 and six[0] == six[3] == 0xED and 0xA0 <= six[1] <= 0xAF and 0xB0 <= six[4] <= 0xBF
 
 
 def _count_keys(value: Any) -> int:

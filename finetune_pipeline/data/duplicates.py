@@ -2,232 +2,305 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from finetune_pipeline.artifacts import write_json
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.artifacts import digest_json, read_json
+from finetune_pipeline.data.clustering import (
+    KNOWN,
+    basis,
+    cluster,
+    cluster_ids,
+    describe,
+    find_pairs,
+    known_pairs,
+    semantic_suspects,
+    with_suspects,
+)
+from finetune_pipeline.data.columns import LOST, Table
+from finetune_pipeline.data.contamination import MATCHES, load_benchmarks
+from finetune_pipeline.data.examples import PARTS, stream_examples
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.data.near_duplicates import near_duplicate_clusters
-from finetune_pipeline.data.scrubbing import KINDS, scrub_messages
-from finetune_pipeline.data.shingles import exact_form, prompt_key, similarity
-from finetune_pipeline.findings import Finding, as_rows, count_by_rule
+from finetune_pipeline.data.outcomes import Outcomes, known_outcomes
+from finetune_pipeline.data.parts import Workers, joined, link, part_key, read_index, seal_part, take_over, write_index
+from finetune_pipeline.data.preparing import Preparation, prepare_part
+from finetune_pipeline.data.prompt_skeletons import with_known
+from finetune_pipeline.data.scrubbing import KINDS
+from finetune_pipeline.data.settling import CONTRADICTION, EXACT, KEPT, NEAR
+from finetune_pipeline.data.templates import Templates, find_templates
+from finetune_pipeline.findings import Finding, as_rows
+from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
-_ORIGIN_ORDER = {"human": 0, "production": 1, "synthetic": 2}
-RAW_SHOWN = 2000
-_NUMBERS = re.compile(r"\d+")
+CODE = "2"
+"""Raise when a part is prepared differently: parts of earlier artifacts are then not taken over."""
+PREPARED = "scrubbed"
+TABLE = "rows.npy"
+TEMPLATES = "templates.json"
+LARGE_ROWS = 50_000
+_SAMPLE = 20_000
+_SUSPECTS_TOLD = 200
+CLEAN_ROW = np.dtype(
+    [
+        ("id", "<u8"),
+        ("prompt", "<u8"),
+        ("group", "<u8"),
+        ("cluster", "<u8"),  # the smallest id in the row's cluster
+        ("time", "<f8"),
+        ("label", "<i4"),
+        ("origin", "<u1"),
+        ("state", "<u1"),  # KEPT, EXACT, NEAR, CONTRADICTION, or GONE
+        ("part", "<u4"),
+        ("start", "<u8"),  # of the row's line in the part under scrubbed/
+        ("end", "<u8"),
+    ]
+)
+GONE = 4
 
 
-@dataclass
-class _Cleaned:
-    """What has been decided so far; every row that came in is in exactly one of the first three."""
+def clean(
+    validated: Path,
+    spec: TaskSpec,
+    out: Path,
+    *,
+    raw: Path | None = None,
+    key: bytes = b"",
+    earlier: Sequence[Path] = (),
+    processes: int | None = None,
+) -> dict[str, Any]:
+    """Scrub, find rows that ask the same, remove repeats, quarantine contradictions and copies of benchmark items.
 
-    kept: list[Example] = field(default_factory=list)
-    duplicates: list[dict[str, Any]] = field(default_factory=list)
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    clusters: dict[str, str] = field(default_factory=dict)
-    members: dict[str, list[dict[str, str]]] = field(default_factory=dict)
-    contradictions: int = 0
+    `raw`: the raw artifact's folder, for its benchmark files; `key`: of the fingerprints of what was scrubbed;
+    `earlier`: folders of earlier clean artifacts, whose unchanged parts and verified pairs are taken over.
 
-    def quarantined(self, example: Example, finding: Finding) -> None:
-        self.findings.append(finding)
-        messages = scrub_messages(example.messages)[0]
-        raw = msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:RAW_SHOWN]
-        self.quarantine.append(
-            {
-                "file": example.source.get("file"),
-                "line": example.source.get("line"),
-                "raw": raw,
-                "findings": as_rows([finding]),
-            }
-        )
-
-
-def preference(example: Example) -> tuple[int, int, str, str, int]:
-    """Sort key, best first: human before production before synthetic, then longest, then smallest id, then source."""
-    return (
-        _ORIGIN_ORDER[example.origin],
-        -len(example.user_text),
-        example.id,
-        str(example.source.get("file")),
-        int(example.source.get("line") or 0),
-    )
-
-
-def duplicate_key(example: Example) -> tuple[str, ...]:
-    """Equal for exact duplicates: the turns but the system's, in exact form."""
-    return tuple(f"{m['role']}:{exact_form(m['content'])}" for m in example.messages if m["role"] != "system")
-
-
-def clean(validated: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Scrub, remove exact and near-duplicates (on user text), quarantine contradictions.
-
-    Writes ``examples.jsonl`` (kept rows, ids unchanged), ``duplicates.jsonl`` (id, source, kept_id, kept_source, kind,
-    similarity to the kept row), ``quarantine.jsonl``, ``findings.jsonl``, ``clusters.json`` (id of a kept row: cluster
-    id), ``members.json`` (cluster id: [{id, key}] of all its rows, removed ones too), ``scrubbed.jsonl`` (id, source,
-    kind, count). Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates, contradictions (clusters),
-    by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels. Always rows_in == kept + quarantined +
-    exact_duplicates + near_duplicates.
+    Writes parts with ``examples.jsonl`` (kept rows, ids unchanged), and for all of them ``duplicates.jsonl`` (id, source,
+    kept_id, kept_source, kind, similarity of the prompts), ``quarantine.jsonl``, ``findings.jsonl``,
+    ``scrubbed.jsonl`` (id, source, kind, count, fingerprints), ``templates.json`` and ``rows.npy`` (CLEAN_ROW: every
+    valid row and its cluster, removed ones too). Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates,
+    contradictions (rows), benchmark_rows, by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, templates,
+    clusters, prompts, similar_pairs, parts and taken_over. Always rows_in == kept + quarantined + exact_duplicates +
+    near_duplicates.
     """
-    examples = read_examples(validated / "examples.jsonl")
-    done = _Cleaned()
-    clean_rows, scrubbed = _scrub_all(examples, spec, done)
-    numbers = near_duplicate_clusters([e.user_text for e in clean_rows], spec.data.near_duplicate_threshold)
-    groups: defaultdict[int, list[Example]] = defaultdict(list)
-    for example, number in zip(clean_rows, numbers, strict=True):
-        groups[int(number)].append(example)
-    for group in groups.values():
-        _settle(sorted(group, key=preference), spec, done)
-    position = {id(e): i for i, e in enumerate(clean_rows)}
-    done.kept.sort(key=lambda e: position[id(e)])
-    write_examples(out / "examples.jsonl", done.kept)
-    for name, rows in (
-        ("duplicates", done.duplicates),
-        ("quarantine", done.quarantine),
-        ("scrubbed", scrubbed),
-        ("findings", as_rows(done.findings)),
+    out.mkdir(parents=True, exist_ok=True)
+    index = read_index(validated)
+    sources = [validated / PARTS / part["key"] for part in index]
+    total = sum(part["kept"] for part in index)
+    templates = with_known(find_templates(sample_prompts(validated, total)))
+    how = Preparation(spec, templates, load_benchmarks(raw), key)
+    with Workers(total > LARGE_ROWS, processes) as workers:
+        keys, taken = _prepare(index, sources, how, out, earlier, workers)
+        prepared = [out / PREPARED / k for k in keys]
+        table = Table.load(prepared, [part["file"] for part in index])
+        rows = table.rows
+        tell("clean_examples", f"{len(rows)} rows scrubbed; looking for duplicates", rows=len(rows))
+        threshold = spec.data.near_duplicate_threshold
+        known = known_pairs(earlier, basis(threshold, templates))
+        pairs = find_pairs(table, [p / "sketch.npy" for p in prepared], threshold, templates, known)
+        pairs.save(out / KNOWN)
+        suspects = semantic_suspects(table, spec)
+        if spec.data.semantic is not None and spec.data.semantic.remove:
+            pairs = with_suspects(pairs, table, suspects)
+        labels = cluster(table, pairs)
+        outcomes = Outcomes.begin(table, labels, known_outcomes(earlier, spec))
+        outcomes.settle(table, spec, workers)
+        outcomes.save(out, spec)
+        states = outcomes.states(len(rows))
+        states[rows["lost"] > 0] = GONE
+        kept_counts = _write_parts(index, keys, table, states, out, earlier, workers)
+    clean_rows = _clean_rows(table, cluster_ids(table, labels), states)
+    np.save(out / TABLE, clean_rows)
+    write_index(out, kept_counts)
+    write_rows(out / TEMPLATES, [templates.to_dict()])
+    _write_duplicates(table, outcomes, out)
+    quarantine = outcomes.quarantine()
+    findings = [*outcomes.findings(), *as_rows(_suspected(table, suspects))]
+    for name, extra in (
+        ("quarantine.jsonl", quarantine),
+        ("findings.jsonl", findings),
+        ("scrubbed.jsonl", []),
+        (MATCHES, []),
     ):
-        write_rows(out / f"{name}.jsonl", rows)
-    write_json(out / "clusters.json", dict(sorted(done.clusters.items())))
-    write_json(out / "members.json", dict(sorted(done.members.items())))
-    kinds = Counter(row["kind"] for row in done.duplicates)
-    hits = Counter(dict.fromkeys(KINDS, 0))
-    for row in scrubbed:
-        hits[row["kind"]] += row["count"]
-    labels = Counter(dict.fromkeys(spec.labels, 0))
-    labels.update(e.label for e in done.kept if e.label is not None)
+        joined(out, name, prepared)
+        with (out / name).open("ab") as whole:
+            for row in extra:
+                whole.write(msgspec.json.encode(row) + b"\n")
+    facts = _facts(table, states, outcomes, prepared, findings, spec)
     return {
-        "rows_in": len(examples),
-        "kept": len(done.kept),
-        "quarantined": len(done.quarantine),
-        "exact_duplicates": kinds["exact"],
-        "near_duplicates": kinds["near"],
-        "contradictions": done.contradictions,
-        "by_rule": count_by_rule(done.findings),
-        "scrubbed": dict(hits),
-        "scrub": spec.data.scrub,
-        "scrubbed_rows": len({(r["source"]["file"], r["source"]["line"]) for r in scrubbed}),
-        "labels": dict(labels),
+        **facts,
+        "templates": len(templates.segments) - len(with_known(Templates()).segments),
+        "clusters": int(labels.max()) + 1 if len(labels) else 0,
+        **describe(pairs),
+        "semantic_suspects": len(suspects),
+        "examples": outcomes.shown(table),
+        "parts": len(index),
+        "taken_over": taken,
     }
 
 
-def _scrub_all(
-    examples: Sequence[Example], spec: TaskSpec, done: _Cleaned
-) -> tuple[list[Example], list[dict[str, Any]]]:
-    """(rows to go on with, one record per row and kind of personal data found)."""
-    rows, records = [], []
-    for example in examples:
-        # a label is one of the spec's own words
-        keep = [len(example.messages) - 1] if spec.labels else []
-        messages, counts = scrub_messages(example.messages, keep)
-        records += [{"id": example.id, "source": example.source, "kind": k, "count": n} for k, n in counts.items()]
-        if counts and spec.data.scrub != "replace":
-            told = ", ".join(f"{n} {k}" for k, n in counts.items())
-            drop = spec.data.scrub == "drop"
-            finding = Finding(
-                "data.personal_data",
-                "error" if drop else "warning",
-                example.place,
-                f"personal data or secrets in the text: {told}",
-                "remove them at the source, or set data.scrub: replace",
-            )
-            if drop:
-                done.quarantined(example, finding)
-                continue
-            done.findings.append(finding)
-        rows.append(replace(example, messages=messages) if spec.data.scrub == "replace" else example)
-    return rows, records
-
-
-def _settle(group: list[Example], spec: TaskSpec, done: _Cleaned) -> None:
-    """Decide one cluster; `group` is in order of preference."""
-    answers: defaultdict[str, list[Example]] = defaultdict(list)
-    for example in group:
-        answers[exact_form(example.answer)].append(example)
-    if spec.labels and len(answers) > 1:
-        done.contradictions += 1
-        for example in group:
-            done.quarantined(example, _contradiction(example, group))
+def sample_prompts(validated: Path, total: int) -> Iterator[str]:
+    """User texts to find shared templates in: all of them, or those whose id (a hash) begins with enough zeros."""
+    zeros = 0
+    while total / 16**zeros > _SAMPLE:
+        zeros += 1
+    if not zeros:
+        for example in stream_examples(validated):
+            yield example.user_text
         return
-    cluster = min(e.id for e in group)
-    done.members[cluster] = [dict(t) for t in sorted({(("id", e.id), ("key", prompt_key(e))) for e in group})]
-    kept: list[Example] = []
-    stands_for: dict[tuple[str, ...], Example] = {}
-    for example in group:
-        key = duplicate_key(example)
-        kind, match = "exact", stands_for.get(key)
-        if match is None:
-            kind, match = "near", next((k for k in kept if spec.labels or _same_answer(example, k, spec)), None)
-        if match is None:
-            kept.append(example)
-            stands_for[key] = example
-            continue
-        stands_for.setdefault(key, match)
-        done.duplicates.append(
-            {
-                "id": example.id,
-                "source": example.source,
-                "kept_id": match.id,
-                "kept_source": match.source,
-                "kind": kind,
-                "similarity": round(similarity(example.user_text, match.user_text), 4),
-            }
+    mark = b'\n{"id":"' + b"0" * zeros
+    decoder = msgspec.json.Decoder()
+    for part in read_index(validated):
+        data = b"\n" + (validated / PARTS / part["key"] / "examples.jsonl").read_bytes()
+        at = data.find(mark)
+        while at >= 0:
+            end = data.find(b"\n", at + 1)
+            row = decoder.decode(data[at + 1 : end if end >= 0 else len(data)])
+            yield "\n".join(m["content"] for m in row["messages"] if m["role"] == "user")
+            at = data.find(mark, at + 1)
+
+
+def _prepare(
+    index: Sequence[dict[str, Any]],
+    sources: Sequence[Path],
+    how: Preparation,
+    out: Path,
+    earlier: Sequence[Path],
+    workers: Workers,
+) -> tuple[list[str], int]:
+    """Prepare every part, or take it over. Returns (keys of the prepared parts, number taken over)."""
+    spec = how.spec
+    depends = [
+        CODE,
+        digest_json([spec.labels, spec.data.scrub, spec.data.scrub_names, spec.data.near_duplicate_threshold]),
+        how.templates.to_dict(),
+        how.benchmarks.digest if how.benchmarks else None,
+        digest_json(how.key.hex()),
+    ]
+    keys = [part_key(depends, part["key"]) for part in index]
+    taken = [take_over(PREPARED, key, out, earlier) for key in keys]
+    todo = [
+        (source, out / PREPARED / f".making-{key}", out / PREPARED / key)
+        for source, key, found in zip(sources, keys, taken, strict=True)
+        if not found
+    ]
+    for number, _ in enumerate(workers.run(partial(_prepare_one, how=how), todo), 1):
+        tell("clean_examples", f"{number} of {len(todo)} parts scrubbed and sketched", step=number, of=len(todo))
+    return keys, sum(taken)
+
+
+def _prepare_one(item: tuple[Path, Path, Path], how: Preparation) -> None:
+    prepare_part(*item, how)
+
+
+def _write_parts(
+    index: Sequence[dict[str, Any]],
+    keys: Sequence[str],
+    table: Table,
+    states: np.ndarray,
+    out: Path,
+    earlier: Sequence[Path],
+    workers: Workers,
+) -> list[dict[str, Any]]:
+    """The kept rows of every part; parts that lose nothing are links."""
+    ends = np.searchsorted(table.part, np.arange(len(keys)), side="right")
+    starts = np.searchsorted(table.part, np.arange(len(keys)), side="left")
+    parts, todo = [], []
+    for part, key, a, b in zip(index, keys, starts, ends, strict=True):
+        mask = states[a:b] == KEPT
+        final = part_key(key, np.packbits(mask).tobytes().hex(), len(mask))
+        parts.append({"key": final, "prepared": key, "file": part["file"], "kept": int(mask.sum())})
+        if not take_over(PARTS, final, out, earlier):
+            todo.append((out / PREPARED / key, mask, out / PARTS / f".making-{final}", out / PARTS / final))
+    for _ in workers.run(keep_rows, todo):
+        pass
+    return parts
+
+
+def keep_rows(item: tuple[Path, np.ndarray, Path, Path]) -> None:
+    """Write the part `final` with those lines of the part `source` whose mask is True."""
+    source, mask, making, final = item
+    making.mkdir(parents=True, exist_ok=True)
+    if mask.all():
+        link(source / "examples.jsonl", making / "examples.jsonl")
+    else:
+        lines = (source / "examples.jsonl").read_bytes().splitlines(keepends=True)
+        (making / "examples.jsonl").write_bytes(
+            b"".join(line for line, keep in zip(lines, mask.tolist(), strict=True) if keep)
         )
-    if not spec.labels:
-        _warn_of_other_answers(kept, done)
-    done.kept += kept
-    done.clusters.update({e.id: cluster for e in kept})
+    seal_part(making, final)
 
 
-def _same_answer(a: Example, b: Example, spec: TaskSpec) -> bool:
-    """In a task with free answers a near-duplicate question with another answer is no repetition: it is kept."""
-    if _NUMBERS.findall(a.answer) != _NUMBERS.findall(b.answer):
-        return False
-    return similarity(a.answer, b.answer) >= spec.data.near_duplicate_threshold
+def _clean_rows(table: Table, clusters: np.ndarray, states: np.ndarray) -> np.ndarray:
+    rows = np.zeros(len(table.rows), CLEAN_ROW)
+    for name in ("id", "prompt", "group", "time", "label", "origin", "start", "end"):
+        rows[name] = table.rows[name]
+    rows["cluster"], rows["state"], rows["part"] = clusters, states, table.part
+    return rows
 
 
-def _contradiction(example: Example, group: list[Example]) -> Finding:
-    """Names the most similar row that says something else."""
-    others = [e for e in group if exact_form(e.answer) != exact_form(example.answer)]
-    scored = [(-similarity(example.user_text, e.user_text), e.place, e) for e in others[:50]]
-    likeness, _, partner = min(scored, key=lambda t: t[:2])
-    alike = (
-        "the same text"
-        if exact_form(example.user_text) == exact_form(partner.user_text)
-        else (f"nearly the same text (similarity {-likeness:.2f})")
-    )
-    return Finding(
-        "data.contradiction",
-        "error",
-        example.place,
-        f"answered {example.answer!r} here, but {alike} is answered {partner.answer!r} in {partner.place}",
-        "decide which answer is right and remove or correct the other row",
-    )
+def _write_duplicates(table: Table, outcomes: Outcomes, out: Path) -> None:
+    """One line per removed repeat; built from columns, since there may be very many."""
+    rows = table.rows
+    names = [msgspec.json.encode(name).decode() for name in table.files]
+
+    def source(i: int) -> str:
+        return f'{{"file":{names[table.part[i]]},"line":{rows["line"][i]}}}'
+
+    with (out / "duplicates.jsonl").open("w", encoding="utf-8") as told:
+        for i, kept, state, likeness in outcomes.repeats():
+            told.write(
+                f'{{"id":"{rows["id"][i]:016x}","source":{source(i)},"kept_id":"{rows["id"][kept]:016x}",'
+                f'"kept_source":{source(kept)},"kind":"{"exact" if state == EXACT else "near"}",'
+                f'"similarity":{round(float(likeness), 4)}}}\n'
+            )
 
 
-def _warn_of_other_answers(kept: list[Example], done: _Cleaned) -> None:
-    """Free answers may differ with reason: equal questions with different answers are shown, and kept."""
-    by_prompt: defaultdict[tuple[str, ...], list[Example]] = defaultdict(list)
-    for example in kept:
-        by_prompt[duplicate_key(example)[:-1]].append(example)
-    for same in by_prompt.values():
-        if len(same) > 1:
-            done.contradictions += 1
-            done.findings += [
-                Finding(
-                    "data.contradiction",
-                    "warning",
-                    example.place,
-                    f"the same question has another answer in {same[1 if example is same[0] else 0].place}",
-                    "nothing, if both answers are right; else remove one",
-                )
-                for example in same
-            ]
+def _suspected(table: Table, suspects: Sequence[tuple[int, int, float]]) -> list[Finding]:
+    """Rows that may mean the same, the likeliest first."""
+    return [
+        Finding(
+            "data.semantic_suspect",
+            "warning",
+            table.place(i),
+            f"may mean the same as {table.place(j)} (cosine similarity {likeness:.2f})",
+            "look at the two; drop one by a line in reviews/ if they repeat each other",
+        )
+        for i, j, likeness in suspects[:_SUSPECTS_TOLD]
+    ]
+
+
+def _facts(
+    table: Table,
+    states: np.ndarray,
+    outcomes: Outcomes,
+    prepared: Sequence[Path],
+    findings: Sequence[dict[str, Any]],
+    spec: TaskSpec,
+) -> dict[str, Any]:
+    told = [read_json(folder / "facts.json") for folder in prepared]
+    hits = Counter(dict.fromkeys(KINDS, 0))
+    rules: Counter[str] = Counter(row["rule"] for row in findings)
+    for facts in told:
+        hits.update(facts["scrubbed"])
+        rules.update(facts["by_rule"])
+    counts = np.bincount(states, minlength=GONE + 1)
+    kept_labels = np.bincount(table.rows["label"][states == KEPT] + 1, minlength=len(spec.labels) + 1)
+    return {
+        "rows_in": len(states),
+        "kept": int(counts[KEPT]),
+        "quarantined": int(counts[CONTRADICTION] + counts[GONE]),
+        "exact_duplicates": int(counts[EXACT]),
+        "near_duplicates": int(counts[NEAR]),
+        "contradictions": int(counts[CONTRADICTION]),
+        "benchmark_rows": int((table.rows["lost"] == LOST.index("benchmark")).sum()),
+        "by_rule": dict(sorted(rules.items(), key=lambda kv: (-kv[1], kv[0]))),
+        "scrubbed": dict(hits),
+        "scrub": spec.data.scrub,
+        "scrubbed_rows": sum(facts["touched"] for facts in told),
+        "labels": {label: int(n) for label, n in zip(spec.labels, kept_labels[1:], strict=True)},
+    }

@@ -5,15 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.json_lines import read_rows, write_rows
+import msgspec
 
+from finetune_pipeline.data.json_lines import write_rows
+
+_ALWAYS = ("id", "messages", "label", "group", "origin", "source", "tags")
+_WHERE_ANY = ("tools", "time", "generator")
+_BLOCK = 1 << 23
+PARTS, INDEX = "parts", "parts.json"
 ORIGINS = ("human", "production", "synthetic")
-Message = dict[str, str]
+Message = dict[str, Any]
+"""One chat turn: role (system, user, assistant, tool) and content (text); an assistant's turn may also carry
+``tool_calls`` (OpenAI's form, arguments as JSON text) and ``weight`` (0: no loss), a tool's turn ``tool_call_id`` and
+``name``. Keys that are not needed are absent."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,8 @@ class Example:
 
     id: 16 hex digits from the content as it came in (it survives scrubbing and relabelling); messages: chat turns, the
     last one by the assistant; label: the answer of a label task, else None; group: rows of one group share a split;
-    origin: who made it; source: file and line; tags: free words.
+    origin: who made it; source: file and line; tags: free words; tools: functions the assistant may call (OpenAI's
+    form); time: when it was made (RFC 3339); generator: the model or program a synthetic row comes from.
     """
 
     id: str
@@ -32,6 +42,9 @@ class Example:
     origin: str = "human"
     source: dict[str, Any] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
+    tools: list[dict[str, Any]] | None = None
+    time: str | None = None
+    generator: str | None = None
 
     @property
     def user_text(self) -> str:
@@ -54,12 +67,23 @@ class Example:
         return f"{self.source.get('file', '?')}:{self.source.get('line', '?')}"
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain JSON, in the order of the fields; `tools`, `time` and `generator` only where there are any."""
+        row = {name: getattr(self, name) for name in _ALWAYS}
+        row.update({name: value for name in _WHERE_ANY if (value := getattr(self, name)) is not None})
+        return row
 
 
-def example_id(messages: Sequence[Message]) -> str:
-    """First 16 hex digits of the SHA-256 of the messages' canonical JSON (NFC, outer blanks off)."""
-    plain = [[m["role"], unicodedata.normalize("NFC", m["content"].strip())] for m in messages]
+def example_id(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> str:
+    """First 16 hex digits of the SHA-256 of the messages' canonical JSON (NFC, outer blanks off).
+
+    Roles, contents, tool calls and tools count; weights and call ids do not.
+    """
+    plain: list[Any] = [[m["role"], unicodedata.normalize("NFC", m["content"].strip())] for m in messages]
+    for turn, m in zip(plain, messages, strict=True):
+        if calls := m.get("tool_calls"):
+            turn.append([[c["function"]["name"], c["function"]["arguments"]] for c in calls])
+    if tools:
+        plain.append(list(tools))
     text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -69,21 +93,57 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
     return write_rows(path, (e.to_dict() for e in examples))
 
 
-def read_examples(path: Path) -> list[Example]:
-    """Rows of an examples file, in file order.
+def decode_examples(data: bytes, place: str = "") -> list[Example]:
+    """The examples of whole lines of canonical JSON. Raises ValueError naming `place` and the row of a bad one."""
+    try:
+        examples = _DECODER.decode_lines(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        examples = [
+            _decode_one(line, number, place) for number, line in enumerate(data.splitlines(), 1) if line.strip()
+        ]
+    for number, example in enumerate(examples, 1):
+        if not example.messages:
+            raise ValueError(f"{place}: row {number} is not a canonical example: it has no messages")
+        for message in example.messages:
+            if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+                raise ValueError(f"{place}: row {number} is not a canonical example: its messages are not text")
+    return examples
+
+
+def _decode_one(line: bytes, number: int, place: str) -> Example:
+    try:
+        return _DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{place}: row {number} is not a canonical example: {error}") from error
+
+
+def example_files(path: Path) -> list[Path]:
+    """The files that hold the examples of `path`: a file itself, or the parts of a stage's folder in their order.
+
+    Raises FileNotFoundError when there are none to be found.
+    """
+    if path.is_file():
+        return [path]
+    index = path / INDEX
+    if not index.is_file():
+        raise FileNotFoundError(f"{path} is neither an examples file nor a folder with {INDEX}")
+    return [path / PARTS / part["key"] / "examples.jsonl" for part in msgspec.json.decode(index.read_bytes())]
+
+
+def stream_examples(path: Path) -> Iterator[Example]:
+    """Examples of a file or of a stage's folder, in order, in memory bounded by a block.
 
     Raises ValueError naming file and row when a row is not a canonical example (such a file was not written by us).
     """
-    examples = []
-    for number, row in enumerate(read_rows(path), 1):
-        try:
-            example = Example(**row)
-            sound = bool(example.messages) and all(
-                isinstance(m["role"], str) and isinstance(m["content"], str) for m in example.messages
-            )
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{path}: row {number} is not a canonical example: {error}") from error
-        if not sound:
-            raise ValueError(f"{path}: row {number} is not a canonical example: its messages are empty or not text")
-        examples.append(example)
-    return examples
+    for file in example_files(path):
+        with file.open("rb") as handle:
+            while block := handle.read(_BLOCK):
+                yield from decode_examples(block + handle.readline(), str(file))
+
+
+def read_examples(path: Path) -> list[Example]:
+    """All examples of a file or of a stage's folder, in order. Raises as :func:`stream_examples`."""
+    return list(stream_examples(path))
+
+
+_DECODER = msgspec.json.Decoder(Example)

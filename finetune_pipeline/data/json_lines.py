@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from finetune_pipeline.artifacts import digest_file
+
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _BLANK = b" \t\r\n"
 
@@ -64,10 +66,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def digest_files(files: Iterable[tuple[str, Path]]) -> str:
     """Hex SHA-256 over (name, content) pairs in the order given; no pair can be mistaken for another."""
+    return combine_digests((name, digest_file(path)) for name, path in files)
+
+
+def combine_digests(digests: Iterable[tuple[str, str]]) -> str:
+    """Hex SHA-256 over (name, hex SHA-256 of the content) pairs in the order given."""
     whole = hashlib.sha256()
-    for name, path in files:
-        with path.open("rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
-        whole.update(f"{len(name.encode('utf-8', 'surrogateescape'))}:".encode())
-        whole.update(name.encode("utf-8", "surrogateescape") + content.encode())
+    for name, digest in digests:
+        plain = name.encode("utf-8", "surrogateescape")
+        whole.update(f"{len(plain)}:".encode() + plain + digest.encode())
     return whole.hexdigest()

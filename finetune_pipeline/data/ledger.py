@@ -1,87 +1,110 @@
-"""Which split each row ever was given: a file that only grows, so that a row keeps its split for good."""
+"""Which split each row ever was given: a folder that only grows, so that a row keeps its split for good."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from finetune_pipeline.data.json_lines import read_rows
+import numpy as np
 
 SPLITS = ("train", "validation", "test")
+ENTRY = np.dtype([("id", "<u8"), ("key", "<u8"), ("cluster", "<u8"), ("split", "<u1")])
+"""One assignment: a row's id, its key (what the user says), the cluster it was in, the split's place in SPLITS."""
 
 
+@dataclass(frozen=True)
 class Ledger:
-    """Splits by name of a row. A row has two names: its id (content as it came in) and its key (what the user says).
+    """All assignments (ENTRY, [n]) in the order they were made.
 
-    The id survives a change of the scrubbing rules, the key a change of the answer or of the system prompt.
+    A row has two names: its id (content as it came in) and its key. The id survives a change of the scrubbing rules,
+    the key a change of the answer or of the system prompt.
     """
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-        self._by_id = {row["id"]: row["split"] for row in rows}
-        self._by_key = {row["key"]: row["split"] for row in rows}
+    entries: np.ndarray
 
-    def split_of(self, row_id: str, key: str) -> str | None:
-        """The split a row was given before, or None."""
-        return self._by_key.get(key) or self._by_id.get(row_id)
+    def split_of(self, ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """The split (int8, place in SPLITS) every row was given before, found by key, else by id; -1: none."""
+        by_key = self._last("key", keys)
+        by_id = self._last("id", ids)
+        return np.where(by_key >= 0, by_key, by_id)
+
+    def _last(self, name: str, wanted: np.ndarray) -> np.ndarray:
+        """What the latest entry with this name says."""
+        found = np.full(len(wanted), -1, np.int8)
+        if len(self.entries):
+            order = np.argsort(self.entries[name], kind="stable")
+            ordered = self.entries[name][order]
+            at = np.searchsorted(ordered, wanted, side="right") - 1
+            hit = (at >= 0) & (ordered[at] == wanted)
+            found[hit] = self.entries["split"][order[at[hit]]]
+        return found
 
 
-def read_ledger(path: Path) -> Ledger:
-    """The ledger; an empty one when there is no file. Raises ValueError for a broken line: it must not be guessed."""
-    if not path.exists():
-        return Ledger([])
-    rows = read_rows(path)
-    for number, row in enumerate(rows, 1):
-        if row.get("split") not in SPLITS or not all(isinstance(row.get(k), str) for k in ("id", "key", "cluster")):
-            raise ValueError(f"{path}: entry {number} is not a split assignment; restore the file from a backup")
-    return Ledger(rows)
+def read_ledger(folder: Path) -> Ledger:
+    """The ledger; an empty one when there is no folder. Raises ValueError for a broken file: it must not be guessed."""
+    parts = [np.zeros(0, ENTRY)]
+    for path in sorted(folder.glob("*.npy")):
+        try:
+            part = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path}: not readable ({error}); restore the file from a backup") from error
+        if part.dtype != ENTRY or (len(part) and part["split"].max() >= len(SPLITS)):
+            raise ValueError(f"{path}: not a file of split assignments; restore it from a backup")
+        parts.append(part)
+    return Ledger(np.concatenate(parts))
 
 
-def record_assignments(out: Path, ledger: Path) -> int:
-    """Add the assignments of a published split (``out/assignments.jsonl``) to the ledger. Returns the entries added.
+def record_assignments(assignments: np.ndarray, folder: Path) -> int:
+    """Add assignments (ENTRY, [n]) of a split to the ledger. Returns the number of entries added.
 
     All or nothing, durable when it returns, safe to repeat and to run from two processes. Raises RuntimeError if the
     ledger gives one of the rows another split: two splits were made from one state of it; the later must be redone.
     """
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    with ledger.with_name(ledger.name + ".lock").open("w") as lock:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        known = read_ledger(ledger)
-        names = {(row["id"], row["key"]): row["split"] for row in known.rows}
-        added: list[dict[str, Any]] = []
-        moved: list[str] = []
-        for row in read_rows(out / "assignments.jsonl"):
-            name = (row["id"], row["key"])
-            before = names.get(name) or known.split_of(*name)
-            if before not in (None, row["split"]):
-                moved.append(f"{row['id']} was in {before}, now {row['split']}")
-            elif name not in names:
-                names[name] = row["split"]
-                added.append({k: row[k] for k in ("key", "id", "split", "cluster")})
-        if moved:
+        told = read_ledger(folder)
+        before = told.split_of(assignments["id"], assignments["key"])
+        moved = np.flatnonzero((before >= 0) & (before != assignments["split"]))
+        moved = moved[~_listed(told.entries, assignments[moved])]
+        if len(moved):
+            shown = "; ".join(
+                f"{row['id']:016x} was in {SPLITS[was]}, now {SPLITS[row['split']]}"
+                for row, was in zip(assignments[moved[:5]], before[moved[:5]], strict=True)
+            )
             raise RuntimeError(
-                f"{len(moved)} rows would move between splits: {'; '.join(moved[:5])}. "
+                f"{len(moved)} rows would move between splits: {shown}. "
                 "Another run has split the task meanwhile; run the split again"
             )
-        if added:
-            _replace(ledger, [*known.rows, *added])
+        added = assignments[~_listed(told.entries, assignments)]
+        if len(added):
+            number = 1 + max([0, *(int(p.stem) for p in folder.glob("*.npy"))])
+            _write(folder / f"{number:06d}.npy", added)
     return len(added)
 
 
-def _replace(path: Path, rows: list[dict[str, Any]]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
+def _listed(entries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Which rows the ledger holds with the same id, key and split."""
+
+    def mixed(of: np.ndarray) -> np.ndarray:
+        value = (of["id"] * np.uint64(0x9E3779B97F4A7C15)) ^ of["key"]
+        return (value ^ (value >> np.uint64(31))) * np.uint64(0xC4CEB9FE1A85EC53) + of["split"]
+
+    found: np.ndarray = np.isin(mixed(rows), mixed(entries))
+    return found
+
+
+def _write(path: Path, entries: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as out:
-        for row in rows:
-            out.write(msgspec.json.encode(row) + b"\n")
+        np.save(out, entries)
         out.flush()
         os.fsync(out.fileno())
     os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    handle = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

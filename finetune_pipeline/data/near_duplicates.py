@@ -1,8 +1,4 @@
-"""Clusters of near-duplicate texts: MinHash finds candidates, their true Jaccard similarity decides.
-
-MinHash with banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3): two texts of similarity s share
-one of b bands of r rows with probability 1 - (1 - s^r)^b.
-"""
+"""Near-duplicate texts of a whole set: verified pairs, and the clusters they join."""
 
 from __future__ import annotations
 
@@ -10,109 +6,91 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from finetune_pipeline.data.shingles import incidence, loose_form, shingle_sets, window_hashes
+from finetune_pipeline.data.buckets import COLUMNS
+from finetune_pipeline.data.sketches import candidate_pairs, kernels_for, loose_forms, row_keys, similarities, sketch
+from finetune_pipeline.data.templates import Templates
 
-_HASHES = 252
-_CHUNK = 4096
-_PAIR_CHUNK = 20_000
-_SLACK = 0.15  # six standard errors of an estimate from 252 hashes: no true pair is lost to the cheap filter
-_PAIRS_PER_BAND = 4_000_000
+NEAR_ENOUGH = 1e-9  # what rounding may take off a similarity
+_ROWS = 2048  # sketched at once
+_CHARACTERS = 16_000_000  # verified at once
 
 
-def bands_for(threshold: float) -> tuple[int, int]:
-    """(bands, rows): the widest bands that miss a pair exactly at the threshold less than once in 100,000.
+def near_duplicate_pairs(
+    texts: Sequence[str], threshold: float, templates: Templates | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(pairs int64 [m, 2], first < second, sorted; their Jaccard similarity float64 [m]), all at the threshold or above.
 
-    21 bands of 6 miss one in 600 at 0.8. Since the leakage check compares all pairs and stops the pipeline, a missed
-    pair here would be a dead end there; twice the bands cost little.
+    Rows with equal loose forms are collapsed first: each later one is paired with the first of them only, and other rows
+    are paired with the first. Besides the texts some 300 bytes a row are needed, and time is linear.
     """
-    for rows in (6, 5, 4, 3, 2):
-        bands = _HASHES // rows
-        if (1 - threshold**rows) ** bands < 1e-5:
-            return bands, rows
-    return _HASHES, 1
+    n = len(texts)
+    kernels_for(sum(map(len, texts)))  # for all blocks or for none
+    sketches, keys = _sketches(texts, threshold, templates)
+    representatives, links = _collapse(keys)
+    del keys
+    if len(representatives) < n:
+        for start in range(0, len(representatives), _ROWS):  # forward and in place: a row never moves down
+            chosen = representatives[start : start + _ROWS]
+            sketches[start : start + len(chosen)] = sketches[chosen]
+    pairs = representatives[candidate_pairs(sketches[: len(representatives)], None, threshold)]
+    del sketches
+    pairs = np.concatenate([pairs, links])
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    pairs = pairs[order]
+    likeness = _verify(texts, pairs, templates)
+    alike = likeness >= threshold - NEAR_ENOUGH
+    return pairs[alike], likeness[alike]
 
 
-def near_duplicate_clusters(texts: Sequence[str], threshold: float) -> np.ndarray:
-    """Cluster number (int64, shape [n]) of every text: connected components of pairs with similarity ≥ threshold."""
+def near_duplicate_clusters(texts: Sequence[str], threshold: float, templates: Templates | None = None) -> np.ndarray:
+    """Cluster number (int64, [n]) of every text: connected components of the pairs with similarity ≥ threshold."""
+    return components(len(texts), near_duplicate_pairs(texts, threshold, templates)[0])
+
+
+def components(n: int, pairs: np.ndarray) -> np.ndarray:
+    """Component number (int64, [n], from 0 by first row) of every row, rows being joined by pairs (int64, [m, 2])."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    forms = [loose_form(t) for t in texts]
-    index: dict[str, int] = {}
-    member = np.array([index.setdefault(f, len(index)) for f in forms], np.int64)
-    distinct = list(index)
-    n = len(distinct)
     if n == 0:
-        return member
-    pairs = verified_pairs(distinct, candidate_pairs(distinct, threshold), threshold)
+        return np.zeros(0, np.int64)
     graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), (n, n))
     labels: np.ndarray = connected_components(graph, directed=False)[1].astype(np.int64)
-    return labels[member]
+    return labels
 
 
-def signatures(forms: Sequence[str]) -> np.ndarray:
-    """MinHash signatures, uint32 of shape [n, 252]."""
-    from rensa import RMinHash
-
-    made = np.empty((len(forms), _HASHES), np.uint32)
-    for start in range(0, len(forms), _CHUNK):
-        hashes, offsets = window_hashes(forms[start : start + _CHUNK])
-        digest = RMinHash.digest_matrix_from_flat_token_hashes(
-            hashes, offsets.astype(np.uint64), num_perm=_HASHES, seed=42
-        )
-        made[start : start + _CHUNK] = np.asarray(digest.to_rows(), np.uint32)
-    return made
+def _sketches(texts: Sequence[str], threshold: float, templates: Templates | None) -> tuple[np.ndarray, np.ndarray]:
+    """The sketch and the 64-bit key of every text's loose form; the forms themselves are not kept."""
+    keys = np.empty(len(texts), np.uint64)
+    sketches = np.empty((len(texts), COLUMNS), np.uint32)
+    for start in range(0, len(texts), _ROWS):
+        forms = loose_forms(texts[start : start + _ROWS], templates)
+        keys[start : start + _ROWS] = row_keys(forms)
+        sketches[start : start + _ROWS] = sketch(forms, threshold)
+    return sketches, keys
 
 
-def candidate_pairs(forms: Sequence[str], threshold: float) -> np.ndarray:
-    """Pairs (int64, shape [m, 2], i < j) that share a band and whose signatures agree nearly as often as asked.
-
-    In a bucket too large for all pairs (a template with very many rows) only neighbours are paired: the clusters are
-    connected through them.
-    """
-    bands, rows = bands_for(threshold)
-    signed = signatures(forms)
-    n = len(forms)
-    reach = max(64, min(n, _PAIRS_PER_BAND // max(1, n)))
-    found = np.zeros(0, np.int64)
-    for band in range(bands):
-        keys = np.zeros(n, np.uint64)
-        for j in range(rows):
-            keys = (keys ^ signed[:, band * rows + j]) * np.uint64(0xFF51AFD7ED558CCD)
-            keys ^= keys >> np.uint64(32)
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        fresh = [found]
-        left, distance = np.flatnonzero(ordered[1:] == ordered[:-1]), 1
-        while len(left) and distance <= reach:
-            a, b = order[left], order[left + distance]
-            fresh.append((np.minimum(a, b) << 32) | np.maximum(a, b))
-            distance += 1
-            left = left[left + distance < n]
-            left = left[ordered[left] == ordered[left + distance]]
-        found = np.unique(np.concatenate(fresh))
-    pairs = np.stack([found >> 32, found & 0xFFFFFFFF], 1)
-    likely = [np.zeros((0, 2), np.int64)]
-    for start in range(0, len(pairs), 10 * _PAIR_CHUNK):
-        part = pairs[start : start + 10 * _PAIR_CHUNK]
-        agree = np.zeros(len(part), np.int32)
-        for column in signed.T:
-            agree += column[part[:, 0]] == column[part[:, 1]]
-        likely.append(part[agree / _HASHES >= threshold - _SLACK])
-    return np.concatenate(likely)
+def _collapse(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows that are the first with their key, ascending; pairs (first, later) for all others)."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    new = np.ones(len(keys), np.bool_)
+    new[1:] = ordered[1:] != ordered[:-1]
+    first = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
+    return np.sort(order[new]), np.stack([first[~new], order[~new]], 1)
 
 
-def verified_pairs(forms: Sequence[str], pairs: np.ndarray, threshold: float) -> np.ndarray:
-    """Those of the pairs whose true Jaccard similarity reaches the threshold."""
-    kept = [np.zeros((0, 2), np.int64)]
-    for start in range(0, len(pairs), _PAIR_CHUNK):
-        part = pairs[start : start + _PAIR_CHUNK]
-        rows, places = np.unique(part, return_inverse=True)
-        places = places.reshape(part.shape)
-        sets = shingle_sets([forms[i] for i in rows])
-        sizes = np.array([len(s) for s in sets])
-        matrix = incidence(sets, np.unique(np.concatenate(sets)))
-        a, b = places[:, 0], places[:, 1]
-        both = np.asarray(matrix[a].multiply(matrix[b]).sum(axis=1)).ravel()
-        kept.append(part[both / (sizes[a] + sizes[b] - both) >= threshold - 1e-9])
-    return np.concatenate(kept)
+def _verify(texts: Sequence[str], pairs: np.ndarray, templates: Templates | None) -> np.ndarray:
+    """Exact similarities of pairs, by stretches that need a bounded number of characters."""
+    likeness = np.empty(len(pairs), np.float64)
+    lengths = np.array([len(t) for t in texts], np.int64) if len(pairs) else np.zeros(0, np.int64)
+    ends = np.cumsum(lengths[pairs].sum(axis=1))
+    start = 0
+    while start < len(pairs):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _CHARACTERS, side="right")))
+        rows, places = np.unique(pairs[start:stop], return_inverse=True)
+        forms = loose_forms([texts[i] for i in rows], templates)
+        likeness[start:stop] = similarities(forms, places.reshape(-1, 2))
+        start = stop
+    return likeness

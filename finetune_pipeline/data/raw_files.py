@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from finetune_pipeline.artifacts import digest_file
-from finetune_pipeline.data.formats import detect
-from finetune_pipeline.data.json_lines import digest_files, is_blank, read_lines
+from finetune_pipeline.data.detection import detect
+from finetune_pipeline.data.json_lines import combine_digests, digest_files
+from finetune_pipeline.data.parts import link
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.spec import Task
+from finetune_pipeline.spec import Task, TaskSpec
 
 FILES = "files"
 PRODUCTION_FILE = "production.jsonl"
-_SAMPLE_LINES = 200
+BENCHMARKS = "benchmarks"
 
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
@@ -59,8 +59,8 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
                 "data.no_raw_files",
                 "error",
                 "task.yaml: data.raw",
-                f"no file in the folder of task {task.name!r} matches {patterns}",
-                "put the raw files there or correct the globs",
+                f"no file in the folder of task {task.name!r} matches {patterns}; {_seen(folder)}",
+                "put the raw files there, or correct the globs: JSON Lines, JSON, CSV, TSV, Parquet, gzipped or not",
             )
         )
     if PRODUCTION_FILE in found:
@@ -78,68 +78,105 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     return sorted(found.items())
 
 
-def raw_digest(task: Task, production: Path | None = None) -> str:
-    """Hex SHA-256 over names and content of the raw files (and of the production rows, when given)."""
-    files = raw_paths(task)
-    return digest_files([*files, (PRODUCTION_FILE, production)] if production else files)
+def _seen(folder: Path) -> str:
+    """What lies in the folder instead, for people."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.glob("raw/**/*") if p.is_file())
+    shown = ", ".join(repr(n) for n in names[:5])
+    return (
+        f"there are {len(names)} files under raw/: {shown}{', …' if len(names) > 5 else ''}"
+        if names
+        else "raw/ is empty"
+    )
 
 
-def collect_raw(task: Task, out: Path, production: Path | None = None) -> dict[str, Any]:
-    """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``.
+def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
+    """(name, path) of every benchmark file the globs of ``data.benchmarks`` match, sorted by name.
 
-    Facts: ``files`` (file, sha256, bytes, lines, format, reason), ``lines`` (non-blank, all files), ``bytes`` and
-    ``digest``: what :func:`raw_digest` gives for the bytes copied (a difference means a file changed meanwhile).
+    Raises FindingsError when a glob matches nothing: a check against no benchmark would pass for ever.
     """
-    sources = raw_paths(task)
-    if production:
-        sources = [*sources, (PRODUCTION_FILE, production)]
-    copies: list[tuple[str, Path]] = []
+    folder = task.folder.resolve()
+    found: dict[str, Path] = {}
+    problems = []
+    for pattern in task.spec.data.benchmarks:
+        matches = [p for p in folder.glob(pattern) if p.is_file() and p.resolve().is_relative_to(folder)]
+        found.update({p.relative_to(folder).as_posix(): p for p in matches})
+        if not matches:
+            message = f"no file in the folder of task {task.name!r} matches {pattern!r}"
+            fix = "put the benchmark file there, or correct the glob"
+            problems.append(Finding("data.no_benchmark_files", "error", "task.yaml: data.benchmarks", message, fix))
+    if problems:
+        raise FindingsError(problems)
+    return sorted(found.items())
+
+
+def raw_digest(task: Task) -> str:
+    """Hex SHA-256 over names and content of the raw files and of the benchmark files."""
+    return digest_files([*raw_paths(task), *((f"{BENCHMARKS}/{name}", path) for name, path in benchmark_paths(task))])
+
+
+def collect_raw(
+    task: Task, out: Path, production: Path | None = None, earlier: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``,
+    benchmark files to ``out/benchmarks/<name>``.
+
+    `earlier`: facts of earlier snapshots, each with ``folder`` (Path); a file with an equal digest is linked from there.
+    Facts: ``files`` (file, sha256, bytes, lines, container, shape, compressed, reason), ``lines`` (all files),
+    ``bytes``, ``benchmarks`` (names) and ``digest``: what :func:`raw_digest` gives for the bytes copied (a difference
+    means a file changed meanwhile).
+    """
+    known = {
+        (told["file"], told["sha256"]): (told, Path(facts["folder"]) / FILES / told["file"])
+        for facts in earlier
+        for told in facts["files"]
+    }
+    digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []
+    sources = [*raw_paths(task), *([(PRODUCTION_FILE, production)] if production else [])]
     for name, path in sources:
         copy = out / FILES / name
         copy.parent.mkdir(parents=True, exist_ok=True)
+        seen = known.get((name, digest_file(path))) if known else None
+        if seen and seen[1].is_file():
+            link(seen[1], copy)
+            digest, told = seen[0]["sha256"], {k: v for k, v in seen[0].items() if k in _DETECTED}
+        else:
+            shutil.copyfile(path, copy)
+            digest, told = digest_file(copy), _look_into(copy, name, task.spec)
+        if name != PRODUCTION_FILE or not production:
+            digests.append((name, digest))
+        files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **told})
+    benchmarks = []
+    for name, path in benchmark_paths(task):
+        copy = out / BENCHMARKS / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-        copies.append((name, copy))
-        lines = sum(1 for _, line, _ in read_lines(copy) if not is_blank(line))
-        shape, reason = guess_format(copy)
-        files.append(
-            {
-                "file": name,
-                "sha256": digest_file(copy),
-                "bytes": copy.stat().st_size,
-                "lines": lines,
-                "format": shape,
-                "reason": reason,
-            }
-        )
+        digests.append((f"{BENCHMARKS}/{name}", digest_file(copy)))
+        benchmarks.append(name)
     return {
         "files": files,
         "lines": sum(f["lines"] for f in files),
         "bytes": sum(f["bytes"] for f in files),
-        "digest": digest_files(copies),
+        "benchmarks": benchmarks,
+        "digest": combine_digests(digests),
     }
 
 
-def guess_format(path: Path) -> tuple[str, str]:
-    """(format, why) of a raw file, from its first lines: ``messages``, ``text_label``, ``mixed`` or ``unknown``."""
-    counts = {"messages": 0, "text_label": 0}
-    seen = 0
-    for _, line, cut in read_lines(path):
-        if is_blank(line):
-            continue
-        seen += 1
-        try:
-            row = None if cut else msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            row = None
-        shape = detect(row) if isinstance(row, dict) else None
-        if shape:
-            counts[shape] += 1
-        if seen == _SAMPLE_LINES:
-            break
-    if not seen:
-        return "unknown", "the file holds no rows"
-    shapes = [s for s, n in counts.items() if n]
-    words = {"messages": "`messages`", "text_label": "`text` or `label`"}
-    told = " and ".join(f"{counts[s]} hold {words[s]}" for s in shapes) or "none holds `messages`, `text` or `label`"
-    return (shapes[0] if len(shapes) == 1 else "mixed" if shapes else "unknown"), f"of the first {seen} rows, {told}"
+_DETECTED = ("lines", "container", "compressed", "shape", "reason")
+
+
+def _look_into(path: Path, name: str, spec: TaskSpec) -> dict[str, Any]:
+    detected = detect(path, name, spec)
+    lines = 0
+    with path.open("rb") as handle:
+        last = b""
+        while block := handle.read(1 << 22):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    return {
+        "lines": lines + (last not in (b"", b"\n")),
+        "container": detected.container,
+        "compressed": detected.compressed,
+        "shape": detected.shape,
+        "reason": detected.reason,
+    }

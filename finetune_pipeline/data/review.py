@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
-from collections import Counter
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from finetune_pipeline.data.decoding import decode_line
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.data.duplicates import GONE, TABLE
+from finetune_pipeline.data.examples import ORIGINS, PARTS, Example, decode_examples
 from finetune_pipeline.data.formats import quoted
 from finetune_pipeline.data.json_lines import digest_files, is_blank, read_lines, write_rows
+from finetune_pipeline.data.parts import part_key, read_index, seal_part, take_over, write_index
 from finetune_pipeline.data.row_rules import nearest_label
 from finetune_pipeline.data.scrubbing import scrub_messages
+from finetune_pipeline.data.settling import KEPT
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
 
@@ -74,20 +79,27 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
     return decisions, found, lines
 
 
-def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
+def apply_reviews(
+    clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path, earlier: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Apply the decisions in ``reviews_folder/**/*.jsonl``; of several about a row the last by (time, file, line) wins.
 
     A decision without a time counts as older than any with one. A relabelled row keeps its id and gets the tag
-    ``relabelled``. A decision that cannot be applied changes nothing and is a finding. Writes ``examples.jsonl``,
-    ``decisions.jsonl`` (those applied), ``findings.jsonl``, and copies ``clusters.json`` and ``members.json``. Facts:
-    rows_in, kept, dropped, relabelled, confirmed, decisions (lines), overruled, by_rule, reviewers, labels.
+    ``relabelled``. Decisions that cannot be used are findings. Writes parts with ``examples.jsonl`` (those without a
+    decision are links), ``decisions.jsonl`` (those applied), ``findings.jsonl`` and ``rows.npy`` (as the clean stage's,
+    dropped rows with the state GONE). Facts: rows_in, kept, dropped, relabelled, confirmed, decisions (lines),
+    overruled, by_rule, reviewers, labels, origins.
     """
-    examples = read_examples(clean / "examples.jsonl")
+    out.mkdir(parents=True, exist_ok=True)
+    rows = np.load(clean / TABLE)
+    kept = np.flatnonzero(rows["state"] == KEPT)
+    where = {int(rows["id"][i]): int(i) for i in kept}
     decisions, found, lines = read_decisions(reviews_folder, spec)
-    known = {e.id for e in examples}
-    last: dict[str, Decision] = {}
+    last: dict[int, Decision] = {}
+    known = 0
     for decision in sorted(decisions, key=lambda d: d.time):  # stable: file and line order breaks ties
-        if decision.id not in known:
+        row = where.get(_number(decision.id))
+        if row is None:
             found.append(
                 _warning(
                     "review_unknown_id",
@@ -97,47 +109,87 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
                 )
             )
             continue
-        last[decision.id] = decision
-    kept = [
-        _apply(e, last[e.id], spec) if e.id in last else e
-        for e in examples
-        if e.id not in last or last[e.id].decision != "drop"
-    ]
-    done = Counter(d.decision for d in last.values())
-    write_examples(out / "examples.jsonl", kept)
-    write_rows(
-        out / "decisions.jsonl",
-        (
-            {
-                "id": d.id,
-                "decision": d.decision,
-                "label": d.label,
-                "reviewer": d.reviewer,
-                "comment": d.comment,
-                "time": None if d.time == _EARLIEST else d.time.isoformat(),
-                "place": d.place,
-            }
-            for d in (last[e.id] for e in examples if e.id in last)
-        ),
-    )
+        known += 1
+        last[row] = decision
+    ranks = {label: i for i, label in enumerate(spec.labels)}
+    for row, decision in last.items():
+        if decision.decision == "drop":
+            rows["state"][row] = GONE
+        elif decision.decision == "relabel":
+            rows["label"][row] = ranks.get(decision.label or "", -1)
+    by_part: defaultdict[int, dict[str, Decision]] = defaultdict(dict)
+    for row, decision in last.items():
+        by_part[int(rows["part"][row])][decision.id] = decision
+    index = read_index(clean)
+    parts = [_review_part(clean, part, by_part.get(i, {}), spec, out, earlier) for i, part in enumerate(index)]
+    write_index(out, parts)
+    np.save(out / TABLE, rows)
+    applied = [last[row] for row in sorted(last)]
+    write_rows(out / "decisions.jsonl", (_told(d) for d in applied))
     write_rows(out / "findings.jsonl", as_rows(found))
-    for name in ("clusters.json", "members.json"):
-        shutil.copyfile(clean / name, out / name)
-    labels = Counter(dict.fromkeys(spec.labels, 0))
-    labels.update(e.label for e in kept if e.label is not None)
-    sound = sum(d.id in known for d in decisions)
+    done = Counter(d.decision for d in applied)
+    here = rows[rows["state"] == KEPT]
     return {
-        "rows_in": len(examples),
-        "kept": len(kept),
+        "rows_in": len(kept),
+        "kept": len(here),
         "dropped": done["drop"],
         "relabelled": done["relabel"],
         "confirmed": done["keep"],
         "decisions": lines,
-        "overruled": sound - len(last),
+        "overruled": known - len(last),
         "by_rule": count_by_rule(found),
-        "reviewers": dict(sorted(Counter(d.reviewer for d in last.values()).items())),
-        "labels": dict(labels),
+        "reviewers": dict(sorted(Counter(d.reviewer for d in applied).items())),
+        "labels": {label: int((here["label"] == i).sum()) for i, label in enumerate(spec.labels)},
+        "origins": {name: n for i, name in enumerate(ORIGINS) if (n := int((here["origin"] == i).sum()))},
     }
+
+
+def _number(row_id: str) -> int:
+    """An id as a number; -1 for what is no id."""
+    return int(row_id, 16) if re.fullmatch("[0-9a-f]{16}", row_id) else -1
+
+
+def _told(d: Decision) -> dict[str, Any]:
+    return {
+        "id": d.id,
+        "decision": d.decision,
+        "label": d.label,
+        "reviewer": d.reviewer,
+        "comment": d.comment,
+        "time": None if d.time == _EARLIEST else d.time.isoformat(),
+        "place": d.place,
+    }
+
+
+def _review_part(
+    clean: Path,
+    part: dict[str, Any],
+    decisions: dict[str, Decision],
+    spec: TaskSpec,
+    out: Path,
+    earlier: Sequence[Path],
+) -> dict[str, Any]:
+    """One part with its decisions applied; a link where there are none."""
+    if not decisions:
+        take_over(PARTS, part["key"], out, [clean])
+        return part
+    told = sorted((d.id, d.decision, d.label or "") for d in decisions.values())
+    key = part_key("reviewed", part["key"], told, spec.data.scrub, spec.labels)
+    source = clean / PARTS / part["key"] / "examples.jsonl"
+    if not take_over(PARTS, key, out, earlier):
+        making = out / PARTS / f".making-{key}"
+        making.mkdir(parents=True, exist_ok=True)
+        with (making / "examples.jsonl").open("wb") as written:
+            for line in source.read_bytes().splitlines(keepends=True):
+                example = decode_examples(line, str(source))[0]
+                decision = decisions.get(example.id)
+                if decision is None:
+                    written.write(line)
+                elif decision.decision != "drop":
+                    written.write(msgspec.json.encode(_apply(example, decision, spec).to_dict()) + b"\n")
+        seal_part(making, out / PARTS / key)
+    dropped = sum(d.decision == "drop" for d in decisions.values())
+    return {**part, "key": key, "kept": part["kept"] - dropped}
 
 
 def _warning(rule: str, place: str, message: str, fix: str) -> Finding:

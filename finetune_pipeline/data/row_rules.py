@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from typing import Any
 
 from finetune_pipeline.data.examples import ORIGINS, Message
-from finetune_pipeline.data.formats import Turns, quoted
+from finetune_pipeline.data.formats import Turns
+from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.data.text_rules import check_texts
+from finetune_pipeline.data.tool_calls import check_calls
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_SPECIAL_TOKEN = re.compile(r"<\|[^|<>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>")
-_PLACEHOLDER = re.compile(r"\{\{[^{}\n]{1,60}\}\}")
-_ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
+_SAME = re.compile(r"[\s_\-]+")
 
 
 def _finding(rule: str, place: str, message: str, fix: str, severity: Severity = "error") -> Finding:
@@ -23,25 +22,33 @@ def _finding(rule: str, place: str, message: str, fix: str, severity: Severity =
 
 
 def check_roles(turns: Turns, place: str) -> list[Finding]:
-    """A system turn may come first; then user and assistant take turns; the assistant speaks last."""
+    """A system turn may come first; then user and assistant take turns; the assistant speaks last.
+
+    An assistant's turn that calls tools is followed by their results, and these by the assistant.
+    """
     if not turns.whole:
         return []
     roles = [m["role"] for m in turns.messages]
     found = []
     start = 1 if roles[0] == "system" else 0
-    for i, role in enumerate(roles[start:]):
-        expected = ("user", "assistant")[i % 2]
-        if role != expected:
+    expected: tuple[str, ...] = ("user",)
+    for i, message in enumerate(turns.messages[start:], start):
+        role = message["role"]
+        if role not in expected:
+            order = f"{', '.join(roles[:8])}{', …' if len(roles) > 8 else ''}"
             found.append(
                 _finding(
                     "role_order",
                     place,
-                    f"turn {start + i + 1} is by {role!r} where {expected!r} must speak "
-                    f"(order: {', '.join(roles[:8])}{', …' if len(roles) > 8 else ''})",
-                    "at most one system turn, first; then user and assistant in turn",
+                    f"turn {i + 1} is by {role!r} where {' or '.join(map(repr, expected))} must speak (order: {order})",
+                    "at most one system turn, first; then user and assistant in turn; after a call the tool's result",
                 )
             )
             break
+        if role == "assistant":
+            expected = ("tool",) if "tool_calls" in message else ("user",)
+        else:
+            expected = ("tool", "assistant") if role == "tool" else ("assistant",)
     if len(roles) == start:
         found.append(_finding("role_order", place, "there is no user turn", "add what the user says"))
     if roles[-1] != "assistant":
@@ -53,21 +60,35 @@ def check_roles(turns: Turns, place: str) -> list[Finding]:
                 "end the row with the assistant's answer",
             )
         )
+    elif all(m.get("weight") == 0 for m in turns.messages if m["role"] == "assistant"):
+        found.append(
+            _finding(
+                "nothing_to_learn",
+                place,
+                "every assistant turn has the weight 0",
+                "give the answer to be learnt the weight 1, or remove the row",
+            )
+        )
     return found
 
 
 def check_system_prompt(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
-    """Training and serving must say the same in front of every example: what the spec says."""
-    if turns.shape != "messages" or not turns.whole:
+    """Training and serving must say the same in front of every example: what the spec says.
+
+    Rows that are no chats get the spec's prompt; so do chats without a system turn if `data.inject` says so.
+    """
+    if not turns.chat or not turns.whole:
         return []
     systems = [m["content"] for m in turns.messages if m["role"] == "system"]
+    if not systems and spec.data.inject:
+        return []
     if not systems:
         return [
             _finding(
                 "missing_system_prompt",
                 place,
                 "the row has no system turn",
-                "put the spec's system_prompt in front, or use the `text`/`label` format, which adds it",
+                "put the spec's system_prompt in front, or set data.inject: true, which adds it",
             )
         ]
     wanted = spec.system_prompt.replace("\r\n", "\n").strip()
@@ -92,7 +113,7 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -
     """The answer of a label task is one of the labels, letter by letter."""
     answers = [m["content"] for m in turns.messages[-1:] if m["role"] == "assistant"]
     found = []
-    declared = row.get("label") if turns.shape == "messages" else None
+    declared = None if turns.shape == "text_label" else row.get("label")
     if declared is not None and not isinstance(declared, str):
         found.append(
             _finding(
@@ -102,7 +123,7 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -
                 "write it as text, in double quotes",
             )
         )
-    elif declared is not None and answers and declared.strip() != answers[0]:
+    elif declared and answers and spec.labels and declared.strip() != answers[0]:
         found.append(
             _finding(
                 "label_mismatch",
@@ -126,11 +147,11 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -
 
 def nearest_label(text: str, labels: list[str]) -> str:
     """The fix to suggest for an unknown label."""
-    folded = {" ".join(re.split(r"[\s_\-]+", label.casefold().strip())): label for label in labels}
-    plain = " ".join(re.split(r"[\s_\-]+", text.casefold().strip()))
+    folded = {" ".join(_SAME.split(label.casefold().strip())): label for label in labels}
+    plain = " ".join(_SAME.split(text[:200].casefold().strip()))
     if plain in folded:
         return f"write {folded[plain]!r} (it differs only in case, blanks or joining marks)"
-    near = difflib.get_close_matches(plain[:200], list(folded), 1, 0.6)
+    near = difflib.get_close_matches(plain, list(folded), 1, 0.6)
     if near:
         return f"did you mean {folded[near[0]]!r}?"
     return f"use one of: {', '.join(labels[:12])}{', …' if len(labels) > 12 else ''}"
@@ -163,55 +184,8 @@ def check_size(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
     return found
 
 
-def check_characters(turns: Turns, place: str) -> list[Finding]:
-    """No control characters, no left-overs of templates; HTML entities and U+FFFD are only warned about."""
-    found = []
-    for i, message in enumerate(turns.messages):
-        if message["role"] == "system":
-            continue  # compared with the spec's prompt as a whole
-        where, text = f"the {message['role']} text (turn {i + 1})", message["content"]
-        if control := _CONTROL.search(text):
-            name = unicodedata.name(control[0], f"U+{ord(control[0]):04X}")
-            found.append(
-                _finding(
-                    "control_characters",
-                    place,
-                    f"{where} holds {len(_CONTROL.findall(text))} control "
-                    f"characters, the first ({name}) at character {control.start() + 1}",
-                    "remove them; only line breaks and tabs are allowed",
-                )
-            )
-        for pattern, what, fix in (
-            (_SPECIAL_TOKEN, "a chat template's special token", "remove it: the template adds its own"),
-            (_PLACEHOLDER, "an unfilled placeholder", "fill the placeholder in, or remove the row"),
-        ):
-            if hit := pattern.search(text):
-                found.append(_finding("template_residue", place, f"{where} holds {what}: {quoted(hit[0])}", fix))
-        if hit := _ENTITY.search(text):
-            found.append(
-                _finding(
-                    "html_entity",
-                    place,
-                    f"{where} holds the HTML entity {hit[0]!r}",
-                    "unescape the text once, at its source, unless people really write this",
-                    "warning",
-                )
-            )
-        if "\ufffd" in text:
-            found.append(
-                _finding(
-                    "replacement_character",
-                    place,
-                    f"{where} holds U+FFFD: characters were lost before",
-                    "take the text from its source again, read as UTF-8",
-                    "warning",
-                )
-            )
-    return found
-
-
 def check_extras(row: dict[str, Any], place: str) -> list[Finding]:
-    """`origin`, `group` and `tags`, when given, are what they must be."""
+    """`origin`, `group`, `tags` and `generator`, when given, are what they must be."""
     found = []
     origin = row.get("origin")
     if origin is not None and (not isinstance(origin, str) or origin not in ORIGINS):
@@ -228,6 +202,11 @@ def check_extras(row: dict[str, Any], place: str) -> list[Finding]:
         found.append(
             _finding("wrong_type", place, f"`tags` must be a list of texts, found {quoted(tags)}", 'write ["…"]')
         )
+    generator = row.get("generator")
+    if generator is not None and not isinstance(generator, str):
+        found.append(
+            _finding("wrong_type", place, f"`generator` must be text, found {quoted(generator)}", "write it as text")
+        )
     return found
 
 
@@ -238,8 +217,9 @@ def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> 
         *check_system_prompt(turns, spec, place),
         *check_label(row, turns, spec, place),
         *check_size(turns, spec, place),
-        *check_characters(turns, place),
+        *check_texts(turns, spec, place),
         *check_extras(row, place),
+        *check_calls(turns.messages, turns.tools, place),
     ]
 
 

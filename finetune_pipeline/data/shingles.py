@@ -19,13 +19,16 @@ SIZE = 5
 _KEPT_MARKS = set("#%&@*/\\")
 
 
+def keeps(char: str) -> bool:
+    """Whether a character stays in the loose form: letters, digits, symbols, marks and ``# % & @ * / \\``."""
+    return unicodedata.category(char)[0] in "LMNS" or char in _KEPT_MARKS
+
+
 class _Loose(dict[int, int | str]):
-    """A table for str.translate: letters, digits, symbols and a few telling marks stay, the rest becomes a blank."""
+    """A table for str.translate: what `keeps` says stays, the rest becomes a blank."""
 
     def __missing__(self, code: int) -> int | str:
-        char = chr(code)
-        keep = unicodedata.category(char)[0] in "LMNS" or char in _KEPT_MARKS
-        self[code] = code if keep else " "
+        self[code] = code if keeps(chr(code)) else " "
         return self[code]
 
 

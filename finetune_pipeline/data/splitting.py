@@ -1,215 +1,154 @@
-"""Train, validation and sealed test: whole clusters, by label, and never a row that changes sides."""
+"""Train, validation and sealed test: whole units, by label, and never a row that changes sides."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
+import numpy as np
 
-from finetune_pipeline.artifacts import read_json
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
-from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.data.leakage import fingerprints, write_fingerprints
-from finetune_pipeline.data.ledger import SPLITS, Ledger, read_ledger
-from finetune_pipeline.data.scrubbing import scrub_messages
-from finetune_pipeline.data.shingles import prompt_key
-from finetune_pipeline.findings import Finding, as_rows, count_by_rule
+from finetune_pipeline.artifacts import digest_file, write_json
+from finetune_pipeline.data.certificate import certify
+from finetune_pipeline.data.columns import fetch
+from finetune_pipeline.data.duplicates import PREPARED, TABLE, TEMPLATES
+from finetune_pipeline.data.examples import ORIGINS, PARTS, Example, decode_examples
+from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.data.leakage import SMALL, fingerprints, write_fingerprints
+from finetune_pipeline.data.ledger import SPLITS, read_ledger
+from finetune_pipeline.data.parts import read_index
+from finetune_pipeline.data.placement import BRIDGE, NOT_HUMAN, Placement, place, shares_of
+from finetune_pipeline.data.preparing import quarantined
+from finetune_pipeline.data.settling import KEPT
+from finetune_pipeline.data.templates import Templates
+from finetune_pipeline.findings import Finding, count_by_rule
+from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
 FILES = {"train": "train/examples.jsonl", "validation": "validation/examples.jsonl", "test": "test/sealed.jsonl"}
-RAW_SHOWN = 2000
+ASSIGNMENTS = "assignments.npy"
+LEAKAGE = "leakage.json"
+_FIX = "nothing to do; the row is left out"
 
 
-@dataclass
-class _Unit:
-    """Rows that must lie in one split: clusters, joined where rows declare the same group."""
+def split(
+    reviewed: Path, clean: Path, spec: TaskSpec, ledger: Path, out: Path, earlier: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """Give every row a split (see :func:`finetune_pipeline.data.placement.place`) and prove that nothing leaks.
 
-    name: str
-    rows: list[Example] = field(default_factory=list)
-    members: list[tuple[str, str]] = field(default_factory=list)
-    stratum: str = ""
-
-    @property
-    def only_human(self) -> bool:
-        return all(e.origin == "human" for e in self.rows)
-
-
-@dataclass
-class _Placement:
-    """Where rows have been put; `told` is what the ledger says of them."""
-
-    told: Ledger
-    rows: dict[str, list[Example]] = field(default_factory=lambda: {name: [] for name in SPLITS})
-    assignments: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[tuple[Example, Finding]] = field(default_factory=list)
-
-    def put(self, unit: _Unit, rows: Sequence[Example], target: str, *, whole: bool = True) -> None:
-        """Put rows into a split; with `whole`, the names of the unit's removed duplicates belong to it too."""
-        self.rows[target] += rows
-        kept = {(e.id, prompt_key(e)) for e in rows}
-        for row_id, key in sorted({*kept, *(unit.members if whole else [])}):
-            self.assignments.append(
-                {
-                    "id": row_id,
-                    "key": key,
-                    "split": target,
-                    "cluster": unit.name,
-                    "kept": (row_id, key) in kept,
-                }
-            )
-
-    def join(self, unit: _Unit, target: str) -> None:
-        """A unit that was seen before goes where it was; only human rows may join the test."""
-        stay = [e for e in unit.rows if target != "test" or e.origin == "human"]
-        self.put(unit, stay, target)
-        for example in unit.rows:
-            if example not in stay:
-                message = (
-                    f"a row of origin {example.origin!r} says nearly the same as a row of the test set: in train it "
-                    "would leak, in test it would be no judge"
-                )
-                self.refuse("data.not_human_in_test_cluster", example, message)
-
-    def part(self, unit: _Unit, splits: set[str]) -> None:
-        """A unit that lies in several splits already: old rows stay where they are, new ones are left out."""
-        for example in unit.rows:
-            home = self.told.split_of(example.id, prompt_key(example))
-            if home:
-                self.put(unit, [example], home, whole=False)
-            else:
-                names = " and ".join(sorted(splits))
-                message = f"this new row is close to rows in {names}: wherever it went, it would leak"
-                self.refuse("data.bridges_splits", example, message)
-
-    def refuse(self, rule: str, example: Example, message: str) -> None:
-        fix = "nothing to do; the row is left out"
-        self.findings.append((example, Finding(rule, "error", example.place, message, fix)))
-
-
-def shares_of(spec: TaskSpec) -> dict[str, float]:
-    """The wanted share of each split."""
-    return {
-        "train": 1 - spec.split.validation - spec.split.test,
-        "validation": spec.split.validation,
-        "test": spec.split.test,
-    }
-
-
-def split(reviewed: Path, spec: TaskSpec, ledger: Path, out: Path) -> dict[str, Any]:
-    """Give every row a split: the one it (or a row of its cluster) had before, else the one its label lacks most.
-
-    New clusters come in the order of sha256(seed, cluster id), label by label; each goes to the split farthest below
-    its share of that label's rows. Test takes human rows only. Writes ``train/examples.jsonl``,
-    ``validation/examples.jsonl``, ``test/sealed.jsonl``, ``test/fingerprints.json``, ``assignments.jsonl`` (id, key,
-    split, cluster, kept; duplicates removed earlier are listed with kept=false) and ``quarantine.jsonl``. The
-    ledger is only read; :func:`finetune_pipeline.data.ledger.record_assignments` adds to it once this is published.
-    Facts: rows_in, kept, quarantined, counts, labels (per split and label), origins (per split), shares, wanted_shares,
-    clusters, by_rule, seed. Once recorded, the same rows give the same files again.
+    Writes ``train/examples.jsonl``, ``validation/examples.jsonl``, ``test/sealed.jsonl``, ``quarantine.jsonl``,
+    ``assignments.npy`` (ledger.ENTRY; removed repeats are listed too), ``placed.npy`` (id and split of every row with
+    one), ``leakage.json`` (see :func:`finetune_pipeline.data.certificate.certify`) with the digests of the three files,
+    ``templates.json``, and for small sets ``test/fingerprints.json``. The ledger is only read;
+    :func:`finetune_pipeline.data.ledger.record_assignments` adds to it once this is published.
+    Facts: rows_in, kept, quarantined, restored, counts, labels (per split and label), origins (per split), shares,
+    wanted_shares, clusters, by_rule, seed, leaks. Once recorded, the same rows give the same files again.
     """
-    examples = read_examples(reviewed / "examples.jsonl")
-    told = read_ledger(ledger)
-    units = _units(examples, spec, read_json(reviewed / "clusters.json"), read_json(reviewed / "members.json"))
-    done = _Placement(told)
-    fresh: list[_Unit] = []
-    for unit in units:
-        before = {s for name in unit.members if (s := told.split_of(*name))}
-        if not before:
-            fresh.append(unit)
-        elif len(before) == 1:
-            done.join(unit, before.pop())
-        else:
-            done.part(unit, before)
-    wanted = shares_of(spec)
-    for unit, target in _assign(fresh, done.rows, wanted, spec):
-        done.put(unit, unit.rows, target)
-    order = {id(e): i for i, e in enumerate(examples)}
-    placed = done.rows
-    for name, rows in placed.items():
-        rows.sort(key=lambda e: order[id(e)])
-        write_examples(out / FILES[name], rows)
-    write_fingerprints(out / "test" / "fingerprints.json", fingerprints(placed["test"]))
-    assignments = sorted(done.assignments, key=lambda a: (a["cluster"], not a["kept"], a["id"], a["key"]))
-    write_rows(out / "assignments.jsonl", assignments)
-    findings = sorted(done.findings, key=lambda pair: order[id(pair[0])])
-    write_rows(out / "quarantine.jsonl", (_quarantined(e, f) for e, f in findings))
-    total = max(1, sum(len(rows) for rows in placed.values()))
+    rows = np.load(reviewed / TABLE)
+    placement = place(rows, read_ledger(ledger), spec)
+    tell("splits", f"{len(placement.names)} clusters placed", rows=len(rows))
+    prepared = [clean / PREPARED / name for name in _prepared_keys(clean)]
+    restored = fetch(
+        prepared,
+        rows["part"][placement.restored].astype(np.int64),
+        rows["start"][placement.restored],
+        rows["end"][placement.restored],
+    )
+    findings: list[tuple[Example, Finding]] = []
+    for name in SPLITS:
+        (out / FILES[name]).parent.mkdir(parents=True, exist_ok=True)
+    with (
+        (out / FILES["train"]).open("wb") as train,
+        (out / FILES["validation"]).open("wb") as validation,
+        (out / FILES["test"]).open("wb") as test,
+    ):
+        files: list[BinaryIO] = [train, validation, test]
+        index = read_index(reviewed)
+        bounds = np.searchsorted(rows["part"], np.arange(len(index) + 1))
+        for number, part in enumerate(index):
+            a, b = bounds[number], bounds[number + 1]
+            mine = a + np.flatnonzero(rows["state"][a:b] == KEPT)
+            path = reviewed / PARTS / part["key"] / "examples.jsonl"
+            lines = path.read_bytes().splitlines(keepends=True)
+            codes = placement.split[mine]
+            for code, file in enumerate(files):
+                file.write(b"".join(compress(lines, (codes == code).tolist())))
+            refused = np.flatnonzero(codes < 0)
+            for i in refused:
+                example = decode_examples(lines[i], str(path))[0]
+                findings.append((example, _refusal(example, placement, int(mine[i]))))
+        for example, row in zip(restored, placement.restored.tolist(), strict=True):
+            write_one(files[placement.split[row]], example)
+    write_rows(out / "quarantine.jsonl", (quarantined(e, f) for e, f in findings))
+    np.save(out / ASSIGNMENTS, placement.assignments)
+    there = placement.split >= 0
+    placed = np.zeros(int(there.sum()), [("id", "<u8"), ("split", "<u1")])
+    placed["id"], placed["split"] = rows["id"][there], placement.split[there]
+    np.save(out / "placed.npy", placed)
+    templates = Templates.from_dict(read_rows(clean / TEMPLATES)[0])
+    write_rows(out / TEMPLATES, [templates.to_dict()])
+    if len(placed) <= SMALL:
+        test_rows = decode_examples((out / FILES["test"]).read_bytes(), FILES["test"])
+        write_fingerprints(out / "test" / "fingerprints.json", fingerprints(test_rows, templates))
+    tell("splits", "looking for leaks", rows=len(placed))
+    certificate = certify(rows, placement.split, prepared, templates, spec, out, earlier)
+    certificate["files"] = {name: digest_file(out / path) for name, path in FILES.items()}
+    write_json(out / LEAKAGE, certificate)
+    return _facts(rows, placement, [f for _, f in findings], certificate, spec)
+
+
+def _prepared_keys(clean: Path) -> Iterator[str]:
+    for part in read_index(clean):
+        yield part["prepared"]
+
+
+def write_one(file: BinaryIO, example: Example) -> None:
+    """Append one example to an open file."""
+    file.write(msgspec.json.encode(example.to_dict()) + b"\n")
+
+
+def _refusal(example: Example, placement: Placement, row: int) -> Finding:
+    if placement.split[row] == NOT_HUMAN:
+        message = (
+            f"a row of origin {example.origin!r} says nearly the same as a row of the test set: in train it "
+            "would leak, in test it would be no judge"
+        )
+        return Finding("data.not_human_in_test_cluster", "error", example.place, message, _FIX)
+    if placement.split[row] != BRIDGE:
+        raise RuntimeError(f"row {example.id} has no split, and no reason for it")
+    mask = int(placement.bridged[row])
+    names = " and ".join(name for code, name in enumerate(SPLITS) if mask >> code & 1)
+    message = f"this new row is close to rows in {names}: wherever it went, it would leak"
+    return Finding("data.bridges_splits", "error", example.place, message, _FIX)
+
+
+def _facts(
+    rows: np.ndarray, placement: Placement, findings: Sequence[Finding], certificate: dict[str, Any], spec: TaskSpec
+) -> dict[str, Any]:
+    split = placement.split
+    counts = {name: int((split == code).sum()) for code, name in enumerate(SPLITS)}
+    total = max(1, sum(counts.values()))
+    labels, origins = {}, {}
+    for code, name in enumerate(SPLITS):
+        here = rows[split == code]
+        many = np.bincount(here["label"] + 1, minlength=len(spec.labels) + 1)
+        labels[name] = {label: int(n) for label, n in zip(spec.labels, many[1:], strict=True)}
+        some = np.bincount(here["origin"], minlength=len(ORIGINS))
+        origins[name] = {origin: int(n) for origin, n in sorted(zip(ORIGINS, some, strict=True)) if n}
     return {
-        "rows_in": len(examples),
-        "kept": sum(len(rows) for rows in placed.values()),
+        "rows_in": int((rows["state"] == KEPT).sum()),
+        "kept": sum(counts.values()) - len(placement.restored),
+        "restored": len(placement.restored),
         "quarantined": len(findings),
-        "counts": {name: len(rows) for name, rows in placed.items()},
-        "labels": {name: {la: sum(e.label == la for e in rows) for la in spec.labels} for name, rows in placed.items()},
-        "origins": {name: dict(sorted(Counter(e.origin for e in rows).items())) for name, rows in placed.items()},
-        "shares": {name: round(len(rows) / total, 6) for name, rows in placed.items()},
-        "wanted_shares": {name: round(share, 6) for name, share in wanted.items()},
-        "clusters": len(units),
-        "by_rule": count_by_rule(f for _, f in findings),
+        "counts": counts,
+        "labels": labels,
+        "origins": origins,
+        "shares": {name: round(n / total, 6) for name, n in counts.items()},
+        "wanted_shares": {name: round(share, 6) for name, share in shares_of(spec).items()},
+        "clusters": len(placement.names),
+        "by_rule": count_by_rule(findings),
         "seed": spec.split.seed,
-    }
-
-
-def _units(
-    examples: Sequence[Example], spec: TaskSpec, clusters: dict[str, str], members: dict[str, list[dict[str, str]]]
-) -> list[_Unit]:
-    """Clusters joined by declared groups (union-find), with every name their rows ever had; sorted by name."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        parent.setdefault(name, name)
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    # rows that say the same must share a split even if a reviewer's file or another cluster numbering parts them
-    for example in examples:
-        ties = [f"text:{prompt_key(example)}", *([f"group:{example.group}"] if example.group else [])]
-        for tie in ties:
-            a, b = sorted((root(f"cluster:{clusters[example.id]}"), root(tie)))
-            parent[b] = a
-    found: defaultdict[str, _Unit] = defaultdict(lambda: _Unit(""))
-    for example in examples:
-        found[root(f"cluster:{clusters[example.id]}")].rows.append(example)
-    for unit in found.values():
-        names = {clusters[e.id] for e in unit.rows}
-        unit.name = min(names)
-        removed = {(m["id"], m["key"]) for name in names for m in members.get(name, [])}
-        unit.members = sorted(removed | {(e.id, prompt_key(e)) for e in unit.rows})
-        counts = Counter(e.label or "" for e in unit.rows)
-        ranks = {label: i for i, label in enumerate(spec.labels)}
-        unit.stratum = min(counts, key=lambda label: (-counts[label], ranks.get(label, -1)))
-    return sorted(found.values(), key=lambda u: u.name)
-
-
-def _assign(
-    fresh: list[_Unit], placed: dict[str, list[Example]], wanted: dict[str, float], spec: TaskSpec
-) -> list[tuple[_Unit, str]]:
-    """A split for every new unit; deficits count what is placed already."""
-    strata: defaultdict[str, list[_Unit]] = defaultdict(list)
-    for unit in fresh:
-        strata[unit.stratum].append(unit)
-    chosen = []
-    for stratum, units in sorted(strata.items()):
-        have = {name: sum((e.label or "") == stratum for e in rows) for name, rows in placed.items()}
-        total = sum(have.values()) + sum(len(u.rows) for u in units)
-        for unit in sorted(units, key=lambda u: hashlib.sha256(f"{spec.split.seed}:{u.name}".encode()).digest()):
-            open_to = SPLITS if unit.only_human else SPLITS[:2]
-            target = max(open_to, key=lambda s: (wanted[s] * total - have[s], -SPLITS.index(s)))
-            have[target] += len(unit.rows)
-            chosen.append((unit, target))
-    return chosen
-
-
-def _quarantined(example: Example, finding: Finding) -> dict[str, Any]:
-    raw = msgspec.json.encode({"id": example.id, "messages": scrub_messages(example.messages)[0]}).decode()[:RAW_SHOWN]
-    return {
-        "file": example.source.get("file"),
-        "line": example.source.get("line"),
-        "raw": raw,
-        "findings": as_rows([finding]),
+        "leaks": {name: certificate[name] for name in ("exact", "near", "group")},
     }

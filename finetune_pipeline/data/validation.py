@@ -1,160 +1,125 @@
-"""Raw files to canonical examples, line by line: every line is kept, or quarantined with all its reasons."""
+"""Raw files to canonical examples, block by block: every row is kept, or quarantined with all its reasons."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import msgspec
-
-from finetune_pipeline.data.decoding import decode_line
-from finetune_pipeline.data.examples import Example, example_id
-from finetune_pipeline.data.formats import quoted, read_turns
-from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_blank, read_lines
-from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
-from finetune_pipeline.data.row_rules import check_row, final_messages
-from finetune_pipeline.data.scrubbing import scrub_text
-from finetune_pipeline.findings import Finding, as_rows, errors
+from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.data.examples import PARTS
+from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.judging import judge_block
+from finetune_pipeline.data.parts import Workers, joined, part_key, seal_part, take_over, write_index
+from finetune_pipeline.data.raw_files import FILES
+from finetune_pipeline.data.readers.blocks import Block, read_blocks
+from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
-RAW_SHOWN = 2000
-_BOM = b"\xef\xbb\xbf"
+CODE = "2"
+"""Raise when the judgement of equal rows changes: parts of earlier artifacts are then not taken over."""
+LARGE = 32 << 20
+_COUNTERS = ("by_rule", "labels", "ignored", "shapes")
 
 
-@dataclass(frozen=True)
-class Checked:
-    """The judgement of one line: an example if it may be kept; all findings (warnings too); keys nobody reads."""
-
-    example: Example | None
-    findings: list[Finding]
-    ignored: list[str]
-
-
-def check_line(data: bytes, file: str, number: int, spec: TaskSpec) -> Checked:
-    """Judge one non-blank line of a raw file."""
-    place = f"{file}:{number}"
-    value, found, readable = decode_line(data, place)
-    if not readable:
-        return Checked(None, found, [])
-    if not isinstance(value, dict):
-        found.append(
-            Finding(
-                "data.not_an_object",
-                "error",
-                place,
-                f"the line is {quoted(value)}, not an object",
-                'write one object a line: {"text": "…", "label": "…"}',
-            )
-        )
-        return Checked(None, found, [])
-    turns = read_turns(value, spec, place)
-    found += turns.findings
-    lossy = any(f.rule == "data.invalid_utf8" for f in found)  # then it was decoding here that put U+FFFD in
-    row_findings = check_row(value, turns, spec, place)
-    found += [f for f in row_findings if not (lossy and f.rule == "data.replacement_character")]
-    if errors(found):
-        return Checked(None, found, turns.ignored)
-    messages = final_messages(turns, spec)
-    source: dict[str, Any] = {"file": file, "line": number}
-    name = example_id(messages)
-    if isinstance(value.get("id"), str) and value["id"] != name:
-        source["id"] = value["id"]
-    origin = value.get("origin") or ("production" if file == PRODUCTION_FILE else "human")
-    example = Example(
-        name,
-        messages,
-        messages[-1]["content"] if spec.labels else None,
-        value.get("group"),
-        origin,
-        source,
-        value.get("tags") or [],
-    )
-    return Checked(example, found, turns.ignored)
-
-
-def raw_shown(data: bytes) -> str:
-    """The line as quarantine shows it: decoded with replacements, scrubbed, cut. File and line lead to the original."""
-    return scrub_text(data[: 4 * RAW_SHOWN].decode("utf-8", "replace"))[:RAW_SHOWN]
-
-
-def _line_too_long(place: str) -> Finding:
-    return Finding(
-        "data.line_too_long",
-        "error",
-        place,
-        f"the line is longer than {MAX_LINE_BYTES} bytes",
-        "one row a line; is the file JSON Lines at all?",
-    )
-
-
-def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Judge every line of the files in ``raw/files``.
-
-    Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``. Facts: rows_in,
-    kept, quarantined, quarantined_share, blank_lines, by_rule (findings per rule), labels (kept rows per label), files
-    (rows per file), ignored_keys (rows per key that nobody reads). Always rows_in == kept + quarantined.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    by_rule: Counter[str] = Counter()
-    ignored: Counter[str] = Counter()
-    labels: Counter[str] = Counter(dict.fromkeys(spec.labels, 0))
-    files: list[dict[str, Any]] = []
-    blank = 0
-    folder = raw / FILES
-    with (
-        (out / "examples.jsonl").open("wb") as examples,
-        (out / "quarantine.jsonl").open("wb") as quarantine,
-        (out / "findings.jsonl").open("wb") as told,
-    ):
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            file = path.relative_to(folder).as_posix()
-            counts: dict[str, Any] = {"file": file, "rows_in": 0, "kept": 0, "quarantined": 0}
-            for number, line, cut in read_lines(path):
-                place = f"{file}:{number}"
-                notes, body = [], line
-                if number == 1 and line.startswith(_BOM):
-                    body = line[len(_BOM) :]
-                    notes = [
-                        Finding(
-                            "data.byte_order_mark",
-                            "note",
-                            place,
-                            "the file starts with a byte order mark",
-                            "nothing to do; it was left out",
-                        )
-                    ]
-                if is_blank(body):
-                    blank += 1
-                    continue
-                checked = Checked(None, [_line_too_long(place)], []) if cut else check_line(body, file, number, spec)
-                found = notes + checked.findings
-                counts["rows_in"] += 1
-                counts["kept" if checked.example else "quarantined"] += 1
-                ignored.update(checked.ignored)
-                by_rule.update(f.rule for f in found)
-                for row in as_rows(found):
-                    _write(told, row)
-                if checked.example:
-                    _write(examples, checked.example.to_dict())
-                    labels.update([checked.example.label] if checked.example.label is not None else [])
-                else:
-                    _write(
-                        quarantine, {"file": file, "line": number, "raw": raw_shown(body), "findings": as_rows(found)}
-                    )
-            files.append(counts)
-    totals = {key: sum(f[key] for f in files) for key in ("rows_in", "kept", "quarantined")}
+def judged_by(spec: TaskSpec) -> dict[str, Any]:
+    """The part of the spec that decides what a row is judged to be."""
+    data = spec.data
     return {
-        **totals,
-        "quarantined_share": round(totals["quarantined"] / max(1, totals["rows_in"]), 6),
-        "blank_lines": blank,
-        "by_rule": dict(sorted(by_rule.items(), key=lambda kv: (-kv[1], kv[0]))),
-        "labels": dict(labels),
-        "files": files,
-        "ignored_keys": dict(sorted(ignored.items())),
+        "output": spec.output.model_dump(),
+        "system_prompt": spec.system_prompt,
+        **{
+            name: value.model_dump() if hasattr(value := getattr(data, name), "model_dump") else value
+            for name in ("format", "fields", "roles", "csv", "inject", "max_chars", "min_chars")
+        },
     }
 
 
-def _write(out: BinaryIO, row: dict[str, Any]) -> None:
-    out.write(msgspec.json.encode(row) + b"\n")
+def validate(
+    raw: Path, spec: TaskSpec, out: Path, earlier: Sequence[Path] = (), processes: int | None = None
+) -> dict[str, Any]:
+    """Judge every row of the files in ``raw/files``; unchanged blocks are taken over from `earlier` artifacts' folders.
+
+    Writes parts with ``examples.jsonl`` (see :mod:`finetune_pipeline.data.parts`), and ``quarantine.jsonl`` (file,
+    line, raw, findings) and ``findings.jsonl`` of all of them. Facts: rows_in, kept, quarantined, quarantined_share,
+    blank_lines, by_rule (findings per rule), shapes (rows per format), labels (kept rows per label), files (rows per
+    file), ignored_keys (rows per key that nobody reads), parts and taken_over. Always rows_in == kept + quarantined.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    folder = raw / FILES
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    size = sum(p.stat().st_size for p in paths)
+    settings = judged_by(spec)
+    parts: list[dict[str, Any]] = []
+    taken = 0
+
+    def blocks() -> Iterator[tuple[str, Block]]:
+        """(key, block) of the blocks that no earlier artifact has judged."""
+        nonlocal taken
+        for path in paths:
+            name = path.relative_to(folder).as_posix()
+            for block in read_blocks(path, name, spec):
+                key = part_key(CODE, settings, block.digest)
+                parts.append({"key": key, "file": name, "first": block.first})
+                if take_over(PARTS, key, out, earlier):
+                    taken += 1
+                else:
+                    yield key, block
+
+    with Workers(size > LARGE, processes) as workers:
+        done = 0
+        for rows in workers.run(partial(_make_part, spec=spec, out=out), blocks()):
+            done += rows
+            tell("validated_examples", f"{done} rows judged", rows=done)
+    folders = [out / PARTS / part["key"] for part in parts]
+    told = [read_json(part / "facts.json") for part in folders]
+    for part, facts in zip(parts, told, strict=True):
+        part.update({k: facts[k] for k in ("rows_in", "kept")})
+    write_index(out, parts)
+    for name in ("quarantine.jsonl", "findings.jsonl"):
+        joined(out, name, folders)
+    return {**_totals(parts, told, spec, paths, folder), "parts": len(parts), "taken_over": taken}
+
+
+def _make_part(item: tuple[str, Block], spec: TaskSpec, out: Path) -> int:
+    """Judge one block and write its part. Returns the number of rows."""
+    key, block = item
+    judged = judge_block(block, spec)
+    making = out / PARTS / f".making-{key}"
+    making.mkdir(parents=True, exist_ok=True)
+    (making / "examples.jsonl").write_bytes(judged.examples)
+    write_rows(making / "quarantine.jsonl", judged.quarantine)
+    write_rows(making / "findings.jsonl", judged.findings)
+    counts = {name: dict(sorted(getattr(judged, name).items())) for name in _COUNTERS}
+    facts = {"rows_in": judged.rows_in, "kept": judged.kept, "blank": judged.blank, **counts}
+    write_json(making / "facts.json", facts)
+    seal_part(making, out / PARTS / key)
+    return judged.rows_in
+
+
+def _totals(
+    parts: Sequence[dict[str, Any]], told: Sequence[dict[str, Any]], spec: TaskSpec, paths: Sequence[Path], folder: Path
+) -> dict[str, Any]:
+    sums = {name: Counter[str]() for name in _COUNTERS}
+    sums["labels"].update(dict.fromkeys(spec.labels, 0))
+    files = {p.relative_to(folder).as_posix(): {"rows_in": 0, "kept": 0, "quarantined": 0} for p in paths}
+    for part, facts in zip(parts, told, strict=True):
+        for name in _COUNTERS:
+            sums[name].update(facts[name])
+        counts = files[part["file"]]
+        counts["rows_in"] += facts["rows_in"]
+        counts["kept"] += facts["kept"]
+        counts["quarantined"] += facts["rows_in"] - facts["kept"]
+    totals = {key: sum(f[key] for f in files.values()) for key in ("rows_in", "kept", "quarantined")}
+    return {
+        **totals,
+        "quarantined_share": round(totals["quarantined"] / max(1, totals["rows_in"]), 6),
+        "blank_lines": sum(facts["blank"] for facts in told),
+        "by_rule": dict(sorted(sums["by_rule"].items(), key=lambda kv: (-kv[1], kv[0]))),
+        "shapes": dict(sorted(sums["shapes"].items(), key=lambda kv: (-kv[1], kv[0]))),
+        "labels": dict(sums["labels"]),
+        "files": [{"file": name, **counts} for name, counts in files.items()],
+        "ignored_keys": dict(sorted(sums["ignored"].items())),
+    }

@@ -39,10 +39,19 @@ class TokenCounter:
             k: v["content"] if isinstance(v, dict) else v for k, v in config.items() if k.endswith("_token") and v
         }
 
-    def count(self, messages: Sequence[dict[str, str]], generation_prompt: bool = False) -> int:
+    def count(self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False) -> int:
         """Tokens of a conversation; with `generation_prompt`, of the prompt a model is to continue."""
-        text = self.template.render(messages=list(messages), add_generation_prompt=generation_prompt, **self.special)
-        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(self.tokenizer.encode(self.render(messages, generation_prompt), add_special_tokens=False).ids)
+
+    def render(self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False) -> str:
+        """A conversation as the text that is tokenized. Raises ValueError where the template refuses it."""
+        return str(
+            self.template.render(messages=list(messages), add_generation_prompt=generation_prompt, **self.special)
+        )
+
+    def count_texts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as it stands, many at once."""
+        return [len(e.ids) for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from finetune_pipeline.spec.method_defaults import Method, by_method, described, largest_micro_batch
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -36,25 +38,127 @@ class TextOutput(Section):
     max_new_tokens: int = Field(256, ge=1, le=8192, description="Longest answer generated in evaluation, in tokens.")
 
 
+RawFormat = Literal["auto", "messages", "text_label", "prompt_completion", "instruction", "sharegpt"]
+
+
+class FieldsSpec(Section):
+    """Where things are in a raw row, as JMESPath expressions (jmespath.org); CSV and Parquet rows are flat objects.
+
+    Besides the row's own keys an expression may be ``$file`` (the file's name), ``$key`` (for a JSON document that is
+    an object of lists: the key of the list the row stands in) or ``='text'`` (this very text). Elements of `each` that
+    are no objects are called ``element``. Without any of the fields for texts (messages … output) the texts are found
+    by the format, and the other fields are filled in beside them.
+    """
+
+    rows: str | None = Field(None, description="The list of rows inside a JSON document, where it is not the document.")
+    each: str | None = Field(
+        None, description="A list inside the row: one example per element, which sees the row's keys."
+    )
+    messages: str | None = Field(None, description="A list of turns with role and content.")
+    text: str | None = Field(None, description="What the user says; together with `label`.")
+    label: str | None = Field(None, description="The right label.")
+    prompt: str | None = Field(None, description="What the user says; together with `completion`.")
+    completion: str | None = Field(None, description="The right answer.")
+    instruction: str | None = Field(None, description="The instruction; `input` is put below it, after a blank line.")
+    input: str | None = Field(None, description="What the instruction is about; may be empty.")
+    output: str | None = Field(None, description="The right answer.")
+    system: str | None = Field(None, description="The system turn.")
+    tools: str | None = Field(None, description="A list of functions the assistant may call.")
+    id: str | None = None
+    group: str | None = Field(None, description="Rows of one group share a split: a dialogue, a customer, a document.")
+    origin: str | None = Field(None, description="human, production or synthetic.")
+    generator: str | None = Field(None, description="What made a synthetic row.")
+    time: str | None = Field(None, description="When the row was made, RFC 3339 or seconds since 1970.")
+    tags: str | None = None
+
+
+class CsvSpec(Section):
+    """The dialect of CSV and TSV files. What is not said is proven: the reading under which every row has equally many
+    fields is taken, and shown."""
+
+    delimiter: Literal[",", ";", "\t", "|"] | None = None
+    quote: Literal['"', "'", "none"] | None = Field(None, description="`none`: quotes are ordinary characters.")
+    header: bool | None = Field(None, description="Whether the first row names the columns.")
+    encoding: str = Field("utf-8", description="For example cp1252.")
+
+
+class SyntheticSpec(Section):
+    """What is asked of rows a model has written."""
+
+    review_share: Share = Field(0.1, description="Share of the synthetic rows people must look at before training.")
+    acceptable_rejected: Share = Field(
+        0.02, description="Share of bad rows with which a set should pass (acceptable quality level)."
+    )
+    intolerable_rejected: Share = Field(
+        0.10, description="Share of bad rows with which a set must not pass (rejectable quality level)."
+    )
+    risk: float = Field(0.05, gt=0, lt=0.5, description="Chance of a wrong verdict on the sample at either level.")
+
+
+class SemanticSpec(Section):
+    """Likeness of meaning by an embedding model; suspects for people unless `remove` is set."""
+
+    model: str = Field(
+        "hashed", description="`hashed` (built in: words and their parts), `wordllama`, or a folder with static embeddings."
+    )
+    threshold: float = Field(0.9, gt=0.0, le=1.0, description="Cosine similarity from which rows are suspects.")
+    remove: bool = Field(False, description="Treat suspects as near-duplicates.")
+
+
+class ConsistencySpec(Section):
+    """How uniform the answers must be."""
+
+    max_minority: Share = Field(0.1, description="Forms that together are rarer than this are stray rows, a warning.")
+
+
 class DataSpec(Section):
     """Where raw examples are and what a good one looks like."""
 
-    raw: list[str] = Field(["raw/*.jsonl"], min_length=1, description="Globs relative to the task folder.")
-    format: Literal["auto", "messages", "text_label"] = Field("auto", description="Raw format; `auto` decides per row.")
+    raw: list[str] = Field(
+        ["raw/*.jsonl"],
+        min_length=1,
+        description="Globs relative to the task folder (jsonl, json, csv, tsv, parquet, .gz).",
+    )
+    format: RawFormat = Field("auto", description="Shape of a raw row; `auto` decides per row and says why.")
+    fields: FieldsSpec = FieldsSpec()
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(
+        default_factory=dict, description="Other names of roles: {USER: user, SYSTEM: assistant}."
+    )
+    csv: CsvSpec = CsvSpec()
+    inject: bool = Field(False, description="Add the spec's system_prompt to chats without a system turn.")
     max_chars: int = Field(8000, ge=1, description="Rows with more characters in all turns together are quarantined.")
     min_chars: int = Field(2, ge=0, description="User text shorter than this many characters is quarantined.")
     max_quarantine_share: Share = Field(0.2, description="More quarantined rows than this share stops the pipeline.")
     min_examples: int = Field(500, ge=1, description="Fewer clean examples than this stops the pipeline.")
-    min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label than this is a warning.")
+    min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label than this stops the pipeline.")
+    many_examples: int = Field(10_000, ge=1, description="Above this, advice to train on a part first.")
+    max_imbalance: float = Field(10.0, ge=1, description="Largest over smallest label; more is a warning.")
     near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
+    contradictions: Literal["quarantine", "warn"] = Field(
+        "quarantine", description="What to do with equal prompts that are answered differently."
+    )
+    semantic: SemanticSpec | None = Field(None, description="Likeness of meaning; off unless given.")
+    consistency: ConsistencySpec = ConsistencySpec()
+    synthetic: SyntheticSpec = SyntheticSpec()
     scrub: Literal["replace", "drop", "warn"] = Field(
         "replace", description="What to do with personal data and secrets."
+    )
+    scrub_names: bool = Field(
+        False, description="Look for names and addresses of people too, with the recogniser model installed."
+    )
+    benchmarks: list[str] = Field(
+        default_factory=list,
+        description="Globs of benchmark files; training rows that repeat one of their rows are removed.",
     )
 
 
 class SplitSpec(Section):
     """Shares of clusters; the train share is the rest."""
 
+    by: Literal["cluster", "time"] = Field(
+        "cluster",
+        description="`cluster`: by hash of the near-duplicate cluster or group; `time`: the newest are the test.",
+    )
     validation: float = Field(0.1, gt=0.0, lt=0.5)
     test: float = Field(0.2, gt=0.0, lt=0.5)
     seed: int = Field(0, ge=0, description="Changes which clusters land where on the first split only.")
@@ -72,35 +176,82 @@ class BaselineSpec(Section):
 
 
 class LoraSpec(Section):
-    """Low-rank adapter shape (Hu et al. 2021)."""
+    """Low-rank adapter shape (Hu et al. 2021); methods qlora and lora."""
 
     r: int = Field(16, ge=1, le=1024)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.05, ge=0.0, lt=1.0)
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023).")
+    dora: bool = Field(
+        False, description="Learn the length of each weight column apart from its direction (Liu et al. 2024)."
+    )
+    init: Literal["default", "gaussian", "orthogonal"] = Field(
+        "default", description="First values of the two matrices; `default` and `gaussian` begin as no change at all."
+    )
+
+
+class PrefixSpec(Section):
+    """Keys and values put before every layer's own (Li and Liang 2021); method prefix."""
+
+    tokens: int = Field(50, ge=1, le=4096, description="Number of virtual tokens.")
+    init: Literal["task", "text", "random"] = Field(
+        "task",
+        description="First values: the base model's keys and values for the task's system prompt, for `text`, or none.",
+    )
+    text: str | None = Field(None, min_length=1, description="With init: text.")
+
+
+class PromptTuningSpec(Section):
+    """Trained embeddings put before every input (Lester et al. 2021); method prompt."""
+
+    tokens: int = Field(100, ge=1, le=4096, description="Number of virtual tokens.")
+    init: Literal["task", "text", "vocabulary", "random"] = Field(
+        "task",
+        description="First values: embeddings of the task's system prompt and labels, of `text`, of tokens drawn from "
+        "the vocabulary, or random numbers (published results with those are far worse).",
+    )
+    text: str | None = Field(None, min_length=1, description="With init: text.")
 
 
 class TrainingSpec(Section):
-    """How the adapter is trained."""
+    """How the model is trained. Settings that are unset take the method's own value while the spec is built."""
 
-    method: Literal["qlora", "lora"] = "qlora"
-    epochs: float = Field(2.0, gt=0, le=50)
+    method: Method = Field("qlora", description="docs/methods.md says when to use which.")
+    epochs: float = Field(2.0, gt=0, le=50, description="Passes over the training split; more than 3 is a warning.")
     unquantized_epochs: float = Field(
-        1.0,
+        default_factory=by_method("unquantized_epochs"),
         ge=0,
         le=50,
-        description="qlora: further epochs on the unquantized base, which the adapter is merged into. 0: "
-        "none, for bases that fit into memory only in four bits.",
+        description=described(
+            "unquantized_epochs",
+            "qlora: further epochs on the unquantized base, which the adapter is merged into. 0: none, for bases that "
+            "fit into memory only in four bits.",
+        ),
     )
-    learning_rate: float = Field(5e-4, gt=0, lt=1)
-    scheduler: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
-    warmup_share: float = Field(0.05, ge=0, lt=1)
+    learning_rate: float = Field(
+        default_factory=by_method("learning_rate"), gt=0, lt=1, description=described("learning_rate", "At its peak.")
+    )
+    scheduler: Literal["linear", "cosine", "constant_with_warmup"] = Field(
+        default_factory=by_method("scheduler"), description=described("scheduler")
+    )
+    warmup_share: float = Field(
+        default_factory=by_method("warmup_share"), ge=0, lt=1, description=described("warmup_share", "Of all steps.")
+    )
     weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(8, ge=1, description="Rows per optimiser step.")
-    micro_batch_size: int = Field(8, ge=1, description="Rows per forward pass; must divide batch_size.")
+    batch_size: int = Field(
+        default_factory=by_method("batch_size"), ge=1, description=described("batch_size", "Rows per optimiser step.")
+    )
+    micro_batch_size: int = Field(
+        default_factory=largest_micro_batch,
+        ge=1,
+        description="Rows per forward pass; must divide batch_size. Unset: the largest divisor up to 8.",
+    )
     max_tokens: int = Field(1024, ge=16, description="Longest example in tokens.")
-    over_length: Literal["fail", "drop"] = Field(
-        "fail", description="What to do with longer examples. Never cut silently."
+    over_length: Literal["fail", "drop", "truncate_prompt"] = Field(
+        "fail",
+        description="What to do with longer examples; `truncate_prompt` cuts the longest user text from its start, never "
+        "the system prompt, never an answer. Whatever is done is counted and listed.",
     )
     evals_per_epoch: int = Field(2, ge=1, description="Validation passes (and checkpoints) per epoch.")
     patience: int = Field(3, ge=1, description="Validation passes without improvement before stopping.")
@@ -108,8 +259,15 @@ class TrainingSpec(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="`auto`: bfloat16 where it is native."
     )
-    shared_prefix: bool = Field(True, description="Compute a prefix common to all rows once per batch.")
+    shared_prefix: bool = Field(True, description="Compute beginnings that rows share once per batch.")
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        "auto",
+        description="Keep no activations but compute them again: about a third slower, far less memory. `auto`: for "
+        "bases above 1B parameters, and never with method prefix.",
+    )
     lora: LoraSpec = LoraSpec()
+    prefix: PrefixSpec = PrefixSpec()
+    prompt: PromptTuningSpec = PromptTuningSpec()
 
 
 class GatesSpec(Section):

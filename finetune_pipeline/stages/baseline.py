@@ -52,13 +52,15 @@ def best_turns(work: Work) -> list[dict[str, str]]:
     return list(prompts[baseline.facts["best"]]["turns"])
 
 
+BASE_STEP = Step("base_model", (), "1", lambda s, w: w.base, make_base_model, shared=True)
 STEPS = [
-    Step("base_model", (), "1", lambda s, w: w.base, make_base_model, shared=True),
+    # after the report on the data: its blocking checks decide whether anything is prompted or trained
     Step(
         "few_shot_baseline",
         ("splits", "base_model"),
         "1",
         lambda s, w: [s.baseline.model_dump(), s.output.model_dump(), s.gates.confidence],
         make_few_shot_baseline,
+        after=("data_quality",),
     ),
 ]

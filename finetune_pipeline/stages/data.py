@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from finetune_pipeline.data.duplicates import clean
 from finetune_pipeline.data.ledger import record_assignments
-from finetune_pipeline.data.raw_files import collect_raw, raw_digest
+from finetune_pipeline.data.quality.tokens import epochs_of
+from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
-from finetune_pipeline.data.splitting import split
-from finetune_pipeline.data.validation import validate
+from finetune_pipeline.data.scrubbing import load_key
+from finetune_pipeline.data.splitting import ASSIGNMENTS, split
+from finetune_pipeline.data.validation import judged_by, validate
 from finetune_pipeline.graph import Step, Work
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.reports.data_quality import write_quality
+from finetune_pipeline.spec.model import TaskSpec
 
-SPLIT_LEDGER = "splits.jsonl"
+SPLIT_LEDGER = "splits"
+SCRUBBING_KEY = "scrubbing.key"
+_LOOK_BACK = 3
+"""Earlier artifacts of a step that are searched for parts to take over."""
+
+
+def earlier(work: Work, step: str) -> list[Path]:
+    """Folders of the step's last artifacts, newest first."""
+    return [a.folder for a in reversed(work.store.all_versions(work.task.name, step)[-_LOOK_BACK:])]
 
 
 def make_raw(work: Work) -> dict[str, Any]:
     """Snapshot of the raw files, and of corrected production rows. Fails if files changed while being copied."""
-    facts = collect_raw(work.task, work.out, work.inputs["production_logs"].path("examples.jsonl"))
-    if raw_digest(work.task) != work.world.raw:
+    before = work.store.all_versions(work.task.name, "raw_examples")[-_LOOK_BACK:]
+    facts = collect_raw(
+        work.task,
+        work.out,
+        work.inputs["production_logs"].path("examples.jsonl"),
+        [{**a.facts, "folder": a.folder} for a in before],
+    )
+    if facts["digest"] != work.world.raw:
         raise RuntimeError(
             f"raw files of {work.task.name} changed since this run began; run it again to use the new ones"
         )
@@ -26,16 +49,25 @@ def make_raw(work: Work) -> dict[str, Any]:
 
 
 def make_validated(work: Work) -> dict[str, Any]:
-    return validate(work.inputs["raw_examples"].folder, work.spec, work.out)
+    raw = work.inputs["raw_examples"].folder
+    return validate(raw, work.spec, work.out, earlier(work, "validated_examples"))
 
 
 def make_clean(work: Work) -> dict[str, Any]:
-    return clean(work.inputs["validated_examples"].folder, work.spec, work.out)
+    return clean(
+        work.inputs["validated_examples"].folder,
+        work.spec,
+        work.out,
+        raw=work.inputs["raw_examples"].folder,
+        key=load_key(work.store.root / SCRUBBING_KEY),
+        earlier=earlier(work, "clean_examples"),
+    )
 
 
 def make_reviewed(work: Work) -> dict[str, Any]:
     reviews = work.task.folder / "reviews"
-    facts = apply_reviews(work.inputs["clean_examples"].folder, reviews, work.spec, work.out)
+    cleaned = work.inputs["clean_examples"].folder
+    facts = apply_reviews(cleaned, reviews, work.spec, work.out, earlier(work, "reviewed_examples"))
     if reviews_digest(reviews) != work.world.reviews:
         raise RuntimeError(
             f"reviews of {work.task.name} changed since this run began; run it again to use the new ones"
@@ -50,36 +82,89 @@ def make_splits(work: Work) -> dict[str, Any]:
     same assignments and makes the same artifact.
     """
     ledger = work.store.state_folder(work.task.name) / SPLIT_LEDGER
+    reviewed, cleaned = (work.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
     with work.store.lock(work.task.name, "split-ledger"):
-        facts = split(work.inputs["reviewed_examples"].folder, work.spec, ledger, work.out)
-        record_assignments(work.out, ledger)
+        facts = split(reviewed, cleaned, work.spec, ledger, work.out, earlier(work, "splits"))
+        record_assignments(np.load(work.out / ASSIGNMENTS), ledger)
     return facts
+
+
+def quality_settings(spec: TaskSpec) -> dict[str, Any]:
+    """The part of the spec the report on data quality depends on."""
+    data = spec.data
+    return {
+        "labels": spec.labels,
+        "thresholds": [data.min_examples, data.min_per_label, data.many_examples, data.max_imbalance],
+        "consistency": data.consistency.model_dump(),
+        "synthetic": data.synthetic.model_dump(),
+        "training": [
+            spec.training.method,
+            spec.training.max_tokens,
+            spec.training.over_length,
+            epochs_of(spec.training),
+        ],
+        "prices": [price.model_dump(mode="json") for price in load_prices()],
+    }
+
+
+def make_data_quality(work: Work) -> dict[str, Any]:
+    """What no single row shows: sizes, balance, consistency, label noise, edge cases, synthetic rows, tokens and price."""
+    names = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
+    folders = {name: work.inputs[name].folder for name in names}
+    report = write_quality(
+        work.spec,
+        reviewed=folders["reviewed_examples"],
+        clean=folders["clean_examples"],
+        splits=folders["splits"],
+        raw=folders["raw_examples"],
+        tokenizer=model_folder(work.inputs["base_model"].folder),
+        stages={name: work.inputs[name].facts for name in names},
+        out=work.out,
+    )
+    return report
 
 
 STEPS = [
     Step(
-        "raw_examples", (), "1", lambda s, w: [w.raw, w.corrections, s.data.raw], make_raw, after=("production_logs",)
+        "raw_examples",
+        (),
+        "2",
+        lambda s, w: [w.raw, w.corrections, s.data.raw, s.data.benchmarks],
+        make_raw,
+        after=("production_logs",),
     ),
-    Step(
-        "validated_examples",
-        ("raw_examples",),
-        "1",
-        lambda s, w: [s.output.model_dump(), s.system_prompt, s.data.format, s.data.max_chars, s.data.min_chars],
-        make_validated,
-    ),
+    Step("validated_examples", ("raw_examples",), "2", lambda s, w: judged_by(s), make_validated),
     Step(
         "clean_examples",
-        ("validated_examples",),
-        "1",
-        lambda s, w: [s.output.kind, s.data.near_duplicate_threshold, s.data.scrub],
+        ("validated_examples", "raw_examples"),
+        "2",
+        lambda s, w: [
+            s.output.kind,
+            s.data.near_duplicate_threshold,
+            s.data.scrub,
+            s.data.scrub_names,
+            s.data.contradictions,
+            s.data.semantic.model_dump() if s.data.semantic else None,
+        ],
         make_clean,
     ),
-    Step("reviewed_examples", ("clean_examples",), "1", lambda s, w: w.reviews, make_reviewed),
+    Step("reviewed_examples", ("clean_examples",), "2", lambda s, w: w.reviews, make_reviewed),
     Step(
         "splits",
-        ("reviewed_examples",),
-        "1",
-        lambda s, w: [s.split.model_dump(), s.data.near_duplicate_threshold],
+        ("reviewed_examples", "clean_examples"),
+        "2",
+        lambda s, w: [
+            s.split.model_dump(),
+            s.data.near_duplicate_threshold,
+            s.data.semantic.model_dump() if s.data.semantic else None,
+        ],
         make_splits,
     ),
 ]
+QUALITY_STEP = Step(
+    "data_quality",
+    ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
+    "1",
+    lambda s, w: quality_settings(s),
+    make_data_quality,
+)

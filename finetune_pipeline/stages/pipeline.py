@@ -9,6 +9,8 @@ PIPELINE = Graph(
     [
         production.LOGS_STEP,
         *data.STEPS,
+        baseline.BASE_STEP,
+        data.QUALITY_STEP,
         *baseline.STEPS,
         *training.STEPS,
         *evaluation.STEPS,

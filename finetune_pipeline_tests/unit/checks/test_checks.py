@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from finetune_pipeline.artifacts import Artifact
+from finetune_pipeline.artifacts import Artifact, read_json, write_json
 from finetune_pipeline.checks.all import CHECKS
 from finetune_pipeline.checks.base import Check
-from finetune_pipeline.data.examples import Example, write_examples
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.splitting import split
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.stages.pipeline import PIPELINE
+from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
 
 SPEC = {
     "name": "demo",
@@ -49,13 +53,30 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"near_duplicates": 0}],
     ),
     ("clean_examples", "enough_examples"): ({"kept": 4}, [{"kept": 3}]),
+    ("clean_examples", "enough_per_label"): ({"labels": {"yes": 2, "no": 2}}, [{"labels": {"yes": 2, "no": 1}}]),
+    **{
+        ("data_quality", name): (
+            {"parts": {part: {"passed": True, "message": "m", "blocking": True}}},
+            [{"parts": {part: {"passed": False, "message": "m", "blocking": True}}}, {"parts": {}}],
+        )
+        for name, part in (
+            ("enough_reviewed_examples", "size"),
+            ("synthetic_rows_reviewed", "synthetic"),
+            ("class_balance", "balance"),
+            ("one_output_format", "consistency"),
+            ("label_noise", "noise"),
+            ("edge_cases_in_every_split", "edges"),
+            ("benchmarks_kept_out", "contamination"),
+            ("rows_fit", "tokens"),
+        )
+    },
     ("reviewed_examples", "reviews_applied"): (
         {"decisions": 2, "by_rule": {}},
         [{"by_rule": {"data.review_unknown_id": 1}}],
     ),
     ("splits", "rows_accounted_for"): (
-        {"rows_in": 10, "quarantined": 1, "counts": {"train": 6, "validation": 1, "test": 2}},
-        [{"quarantined": 0}],
+        {"rows_in": 10, "quarantined": 2, "restored": 1, "counts": {"train": 6, "validation": 1, "test": 2}},
+        [{"quarantined": 0}, {"restored": 0}],
     ),
     ("splits", "split_sizes"): (
         {"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}},
@@ -136,7 +157,6 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
 WITH_FILES = {
     ("validated_examples", "system_prompt_present"),
     ("clean_examples", "no_personal_data"),
-    ("clean_examples", "enough_per_label"),
     ("splits", "no_leakage"),
 }
 
@@ -203,8 +223,9 @@ def example(text: str, answer: str = "yes", system: str = "yes no") -> Example:
 
 
 def ask(step: str, name: str, examples: list[Example], spec: TaskSpec, folder: Path) -> bool:
-    write_examples(folder / "examples.jsonl", examples)
-    return find(step, name).ask(artifact({}, folder), spec).passed
+    number = len(list(folder.iterdir()))
+    made = write_validated(folder / f"made-{number}", [replace(e, id=f"{i:016x}") for i, e in enumerate(examples)])
+    return find(step, name).ask(artifact({"kept": len(examples)}, made), spec).passed
 
 
 def test_system_prompt_present(spec: TaskSpec, tmp_path: Path) -> None:
@@ -222,13 +243,31 @@ def test_no_personal_data(spec: TaskSpec, tmp_path: Path) -> None:
     assert not find(*key).blocks(parse_spec(yaml.safe_dump({**SPEC, "data": {"scrub": "warn"}})))
 
 
-def test_enough_per_label(spec: TaskSpec, tmp_path: Path) -> None:
-    key = ("clean_examples", "enough_per_label")
-    assert ask(*key, [example("a"), example("b"), example("c", "no"), example("d", "no")], spec, tmp_path)
-    assert not ask(*key, [example("a"), example("b"), example("c", "no")], spec, tmp_path)
-
-
 def test_worth_training_blocks_unless_the_spec_lowers_it(spec: TaskSpec) -> None:
     check = find("few_shot_baseline", "worth_training")
     assert check.blocks(spec)
     assert not check.blocks(parse_spec(yaml.safe_dump({**SPEC, "gates": {"worth_training": "warn"}})))
+
+
+def test_no_leakage(spec: TaskSpec, tmp_path: Path) -> None:
+    """The files of a real split pass; a test row copied into the training file does not, nor a certificate with a leak."""
+    words = "alpha bravo charly delta echo foxtrot golf hotel india juliet kilo lima mike november".split()
+    rows = [
+        replace(example(" ".join(random.Random(i).choices(words, k=12)), "yes"), id=f"{i:016x}", source={"line": i})
+        for i in range(60)
+    ]
+    made = write_clean(tmp_path / "clean", rows, spec)
+    split(made, made, spec, tmp_path / "ledger", tmp_path / "out")
+    check = find("splits", "no_leakage")
+    assert check.ask(artifact({}, tmp_path / "out"), spec).passed
+    told = read_json(tmp_path / "out/leakage.json")
+    for change in ({"near": 1}, {"exact": 1}, {"group": 1}, {"canaries": {**told["canaries"], "found": 1}}):
+        write_json(tmp_path / "out/leakage.json", {**told, **change})
+        assert not check.ask(artifact({}, tmp_path / "out"), spec).passed, change
+    write_json(tmp_path / "out/leakage.json", told)
+    train = tmp_path / "out/train/examples.jsonl"
+    train.write_bytes(train.read_bytes() + (tmp_path / "out/test/sealed.jsonl").read_bytes())
+    answer = check.ask(artifact({}, tmp_path / "out"), spec)
+    assert not answer.passed and "changed since they were certified: train" in answer.message
+    (tmp_path / "out/leakage.json").unlink()
+    assert not check.ask(artifact({}, tmp_path / "out"), spec).passed

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import write_json
+import numpy as np
+
+from finetune_pipeline.data.columns import Table
+from finetune_pipeline.data.duplicates import CLEAN_ROW, PREPARED, TABLE, TEMPLATES, keep_rows
 from finetune_pipeline.data.examples import Example, example_id, write_examples
-from finetune_pipeline.data.shingles import prompt_key
+from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.parts import part_key, read_index, seal_part, write_index
+from finetune_pipeline.data.preparing import Preparation, prepare_part
+from finetune_pipeline.data.prompt_skeletons import with_known
+from finetune_pipeline.data.settling import KEPT, NEAR
+from finetune_pipeline.data.templates import Templates
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
@@ -62,15 +71,54 @@ def write_raw(folder: Path, lines: list[Any], file: str = "raw/a.jsonl") -> Path
     return folder
 
 
-def write_reviewed(folder: Path, examples: list[Example], clusters: dict[str, str] | None = None) -> Path:
-    """A reviewed_examples artifact; every row is its own cluster unless told otherwise."""
-    clusters = clusters or {e.id: e.id for e in examples}
-    members: dict[str, list[dict[str, str]]] = {}
-    for e in examples:
-        members.setdefault(clusters[e.id], []).append({"id": e.id, "key": prompt_key(e)})
-    write_examples(folder / "examples.jsonl", examples)
-    write_json(folder / "clusters.json", clusters)
-    write_json(folder / "members.json", members)
+def write_validated(folder: Path, examples: list[Example], parts: int = 1) -> Path:
+    """A validated_examples artifact of these rows, in so many parts."""
+    index = []
+    size = max(1, -(-len(examples) // parts))
+    for start in range(0, max(1, len(examples)), size):
+        chosen = examples[start : start + size]
+        key = part_key(start, [e.to_dict() for e in chosen])
+        making = folder / "parts" / f".making-{key}"
+        making.mkdir(parents=True)
+        write_examples(making / "examples.jsonl", chosen)
+        seal_part(making, folder / "parts" / key)
+        index.append({"key": key, "file": "raw/a.jsonl", "first": start + 1, "kept": len(chosen)})
+    write_index(folder, index)
+    return folder
+
+
+def write_clean(
+    folder: Path,
+    examples: list[Example],
+    spec: TaskSpec,
+    clusters: dict[str, str] | None = None,
+    removed: Iterable[str] = (),
+    parts: int = 2,
+) -> Path:
+    """A clean_examples artifact in which every row is its own cluster unless told otherwise; `removed`: ids of rows that
+    are near-duplicates of others."""
+    validated = write_validated(folder.parent / f"{folder.name}-validated", examples, parts)
+    how = Preparation(spec, with_known(Templates()), None, b"key")
+    index, prepared = read_index(validated), []
+    for part in index:
+        final = folder / PREPARED / part["key"]
+        prepare_part(validated / "parts" / part["key"], final.with_name(f".{final.name}"), final, how)
+        prepared.append(final)
+    table = Table.load(prepared, [part["file"] for part in index])
+    rows = np.zeros(len(examples), CLEAN_ROW)
+    for name in ("id", "prompt", "group", "time", "label", "origin", "start", "end"):
+        rows[name] = table.rows[name]
+    rows["part"] = table.part
+    rows["cluster"] = [int((clusters or {}).get(e.id, e.id), 16) for e in examples]
+    rows["state"] = [NEAR if e.id in set(removed) else KEPT for e in examples]
+    np.save(folder / TABLE, rows)
+    write_rows(folder / TEMPLATES, [with_known(Templates()).to_dict()])
+    told = []
+    for number, (part, source) in enumerate(zip(index, prepared, strict=True)):
+        mask = rows["state"][rows["part"] == number] == KEPT
+        keep_rows((source, mask, folder / "parts" / ".making", folder / "parts" / part["key"]))
+        told.append({**part, "prepared": part["key"], "kept": int(mask.sum())})
+    write_index(folder, told)
     return folder
 
 

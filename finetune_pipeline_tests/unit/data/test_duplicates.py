@@ -3,13 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.data.duplicates import clean
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
-from finetune_pipeline.data.shingles import prompt_key, similarity
-from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines
+from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.scrubbing import fingerprint
+from finetune_pipeline.data.shingles import similarity
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_validated
 
 LONG = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday evening"
 NEAR = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday morning"
@@ -17,14 +18,20 @@ NEAR = "The export to CSV stops at row 500 and shows a spinner for ever, since t
 
 def run(folder: Path, examples: list[Example], **data: Any) -> tuple[dict[str, Any], list[Example]]:
     output = data.pop("output", None)
-    write_examples(folder / "in/examples.jsonl", examples)
-    facts = clean(folder / "in", make_spec(output=output, **data), folder / "out")
+    write_validated(folder / "in", examples, parts=2)
+    facts = clean(folder / "in", make_spec(output=output, **data), folder / "out", key=b"key")
     assert (
         facts["rows_in"] == facts["kept"] + facts["quarantined"] + facts["exact_duplicates"] + facts["near_duplicates"]
     )
-    kept = read_examples(folder / "out/examples.jsonl")
+    kept = read_examples(folder / "out")
     assert len(kept) == facts["kept"]
     return facts, kept
+
+
+def clusters(out: Path) -> dict[str, str]:
+    """Cluster by id of every valid row."""
+    rows = np.load(out / "rows.npy")
+    return {f"{r['id']:016x}": f"{r['cluster']:016x}" for r in rows}
 
 
 def test_different_rows_all_stay(tmp_path: Path) -> None:
@@ -39,7 +46,7 @@ def test_different_rows_all_stay(tmp_path: Path) -> None:
     assert kept == rows
     assert facts["contradictions"] == facts["quarantined"] == 0 and facts["by_rule"] == {}
     assert facts["labels"] == {"bug_report": 2, "feature_request": 2, "P0_incident": 1}
-    assert read_json(tmp_path / "out/clusters.json") == {e.id: e.id for e in rows}
+    assert clusters(tmp_path / "out") == {e.id: e.id for e in rows}
 
 
 def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
@@ -57,10 +64,7 @@ def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
     assert {n: r["kind"] for n, r in dropped.items()} == {1: "near", 2: "exact", 3: "exact"}
     assert dropped[1]["kept_id"] == kept[0].id and dropped[1]["kept_source"]["line"] == 4
     assert dropped[1]["similarity"] == round(similarity(NEAR, LONG), 4) and 0.8 <= dropped[1]["similarity"] < 1
-    cluster = read_json(tmp_path / "out/clusters.json")[kept[0].id]
-    assert cluster == min(e.id for e in rows[:4])
-    members = read_json(tmp_path / "out/members.json")[cluster]
-    assert {(m["id"], m["key"]) for m in members} == {(e.id, prompt_key(e)) for e in rows[:4]}
+    assert {clusters(tmp_path / "out")[e.id] for e in rows[:4]} == {min(e.id for e in rows[:4])}
 
 
 def test_threshold_is_obeyed(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_contradictions_are_quarantined_with_the_partners_place(tmp_path: Path, 
     ]
     facts, kept = run(tmp_path, rows)
     assert [e.source["line"] for e in kept] == [2]
-    assert (facts["quarantined"], facts["contradictions"], facts["by_rule"]) == (3, 1, {"data.contradiction": 3})
+    assert (facts["quarantined"], facts["contradictions"], facts["by_rule"]) == (3, 3, {"data.contradiction": 3})
     quarantine = {r["line"]: r["findings"][0] for r in read_lines(tmp_path / "out/quarantine.jsonl")}
     assert "raw/a.jsonl:3" in quarantine[1]["message"] and "'P0_incident'" in quarantine[1]["message"]
     assert "raw/a.jsonl:1" in quarantine[3]["message"] and quarantine[3]["place"] == "raw/a.jsonl:3"
@@ -113,15 +117,12 @@ def test_free_answers_may_differ(tmp_path: Path) -> None:
         example(NEAR, "Take the new exporter: 42 rows", 5),
         example(NEAR, "Take the new exporter: 41 rows!", 6),
     ]
-    facts, kept = run(tmp_path, rows, output=TEXT_OUTPUT)
+    facts, kept = run(tmp_path, rows, output=TEXT_OUTPUT, contradictions="warn")
     lines = [e.source["line"] for e in kept]
     assert len(lines) == 4 and 2 in lines and 5 in lines and len({1, 3} & set(lines)) == len({4, 6} & set(lines)) == 1
     assert (facts["exact_duplicates"], facts["near_duplicates"], facts["quarantined"]) == (1, 1, 0)
-    clusters = read_json(tmp_path / "out/clusters.json")
-    assert (
-        len(clusters) == 4
-        and clusters[kept[0].id] == clusters[kept[1].id] != clusters[kept[2].id] == clusters[kept[3].id]
-    )
+    names = [clusters(tmp_path / "out")[e.id] for e in kept]
+    assert names[0] == names[1] != names[2] == names[3]
     told = read_lines(tmp_path / "out/findings.jsonl")
     assert [f["severity"] for f in told[:2]] == ["warning", "warning"]
     first = next(line for line in lines if line in (1, 3))
@@ -145,8 +146,9 @@ def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
         "source": {"file": "raw/a.jsonl", "line": 1},
         "kind": "email",
         "count": 2,
+        "fingerprints": [fingerprint(b"key", "email", "jane@example.com")],
     }
-    written = b"".join(p.read_bytes() for p in (tmp_path / "out").iterdir())
+    written = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert b"example.com" not in written and b"2030" not in written
 
 
@@ -165,10 +167,36 @@ def test_same_rows_same_files(tmp_path: Path) -> None:
     rows = [example(f"{LONG} {i % 7} {'x' * (i % 5)}", line=i) for i in range(60)]
     run(tmp_path / "a", rows)
     run(tmp_path / "b", rows)
-    for path in (tmp_path / "a/out").iterdir():
-        assert path.read_bytes() == (tmp_path / "b/out" / path.name).read_bytes()
+    files = [p.relative_to(tmp_path / "a") for p in (tmp_path / "a/out").rglob("*") if p.is_file()]
+    assert len(files) > 12
+    for path in files:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
 
 
 def test_no_rows(tmp_path: Path) -> None:
     facts, kept = run(tmp_path, [])
     assert kept == [] and facts["rows_in"] == 0
+
+
+def test_rows_that_may_mean_the_same_are_told_and_removed_only_when_asked(tmp_path: Path) -> None:
+    rows = [
+        example("please export the whole invoice list now as file", line=1),
+        example("now export the invoice list as whole file please", line=2),
+        example("the map of the depot is empty since noon", line=3),
+    ]
+    semantic = {"model": "hashed", "threshold": 0.5}
+    facts, kept = run(tmp_path / "told", rows, semantic=semantic)
+    assert len(kept) == 3 and facts["by_rule"] == {"data.semantic_suspect": 1} and facts["semantic_suspects"] == 1
+    told = read_lines(tmp_path / "told/out/findings.jsonl")[0]
+    assert {told["place"], "raw/a.jsonl:2", "raw/a.jsonl:1"} <= {told["place"], *told["message"].split()}
+    names = clusters(tmp_path / "told/out")
+    assert names[rows[0].id] != names[rows[1].id]
+    run(tmp_path / "removed", rows, semantic={**semantic, "remove": True})
+    names = clusters(tmp_path / "removed/out")
+    assert names[rows[0].id] == names[rows[1].id] != names[rows[2].id]
+
+
+def test_repeats_are_shown_for_people(tmp_path: Path) -> None:
+    facts, _ = run(tmp_path, [example(LONG, line=1), example(NEAR, line=2), example(LONG.upper(), line=3)])
+    assert {kind: len(rows) for kind, rows in facts["examples"].items()} == {"exact": 1, "near": 1}
+    assert facts["examples"]["near"][0]["text"] in (LONG, LONG.upper(), NEAR)

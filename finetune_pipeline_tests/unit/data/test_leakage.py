@@ -2,71 +2,112 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from finetune_pipeline.data import leakage
-from finetune_pipeline.data.examples import Example, write_examples
-from finetune_pipeline.data.leakage import (
-    find_leaks,
-    fingerprints,
-    leakage_report,
-    make_canaries,
-    prove,
-    write_fingerprints,
-)
+from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.data import certificate, leakage
+from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.data.leakage import find_leaks, fingerprints, leakage_report, write_fingerprints
+from finetune_pipeline.data.ledger import ENTRY, record_assignments
 from finetune_pipeline.data.shingles import similarity
-from finetune_pipeline_tests.unit.data.rows import example, make_spec
+from finetune_pipeline.data.splitting import FILES, split
+from finetune_pipeline.data.templates import Templates
+from finetune_pipeline_tests.unit.data.rows import example, make_spec, write_clean
 
 WORDS = [
     a + b
     for a in ("lo", "ti", "me", "kur", "san", "plo", "wex", "an")
     for b in ("gin", "cket", "ssage", "ball", "der", "rix", "on")
 ]
+NONE = Templates()
 
 
 def some(start: int, count: int, words: int = 20) -> list[Example]:
     return [example(" ".join(random.Random(i).choices(WORDS, k=words)), line=i) for i in range(start, start + count)]
 
 
-def lay(folder: Path, train: list[Example], validation: list[Example], test: list[Example]) -> Path:
-    write_examples(folder / "train/examples.jsonl", train)
-    write_examples(folder / "validation/examples.jsonl", validation)
-    write_fingerprints(folder / "test/fingerprints.json", fingerprints(test))
-    return folder
+def made(folder: Path, examples: list[Example], **clusters: Any) -> Path:
+    """A split of these rows."""
+    cleaned = write_clean(folder / "clean", examples, make_spec(), **clusters)
+    split(cleaned, cleaned, make_spec(), folder / "ledger", folder / "out")
+    return folder / "out"
 
 
 def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
-    facts = leakage_report(lay(tmp_path, some(0, 60), some(100, 10), some(200, 20)), make_spec())
-    assert (facts["exact"], facts["near"], facts["pairs"]) == (0, 0, [])
-    assert facts["canaries"] == {"planted": 3, "found": 3} and facts["compared"] == 70 * 20 + 600
+    report = leakage_report(made(tmp_path, some(0, 90)), make_spec(), FILES)
+    assert [report[k] for k in ("exact", "near", "group", "semantic")] == [0, 0, 0, 0]
+    assert (report["pairs"], report["changed"], report["rows"]) == ([], [], 90)
+    assert all(found == {"exact": 0, "near": 0} for found in report["all_pairs"].values())
+    canaries = report["canaries"]
+    assert canaries["planted"] == canaries["found"] == 15 and canaries["missed"] == []
+    kinds = ("exact", "reformatted", "edited", "template_swapped", "same_group")
+    assert canaries["by_kind"] == {kind: [3, 3] for kind in kinds}
 
 
-def test_planted_leaks_are_found_between_every_two_splits(tmp_path: Path) -> None:
-    train, validation, test = some(0, 60), some(100, 10), some(200, 20)
-    train.append(
-        example(test[3].user_text.upper() + " ", "P0_incident", 900)
-    )  # another label does not make it another text
-    train.append(example(validation[2].user_text + " indeed", line=901))
-    validation.append(example(test[5].user_text.replace(" ", ", ", 4), line=902))
-    facts = leakage_report(lay(tmp_path, train, validation, test), make_spec())
-    assert facts["by_pair"] == {
-        "train-test": {"exact": 1, "near": 0},
-        "validation-test": {"exact": 0, "near": 1},
-        "train-validation": {"exact": 0, "near": 1},
-    }
-    assert (facts["exact"], facts["near"]) == (1, 2)
-    first, second, third = facts["pairs"]
-    assert (first["splits"], first["id"], first["other_id"], first["similarity"]) == (
-        "train-test",
-        train[60].id,
-        test[3].id,
-        1.0,
-    )
-    assert (second["id"], second["other_id"], second["similarity"]) == (validation[10].id, test[5].id, 1.0)
-    assert third["similarity"] == round(similarity(train[61].user_text, validation[2].user_text), 4)
+def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> None:
+    """The clean artifact says that these rows are no cluster, so they are split apart; the certificate does not believe
+    it. (Rows with the very same prompt are kept together by the split itself.)"""
+    base = some(0, 60)
+    copies = [example(e.user_text.upper() + " ", line=500 + i) for i, e in enumerate(base[:20])]
+    edits = [example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base[20:40])]
+    out = made(tmp_path, [*base, *copies, *edits])
+    report = leakage_report(out, make_spec(), FILES)
+    placed = {e.id: name for name, file in FILES.items() for e in read_examples(out / file)}
+    assert all(placed[a.id] == placed[b.id] for a, b in zip(base[:20], copies, strict=True))
+    near = sum(placed[a.id] != placed[b.id] for a, b in zip(base[20:40], edits, strict=True))
+    assert near > 2
+    assert (report["exact"], report["near"]) == (0, near)
+    assert sum(f["near"] for f in report["all_pairs"].values()) == near
+    shown = next(p for p in report["pairs"] if p["kind"] == "near")
+    texts = {e.id: e.user_text for e in [*base, *copies, *edits]}
+    assert shown["similarity"] == round(similarity(texts[shown["id"]], texts[shown["other_id"]]), 4)
+
+
+def test_another_file_than_the_certified_one_is_noticed(tmp_path: Path) -> None:
+    out = made(tmp_path, some(0, 60))
+    rows = read_examples(out / FILES["train"])
+    planted = read_examples(out / FILES["test"])[0]
+    write_examples(out / FILES["train"], [*rows, planted])
+    report = leakage_report(out, make_spec(), FILES)
+    assert report["changed"] == ["train"]
+    assert report["all_pairs"]["train-test"] == {"exact": 1, "near": 0}
+
+
+def test_large_sets_are_certified_without_comparing_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_pipeline.data.splitting.SMALL", 10)
+    base = some(0, 60)
+    out = made(tmp_path, [*base, *(example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base))])
+    assert not (out / "test/fingerprints.json").exists()
+    report = leakage_report(out, make_spec(), FILES)
+    assert report["near"] > 5 and "all_pairs" not in report and report["canaries"]["missed"] == []
+
+
+def test_without_a_certificate_nothing_is_judged(tmp_path: Path) -> None:
+    out = made(tmp_path, some(0, 30))
+    (out / "leakage.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        leakage_report(out, make_spec(), FILES)
+
+
+def test_a_group_in_two_splits_is_a_leak(tmp_path: Path) -> None:
+    """Groups are joined by the split itself; here the rows of one group had their splits before they had a group."""
+    rows = some(0, 60)
+    made(tmp_path, rows)
+    placed = {e.id: i for i, file in enumerate(FILES.values()) for e in read_examples(tmp_path / "out" / file)}
+    told = np.zeros(len(rows), ENTRY)
+    told["id"] = [int(e.id, 16) for e in rows]
+    told["key"] = np.load(tmp_path / "clean/rows.npy")["prompt"]
+    told["split"] = [placed[e.id] for e in rows]
+    record_assignments(told, tmp_path / "ledger")
+    grouped = [Example(**{**e.to_dict(), "group": "one" if i < 30 else None}) for i, e in enumerate(rows)]
+    cleaned = write_clean(tmp_path / "clean2", grouped, make_spec())
+    split(cleaned, cleaned, make_spec(), tmp_path / "ledger", tmp_path / "out2")
+    report = leakage_report(tmp_path / "out2", make_spec(), FILES)
+    assert report["group"] >= 2 and report["exact"] == report["near"] == 0
 
 
 def test_leaks_are_those_of_all_pairs_compared() -> None:
@@ -80,61 +121,55 @@ def test_leaks_are_those_of_all_pairs_compared() -> None:
         rows.append(example(" ".join(words), line=len(rows)))
     wanted = {(a.id, b.id) for a in rows for b in others if similarity(a.user_text, b.user_text) >= 0.7}
     assert len(wanted) > 5
-    assert {(x["id"], x["other_id"]) for x in find_leaks(rows, fingerprints(others), 0.7)} == wanted
+    assert {(x["id"], x["other_id"]) for x in find_leaks(rows, fingerprints(others, NONE), 0.7, NONE)} == wanted
 
 
 def test_fingerprints_hold_no_text_and_survive_a_file(tmp_path: Path) -> None:
     rows = some(0, 3)
-    write_fingerprints(tmp_path / "f.json", fingerprints(rows))
+    prints = fingerprints(rows, NONE)
+    write_fingerprints(tmp_path / "f.json", prints)
     told = (tmp_path / "f.json").read_text()
     assert not any(word in told for word in rows[0].user_text.split())
-    assert leakage.read_fingerprints(tmp_path / "f.json") == fingerprints(rows) == json.loads(told)
-    assert set(fingerprints(rows)[0]) == {"id", "exact", "shingles"}
-    assert fingerprints(rows)[0]["shingles"] == sorted(set(fingerprints(rows)[0]["shingles"]))
-    assert fingerprints(rows)[0]["shingles"][-1] < 2**32
+    assert leakage.read_fingerprints(tmp_path / "f.json") == prints == json.loads(told)
+    assert set(prints[0]) == {"id", "exact", "shingles"}
+    assert prints[0]["shingles"] == sorted(set(prints[0]["shingles"])) and prints[0]["shingles"][-1] < 2**32
 
 
 def test_short_and_sign_only_texts_match_only_themselves() -> None:
-    prints = fingerprints([example("??"), example("ok")])
-    assert find_leaks([example("!!"), example("no")], prints, 0.8) == []
-    assert [(x["kind"], x["similarity"]) for x in find_leaks([example("??"), example("OK")], prints, 0.8)] == [
-        ("exact", 1.0)
-    ] * 2
-    assert find_leaks([], prints, 0.8) == [] == find_leaks(some(0, 2), [], 0.8)
+    prints = fingerprints([example("??"), example("ok")], NONE)
+    assert find_leaks([example("!!"), example("no")], prints, 0.8, NONE) == []
+    found = find_leaks([example("??"), example("OK")], prints, 0.8, NONE)
+    assert [(x["kind"], x["similarity"]) for x in found] == [("exact", 1.0)] * 2
+    assert find_leaks([], prints, 0.8, NONE) == [] == find_leaks(some(0, 2), [], 0.8, NONE)
 
 
-def test_canaries_differ_in_kind(tmp_path: Path) -> None:
-    rows = some(0, 5)
-    canaries = make_canaries(rows, 0.8)
-    texts = {e.id: e.user_text for e in rows}
-    same, dressed, edited = ((c.user_text, texts[source]) for c, source in canaries)
-    assert same[0] == same[1]
-    assert dressed[0] != dressed[1] and similarity(*dressed) == 1.0
-    assert 0.8 <= similarity(*edited) < 1.0
-    assert len(make_canaries(rows, 1.0)) == 2  # no edit leaves all 5-grams in place
+@pytest.mark.parametrize("blind", ["near", "exact", "group"])
+def test_a_blind_search_betrays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: str) -> None:
+    if blind == "near":
+        monkeypatch.setattr(certificate, "similarities", lambda forms, pairs: np.zeros(len(pairs)))
+    else:
+        real = certificate._shared
+        monkeypatch.setattr(
+            certificate, "_shared", lambda v, c, zero=True: [] if zero is (blind == "exact") else real(v, c, zero)
+        )
+    report = leakage_report(made(tmp_path, some(0, 60)), make_spec(), FILES)
+    assert report["canaries"]["found"] < report["canaries"]["planted"]
+    kinds = {"near": "reformatted", "exact": "exact", "group": "same_group"}
+    assert any(name.startswith(f"canary-{kinds[blind]}") for name in report["canaries"]["missed"])
 
 
-@pytest.mark.parametrize("blind_to", ["exact", "near"])
-def test_a_blind_check_betrays_itself(monkeypatch: pytest.MonkeyPatch, blind_to: str) -> None:
-    def blind(*args: object) -> list[dict[str, object]]:
-        return [x for x in find_leaks(*args) if x["kind"] != blind_to]  # type: ignore[arg-type]
-
-    assert prove(some(0, 20), some(100, 5), 0.8) == {"planted": 3, "found": 3}
-    monkeypatch.setattr(leakage, "find_leaks", blind)
-    with pytest.raises(RuntimeError, match="missed its own canaries: canary-"):
-        prove(some(0, 20), some(100, 5), 0.8)
-
-
-def test_canaries_on_awkward_rows() -> None:
-    assert prove([], [example("?"), example("1")], 0.8)["found"] >= 2
-    with pytest.raises(ValueError, match="no validation rows"):
-        prove(some(0, 3), [], 0.8)
-
-
-def test_thousands_of_rows_take_seconds() -> None:
-    train, test = some(0, 3000, 40), some(10_000, 600, 40)
-    prints = fingerprints(test)
-    began = time.process_time()
-    leaks = find_leaks([*train, test[7]], prints, 0.8)
-    assert [x["other_id"] for x in leaks] == [test[7].id]
-    assert time.process_time() - began < 20
+def test_the_next_certificate_compares_only_what_is_new(tmp_path: Path) -> None:
+    rows = some(0, 60)
+    spec = make_spec()
+    first = write_clean(tmp_path / "a", rows, spec)
+    split(first, first, spec, tmp_path / "ledger", tmp_path / "out-a")
+    record_assignments(np.load(tmp_path / "out-a/assignments.npy"), tmp_path / "ledger")
+    leak = example(rows[5].user_text + " indeed", line=900)
+    second = write_clean(tmp_path / "b", [*rows, *some(100, 4), leak], spec)
+    split(second, second, spec, tmp_path / "ledger", tmp_path / "out-b", [tmp_path / "out-a"])
+    told = read_json(tmp_path / "out-b/leakage.json")
+    assert (told["rows"], told["compared_anew"]) == (65, 5)
+    split(second, second, spec, tmp_path / "ledger", tmp_path / "out-c")
+    again = read_json(tmp_path / "out-c/leakage.json")
+    assert again["compared_anew"] == 65
+    assert {k: told[k] for k in ("exact", "near", "group")} == {k: again[k] for k in ("exact", "near", "group")}

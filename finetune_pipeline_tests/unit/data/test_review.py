@@ -8,7 +8,7 @@ import pytest
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.review import apply_reviews, decision_line, reviews_digest
-from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_reviewed
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_clean
 
 ROWS = [
     example("No sound", line=1),
@@ -19,7 +19,7 @@ A, B, C = (e.id for e in ROWS)
 
 
 def decide(folder: Path, files: dict[str, list[Any]], spec: Any = None) -> dict[str, Any]:
-    write_reviewed(folder / "clean", ROWS)
+    write_clean(folder / "clean", ROWS, spec or make_spec())
     for name, lines in files.items():
         path = folder / "reviews" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,15 +33,14 @@ def row(row_id: str, decision: str, **more: Any) -> dict[str, Any]:
 
 def test_no_folder_no_decisions(tmp_path: Path) -> None:
     facts = decide(tmp_path, {})
-    assert read_examples(tmp_path / "out/examples.jsonl") == ROWS
+    assert read_examples(tmp_path / "out") == ROWS
     assert (facts["rows_in"], facts["kept"], facts["decisions"], facts["by_rule"]) == (3, 3, 0, {})
-    for name in ("clusters.json", "members.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
+    assert (tmp_path / "out/rows.npy").read_bytes() == (tmp_path / "clean/rows.npy").read_bytes()
 
 
 def test_keep_drop_and_relabel(tmp_path: Path) -> None:
     facts = decide(tmp_path, {"a.jsonl": [row(A, "keep"), row(B, "drop"), "", row(C, "relabel", label=" bug_report ")]})
-    kept = read_examples(tmp_path / "out/examples.jsonl")
+    kept = read_examples(tmp_path / "out")
     assert [e.id for e in kept] == [A, C]
     assert (kept[1].label, kept[1].answer, kept[1].tags) == ("bug_report", "bug_report", ["relabelled"])
     assert kept[0] == ROWS[0] and kept[1].messages[:-1] == ROWS[2].messages[:-1]
@@ -65,7 +64,7 @@ def test_the_last_word_counts_by_time_then_file_then_line(tmp_path: Path) -> Non
             ],
         },
     )
-    assert [e.id for e in read_examples(tmp_path / "out/examples.jsonl")] == [C]
+    assert [e.id for e in read_examples(tmp_path / "out")] == [C]
     assert facts["overruled"] == 4
 
 
@@ -87,7 +86,7 @@ def test_the_last_word_counts_by_time_then_file_then_line(tmp_path: Path) -> Non
 )
 def test_a_faulty_decision_changes_nothing_and_is_counted(tmp_path: Path, line: Any, rule: str, said: str) -> None:
     facts = decide(tmp_path, {"a.jsonl": [line]})
-    assert read_examples(tmp_path / "out/examples.jsonl") == ROWS
+    assert read_examples(tmp_path / "out") == ROWS
     assert facts["by_rule"] == {f"data.{rule}": 1}
     told = read_lines(tmp_path / "out/findings.jsonl")
     assert told[0]["place"] == "reviews/a.jsonl:1" and said in told[0]["message"]
@@ -95,7 +94,7 @@ def test_a_faulty_decision_changes_nothing_and_is_counted(tmp_path: Path, line: 
 
 def test_a_text_task_takes_any_new_answer(tmp_path: Path) -> None:
     decide(tmp_path, {"a.jsonl": [row(A, "relabel", label="Write to ann@example.com.")]}, make_spec(output=TEXT_OUTPUT))
-    first = read_examples(tmp_path / "out/examples.jsonl")[0]
+    first = read_examples(tmp_path / "out")[0]
     assert first.answer == "Write to [EMAIL_1]." and first.label is None
 
 

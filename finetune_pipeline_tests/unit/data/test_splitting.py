@@ -4,12 +4,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.ledger import read_ledger, record_assignments
-from finetune_pipeline.data.splitting import FILES, split
-from finetune_pipeline_tests.unit.data.rows import LABELS, TEXT_OUTPUT, example, make_spec, read_lines, write_reviewed
+from finetune_pipeline.data.splitting import ASSIGNMENTS, FILES, split
+from finetune_pipeline_tests.unit.data.rows import LABELS, TEXT_OUTPUT, example, make_spec, read_lines, write_clean
 
 SPEC = make_spec()
 
@@ -30,16 +31,18 @@ def run(
     spec: Any = SPEC,
     *,
     clusters: dict[str, str] | None = None,
+    removed: tuple[str, ...] = (),
     record: bool = True,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """(facts, split by id) of a split made with the ledger in `folder`."""
     out = folder / name
-    facts = split(write_reviewed(folder / f"in-{name}", examples, clusters), spec, folder / "ledger.jsonl", out)
+    made = write_clean(folder / f"in-{name}", examples, spec, clusters, removed)
+    facts = split(made, made, spec, folder / "ledger", out)
     if record:
-        record_assignments(out, folder / "ledger.jsonl")
+        record_assignments(np.load(out / ASSIGNMENTS), folder / "ledger")
     placed = {e.id: s for s, file in FILES.items() for e in read_examples(out / file)}
-    assert facts["rows_in"] == len(examples) == facts["kept"] + facts["quarantined"]
-    assert facts["kept"] == len(placed) == sum(facts["counts"].values())
+    assert facts["rows_in"] + len(removed) == len(examples) == facts["kept"] + facts["quarantined"] + len(removed)
+    assert facts["kept"] + facts["restored"] == len(placed) == sum(facts["counts"].values())
     return facts, placed
 
 
@@ -112,13 +115,8 @@ def test_a_new_row_follows_its_cluster_even_if_the_old_one_was_removed(tmp_path:
     _, before = run(tmp_path, "a", rows(0, 50))
     old = next(e for e in rows(0, 50) if before[e.id] == "test")
     new = example(old.user_text + " please", old.answer, line=99)
-    folder = write_reviewed(tmp_path / "in-b", [new], {new.id: min(old.id, new.id)})
-    members = (folder / "members.json").read_text().replace("\n", "")
-    name = next(r for r in read_ledger(tmp_path / "ledger.jsonl").rows if r["id"] == old.id)
-    (folder / "members.json").write_text(members.replace("[", f'[{{"id": "{old.id}", "key": "{name["key"]}"}},', 1))
-    facts = split(folder, SPEC, tmp_path / "ledger.jsonl", tmp_path / "b")
-    assert facts["counts"] == {"train": 0, "validation": 0, "test": 1}
-    assert record_assignments(tmp_path / "b", tmp_path / "ledger.jsonl") == 1
+    facts, placed = run(tmp_path, "b", [old, new], clusters={new.id: old.id}, removed=(old.id,))
+    assert facts["counts"] == {"train": 0, "validation": 0, "test": 1} and placed == {new.id: "test"}
 
 
 def test_production_rows_close_to_the_test_are_left_out(tmp_path: Path) -> None:
@@ -142,8 +140,31 @@ def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:
     assert placed == before and facts["by_rule"] == {"data.bridges_splits": 1}
     told = read_lines(tmp_path / "b/quarantine.jsonl")
     assert (told[0]["file"], told[0]["line"], len(told)) == ("raw/a.jsonl", 99, 1)
-    assert "test and train" in told[0]["findings"][0]["message"]
+    assert "train and test" in told[0]["findings"][0]["message"]
     assert "[EMAIL_1]" in told[0]["raw"] and "a@example" not in told[0]["raw"]
+
+
+def test_a_new_row_that_is_refused_does_not_take_the_old_ones_with_it(tmp_path: Path) -> None:
+    _, before = run(tmp_path, "a", rows(0, 50))
+    one = next(e for e in rows(0, 50) if before[e.id] == "train")
+    two = next(e for e in rows(0, 50) if before[e.id] == "test")
+    new = example(one.user_text + " " + two.user_text, line=99)
+    clusters = {new.id: one.id, two.id: one.id}
+    facts, placed = run(tmp_path, "b", [new, *rows(0, 50)], clusters=clusters, removed=(one.id, two.id))
+    assert placed == before and (facts["restored"], facts["quarantined"]) == (2, 1)
+
+
+def test_the_newest_rows_are_the_test_when_time_decides(tmp_path: Path) -> None:
+    spec = make_spec(split={"by": "time"})
+    timed = [
+        Example(**{**e.to_dict(), "time": f"2026-01-{1 + i // 4:02d}T00:00:{i % 4:02d}+00:00"})
+        for i, e in enumerate(rows(0, 100))
+    ]
+    random.Random(3).shuffle(timed)
+    facts, placed = run(tmp_path, "a", timed, spec)
+    newest = {e.id for e in sorted(timed, key=lambda e: str(e.time))[-20:]}
+    assert {i for i, s in placed.items() if s == "test"} == newest
+    assert facts["counts"] == {"train": 70, "validation": 10, "test": 20}
 
 
 def test_free_answers_to_one_question_share_a_split(tmp_path: Path) -> None:
@@ -154,28 +175,32 @@ def test_free_answers_to_one_question_share_a_split(tmp_path: Path) -> None:
 
 def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     facts, _ = run(tmp_path, "a", rows(0, 30))
-    ledger = tmp_path / "ledger.jsonl"
-    before = ledger.read_bytes()
-    assert record_assignments(tmp_path / "a", ledger) == 0
-    assert ledger.read_bytes() == before and len(read_ledger(ledger).rows) == 30
-    path = tmp_path / "a/assignments.jsonl"
-    path.write_text(path.read_text().replace('"test"', '"train"'))
+    ledger = tmp_path / "ledger"
+    before = {p.name: p.read_bytes() for p in ledger.glob("*.npy")}
+    told = np.load(tmp_path / "a" / ASSIGNMENTS)
+    assert record_assignments(told, ledger) == 0
+    assert len(read_ledger(ledger).entries) == 30
+    told["split"][told["split"] == 2] = 0
     with pytest.raises(
         RuntimeError, match=f"{facts['counts']['test']} rows would move between splits: .* was in test, now train"
     ):
-        record_assignments(tmp_path / "a", ledger)
-    assert ledger.read_bytes() == before
+        record_assignments(told, ledger)
+    assert {p.name: p.read_bytes() for p in ledger.glob("*.npy")} == before
 
 
 def test_the_split_itself_leaves_the_ledger_alone(tmp_path: Path) -> None:
     run(tmp_path, "a", rows(0, 30), record=False)
-    assert not (tmp_path / "ledger.jsonl").exists()
+    assert not (tmp_path / "ledger").exists()
 
 
-@pytest.mark.parametrize("line", ['{"id": "a", "key": "b", "cluster": "c", "split": "dev"}', '{"id": "a"}', "{"])
-def test_a_broken_ledger_is_not_guessed_at(tmp_path: Path, line: str) -> None:
-    (tmp_path / "ledger.jsonl").write_text(line + "\n")
-    with pytest.raises(ValueError, match=r"ledger\.jsonl"):
+@pytest.mark.parametrize("content", [b"", b"no array", "another"])
+def test_a_broken_ledger_is_not_guessed_at(tmp_path: Path, content: bytes | str) -> None:
+    (tmp_path / "ledger").mkdir()
+    if isinstance(content, bytes):
+        (tmp_path / "ledger/000001.npy").write_bytes(content)
+    else:
+        np.save(tmp_path / "ledger/000001.npy", np.zeros(3))
+    with pytest.raises(ValueError, match=r"000001\.npy.*restore"):
         run(tmp_path, "a", rows(0, 5))
 
 
@@ -186,8 +211,12 @@ def test_same_input_same_files_also_once_recorded(tmp_path: Path, record: bool) 
     run(tmp_path, "b", examples, record=record)
     names = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
     assert [str(n) for n in names] == [
-        "assignments.jsonl",
+        "assignments.npy",
+        "covered.npz",
+        "leakage.json",
+        "placed.npy",
         "quarantine.jsonl",
+        "templates.json",
         "test/fingerprints.json",
         "test/sealed.jsonl",
         "train/examples.jsonl",

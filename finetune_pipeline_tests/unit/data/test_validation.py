@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_pipeline.data.examples import example_id, read_examples
+from finetune_pipeline.data.judging import Checked, check_line
 from finetune_pipeline.data.row_rules import nearest_label
-from finetune_pipeline.data.validation import Checked, check_line, validate
+from finetune_pipeline.data.validation import validate
 from finetune_pipeline_tests.unit.data.rows import LABELS, PROMPT, TEXT_OUTPUT, chat, make_spec, read_lines, write_raw
 
 SPEC = make_spec(max_chars=400)
@@ -68,7 +69,6 @@ BROKEN: list[tuple[Any, list[str]]] = [
     (b'{"text": "aa", "label": "bug_report", "score": ' + b"9" * 5000 + b"}", ["non_finite_number"]),
     (b'{"text": "aa \\ud83d", "label": "bug_report"}', ["lone_surrogate"]),
     (b'{"text": "aa", "label": "bug_report", "\\udc00": 1}', ["lone_surrogate"]),
-    ({"prompt": "a", "completion": "b"}, ["unknown_shape"]),
     ({}, ["unknown_shape"]),
     ({"text": "aa"}, ["missing_field"]),
     ({"label": "bug_report"}, ["missing_field"]),
@@ -83,12 +83,10 @@ BROKEN: list[tuple[Any, list[str]]] = [
     ({"text": "aa", "label": 3}, ["wrong_type"]),
     ({"messages": "hello"}, ["wrong_type"]),
     ({"messages": [S, "hello", A]}, ["wrong_type"]),
-    ({"messages": [S, {"role": "user", "content": [{"type": "text", "text": "a"}]}, A]}, ["wrong_type"]),
     (chat(group=5), ["wrong_type"]),
     (chat(tags="a"), ["wrong_type"]),
     (chat(tags=[1]), ["wrong_type"]),
     (chat(label=1), ["wrong_type"]),
-    ({"messages": [S, {"role": "human", "content": "aa"}, A]}, ["unknown_role"]),
     ({"messages": [U, S, A]}, ["role_order"]),
     ({"messages": [S, U, U, A]}, ["role_order"]),
     ({"messages": [S, A]}, ["role_order"]),
@@ -109,9 +107,6 @@ BROKEN: list[tuple[Any, list[str]]] = [
     (chat(user="Dear {{ customer_name }}, hello"), ["template_residue"]),
     (chat(origin="robot"), ["unknown_origin"]),
     (chat(origin=["human"]), ["unknown_origin"]),
-    (chat(tools=[{"type": "function"}]), ["unsupported_key"]),
-    ({"messages": [S, U, {**A, "weight": 0}]}, ["unsupported_key"]),
-    ({"messages": [S, U, {**A, "tool_calls": [{}]}]}, ["unsupported_key"]),
 ]
 
 
@@ -133,7 +128,6 @@ def test_every_rule_of_the_list_has_a_planted_fault() -> None:
         "missing_field",
         "empty_field",
         "wrong_type",
-        "unknown_role",
         "role_order",
         "no_assistant_last",
         "unknown_label",
@@ -148,7 +142,6 @@ def test_every_rule_of_the_list_has_a_planted_fault() -> None:
         "lone_surrogate",
         "unknown_origin",
         "label_mismatch",
-        "unsupported_key",
     }
 
 
@@ -199,9 +192,6 @@ def test_all_problems_of_a_row_come_at_once() -> None:
         (b'{"text": "abc\xff"}', "byte offset 13", "UTF-8"),
         ({"txt": "a", "label_": "b"}, "'label_', 'txt'", "'label_' to `label`, 'txt' to `text`"),
         ({"message": []}, "'message'", "nearest format: `messages`; rename 'message' to `messages`"),
-        ({"instruction": "a", "output": "b"}, "'instruction', 'output'", "nearest format: `text_label`"),
-        ({"conversations": []}, "conversations", "nearest format: `messages`"),
-        ({"messages": [S, {"role": "gpt", "content": "aa"}, A]}, "'gpt'", "write 'assistant'"),
         ({"text": "aa", "label": " Bug Report "}, "'Bug Report'", "write 'bug_report'"),
         ({"text": "aa", "label": "p0_incidnt"}, "'p0_incidnt'", "did you mean 'P0_incident'?"),
         ({"text": "aa", "label": "zzz"}, "'zzz'", "use one of: bug_report, feature_request, P0_incident"),
@@ -273,7 +263,7 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
     )
     write_raw(raw, [{"text": "It is down, mail jane@example.com", "label": "P0"}], "production.jsonl")
     facts = validate(raw, SPEC, tmp_path / "out")
-    assert facts | {"labels": 0, "files": 0} == {
+    assert facts | {"labels": 0, "files": 0, "shapes": 0, "parts": 0} == {
         "rows_in": 6,
         "kept": 2,
         "quarantined": 4,
@@ -288,6 +278,9 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
             "data.unknown_label": 1,
         },
         "files": 0,
+        "shapes": 0,
+        "parts": 0,
+        "taken_over": 0,
         "ignored_keys": {"extra": 1},
     }
     assert facts["labels"] == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
@@ -299,7 +292,7 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
     assert [(r["file"], r["line"]) for r in rows] == [("production.jsonl", 1)] + [("raw/a.jsonl", n) for n in (4, 5, 7)]
     assert rows[0]["raw"] == '{"text": "It is down, mail [EMAIL_1]", "label": "P0"}'
     assert rows[1]["findings"][0]["rule"] == "data.missing_field"
-    assert [e.source["line"] for e in read_examples(tmp_path / "out/examples.jsonl")] == [1, 6]
+    assert [e.source["line"] for e in read_examples(tmp_path / "out")] == [1, 6]
     assert len(read_lines(tmp_path / "out/findings.jsonl")) == 6
 
 
@@ -314,7 +307,9 @@ def test_same_bytes_same_files(tmp_path: Path) -> None:
     raw = write_raw(tmp_path / "raw", [chat(), {"text": 1}, b"\xff"])
     for out in ("a", "b"):
         validate(raw, SPEC, tmp_path / out)
-    for name in ("examples.jsonl", "quarantine.jsonl", "findings.jsonl"):
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert {p.name for p in files} >= {"examples.jsonl", "quarantine.jsonl", "findings.jsonl", "parts.json"}
+    for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -359,11 +354,7 @@ def test_any_bytes_end_kept_or_quarantined(tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("any")
     raw = write_raw(folder, lines)
     facts = validate(raw, SPEC, folder / "out")
-    content = (raw / "files/raw/a.jsonl").read_bytes()
-    assert facts["rows_in"] == sum(bool(line.strip(b" \t\r\n")) for line in content.split(b"\n")) - (
-        content.startswith(b"\xef\xbb\xbf") and not content.split(b"\n")[0][3:].strip(b" \t\r\n")
-    )
     assert facts["rows_in"] == facts["kept"] + facts["quarantined"]
-    assert len(read_examples(folder / "out/examples.jsonl")) == facts["kept"]
+    assert len(read_examples(folder / "out")) == facts["kept"]
     quarantined = read_lines(folder / "out/quarantine.jsonl")
     assert len(quarantined) == facts["quarantined"] and all(row["findings"] for row in quarantined)

@@ -1,0 +1,302 @@
+"""Rows of other forms, brought into a known one by the expressions of ``data.fields``.
+
+Expressions are JMESPath. ``$file`` and ``$key`` stand for the file's name and for the key of the list a row stands in,
+``='text'`` for the text itself. A plain name or path is looked up without the JMESPath machine, which takes ten times
+as long.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from finetune_pipeline.data.formats import ANSWERS, CHATS, INPUTS, OPTIONAL, PROMPTS
+from finetune_pipeline.data.quoting import key_name, keys_shown, quoted
+from finetune_pipeline.data.readers.encodings import check_encoding
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.model import FieldsSpec, TaskSpec
+
+CONTENT = ("messages", "text", "label", "prompt", "completion", "instruction", "input", "output")
+_FORMS = {
+    "messages": ("messages",),
+    "text_label": ("text", "label"),
+    "prompt_completion": ("prompt", "completion"),
+    "instruction": ("instruction", "output"),
+}
+ROW_KEYS = frozenset(
+    {*CONTENT, *PROMPTS, *ANSWERS, *CHATS, *INPUTS, *OPTIONAL, "tools", "system", "chosen", "rejected"}
+)
+"""Keys of the known formats."""
+_BESIDES = ("system", "tools", "id", "group", "origin", "generator", "time", "tags")
+_AS_TEXT = ("id", "group", "generator")
+_LITERAL = re.compile(r"=\s*(?:'([^']*)'|\"([^\"]*)\")\s*")
+_BROKEN = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError)
+"""What a JMESPath function may raise on a value it was not made for; its own errors are ValueErrors."""
+
+Getter = Callable[[Any, str, str | None], Any]
+
+
+@dataclass
+class Mapped:
+    """One row in a known form: what the expressions gave, what is wrong, and the keys no expression reads."""
+
+    row: dict[str, Any]
+    findings: list[Finding] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """The compiled expressions of one spec. `content`: whether they say where the texts are; `names`: keys they read
+    (None: everything)."""
+
+    getters: dict[str, Getter]
+    expressions: dict[str, str]
+    content: bool
+    names: frozenset[str] | None
+
+    def apply(self, row: Any, file: str, key: str | None, place: str) -> list[Mapped]:
+        """The rows that a raw row stands for: one, or one for each element of the list `data.fields.each` gives."""
+        if "each" not in self.getters:
+            return [self._apply_once(row, file, key, place)]
+        try:
+            elements = self.getters["each"](row, file, key)
+        except _BROKEN as error:
+            return [Mapped({}, [self._failed("each", error, place)])]
+        if not isinstance(elements, list) or not elements:
+            what = "an empty list" if elements == [] else quoted(elements)
+            return [Mapped({}, [self._nothing("each", row, place, f"{what}, not a list of examples")])]
+        outer = row if isinstance(row, dict) else {}
+        merged = ({**outer, **e} if isinstance(e, dict) else {**outer, "element": e} for e in elements)
+        return [self._apply_once(m, file, key, place) for m in merged]
+
+    def _apply_once(self, row: Any, file: str, key: str | None, place: str) -> Mapped:
+        made: dict[str, Any] = {}
+        found: list[Finding] = []
+        for name, getter in self.getters.items():
+            if name == "each":
+                continue
+            try:
+                value = getter(row, file, key)
+            except _BROKEN as error:
+                found.append(self._failed(name, error, place))
+                continue
+            if value is not None:
+                made[name] = str(value) if name in _AS_TEXT and _is_number(value) else value
+            elif name in CONTENT and name != "input":
+                found.append(self._nothing(name, row, place, "nothing"))
+        if not isinstance(row, dict):
+            if not self.content:
+                found.append(_not_an_object(row, place))
+            return Mapped(made, found)
+        if not self.content:
+            rest = {k: v for k, v in row.items() if k not in (self.names or ())}
+            return Mapped({**rest, **made}, found)
+        unread = () if self.names is None else (k for k in row if k not in self.names)
+        return Mapped(made, found, sorted(key_name(k) for k in unread))
+
+    def _failed(self, name: str, error: Exception, place: str) -> Finding:
+        return Finding(
+            "data.field_expression",
+            "error",
+            place,
+            f"data.fields.{name}: {self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}",
+            "correct the expression, or remove the row if it lacks what the others have",
+        )
+
+    def _nothing(self, name: str, row: Any, place: str, what: str) -> Finding:
+        shown = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
+        return Finding(
+            "data.missing_field",
+            "error",
+            place,
+            f"data.fields.{name}: {self.expressions[name]!r} gives {what} ({shown})",
+            "fill it in, or correct the expression",
+        )
+
+
+def _not_an_object(row: Any, place: str) -> Finding:
+    return Finding(
+        "data.not_an_object",
+        "error",
+        place,
+        f"the row is {quoted(row)}, not an object",
+        'write one object a row: {"text": "…", "label": "…"}, or say in data.fields where things are',
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
+    """(function of row, file and key; the keys it reads, None for all). Raises ValueError for a wrong expression."""
+    text = expression.strip()
+    if text == "$file":
+        return lambda row, file, key: file, frozenset()
+    if text == "$key":
+        return lambda row, file, key: key, frozenset()
+    if text.startswith("="):
+        literal = _LITERAL.fullmatch(text)
+        if literal is None:
+            raise ValueError("after `=` a text in quotes is needed: ='text'")
+        fixed = literal[1] if literal[1] is not None else literal[2]
+        return lambda row, file, key: fixed, frozenset()
+    import jmespath
+
+    if not text:
+        raise ValueError("the expression is empty")
+    compiled = jmespath.compile(text)  # its ParseError is a ValueError
+    _check_functions(compiled.parsed)
+    names, everything = _roots(compiled.parsed)
+    path = _plain_path(compiled.parsed)
+    if path is not None:
+        return _path_getter(path), None if everything else names
+    return lambda row, file, key: compiled.search(row), None if everything else names
+
+
+_LED = ("subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "pipe")
+"""Nodes whose first part looks at the row, and whose other parts look at what the first one gave."""
+
+
+def _roots(node: dict[str, Any]) -> tuple[frozenset[str], bool]:
+    """(the row's own keys an expression reads, whether it takes the row as a whole)."""
+    names: set[str] = set()
+    everything = False
+    stack: list[Any] = [node]
+    while stack:
+        item = stack.pop()
+        kind = item.get("type")
+        if kind == "field":
+            names.add(item["value"])
+        everything = everything or kind == "current"
+        if kind != "expref":
+            children = [c for c in item.get("children", ()) if isinstance(c, dict)]
+            stack.extend(children[:1] if kind in _LED else children)
+    return frozenset(names), everything
+
+
+def _check_functions(node: dict[str, Any]) -> None:
+    """Raise ValueError for a function JMESPath does not have; it would find out only when it meets a row."""
+    from jmespath.functions import Functions
+
+    stack: list[Any] = [node]
+    while stack:
+        item = stack.pop()
+        if item.get("type") == "function_expression" and item["value"] not in Functions.FUNCTION_TABLE:
+            raise ValueError(f"there is no function {item['value']!r}")
+        stack.extend(c for c in item.get("children", ()) if isinstance(c, dict))
+
+
+def _plain_path(node: dict[str, Any]) -> list[str] | None:
+    """The keys of an expression that is nothing but ``a.b.c``."""
+    if node["type"] == "field":
+        return [node["value"]]
+    if node["type"] == "subexpression":
+        parts = [_plain_path(c) for c in node["children"]]
+        if all(p is not None for p in parts):
+            return [name for p in parts if p for name in p]
+    return None
+
+
+def _path_getter(path: list[str]) -> Getter:
+    def get(row: Any, file: str, key: str | None) -> Any:
+        for name in path:
+            if not isinstance(row, dict):
+                return None
+            row = row.get(name)
+        return row
+
+    return get
+
+
+def plain_path(expression: str) -> list[str] | None:
+    """The keys of an expression that is nothing but ``a.b.c`` (or ``a.b.c[]``), None for any other."""
+    import jmespath
+
+    return _plain_path(jmespath.compile(expression.strip().removesuffix("[]")).parsed)
+
+
+@lru_cache(maxsize=32)
+def _compile(values: tuple[tuple[str, str], ...]) -> Mapping:
+    getters: dict[str, Getter] = {}
+    names: set[str] | None = set()
+    for name, expression in values:
+        getters[name], read = compile_expression(expression)
+        names = None if names is None or read is None else names | read
+    content = any(name in CONTENT for name in getters)
+    return Mapping(getters, dict(values), content, None if names is None else frozenset(names))
+
+
+def mapping_of(spec: TaskSpec) -> Mapping | None:
+    """The compiled mapping of a spec, None when it declares none. Raises ValueError for a wrong expression."""
+    values = _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES))
+    return _compile(values) if values else None
+
+
+def _declared(fields: FieldsSpec, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name in names if (value := getattr(fields, name)) is not None)
+
+
+def check_fields(spec: TaskSpec) -> list[Finding]:
+    """Findings about ``data.fields``: expressions that cannot be read, and forms that are not complete."""
+    found = []
+    fields = spec.data.fields
+
+    def add(name: str, message: str, fix: str) -> None:
+        found.append(Finding("spec.fields", "error", f"task.yaml: data.fields{name}", message, fix))
+
+    for name, expression in _declared(fields, ("rows", "each", *CONTENT, *_BESIDES)):
+        try:
+            compile_expression(expression)
+        except _BROKEN as error:
+            said = " ".join(str(error).split())[:200]
+            add(
+                f".{name}",
+                f"{expression!r} is no JMESPath expression: {said}",
+                "see jmespath.org; names with odd characters need double quotes",
+            )
+    if wrong := check_encoding(spec.data.csv.encoding):
+        fix = "use a name Python knows, such as utf-8, cp1252 or latin-1"
+        found.append(Finding("spec.csv_encoding", "error", "task.yaml: data.csv.encoding", wrong, fix))
+    given = {name for name, _ in _declared(fields, CONTENT)}
+    forms = [form for form, needs in _FORMS.items() if given & set(needs)]
+    if len(forms) > 1:
+        told = ", ".join(f"`{n}`" for n in CONTENT if n in given)
+        add("", f"the fields {told} belong to several forms", f"keep those of one form: {_forms_told()}")
+    elif given and not forms:
+        add(".input", "`input` alone says nothing", "add `instruction` and `output`")
+    elif forms:
+        missing = [n for n in _FORMS[forms[0]] if n not in given]
+        if missing:
+            add("", f"`{missing[0]}` is missing beside {', '.join(sorted(given))}", f"name {_forms_told()}")
+        if spec.data.format not in ("auto", forms[0]):
+            add(
+                "",
+                f"data.fields is of the form `{forms[0]}`, data.format says `{spec.data.format}`",
+                "leave data.format out",
+            )
+    return found
+
+
+def _forms_told() -> str:
+    return "; or ".join(" and ".join(f"`{n}`" for n in needs) for needs in _FORMS.values())
+
+
+def named_in_fields(spec: TaskSpec) -> frozenset[str]:
+    """Every name the expressions of ``data.fields`` read; expressions that cannot be read give none."""
+    names: set[str] = set()
+    for _, expression in _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES)):
+        try:
+            names |= compile_expression(expression)[1] or set()
+        except _BROKEN:
+            continue
+    return frozenset(names)
+
+
+def is_row_key(key: str, spec: TaskSpec) -> bool:
+    """Whether an object with this key is a row, by the known formats and by what ``data.fields`` reads."""
+    return key in ROW_KEYS or key in named_in_fields(spec)

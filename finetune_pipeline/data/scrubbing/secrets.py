@@ -1,0 +1,217 @@
+"""Keys, tokens and passwords: by the shapes of well-known issuers, and by their randomness after a word that names them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)", re.S
+)
+_KNOWN = re.compile(
+    r"""(?<![A-Za-z0-9])(?:
+    sk-(?=[\w-]*[0-9])[A-Za-z0-9_-]{16,}                  # OpenAI, Anthropic and their like
+  | [sr]k_(?:live|test)_[A-Za-z0-9]{16,} | whsec_[A-Za-z0-9]{24,}  # Stripe
+  | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_\w{20,}       # GitHub
+  | glpat-[\w-]{16,} | gl(?:dt|rt|ptt|cbt|ft)-[\w-]{20,}  # GitLab
+  | (?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![0-9A-Za-z])    # AWS
+  | xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[0-9]-[A-Za-z0-9-]{20,}  # Slack
+  | T[A-Z0-9]{8,12}/B[A-Z0-9]{8,12}/[A-Za-z0-9]{20,}      # Slack web hook
+  | AIza[\w-]{35} | GOCSPX-[\w-]{20,} | ya29\.[\w-]{20,}  # Google
+  | hf_[A-Za-z0-9]{30,} | npm_[A-Za-z0-9]{30,} | pypi-[\w-]{30,}   # Hugging Face, npm, PyPI
+  | SG\.[\w-]{16,}\.[\w-]{16,} | (?:AC|SK)[0-9a-f]{32}(?![0-9A-Za-z]) | key-[0-9a-f]{32}(?![0-9A-Za-z])  # SendGrid, Twilio, Mailgun
+  | do[opr]_v1_[0-9a-f]{64} | shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32} | dapi[0-9a-f]{32}  # DigitalOcean, Shopify, Databricks
+  | hv[sbr]\.[\w-]{24,} | gsk_[A-Za-z0-9]{30,} | r8_[A-Za-z0-9]{30,} | xai-[A-Za-z0-9]{40,} | pplx-[A-Za-z0-9]{40,}
+  | sq0(?:atp|csp)-[\w-]{22,} | gl(?:sa|c)_[\w=]{30,} | ATATT3[\w=-]{30,} | figd_[\w-]{30,} | lin_api_[A-Za-z0-9]{30,}
+  | ntn_[A-Za-z0-9]{30,} | secret_[A-Za-z0-9]{40,} | dp\.pt\.[A-Za-z0-9]{30,} | AGE-SECRET-KEY-1[A-Z0-9]{50,}
+  | (?=[A-Z-]*[0-9])(?=[0-9-]*[A-Z])(?:[A-Z0-9]{5}-){4}[A-Z0-9]{5}(?![\w-])    # product keys
+  | pat[A-Za-z0-9]{14}\.[0-9a-f]{64} | [0-9]{8,10}:[A-Za-z0-9_-]{35}(?![\w-])      # Airtable, Telegram
+)
+  | \$2[abxy]\$[0-9]{2}\$[./A-Za-z0-9]{50,53} | \$(?:[156y]|argon2id?)\$[^\s"'<>]{20,}  # password hashes""",
+    re.X,
+)
+_AWS_SECRET = re.compile(
+    r"(?<![A-Za-z0-9/+=])(?=[a-z0-9/+]*[A-Z])(?=[A-Z0-9/+]*[a-z])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])"
+)
+_WEB_TOKEN = re.compile(r"(?<![A-Za-z0-9])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)*")
+_BEARER = re.compile(r"(?i)\b(?:bearer|token)\s+([A-Za-z0-9._~+/=-]{16,})")
+_BASIC = re.compile(r"(?i)\bbasic\s+([A-Za-z0-9+/]{8,}={0,2})(?![\w+/=])")
+_USER_OPTION = re.compile(
+    r"\s(?:-u|--user)[ =](?P<pair>[^\s:\"']{1,64}:(?P<word>[^\s\"']{4,128}))"
+    r"|\b(?:mysql\w*|mariadb|sshpass)\s[^\n]{0,80}?-p ?(?P<given>[^\s-][^\s\"']{4,128})"
+)
+_URL_LOGIN = re.compile(r"(?i)\b[a-z][a-z0-9+.-]{1,20}://([^\s/:@\[\]]{0,64}:[^\s/@\[\]]{1,128})@")
+_NAME = (
+    r"passwor[dt]e?|passwd|passphrase|passcode|pwd|pw|kennwort|mot de passe|contraseña|senha|wachtwoord|hasło|парол\w"
+    r"|パスワード|密码|비밀번호|token|secret|key"
+)
+_NAMED = re.compile(
+    rf"(?P<name>{_NAME})(?:[_-](?:base|value|hash|b64|hex|live|test|prod|dev)|[0-9]{{1,2}}|\s(?:do|da|de|del|du|of|for|für|to)\s[\w-]{{2,12}})?"
+    r"(?:[\"'\]]{0,2}\s{0,3}(?P<sign>=>|:=|[:=：])\s{0,3}"
+    r"|(?P<option>(?<=--password) |(?<=--token) |(?<=-secret) |(?<=-key) )"
+    r"|\s(?P<verb>is|was|lautet|ist|est|es|é|to|jest)(?:\snow)?\s?:?\s|(?P<wa>は)\s?|(?P<blank>\s))"
+    r"[\"'“„«「`]?(?P<value>[^\s\"'`,;<>\[\]{}“”」]{6,256})"
+)
+_QUALIFIED = re.compile(r"[a-z0-9_.-]*(?:(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)\s)?\Z")
+_STRONG = re.compile(
+    r"(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)[\s_-]?key\Z|token\Z|secret\Z"
+)
+_SEED = re.compile(
+    r"(?i)(?:seed|recovery|mnemonic|backup|wallet)\s?(?:phrase|words?|seed)?(?:\s(?:is|are|was))?\s?[:=]?\s?[\"'“]?"
+    r"(?<=[:=\"'“ ])(?P<value>(?-i:(?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8}))(?![\w])"
+)
+_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_MASKED = re.compile(r"[*•.xX#…_-]+.*|\$.*|.*\*{3,}.*|%.*%|.*\(\)?.*")
+
+
+def entropy(text: str) -> float:
+    """Shannon entropy of a text's characters, in bits per character."""
+    n = len(text)
+    return -sum(c / n * math.log2(c / n) for c in Counter(text).values()) if n else 0.0
+
+
+def named_in(low: str, signs: bool, ascii_only: bool) -> bool:
+    """Whether a text in lower case has a name that a secret may follow; signs: it has one of ``: = -`` too."""
+    return (
+        ("pass" in low and ("passw" in low or "passc" in low or "passp" in low or "de passe" in low))
+        or "pwd" in low
+        or (signs and ("key" in low or "token" in low or "secret" in low or "pw" in low))
+        or "kennw" in low
+        or "senha" in low
+        or "wachtw" in low
+        or (
+            not ascii_only
+            and (
+                "contrase" in low
+                or "hasło" in low
+                or "парол" in low
+                or "パスワ" in low
+                or "密码" in low
+                or "비밀" in low
+            )
+        )
+    )
+
+
+def known_secrets(text: str, start: int, end: int, aws: bool) -> Iterator[tuple[int, int]]:
+    """Places of keys of known shapes within a word; aws: the text speaks of AWS, whose secret keys have no prefix."""
+    for hit in _KNOWN.finditer(text, start, end):
+        if not _wordlike(hit[0]):
+            yield without_trailing_dot(text, *hit.span())
+    for hit in _AWS_SECRET.finditer(text, start, end) if aws else ():
+        if not hit[0].isalpha() and not re.fullmatch("[0-9a-f]+", hit[0]):
+            yield hit.span()
+    for hit in _WEB_TOKEN.finditer(text, start, end):
+        if _is_web_token(hit[0]):
+            yield without_trailing_dot(text, *hit.span())
+
+
+def private_keys(text: str) -> Iterator[tuple[int, int]]:
+    """Places of private keys in armour, to the end of the text where the last line is missing."""
+    for hit in _PRIVATE_KEY.finditer(text):
+        yield hit.span()
+
+
+def logins(text: str) -> Iterator[tuple[int, int]]:
+    """Places of ``user:password`` in web addresses and connection strings."""
+    for hit in _URL_LOGIN.finditer(text):
+        yield hit.span(1)
+
+
+def credentials(text: str) -> Iterator[tuple[int, int]]:
+    """Places of what follows `Bearer`, of `Basic` credentials that decode to ``user:password``, and of ``curl -u``."""
+    for hit in _BEARER.finditer(text):
+        if secret_value("token", hit[1]):
+            yield without_trailing_dot(text, *hit.span(1))
+    for hit in _BASIC.finditer(text):
+        if _is_basic(hit[1]):
+            yield hit.span(1)
+    for hit in _USER_OPTION.finditer(text):
+        if secret_value("password", hit["word"] or hit["given"]):
+            yield hit.span("pair" if hit["pair"] else "given")
+
+
+def named_secrets(text: str, low: str) -> Iterator[tuple[int, int]]:
+    """Places of values after ``name =``, ``name:`` or ``name is`` that are random enough; `low` is the text in lower case."""
+    at = 0
+    while hit := _NAMED.search(low, at):
+        at = hit.end("name")
+        head = _QUALIFIED.search(low, max(0, hit.start() - 40), hit.start())
+        name = (head[0] if head else "") + hit["name"]
+        start, end = without_trailing_dot(text, *hit.span("value"))
+        value = text[start:end]
+        if not secret_value(name, value) or _ADDRESS.fullmatch(value) or (name == "key" and hit["sign"] is None):
+            continue
+        if hit["blank"] and (len(value) < 16 or _is_password(name) or not _STRONG.search(name)):
+            continue
+        while text[end : end + 1] == "!" and _is_password(name):
+            end += 1
+        yield start, end
+        at = end
+
+
+def seed_phrases(text: str) -> Iterator[tuple[int, int]]:
+    """Places of twelve or more plain words after `seed phrase` or its like (BIP 39)."""
+    for hit in _SEED.finditer(text):
+        yield hit.span("value")
+
+
+def _is_password(name: str) -> bool:
+    return not name.endswith(("key", "token", "secret"))
+
+
+def secret_value(name: str, value: str) -> bool:
+    """Whether what stands after a name is random enough to be a secret rather than a word.
+
+    A password needs two kinds of characters, a figure or a sign among them. A token, a secret or an `api key` needs eight
+    characters that are hexadecimal, or mixed with 2.8 bits each, and not words and numbers joined by hyphens; any other
+    `key` 16 characters in upper and lower case and figures with 3.5 bits each, or 32 hexadecimal ones.
+    """
+    if _MASKED.fullmatch(value) and not _is_password(name):
+        return False
+    if re.fullmatch(r"[*•.xX#…_-]+|\$[\w{(].*|.*\*{3,}.*|[xX]{3,}.*|.*\(.*\)", value):
+        return False  # masked already, a variable's name, or a call
+    classes = [bool(re.search(p, value)) for p in ("[a-z]", "[A-Z]", r"[0-9]", r"[^\w\s.:/_-]")]
+    if _is_password(name):
+        return (classes[2] or classes[3]) and sum(classes) >= 2 and entropy(value) >= 2.3
+    hexadecimal = bool(re.fullmatch(r"(?i)(?=.*[0-9])(?=.*[a-f])[0-9a-f-]{16,}", value))
+    if _STRONG.search(name):
+        random = classes[2] and sum(classes) >= 2 and entropy(value) >= 2.8 and not _wordlike(value)
+        return len(value) >= 8 and (hexadecimal or random)
+    return len(value) >= 16 and (
+        (all(classes[:3]) and entropy(value) >= 3.5 and not _wordlike(value)) or (hexadecimal and len(value) >= 32)
+    )
+
+
+def _wordlike(value: str) -> bool:
+    """Words and numbers joined by hyphens, dots and the like: a name, not a secret."""
+    return all(part.isdigit() or (part.isalpha() and (part[1:].islower() or part.isupper() or len(part) == 1))
+               for part in re.split(r"[-_./:]+", value) if part)  # fmt: skip
+
+
+def _is_web_token(value: str) -> bool:
+    """Whether the first part of a JSON web token decodes to a header."""
+    try:
+        header = base64.urlsafe_b64decode(value.partition(".")[0] + "==")
+    except (binascii.Error, ValueError):
+        return False
+    return b'"alg"' in header or b'"typ"' in header or b'"enc"' in header
+
+
+def _is_basic(value: str) -> bool:
+    try:
+        user, colon, word = base64.b64decode(value, validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return False
+    return bool(colon and word) and all(32 <= c < 127 for c in user + word)
+
+
+def without_trailing_dot(text: str, start: int, end: int) -> tuple[int, int]:
+    """The place without the stops that end the sentence."""
+    while end > start and text[end - 1] in ".?:!":
+        end -= 1
+    return start, end

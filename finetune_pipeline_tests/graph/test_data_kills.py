@@ -1,0 +1,96 @@
+"""The data stage is killed twenty times at random moments; what the reruns make is what an undisturbed run makes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from finetune_pipeline_tests.graph.project import LABELS, rows
+
+KILLS = 20
+
+
+def write_task(folder: Path) -> Path:
+    (folder / "raw").mkdir(parents=True)
+    made = rows(900)
+    made += [{**row, "text": row["text"].upper() + "!"} for row in made[:150]]  # repeats
+    made += [{**row, "label": LABELS[i % 2]} for i, row in enumerate(made[150:180])]  # half of them contradictions
+    made += [{**row, "text": f"{row['text']} mail ann{i}@example.com"} for i, row in enumerate(made[200:260])]
+    for i in range(4):
+        lines = [json.dumps(row) for row in made[i::4]] + ["{broken", "", '{"text": ""}']
+        (folder / "raw" / f"{i}.jsonl").write_text("\n".join(lines))
+    spec = {
+        "name": folder.name,
+        "description": "Killed again and again.",
+        "system_prompt": "Answer red or blue.",
+        "output": {"kind": "labels", "labels": LABELS},
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
+    return folder
+
+
+def start(task: Path, store: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "finetune_pipeline_tests.graph.data_stage_run", str(task), str(store), *more]
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.Popen(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+
+
+def everything(store: Path) -> dict[str, str]:
+    """Digest of every file of every artifact, and of the ledger; the manifest's name says which artifact it is."""
+    files = [p for p in sorted(store.rglob("*")) if p.is_file() and ".locks" not in p.parts and p.name != ".lock"]
+    return {str(p.relative_to(store)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.mark.parametrize("pool", [[], ["pool"]], ids=["alone", "pool"])
+def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(tmp_path: Path, pool: list[str]) -> None:
+    task = write_task(tmp_path / "killed")
+    assert start(task, tmp_path / "undisturbed", *pool).wait(120) == 0
+    began = time.monotonic()
+    key = "scrubbing.key"  # the fingerprints of what was scrubbed depend on it, so all runs must have the same one
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / key).write_bytes((tmp_path / "undisturbed" / key).read_bytes())
+    (again / key).chmod(0o600)
+    assert start(task, again, *pool).wait(120) == 0
+    takes = time.monotonic() - began
+    wanted = everything(tmp_path / "undisturbed")
+    assert everything(again) == wanted and sum("artifact.json" in name for name in wanted) == 6
+    rng, store, kills = random.Random(0), tmp_path / "store", 0
+    store.mkdir()
+    (store / key).write_bytes((tmp_path / "undisturbed" / key).read_bytes())
+    (store / key).chmod(0o600)
+    while kills < KILLS // 2:  # ten in each of the two ways to run
+        run = start(task, store, *pool)
+        try:
+            run.wait(rng.uniform(0.3, 0.95) * takes)
+        except subprocess.TimeoutExpired:
+            children = psutil.Process(run.pid).children(recursive=True)
+            os.kill(run.pid, signal.SIGKILL)
+            run.wait()
+            kills += 1
+            psutil.wait_procs(children, timeout=20)
+            assert not any(c.is_running() and c.status() != psutil.STATUS_ZOMBIE for c in children), "orphans"
+            for manifest in store.glob("*/*/*/artifact.json"):
+                told = json.loads(manifest.read_text())
+                for name, file in told["files"].items():
+                    assert hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest() == file["sha256"]
+        else:  # it was quicker than the kill: begin anew, with everything there is thrown away but the ledger and the key
+            assert run.returncode == 0
+            assert everything(store) == wanted
+            for step in (store / task.name).iterdir():
+                if step.name not in ("state", ".locks"):
+                    subprocess.run(["rm", "-r", str(step)], check=True)
+    assert start(task, store, *pool).wait(120) == 0
+    left = {name: digest for name, digest in everything(store).items() if ".making-" not in name}
+    assert left == wanted

@@ -1,0 +1,102 @@
+"""Planted wrong labels are found, right ones pass, and duplicates do not help the model cheat."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.quality.linear_model import folds_by_cluster, out_of_fold
+from finetune_pipeline.data.quality.noise import confident_joint, label_noise, suspect_rows
+from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, requests
+
+
+def flipped(rows: list[Example], share: float, seed: int = 0) -> tuple[list[Example], set[str]]:
+    rnd = random.Random(seed)
+    bad = set(rnd.sample(range(len(rows)), round(share * len(rows))))
+    new = [
+        replace(e, label=rnd.choice([x for x in LABELS if x != e.label])) if i in bad else e for i, e in enumerate(rows)
+    ]
+    return new, {rows[i].id for i in bad}
+
+
+def test_a_clean_set_passes() -> None:
+    told = label_noise(requests(600), {}, make_spec(LABELS))
+    assert told["passed"] and told["applies"] and not told["findings"] and told["accuracy"] > 0.95
+
+
+def test_planted_flips_are_found() -> None:
+    rows, bad = flipped(requests(800), 0.05)
+    told = label_noise(rows, {}, make_spec(LABELS))
+    found = {s["id"] for s in told["suspects"]}
+    assert told["suspected"] == len(found)
+    assert len(found & bad) / len(bad) >= 0.6
+    assert len(found & bad) / len(found) >= 0.5
+    assert not told["passed"] and told["findings"][0]["rule"] == "quality.label_noise"
+    margins = [s["margin"] for s in told["suspects"]]
+    assert margins == sorted(margins) and max(margins) <= 0.5
+    true = {e.id: e.label for e in requests(800)}
+    assert np.mean([s["suggested"] == true[s["id"]] for s in told["suspects"] if s["id"] in bad]) > 0.9
+
+
+def test_it_is_deterministic_and_does_not_depend_on_the_order() -> None:
+    rows, _ = flipped(requests(200), 0.05)
+    spec = make_spec(LABELS)
+    first, again = label_noise(rows, {}, spec), label_noise(rows, {}, spec)
+    assert first == again
+    assert {s["id"] for s in label_noise(rows[::-1], {}, spec)["suspects"]} == {s["id"] for s in first["suspects"]}
+
+
+def test_a_cluster_never_straddles_folds_and_labels_are_spread() -> None:
+    labels = [LABELS[i % 4] for i in range(400)]
+    clusters = [f"c{i // 8}" for i in range(400)]
+    fold = folds_by_cluster(labels, clusters)
+    assert all(len(set(fold[i : i + 8])) == 1 for i in range(0, 400, 8))
+    alone = folds_by_cluster(labels, [str(i) for i in range(400)])
+    counts = np.array([[np.sum((alone == k) & (np.array(labels) == x)) for k in range(5)] for x in LABELS])
+    assert counts.min() >= 19 and counts.max() <= 21
+
+
+def test_duplicates_with_one_wrong_label_cannot_vouch_for_each_other() -> None:
+    rows = requests(200)
+    text = "parcel courier delivery tracking address van depot box"
+    twins = [make(f"{text} {i}", "x", 500 + i, label="holiday") for i in range(12)]
+    cluster = {e.id: "twins" for e in twins}
+    spec = make_spec(LABELS)
+    apart = label_noise(rows + twins, cluster, spec)
+    assert {e.id for e in twins} <= {s["id"] for s in apart["suspects"]}
+    together = label_noise(rows + twins, {}, spec)
+    assert not {e.id for e in twins} & {s["id"] for s in together["suspects"]}
+
+
+def test_the_joint_by_hand() -> None:
+    given = np.array([0, 0, 0, 1, 1])
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])
+    # thresholds: 0.6 and 0.75; the last row is confident of nothing
+    assert np.allclose(confident_joint(given, p), [[2, 1], [0, 2]])
+    assert suspect_rows(given, p).tolist() == [False, False, True, False, False]
+
+
+def test_what_cannot_be_judged_is_said() -> None:
+    told = label_noise(requests(20), {}, make_spec())
+    assert told["passed"] and not told["applies"] and "free text" in told["message"]
+    lonely = [*requests(40), make("unique words here", "x", 99, label="rare")]
+    told = label_noise(lonely, {}, make_spec([*LABELS, "rare"]))
+    assert told["left_out"] == ["rare"]
+    assert out_of_fold(requests(3), {}) is None
+
+
+def test_many_labels_take_the_reduced_path() -> None:
+    rows, bad = flipped(requests(400), 0.05)
+    from finetune_pipeline.data.quality import linear_model
+
+    before = linear_model.DENSE_ABOVE
+    linear_model.DENSE_ABOVE = 1
+    try:
+        told = label_noise(rows, {}, make_spec(LABELS))
+    finally:
+        linear_model.DENSE_ABOVE = before
+    found = {s["id"] for s in told["suspects"]}
+    assert len(found & bad) / len(bad) >= 0.6 and len(found & bad) / len(found) >= 0.5

@@ -1,0 +1,96 @@
+"""Raw rows and files the ingest tests share, and the whole way from a file to a judgement."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.data.judging import Judged, judge_block
+from finetune_pipeline.data.readers.blocks import Record, read_blocks
+from finetune_pipeline.spec import TaskSpec
+
+PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
+LABELS = ["bug_report", "feature_request", "P0_incident"]
+TEXT_OUTPUT = {"kind": "text"}
+FILE = "raw/a.jsonl"
+
+
+def spec_of(output: dict[str, Any] | None = None, prompt: str = PROMPT + "\n", **data: Any) -> TaskSpec:
+    """A small label task; keyword arguments go into its `data` section."""
+    return TaskSpec.model_validate(
+        {
+            "name": "tickets",
+            "description": "test",
+            "system_prompt": prompt,
+            "data": data,
+            "output": output or {"kind": "labels", "labels": LABELS},
+        }
+    )
+
+
+def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def chat(
+    user: str = "The export button does nothing", answer: str = "bug_report", system: str | None = PROMPT, **more: Any
+) -> dict[str, Any]:
+    """A raw row in the `messages` format."""
+    turns = [] if system is None else [turn("system", system)]
+    return {"messages": [*turns, turn("user", user), turn("assistant", answer)], **more}
+
+
+def as_lines(rows: list[Any]) -> bytes:
+    """JSON Lines; bytes are lines as they are."""
+    return b"".join((r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode()) + b"\n" for r in rows)
+
+
+def judge_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20, fast_from: int = 1 << 40) -> Judged:
+    """The judgement of all blocks of a file together."""
+    whole = Judged()
+    for block in read_blocks(path, file or path.name, spec, size):
+        judged = judge_block(block, spec, fast_from=fast_from)
+        assert judged.rows_in == judged.kept + len(judged.quarantine)
+        whole.examples += judged.examples
+        whole.quarantine += judged.quarantine
+        whole.findings += judged.findings
+        for name in ("rows_in", "kept", "blank"):
+            setattr(whole, name, getattr(whole, name) + getattr(judged, name))
+        for name in ("by_rule", "labels", "ignored", "shapes"):
+            getattr(whole, name).update(getattr(judged, name))
+    return whole
+
+
+def judge_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl", **more: Any) -> Judged:
+    """The judgement of a file that holds these bytes."""
+    path = folder / name
+    path.write_bytes(data)
+    return judge_file(path, spec, **more)
+
+
+def records_of(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.json", size: int = 8 << 20) -> list[Record]:
+    """The records of a file that holds these bytes."""
+    path = folder / name
+    path.write_bytes(data)
+    return [record for block in read_blocks(path, name, spec, size) for record in block.records]
+
+
+def examples(judged: Judged) -> list[dict[str, Any]]:
+    """The kept rows, by another reader than the code under test."""
+    return [json.loads(line) for line in judged.examples.decode().split("\n") if line]
+
+
+def texts(judged: Judged) -> list[str]:
+    """What the user says in each kept row."""
+    return ["\n".join(m["content"] for m in e["messages"] if m["role"] == "user") for e in examples(judged)]
+
+
+def told(judged: Judged) -> list[tuple[str, int]]:
+    """(rule, line) of every finding, sorted."""
+    return sorted((f["rule"].removeprefix("data."), int(f["place"].rpartition(":")[2])) for f in judged.findings)
+
+
+def rules(judged: Judged) -> Counter[str]:
+    return Counter({rule.removeprefix("data."): n for rule, n in judged.by_rule.items()})

@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
+from finetune_pipeline.data.readers import document_cursor
+from finetune_pipeline.data.readers.blocks import Block, look_at, read_blocks
+from finetune_pipeline.data.readers.raw_stream import RawStream
+from finetune_pipeline_tests.unit.data.raw_rows import as_lines, judge_bytes, records_of, rules, spec_of, texts, told
+
+SPEC = spec_of()
+ROWS = [{"text": f"It broke {i} times", "label": "bug_report"} for i in range(6)]
+
+
+def blocks_of(folder: Path, data: bytes, name: str = "a.jsonl", size: int = 8 << 20, spec: Any = SPEC) -> list[Block]:
+    path = folder / name
+    path.write_bytes(data)
+    return list(read_blocks(path, name, spec, size))
+
+
+def raws(folder: Path, data: bytes, spec: Any = SPEC, name: str = "a.json") -> list[tuple[int, bytes]]:
+    return [(r.line, r.raw) for r in records_of(folder, data, spec, name)]
+
+
+# --- JSON Lines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 100, 1 << 20])
+def test_blocks_are_whole_lines_that_grow_at_the_end_only(tmp_path: Path, size: int) -> None:
+    lines = as_lines([*ROWS, b"", b"{broken", *ROWS])
+    before = blocks_of(tmp_path, lines, size=size)
+    assert b"".join(b.data for b in before) == lines
+    for block in before:
+        assert block.data.endswith(b"\n") and block.first == 1 + lines[: block.start].count(b"\n")
+        ends = [block.start + len(block.data) - len(tail) - 1 for tail in (b"", block.data.rsplit(b"\n", 2)[1] + b"\n")]
+        border = (block.start // size + 1) * size - 1  # the first line end at or after it, not a later one
+        assert ends[0] >= min(border, len(lines) - 1) and (len(block.data.split(b"\n")) == 2 or ends[1] < border)
+    after = blocks_of(tmp_path, lines + as_lines(ROWS), size=size)
+    assert [b.digest for b in after[: len(before) - 1]] == [b.digest for b in before[:-1]]
+    assert b"".join(b.data for b in after) == lines + as_lines(ROWS)
+
+
+def test_a_digest_follows_what_a_judgement_depends_on(tmp_path: Path) -> None:
+    made = [
+        *blocks_of(tmp_path, as_lines(ROWS)),
+        *blocks_of(tmp_path, as_lines(ROWS[:3])),
+        *blocks_of(tmp_path, as_lines(ROWS), name="b.jsonl"),
+        Block("a.jsonl", "lines", 2, as_lines(ROWS)),
+        *blocks_of(tmp_path, json.dumps({"a": ROWS}).encode(), name="k.json"),
+        *blocks_of(tmp_path, json.dumps({"b": ROWS}).encode(), name="k.json"),
+        *blocks_of(tmp_path, b"text,label\nIt broke,bug_report\n", name="t.csv"),
+        *blocks_of(tmp_path, b"body,label\nIt broke,bug_report\n", name="t.csv"),
+    ]
+    assert len({b.digest for b in made}) == len(made)
+    assert blocks_of(tmp_path, as_lines(ROWS))[0].digest == made[0].digest
+
+
+def test_a_monstrous_line_is_set_apart_and_costs_itself_only(tmp_path: Path) -> None:
+    monster = b'{"text": "' + b"x" * (MAX_LINE_BYTES + 5)
+    data = as_lines([ROWS[0]]) + monster + b"\n" + as_lines(ROWS[1:3]) + monster
+    for size in (1 << 16, 8 << 20, 64 << 20):
+        judged = judge_bytes(tmp_path, data, SPEC, size=size)
+        assert told(judged) == [("line_too_long", 2), ("line_too_long", 5)] and judged.kept == 3
+        assert len(judged.quarantine[0]["raw"]) == 2000
+    blocks = blocks_of(tmp_path, data)
+    assert [b.start for b in blocks] == [
+        0,
+        len(as_lines(ROWS[:1])),
+        data.index(b"\n", 9_000_0) + 1,
+        data.rindex(b"\n") + 1,
+    ]
+
+
+def test_blank_files_hold_blank_lines(tmp_path: Path) -> None:
+    for data, blank in ((b"", 0), (b"\n \n", 2), (b"\xef\xbb\xbf", 1), (b"\n" * 20_000, 20_000)):
+        judged = judge_bytes(tmp_path, data, SPEC)
+        assert (judged.rows_in, judged.blank) == (0, blank)
+
+
+def test_reading_takes_constant_memory(tmp_path: Path) -> None:
+    row = as_lines([{"text": "It broke again and again. " * 8, "label": "bug_report"}])
+    lines, document = tmp_path / "a.jsonl", tmp_path / "a.json"
+    lines.write_bytes(row * 40_000)
+    document.write_bytes(b"[" + b",".join([row.strip()] * 40_000) + b"]")
+    for path in (lines, document):
+        tracemalloc.start()
+        count = sum(len(b.records) or b.data.count(b"\n") for b in read_blocks(path, path.name, SPEC, 1 << 18))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert count == 40_000 and peak < 6 << 20 < path.stat().st_size
+
+
+# --- gzip -------------------------------------------------------------------------------------------------------------
+
+
+def test_gzip_of_everything_whatever_the_name(tmp_path: Path) -> None:
+    plain = judge_bytes(tmp_path, as_lines(ROWS), SPEC)
+    two_members = gzip.compress(as_lines(ROWS[:3])) + b"\0\0" + gzip.compress(as_lines(ROWS[3:]))
+    for data, name in (
+        (gzip.compress(as_lines(ROWS)), "a.jsonl.gz"),
+        (two_members, "a.jsonl"),
+        (gzip.compress(json.dumps(ROWS).encode()), "a.bin"),
+        (gzip.compress(b"text,label\n" + b"".join(b"%s,bug_report\n" % r["text"].encode() for r in ROWS)), "a.csv.gz"),
+    ):
+        judged = judge_bytes(tmp_path, data, SPEC, name)
+        assert texts(judged) == texts(plain) and judged.findings == []
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.csv.gz"])
+def test_a_broken_gzip_keeps_the_rows_before_it(tmp_path: Path, name: str) -> None:
+    rng = random.Random(0)
+    rows = [{"text": f"broken {rng.getrandbits(64):x}", "label": "bug_report"} for _ in range(3000)]
+    plain = as_lines(rows)
+    if "json." in name:
+        plain = json.dumps(rows, indent=1).encode()
+    elif "csv" in name:
+        plain = b"text,label\n" + b"".join(f"{r['text']},{r['label']}\n".encode() for r in rows)
+    whole = gzip.compress(plain)
+    cut = judge_bytes(tmp_path, whole[: len(whole) * 2 // 3], SPEC, name)
+    assert cut.by_rule["data.bad_gzip"] == 1 and 1000 < cut.kept < 3000
+    assert (
+        texts(cut) == [r["text"] for r in rows[: cut.kept]]
+        and "cut off" in cut.quarantine[-1]["findings"][0]["message"]
+    )
+    assert len(cut.quarantine) <= 2
+    middle = len(whole) * 2 // 3
+    bad = judge_bytes(tmp_path, whole[:middle] + b"\xff" * 64 + whole[middle + 64 :], SPEC, name)
+    assert bad.by_rule["data.bad_gzip"] == 1 and bad.kept > 1000
+
+
+def test_gzip_that_is_nothing_else(tmp_path: Path) -> None:
+    judged = judge_bytes(tmp_path, b"\x1f\x8b" + b"no gzip at all", SPEC, "a.jsonl.gz")
+    assert (rules(judged), judged.kept) == ({"bad_gzip": 1}, 0)
+    with RawStream(tmp_path / "a.jsonl.gz") as stream:
+        assert stream.read(10) == b"" and "broken" in stream.problem
+
+
+# --- JSON documents ---------------------------------------------------------------------------------------------------
+
+
+def test_documents_of_every_style_hold_the_same_rows(tmp_path: Path) -> None:
+    lines = "[\n" + ",\n".join(json.dumps(r) for r in ROWS) + "\n]\n"
+    leading = "[" + "\n, ".join(json.dumps(r) for r in ROWS) + "]"
+    for text in (json.dumps(ROWS), json.dumps(ROWS, indent=2), lines, leading, "\ufeff" + lines):
+        for name in ("a.json", "a.jsonl", "a.txt", "a"):
+            judged = judge_bytes(tmp_path, text.encode(), SPEC, name)
+            assert texts(judged) == [r["text"] for r in ROWS]
+            assert rules(judged) == ({"byte_order_mark": 1} if text[0] == "\ufeff" else {})
+    for name in ("a.json", "a.txt", "a"):
+        assert judge_bytes(tmp_path, as_lines(ROWS), SPEC, name).kept == len(ROWS)
+
+
+def test_rows_are_named_by_the_line_they_begin_in(tmp_path: Path) -> None:
+    data = json.dumps(ROWS[:3], indent=1).encode()
+    records = records_of(tmp_path, data, SPEC)
+    assert [r.line for r in records] == [2, 6, 10]
+    assert all(r.at is not None and data[r.at : r.at + len(r.raw)] == r.raw for r in records)
+
+
+def test_an_object_of_lists_gives_its_keys(tmp_path: Path) -> None:
+    document = {"train": [["a b", "x"], ["c d", "y"]], "test": [["e f", "x"]], "empty": []}
+    for indent in (None, 2):
+        records = records_of(tmp_path, json.dumps(document, indent=indent).encode(), SPEC)
+        assert [(r.key, json.loads(r.raw)) for r in records] == [
+            ("train", ["a b", "x"]),
+            ("train", ["c d", "y"]),
+            ("test", ["e f", "x"]),
+        ]
+    mixed = judge_bytes(
+        tmp_path, b'{"train": [{"text": "aa", "label": "bug_report"}], "version": 3, "n": {"a": [1]}}', SPEC, "a.json"
+    )
+    assert rules(mixed) == {"not_rows": 2} and mixed.kept == 1
+
+
+def test_one_object_may_be_one_row(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "aa"}]}
+    for indent, name in ((None, "a.jsonl"), (None, "a.json"), (1, "a.json")):
+        judged = judge_bytes(tmp_path, json.dumps(row, indent=indent).encode(), spec_of(inject=True), name)
+        assert told(judged) == [("no_assistant_last", 1)]
+    own = spec_of(fields={"messages": "turns[].{role: who, content: said}"}, inject=True)
+    said = [{"who": "user", "said": "aa"}, {"who": "assistant", "said": "bug_report"}]
+    assert judge_bytes(tmp_path, json.dumps({"turns": said}, indent=1).encode(), own, "a.json").kept == 1
+
+
+def test_the_spec_may_say_where_the_rows_are(tmp_path: Path) -> None:
+    document = {"about": {"rows": [1, 2]}, "data": {"rows": ROWS, "n": 6}}
+    data = json.dumps(document, indent=1).encode()
+    for expression in ("data.rows", "data.rows[]"):
+        spec = spec_of(fields={"rows": expression})
+        judged = judge_bytes(tmp_path, data, spec, "a.json")
+        assert (judged.kept, judged.findings) == (6, [])
+    lines = [r.line for r in records_of(tmp_path, data, spec_of(fields={"rows": "data.rows"}))]
+    assert lines == [data[: data.index(b'"text": "It broke %d' % i)].count(b"\n") for i in range(6)]
+    by_hand = judge_bytes(tmp_path, data, spec_of(fields={"rows": "data.rows[?text != 'It broke 2 times']"}), "a.json")
+    assert (by_hand.kept, by_hand.findings) == (5, [])
+    for expression, rule in (
+        ("data.lines", "missing_field"),
+        ("data.n || `3`", "missing_field"),
+        ("join(data, data)", "field_expression"),
+    ):
+        assert rules(judge_bytes(tmp_path, data, spec_of(fields={"rows": expression}), "a.json")) == {rule: 1}
+
+
+BROKEN_ITEMS = [
+    b'{"text": "quote broke, "label": "bug_report"}',
+    b'{"text": "quote broke, "label": "bug_report}',
+    b'{text": "no quote", "label": "bug_report"}',
+    b'{"text": "no colon" "bug_report"}',
+    b'{"text": "comma",, "label": "bug_report"}',
+    b'{"text": "no end", "label": "bug_report"',
+    b'{"text": "no end", "label": "bug_report",',
+    b'{"text": "no end", "label": ["bug_report"}',
+    b'{"text": "brackets ]}]} {[", "label": [}]}',
+    b'{"text": "raw\x01control", "label": "bug_report"}',
+    b'{"text": "bad \xff byte", "label": "bug_report"}',
+    b"nonsense",
+    b'"a text"',
+]
+
+
+@pytest.mark.parametrize("item", BROKEN_ITEMS, ids=range(len(BROKEN_ITEMS)))
+@pytest.mark.parametrize("style", ["minified", "lines", "pretty"])
+@pytest.mark.parametrize("piece", [1 << 20, 5])
+def test_a_broken_row_costs_itself_only(
+    tmp_path: Path, item: bytes, style: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document_cursor, "_PIECE", piece)
+    between = {"minified": b",", "lines": b",\n", "pretty": b",\n  "}[style]
+    good = [json.dumps(r, indent=1 if style == "pretty" else None).encode() for r in ROWS]
+    data = b"[" + between[1:] + between.join([*good[:3], item, *good[3:]]) + b"]"
+    judged = judge_bytes(tmp_path, data, SPEC, "a.json")
+    assert texts(judged) == [r["text"] for r in ROWS]
+    wanted = data[: data.index(item)].count(b"\n") + 1
+    assert 1 <= len(judged.quarantine) <= 2 and {q["line"] for q in judged.quarantine} == {wanted}
+
+
+def test_a_document_that_is_cut_off_loses_its_last_row_only(tmp_path: Path) -> None:
+    data = json.dumps(ROWS, indent=1).encode()
+    for cut in range(data.index(b"}") + 1, len(data)):
+        whole = data[:cut].count(b"}")
+        judged = judge_bytes(tmp_path, data[:cut], SPEC, "a.json")
+        assert (judged.kept, judged.rows_in) == (whole, whole + 1), data[:cut]
+        assert judged.quarantine[0]["findings"][0]["rule"] == "data.bad_json"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "expected"),
+    [
+        ("[%s %s]", 2, [("bad_json", 1)]),
+        ("[%s,,%s]", 2, [("bad_json", 1)]),
+        ("[%s,%s,]", 2, [("bad_json", 1)]),
+        ("[%s},%s]", 2, [("bad_json", 1)]),
+        ("[%s],%s]", 2, [("bad_json", 1)]),
+        ("[%s]\n[%s]", 2, []),
+        ("[\n%s\n]\nend %s", 2, [("bad_json", 4)]),
+        ('{"a": [%s], "b" [%s]}', 1, [("bad_json", 1)]),
+        ('{"a": [%s], b: [%s]}', 1, [("bad_json", 1)]),
+        ("[]", 0, [("no_rows", 1)]),
+        ("[\n]", 0, [("no_rows", 2)]),
+    ],
+)
+def test_what_is_wrong_between_rows_is_told(
+    tmp_path: Path, text: str, kept: int, expected: list[tuple[str, int]]
+) -> None:
+    rows = [json.dumps(r) for r in ROWS[: text.count("%s")]]
+    if text == "[%s]\n[%s]":  # JSON Lines of lists
+        judged = judge_bytes(tmp_path, (text % tuple(rows)).encode(), SPEC, "a.json")
+        assert rules(judged) == {"not_an_object": 2}
+        return
+    judged = judge_bytes(tmp_path, (text % tuple(rows)).encode(), SPEC, "a.json")
+    assert judged.kept == kept
+    assert sorted(set(told(judged))) == expected
+
+
+def test_an_item_longer_than_a_line_may_be_is_skipped(tmp_path: Path) -> None:
+    monster = b'{"text": "' + b"x" * (MAX_LINE_BYTES + 100) + b'", "more": [{"a": "]"}]}'
+    good = [json.dumps(r).encode() for r in ROWS]
+    judged = judge_bytes(tmp_path, b"[" + b",\n".join([good[0], monster, *good[1:]]) + b"]", SPEC, "a.json")
+    assert told(judged) == [("line_too_long", 2)] and judged.kept == 6
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7, 50])
+def test_where_the_pieces_end_makes_no_difference(tmp_path: Path, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": 'say "{[" \\ é😀', "n": [1, -2.5e3, None, True, {"k": ["]", "}"]}]}, "one", 2, [], {}]
+    data = json.dumps({"a": rows, "b": rows}, indent=1).encode() + b" \n"
+    expected = raws(tmp_path, data)
+    monkeypatch.setattr(document_cursor, "_PIECE", piece)
+    assert raws(tmp_path, data) == expected and [json.loads(raw) for _, raw in expected] == rows * 2
+
+
+# --- what a file is ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "kind"),
+    [
+        (b'{"text": "a"}\n{"text": "b"}\n', "a.json", "json_lines"),
+        (b'{"text": "a"}', "a.json", "json_lines"),
+        (b'{"data": [{"text": "a"}]}', "a.jsonl", "json"),
+        (b'{"data": [{"text": "' + b"a" * (1 << 20) + b'"}]}', "a.json", "json"),
+        (b'[{"text": "' + b"a" * (1 << 20) + b'"}]', "a.json", "json"),
+        (b'{"text": "' + b"a" * (1 << 20) + b'"}', "a.json", "json_lines"),
+        (b'{"messages": [{"content": "' + b"a" * (1 << 20) + b'"}]}', "a.jsonl", "json_lines"),
+        (b'[{"text": "a"},\n{"text": "b"}]', "a.jsonl", "json"),
+        (b'["a", "x"]\n["b", "y"]\n', "a.json", "json_lines"),
+        (b'{"text": "The exp\n{"text": "b"}\n{"text": "c"}\n', "a.jsonl", "json_lines"),
+        (b'{"text": "a",\n{"text": "b",\n', "a.jsonl", "json_lines"),
+        (b'{\n "text": "a"\n}\n', "a.jsonl", "json"),
+        (b"garbage\n" * 3, "a.jsonl", "json_lines"),
+        (b'garbage\n{"text": "a"}\n', "a.txt", "json_lines"),
+        (b"text,label\na,b\n", "a.txt", "csv"),
+        (b"just prose\nwithout any form\n", "a.txt", "unknown"),
+        (b"\xff\xfe{\0}\0", "a.jsonl", "unknown"),
+        (b"PAR1....PAR1", "a.jsonl", "parquet"),
+    ],
+    ids=range(18),
+)
+def test_content_decides_what_a_file_is(tmp_path: Path, data: bytes, name: str, kind: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert look_at(tmp_path / name, name, SPEC)[0].kind == kind
+
+
+def test_a_file_that_is_nothing_known_is_refused_with_a_reason(tmp_path: Path) -> None:
+    for data, name, rule, said in (
+        (b"just prose\nwithout any form\n", "a.txt", "unknown_container", "no line holds a delimiter"),
+        ("a\tb\n".encode("utf-16"), "a.csv", "csv_dialect", "declare data.csv.encoding: utf-16"),
+        (b"\xff\xfe{\0}\0", "a.jsonl", "unknown_container", "UTF-16"),
+        (gzip.compress(b"PAR1xxxx"), "a.parquet.gz", "unknown_container", "inside gzip"),
+    ):
+        judged = judge_bytes(tmp_path, data, SPEC, name)
+        assert (rules(judged), judged.rows_in) == ({rule: 1}, 1)
+        assert said in judged.findings[0]["message"]

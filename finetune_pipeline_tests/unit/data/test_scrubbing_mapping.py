@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import hashlib
+import hmac
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.data.scrubbing import canonical, fingerprint, load_key
+from finetune_pipeline.findings import FindingsError
+
+KEY = bytes(range(32))
+
+
+def test_a_fingerprint_is_the_hmac_of_kind_and_canonical_value() -> None:
+    whole = hmac.new(KEY, b"email\0jane@example.com", hashlib.sha256).hexdigest()
+    assert fingerprint(KEY, "email", "Jane@Example.COM") == whole[:32]
+
+
+def test_it_depends_on_key_kind_and_value_and_on_no_spelling() -> None:
+    one = fingerprint(KEY, "phone", "+44 20 7946 0018")
+    assert one == fingerprint(KEY, "phone", "0044 (20) 7946-0018") == fingerprint(KEY, "phone", "+44 (0)20 7946 0018")
+    assert len({one, fingerprint(KEY[::-1], "phone", "+442079460018"), fingerprint(KEY, "card", "+442079460018")}) == 3
+    assert fingerprint(KEY, "secret", "aB") != fingerprint(KEY, "secret", "Ab")
+    assert fingerprint(KEY, "name", "\ud800") != one  # half a surrogate pair is a value like any other
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "form"),
+    [
+        ("iban", "de89 3704-0044", "DE8937040044"),
+        ("national_id", "ab 12 34 56 c", "AB123456C"),
+        ("ip", "2001:0db8:0:0::1", "2001:db8::1"),
+        ("ip", "no address", "no address"),
+        ("mac", "00-1b-44-11-3a-b7", "001B44113AB7"),
+        ("email", "A (at) B.example", "a@b.example"),
+        ("name", " Jane\n  DOE ", "jane doe"),
+        ("secret", "a B", "a B"),
+    ],
+)
+def test_canonical_forms(kind: str, value: str, form: str) -> None:
+    assert canonical(kind, value) == form
+
+
+def test_a_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "scrubbing.key"
+    key = load_key(path)
+    assert len(key) == 32 and path.read_bytes() == key == load_key(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(path.parent) == ["scrubbing.key"]
+    assert load_key(tmp_path / "another.key") != key
+
+
+def _load(path: str) -> bytes:
+    return load_key(Path(path))
+
+
+def test_processes_that_start_together_get_one_key(tmp_path: Path) -> None:
+    for i in range(4):
+        path = str(tmp_path / f"{i}.key")
+        with multiprocessing.get_context("fork").Pool(6) as pool:
+            assert len(set(pool.map(_load, [path] * 12, chunksize=1))) == 1
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_a_file_that_is_no_key_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "scrubbing.key"
+    path.write_bytes(b"short")
+    path.chmod(0o600)
+    with pytest.raises(FindingsError, match=r"5 bytes.*\n.*restore the key") as error:
+        load_key(path)
+    assert error.value.findings[0].place == str(path) and path.read_bytes() == b"short"
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scrubbing.key"
+    load_key(path)
+    path.chmod(0o644)
+    with pytest.raises(FindingsError, match="chmod 600"):
+        load_key(path)

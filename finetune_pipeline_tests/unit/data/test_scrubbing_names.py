@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.scrubbing import Span, find_spans, load_recogniser, scrub_example
+from finetune_pipeline.data.scrubbing.addresses import addresses
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline_tests.unit.data.scrubbing_rows import labelled_rows
+
+PEOPLE = ("Margaret Holloway", "Dr. Susan Whitfield", "Jane Doe's", "EMAIL_1", "a1b2", "Tom\nHead of Facilities")
+
+
+class Pipeline:
+    """A stand-in for a spaCy pipeline: spaCy is an extra that need not be there."""
+
+    def __init__(self, *parts: str) -> None:
+        self.pipe_names = list(parts)
+        self.max_length = 100
+
+    def __call__(self, text: str) -> Any:
+        return SimpleNamespace(
+            ents=[
+                SimpleNamespace(label_="PERSON", start_char=text.index(name), end_char=text.index(name) + len(name))
+                for name in PEOPLE
+                if name in text
+            ]
+            + [SimpleNamespace(label_="ORG", start_char=0, end_char=3)]
+        )
+
+    def get_pipe(self, name: str) -> Any:
+        return SimpleNamespace(listener_map={"tagger": []})
+
+    def disable_pipe(self, name: str) -> None:
+        self.pipe_names.remove(name)
+
+
+@pytest.fixture
+def spacy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A spaCy with the pipelines a test puts into `installed`."""
+    module: Any = ModuleType("spacy")
+    module.installed = {}
+    module.loaded = []
+    module.util = SimpleNamespace(get_installed_models=lambda: list(module.installed))
+
+    def load(name: str, exclude: list[str]) -> Pipeline:
+        module.loaded.append(name)
+        if name not in module.installed:
+            raise OSError("no such model")
+        return module.installed[name]
+
+    module.load = load
+    monkeypatch.setitem(sys.modules, "spacy", module)
+    load_recogniser.cache_clear()
+    yield module
+    load_recogniser.cache_clear()
+
+
+def found(text: str) -> list[tuple[str, str]]:
+    return [(s.kind, text[s.start : s.end]) for s in find_spans(text, load_recogniser())]
+
+
+def test_without_spacy_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_recogniser.cache_clear()
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    row = Example(id="0" * 16, messages=[{"role": "user", "content": "hello"}])
+    with pytest.raises(
+        FindingsError, match=r"spaCy is not installed.*\n.*pip install 'spacy.*python -m spacy download"
+    ):
+        scrub_example(row, names=True)
+    assert scrub_example(row, names=False)[0] is row
+
+
+def test_without_a_model_that_knows_people_too(spacy: Any) -> None:
+    with pytest.raises(FindingsError, match="no installed model recognises people"):
+        load_recogniser()
+    spacy.installed["xx_sent_ud_sm"] = Pipeline("senter")
+    with pytest.raises(FindingsError, match="no installed model"):
+        load_recogniser()
+    with pytest.raises(FindingsError, match="de_core_news_sm cannot be loaded: no such model"):
+        load_recogniser(("de_core_news_sm",))
+
+
+def test_the_largest_model_of_each_language_is_taken(spacy: Any) -> None:
+    for name in ("en_core_web_sm", "en_core_web_md", "de_core_news_sm"):
+        spacy.installed[name] = Pipeline("tok2vec", "ner")
+    load_recogniser()
+    assert spacy.loaded == ["de_core_news_sm", "en_core_web_md"]
+    assert spacy.installed["en_core_web_md"].pipe_names == ["ner"]  # its vectors serve the tagger alone
+    assert spacy.installed["en_core_web_md"].max_length > 1_000_000
+
+
+def test_names_without_titles_possessives_and_placeholders(spacy: Any) -> None:
+    spacy.installed["en_core_web_sm"] = Pipeline("ner")
+    assert found("Margaret Holloway met Dr. Susan Whitfield at Jane Doe's house") == [
+        ("name", "Margaret Holloway"),
+        ("name", "Susan Whitfield"),
+        ("name", "Jane Doe"),
+    ]
+    assert found("[EMAIL_1] has the code a1b2") == []
+    assert found("Signed,\nTom\nHead of Facilities") == [("name", "Tom")]
+
+
+def test_examples_get_names_and_addresses(spacy: Any) -> None:
+    spacy.installed["en_core_web_sm"] = Pipeline("ner")
+    text = "Margaret Holloway, 742 Evergreen Terrace, Springfield, IL 62704, m@example.com"
+    row = Example(id="0" * 16, messages=[{"role": "user", "content": text}])
+    done, counts, _ = scrub_example(row, names=True)
+    assert done.messages[0]["content"] == "[NAME_1], [ADDRESS_1], [EMAIL_1]"
+    assert counts == {"email": 1, "address": 1, "name": 1}
+    assert scrub_example(done, names=True) == (done, {}, {})
+
+
+def test_addresses_of_the_labelled_texts() -> None:
+    rows = labelled_rows()
+    hits = [(row, Span(*place, "address")) for row in rows for place in addresses(row.text)]
+    wanted = [(row, span) for row in rows for span in row.spans if span.kind == "address"]
+    assert len(wanted) >= 20
+    assert sum(pair in hits for pair in wanted) >= 0.95 * len(wanted)
+    assert sum(pair in wanted for pair in hits) >= 0.95 * len(hits)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12 angry men in court",
+        "the Main Street of 1984",
+        "via email 25",
+        "Raum 030, Weg 12",
+        # long ones, which must not take long either
+        "A-" * 4000,
+        "A" * 8000,
+        "1 Aa" * 2000,
+        "12 rue " + "a" * 8000,
+        "Am " * 2600,
+    ],
+)
+def test_lookalikes_of_addresses_stay(text: str) -> None:
+    assert list(addresses(text)) == []

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.scrubbing import (
+    Scrubber,
+    Span,
+    fingerprint,
+    scrub_example,
+    scrub_messages,
+    scrub_text,
+    scrub_turns,
+    spans_left,
+)
+
+KEY = b"k" * 32
+
+
+def call(arguments: str) -> dict[str, Any]:
+    return {"id": "1", "type": "function", "function": {"name": "send", "arguments": arguments}}
+
+
+def test_same_value_same_placeholder_across_turns() -> None:
+    turns = [
+        {"role": "system", "content": "ask boss@example.com"},
+        {"role": "user", "content": "a@example.com or b@example.com, A@Example.com; +1 555 010 2030"},
+        {"role": "assistant", "content": "I wrote to b@example.com and called +1 (555) 010-2030"},
+    ]
+    done, counts = scrub_messages(turns)
+    assert [m["content"] for m in done] == [
+        "ask boss@example.com",
+        "[EMAIL_1] or [EMAIL_2], [EMAIL_1]; [PHONE_1]",
+        "I wrote to [EMAIL_2] and called [PHONE_1]",
+    ]
+    assert counts == {"email": 4, "phone": 2}
+    assert turns[1]["content"].startswith("a@example.com")
+    assert scrub_messages(turns, keep=[2])[0][2] == turns[2]
+    assert scrub_messages(done) == (done, {})
+
+
+def test_placeholders_in_the_text_are_not_taken_again() -> None:
+    assert scrub_text("[EMAIL_1] forwarded c@example.com") == "[EMAIL_1] forwarded [EMAIL_2]"
+    assert scrub_text("see x.y@example.com vs xy@example.com") == "see [EMAIL_1] vs [EMAIL_2]"
+    assert scrub_text("[NATIONAL_ID_4], SSN 078-05-1120") == "[NATIONAL_ID_4], SSN [NATIONAL_ID_5]"
+
+
+def test_two_spellings_of_a_value_are_one() -> None:
+    for text, shown in (
+        ("IBAN DE89 3704 0044 0532 0130 00 = DE89370400440532013000", "IBAN [IBAN_1] = [IBAN_1]"),
+        ("4111-1111-1111-1111 or 4111111111111111", "[CARD_1] or [CARD_1]"),
+        ("00:1B:44:11:3A:B7, 00-1b-44-11-3a-b7", "[MAC_1], [MAC_1]"),
+        ("call +49 (0) 89 636480 or 004989636480", "call [PHONE_1] or [PHONE_1]"),
+        ("2001:db8::1 is 2001:0db8:0:0:0:0:0:1", "[IP_1] is [IP_1]"),
+        ("a.b@example.com, a.b [at] example [dot] com", "[EMAIL_1], [EMAIL_1]"),
+    ):
+        assert scrub_text(text) == shown
+
+
+def test_records_have_the_fingerprint_of_each_value_once_and_never_the_value() -> None:
+    turns = [{"role": "user", "content": "a@example.com, b@example.com, A@EXAMPLE.com"}]
+    done = scrub_turns(turns, key=KEY)
+    assert done.records == [
+        {"kind": "email", "placeholder": "[EMAIL_1]", "fingerprint": fingerprint(KEY, "email", "a@example.com")},
+        {"kind": "email", "placeholder": "[EMAIL_2]", "fingerprint": fingerprint(KEY, "email", "b@example.com")},
+    ]
+    assert done.counts == {"email": 3} and scrub_turns(turns).records == []
+
+
+def test_arguments_of_tool_calls_stay_json_and_keep_their_form() -> None:
+    arguments = (
+        '{ "to":"jane@example.com",\n "phone": 5550142000, "tags": ["a", "call 555-123-4567"], "n": 12, "ok": true }'
+    )
+    turns = [
+        {"role": "user", "content": "mail jane@example.com"},
+        {"role": "assistant", "content": "", "tool_calls": [call(arguments)], "weight": 1},
+    ]
+    done = scrub_turns(turns)
+    made = done.messages[1]["tool_calls"][0]
+    assert made["function"]["arguments"] == (
+        '{ "to":"[EMAIL_1]",\n "phone": "[PHONE_1]", "tags": ["a", "call [PHONE_2]"], "n": 12, "ok": true }'
+    )
+    assert done.counts == {"email": 2, "phone": 2} and turns[1]["tool_calls"][0]["function"]["arguments"] == arguments
+    assert made["id"] == "1" and done.messages[1]["weight"] == 1
+    assert scrub_turns(done.messages).messages == done.messages
+
+
+def test_a_value_in_json_is_read_with_its_key_and_its_escapes() -> None:
+    scrub = Scrubber().scrub_json
+    assert (
+        scrub('{"password": "Tr0ub4dor&3", "note": "Tr0ub4dor&3"}')
+        == '{"password": "[SECRET_1]", "note": "Tr0ub4dor&3"}'
+    )
+    assert scrub('{"to": "jane\\u0040example.com"}') == '{"to": "[EMAIL_1]"}'
+    assert scrub('{"text": "say \\"hi\\" to jane@example.com\\n"}') == '{"text": "say \\"hi\\" to [EMAIL_1]\\n"}'
+    assert scrub('{"jane@example.com": 1}') == '{"jane@example.com": 1}'  # keys are names of fields
+    assert Scrubber().scrub_json("{broken jane@example.com") == "{broken [EMAIL_1]"
+    assert Scrubber().scrub_value({"phone": "5550142000", "deep": [{"x": "jane@example.com"}], "n": 1}) == {
+        "phone": "[PHONE_1]",
+        "deep": [{"x": "[EMAIL_1]"}],
+        "n": 1,
+    }
+
+
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.text(max_size=20),
+        st.sampled_from(
+            ["jane@example.com", "+1 555 010 2030", 4111111111111111, '"', "\\", "call 5550142000", "x\ny"]
+        ),
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["phone", "a", 'b"c', "password"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(VALUES, st.sampled_from([None, 1]))
+def test_any_json_stays_json_of_the_same_shape_and_is_scrubbed_once_and_for_all(
+    value: object, indent: int | None
+) -> None:
+    text = json.dumps(value, indent=indent)
+    done = Scrubber().scrub_json(text)
+
+    def shape(v: object) -> object:
+        if isinstance(v, dict):
+            return {k: shape(x) for k, x in v.items()}
+        return [shape(x) for x in v] if isinstance(v, list) else "leaf"
+
+    assert shape(json.loads(done)) == shape(value)
+    assert Scrubber([done]).scrub_json(done) == done
+    if done == json.dumps(json.loads(text), indent=indent):
+        assert done == text
+
+
+def test_whole_examples() -> None:
+    turns = [
+        {"role": "system", "content": "write to desk@example.com"},
+        {"role": "user", "content": "from jane@example.com and 203.0.113.7"},
+        {"role": "assistant", "content": "Dear jane@example.com"},
+    ]
+    row = Example(
+        id="0" * 16,
+        messages=turns,
+        tools=[{"type": "function", "function": {"name": "a", "description": "x@example.com"}}],
+    )
+    done, counts, prints = scrub_example(row, (), KEY)
+    assert counts == {"email": 2, "ip": 1} and list(counts) == list(prints)
+    assert prints == {
+        "email": [fingerprint(KEY, "email", "jane@example.com")],
+        "ip": [fingerprint(KEY, "ip", "203.0.113.7")],
+    }
+    assert done.messages[2]["content"] == "Dear [EMAIL_1]" and done.tools == row.tools and done.id == row.id
+    labelled = scrub_example(row, ("Dear jane@example.com",))
+    assert labelled[0].messages[2] == turns[2] and labelled[2] == {"email": [], "ip": []}
+    assert spans_left(row) == ["email", "email", "ip"] and spans_left(row, ("x",)) == ["email", "ip"]
+    assert spans_left(done) == [] and scrub_example(done) == (done, {}, {})
+    clean = Example(id="1" * 16, messages=[{"role": "user", "content": "hello"}])
+    assert scrub_example(clean)[0] is clean
+
+
+def test_a_recogniser_finds_what_no_shape_does_and_never_overrides_one() -> None:
+    def recogniser(text: str) -> list[Span]:
+        return [Span(i, i + 4, "name") for i in range(len(text) - 3) if text[i : i + 4].lower() in ("jane", "name")]
+
+    turns = [{"role": "user", "content": "Jane wrote from jane@example.com. JANE!"}]
+    done = scrub_turns(turns, recogniser=recogniser)
+    assert done.messages[0]["content"] == "[NAME_1] wrote from [EMAIL_1]. [NAME_1]!"
+    assert done.counts == {"email": 1, "name": 2}

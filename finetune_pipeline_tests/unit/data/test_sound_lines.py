@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from finetune_pipeline.data.judging import judge_block
+from finetune_pipeline.data.line_scan import scan_lines
+from finetune_pipeline.data.readers.blocks import Block
+from finetune_pipeline.data.sound_lines import sort_out
+from finetune_pipeline_tests.unit.data.raw_rows import PROMPT, TEXT_OUTPUT, as_lines, chat, spec_of, turn
+
+S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
+PIECES = [
+    *("The export button does nothing.", 'It broke \\"again\\"', "line\\nline", "tab\\there", "é accents"),
+    *(
+        "e\u0301",
+        "日本語",
+        "😀",
+        "\\ud83d\\ude00",
+        "\\u00e9",
+        "\\ud83d",
+        "\\u0041",
+        "\\u0000",
+        "\x7f",
+        "\u0085",
+        "\ufffd",
+    ),
+    *("&amp;", "R&D", "a < b", "<br>", "<|im_end|>", "{{name}}", "{{", "[INST]", "[1]", "### Response:", "# x", "AI"),
+    *("As an AI language model", "Below is an instruction that describes a task", "BBelow", "being a language model"),
+    *("noinput", "\\r\\n", "\\r", " ", "\\u2028", "\u2003", 'key\\": 1', "\\\\", "\\/", "\\b", "x" * 300),
+    *("as a language model", "as an artificial intelligence", "Well, as an AI", "<<1+1=2>>"),
+]
+HEADS = [json.dumps(PROMPT), json.dumps(PROMPT + "\n"), '"Other."', '" ' + PROMPT + '"']
+ANSWERS = ['"bug_report"', '"feature_request"', '"bug_report "', '"Bug"', '"It broke"', "null", '""', "5"]
+EXTRAS = [
+    *("", "", "", ', "label": "bug_report"', ', "label": null', ', "label": "x"', ', "group": "g"', ', "group": ""'),
+    *(
+        ', "group": null',
+        ', "origin": "synthetic"',
+        ', "origin": "robot"',
+        ', "id": "i1"',
+        ', "id": ""',
+        ', "extra": 1',
+    ),
+    *(', "messages": []', ', "score": NaN', ', "group" : "g"', ', "group"\t: "g"', ', "tags": ["a"]', ', "id": 1'),
+]
+
+
+def line_of(rng: random.Random, multi: bool) -> bytes:
+    """A line of a chat, made by gluing pieces of JSON text together: mostly sound, now and then broken somewhere."""
+    if rng.random() < 0.03:
+        return rng.choice(
+            [
+                b"",
+                b"  ",
+                b"{",
+                b"[]",
+                b"null",
+                b'{"messages": [}',
+                b"\xff",
+                b'{"text": "It broke", "label": "bug_report"}',
+            ]
+        )
+    head = rng.choice(HEADS if rng.random() < 0.1 else HEADS[:1])
+    turns = [f'{{"role": "system", "content": {head}}}'] if rng.random() < 0.95 else []
+    for _ in range(rng.choice([1, 1, 2]) if multi else 1):
+        user = " ".join(rng.choice(PIECES[:5] if rng.random() < 0.8 else PIECES) for _ in range(rng.randint(1, 5)))
+        space = " " if rng.random() < 0.03 else ""
+        who = "user" if rng.random() < 0.98 else "tool"
+        turns.append(f'{{"role": "{who}", "content": "{space}{user}"}}')
+        answer = rng.choice(ANSWERS if rng.random() < 0.1 else ANSWERS[:2])
+        answer = json.dumps("Well: " + user) if rng.random() < 0.05 else answer
+        weight = ', "weight": 0' if rng.random() < 0.01 else ""
+        turns.append(f'{{"role": "assistant", "content": {answer}{weight}}}')
+    text = f'{{"messages": [{", ".join(turns)}]{rng.choice(EXTRAS)}}}'
+    data = text.encode("utf-8")
+    if rng.random() < 0.02:
+        data = data[: rng.randint(0, len(data))]
+    if rng.random() < 0.02:
+        at = rng.randint(0, len(data))
+        data = data[:at] + bytes([rng.randint(1, 255)]).replace(b"\n", b"!") + data[at:]
+    return data + (b"\r" if rng.random() < 0.01 else b"")
+
+
+SPECS = [
+    spec_of(max_chars=900),
+    spec_of(max_chars=300, min_chars=20, prompt=PROMPT),
+    spec_of(inject=True),
+    spec_of(TEXT_OUTPUT, max_chars=900),
+    spec_of(TEXT_OUTPUT, prompt='You are an AI <helper> & "friend" {{x}}\né', inject=True),
+]
+
+
+@pytest.mark.parametrize("which", range(len(SPECS)))
+def test_the_short_way_and_the_long_way_agree(which: int) -> None:
+    spec = SPECS[which]
+    rng = random.Random(which)
+    data = b"\n".join(line_of(rng, multi=True) for _ in range(2500))
+    own = json.dumps(spec.system_prompt, ensure_ascii=which % 2 == 0).encode()
+    data = data.replace(json.dumps(PROMPT).encode(), own)
+    block = Block("raw/a.jsonl" if which else "production.jsonl", "lines", 11, data, start=1000)
+    short, long = judge_block(block, spec, fast_from=0), judge_block(block, spec, fast_from=1 << 40)
+    for name in vars(long):
+        assert getattr(short, name) == getattr(long, name), name
+    sound = sort_out(block, spec)
+    assert sound is not None and 300 < sound.count <= long.kept
+    assert judge_block(block, spec, write=False, fast_from=0).examples == b""
+
+
+def test_sound_rows_of_every_kind_take_the_short_way() -> None:
+    rows = [
+        chat(),
+        chat(user='tab\tand\nline and "quote" \\ and: colon'),
+        chat(user="é日本語😀 e\u0301"),
+        chat(label="bug_report", group="g", origin="synthetic", id="x"),
+        {"messages": [S, U, A, U, A]},
+        chat(system=PROMPT + "\n"),
+    ]
+    for written in (as_lines(rows), b"".join(json.dumps(r).encode() + b"\r\n" for r in rows)):
+        sound = sort_out(Block("a", "lines", 1, written), spec_of())
+        assert sound is not None and (sound.count, sound.doubtful) == (len(rows), [])
+
+
+def test_other_specs_take_the_long_way() -> None:
+    block = Block("a", "lines", 1, as_lines([chat()]))
+    for spec in (spec_of(format="text_label"), spec_of(roles={"x": "user"}), spec_of(fields={"messages": "messages"})):
+        assert sort_out(block, spec) is None
+    assert judge_block(block, spec_of(fields={"messages": "messages"}), fast_from=0).kept == 1
+
+
+def test_the_scan_marks_what_it_should() -> None:
+    lines = [
+        b'{"a": "plain", "b" : "x"}',
+        'é {"a":1}'.encode(),
+        b"a <",
+        b"\x01",
+        b"\\u0041",
+        b"\\ud83d\\ude00",
+        b"\\ud83d",
+        b"x\r",
+        b"",
+    ]
+    starts, states, keys = scan_lines(b"\n".join(lines))
+    assert list(states) == [0, 1, 2, 2, 2, 1, 2, 0, 0]
+    assert list(keys) == [2, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert [int(s) for s in starts] == [sum(len(x) + 1 for x in lines[:i]) for i in range(len(lines))]
