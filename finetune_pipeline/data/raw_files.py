@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_pipeline.artifacts import digest_file
 from finetune_pipeline.data.detection import detect
+from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.json_lines import combine_digests, digest_files
 from finetune_pipeline.data.parts import link
 from finetune_pipeline.findings import Finding, FindingsError
@@ -22,11 +23,12 @@ BENCHMARKS = "benchmarks"
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
     """(name relative to the task folder, path) of every file the globs of ``data.raw`` match, sorted by name.
 
-    Raises FindingsError when nothing matches, or for links that lead out of the task folder.
+    Raises FindingsError when nothing matches, for links that lead out of the task folder, and for a mapping in
+    ``data.fields`` that cannot be used: without it no file can be read.
     """
     folder = task.folder.resolve()
     found: dict[str, Path] = {}
-    problems: list[Finding] = []
+    problems: list[Finding] = check_fields(task.spec)
     for pattern in task.spec.data.raw:
         for path in folder.glob(pattern):
             name = path.relative_to(folder).as_posix()
@@ -52,7 +54,7 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
                 )
             elif path.is_file():
                 found[name] = path
-    if not found and not problems:
+    if not found and not any(f.rule.startswith("data.") for f in problems):
         patterns = ", ".join(repr(p) for p in task.spec.data.raw)
         problems.append(
             Finding(
