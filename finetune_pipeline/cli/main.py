@@ -8,6 +8,7 @@ import click
 
 from finetune_pipeline import __version__
 from finetune_pipeline.cli.check import check
+from finetune_pipeline.cli.export import export
 from finetune_pipeline.cli.output import DONE, ERROR, problem
 from finetune_pipeline.cli.report import report
 from finetune_pipeline.cli.run import run
@@ -26,7 +27,7 @@ def cli() -> None:
     """
 
 
-for command in (check, run, report, show, schema, ui):
+for command in (check, run, report, show, schema, ui, export):
     cli.add_command(command)
 
 

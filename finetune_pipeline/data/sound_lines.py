@@ -7,41 +7,25 @@ said here about what is wrong with a line; a line is only ever doubted, never co
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
+from finetune_pipeline.data.canonical_writer import CanonicalWriter, Row, Turn
+from finetune_pipeline.data.chat_turns import clean_text
 from finetune_pipeline.data.examples import ORIGINS
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.formats import NO_INPUT
-from finetune_pipeline.data.raw_files import PRODUCTION_FILE
 from finetune_pipeline.data.readers.blocks import Block
 from finetune_pipeline.data.text_rules import echoes
 from finetune_pipeline.spec import TaskSpec
 
 _LONGEST_NO_INPUT = max(map(len, NO_INPUT))
 _PIECE = 1 << 18
-_SHOWN_USER, _SHOWN_ASSISTANT = b',{"role":"user","content":', b',{"role":"assistant","content":'
-_PLAIN_USER, _PLAIN_ASSISTANT = b',["user",', b',["assistant",'
-
-
-class Turn(msgspec.Struct, gc=False):
-    role: str
-    content: str
-
-
-class Row(msgspec.Struct, gc=False):
-    messages: list[Turn]
-    label: str | UnsetType | None = UNSET
-    group: str | UnsetType | None = UNSET
-    origin: str | UnsetType | None = UNSET
-    id: str | UnsetType | None = UNSET
 
 
 @dataclass
@@ -57,18 +41,16 @@ class Sound:
 
 def sort_out(block: Block, spec: TaskSpec, write: bool = True) -> Sound | None:
     """Tell the sound lines of a block from the doubtful ones; None when the spec asks for another form of rows."""
-    from finetune_pipeline.data.line_scan import scan_lines
-
-    if mapping_of(spec) is not None or spec.data.roles or spec.data.format not in ("auto", "messages"):
+    wanted = spec.system_prompt.replace("\r\n", "\n").strip()
+    prompts = tuple({p: None for p in (wanted, spec.system_prompt) if clean_text(p) == wanted})
+    known = mapping_of(spec) is None and not spec.data.roles and spec.data.format in ("auto", "messages")
+    if not (known and prompts and wanted):
         return None
-    sorter = _Sorter(block.file, spec, write)
-    prompt = _as_written(block.data, sorter.prompts)
+    sorter = _Sorter(block, spec, prompts, write)
     at, line, data = 0, block.first, block.data
     while at < len(data):  # in pieces that stay in the processor's cache
         end = data.rfind(b"\n", at, at + _PIECE) + 1 or data.find(b"\n", at) + 1 or len(data)
-        piece = data[at:end]
-        starts, states, keys = scan_lines(piece, prompt)
-        line += sorter.run(piece, line, block.start + at, starts, states, keys)
+        line += sorter.piece(data[at:end], line, block.start + at)
         at = end
     return sorter.sound
 
@@ -83,70 +65,106 @@ def _as_written(data: bytes, prompts: Iterable[str]) -> bytes:
 
 
 class _Sorter:
-    def __init__(self, file: str, spec: TaskSpec, write: bool) -> None:
+    def __init__(self, block: Block, spec: TaskSpec, prompts: tuple[str, ...], write: bool) -> None:
+        from finetune_pipeline.data.line_templates import find_template
+
         self.sound = Sound()
         self._write = write
         self._has_labels = bool(spec.labels)
-        self._labels = frozenset(label for label in spec.labels if label.strip() == label)
-        wanted = spec.system_prompt.replace("\r\n", "\n").strip()
-        self.prompts = (spec.system_prompt, wanted)
-        self._prompt_length = len(wanted)
+        self._labels = {label.encode(): label for label in spec.labels if label.strip() == label}
+        self._label_set = frozenset(self._labels.values())
+        self._prompts, self._prompt_length = prompts, len(prompts[0])
         self._max, self._min = spec.data.max_chars, max(spec.data.min_chars, 1)
         self._inject = spec.data.inject
-        self._writer = CanonicalWriter(file, spec)
+        self._writer = CanonicalWriter(block.file, spec)
+        self._template = find_template(block.data, prompts, spec.data.inject)
+        self._prompt_written = _as_written(block.data, prompts)
 
-    def run(self, data: bytes, first: int, start: int, starts: np.ndarray, states: bytes, keys: bytes) -> int:
-        """Look at every line of a piece that begins with line `first` at byte `start`. Returns the number of lines.
+    def piece(self, data: bytes, first: int, start: int) -> int:
+        """Look at the lines of a piece that begins with line `first` at byte `start`. Returns their number.
 
-        The commonest form, three turns and no other key, is judged here, without a call.
+        Lines that match the template are settled at once; what the others are is decided after decoding them.
         """
+        if self._template is None:
+            lines = data.split(b"\n")
+            if not lines[-1]:
+                lines.pop()
+            ends = np.cumsum([len(line) + 1 for line in lines])
+            places = [(i, start + int(ends[i]) - len(line) - 1) for i, line in enumerate(lines)]
+            self._merge(first, {}, lines, places)
+            return len(lines)
+        from finetune_pipeline.data.line_templates import END, START, match_lines
+
+        table = match_lines(data, self._template, not self._has_labels)
+        good = self._settled(data, table)
+        settled: dict[int, bytes] = {}
+        if self._write:
+            pair = self._writer.pair
+            for i, row in zip(np.flatnonzero(good).tolist(), table[good].tolist(), strict=True):
+                settled[i] = pair(data[row[2] : row[3]], data[row[4] : row[5]], first + i, bool(row[8]))
+        self.sound.count += int(good.sum())
+        rest = np.flatnonzero(~good).tolist()
+        begins, ends = table[:, START], table[:, END]
+        lines = [data[begins[i] : ends[i]] for i in rest]
+        self._merge(first, settled, lines, [(i, start + int(begins[i])) for i in rest])
+        return len(table)
+
+    def _settled(self, data: bytes, table: np.ndarray) -> np.ndarray:
+        """Which lines that match the template are sound beyond doubt; their labels are counted."""
+        from finetune_pipeline.data.line_templates import ANSWER_LENGTH, IS_BEYOND, SAID, SAID_LENGTH
+
+        said, answer = table[:, SAID_LENGTH], table[:, ANSWER_LENGTH]
+        around = self._prompt_length if self._template is not None and self._template.system else 0
+        good = (table[:, SAID] >= 0) & (said >= max(self._min, _LONGEST_NO_INPUT + 1))
+        good &= said + answer + around <= self._max
+        if not self._has_labels:
+            good &= (2 * answer < said) | (2 * said < answer)  # then it cannot be an echo
+        if (good & (table[:, IS_BEYOND] > 0)).any() and not _is_utf8(data):
+            for i in np.flatnonzero(good & (table[:, IS_BEYOND] > 0)).tolist():
+                good[i] = _is_utf8(data[table[i, 0] : table[i, 1]])
+        if self._has_labels:
+            which = np.flatnonzero(good).tolist()
+            found = [self._labels.get(data[a:b]) for a, b in table[which, 4:6].tolist()]
+            for i, label in zip(which, found, strict=True):
+                if label is None:
+                    good[i] = False
+            self.sound.labels.update(label for label in found if label is not None)
+        return good
+
+    def _merge(self, first: int, settled: dict[int, bytes], lines: list[bytes], places: list[tuple[int, int]]) -> None:
+        """Add rows and doubtful lines in their order. `settled`: rows by place; `places`: (place, byte offset) of the
+        other lines, each of which is decoded and looked at here."""
+        from finetune_pipeline.data.line_scan import scan_lines
+
         sound = self.sound
-        doubtful, rows = sound.doubtful, sound.rows
+        if not lines:
+            sound.rows += settled.values()
+            return
+        _, states, keys = scan_lines(b"\n".join(lines), self._prompt_written)
         decode = msgspec.json.Decoder(Row).decode
-        write, written = self._write, self._writer.written
-        prompt, stripped = self.prompts
-        labels, has_labels = self._labels, self._has_labels
-        shortest = max(self._min, _LONGEST_NO_INPUT + 1)
-        longest = self._max - self._prompt_length
+        doubtful: dict[int, tuple[int, bytes]] = {}
         answers: list[str] = []
-        kept = answers.append
-        count = sound.count
-        lines = data.split(b"\n")
-        if not lines[-1]:
-            lines.pop()
-        for i, (line, state, found) in enumerate(zip(lines, states, keys, strict=False)):
+        for line, state, found, (i, offset) in zip(lines, states, keys, places, strict=True):
             if state != 2:
                 try:
                     row = decode(line)  # every key is known if there are as many as expected: all text is decoded
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    doubtful.append((count, first + i, start + int(starts[i]), line))
-                    continue
-                turns = row.messages
-                if found == 7 and len(turns) == 3:
-                    system, user, answer = turns
-                    said, content = user.content, answer.content
-                    is_sound = (
-                        user.role == "user"
-                        and answer.role == "assistant"
-                        and system.role == "system"
-                        and system.content in (stripped, prompt)
-                        and (content in labels if has_labels else self._is_answer(content, said))
-                        and said.strip() == said
-                        and shortest <= len(said) <= longest - len(content)
-                    ) or self._is_sound_chat(turns)
+                    pass
                 else:
-                    is_sound = self._has_sound_keys(row, found) and self._is_sound_chat(turns)
-                if is_sound:
-                    count += 1
-                    kept(turns[-1].content)
-                    if write:
-                        rows.append(written(row, first + i))
-                    continue
-            doubtful.append((count, first + i, start + int(starts[i]), line))
-        sound.count = count
-        if has_labels:
+                    if self._has_sound_keys(row, found) and self._is_sound_chat(row.messages):
+                        sound.count += 1
+                        answers.append(row.messages[-1].content)
+                        if self._write:
+                            settled[i] = self._writer.written(row, first + i)
+                        continue
+            doubtful[i] = (offset, line)
+        if self._has_labels:
             sound.labels.update(answers)
-        return len(lines)
+        for i in sorted({*settled, *doubtful}):
+            if i in doubtful:
+                sound.doubtful.append((len(sound.rows), first + i, *doubtful[i]))
+            else:
+                sound.rows.append(settled[i])
 
     def _has_sound_keys(self, row: Row, keys: int) -> bool:
         """Whether a line's keys (it holds `keys` of them) are all known and there once, and hold what they should."""
@@ -172,7 +190,7 @@ class _Sorter:
         start = 1 if turns and turns[0].role == "system" else 0
         if (len(turns) - start) % 2 or len(turns) < start + 2:
             return False
-        if turns[0].content not in self.prompts if start else not self._inject:
+        if turns[0].content not in self._prompts if start else not self._inject:
             return False
         length, total = -1, self._prompt_length if start else 0
         for i in range(start, len(turns), 2):
@@ -184,7 +202,7 @@ class _Sorter:
             if len(said) <= _LONGEST_NO_INPUT and said.casefold() in NO_INPUT:
                 return False
             if last and self._has_labels:
-                if content not in self._labels:
+                if content not in self._label_set:
                     return False
             elif not self._is_answer(content, said if last else ""):
                 return False
@@ -193,56 +211,9 @@ class _Sorter:
         return length >= self._min and total <= self._max
 
 
-class CanonicalWriter:
-    """Writes sound rows as canonical JSON Lines, byte for byte as :class:`.examples.Example` would be written."""
-
-    def __init__(self, file: str, spec: TaskSpec) -> None:
-        self._encode = msgspec.json.Encoder().encode
-        prompt = spec.system_prompt
-        self._system = self._encode(prompt)
-        # a canonical id is the digest of JSON in which nothing is escaped that need not be, as this encoder writes it
-        plain = json.dumps(unicodedata.normalize("NFC", prompt.strip()), ensure_ascii=False)
-        self._digest = sha256(b'[["system",' + plain.encode("utf-8", "surrogatepass") + b"]")
-        self._begin = b'","messages":[{"role":"system","content":' + self._system + b"}"
-        self._has_labels = bool(spec.labels)
-        self._origin = "production" if file == PRODUCTION_FILE else "human"
-        self._usual = (
-            b',"group":null,"origin":' + self._encode(self._origin) + b',"source":{"file":' + self._encode(file)
-        )
-        self._source = b',"source":{"file":' + self._encode(file)
-
-    def written(self, row: Row, line: int) -> bytes:
-        """The canonical line of a row that stands at `line` of the file."""
-        encode = self._encode
-        turns = row.messages
-        plain: list[bytes] = []
-        shown = [self._begin]
-        written = b"null"
-        for turn in turns[1:] if turns[0].role == "system" else turns:
-            content = turn.content
-            written = encode(content)
-            user = turn.role == "user"
-            shown += (_SHOWN_USER if user else _SHOWN_ASSISTANT, written, b"}")
-            if content.isascii() or unicodedata.is_normalized("NFC", content):
-                plain += (_PLAIN_USER if user else _PLAIN_ASSISTANT, written, b"]")
-            else:
-                normal = encode(unicodedata.normalize("NFC", content))
-                plain += (_PLAIN_USER if user else _PLAIN_ASSISTANT, normal, b"]")
-        plain.append(b"]")
-        digest = self._digest.copy()
-        digest.update(b"".join(plain))
-        name = digest.hexdigest()[:16]
-        label = written if self._has_labels else b"null"
-        if row.group or row.origin or row.id:
-            rest = self._rest(row, name, line)
-        else:
-            rest = self._usual + b',"line":%d},"tags":[]}\n' % line
-        return b"".join((b'{"id":"', name.encode(), *shown, b'],"label":', label, rest))
-
-    def _rest(self, row: Row, name: str, line: int) -> bytes:
-        group = self._encode(row.group or (None if row.group is UNSET else row.group))
-        origin = self._encode(row.origin or self._origin)
-        own = b',"id":' + self._encode(row.id) if row.id and row.id != name else b""
-        return b"".join(
-            (b',"group":', group, b',"origin":', origin, self._source, b',"line":%d' % line, own, b'},"tags":[]}\n')
-        )
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -2,59 +2,78 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import digest_file, write_json
+from finetune_pipeline.artifacts import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.chat import end_ids, render, to_ids
+from finetune_pipeline.models.chat_templates import NAMED, marks, missing_marks, usable
 from finetune_pipeline.models.identity import MODEL_FILE, base_identity, bundled_file, model_kind, weight_files
+from finetune_pipeline.models.tokenizing import load_tokenizer
+from finetune_pipeline.models.untrained import untrained_tokens
+
+_TEXTS = (".json", ".jinja", ".model", ".txt")
 
 
-def prepare_base(base_model: str, revision: str | None, out: Path) -> dict[str, Any]:
+def prepare_base(base_model: str, revision: str | None, out: Path, chat_template: str | None = None) -> dict[str, Any]:
     """Make `base_model` available and write out/model.json {path, base_model, revision, identity, files, ...}.
 
     bundled: the GGUF file is loaded, its quantization undone, and saved as bfloat16 safetensors into out/model (`path` is
     relative to `out`, so the folder may be moved). local: referenced where it is. hub: downloaded into the hub's cache.
-    Returns the facts. Raises FindingsError for an unknown model, weights that are not safetensors, or a missing chat
-    template or end-of-turn token.
+    chat_template: text of a template to use instead of the model's own; out/model is then a folder of its own with that
+    template, whose weight files are links for local and hub models.
+    Returns the facts. Raises FindingsError for an unknown model, weights that are not safetensors, a missing chat
+    template or end-of-turn token, or a template whose marks the vocabulary does not have.
     """
     kind = model_kind(base_model, revision)
+    own = out / "model"
     if kind == "bundled":
-        folder = out / "model"
+        folder = own
         _unpack_gguf(bundled_file(base_model), folder)
-        path = "model"
     elif kind == "local":
         folder = Path(base_model).expanduser().resolve()
-        path = str(folder)
     else:
         folder = _download(base_model, revision)
-        path = str(folder)
-    facts = describe(folder)
-    facts |= {"base_model": base_model, "revision": revision, "identity": base_identity(base_model, revision)}
-    write_json(out / MODEL_FILE, {"path": path, **facts})
+    warnings: list[Finding] = []
+    if chat_template is not None:
+        if folder != own:
+            _link(folder, own)
+            folder = own
+        warnings = use_template(folder, chat_template, base_model)
+    facts = describe(folder, base_model)
+    facts |= {
+        "base_model": base_model,
+        "revision": revision,
+        "identity": base_identity(base_model, revision),
+        "chat_template": "task.yaml" if chat_template is not None else "the model's own",
+        "warnings": [f.to_dict() for f in warnings],
+    }
+    write_json(out / MODEL_FILE, {"path": "model" if folder == own else str(folder), **facts})
     return facts
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe(folder: Path, name: str = "") -> dict[str, Any]:
     """Facts about a model folder: parameters, dtype, weight_bytes, context_length, vocabulary, pad_is_eos, files."""
     from safetensors import safe_open
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     weights = weight_files(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    check_chat_template(tokenizer, str(config.name_or_path or folder.name))
+    tokenizer = load_tokenizer(folder)
+    check_chat_template(tokenizer, name or folder.name, folder)
     parameters, kinds = 0, set()
     for file in weights:
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                part = tensors.get_slice(name)
+            for key in tensors.keys():  # noqa: SIM118 - not a mapping
+                part = tensors.get_slice(key)
                 size = 1
                 for n in part.get_shape():
                     size *= n
                 parameters += size
                 kinds.add(str(part.get_dtype()))
-    others = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".jinja", ".model", ".txt") and p.is_file()]
+    others = [p for p in sorted(folder.iterdir()) if p.suffix in _TEXTS and p.is_file()]
     return {
         "parameters": parameters,
         "dtype": "+".join(sorted(kinds)),
@@ -63,22 +82,25 @@ def describe(folder: Path) -> dict[str, Any]:
         "context_length": getattr(config.get_text_config(), "max_position_embeddings", None),
         "vocabulary": len(tokenizer),
         "eos": tokenizer.eos_token,
+        "end_tokens": tokenizer.convert_ids_to_tokens(sorted(end_ids(tokenizer))),
         "pad_is_eos": tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id,
         "files": {p.name: digest_file(p) for p in [*weights, *others] if p.name != MODEL_FILE},
     }
 
 
-def check_chat_template(tokenizer: Any, name: str) -> None:
+def check_chat_template(tokenizer: Any, name: str, folder: Path) -> None:
     """Raises FindingsError unless the tokenizer has a chat template and an end-of-sequence token."""
     found = []
     if not tokenizer.chat_template:
+        names = _advisable(folder, tokenizer.get_vocab())
         found.append(
             Finding(
                 "model.no_chat_template",
                 "error",
                 f"model {name}",
-                "the tokenizer has no chat template",
-                "use the model's instruct version, or add chat_template.jinja to its folder",
+                "the tokenizer has no chat template: this is a base model, trained to continue texts, not to answer",
+                f"start from the model's instruct version; or set chat_template: {names[0]} (what its vocabulary can "
+                f"write: {', '.join(names)}), and expect to need more examples",
             )
         )
     if tokenizer.eos_token_id is None:
@@ -93,6 +115,102 @@ def check_chat_template(tokenizer: Any, name: str) -> None:
         )
     if found:
         raise FindingsError(found)
+
+
+def _advisable(folder: Path, vocabulary: dict[str, int]) -> list[str]:
+    """Names of the templates the vocabulary can write, those whose marks were never trained last."""
+    names = usable(vocabulary)
+    return sorted(names, key=lambda name: bool(untrained_tokens(folder, vocabulary, marks(NAMED[name]))))
+
+
+def use_template(folder: Path, template: str, name: str) -> list[Finding]:
+    """Give the model folder a chat template, and make what ends its turns an end-of-answer token. Returns warnings.
+
+    Raises FindingsError when the vocabulary lacks a mark of the template, when it is no Jinja, or ends no turn.
+    """
+    tokenizer = load_tokenizer(folder)
+    had = bool(tokenizer.chat_template)
+    vocabulary = tokenizer.get_vocab()
+    missing = missing_marks(template, vocabulary)
+    if missing:
+        raise FindingsError(
+            [
+                Finding(
+                    "model.template_tokens",
+                    "error",
+                    "task.yaml: chat_template",
+                    f"{name} has no tokens {', '.join(missing)}, which the template writes; added ones would stay untrained",
+                    f"set chat_template to one of: {', '.join(usable(vocabulary))}; or use the model's instruct version",
+                )
+            ]
+        )
+    tokenizer.chat_template = template
+    end = _end_of_turn_token(tokenizer)
+    tokenizer.eos_token = end
+    tokenizer.save_pretrained(folder)
+    path = (
+        folder / "generation_config.json"
+    )  # what ends generation must end training's answers, and the other way round
+    told = read_json(path) if path.exists() else {}
+    listed = told.get("eos_token_id")
+    before = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    ids = list(dict.fromkeys([tokenizer.eos_token_id, *before]))
+    write_json(path, {**told, "eos_token_id": ids if len(ids) > 1 else ids[0]})
+    path.chmod(0o644)
+    if had:
+        message = "has a chat template of its own, which chat_template in task.yaml replaces"
+        fix = "remove chat_template, unless you know that the model was trained with the other one"
+    else:
+        message = "is a base model without a chat template: it has never seen the turns it is to write"
+        fix = "start from the instruct version of this model if there is one; it needs fewer examples"
+    warnings = [Finding("model.template_from_task", "warning", f"model {name}", f"{name} {message}", fix)]
+    untrained = untrained_tokens(folder, vocabulary, sorted({*marks(template), end}))
+    if untrained:
+        warnings.append(
+            Finding(
+                "model.untrained_tokens",
+                "warning",
+                "task.yaml: chat_template",
+                f"{', '.join(untrained)} are in the vocabulary of {name} but were never trained: their embeddings are those "
+                "of unused tokens, and adapters do not train embeddings",
+                "set chat_template: none, whose only mark is the end-of-sequence token; or train with method: full",
+            )
+        )
+    return warnings
+
+
+def _end_of_turn_token(tokenizer: Any) -> str:
+    """The first special token the template writes behind an answer. Raises FindingsError if there is none."""
+    said = "an answer"
+    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": said}]
+    behind = render(tokenizer, turns).rpartition(said)[2]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    end = next((t for t in to_ids(tokenizer, behind) if t in special), None)
+    if end is None:
+        raise FindingsError(
+            [
+                Finding(
+                    "model.template_without_end",
+                    "error",
+                    "task.yaml: chat_template",
+                    f"the template ends an assistant turn without a special token (it writes {behind!r}): the model would "
+                    "not learn to stop",
+                    "end the assistant's turns with the end-of-sequence token, {{ eos_token }}",
+                )
+            ]
+        )
+    return str(tokenizer.convert_ids_to_tokens(end))
+
+
+def _link(source: Path, target: Path) -> None:
+    """A folder with links to the weights of a model and copies of its small files."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.suffix == ".safetensors":
+            (target / path.name).symlink_to(path.resolve())
+        elif path.suffix in _TEXTS and path.is_file() and path.name != MODEL_FILE:
+            shutil.copyfile(path, target / path.name)
 
 
 def _unpack_gguf(file: Path, folder: Path) -> None:

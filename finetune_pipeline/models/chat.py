@@ -7,13 +7,17 @@ serving never sees.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from finetune_pipeline.findings import Finding, FindingsError
 
-Message = dict[str, str]
+Message = dict[str, Any]
+Tools = Sequence[dict[str, Any]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,79 +29,199 @@ class Encoded:
     loss: list[bool]
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], generation: bool) -> list[int]:
-    ids = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=generation, tokenize=True, return_dict=True
-    )["input_ids"]
-    return list(ids)
+def end_ids(tokenizer: Any) -> set[int]:
+    """Tokens that end an answer: EOS, and those that :func:`..loading.load_tokenizer` found in the generation config."""
+    told = {tokenizer.eos_token_id, *getattr(tokenizer, "end_token_ids", ())}
+    return {int(t) for t in told if t is not None}
 
 
-def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of `messages` (ending with a user turn) followed by the generation prompt, as serving sends them."""
-    return _render(tokenizer, messages, True)
+def for_template(message: Message) -> Message:
+    """A turn as templates expect it: arguments of tool calls as objects, no keys that are only ours."""
+    turn = {k: v for k, v in message.items() if k != "weight"}
+    if calls := turn.get("tool_calls"):
+        turn["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": _object(call["function"]["arguments"])}}
+            for call in calls
+        ]
+    return turn
 
 
-def encode(tokenizer: Any, messages: Sequence[Message], example_id: str = "") -> tuple[list[int], list[bool]]:
-    """(ids, loss mask) of a conversation; loss on every assistant turn, its end-of-turn token included.
+def _object(arguments: Any) -> Any:
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
 
-    What the template writes after the end-of-turn token (a line break in ChatML) carries no loss: generation has stopped
-    by then. Raises FindingsError if a prompt is no true prefix of its conversation.
+
+def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:
+    """The text of a conversation; `generation`: with the beginning of the answer that is to come.
+
+    Raises FindingsError where the template refuses the messages.
     """
-    full = _render(tokenizer, messages, False)
-    loss = [False] * len(full)
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                [for_template(m) for m in messages],
+                add_generation_prompt=generation,
+                tokenize=False,
+                tools=list(tools) if tools else None,
+            )
+        )
+    except (TemplateError, TypeError, KeyError, ValueError) as error:
+        raise FindingsError(
+            [
+                Finding(
+                    "chat.template_refuses",
+                    "error",
+                    "example ?",
+                    f"the model's chat template cannot write this conversation: {error}",
+                    "change the example, or use a model whose template knows these turns",
+                )
+            ]
+        ) from error
+
+
+def to_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of rendered text; the template has written its special tokens itself."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools = None) -> list[int]:
+    """Token ids of `messages` (ending with a user or tool turn) and the generation prompt, as serving sends them."""
+    return to_ids(tokenizer, render(tokenizer, messages, True, tools))
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """An assistant turn that is to be learned: tokens of prompt and answer as serving would see them, and their parts."""
+
+    number: int
+    ids: list[int]
+    start: int
+    end: int
+
+
+def _learned(message: Message) -> bool:
+    return message["role"] == "assistant" and message.get("weight") != 0
+
+
+def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, full: tuple[str, list[int]]) -> _Turn:
+    """The learned turn number i; full: text and tokens of the whole conversation. Raises FindingsError if its prompt is
+    no true prefix, or what it says is lost."""
+    before = render(tokenizer, messages[:i], True, tools)
+    prompt = to_ids(tokenizer, before)
+    text, ids = full
+    if i < len(messages) - 1:
+        text = render(tokenizer, messages[: i + 1], False, tools)
+        ids = to_ids(tokenizer, text)
+    if ids[: len(prompt)] != prompt or len(ids) <= len(prompt):
+        raise FindingsError([_mismatch(tokenizer, prompt, ids, i)])
+    said = text[len(before) :]
+    spoken = messages[i]["content"].rpartition("</think>")[2].strip()  # thoughts are written in a form of their own
+    calls = [call["function"]["name"] for call in messages[i].get("tool_calls") or []]
+    if spoken not in said:
+        raise FindingsError([_lost(f"turn {i + 1}", "what the assistant says")])
+    if any(name not in said for name in calls):
+        raise FindingsError([_lost(f"turn {i + 1}", "a call of a tool")])
+    return _Turn(i, ids, len(prompt), _end_of_turn(tokenizer, ids, len(prompt)))
+
+
+def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
+    """(tokens of the whole conversation, its learned turns). Raises FindingsError as :func:`encode_example`."""
+    full = render(tokenizer, messages, False, tools)
     for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt = _render(tokenizer, messages[:i], True)
-        upto = full if i == len(messages) - 1 else _render(tokenizer, messages[: i + 1], False)
-        if full[: len(upto)] != upto or upto[: len(prompt)] != prompt or len(upto) <= len(prompt):
-            raise FindingsError([_mismatch(tokenizer, prompt, full, i, example_id)])
-        end = _end_of_turn(tokenizer, upto, len(prompt))
-        loss[len(prompt) : end] = [True] * (end - len(prompt))
-    return full, loss
+        if message["role"] != "assistant" and message["content"].strip() not in full:
+            raise FindingsError([_lost(f"turn {i + 1}", f"what the {message['role']} says")])
+    if tools and render(tokenizer, messages, False) == full:
+        raise FindingsError([_lost("tools", "the list of tools")])
+    ids = to_ids(tokenizer, full)
+    turns = [_turn(tokenizer, messages, i, tools, (full, ids)) for i, m in enumerate(messages) if _learned(m)]
+    return ids, turns
 
 
-def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int, example_id: str) -> Finding:
+def encode_example(
+    tokenizer: Any, messages: Sequence[Message], example_id: str = "", tools: Tools = None
+) -> list[Encoded]:
+    """A conversation as rows to train on: one, with loss on all its assistant turns (but those of weight 0), their
+    end-of-turn tokens included. What the template writes behind those (a line break in ChatML) carries no loss:
+    generation has stopped by then.
+
+    Templates that write earlier turns differently once there are later ones (Qwen3 drops their thoughts) give a row a
+    turn instead, each exactly what serving sees at that turn. Raises FindingsError, naming the example, when the
+    template refuses it, leaves something out, or writes a turn differently in training than in serving.
+    """
+    try:
+        full, turns = _turns(tokenizer, messages, tools)
+    except FindingsError as error:
+        place = f"example {example_id or '?'}"
+        raise FindingsError(
+            [
+                Finding(
+                    f.rule, f.severity, f"{place}, {f.place}" if f.place.startswith("turn") else place, f.message, f.fix
+                )
+                for f in error.findings
+            ]
+        ) from error
+    if all(full[: len(turn.ids)] == turn.ids for turn in turns):
+        loss = [False] * len(full)
+        for turn in turns:
+            loss[turn.start : turn.end] = [True] * (turn.end - turn.start)
+        return [Encoded(example_id, full, loss)]
+    return [
+        Encoded(example_id, turn.ids, [turn.start <= at < turn.end for at in range(len(turn.ids))]) for turn in turns
+    ]
+
+
+def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> Finding:
     at = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
     return Finding(
         "chat.template_mismatch",
         "error",
-        f"example {example_id or '?'}, turn {turn + 1}",
+        f"turn {turn + 1}",
         f"the chat template gives another text when it prompts than when it trains: they part at token {at} "
         f"({tokenizer.decode(prompt[at : at + 4])!r} against {tokenizer.decode(full[at : at + 4])!r})",
         "use a chat template whose generation prompt is the beginning of an assistant turn",
     )
 
 
-def encode_answer(tokenizer: Any, prompt_messages: Sequence[Message], answer: str) -> list[int]:
-    """Token ids of `answer` after that prompt, in context, up to and including the end-of-turn token.
+def _lost(place: str, what: str) -> Finding:
+    return Finding(
+        "chat.content_lost",
+        "error",
+        place,
+        f"the model's chat template leaves out {what}",
+        "use a model whose template knows such turns, or set chat_template; or take these examples out",
+    )
 
-    Raises FindingsError as :func:`encode` does.
+
+def encode_answer(
+    tokenizer: Any, prompt_messages: Sequence[Message], answer: str | Message, tools: Tools = None
+) -> list[int]:
+    """Token ids of `answer` (text, or an assistant message) after that prompt, in context, up to and including the
+    end-of-turn token.
+
+    Raises FindingsError if the prompt is no true prefix of prompt and answer.
     """
-    prompt = encode_prompt(tokenizer, prompt_messages)
-    full = _render(tokenizer, [*prompt_messages, {"role": "assistant", "content": answer}], False)
+    message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
+    prompt = encode_prompt(tokenizer, prompt_messages, tools)
+    full = to_ids(tokenizer, render(tokenizer, [*prompt_messages, message], False, tools))
     if full[: len(prompt)] != prompt or len(full) <= len(prompt):
-        raise FindingsError([_mismatch(tokenizer, prompt, full, len(prompt_messages), "")])
+        raise FindingsError([_mismatch(tokenizer, prompt, full, len(prompt_messages))])
     return full[len(prompt) : _end_of_turn(tokenizer, full, len(prompt))]
 
 
 def _end_of_turn(tokenizer: Any, ids: list[int], start: int) -> int:
-    """Where the turn that begins at `start` ends: behind its last EOS token, or at the end when it has none."""
-    end = len(ids)
-    if tokenizer.eos_token_id in ids[start:]:
-        while ids[end - 1] != tokenizer.eos_token_id:
-            end -= 1
-    return end
+    """Where the turn that begins at `start` ends: behind its first end token, or at the end when it has none."""
+    ends = end_ids(tokenizer)
+    return next((at + 1 for at in range(start, len(ids)) if ids[at] in ends), len(ids))
 
 
 def encode_all(tokenizer: Any, examples: Sequence[Any]) -> tuple[list[Encoded], list[Finding]]:
-    """Every example (`.id`, `.messages`) as :class:`Encoded`; those that cannot be, as findings."""
+    """Every example (`.id`, `.messages`, `.tools`) as rows; those that cannot be, as findings."""
     done, found = [], []
     for example in examples:
         try:
-            ids, loss = encode(tokenizer, example.messages, example.id)
+            done += encode_example(tokenizer, example.messages, example.id, example.tools)
         except FindingsError as error:
             found.extend(error.findings)
-            continue
-        done.append(Encoded(example.id, ids, loss))
     return done, found

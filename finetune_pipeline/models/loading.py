@@ -7,11 +7,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.tokenizing import load_tokenizer
 
-_CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+__all__ = [
+    "load_for_prediction",
+    "load_for_training",
+    "load_tokenizer",
+    "native_bfloat16",
+    "pick_device",
+    "resolve_precision",
+    "weight_facts",
+]
 
 
 def pick_device() -> torch.device:
@@ -23,14 +33,7 @@ def native_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively (CPU: avx512_bf16 or amx_bf16, on ARM bf16)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return False
-    for line in text.splitlines():
-        if line.lower().startswith(("flags", "features")):
-            return bool(_CPU_FLAGS & set(line.split(":", 1)[-1].split()))
-    return False
+    return cpu_has_bfloat16()
 
 
 def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
@@ -38,14 +41,6 @@ def resolve_precision(setting: str, device: torch.device) -> torch.dtype:
     if setting == "auto":
         return torch.bfloat16 if native_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder or artifact; where it has no pad token, EOS pads."""
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(folder), local_files_only=True, trust_remote_code=False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -> PreTrainedModel:
@@ -63,18 +58,28 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
     return model
 
 
-def load_for_prediction(folder: Path, device: torch.device) -> PreTrainedModel:
-    """The model in float32, where batching does not change greedy answers; two models are compared in nothing less."""
-    return _load(folder, torch.float32, device).eval()
+def load_for_prediction(folder: Path, device: torch.device, adapter: Path | None = None) -> Any:
+    """The model in float32, where batching does not change greedy answers; two models are compared in nothing less.
+
+    adapter: folder of an adapter to put on it, for what is served unmerged (soft prompts).
+    """
+    model = _load(folder, torch.float32, device).eval()
+    if adapter is None:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, adapter).eval()
 
 
 def load_for_training(
     folder: Path, method: str, compute: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """(model, facts about its weights) for method ``qlora`` (NF4, double quantization) or ``lora`` (unquantized).
+    """(model, facts about its weights) to be trained with `method`; everything is frozen, but with ``full`` nothing is.
 
-    With qlora every linear layer but the output head is stored in 4 bits, everything else (embeddings, norms) in
-    bfloat16, whatever the compute dtype: the memory promise holds on machines that compute in float32 too.
+    qlora: every linear layer but the output head is stored in 4 bits (NF4, double quantization), everything else
+    (embeddings, norms) in bfloat16, whatever the compute dtype: the memory promise holds on machines that compute in
+    float32 too. full: float32 whatever the compute dtype, since steps of full fine-tuning are smaller than what 16 bits
+    can tell apart. Others: in the compute dtype.
     """
     if method == "qlora":
         quantization = BitsAndBytesConfig(
@@ -84,6 +89,9 @@ def load_for_training(
         _settle_four_bit_layers(model, compute)
         if compute != torch.bfloat16:
             _compute_in(model, compute)
+    elif method == "full":
+        model = _load(folder, torch.float32, device)
+        model.requires_grad_(True)
     else:
         model = _load(folder, compute, device)
     return model, weight_facts(model)

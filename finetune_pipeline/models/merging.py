@@ -1,158 +1,257 @@
 """Merges an adapter into the unquantized base, tensor by tensor: W + scaling * B A in float32, stored as the base is.
 
 Never into 4-bit weights: those differ from the base by their rounding error, and the merged model would keep it for good.
+Memory is that of a few rows and of one layer's adapter matrices, whatever the model's size.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from finetune_pipeline.artifacts import digest_file, read_json, write_json
+from finetune_pipeline.artifacts import digest_file, write_json
+from finetune_pipeline.models.adapters import WEIGHTS, Adapter, Change, adapter_kind, read_adapter
+from finetune_pipeline.models.checkpoint import HEADS, Checkpoint, Copy
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record, weight_files
+from finetune_pipeline.models.low_rank import changed_rows
+from finetune_pipeline.models.streaming import TORCH_TYPES
 from finetune_pipeline.training.faults import JobError
 
-_PREFIX = "base_model.model."
-_PLAIN = {
-    "bias": "none",
-    "use_dora": False,
-    "modules_to_save": None,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "lora_bias": False,
-    "trainable_token_indices": None,
-}
+ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def scaling_of(config: dict[str, Any]) -> float:
-    """alpha / r (Hu et al. 2021), or alpha / sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023)."""
-    r = config["r"]
-    return float(config["lora_alpha"] / (math.sqrt(r) if config.get("use_rslora") else r))
-
-
-def merge(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
+def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
     """Write the merged model into out/model and its record into out/model.json; returns the facts.
 
-    Copies configuration, tokenizer and generation config. Raises JobError for an adapter that is not plain LoRA, whose
-    tensors do not fit the base, or for a quantized base.
+    base: a model folder or artifact; adapter: a low-rank adapter, or the whole model that a full fine-tune left, which
+    is taken over as it is. float32: store the changed tensors in float32, so that nothing of the change is rounded away.
+    Copies tokenizer, template, generation config; the configuration too, with what the merge changes in it.
+    Facts: kind, base_model, revision, merged_tensors, scaling, untied, dtype, weight_bytes, files {name: sha256},
+    adapter_sha256. Raises JobError for what cannot be merged: see :func:`read_adapter`, a quantized base, an adapter that
+    does not fit the base.
     """
     source, target = model_folder(base), out / "model"
-    config = read_json(adapter / "adapter_config.json")
-    _refuse_other_kinds(config, source)
-    pairs = _read_adapter(adapter)
-    scaling = scaling_of(config)
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    merged: list[str] = []
-    dtypes = set()
-    for file in weight_files(source):
-        tensors: dict[str, torch.Tensor] = {}
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 - not a mapping
-                tensor = weights.get_tensor(name)
-                dtypes.add(str(tensor.dtype).removeprefix("torch."))
-                if name in pairs:
-                    tensor = _add(name, tensor, *pairs[name], scaling, bool(config.get("fan_in_fan_out")))
-                    merged.append(name)
-                tensors[name] = tensor
-            metadata = weights.metadata() or {"format": "pt"}
-        save_file(tensors, target / file.name, metadata=metadata)
-    left = sorted(set(pairs) - set(merged))
-    if left:
-        raise JobError(
-            f"the base model has no weight {left[0]!r} (and {len(left) - 1} more) that the adapter changes\n"
-            "fix: merge the adapter into the base model it was trained on"
-        )
-    for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt") and path.name != MODEL_FILE:
-            shutil.copyfile(path, target / path.name)
     record = model_record(base)
-    facts = {
-        "base_model": record["base_model"],
-        "revision": record.get("revision"),
-        "merged_tensors": len(merged),
-        "scaling": scaling,
-        "dtype": "+".join(sorted(dtypes)),
-        "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
-        "files": {p.name: digest_file(p) for p in sorted(target.iterdir())},
-        "adapter_sha256": digest_file(adapter / "adapter_model.safetensors"),
-    }
+    told = {"base_model": record["base_model"], "revision": record.get("revision")}
+    shutil.rmtree(target, ignore_errors=True)
+    if adapter_kind(adapter) == "full":
+        facts = {"kind": "full", **told, **_take_over(adapter, source, target)}
+    else:
+        checkpoint, change = Checkpoint(source), read_adapter(adapter)
+        copy, untied = plan_merge(checkpoint, change, float32=float32)
+        files = copy.write(target)
+        facts = {
+            "kind": "lora",
+            **told,
+            "merged_tensors": len(change.changes),
+            "scaling": change.scaling,
+            "untied": untied,
+            "dtype": _dtypes(copy),
+            "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
+            "files": files,
+            "adapter_sha256": digest_file(adapter / WEIGHTS),
+        }
     write_json(out / MODEL_FILE, {"path": "model", **facts})
     return facts
 
 
-def _refuse_other_kinds(config: dict[str, Any], base: Path) -> None:
-    other = [f"{k} = {config[k]!r}" for k, v in _PLAIN.items() if config.get(k, v) not in (v, None, {}, [], False)]
-    if config.get("peft_type") != "LORA" or other:
+def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> tuple[Copy, bool]:
+    """The copy of `base` that has the adapter in it, and whether its head had to be untied from the embeddings.
+
+    A head that is the embedding matrix stays so only where the adapter changes both alike. Otherwise what was trained is
+    two different matrices, and two are written. Raises JobError naming every tensor that does not fit.
+    """
+    if base.config.get("quantization_config"):
         raise JobError(
-            f"only plain LoRA adapters are merged; this one is {config.get('peft_type')}"
-            f"{' with ' + ', '.join(other) if other else ''}"
-        )
-    if read_json(base / "config.json").get("quantization_config"):
-        raise JobError(
-            f"the base model {base.name!r} is quantized: merging into it would keep its rounding errors\n"
+            f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors\n"
             "fix: name the unquantized model as base_model"
         )
+    copy = Copy.of(base)
+    untied = _untie(copy, adapter)
+    problems = []
+    for name, change in adapter.changes.items():
+        stored = name if name in base.place else base.embedding if name in HEADS and base.tied else None
+        if stored is None:
+            problems.append(f"the base model has no {name!r} that the adapter changes")
+            continue
+        wrong = _misfit(base, adapter, stored, name, change)
+        if wrong:
+            problems.append(wrong)
+        elif name in copy.outputs:
+            dtype = "F32" if float32 else base.entry(stored).dtype
+            copy.change(name, changed_rows(adapter, change, stored, dtype), dtype=dtype)
+    if problems:
+        raise JobError("\n".join(problems[:20]) + f"\n({len(problems)} tensors do not fit)\n{ANOTHER_BASE}")
+    if float32:
+        copy.config["dtype"] = "float32"
+    if untied:
+        copy.config["tie_word_embeddings"] = False
+    return copy, untied
 
 
-def _read_adapter(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Base weight's name to (A, B)."""
-    parts: dict[str, dict[str, torch.Tensor]] = {}
-    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118 - not a mapping
-            plain = name.removeprefix(_PREFIX)
-            for kind in ("lora_A", "lora_B"):
-                if plain.endswith(f".{kind}.weight"):
-                    parts.setdefault(plain.removesuffix(f".{kind}.weight") + ".weight", {})[kind] = tensors.get_tensor(
-                        name
-                    )
-                    break
-            else:
-                raise JobError(f"the adapter file holds {name!r}, which is no LoRA matrix")
-    incomplete = [name for name, pair in parts.items() if len(pair) != 2]
-    if incomplete:
-        raise JobError(f"the adapter holds only one of the two matrices for {incomplete[0]!r}")
-    return {name: (pair["lora_A"], pair["lora_B"]) for name, pair in parts.items()}
+def _untie(copy: Copy, adapter: Adapter) -> bool:
+    """Give the head a tensor of its own where it is tied and the adapter makes it differ from the embeddings."""
+    base = copy.source
+    head = next((n for n in HEADS if n in adapter.changes), base.head or base.usual_head)
+    touched = base.embedding in adapter.changes or head in adapter.changes
+    if not base.tied or base.embedding is None or not touched:
+        return False
+    if _alike(adapter, adapter.changes.get(base.embedding), adapter.changes.get(head)):
+        return False
+    if head not in copy.outputs:
+        copy.add(head, like=base.embedding)
+    return True
 
 
-def _add(
-    name: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float, transposed: bool
-) -> torch.Tensor:
-    change = scaling * (b.float() @ a.float())
-    change = change.t() if transposed else change
-    if change.shape != weight.shape:
-        raise JobError(
-            f"the adapter's change of {name} has shape {tuple(change.shape)}, the base's weight "
-            f"{tuple(weight.shape)}\nfix: merge the adapter into the base model it was trained on"
+def _alike(adapter: Adapter, embedding: Change | None, head: Change | None) -> bool:
+    """Whether both are changed, and to the same matrix."""
+    if embedding is None or head is None:
+        return False
+    with adapter.file as own:
+        if embedding.low_rank and head.low_rank and embedding.replacement is None and head.replacement is None:
+            e, h = embedding.low_rank, head.low_rank
+            if e.magnitude or h.magnitude or e.scaling != h.scaling or not e.embedding or h.embedding:
+                return False
+            return torch.equal(own.tensor(e.a).t(), own.tensor(h.b)) and torch.equal(
+                own.tensor(e.b).t(), own.tensor(h.a)
+            )
+        if embedding.low_rank or head.low_rank or not (embedding.replacement and head.replacement):
+            return False
+        one, two = embedding.replacement, head.replacement
+        return own.entries[one].shape == own.entries[two].shape and all(
+            torch.equal(own.rows(one, *rows), own.rows(two, *rows)) for rows in own.blocks(one)
         )
-    return (weight.float() + change).to(weight.dtype)
+
+
+def _misfit(base: Checkpoint, adapter: Adapter, stored: str, name: str, change: Change) -> str | None:
+    entry, own = base.entry(stored), adapter.file.entries
+    if entry.dtype not in _FLOATS:
+        return f"the base's {stored} is stored as {entry.dtype}, which is quantized: name the unquantized model as base_model"
+    keys = [change.replacement, change.added[0] if change.added else None]
+    shapes = [own[key].shape for key in keys if key]
+    low = change.low_rank
+    if low is not None:
+        whole = (own[low.b].shape[0], own[low.a].shape[1])
+        shapes.append(whole[::-1] if low.embedding or adapter.transposed else whole)
+        if low.magnitude is not None and own[low.magnitude].shape != (whole[0],):
+            return f"the adapter's magnitudes of {name} have the shape {own[low.magnitude].shape}, not {(whole[0],)}"
+    for shape in shapes:
+        if shape != entry.shape:
+            return f"the adapter's change of {name} has shape {shape}, the base's weight {entry.shape}"
+    return None
+
+
+def _dtypes(copy: Copy) -> str:
+    kinds = {o.planned.dtype for o in copy.outputs.values()}
+    return "+".join(
+        sorted(str(TORCH_TYPES[k]).removeprefix("torch.") if k in TORCH_TYPES else k.lower() for k in kinds)
+    )
+
+
+def _take_over(trained: Path, source: Path, target: Path) -> dict[str, Any]:
+    """Make a full fine-tune's folder the model: its files linked (or copied), what it lacks taken from the base."""
+    checkpoint, base = Checkpoint(trained), Checkpoint(source)
+    other = sorted(n for n in base.place if n in checkpoint.place and base.entry(n).shape != checkpoint.entry(n).shape)
+    if other:
+        raise JobError(f"the trained model's {other[0]} has another shape than the base's\n{ANOTHER_BASE}")
+    target.mkdir(parents=True)
+    for path in sorted(trained.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt") and path.is_file():
+            _link(path, target / path.name)
+    for path in sorted(source.iterdir()):
+        extra = path.suffix in (".json", ".jinja", ".model", ".txt") and "safetensors" not in path.name
+        if extra and path.name != MODEL_FILE and not (target / path.name).exists():
+            shutil.copyfile(path, target / path.name)
+    (target / MODEL_FILE).unlink(missing_ok=True)
+    weights = weight_files(target)
+    return {
+        "merged_tensors": 0,
+        "scaling": None,
+        "untied": False,
+        "dtype": _dtypes(Copy.of(checkpoint)),
+        "weight_bytes": sum(p.stat().st_size for p in weights),
+        "files": {p.name: digest_file(p) for p in sorted(target.iterdir())},
+        "adapter_sha256": None,
+    }
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     """Run a job of :func:`finetune_pipeline.training.jobs.merge_job`. Returns the facts, those of the comparison under
-    ``parity``."""
+    ``parity``.
+
+    A merge that is right, but loses more than the limit by rounding to the base's type, is written again in float32: then
+    ``stored_float32_because`` says so, and parity.rounding keeps the figures of the rounded one. A prompt-tuned adapter
+    becomes a plain model with added tokens, a prefix a reference to the base with the adapter beside it. ``serving`` says
+    how the model is asked: system_prompt (the examples'; system_prompts: how many there are), labels, max_new_tokens,
+    stop_token_ids, stop_tokens. Optional key of the job: min_agreement (0.9), the share of equal greedy answers below which
+    float32 is tried, too.
+    """
     from finetune_pipeline.data.examples import read_examples
-    from finetune_pipeline.models.parity import parity
+    from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
+    from finetune_pipeline.training.reporting import say
 
     base, adapter, out = Path(job["base"]), Path(job["adapter"]), Path(job["out"])
-    facts = merge(base, adapter, out)
-    examples = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)[: job["parity_rows"]]
+    rows = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)
+    examples = rows[: job["parity_rows"]]
     if not examples:
-        raise JobError(f"{Path(job['examples']).name} holds no examples to compare the merged model on")
-    facts["parity"] = parity(
-        base,
-        adapter,
-        out,
-        examples,
-        job["labels"],
-        max_new_tokens=job["max_new_tokens"],
-        batch_size=job["batch_size"],
-        stage=job["stage"],
-    )
-    return facts
+        raise JobError(
+            f"{Path(job['examples']).name} holds no examples to compare the merged model on\n"
+            "fix: look at the split's counts"
+        )
+    options = {k: job[k] for k in ("max_new_tokens", "batch_size", "stage")}
+    kind = adapter_kind(adapter)
+    write: Callable[..., dict[str, Any]] = merge
+    judge: Callable[..., dict[str, Any]] = parity
+    if kind in ("prompt", "prefix"):
+        from finetune_pipeline.models.prefixes import prefix_reference
+        from finetune_pipeline.models.soft_parity import soft_parity
+        from finetune_pipeline.models.soft_prompts import plain_model
+
+        judge = soft_parity
+        write = plain_model if kind == "prompt" else prefix_reference
+    facts = write(base, adapter, out)
+    told = judge(base, adapter, out, examples, job["labels"], **options)
+    enough = told["mean_kl"] <= MEAN_KL_LIMIT and told["same_greedy_share"] >= job.get("min_agreement", 0.9)
+    if told["right"] and not enough and kind in ("lora", "prompt") and facts["dtype"] != "float32":
+        why = (
+            f"rounded to {facts['dtype']}, the model is {told['mean_kl']:.2g} nats a token from the trained one (limit "
+            f"{MEAN_KL_LIMIT:g}) and gives {told['same_greedy_share']:.0%} of its answers; what was trained is too small a "
+            "change for that type"
+        )
+        say(f"{job['stage']}: {why}; storing the changed weights in float32")
+        facts = {**write(base, adapter, out, float32=True), "stored_float32_because": why}
+        lost = {k: told[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
+        told = {**judge(base, adapter, out, examples, job["labels"], **options), "rounding": lost}
+    return {**facts, "serving": _serving(job, base, rows), "parity": told}
+
+
+def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[str, Any]:
+    """How the model is asked where it was trained and compared: what whoever serves it has to repeat."""
+    from finetune_pipeline.models.chat import end_ids
+    from finetune_pipeline.models.loading import load_tokenizer
+
+    prompts = Counter(m["content"] for e in examples for m in e.messages[:1] if m["role"] == "system")
+    tokenizer = load_tokenizer(base)
+    ends = sorted(end_ids(tokenizer))
+    return {
+        "system_prompt": prompts.most_common(1)[0][0] if prompts else None,
+        "system_prompts": len(prompts),
+        "labels": list(job["labels"]),
+        "max_new_tokens": job["max_new_tokens"],
+        "stop_token_ids": ends,
+        "stop_tokens": [tokenizer.convert_ids_to_tokens(i) for i in ends],
+    }

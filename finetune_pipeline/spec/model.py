@@ -99,7 +99,8 @@ class SemanticSpec(Section):
     """Likeness of meaning by an embedding model; suspects for people unless `remove` is set."""
 
     model: str = Field(
-        "hashed", description="`hashed` (built in: words and their parts), `wordllama`, or a folder with static embeddings."
+        "hashed",
+        description="`hashed` (built in: words and their parts), `wordllama`, or a folder with static embeddings.",
     )
     threshold: float = Field(0.9, gt=0.0, le=1.0, description="Cosine similarity from which rows are suspects.")
     remove: bool = Field(False, description="Treat suspects as near-duplicates.")

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.method_defaults import LOW_RANK, SOFT_PROMPTS
 from finetune_pipeline.spec.model import TaskSpec
 
 
@@ -60,6 +61,162 @@ def check_batches(spec: TaskSpec, folder: Path) -> list[Finding]:
             f"use a divisor of {t.batch_size}",
         )
     ]
+
+
+def check_epochs(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """Past the third pass a small set is learned by heart more often than understood."""
+    t = spec.training
+    total = t.epochs + t.unquantized_epochs
+    if total <= 3:
+        return []
+    return [
+        _finding(
+            "epochs",
+            "training.epochs",
+            f"{total:g} epochs in all; after three, small sets are mostly learned by heart",
+            "lower training.epochs, and watch the check for overfitting",
+            "warning",
+        )
+    ]
+
+
+def check_second_phase(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """Only an adapter trained on four bits has anywhere to move to."""
+    t = spec.training
+    if t.method == "qlora" or not t.unquantized_epochs:
+        return []
+    why = "is never merged" if t.method in SOFT_PROMPTS else "is trained on the unquantized base already"
+    return [
+        _finding(
+            "second_phase",
+            "training.unquantized_epochs",
+            f"method {t.method} has no second phase: what it trains {why}",
+            "remove training.unquantized_epochs, and raise training.epochs instead",
+        )
+    ]
+
+
+def check_gradient_checkpointing(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """A trained prefix lies in the cache of keys and values, which computing a layer twice would fill twice."""
+    t = spec.training
+    if t.method != "prefix" or t.gradient_checkpointing is not True:
+        return []
+    return [
+        _finding(
+            "gradient_checkpointing",
+            "training.gradient_checkpointing",
+            "prefix tuning does not work with gradient checkpointing: its prefix lies in the key-value cache",
+            "set training.gradient_checkpointing: false and lower training.micro_batch_size, or use method: prompt or lora",
+        )
+    ]
+
+
+def check_low_rank_options(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """What is said about low-rank matrices must have some to act on."""
+    t = spec.training
+    found = []
+    if t.method not in LOW_RANK:
+        for name in ("dora", "rslora"):
+            if getattr(t.lora, name):
+                found.append(
+                    _finding(
+                        "low_rank_options",
+                        f"training.lora.{name}",
+                        f"{name} changes low-rank adapters, and method {t.method} trains none",
+                        f"set method: lora or qlora, or remove training.lora.{name}",
+                    )
+                )
+        idle = sorted(t.lora.model_fields_set - {"dora", "rslora"})
+        if idle:
+            keys = ", ".join(f"training.lora.{name}" for name in idle)
+            found.append(
+                _finding(
+                    "low_rank_options",
+                    "training.lora",
+                    f"method {t.method} does not use {keys}",
+                    "remove the section `lora`",
+                    "warning",
+                )
+            )
+    elif t.lora.init == "orthogonal" and (t.method == "qlora" or t.lora.r % 2):
+        why = (
+            "the base's weights are not numbers yet once they are in four bits"
+            if t.method == "qlora"
+            else f"it needs an even rank, and training.lora.r is {t.lora.r}"
+        )
+        found.append(
+            _finding(
+                "low_rank_options",
+                "training.lora.init",
+                f"orthogonal initialisation cannot be used: {why}",
+                "set training.lora.init: default"
+                + ("" if t.method == "qlora" else f", or training.lora.r: {t.lora.r + 1}"),
+            )
+        )
+    return found
+
+
+def check_target_modules(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """The output head shares its weight with the embedding in many bases, and is computed only where there is loss."""
+    named = spec.training.lora.target_modules
+    if spec.training.method not in LOW_RANK or isinstance(named, str):
+        return []
+    if not named:
+        return [
+            _finding(
+                "target_modules",
+                "training.lora.target_modules",
+                "the list is empty: no layer would be trained",
+                "write all-linear, or name layers such as q_proj and v_proj",
+            )
+        ]
+    bad = [name for name in named if name.rpartition(".")[2] in ("lm_head", "embed_tokens", "embed_out", "wte")]
+    return [
+        _finding(
+            "target_modules",
+            "training.lora.target_modules",
+            f"{name!r} is the embedding or the output head, which adapters here leave alone",
+            f"remove {name}; method: full trains everything",
+        )
+        for name in bad
+    ]
+
+
+def check_soft_prompt_options(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """Sections of other methods do nothing; a text to begin from must be there, and be used."""
+    t = spec.training
+    found = []
+    for name in SOFT_PROMPTS:
+        section = getattr(t, name)
+        if t.method != name and name in t.model_fields_set:
+            found.append(
+                _finding(
+                    "soft_prompt_options",
+                    f"training.{name}",
+                    f"method {t.method} does not use the section {name!r}",
+                    f"remove it, or set method: {name}",
+                    "warning",
+                )
+            )
+        elif t.method == name and section.init == "text" and section.text is None:
+            found.append(
+                _finding(
+                    "soft_prompt_options",
+                    f"training.{name}.text",
+                    "init is `text`, but there is no text",
+                    f"add training.{name}.text, or set training.{name}.init: task",
+                )
+            )
+        elif t.method == name and section.init != "text" and section.text is not None:
+            found.append(
+                _finding(
+                    "soft_prompt_options",
+                    f"training.{name}.text",
+                    f"the text is not used with init: {section.init}",
+                    f"set training.{name}.init: text, or remove the text",
+                )
+            )
+    return found
 
 
 def check_shots(spec: TaskSpec, folder: Path) -> list[Finding]:

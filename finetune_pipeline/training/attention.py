@@ -1,9 +1,9 @@
-"""Attention over a packed batch: one common prefix, then the rows' suffixes, each seeing the prefix and itself.
+"""Attention over a packed batch: rows as a tree of segments, each token seeing its segment's ancestors and itself.
 
-A dense mask over the packed sequence would cost the square of its length, most of it masked out. Here the suffixes are
-taken in buckets of similar length, as one batched matrix product a bucket. Reordering into buckets and back is one
-gather each, by indices made once a batch and used by every layer; the backward pass is written out, since it needs
-nothing but the attention weights again.
+A dense mask over the packed sequence would cost the square of its length, most of it masked out. Here segments behind
+equally long contexts and of similar length are taken in buckets, as one batched matrix product a bucket. Reordering into
+buckets and back is one gather each, by indices made once a batch and used by every layer; the backward pass is written
+out, since it needs nothing but the attention weights again.
 """
 
 from __future__ import annotations
@@ -20,27 +20,34 @@ from transformers.masking_utils import sdpa_mask
 NAME = "shared_prefix"
 _LARGEST_BUCKET = 8
 _FILLED = 0.7
+_CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
+"""Arguments by which some architectures bend attention scores; what is not computed here must not be left out."""
 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Rows of similar length: `rows` padded to `length`, behind `prefix` shared keys; spans in the gathered tensors."""
+    """Segments of similar length: `rows` padded to `length`, behind `context` keys; spans in the gathered tensors.
+
+    shared [context] or [rows, context]: which of the layout's shared keys the context is (one for all rows, or each).
+    """
 
     rows: int
     length: int
-    prefix: int
+    context: int
     queries: slice
     keys: slice
-    mask: torch.Tensor  # [length, prefix + length], 0 or -inf
+    mask: torch.Tensor  # [length, context + length], 0 or -inf
+    shared: torch.Tensor
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Gather indices for one number of heads. Queries are flattened as [T * heads, d], keys as [T * key heads, d].
+    """Gather indices for one number of heads. Queries are flattened as [T * heads, d], keys as [K * key heads, d].
 
     to_queries: [key head, row, head in group, position] of every bucket in turn; padding repeats a row's last token and
-    is listed in `padding`. to_keys: [key head, row, prefix and position]. from_queries, from_keys: the way back (for
-    keys: to a token's place as its own row's key, not as a shared prefix).
+    is listed in `padding`. to_keys: [key head, row, context and position]. from_queries, from_keys: the way back (for
+    keys: to a token's place as its own row's key, not as part of a context). shared: number of leading keys that lie in
+    contexts.
     """
 
     buckets: list[_Bucket]
@@ -49,71 +56,122 @@ class _Plan:
     padding: torch.Tensor
     to_keys: torch.Tensor
     from_keys: torch.Tensor
+    shared: int
 
 
 @dataclass
 class Layout:
-    """How rows lie in a packed sequence: `prefix` tokens, then suffixes of `lengths` tokens, longest first."""
+    """How rows lie in a packed sequence: segments of `lengths` tokens, one after the other, and who follows whom.
 
-    prefix: int
+    parents[i]: the segment that segment i goes on from, -1 for none. A parent stands before all segments that have no
+    children. virtual: keys and values that stand before all of them without tokens of their own (a trained prefix).
+    windows: filled by the attention function with each layer's sliding window (None: it sees everything).
+    """
+
     lengths: list[int]
+    parents: list[int]
+    virtual: int = 0
+    windows: list[int | None] = field(default_factory=list, repr=False)
     _plans: dict[Any, _Plan] = field(default_factory=dict, repr=False)
 
-    def plan(self, heads: int, key_heads: int, device: torch.device, dtype: torch.dtype) -> _Plan:
-        """The gather plan for attention with so many heads; made at the first call, then kept."""
-        key = (heads, key_heads, device, dtype)
+    def __post_init__(self) -> None:
+        inner = len(set(self.parents) - {-1})
+        if any(parent >= inner or (parent >= i) for i, parent in enumerate(self.parents)):
+            raise ValueError("a segment with children must stand before those without, and before its own children")
+
+    @classmethod
+    def one_prefix(cls, prefix: int, lengths: Sequence[int], virtual: int = 0) -> Layout:
+        """`prefix` tokens (maybe 0), then suffixes of `lengths` tokens."""
+        if not prefix:
+            return cls(list(lengths), [-1] * len(lengths), virtual)
+        return cls([prefix, *lengths], [-1, *[0] * len(lengths)], virtual)
+
+    def starts(self) -> list[int]:
+        """Where each segment begins in the packed sequence."""
+        at, found = 0, []
+        for n in self.lengths:
+            found.append(at)
+            at += n
+        return found
+
+    def ancestors(self, segment: int) -> list[int]:
+        """The segments before this one, from the first on."""
+        line = []
+        while (segment := self.parents[segment]) >= 0:
+            line.append(segment)
+        return line[::-1]
+
+    def plan(
+        self, heads: int, key_heads: int, cached: int, window: int | None, device: torch.device, dtype: torch.dtype
+    ) -> _Plan:
+        """The gather plan for attention with so many heads, `cached` virtual keys and a sliding window; then kept."""
+        key = (heads, key_heads, cached, window, device, dtype)
         if key not in self._plans:
-            self._plans[key] = _make_plan(self.prefix, self.lengths, heads, key_heads, device, dtype)
+            self._plans[key] = _make_plan(self, heads, key_heads, cached, window, device, dtype)
         return self._plans[key]
 
 
-def _group(lengths: Sequence[int]) -> list[list[int]]:
-    groups: list[list[int]] = []
-    for n in lengths:
-        if groups and len(groups[-1]) < _LARGEST_BUCKET and n >= _FILLED * groups[-1][0]:
-            groups[-1].append(n)
-        else:
-            groups.append([n])
+def _grouped(layout: Layout, cached: int) -> list[tuple[list[int], int, int]]:
+    """Buckets as (segments, length of their context, longest of them): behind equally long contexts, longest first."""
+    behind = [cached + sum(layout.lengths[a] for a in layout.ancestors(i)) for i in range(len(layout.lengths))]
+    order = sorted(range(len(layout.lengths)), key=lambda i: (behind[i], -layout.lengths[i], i))
+    groups: list[tuple[list[int], int, int]] = []
+    for i in order:
+        if groups:
+            members, context, longest = groups[-1]
+            fits = context == behind[i] and layout.lengths[i] >= _FILLED * longest
+            if fits and len(members) < _LARGEST_BUCKET:
+                members.append(i)
+                continue
+        groups.append(([i], behind[i], layout.lengths[i]))
     return groups
 
 
 def _make_plan(
-    prefix: int, lengths: Sequence[int], heads: int, key_heads: int, device: torch.device, dtype: torch.dtype
+    layout: Layout,
+    heads: int,
+    key_heads: int,
+    cached: int,
+    window: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> _Plan:
     group = heads // key_heads
-    start = n_queries = n_keys = 0
+    starts = layout.starts()
+    n_queries = n_keys = 0
+    inner = set(layout.parents)
+    shared = cached + sum(n for i, n in enumerate(layout.lengths) if i in inner)
     buckets, to_q, from_q, padding, to_k, from_k = [], [], [], [], [], []
-    for number, own in enumerate([[prefix], *_group(lengths)] if prefix else _group(lengths)):
-        shared = prefix if prefix and number else 0
-        rows, length = len(own), own[0]
-        sizes = torch.tensor(own)[:, None]
+    for members, context, length in _grouped(layout, cached):
+        rows = len(members)
+        sizes = torch.tensor([layout.lengths[i] for i in members])[:, None]
+        begin = torch.tensor([starts[i] for i in members])[:, None]
         column = torch.arange(length)[None, :]
         real = column < sizes
-        token = start + torch.cumsum(sizes, 0) - sizes + torch.minimum(column, sizes - 1)  # [rows, length]
-        start += sum(own)
+        token = begin + torch.minimum(column, sizes - 1)  # [rows, length]
+        before = torch.stack([_context(layout, starts, i, cached) for i in members])  # [rows, context]
         head = torch.arange(heads).view(key_heads, 1, group, 1)
         queries = token[None, :, None, :] * heads + head  # [key_heads, rows, group, length]
         place = n_queries + torch.arange(queries.numel()).view(queries.shape)
         shown = real[None, :, None, :].expand(queries.shape)
         padding.append(place[~shown])
         from_q.append(torch.stack([queries[shown], place[shown]]))
-        seen = torch.cat([torch.arange(shared).expand(rows, shared), token], 1)
+        seen = torch.cat([before, token + cached], 1)
         kept = torch.arange(key_heads).view(-1, 1, 1)
-        keys = seen[None] * key_heads + kept  # [key_heads, rows, shared + length]
+        keys = seen[None] * key_heads + kept  # [key_heads, rows, context + length]
         place = n_keys + torch.arange(keys.numel()).view(keys.shape)
-        mine = torch.cat([torch.zeros(rows, shared, dtype=torch.bool), real], 1).expand(keys.shape)
-        from_k.append(torch.stack([keys[mine], place[mine]]))
-        hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
-        mask = torch.zeros(length, shared + length, dtype=dtype)
-        mask[:, shared:].masked_fill_(hidden, float("-inf"))
+        mine = torch.cat([torch.zeros(rows, context, dtype=torch.bool), real], 1).expand(keys.shape)
+        from_k.append(torch.stack([keys[mine] - cached * key_heads, place[mine]]))
+        one_for_all = bool((before == before[:1]).all())
         buckets.append(
             _Bucket(
                 rows,
                 length,
-                shared,
+                context,
                 slice(n_queries, n_queries + queries.numel()),
                 slice(n_keys, n_keys + keys.numel()),
-                mask.to(device),
+                _mask(length, context, window, dtype).to(device),
+                (before[0] if one_for_all else before).to(device),
             )
         )
         to_q.append(queries.flatten())
@@ -134,18 +192,41 @@ def _make_plan(
         torch.cat(padding).to(device),
         torch.cat(to_k).to(device),
         inverse(from_k),
+        shared,
     )
 
 
+def _context(layout: Layout, starts: Sequence[int], segment: int, cached: int) -> torch.Tensor:
+    """Indices of the keys before a segment: the virtual ones, then its ancestors' tokens."""
+    spans = [torch.arange(cached)]
+    spans += [cached + torch.arange(starts[a], starts[a] + layout.lengths[a]) for a in layout.ancestors(segment)]
+    return torch.cat(spans)
+
+
+def _mask(length: int, context: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    """[length, context + length]: 0 where a query sees a key (not later, and less than `window` before it), else -inf."""
+    behind = (context + torch.arange(length))[:, None] - torch.arange(context + length)[None, :]
+    hidden = behind < 0
+    if window is not None:
+        hidden |= behind >= window
+    return torch.zeros(length, context + length, dtype=dtype).masked_fill_(hidden, float("-inf"))
+
+
 class _PackedAttention(torch.autograd.Function):
-    """query [T, H, d], key and value [T, K, d] with H a multiple of K; result [T, H, d]."""
+    """query [T, H, d], key and value [virtual + T, K, d] with H a multiple of K; result [T, H, d]."""
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        layout: Layout,
+        scaling: float,
+        window: int | None,
     ) -> torch.Tensor:
-        dim, kv = query.shape[-1], key.shape[1]
-        plan = layout.plan(query.shape[1], kv, query.device, query.dtype)
+        dim, kv, cached = query.shape[-1], key.shape[1], key.shape[0] - query.shape[0]
+        plan = layout.plan(query.shape[1], kv, cached, window, query.device, query.dtype)
         q = query.reshape(-1, dim).index_select(0, plan.to_queries).mul_(scaling)
         k = key.reshape(-1, dim).index_select(0, plan.to_keys)
         v = value.reshape(-1, dim).index_select(0, plan.to_keys)
@@ -159,7 +240,7 @@ class _PackedAttention(torch.autograd.Function):
             torch.bmm(weights, v[b.keys].view(n, -1, dim), out=result[b.queries].view(n, -1, dim))
             saved.append(weights)
         ctx.save_for_backward(q, k, v, *saved)
-        ctx.plan, ctx.prefix, ctx.scaling, ctx.kv = plan, layout.prefix, scaling, kv
+        ctx.plan, ctx.scaling, ctx.kv, ctx.cached = plan, scaling, kv, cached
         return result.index_select(0, plan.from_queries).view(query.shape)
 
     @staticmethod
@@ -168,8 +249,8 @@ class _PackedAttention(torch.autograd.Function):
         plan, kv, dim = ctx.plan, ctx.kv, q.shape[-1]
         grad = grads[0].reshape(-1, dim).index_select(0, plan.to_queries).index_fill_(0, plan.padding, 0)
         d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        # The prefix collects from every row: in float32, so that bfloat16 does not lose what comes late.
-        shared = torch.zeros(2, kv, ctx.prefix, dim, dtype=torch.float32, device=q.device)
+        # A context collects from every row behind it: in float32, so that bfloat16 does not lose what comes late.
+        shared = torch.zeros(2, plan.shared, kv, dim, dtype=torch.float32, device=q.device)
         for b, weights in zip(plan.buckets, saved, strict=True):
             n = kv * b.rows
             own_q, own_k, own_v = (t[span].view(n, -1, dim) for t, span in ((q, b.queries), (k, b.keys), (v, b.keys)))
@@ -179,14 +260,29 @@ class _PackedAttention(torch.autograd.Function):
             torch.bmm(d_scores, own_k, out=d_q[b.queries].view(n, -1, dim))
             torch.bmm(d_scores.transpose(1, 2), own_q, out=d_k[b.keys].view(n, -1, dim))
             torch.bmm(weights.transpose(1, 2), g, out=d_v[b.keys].view(n, -1, dim))
-            if b.prefix:
+            if b.context:
                 for total, part in zip(shared, (d_k, d_v), strict=True):
-                    total += part[b.keys].view(kv, b.rows, -1, dim)[:, :, : b.prefix].sum(1, dtype=torch.float32)
+                    _collect(total, part[b.keys].view(kv, b.rows, -1, dim)[:, :, : b.context], b.shared)
         back_q = d_q.mul_(ctx.scaling).index_select(0, plan.from_queries).view(grads[0].shape)
-        back_k, back_v = (t.index_select(0, plan.from_keys).view(-1, kv, dim) for t in (d_k, d_v))
+        back_k, back_v = (_keys_back(t, plan, ctx.cached, kv) for t in (d_k, d_v))
         for back, total in zip((back_k, back_v), shared, strict=True):
-            back[: ctx.prefix] += total.transpose(0, 1).to(back.dtype)
-        return back_q, back_k, back_v, None, None
+            back[: plan.shared] += total.to(back.dtype)
+        return back_q, back_k, back_v, None, None, None
+
+
+def _collect(total: torch.Tensor, part: torch.Tensor, shared: torch.Tensor) -> None:
+    """Add part [key heads, rows, context, d] to the shared keys [shared, key heads, d] that the rows' contexts are."""
+    if shared.dim() == 1:
+        total.index_add_(0, shared, part.sum(1, dtype=torch.float32).transpose(0, 1))
+    else:
+        total.index_add_(0, shared.flatten(), part.float().flatten(1, 2).transpose(0, 1))
+
+
+def _keys_back(gathered: torch.Tensor, plan: _Plan, cached: int, kv: int) -> torch.Tensor:
+    own = gathered.index_select(0, plan.from_keys).view(-1, kv, gathered.shape[-1])
+    if not cached:
+        return own
+    return torch.cat([own.new_zeros(cached, *own.shape[1:]), own])
 
 
 def attend(
@@ -200,13 +296,23 @@ def attend(
     shared_prefix: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention function in transformers' interface; without a layout it is the ordinary one (sdpa)."""
+    """Attention function in transformers' interface; without a layout it is the ordinary one (sdpa).
+
+    Raises ValueError where the architecture bends its scores by something that is not computed here.
+    """
     if shared_prefix is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    unknown = [name for name in _CHANGES_SCORES if kwargs.get(name) is not None]
+    if unknown:
+        raise ValueError(f"attention with {', '.join(unknown)} is not computed on packed batches")
+    window = kwargs.get("sliding_window")
+    shared_prefix.windows.append(window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = _PackedAttention.apply(*(t[0].transpose(0, 1) for t in (query, key, value)), shared_prefix, scale)
+    q, k, v = (t[0].transpose(0, 1).to(value.dtype) for t in (query, key, value))  # autocast leaves them mixed
+    with torch.autocast(query.device.type, enabled=False):
+        out = _PackedAttention.apply(q, k, v, shared_prefix, scale, window)
     return out.unsqueeze(0), None
 
 

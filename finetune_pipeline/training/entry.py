@@ -23,6 +23,7 @@ from finetune_pipeline.training import process
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.jobs import ACTIONS
 from finetune_pipeline.training.reporting import listen, say
+from finetune_pipeline.training.smaller import nearest_smaller
 
 _OOM_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
@@ -51,7 +52,7 @@ def run(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         case "base_model":
             from finetune_pipeline.models.base import prepare_base
 
-            return prepare_base(job["base_model"], job.get("revision"), out), {}
+            return prepare_base(job["base_model"], job.get("revision"), out, job.get("chat_template")), {}
         case "train":
             from finetune_pipeline.training.sft import train
 
@@ -77,6 +78,7 @@ def _quieten() -> None:
     import warnings
 
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*past_key_values.*", category=FutureWarning)  # PEFT's prefix tuning
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -114,7 +116,7 @@ def _measured(began: float) -> dict[str, Any]:
     }
 
 
-def _judge(error: BaseException) -> tuple[int, str, str]:
+def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
     """(exit code, kind, message for people) of what ended the job."""
     if isinstance(error, process.Stop):
         return EXIT_PREEMPTED, "stopped", f"stopped by {error}; what is in the work folder is taken up by the next try"
@@ -123,11 +125,8 @@ def _judge(error: BaseException) -> tuple[int, str, str]:
     if isinstance(error, JobError):
         return EXIT_CONFIG, "job", str(error)
     if _memory_ran_out(error):
-        return (
-            EXIT_OOM,
-            "memory",
-            f"out of memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-        )
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return EXIT_OOM, "memory", f"out of memory: {told}\nfix: {nearest_smaller(job)}"
     return 1, "error", f"{type(error).__name__}: {error}"
 
 
@@ -155,7 +154,7 @@ def main(arguments: list[str]) -> int:
             write_json(out / "measured.json", {**_measured(began), **measured})
             write_json(out / "result.json", facts)
         except BaseException as error:  # noqa: BLE001 - whatever ends the job is told, then the process ends with it
-            code, kind, message = _judge(error)
+            code, kind, message = _judge(error, job)
             if code == 1:
                 traceback.print_exc()
             findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []

@@ -48,3 +48,38 @@ def cut_back(path: Path, step: int) -> list[Entry]:
 def without_times(entries: list[Entry]) -> list[Entry]:
     """The same entries without `seconds`, which differ from run to run."""
     return [{k: v for k, v in e.items() if k != "seconds"} for e in entries]
+
+
+MUCH_RISE = 0.10
+"""Rise of the validation loss over its best value, as a share of it, from which a model is called overfitted."""
+
+
+def overfitting(entries: list[Entry]) -> dict[str, Any]:
+    """Whether validation went up while training went down: {best_step, best_eval, last_eval, rise, train_fell, verdict}.
+
+    rise: last validation loss over the best one, as a share of it. train_fell: mean training loss of the steps up to the
+    best validation, minus the mean of those after it, both over as many steps as lie after it (None: none do); where the
+    best is that before training, of the first half of the steps minus the second. verdict:
+    ``overfitted`` (rise of a tenth or more while training fell), ``turning`` (any rise while it fell), ``unstable`` (a
+    rise while training did not fall: a learning rate too high, rather), ``none``.
+    """
+    evaluated = [e for e in entries if "eval_loss" in e]
+    best = min(evaluated, key=lambda e: e["eval_loss"])
+    last = evaluated[-1]
+    rise = last["eval_loss"] / best["eval_loss"] - 1 if best["eval_loss"] else 0.0
+    after = [e["loss"] for e in entries if "loss" in e and e["step"] > best["step"]]
+    before = [e["loss"] for e in entries if "loss" in e and e["step"] <= best["step"]][-len(after) :] if after else []
+    if not before and len(after) > 1:  # never better than before training
+        before, after = after[: len(after) // 2], after[len(after) // 2 :]
+    fell = sum(before) / len(before) - sum(after) / len(after) if before and after else None
+    verdict = "none"
+    if rise > 0:
+        verdict = "unstable" if fell is None or fell <= 0 else "overfitted" if rise >= MUCH_RISE else "turning"
+    return {
+        "best_step": best["step"],
+        "best_eval": best["eval_loss"],
+        "last_eval": last["eval_loss"],
+        "rise": rise,
+        "train_fell": fell,
+        "verdict": verdict,
+    }

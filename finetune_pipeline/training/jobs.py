@@ -25,14 +25,24 @@ def _path(path: Path | str) -> str:
     return str(Path(path).absolute())
 
 
-def base_job(*, base_model: str, revision: str | None, out: Path, stage: str = "base_model") -> Job:
+def base_job(
+    *,
+    base_model: str,
+    revision: str | None,
+    out: Path,
+    chat_template: str | None = None,
+    stage: str = "base_model",
+) -> Job:
     """Bring the base model: ``bundled/smollm2-135m-instruct``, a local folder, or a hub id (with optional revision).
 
+    `chat_template`: text of a template (models.chat_templates.read_chat_template) that takes the place of the model's own.
     Writes out/model.json; for a bundled model also the weights (bf16 safetensors), tokenizer and chat template, into
-    out/model. Facts: base_model, revision, identity, parameters, dtype, weight_bytes, context_length, vocabulary,
-    pad_is_eos, files {name: sha256}.
+    out/model; with a template, out/model holds links to the weights. Facts: base_model, revision, identity, parameters,
+    dtype, weight_bytes, context_length, vocabulary, eos, end_tokens, pad_is_eos, chat_template (``the model's own`` or
+    ``task.yaml``), warnings [findings], files {name: sha256}.
     """
-    return {"action": "base_model", "stage": stage, "base_model": base_model, "revision": revision, "out": _path(out)}
+    job = {"action": "base_model", "stage": stage, "base_model": base_model, "revision": revision, "out": _path(out)}
+    return job | ({"chat_template": chat_template} if chat_template is not None else {})
 
 
 def baseline_job(
@@ -83,19 +93,25 @@ def train_job(
     start_from: Path | None = None,
     stage: str = "adapter",
 ) -> Job:
-    """Train an adapter, from scratch or on from the adapter folder `start_from`.
+    """Train by ``settings["method"]``, from scratch or (low-rank adapters) on from the adapter folder `start_from`.
 
     `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
 
-    Writes out/adapter (safetensors, adapter_config.json, tokenizer), out/history.jsonl (one line per logged step:
-    step, epoch, loss or eval_loss, learning_rate, grad_norm), out/audit.json (per split, the supervision audit with up
-    to 3 rows shown token by token). While running, work/history.jsonl grows (with `seconds` since the start) and
-    work/checkpoints holds what a rerun takes up.
-    Facts: method, precision, device, trainable_parameters, total_parameters, adapter_tensors, weights {bytes_loaded,
-    bf16_bytes, ratio, quantized_modules, ...}, shared_prefix {used, why, prefix_tokens}, fused, tokens {split: {rows,
-    tokens, loss_tokens}}, rows_dropped, steps, steps_planned, epochs, best_step, best_eval_loss, first_eval_loss,
-    last_train_loss, stopped_early, history [...], audit {counts over both splits, splits {...}}. Whether and from where
-    the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``).
+    Writes out/adapter: for qlora, lora, prefix and prompt an adapter (adapter_model.safetensors, adapter_config.json,
+    tokenizer, chat template; a soft prompt is the one tensor ``prompt_embeddings``, [virtual tokens, width] for prompt and
+    [virtual tokens, layers * 2 * key heads * head width] for prefix), for full a model folder (config.json,
+    model.safetensors in the base's dtype, tokenizer); out/history.jsonl (one line per logged step: step, epoch, loss or
+    eval_loss, learning_rate, grad_norm), out/audit.json and out/audit.html (per split, the supervision audit with rows
+    shown token by token). While running, work/history.jsonl grows (with `seconds` since the start), work/checkpoints holds
+    what a rerun takes up, and work/audit.html is there even when the audit stops the job.
+    Facts: method, precision, device, trained {folder, kind (low_rank, soft_prompt, model), bytes, tensors},
+    trainable_parameters, total_parameters, adapter_tensors, weights {bytes_loaded, bf16_bytes, ratio, quantized_modules,
+    ...}, begun {virtual_tokens, init, text} (soft prompts), rounding {dtype, eval_loss} (full: loss of the weights as
+    stored), gradient_checkpointing {used, why}, shared_prefix {used, why, prefix_tokens}, fused, tokens {split: {rows,
+    tokens, loss_tokens}}, rows_dropped {split: {over_length, ids, cut, cut_ids, tokens_cut}}, steps, steps_planned,
+    epochs, best_step, best_eval_loss, first_eval_loss, last_train_loss, stopped_early, overfitting {best_step, best_eval,
+    last_eval, rise, train_fell, verdict}, history [...], audit {counts over both splits, splits {...}}. Whether and from
+    where the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``).
     """
     return {
         "action": "train",

@@ -66,6 +66,7 @@ def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         "phases": phases,
         "steps": before + second["steps"],
         "best_step": before + second["best_step"],
+        "overfitting": {**second["overfitting"], "best_step": before + second["overfitting"]["best_step"]},
         "first_eval_loss": first["first_eval_loss"],
         "quantization_gap": second["first_eval_loss"] - first["best_eval_loss"],
     }

@@ -1,40 +1,37 @@
-"""Trains an adapter: loads the base (4-bit or not), audits what is taught, trains, keeps the best checkpoint."""
+"""Trains: audits what is taught, loads the base, trains by the method asked for, keeps the best checkpoint."""
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 from trl import SFTConfig
 
 from finetune_pipeline.artifacts import digest_file, digest_json, read_json, write_json
-from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.chat import Encoded, encode_all
-from finetune_pipeline.models.identity import model_record, record_digest
-from finetune_pipeline.models.loading import load_for_training, load_tokenizer, pick_device, resolve_precision
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.chat import Encoded
+from finetune_pipeline.models.identity import model_folder, record_digest
+from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
+from finetune_pipeline.reports.audit_page import render_audit
 from finetune_pipeline.training import checkpoints, history
-from finetune_pipeline.training.audit import problems, supervision_audit
-from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.fused import fuse
+from finetune_pipeline.training.methods import Built, build
 from finetune_pipeline.training.reporting import say
+from finetune_pipeline.training.rows import Prepared, longest_allowed, prepare_split
+from finetune_pipeline.training.saving import ADAPTER_FILE, round_to_base, save_trained
 from finetune_pipeline.training.shared_prefix import (
-    PackedCollator,
     PaddedCollator,
     common_prefix,
+    packed_collator,
     supports_shared_prefix,
 )
 from finetune_pipeline.training.trainer import TokenTrainer, Told, load_finished
-
-_RECOMPUTE_ABOVE = 1_000_000_000
-ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def job_digest(job: dict[str, Any]) -> str:
@@ -57,21 +54,18 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     facts depend on the job alone; measured holds what differs from run to run. Raises FindingsError when the audit finds
     anything, faults.Diverged when the loss is no longer finite.
     """
-    settings, out, work = job["settings"], Path(job["out"]), Path(job["work"])
+    settings, out, work, base = job["settings"], Path(job["out"]), Path(job["work"]), Path(job["base"])
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     device = pick_device()
-    tokenizer = load_tokenizer(Path(job["base"]))
-    rows, audits, dropped = {}, {}, {}
-    found: list[Finding] = []
-    for split in ("train", "validation"):
-        rows[split], audits[split], dropped[split], bad = _encode(
-            tokenizer, read_examples(Path(job[split])), settings, f"{split} split"
-        )
-        found += bad
-    write_json(out / "audit.json", audits)
-    if found:
-        raise FindingsError(found)
+    tokenizer = load_tokenizer(base)
+    examples = {split: read_examples(Path(job[split])) for split in ("train", "validation")}
+    limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
+    splits = {
+        split: prepare_split(tokenizer, rows, limit, settings["over_length"], f"{split} split")
+        for split, rows in examples.items()
+    }
+    _tell_audit(job, splits)
 
     digest = job_digest(job)
     resume = checkpoints.find_resumable(work / "checkpoints", digest)
@@ -84,21 +78,19 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before writing it
     compute = resolve_precision(settings["precision"], device)
-    base, weights = load_for_training(Path(job["base"]), settings["method"], compute, device)
-    model = _add_adapter(base, settings["lora"])
-    if job.get("start_from"):
-        _begin_with(model, Path(job["start_from"]))
+    start = Path(job["start_from"]) if job.get("start_from") else None
+    built = build(base, settings, compute, device, tokenizer, examples["train"], start)
     packed, why = (
-        supports_shared_prefix(model) if settings["shared_prefix"] else (False, "training.shared_prefix is off")
+        supports_shared_prefix(built.model) if settings["shared_prefix"] else (False, "training.shared_prefix is off")
     )
-    fused = fuse(model)
-    collator = PackedCollator() if packed else PaddedCollator(tokenizer.pad_token_id)
+    fused = fuse(built.model)
+    collator = packed_collator(built.model) if packed else PaddedCollator(tokenizer.pad_token_id)
     say(
-        f"{job['stage']}: {settings['method']} in {str(compute).removeprefix('torch.')}, weights at {weights['ratio']:.0%} "
-        f"of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
+        f"{job['stage']}: {settings['method']} in {str(compute).removeprefix('torch.')}, weights at "
+        f"{built.weights['ratio']:.0%} of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
     )
 
-    trainer, told = _trainer(job, model, tokenizer, collator, rows, weights["parameters"], digest)
+    trainer, told = _trainer(job, built, tokenizer, collator, splits, digest)
     began = time.monotonic()
     if resume.folder is None:
         (work / "history.jsonl").unlink(missing_ok=True)
@@ -114,38 +106,43 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     seconds = time.monotonic() - began
 
     assert trainer.model is not None
-    tensors = save_adapter(trainer.model, tokenizer, Path(job["base"]), out / "adapter")
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    rounding = _rounding(trainer, base) if settings["method"] == "full" else None
+    trained = save_trained(trainer.model, tokenizer, base, settings["method"], out / "adapter")
     entries = history.without_times(history.read(work / "history.jsonl"))
     (out / "history.jsonl").write_text("".join(history.to_line(e) for e in entries), "utf-8")
     state = trainer.state
-    evaluated = [e for e in entries if "eval_loss" in e]
-    trained = [e for e in entries if "loss" in e]
     facts = {
         "method": settings["method"],
         "precision": str(compute).removeprefix("torch."),
         "device": device.type,
-        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "total_parameters": weights["parameters"],
-        "adapter_tensors": tensors,
-        "weights": weights,
+        "trained": {"folder": "adapter", **trained},
+        "trainable_parameters": trainable,
+        "total_parameters": built.weights["parameters"],
+        "adapter_tensors": trained["tensors"],
+        "weights": built.weights,
+        "begun": built.begun,
+        "rounding": rounding,
+        "gradient_checkpointing": {"used": built.checkpointing, "why": built.checkpointing_why},
         "shared_prefix": {
             "used": packed,
             "why": why,
-            "prefix_tokens": common_prefix(_plain(rows["train"])) if packed else 0,
+            "prefix_tokens": common_prefix(_plain(splits["train"].rows)) if packed else 0,
         },
         "fused": fused,
-        "tokens": {split: {k: audits[split][k] for k in ("rows", "tokens", "loss_tokens")} for split in rows},
-        "rows_dropped": {split: {"over_length": len(ids), "ids": ids[:20]} for split, ids in dropped.items()},
+        "tokens": {name: {k: s.audit[k] for k in ("rows", "tokens", "loss_tokens")} for name, s in splits.items()},
+        "rows_dropped": {name: s.length_facts() for name, s in splits.items()},
         "steps": state.global_step,
         "steps_planned": state.max_steps,
         "epochs": round(state.epoch or 0.0, 4),
         "stopped_early": state.global_step < state.max_steps,
         "best_step": state.best_global_step,
         "best_eval_loss": state.best_metric,
-        "first_eval_loss": evaluated[0]["eval_loss"],
-        "last_train_loss": trained[-1]["loss"],
+        "first_eval_loss": next(e["eval_loss"] for e in entries if "eval_loss" in e),
+        "last_train_loss": [e["loss"] for e in entries if "loss" in e][-1],
+        "overfitting": history.overfitting(entries),
         "history": entries,
-        "audit": _audit_facts(audits),
+        "audit": _audit_facts({name: s.audit for name, s in splits.items()}),
     }
     measured = {
         "train_seconds": round(seconds, 2),
@@ -157,17 +154,27 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return facts, measured
 
 
-def _encode(
-    tokenizer: Any, examples: list[Example], settings: dict[str, Any], place: str
-) -> tuple[list[Encoded], dict[str, Any], list[str], list[Finding]]:
-    encoded, mismatches = encode_all(tokenizer, examples)
-    dropped: list[str] = []
-    if settings["over_length"] == "drop":
-        dropped = [r.id for r in encoded if len(r.ids) > settings["max_tokens"]]
-        encoded = [r for r in encoded if len(r.ids) <= settings["max_tokens"]]
-    contents = [m["content"] for e in examples for m in e.messages if m["role"] != "system"]
-    audit = supervision_audit(encoded, tokenizer, settings["max_tokens"], mismatches, contents)
-    return encoded, audit, dropped, problems(audit, place)
+def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared]) -> None:
+    """Write audit.json and audit.html. Raises FindingsError with everything that was found in either split."""
+    audits = {name: split.audit for name, split in splits.items()}
+    page = render_audit(audits, job["settings"])
+    for folder in (Path(job["out"]), Path(job["work"])):  # what an unsuccessful job leaves in `out` may be swept away
+        write_json(folder / "audit.json", audits)
+        (folder / "audit.html").write_text(page, "utf-8")
+    for name, split in splits.items():
+        for what, number in (("left out", len(split.dropped)), ("cut at their user text", len(split.cuts))):
+            if number:
+                say(f"{job['stage']}: {name}: {number} examples over training.max_tokens are {what}")
+    found = [finding for split in splits.values() for finding in split.findings]
+    if found:
+        say(f"{job['stage']}: the audit's page is {Path(job['work']) / 'audit.html'}")
+        raise FindingsError(found)
+
+
+def _rounding(trainer: TokenTrainer, base: Path) -> dict[str, Any]:
+    """Round the trained weights to the base's dtype, as they will be stored, and say what that does to the loss."""
+    dtype = round_to_base(trainer.model, base)
+    return {"dtype": str(dtype).removeprefix("torch."), "eval_loss": trainer.validation_loss()}
 
 
 def _audit_facts(audits: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -181,47 +188,13 @@ def _audit_facts(audits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {**totals, "splits": splits}
 
 
-def _add_adapter(base: Any, lora: dict[str, Any]) -> Any:
-    """A PEFT model with float32 LoRA weights on `base`; the output head is left out, as PEFT's all-linear does."""
-    target = lora["target_modules"]
-    config = LoraConfig(
-        r=lora["r"],
-        lora_alpha=lora["alpha"],
-        lora_dropout=lora["dropout"],
-        task_type="CAUSAL_LM",
-        target_modules=target if isinstance(target, str) else list(target),
-    )
-    return get_peft_model(base, config)
-
-
-def _begin_with(model: Any, adapter: Path) -> None:
-    """Put an earlier adapter's weights into the fresh one. Raises JobError if the two do not have the same tensors."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    tensors = load_file(adapter / ADAPTER_FILE)
-    shapes = {name: t.shape for name, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
-    if shapes != {name: t.shape for name, t in tensors.items()}:
-        raise JobError(
-            f"the adapter to begin with ({adapter.name}) has other tensors than the one to be trained\n"
-            "fix: keep training.lora the same in both phases"
-        )
-    set_peft_model_state_dict(model, tensors)
-
-
 def _trainer(
-    job: dict[str, Any],
-    model: Any,
-    tokenizer: Any,
-    collator: Any,
-    rows: dict[str, list[Encoded]],
-    parameters: int,
-    digest: str,
+    job: dict[str, Any], built: Built, tokenizer: Any, collator: Any, splits: dict[str, Prepared], digest: str
 ) -> tuple[TokenTrainer, Told]:
     settings, work = job["settings"], Path(job["work"])
     micro = settings["micro_batch_size"]
     accumulate = settings["batch_size"] // micro
-    per_epoch = math.ceil(math.ceil(len(rows["train"]) / micro) / accumulate)
+    per_epoch = math.ceil(math.ceil(len(splits["train"].rows) / micro) / accumulate)
     every = max(1, round(per_epoch / settings["evals_per_epoch"]))
     args = SFTConfig(
         output_dir=str(work / "checkpoints"),
@@ -252,26 +225,29 @@ def _trainer(
         use_cpu=not torch.cuda.is_available(),
         bf16=False,
         fp16=False,
-        gradient_checkpointing=parameters > _RECOMPUTE_ABOVE,
+        gradient_checkpointing=built.checkpointing,
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         dataloader_pin_memory=False,
     )
     told = Told(job["stage"], work / "history.jsonl")
-    exact = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    exact: dict[str, torch.Tensor] = {}
+    if built.weights["quantized_modules"]:
+        exact = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}
     trainer = TokenTrainer(
-        model=model,
+        model=built.model,
         args=args,
         data_collator=collator,
         processing_class=tokenizer,
         job_digest=digest,
-        train_dataset=_dataset(rows["train"]),
-        eval_dataset=_dataset(rows["validation"]),
+        autocast=built.autocast,
+        train_dataset=_dataset(splits["train"].rows),
+        eval_dataset=_dataset(splits["validation"].rows),
         callbacks=[EarlyStoppingCallback(settings["patience"]), told],
     )
     trainer.remove_callback(PrinterCallback)
-    for name, parameter in model.named_parameters():
+    for name, parameter in built.model.named_parameters():
         if name in exact:  # TRL rounds the adapters of 4-bit models to bfloat16; small updates would be lost in it
             parameter.data = exact[name]
     return trainer, told
@@ -283,32 +259,3 @@ def _plain(rows: list[Encoded]) -> list[dict[str, Any]]:
 
 def _dataset(rows: list[Encoded]) -> Dataset:
     return Dataset.from_list(_plain(rows))
-
-
-def save_adapter(model: Any, tokenizer: Any, base: Path, folder: Path) -> list[str]:
-    """Write the adapter, its configuration (naming the base model by its id, not by a path here) and the tokenizer.
-
-    Returns the names of the adapter's tensors. Raises RuntimeError if any of them is not a LoRA tensor.
-    """
-    from safetensors import safe_open
-
-    shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    record = model_record(base)
-    config = read_json(folder / "adapter_config.json")
-    config |= {
-        "base_model_name_or_path": record["base_model"],
-        "revision": record.get("revision"),
-        "inference_mode": True,
-    }
-    if isinstance(config["target_modules"], list):
-        config["target_modules"] = sorted(config["target_modules"])
-    write_json(folder / "adapter_config.json", dict(sorted(config.items())))
-    tokenizer.save_pretrained(folder)
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
-        names = sorted(tensors.keys())
-    foreign = [n for n in names if "lora_" not in n]
-    if foreign:
-        raise RuntimeError(f"the adapter file holds tensors that are no adapter's: {', '.join(foreign[:5])}")
-    return names

@@ -1,4 +1,4 @@
-"""Batches for training: rows packed behind their common prefix, or padded; both with the same loss.
+"""Batches for training: rows packed behind the beginnings they share, or padded; both with the same loss.
 
 In causal attention the hidden states of a prefix do not depend on what follows it. One packed sequence [prefix][suffix 1]
 [suffix 2]…, with position ids that go on from the prefix in every suffix, gives the loss and the gradients of the padded
@@ -15,51 +15,73 @@ import torch
 
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.attention import Layout
+from finetune_pipeline.training.prefix_tree import Row, common_prefix, prefix_tree
+from finetune_pipeline.training.soft_prompts import virtual_tokens
 
-Row = dict[str, Any]
-
-
-def common_prefix(rows: Sequence[Row]) -> int:
-    """Number of leading tokens the rows share, kept free of loss and shorter than every row."""
-    first = rows[0]["ids"]
-    length = min(next((i for i, learned in enumerate(r["loss"]) if learned), len(r["ids"])) for r in rows)
-    length = min(length, min(len(r["ids"]) for r in rows) - 1)
-    for row in rows[1:]:
-        ids = row["ids"]
-        length = next((i for i in range(length) if ids[i] != first[i]), length)
-    return length
+__all__ = [
+    "PackedCollator",
+    "PaddedCollator",
+    "common_prefix",
+    "logits_to_learn",
+    "packed_collator",
+    "supports_shared_prefix",
+]
 
 
 @dataclass
 class PackedCollator:
-    """Packs rows {id, ids, loss} into one sequence. `saved_tokens` counts those that padding would have computed anew."""
+    """Packs rows {id, ids, loss} into one sequence. `saved_tokens` counts those that padding would have computed anew.
 
+    leading: virtual tokens of prompt tuning, which stand in the sequence before all rows; virtual: those of prefix
+    tuning, which stand before it as keys and values only.
+    """
+
+    leading: int = 0
+    virtual: int = 0
     saved_tokens: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """input_ids and position_ids [1, T]; logit_positions [n] and labels [n]: where logits are needed, and for which
-        token (several may ask the same position); shared_prefix: the layout; row_ids."""
-        k = common_prefix(rows)
+        """input_ids [1, T] and position_ids [1, leading + T]; logit_positions [n] and labels [n]: where logits are
+        needed, and for which token (several may ask the same position); shared_prefix: the layout; row_ids."""
         rows = sorted(rows, key=lambda r: -len(r["ids"]))
-        self.saved_tokens += k * (len(rows) - 1)
-        ids, places = list(rows[0]["ids"][:k]), list(range(k))
+        inner, leaves = prefix_tree(rows)
+        first = 1 if self.leading else 0  # number of the first segment with tokens
+        segments = [*inner, *leaves]
+        lengths = [s.end - s.start for s in segments]
+        parents = [s.parent + first if s.parent >= 0 else first - 1 for s in segments]
+        layout = Layout([*[self.leading] * first, *lengths], [*[-1] * first, *parents], self.virtual)
+        starts = layout.starts()
+        ahead = self.leading + self.virtual
+        ids: list[int] = []
+        places = list(range(self.virtual, ahead))
+        for s in segments:
+            ids += rows[s.row]["ids"][s.start : s.end]
+            places += range(ahead + s.start, ahead + s.end)
         asked, labels = [], []
-        for row in rows:
-            start = len(ids)
-            ids += row["ids"][k:]
-            places += range(k, len(row["ids"]))
+        for number, s in enumerate(leaves, first + len(inner)):
+            row = rows[s.row]
+            parent = layout.parents[number]
             for q, learned in enumerate(row["loss"]):
                 if learned and q:
-                    asked.append(q - 1 if q <= k else start + q - 1 - k)
+                    before = q - 1 - s.start  # the token that predicts it: in the row's own segment, or the last before
+                    asked.append(
+                        starts[number] + before if before >= 0 else starts[parent] + layout.lengths[parent] - 1
+                    )
                     labels.append(row["ids"][q])
+        self.saved_tokens += sum(self.leading + len(r["ids"]) for r in rows) - len(places)
         return {
             "input_ids": torch.tensor([ids]),
             "position_ids": torch.tensor([places]),
             "logit_positions": torch.tensor(asked),
             "labels": torch.tensor(labels),
-            "shared_prefix": Layout(k, [len(r["ids"]) - k for r in rows]),
+            "shared_prefix": layout,
             "row_ids": [r["id"] for r in rows],
         }
+
+
+def packed_collator(model: Any) -> PackedCollator:
+    """A collator for `model`, which may have a soft prompt."""
+    return PackedCollator(*virtual_tokens(model))
 
 
 @dataclass
@@ -113,17 +135,27 @@ def logits_to_learn(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     return logits[:, :-1][learn[:, first + 1 :]]
 
 
+def _windows(config: Any) -> list[int | None] | str:
+    """Each layer's sliding window (None: it sees everything), or why packed attention cannot be used."""
+    layers = config.num_hidden_layers
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * layers
+    other = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+    if other:
+        return f"{config.model_type} has layers without full or sliding attention ({', '.join(other)})"
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
 def supports_shared_prefix(model: Any) -> tuple[bool, str]:
     """(whether packing gives this model's own logits, why or why not).
 
-    Wants full attention in every layer through transformers' attention interface, and then makes a trial: two short rows
-    packed against the same rows padded. On success the model's attention function is the packed one.
+    Wants full or sliding attention in every layer through transformers' attention interface, and then makes a trial: two
+    short rows packed against the same rows padded. On success the model's attention function is the packed one.
     """
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    if kinds != {"full_attention"} or sliding:
-        return False, f"{config.model_type} has layers without full attention ({', '.join(sorted(kinds))})"
+    windows = _windows(config)
+    if isinstance(windows, str):
+        return False, windows
     if not getattr(model, "_supports_attention_backend", True) or bool(getattr(config, "attention_dropout", None)):
         return False, f"{config.model_type} takes no attention function, or drops attention weights"
     previous = config._attn_implementation
@@ -137,17 +169,22 @@ def supports_shared_prefix(model: Any) -> tuple[bool, str]:
         with torch.no_grad():
             padded = logits_to_learn(model, _to(PaddedCollator(0)(rows), model.device)).float()
             config._attn_implementation = attention.NAME
-            packed = logits_to_learn(model, _to(PackedCollator()(rows), model.device)).float()
+            batch = _to(packed_collator(model)(rows), model.device)
+            packed = logits_to_learn(model, batch).float()
     except (TypeError, RuntimeError, KeyError, ValueError) as error:
         config._attn_implementation = previous
         return False, f"{config.model_type} does not take packed batches: {type(error).__name__}: {error}"
     finally:
         model.train(was_training)
+    if batch["shared_prefix"].windows != windows:
+        config._attn_implementation = previous
+        return False, f"{config.model_type} does not tell its attention function how far each layer sees"
     apart = ((packed - padded).norm() / padded.norm().clamp(min=1e-6)).item()
     if not apart <= (1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1):
         config._attn_implementation = previous
         return False, f"a trial batch gave other logits packed than padded (relative difference {apart:.2g})"
-    return True, "every layer has full attention; a trial batch gave the same logits packed and padded"
+    sees = "full attention" if not any(windows) else "full or sliding attention"
+    return True, f"every layer has {sees}; a trial batch gave the same logits packed and padded"
 
 
 def _trial_rows(vocabulary: int) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -25,8 +26,10 @@ class TokenTrainer(SFTTrainer):
     That weighs every token alike, whatever batch it came in; validation is weighed the same way.
     """
 
-    def __init__(self, *args: Any, job_digest: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, job_digest: str, autocast: torch.dtype | None = None, **kwargs: Any) -> None:
+        """autocast: the dtype in which a float32 model's products are computed, in training and validation alike."""
         self.job_digest = job_digest
+        self.autocast = autocast
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the step itself
 
@@ -41,14 +44,20 @@ class TokenTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        losses = token_losses(logits_to_learn(model, inputs), inputs["labels"])
+        losses = self._losses(model, inputs)
         total = losses.sum()
         if not torch.isfinite(total):
             raise Diverged(self.state.global_step + 1, list(inputs["row_ids"]))
         loss = total / (num_items_in_batch if num_items_in_batch is not None else losses.numel())
         return (loss, {}) if return_outputs else loss
 
-    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+    def _losses(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+        low = torch.autocast(self.args.device.type, dtype=self.autocast) if self.autocast else contextlib.nullcontext()
+        with low:
+            logits = logits_to_learn(model, batch)
+        return token_losses(logits, batch["labels"])
+
+    def validation_loss(self) -> float:
         """Mean cross-entropy of all learned tokens of the validation rows, in nats."""
         assert self.model is not None
         self.model.eval()
@@ -56,12 +65,16 @@ class TokenTrainer(SFTTrainer):
         with torch.no_grad():
             for batch in self.get_eval_dataloader():
                 batch = self._prepare_inputs(batch)
-                losses = token_losses(logits_to_learn(self.model, batch), batch["labels"])
+                losses = self._losses(self.model, batch)
                 total += losses.double().sum().item()
                 if not math.isfinite(total):
                     raise Diverged(self.state.global_step, list(batch["row_ids"]))
                 tokens += losses.numel()
-        metrics = {"eval_loss": total / tokens}
+        return total / tokens
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """The validation loss as a logged metric, told to the callbacks."""
+        metrics = {"eval_loss": self.validation_loss()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -76,11 +89,14 @@ class TokenTrainer(SFTTrainer):
 
 def load_finished(trainer: TokenTrainer, last: Path, best: Path) -> None:
     """Put the trainer where :meth:`train` would have left it: state of the `last` checkpoint, weights of the `best`."""
-    from peft import set_peft_model_state_dict
+    from peft import PeftModel, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
-    set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
+    if isinstance(trainer.model, PeftModel):
+        set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
+    else:
+        trainer._load_from_checkpoint(str(best))
 
 
 class Told(TrainerCallback):

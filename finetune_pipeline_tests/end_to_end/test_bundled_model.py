@@ -121,14 +121,16 @@ def test_the_merged_model_is_the_unquantized_base_and_the_adapter(
     )  # fmt: skip
     facts = do(job, place)
     assert facts["merged_tensors"] == 210
-    assert facts["dtype"] == "bfloat16"
-    assert 0 <= facts["parity"]["mean_kl"] < 1
+    # so few steps are a change that bfloat16 may round away: then the merge is stored in float32
+    assert facts["dtype"] in ("bfloat16", "bfloat16+float32")
+    assert facts["parity"]["passed"] and facts["parity"]["merge_kl"] < 1e-7 and facts["parity"]["weights_off"] == []
     # every merged weight is base + alpha / r * B A, rounded once: checked on one layer of each kind
     base, merged = (load_file(place / n / "model" / "model.safetensors") for n in ("base", "merged"))
     adapter = load_file(place / "trained" / "adapter" / "adapter_model.safetensors")
     for layer in ("layers.0.self_attn.q_proj", "layers.7.self_attn.v_proj", "layers.29.mlp.down_proj"):
         a, b = (adapter[f"base_model.model.model.{layer}.lora_{m}.weight"].float() for m in "AB")
-        right = (base[f"model.{layer}.weight"].float() + 2.0 * (b @ a)).to(torch.bfloat16)
+        right = base[f"model.{layer}.weight"].float() + 2.0 * (b @ a)
+        right = right.to(merged[f"model.{layer}.weight"].dtype)
         assert torch.equal(merged[f"model.{layer}.weight"], right)
         assert not torch.equal(merged[f"model.{layer}.weight"], base[f"model.{layer}.weight"])
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])

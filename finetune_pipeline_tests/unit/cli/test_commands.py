@@ -103,7 +103,7 @@ def test_schema_is_a_json_schema_and_a_table(data: Path, tmp_path: Path) -> None
     told = json.loads(finetune("schema", "--json", data=data, home=tmp_path / "home").stdout)
     assert told["$schema"].startswith("https://json-schema.org/")
     table = finetune("schema", data=data, home=tmp_path / "home").stdout
-    assert "learning_rate: number  (default 0.0005)" in table
+    assert "warmup_share: number" in table
     assert "system_prompt: string  (required)" in table
 
 

@@ -35,7 +35,12 @@ def test_snapshot_counts_and_guesses(tmp_path: Path) -> None:
     assert (out / "files/raw/b.jsonl").read_text() == text
     assert b["sha256"] == hashlib.sha256(text.encode()).hexdigest() and b["bytes"] == len(text)
     assert (a["lines"], b["lines"], facts["lines"]) == (1, 4, 5)
-    assert (a["container"], a["shape"], b["container"], b["shape"]) == ("json_lines", "text_label", "json_lines", "mixed")
+    assert (a["container"], a["shape"], b["container"], b["shape"]) == (
+        "json_lines",
+        "text_label",
+        "json_lines",
+        "mixed",
+    )
     assert "messages" in b["reason"] and "text" in b["reason"]
     assert facts["digest"] == raw_digest(task(home))
 
@@ -97,4 +102,4 @@ def test_a_mapping_that_cannot_be_used_is_told_with_everything_else(tmp_path: Pa
     spec = make_spec(raw=["raw/*.csv"], fields={"text": "a[", "label": "b"})
     with pytest.raises(FindingsError) as error:
         raw_digest(Task(spec=spec, folder=tmp_path))
-    assert [f.rule for f in error.value.findings] == ["data.no_raw_files", "spec.fields"]
+    assert [f.rule for f in error.value.findings] == ["spec.fields", "data.no_raw_files"]

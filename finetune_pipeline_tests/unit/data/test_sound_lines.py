@@ -100,6 +100,11 @@ def test_the_short_way_and_the_long_way_agree(which: int) -> None:
     data = b"\n".join(line_of(rng, multi=True) for _ in range(2500))
     own = json.dumps(spec.system_prompt, ensure_ascii=which % 2 == 0).encode()
     data = data.replace(json.dumps(PROMPT).encode(), own)
+    if which == 2:  # most rows leave the system turn to `inject`
+        data = data.replace(b'{"role": "system", "content": ' + own + b"}, ", b"", 2200)
+    if which % 2:  # as programs write JSON that waste no blanks
+        for wide in (b'"messages": [', b'{"role": ', b', "content": ', b"}, {"):
+            data = data.replace(wide, wide.replace(b" ", b""))
     block = Block("raw/a.jsonl" if which else "production.jsonl", "lines", 11, data, start=1000)
     short, long = judge_block(block, spec, fast_from=0), judge_block(block, spec, fast_from=1 << 40)
     for name in vars(long):

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import encode, encode_all, encode_answer, encode_prompt
+from finetune_pipeline.models.chat import encode_all, encode_answer, encode_example, encode_prompt, end_ids, render
 from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_tokenizer, tiny_messages
 
 
@@ -20,8 +21,13 @@ def tokenizer(tmp_path: Path) -> Any:
     return AutoTokenizer.from_pretrained(tmp_path)
 
 
-def _learned(tokenizer: Any, messages: list[dict[str, str]]) -> list[str]:
-    ids, loss = encode(tokenizer, messages)
+def encode(tokenizer: Any, messages: list[dict[str, Any]], name: str = "e", tools: Any = None) -> tuple[Any, Any]:
+    (row,) = encode_example(tokenizer, messages, name, tools)
+    return row.ids, row.loss
+
+
+def _learned(tokenizer: Any, messages: list[dict[str, Any]], tools: Any = None) -> list[str]:
+    ids, loss = encode(tokenizer, messages, tools=tools)
     runs: list[list[int]] = []
     for i, (token, learned) in enumerate(zip(ids, loss, strict=True)):
         if learned:
@@ -77,8 +83,6 @@ def test_an_answer_without_end_has_loss_to_its_last_token(tokenizer: Any) -> Non
 
 
 def test_rows_that_cannot_be_encoded_lose_no_others(tokenizer: Any) -> None:
-    from finetune_pipeline.data.examples import Example
-
     tokenizer.chat_template = TEMPLATE.replace(
         "{{ '<|im_start|>assistant\n' }}{% endif %}",
         "{{ '<|im_start|>' + ('helper' if messages[-1]['content'] == 'odd' else 'assistant') + '\n' }}{% endif %}",
@@ -87,3 +91,113 @@ def test_rows_that_cannot_be_encoded_lose_no_others(tokenizer: Any) -> None:
     encoded, found = encode_all(tokenizer, [Example("bad", odd), Example("good", tiny_messages(0))])
     assert [e.id for e in encoded] == ["good"]
     assert [(f.rule, f.place) for f in found] == [("chat.template_mismatch", "example bad, turn 2")]
+
+
+DIALOGUE: list[dict[str, Any]] = [
+    {"role": "system", "content": "Help."},
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "one", "weight": 0},
+    {"role": "user", "content": "b"},
+    {"role": "assistant", "content": "two", "weight": 1},
+    {"role": "user", "content": "c"},
+    {"role": "assistant", "content": "three"},
+]
+
+
+def test_a_turn_of_weight_zero_is_read_but_not_learned(tokenizer: Any) -> None:
+    assert _learned(tokenizer, DIALOGUE) == ["two<|im_end|>", "three<|im_end|>"]
+    ids, _ = encode(tokenizer, DIALOGUE)
+    assert "one<|im_end|>" in tokenizer.decode(ids)
+
+
+TOOLS = [{"type": "function", "function": {"name": "find_user", "parameters": {"type": "object"}}}]
+WITH_TOOLS: list[dict[str, Any]] = [
+    {"role": "user", "content": "who is 7"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "find_user", "arguments": '{"id": 7, "q": "a\\"b"}'}}
+        ],
+    },
+    {"role": "tool", "content": "Ann", "tool_call_id": "c1", "name": "find_user"},
+    {"role": "assistant", "content": "It is Ann"},
+]
+TOOL_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}<call>{{ call.function | tojson }}</call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_tools_and_their_calls_are_written_by_the_template_as_objects(tokenizer: Any) -> None:
+    tokenizer.chat_template = TOOL_TEMPLATE
+    learned = _learned(tokenizer, WITH_TOOLS, TOOLS)
+    assert learned == [
+        '<call>{"name": "find_user", "arguments": {"id": 7, "q": "a\\"b"}}</call><|im_end|>',
+        "It is Ann<|im_end|>",
+    ]
+    ids, _ = encode(tokenizer, WITH_TOOLS, tools=TOOLS)
+    assert '"name": "find_user", "parameters"' in tokenizer.decode(ids)
+    prompt = encode_prompt(tokenizer, WITH_TOOLS[:-1], TOOLS)
+    assert ids[: len(prompt)] == prompt
+    assert encode_answer(tokenizer, WITH_TOOLS[:1], WITH_TOOLS[1], TOOLS)[-1] == tokenizer.eos_token_id
+
+
+def test_a_template_that_knows_no_tools_is_a_finding_that_names_the_example(tokenizer: Any) -> None:
+    _, found = encode_all(tokenizer, [Example("t1", WITH_TOOLS, tools=TOOLS), Example("t2", WITH_TOOLS)])
+    assert [(f.rule, f.place) for f in found] == [
+        ("chat.content_lost", "example t1"),
+        ("chat.content_lost", "example t2, turn 2"),
+    ]
+    assert "list of tools" in found[0].message and "a call of a tool" in found[1].message
+
+
+def test_a_template_that_leaves_a_turn_out_is_a_finding(tokenizer: Any) -> None:
+    tokenizer.chat_template = TEMPLATE.replace(
+        "message['content'] +", "(message['content'] if message['role'] != 'user' else '') +"
+    )
+    _, found = encode_all(tokenizer, [Example("t1", tiny_messages(0))])
+    assert [(f.rule, f.place) for f in found] == [("chat.content_lost", "example t1, turn 2")]
+    assert "what the user says" in found[0].message
+
+
+def test_a_template_that_refuses_a_conversation_is_a_finding(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    done, found = encode_all(tokenizer, [Example("t1", tiny_messages(0))])
+    assert done == [] and found[0].rule == "chat.template_refuses"
+    assert found[0].place == "example t1" and "roles must alternate" in found[0].message
+
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_template_that_rewrites_earlier_turns_gives_a_row_a_turn_as_serving_sees_it(tokenizer: Any) -> None:
+    tokenizer.chat_template = THINKING
+    rows = encode_example(tokenizer, DIALOGUE, "d")
+    assert [r.id for r in rows] == ["d", "d"]
+    for row, upto in zip(rows, (5, 7), strict=True):
+        assert tokenizer.decode(row.ids) == render(tokenizer, DIALOGUE[:upto])
+        learned = tokenizer.decode([t for t, on in zip(row.ids, row.loss, strict=True) if on])
+        assert learned == "<think>\n\n</think>\n\n" + DIALOGUE[upto - 1]["content"] + "<|im_end|>"
+
+
+def test_thoughts_may_be_written_in_a_form_of_their_own(tokenizer: Any) -> None:
+    tokenizer.chat_template = TEMPLATE.replace(
+        "message['content']", "message['content'].replace('<think>x</think>', '<think> x </think>')"
+    )
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>x</think>fine"}]
+    assert _learned(tokenizer, messages) == ["<think> x </think>fine<|im_end|>"]
+
+
+def test_an_answer_ends_at_the_first_token_that_stops_generation(tokenizer: Any) -> None:
+    tokenizer.chat_template = TEMPLATE.replace("'<|im_end|>' + '\n'", "'<|endoftext|>' + '<|im_end|>' + '\n'")
+    assert _learned(tokenizer, tiny_messages(0)) == ["billing<|endoftext|><|im_end|>"]
+    tokenizer.end_token_ids = [0]  # as load_tokenizer reads it from a generation config
+    assert end_ids(tokenizer) == {0, 2}
+    assert _learned(tokenizer, tiny_messages(0)) == ["billing<|endoftext|>"]

@@ -60,6 +60,30 @@ def test_lora_loads_unquantized(tiny: Path) -> None:
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_full_fine_tuning_loads_trainable_float32_whatever_the_compute_dtype(tiny: Path) -> None:
+    model, facts = load_for_training(tiny, "full", torch.bfloat16, CPU)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in model.parameters()) and 2.0 <= facts["ratio"] < 2.01
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_soft_prompts_train_on_a_frozen_unquantized_base(tiny: Path, method: str) -> None:
+    model, facts = load_for_training(tiny, method, torch.float32, CPU)
+    assert not any(p.requires_grad for p in model.parameters()) and facts["quantized_modules"] == 0
+
+
+def test_a_model_is_served_with_its_adapter_unmerged(tiny: Path, tmp_path: Path) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+
+    base = load_for_prediction(tiny, CPU)
+    before = _logits(base)
+    get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).save_pretrained(tmp_path)
+    with_prompt = load_for_prediction(tiny, CPU, tmp_path)
+    assert not with_prompt.training
+    after = _logits(with_prompt)
+    assert after.shape[1] == before.shape[1] + 3 and not torch.allclose(after[:, 3:], before)
+
+
 def test_validation_does_not_repack_the_weights(tiny: Path) -> None:
     model, _ = load_for_training(tiny, "qlora", torch.bfloat16, CPU)
     weight = model.model.layers[0].mlp.up_proj.weight
@@ -92,3 +116,18 @@ def test_pad_falls_back_to_eos(tiny: Path, tmp_path: Path) -> None:
     (copy / "tokenizer_config.json").write_text(json.dumps(told))
     tokenizer = load_tokenizer(copy)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_what_ends_an_answer_is_read_from_the_generation_config(tiny: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    from finetune_pipeline.models.chat import end_ids
+
+    copy = shutil.copytree(tiny, tmp_path / "more_ends")
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
+    assert end_ids(load_tokenizer(copy)) == {0, 2}
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": 0}))
+    assert end_ids(load_tokenizer(copy)) == {0, 2}
+    (copy / "generation_config.json").unlink()
+    assert end_ids(load_tokenizer(copy)) == {2}

@@ -1,9 +1,11 @@
-"""Parity: a right merge passes, and each kind of wrong merge is seen."""
+"""Parity: a right merge passes however weak its adapter, and each kind of wrong merge is seen however strong."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,81 +14,208 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.models.merging import merge
-from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
+from finetune_pipeline.models.merging import merge, merge_and_compare
+from finetune_pipeline.models.parity import MEAN_KL_LIMIT, MERGE_KL_LIMIT, divergence, parity
 from finetune_pipeline.training.faults import JobError
+from finetune_pipeline.training.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.adapters import make_adapter
+from finetune_pipeline_tests.unit.models.architectures import adapt, make_model
+
+Tensors = dict[str, torch.Tensor]
+WEIGHTS = "model/model.safetensors"
+
+
+@dataclass
+class Made:
+    """A base in bfloat16, an adapter on it, their merge, and rows."""
+
+    base: Path
+    adapter: Path
+    merged: Path
+    rows: Path
+
+    @property
+    def examples(self) -> list[Example]:
+        return read_examples(self.rows)
+
+    def parity(
+        self, merged: Path | None = None, base: Path | None = None, adapter: Path | None = None
+    ) -> dict[str, Any]:
+        return parity(
+            base or self.base,
+            adapter or self.adapter,
+            merged or self.merged,
+            self.examples,
+            LABELS,
+            max_new_tokens=6,
+            batch_size=5,
+        )
+
+    def compared(self, out: Path, **changes: Any) -> dict[str, Any]:
+        usual: dict[str, Any] = {"base": self.base, "adapter": self.adapter, "examples": self.rows, "labels": LABELS}
+        return merge_and_compare(merge_job(**usual | changes, max_new_tokens=6, batch_size=5, out=out, parity_rows=12))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, list[Example]]:
-    """(base, adapter, merged, examples)"""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("parity")
     base = make_tiny_model(root / "base", dtype="bfloat16")
     adapter = make_adapter(base, root / "adapter", size=0.1)
     merge(base, adapter, root / "merged")
-    return base, adapter, root / "merged", read_examples(write_tiny_examples(root / "e.jsonl", range(12)))
+    return Made(base, adapter, root / "merged", write_tiny_examples(root / "e.jsonl", range(12)))
 
 
-def _parity(made: tuple[Path, Path, Path, list[Example]], merged: Path) -> dict[str, Any]:
-    base, adapter, _, examples = made
-    return parity(base, adapter, merged, examples, LABELS, max_new_tokens=6, batch_size=5)
+def changed(made: Made, out: Path, change: Callable[[Tensors], None]) -> Path:
+    """The merged model with some of its tensors changed."""
+    shutil.copytree(made.merged, out)
+    tensors = load_file(out / WEIGHTS)
+    change(tensors)
+    save_file({n: t.contiguous() for n, t in tensors.items()}, out / WEIGHTS, metadata={"format": "pt"})
+    return out
 
 
-def test_a_right_merge_passes(made: tuple[Path, Path, Path, list[Example]]) -> None:
-    facts = _parity(made, made[2])
-    assert facts["passed"] and facts["rows"] == 12
+def test_a_right_merge_passes(made: Made) -> None:
+    facts = made.parity()
+    assert facts["passed"] and facts["right"] and facts["rows"] == 12
     assert facts["same_greedy_share"] >= 11 / 12
     assert facts["same_label_share"] == 1.0
-    assert facts["mean_kl"] <= MEAN_KL_LIMIT / 2
-    assert facts["positions"] == sum(len(e) for e in _gold(made))
+    assert facts["merge_kl"] < MERGE_KL_LIMIT / 10 < facts["mean_kl"] < MEAN_KL_LIMIT / 2
+    assert (facts["weights_compared"], facts["weights_off"]) == (20, [])
     assert facts["max_abs_logit_difference"] > 0  # the merged weights were rounded to bfloat16
 
 
-def _gold(made: tuple[Path, Path, Path, list[Example]]) -> list[list[int]]:
-    from finetune_pipeline.models.chat import encode_answer
-    from finetune_pipeline.models.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(made[0])
-    return [encode_answer(tokenizer, e.prompt_messages, e.answer) for e in made[3]]
-
-
-def test_a_wrong_scaling_is_seen(made: tuple[Path, Path, Path, list[Example]], tmp_path: Path) -> None:
-    adapter = shutil.copytree(made[1], tmp_path / "adapter")
+def test_a_wrong_scaling_is_seen(made: Made, tmp_path: Path) -> None:
+    adapter = shutil.copytree(made.adapter, tmp_path / "adapter")
     told = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**told, "lora_alpha": told["lora_alpha"] * 1.5}))
-    merge(made[0], adapter, tmp_path / "merged")
-    facts = _parity(made, tmp_path / "merged")
+    merge(made.base, adapter, tmp_path / "merged")
+    facts = made.parity(tmp_path / "merged")
     assert not facts["passed"] and facts["mean_kl"] > 5 * MEAN_KL_LIMIT
+    assert len(facts["weights_off"]) == 14
 
 
-def test_the_base_passed_off_as_merged_is_seen(made: tuple[Path, Path, Path, list[Example]]) -> None:
-    facts = _parity(made, made[0])
+def test_the_base_passed_off_as_merged_is_seen(made: Made) -> None:
+    facts = made.parity(made.base)
     assert not facts["passed"] and facts["same_greedy_share"] < 0.5
     assert len(facts["different"]) == facts["rows"] - facts["same_greedy"]
 
 
-def test_a_merge_into_four_bit_weights_is_seen(made: tuple[Path, Path, Path, list[Example]], tmp_path: Path) -> None:
+def test_a_merge_into_four_bit_weights_is_seen(made: Made, tmp_path: Path) -> None:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    rounded = shutil.copytree(made[0], tmp_path / "rounded")
+    rounded = shutil.copytree(made.base, tmp_path / "rounded")
     tensors = load_file(rounded / "model.safetensors")
     for name, tensor in tensors.items():
         if "_proj" in name:
             quantized, state = quantize_4bit(tensor, quant_type="nf4", compress_statistics=True)
             tensors[name] = dequantize_4bit(quantized, state)
     save_file(tensors, rounded / "model.safetensors", metadata={"format": "pt"})
-    merge(rounded, made[1], tmp_path / "merged")
-    facts = _parity(made, tmp_path / "merged")
+    merge(rounded, made.adapter, tmp_path / "merged")
+    facts = made.parity(tmp_path / "merged")
     assert not facts["passed"] and facts["mean_kl"] > 3 * MEAN_KL_LIMIT
+    assert len(facts["weights_off"]) == 14
 
 
-def test_logits_that_are_not_finite_are_refused(made: tuple[Path, Path, Path, list[Example]], tmp_path: Path) -> None:
-    broken = shutil.copytree(made[2], tmp_path / "broken")
-    path = broken / "model" / "model.safetensors"
-    tensors = load_file(path)
-    tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], float("nan"))
-    save_file(tensors, path, metadata={"format": "pt"})
+def test_one_layer_left_out_of_a_weak_adapter_is_seen_though_no_answer_shows_it(made: Made, tmp_path: Path) -> None:
+    name = "model.layers.1.self_attn.v_proj.weight"
+    weak = make_adapter(made.base, tmp_path / "weak", size=0.02)
+    merge(made.base, weak, tmp_path / "merged")
+    assert made.parity(tmp_path / "merged", adapter=weak)["passed"]
+    tensors = load_file(tmp_path / "merged" / WEIGHTS)
+    tensors[name] = load_file(made.base / "model.safetensors")[name]
+    save_file(tensors, tmp_path / "merged" / WEIGHTS, metadata={"format": "pt"})
+    facts = made.parity(tmp_path / "merged", adapter=weak)
+    assert facts["mean_kl"] < MEAN_KL_LIMIT
+    assert facts["weights_off"] == [name] and not facts["right"] and not facts["passed"]
+
+
+def test_a_transposed_change_is_seen(made: Made, tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.o_proj.weight"  # square: its shape does not tell
+    old = load_file(made.base / "model.safetensors")[name].float()
+
+    def transpose(tensors: Tensors) -> None:
+        tensors[name] = (old + (tensors[name].float() - old).t()).bfloat16()
+
+    facts = made.parity(changed(made, tmp_path / "out", transpose))
+    assert facts["weights_off"] == [name] and not facts["passed"]
+
+
+def test_one_number_off_by_one_step_is_seen(made: Made, tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+
+    def step(tensors: Tensors) -> None:
+        tensors[name].view(torch.int16)[3, 4] += 1
+
+    facts = made.parity(changed(made, tmp_path / "out", step))
+    assert facts["weights_off"] == [name] and facts["mean_kl"] < MEAN_KL_LIMIT and not facts["passed"]
+
+
+def test_a_tensor_that_is_missing_or_too_many_is_seen(made: Made, tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.extra_proj.weight"
+
+    def add(tensors: Tensors) -> None:
+        tensors[name] = torch.zeros(2)
+
+    assert made.parity(changed(made, tmp_path / "more", add))["weights_off"] == [name]
+
+
+def test_logits_that_are_not_finite_are_refused(made: Made, tmp_path: Path) -> None:
+    def spoil(tensors: Tensors) -> None:
+        tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], float("nan"))
+
     with pytest.raises(JobError, match="merged model gives logits that are not finite"):
-        _parity(made, broken)
+        made.parity(changed(made, tmp_path / "broken", spoil))
+
+
+def test_what_rounding_would_lose_is_stored_in_float32(made: Made, tmp_path: Path) -> None:
+    """A weak but right adapter on a deep model with sharp answers: rounding to bfloat16 alone undoes a third of it."""
+    base = make_tiny_model(tmp_path / "base", dtype="bfloat16", layers=8)
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"] *= 60
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    adapter = make_adapter(base, tmp_path / "adapter", size=0.01)
+    merge(base, adapter, tmp_path / "rounded")
+    rounded = made.parity(tmp_path / "rounded", base=base, adapter=adapter)
+    assert rounded["right"] and not rounded["passed"] and rounded["mean_kl"] > 2 * MEAN_KL_LIMIT
+    facts = made.compared(tmp_path / "out", base=base, adapter=adapter)
+    told = facts["parity"]
+    assert facts["dtype"] == "bfloat16+float32" and "nats a token" in facts["stored_float32_because"]
+    assert told["passed"] and told["mean_kl"] < MEAN_KL_LIMIT / 1000 and told["same_greedy_share"] == 1.0
+    assert told["rounding"]["mean_kl"] == pytest.approx(rounded["mean_kl"], rel=1e-3)
+    assert json.loads((tmp_path / "out/model.json").read_text())["dtype"] == "bfloat16+float32"
+
+
+def test_a_strong_adapter_stays_in_the_bases_type(made: Made, tmp_path: Path) -> None:
+    facts = made.compared(tmp_path / "out")
+    assert facts["dtype"] == "bfloat16" and "stored_float32_because" not in facts and facts["parity"]["passed"]
+    assert "rounding" not in facts["parity"]
+
+
+@pytest.mark.parametrize("what", [{"modules_to_save": ["lm_head"]}, {"targets": ("embed_tokens",)}, {"use_dora": True}])
+def test_other_adapters_on_a_tied_base_pass(what: dict[str, Any], made: Made, tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "gemma3", dtype=torch.bfloat16)
+    adapter = adapt(base, tmp_path / "adapter", "gemma3", **what)
+    facts = made.compared(tmp_path / "out", base=base, adapter=adapter)["parity"]
+    assert facts["right"] and facts["passed"], facts
+
+
+def test_a_whole_trained_model_is_compared_with_what_is_stored(made: Made, tmp_path: Path) -> None:
+    trained = make_tiny_model(tmp_path / "trained", dtype="bfloat16", seed=5)
+    facts = made.compared(tmp_path / "out", adapter=trained)
+    told = facts["parity"]
+    assert facts["kind"] == "full" and told["passed"] and told["merge_kl"] is None
+    assert (told["mean_kl"], told["max_abs_logit_difference"], told["same_greedy"]) == (0.0, 0.0, 12)
+    assert made.parity(made.base, adapter=trained)["passed"] is False
+
+
+def test_divergence() -> None:
+    left, right = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.5, 0.5, 0.5]])
+    p = torch.softmax(left, -1)[0].double()
+    assert divergence(left, right).item() == pytest.approx((p * (p.log() - torch.tensor(1 / 3).log())).sum().item())
+    assert divergence(left, left + 7).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_no_rows_to_compare_on(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="holds no examples"):
+        made.compared(tmp_path / "out", examples=write_tiny_examples(tmp_path / "none.jsonl", range(0)))

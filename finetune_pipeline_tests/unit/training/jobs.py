@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def settings(**changes: Any) -> dict[str, Any]:
     """Settings that teach a tiny model something within seconds."""
     lora = LoraSpec(r=4, alpha=8, dropout=changes.pop("dropout", 0.05))
+    changes.setdefault("method", "qlora")
     usual = {
         "method": "qlora",
         "epochs": 2,

@@ -1,4 +1,4 @@
-"""Helper: tiny models with an adapter whose both matrices matter."""
+"""Helper: tiny models with something to train whose every part matters."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from finetune_pipeline.models.loading import load_for_training
+from finetune_pipeline.training.soft_prompts import add_soft_prompt
+
+ARCHITECTURES = ("llama", "qwen3", "gemma3")
+WINDOW = 8
 
 
 def adapted(
@@ -16,6 +20,11 @@ def adapted(
 ) -> Any:
     """`base` with a random LoRA adapter (not PEFT's zero B, which would hide half of the gradients)."""
     model, _ = load_for_training(base, method, compute, torch.device("cpu"))
+    return _with_lora(model, dropout, **more)
+
+
+def _with_lora(model: Any, dropout: float = 0.0, **more: Any) -> Any:
+    model.requires_grad_(False)
     torch.manual_seed(0)
     config = LoraConfig(
         r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM", **more
@@ -25,3 +34,58 @@ def adapted(
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     return model
+
+
+def architecture(name: str) -> Any:
+    """A random model of two to four layers and 400 tokens; gemma3 has sliding windows of :data:`WINDOW` tokens."""
+    from transformers import (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
+
+    torch.manual_seed(3)
+    shape: dict[str, Any] = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "initializer_range": 0.15,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+    }
+    if name == "llama":
+        return LlamaForCausalLM(LlamaConfig(**shape))
+    if name == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**shape))
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    shape |= {"num_hidden_layers": 3, "layer_types": kinds, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
+    return Gemma3ForCausalLM(Gemma3TextConfig(**shape))
+
+
+class Words:
+    """As much of a tokenizer as a soft prompt needs: a token a word."""
+
+    bos_token_id, eos_token_id = 1, 2
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [3 + sum(map(ord, word)) % 390 for word in text.split()]}
+
+
+def trainable(name: str, method: str) -> Any:
+    """A random model of architecture `name` with what `method` trains, in evaluation mode (no dropout)."""
+    model = architecture(name)
+    if method == "lora":
+        return _with_lora(model).eval()
+    if method == "full":
+        return model.eval()
+    model.requires_grad_(False)
+    settings = {"tokens": 5 if method == "prefix" else 6, "init": "text"}
+    return add_soft_prompt(model, Words(), method, settings, "sort the ticket into one of three labels").eval()

@@ -5,45 +5,84 @@ from __future__ import annotations
 import pytest
 import torch
 
-from finetune_pipeline.training.attention import Layout, _PackedAttention
+from finetune_pipeline.training.attention import Layout, _PackedAttention, attend
 
-CASES = [(5, [9, 8, 4, 1]), (0, [3, 2]), (4, [6]), (7, [10] * 9 + [9] * 9 + [2]), (1, [1, 1]), (3, [12, 2, 1])]
+CASES = [
+    Layout.one_prefix(5, [9, 8, 4, 1]),
+    Layout.one_prefix(0, [3, 2]),
+    Layout.one_prefix(4, [6]),
+    Layout.one_prefix(7, [10] * 9 + [9] * 9 + [2]),
+    Layout.one_prefix(1, [1, 1]),
+    Layout.one_prefix(3, [12, 2, 1], virtual=4),
+    # two prompts (the second with a document behind it), each with rows of its own, and a row without any
+    Layout([6, 4, 5, 3, 7, 2, 9, 4], [-1, -1, 1, 0, 0, 1, 2, -1]),
+    Layout([4, 3, 5, 2, 6, 6], [-1, 0, -1, 1, 1, 2], virtual=3),
+    # two prompts of the same length: their rows share buckets, each behind a context of its own
+    Layout([4, 4, 5, 5, 4], [-1, -1, 0, 1, 1]),
+]
+WINDOWS = [None, 1, 6]
 
 
-def _reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prefix: int, lengths: list[int]) -> torch.Tensor:
-    segment = torch.tensor([0] * prefix + [i + 1 for i, n in enumerate(lengths) for _ in range(n)])
-    i = torch.arange(len(segment))
-    seen = (i[:, None] >= i[None]) & ((segment[None] == 0) | (segment[:, None] == segment[None]))
+def _reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, window: int | None) -> torch.Tensor:
+    """torch's own attention, one row of the batch after the other, each with its ancestors before it."""
+    cached = len(k) - len(q)
     group = q.shape[1] // k.shape[1]
-    heads = [q.transpose(0, 1), *(t.transpose(0, 1).repeat_interleave(group, 0) for t in (k, v))]
-    return torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=seen).transpose(0, 1)
+    out = torch.zeros_like(q)
+    starts = layout.starts()
+    for segment, length in enumerate(layout.lengths):
+        places = [
+            p for a in [*layout.ancestors(segment), segment] for p in range(starts[a], starts[a] + layout.lengths[a])
+        ]
+        own = torch.tensor(places)
+        keys = torch.cat([torch.arange(cached), own + cached])
+        behind = (cached + torch.arange(len(own)))[:, None] - torch.arange(len(keys))[None]
+        seen = (behind >= 0) & (behind < (window or 10**9))
+        heads = [q[own].transpose(0, 1), *(t[keys].transpose(0, 1).repeat_interleave(group, 0) for t in (k, v))]
+        whole = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=seen).transpose(0, 1)
+        out = out.index_copy(0, own[-length:], whole[-length:])
+    return out
 
 
-@pytest.mark.parametrize(("prefix", "lengths"), CASES)
+@pytest.mark.parametrize("layout", CASES, ids=range(len(CASES)))
 @pytest.mark.parametrize("key_heads", [1, 2, 6])
-def test_output_and_gradients(prefix: int, lengths: list[int], key_heads: int) -> None:
+@pytest.mark.parametrize("window", WINDOWS)
+def test_output_and_gradients(layout: Layout, key_heads: int, window: int | None) -> None:
     torch.manual_seed(1)
-    total, heads, dim = prefix + sum(lengths), 6, 8
+    total, heads, dim = sum(layout.lengths), 6, 8
     q = torch.randn(total, heads, dim, dtype=torch.float64, requires_grad=True)
-    k, v = (torch.randn(total, key_heads, dim, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    out = _PackedAttention.apply(q, k, v, Layout(prefix, lengths), dim**-0.5)
-    expected = _reference(q, k, v, prefix, lengths)
+    shape = (layout.virtual + total, key_heads, dim)
+    k, v = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    out = _PackedAttention.apply(q, k, v, layout, dim**-0.5, window)
+    expected = _reference(q, k, v, layout, window)
     torch.testing.assert_close(out, expected)
     grad = torch.randn_like(expected)
     for ours, theirs in zip(
         torch.autograd.grad(out, (q, k, v), grad), torch.autograd.grad(expected, (q, k, v), grad), strict=True
     ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=5e-6)  # the prefix's sums are in float32
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=5e-6)  # what contexts collect is in float32
 
 
 def test_no_row_sees_another() -> None:
     torch.manual_seed(2)
-    layout = Layout(4, [5, 3])
+    layout = Layout.one_prefix(4, [5, 3])
     q, k, v = (torch.randn(12, 2, 8) for _ in range(3))
-    before = _PackedAttention.apply(q, k, v, layout, 1.0)
+    before = _PackedAttention.apply(q, k, v, layout, 1.0, None)
     k2, v2 = k.clone(), v.clone()
     k2[4:9] += 1  # the first row's keys and values
     v2[4:9] += 1
-    after = _PackedAttention.apply(q, k2, v2, layout, 1.0)
+    after = _PackedAttention.apply(q, k2, v2, layout, 1.0, None)
     assert torch.equal(after[9:], before[9:]) and torch.equal(after[:4], before[:4])
     assert not torch.allclose(after[4:9], before[4:9])
+
+
+def test_segments_out_of_order_are_refused() -> None:
+    for parents in ([-1, -1, 1], [1, -1], [0]):
+        with pytest.raises(ValueError, match="must stand before"):
+            Layout([2] * len(parents), parents)
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux"])
+def test_scores_bent_by_something_else_are_refused(name: str) -> None:
+    q = torch.randn(1, 2, 3, 4)
+    with pytest.raises(ValueError, match=name):
+        attend(torch.nn.Module(), q, q, q, None, shared_prefix=Layout.one_prefix(0, [3]), **{name: 30.0})

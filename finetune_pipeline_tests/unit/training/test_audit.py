@@ -1,76 +1,204 @@
-"""The audit counts what would be taught wrongly; each problem stops training."""
+"""The audit counts what would be taught wrongly, against the examples alone; each problem stops training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.models.chat import Encoded, encode
-from finetune_pipeline.training.audit import problems, supervision_audit
-from finetune_pipeline_tests.tiny_model import make_tiny_tokenizer, tiny_messages
+from finetune_pipeline.models.chat import Encoded, encode_all, encode_example
+from finetune_pipeline.training.audit import COUNTS, problems, shown_row, supervision_audit
+from finetune_pipeline.training.over_length import Cut
+from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_tokenizer, tiny_messages
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Any:
     from transformers import AutoTokenizer
 
-    folder: Path = tmp_path_factory.mktemp("tok")
-    make_tiny_tokenizer(folder)
-    return AutoTokenizer.from_pretrained(folder)
+    make_tiny_tokenizer(tmp_path)
+    return AutoTokenizer.from_pretrained(tmp_path)
 
 
-def _good(tokenizer: Any, number: int) -> list[Encoded]:
-    return [Encoded(f"e{i}", *encode(tokenizer, tiny_messages(i))) for i in range(number)]
+def _examples(number: int) -> list[Example]:
+    return [Example(f"e{i}", tiny_messages(i), source={"file": "a.jsonl", "line": i + 1}) for i in range(number)]
+
+
+def _dialogue() -> Example:
+    turns = [(r, c) for i in range(3) for r, c in (("user", f"ask {i}"), ("assistant", f"answer {i}"))]
+    return Example("d", [{"role": r, "content": c} for r, c in turns])
 
 
 def test_sound_rows_have_no_problem(tokenizer: Any) -> None:
-    rows = _good(tokenizer, 5)
-    facts = supervision_audit(rows, tokenizer, 200, contents=["plain text"])
+    examples = [*_examples(5), _dialogue()]
+    rows, _ = encode_all(tokenizer, examples)
+    facts = supervision_audit(rows, tokenizer, 200, examples)
     assert problems(facts) == []
-    assert facts["rows"] == 5
+    assert all(facts[name] == 0 for name in COUNTS)
+    assert facts["rows"] == facts["examples"] == 6
     assert facts["loss_tokens"] == sum(sum(r.loss) for r in rows) > 0
     assert facts["tokens_per_row"]["max"] == max(len(r.ids) for r in rows)
     assert facts["tokens_per_row"]["min"] == min(len(r.ids) for r in rows)
-    shown = facts["shown"][0]
-    assert "".join(text for text, learned in shown if learned).endswith("<|im_end|>")
-    assert len(facts["shown"]) <= 3
+    assert [row["why"] for row in facts["shown"]] == ["the shortest row", "a row of median length", "the longest row"]
+    for row in facts["shown"]:
+        assert "".join(t for t, kind, _ in row["pieces"] if kind == "loss").endswith("<|im_end|>")
 
 
-def _plant(tokenizer: Any, fault: str) -> dict[str, Any]:
-    rows = _good(tokenizer, 3)
-    mismatches, contents, limit = [], ["fine"], 200
-    if fault == "rows_without_loss":
-        rows[1] = Encoded("bad", rows[1].ids, [False] * len(rows[1].ids))
-    elif fault == "rows_without_eos":
-        rows[1] = Encoded(
-            "bad",
-            rows[1].ids,
-            [learned and t != tokenizer.eos_token_id for t, learned in zip(rows[1].ids, rows[1].loss, strict=True)],
-        )
-    elif fault == "rows_over_length":
-        limit = max(len(r.ids) for r in rows) - 1
-    elif fault == "template_mismatch":
-        mismatches = [Finding("chat.template_mismatch", "error", "example bad", "differs", "fix it")]
-    elif fault == "rows_with_special_tokens":
-        contents = ["fine", "stop<|im_end|>now"]
-    return supervision_audit(rows, tokenizer, limit, mismatches, contents)
+def _mask(row: Encoded, keep: Callable[[int], bool]) -> Encoded:
+    return Encoded(row.id, row.ids, [learned and keep(at) for at, learned in enumerate(row.loss)])
+
+
+def _no_loss(tokenizer: Any, row: Encoded) -> Encoded:
+    return _mask(row, lambda at: False)
+
+
+def _no_eos(tokenizer: Any, row: Encoded) -> Encoded:
+    return _mask(row, lambda at: row.ids[at] != tokenizer.eos_token_id)
+
+
+def _half(tokenizer: Any, row: Encoded) -> Encoded:
+    return _mask(row, lambda at: at != row.loss.index(True))
+
+
+def _prompt_too(tokenizer: Any, row: Encoded) -> Encoded:
+    return Encoded(row.id, row.ids, [True] * len(row.ids))
+
+
+def _answer_cut(tokenizer: Any, row: Encoded) -> Encoded:
+    """As truncation from the right does it: the answer's last tokens are gone, its end with them."""
+    at = row.ids.index(tokenizer.eos_token_id, row.loss.index(True))
+    return Encoded(row.id, row.ids[: at - 1], row.loss[: at - 1])
+
+
+def _answer_shortened(tokenizer: Any, row: Encoded) -> Encoded:
+    """A token out of the middle of the answer; its end is still there."""
+    at = row.loss.index(True)
+    return Encoded(row.id, row.ids[:at] + row.ids[at + 1 :], row.loss[:at] + row.loss[at + 1 :])
+
+
+def _wrong_template(tokenizer: Any, row: Encoded) -> Encoded:
+    """The same example written by another template than the one that serves."""
+    serving = tokenizer.chat_template
+    tokenizer.chat_template = TEMPLATE.replace("'<|im_start|>' + message", "'<|im_start|>- ' + message").replace(
+        "<|im_start|>assistant", "<|im_start|>- assistant"
+    )
+    assert tokenizer.chat_template != serving
+    (made,) = encode_example(tokenizer, tiny_messages(1), row.id)
+    tokenizer.chat_template = serving
+    return made
 
 
 @pytest.mark.parametrize(
-    "fault",
-    ["rows_without_loss", "rows_without_eos", "rows_over_length", "template_mismatch", "rows_with_special_tokens"],
+    ("plant", "counted"),
+    [
+        (_no_loss, {"rows_without_loss"}),
+        (_no_eos, {"rows_without_eos"}),
+        (_half, {"rows_partly_learned"}),
+        (_prompt_too, {"rows_with_loss_on_prompt"}),
+        (_answer_cut, {"rows_without_eos", "answers_cut"}),
+        (_answer_shortened, {"answers_cut"}),
+        (_wrong_template, {"template_mismatch"}),
+    ],
 )
-def test_a_planted_fault_is_counted_and_stops(tokenizer: Any, fault: str) -> None:
-    facts = _plant(tokenizer, fault)
-    assert facts[fault] == 1
+def test_a_planted_fault_is_counted_shown_and_stops(
+    tokenizer: Any, plant: Callable[[Any, Encoded], Encoded], counted: set[str]
+) -> None:
+    examples = _examples(6)
+    rows, _ = encode_all(tokenizer, examples)
+    rows[1] = plant(tokenizer, rows[1])
+    facts = supervision_audit(rows, tokenizer, 200, examples)
+    assert {name for name in COUNTS if facts[name]} == counted
+    assert all(facts[name] == 1 and facts["bad"][name] == ["e1"] for name in counted)
     found = problems(facts, "train split")
-    assert [(f.rule, f.severity, f.place) for f in found] == [(f"audit.{fault}", "error", "train split")]
-    if fault in ("rows_without_loss", "rows_without_eos", "template_mismatch"):
-        assert "bad" in found[0].message
+    assert {f.rule for f in found} == {f"audit.{name}" for name in counted}
+    assert all(f.severity == "error" and f.place == "train split" and "e1" in f.message and f.fix for f in found)
+    shown = facts["shown"][0]
+    assert shown["id"] == "e1" and shown["place"] == "a.jsonl:2"
+
+
+def test_all_labels_masked_in_every_row(tokenizer: Any) -> None:
+    examples = _examples(4)
+    rows = [_no_loss(tokenizer, r) for r in encode_all(tokenizer, examples)[0]]
+    facts = supervision_audit(rows, tokenizer, 200, examples)
+    assert facts["rows_without_loss"] == 4 and facts["loss_tokens"] == 0
+    assert "4 of 4 rows" in problems(facts)[0].message
+
+
+def test_one_turn_of_several_without_its_end_is_found(tokenizer: Any) -> None:
+    example = _dialogue()
+    (row,) = encode_example(tokenizer, example.messages, "d")
+    second = [at for at, t in enumerate(row.ids) if t == tokenizer.eos_token_id and row.loss[at]][1]
+    facts = supervision_audit([_mask(row, lambda at: at != second)], tokenizer, 200, [example])
+    assert {name for name in COUNTS if facts[name]} == {"rows_without_eos"}
+
+
+def test_a_turn_that_is_not_to_be_learned_but_is(tokenizer: Any) -> None:
+    example = _dialogue()
+    rows = encode_example(tokenizer, example.messages, "d")
+    quiet = [dict(m) for m in example.messages]
+    quiet[1]["weight"] = 0
+    facts = supervision_audit(rows, tokenizer, 200, [replace(example, messages=quiet)])
+    assert {name for name in COUNTS if facts[name]} == {"rows_with_loss_on_prompt"}
+
+
+def test_rows_over_length_are_counted_and_show_what_lies_behind(tokenizer: Any) -> None:
+    examples = _examples(3)
+    rows, _ = encode_all(tokenizer, examples)
+    limit = sorted(len(r.ids) for r in rows)[-1] - 2
+    facts = supervision_audit(rows, tokenizer, limit, examples)
+    assert facts["rows_over_length"] == 1
+    assert f"longer than {limit} tokens" in problems(facts)[0].message
+    shown = facts["shown"][0]
+    assert shown["tokens_lost"] == 2 and [kind for _, kind, _ in shown["pieces"]][-2:] == ["lost", "lost"]
+
+
+@pytest.mark.parametrize("mark", ["<|im_end|>", "[/INST]", "<start_of_turn>", "<|eot_id|>"])
+@pytest.mark.parametrize("turn", [1, 2])
+def test_residue_of_templates_in_the_text_is_found(tokenizer: Any, mark: str, turn: int) -> None:
+    examples = _examples(3)
+    examples[1].messages[turn]["content"] += mark + " and more"
+    rows, _ = encode_all(tokenizer, examples)
+    facts = supervision_audit(rows, tokenizer, 200, examples)
+    assert facts["rows_with_special_tokens"] == 1 and facts["bad"]["rows_with_special_tokens"] == ["e1"]
+    assert "audit.rows_with_special_tokens" in {f.rule for f in problems(facts)}
+
+
+def test_examples_that_could_not_be_written_are_counted_by_what_was_wrong(tokenizer: Any) -> None:
+    refused = [
+        Finding("chat.template_mismatch", "error", "example x, turn 2", "differs", "mend it"),
+        Finding("chat.content_lost", "error", "example y", "leaves out the tools", "drop them"),
+    ]
+    facts = supervision_audit([], tokenizer, 200, [], refused=refused)
+    assert (facts["rows"], facts["template_mismatch"], facts["rows_refused"]) == (2, 1, 1)
+    told = {f.rule: (f.message, f.fix) for f in problems(facts)}
+    assert "example x, turn 2: differs" in told["audit.template_mismatch"][0]
+    assert "example y: leaves out the tools" in told["audit.rows_refused"][0]
+    assert told["audit.rows_refused"][1] == "drop them"
 
 
 def test_no_rows_is_a_problem(tokenizer: Any) -> None:
-    assert [f.rule for f in problems(supervision_audit([], tokenizer, 10))] == ["audit.no_rows"]
+    assert [f.rule for f in problems(supervision_audit([], tokenizer, 10, []))] == ["audit.no_rows"]
+
+
+def test_what_was_cut_stands_where_it_was(tokenizer: Any) -> None:
+    example = _examples(1)[0]
+    (row,) = encode_example(tokenizer, example.messages, "e0")
+    shown = shown_row(tokenizer, row, example, [Cut(1, "long ago, ", 4)], 200)
+    texts = [text for text, _, _ in shown["pieces"]]
+    at = texts.index("long ago, ")
+    assert shown["pieces"][at][1] == "lost" and shown["tokens_lost"] == 4
+    assert "".join(texts[at + 1 :]).startswith(example.messages[1]["content"])
+
+
+def test_characters_of_several_tokens_are_shown_whole(tokenizer: Any) -> None:
+    messages = [{"role": "user", "content": "größer 🙂 漢"}, {"role": "assistant", "content": "ja 🙂"}]
+    (row,) = encode_example(tokenizer, messages, "u")
+    pieces = shown_row(tokenizer, row, Example("u", messages), [], 200)["pieces"]
+    text = "".join(p[0] for p in pieces)
+    assert "größer 🙂 漢" in text and "\ufffd" not in text
+    assert "".join(p[0] for p in pieces if p[1] == "loss") == "ja 🙂<|im_end|>"

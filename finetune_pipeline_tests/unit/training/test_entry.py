@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline.training import entry, process
 from finetune_pipeline.training.faults import JobError
-from finetune_pipeline.training.jobs import base_job
+from finetune_pipeline.training.jobs import base_job, train_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
-from finetune_pipeline_tests.unit.training.jobs import ROOT, finish, start
+from finetune_pipeline_tests.unit.training.jobs import ROOT, finish, make_inputs, start
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +96,71 @@ def test_no_readable_job_file(
 
 def test_what_ended_a_job_decides_the_code() -> None:
     finding = Finding("r", "error", "here", "bad", "do this")
-    assert entry._judge(FindingsError([finding]))[:2] == (64, "findings")
-    assert entry._judge(JobError("no"))[:2] == (64, "job")
-    assert entry._judge(process.Stop(signal.SIGINT))[:2] == (85, "stopped")
-    assert entry._judge(MemoryError())[:2] == (75, "memory")
+    job = {"action": "predict", "batch_size": 16}
+
+    def judged(error: BaseException) -> tuple[int, str]:
+        return entry._judge(error, job)[:2]
+
+    assert judged(FindingsError([finding])) == (64, "findings")
+    assert judged(JobError("no")) == (64, "job")
+    assert judged(process.Stop(signal.SIGINT)) == (85, "stopped")
+    assert judged(MemoryError()) == (75, "memory")
     allocator = (
         "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
     )
-    assert entry._judge(RuntimeError(allocator))[:2] == (75, "memory")
-    assert entry._judge(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))[:2] == (75, "memory")
-    assert entry._judge(KeyError("x"))[:2] == (1, "error")
+    assert judged(RuntimeError(allocator)) == (75, "memory")
+    assert judged(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")) == (75, "memory")
+    assert judged(KeyError("x")) == (1, "error")
+
+
+def _named(**changes: object) -> str:
+    settings = {**TrainingSpec.model_validate({"method": changes.pop("method", "qlora")}).model_dump(), **changes}
+    return entry._judge(MemoryError(), {"action": "train", "settings": settings})[2]
+
+
+def test_out_of_memory_names_the_nearest_smaller_setting() -> None:
+    assert "training.micro_batch_size: 4 (now 8)" in _named()
+    assert "training.micro_batch_size: 3 (now 9)" in _named(batch_size=9, micro_batch_size=9)
+    assert "gradient_checkpointing: true" in _named(micro_batch_size=1)
+    on = {"micro_batch_size": 1, "gradient_checkpointing": True}
+    assert "unquantized_epochs: 0" in _named(**on)
+    assert "max_tokens: 512 (now 1024)" in _named(**on, unquantized_epochs=0)
+    assert "more memory" in _named(**on, unquantized_epochs=0, max_tokens=128)
+    assert "method: lora" in _named(method="full", **on)
+    assert "method: qlora" in _named(method="prefix", micro_batch_size=1)
+    predict = entry._judge(MemoryError(), {"action": "predict", "batch_size": 16})[2]
+    assert "baseline.batch_size: 8 (now 16)" in predict and predict.startswith("out of memory")
+    assert "smaller base_model" in entry._judge(MemoryError(), {"action": "predict", "batch_size": 1})[2]
+    assert "smaller base_model" in entry._judge(MemoryError(), {"action": "base_model"})[2]
+
+
+def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> None:
+    """The model asks the allocator for more than there is."""
+    inputs = make_inputs(tmp_path / "inputs")
+    job = train_job(
+        base=inputs / "base",
+        train=inputs / "train.jsonl",
+        validation=inputs / "validation.jsonl",
+        settings=TrainingSpec(method="full", batch_size=8, precision="float32").model_dump(),
+        out=tmp_path / "out",
+        work=tmp_path / "work",
+    )
+    code = (
+        "import sys, torch\n"
+        "from finetune_pipeline.training import methods, entry\n"
+        "entry.prepare_environment = lambda job: None\n"
+        "methods.load_for_training = lambda *a: torch.empty(1 << 50)\n"
+        "sys.exit(entry.main(sys.argv[1:]))\n"
+    )
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "job.json")], env=env, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 75, done.stderr
+    told = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert told["kind"] == "memory" and "fix: set training.micro_batch_size: 4 (now 8)" in told["message"]
+    assert "Traceback" not in done.stderr
 
 
 _CHILD = """

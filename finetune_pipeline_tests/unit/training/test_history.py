@@ -38,3 +38,39 @@ def test_a_damaged_line_inside_is_an_error(tmp_path: Path) -> None:
     path.write_text('{"step": 0}\n{"ste\n{"step": 2}\n')
     with pytest.raises(ValueError, match="delimiter|Unterminated|Invalid"):
         history.read(path)
+
+
+def _curve(train: list[float], validation: list[float]) -> list[dict[str, float]]:
+    """A training loss a step, a validation loss before the first and after every second step."""
+    entries = [{"step": 0, "eval_loss": validation[0]}]
+    for step, loss in enumerate(train, 1):
+        entries.append({"step": step, "loss": loss})
+        if step % 2 == 0:
+            entries.append({"step": step, "eval_loss": validation[step // 2]})
+    return entries
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "verdict", "best_step"),
+    [
+        ([2.0, 1.5, 1.0, 0.8, 0.7, 0.6], [2.1, 1.6, 1.2, 1.1], "none", 6),
+        ([2.0, 1.5, 1.0, 0.5, 0.2, 0.1], [2.1, 1.6, 1.5, 1.7], "overfitted", 4),
+        ([2.0, 1.5, 1.0, 0.5, 0.2, 0.1], [2.1, 1.6, 1.5, 1.6], "turning", 4),
+        ([2.0, 1.5, 1.0, 0.9, 1.5, 1.9], [2.1, 1.6, 1.5, 2.0], "unstable", 4),
+        ([1.0, 0.9, 0.5, 0.4, 0.2, 0.1], [1.0, 1.2, 1.5, 1.8], "overfitted", 0),
+        ([1.0, 1.2, 1.4, 1.9, 3.0, 4.0], [1.0, 1.2, 1.5, 1.8], "unstable", 0),
+    ],
+)
+def test_overfitting_is_validation_up_while_training_goes_down(
+    train: list[float], validation: list[float], verdict: str, best_step: int
+) -> None:
+    told = history.overfitting(_curve(train, validation))
+    assert (told["verdict"], told["best_step"]) == (verdict, best_step)
+    assert told["last_eval"] == validation[-1] and told["best_eval"] == min(validation)
+    assert told["rise"] == pytest.approx(validation[-1] / min(validation) - 1)
+
+
+def test_how_far_training_fell_is_over_equally_many_steps() -> None:
+    told = history.overfitting(_curve([9.0, 9.0, 2.0, 1.0, 0.5, 0.3], [3.0, 2.0, 1.0, 1.2]))
+    assert told["train_fell"] == pytest.approx(1.5 - 0.4)
+    assert history.overfitting(_curve([2.0, 1.0], [3.0, 2.0]))["train_fell"] is None

@@ -59,6 +59,7 @@ def test_two_phases_are_joined_and_the_first_is_not_done_twice(files: dict[str, 
     assert facts["method"] == "qlora"
     assert facts["weights"]["quantized_modules"] == 14
     assert facts["steps"] == 6
+    assert facts["overfitting"]["best_step"] == facts["best_step"] > 3
     steps = [row["step"] for row in facts["history"]]
     assert steps == sorted(steps)
     assert steps[-1] == 6

@@ -14,11 +14,12 @@ from finetune_pipeline.training.shared_prefix import (
     PaddedCollator,
     common_prefix,
     logits_to_learn,
+    packed_collator,
     supports_shared_prefix,
 )
 from finetune_pipeline_tests.tiny_model import make_tiny_model
-from finetune_pipeline_tests.unit.training.models import adapted
-from finetune_pipeline_tests.unit.training.rows import loss_and_gradients, rows
+from finetune_pipeline_tests.unit.training.models import ARCHITECTURES, WINDOW, adapted, trainable
+from finetune_pipeline_tests.unit.training.rows import dialogues, loss_and_gradients, nested, rows, several_prompts
 
 
 @pytest.fixture(scope="module")
@@ -75,20 +76,71 @@ def test_labels_are_the_learned_tokens(tiny: Path) -> None:
     assert sorted(packed["row_ids"]) == [f"row{i}" for i in range(4)]
 
 
-def test_sliding_windows_are_not_packed(tmp_path: Path) -> None:
-    from transformers import MistralConfig, MistralForCausalLM
+SETS = {
+    "one prompt": lambda: rows(6, 10),
+    "nothing in common": lambda: rows(4, 0, seed=5),
+    "several prompts": several_prompts,
+    "nested prompts": nested,
+    "dialogues": dialogues,
+    "one row": lambda: rows(1, 8),
+}
 
-    config = MistralConfig(
-        vocab_size=100,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=4,
-    )
-    good, why = supports_shared_prefix(MistralForCausalLM(config))
-    assert not good and "full attention" in why
+
+@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("method", ["lora", "full", "prefix", "prompt"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_three_architectures_give_the_gradients_of_padded_batches(name: str, method: str, kind: str) -> None:
+    model, batch = trainable(name, method), SETS[kind]()
+    padded_loss, padded = loss_and_gradients(model, PaddedCollator(2)(batch))
+    good, why = supports_shared_prefix(model)
+    assert good, why
+    collator = packed_collator(model)
+    packed_loss, packed = loss_and_gradients(model, collator(batch))
+    assert packed_loss == pytest.approx(padded_loss, rel=1e-5)
+    assert padded.norm() > 1e-3
+    assert (packed - padded).norm() / padded.norm() < 1e-5
+    if kind != "nothing in common" or method == "prompt":
+        assert (collator.saved_tokens > 0) == (len(batch) > 1)
+
+
+def test_windows_are_shorter_than_the_rows_they_are_tested_on() -> None:
+    for made in SETS.values():
+        assert min(len(r["ids"]) for r in made()) > WINDOW
+
+
+def test_prompts_shared_by_some_rows_are_computed_once() -> None:
+    batch = nested()
+    collator = PackedCollator()
+    packed = collator(batch)
+    layout = packed["shared_prefix"]
+    inner = len(set(layout.parents) - {-1})
+    assert layout.lengths[:inner] == [20, 18, 30] and layout.parents[:inner] == [-1, 0, 0]
+    assert collator.saved_tokens == 20 * 6 + 18 * 2 + 30 * 2
+    assert packed["input_ids"].shape[1] == sum(len(r["ids"]) for r in batch) - collator.saved_tokens
+
+
+def test_a_chance_likeness_of_a_few_tokens_is_not_worth_a_segment() -> None:
+    batch = rows(4, 20)
+    for row in batch[:2]:
+        row["ids"][20:25] = [7, 7, 7, 7, 7]
+    layout = PackedCollator()(batch)["shared_prefix"]
+    assert layout.parents == [-1, 0, 0, 0, 0]
+
+
+def test_a_model_that_does_not_tell_its_windows_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trainable("gemma3", "lora")
+    for layer in model.get_base_model().model.layers:
+        monkeypatch.setattr(layer.self_attn, "sliding_window", None)
+    good, why = supports_shared_prefix(model)
+    assert not good and "how far each layer sees" in why
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_layers_of_another_kind_are_not_packed() -> None:
+    model = trainable("llama", "lora")
+    model.config.layer_types = ["linear_attention", "full_attention"]
+    good, why = supports_shared_prefix(model)
+    assert not good and "linear_attention" in why
 
 
 def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
@@ -101,7 +153,7 @@ def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
         module: Any, query: Any, key: Any, value: Any, mask: Any, shared_prefix: Any = None, **kwargs: Any
     ) -> Any:
         if shared_prefix is not None:  # every row takes the whole packed sequence for its own
-            shared_prefix = attention.Layout(0, [query.shape[2]])
+            shared_prefix = attention.Layout([query.shape[2]], [-1], windows=shared_prefix.windows)
         return right(module, query, key, value, mask, shared_prefix=shared_prefix, **kwargs)
 
     monkeypatch.setattr(attention, "attend", leaky)

@@ -105,7 +105,10 @@ def test_the_audit_shows_rows_token_by_token(trained: tuple[Path, dict[str, Any]
     shown = json.loads((trained[0] / "out" / "audit.json").read_text())["train"]["shown"]
     assert len(shown) == 3
     for row in shown:
-        assert "".join(text for text, learned in row if learned).endswith("<|im_end|>")
+        assert "".join(text for text, kind, _ in row["pieces"] if kind == "loss").endswith("<|im_end|>")
+        assert row["place"].startswith("t.jsonl:")
+    page = (trained[0] / "out" / "audit.html").read_text()
+    assert "Sound." in page and page == (trained[0] / "work" / "audit.html").read_text()
 
 
 def test_micro_batches_weigh_every_token_of_the_step_alike(inputs: Path, tmp_path: Path) -> None:

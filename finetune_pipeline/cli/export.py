@@ -1,0 +1,128 @@
+"""``finetune export TASK --to DIR``: a trained model as a folder for the world outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finetune_pipeline.artifacts import Artifact, ArtifactStore
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
+from finetune_pipeline.graph import SHARED
+from finetune_pipeline.models.export import Source, check_place, export_adapter, export_model
+from finetune_pipeline.models.gguf import VARIABLE, convert, find_converter
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.resources.store import Store
+from finetune_pipeline.spec.model import Task
+
+ALIASES = ("candidate", "champion", "previous_champion")
+
+
+@click.command()
+@click.argument("task")
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
+@click.option("--adapter", is_flag=True, help="The adapter alone, for servers that hold many beside one base.")
+@click.option("--gguf", is_flag=True, help="A GGUF file, too, by llama.cpp's converter.")
+@click.option(
+    "--llama-cpp",
+    type=click.Path(path_type=Path),
+    help=f"llama.cpp's folder, or its converter; otherwise what {VARIABLE} names.",
+)
+@click.option("--alias", type=click.Choice(ALIASES), help="The model this alias names; otherwise the newest one.")
+@as_json
+def export(
+    task: str, to: Path, adapter: bool, gguf: bool, llama_cpp: Path | None, alias: str | None, as_json: bool
+) -> int:
+    """Write the model of TASK as a folder that any server loads, with export.json (prompt, generation settings, labels,
+    origin, digests) and a model card. Nothing is overwritten. Exit code 2: it is not the model that was trained.
+    """
+    loaded = get_task(task)
+    if adapter and gguf:
+        problem("--gguf needs the whole model: leave --adapter out")
+        return ERROR
+    script = find_converter(llama_cpp) if gguf else None
+    check_place(to)
+    source = _find(loaded, Store().artifacts(), alias)
+    if isinstance(source, str):
+        problem(source)
+        return ERROR
+    if not source.merged.facts["parity"]["passed"]:
+        problem(
+            f"the model {source.merged.version} is not what was trained (check merge_parity): it is not exported\n"
+            f"fix: `finetune run {loaded.name}`, or export the adapter of another run with --alias"
+        )
+        return REFUSED
+    if adapter:
+        manifest = export_adapter(source, to)
+    else:
+
+        def write(folder: Path, target: Path) -> None:
+            assert script is not None
+            convert(script, folder, target, name=loaded.name, dtype=source.merged.facts["dtype"])
+
+        manifest = export_model(source, to, write if script else None)
+    if as_json:
+        emit({"folder": str(to.absolute()), "base_folder": str(model_folder(source.base.folder)), "manifest": manifest})
+    else:
+        _tell(source, manifest, to)
+    return DONE
+
+
+def _find(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
+    """The artifacts of the model that is asked for, or why there is none."""
+    name, number = task.name, None
+    if alias is None:
+        made = store.all_versions(name, "merged_model")
+        merged = made[-1] if made else None
+        if merged is None:
+            return f"{name} has no trained model yet: run `finetune run {name}`"
+    else:
+        from finetune_pipeline.resources import registry
+        from finetune_pipeline.resources.tracking import Tracking
+
+        tracking = Tracking()
+        tracking.prepare()
+        number = registry.aliases(tracking, name).get(alias)
+        if number is None:
+            return f"{name} has no {alias}: run `finetune run {name}`, or leave --alias out for the newest model"
+        version = registry.version_tags(tracking, name, number)["merged_version"]
+        merged = store.find(name, "merged_model", version)
+        if merged is None:
+            return f"the merged model {version} of {alias} (version {number}) is gone from the artifact store"
+    if "serving" not in merged.facts:
+        return f"the model {merged.version} was made by an earlier version of this program: run `finetune run {name}` again"
+    adapter = store.find(name, "adapter", merged.inputs["adapter"])
+    base = store.find(SHARED, "base_model", merged.inputs["base_model"])
+    if adapter is None or base is None:
+        lost = "adapter" if adapter is None else "base_model"
+        return (
+            f"the {lost} {merged.inputs[lost]} of this model is gone from the artifact store: run `finetune run {name}`"
+        )
+    registered = _of(store.all_versions(name, "model_version"), merged)
+    if number is None and registered is not None:
+        number = int(registered.facts["model_version"])
+    report = _of(store.all_versions(name, "evaluation_report"), merged)
+    return Source(name, task.spec.description, merged, adapter, base, report, number)
+
+
+def _of(made: list[Artifact], merged: Artifact) -> Artifact | None:
+    """The newest of these artifacts that was made from this merged model."""
+    return next((a for a in reversed(made) if a.inputs.get("merged_model") == merged.version), None)
+
+
+def _tell(source: Source, manifest: dict[str, Any], to: Path) -> None:
+    size = sum(f["bytes"] for f in manifest["files"].values()) / 1e6
+    what = "adapter" if manifest["what"] == "adapter" else f"model in {manifest['dtype']}"
+    version = f", version {manifest['model_version']}" if manifest["model_version"] else ""
+    say(f"{source.task}{version}: {what}, {len(manifest['files'])} files of {size:.1f} MB, in {to.absolute()}")
+    told = manifest["evaluation"]
+    if told is None:
+        say("  not evaluated on the sealed test yet")
+    elif told["passed"]:
+        say("  every gate passed")
+    else:
+        say(f"  gates said no: {', '.join(name for name, passed in told['gates'].items() if not passed)}")
+    if manifest["what"] == "adapter":
+        say(f"  base model: {manifest['base_model']['id']}, in {model_folder(source.base.folder)}")
+    say("  how to ask and serve it: README.md; for programs: export.json")

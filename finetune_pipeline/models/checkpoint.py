@@ -1,0 +1,195 @@
+"""A model folder's weights as named tensors over one or many files, and a copy of it with some tensors changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune_pipeline.artifacts import digest_file, read_json
+from finetune_pipeline.models.identity import MODEL_FILE, weight_files
+from finetune_pipeline.models.streaming import Entry, Planned, TensorFile, TensorWriter
+from finetune_pipeline.training.faults import JobError
+
+INDEX = "model.safetensors.index.json"
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+"""How the tensor of the input embeddings ends, in the architectures of transformers."""
+HEADS = ("lm_head.weight", "embed_out.weight")
+"""Names of the output head; without one of them in the files, the head is tied to the embeddings."""
+
+_COPIED = (".json", ".jinja", ".model", ".txt")
+
+
+class Checkpoint:
+    """The weights of a transformers folder. `files`: those that count, in order; `place`: tensor to its file."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises JobError for a broken file, an index that does not fit, or a tensor that is there twice."""
+        self.folder = folder
+        self.config: dict[str, Any] = read_json(folder / "config.json")
+        listed = read_json(folder / INDEX)["weight_map"] if (folder / INDEX).exists() else None
+        # without an index every file counts; with one, a folder may hold the same weights again in another layout
+        paths = [folder / n for n in sorted(set(listed.values()))] if listed else weight_files(folder)
+        outside = [n for n in set((listed or {}).values()) if Path(n).name != n or not n.endswith(".safetensors")]
+        if outside:
+            raise JobError(
+                f"{folder.name}: {INDEX} names {outside[0]!r}, which is no file of this folder\nfix: do not use it"
+            )
+        missing = [p.name for p in paths if not p.is_file()]
+        if missing:
+            raise JobError(f"{folder.name}: {INDEX} names {missing[0]}, which is missing\nfix: bring the model again")
+        self.files = [TensorFile(p) for p in paths]
+        self.place: dict[str, TensorFile] = {}
+        for file in self.files:
+            for name in file.entries:
+                if listed and listed.get(name) != file.path.name:
+                    continue
+                if name in self.place:
+                    raise JobError(
+                        f"{folder.name}: the tensor {name} is in {self.place[name].path.name} and in {file.path.name}\n"
+                        "fix: remove one of the files, or add the index that says which counts"
+                    )
+                self.place[name] = file
+        lost = sorted(set(listed or {}) - set(self.place))
+        if lost:
+            raise JobError(f"{folder.name}: {INDEX} names {lost[0]}, which its file does not hold\nfix: bring it again")
+
+    def entry(self, name: str) -> Entry:
+        """Type and shape of a tensor. Raises KeyError."""
+        return self.place[name].entries[name]
+
+    @property
+    def embedding(self) -> str | None:
+        """The tensor of the input embeddings, by its usual names; None where there is none or more than one."""
+        found = [n for n in self.place if n.endswith(EMBEDDINGS)]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def head(self) -> str | None:
+        """The tensor of the output head, where the files hold one of their own."""
+        return next((n for n in HEADS if n in self.place), None)
+
+    @property
+    def usual_head(self) -> str:
+        """What the head's tensor is called in models whose embeddings are called as here."""
+        return HEADS[1] if (self.embedding or "").endswith("embed_in.weight") else HEADS[0]
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding matrix: the configuration says so, or there is no head of its own."""
+        told = self.config.get("tie_word_embeddings", self.config.get("text_config", {}).get("tie_word_embeddings"))
+        return bool(told) if told is not None and self.head else self.head is None
+
+
+Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
+"""From the open file a tensor is stored in to the pieces of the tensor as it is to be written, in order."""
+
+
+@dataclass
+class Output:
+    """How one tensor of the copy is made: from the stored tensor `source` by `make`, into the file named `file`."""
+
+    planned: Planned
+    file: str
+    source: str
+    make: Make | None = None
+
+
+@dataclass
+class Copy:
+    """A checkpoint that is going to be written: `outputs` by tensor name, `config` changes, files left as they are."""
+
+    source: Checkpoint
+    outputs: dict[str, Output] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, source: Checkpoint) -> Copy:
+        """Everything as it is."""
+        outputs = {}
+        for name, file in source.place.items():
+            entry = file.entries[name]
+            outputs[name] = Output(Planned(entry.dtype, entry.shape, entry.end - entry.start), file.path.name, name)
+        return cls(source, outputs)
+
+    def change(self, name: str, make: Make, *, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> None:
+        """Have a tensor written by `make`, as `dtype` and with `shape` (default: as they were)."""
+        old = self.outputs[name]
+        planned = Planned.of(dtype or old.planned.dtype, shape or old.planned.shape)
+        self.outputs[name] = Output(planned, old.file, old.source, make)
+
+    def add(self, name: str, like: str) -> None:
+        """A new tensor, so far a copy of the stored tensor `like`, in the same file."""
+        old = self.outputs[like]
+        entry = self.source.entry(like)
+        self.outputs[name] = Output(Planned(entry.dtype, entry.shape, entry.end - entry.start), old.file, like)
+
+    def write(self, target: Path) -> dict[str, str]:
+        """Write weights, index, configuration and the other files into `target`. Returns {file: sha256}."""
+        target.mkdir(parents=True, exist_ok=True)
+        digests: dict[str, str] = {}
+        by_file: dict[str, dict[str, Output]] = {}
+        for name, output in self.outputs.items():
+            by_file.setdefault(output.file, {})[name] = output
+        metadata = {f.path.name: f.metadata for f in self.source.files}
+        with ExitStack() as opened:
+            for file in self.source.files:
+                opened.enter_context(file)
+            for file_name, outputs in sorted(by_file.items()):
+                planned = {n: o.planned for n, o in outputs.items()}
+                with TensorWriter(target / file_name, planned, metadata[file_name] or {"format": "pt"}) as writer:
+                    for name in writer.order:
+                        for piece in self._pieces(outputs[name]):
+                            writer.write(name, piece)
+                digests[file_name] = writer.sha256
+        self._write_rest(target)
+        for path in sorted(target.iterdir()):
+            if path.name not in digests:
+                digests[path.name] = digest_file(path)
+        return dict(sorted(digests.items()))
+
+    def _pieces(self, output: Output) -> Iterator[torch.Tensor | memoryview]:
+        file = self.source.place[output.source]
+        yield from output.make(file) if output.make else file.pieces(output.source)
+
+    def _write_rest(self, target: Path) -> None:
+        source = self.source.folder
+        for path in sorted(source.iterdir()):
+            if not path.is_file() or path.suffix not in _COPIED or path.name in {MODEL_FILE, *self.drop}:
+                continue
+            shutil.copyfile(path, target / path.name)
+        if self.config:
+            _write(target / "config.json", changed_config(self.source.config, self.config))
+        if (source / INDEX).exists():
+            index = read_json(source / INDEX)
+            index["weight_map"] = {n: o.file for n, o in sorted(self.outputs.items())}
+            index["metadata"] = {**index.get("metadata", {}), "total_size": self.bytes()}
+            _write(target / INDEX, index)
+
+    def bytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(o.planned.size for o in self.outputs.values())
+
+
+def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's configuration with `changes`, made wherever the old one says the same thing: the type of the weights has
+    two names, and models of several parts keep the text model's settings in ``text_config``."""
+    new = json.loads(json.dumps(config))
+    for key, value in changes.items():
+        keys: Iterable[str] = ("dtype", "torch_dtype") if key == "dtype" else (key,)
+        parts = [new, *([new["text_config"]] if isinstance(new.get("text_config"), dict) else [])]
+        found = [(part, k) for part in parts for k in keys if k in part]
+        for part, name in found or [(new, key)]:
+            part[name] = value
+    return dict(new)
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

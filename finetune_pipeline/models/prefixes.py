@@ -1,0 +1,106 @@
+"""Prefix tuning outside PEFT: a model whose cache is filled before it reads anything.
+
+Prefix tuning trains keys and values of every layer, which no row of any weight can hold. The adapter stays an adapter, and
+prediction starts from a cache that holds it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune_pipeline.artifacts import digest_file, read_json, write_json
+from finetune_pipeline.models.adapters import CONFIG, WEIGHTS, adapter_kind
+from finetune_pipeline.models.checkpoint import Checkpoint
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record
+from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
+from finetune_pipeline.training.faults import JobError
+
+
+def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
+    """Write a copy of a prefix `adapter` into out/adapter, and into out/model.json that it belongs to `base`.
+
+    The record's path leads to the adapter, which is no model folder: whoever loads it without knowing prefixes fails, and
+    does not get the bare base. float32 changes nothing. Facts: as of
+    :func:`finetune_pipeline.models.soft_prompts.plain_model`, as far as they apply.
+    """
+    source, target = model_folder(base), out / "adapter"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in (CONFIG, WEIGHTS):
+        shutil.copyfile(adapter / name, target / name)
+    record, checkpoint = model_record(base), Checkpoint(source)
+    own = {f"adapter/{p.name}": digest_file(p) for p in sorted(target.iterdir())}
+    facts = {
+        "kind": "prefix",
+        "base_model": record["base_model"],
+        "revision": record.get("revision"),
+        "dtype": "+".join(sorted({str(TORCH_TYPES[f.entries[n].dtype])[6:] for n, f in checkpoint.place.items()})),
+        "weight_bytes": (target / WEIGHTS).stat().st_size,
+        "files": {**{f.path.name: digest_file(f.path) for f in checkpoint.files}, **own},
+        "adapter_sha256": own[f"adapter/{WEIGHTS}"],
+    }
+    write_json(out / MODEL_FILE, {"path": "adapter", "base": str(source), **facts})
+    return facts
+
+
+class PrefixedModel:
+    """A model whose every layer's cache begins with trained keys and values, called as transformers' models are.
+
+    Callers count their own tokens only: masks and positions are completed here, and an empty cache is filled first.
+    """
+
+    def __init__(self, model: Any, adapter: Path) -> None:
+        """Raises JobError when `adapter` is no prefix, or one of a model with other layers."""
+        if adapter_kind(adapter) != "prefix":
+            raise JobError(f"{adapter.name!r} is no prefix tuning adapter\nfix: give the folder that training wrote")
+        config = read_json(adapter / CONFIG)
+        self.model, self.config, self.generation_config = model, model.config, model.generation_config
+        with TensorFile(adapter / WEIGHTS) as file:
+            flat = file.tensor("prompt_embeddings").float()
+        layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
+        self.tokens = len(flat)
+        if layers != model.config.get_text_config().num_hidden_layers or flat.shape[1] % (2 * layers * heads):
+            raise JobError(
+                f"the prefix is for {layers} layers, this model has others\nfix: use the base it was trained on"
+            )
+        # [2 * layers, heads, tokens, d]: keys and values of each layer in turn
+        parts = flat.view(self.tokens, 2 * layers, heads, -1).permute(1, 2, 0, 3).to(model.dtype).to(model.device)
+        self._parts = parts.view(layers, 2, *parts.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    def eval(self) -> PrefixedModel:
+        self.model.eval()
+        return self
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        cache: Any = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **more: Any,
+    ) -> Any:
+        """The base model's output for `input_ids` behind the prefix."""
+        from transformers import DynamicCache
+
+        rows, n = len(input_ids), self.tokens
+        cache = DynamicCache(config=self.config) if cache is None else cache
+        if cache.get_seq_length() == 0:
+            for i, (keys, values) in enumerate(self._parts):
+                cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), i)
+        if position_ids is not None:
+            position_ids = position_ids + n
+        if attention_mask is not None:
+            seen = attention_mask.new_full((*attention_mask.shape[:-1], n), int(attention_mask.dim() == 2))
+            attention_mask = torch.cat([seen, attention_mask], -1)
+        return self.model(
+            input_ids=input_ids, cache=cache, attention_mask=attention_mask, position_ids=position_ids, **more
+        )

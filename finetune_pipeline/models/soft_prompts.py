@@ -1,0 +1,199 @@
+"""A prompt-tuned model as a plain one with added tokens.
+
+Prompt tuning trains vectors that stand where the embeddings of tokens stand. Given rows of the embedding matrix and names
+in the tokenizer, they are tokens, and any server can run the model. The new tokens must not be generated: see
+:func:`_unlikely_rows`. Prefixes, which cannot become tokens, are in :mod:`.prefixes`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune_pipeline.artifacts import digest_file, read_json, write_json
+from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
+from finetune_pipeline.models.checkpoint import Checkpoint, Copy
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record
+from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
+from finetune_pipeline.training.faults import JobError
+
+NAME = "<|soft_{}|>"
+_NEVER = -1e4
+"""Bias of the new tokens where the head has one: their probability is zero in every float type."""
+
+_PROBE = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Here."}]
+
+
+def plain_model(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
+    """Write base and prompt-tuned `adapter` as a plain model into out/model, its record into out/model.json.
+
+    The tokens stand at the front of everything the chat template renders; ``prompt_prefix`` of the facts is the same as a
+    string, for servers that get bare text. Configuration, tokenizer, template and generation config are written anew where
+    they change. float32: store the embeddings in float32. Facts: kind, base_model, revision, soft_tokens, soft_ids,
+    prompt_prefix, untied, head_rows, dtype, weight_bytes, files {name: sha256}, adapter_sha256.
+    Raises JobError for another kind of adapter, a base it does not fit, and a template that would not give the same tokens.
+    """
+    if adapter_kind(adapter) != "prompt":
+        raise JobError(
+            "only prompt tuning becomes a model with added tokens\nfix: merge LoRA; serve prefixes as adapters"
+        )
+    source, target = model_folder(base), out / "model"
+    checkpoint, vectors = Checkpoint(source), _vectors(adapter)
+    name, scale = _embedding(checkpoint, vectors)
+    old, new, ids, tokens = _extended_tokenizer(source, len(vectors))
+    dtype = "F32" if float32 else checkpoint.entry(name).dtype
+    copy = Copy.of(checkpoint)
+    rows = max(checkpoint.entry(name).rows, max(ids) + 1)
+    _with_rows(copy, name, ids, vectors / scale, rows, dtype)
+    untied = checkpoint.tied
+    head = checkpoint.head or checkpoint.usual_head
+    if untied and head not in copy.outputs:
+        copy.add(head, like=name)
+    _with_rows(copy, head, ids, _unlikely_rows(checkpoint, copy.outputs[head].source, ids), rows, dtype)
+    bias = head.removesuffix("weight") + "bias"
+    if bias in checkpoint.place:
+        _with_rows(copy, bias, ids, torch.full((len(ids),), _NEVER), rows, checkpoint.entry(bias).dtype)
+    copy.config = {"vocab_size": rows, "tie_word_embeddings": False} | ({"dtype": "float32"} if float32 else {})
+    shutil.rmtree(target, ignore_errors=True)
+    files = copy.write(target)
+    new.save_pretrained(target)
+    _suppress(target, checkpoint.config, ids)
+    _same_text(old, new, ids)
+    record = model_record(base)
+    for path in sorted(target.iterdir()):
+        if path.suffix != ".safetensors":
+            files[path.name] = digest_file(path)
+    facts = {
+        "kind": "prompt",
+        "base_model": record["base_model"],
+        "revision": record.get("revision"),
+        "soft_tokens": tokens,
+        "soft_ids": ids,
+        "prompt_prefix": "".join(tokens),
+        "untied": untied,
+        "head_rows": "mean of all rows" + (f", bias {_NEVER:g}" if bias in checkpoint.place else ""),
+        "dtype": "+".join(sorted({str(TORCH_TYPES[o.planned.dtype])[6:] for o in copy.outputs.values()})),
+        "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
+        "files": dict(sorted(files.items())),
+        "adapter_sha256": digest_file(adapter / WEIGHTS),
+    }
+    write_json(out / MODEL_FILE, {"path": "model", **facts})
+    return facts
+
+
+def _vectors(adapter: Path) -> torch.Tensor:
+    """The trained vectors [tokens, width] in float32."""
+    with TensorFile(adapter / WEIGHTS) as file:
+        if set(file.entries) != {"prompt_embeddings"}:
+            raise JobError(
+                f"{adapter.name}/{WEIGHTS} does not hold one prompt\nfix: give the folder that training wrote"
+            )
+        return file.tensor("prompt_embeddings").float()
+
+
+def _embedding(base: Checkpoint, vectors: torch.Tensor) -> tuple[str, float]:
+    """(tensor of the input embeddings, what the model multiplies its rows with)."""
+    if base.config.get("quantization_config"):
+        raise JobError(
+            f"the base model {base.folder.name!r} is quantized\nfix: name the unquantized model as base_model"
+        )
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        layer = AutoModelForCausalLM.from_config(config, trust_remote_code=False).get_input_embeddings()
+    plain = type(layer) is torch.nn.Embedding
+    scale = 1.0 if plain else getattr(layer, "scalar_embed_scale", None)
+    name = base.embedding
+    if name is None or scale is None or getattr(config.get_text_config(), "hidden_size_per_layer_input", None):
+        raise JobError(
+            f"the embeddings of {base.folder.name!r} ({type(layer).__name__}) are not a matrix whose rows could be added to"
+            "\nfix: export the adapter alone (`finetune export --adapter`)"
+        )
+    if base.entry(name).shape[1] != vectors.shape[1]:
+        raise JobError(
+            f"the prompt's vectors have {vectors.shape[1]} numbers, the base's embeddings {base.entry(name).shape[1]}\n"
+            "fix: use the base model the prompt was trained on"
+        )
+    return name, float(scale)
+
+
+def _extended_tokenizer(folder: Path, number: int) -> tuple[Any, Any, list[int], list[str]]:
+    """(the base's tokenizer, the same with `number` new tokens and them in its template, their ids, their names)."""
+    from transformers import AddedToken, AutoTokenizer
+
+    old, new = (AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False) for _ in range(2))
+    known = new.get_vocab()
+    first = next(i for i in range(len(known) + 1) if NAME.format(i) not in known)
+    tokens = [NAME.format(i) for i in range(first, first + number)]
+    new.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
+    ids = [int(new.convert_tokens_to_ids(t)) for t in tokens]  # type: ignore[arg-type]
+    prefix = "".join(tokens)
+    template = new.chat_template
+    new.chat_template = (
+        {k: prefix + t for k, t in template.items()} if isinstance(template, dict) else prefix + (template or "")
+    )
+    return old, new, ids, tokens
+
+
+def _same_text(old: Any, new: Any, ids: Sequence[int]) -> None:
+    """The new template must give the new tokens, then exactly what the old one gave."""
+    told = [list(t.apply_chat_template(_PROBE, tokenize=True, return_dict=True)["input_ids"]) for t in (old, new)]
+    if told[1] != [*ids, *told[0]]:
+        raise JobError(
+            "with new tokens in front, this tokenizer splits the text behind them otherwise, so the model would be served "
+            "what it was not trained on\nfix: export the adapter alone (`finetune export --adapter`)"
+        )
+
+
+def _with_rows(copy: Copy, name: str, ids: Sequence[int], rows: torch.Tensor, total: int, dtype: str) -> None:
+    """Have tensor `name` written with `rows` at `ids`, and with `total` rows in all."""
+    kind = TORCH_TYPES[dtype]
+    old = copy.outputs[name]
+    source, shape = old.source, old.planned.shape
+
+    def make(file: TensorFile) -> Iterator[torch.Tensor]:
+        where = torch.tensor(list(ids))
+        for start, stop in file.blocks(source):
+            block = file.rows(source, start, stop).to(kind)
+            inside = (where >= start) & (where < stop)
+            block[where[inside] - start] = rows[inside].to(kind)
+            yield block
+        tail = torch.zeros((total - shape[0], *shape[1:]), dtype=kind)
+        beyond = where >= shape[0]
+        tail[where[beyond] - shape[0]] = rows[beyond].to(kind)
+        yield tail
+
+    copy.change(name, make, dtype=dtype, shape=(total, *shape[1:]))
+
+
+def _unlikely_rows(base: Checkpoint, name: str, ids: Sequence[int]) -> torch.Tensor:
+    """Head rows with which the new tokens are never chosen: the mean of all other rows, in float32.
+
+    Their logit is then the mean of the other tokens' logits, whatever the model has read: below the greatest, so greedy
+    decoding never takes them, and by Jensen's inequality their probability is at most 1 / vocabulary at any temperature
+    (a 135M model: 40 times less than that at worst); both up to the rounding of the stored row. A row of zeros has no such
+    bound: its logit is 0, where all others may be negative. A very negative logit for every input needs a bias, which most
+    heads lack.
+    """
+    total, count = torch.zeros(base.entry(name).shape[1], dtype=torch.float64), 0
+    with base.place[name] as file:
+        for start, stop in file.blocks(name):
+            keep = torch.ones(stop - start, dtype=torch.bool)
+            keep[[i - start for i in ids if start <= i < stop]] = False
+            total += file.rows(name, start, stop)[keep].double().sum(0)
+            count += int(keep.sum())
+    return (total / count).float().expand(len(ids), -1)
+
+
+def _suppress(folder: Path, config: dict[str, Any], ids: Sequence[int]) -> None:
+    """Tell generators that read it (transformers) never to take the new tokens; others have :func:`_unlikely_rows`."""
+    path = folder / "generation_config.json"
+    ends = ("bos_token_id", "eos_token_id", "pad_token_id")
+    told = read_json(path) if path.exists() else {k: config[k] for k in ends if config.get(k) is not None}
+    told["suppress_tokens"] = sorted({*(told.get("suppress_tokens") or []), *ids})
+    write_json(path, told)

@@ -1,0 +1,225 @@
+"""Safetensors read and written a few rows at a time, so that memory does not depend on the size of the model.
+
+The library maps a file into memory and keeps every page it has touched; what is read here goes through a buffer and is
+forgotten. The library still opens each file first: it is the one that judges whether a header can be trusted.
+Format: 8 bytes with the header's length, the header (JSON), then the tensors' bytes, row-major, little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from finetune_pipeline.training.faults import JobError
+
+TORCH_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Types that are computed with; others (8-bit floats) are copied byte for byte."""
+
+NAMES = {kind: name for name, kind in TORCH_TYPES.items()}
+_BLOCK_ELEMENTS = 1 << 21
+_COPY_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a file: its type as safetensors names it, and where its bytes begin and end in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def rows(self) -> int:
+        """Length of the first dimension; 1 for a scalar."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_elements(self) -> int:
+        """Elements of one row."""
+        return math.prod(self.shape[1:])
+
+
+class TensorFile:
+    """A safetensors file, read in pieces. `entries`: name to :class:`Entry`; `metadata`: of the header."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises JobError when the file is no complete safetensors file."""
+        if sys.byteorder != "little":
+            raise JobError("weights are read and written on little-endian machines only\nfix: use another machine")
+        try:
+            with safe_open(path, framework="pt") as checked:
+                self.metadata: dict[str, str] = dict(checked.metadata() or {})
+        except (SafetensorError, OSError) as error:
+            raise JobError(
+                f"{path.name} is not a readable safetensors file: {error}\nfix: bring the file again; it may be cut off"
+            ) from error
+        self.path = path
+        self._file: BinaryIO | None = None
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        self.entries: dict[str, Entry] = {}
+        for name, told in header.items():
+            start, end = told["data_offsets"]
+            self.entries[name] = Entry(name, told["dtype"], tuple(told["shape"]), 8 + length + start, 8 + length + end)
+
+    def __enter__(self) -> TensorFile:
+        self._file = self.path.open("rb", buffering=0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _read(self, start: int, size: int) -> torch.Tensor:
+        if self._file is None:
+            raise RuntimeError(f"{self.path.name} is not open")
+        buffer = torch.empty(size, dtype=torch.uint8)
+        view = _bytes(buffer)
+        self._file.seek(start)
+        while view:
+            got = self._file.readinto(view)  # type: ignore[attr-defined]
+            if not got:
+                raise JobError(f"{self.path.name} ends too early\nfix: bring the file again")
+            view = view[got:]
+        return buffer
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of a tensor, in the type it is stored in. A scalar counts as one row."""
+        entry = self.entries[name]
+        dtype = TORCH_TYPES[entry.dtype]
+        row = entry.row_elements * dtype.itemsize
+        read = self._read(entry.start + start * row, (stop - start) * row)
+        return read.view(dtype).view((stop - start, *entry.shape[1:]) if entry.shape else ())
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A whole tensor."""
+        return self.rows(name, 0, self.entries[name].rows)
+
+    def blocks(self, name: str) -> Iterator[tuple[int, int]]:
+        """Ranges of rows, 2 Mi elements each, that cover a tensor in order."""
+        return row_blocks(self.entries[name])
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        """The bytes of a tensor, whatever its type, in pieces of 16 MiB."""
+        entry = self.entries[name]
+        for start in range(entry.start, entry.end, _COPY_BYTES):
+            yield _bytes(self._read(start, min(_COPY_BYTES, entry.end - start)))
+
+
+def _bytes(buffer: torch.Tensor) -> memoryview:
+    return memoryview(buffer.numpy())  # type: ignore[arg-type]
+
+
+def row_blocks(entry: Entry) -> Iterator[tuple[int, int]]:
+    """Ranges of rows, 2 Mi elements each (one row at least), that cover a tensor in order."""
+    step = max(1, _BLOCK_ELEMENTS // max(1, entry.row_elements))
+    step -= step % 64 if step > 64 else 0  # whole tiles of the matrix product: the same sums as in one piece
+    for start in range(0, entry.rows, step):
+        yield start, min(start + step, entry.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A tensor that is going to be written: type as safetensors names it, and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+    @property
+    def width(self) -> int:
+        """Bytes of one element."""
+        kind = TORCH_TYPES.get(self.dtype)
+        return kind.itemsize if kind is not None else self.size // max(1, math.prod(self.shape))
+
+    @classmethod
+    def of(cls, dtype: str, shape: tuple[int, ...]) -> Planned:
+        """With the size in bytes that follows; `dtype` must be one of :data:`TORCH_TYPES`."""
+        return cls(dtype, shape, math.prod(shape) * TORCH_TYPES[dtype].itemsize)
+
+
+class TensorWriter:
+    """Writes a safetensors file whose tensors are known by type and shape beforehand: header first, then their bytes.
+
+    Tensors must be written in the order of `order` (that of the safetensors library: widest type first, then by name),
+    each completely. `sha256` is the file's digest once it is closed.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, Planned], metadata: Mapping[str, str]) -> None:
+        self.order = sorted(tensors, key=lambda name: (-tensors[name].width, name))
+        header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+        self._left: dict[str, int] = {}
+        self._turn = 0
+        at = 0
+        for name in self.order:
+            planned = tensors[name]
+            span = [at, at + planned.size]
+            header[name] = {"dtype": planned.dtype, "shape": list(planned.shape), "data_offsets": span}
+            at += planned.size
+            self._left[name] = planned.size
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        self.path, self.size, self.sha256 = path, 8 + len(text) + at, ""
+        self._digest = hashlib.sha256()
+        self._file = path.open("wb")
+        self._put(len(text).to_bytes(8, "little"))
+        self._put(text)
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+
+    def write(self, name: str, data: torch.Tensor | memoryview) -> None:
+        """Append the next piece of tensor `name`. Raises ValueError when it is not this tensor's turn."""
+        if isinstance(data, torch.Tensor):
+            data = _bytes(data.contiguous().reshape(-1).view(torch.uint8))
+        if not len(data):
+            return
+        while self._turn < len(self.order) and not self._left[self.order[self._turn]]:
+            self._turn += 1
+        turn = self.order[self._turn] if self._turn < len(self.order) else None
+        if turn != name or len(data) > self._left[name]:
+            raise ValueError(f"{self.path.name}: {name!r} with {len(data)} bytes does not come next ({turn!r} does)")
+        self._put(data)
+        self._left[name] -= len(data)
+
+    def __enter__(self) -> TensorWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            short = [name for name, left in self._left.items() if left]
+            if short:
+                raise ValueError(f"{self.path.name}: {short[0]!r} was not written completely")
+            self.sha256 = self._digest.hexdigest()

@@ -1,0 +1,79 @@
+"""What the rows of a batch have in common, as a tree: a beginning that several rows share becomes one segment.
+
+One system prompt gives a root with a leaf a row; several system prompts in one data set give a root each; few-shot
+examples or documents that only some rows share nest below them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+_WORTH = 16
+"""Tokens a beginning must be longer than what is shared already, for some of the rows to share it as well: every further
+segment costs a step of its own in the attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tokens start..end of row number `row`, behind the segment number `parent` (-1: nothing)."""
+
+    row: int
+    start: int
+    end: int
+    parent: int
+
+
+def sharable(row: Row) -> int:
+    """Leading tokens of a row that may be shared: those before its first loss, at least one being left to itself."""
+    first = next((i for i, learned in enumerate(row["loss"]) if learned), len(row["ids"]))
+    return int(min(first, len(row["ids"]) - 1))
+
+
+def _common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
+    return next((i for i in range(limit) if a[i] != b[i]), limit)
+
+
+def common_prefix(rows: Sequence[Row]) -> int:
+    """Number of leading tokens all rows share, kept free of loss and shorter than every row."""
+    length = min(sharable(row) for row in rows)
+    for row in rows[1:]:
+        length = _common(row["ids"], rows[0]["ids"], length)
+    return length
+
+
+def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
+    """(shared segments, each after its parent; one last segment a row, in the order of `rows`)."""
+    limits = [sharable(row) for row in rows]
+    inner: list[Segment] = []
+    leaves: dict[int, Segment] = {}
+
+    def grow(members: list[int], depth: int, parent: int) -> None:
+        if len(members) == 1:
+            row = members[0]
+            leaves[row] = Segment(row, depth, len(rows[row]["ids"]), parent)
+            return
+        first, last = rows[members[0]]["ids"], rows[members[-1]]["ids"]  # sorted: what these two share all share
+        length = _common(first, last, min(limits[m] for m in members))
+        if length - depth >= (1 if depth == 0 else _WORTH):
+            inner.append(Segment(members[0], depth, length, parent))
+            parent, depth = len(inner) - 1, length
+        for group in groups_of(members, depth + _WORTH):  # more than one: something parts them before that length
+            grow(group, depth, parent)
+
+    def groups_of(members: list[int], length: int) -> list[list[int]]:
+        """Neighbours with at least `length` tokens in common stay together."""
+        groups = [[members[0]]]
+        for a, b in itertools.pairwise(members):
+            limit = min(limits[a], limits[b])
+            if limit >= length and _common(rows[a]["ids"], rows[b]["ids"], limit) >= length:
+                groups[-1].append(b)
+            else:
+                groups.append([b])
+        return groups
+
+    grow(sorted(range(len(rows)), key=lambda m: (rows[m]["ids"], m)), 0, -1)
+    return inner, [leaves[m] for m in range(len(rows))]

@@ -1,0 +1,102 @@
+"""Helper: a store that holds one trained model of a task, made without running the graph."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_pipeline.artifacts import ArtifactStore, Builder
+from finetune_pipeline.graph import SHARED
+from finetune_pipeline.models.base import prepare_base
+from finetune_pipeline.models.merging import merge_and_compare
+from finetune_pipeline.training.jobs import merge_job
+from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, write_tiny_examples
+
+TASK = "demo"
+
+
+def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> ArtifactStore:
+    """root/data/demo/task.yaml, and root/home/artifacts with base_model, adapter and merged_model of that task."""
+    folder = root / "data" / TASK
+    (folder / "raw").mkdir(parents=True)
+    spec = {
+        "name": TASK,
+        "description": "Sorts *tickets* <by> queue.",
+        "base_model": str(base),
+        "system_prompt": SYSTEM,
+        "output": {"kind": "labels", "labels": LABELS},
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
+    store = ArtifactStore(root / "home" / "artifacts")
+    rows = write_tiny_examples(root / "e.jsonl", range(12))
+
+    def bring(builder: Builder) -> None:
+        builder.facts.update(prepare_base(str(base), None, builder.folder))
+
+    def keep(builder: Builder) -> None:
+        (builder.folder / "adapter").mkdir()
+        for path in adapter.iterdir():
+            (builder.folder / "adapter" / path.name).write_bytes(path.read_bytes())
+
+    based = store.build(SHARED, "base_model", code_version="1", inputs={}, settings=None, make=bring)
+    settings = {"method": method, "epochs": 1.0, "lora": {"r": 4}}
+    inputs = {"base_model": based.version, "splits": "0123456789abcdef"}
+    trained = store.build(TASK, "adapter", code_version="1", inputs=inputs, settings=settings, make=keep)
+
+    def merge(builder: Builder) -> None:
+        builder.facts.update(
+            merge_and_compare(
+                merge_job(
+                    base=based.folder,
+                    adapter=trained.path("adapter"),
+                    examples=rows,
+                    labels=LABELS,
+                    max_new_tokens=6,
+                    batch_size=4,
+                    out=builder.folder,
+                )
+            )
+        )
+
+    inputs = {"adapter": trained.version, "base_model": based.version}
+    store.build(TASK, "merged_model", code_version="1", inputs=inputs, settings=None, make=merge)
+    return store
+
+
+def add_report(store: ArtifactStore, passed: bool) -> None:
+    """An evaluation of the merged model, and its registration as version 3."""
+    merged = store.all_versions(TASK, "merged_model")[-1]
+    facts: dict[str, Any] = {
+        "passed": passed,
+        "verdict": "Better by 10 points.",
+        "gates": [{"name": "beats_baseline", "passed": passed}],
+        "models": {
+            "base": {"title": "Base", "n": 40, "accuracy": 0.5, "interval": [0.4, 0.6]},
+            "candidate": {"title": "Fine-tuned", "n": 40, "accuracy": 0.6, "interval": [0.5, 0.7], "macro_f1": 0.55},
+        },
+    }
+
+    def write(builder: Builder) -> None:
+        builder.facts.update(facts)
+
+    inputs = {"merged_model": merged.version}
+    store.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=passed, make=write)
+    store.build(
+        TASK,
+        "model_version",
+        code_version="1",
+        inputs=inputs,
+        settings=passed,
+        make=lambda b: b.facts.update({"model_version": 3}),
+    )
+
+
+def change_facts(store: ArtifactStore, **changes: Any) -> None:
+    """Change the facts of the merged model in its manifest."""
+    path = store.all_versions(TASK, "merged_model")[-1].path("artifact.json")
+    told = json.loads(path.read_text())
+    told["facts"].update(changes)
+    path.write_text(json.dumps(told))

@@ -1,0 +1,342 @@
+"""Export: a folder that plain transformers loads, which answers as the trained model does; and never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.exceptions import Abort
+from click.testing import CliRunner, Result
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finetune_pipeline.artifacts import ArtifactStore, digest_file
+from finetune_pipeline.cli.export import export
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models import export as exporting
+from finetune_pipeline.models.model_card import fenced
+from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
+from finetune_pipeline_tests.unit.cli.exported import TASK, add_report, change_facts, make_store
+from finetune_pipeline_tests.unit.cli.test_commands import finetune
+from finetune_pipeline_tests.unit.models.adapters import make_adapter
+from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
+
+Run = Callable[..., Result]
+QUESTIONS = ["my invoice is wrong", "the app crashes", "how do I add a user"]
+CONVERTER = """
+import argparse, pathlib, sys
+p = argparse.ArgumentParser()
+p.add_argument("model", type=pathlib.Path), p.add_argument("--outfile", type=pathlib.Path)
+p.add_argument("--outtype"), p.add_argument("--model-name")
+a = p.parse_args()
+if "FAIL" in pathlib.Path(__file__).read_text()[-8:]:
+    print("no such architecture"); sys.exit(3)
+assert (a.model / "model.safetensors").is_file() and (a.model / "config.json").is_file()
+a.outfile.write_text(f"GGUF {a.outtype} {a.model_name}")
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("export")
+    base = make_tiny_model(root / "base", dtype="bfloat16")
+    (base / "LICENSE").write_text("Do what is right.")
+    told = json.loads((base / "generation_config.json").read_text())
+    (base / "generation_config.json").write_text(
+        json.dumps({**told, "do_sample": True, "temperature": 0.7, "top_k": 9})
+    )
+    make_store(root, base, make_adapter(base, root / "adapter", size=0.1))
+    return root
+
+
+@pytest.fixture
+def project(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the project, to be changed at will."""
+    return Path(shutil.copytree(trained, tmp_path / "project", symlinks=True))
+
+
+@pytest.fixture
+def run(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    for name in ("MLFLOW_TRACKING_URI", "FINETUNE_LLAMA_CPP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FINETUNE_HOME", str(project / "home"))
+    monkeypatch.setenv("FINETUNE_DATA", str(project / "data"))
+
+    def invoke(*arguments: str) -> Result:
+        return CliRunner().invoke(export, [TASK, *arguments], standalone_mode=False)
+
+    return invoke
+
+
+def store(project: Path) -> ArtifactStore:
+    return ArtifactStore(project / "home" / "artifacts")
+
+
+def answers(model: Any, tokenizer: Any, told: dict[str, Any], **more: Any) -> list[str]:
+    """What a user gets who follows export.json; generation settings are the folder's own."""
+    found = []
+    for question in QUESTIONS:
+        messages = [
+            {"role": "system", "content": told["prompt"]["system_prompt"]},
+            {"role": "user", "content": question},
+        ]
+        prompt = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        made = model.generate(**prompt, **more)[0, prompt["input_ids"].shape[1] :]
+        found.append(tokenizer.decode(made, skip_special_tokens=True))
+    return found
+
+
+def test_the_folder_answers_as_the_trained_model(run: Run, project: Path, tmp_path: Path) -> None:
+    result = run("--to", str(tmp_path / "out"))
+    assert result.return_value == 0, result.output
+    told = json.loads((tmp_path / "out/export.json").read_text())
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    got = answers(model, AutoTokenizer.from_pretrained(tmp_path / "out"), told)
+    base: Any = AutoModelForCausalLM.from_pretrained(project / "base", dtype=torch.float32)
+    right: Any = PeftModel.from_pretrained(base, project / "adapter").eval()
+    right.generation_config.temperature = right.generation_config.top_k = None
+    expected = answers(right, AutoTokenizer.from_pretrained(project / "base"), told, do_sample=False, max_new_tokens=6)
+    assert got == expected and any(expected)
+    config = model.generation_config
+    assert (config.do_sample, config.max_new_tokens, config.eos_token_id) == (False, 6, [2])
+    assert config.temperature in (None, 1.0)
+
+
+def test_the_manifest_says_everything_one_needs(run: Run, project: Path, tmp_path: Path) -> None:
+    add_report(store(project), passed=False)
+    result = run("--to", str(tmp_path / "out"))
+    assert "version 3" in result.output and "gates said no: beats_baseline" in result.output
+    told = json.loads((tmp_path / "out/export.json").read_text())
+    merged = store(project).all_versions(TASK, "merged_model")[-1]
+    assert told["format"] == 1 and told["what"] == "model" and told["method"] == "lora" and told["model_version"] == 3
+    assert told["prompt"]["system_prompt"] == SYSTEM and told["labels"] == LABELS
+    assert told["prompt"]["chat_template_sha256"] == digest_file(project / "base/chat_template.jinja")
+    assert told["generation"] == {
+        "do_sample": False, "temperature": 0, "max_new_tokens": 6, "stop_token_ids": [2], "stop_tokens": ["<|im_end|>"],
+    }  # fmt: skip
+    assert told["artifacts"]["merged_model"] == merged.version
+    assert told["artifacts"]["dataset"] == "0123456789abcdef"
+    assert told["artifacts"]["adapter_sha256"] == digest_file(project / "adapter/adapter_model.safetensors")
+    assert told["training"]["lora"] == {"r": 4} and told["parity"]["passed"] is True
+    assert told["base_model"]["id"] == "base" and told["base_model"]["identity"]["kind"] == "local"
+    assert told["evaluation"]["scores"]["accuracy"] == 0.6 and told["evaluation"]["passed"] is False
+    assert told["versions"]["torch"] and told["versions"]["finetune_pipeline"]
+    on_disk = {p.name for p in (tmp_path / "out").iterdir()}
+    assert on_disk == {*told["files"], "export.json", "README.md"} and "LICENSE" in on_disk
+    assert all(digest_file(tmp_path / "out" / n) == f["sha256"] for n, f in told["files"].items())
+    for path in (tmp_path / "out").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o644
+        if path.suffix in (".json", ".md", ".jinja"):
+            assert str(project) not in path.read_text() and str(tmp_path) not in path.read_text(), path.name
+
+
+def test_the_model_card_has_a_header_and_no_markup_from_outside(run: Run, project: Path, tmp_path: Path) -> None:
+    add_report(store(project), passed=True)
+    run("--to", str(tmp_path / "out"))
+    _, header, body = (tmp_path / "out/README.md").read_text().split("---\n", 2)
+    told = yaml.safe_load(header)
+    assert told["library_name"] == "transformers" and told["license"] == "other"
+    metrics = told["model-index"][0]["results"][0]["metrics"]
+    assert {"type": "accuracy", "name": "Accuracy", "value": 0.6} in metrics
+    assert "Sorts \\*tickets\\* \\<by\\> queue." in body and SYSTEM in body
+    assert "| Accuracy | 0.600 (0.500 to 0.700) | 0.500 (0.400 to 0.600) |" in body
+    assert "Gates passed: beats\\_baseline" in body or "Gates passed: beats_baseline: yes" in body
+    assert fenced("a\n```\nb").startswith("````text\n") and fenced("a\n```\nb").endswith("\n````")
+
+
+def test_the_adapter_alone(run: Run, trained: Path, project: Path, tmp_path: Path) -> None:
+    result = run("--to", str(tmp_path / "out"), "--adapter")
+    assert result.return_value == 0 and str(trained / "base") in result.output
+    told = json.loads((tmp_path / "out/export.json").read_text())
+    assert told["what"] == "adapter" and told["dtype"] == "float32"
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "base"
+    assert "vllm serve BASE --enable-lora --max-lora-rank 4" in (tmp_path / "out/README.md").read_text()
+    model: Any = AutoModelForCausalLM.from_pretrained(project / "base", dtype=torch.float32)
+    own = PeftModel.from_pretrained(model, tmp_path / "out").eval()
+    merged: Any = AutoModelForCausalLM.from_pretrained(
+        store(project).all_versions(TASK, "merged_model")[-1].path("model"), dtype=torch.float32
+    )
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(own(input_ids=ids).logits, merged(input_ids=ids).logits, rtol=0.1, atol=0.1)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE"} <= names
+    assert "config.json" not in names and "model.safetensors" not in names
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "link"])
+def test_nothing_is_overwritten(there: str, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if there == "file":
+        out.write_text("mine")
+    elif there == "folder":
+        (out / "deep").mkdir(parents=True)
+    else:
+        out.symlink_to(tmp_path / "elsewhere")
+    result = run("--to", str(out))
+    assert isinstance(result.exception, FindingsError) and "is there already and is no empty folder" in str(
+        result.exception
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "project"]
+
+
+def test_an_empty_folder_may_be_filled(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert run("--to", str(tmp_path / "out")).return_value == 0
+    assert (tmp_path / "out/model.safetensors").is_file()
+
+
+def test_never_half_a_folder(run: Run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead, alive = (tmp_path / f".out.unfinished-{n}" for n in (2**22 + 1, os.getppid()))
+    dead.mkdir(), alive.mkdir()
+
+    def stop(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(exporting, "model_card", stop)
+        assert isinstance(run("--to", str(tmp_path / "out")).exception, Abort)
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == sorted([alive.name, "project"]), (
+        "its own folder is gone, and that of a dead export; a live one's stays"
+    )
+    assert run("--to", str(tmp_path / "out")).return_value == 0
+    first = {p.name: digest_file(p) for p in (tmp_path / "out").iterdir()}
+    assert run("--to", str(tmp_path / "again")).return_value == 0
+    assert first == {p.name: digest_file(p) for p in (tmp_path / "again").iterdir()}
+
+
+def test_a_file_that_changed_in_the_store_is_not_passed_on(run: Run, project: Path, tmp_path: Path) -> None:
+    path = store(project).all_versions(TASK, "merged_model")[-1].path("model/tokenizer.json")
+    path.write_text(path.read_text() + " ")
+    result = run("--to", str(tmp_path / "out"))
+    assert isinstance(result.exception, FindingsError)
+    assert "tokenizer.json of the artifact" in str(result.exception) and "finetune run demo" in str(result.exception)
+    assert [p.name for p in tmp_path.iterdir()] == ["project"]
+
+
+def test_a_model_that_is_not_what_was_trained_is_refused(run: Run, project: Path, tmp_path: Path) -> None:
+    facts = store(project).all_versions(TASK, "merged_model")[-1].facts
+    change_facts(store(project), parity={**facts["parity"], "passed": False})
+    result = run("--to", str(tmp_path / "out"))
+    assert result.return_value == 2 and "is not what was trained" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_gguf_by_the_users_converter(run: Run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "llama.cpp").mkdir()
+    script = tmp_path / "llama.cpp/convert_hf_to_gguf.py"
+    script.write_text(CONVERTER)
+    assert run("--to", str(tmp_path / "out"), "--gguf", "--llama-cpp", str(tmp_path / "llama.cpp")).return_value == 0
+    assert (tmp_path / "out/demo.gguf").read_text() == "GGUF bf16 demo"
+    told = json.loads((tmp_path / "out/export.json").read_text())
+    assert told["files"]["demo.gguf"]["sha256"] == digest_file(tmp_path / "out/demo.gguf")
+    assert "demo.gguf" in (tmp_path / "out/README.md").read_text()
+    monkeypatch.setenv("FINETUNE_LLAMA_CPP", str(script))
+    change_facts(store(project), dtype="bfloat16+float32")
+    assert run("--to", str(tmp_path / "wide"), "--gguf").return_value == 0
+    assert (tmp_path / "wide/demo.gguf").read_text() == "GGUF f32 demo"
+    script.write_text(CONVERTER + "# FAIL\n")
+    result = run("--to", str(tmp_path / "failed"), "--gguf")
+    assert isinstance(result.exception, FindingsError) and "ended with 3" in str(result.exception)
+    assert "no such architecture" in str(result.exception) and not (tmp_path / "failed").exists()
+
+
+def test_gguf_without_a_converter_says_how_to_get_it(project: Path, tmp_path: Path) -> None:
+    arguments = ["export", TASK, "--to", str(tmp_path / "out"), "--gguf"]
+    done = finetune(*arguments, data=project / "data", home=project / "home")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "git clone https://github.com/ggml-org/llama.cpp" in done.stderr and "FINETUNE_LLAMA_CPP" in done.stderr
+    done = finetune(*arguments, "--llama-cpp", str(tmp_path), data=project / "data", home=project / "home")
+    assert done.returncode == 1 and "there is no convert_hf_to_gguf.py at" in done.stderr
+    done = finetune(*arguments, "--adapter", data=project / "data", home=project / "home")
+    assert done.returncode == 1 and "leave --adapter out" in done.stderr
+    assert sys.executable and not (tmp_path / "out").exists()
+
+
+def test_before_any_training(run: Run, project: Path, tmp_path: Path) -> None:
+    shutil.rmtree(project / "home/artifacts" / TASK / "merged_model")
+    result = run("--to", str(tmp_path / "out"))
+    assert result.return_value == 1 and "finetune run demo" in result.stderr
+    result = run("--to", str(tmp_path / "out"), "--alias", "champion")
+    assert result.return_value == 1 and "demo has no champion" in result.stderr
+
+
+def test_the_newest_model_and_the_one_an_alias_names(run: Run, project: Path, tmp_path: Path) -> None:
+    from finetune_pipeline.resources import registry
+    from finetune_pipeline.resources.tracking import Tracking
+
+    made = store(project)
+    old = made.all_versions(TASK, "merged_model")[-1]
+    tracking = Tracking()
+    tracking.prepare()
+    client = tracking.client()
+    run_id = client.create_run(client.create_experiment("demo")).info.run_id
+    adapter = made.all_versions(TASK, "adapter")[-1]
+    registry.register(
+        tracking, TASK, adapter=adapter.path("adapter"), merged=old.folder, base=project / "base", base_identity={},
+        adapter_version=adapter.version, system_prompt=SYSTEM, max_new_tokens=6, run_id=run_id,
+        tags={"gates": "passed", "merged_version": old.version, "adapter_version": adapter.version},
+    )  # fmt: skip
+    newer = Path(shutil.copytree(old.folder, old.folder.with_name("f" * 16)))
+    told = json.loads((newer / "artifact.json").read_text())
+    (newer / "artifact.json").write_text(json.dumps({**told, "version": "f" * 16}))
+    assert run("--to", str(tmp_path / "newest")).return_value == 0
+    assert json.loads((tmp_path / "newest/export.json").read_text())["artifacts"]["merged_model"] == "f" * 16
+    result = run("--to", str(tmp_path / "alias"), "--alias", "candidate", "--json")
+    assert result.return_value == 0
+    told = json.loads(result.stdout)["manifest"]
+    assert (told["artifacts"]["merged_model"], told["model_version"]) == (old.version, 1)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_soft_prompts(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_tiny_model(tmp_path / "base")
+    make_store(tmp_path, base, soft(base, tmp_path / "adapter", kind), kind)
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FINETUNE_DATA", str(tmp_path / "data"))
+
+    def invoke(*arguments: str) -> Result:
+        return CliRunner().invoke(export, [TASK, "--to", str(tmp_path / "out"), *arguments], standalone_mode=False)
+
+    if kind == "prefix":
+        result = invoke()
+        assert isinstance(result.exception, FindingsError) and "--adapter" in str(result.exception)
+        assert invoke("--adapter").return_value == 0
+        assert set(load_file(tmp_path / "out/adapter_model.safetensors")) == {"prompt_embeddings"}
+        assert "With PEFT" in (tmp_path / "out/README.md").read_text()
+        return
+    assert invoke().return_value == 0
+    told = json.loads((tmp_path / "out/export.json").read_text())
+    assert told["prompt"]["soft_tokens"][0] == "<|soft_0|>" and told["prompt"]["prompt_prefix"].startswith("<|soft_0|>")
+    assert "5 added tokens" in (tmp_path / "out/README.md").read_text()
+    plain: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    got = answers(plain, AutoTokenizer.from_pretrained(tmp_path / "out"), told)
+    peft: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter").eval()
+    # without a cache: with one, PEFT 0.21's generate loses the prompt after the first token
+    alone = {"do_sample": False, "max_new_tokens": 6, "use_cache": False}
+    assert got == answers(peft, AutoTokenizer.from_pretrained(base), told, **alone) and any(got)
+
+
+def test_a_full_fine_tune_has_no_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_tiny_model(tmp_path / "base")
+    make_store(tmp_path, base, make_tiny_model(tmp_path / "trained", seed=4), "full")
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FINETUNE_DATA", str(tmp_path / "data"))
+    result = CliRunner().invoke(export, [TASK, "--to", str(tmp_path / "out"), "--adapter"], standalone_mode=False)
+    assert isinstance(result.exception, FindingsError) and "leave --adapter out" in str(result.exception)
+    result = CliRunner().invoke(export, [TASK, "--to", str(tmp_path / "out")], standalone_mode=False)
+    assert result.return_value == 0
+    assert digest_file(tmp_path / "out/model.safetensors") == digest_file(tmp_path / "trained/model.safetensors")

@@ -1,0 +1,87 @@
+"""Helper: tiny random models of several architectures with the tests' tokenizer, and adapters on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from finetune_pipeline_tests.tiny_model import make_tiny_tokenizer
+
+_ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+_COMMON = {
+    "vocab_size": 400,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.15,
+    **_ENDS,
+}
+_MADE: dict[str, Any] = {
+    "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**_COMMON, **more)),
+    "qwen2": lambda **more: Qwen2ForCausalLM(Qwen2Config(**_COMMON, **more)),
+    "qwen3": lambda **more: Qwen3ForCausalLM(Qwen3Config(**_COMMON, head_dim=16, **more)),
+    "gemma3": lambda **more: Gemma3ForCausalLM(Gemma3TextConfig(**_COMMON, head_dim=16, sliding_window=256, **more)),
+    "gpt2": lambda **more: GPT2LMHeadModel(
+        GPT2Config(vocab_size=400, n_embd=64, n_layer=2, n_head=4, initializer_range=0.15, **_ENDS, **more)
+    ),
+}
+TARGETS = {"gpt2": ["c_attn", "c_fc"]}
+"""Adapted layers; elsewhere those below."""
+_LINEAR = ["q_proj", "v_proj", "up_proj", "down_proj"]
+
+
+def make_model(folder: Path, architecture: str, *, dtype: torch.dtype = torch.float32, tied: bool = True) -> Path:
+    """Save a random model of the architecture, with tokenizer and chat template."""
+    torch.manual_seed(0)
+    model = _MADE[architecture](tie_word_embeddings=tied).to(dtype)
+    model.save_pretrained(folder)
+    make_tiny_tokenizer(folder)
+    return folder
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+def adapt(base: Path, folder: Path, architecture: str, *, targets: tuple[str, ...] = (), **settings: Any) -> Path:
+    """Save an adapter on `base` in which every trained tensor is random, magnitudes around what they were."""
+    targeted = [*TARGETS.get(architecture, _LINEAR), *targets]
+    usual = {"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", "fan_in_fan_out": architecture == "gpt2"}
+    model = get_peft_model(load(base), LoraConfig(target_modules=targeted, **(usual | settings)))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and "magnitude" in name:
+                parameter.mul_(torch.rand(parameter.shape, generator=generator) + 0.5)
+            elif parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def with_adapter(base: Path, adapter: Path, dtype: torch.dtype = torch.float32) -> PeftModel:
+    return PeftModel.from_pretrained(load(base, dtype), adapter).eval()
+
+
+@torch.no_grad()
+def logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
+    return model(input_ids=torch.arange(5, 60)[None] if ids is None else ids).logits.float()

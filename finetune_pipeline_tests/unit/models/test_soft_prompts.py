@@ -1,0 +1,213 @@
+"""Soft prompts outside PEFT: the same logits, and new tokens that are never generated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finetune_pipeline.artifacts import digest_file
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.models.merging import merge, merge_and_compare
+from finetune_pipeline.models.prefixes import PrefixedModel
+from finetune_pipeline.models.soft_prompts import plain_model
+from finetune_pipeline.training.faults import JobError
+from finetune_pipeline.training.jobs import merge_job
+from finetune_pipeline_tests.tiny_model import LABELS, tiny_messages, write_tiny_examples
+from finetune_pipeline_tests.unit.models.architectures import load, logits, make_model, with_adapter
+
+TOKENS = 5
+
+
+def soft(base: Path, folder: Path, kind: str = "prompt", size: float = 0.5, seed: int = 1) -> Path:
+    """Save a random soft prompt for `base`."""
+    config = PromptTuningConfig if kind == "prompt" else PrefixTuningConfig
+    model = get_peft_model(load(base), config(task_type="CAUSAL_LM", num_virtual_tokens=TOKENS))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
+    model.save_pretrained(folder)
+    return folder
+
+
+def prompts(folder: Path) -> list[list[int]]:
+    tokenizer = load_tokenizer(folder)
+    return [encode_prompt(tokenizer, tiny_messages(n, answer=False)) for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tied"), [("llama", True), ("gemma3", True), ("qwen2", False), ("gpt2", True)]
+)
+def test_the_plain_model_gives_the_same_logits_and_answers(architecture: str, tied: bool, tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", architecture, tied=tied)
+    adapter = soft(base, tmp_path / "adapter")
+    facts = plain_model(base, adapter, tmp_path / "out")
+    assert facts["soft_ids"] == list(range(400, 400 + TOKENS)) and facts["untied"] is tied
+    peft, plain = with_adapter(base, adapter), AutoModelForCausalLM.from_pretrained(tmp_path / "out/model").eval()
+    for before, after in zip(prompts(base), prompts(tmp_path / "out/model"), strict=True):
+        assert after == [*facts["soft_ids"], *before]
+        expected = logits(peft, torch.tensor([before]))
+        got = logits(plain, torch.tensor([after]))
+        torch.testing.assert_close(got[..., :400], expected, rtol=1e-4, atol=1e-4)
+        assert (expected[:, TOKENS:] - logits(load(base), torch.tensor([before]))).abs().max() > 0.1
+        with torch.no_grad():
+            answer = plain.generate(torch.tensor([after]), max_new_tokens=8, do_sample=False)[0, len(after) :]
+            step = list(before)
+            for token in answer.tolist():
+                assert logits(peft, torch.tensor([step]))[0, -1].argmax() == token
+                step.append(token)
+
+
+def test_the_new_tokens_are_never_chosen_whatever_was_read(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "llama")
+    plain_model(base, soft(base, tmp_path / "adapter", size=20.0), tmp_path / "out")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out/model").eval()
+    read = torch.randint(0, 405, (64, 30), generator=torch.Generator().manual_seed(0))
+    found = logits(model, read).flatten(0, 1)
+    new, old = found[:, 400:], found[:, :400]
+    assert (new.max(1).values < old.max(1).values).all()
+    for temperature in (0.3, 1.0, 5.0):
+        probability = torch.softmax(found / temperature, -1)[:, 400:].sum(-1)
+        assert (probability <= TOKENS / 405).all()
+    # without that care, the trained vectors as rows of a tied head would be chosen
+    with torch.no_grad():
+        model.lm_head.weight[400:] = model.get_input_embeddings().weight[400:]
+    assert (logits(model, read).argmax(-1) >= 400).any()
+    assert json.loads((tmp_path / "out/model/generation_config.json").read_text())["suppress_tokens"] == [
+        *range(400, 405)
+    ]
+
+
+def test_the_ends_of_an_answer_are_kept_where_there_was_no_generation_config(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "llama")
+    (base / "generation_config.json").unlink()
+    plain_model(base, soft(base, tmp_path / "adapter"), tmp_path / "out")
+    told = json.loads((tmp_path / "out/model/generation_config.json").read_text())
+    assert told["eos_token_id"] == 2 and told["suppress_tokens"]
+
+
+def test_rows_beyond_the_tokenizers_words_are_used_before_new_ones_are_added(tmp_path: Path) -> None:
+    """Many bases have more embedding rows than tokens."""
+    base = make_model(tmp_path / "base", "qwen2", tied=False)
+    model = load(base)
+    model.resize_token_embeddings(403)
+    model.save_pretrained(base)
+    adapter = soft(base, tmp_path / "adapter")
+    facts = plain_model(base, adapter, tmp_path / "out")
+    written = load_file(tmp_path / "out/model/model.safetensors")
+    assert facts["soft_ids"] == [400, 401, 402, 403, 404]
+    assert written["model.embed_tokens.weight"].shape == written["lm_head.weight"].shape == (405, 64)
+    ids = torch.tensor([prompts(base)[0]])
+    got = logits(load(tmp_path / "out/model"), torch.tensor([facts["soft_ids"] + ids[0].tolist()]))
+    torch.testing.assert_close(
+        got[..., :400], logits(with_adapter(base, adapter), ids)[..., :400], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_bare_text_with_the_prefix_in_front_gives_the_same_tokens(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "llama")
+    facts = plain_model(base, soft(base, tmp_path / "adapter"), tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out/model")
+    text = AutoTokenizer.from_pretrained(base).apply_chat_template(tiny_messages(1), tokenize=False)
+    ids = tokenizer(facts["prompt_prefix"] + text, add_special_tokens=False)["input_ids"]
+    assert ids == tokenizer.apply_chat_template(tiny_messages(1), tokenize=True, return_dict=True)["input_ids"]
+    assert ids[:TOKENS] == facts["soft_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).startswith("system")
+    assert facts["files"] == {p.name: digest_file(p) for p in (tmp_path / "out/model").iterdir()}
+
+
+def test_a_second_prompt_on_such_a_model_gets_names_of_its_own(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "llama")
+    plain_model(base, soft(base, tmp_path / "one"), tmp_path / "first")
+    again = plain_model(tmp_path / "first", soft(tmp_path / "first/model", tmp_path / "two"), tmp_path / "second")
+    assert again["soft_tokens"][0] == "<|soft_5|>" and again["soft_ids"][0] == 405 and again["untied"] is False
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "llama")
+    adapter = soft(base, tmp_path / "adapter")
+    wider = make_model(tmp_path / "wider", "llama")
+    tensors = load_file(wider / "model.safetensors")
+    told = json.loads((wider / "config.json").read_text())
+    (wider / "config.json").write_text(json.dumps({**told, "quantization_config": {"load_in_4bit": True}}))
+    with pytest.raises(JobError, match="is quantized\nfix"):
+        plain_model(wider, adapter, tmp_path / "out")
+    assert tensors["model.embed_tokens.weight"].shape[1] == 64
+    other = shutil.copytree(adapter, tmp_path / "other")
+    from safetensors.torch import save_file
+
+    save_file({"prompt_embeddings": torch.zeros(5, 32)}, other / "adapter_model.safetensors")
+    with pytest.raises(JobError, match="vectors have 32 numbers, the base's embeddings 64\nfix"):
+        plain_model(base, other, tmp_path / "out")
+    with pytest.raises(JobError, match="changes no weight"):
+        merge(base, adapter, tmp_path / "out")
+    with pytest.raises(JobError, match="only prompt tuning"):
+        plain_model(base, soft(base, tmp_path / "prefix", "prefix"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_a_prefixed_model_gives_pefts_logits_with_and_without_a_cache(architecture: str, tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", architecture)
+    adapter = soft(base, tmp_path / "adapter", "prefix")
+    peft, served = with_adapter(base, adapter), PrefixedModel(load(base), adapter)
+    ids = torch.randint(3, 400, (2, 20), generator=torch.Generator().manual_seed(3))
+    expected = logits(peft, ids)
+    torch.testing.assert_close(logits(served, ids), expected, rtol=1e-4, atol=1e-4)
+    assert (expected - logits(load(base), ids)).abs().max() > 0.1
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=served.config)
+    seen = torch.ones(2, 20, dtype=torch.long)
+    with torch.no_grad():
+        served(input_ids=ids[:, :7], attention_mask=seen[:, :7], cache=cache, use_cache=True)
+        rest = served(
+            input_ids=ids[:, 7:],
+            attention_mask=seen,
+            position_ids=torch.arange(7, 20).expand(2, -1),
+            cache=cache,
+            use_cache=True,
+        ).logits
+    torch.testing.assert_close(rest, expected[:, 7:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind: str, tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", architecture, dtype=torch.bfloat16)
+    rows = write_tiny_examples(tmp_path / "e.jsonl", range(8))
+    job = merge_job(
+        base=base, adapter=soft(base, tmp_path / "adapter", kind), examples=rows, labels=LABELS,
+        max_new_tokens=6, batch_size=3, out=tmp_path / "out",
+    )  # fmt: skip
+    facts = merge_and_compare(job)
+    told = facts["parity"]
+    assert facts["kind"] == kind and told["passed"], told
+    assert told["same_greedy_share"] >= 7 / 8 and told["same_label_share"] == 1.0 and told["new_tokens_chosen"] == 0
+    if kind == "prefix":  # whoever does not know prefixes fails, and does not get the bare base
+        assert told["mean_kl"] < 1e-8
+        with pytest.raises(FindingsError, match=r"no config\.json"):
+            model_folder(tmp_path / "out")
+
+
+def test_a_soft_prompt_that_was_left_out_is_seen(tmp_path: Path) -> None:
+    from finetune_pipeline.data.examples import read_examples
+    from finetune_pipeline.models.soft_parity import soft_parity
+
+    base = make_model(tmp_path / "base", "llama")
+    adapter = soft(base, tmp_path / "adapter")
+    plain_model(base, soft(base, tmp_path / "other", seed=2), tmp_path / "out")
+    examples = read_examples(write_tiny_examples(tmp_path / "e.jsonl", range(8)))
+    told = soft_parity(base, adapter, tmp_path / "out", examples, LABELS, max_new_tokens=6, batch_size=3)
+    assert not told["passed"] and told["mean_kl"] > 0.05

@@ -1,0 +1,129 @@
+"""Safetensors in pieces: the same bytes as the library writes, nothing read that is not asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from finetune_pipeline.artifacts import digest_file
+from finetune_pipeline.models.streaming import NAMES, Planned, TensorFile, TensorWriter
+from finetune_pipeline.training.faults import JobError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {
+        "z.weight": torch.randn(700, 33),
+        "a.weight": torch.randn(5, 7, 3).bfloat16(),
+        "a.bias": torch.randn(5).bfloat16(),
+        "steps": torch.tensor(7),
+        "nothing": torch.zeros(0, 4),
+        "größe": torch.arange(9, dtype=torch.uint8),
+    }
+
+
+def test_the_file_is_the_one_the_library_writes(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file(tensors, tmp_path / "library.safetensors", metadata={"format": "pt"})
+    planned = {n: Planned.of(NAMES[t.dtype], tuple(t.shape)) for n, t in tensors.items()}
+    with TensorWriter(tmp_path / "own.safetensors", planned, {"format": "pt"}) as writer:
+        for name in writer.order:
+            for part in tensors[name].split(3) if tensors[name].dim() else [tensors[name]]:
+                writer.write(name, part)
+    assert (tmp_path / "own.safetensors").read_bytes() == (tmp_path / "library.safetensors").read_bytes()
+    assert writer.sha256 == digest_file(tmp_path / "own.safetensors")
+    assert writer.size == (tmp_path / "own.safetensors").stat().st_size
+
+
+def test_rows_and_whole_tensors_are_read_as_the_library_reads_them(
+    tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"who": "me"})
+    with TensorFile(tmp_path / "x.safetensors") as file:
+        assert file.metadata == {"who": "me"}
+        assert set(file.entries) == set(tensors)
+        for name, tensor in tensors.items():
+            assert torch.equal(file.tensor(name), tensor)
+            assert file.tensor(name).dtype == tensor.dtype
+            assert b"".join(file.pieces(name)) == bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        assert torch.equal(file.rows("z.weight", 100, 103), tensors["z.weight"][100:103])
+        blocks = list(file.blocks("z.weight"))
+    assert blocks == [(0, 700)]
+
+
+def test_blocks_cover_a_large_tensor_in_whole_tiles(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(3000, 5000, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
+    blocks = list(TensorFile(tmp_path / "x.safetensors").blocks("w"))
+    assert blocks[0][0] == 0 and blocks[-1][1] == 3000 and len(blocks) > 2
+    assert all(a[1] == b[0] and (a[1] - a[0]) % 64 == 0 for a, b in pairwise(blocks))
+
+
+@pytest.mark.parametrize("cut", [4, 60, -1])
+def test_a_file_that_is_cut_off_is_refused(tensors: dict[str, torch.Tensor], tmp_path: Path, cut: int) -> None:
+    save_file(tensors, tmp_path / "x.safetensors")
+    whole = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(whole[:cut])
+    with pytest.raises(JobError, match=r"x\.safetensors is not a readable safetensors file"):
+        TensorFile(tmp_path / "x.safetensors")
+
+
+def test_a_writer_takes_tensors_in_their_order_and_whole(tmp_path: Path) -> None:
+    planned = {"b": Planned.of("F32", (2, 2)), "a": Planned.of("BF16", (2,))}
+    with pytest.raises(ValueError, match="'a' with 4 bytes does not come next"):  # noqa: SIM117
+        with TensorWriter(tmp_path / "x", planned, {}) as writer:
+            writer.write("a", torch.zeros(2, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="'a' was not written completely"):  # noqa: SIM117
+        with TensorWriter(tmp_path / "x", planned, {}) as writer:
+            writer.write("b", torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="'b' with 20 bytes"):  # noqa: SIM117
+        with TensorWriter(tmp_path / "x", planned, {}) as writer:
+            writer.write("b", torch.zeros(5))
+
+
+_MERGE = """
+import json, sys
+from pathlib import Path
+from finetune_pipeline.models.merging import merge
+facts = merge(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(json.dumps([int(told["VmHWM"].split()[0]) / 1024, facts["merged_tensors"]]))  # ru_maxrss counts the parent's, too
+"""
+
+
+def test_merging_takes_the_memory_of_some_rows_not_of_the_model(tmp_path: Path) -> None:
+    layers, shape, mib = 24, (2048, 4096), 16
+    names = [f"model.layers.{i}.mlp.up_proj" for i in range(layers)]
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir(), adapter.mkdir()
+    (base / "config.json").write_text('{"model_type": "llama"}')
+    planned = {f"{n}.weight": Planned.of("BF16", shape) for n in names}
+    with TensorWriter(base / "model.safetensors", planned, {"format": "pt"}) as writer:
+        for name in writer.order:
+            writer.write(name, torch.full(shape, 0.5, dtype=torch.bfloat16))
+    low = {f"base_model.model.{n}.lora_{m}.weight": s for n in names for m, s in (("A", (8, 4096)), ("B", (2048, 8)))}
+    save_file({n: torch.full(s, 0.1) for n, s in low.items()}, adapter / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    done = subprocess.run(
+        [sys.executable, "-c", _MERGE, str(base), str(adapter), str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    peak, merged = json.loads(done.stdout)
+    assert merged == layers
+    assert (base / "model.safetensors").stat().st_size > 380 << 20
+    assert peak < 3 * mib + 300
+    weights = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    assert all(torch.equal(w, torch.full(shape, 0.58, dtype=torch.bfloat16)) for w in weights.values())

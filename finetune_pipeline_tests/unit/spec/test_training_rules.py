@@ -1,0 +1,252 @@
+"""Settings by method, and every combination that cannot work: refused with what to change, within seconds, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_pipeline.findings import errors
+from finetune_pipeline.spec import parse_spec
+from finetune_pipeline.spec.method_defaults import DEFAULTS, METHODS, explain, table
+from finetune_pipeline.spec.model import TaskSpec, TrainingSpec
+from finetune_pipeline.spec.rules import check_all
+from finetune_pipeline.spec.schema import json_schema
+from finetune_pipeline.training.refusals import linear_layers, refusals
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+
+GOOD: dict[str, Any] = {
+    "name": "demo",
+    "description": "a task",
+    "system_prompt": "Answer yes or no.",
+    "output": {"kind": "labels", "labels": ["yes", "no"]},
+}
+LLAMA: dict[str, Any] = {"model_type": "llama", "max_position_embeddings": 8192}
+GEMMA: dict[str, Any] = {
+    "model_type": "gemma3_text",
+    "max_position_embeddings": 32768,
+    "sliding_window": 512,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+
+
+def spec(**training: Any) -> TaskSpec:
+    top = {k: training.pop(k) for k in ("system_prompt", "output") if k in training}
+    return parse_spec(yaml.safe_dump({**GOOD, **top, "training": training}))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+
+
+def test_each_method_has_its_own_defaults() -> None:
+    rates = {m: TrainingSpec(method=m).learning_rate for m in METHODS}
+    assert rates == {"qlora": 5e-4, "lora": 5e-4, "full": 1e-5, "prefix": 5e-3, "prompt": 3e-3}
+    assert {m: TrainingSpec(method=m).unquantized_epochs for m in METHODS} == {
+        "qlora": 1.0, "lora": 0.0, "full": 0.0, "prefix": 0.0, "prompt": 0.0,
+    }  # fmt: skip
+    for method in METHODS:
+        values = TrainingSpec(method=method).model_dump()
+        assert all(value is not None for key, value in values.items()), method
+        assert values["scheduler"] == "cosine" and values["batch_size"] == values["micro_batch_size"] == 8
+        assert values["epochs"] + values["unquantized_epochs"] <= 3
+    assert TrainingSpec(method="prefix").prefix.tokens == 50
+    assert TrainingSpec(method="prompt").prompt.tokens == 100
+
+
+def test_what_the_user_says_stands_and_the_rest_follows(tmp_path: Path) -> None:
+    told = spec(method="full", learning_rate=3e-5, batch_size=6).training
+    assert (told.learning_rate, told.batch_size, told.micro_batch_size) == (3e-5, 6, 6)
+    assert spec(batch_size=20).training.micro_batch_size == 5
+    assert spec(batch_size=20, micro_batch_size=4).training.micro_batch_size == 4
+    rows = {
+        key: (value, source) for key, value, source in explain(told.method, told.model_fields_set, told.model_dump())
+    }
+    assert rows["learning_rate"] == (3e-5, "task.yaml")
+    assert rows["warmup_share"] == (0.05, DEFAULTS["warmup_share"]["full"].source)
+    assert set(rows) == set(DEFAULTS)
+    assert all(source for _, source in rows.values())
+
+
+def test_the_schema_says_what_unset_means_and_takes_no_nulls() -> None:
+    import jsonschema
+
+    fields = json_schema()["$defs"]["TrainingSpec"]["properties"]
+    assert "5e-4 (qlora, lora), 1e-5 (full), 5e-3 (prefix), 3e-3 (prompt)" in fields["learning_rate"]["description"]
+    assert "default" not in fields["learning_rate"]
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for training in (
+        {"method": "prompt", "prompt": {"tokens": 20}},
+        {"gradient_checkpointing": "auto"},
+        {"lora": {"dora": True}},
+    ):
+        assert list(validator.iter_errors({**GOOD, "training": training})) == []
+    assert list(validator.iter_errors({**GOOD, "training": {"learning_rate": None}})) != []
+
+
+def test_the_documentation_has_every_default_and_its_source() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "methods.md").read_text("utf-8")
+    for key, methods, value, source in table():
+        assert f"| `{key}` | {methods} | {value} | {source} |" in text
+
+
+CASES: list[tuple[str, dict[str, Any], dict[str, Any] | None, str, str, str]] = [
+    # what, training section, base's config, rule, severity, what the fix names
+    ("prefix with checkpointing", {"method": "prefix", "gradient_checkpointing": True}, None,
+     "spec.gradient_checkpointing", "error", "gradient_checkpointing: false"),
+    ("prefix with a second phase", {"method": "prefix", "unquantized_epochs": 1}, None,
+     "spec.second_phase", "error", "remove training.unquantized_epochs"),
+    ("prompt with a second phase", {"method": "prompt", "unquantized_epochs": 1}, None,
+     "spec.second_phase", "error", "remove training.unquantized_epochs"),
+    ("lora with a second phase", {"method": "lora", "unquantized_epochs": 1}, None,
+     "spec.second_phase", "error", "training.epochs"),
+    ("full with a second phase", {"method": "full", "unquantized_epochs": 0.5}, None,
+     "spec.second_phase", "error", "training.epochs"),
+    *[(f"{option} with {method}", {"method": method, "lora": {option: True}}, None,
+       "spec.low_rank_options", "error", f"remove training.lora.{option}")
+      for option in ("dora", "rslora") for method in ("full", "prefix", "prompt")],
+    ("rank with full", {"method": "full", "lora": {"r": 8}}, None,
+     "spec.low_rank_options", "warning", "remove the section `lora`"),
+    ("orthogonal on four bits", {"method": "qlora", "lora": {"init": "orthogonal"}}, None,
+     "spec.low_rank_options", "error", "init: default"),
+    ("orthogonal of odd rank", {"method": "lora", "lora": {"init": "orthogonal", "r": 7}}, None,
+     "spec.low_rank_options", "error", "lora.r: 8"),
+    ("no target modules", {"lora": {"target_modules": []}}, None,
+     "spec.target_modules", "error", "all-linear"),
+    ("output head as target", {"lora": {"target_modules": ["q_proj", "lm_head"]}}, None,
+     "spec.target_modules", "error", "remove lm_head"),
+    ("prompt section with qlora", {"prompt": {"tokens": 9}}, None,
+     "spec.soft_prompt_options", "warning", "method: prompt"),
+    ("prefix section with prompt", {"method": "prompt", "prefix": {"tokens": 9}}, None,
+     "spec.soft_prompt_options", "warning", "method: prefix"),
+    ("init text without text", {"method": "prompt", "prompt": {"init": "text"}}, None,
+     "spec.soft_prompt_options", "error", "add training.prompt.text"),
+    ("text without init text", {"method": "prefix", "prefix": {"text": "hello"}}, None,
+     "spec.soft_prompt_options", "error", "init: text"),
+    ("micro-batch above the batch", {"batch_size": 4, "micro_batch_size": 8}, None,
+     "spec.batches", "error", "divisor of 4"),
+    ("many epochs", {"epochs": 4}, None, "spec.epochs", "warning", "lower training.epochs"),
+    *[(f"{method} on a quantized base", {"method": method}, {**LLAMA, "quantization_config": {"quant_method": "gptq"}},
+       "training.quantized_base", "error", "unquantized model") for method in METHODS],
+    ("no such layer", {"lora": {"target_modules": ["q_proj", "c_attn"]}}, LLAMA,
+     "training.target_modules", "error", "choose from down_proj"),
+    ("no such layer in phi3", {"lora": {"target_modules": ["q_proj"]}}, {"model_type": "phi3"},
+     "training.target_modules", "error", "qkv_proj"),
+    ("longer than the context", {"max_tokens": 9000}, LLAMA,
+     "training.context_length", "warning", "max_tokens: 8192"),
+    ("virtual tokens beyond the context", {"method": "prompt", "max_tokens": 8150}, LLAMA,
+     "training.context_length", "warning", "max_tokens: 8092"),
+    ("virtual tokens fill the context", {"method": "prompt", "prompt": {"tokens": 1020}},
+     {**LLAMA, "max_position_embeddings": 1024}, "training.context_length", "error", "lower training.prompt.tokens"),
+    ("prefix beyond a sliding window", {"method": "prefix", "prefix": {"tokens": 512}}, GEMMA,
+     "training.prefix_window", "error", "prefix.tokens: 256"),
+    ("attention with dropout", {}, {**LLAMA, "attention_dropout": 0.1},
+     "training.shared_prefix", "note", "nothing needs"),
+    ("attention with caps", {}, {"model_type": "gemma2", "attn_logit_softcapping": 50.0},
+     "training.shared_prefix", "note", "nothing needs"),
+    ("layers of another kind", {}, {"model_type": "qwen3_next", "layer_types": ["linear_attention"]},
+     "training.shared_prefix", "note", "nothing needs"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "training", "config", "rule", "severity", "fix"), CASES, ids=[c[0] for c in CASES])
+def test_what_cannot_work_is_refused_with_what_to_change(
+    what: str, training: dict[str, Any], config: dict[str, Any] | None, rule: str, severity: str, fix: str
+) -> None:
+    began = time.monotonic()
+    found = refusals(spec(**training), config)
+    assert time.monotonic() - began < 3
+    assert [(f.rule, f.severity) for f in found] == [(rule, severity)], [str(f) for f in found]
+    assert fix in found[0].fix and found[0].place.startswith("task.yaml: ")
+    if rule.startswith("spec."):
+        assert rule in {f.rule for f in check_all(spec(**training), Path("demo"))}
+
+
+SOUND: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
+    *[({"method": method}, config) for method in METHODS for config in (None, LLAMA, GEMMA)],
+    ({"method": "prefix", "gradient_checkpointing": False}, LLAMA),
+    ({"method": "lora", "lora": {"dora": True, "rslora": True, "init": "orthogonal", "r": 8}}, LLAMA),
+    ({"method": "qlora", "lora": {"dora": True, "target_modules": ["q_proj", "self_attn.v_proj"]}}, GEMMA),
+    ({"method": "prompt", "prompt": {"init": "text", "text": "Sort it."}}, LLAMA),
+    ({"method": "prompt", "gradient_checkpointing": True}, LLAMA),
+    ({"lora": {"target_modules": ["odd_name"]}}, {"model_type": "something_new"}),
+    ({"shared_prefix": False}, {**LLAMA, "attention_dropout": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("training", "config"), SOUND)
+def test_what_can_work_is_not_refused(training: dict[str, Any], config: dict[str, Any] | None) -> None:
+    assert refusals(spec(**training), config) == []
+
+
+def test_bfloat16_where_there_is_none_is_a_warning() -> None:
+    found = refusals(spec(precision="bfloat16"), LLAMA, bfloat16=False)
+    assert [(f.rule, f.severity) for f in found] == [("training.precision", "warning")]
+    assert refusals(spec(precision="bfloat16"), LLAMA, bfloat16=True) == []
+    assert refusals(spec(precision="auto"), LLAMA, bfloat16=False) == []
+
+
+def test_with_the_base_at_hand_layers_and_tokens_are_counted_exactly(tiny: Path) -> None:
+    config = json.loads((tiny / "config.json").read_text())
+    assert linear_layers(config, tiny) == (
+        {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+        True,
+    )
+    found = refusals(spec(lora={"target_modules": ["query"]}), config, tiny)
+    assert [f.rule for f in found] == ["training.target_modules"]
+    assert refusals(spec(max_tokens=64), config, tiny) == []
+    long = "Answer yes or no. " * 20
+    found = refusals(spec(system_prompt=long, max_tokens=64), config, tiny)
+    assert [f.rule for f in found] == ["training.system_prompt"] and found[0].severity == "error"
+    tokens = int(found[0].message.split("(")[1].split()[0])
+    from transformers import AutoTokenizer
+
+    assert tokens == len(AutoTokenizer.from_pretrained(tiny)(long, add_special_tokens=False)["input_ids"])
+    assert refusals(spec(system_prompt=long, max_tokens=tokens + 40), config, tiny) == []
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    told = spec(
+        method="prefix", gradient_checkpointing=True, unquantized_epochs=1, lora={"dora": True}, prefix={"tokens": 600}
+    )
+    found = refusals(told, {**GEMMA, "quantization_config": {"quant_method": "bitsandbytes"}})
+    assert {f.rule for f in errors(found)} == {
+        "spec.gradient_checkpointing",
+        "spec.second_phase",
+        "spec.low_rank_options",
+        "training.quantized_base",
+        "training.prefix_window",
+    }
+
+
+def test_it_takes_under_three_seconds_from_a_cold_start_and_loads_no_torch(tiny: Path) -> None:
+    code = (
+        "import json, sys, yaml\n"
+        "from pathlib import Path\n"
+        "from finetune_pipeline.spec import parse_spec\n"
+        "from finetune_pipeline.training.refusals import read_base_config, refusals\n"
+        "base = Path(sys.argv[1])\n"
+        "found = refusals(parse_spec(sys.argv[2]), read_base_config(base), base)\n"
+        "heavy = sorted({'torch', 'transformers', 'peft'} & set(sys.modules))\n"
+        "print(json.dumps([[f.rule for f in found], heavy]))\n"
+    )
+    wanted = {"method": "prefix", "gradient_checkpointing": True, "max_tokens": 512}
+    told = yaml.safe_dump({**GOOD, "training": wanted})
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny), told],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.monotonic() - began < 3
+    assert json.loads(done.stdout) == [["spec.gradient_checkpointing"], []]

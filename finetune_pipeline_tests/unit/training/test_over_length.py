@@ -1,0 +1,132 @@
+"""Examples that are too long: refused, left out, or cut at the start of their user text; never at the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.models.chat import encode_example, render
+from finetune_pipeline.training.over_length import cut_prompt, longest
+from finetune_pipeline.training.rows import prepare_split
+from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer, tiny_messages
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from finetune_pipeline.models.tokenizing import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("tok")
+    make_tiny_tokenizer(folder)
+    (folder / "config.json").write_text("{}")
+    return load_tokenizer(folder)
+
+
+def _long(name: str = "long", text: str = "first words of old news. " * 20 + "my invoice is wrong") -> Example:
+    return Example(
+        name,
+        [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": text},
+            {"role": "assistant", "content": "billing"},
+        ],
+    )
+
+
+@pytest.mark.parametrize("limit", [60, 61, 75, 120])
+def test_the_start_of_the_user_text_goes_and_nothing_else(tokenizer: Any, limit: int) -> None:
+    example = _long()
+    whole = longest(encode_example(tokenizer, example.messages, "x"))
+    assert whole > 200
+    short, rows, cuts = cut_prompt(tokenizer, example, limit)
+    assert limit - 3 <= longest(rows) <= limit
+    assert short.messages[0] == example.messages[0] and short.messages[2] == example.messages[2]
+    kept = short.messages[1]["content"]
+    assert kept.endswith("my invoice is wrong") and example.messages[1]["content"].endswith(kept)
+    (cut,) = cuts
+    assert cut.turn == 1 and cut.text + kept == example.messages[1]["content"]
+    assert cut.tokens == pytest.approx(whole - longest(rows), abs=2)
+    assert tokenizer.decode(rows[0].ids) == render(tokenizer, short.messages)  # what serving makes of it
+    assert example.messages[1]["content"].startswith("first")  # the example itself is as it was
+
+
+def test_the_longest_user_text_is_cut_first_and_others_when_it_is_used_up(tokenizer: Any) -> None:
+    turns = [
+        ("user", "a b c d e f g h"),
+        ("assistant", "one"),
+        ("user", "so it goes on and on " * 9),
+        ("assistant", "two"),
+    ]
+    example = Example("d", [{"role": r, "content": c} for r, c in turns])
+    whole = longest(encode_example(tokenizer, example.messages, "d"))
+    short, rows, cuts = cut_prompt(tokenizer, example, whole - 10)
+    assert [c.turn for c in cuts] == [2] and longest(rows) <= whole - 10
+    assert short.messages[0]["content"] == "a b c d e f g h"
+    least = longest(encode_example(tokenizer, [{**m, "content": m["content"][-1:]} for m in example.messages], "d"))
+    _, rows, cuts = cut_prompt(tokenizer, example, least + 9)
+    assert [c.turn for c in cuts] == [0, 2] and longest(rows) <= least + 9
+
+
+def test_characters_are_not_torn(tokenizer: Any) -> None:
+    example = _long(text="漢字🙂" * 40 + " my invoice is wrong")
+    short, rows, cuts = cut_prompt(tokenizer, example, 90)
+    assert longest(rows) <= 90 and "\ufffd" not in short.messages[1]["content"]
+    assert cuts[0].tokens > 100
+
+
+def test_an_answer_alone_too_long_is_never_cut(tokenizer: Any) -> None:
+    example = _long()
+    example.messages[2]["content"] = "billing " * 60
+    short, rows, _ = cut_prompt(tokenizer, example, 60)
+    assert longest(rows) > 60 and short.messages[2]["content"] == "billing " * 60
+    done = prepare_split(tokenizer, [example], 60, "truncate_prompt", "train split")
+    assert [f.rule for f in done.findings] == ["audit.rows_over_length"]
+
+
+def test_each_policy_counts_and_lists_what_it_does(tokenizer: Any) -> None:
+    examples = [Example(f"e{i}", tiny_messages(i)) for i in range(4)] + [_long("long1"), _long("long2")]
+    refused = prepare_split(tokenizer, examples, 100, "fail", "train split")
+    assert [f.rule for f in refused.findings] == ["audit.rows_over_length"]
+    assert refused.audit["rows_over_length"] == 2 and refused.audit["bad"]["rows_over_length"] == ["long1", "long2"]
+
+    dropped = prepare_split(tokenizer, examples, 100, "drop", "train split")
+    assert dropped.findings == [] and dropped.dropped == ["long1", "long2"] and len(dropped.rows) == 4
+    assert dropped.audit["rows_dropped"] == 2
+    assert dropped.length_facts() == {
+        "over_length": 2, "ids": ["long1", "long2"], "cut": 0, "cut_ids": [], "tokens_cut": 0,
+    }  # fmt: skip
+    left_out = next(r for r in dropped.audit["shown"] if r["id"] == "long1")
+    assert "left out" in left_out["why"] and left_out["pieces"][-1][1] == "lost"
+
+    cut = prepare_split(tokenizer, examples, 100, "truncate_prompt", "train split")
+    assert cut.findings == [] and len(cut.rows) == 6 and max(len(r.ids) for r in cut.rows) <= 100
+    facts = cut.length_facts()
+    assert (facts["over_length"], facts["cut"], facts["cut_ids"]) == (0, 2, ["long1", "long2"])
+    assert facts["tokens_cut"] == cut.audit["tokens_cut"] > 200
+    shown = next(r for r in cut.audit["shown"] if r["id"] == "long1")
+    lost = [text for text, kind, _ in shown["pieces"] if kind == "lost"]
+    assert lost[0].startswith("first words of old news.") and shown["tokens_lost"] > 100
+
+
+def test_rows_of_a_template_that_rewrites_turns_are_audited_one_by_one(tokenizer: Any) -> None:
+    from finetune_pipeline_tests.unit.models.test_chat import DIALOGUE, THINKING
+
+    before = tokenizer.chat_template
+    tokenizer.chat_template = THINKING
+    try:
+        done = prepare_split(tokenizer, [Example("d", DIALOGUE)], 200, "fail", "train split")
+    finally:
+        tokenizer.chat_template = before
+    assert done.findings == [] and len(done.rows) == 2 and done.audit["examples"] == 1
+
+
+def test_the_bases_context_and_a_soft_prompt_bound_the_length_too() -> None:
+    from finetune_pipeline.spec.model import TrainingSpec
+    from finetune_pipeline.training.rows import longest_allowed
+
+    prompt = TrainingSpec.model_validate({"method": "prompt", "prompt": {"tokens": 30}, "max_tokens": 500}).model_dump()
+    assert longest_allowed(prompt, {"max_position_embeddings": 512}) == 482
+    assert longest_allowed(prompt, {"text_config": {"max_position_embeddings": 4096}}) == 500
+    assert longest_allowed(prompt, {}) == 500
+    assert longest_allowed({**prompt, "method": "lora"}, {"max_position_embeddings": 512}) == 500
