@@ -83,8 +83,11 @@ class CanonicalWriter:
         """The canonical line of a row of one question and its answer, both as JSON strings without their quotes that
         hold no escape but ``\\n``, ``\\t``, ``\\"`` and ``\\\\``; `beyond`: they are not all ASCII."""
         plain = b',["user","' + said + b'"],["assistant","' + answer + b'"]]'
-        if beyond and not unicodedata.is_normalized("NFC", text := plain.decode("utf-8")):
-            plain = unicodedata.normalize("NFC", text).encode("utf-8")
+        if beyond and not unicodedata.is_normalized("NFC", plain.decode("utf-8")):
+            # not this text is to be normalised: a letter of an escape must not take the accent behind it
+            user, assistant = (unicodedata.normalize("NFC", json.loads(b'"' + t + b'"')) for t in (said, answer))
+            plain = self._encode([["user", user], ["assistant", assistant]])
+            plain = b"," + plain[1:]
         digest = self._digest.copy()
         digest.update(plain)
         return b"".join(

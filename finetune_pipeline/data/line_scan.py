@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import types
+
+from finetune_pipeline.data.compiling import compiled
 
 CLEAN, OTHER_SCRIPT, DOUBTFUL = 0, 1, 2
 """What a line is: nothing to see, letters beyond ASCII or escaped, anything the rules may mind."""
@@ -17,10 +19,12 @@ _KINDS[10] = _NEWLINE
 _KINDS[58] = _COLON
 _KINDS[92] = _ESCAPE
 _KINDS[list(b"<&{[#AB")] = _OTHER
-_BELOW = np.frombuffer(b"Below is an i", np.uint8)
+BELOW = np.frombuffer(b"Below is an i", np.uint8)
+BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+_OUT = types.uint8[::1]
 
 
-@njit(cache=True, nogil=True)
+@compiled(types.boolean(BYTES, types.int64, BYTES))
 def _stands(data, at, words):  # type: ignore[no-untyped-def]
     """Whether these bytes stand at a place."""
     if at + len(words) > len(data):
@@ -31,7 +35,7 @@ def _stands(data, at, words):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled(types.int64(BYTES, types.int64))
 def _hex(data, at):  # type: ignore[no-untyped-def]
     """The number that four hexadecimal digits at a place stand for, -1 when they are none."""
     if at + 4 > len(data):
@@ -51,7 +55,7 @@ def _hex(data, at):  # type: ignore[no-untyped-def]
     return number
 
 
-@njit(cache=True, nogil=True)
+@compiled(types.void(BYTES, BYTES, BYTES, BYTES, types.int64[::1], _OUT, _OUT))
 def _scan(data, kinds, prompt, below, starts, states, keys):  # type: ignore[no-untyped-def]
     size = len(data)
     line, found, state = 0, 0, 0
@@ -137,5 +141,5 @@ def scan_lines(data: bytes, prompt: bytes = b"") -> tuple[np.ndarray, bytes, byt
     starts = np.zeros(lines, np.int64)
     states = np.zeros(lines, np.uint8)
     keys = np.zeros(lines, np.uint8)
-    _scan(array, _KINDS, np.frombuffer(prompt, np.uint8), _BELOW, starts, states, keys)
+    _scan(array, _KINDS, np.frombuffer(prompt, np.uint8), BELOW, starts, states, keys)
     return starts, states.tobytes(), keys.tobytes()

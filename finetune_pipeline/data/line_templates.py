@@ -13,7 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from numba import types
+
+from finetune_pipeline.data.compiling import compiled
+from finetune_pipeline.data.line_scan import BELOW, BYTES
 
 _PLAIN, _QUOTE, _ESCAPE, _BEYOND, _REFUSED, _PERHAPS = range(6)
 _KINDS = np.zeros(256, np.uint8)
@@ -43,9 +46,10 @@ class Template:
 
 
 def find_template(data: bytes, prompts: Iterable[str], without_system: bool) -> Template | None:
-    """The template the first lines of `data` are written in: one of the two usual ways to write JSON, with one of the
+    """The template most of the first lines of `data` are written in: one of the two usual ways to write JSON, with one of the
     system prompts, or without a system turn where that is allowed. None when they are written otherwise."""
-    head = data[:_HEAD]
+    head = b"\n" + data[:_HEAD]
+    best: tuple[int, Template | None] = (0, None)
     for comma, colon in ((", ", ": "), (",", ":")):
 
         def turn(role: str, text: str, comma: str = comma, colon: str = colon) -> str:
@@ -56,13 +60,22 @@ def find_template(data: bytes, prompts: Iterable[str], without_system: bool) -> 
             systems += [turn("system", json.dumps(prompt, ensure_ascii=way)) + "}" + comma for way in (True, False)]
         for system in systems:
             before = f'{{"messages"{colon}[{system}{turn("user", chr(34))}'.encode("utf-8", "surrogatepass")
-            if head.startswith(before) or b"\n" + before in head:
-                between = ("}" + comma + turn("assistant", '"')).encode()
-                return Template(before, between, b"}]}", bool(system))
-    return None
+            between = ("}" + comma + turn("assistant", '"')).encode()
+            seen = head.count(b"\n" + before)
+            if seen > best[0]:
+                best = seen, Template(before, between, b"}]}", bool(system))
+    return best[1]
 
 
-@njit(cache=True, nogil=True)
+_MODEL = np.frombuffer(b"guage model", np.uint8)
+_ARTIFICIAL = np.frombuffer(b"ficial i", np.uint8)
+
+
+_WORDS = types.UniTuple(BYTES, 3)
+
+
+# this file's own, since numba's cache does not see changes in other files
+@compiled(types.boolean(BYTES, types.int64, BYTES))
 def _stands(data, at, words):  # type: ignore[no-untyped-def]
     """Whether these bytes stand at a place."""
     if at + len(words) > len(data):
@@ -73,12 +86,10 @@ def _stands(data, at, words):  # type: ignore[no-untyped-def]
     return True
 
 
-_BELOW = np.frombuffer(b"Below is an i", np.uint8)
-_MODEL = np.frombuffer(b"guage model", np.uint8)
-_ARTIFICIAL = np.frombuffer(b"ficial i", np.uint8)
+_FOUND = types.Tuple((types.int64, types.int64, types.boolean))
 
 
-@njit(cache=True, nogil=True)
+@compiled(_FOUND(BYTES, types.int64, BYTES, _WORDS))
 def _text_end(data, at, kinds, words):  # type: ignore[no-untyped-def]
     """(place of the closing quote, characters, whether any is beyond ASCII) of the string whose text begins at a place.
 
@@ -88,6 +99,7 @@ def _text_end(data, at, kinds, words):  # type: ignore[no-untyped-def]
     size = len(data)
     first = at
     escapes = continued = 0
+    beyond = False
     blank_end = -1
     i = at
     while i < size:
@@ -102,18 +114,19 @@ def _text_end(data, at, kinds, words):  # type: ignore[no-untyped-def]
                 return -1, 0, False
             if data[first] >= 128 or data[i - 1] >= 128:
                 return -1, 0, False
-            return i, i - first - escapes - continued, continued > 0
+            return i, i - first - escapes - continued, beyond
         if kind == 2:
             if d == 110 or d == 116:  # noqa: PLR1714  numba would build a list
                 if i == first:
                     return -1, 0, False
                 blank_end = i + 2
-            elif False:
+            elif d != 34 and d != 92:  # noqa: PLR1714
                 return -1, 0, False
             escapes += 1
             i += 1
         elif kind == 3:
             e = data[i + 2] if i + 2 < size else 0xBD
+            beyond = True
             if c & 0xC0 == 0x80:
                 continued += 1
             if (c == 0xC2 and d <= 0x9F) or (c == 0xED and d >= 0xA0) or (c == 0xEF and d == 0xBF and e == 0xBD):
@@ -144,7 +157,7 @@ def _text_end(data, at, kinds, words):  # type: ignore[no-untyped-def]
     return -1, 0, False
 
 
-@njit(cache=True, nogil=True)
+@compiled(types.int64(BYTES, BYTES, BYTES, BYTES, BYTES, _WORDS, types.int64[:, ::1]))
 def _match(data, kinds, before, between, behind, words, lines):  # type: ignore[no-untyped-def]
     size = len(data)
     count = 0
@@ -195,5 +208,5 @@ def match_lines(data: bytes, template: Template, free_answers: bool) -> np.ndarr
         np.frombuffer(part, np.uint8) for part in (template.before, template.between, template.behind)
     )
     kinds = _FREE_KINDS if free_answers else _KINDS
-    count = _match(array, kinds, before, between, behind, (_BELOW, _MODEL, _ARTIFICIAL), lines)
+    count = _match(array, kinds, before, between, behind, (BELOW, _MODEL, _ARTIFICIAL), lines)
     return lines[:count]

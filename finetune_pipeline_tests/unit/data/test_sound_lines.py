@@ -30,10 +30,19 @@ PIECES = [
     *("&amp;", "R&D", "a < b", "<br>", "<|im_end|>", "{{name}}", "{{", "[INST]", "[1]", "### Response:", "# x", "AI"),
     *("As an AI language model", "Below is an instruction that describes a task", "BBelow", "being a language model"),
     *("noinput", "\\r\\n", "\\r", " ", "\\u2028", "\u2003", 'key\\": 1', "\\\\", "\\/", "\\b", "x" * 300),
-    *("as a language model", "as an artificial intelligence", "Well, as an AI", "<<1+1=2>>"),
+    *(
+        "as a language model",
+        "as an artificial intelligence",
+        "end\\n",
+        "\\tbegin",
+        "a\\n\u0301b",
+        "Well, as an AI",
+        "<<1+1=2>>",
+    ),
 ]
 HEADS = [json.dumps(PROMPT), json.dumps(PROMPT + "\n"), '"Other."', '" ' + PROMPT + '"']
-ANSWERS = ['"bug_report"', '"feature_request"', '"bug_report "', '"Bug"', '"It broke"', "null", '""', "5"]
+MODELS = ['"Well, as an AI I pass on this"', '"I am a language model, friend"', '"As an artificial intelligence"']
+ANSWERS = ['"bug_report"', '"feature_request"', *MODELS, '"bug_report "', '"Bug"', '"It broke"', "null", '""', "5"]
 EXTRAS = [
     *("", "", "", ', "label": "bug_report"', ', "label": null', ', "label": "x"', ', "group": "g"', ', "group": ""'),
     *(
@@ -74,14 +83,15 @@ def line_of(rng: random.Random, multi: bool) -> bytes:
         answer = json.dumps("Well: " + user) if rng.random() < 0.05 else answer
         weight = ', "weight": 0' if rng.random() < 0.01 else ""
         turns.append(f'{{"role": "assistant", "content": {answer}{weight}}}')
-    text = f'{{"messages": [{", ".join(turns)}]{rng.choice(EXTRAS)}}}'
+    extra = rng.choice(EXTRAS) if rng.random() < 0.2 else ""
+    text = f'{{"messages": [{", ".join(turns)}]{extra}}}'
     data = text.encode("utf-8")
     if rng.random() < 0.02:
         data = data[: rng.randint(0, len(data))]
     if rng.random() < 0.02:
         at = rng.randint(0, len(data))
         data = data[:at] + bytes([rng.randint(1, 255)]).replace(b"\n", b"!") + data[at:]
-    return data + (b"\r" if rng.random() < 0.01 else b"")
+    return data + rng.choice([b"\r", b" ", b" x", b"}"] if rng.random() < 0.03 else [b""])
 
 
 SPECS = [
