@@ -1,6 +1,6 @@
 """The whole data stage at scale: raw file to certified splits, then again with one per cent of new rows.
 
-    python benchmarks/data_stage.py --rows 1000000
+    python benchmarks/data_stage.py --rows 1000000 --compare
 
 Rows are made by benchmarks/chat_rows.py (seed fixed, about 600 bytes each, planted duplicates and broken lines). Every
 figure is of a fresh process: seconds of wall clock and of CPU (all processes of the stage together), and the peak of
@@ -133,6 +133,7 @@ def measured(folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--compare", action="store_true", help="also against datasketch and the guides' validator")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--told", type=Path, help=argparse.SUPPRESS)
@@ -158,11 +159,24 @@ def main() -> None:
         print(f"{name:22} {a['seconds']:9.2f} {a['cpu']:9.2f} {b['seconds']:9.2f} {b['cpu']:9.2f}")
     share = again["seconds"] / first["seconds"]
     print(f"{'all':22} {first['seconds']:9.2f} {first['cpu']:9.2f} {again['seconds']:9.2f} {again['cpu']:9.2f}")
+    met = (
+        first["seconds"] <= LIMITS["seconds"]
+        and max(first["mebibytes"], again["mebibytes"]) <= LIMITS["mebibytes"]
+        and share <= LIMITS["again_share"]
+    )
+    print(f"limits for a million rows ({LIMITS}): {'met' if met else 'not met'}")
     print(f"peak memory {first['mebibytes']:.0f} MiB, again {again['mebibytes']:.0f} MiB; again / first = {share:.3f}")
     for name in ("clean_examples", "splits"):
         print(name, first["steps"][name]["facts"])
     if not given.folder:
         shutil.rmtree(folder)
+    if given.compare:
+        for script, *options in (
+            ("near_duplicates.py", "--rows", "100000", "--datasketch"),
+            ("parsing.py", "--rows", "300000"),
+        ):
+            print(flush=True)
+            subprocess.run([sys.executable, str(Path(__file__).with_name(script)), *options], check=True)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,15 @@ def no_truncation(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 def supervision(artifact: Artifact, spec: TaskSpec) -> Answer:
     audit = artifact.facts["audit"]
-    zero = ("rows_without_loss", "rows_without_eos", "template_mismatch")
+    zero = (
+        "rows_without_loss",
+        "rows_partly_learned",
+        "rows_with_loss_on_prompt",
+        "rows_without_eos",
+        "answers_cut",
+        "template_mismatch",
+        "rows_refused",
+    )
     bad = {k: audit[k] for k in zero if audit[k] != 0}
     return Answer(
         not bad and audit["rows"] > 0,

@@ -29,7 +29,21 @@ SPEC = {
 }
 
 PARITY = {"passed": True, "same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-6, "mean_kl_limit": 1e-3}
-AUDIT = {"rows": 5, "rows_without_loss": 0, "rows_without_eos": 0, "template_mismatch": 0}
+AUDIT = {
+    "rows": 5,
+    **dict.fromkeys(
+        (
+            "rows_without_loss",
+            "rows_partly_learned",
+            "rows_with_loss_on_prompt",
+            "rows_without_eos",
+            "answers_cut",
+            "template_mismatch",
+            "rows_refused",
+        ),
+        0,
+    ),
+}
 FOUR_BIT = {"ratio": 0.75, "parameters": 300, "quantized_modules": 7, "by_kind": {"quantized": 52, "other": 400}}
 GATE = {"name": "x", "passed": True, "message": "m", "measured": 1.0, "threshold": 0.0, "what_to_do": ""}
 
