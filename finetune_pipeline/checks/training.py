@@ -127,7 +127,7 @@ def merge_parity(artifact: Artifact, spec: TaskSpec) -> Answer:
         good,
         f"adapter and merged model give the same answer on {same:.1%} of {p['rows']} rows; mean KL "
         f"{p['mean_kl']:.2e} nats per token, limit {p['mean_kl_limit']:.0e}"
-        + (f"; {p['weights_off']} stored tensors are not the merge" if p.get("weights_off") else ""),
+        + (f"; {len(p['weights_off'])} stored tensors are not the merge" if p.get("weights_off") else ""),
         dict(p),
     )
 

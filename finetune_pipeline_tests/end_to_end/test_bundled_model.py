@@ -56,7 +56,7 @@ def examples(place: Path) -> dict[str, Path]:
     collect_raw(task, place / "raw")
     validate(place / "raw", task.spec, place / "validated")
     clean(place / "validated", task.spec, place / "clean")
-    short = [e for e in read_examples(place / "clean" / "examples.jsonl") if len(e.user_text) < 200]
+    short = [e for e in read_examples(place / "clean") if len(e.user_text) < 200]
     write_examples(place / "train.jsonl", short[:48])
     write_examples(place / "validation.jsonl", short[48:64])
     return {name: place / f"{name}.jsonl" for name in ("train", "validation")}
