@@ -158,12 +158,15 @@ def _near(
 def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tuple[int, int]]:
     """For every value that occurs in several splits and each two of them: one row of either."""
     some = np.arange(len(values)) if zero else np.flatnonzero(values != 0)
-    pair = np.unique(np.stack([values[some], codes[some].astype(np.uint64)], 1), axis=0, return_index=True)
-    (distinct, first) = pair
-    same = np.flatnonzero(distinct[1:, 0] == distinct[:-1, 0])
+    order = np.lexsort((codes[some], values[some]))
+    value, code = values[some][order], codes[some][order]
+    new = np.ones(len(order), bool)
+    new[1:] = (value[1:] != value[:-1]) | (code[1:] != code[:-1])
+    first, distinct = order[new], value[new]
+    same = np.flatnonzero(distinct[1:] == distinct[:-1])
     found = [(int(some[first[k]]), int(some[first[k + 1]])) for k in same]
     for k in same:  # a value in all three splits: its first and third, too
-        if k + 2 < len(distinct) and distinct[k + 2, 0] == distinct[k, 0]:
+        if k + 2 < len(distinct) and distinct[k + 2] == distinct[k]:
             found.append((int(some[first[k]]), int(some[first[k + 2]])))
     return found
 

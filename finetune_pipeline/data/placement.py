@@ -116,7 +116,13 @@ def place(rows: np.ndarray, ledger: Ledger, spec: TaskSpec) -> Placement:
     assignments = np.zeros(len(listed), ENTRY)
     assignments["id"], assignments["key"] = rows["id"][listed], rows["prompt"][listed]
     assignments["cluster"], assignments["split"] = names[unit[listed]], told[listed]
-    assignments = np.unique(assignments)
+    assignments = assignments[np.lexsort([assignments[name] for name in ("split", "cluster", "key", "id")])]
+    new = np.ones(len(assignments), bool)
+    for name in ("id", "key", "cluster", "split"):
+        same = assignments[name][1:] == assignments[name][:-1]
+        new[1:] = same if name == "id" else new[1:] & same
+    new[1:] = ~new[1:]
+    assignments = assignments[new]
     return Placement(split, unit, names, assignments, np.where(split == BRIDGE, seen[unit], 0), restored)
 
 
