@@ -13,6 +13,7 @@ from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.memory import estimate
+from finetune_pipeline.planning.shape import model_shape, trainable_parameters
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -44,7 +45,7 @@ def training_plan(
         loss_tokens_in_batch=answer * t.micro_batch_size,
         bytes_per_value=2 if t.precision == "bfloat16" else 4,
     )
-    trainable = memory.pop("trainable_parameters")
+    memory.pop("trainable_parameters")
     available = psutil.virtual_memory().available
     facts: dict[str, Any] = {
         "method": t.method,
@@ -54,7 +55,7 @@ def training_plan(
         "over_length": over,
         "steps_per_epoch": steps_per_epoch,
         "steps": math.ceil(steps_per_epoch * (t.epochs + (t.unquantized_epochs if t.method == "qlora" else 0))),
-        "trainable_parameters": trainable,
+        "trainable_parameters": trainable_parameters(model_shape(folder), t.model_dump()),
         "memory_mib": {k: round(v / 2**20) for k, v in memory.items()},
         "available_mib": round(available / 2**20),
         "fits": memory["total"] <= available,

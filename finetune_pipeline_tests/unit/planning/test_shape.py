@@ -1,0 +1,85 @@
+"""Sizes read from files are those of the models that are built: for every method, architecture and kind of head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, MistralConfig
+
+from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.planning.shape import model_shape, shape_of, trainable_parameters
+from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.training.methods import build
+from finetune_pipeline_tests.tiny_model import write_tiny_examples
+from finetune_pipeline_tests.unit.models.architectures import make_model
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3", "gpt2")
+METHODS: dict[str, dict[str, Any]] = {
+    "qlora": {},
+    "lora": {},
+    "dora": {"method": "lora", "lora": {"r": 4, "dora": True}},
+    "some layers": {"method": "lora", "lora": {"target_modules": ["q_proj", "self_attn.v_proj", "down_proj"]}},
+    "full": {},
+    "prefix": {"prefix": {"tokens": 6}},
+    "prompt": {"prompt": {"tokens": 7}},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Path]:
+    place = tmp_path_factory.mktemp("models")
+    return {
+        (name, tied): make_model(place / f"{name}_{tied}", name, tied=tied)
+        for name in ARCHITECTURES
+        for tied in (True, False)
+    }
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    return TrainingSpec.model_validate({"method": name, **METHODS[name], "precision": "float32"}).model_dump()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_parameter_is_counted_once(models: dict[tuple[str, bool], Path], name: str, tied: bool) -> None:
+    folder = models[name, tied]
+    shape = model_shape(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert (shape.head == 0) == tied
+    assert shape.stored_bytes == 4 * shape.parameters
+    if name != "gpt2":  # whose config alone says nothing about the names of its layers
+        alone = shape_of(read_json(folder / "config.json"))
+        assert (alone.parameters, alone.linear, alone.head) == (shape.parameters, shape.linear, shape.head)
+        assert {(x.name, x.fan_in, x.fan_out, x.bias) for x in alone.linears} == {
+            (x.name, x.fan_in, x.fan_out, x.bias) for x in shape.linears
+        }
+        norms = [m for n, m in model.named_modules() if type(m).__name__.endswith("RMSNorm") and ".0." in n]
+        widths = [m.weight.numel() for m in norms]
+        assert widths.count(shape.hidden) == shape.norms and widths.count(16) == shape.head_norms
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_what_a_method_trains_is_what_is_built(
+    models: dict[tuple[str, bool], Path], tmp_path: Path, name: str, method: str
+) -> None:
+    folder = models[name, True]
+    examples = read_examples(write_tiny_examples(tmp_path / "rows.jsonl", range(6)))
+    settings = settings_of(method)
+    built = build(folder, settings, torch.float32, torch.device("cpu"), load_tokenizer(folder), examples)
+    real = sum(p.numel() for p in built.model.parameters() if p.requires_grad)
+    assert trainable_parameters(model_shape(folder), settings) == real
+
+
+def test_a_config_alone_gives_the_published_size() -> None:
+    shape = shape_of(MistralConfig(num_key_value_heads=8, tie_word_embeddings=False).to_dict())
+    assert shape.parameters == 7_241_732_096, "Mistral-7B"
+    assert shape.windows == (4096,) * 32
+    lora = TrainingSpec(method="lora").model_dump()
+    assert trainable_parameters(shape, lora) == 41_943_040
