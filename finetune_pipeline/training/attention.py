@@ -17,9 +17,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from finetune_pipeline.training.prefix_tree import ancestors
+from finetune_pipeline.training.prefix_tree import buckets as buckets_of
+
 NAME = "shared_prefix"
-_LARGEST_BUCKET = 8
-_FILLED = 0.7
 _CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
 """Arguments by which some architectures bend attention scores; what is not computed here must not be left out."""
 
@@ -96,10 +97,7 @@ class Layout:
 
     def ancestors(self, segment: int) -> list[int]:
         """The segments before this one, from the first on."""
-        line = []
-        while (segment := self.parents[segment]) >= 0:
-            line.append(segment)
-        return line[::-1]
+        return ancestors(self.parents, segment)
 
     def plan(
         self, heads: int, key_heads: int, cached: int, window: int | None, device: torch.device, dtype: torch.dtype
@@ -109,22 +107,6 @@ class Layout:
         if key not in self._plans:
             self._plans[key] = _make_plan(self, heads, key_heads, cached, window, device, dtype)
         return self._plans[key]
-
-
-def _grouped(layout: Layout, cached: int) -> list[tuple[list[int], int, int]]:
-    """Buckets as (segments, length of their context, longest of them): behind equally long contexts, longest first."""
-    behind = [cached + sum(layout.lengths[a] for a in layout.ancestors(i)) for i in range(len(layout.lengths))]
-    order = sorted(range(len(layout.lengths)), key=lambda i: (behind[i], -layout.lengths[i], i))
-    groups: list[tuple[list[int], int, int]] = []
-    for i in order:
-        if groups:
-            members, context, longest = groups[-1]
-            fits = context == behind[i] and layout.lengths[i] >= _FILLED * longest
-            if fits and len(members) < _LARGEST_BUCKET:
-                members.append(i)
-                continue
-        groups.append(([i], behind[i], layout.lengths[i]))
-    return groups
 
 
 def _make_plan(
@@ -142,7 +124,7 @@ def _make_plan(
     inner = set(layout.parents)
     shared = cached + sum(n for i, n in enumerate(layout.lengths) if i in inner)
     buckets, to_q, from_q, padding, to_k, from_k = [], [], [], [], [], []
-    for members, context, length in _grouped(layout, cached):
+    for members, context, length in buckets_of(layout.lengths, layout.parents, cached):
         rows = len(members)
         sizes = torch.tensor([layout.lengths[i] for i in members])[:, None]
         begin = torch.tensor([starts[i] for i in members])[:, None]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Row = dict[str, Any]
+_LARGEST_BUCKET = 8
+_FILLED = 0.7
 _WORTH = 16
 """Tokens a beginning must be longer than what is shared already, for some of the rows to share it as well: every further
 segment costs a step of its own in the attention."""
@@ -77,3 +79,37 @@ def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
 
     grow(sorted(range(len(rows)), key=lambda m: (rows[m]["ids"], m)), 0, -1)
     return inner, [leaves[m] for m in range(len(rows))]
+
+
+def segments(inner: Sequence[Segment], leaves: Sequence[Segment], leading: int) -> tuple[list[int], list[int]]:
+    """(lengths, parents) of the tree's segments as they lie in a packed sequence, `leading` virtual tokens before all."""
+    first = 1 if leading else 0
+    told = [*inner, *leaves]
+    lengths = [s.end - s.start for s in told]
+    parents = [s.parent + first if s.parent >= 0 else first - 1 for s in told]
+    return [*[leading] * first, *lengths], [*[-1] * first, *parents]
+
+
+def ancestors(parents: Sequence[int], segment: int) -> list[int]:
+    """The segments before this one, from the first on."""
+    line = []
+    while (segment := parents[segment]) >= 0:
+        line.append(segment)
+    return line[::-1]
+
+
+def buckets(lengths: Sequence[int], parents: Sequence[int], cached: int) -> list[tuple[list[int], int, int]]:
+    """Segments that attention takes together, as (segments, length of their context, longest of them): behind equally long
+    contexts, `cached` virtual keys included, and of similar length, longest first."""
+    behind = [cached + sum(lengths[a] for a in ancestors(parents, i)) for i in range(len(lengths))]
+    order = sorted(range(len(lengths)), key=lambda i: (behind[i], -lengths[i], i))
+    groups: list[tuple[list[int], int, int]] = []
+    for i in order:
+        if groups:
+            members, context, longest = groups[-1]
+            fits = context == behind[i] and lengths[i] >= _FILLED * longest
+            if fits and len(members) < _LARGEST_BUCKET:
+                members.append(i)
+                continue
+        groups.append(([i], behind[i], lengths[i]))
+    return groups

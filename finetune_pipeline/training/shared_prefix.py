@@ -15,7 +15,7 @@ import torch
 
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.attention import Layout
-from finetune_pipeline.training.prefix_tree import Row, common_prefix, prefix_tree
+from finetune_pipeline.training.prefix_tree import Row, common_prefix, prefix_tree, segments
 from finetune_pipeline.training.soft_prompts import virtual_tokens
 
 __all__ = [
@@ -46,15 +46,12 @@ class PackedCollator:
         rows = sorted(rows, key=lambda r: -len(r["ids"]))
         inner, leaves = prefix_tree(rows)
         first = 1 if self.leading else 0  # number of the first segment with tokens
-        segments = [*inner, *leaves]
-        lengths = [s.end - s.start for s in segments]
-        parents = [s.parent + first if s.parent >= 0 else first - 1 for s in segments]
-        layout = Layout([*[self.leading] * first, *lengths], [*[-1] * first, *parents], self.virtual)
+        layout = Layout(*segments(inner, leaves, self.leading), self.virtual)
         starts = layout.starts()
         ahead = self.leading + self.virtual
         ids: list[int] = []
         places = list(range(self.virtual, ahead))
-        for s in segments:
+        for s in [*inner, *leaves]:
             ids += rows[s.row]["ids"][s.start : s.end]
             places += range(ahead + s.start, ahead + s.end)
         asked, labels = [], []
