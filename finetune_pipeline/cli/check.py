@@ -17,11 +17,12 @@ from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.validation import validate
 from finetune_pipeline.findings import FindingsError, as_rows
-from finetune_pipeline.models.identity import base_identity, model_folder
+from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.reports.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, check_task
 from finetune_pipeline.stages.baseline import BASE_STEP
+from finetune_pipeline.stages.world import base_of
 
 EXAMPLES = 3
 
@@ -35,11 +36,11 @@ def _by_rule(findings: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def _tokenizer(task: Task, store: ArtifactStore) -> Path | None:
     """The folder of the task's tokenizer, where the base model is on this machine already."""
-    local = Path(task.spec.base_model)
-    if (local / "tokenizer.json").is_file():
+    local = Path(task.spec.base_model).expanduser()
+    if (local / "tokenizer.json").is_file() and task.spec.chat_template is None:
         return local
     try:
-        identity = base_identity(task.spec.base_model, task.spec.base_revision)
+        identity = base_of(task)
     except (FindingsError, OSError, ValueError):
         return None
     version = store.version(BASE_STEP.name, BASE_STEP.code_version, {}, identity)

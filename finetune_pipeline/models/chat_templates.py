@@ -6,6 +6,7 @@ whose marks are no tokens of the base is refused, and those that can be used are
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Container
 from pathlib import Path
@@ -66,6 +67,22 @@ def read_chat_template(setting: str | None, folder: Path) -> str | None:
             ]
         ) from error
     return text
+
+
+def template_identity(setting: str | None, folder: Path) -> dict[str, str]:
+    """What a base model's version depends on beside its own content: the digest of the template's text, where one is set.
+
+    A name and a file with the same text are the same. Raises as :func:`read_chat_template`.
+    """
+    text = read_chat_template(setting, folder)
+    return {} if text is None else {"chat_template": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def told_origin(setting: str | None, folder: Path) -> str:
+    """Where a task's chat template is from, for people."""
+    if setting is None:
+        return "the model's own"
+    return f"{setting} (built in)" if setting in NAMED else str(folder / setting)
 
 
 def marks(template: str) -> list[str]:

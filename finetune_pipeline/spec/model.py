@@ -296,6 +296,10 @@ class LogsSpec(Section):
     retrain_cron: str = Field("0 3 * * 1", description="Cron of the retraining schedule (stopped by default).")
 
 
+CHAT_TEMPLATES = ("chatml", "gemma", "llama3", "none")
+"""Names a spec may give as `chat_template`; their texts are in :mod:`finetune_pipeline.models.chat_templates`."""
+
+
 class TaskSpec(Section):
     """One thing to learn, declared."""
 
@@ -304,6 +308,12 @@ class TaskSpec(Section):
     owner: str = Field("team:ml", description="E-mail address or `team:name`, shown in Dagster.")
     base_model: str = Field("bundled/smollm2-135m-instruct", description="`bundled/…`, a local folder, or a hub id.")
     base_revision: str | None = Field(None, description="Commit of a hub model; pins the weights.")
+    chat_template: str | None = Field(
+        None,
+        min_length=1,
+        description="For bases without a chat template: `chatml`, `gemma`, `llama3`, `none` (plain text), or a Jinja file "
+        "in the task folder. Unset: the model's own.",
+    )
     system_prompt: str = Field(min_length=1, description="In front of every example, in training and in serving alike.")
     output: Annotated[LabelsOutput | TextOutput, Field(discriminator="kind")]
     data: DataSpec = DataSpec()

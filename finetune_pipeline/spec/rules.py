@@ -5,13 +5,14 @@ A function here is found by its name: adding one is enough.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections import Counter
 from pathlib import Path
 
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.method_defaults import LOW_RANK, SOFT_PROMPTS
-from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
 
 
 def _finding(rule: str, key: str, message: str, fix: str, severity: str = "error") -> Finding:
@@ -255,6 +256,25 @@ def check_name_is_folder(spec: TaskSpec, folder: Path) -> list[Finding]:
             f"set name: {folder.name}",
         )
     ]
+
+
+def check_chat_template(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """A built-in name, or a file of the task's own."""
+    told = spec.chat_template
+    if told is None or told in CHAT_TEMPLATES:
+        return []
+    names = ", ".join(CHAT_TEMPLATES)
+    if Path(told).is_absolute() or ".." in Path(told).parts:
+        problem, fix = f"{told!r} points outside the task folder", "copy the file into the task folder"
+    elif not (folder / told).is_file():
+        problem = f"{told!r} is neither a known template nor a file in the task folder"
+        near = difflib.get_close_matches(told.lower(), CHAT_TEMPLATES, 1, 0.6)
+        fix = (
+            f"did you mean {near[0]!r}?" if near else f"write one of {names}, or the path of a Jinja file in the folder"
+        )
+    else:
+        return []
+    return [_finding("chat_template", "chat_template", problem, fix)]
 
 
 def check_cron(spec: TaskSpec, folder: Path) -> list[Finding]:

@@ -9,6 +9,7 @@ from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.worth import worth_training
 from finetune_pipeline.graph import Step, Work
+from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.spec.model import LabelsOutput, TaskSpec
 from finetune_pipeline.training.jobs import base_job, baseline_job
 
@@ -19,7 +20,15 @@ def answer_length(spec: TaskSpec) -> int:
 
 
 def make_base_model(work: Work) -> dict[str, Any]:
-    return work.launch(base_job(base_model=work.spec.base_model, revision=work.spec.base_revision, out=work.out))
+    """The base model, with the task's chat template where it gives one. Tasks with the same text of it share the result."""
+    spec, folder = work.spec, work.task.folder
+    template = read_chat_template(spec.chat_template, folder)
+    if template_identity(spec.chat_template, folder).get("chat_template") != work.world.base.get("chat_template"):
+        raise RuntimeError(
+            f"{spec.chat_template} of {work.task.name} changed since this run began; run it again to use the new one"
+        )
+    job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=work.out, chat_template=template)
+    return work.launch(job)
 
 
 def make_few_shot_baseline(work: Work) -> dict[str, Any]:

