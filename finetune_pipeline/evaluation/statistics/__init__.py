@@ -1,0 +1,69 @@
+"""Intervals, tests, agreement and power: small enough to read, tested against scipy, statsmodels and scikit-learn.
+
+One file a job: :mod:`.shares` (rates), :mod:`.paired` (right and wrong under two models), :mod:`.clusters` (rows that
+are not independent), :mod:`.resampling` (F1, continuous scores), :mod:`.agreement` (raters), :mod:`.many` (several
+hypotheses, several looks), :mod:`.power` (how many rows).
+"""
+
+from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval, krippendorffs_alpha
+from finetune_pipeline.evaluation.statistics.clusters import (
+    cluster_sign_flip,
+    clustered_share,
+    clustered_tango_interval,
+    design_effect,
+)
+from finetune_pipeline.evaluation.statistics.many import holm, level_left, looks_spent, selection_optimism
+from finetune_pipeline.evaluation.statistics.paired import (
+    mcnemar_exact,
+    mcnemar_mid_p,
+    sign_test,
+    tango_interval,
+    tango_statistic,
+)
+from finetune_pipeline.evaluation.statistics.power import (
+    paired_power,
+    rows_needed_for_gain,
+    rows_needed_for_mean,
+    rows_needed_for_share,
+    smallest_detectable_gain,
+)
+from finetune_pipeline.evaluation.statistics.resampling import (
+    bootstrap_mean,
+    paired_bootstrap_f1,
+    paired_bootstrap_macro_f1,
+    paired_bootstrap_mean,
+    paired_permutation,
+)
+from finetune_pipeline.evaluation.statistics.shares import Interval, wilson_interval, z_value
+
+__all__ = [
+    "Interval",
+    "bootstrap_mean",
+    "cluster_sign_flip",
+    "clustered_share",
+    "clustered_tango_interval",
+    "cohens_kappa",
+    "design_effect",
+    "holm",
+    "kappa_interval",
+    "krippendorffs_alpha",
+    "level_left",
+    "looks_spent",
+    "mcnemar_exact",
+    "mcnemar_mid_p",
+    "paired_bootstrap_f1",
+    "paired_bootstrap_macro_f1",
+    "paired_bootstrap_mean",
+    "paired_permutation",
+    "paired_power",
+    "rows_needed_for_gain",
+    "rows_needed_for_mean",
+    "rows_needed_for_share",
+    "selection_optimism",
+    "sign_test",
+    "smallest_detectable_gain",
+    "tango_interval",
+    "tango_statistic",
+    "wilson_interval",
+    "z_value",
+]

@@ -1,0 +1,181 @@
+"""Scores that are no plain rates: F1 by resampling confusion counts, continuous scores by resampling rows."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+import numpy as np
+from scipy import special
+
+from finetune_pipeline.evaluation.statistics.clusters import _codes, cluster_sign_flip
+from finetune_pipeline.evaluation.statistics.shares import Interval, z_value
+
+Average = Literal["macro", "weighted"]
+FAR_TAIL = 0.99
+"""Above this confidence the percentiles of a bootstrap rest on a few draws, and the normal interval of the same draws
+counts too: the wider one is given."""
+_BLOCK = 4_000_000
+
+
+def paired_bootstrap_f1(
+    gold: Sequence[str],
+    a: Sequence[str | None],
+    b: Sequence[str | None],
+    labels: Sequence[str],
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    average: Average = "macro",
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval:
+    """Percentile interval of F1 of `b` minus F1 of `a`, resampling examples (both answers together), or whole clusters.
+
+    average: `macro` is the plain mean over the labels that occur in `gold`, `weighted` weighs them by their rows. None
+    is an answer outside the set. The result does not depend on the order of the examples: resamples are drawn over the
+    distinct (gold, a, b) triples, and confusion counts follow from those. Raises ValueError on unequal lengths or no
+    examples.
+    """
+    if not len(gold) == len(a) == len(b) or not gold or (clusters is not None and len(clusters) != len(gold)):
+        raise ValueError(f"need the same number of gold, a and b, at least one: {len(gold)}, {len(a)}, {len(b)}")
+    present = set(gold)
+    index = {label: i for i, label in enumerate(label for label in labels if label in present)}
+    if unknown := sorted(present - set(index)):
+        raise ValueError(f"gold answers outside the label set: {', '.join(unknown)}")
+    triples = np.array(
+        [
+            (index[g], index.get(x, -1) if x else -1, index.get(y, -1) if y else -1)
+            for g, x, y in zip(gold, a, b, strict=True)
+        ]
+    )
+    distinct, which, counts = np.unique(triples, axis=0, return_inverse=True, return_counts=True)
+    draws = _weights(which.reshape(-1), counts, clusters, resamples, seed)
+    classes = np.arange(len(index))
+    is_gold = distinct[:, :1] == classes
+
+    def f1(column: int, weights: np.ndarray) -> np.ndarray:
+        is_said = distinct[:, column : column + 1] == classes
+        both, support = weights @ (is_gold & is_said), weights @ is_gold
+        either = support + weights @ is_said
+        scores: np.ndarray = np.divide(2.0 * both, either, out=np.zeros(both.shape), where=either > 0)
+        if average == "macro":
+            return scores.mean(axis=1)
+        told: np.ndarray = (scores * support).sum(axis=1) / support.sum(axis=1)
+        return told
+
+    observed = counts[None, :].astype(float)
+    estimate = float((f1(2, observed) - f1(1, observed))[0])
+    return _interval(f1(2, draws) - f1(1, draws), estimate, confidence)
+
+
+def _weights(
+    which: np.ndarray, counts: np.ndarray, clusters: Sequence[Hashable] | None, resamples: int, seed: int
+) -> np.ndarray:
+    """How often every distinct triple is drawn, a row a resample."""
+    random = np.random.default_rng(seed)
+    if clusters is None:
+        return random.multinomial(len(which), counts / len(which), size=resamples).astype(float)
+    from scipy import sparse  # only here, only for clustered rows
+
+    codes = _codes(clusters)
+    groups = int(codes.max()) + 1
+    held = sparse.csr_matrix((np.ones(len(which)), (codes, which)), shape=(groups, len(counts)))
+    drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    return np.asarray((held.T @ drawn.T.astype(float)).T)
+
+
+def paired_bootstrap_macro_f1(
+    gold: Sequence[str],
+    a: Sequence[str | None],
+    b: Sequence[str | None],
+    labels: Sequence[str],
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """:func:`paired_bootstrap_f1` with the plain mean over labels."""
+    return paired_bootstrap_f1(gold, a, b, labels, resamples, seed, confidence, "macro")
+
+
+def paired_bootstrap_mean(
+    a: Sequence[float],
+    b: Sequence[float],
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval:
+    """Interval of the mean of `b - a` over paired examples, corrected for bias and skewness (BCa, Efron 1987).
+
+    With clusters, whole clusters are resampled (means of the drawn rows). Raises ValueError on unequal lengths, fewer
+    than two pairs, or a value that is not finite.
+    """
+    if len(a) != len(b) or len(a) < 2 or (clusters is not None and len(clusters) != len(a)):
+        raise ValueError(f"need at least two pairs, and as many of either side: {len(a)}, {len(b)}")
+    difference = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
+    if not np.isfinite(difference).all():
+        raise ValueError("scores must be finite numbers")
+    codes = np.arange(len(difference)) if clusters is None else _codes(clusters)
+    sums, sizes = np.bincount(codes, weights=difference), np.bincount(codes).astype(float)
+    estimate = float(difference.mean())
+    influence = sums - estimate * sizes
+    if np.abs(influence).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):
+        return estimate, estimate
+    means = _means(sums, sizes, resamples, seed)
+    # acceleration from the jackknife, which for a mean is a function of the third moment
+    acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
+    return _interval(means, estimate, confidence, acceleration)
+
+
+def _means(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means of resampled units, drawn in blocks of bounded memory."""
+    random, units = np.random.default_rng(seed), len(sums)
+    means, block = np.empty(resamples), max(1, _BLOCK // units)
+    for begin in range(0, resamples, block):
+        drawn = random.integers(0, units, (min(block, resamples - begin), units), dtype=np.int32)
+        means[begin : begin + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    return means
+
+
+def bootstrap_mean(
+    values: Sequence[float],
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval:
+    """Interval of a mean, as :func:`paired_bootstrap_mean`. Raises ValueError for fewer than two values or one that is
+    not finite."""
+    return paired_bootstrap_mean([0.0] * len(values), values, resamples, seed, confidence, clusters)
+
+
+def paired_permutation(
+    a: Sequence[float],
+    b: Sequence[float],
+    resamples: int = 10_000,
+    seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
+) -> float:
+    """Two-sided p of the hypothesis that a and b are exchangeable within pairs (Fisher's sign-flip test of the mean).
+
+    With clusters all pairs of one are exchanged together. Raises ValueError on unequal lengths or no pairs.
+    """
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"need at least one pair, and as many of either side: {len(a)}, {len(b)}")
+    difference = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
+    return cluster_sign_flip(list(difference), list(clusters or range(len(a))), resamples, seed)
+
+
+def _interval(draws: np.ndarray, estimate: float, confidence: float, acceleration: float | None = None) -> Interval:
+    """Percentiles of the draws, moved by BCa where an acceleration is given; in the far tail the normal one too."""
+    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    if acceleration is not None:
+        below = (float((draws < estimate).sum()) + 0.5 * float((draws == estimate).sum())) / len(draws)
+        bias = special.ndtri(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
+        moved = bias + special.ndtri(tails)
+        tails = special.ndtr(bias + moved / np.maximum(1 - acceleration * moved, 1e-3))
+    low, high = (float(x) for x in np.quantile(draws, tails))
+    if confidence > FAR_TAIL:
+        reach = z_value(confidence) * float(draws.std(ddof=1))
+        low, high = min(low, estimate - reach), max(high, estimate + reach)
+    return low, high

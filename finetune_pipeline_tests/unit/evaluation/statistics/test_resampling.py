@@ -1,0 +1,162 @@
+"""F1 and continuous scores against scikit-learn and scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from finetune_pipeline.evaluation import statistics as st
+
+
+def _answers(seed, n=120, right_a=0.6, right_b=0.8):
+    random = np.random.default_rng(seed)
+    labels = ["x", "y", "z"]
+    gold = [labels[i] for i in random.integers(0, 3, n)]
+
+    def said(right):
+        other = [None, *labels]
+        return [g if random.random() < right else other[random.integers(0, 4)] for g in gold]
+
+    return labels, gold, said(right_a), said(right_b)
+
+
+def test_macro_f1_bootstrap_equals_resampling_with_scikit_learn():
+    labels, gold, a, b = _answers(3)
+    random = np.random.default_rng(7)
+    difference = []
+    for _ in range(250):
+        i = random.integers(0, len(gold), len(gold))
+        scores = [
+            f1_score([gold[k] for k in i], [side[k] or "?" for k in i], labels=labels, average="macro", zero_division=0)
+            for side in (a, b)
+        ]
+        difference.append(scores[1] - scores[0])
+    expected = np.quantile(difference, [0.025, 0.975])
+    assert st.paired_bootstrap_macro_f1(gold, a, b, labels, 4000, 0) == pytest.approx(tuple(expected), abs=0.035)
+
+
+def test_macro_f1_bootstrap_ignores_order_and_repeats_itself():
+    labels, gold, a, b = _answers(4)
+    first = st.paired_bootstrap_macro_f1(gold, a, b, labels, 500, 5)
+    turned = st.paired_bootstrap_macro_f1(gold[::-1], a[::-1], b[::-1], labels, 500, 5)
+    assert first == turned == st.paired_bootstrap_macro_f1(gold, a, b, labels, 500, 5)
+    assert first[0] > 0
+    backwards = st.paired_bootstrap_macro_f1(gold, b, a, labels, 500, 5)
+    assert backwards == pytest.approx((-first[1], -first[0]), abs=0.03)
+
+
+def test_macro_f1_bootstrap_of_equal_models_is_zero():
+    labels, gold, a, _ = _answers(5)
+    assert st.paired_bootstrap_macro_f1(gold, a, a, labels, 200, 0) == (0.0, 0.0)
+
+
+def test_macro_f1_bootstrap_refuses_what_does_not_pair():
+    with pytest.raises(ValueError, match="same number"):
+        st.paired_bootstrap_macro_f1(["x"], ["x"], [], ["x"], 10, 0)
+    with pytest.raises(ValueError, match="outside the label set: y"):
+        st.paired_bootstrap_macro_f1(["y"], ["x"], ["x"], ["x"], 10, 0)
+
+
+def test_paired_bootstrap_mean_is_close_to_the_t_interval():
+    random = np.random.default_rng(2)
+    a = random.normal(0, 1, 200)
+    b = a + random.normal(0.2, 0.5, 200)
+    expected = stats.t.interval(0.95, 199, (b - a).mean(), stats.sem(b - a))
+    assert st.paired_bootstrap_mean(list(a), list(b)) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, math.nan], [1.0, 1.0])])
+def test_paired_bootstrap_mean_refuses(a, b):
+    with pytest.raises(ValueError, match=r"two pairs|finite"):
+        st.paired_bootstrap_mean(a, b)
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted"])
+def test_f1_of_one_draw_is_scikit_learns(average):
+    """With one cluster every resample is the sample itself: the interval is the difference of the two scores."""
+    labels, gold, a, b = _answers(11)
+    scores = [
+        f1_score(gold, [x or "?" for x in side], labels=labels, average=average, zero_division=0) for side in (a, b)
+    ]
+    low, high = st.paired_bootstrap_f1(gold, a, b, labels, 50, average=average, clusters=["one"] * len(gold))
+    assert low == high == pytest.approx(scores[1] - scores[0], abs=1e-12)
+
+
+def test_f1_of_clusters_of_one_is_f1_of_rows():
+    labels, gold, a, b = _answers(12)
+    alone = st.paired_bootstrap_f1(gold, a, b, labels, 8000, clusters=range(len(gold)))
+    assert alone == pytest.approx(st.paired_bootstrap_f1(gold, a, b, labels, 8000), abs=0.01)
+
+
+def test_f1_of_clusters_is_wider_where_rows_repeat():
+    labels, gold, a, b = _answers(13)
+    repeated = [[x for x in side for _ in range(4)] for side in (gold, a, b)]
+    source = [i for i in range(len(gold)) for _ in range(4)]
+    as_rows = st.paired_bootstrap_f1(*repeated, labels, 4000)
+    as_clusters = st.paired_bootstrap_f1(*repeated, labels, 4000, clusters=source)
+    once = st.paired_bootstrap_f1(gold, a, b, labels, 4000)
+    assert as_clusters == pytest.approx(once, abs=0.015)
+    assert as_clusters[1] - as_clusters[0] > 1.8 * (as_rows[1] - as_rows[0])
+
+
+def test_far_in_the_tail_the_normal_interval_counts_too():
+    labels, gold, a, b = _answers(14)
+    usual = st.paired_bootstrap_f1(gold, a, b, labels, 2000, confidence=0.95)
+    far = st.paired_bootstrap_f1(gold, a, b, labels, 2000, confidence=0.9999)
+    assert far[0] < usual[0] - 0.7 * (usual[1] - usual[0]) / 2  # 3.9 standard errors instead of 2
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_mean_equals_scipys_bca(seed):
+    random = np.random.default_rng(seed)
+    b = random.gamma(0.5, 1.0, 60)
+    expected = stats.bootstrap((b,), np.mean, method="BCa", n_resamples=20000, random_state=0).confidence_interval
+    found = st.bootstrap_mean(list(b), resamples=20000)
+    assert found == pytest.approx((expected.low, expected.high), abs=0.02)
+
+
+def test_bca_leans_to_the_long_tail():
+    values = list(np.random.default_rng(3).gamma(0.3, 1.0, 40))
+    low, high = st.bootstrap_mean(values, 20000)
+    assert high - np.mean(values) > 1.2 * (np.mean(values) - low)
+
+
+def test_a_constant_difference_has_no_spread():
+    assert st.paired_bootstrap_mean([0.1, 0.2, 0.3], [0.2, 0.3, 0.4]) == pytest.approx((0.1, 0.1))
+
+
+def test_clustered_mean_covers_where_rows_depend_on_each_other():
+    random, covered, naive = np.random.default_rng(5), [], []
+    for seed in range(150):
+        common = np.repeat(random.normal(0, 1, 30), 5)
+        values = list(common + random.normal(0, 0.3, 150))
+        for told, clusters in ((covered, np.repeat(range(30), 5)), (naive, None)):
+            low, high = st.bootstrap_mean(values, 400, seed, clusters=None if clusters is None else list(clusters))
+            told.append(low <= 0 <= high)
+    assert np.mean(covered) > 0.88
+    assert np.mean(naive) < 0.75
+
+
+def test_permutation_equals_scipy():
+    random = np.random.default_rng(1)
+    a, b = random.normal(0, 1, 10), random.normal(0.6, 1, 10)
+    expected = stats.permutation_test(
+        (a, b), lambda x, y: np.mean(y - x), permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert st.paired_permutation(list(a), list(b)) == pytest.approx(expected, abs=1e-12)
+    a, b = random.normal(0, 1, 80), random.normal(0.3, 1, 80)
+    expected = stats.permutation_test(
+        (a, b), lambda x, y: np.mean(y - x), permutation_type="samples", n_resamples=20000, random_state=0
+    ).pvalue
+    assert st.paired_permutation(list(a), list(b), 20000) == pytest.approx(expected, abs=0.01)
+
+
+def test_permutation_of_equal_models_shows_nothing_and_is_never_zero():
+    assert st.paired_permutation([1.0, 2.0], [1.0, 2.0]) == 1.0
+    assert st.paired_permutation([0.0] * 50, [1.0] * 50, 1000) == pytest.approx(1 / 1001)
+    with pytest.raises(ValueError, match="one pair"):
+        st.paired_permutation([], [])
