@@ -43,7 +43,7 @@ def spec_lines() -> list[list[Any]]:
                 section(f"{prefix}{name}.", inner["properties"], inner.get("required", []))
                 continue
             if name == "output":
-                for kind in ("LabelsOutput", "TextOutput"):
+                for kind in ("LabelsOutput", "TextOutput", "JsonOutput"):
                     inner = told["$defs"][kind]
                     section(
                         f"output ({kind.removesuffix('Output').lower()}).",

@@ -37,7 +37,7 @@ def schema(as_json: bool) -> int:
                 section(inner["properties"], inner.get("required", []), indent + "  ")
 
     section(told["properties"], told["required"], "")
-    for name in ("LabelsOutput", "TextOutput"):
+    for name in ("LabelsOutput", "TextOutput", "JsonOutput"):
         say(f"\noutput, as {name}:")
         inner = told["$defs"][name]
         section(inner["properties"], inner.get("required", []), "  ")

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.cli.state import Project
+from finetune_pipeline.evaluation.wording import metric_title
 
 
 def _share(value: Any, interval: Any) -> str:
@@ -44,14 +45,12 @@ def verdict_lines(project: Project) -> list[str]:
     report = project.artifacts()["evaluation_report"]
     if report is None:
         return [*lines, "", f"not evaluated yet: run `finetune run {project.task.name}`"]
-    metric = "accuracy" if project.task.spec.labels else "ROUGE-L"
-    key = ("accuracy", "interval") if project.task.spec.labels else ("rougeLsum", "rougeLsum_interval")
+    metric = metric_title(project.task.spec.metric)
     lines += ["", f"{metric}, with {project.task.spec.gates.confidence:.0%} intervals"]
     width = max(len(m["title"]) for m in report.facts["models"].values())
     for model in report.facts["models"].values():
-        lines.append(
-            f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {_share(model.get(key[0]), model.get(key[1]))}"
-        )
+        score = _share(model.get("value"), model.get("value_interval"))
+        lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
     lines += ["", "gates"]
     for gate in read_json(report.path("gates.json")):
         lines.append(f"  {'yes' if gate['passed'] else 'NO '}  {gate['name']}: {gate['message']}")

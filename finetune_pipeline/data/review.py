@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
 from finetune_pipeline.data.decoding import decode_line
 from finetune_pipeline.data.duplicates import GONE, TABLE
 from finetune_pipeline.data.examples import ORIGINS, PARTS, Example, decode_examples
@@ -224,6 +225,11 @@ def _read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Dec
                     nearest_label(label, spec.labels),
                 )
             )
+        elif has_form(spec.output):
+            found += [
+                _warning(f"review_answer_{rule}", place, told, LAST_FIX)
+                for rule, told in form_problems(label, spec.output)
+            ]
     time = _EARLIEST
     if row.get("time") is not None:
         try:

@@ -6,6 +6,7 @@ import difflib
 import re
 from typing import Any
 
+from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
 from finetune_pipeline.data.examples import ORIGINS, Message
 from finetune_pipeline.data.formats import Turns
 from finetune_pipeline.data.quoting import quoted
@@ -145,6 +146,17 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -
     ]
 
 
+def check_answer_form(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
+    """A gold answer that is written freely is in the form that is asked of the model: JSON by its schema, and the rest."""
+    last = turns.messages[-1:]
+    if not has_form(spec.output) or not last or last[0]["role"] != "assistant" or not last[0]["content"].strip():
+        return []
+    return [
+        _finding(f"answer_{rule}", place, told, LAST_FIX)
+        for rule, told in form_problems(last[0]["content"], spec.output)
+    ]
+
+
 def nearest_label(text: str, labels: list[str]) -> str:
     """The fix to suggest for an unknown label."""
     folded = {" ".join(_SAME.split(label.casefold().strip())): label for label in labels}
@@ -216,6 +228,7 @@ def check_row(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> 
         *check_roles(turns, place),
         *check_system_prompt(turns, spec, place),
         *check_label(row, turns, spec, place),
+        *check_answer_form(turns, spec, place),
         *check_size(turns, spec, place),
         *check_texts(turns, spec, place),
         *check_extras(row, place),

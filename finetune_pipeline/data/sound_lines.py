@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
+from finetune_pipeline.data.answer_rules import has_form
 from finetune_pipeline.data.canonical_writer import CanonicalWriter, Row, Turn
 from finetune_pipeline.data.chat_turns import clean_text
 from finetune_pipeline.data.examples import ORIGINS
@@ -44,6 +45,7 @@ def sort_out(block: Block, spec: TaskSpec, write: bool = True) -> Sound | None:
     wanted = spec.system_prompt.replace("\r\n", "\n").strip()
     prompts = tuple({p: None for p in (wanted, spec.system_prompt) if clean_text(p) == wanted})
     known = mapping_of(spec) is None and not spec.data.roles and spec.data.format in ("auto", "messages")
+    known = known and not has_form(spec.output)
     if not (known and prompts and wanted):
         return None
     sorter = _Sorter(block, spec, prompts, write)

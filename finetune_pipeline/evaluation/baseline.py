@@ -55,9 +55,9 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Mapping[str, Any
     """Scores of each prompt on the same rows (validation), and which is best.
 
     rows: prediction rows per prompt name. Returns {prompts: {name: {n, correct, accuracy, interval, macro_f1,
-    valid_share, valid_interval, likelihood_accuracy, likelihood_interval, likelihood_macro_f1, statuses}}, best,
-    metric, confidence, n}; for text tasks rouge1, rouge2, rougeLsum and rougeLsum_interval stand beside exact match,
-    and the likelihood values are null. Best by free generation (accuracy, or rougeLsum), which is what production gets;
+    primary, valid_share, valid_interval, likelihood_accuracy, likelihood_interval, likelihood_macro_f1, statuses}}, best,
+    metric, confidence, n}; where answers are written freely, overlap or micro-F1 stands beside exact match, and the
+    likelihood values are null. Best by free generation in the metric that decides, which is what production gets;
     ties go to the prompt named first. Raises ValueError without a prompt, or when prompts cover different examples.
     """
     if not rows or not all(rows.values()):
@@ -66,17 +66,21 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Mapping[str, Any
     first = next(iter(covered))
     if different := [name for name, ids in covered.items() if ids != covered[first]]:
         raise ValueError(f"prompts cover other examples than {first}: {', '.join(different)}")
-    labels, confidence = spec.labels, spec.gates.confidence
-    metric = "accuracy" if labels else "rougeLsum"
-    prompts = {name: _prompt_scores(of, labels, confidence) for name, of in rows.items()}
-    best = max(prompts, key=lambda name: prompts[name][metric])
+    confidence = spec.gates.confidence
+    metric = spec.metric
+    prompts = {name: _prompt_scores(spec, of) for name, of in rows.items()}
+    best = max(prompts, key=lambda name: prompts[name]["primary"]["value"] or 0.0)
     return {"prompts": prompts, "best": best, "metric": metric, "confidence": confidence, "n": len(covered[first])}
 
 
-def _prompt_scores(rows: Sequence[Mapping[str, Any]], labels: list[str], confidence: float) -> dict[str, Any]:
-    scores = score(rows, labels, confidence)
+def _prompt_scores(spec: TaskSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    labels, confidence = spec.labels, spec.gates.confidence
+    scores = score(rows, spec.output, confidence, spec.metric)
     likelihood = (likelihood_metrics(rows, labels, confidence) if labels else None) or {}
-    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "rouge1", "rouge2", "rougeLsum", "rougeLsum_interval")
+    wanted = (
+        *("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rouge1", "rouge2", "rougeLsum"),
+        *("rougeLsum_interval", "primary"),
+    )
     return {
         **{name: scores[name] for name in wanted if name in scores},
         "valid_share": scores["valid"]["share"],

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.answers import answer_of
-from finetune_pipeline.evaluation.metrics import score, text_answer
-from finetune_pipeline.evaluation.overlap import rouge_scores
-from finetune_pipeline.evaluation.statistics import (
-    mcnemar_exact,
-    paired_bootstrap_macro_f1,
-    paired_bootstrap_mean,
-    smallest_detectable_gain,
-    tango_interval,
-)
+from finetune_pipeline.evaluation.gains import gain
+from finetune_pipeline.evaluation.metrics import score
+from finetune_pipeline.evaluation.row_scores import Form, as_output, is_right
+from finetune_pipeline.evaluation.statistics import mcnemar_exact, smallest_detectable_gain, tango_interval
+from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
 
 Row = Mapping[str, Any]
 
@@ -49,72 +44,55 @@ def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tupl
 
 
 def compare(
-    rows_base: Sequence[Row], rows_candidate: Sequence[Row], labels: Sequence[str] | None, confidence: float = 0.95
+    rows_base: Sequence[Row],
+    rows_candidate: Sequence[Row],
+    form: Form,
+    confidence: float = 0.95,
+    metric: str | None = None,
 ) -> dict[str, Any]:
-    """Paired comparison of two sets of predictions for the same examples.
+    """Paired comparison of two sets of predictions for the same examples; form: see metrics.score.
 
-    Returns `metric` (accuracy, or rougeLsum for text), n, `base` and `candidate` (score, correct, interval), `gain`
-    (candidate minus base of the metric), `interval` of the gain (Tango for accuracy, paired bootstrap for rougeLsum,
-    null for one text), b (only base right), c (only candidate right), `accuracy_gain` with `accuracy_interval` (equal
-    to gain for labels; of exact match for text), `mcnemar_p`, `macro_f1_gain` and its bootstrap `macro_f1_interval`
-    (labels only), `discordant_share`, `smallest_detectable_gain` at power 0.8 (null: none at this size), and the ids
-    `fixed` (wrong before, right now) and `broken` (right before, wrong now), sorted.
+    Returns `metric` (what decides, by default that of the kind of output), n, `base` and `candidate` (score, correct,
+    interval, `primary`), `gain` (candidate minus base of the metric) and its `interval` (see gains.gain), b (only base
+    right), c (only candidate right), `accuracy_gain` with `accuracy_interval` (of right answers, whatever the metric),
+    `mcnemar_p`, `macro_f1_gain` and its bootstrap `macro_f1_interval` (labels only), `discordant_share`,
+    `smallest_detectable_gain` of right answers at power 0.8 (null: none at this size), and the ids `fixed` (wrong
+    before, right now) and `broken` (right before, wrong now), sorted.
 
     Raises ValueError when a side holds an example twice, the sides do not cover exactly the same ids, or gold differs.
     """
     pairs = _pairs(rows_base, rows_candidate)
-    names = list(labels or [])
-    n = len(pairs)
-
-    def right(row: Row) -> bool:
-        answer = answer_of(row, names) if names else text_answer(row).strip()
-        return bool(answer == (row["gold"] if names else row["gold"].strip()))
-
-    fixed = [i for i, before, after in pairs if right(after) and not right(before)]
-    broken = [i for i, before, after in pairs if right(before) and not right(after)]
+    output, n = as_output(form), len(pairs)
+    base, candidate = [before for _, before, _ in pairs], [after for _, _, after in pairs]
+    before, after = ([is_right(row, output) for row in side] for side in (base, candidate))
+    fixed = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if y and not x]
+    broken = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if x and not y]
     b, c = len(broken), len(fixed)
-    accuracy_interval = list(tango_interval(b, c, n, confidence))
+    name = metric or default_metric(output)
     result: dict[str, Any] = {
-        "metric": "accuracy" if names else "rougeLsum",
+        "metric": name,
         "n": n,
         "confidence": confidence,
-        "base": _side([before for _, before, _ in pairs], names, confidence),
-        "candidate": _side([after for _, _, after in pairs], names, confidence),
+        "base": _side(base, output, confidence, name),
+        "candidate": _side(candidate, output, confidence, name),
         "b": b,
         "c": c,
         "discordant_share": (b + c) / n,
         "accuracy_gain": (c - b) / n,
-        "accuracy_interval": accuracy_interval,
-        "gain": (c - b) / n,
-        "interval": accuracy_interval,
+        "accuracy_interval": list(tango_interval(b, c, n, confidence)),
+        **gain(name, base, candidate, output, confidence),
         "mcnemar_p": mcnemar_exact(b, c),
         "smallest_detectable_gain": smallest_detectable_gain(n, (b + c) / n, alpha=1 - confidence),
         "fixed": fixed,
         "broken": broken,
     }
-    if names:
-        gold = [before["gold"] for _, before, _ in pairs]
-        answers = [[answer_of(row, names) for row in side] for side in zip(*[(x, y) for _, x, y in pairs], strict=True)]
-        result["macro_f1_gain"] = result["candidate"]["macro_f1"] - result["base"]["macro_f1"]
-        result["macro_f1_interval"] = list(
-            paired_bootstrap_macro_f1(gold, answers[0], answers[1], names, confidence=confidence)
-        )
-    else:
-        result |= _text_gain(pairs, confidence)
+    if isinstance(output, LabelsOutput):
+        told = gain("macro_f1", base, candidate, output, confidence)
+        result |= {"macro_f1_gain": told["gain"], "macro_f1_interval": told["interval"]}
     return result
 
 
-def _side(rows: Sequence[Row], labels: Sequence[str], confidence: float) -> dict[str, Any]:
-    scores = score(rows, labels, confidence)
-    wanted = ("correct", "accuracy", "interval", "macro_f1", "rougeLsum", "rougeLsum_interval")
+def _side(rows: Sequence[Row], output: AnyOutput, confidence: float, metric: str) -> dict[str, Any]:
+    scores = score(rows, output, confidence, metric)
+    wanted = ("correct", "accuracy", "interval", "macro_f1", "rougeLsum", "rougeLsum_interval", "primary")
     return {name: scores[name] for name in wanted if name in scores}
-
-
-def _text_gain(pairs: Sequence[tuple[str, Row, Row]], confidence: float) -> dict[str, Any]:
-    before = [rouge_scores(text_answer(x), x["gold"])["rougeLsum"] for _, x, _ in pairs]
-    after = [rouge_scores(text_answer(y), y["gold"])["rougeLsum"] for _, _, y in pairs]
-    enough = len(pairs) > 1
-    return {
-        "gain": (sum(after) - sum(before)) / len(pairs),
-        "interval": list(paired_bootstrap_mean(before, after, confidence=confidence)) if enough else None,
-    }

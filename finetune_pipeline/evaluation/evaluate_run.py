@@ -50,11 +50,13 @@ def evaluate_task(
     """
     rows = _rows_by_model(predictions, versions)
     labels, confidence = spec.labels, spec.gates.confidence
-    scores: dict[str, Any] = {name: score(of, labels, confidence) for name, of in rows.items()}
-    likelihood = {name: likelihood_metrics(of, labels, confidence) if labels else None for name, of in rows.items()}
-    comparisons = _comparisons(rows, linear, likelihood, labels, confidence)
+    scores: dict[str, Any] = {name: score(of, spec.output, confidence, spec.metric) for name, of in rows.items()}
+    likelihood = {
+        name: likelihood_metrics(of, labels, confidence, spec.metric) if labels else None for name, of in rows.items()
+    }
+    comparisons = _comparisons(spec, rows, linear, likelihood)
     if linear is not None and labels:
-        scores["linear"] = score(_linear_rows(rows["base"], linear), labels, confidence)
+        scores["linear"] = score(_linear_rows(rows["base"], linear), labels, confidence, spec.metric)
     known_texts = texts or {}
     base, candidate = ({row["example_id"]: row for row in rows[name]} for name in ("base", "candidate"))
     main = comparisons["baseline"]
@@ -115,17 +117,17 @@ def _linear_rows(rows: Sequence[Row], linear: Mapping[str, str]) -> list[dict[st
 
 
 def _comparisons(
-    rows: Mapping[str, Sequence[Row]],
-    linear: Mapping[str, str] | None,
-    likelihood: Mapping[str, Any],
-    labels: list[str],
-    confidence: float,
+    spec: TaskSpec, rows: Mapping[str, Sequence[Row]], linear: Mapping[str, str] | None, likelihood: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Candidate against each other model; McNemar's p also adjusted for the number of comparisons (Holm)."""
+    labels = spec.labels
     others: dict[str, Sequence[Row] | None] = {"baseline": rows["base"], "champion": rows.get("champion")}
     others["base_likelihood"] = likelihood_rows(rows["base"], labels) if likelihood["base"] else None
     others["linear"] = _linear_rows(rows["base"], linear) if linear is not None and labels else None
-    made = {name: compare(of, rows["candidate"], labels, confidence) if of else None for name, of in others.items()}
+    made = {
+        name: compare(of, rows["candidate"], spec.output, spec.gates.confidence, spec.metric) if of else None
+        for name, of in others.items()
+    }
     tested = [one for one in made.values() if one]
     for one, adjusted in zip(tested, holm([one["mcnemar_p"] for one in tested]), strict=True):
         one["mcnemar_p_holm"] = adjusted
@@ -155,8 +157,10 @@ def _model_table(
 
 def _entry(title: str, where: str, scores: Mapping[str, Any]) -> dict[str, Any]:
     valid = scores.get("valid", {}).get("share", scores.get("valid_share"))
-    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "rougeLsum", "rougeLsum_interval")
-    return {"title": title, "set": where, "valid_share": valid, **{k: scores.get(k) for k in wanted}}
+    wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum", "rougeLsum_interval")
+    decides = scores["primary"]
+    told = {"value": decides["value"], "value_interval": decides["interval"], **{k: scores.get(k) for k in wanted}}
+    return {"title": title, "set": where, "valid_share": valid, **told}
 
 
 def _format_gap(scores: Mapping[str, Any], likelihood: Mapping[str, Any]) -> dict[str, Any] | None:

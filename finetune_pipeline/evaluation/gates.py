@@ -8,9 +8,11 @@ from typing import Any
 
 from finetune_pipeline.evaluation.statistics import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import (
+    RIGHT_OR_WRONG,
     counted,
     is_interval,
     is_number,
+    metric_title,
     percent,
     points,
     points_range,
@@ -88,13 +90,13 @@ def _gain(name: str, comparison: Any, threshold: float, over: str) -> GateResult
         return _result(name, False, None, threshold, f"The gain over {over} could not be measured.")
     low, high = interval
     passed = low > threshold
-    unit = "points of accuracy" if told.get("metric") == "accuracy" else "points of ROUGE-L"
+    unit = f"points of {metric_title(told.get('metric'))}"
     message = (
         f"{points(gain)} {unit} against {over} ({_level(told)} interval {points_range(interval)}, "
         f"{counted(int(told.get('n') or 0), 'row')}); the lower bound must lie above "
         f"{points(threshold, sign=False) if threshold else 'zero'}."
     )
-    if not passed and high >= 0 and told.get("metric") == "accuracy":
+    if not passed and high >= 0 and told.get("metric") in RIGHT_OR_WRONG:
         visible = told.get("smallest_detectable_gain")
         if is_number(visible):
             message += (

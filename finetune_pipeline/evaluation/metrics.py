@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.answers import INVALID, answer_of, likelihood_rows
-from finetune_pipeline.evaluation.overlap import exact_match, rouge_scores
+from finetune_pipeline.evaluation.calibration import calibration
 from finetune_pipeline.evaluation.predictions import STATUSES
-from finetune_pipeline.evaluation.statistics import bootstrap_mean, wilson_interval
+from finetune_pipeline.evaluation.row_scores import Form, as_output, is_valid
+from finetune_pipeline.evaluation.statistics import paired_bootstrap_macro_f1, wilson_interval
+from finetune_pipeline.evaluation.written_metrics import form_counts, json_metrics, text_metrics
+from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, default_metric
 
 Row = Mapping[str, Any]
 
@@ -59,23 +62,19 @@ def _class_scores(counts: Sequence[Sequence[int]], i: int) -> dict[str, Any]:
     }
 
 
-def likelihood_metrics(rows: Sequence[Row], labels: Sequence[str], confidence: float = 0.95) -> dict[str, Any] | None:
-    """:func:`label_metrics` of the most likely label instead of the generated text; None when rows carry no scores."""
+def likelihood_metrics(
+    rows: Sequence[Row], labels: Sequence[str], confidence: float = 0.95, metric: str | None = None
+) -> dict[str, Any] | None:
+    """:func:`score` of the most likely label instead of the generated text; None when rows carry no scores."""
     if not any(row["label_scores"] for row in rows):
         return None
-    return label_metrics(likelihood_rows(rows, labels), labels, confidence)
+    return score(likelihood_rows(rows, labels), labels, confidence, metric)
 
 
-def valid_share(rows: Sequence[Row], labels: Sequence[str], confidence: float = 0.95) -> dict[str, Any]:
-    """{valid, n, share, interval}: answers in the declared form.
-
-    With labels: exactly one of them. Without (text tasks): a finished, non-empty answer.
-    """
-    if labels:
-        valid = sum(answer_of(row, labels) is not None for row in rows)
-    else:
-        valid = sum(row["status"] == "ok" and bool(row["text"].strip()) for row in rows)
-    n = len(rows)
+def valid_share(rows: Sequence[Row], form: Form, confidence: float = 0.95) -> dict[str, Any]:
+    """{valid, n, share, interval}: finished answers in the declared form (see answer_rules.form_problems)."""
+    output = as_output(form)
+    valid, n = sum(is_valid(row, output) for row in rows), len(rows)
     return {
         "valid": valid,
         "n": n,
@@ -90,35 +89,30 @@ def count_statuses(rows: Sequence[Row]) -> dict[str, int]:
     return {status: counts[status] for status in STATUSES}
 
 
-def text_answer(row: Row) -> str:
-    """The text that is scored: what was generated, even when cut at the token limit; empty when generation failed."""
-    return "" if row["status"] == "error" else str(row["text"])
+def score(rows: Sequence[Row], form: Form, confidence: float = 0.95, metric: str | None = None) -> dict[str, Any]:
+    """Scores of one model by the kind of output; `form`: an output of the spec, or a label set, empty for free text.
+
+    Labels: :func:`label_metrics` and `calibration`; JSON and text: see written_metrics, and `form` (rules broken). All
+    with `valid` and `statuses`, and `primary` {name, value, interval}: the metric that decides, `metric` or the default.
+    """
+    output = as_output(form)
+    name = metric or default_metric(output)
+    if isinstance(output, LabelsOutput):
+        made = label_metrics(rows, output.labels, confidence)
+        made["calibration"] = calibration(rows, output.labels)
+        if name == "macro_f1" and rows:
+            made["macro_f1_interval"] = macro_f1_interval(rows, output.labels, confidence)
+    else:
+        shared = {"valid": valid_share(rows, output, confidence), "statuses": count_statuses(rows)}
+        is_json = isinstance(output, JsonOutput)
+        made = json_metrics(rows, output, confidence) if is_json else text_metrics(rows, output, confidence)
+        made |= shared | {"form": form_counts(rows, output)}
+    interval = made["interval"] if name in ("accuracy", "exact") else made.get(f"{name}_interval")
+    return made | {"primary": {"name": name, "value": made[name], "interval": interval}}
 
 
-def text_metrics(rows: Sequence[Row], confidence: float = 0.95) -> dict[str, Any]:
-    """Scores of free text: mean rouge1, rouge2 and rougeLsum, exact match (as `accuracy`, with Wilson `interval`),
-    bootstrap `rougeLsum_interval` (null under two rows), `valid` and `statuses`."""
-    from finetune_pipeline.evaluation.rouge import text_scores  # imports torch: only here, only for text tasks
-
-    predictions, references = [text_answer(row) for row in rows], [row["gold"] for row in rows]
-    n = len(rows)
-    scores = text_scores(predictions, references) if n else {}
-    correct = int(sum(exact_match(p, r) for p, r in zip(predictions, references, strict=True)))
-    longest = [rouge_scores(p, r)["rougeLsum"] for p, r in zip(predictions, references, strict=True)]
-    return {
-        "n": n,
-        "correct": correct,
-        "accuracy": correct / n if n else None,
-        "interval": list(wilson_interval(correct, n, confidence)),
-        "rouge1": scores.get("rouge1"),
-        "rouge2": scores.get("rouge2"),
-        "rougeLsum": scores.get("rougeLsum"),
-        "rougeLsum_interval": list(bootstrap_mean(longest, confidence=confidence)) if n > 1 else None,
-        "valid": valid_share(rows, [], confidence),
-        "statuses": count_statuses(rows),
-    }
-
-
-def score(rows: Sequence[Row], labels: Sequence[str], confidence: float = 0.95) -> dict[str, Any]:
-    """:func:`label_metrics` for a label task, :func:`text_metrics` where `labels` is empty."""
-    return label_metrics(rows, labels, confidence) if labels else text_metrics(rows, confidence)
+def macro_f1_interval(rows: Sequence[Row], labels: Sequence[str], confidence: float = 0.95) -> list[float]:
+    """Bootstrap interval of macro-F1: of the gain over a model that never answers, whose macro-F1 is 0."""
+    gold = [row["gold"] for row in rows]
+    said = [answer_of(row, labels) for row in rows]
+    return list(paired_bootstrap_macro_f1(gold, [None] * len(rows), said, labels, confidence=confidence))

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.artifacts import digest_json
+from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
 from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.data.json_lines import is_blank, read_rows, write_rows
 from finetune_pipeline.data.scrubbing import scrub_text
@@ -121,6 +122,10 @@ def _problems(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
             found.append(
                 bad("unknown_label", f"correction {told!r:.60} is no label of this task", "use a declared label")
             )
+        elif told is not None and has_form(spec.output):
+            found += [
+                bad(f"answer_{rule}", f"correction: {why}", LAST_FIX) for rule, why in form_problems(told, spec.output)
+            ]
     return found
 
 

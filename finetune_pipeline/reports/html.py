@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.answers import INVALID
 from finetune_pipeline.evaluation.gates import GateResult, verdict
-from finetune_pipeline.evaluation.wording import counted, percent
+from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, percent
 from finetune_pipeline.reports import plots, sentences, tables
 from finetune_pipeline.reports.style import STYLE
 from finetune_pipeline.reports.tables import Table
@@ -102,7 +102,11 @@ def _models(evaluation: Evaluation) -> str:
         if table.rows:
             parts.append(f"<h3>{title}</h3>{_table(table, 'figures')}")
     plot = plots.models_plot(evaluation["models"], evaluation["metric"])
-    drawn = "" if evaluation["metric"] == "accuracy" else " in the tables, bootstrap intervals of the mean in the plot"
+    drawn = (
+        ""
+        if evaluation["metric"] in RIGHT_OR_WRONG
+        else " in the tables, bootstrap intervals of the metric that decides in the plot"
+    )
     note = (
         f"Intervals are {sentences.level(evaluation)} Wilson intervals of the share of right answers{drawn}. "
         "Prompts are chosen on validation, so that the sealed test judges only the chosen one."
@@ -126,7 +130,9 @@ def _paired(evaluation: Evaluation) -> str:
     how = (
         "Tango's score interval of a paired difference for accuracy, a paired bootstrap for macro-F1"
         if evaluation["metric"] == "accuracy"
-        else "a paired bootstrap; won, lost and p count exact matches"
+        else "Tango's score interval of a paired difference of right answers"
+        if evaluation["metric"] == "exact"
+        else "a paired bootstrap; won, lost and p count right answers"
     )
     note = (
         f"All models answered the same rows. Gains and intervals are in points, at {sentences.level(evaluation)}: "

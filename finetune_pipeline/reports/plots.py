@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from finetune_pipeline.evaluation.wording import cut, is_interval, is_number
+from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, cut, is_interval, is_number, metric_title
 
 WIDTH, LABELS, VALUES, ROW, TOP, BOTTOM = 880, 330, 190, 30, 12, 34
 
@@ -94,14 +94,13 @@ def dot_plot(dots: Sequence[Dot], title: str, axis: str, limits: tuple[float, fl
 
 def models_plot(models: Mapping[str, Mapping[str, Any]], metric: str) -> str:
     """Scores of all models with their intervals, in percent; validation first, as in the tables."""
-    key, span = ("accuracy", "interval") if metric == "accuracy" else ("rougeLsum", "rougeLsum_interval")
     dots = []
     for name, model in models.items():
-        if is_number(model[key]) and is_interval(model[span]):
-            value, low, high = (100 * v for v in (model[key], *model[span]))
+        if is_number(model["value"]) and is_interval(model["value_interval"]):
+            value, low, high = (100 * v for v in (model["value"], *model["value_interval"]))
             title = model["title"] + (", validation" if model["set"] == "validation" else "")
             dots.append(Dot(title, value, low, high, f"{value:.1f} ({low:.1f} to {high:.1f})", name == "candidate"))
-    axis = "right answers, %" if metric == "accuracy" else "mean ROUGE-L, points"
+    axis = "right answers, %" if metric in RIGHT_OR_WRONG else f"{metric_title(metric)}, points"
     return dot_plot(dots, "Scores of all models with intervals", axis, (0.0, 100.0))
 
 

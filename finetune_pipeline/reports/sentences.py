@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.gates import GateResult, verdict
+from finetune_pipeline.evaluation.overlap import OVERLAP_NAMES
 from finetune_pipeline.evaluation.wording import (
+    RIGHT_OR_WRONG,
     counted,
     is_interval,
     is_number,
+    metric_title,
     number,
     p_value,
     percent,
@@ -29,8 +32,8 @@ def level(evaluation: Mapping[str, Any]) -> str:
 
 
 def metric_name(evaluation: Mapping[str, Any]) -> str:
-    """What gains are measured in: accuracy, or ROUGE-L for text."""
-    return "accuracy" if evaluation["metric"] == "accuracy" else "ROUGE-L"
+    """What gains are measured in, such as accuracy or ROUGE-L."""
+    return metric_title(evaluation["metric"])
 
 
 def verdict_sentences(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> tuple[str, str]:
@@ -44,13 +47,13 @@ def verdict_sentences(evaluation: Mapping[str, Any], gates: Sequence[GateResult]
         answer = "Refused: no gate was asked."
     told, scores = evaluation["comparison"], evaluation["scores"]["candidate"]
     best = prompt_name(evaluation["baseline"].get("best"))
-    if evaluation["metric"] == "accuracy":
+    if evaluation["metric"] in RIGHT_OR_WRONG:
         reached = (
             f"The fine-tuned model is right on {percent(scores['accuracy'])} of {counted(told['n'], 'sealed row')}"
         )
     else:
         reached = (
-            f"The fine-tuned model reaches a mean ROUGE-L of {points(scores['rougeLsum'], sign=False)} on "
+            f"The fine-tuned model reaches {metric_name(evaluation)} {points(scores['primary']['value'], sign=False)} on "
             f"{counted(told['n'], 'sealed row')}"
         )
     return answer, (
@@ -135,7 +138,7 @@ def caveats(evaluation: Mapping[str, Any]) -> list[str]:
 def pair_sentence(comparison: Mapping[str, Any], other: str) -> str:
     """Wins, losses and the exact test of one comparison."""
     adjusted = comparison.get("mcnemar_p_holm")
-    right = "answered rightly" if comparison["metric"] == "accuracy" else "answered word for word"
+    right = "answered word for word" if comparison["metric"] in OVERLAP_NAMES else "answered rightly"
     p = p_value(comparison["mcnemar_p"])
     told = (
         f"Of {counted(comparison['n'], 'row')}, {comparison['c']:,} are {right} by the fine-tuned model "
@@ -152,7 +155,7 @@ def visible_sentence(comparison: Mapping[str, Any]) -> str:
     share = f"exactly one of the two models is right on {percent(comparison['discordant_share'])} of the rows"
     if not is_number(visible):
         return f"At this size no gain would be visible reliably: {share}."
-    of_what = "" if comparison["metric"] == "accuracy" else " of exact matches"
+    of_what = "" if comparison["metric"] in RIGHT_OR_WRONG else " of right answers"
     return (
         f"A test of this size finds a true gain of {points(visible, sign=False)} points{of_what} or more four "
         f"times in five ({share}); smaller ones may go unseen."

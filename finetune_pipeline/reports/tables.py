@@ -11,6 +11,7 @@ from finetune_pipeline.evaluation.wording import (
     NOTHING,
     duration,
     is_number,
+    metric_title,
     number,
     p_value,
     percent,
@@ -53,12 +54,18 @@ def gates_table(gates: Sequence[GateResult]) -> Table:
 def models_table(evaluation: Mapping[str, Any], where: str) -> Table:
     """All models of one set (`validation` or `test`) side by side."""
     models = {name: m for name, m in evaluation["models"].items() if m["set"] == where}
-    text = evaluation["metric"] != "accuracy"
+    kind = evaluation["task"]["kind"]
+    key, title = {"labels": ("macro_f1", "Macro-F1"), "json": ("micro_f1", "Micro-F1")}.get(
+        kind, ("rougeLsum", "ROUGE-L")
+    )
+    decides = evaluation["metric"]
+    if decides not in ("accuracy", "exact"):
+        key, title = "value", metric_title(decides)
     headers = [
         "Model",
-        "Exact" if text else "Accuracy",
+        "Accuracy" if kind == "labels" else "Exact",
         "Interval",
-        "ROUGE-L" if text else "Macro-F1",
+        title[:1].upper() + title[1:],
         "Valid answers",
         "Rows",
     ]
@@ -67,7 +74,7 @@ def models_table(evaluation: Mapping[str, Any], where: str) -> Table:
             m["title"],
             percent(m["accuracy"]),
             percent_range(m["interval"]),
-            points(m["rougeLsum"], sign=False) if text else number(m["macro_f1"]),
+            number(m[key]) if kind == "labels" else points(m[key], sign=False),
             percent(m["valid_share"]),
             number(m["n"]),
         ]
@@ -96,8 +103,9 @@ def comparisons_table(evaluation: Mapping[str, Any]) -> Table:
                 ]
             )
     headers = ["Fine-tuned against", "Gain", "Interval", "Won", "Lost", "p", "p, Holm", "Macro-F1 gain"]
-    if evaluation["metric"] != "accuracy":
-        headers, rows = ["Fine-tuned against", "Gain, ROUGE-L", *headers[2:7]], [row[:7] for row in rows]
+    if evaluation["task"]["kind"] != "labels":
+        gain = f"Gain, {metric_title(evaluation['metric'])}"
+        headers, rows = ["Fine-tuned against", gain, *headers[2:7]], [row[:7] for row in rows]
     return Table(headers, rows, "l" + "r" * (len(headers) - 1))
 
 

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.spec import rules
-from finetune_pipeline.spec.model import LabelsOutput, Task, TaskSpec, TextOutput
+from finetune_pipeline.spec.answer_schema import with_schema
+from finetune_pipeline.spec.model import Task, TaskSpec
+from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -31,6 +33,7 @@ def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     return seen
 
 
+_OUTPUTS: dict[Any, type[BaseModel]] = {"labels": LabelsOutput, "text": TextOutput, "json": JsonOutput}
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
@@ -41,8 +44,8 @@ def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
         if section is TaskSpec and part == "output":
             section = None
             continue
-        if section is None and part in ("labels", "text"):
-            section = LabelsOutput if part == "labels" else TextOutput
+        if section is None and part in _OUTPUTS:
+            section = _OUTPUTS[part]
             continue
         field = section.model_fields.get(str(part)) if section else None
         kind = field.annotation if field else None
@@ -108,7 +111,8 @@ def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:
         spec = parse_spec(text)
     except FindingsError as error:
         return None, error.findings
-    found = rules.check_all(spec, folder)
+    spec, found = with_schema(spec, folder)
+    found += rules.check_all(spec, folder)
     return (None if errors(found) else Task(spec=spec, folder=folder.resolve())), found
 
 

@@ -12,30 +12,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from finetune_pipeline.spec.method_defaults import Method, by_method, described, largest_micro_batch
+from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Metric, Section, default_metric
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are refused, values cannot change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LabelsOutput(Section):
-    """The answer is one of a fixed set of labels."""
-
-    kind: Literal["labels"] = "labels"
-    labels: list[Label] = Field(min_length=2, description="All allowed answers, in the order reports show them.")
-
-
-class TextOutput(Section):
-    """The answer is free text."""
-
-    kind: Literal["text"] = "text"
-    max_new_tokens: int = Field(256, ge=1, le=8192, description="Longest answer generated in evaluation, in tokens.")
 
 
 RawFormat = Literal["auto", "messages", "text_label", "prompt_completion", "instruction", "sharegpt"]
@@ -275,6 +255,11 @@ class GatesSpec(Section):
     """What a candidate must show before `champion` moves."""
 
     worth_training: Literal["block", "warn"] = "block"
+    metric: Metric | None = Field(
+        None,
+        description="What the comparison is decided by. Unset: accuracy for labels; exact for json, and for text with "
+        "output.extract; rougeLsum for other text.",
+    )
     min_gain: float = Field(
         0.0, ge=0, lt=1, description="The interval of the gain over the baseline must lie above this."
     )
@@ -315,7 +300,7 @@ class TaskSpec(Section):
         "in the task folder. Unset: the model's own.",
     )
     system_prompt: str = Field(min_length=1, description="In front of every example, in training and in serving alike.")
-    output: Annotated[LabelsOutput | TextOutput, Field(discriminator="kind")]
+    output: Annotated[AnyOutput, Field(discriminator="kind")]
     data: DataSpec = DataSpec()
     split: SplitSpec = SplitSpec()
     baseline: BaselineSpec = BaselineSpec()
@@ -325,8 +310,13 @@ class TaskSpec(Section):
 
     @property
     def labels(self) -> list[str]:
-        """The label set, empty for tasks with free text."""
+        """The label set, empty for tasks whose answers are written freely."""
         return list(self.output.labels) if isinstance(self.output, LabelsOutput) else []
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that decides: gates.metric, or the default of the kind of output."""
+        return self.gates.metric or default_metric(self.output)
 
 
 class Task(BaseModel):

@@ -10,7 +10,8 @@ from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.worth import worth_training
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
-from finetune_pipeline.spec.model import LabelsOutput, TaskSpec
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.training.jobs import base_job, baseline_job
 
 
@@ -67,8 +68,8 @@ STEPS = [
     Step(
         "few_shot_baseline",
         ("splits", "base_model"),
-        "1",
-        lambda s, w: [s.baseline.model_dump(), s.output.model_dump(), s.gates.confidence],
+        "2",
+        lambda s, w: [s.baseline.model_dump(), s.output.model_dump(), s.gates.confidence, s.metric],
         make_few_shot_baseline,
         after=("data_quality",),
     ),

@@ -117,8 +117,8 @@ STEPS = [
     Step(
         "evaluation_report",
         ("test_predictions", "few_shot_baseline", "adapter", "merged_model", *DATA_STEPS),
-        "1",
-        lambda s, w: [s.gates.model_dump(), s.baseline.ceiling, s.description],
+        "2",
+        lambda s, w: [s.gates.model_dump(), s.output.model_dump(), s.baseline.ceiling, s.description],
         make_evaluation_report,
     ),
 ]

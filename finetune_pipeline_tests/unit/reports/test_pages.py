@@ -211,7 +211,7 @@ def test_more_regressions_than_shown_are_counted():
 def test_a_text_task_has_pages_too():
     page, markdown = _pages(text_evaluation(), text_spec())
     assert _Tags(page).open == []
-    assert "mean ROUGE-L of 100.0 on 40 sealed rows, 33.3 points more" in page
+    assert "ROUGE-L 100.0 on 40 sealed rows, 33.3 points more" in page
     assert 'id="confusion"' not in page and 'id="form"' not in page
     assert "## Labels" not in markdown
 

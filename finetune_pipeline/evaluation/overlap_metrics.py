@@ -1,4 +1,4 @@
-"""ROUGE and exact match as `evaluate` metrics that never reach for a hub.
+"""ROUGE, BLEU, chrF and exact match as `evaluate` metrics that never reach for a hub.
 
 ``evaluate.load("rouge")`` downloads a script even though the scorer is installed; these classes are instantiated
 instead: ``evaluate.combine([Rouge(), ExactMatch()])``. Importing `evaluate` imports torch where it is installed, so
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import datasets
 import evaluate
 
-from finetune_pipeline.evaluation.overlap import ROUGE_NAMES, exact_match, rouge_scores
+from finetune_pipeline.evaluation.overlap import ROUGE_NAMES, corpus_scores, exact_match, rouge_scores
 
 
 def _info(description: str) -> evaluate.MetricInfo:
@@ -47,10 +47,33 @@ class ExactMatch(evaluate.Metric):
         return {"exact_match": sum(matches) / len(matches)}
 
 
+class Bleu(evaluate.Metric):
+    """Corpus BLEU, from 0 to 1."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info("corpus BLEU by sacrebleu, over 100")
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        return {"bleu": corpus_scores(predictions, references)["bleu"]}
+
+
+class ChrF(evaluate.Metric):
+    """Corpus chrF, from 0 to 1."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info("corpus chrF by sacrebleu, over 100")
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        return {"chrf": corpus_scores(predictions, references)["chrf"]}
+
+
 def text_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """rouge1, rouge2, rougeLsum and exact_match over all pairs. Raises ValueError when there is none."""
+    """rouge1, rouge2, rougeLsum, exact_match and the corpus scores bleu and chrf over all pairs.
+
+    Raises ValueError when there is none.
+    """
     if not predictions:
         raise ValueError("no predictions to score")
-    combined = evaluate.combine([Rouge(keep_in_memory=True), ExactMatch(keep_in_memory=True)])
+    combined = evaluate.combine([metric(keep_in_memory=True) for metric in (Rouge, ExactMatch, Bleu, ChrF)])
     result = combined.compute(predictions=list(predictions), references=list(references))
     return {name: float(value) for name, value in result.items()}

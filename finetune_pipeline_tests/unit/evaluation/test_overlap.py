@@ -8,7 +8,7 @@ import evaluate
 import pytest
 
 from finetune_pipeline.evaluation.overlap import exact_match, rouge_scores
-from finetune_pipeline.evaluation.rouge import ExactMatch, Rouge, text_scores
+from finetune_pipeline.evaluation.overlap_metrics import ExactMatch, Rouge, text_scores
 
 
 @pytest.fixture

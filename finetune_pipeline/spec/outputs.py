@@ -1,0 +1,76 @@
+"""What an answer is: one of a set of labels, a JSON value, or free text; and what is asked of its form."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LabelsOutput(Section):
+    """The answer is one of a fixed set of labels."""
+
+    kind: Literal["labels"] = "labels"
+    labels: list[Label] = Field(min_length=2, description="All allowed answers, in the order reports show them.")
+
+
+class WrittenOutput(Section):
+    """What may be asked of the form of any answer that is written freely."""
+
+    max_new_tokens: int = Field(256, ge=1, le=8192, description="Longest answer generated in evaluation, in tokens.")
+    pattern: str | None = Field(None, description="Regular expression the whole answer must match.")
+    max_chars: int | None = Field(None, ge=1, description="Longest answer that is in form, in characters.")
+    required: list[str] = Field(default_factory=list, description="Strings every answer must hold.")
+    forbidden: list[str] = Field(default_factory=list, description="Strings no answer may hold.")
+
+
+class TextOutput(WrittenOutput):
+    """The answer is free text."""
+
+    kind: Literal["text"] = "text"
+    extract: str | None = Field(
+        None,
+        description="Regular expression with one group that finds the final answer in the text, such as `#### (-?[0-9.,]+)`; "
+        "the last match counts, and only it is compared.",
+    )
+
+
+class JsonOutput(WrittenOutput):
+    """The answer is a JSON value: extraction."""
+
+    kind: Literal["json"] = "json"
+    json_schema: dict[str, Any] | str = Field(
+        description="JSON schema (draft 2020-12) of an answer, or the name of a file with it in the task folder."
+    )
+    unordered: list[str] = Field(
+        default_factory=list,
+        description="List fields whose order does not matter, by dotted path; others are compared place by place.",
+    )
+    accept_repaired: bool = Field(
+        False, description="Let an answer be right that is JSON only after repair. Production must then repair, too."
+    )
+
+
+AnyOutput = LabelsOutput | TextOutput | JsonOutput
+Metric = Literal["accuracy", "macro_f1", "exact", "micro_f1", "rouge1", "rouge2", "rougeLsum", "chrf", "bleu", "facts"]
+METRICS: dict[str, tuple[Metric, ...]] = {
+    "labels": ("accuracy", "macro_f1"),
+    "json": ("exact", "micro_f1"),
+    "text": ("rougeLsum", "exact", "rouge1", "rouge2", "chrf", "bleu", "facts"),
+}
+"""Metrics a kind of output can be judged by, its default first."""
+
+
+def default_metric(output: AnyOutput) -> Metric:
+    """What decides where the spec does not say: right answers where right can be told, else word overlap."""
+    if isinstance(output, TextOutput) and output.extract:
+        return "exact"
+    return METRICS[output.kind][0]

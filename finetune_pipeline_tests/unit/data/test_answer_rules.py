@@ -1,0 +1,93 @@
+"""Gold answers of JSON tasks are held against the schema, row by row; corrections of people and of production, too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.data.judging import check_line, judge_block
+from finetune_pipeline.data.readers.blocks import Block
+from finetune_pipeline.data.review import _read_decision
+from finetune_pipeline.production.ingest import _problems
+from finetune_pipeline.spec import TaskSpec
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"day": {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}, "guests": {"type": "integer"}},
+    "required": ["day", "guests"],
+    "additionalProperties": False,
+}
+
+
+def spec(**output: object) -> TaskSpec:
+    kind = output or {"kind": "json", "json_schema": SCHEMA}
+    return TaskSpec.model_validate(
+        {"name": "t", "description": "d", "system_prompt": "Extract.", "output": kind, "data": {"inject": True}}
+    )
+
+
+def findings(answer: str, of: TaskSpec | None = None) -> list[tuple[str, str]]:
+    line = json.dumps({"prompt": "A table for four on the first of May", "completion": answer}).encode()
+    checked = check_line(line, "a.jsonl", 7, of or spec())
+    assert (checked.example is None) == any(f.severity == "error" for f in checked.findings)
+    return [(f.rule, f.place) for f in checked.findings]
+
+
+@pytest.mark.parametrize(
+    ("answer", "rule"),
+    [
+        ('{"day": "2026-05-01", "guests": 4', "data.answer_not_json"),
+        ("```json\n{}\n```", "data.answer_not_json"),
+        ('{"day": "2026-05-01", "guests": "4"}', "data.answer_schema"),
+        ('{"day": "1 May", "guests": 4}', "data.answer_schema"),
+        ('{"day": "2026-05-01"}', "data.answer_schema"),
+        ('{"day": "2026-05-01", "guests": 4, "note": ""}', "data.answer_schema"),
+        ('{"day": "2026-05-01", "guests": NaN}', "data.answer_not_json"),
+    ],
+)
+def test_a_gold_answer_that_breaks_the_schema_is_quarantined_with_file_and_line(answer: str, rule: str) -> None:
+    assert findings(answer) == [(rule, "a.jsonl:7")]
+
+
+def test_sound_answers_pass() -> None:
+    assert findings('{"guests": 4, "day": "2026-05-01"}') == []
+    assert findings("it holds a", spec(kind="text", required=["a"])) == []
+
+
+def test_text_answers_are_held_to_their_form() -> None:
+    assert findings("no mark", spec(kind="text", extract=r"#### (\d+)")) == [
+        ("data.answer_no_final_answer", "a.jsonl:7")
+    ]
+    assert findings("it holds b", spec(kind="text", required=["a"], forbidden=["b"])) == [
+        ("data.answer_required", "a.jsonl:7"),
+        ("data.answer_forbidden", "a.jsonl:7"),
+    ]
+
+
+def test_large_blocks_are_judged_no_differently() -> None:
+    def line(answer: str) -> bytes:
+        turns = [("system", "Extract."), ("user", "A table for four"), ("assistant", answer)]
+        return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}).encode()
+
+    data = b"\n".join(line(a) for a in ['{"day": "2026-05-01", "guests": 4}', "{}"] * 20) + b"\n"
+    block = Block(file="a.jsonl", kind="lines", data=data, first=1, start=0)
+    slow, fast = (judge_block(block, spec(), fast_from=size) for size in (1 << 30, 1))
+    assert slow.kept == fast.kept == 20
+    assert slow.by_rule == fast.by_rule == {"data.answer_schema": 40}
+
+
+def test_corrections_are_held_to_the_same_form(tmp_path: Path) -> None:
+    decision = {"id": "a", "decision": "relabel", "reviewer": "kim", "label": '{"guests": 4}'}
+    made, found = _read_decision(decision, spec(), "r.jsonl:1")
+    assert made is None and [f.rule for f in found] == ["data.review_answer_schema"]
+    logged = {
+        "id": "1",
+        "timestamp": "2026-05-01T10:00:00Z",
+        "output": "x",
+        "model_version": "1",
+        "input": "x",
+        "feedback": {"correction": "no JSON"},
+    }
+    assert [f.rule for f in _problems(logged, "l.jsonl:1", spec())] == ["log.answer_not_json"]

@@ -1,0 +1,80 @@
+"""Rules about the output: each fires on its fault, and none on a sound spec."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_pipeline.spec import check_task
+from finetune_pipeline.spec.outputs import JsonOutput
+
+SCHEMA = {"type": "object", "properties": {"items": {"type": "array"}, "name": {"type": "string"}}}
+SOUND: list[dict[str, Any]] = [
+    {"kind": "json", "json_schema": SCHEMA, "unordered": ["items"]},
+    {"kind": "json", "json_schema": "schema.json"},
+    {"kind": "text", "extract": r"#### (\d+)", "pattern": ".*", "required": ["a"], "forbidden": ["b"], "max_chars": 9},
+]
+
+
+def write(folder: Path, output: dict[str, Any], **changes: Any) -> Path:
+    task = folder / "orders"
+    task.mkdir(exist_ok=True)
+    (task / "schema.json").write_text(json.dumps(SCHEMA))
+    (task / "broken.json").write_text("{")
+    told = {"name": "orders", "description": "x", "system_prompt": "End with ####.", "output": output, **changes}
+    (task / "task.yaml").write_text(yaml.safe_dump(told))
+    return task
+
+
+@pytest.mark.parametrize("output", SOUND)
+def test_a_sound_output_has_no_finding(tmp_path: Path, output: dict[str, Any]) -> None:
+    task, found = check_task(write(tmp_path, output))
+    assert found == [] and task is not None
+
+
+def test_the_content_of_the_schema_file_stands_in_the_spec(tmp_path: Path) -> None:
+    task, _ = check_task(write(tmp_path, SOUND[1]))
+    assert task is not None and isinstance(task.spec.output, JsonOutput)
+    assert task.spec.output.json_schema == SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("output", "rule", "message"),
+    [
+        ({"kind": "json", "json_schema": "none.json"}, "json_schema", "No such file"),
+        ({"kind": "json", "json_schema": "broken.json"}, "json_schema", "is not JSON"),
+        ({"kind": "json", "json_schema": "../schema.json"}, "json_schema", "outside the task folder"),
+        ({"kind": "json", "json_schema": {"type": "objekt"}}, "json_schema", "no valid schema"),
+        ({"kind": "json", "json_schema": {"$ref": "http://x.org/a"}}, "json_schema", "another document"),
+        ({"kind": "json", "json_schema": SCHEMA, "unordered": ["name"]}, "unordered", "'name' is not a list"),
+        ({"kind": "text", "pattern": "("}, "patterns", "no regular expression"),
+        ({"kind": "text", "extract": r"#### \d+"}, "patterns", "has 0 groups"),
+        ({"kind": "text", "extract": r"Answer: (\d+)"}, "final_answer", "'Answer:'"),
+        ({"kind": "text", "required": ["ab"], "forbidden": ["b"]}, "answer_strings", "'ab' is required"),
+        ({"kind": "json", "json_schema": SCHEMA, "max_length": 3}, "unknown_key", "unknown key 'max_length'"),
+    ],
+)
+def test_every_rule_fires(tmp_path: Path, output: dict[str, Any], rule: str, message: str) -> None:
+    _, found = check_task(write(tmp_path, output))
+    assert [(f.rule, message in f.message) for f in found] == [(f"spec.{rule}", True)]
+
+
+def test_a_metric_must_fit_the_output(tmp_path: Path) -> None:
+    _, found = check_task(write(tmp_path, SOUND[0], gates={"metric": "rougeLsum"}))
+    assert [f.rule for f in found] == ["spec.metric"]
+    assert "exact, micro_f1" in found[0].fix
+    task, found = check_task(write(tmp_path, SOUND[0], gates={"metric": "micro_f1"}))
+    assert found == [] and task is not None and task.spec.metric == "micro_f1"
+
+
+def test_defaults_of_the_metric(tmp_path: Path) -> None:
+    expected = {0: "exact", 2: "exact"}
+    for which, metric in expected.items():
+        task, _ = check_task(write(tmp_path, SOUND[which]))
+        assert task is not None and task.spec.metric == metric
+    task, _ = check_task(write(tmp_path, {"kind": "text"}))
+    assert task is not None and task.spec.metric == "rougeLsum"
