@@ -7,6 +7,7 @@ import sys
 import click
 
 from finetune_pipeline import __version__
+from finetune_pipeline.cli.ask_data import ask_data
 from finetune_pipeline.cli.check import check
 from finetune_pipeline.cli.export import export
 from finetune_pipeline.cli.output import DONE, ERROR, problem
@@ -27,7 +28,7 @@ def cli() -> None:
     """
 
 
-for command in (check, run, report, show, schema, ui, export):
+for command in (check, run, report, ask_data, show, schema, ui, export):
     cli.add_command(command)
 
 

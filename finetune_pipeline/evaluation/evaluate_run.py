@@ -8,8 +8,10 @@ from typing import Any
 
 from finetune_pipeline.evaluation.answers import likelihood_rows
 from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.failure_atlas import failure_atlas
 from finetune_pipeline.evaluation.failures import changed_examples, wrong_answers
 from finetune_pipeline.evaluation.metrics import likelihood_metrics, score
+from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.statistics import holm, selection_optimism
 from finetune_pipeline.evaluation.wording import is_number, prompt_name
@@ -32,6 +34,7 @@ def evaluate_task(
     openings: Sequence[Mapping[str, Any]],
     versions: Mapping[str, Any],
     texts: Mapping[str, str] | None = None,
+    training_rows: Sequence[Trained] = (),
 ) -> dict[str, Any]:
     """Judge one candidate on the sealed test.
 
@@ -41,12 +44,13 @@ def evaluate_task(
     `measured`. data_facts: facts per data step, in order. parity_facts: of the merge. openings: the sealed test's
     ledger, one entry an opening; its key `candidate` tells candidates apart. versions: names to versions or hashes;
     `champion`, when set, announces champion predictions. texts: user text per example id, for the failures shown.
+    training_rows: what was trained on, to find the rows nearest to a failure.
 
     Returns task, metric, confidence, n, models (rows of the side-by-side table by name, `candidate` among them),
     scores, likelihood, comparison (the main one, without ids), comparisons (`baseline`, `champion` or null,
-    `base_likelihood`, `linear`), format_gap, regressions, fixes, wrong_answers, seal, baseline, training, data,
-    parity, versions, gates (their settings). Numbers that are not finite become null. Raises ValueError when a model's
-    predictions are missing, an unexpected model is there, or the sides of a comparison do not match.
+    `base_likelihood`, `linear`), format_gap, regressions, fixes, wrong_answers, atlas (of the candidate), seal, baseline,
+    training, data, parity, versions, gates (their settings). Numbers that are not finite become null. Raises ValueError
+    when a model's predictions are missing, an unexpected model is there, or the sides of a comparison do not match.
     """
     rows = _rows_by_model(predictions, versions)
     labels, confidence = spec.labels, spec.gates.confidence
@@ -83,6 +87,9 @@ def evaluate_task(
         "regressions": changed_examples(main["broken"], base, candidate, known_texts, SHOWN_REGRESSIONS),
         "fixes": changed_examples(main["fixed"], base, candidate, known_texts, SHOWN_FIXES),
         "wrong_answers": wrong_answers(rows["candidate"], labels, known_texts) if labels else [],
+        "atlas": failure_atlas(
+            rows["candidate"], spec.output, known_texts, Neighbours(training_rows) if training_rows else None
+        ),
         "seal": _seal(openings, main["n"], scores["candidate"]["accuracy"]),
         "baseline": baseline_facts,
         "training": training_facts,

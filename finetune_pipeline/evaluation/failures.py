@@ -29,8 +29,8 @@ def changed_examples(
             "id": i,
             "text": cut(texts[i], TEXT_LIMIT) if i in texts else None,
             "gold": cut(candidate[i]["gold"], ANSWER_LIMIT),
-            "base": _said(base[i]),
-            "candidate": _said(candidate[i]),
+            "base": said(base[i]),
+            "candidate": said(candidate[i]),
         }
         for i in sorted(ids)[:limit]
     ]
@@ -59,7 +59,7 @@ def wrong_answers(
                 {
                     "id": row["example_id"],
                     "text": cut(texts[row["example_id"]], TEXT_LIMIT) if row["example_id"] in texts else None,
-                    "said": _said(row),
+                    "said": said(row),
                 }
                 for row in sorted(members, key=lambda row: row["example_id"])[:per_group]
             ],
@@ -68,7 +68,7 @@ def wrong_answers(
     ]
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def said(row: Mapping[str, Any]) -> str:
     """The answer as given, with the status where it is not a finished one."""
     text = cut(row["text"].strip(), ANSWER_LIMIT)
     if row["status"] == "ok":

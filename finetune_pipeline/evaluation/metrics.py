@@ -12,7 +12,7 @@ from finetune_pipeline.evaluation.predictions import STATUSES
 from finetune_pipeline.evaluation.row_scores import Form, as_output, is_valid
 from finetune_pipeline.evaluation.statistics import paired_bootstrap_macro_f1, wilson_interval
 from finetune_pipeline.evaluation.written_metrics import form_counts, json_metrics, text_metrics
-from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, default_metric
+from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, default_metric
 
 Row = Mapping[str, Any]
 
@@ -104,11 +104,17 @@ def score(rows: Sequence[Row], form: Form, confidence: float = 0.95, metric: str
             made["macro_f1_interval"] = macro_f1_interval(rows, output.labels, confidence)
     else:
         shared = {"valid": valid_share(rows, output, confidence), "statuses": count_statuses(rows)}
-        is_json = isinstance(output, JsonOutput)
-        made = json_metrics(rows, output, confidence) if is_json else text_metrics(rows, output, confidence)
+        made = written(rows, output, confidence)
         made |= shared | {"form": form_counts(rows, output)}
     interval = made["interval"] if name in ("accuracy", "exact") else made.get(f"{name}_interval")
     return made | {"primary": {"name": name, "value": made[name], "interval": interval}}
+
+
+def written(rows: Sequence[Row], output: JsonOutput | TextOutput, confidence: float = 0.95) -> dict[str, Any]:
+    """:func:`json_metrics` or :func:`text_metrics`."""
+    if isinstance(output, JsonOutput):
+        return json_metrics(rows, output, confidence)
+    return text_metrics(rows, output, confidence)
 
 
 def macro_f1_interval(rows: Sequence[Row], labels: Sequence[str], confidence: float = 0.95) -> list[float]:

@@ -7,9 +7,11 @@ from html import escape
 from typing import Any
 
 from finetune_pipeline.evaluation.answers import INVALID
+from finetune_pipeline.evaluation.data_request import group_title, share_sentence
+from finetune_pipeline.evaluation.failure_rules import KINDS
 from finetune_pipeline.evaluation.gates import GateResult, verdict
-from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, percent
-from finetune_pipeline.reports import plots, sentences, tables
+from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, cut, percent
+from finetune_pipeline.reports import metric_tables, plots, sentences, tables
 from finetune_pipeline.reports.style import STYLE
 from finetune_pipeline.reports.tables import Table
 
@@ -28,9 +30,12 @@ def render_html(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
         ("paired", "Paired comparison", _paired(evaluation)),
         ("confusion", "Confusion", _confusion(evaluation)),
         ("labels", "Labels", _per_class(evaluation)),
+        ("detail", "Answers in detail", "".join(_table(t, "figures") for t in metric_tables.metric_tables(evaluation))),
+        ("calibration", "Calibration", _calibration(evaluation)),
         ("learning", "Learning curves", _learning(evaluation)),
         ("regressions", "Regressions and fixes", _changes(evaluation)),
         ("wrong", "Wrong answers", _wrong(evaluation)),
+        ("atlas", "Failure atlas", _atlas(evaluation)),
         ("data", "Data", _data(evaluation)),
         ("training", "Training", _table(tables.training_table(evaluation["training"]), "figures")),
         ("seal", "The sealed test", _seal(evaluation)),
@@ -246,6 +251,39 @@ def _wrong(evaluation: Evaluation) -> str:
     if rest := groups[SHOWN_GROUPS:]:
         named = ", ".join(f"{g['gold']} \u2192 {g['predicted']} ({g['count']})" for g in rest)
         parts.append(f"<h3>Smaller groups</h3>{_paragraphs([f'{named}.'])}")
+    return "".join(parts)
+
+
+def _calibration(evaluation: Evaluation) -> str:
+    table = metric_tables.calibration_table(evaluation)
+    if table is None:
+        return ""
+    note = (
+        "From the likelihoods of the labels, made to sum to 1. Calibration error: mean distance between confidence and share "
+        "of right answers over ten bins; Brier: squared distance from the truth, 0 to 2."
+    )
+    bins = _table(metric_tables.reliability_table(evaluation), "figures")
+    return _table(table, "figures") + bins + _paragraphs([note], "note")
+
+
+def _atlas(evaluation: Evaluation) -> str:
+    atlas = evaluation["atlas"]
+    if not atlas["groups"]:
+        return ""
+    kinds = ", ".join(f"{KINDS[kind]} ({n})" for kind, n in atlas["kinds"].items())
+    parts = [_paragraphs([f"{counted(atlas['wrong'], 'wrong answer')} of {atlas['n']:,} by kind: {kinds}."])]
+    for group in atlas["groups"][:SHOWN_GROUPS]:
+        cases = "".join(
+            _case(c["id"], c["text"], [("right", c["gold"]), ("said", c["said"])]) for c in group["examples"][:2]
+        )
+        near = "; ".join(f"{cut(n['text'], 160)} ({cut(n['answer'], 80)})" for n in group["nearest"])
+        told = [share_sentence(group), group["advice"], f"Nearest training rows: {near}." if near else ""]
+        parts.append(
+            f"<h3>{escape(group_title(group))} ({group['count']})</h3>{_paragraphs([t for t in told if t])}{cases}"
+        )
+    if rest := atlas["groups"][SHOWN_GROUPS:]:
+        named = "; ".join(f"{group_title(g)} ({g['count']})" for g in rest)
+        parts.append(f"<h3>Smaller groups</h3>{_paragraphs([named + '.'])}")
     return "".join(parts)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.evaluation.answers import INVALID
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.wording import counted, cut, number
-from finetune_pipeline.reports import sentences, tables
+from finetune_pipeline.reports import metric_tables, sentences, tables
 from finetune_pipeline.reports.tables import Table
 
 SHOWN, TEXT_LIMIT = 5, 200
@@ -36,9 +36,11 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         write_table(tables.comparisons_table(evaluation)),
         plain(sentences.visible_sentence(comparison)),
         *_labels(evaluation),
+        *_detail(evaluation),
         "## Regressions and fixes",
         *_changes(evaluation),
         *_wrong(evaluation),
+        *_atlas(evaluation),
         "## Data",
         write_table(tables.stages_table(evaluation["data"])),
         write_table(tables.splits_table(evaluation["data"], task["labels"])),
@@ -94,6 +96,17 @@ def _labels(evaluation: Mapping[str, Any]) -> list[str]:
         "Confusion of the fine-tuned model:",
         write_table(matrix),
     ]
+
+
+def _detail(evaluation: Mapping[str, Any]) -> list[str]:
+    made = [*metric_tables.metric_tables(evaluation), metric_tables.calibration_table(evaluation)]
+    written = [write_table(table) for table in made if table]
+    return ["## Answers in detail", *written] if written else []
+
+
+def _atlas(evaluation: Mapping[str, Any]) -> list[str]:
+    table = metric_tables.atlas_table(evaluation, 2 * SHOWN)
+    return ["## Failure atlas", write_table(table)] if table else []
 
 
 def _changes(evaluation: Mapping[str, Any]) -> list[str]:

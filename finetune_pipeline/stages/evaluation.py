@@ -9,6 +9,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
+from finetune_pipeline.evaluation.neighbours import Trained
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.sealed import open_sealed, openings
 from finetune_pipeline.graph import Step, Work
@@ -81,6 +82,10 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         read_predictions(predictions.path("predictions.parquet")),
         linear=read_json(predictions.path("linear.json")) or None,
         texts=read_json(predictions.path("texts.json")),
+        training_rows=[
+            Trained(e.id, e.user_text, e.answer)
+            for e in read_examples(work.inputs["splits"].path("train/examples.jsonl"))
+        ],
         baseline_facts=dict(work.inputs["few_shot_baseline"].facts),
         training_facts={**adapter.facts, "measured": read_json(adapter.path("measured.json"))},
         data_facts={name: dict(work.inputs[name].facts) for name in DATA_STEPS},

@@ -1,45 +1,61 @@
-"""The task that ships: every planted fault is found, by its rule, and nothing else is."""
+"""The tasks that ship: every planted fault is found, by its rule, and nothing else is."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
+from shutil import copytree
+from typing import Any
 
 import pytest
 
 from finetune_pipeline.data.duplicates import clean
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.json_values import schema_problems, strict
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.validation import validate
-from finetune_pipeline.spec import load_task
+from finetune_pipeline.spec import check_task, load_task
+from finetune_pipeline.spec.outputs import JsonOutput
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "ticket_triage"
-PLANTED = json.loads((FOLDER / "planted_faults.json").read_text("utf-8"))
+ROOT = Path(__file__).resolve().parents[2]
+SECRETS = {
+    "ticket_triage": ("sk-live-9fQ2xV7mT4bKcR8wZp3LhD6s", "lena.brandt@", "555-0147", "0958"),
+    "order_intake": ("j.okafor@", "northpier.example", "7946 0958", "555-0147"),
+}
+LINES = {"ticket_triage": 1102, "order_intake": 1034}
 Place = tuple[str, int]
-
-
-def of(expect: str) -> list[dict]:
-    return [p for p in PLANTED if p["expect"] == expect]
 
 
 def at(told: dict) -> Place:
     return told["file"].rpartition("/")[2], told["line"]
 
 
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    task = load_task(FOLDER)
+@pytest.fixture(scope="module", params=list(LINES))
+def stages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = ROOT / "data" / request.param
+    task = load_task(folder)
     folders = {name: tmp_path_factory.mktemp(name) for name in ("raw", "validated", "clean")}
     facts = {"raw": collect_raw(task, folders["raw"])}
     facts["validated"] = validate(folders["raw"], task.spec, folders["validated"])
     facts["clean"] = clean(folders["validated"], task.spec, folders["clean"])
-    return {"folders": folders, "facts": facts, "spec": task.spec}
+    planted = json.loads((folder / "planted_faults.json").read_text("utf-8"))
+    return {"name": request.param, "folders": folders, "facts": facts, "spec": task.spec, "planted": planted}
 
 
-def test_no_row_is_unaccounted_for(stages: dict) -> None:
+def of(stages: dict[str, Any], expect: str) -> list[dict]:
+    return [p for p in stages["planted"] if p["expect"] == expect]
+
+
+def test_the_spec_has_no_findings(stages: dict[str, Any]) -> None:
+    assert check_task(ROOT / "data" / stages["name"])[1] == []
+
+
+def test_no_row_is_unaccounted_for(stages: dict[str, Any]) -> None:
     raw, validated, cleaned = (stages["facts"][k] for k in ("raw", "validated", "clean"))
-    assert raw["lines"] == validated["rows_in"] == 1102
+    assert raw["lines"] == validated["rows_in"] == LINES[stages["name"]]
     assert validated["rows_in"] == validated["kept"] + validated["quarantined"]
     assert cleaned["rows_in"] == validated["kept"]
     assert cleaned["rows_in"] == (
@@ -48,19 +64,19 @@ def test_no_row_is_unaccounted_for(stages: dict) -> None:
     assert cleaned["kept"] >= 900
 
 
-def test_the_quarantine_holds_exactly_the_planted_rows_each_under_its_rule(stages: dict) -> None:
+def test_the_quarantine_holds_exactly_the_planted_rows_each_under_its_rule(stages: dict[str, Any]) -> None:
     found = {
         at(row): {f["rule"] for f in row["findings"] if f["severity"] == "error"}
         for name in ("validated", "clean")
         for row in read_rows(stages["folders"][name] / "quarantine.jsonl")
     }
-    assert found == {at(p): {p["rule"]} for p in of("quarantine")}
+    assert found == {at(p): {p["rule"]} for p in of(stages, "quarantine")}
 
 
-def test_the_duplicates_are_exactly_the_planted_ones_one_of_each_pair_stays(stages: dict) -> None:
+def test_the_duplicates_are_exactly_the_planted_ones_one_of_each_pair_stays(stages: dict[str, Any]) -> None:
     dropped = {at(row["source"]): row["kind"] for row in read_rows(stages["folders"]["clean"] / "duplicates.jsonl")}
-    assert Counter(dropped.values()) == Counter(p["kind"] for p in of("duplicate"))
-    for planted in of("duplicate"):
+    assert Counter(dropped.values()) == Counter(p["kind"] for p in of(stages, "duplicate"))
+    for planted in of(stages, "duplicate"):
         pair = {at(planted), at(planted["original"])}
         gone = pair & set(dropped)
         assert len(gone) == 1, planted
@@ -68,14 +84,41 @@ def test_the_duplicates_are_exactly_the_planted_ones_one_of_each_pair_stays(stag
     assert dropped == {}
 
 
-def test_personal_data_is_replaced_everywhere_it_was_planted_and_nowhere_else(stages: dict) -> None:
+def test_personal_data_is_replaced_everywhere_it_was_planted_and_nowhere_else(stages: dict[str, Any]) -> None:
     found = {(at(row["source"]), row["kind"]) for row in read_rows(stages["folders"]["clean"] / "scrubbed.jsonl")}
-    assert found == {(at(p), "secret" if p["kind"] == "api_key" else p["kind"]) for p in of("scrubbed")}
-    written = "".join(p.read_text("utf-8") for p in stages["folders"]["clean"].glob("*.json*"))
-    for secret in ("sk-live-9fQ2xV7mT4bKcR8wZp3LhD6s", "lena.brandt@", "555-0147", "0958"):
+    assert found == {(at(p), "secret" if p["kind"] == "api_key" else p["kind"]) for p in of(stages, "scrubbed")}
+    written = "".join(p.read_text("utf-8") for p in stages["folders"]["clean"].rglob("*.json*"))
+    assert len(written) > 100_000
+    for secret in SECRETS[stages["name"]]:
         assert secret not in written
 
 
-def test_every_label_has_a_hundred_tickets_or_more(stages: dict) -> None:
-    assert min(stages["facts"]["clean"]["labels"].values()) >= 100
-    assert set(stages["facts"]["clean"]["labels"]) == set(stages["spec"].labels)
+def test_every_label_has_a_hundred_rows_or_more(stages: dict[str, Any]) -> None:
+    labels = stages["facts"]["clean"]["labels"]
+    assert set(labels) == set(stages["spec"].labels)
+    assert min(labels.values(), default=100) >= 100
+
+
+def test_extractions_that_are_kept_comply_and_use_every_value(stages: dict[str, Any]) -> None:
+    output = stages["spec"].output
+    if not isinstance(output, JsonOutput):
+        pytest.skip("a label task")
+    lines = [row for path in stages["folders"]["clean"].rglob("examples.jsonl") for row in read_rows(path)]
+    answers = [strict(row["messages"][-1]["content"]) for row in lines]
+    assert len(answers) >= stages["facts"]["clean"]["kept"]
+    assert not any(schema_problems(answer, output.json_schema) for answer in answers)
+    fields = output.json_schema["properties"]
+    for name in ("product", "day"):
+        assert Counter(a[name] for a in answers).keys() == set(fields[name]["enum"])
+    assert {extra for a in answers for extra in a["extras"]} == set(fields["extras"]["items"]["enum"])
+    assert 0.15 < sum(a["urgent"] for a in answers) / len(answers) < 0.35
+
+
+def test_the_generator_makes_the_orders_again_to_the_byte(tmp_path: Path) -> None:
+    shipped = ROOT / "data" / "order_intake"
+    copytree(ROOT / "tools", tmp_path / "tools")
+    (tmp_path / "data" / "order_intake" / "raw").mkdir(parents=True)
+    (tmp_path / "data" / "order_intake" / "task.yaml").write_bytes((shipped / "task.yaml").read_bytes())
+    subprocess.run([sys.executable, "make_order_intake.py"], cwd=tmp_path / "tools", check=True, timeout=300)
+    for made in sorted((tmp_path / "data" / "order_intake").rglob("*.json*")):
+        assert made.read_bytes() == (shipped / made.relative_to(tmp_path / "data" / "order_intake")).read_bytes()

@@ -1,0 +1,54 @@
+"""``finetune ask-data TASK``: which rows to collect next, from the failures of the last evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.state import open_project
+from finetune_pipeline.evaluation.data_request import as_json_lines, as_markdown, request_rows
+from finetune_pipeline.reports.markdown import plain
+
+
+@click.command("ask-data")
+@click.argument("task")
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), help="Folder to write to; default: requests/ in the state."
+)
+@as_json
+def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
+    """Write what the last evaluation of TASK lacks as a data request: JSON Lines for programs, Markdown for people."""
+    loaded = get_task(task)
+    project = open_project(loaded)
+    found = project.store.all_versions(loaded.name, "evaluation_report")
+    artifact = project.artifacts()["evaluation_report"] or (found[-1] if found else None)
+    if artifact is None:
+        problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
+        return ERROR
+    atlas = read_json(artifact.path("evaluation.json")).get("atlas")
+    if atlas is None:
+        problem(f"the last evaluation of {loaded.name} holds no failure atlas: run `finetune run {loaded.name}` again")
+        return ERROR
+    rows = request_rows(atlas, loaded.name, artifact.version)
+    out = folder or project.store.state_folder(loaded.name) / "requests"
+    out.mkdir(parents=True, exist_ok=True)
+    lines, page = out / f"{loaded.name}-{artifact.version}.jsonl", out / f"{loaded.name}-{artifact.version}.md"
+    lines.write_text(as_json_lines(rows), "utf-8")
+    page.write_text(as_markdown(atlas, loaded.name, plain), "utf-8")
+    if as_json:
+        emit(
+            {"task": loaded.name, "version": artifact.version, "jsonl": str(lines), "markdown": str(page), "rows": rows}
+        )
+        return DONE
+    wanted = sum(row["collect"] for row in rows)
+    say(
+        f"{loaded.name}: {atlas['wrong']} of {atlas['n']} test rows wrong, in {len(rows)} groups; {wanted} new rows asked for"
+    )
+    for row in rows[:12]:
+        like = f" like {', '.join(row['like'])}" if row["like"] else ""
+        say(f"  {row['collect'] or '–':>4}  {row['failed']} × {row['kind']} {row['detail']}{like}".rstrip())
+    say(f"for people    {page}\nfor programs  {lines}")
+    return DONE

@@ -1,0 +1,145 @@
+"""The failure atlas: every wrong answer by kind and group, with the training rows nearest to it and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.evaluation.failure_clusters import Cluster, clusters
+from finetune_pipeline.evaluation.failure_rules import KINDS, Failure, failure_of
+from finetune_pipeline.evaluation.failures import ANSWER_LIMIT, TEXT_LIMIT, said
+from finetune_pipeline.evaluation.neighbours import Neighbours
+from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.evaluation.wording import counted, cut
+from finetune_pipeline.spec.outputs import AnyOutput
+
+Row = Mapping[str, Any]
+SHOWN, NEAREST = 3, 3
+ENOUGH_TO_MEASURE = 24
+"""Rows of a kind from which on its share of failures is known to about 20 points (Wilson, 95%)."""
+_NO_MORE_DATA = {
+    "error": "Read the error in the predictions and mend its cause; these rows say nothing about the model.",
+    "truncated": "Raise output.max_new_tokens (baseline.max_new_tokens for labels) if the right answers need it; else "
+    "train longer, so that the model learns where an answer ends.",
+    "empty": "Train longer, and look for empty or very short answers in the training rows.",
+    "repetition": "Train longer or with a lower learning rate; look for answers in the training rows that repeat themselves.",
+    "refusal": "Look for refusals among the training answers, and remove them unless they are wanted.",
+    "wrong_language": "Look for training rows whose answer is in another language than is wanted.",
+    "format": "Restrict decoding to the declared form, or train longer: the form is the same in every training row.",
+}
+
+
+def failure_atlas(
+    rows: Sequence[Row], output: AnyOutput, texts: Mapping[str, str], neighbours: Neighbours | None = None
+) -> dict[str, Any]:
+    """Every wrong answer of one model.
+
+    texts: user text per example id, of all rows. Returns {n, wrong, kinds {kind: count}, groups}; a group is {kind,
+    title, detail, terms, count, share_with_term, interval, examples, also, nearest, near_training, near_training_of_right,
+    collect, advice}, largest first within its kind, kinds by size. `share_with_term`: of all test rows with the first
+    term, the share that fails in this way.
+    """
+    found = {row["example_id"]: failure for row in rows if (failure := failure_of(row, output)) is not None}
+    by_id = {row["example_id"]: row for row in rows}
+    together: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for i, failure in found.items():
+        together[failure.kind, failure.detail].append(i)
+    counts = Counter(failure.kind for failure in found.values())
+    known = {i: texts[i] for i in by_id if i in texts}
+    right = [text for i, text in known.items() if i not in found]
+    usual = float(np.median(neighbours.counts(right))) if neighbours and right else None
+    groups = [
+        _group(kind, detail, cluster, by_id, found, known, neighbours, usual)
+        for (kind, detail), ids in together.items()
+        for cluster in clusters(ids, known)
+    ]
+    groups.sort(
+        key=lambda g: (-counts[g["kind"]], -g["count"], g["kind"], g["detail"], g["terms"], g["examples"][0]["id"])
+    )
+    kinds = {kind: counts[kind] for kind in sorted(counts, key=lambda k: (-counts[k], list(KINDS).index(k)))}
+    return {"n": len(rows), "wrong": len(found), "kinds": kinds, "groups": groups}
+
+
+def _group(
+    kind: str,
+    detail: str,
+    cluster: Cluster,
+    rows: Mapping[str, Row],
+    found: Mapping[str, Failure],
+    texts: Mapping[str, str],
+    neighbours: Neighbours | None,
+    usual: float | None,
+) -> dict[str, Any]:
+    inside = [texts[i] for i in cluster.ids if i in texts]
+    near = float(np.median(neighbours.counts(inside))) if neighbours and inside else None
+    nearest = neighbours.nearest(inside, NEAREST) if neighbours and inside else []
+    collect, advice = what_to_do(kind, detail, len(cluster.ids), near, usual, [t.answer for t in nearest])
+    also = Counter(told for i in cluster.ids for told in found[i].also)
+    return {
+        "kind": kind,
+        "title": KINDS[kind],
+        "detail": detail,
+        "terms": list(cluster.terms),
+        "count": len(cluster.ids),
+        "share_with_term": cluster.hit / cluster.held if cluster.held else None,
+        "interval": list(wilson_interval(cluster.hit, cluster.held)) if cluster.held else None,
+        "ids": sorted(cluster.ids),
+        "examples": [
+            {
+                "id": i,
+                "text": cut(texts[i], TEXT_LIMIT) if i in texts else None,
+                "gold": cut(rows[i]["gold"], ANSWER_LIMIT),
+                "said": said(rows[i]),
+            }
+            for i in sorted(cluster.ids)[:SHOWN]
+        ],
+        "also": dict(sorted(also.items(), key=lambda told: (-told[1], told[0]))),
+        "nearest": [
+            {"id": t.id, "text": cut(t.text, TEXT_LIMIT), "answer": cut(t.answer, ANSWER_LIMIT)} for t in nearest
+        ],
+        "near_training": near,
+        "near_training_of_right": usual,
+        "collect": collect,
+        "advice": advice,
+    }
+
+
+def what_to_do(
+    kind: str, detail: str, count: int, near: float | None, usual: float | None, answers: Sequence[str]
+) -> tuple[int, str]:
+    """(rows to collect, the advice in words).
+
+    More rows are asked for where texts like these are rarer in training than texts like those answered rightly: as
+    many as are missing to their median, and at least so many that the group's share of failures can be measured next
+    time. Where they are not rarer, more of the same is no cure, and none are asked for. answers: of the nearest
+    training rows.
+    """
+    if kind in _NO_MORE_DATA:
+        return 0, _NO_MORE_DATA[kind]
+    said_there = detail.rpartition(" → ")[2] if kind == "label_pair" else None
+    agree = sum(answer == said_there for answer in answers)
+    if said_there and agree * 2 > len(answers):
+        return 0, (
+            f"Read the nearest training rows first: {agree} of {len(answers)} carry the label given here. Either they are "
+            "wrong, or the labels overlap and need a sharper definition."
+        )
+    if near is None or usual is None:
+        return 0, "Read the examples; the training rows were not at hand, so nobody can say whether more would help."
+    if near >= usual:
+        return 0, (
+            f"Training has about {near:.0f} rows like each of these and {usual:.0f} like those answered rightly, so more "
+            "of the same will hardly help: read the examples for what the answer depends on, and check the training answers."
+        )
+    missing = max(1, math.ceil(usual - near))
+    collect = max(missing, ENOUGH_TO_MEASURE)
+    why = (
+        f"training has about {near:.0f} rows like each of these, and {usual:.0f} like those answered rightly"
+        f" ({missing} are missing)"
+    )
+    if collect > missing:
+        why += f"; {ENOUGH_TO_MEASURE} is the fewest from which their share of failures can be measured next time"
+    return collect, f"Collect {counted(collect, 'more row')} like these: {why}."
