@@ -24,6 +24,7 @@ class Settings:
     tracking_uri: str
     artifact_location: Path
     devices: tuple[str, ...]
+    parallel: str = "auto"
 
     @property
     def artifacts(self) -> Path:
@@ -36,8 +37,8 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
     FINETUNE_PROJECT (default: the folder that holds the package), FINETUNE_HOME (project/.finetune), FINETUNE_DATA
     (project/data), MLFLOW_TRACKING_URI (SQLite below home; a relative SQLite path is one below the project),
-    FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``;
-    default: the CPU).
+    FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``, one job each; ``cuda:0+cuda:1``: devices a training shares;
+    default: the CPU), FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or ``fsdp2``).
     Raises ValueError naming every device that is not of that form, and for a tracking address MLflow no longer knows.
     """
     env = os.environ if environment is None else environment
@@ -55,6 +56,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         tracking_uri=_tracking_uri(env.get("MLFLOW_TRACKING_URI", "").strip(), project, home),
         artifact_location=home / "mlflow" / "artifacts",
         devices=_devices(env.get("FINETUNE_DEVICES", "")),
+        parallel=_parallel(env.get("FINETUNE_PARALLEL", "").strip()),
     )
 
 
@@ -76,10 +78,28 @@ def _tracking_uri(told: str, project: Path, home: Path) -> str:
 
 
 def _devices(told: str) -> tuple[str, ...]:
-    names = [name.strip() for name in told.split(",") if name.strip()]
-    wrong = [n for n in names if n != "cpu" and not (n.startswith("cuda:") and n[5:].isdigit())]
+    """Places for a job: ``cpu``, ``cuda:N``, or several joined by ``+``, which one training takes together."""
+    places = [place.replace(" ", "") for place in told.split(",") if place.strip()]
+    wrong = [
+        n for place in places for n in place.split("+") if n != "cpu" and not (n[:5] == "cuda:" and n[5:].isdigit())
+    ]
     if wrong:
         raise ValueError(
-            f"FINETUNE_DEVICES: {', '.join(map(repr, wrong))} is no device; write cpu, cuda:0, or cuda:0,cuda:1"
+            f"FINETUNE_DEVICES: {', '.join(map(repr, wrong))} is no device; write cpu, cuda:0, cuda:0,cuda:1 (one job a "
+            "device), or cuda:0+cuda:1 (one training on both)"
         )
-    return tuple(dict.fromkeys(names)) or ("cpu",)
+    for place in places:
+        parts = place.split("+")
+        mixed = len({n.partition(":")[0] for n in parts}) > 1
+        if mixed or (parts[0] != "cpu" and len(set(parts)) < len(parts)):
+            raise ValueError(
+                f"FINETUNE_DEVICES: {place!r} cannot share a training; join different CUDA devices (cuda:0+cuda:1), or "
+                "processes on the CPU (cpu+cpu)"
+            )
+    return tuple(dict.fromkeys(places)) or ("cpu",)
+
+
+def _parallel(told: str) -> str:
+    if told in ("", "auto", "ddp", "fsdp2"):
+        return told or "auto"
+    raise ValueError(f"FINETUNE_PARALLEL={told!r}: write ddp, fsdp2, or auto (by what fits on one device)")

@@ -30,7 +30,9 @@ class Compute(dg.ConfigurableResource):
     """Starts `python -m finetune_pipeline.training.entry JOB.json` and hands back what it wrote to out/result.json."""
 
     devices: list[str] = Field(
-        default=[], description="Devices to share out, one a job; empty: FINETUNE_DEVICES, or the CPU."
+        default=[],
+        description="Devices to share out, one a job (`cuda:0+cuda:1`: both to one training); empty: FINETUNE_DEVICES, or "
+        "the CPU.",
     )
     module: str = Field(default="finetune_pipeline.training.entry", description="Module that runs a job file.")
     grace_s: float = Field(default=60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")
@@ -59,7 +61,8 @@ class Compute(dg.ConfigurableResource):
             (out / name).unlink(missing_ok=True)  # a job must not be judged by what an earlier one left
         try:
             with _job_file(job) as path, _pipes(op) as pipes_env:
-                code, device = self._supervise(op, stage, path, pipes_env, on_tick or (lambda: None))
+                devices = places(self.devices or list(read_settings().devices), job)
+                code, device = self._supervise(op, stage, devices, path, pipes_env, on_tick or (lambda: None))
         except (Stopped, TimeoutError) as stop:
             raise job_failures.failure(op, f"{stage} was stopped: {stop}", {}, retry=False) from stop
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
@@ -84,17 +87,22 @@ class Compute(dg.ConfigurableResource):
         return facts
 
     def _supervise(
-        self, op: Any, stage: str, path: Path, pipes_env: Mapping[str, str], on_tick: Callable[[], None]
+        self,
+        op: Any,
+        stage: str,
+        devices: list[str],
+        path: Path,
+        pipes_env: Mapping[str, str],
+        on_tick: Callable[[], None],
     ) -> tuple[int, str]:
         log = op.log.info if op is not None else _to_stderr
-        devices = self.devices or list(read_settings().devices)
         should_stop = _watch(op, self.watch_run_s)
-        with lease(devices, self._locks(), holder=stage, should_stop=should_stop, log=log) as (device, handle):
+        with lease(devices, self._locks(), holder=stage, should_stop=should_stop, log=log) as (device, handles):
             code = run_supervised(
                 [sys.executable, "-P", "-m", self.module, str(path)],  # -P: nothing in the working folder is imported
                 child_environment(device, pipes_env),
                 None,
-                pass_fds=(handle,),
+                pass_fds=handles,
                 grace=(self.grace_s, self.terminate_s),
                 should_stop=should_stop,
                 on_tick=on_tick,
@@ -107,6 +115,13 @@ class Compute(dg.ConfigurableResource):
         return Path(self.lock_folder) if self.lock_folder else Path("/tmp") / f"finetune-devices-{os.getuid()}"  # noqa: S108
 
 
+def places(devices: list[str], job: Mapping[str, Any]) -> list[str]:
+    """Where a job may run: trainings take devices joined by ``+`` together, all other jobs any single one of them."""
+    if job.get("action") == "train":
+        return devices
+    return list(dict.fromkeys(part for device in devices for part in device.split("+")))
+
+
 def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
     """The child's environment: ours, plus what must be set before torch is imported, plus `extra` (Pipes)."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_PIPES_")}
@@ -116,12 +131,15 @@ def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
         TOKENIZERS_PARALLELISM="false",
         PYTHONPATH=os.pathsep.join(dict.fromkeys(path)),
         CUDA_VISIBLE_DEVICES=_visible(device, os.environ.get("CUDA_VISIBLE_DEVICES")),
+        FINETUNE_PROCESSES=str(len(device.split("+"))),
     )
     return {**env, **extra}
 
 
 def _visible(device: str, already: str | None) -> str:
-    """CUDA_VISIBLE_DEVICES for one device. Where we ourselves see only some, ``cuda:1`` is the second of those."""
+    """CUDA_VISIBLE_DEVICES of a place. Where we ourselves see only some, ``cuda:1`` is the second of those."""
+    if "+" in device:
+        return ",".join(filter(None, (_visible(part, already) for part in device.split("+"))))
     if device == "cpu":
         return ""
     index = int(device.removeprefix("cuda:"))

@@ -1,4 +1,4 @@
-"""A lease on one device, held by a file lock which the training process inherits.
+"""A lease on a device, or on several at once, held by file locks which the training process inherits.
 
 The lease outlives a killed parent and ends exactly when the last process that inherited it is gone, so two trainings
 never share a device by accident. The kernel does the book-keeping; a stale lock file means nothing.
@@ -26,10 +26,11 @@ def lease(
     poll_s: float = 1.0,
     should_stop: Callable[[], str | None] = lambda: None,
     log: Callable[[str], None] = lambda message: None,
-) -> Iterator[tuple[str, int]]:
-    """Wait for one of `devices` and yield (its name, file descriptor to pass to the child with ``pass_fds``).
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Wait for one of `devices` and yield (its name, file descriptors to pass to the child with ``pass_fds``).
 
-    folder: where lock files are; the same for all processes that share the devices. holder: words shown to those who
+    A name such as ``cuda:0+cuda:1`` stands for all of its devices: they are locked in one order everywhere, and where one
+    is taken those before it are given back at once, so that no two waiters can hold what the other needs. folder: where lock files are; the same for all processes that share the devices. holder: words shown to those who
     wait. Raises TimeoutError naming the holders; Stopped when `should_stop` gives a reason while waiting.
     """
     if not devices:
@@ -38,15 +39,18 @@ def lease(
     limit, told = time.monotonic() + timeout_s, False
     while True:
         for device in devices:
-            handle = _take(_lock_file(folder, device), holder)
-            if handle is None:
+            handles = _take_all(folder, device, holder)
+            if handles is None:
                 continue
             try:
-                yield device, handle
+                yield device, handles
             finally:
-                os.close(handle)  # no LOCK_UN: the child's copy keeps the lease as long as the child lives
+                for handle in handles:
+                    os.close(handle)  # no LOCK_UN: the child's copy keeps the lease as long as the child lives
             return
-        waiting = "; ".join(f"{d}: {_held_by(_lock_file(folder, d))}" for d in devices)
+        single = dict.fromkeys(part for device in devices for part in members(device))
+        held = {d: _held_by(_lock_file(folder, d)) for d in single}
+        waiting = "; ".join(f"{d}: {words}" for d, words in held.items() if words) or "freed just now"
         if not told:
             log(f"waiting for a free device ({waiting})")
             told = True
@@ -57,6 +61,23 @@ def lease(
                 f"no device became free within {timeout_s:g} s ({waiting}); wait for that run or cancel it"
             )
         time.sleep(poll_s)
+
+
+def members(device: str) -> list[str]:
+    """The different devices of a name, in the order in which they are locked."""
+    return sorted(set(device.split("+")))
+
+
+def _take_all(folder: Path, device: str, holder: str) -> tuple[int, ...] | None:
+    handles: list[int] = []
+    for part in members(device):
+        handle = _take(_lock_file(folder, part), holder)
+        if handle is None:
+            for taken in handles:
+                os.close(taken)
+            return None
+        handles.append(handle)
+    return tuple(handles)
 
 
 def _lock_file(folder: Path, device: str) -> Path:
@@ -79,4 +100,13 @@ def _take(path: Path, holder: str) -> int | None:
 
 
 def _held_by(path: Path) -> str:
-    return path.read_text("utf-8", "replace").strip() or "held"
+    """The holder's words; empty when nobody holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return path.read_text("utf-8", "replace").strip() or "held"
+    else:
+        return ""
+    finally:
+        os.close(handle)

@@ -1,7 +1,8 @@
 """Process entry: ``python -m finetune_pipeline.training.entry JOB.json`` does one job of :mod:`.jobs` and ends.
 
 Writes out/result.json (facts), out/measured.json, or out/error.json {kind, message, findings}; exit codes in
-:mod:`finetune_pipeline.trainers.exit_codes`. Works alike from a plain shell and under Dagster Pipes.
+:mod:`finetune_pipeline.trainers.exit_codes`. Works alike from a plain shell and under Dagster Pipes. With
+FINETUNE_PROCESSES above 1 a training is handed to :mod:`.launch`, which starts this module again in each process.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import Any
 from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
-from finetune_pipeline.training import process
+from finetune_pipeline.training import process, rank_environment
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.jobs import ACTIONS
-from finetune_pipeline.training.reporting import listen, say
+from finetune_pipeline.training.reporting import listen, mute, say
 from finetune_pipeline.training.smaller import nearest_smaller
 
 _OOM_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
@@ -32,6 +33,7 @@ def prepare_environment(job: dict[str, Any]) -> None:
     """Set what must stand before torch and transformers are imported."""
     if "torch" in sys.modules:
         raise RuntimeError("torch was imported before its environment was set")
+    rank_environment.take_own_device()
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait must not spin: other processes share the cores
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -87,9 +89,9 @@ def _quieten() -> None:
 
 
 @contextlib.contextmanager
-def _pipes() -> Iterator[None]:
-    """Messages go to Dagster too when it started this process."""
-    if not os.environ.get("DAGSTER_PIPES_CONTEXT"):
+def _pipes(job: dict[str, Any]) -> Iterator[None]:
+    """Messages go to Dagster too when it started this process; of several that train together, the first one's."""
+    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or not rank_environment.tells() or _to_be_launched(job):
         yield
         return
     from dagster_pipes import open_dagster_pipes
@@ -130,8 +132,47 @@ def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
     return 1, "error", f"{type(error).__name__}: {error}"
 
 
+def _to_be_launched(job: dict[str, Any]) -> bool:
+    several = rank_environment.processes_wanted() > 1 and not rank_environment.is_rank()
+    return several and job.get("action") == "train"
+
+
+def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
+    """Tell what ended the job: in error.json, or, of several processes, to their launcher. Returns the exit code."""
+    code, kind, message = _judge(error, job)
+    if code == 1:
+        traceback.print_exc()
+    findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
+    told = {"kind": kind, "message": message, "findings": findings}
+    if rank_environment.is_rank():
+        from finetune_pipeline.training.launch import write_end
+
+        write_end(code, told, time.time())
+    else:
+        write_json(out / "error.json", told)
+    if rank_environment.tells():
+        say(f"{job.get('stage', job.get('action'))}: {message}")
+    return code
+
+
+def _launch(job: dict[str, Any], path: Path, out: Path) -> int:
+    """Have several processes do the job. Returns the exit code; negative: the signal that ended one of them."""
+    from finetune_pipeline.training import launch
+
+    processes = rank_environment.processes_wanted()
+    strategy, why = launch.choose(job, processes)
+    say(f"{job['stage']}: {processes} processes, {strategy}: {why}")
+    code, error = launch.launch(path, out, processes, strategy)
+    if error is not None:
+        for name in ("result.json", "measured.json"):
+            (out / name).unlink(missing_ok=True)
+        write_json(out / "error.json", error)
+        say(f"{job['stage']}: {error['message']}")
+    return code
+
+
 def main(arguments: list[str]) -> int:
-    """Run the job file named by the only argument. Returns the exit code."""
+    """Run the job file named by the only argument. Returns the exit code; negative: a signal that ended part of it."""
     process.die_with_parent()
     process.stop_on_signals()
     if len(arguments) != 1:
@@ -144,23 +185,26 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{arguments[0]} is not a readable job file: {error!r}", file=sys.stderr)
         return EXIT_CONFIG
-    for name in ("result.json", "measured.json", "error.json"):
-        (out / name).unlink(missing_ok=True)
+    tells = rank_environment.tells()
+    if rank_environment.is_rank():
+        process.watch_parent()
+        if not tells:
+            mute()
+    if tells:
+        for name in ("result.json", "measured.json", "error.json"):
+            (out / name).unlink(missing_ok=True)
     began = time.monotonic()
-    with _pipes():
+    with _pipes(job):
         try:
+            if _to_be_launched(job):
+                return _launch(job, Path(arguments[0]), out)
             prepare_environment(job)
             facts, measured = run(job)
-            write_json(out / "measured.json", {**_measured(began), **measured})
-            write_json(out / "result.json", facts)
+            if tells:
+                write_json(out / "measured.json", {**_measured(began), **measured})
+                write_json(out / "result.json", facts)
         except BaseException as error:  # noqa: BLE001 - whatever ends the job is told, then the process ends with it
-            code, kind, message = _judge(error, job)
-            if code == 1:
-                traceback.print_exc()
-            findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
-            write_json(out / "error.json", {"kind": kind, "message": message, "findings": findings})
-            say(f"{job.get('stage', job.get('action'))}: {message}")
-            return code
+            return _end(error, job, out)
     return 0
 
 
@@ -174,4 +218,6 @@ if __name__ == "__main__":
         sys.stdout.flush()
         sys.stderr.flush()
         process.sweep_group()
+        if _code < 0:
+            process.end_by(-_code)
         os._exit(_code)  # no interpreter shutdown: threads of the libraries must not hold up the exit

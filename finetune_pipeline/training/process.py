@@ -6,6 +6,8 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -13,6 +15,10 @@ from finetune_pipeline.trainers.exit_codes import EXIT_PREEMPTED
 
 _PARENT = "FINETUNE_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
+
+
+_LOOK_EVERY_S = 1.0
+_GRACE_S = 5.0
 
 
 class Stop(BaseException):
@@ -31,6 +37,23 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(wanted):  # it died before the call above
         os._exit(EXIT_PREEMPTED)
+
+
+def watch_parent() -> None:
+    """End this process soon after its parent is gone, even while its main thread waits in an exchange with others.
+
+    Signal handlers run only when the main thread comes back to Python; waiting for a process that died, it may not.
+    """
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_EVERY_S)
+        time.sleep(_GRACE_S)
+        sweep_group()
+        os._exit(EXIT_PREEMPTED)
+
+    threading.Thread(target=look, daemon=True, name="watch-parent").start()
 
 
 def stop_on_signals() -> None:
@@ -57,3 +80,10 @@ def sweep_group() -> None:
                 os.kill(int(entry.name), signal.SIGKILL)
         except (ProcessLookupError, PermissionError):  # gone meanwhile, or not ours
             continue
+
+
+def end_by(number: int) -> None:
+    """End as another process was ended, by the same signal, so that whoever started this one sees what happened."""
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

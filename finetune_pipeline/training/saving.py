@@ -18,7 +18,9 @@ ADAPTER_FILE = "adapter_model.safetensors"
 _TEXTS = (".json", ".jinja", ".model", ".txt")
 
 
-def save_trained(model: Any, tokenizer: Any, base: Path, method: str, folder: Path) -> dict[str, Any]:
+def save_trained(
+    model: Any, tokenizer: Any, base: Path, method: str, folder: Path, gathered: dict[str, torch.Tensor] | None = None
+) -> dict[str, Any]:
     """Write `folder` anew. Facts: kind (low_rank, soft_prompt or model), bytes of the weight files, tensors [names].
 
     Adapters: adapter_model.safetensors (float32), adapter_config.json (naming the base by its id, not by a path here), the
@@ -27,7 +29,7 @@ def save_trained(model: Any, tokenizer: Any, base: Path, method: str, folder: Pa
     """
     shutil.rmtree(folder, ignore_errors=True)
     if method == "full":
-        _save_model(model, base, folder)
+        _save_model(model, base, folder, gathered)
         kind = "model"
     else:
         _save_adapter(model, base, folder)
@@ -89,9 +91,12 @@ def round_to_base(model: Any, base: Path) -> torch.dtype:
     return dtype
 
 
-def _save_model(model: Any, base: Path, folder: Path) -> None:
-    source = model_folder(base)
-    model.to(base_dtype(base)).save_pretrained(folder)
+def _save_model(model: Any, base: Path, folder: Path, gathered: dict[str, torch.Tensor] | None) -> None:
+    source, dtype = model_folder(base), base_dtype(base)
+    if gathered is None:
+        model.to(dtype).save_pretrained(folder)
+    else:
+        model.save_pretrained(folder, state_dict={name: t.to(dtype) for name, t in gathered.items()})
     for path in sorted(source.iterdir()):
         if path.suffix in _TEXTS and path.is_file() and path.name not in ("model.json", "model.safetensors.index.json"):
             shutil.copyfile(path, folder / path.name)

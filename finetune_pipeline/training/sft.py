@@ -18,13 +18,16 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import Encoded
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
+from finetune_pipeline.planning.parallel import per_process
 from finetune_pipeline.reports.audit_page import render_audit
-from finetune_pipeline.training import checkpoints, history
+from finetune_pipeline.training import checkpoints, history, ranks
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.methods import Built, build
+from finetune_pipeline.training.ranks import ALONE, Ranks, SharedCollator
 from finetune_pipeline.training.reporting import say
 from finetune_pipeline.training.rows import Prepared, longest_allowed, prepare_split
 from finetune_pipeline.training.saving import ADAPTER_FILE, round_to_base, save_trained
+from finetune_pipeline.training.sharded_trainer import ShardedTrainer
 from finetune_pipeline.training.shared_prefix import (
     PaddedCollator,
     common_prefix,
@@ -34,8 +37,9 @@ from finetune_pipeline.training.shared_prefix import (
 from finetune_pipeline.training.trainer import TokenTrainer, Told, load_finished
 
 
-def job_digest(job: dict[str, Any]) -> str:
-    """What a checkpoint must agree with to be taken up: settings, data, base model and first adapter, not paths."""
+def job_digest(job: dict[str, Any], among: Ranks = ALONE) -> str:
+    """What a checkpoint must agree with to be taken up: settings, data, base model and first adapter, not paths; and how
+    many processes train, since each draws its own dropout."""
     start = job.get("start_from")
     return digest_json(
         {
@@ -44,6 +48,7 @@ def job_digest(job: dict[str, Any]) -> str:
             "validation": digest_file(Path(job["validation"])),
             "base": record_digest(Path(job["base"])),
             "start_from": digest_file(Path(start) / ADAPTER_FILE) if start else None,
+            **({"processes": among.number, "strategy": among.strategy} if among.number > 1 else {}),
         }
     )
 
@@ -51,12 +56,14 @@ def job_digest(job: dict[str, Any]) -> str:
 def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.training.jobs.train_job`. Returns (facts, measured).
 
-    facts depend on the job alone; measured holds what differs from run to run. Raises FindingsError when the audit finds
-    anything, faults.Diverged when the loss is no longer finite.
+    Several processes that a launcher started call this alike; the first one writes and tells for all.
+    facts depend on the job alone (and on how many processes share it); measured holds what differs from run to run.
+    Raises FindingsError when the audit finds anything, faults.Diverged when the loss is no longer finite.
     """
     settings, out, work, base = job["settings"], Path(job["out"]), Path(job["work"]), Path(job["base"])
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
+    among = ranks.join()
     device = pick_device()
     tokenizer = load_tokenizer(base)
     examples = {split: read_examples(Path(job[split])) for split in ("train", "validation")}
@@ -65,10 +72,10 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         split: prepare_split(tokenizer, rows, limit, settings["over_length"], f"{split} split")
         for split, rows in examples.items()
     }
-    _tell_audit(job, splits)
+    _tell_audit(job, splits, among)
 
-    digest = job_digest(job)
-    resume = checkpoints.find_resumable(work / "checkpoints", digest)
+    digest = job_digest(job, among)
+    resume = among.told_by_first(checkpoints.find_resumable(work / "checkpoints", digest) if among.first else None)
     for skipped in resume.skipped:
         say(f"{job['stage']}: {skipped['name']} is not used: {skipped['reason']}")
     if resume.folder is not None:
@@ -79,36 +86,49 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before writing it
     compute = resolve_precision(settings["precision"], device)
     start = Path(job["start_from"]) if job.get("start_from") else None
-    built = build(base, settings, compute, device, tokenizer, examples["train"], start)
+    at_first = torch.device("cpu") if among.sharded else device  # no device has to hold all of what is to be sharded
+    built = build(base, settings, compute, at_first, tokenizer, examples["train"], start)
     packed, why = (
         supports_shared_prefix(built.model) if settings["shared_prefix"] else (False, "training.shared_prefix is off")
     )
     fused = fuse(built.model)
-    collator = packed_collator(built.model) if packed else PaddedCollator(tokenizer.pad_token_id)
+    collator: Any = packed_collator(built.model) if packed else PaddedCollator(tokenizer.pad_token_id)
+    if among.number > 1:
+        collator = SharedCollator(collator, among)
+    if among.sharded:
+        ranks.shard(built.model)
     say(
         f"{job['stage']}: {settings['method']} in {str(compute).removeprefix('torch.')}, weights at "
         f"{built.weights['ratio']:.0%} of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
     )
 
-    trainer, told = _trainer(job, built, tokenizer, collator, splits, digest)
+    trainer, told = _trainer(job, built, tokenizer, collator, splits, digest, among)
     began = time.monotonic()
     if resume.folder is None:
-        (work / "history.jsonl").unlink(missing_ok=True)
+        if among.first:
+            (work / "history.jsonl").unlink(missing_ok=True)
         trainer.evaluate()  # step 0: what the base model starts from
         set_seed(settings["seed"])
+        ranks.seed_apart(among, settings["seed"])
         trainer.train()
     elif resume.finished and resume.best is not None:
         told.first_step = resume.step
         load_finished(trainer, resume.folder, resume.best)
     else:
-        history.cut_back(work / "history.jsonl", resume.step)
+        if among.first:
+            history.cut_back(work / "history.jsonl", resume.step)
         trainer.train(resume_from_checkpoint=str(resume.folder))
     seconds = time.monotonic() - began
 
     assert trainer.model is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     rounding = _rounding(trainer, base) if settings["method"] == "full" else None
-    trained = save_trained(trainer.model, tokenizer, base, settings["method"], out / "adapter")
+    gathered = ranks.whole_weights(trainer.model) if among.sharded and settings["method"] == "full" else None
+    if not among.first:
+        among.wait()
+        return {}, {}
+    trained = save_trained(trainer.model, tokenizer, base, settings["method"], out / "adapter", gathered)
+    among.wait()
     entries = history.without_times(history.read(work / "history.jsonl"))
     (out / "history.jsonl").write_text("".join(history.to_line(e) for e in entries), "utf-8")
     state = trainer.state
@@ -116,6 +136,8 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "method": settings["method"],
         "precision": str(compute).removeprefix("torch."),
         "device": device.type,
+        "processes": among.number,
+        "strategy": among.strategy,
         "trained": {"folder": "adapter", **trained},
         "trainable_parameters": trainable,
         "total_parameters": built.weights["parameters"],
@@ -154,11 +176,12 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return facts, measured
 
 
-def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared]) -> None:
+def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared], among: Ranks) -> None:
     """Write audit.json and audit.html. Raises FindingsError with everything that was found in either split."""
     audits = {name: split.audit for name, split in splits.items()}
     page = render_audit(audits, job["settings"])
-    for folder in (Path(job["out"]), Path(job["work"])):  # what an unsuccessful job leaves in `out` may be swept away
+    # both, because what an unsuccessful job leaves in `out` may be swept away
+    for folder in (Path(job["out"]), Path(job["work"])) if among.first else ():
         write_json(folder / "audit.json", audits)
         (folder / "audit.html").write_text(page, "utf-8")
     for name, split in splits.items():
@@ -189,10 +212,17 @@ def _audit_facts(audits: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _trainer(
-    job: dict[str, Any], built: Built, tokenizer: Any, collator: Any, splits: dict[str, Prepared], digest: str
+    job: dict[str, Any],
+    built: Built,
+    tokenizer: Any,
+    collator: Any,
+    splits: dict[str, Prepared],
+    digest: str,
+    among: Ranks,
 ) -> tuple[TokenTrainer, Told]:
     settings, work = job["settings"], Path(job["work"])
-    micro = settings["micro_batch_size"]
+    # rows per pass of all processes together: the collator takes each one's share out of them
+    micro = among.number * per_process(settings["batch_size"], settings["micro_batch_size"], among.number)
     accumulate = settings["batch_size"] // micro
     per_epoch = math.ceil(math.ceil(len(splits["train"].rows) / micro) / accumulate)
     every = max(1, round(per_epoch / settings["evals_per_epoch"]))
@@ -200,6 +230,7 @@ def _trainer(
         output_dir=str(work / "checkpoints"),
         num_train_epochs=settings["epochs"],
         seed=settings["seed"],
+        data_seed=settings["seed"],
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=settings["batch_size"],
         gradient_accumulation_steps=accumulate,
@@ -231,17 +262,19 @@ def _trainer(
         max_length=None,
         dataloader_pin_memory=False,
     )
-    told = Told(job["stage"], work / "history.jsonl")
+    told = Told(job["stage"], work / "history.jsonl" if among.first else None)
     exact: dict[str, torch.Tensor] = {}
     if built.weights["quantized_modules"]:
         exact = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}
-    trainer = TokenTrainer(
+    whole = not among.sharded or settings["method"] != "full"
+    trainer = (TokenTrainer if whole else ShardedTrainer)(
         model=built.model,
         args=args,
         data_collator=collator,
         processing_class=tokenizer,
         job_digest=digest,
         autocast=built.autocast,
+        among=among,
         train_dataset=_dataset(splits["train"].rows),
         eval_dataset=_dataset(splits["validation"].rows),
         callbacks=[EarlyStoppingCallback(settings["patience"]), told],

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from finetune_pipeline import progress
-from finetune_pipeline.training import checkpoints, history
+from finetune_pipeline.training import checkpoints, history, ranks
 from finetune_pipeline.training.faults import Diverged
 from finetune_pipeline.training.fused import token_losses
 from finetune_pipeline.training.reporting import say
@@ -23,19 +23,46 @@ from finetune_pipeline.training.shared_prefix import logits_to_learn
 class TokenTrainer(SFTTrainer):
     """Loss: sum of the learned tokens' cross-entropies (float32) over their number in the whole optimiser step.
 
-    That weighs every token alike, whatever batch it came in; validation is weighed the same way.
+    That weighs every token alike, whatever batch and whatever process it came in; validation is weighed the same way.
     """
 
-    def __init__(self, *args: Any, job_digest: str, autocast: torch.dtype | None = None, **kwargs: Any) -> None:
-        """autocast: the dtype in which a float32 model's products are computed, in training and validation alike."""
+    def __init__(
+        self,
+        *args: Any,
+        job_digest: str,
+        autocast: torch.dtype | None = None,
+        among: ranks.Ranks = ranks.ALONE,
+        **kwargs: Any,
+    ) -> None:
+        """autocast: the dtype in which a float32 model's products are computed, in training and validation alike.
+        among: the processes that train this model together; the collator must give each its own rows."""
         self.job_digest = job_digest
+        self.among = among
         self.autocast = autocast
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the step itself
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         batches, _ = super().get_batch_samples(*args, **kwargs)
-        return batches, torch.tensor(sum(batch["labels"].numel() for batch in batches), device=self.args.device)
+        learned = sum(batch["labels"].numel() for batch in batches if not batch.get("idle"))
+        return batches, self.among.total(torch.tensor(learned, device=self.args.device))
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        if training and self.among.strategy == "ddp":
+            return ranks.replicate(model)
+        return super()._wrap_model(model, training, dataloader)
+
+    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        last = self.accelerator.gradient_state.sync_gradients or self.among.number == 1
+        with contextlib.nullcontext() if last else ranks.not_yet(model):
+            loss = super().training_step(model, *args, **kwargs)
+        return self.among.total(loss) / self.among.number
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        if self.among.sharded:
+            ranks.average(model, self.among)
+        norm = super()._clip_grad_norm(model)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def compute_loss(
         self,
@@ -48,7 +75,10 @@ class TokenTrainer(SFTTrainer):
         total = losses.sum()
         if not torch.isfinite(total):
             raise Diverged(self.state.global_step + 1, list(inputs["row_ids"]))
+        if inputs.get("idle"):
+            total = total * 0.0
         loss = total / (num_items_in_batch if num_items_in_batch is not None else losses.numel())
+        loss = loss * self.among.number  # gradients are averaged over the processes, and are to be summed
         return (loss, {}) if return_outputs else loss
 
     def _losses(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
@@ -66,11 +96,16 @@ class TokenTrainer(SFTTrainer):
             for batch in self.get_eval_dataloader():
                 batch = self._prepare_inputs(batch)
                 losses = self._losses(self.model, batch)
+                if batch.get("idle"):
+                    continue
                 total += losses.double().sum().item()
                 if not math.isfinite(total):
                     raise Diverged(self.state.global_step, list(batch["row_ids"]))
                 tokens += losses.numel()
-        return total / tokens
+        if self.among.sharded:
+            ranks.reshard(self.model)
+        summed = self.among.total(torch.tensor([total, tokens], dtype=torch.float64, device=self.args.device))
+        return (summed[0] / summed[1]).item()
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """The validation loss as a logged metric, told to the callbacks."""
@@ -80,11 +115,26 @@ class TokenTrainer(SFTTrainer):
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        Trainer._save_checkpoint(self, model, trial)  # TRL's adds a model card, which asks the hub
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        root, among = Path(str(self.args.output_dir)), self.among
+        folder = root / f"checkpoint-{self.state.global_step}"
         best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
-        finished = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
-        checkpoints.mark_complete(folder, self.job_digest, best, finished)
+        if among.first:
+            Trainer._save_checkpoint(self, model, trial)  # TRL's adds a model card, which asks the hub
+        among.wait()
+        if best is not None and (root / best).exists():
+            self.state.best_model_checkpoint = str(root / best)
+        if not among.first:
+            torch.save(ranks.random_state(), ranks.random_file(folder, among))
+        among.wait()
+        if among.first:
+            finished = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
+            checkpoints.mark_complete(folder, self.job_digest, best, finished)
+        among.wait()  # nobody trains on before the checkpoint counts
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and not self.among.first:
+            ranks.restore_random(torch.load(ranks.random_file(Path(checkpoint), self.among), weights_only=True))
 
 
 def load_finished(trainer: TokenTrainer, last: Path, best: Path) -> None:
@@ -102,7 +152,8 @@ def load_finished(trainer: TokenTrainer, last: Path, best: Path) -> None:
 class Told(TrainerCallback):
     """Writes the history, tells progress, and has the last step evaluated and saved whatever its number."""
 
-    def __init__(self, stage: str, history_file: Path, lines: int = 20) -> None:
+    def __init__(self, stage: str, history_file: Path | None, lines: int = 20) -> None:
+        """history_file: None in a process that does not tell."""
         self.stage = stage
         self.history_file = history_file
         self.lines = lines
@@ -118,7 +169,7 @@ class Told(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         told = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
-        if "loss" not in told and "eval_loss" not in told:
+        if self.history_file is None or ("loss" not in told and "eval_loss" not in told):
             return
         seconds = time.monotonic() - self.started
         epoch = round(state.epoch or 0.0, 4)

@@ -18,7 +18,7 @@ import subprocess, sys, time
 from pathlib import Path
 from finetune_pipeline.trainers.device_lease import lease
 with lease(["cpu"], Path(sys.argv[1]), holder="ticket_triage/adapter") as (device, handle):
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=[handle])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=handle)
     (Path(sys.argv[1]) / "child").write_text(str(child.pid))
     time.sleep(600)
 """
