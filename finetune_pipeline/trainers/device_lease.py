@@ -30,7 +30,8 @@ def lease(
     """Wait for one of `devices` and yield (its name, file descriptors to pass to the child with ``pass_fds``).
 
     A name such as ``cuda:0+cuda:1`` stands for all of its devices: they are locked in one order everywhere, and where one
-    is taken those before it are given back at once, so that no two waiters can hold what the other needs. folder: where lock files are; the same for all processes that share the devices. holder: words shown to those who
+    is taken those before it are given back at once, so that no two waiters can hold what the other needs.
+    folder: where lock files are; the same for all processes that share the devices. holder: words shown to those who
     wait. Raises TimeoutError naming the holders; Stopped when `should_stop` gives a reason while waiting.
     """
     if not devices:

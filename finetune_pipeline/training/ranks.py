@@ -142,8 +142,8 @@ def shard(model: Any) -> None:
 
 def _layers(model: Any) -> list[Any]:
     """The repeated blocks of a transformer: the children of its longest list of modules."""
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
-    return list(max(lists, key=lambda m: (len(m), sum(p.numel() for p in m.parameters()))))
+    lists = [list(m) for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
+    return max(lists, key=lambda blocks: (len(blocks), sum(p.numel() for b in blocks for p in b.parameters())))
 
 
 def replicate(model: Any) -> Any:
@@ -193,7 +193,8 @@ def whole_weights(model: Any) -> dict[str, torch.Tensor]:
     """All weights of a sharded model, gathered on the first process's CPU (empty in the others)."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    return dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)))
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
 
 
 def put_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:

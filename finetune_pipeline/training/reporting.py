@@ -9,7 +9,7 @@ from collections.abc import Callable
 from finetune_pipeline.progress import VARIABLE
 
 _listeners: list[Callable[[str], None]] = []
-_muted = False
+_muted: list[bool] = []
 
 
 def listen(listener: Callable[[str], None]) -> None:
@@ -19,8 +19,7 @@ def listen(listener: Callable[[str], None]) -> None:
 
 def mute() -> None:
     """Say nothing any more: of several processes that train together only the first one tells."""
-    global _muted
-    _muted = True
+    _muted.append(True)
 
 
 def say(message: str) -> None:

@@ -24,11 +24,15 @@ class ShardedTrainer(TokenTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._weights = ranks.whole_weights(self.model)
-        self._optimizer = ranks.whole_optimizer(self.model, self.optimizer.optimizer)
+        self._optimizer = ranks.whole_optimizer(self.model, self._plain_optimizer())
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self._weights, self._optimizer = {}, {}
+
+    def _plain_optimizer(self) -> Any:
+        """torch's own, out of accelerate's wrapper."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the gathered weights."""
@@ -36,6 +40,7 @@ class ShardedTrainer(TokenTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         torch.save(self._optimizer, Path(output_dir) / "optimizer.pt")
+        assert self.lr_scheduler is not None
         torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -54,5 +59,6 @@ class ShardedTrainer(TokenTrainer):
             return
         folder = Path(checkpoint)
         state = torch.load(folder / "optimizer.pt", weights_only=True) if self.among.first else {}
-        ranks.put_optimizer(self.model, self.optimizer.optimizer, state)
+        ranks.put_optimizer(self.model, self._plain_optimizer(), state)
+        assert self.lr_scheduler is not None
         self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
