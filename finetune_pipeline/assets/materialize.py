@@ -11,6 +11,7 @@ import dagster as dg
 
 from finetune_pipeline.artifacts import Artifact, digest_file, read_json
 from finetune_pipeline.assets.metadata import as_metadata, numbers
+from finetune_pipeline.findings import errors
 from finetune_pipeline.graph import World, pinned_world
 from finetune_pipeline.progress import tell
 from finetune_pipeline.resources.compute import Compute
@@ -18,7 +19,9 @@ from finetune_pipeline.resources.release import present_world, release
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import StepRun, Tracking
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.stages.baseline import made_base
 from finetune_pipeline.stages.pipeline import PIPELINE
+from finetune_pipeline.training.preflight import preflight
 
 DATASETS = {
     "splits": [
@@ -53,10 +56,23 @@ SHOWN = (
 
 def world_of(context: Any, task: Task, store: Store, tracking: Tracking) -> World:
     """The world the run (or the run it re-executes) began with."""
-    run = getattr(context, "op_execution_context", context).run
-    return pinned_world(
-        store.artifacts(), task, run.root_run_id or run.run_id, lambda: present_world(task, store, tracking)
-    )
+    op_context = getattr(context, "op_execution_context", context)
+    run = op_context.run
+
+    def look() -> World:
+        if _trains(op_context, task):
+            found = errors(preflight(task.spec, task.folder, made_base(task, store.artifacts())))
+            if found:
+                told = "\n".join(map(str, found))
+                raise dg.Failure(f"{task.name} cannot be trained like this:\n{told}", allow_retries=False)
+        return present_world(task, store, tracking)
+
+    return pinned_world(store.artifacts(), task, run.root_run_id or run.run_id, look)
+
+
+def _trains(context: Any, task: Task) -> bool:
+    """Whether the run this step belongs to is to make an adapter."""
+    return dg.AssetKey([task.name, "adapter"]) in context.job_def.asset_layer.selected_asset_keys
 
 
 def materialize(

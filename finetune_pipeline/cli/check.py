@@ -16,13 +16,15 @@ from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.validation import validate
-from finetune_pipeline.findings import FindingsError, as_rows
+from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
+from finetune_pipeline.models.base_template import own_template
+from finetune_pipeline.models.chat_templates import told_origin
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.reports.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.spec import Task, check_task
-from finetune_pipeline.stages.baseline import BASE_STEP
-from finetune_pipeline.stages.world import base_of
+from finetune_pipeline.spec import Task, read_spec
+from finetune_pipeline.stages.baseline import made_base
+from finetune_pipeline.training.preflight import preflight
 
 EXAMPLES = 3
 
@@ -34,18 +36,23 @@ def _by_rule(findings: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return dict(sorted(grouped.items(), key=lambda kv: (-len(kv[1]), kv[0])))
 
 
+def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding]]:
+    """(the task, or None where its spec or its training cannot be; every finding about them)."""
+    spec, found = read_spec(folder)
+    if spec is None:
+        return None, found
+    task = Task(spec=spec, folder=folder.resolve())
+    found += [f for f in preflight(spec, task.folder, made_base(task, store)) if f not in found]
+    return (None if errors(found) else task), found
+
+
 def _tokenizer(task: Task, store: ArtifactStore) -> Path | None:
     """The folder of the task's tokenizer, where the base model is on this machine already."""
+    made = made_base(task, store)
+    if made is not None:
+        return model_folder(made)
     local = Path(task.spec.base_model).expanduser()
-    if (local / "tokenizer.json").is_file() and task.spec.chat_template is None:
-        return local
-    try:
-        identity = base_of(task)
-    except (FindingsError, OSError, ValueError):
-        return None
-    version = store.version(BASE_STEP.name, BASE_STEP.code_version, {}, identity)
-    found = store.find("shared", BASE_STEP.name, version)
-    return model_folder(found.folder) if found else None
+    return local if (local / "tokenizer.json").is_file() and own_template(local) else None
 
 
 @click.command()
@@ -56,10 +63,11 @@ def check(task: str, as_json: bool) -> int:
 
     Exit code 2 when the pipeline would stop at these data (too many bad rows, too few good ones, rows to be reviewed).
     """
-    loaded, problems = check_task(task_folder(task))
+    settings = read_settings()
+    store = ArtifactStore(settings.home / "artifacts")
+    loaded, problems = _read(task_folder(task), store)
     if loaded is None:
         return _unusable(task, problems, as_json)
-    settings = read_settings()
     kept = settings.home / "checks" / loaded.name
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
@@ -81,7 +89,7 @@ def check(task: str, as_json: bool) -> int:
             clean=folders["clean"],
             splits=None,
             raw=folders["raw"],
-            tokenizer=_tokenizer(loaded, ArtifactStore(settings.home / "artifacts")),
+            tokenizer=_tokenizer(loaded, store),
             stages=stages,
             out=folders["quality"],
         )
@@ -104,6 +112,7 @@ def check(task: str, as_json: bool) -> int:
                 "usable": not stops,
                 "stops": stops,
                 "spec_findings": as_rows(problems),
+                "chat_template": told_origin(loaded.spec.chat_template, loaded.folder),
                 "raw": stages["raw_examples"],
                 "validated": stages["validated_examples"],
                 "clean": stages["clean_examples"],
@@ -117,6 +126,7 @@ def check(task: str, as_json: bool) -> int:
         return REFUSED if stops else DONE
     for finding in problems:
         say(str(finding))
+    say(f"chat template: {told_origin(loaded.spec.chat_template, loaded.folder)}")
     _tell(stages, quality, grouped)
     say(f"\nall findings, the quarantine and the report as a page: {kept}")
     for stop in stops:

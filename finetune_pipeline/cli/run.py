@@ -18,9 +18,13 @@ from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, ge
 from finetune_pipeline.cli.state import Project, open_project, unfinished
 from finetune_pipeline.cli.verdict import verdict_lines
 from finetune_pipeline.cli.watch import Watcher
+from finetune_pipeline.findings import errors
 from finetune_pipeline.progress import VARIABLE
+from finetune_pipeline.resources.store import Store
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
+from finetune_pipeline.stages.baseline import made_base
+from finetune_pipeline.training.preflight import preflight
 
 REPOSITORY = "__repository__@finetune_pipeline"
 """So that the UI lists runs started here among those of the code location."""
@@ -38,6 +42,8 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
     apply()
     loaded = get_task(task)
     started = time.monotonic()
+    if stage in (None, "training"):
+        _refuse(loaded, quiet=as_json)
     project = open_project(loaded)
     with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
         close_abandoned_runs(instance, loaded.name, project.tracking.finish)
@@ -59,6 +65,17 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
             else _stage_done(as_json, loaded, stage, result.run_id)
         )
     return _failed(result, loaded, as_json)
+
+
+def _refuse(task: Task, *, quiet: bool) -> None:
+    """Raise ClickException with everything that makes the training impossible; tell what is only worth knowing."""
+    found = preflight(task.spec, task.folder, made_base(task, Store().artifacts()))
+    if wrong := errors(found):
+        raise click.ClickException(f"{task.name} cannot be trained like this:\n" + "\n".join(map(str, wrong)))
+    if not quiet:
+        for finding in found:
+            if finding.severity == "warning":
+                problem(str(finding))
 
 
 def _execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project, *, quiet: bool) -> Any:

@@ -10,8 +10,16 @@ from typing import Any
 
 from finetune_pipeline.artifacts import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.base_template import (
+    advisable,
+    endless,
+    given_template,
+    missing_tokens,
+    no_template,
+    untrained_marks,
+)
 from finetune_pipeline.models.chat import end_ids, render, to_ids
-from finetune_pipeline.models.chat_templates import NAMED, marks, missing_marks, usable
+from finetune_pipeline.models.chat_templates import marks, missing_marks, usable
 from finetune_pipeline.models.identity import MODEL_FILE, base_identity, bundled_files, model_kind, weight_files
 from finetune_pipeline.models.tokenizing import load_tokenizer
 from finetune_pipeline.models.untrained import untrained_tokens
@@ -94,17 +102,7 @@ def check_chat_template(tokenizer: Any, name: str, folder: Path) -> None:
     """Raises FindingsError unless the tokenizer has a chat template and an end-of-sequence token."""
     found = []
     if not tokenizer.chat_template:
-        names = _advisable(folder, tokenizer.get_vocab())
-        found.append(
-            Finding(
-                "model.no_chat_template",
-                "error",
-                f"model {name}",
-                "the tokenizer has no chat template: this is a base model, trained to continue texts, not to answer",
-                f"start from the model's instruct version; or set chat_template: {names[0]} (what its vocabulary can "
-                f"write: {', '.join(names)}), and expect to need more examples",
-            )
-        )
+        found.append(no_template(name, advisable(folder, tokenizer.get_vocab())))
     if tokenizer.eos_token_id is None:
         found.append(
             Finding(
@@ -119,12 +117,6 @@ def check_chat_template(tokenizer: Any, name: str, folder: Path) -> None:
         raise FindingsError(found)
 
 
-def _advisable(folder: Path, vocabulary: dict[str, int]) -> list[str]:
-    """Names of the templates the vocabulary can write, those whose marks were never trained last."""
-    names = usable(vocabulary)
-    return sorted(names, key=lambda name: bool(untrained_tokens(folder, vocabulary, marks(NAMED[name]))))
-
-
 def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     """Give the model folder a chat template, and make what ends its turns an end-of-answer token. Returns warnings.
 
@@ -135,17 +127,7 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     vocabulary = tokenizer.get_vocab()
     missing = missing_marks(template, vocabulary)
     if missing:
-        raise FindingsError(
-            [
-                Finding(
-                    "model.template_tokens",
-                    "error",
-                    "task.yaml: chat_template",
-                    f"{name} has no tokens {', '.join(missing)}, which the template writes; added ones would stay untrained",
-                    f"set chat_template to one of: {', '.join(usable(vocabulary))}; or use the model's instruct version",
-                )
-            ]
-        )
+        raise FindingsError([missing_tokens(name, missing, usable(vocabulary))])
     tokenizer.chat_template = template
     end = _end_of_turn_token(tokenizer)
     tokenizer.eos_token = end
@@ -159,26 +141,8 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     ids = list(dict.fromkeys([tokenizer.eos_token_id, *before]))
     write_json(path, {**told, "eos_token_id": ids if len(ids) > 1 else ids[0]})
     path.chmod(0o644)
-    if had:
-        message = "has a chat template of its own, which chat_template in task.yaml replaces"
-        fix = "remove chat_template, unless you know that the model was trained with the other one"
-    else:
-        message = "is a base model without a chat template: it has never seen the turns it is to write"
-        fix = "start from the instruct version of this model if there is one; it needs fewer examples"
-    warnings = [Finding("model.template_from_task", "warning", f"model {name}", f"{name} {message}", fix)]
     untrained = untrained_tokens(folder, vocabulary, sorted({*marks(template), end}))
-    if untrained:
-        warnings.append(
-            Finding(
-                "model.untrained_tokens",
-                "warning",
-                "task.yaml: chat_template",
-                f"{', '.join(untrained)} are in the vocabulary of {name} but were never trained: their embeddings are those "
-                "of unused tokens, and adapters do not train embeddings",
-                "set chat_template: none, whose only mark is the end-of-sequence token; or train with method: full",
-            )
-        )
-    return warnings
+    return [given_template(name, had), *([untrained_marks(name, untrained)] if untrained else [])]
 
 
 def _end_of_turn_token(tokenizer: Any) -> str:
@@ -189,18 +153,7 @@ def _end_of_turn_token(tokenizer: Any) -> str:
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     end = next((t for t in to_ids(tokenizer, behind) if t in special), None)
     if end is None:
-        raise FindingsError(
-            [
-                Finding(
-                    "model.template_without_end",
-                    "error",
-                    "task.yaml: chat_template",
-                    f"the template ends an assistant turn without a special token (it writes {behind!r}): the model would "
-                    "not learn to stop",
-                    "end the assistant's turns with the end-of-sequence token, {{ eos_token }}",
-                )
-            ]
-        )
+        raise FindingsError([endless(behind)])
     return str(tokenizer.convert_ids_to_tokens(end))
 
 

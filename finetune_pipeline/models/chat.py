@@ -7,7 +7,6 @@ serving never sees.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.turns import Message, for_template
 
-Message = dict[str, Any]
 Tools = Sequence[dict[str, Any]] | None
 
 
@@ -33,24 +32,6 @@ def end_ids(tokenizer: Any) -> set[int]:
     """Tokens that end an answer: EOS, and those that :func:`..loading.load_tokenizer` found in the generation config."""
     told = {tokenizer.eos_token_id, *getattr(tokenizer, "end_token_ids", ())}
     return {int(t) for t in told if t is not None}
-
-
-def for_template(message: Message) -> Message:
-    """A turn as templates expect it: arguments of tool calls as objects, no keys that are only ours."""
-    turn = {k: v for k, v in message.items() if k != "weight"}
-    if calls := turn.get("tool_calls"):
-        turn["tool_calls"] = [
-            {**call, "function": {**call["function"], "arguments": _object(call["function"]["arguments"])}}
-            for call in calls
-        ]
-    return turn
-
-
-def _object(arguments: Any) -> Any:
-    try:
-        return json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return arguments
 
 
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:

@@ -177,12 +177,12 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
     """
     kind = model_kind(base_model, revision)
     if kind == "bundled":
-        return {
-            "kind": kind,
-            "base_model": base_model,
-            "package_version": importlib.metadata.version(BUNDLED[base_model].distribution),
-            "sha256": _digest_of_all(bundled_files(base_model)),
-        }
+        digest, package = _digest_of_all(bundled_files(base_model)), BUNDLED[base_model].distribution
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = "unknown"  # pieces without the package that lists them; the digest decides anyway
+        return {"kind": kind, "base_model": base_model, "package_version": version, "sha256": digest}
     if kind == "hub":
         return {"kind": kind, "base_model": base_model, "revision": revision}
     folder = Path(base_model).expanduser()

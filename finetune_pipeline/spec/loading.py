@@ -100,6 +100,12 @@ def parse_spec(text: str) -> TaskSpec:
 
 def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:
     """Load the task in `folder` and run every rule. Returns (task or None if it cannot be built, all findings)."""
+    spec, found = read_spec(folder)
+    return (None if spec is None or errors(found) else Task(spec=spec, folder=folder.resolve())), found
+
+
+def read_spec(folder: Path) -> tuple[TaskSpec | None, list[Finding]]:
+    """The spec in `folder`, even one that breaks rules, and all findings of the rules. None where it cannot be read."""
     path = folder / "task.yaml"
     try:
         text = path.read_text("utf-8")
@@ -112,8 +118,7 @@ def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:
     except FindingsError as error:
         return None, error.findings
     spec, found = with_schema(spec, folder)
-    found += rules.check_all(spec, folder)
-    return (None if errors(found) else Task(spec=spec, folder=folder.resolve())), found
+    return spec, found + rules.check_all(spec, folder)
 
 
 def load_task(folder: Path) -> Task:

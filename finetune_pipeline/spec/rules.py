@@ -15,6 +15,9 @@ from finetune_pipeline.spec import output_rules
 from finetune_pipeline.spec.method_defaults import LOW_RANK, SOFT_PROMPTS
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
 
+NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out", "wte")
+"""Embeddings and output heads, which low-rank adapters leave alone."""
+
 
 def _finding(rule: str, key: str, message: str, fix: str, severity: str = "error") -> Finding:
     return Finding(f"spec.{rule}", severity, f"task.yaml: {key}", message, fix)  # type: ignore[arg-type]
@@ -172,7 +175,7 @@ def check_target_modules(spec: TaskSpec, folder: Path) -> list[Finding]:
                 "write all-linear, or name layers such as q_proj and v_proj",
             )
         ]
-    bad = [name for name in named if name.rpartition(".")[2] in ("lm_head", "embed_tokens", "embed_out", "wte")]
+    bad = [name for name in named if name.rpartition(".")[2] in NOT_ADAPTED]
     return [
         _finding(
             "target_modules",

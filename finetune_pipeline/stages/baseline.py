@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.artifacts import ArtifactStore, read_json
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.worth import worth_training
-from finetune_pipeline.graph import Step, Work
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.graph import SHARED, Step, Work
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
-from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import LabelsOutput
+from finetune_pipeline.stages.world import base_of
 from finetune_pipeline.training.jobs import base_job, baseline_job
 
 
@@ -30,6 +33,18 @@ def make_base_model(work: Work) -> dict[str, Any]:
         )
     job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=work.out, chat_template=template)
     return work.launch(job)
+
+
+def made_base(task: Task, store: ArtifactStore) -> Path | None:
+    """The artifact of the task's base model, where it is made already; looks at nothing else of the task's world."""
+    if not store.all_versions(SHARED, BASE_STEP.name):
+        return None  # nothing to compare digests of weights with
+    try:
+        identity = base_of(task)
+    except (FindingsError, OSError, ValueError):
+        return None
+    found = store.find(SHARED, BASE_STEP.name, store.version(BASE_STEP.name, BASE_STEP.code_version, {}, identity))
+    return found.folder if found else None
 
 
 def make_few_shot_baseline(work: Work) -> dict[str, Any]:

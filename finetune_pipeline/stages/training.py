@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.stages.baseline import answer_length
 from finetune_pipeline.training.jobs import merge_job
 from finetune_pipeline.training.phases import train_adapter
+from finetune_pipeline.training.preflight import preflight
 
 CARRIED_THROUGH = ("qlora", "lora")
 """Methods whose result the stages behind the adapter can merge, judge and release."""
@@ -30,6 +31,8 @@ def make_training_plan(work: Work) -> dict[str, Any]:
                 )
             ]
         )
+    if wrong := errors(preflight(work.spec, work.task.folder, work.inputs["base_model"].folder)):
+        raise FindingsError(wrong)
     splits = work.inputs["splits"].folder
     return training_plan(
         work.spec,

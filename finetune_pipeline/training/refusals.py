@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.findings import Finding
@@ -55,9 +58,7 @@ def refusals(
         found += _window(spec, text)
         found += _layers(spec, text, base)
         found += _packing(spec, text)
-    if base is not None:
-        found += _system_prompt(spec, base)
-    return found
+    return found + _system_prompt(spec, base)
 
 
 def _finding(rule: str, key: str, message: str, fix: str, severity: Any = "error") -> Finding:
@@ -155,7 +156,8 @@ def _layers(spec: TaskSpec, config: Mapping[str, Any], base: Path | None) -> lis
         return []
     layers, complete = linear_layers(config, base)
     # PEFT takes a name for every module that ends with it
-    missing = [name for name in wanted if name.rpartition(".")[2] not in layers and not re.search(r"[*\\]", name)]
+    known = {*layers, *rules.NOT_ADAPTED}  # about the latter a rule of the spec has spoken
+    missing = [name for name in wanted if name.rpartition(".")[2] not in known and not re.search(r"[*\\]", name)]
     if not missing or not complete:
         return []
     return [
@@ -193,28 +195,37 @@ def _packing(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
-def _system_prompt(spec: TaskSpec, base: Path) -> list[Finding]:
-    from tokenizers import Tokenizer
-
-    path = base / "tokenizer.json"
-    if not path.is_file():
-        return []
+@lru_cache(maxsize=2)
+def _tokenizer(path: Path, _changed: int) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
+    return tokenizer
+
+
+def load_tokenizer_file(base: Path) -> Tokenizer | None:
+    """The tokenizer of a model folder, read once; None where there is no tokenizer.json."""
+    path = (base / "tokenizer.json").absolute()
+    return _tokenizer(path, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+def _system_prompt(spec: TaskSpec, base: Path | None) -> list[Finding]:
+    """Counted exactly where the tokenizer is at hand; else a word counts as one token, which no tokenizer goes below."""
+    tokenizer = load_tokenizer_file(base) if base is not None else None
 
     def count(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(tokenizer.encode(text, add_special_tokens=False).ids if tokenizer is not None else text.split())
 
     prompt, answer = count(spec.system_prompt), max(map(count, spec.labels), default=1)
     limit = spec.training.max_tokens
     if prompt + answer < limit:
         return []
     needed = prompt + answer
+    unit = "tokens" if tokenizer is not None else "words"
     return [
         _finding(
             "system_prompt",
             "training.max_tokens",
-            f"the system prompt ({prompt} tokens) and {'the longest label' if spec.labels else 'an answer'} ({answer}) fill "
+            f"the system prompt ({prompt} {unit}) and {'the longest label' if spec.labels else 'an answer'} ({answer}) fill "
             f"training.max_tokens = {limit}: no example can fit",
             f"set training.max_tokens: {2 * needed} or more, or shorten the system prompt",
         )

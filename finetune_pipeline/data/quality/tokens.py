@@ -102,7 +102,7 @@ def _count(
         texts, at = [], []
         for i, e in enumerate(rows[start : start + _BATCH], start):
             try:
-                texts.append(counter.render(e.messages))
+                texts.append(counter.render(e.messages, tools=e.tools))
                 at.append(i)
             except (ValueError, TypeError, TemplateError) as error:
                 refused.append((e, str(error)))

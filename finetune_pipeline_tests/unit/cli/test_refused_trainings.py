@@ -1,0 +1,219 @@
+"""Every training that cannot work, refused by the real commands and by the graph before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from finetune_pipeline.cli.main import cli
+from finetune_pipeline.models.chat_templates import NAMED
+from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_model
+
+SPEC: dict[str, Any] = {
+    "name": "demo",
+    "description": "d",
+    "system_prompt": "Say yes or no.",
+    "output": {"kind": "labels", "labels": ["yes", "no"]},
+    "data": {"min_examples": 3, "min_per_label": 1},
+}
+ROWS = [("is ice cold", "yes"), ("are cats plants", "no"), ("is fire wet at all", "no")]
+WINDOW = {"sliding_window": 128, "use_sliding_window": True}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture
+def make(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Writes a task on a base with these changes, and returns the data root."""
+    monkeypatch.setenv("FINETUNE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def write(
+        spec: dict[str, Any] | None = None, training: Any = None, config: Any = None, template: str | None = TEMPLATE
+    ) -> Path:
+        base = tmp_path / "base"
+        shutil.copytree(tiny, base, dirs_exist_ok=True)
+        path = base / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **(config or {})}))
+        (base / "chat_template.jinja").write_text(template or "")
+        if template is None:
+            (base / "chat_template.jinja").unlink()
+        folder = tmp_path / "data" / "demo"
+        (folder / "raw").mkdir(parents=True)
+        (folder / "endless.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+        (folder / "broken.jinja").write_text("{% for m in messages %}\n{{ m.content }\n{% endfor %}")
+        told = {**SPEC, "base_model": str(base), **(spec or {}), "training": training or {}}
+        (folder / "task.yaml").write_text(yaml.safe_dump(told))
+        rows = [json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS]
+        (folder / "raw" / "a.jsonl").write_text("".join(rows))
+        return tmp_path / "data"
+
+    return write
+
+
+CASES: list[tuple[str, dict[str, Any], str, str]] = [
+    # what, what is changed, rule, what the fix names
+    ("prefix with gradient checkpointing", {"training": {"method": "prefix", "gradient_checkpointing": True}},
+     "spec.gradient_checkpointing", "gradient_checkpointing: false"),
+    ("micro-batch that does not divide", {"training": {"batch_size": 8, "micro_batch_size": 3}},
+     "spec.batches", "divisor of 8"),
+    *[(f"second phase with {method}", {"training": {"method": method, "unquantized_epochs": 1}},
+       "spec.second_phase", "remove training.unquantized_epochs") for method in ("lora", "full", "prefix", "prompt")],
+    *[(f"{option} with {method}", {"training": {"method": method, "lora": {option: True}}},
+       "spec.low_rank_options", f"remove training.lora.{option}")
+      for option in ("dora", "rslora") for method in ("full", "prefix", "prompt")],
+    ("orthogonal start on four bits", {"training": {"lora": {"init": "orthogonal"}}},
+     "spec.low_rank_options", "init: default"),
+    ("orthogonal start of odd rank", {"training": {"method": "lora", "lora": {"init": "orthogonal", "r": 7}}},
+     "spec.low_rank_options", "lora.r: 8"),
+    ("output head as a target", {"training": {"lora": {"target_modules": ["lm_head"]}}},
+     "spec.target_modules", "remove lm_head"),
+    ("layers that are not there", {"training": {"lora": {"target_modules": ["query_key_value"]}}},
+     "training.target_modules", "choose from down_proj"),
+    ("no layers at all", {"training": {"lora": {"target_modules": []}}}, "spec.target_modules", "all-linear"),
+    ("init text without text", {"training": {"method": "prompt", "prompt": {"init": "text"}}},
+     "spec.soft_prompt_options", "add training.prompt.text"),
+    ("text that is not used", {"training": {"method": "prefix", "prefix": {"text": "x"}}},
+     "spec.soft_prompt_options", "init: text"),
+    *[(f"{method} on a quantized base",
+       {"training": {"method": method}, "config": {"quantization_config": {"quant_method": "gptq", "bits": 4}}},
+       "training.quantized_base", "unquantized model") for method in ("qlora", "lora", "full", "prefix", "prompt")],
+    ("prefix as long as a sliding window",
+     {"training": {"method": "prefix", "prefix": {"tokens": 128}}, "config": WINDOW}, "training.prefix_window", "64 or less"),
+    ("virtual tokens that fill the context", {"training": {"method": "prompt", "prompt": {"tokens": 1020}}},
+     "training.context_length", "lower training.prompt.tokens"),
+    ("a system prompt that fills max_tokens", {"spec": {"system_prompt": "Say yes or no. " * 20}, "training": {"max_tokens": 64}},
+     "training.system_prompt", "shorten the system prompt"),
+    ("a base without a chat template", {"template": None}, "model.no_chat_template", "chat_template: chatml"),
+    ("a template whose marks are no tokens", {"template": None, "spec": {"chat_template": "gemma"}},
+     "model.template_tokens", "chatml, none"),
+    ("a template that never ends a turn", {"template": None, "spec": {"chat_template": "endless.jinja"}},
+     "model.template_without_end", "eos_token"),
+    ("a template that is no Jinja", {"template": None, "spec": {"chat_template": "broken.jinja"}},
+     "model.chat_template", "correct the template"),
+    ("a template that is not there", {"spec": {"chat_template": "chatlm"}}, "spec.chat_template", "did you mean 'chatml'"),
+    ("a base that is not there", {"spec": {"base_model": "/no/such/folder"}}, "model.base_model", "correct the path"),
+    ("a revision of a local base", {"spec": {"base_revision": "main"}}, "model.revision", "remove base_revision"),
+    ("a bundled base that is not installed", {"spec": {"base_model": "bundled/gemma3-270m"}}, "model.", ""),
+]  # fmt: skip
+
+
+def _command(*arguments: str) -> Any:
+    return cli.main(list(arguments), prog_name="finetune", standalone_mode=False)
+
+
+@pytest.mark.parametrize(("what", "change", "rule", "fix"), CASES, ids=[case[0] for case in CASES])
+def test_check_refuses_it(
+    make: Any, capsys: pytest.CaptureFixture[str], what: str, change: dict[str, Any], rule: str, fix: str
+) -> None:
+    make(**change)
+    assert _command("check", "demo", "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    wrong = [f for f in told["spec_findings"] if f["severity"] == "error"]
+    assert told["usable"] is False and len(wrong) == 1, wrong
+    assert wrong[0]["rule"].startswith(rule) and fix in wrong[0]["fix"] and wrong[0]["fix"]
+
+
+def test_everything_is_told_at_once(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    training = {
+        "method": "prefix",
+        "gradient_checkpointing": True,
+        "unquantized_epochs": 1,
+        "prefix": {"tokens": 300},
+        "lora": {"dora": True},
+        "batch_size": 6,
+        "micro_batch_size": 4,
+    }
+    make(training=training, config={**WINDOW, "quantization_config": {"quant_method": "gptq"}}, template=None)
+    assert _command("check", "demo") == 1
+    printed = capsys.readouterr().out
+    for rule in (
+        "spec.gradient_checkpointing", "spec.second_phase", "spec.low_rank_options", "spec.batches",
+        "training.quantized_base", "training.prefix_window", "training.context_length", "model.no_chat_template",
+    ):  # fmt: skip
+        assert printed.count(f"[{rule}]") == 1, rule
+    assert printed.count("    fix: ") == 8
+
+
+SOUND: list[dict[str, Any]] = [
+    *[{"training": {"method": method}} for method in ("qlora", "lora", "full", "prefix", "prompt")],
+    {"training": {"method": "lora", "lora": {"dora": True, "rslora": True, "init": "orthogonal", "r": 8}}},
+    {"training": {"method": "prefix", "prefix": {"tokens": 100}}, "config": WINDOW},
+    {"template": None, "spec": {"chat_template": "chatml"}},
+    {"template": None, "spec": {"chat_template": "none"}},
+]
+
+
+@pytest.mark.parametrize("change", SOUND)
+def test_what_can_work_passes(make: Any, capsys: pytest.CaptureFixture[str], change: dict[str, Any]) -> None:
+    make(**change)
+    code = _command("check", "demo", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert [f for f in told["spec_findings"] if f["severity"] == "error"] == []
+    assert code == 0 and told["quality"]["parts"]["tokens"]["passed"]
+    assert told["chat_template"].split()[0] == change.get("spec", {}).get("chat_template", "the")
+    given = [f["rule"] for f in told["spec_findings"]]
+    assert ("model.template_from_task" in given) == ("chat_template" in change.get("spec", {}))
+
+
+def test_neither_check_nor_run_loads_torch_to_refuse(make: Any, tmp_path: Path) -> None:
+    make(training={"method": "prefix", "gradient_checkpointing": True}, template=None)
+    code = (
+        "import sys\n"
+        "from finetune_pipeline.cli import main\n"
+        "try:\n    main.main()\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)), code)\n"
+    )
+    for command in ("check", "run"):
+        done = subprocess.run([sys.executable, "-c", code, command, "demo"], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[] 1", done.stderr
+        assert "[spec.gradient_checkpointing]" in done.stdout + done.stderr
+    assert not (tmp_path / "home" / "artifacts" / "shared").exists()
+
+
+def _dagster_run(data: Path, job: str, home: Path) -> Any:
+    from finetune_pipeline.definitions import build_definitions
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        return (
+            build_definitions(data)
+            .resolve_job_def(f"demo__{job}")
+            .execute_in_process(instance=instance, raise_on_error=False)
+        )
+
+
+def test_a_run_that_dagster_starts_is_refused_by_its_first_step(make: Any, tmp_path: Path) -> None:
+    data = make(template=None)
+    result = _dagster_run(data, "all", tmp_path / "home")
+    assert not result.success
+    failures = [e.step_failure_data for e in result.all_node_events if e.is_step_failure]
+    told = [f.user_failure_data.description for f in failures if f.user_failure_data]
+    assert told and all("[model.no_chat_template]" in text and "chatml" in text for text in told)
+    assert not list((tmp_path / "home" / "artifacts").glob("*/*/*/artifact.json")), "nothing was made"
+
+
+def test_a_run_of_the_data_stage_alone_is_not(make: Any, tmp_path: Path) -> None:
+    data = make(template=None)
+    result = _dagster_run(data, "data", tmp_path / "home")
+    made = {p.parents[1].name for p in (tmp_path / "home" / "artifacts").glob("demo/*/*/artifact.json")}
+    assert "raw_examples" in made and "validated_examples" in made, result.all_node_events
+
+
+def test_the_built_in_templates_are_jinja() -> None:
+    from finetune_pipeline.models.template_engine import compile_template
+
+    for text in NAMED.values():
+        compile_template(text)
