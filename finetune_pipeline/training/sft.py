@@ -103,7 +103,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
     trainer, told = _trainer(job, built, tokenizer, collator, splits, digest, among)
-    began = time.monotonic()
+    began, used = time.monotonic(), time.process_time()
     if resume.folder is None:
         if among.first:
             (work / "history.jsonl").unlink(missing_ok=True)
@@ -118,7 +118,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         if among.first:
             history.cut_back(work / "history.jsonl", resume.step)
         trainer.train(resume_from_checkpoint=str(resume.folder))
-    seconds = time.monotonic() - began
+    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - used
 
     assert trainer.model is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -168,10 +168,12 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     measured = {
         "train_seconds": round(seconds, 2),
+        "train_cpu_seconds": round(cpu_seconds, 2),
         "steps_run": state.global_step - told.first_step,
         "resumed_from": resume.folder.name if resume.folder else None,
         "checkpoints_skipped": resume.skipped,
         "saved_prefix_tokens": getattr(collator, "saved_tokens", 0),
+        "throughput": trainer.meter.facts(compute, device),
     }
     return facts, measured
 

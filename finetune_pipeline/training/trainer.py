@@ -18,6 +18,7 @@ from finetune_pipeline.training.faults import Diverged
 from finetune_pipeline.training.fused import token_losses
 from finetune_pipeline.training.reporting import say
 from finetune_pipeline.training.shared_prefix import logits_to_learn
+from finetune_pipeline.training.throughput import Meter, model_shape
 
 
 class TokenTrainer(SFTTrainer):
@@ -41,6 +42,7 @@ class TokenTrainer(SFTTrainer):
         self.autocast = autocast
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the step itself
+        self.meter = Meter(model_shape(self.model))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         batches, _ = super().get_batch_samples(*args, **kwargs)
@@ -52,10 +54,15 @@ class TokenTrainer(SFTTrainer):
             return ranks.replicate(model)
         return super()._wrap_model(model, training, dataloader)
 
-    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        began, used = time.perf_counter(), time.process_time()
         last = self.accelerator.gradient_state.sync_gradients or self.among.number == 1
         with contextlib.nullcontext() if last else ranks.not_yet(model):
-            loss = super().training_step(model, *args, **kwargs)
+            loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize(self.args.device)
+        if not inputs.get("idle"):
+            self.meter.add(inputs, time.perf_counter() - began, time.process_time() - used)
         return self.among.total(loss) / self.among.number
 
     def _clip_grad_norm(self, model: Any) -> Any:
