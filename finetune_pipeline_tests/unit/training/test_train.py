@@ -61,6 +61,10 @@ def test_it_learns_and_tells(trained: tuple[Path, dict[str, Any], dict[str, Any]
     assert facts["tokens"]["train"]["rows"] == 40 and facts["audit"]["rows"] == 52
     assert facts["audit"]["splits"]["train"]["loss_tokens"] == facts["tokens"]["train"]["loss_tokens"] > 80
     assert measured["resumed_from"] is None
+    reached = measured["throughput"]
+    assert reached["learned"] == 2 * facts["tokens"]["train"]["loss_tokens"]  # two epochs, and no validation pass
+    assert 0 < reached["tokens"] < 2 * facts["tokens"]["train"]["tokens"]
+    assert 0 < reached["cpu_seconds"] <= measured["train_cpu_seconds"]
 
 
 def test_facts_are_json_and_the_same_again(
