@@ -15,6 +15,7 @@ from finetune_pipeline.findings import errors
 from finetune_pipeline.graph import World, pinned_world
 from finetune_pipeline.progress import tell
 from finetune_pipeline.resources.compute import Compute
+from finetune_pipeline.resources.job_failures import AUDIT_PAGE, audit_pages
 from finetune_pipeline.resources.release import present_world, release
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import StepRun, Tracking
@@ -46,6 +47,7 @@ SHOWN = (
     "predictions.parquet",
     "history.jsonl",
     "audit.json",
+    AUDIT_PAGE,
     "plan.json",
     "drift.json",
     "decision.json",
@@ -86,7 +88,12 @@ def materialize(
     with tracking.step(context, task.name, name, version, reused=found is not None) as run:
 
         def launch(job: Mapping[str, Any]) -> dict[str, Any]:
-            return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
+            try:
+                return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
+            except dg.Failure:
+                for page in audit_pages(job):  # an audit that stops the training is the one that has to be seen
+                    run.log_artifact(page)
+                raise
 
         run.log_params({"version": version, **_settings(task, name, world)})
         artifact = PIPELINE.run(
@@ -111,6 +118,8 @@ def materialize(
                 "mlflow": run.url,
             }
         )
+        if (artifact.folder / AUDIT_PAGE).exists():
+            metadata["audit_page"] = dg.MetadataValue.path(artifact.folder / AUDIT_PAGE)
         report = artifact.folder / "report.md"
         if report.exists():
             metadata["report"] = dg.MetadataValue.md(report.read_text("utf-8"))

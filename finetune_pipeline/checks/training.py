@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
@@ -57,6 +59,8 @@ def supervision(artifact: Artifact, spec: TaskSpec) -> Answer:
         "answers_cut",
         "template_mismatch",
         "rows_refused",
+        "rows_over_length",
+        "rows_with_special_tokens",
     )
     bad = {k: audit[k] for k in zero if audit[k] != 0}
     return Answer(
@@ -77,6 +81,24 @@ def learned(artifact: Artifact, spec: TaskSpec) -> Answer:
     return Answer(best < first, f"validation loss before {first:.3f}, best {best:.3f}", {"first": first, "best": best})
 
 
+def curve(history: Sequence[Mapping[str, Any]]) -> str:
+    """The loss curves as a table: each validation, beside the mean training loss of the steps since the one before."""
+    rows = ["| step | training loss | validation loss | |", "|---:|---:|---:|---|"]
+    since: list[float] = []
+    best = min((row["eval_loss"] for row in history if "eval_loss" in row), default=0.0)
+    most = max((row["eval_loss"] for row in history if "eval_loss" in row), default=1.0)
+    for row in history:
+        if "loss" in row:
+            since.append(row["loss"])
+        if "eval_loss" in row:
+            trained = f"{sum(since) / len(since):.4f}" if since else "–"
+            bar = "█" * max(1, round(24 * row["eval_loss"] / most)) if most else ""
+            mark = " best" if row["eval_loss"] == best else ""
+            rows.append(f"| {row['step']} | {trained} | {row['eval_loss']:.4f} | {bar}{mark} |")
+            since = []
+    return "\n".join(rows)
+
+
 def not_overfitted(artifact: Artifact, spec: TaskSpec) -> Answer:
     """Last validation loss over 10% above the best one while training went on: the kept checkpoint is an earlier one."""
     evals = [row for row in artifact.facts["history"] if "eval_loss" in row]
@@ -88,7 +110,7 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> Answer:
         rise <= 0.10,
         f"last validation loss is {rise:+.1%} from the best; the best checkpoint (step "
         f"{artifact.facts['best_step']}) is kept",
-        {"rise": rise},
+        {"rise": rise, "curve_markdown": curve(artifact.facts["history"])},
     )
 
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
-from finetune_pipeline.cli.state import open_project
+from finetune_pipeline.cli.state import Project, open_project
+from finetune_pipeline.resources.job_failures import AUDIT_PAGE
+
+
+def audit_page(project: Project) -> Path | None:
+    """The newest supervision audit for the present data and spec: of the adapter, or of a training that it has stopped."""
+    made = project.artifacts()["adapter"]
+    if made is not None:
+        return made.folder / AUDIT_PAGE if (made.folder / AUDIT_PAGE).is_file() else None
+    work = project.store.root / project.task.name / ".work" / "adapter" / project.versions["adapter"]
+    return max(work.rglob(AUDIT_PAGE), key=lambda p: p.stat().st_mtime_ns, default=None)
 
 
 @click.command()
@@ -22,6 +34,8 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
         earlier = project.store.all_versions(loaded.name, "evaluation_report")
         if not earlier:
             problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
+            if page := audit_page(project):
+                problem(f"what it is taught, token by token: {page}")
             return ERROR
         artifact = earlier[-1]
         problem("data or spec changed since: this is the report of an earlier version")
@@ -36,6 +50,7 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
                 "verdict": artifact.facts["verdict"],
                 "gates": gates,
                 "html": str(artifact.path("report.html")),
+                "audit": str(audit_page(project) or ""),
                 "markdown": str(artifact.path("report.md")),
                 "evaluation": read_json(artifact.path("evaluation.json")),
             }
@@ -47,4 +62,6 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
         for gate in gates:
             say(f"  {'yes' if gate['passed'] else 'NO '}  {gate['name']}: {gate['message']}")
         say(f"page: {artifact.path('report.html')}")
+        if page := audit_page(project):
+            say(f"what it was taught, token by token: {page}")
     return DONE if passed else REFUSED

@@ -12,7 +12,7 @@ from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.evaluation.baseline import build_shots
 from finetune_pipeline.evaluation.generation import Answer, common_prefix, generate_and_score
 from finetune_pipeline.evaluation.predictions import write_predictions
-from finetune_pipeline.models.chat import encode_answer, encode_prompt
+from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.reporting import say
@@ -43,7 +43,8 @@ def predict(job: dict[str, Any]) -> dict[str, Any]:
             folder = Path(one["model"])
             loaded = (one["model"], load_for_prediction(folder, pick_device()), load_tokenizer(folder))
         answers, facts["sets"][one["name"]] = _answer(job, one["name"], loaded[1], loaded[2], examples, one["turns"])
-        rows += [_row(example, one["name"], answer) for example, answer in zip(examples, answers, strict=True)]
+        gold = [gold_text(loaded[2], example) for example in examples]
+        rows += [_row(e, one["name"], a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
     return facts
 
@@ -87,8 +88,9 @@ def _answer(
     job: dict[str, Any], name: str, model: Any, tokenizer: Any, examples: Sequence[Example], turns: Sequence[Message]
 ) -> tuple[list[Answer], dict[str, Any]]:
     messages = [with_turns(e.prompt_messages, turns) for e in examples]
-    prompts = [encode_prompt(tokenizer, m) for m in messages]
-    labels = encode_labels(tokenizer, messages, job["labels"]) if job["labels"] else None
+    tools = [e.tools for e in examples]
+    prompts = [encode_prompt(tokenizer, m, t) for m, t in zip(messages, tools, strict=True)]
+    labels = encode_labels(tokenizer, messages, job["labels"], tools) if job["labels"] else None
     say(
         f"{job['stage']}: {name}: {len(prompts)} prompts of {sum(map(len, prompts)) / len(prompts):.0f} tokens on average"
     )
@@ -105,28 +107,42 @@ def _answer(
     }
 
 
-def encode_labels(tokenizer: Any, prompts: Sequence[Sequence[Message]], labels: Sequence[str]) -> list[list[list[int]]]:
+def gold_text(tokenizer: Any, example: Example) -> str:
+    """The right answer as a model would write it: its text, or for calls of tools what the chat template makes of them."""
+    if not example.messages[-1].get("tool_calls"):
+        return example.answer
+    ids = encode_answer(tokenizer, example.prompt_messages, example.messages[-1], example.tools)
+    ids = ids[:-1] if ids[-1] in end_ids(tokenizer) else ids
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def encode_labels(
+    tokenizer: Any,
+    prompts: Sequence[Sequence[Message]],
+    labels: Sequence[str],
+    tools: Sequence[Any] | None = None,
+) -> list[list[list[int]]]:
     """Per prompt, the token ids of every label as its answer, in context, end-of-turn token included.
 
     Behind a chat template's generation prompt the same label gives the same tokens whatever the prompt was; so labels
     are encoded behind the first prompt, and behind the others only the first label is, to see that this holds.
     """
     encoded: list[list[list[int]]] = []
-    for messages in prompts:
+    for messages, offered in zip(prompts, tools or [None] * len(prompts), strict=True):
         plain = [dict(m) for m in messages]
-        first = encode_answer(tokenizer, plain, labels[0])
+        first = encode_answer(tokenizer, plain, labels[0], offered)
         if encoded and encoded[0][0] == first:
             encoded.append(encoded[0])
         else:
-            encoded.append([first, *(encode_answer(tokenizer, plain, label) for label in labels[1:])])
+            encoded.append([first, *(encode_answer(tokenizer, plain, label, offered) for label in labels[1:])])
     return encoded
 
 
-def _row(example: Example, model: str, answer: Answer) -> dict[str, Any]:
+def _row(example: Example, model: str, answer: Answer, gold: str) -> dict[str, Any]:
     return {
         "example_id": example.id,
         "model": model,
-        "gold": example.answer,
+        "gold": gold,
         "text": answer.text,
         "status": answer.status,
         "error": answer.error,

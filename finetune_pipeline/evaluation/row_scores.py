@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ Form = AnyOutput | Sequence[str] | None
 """An output as the spec declares it; or a label set, empty or None for free text."""
 
 _NUMBER = re.compile(r"[-+]?[$€£]?\s?[-+]?\d[\d,]*(?:\.\d+)?%?")
+
+_DECODER = json.JSONDecoder()
 
 
 def as_output(form: Form) -> AnyOutput:
@@ -45,7 +48,8 @@ def is_right(row: Row, output: AnyOutput) -> bool:
     """Whether an answer is the gold one. Failed, empty and cut answers never are.
 
     Labels: letter by letter. JSON: the same value, whatever the order of keys and of unordered lists; strictly parsed
-    unless the spec accepts repaired answers. Text: the same text; with `extract`, the same final answer.
+    unless the spec accepts repaired answers. Text: the same text, calls
+    of tools by their content; with `extract`, the same final answer.
     """
     if row["status"] != "ok":
         return False
@@ -56,7 +60,33 @@ def is_right(row: Row, output: AnyOutput) -> bool:
     if output.extract:
         said = final_answer(row["text"], output.extract)
         return said is not None and same_answer(said, final_answer(row["gold"], output.extract) or "")
-    return bool(row["text"].strip() == row["gold"].strip())
+    return bool(row["text"].strip() == row["gold"].strip()) or same_calls(row["text"], row["gold"])
+
+
+def same_calls(said: str, gold: str) -> bool:
+    """Whether two texts that hold calls of tools hold the same ones: the same text but for how the JSON in it is written.
+
+    Order of keys, blanks and escapes do not count; names, values and the order of the calls do. Only for texts in which
+    every JSON object is a call ({"name": …, "arguments" or "parameters": {…}}); other JSON is text like any other.
+    """
+    a, b = _with_plain_calls(said), _with_plain_calls(gold)
+    return a is not None and a == b
+
+
+def _with_plain_calls(text: str) -> list[str] | None:
+    """The text between the calls (blanks at its ends off) and the calls in one form, in turn; None without any call."""
+    parts, at, found = [], 0, False
+    while (start := text.find("{", at)) >= 0:
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(value, dict) or "name" not in value or not ({"arguments", "parameters"} & set(value)):
+            return None
+        found = True
+        parts += [text[at:start].strip(), json.dumps(value, sort_keys=True)]
+        at = end
+    return [*parts, text[at:].strip()] if found else None
 
 
 def same_answer(a: str, b: str) -> bool:

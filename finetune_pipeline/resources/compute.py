@@ -72,7 +72,7 @@ class Compute(dg.ConfigurableResource):
                 raise job_failures.failure(op, f"{stage} was stopped: {told}", {}, retry=False) from interrupt
             raise
         if code != 0:
-            raise job_failures.of_exit(op, stage, code, device, out)
+            raise job_failures.of_exit(op, stage, code, device, job)
         if not (out / "result.json").is_file():
             raise job_failures.failure(
                 op,

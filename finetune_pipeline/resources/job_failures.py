@@ -11,6 +11,7 @@ import dagster as dg
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
 
+AUDIT_PAGE = "audit.html"
 KILLED = -9
 """Ended by SIGKILL: nearly always the kernel's out-of-memory killer, and then another try only kills again."""
 
@@ -31,15 +32,24 @@ def failure(context: Any, message: str, metadata: Mapping[str, Any], *, retry: b
     return dg.Failure(message, metadata=dict(metadata), allow_retries=retry)
 
 
-def of_exit(context: Any, stage: str, code: int, device: str, out: Path) -> Exception:
+def audit_pages(job: Mapping[str, Any]) -> list[Path]:
+    """The supervision audit a training job has left in its work folder: the page, and the figures behind it."""
+    folder = Path(str(job.get("work") or ""))
+    return [p for name in (AUDIT_PAGE, "audit.json") if job.get("work") and (p := folder / name).is_file()]
+
+
+def of_exit(context: Any, stage: str, code: int, device: str, job: Mapping[str, Any]) -> Exception:
     """The error for a child that ended with a code other than 0."""
+    out = Path(job["out"])
     kind, told = _told(out / "error.json")
     lines = [f"{stage} on {device} {describe(code)}"]
     if told:
         lines.append(told)
     if code != EXIT_CONFIG or "fix:" not in told:
         lines.append(f"fix: {_FIXES.get(code, _OTHERWISE)}")
-    metadata = {"exit_code": code, "error_kind": kind, "device": device}
+    metadata: dict[str, Any] = {"exit_code": code, "error_kind": kind, "device": device}
+    if pages := audit_pages(job):
+        metadata["audit_page"] = dg.MetadataValue.path(pages[0])
     return failure(context, "\n".join(lines), metadata, retry=code not in NO_RETRY and code != KILLED)
 
 

@@ -83,7 +83,7 @@ STEPS = [
     Step(
         "few_shot_baseline",
         ("splits", "base_model"),
-        "2",
+        "3",
         lambda s, w: [s.baseline.model_dump(), s.output.model_dump(), s.gates.confidence, s.metric],
         make_few_shot_baseline,
         after=("data_quality",),

@@ -115,7 +115,7 @@ STEPS = [
     Step(
         "test_predictions",
         ("splits", "base_model", "merged_model", "few_shot_baseline"),
-        "1",
+        "2",
         lambda s, w: [s.labels, answer_length(s), s.baseline.batch_size, w.champion["merged"] if w.champion else None],
         make_test_predictions,
     ),

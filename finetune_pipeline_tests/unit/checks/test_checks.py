@@ -40,6 +40,8 @@ AUDIT = {
             "answers_cut",
             "template_mismatch",
             "rows_refused",
+            "rows_over_length",
+            "rows_with_special_tokens",
         ),
         0,
     ),

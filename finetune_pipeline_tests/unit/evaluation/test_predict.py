@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict, shots_as_turns, with_turns
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.models.chat import encode_answer
+from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt
 from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.jobs import baseline_job, predict_job, prompt_set
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, tiny_messages, write_tiny_examples
@@ -138,3 +139,50 @@ def test_labels_that_differ_with_the_prompt_are_encoded_behind_each(folder: Path
     first, second = encode_labels(tokenizer, prompts, ["billing", "how_to"])
     assert first != second
     assert second == [encode_answer(tokenizer, prompts[1], label) for label in ["billing", "how_to"]]
+
+
+TOOLS_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\nTools: {{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ '<tool_call>' + (c.function | tojson) + '</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_tools_are_in_the_prompt_and_a_call_is_a_gold_answer(tmp_path: Path) -> None:
+    base = make_tiny_model(tmp_path / "base")
+    (base / "chat_template.jinja").write_text(TOOLS_TEMPLATE)
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+    call = {"type": "function", "function": {"name": "look_up", "arguments": '{"city": "Rome"}'}}
+
+    def example(name: str, tools: Any, **answer: Any) -> Example:
+        turns = [{"role": "user", "content": "weather?"}, {"role": "assistant", "content": "", **answer}]
+        return Example(name, turns, tools=tools)
+
+    write_examples(
+        tmp_path / "rows.jsonl",
+        [
+            example("a", [tool], tool_calls=[call]),
+            example("b", None, content="no tools"),
+            example("c", [tool], content="x"),
+        ],
+    )
+    sets = [prompt_set(name="base", model=base)]
+    predict(
+        predict_job(
+            sets=sets, examples=tmp_path / "rows.jsonl", labels=[], max_new_tokens=4, batch_size=3, out=tmp_path / "out"
+        )
+    )
+    rows = {r["example_id"]: r for r in read_predictions(tmp_path / "out" / "predictions.parquet")}
+    assert rows["a"]["gold"] == '<tool_call>{"name": "look_up", "arguments": {"city": "Rome"}}</tool_call>'
+    assert rows["b"]["gold"] == "no tools" and rows["c"]["gold"] == "x"
+    tokenizer = load_tokenizer(base)
+    question = [{"role": "user", "content": "weather?"}]
+    assert rows["a"]["prompt_tokens"] == len(encode_prompt(tokenizer, question, [tool])) > rows["b"]["prompt_tokens"]
+    assert rows["b"]["prompt_tokens"] == len(encode_prompt(tokenizer, question))
+    # the planner counts what the trainer and the server see
+    counter = TokenCounter(base)
+    assert counter.count(question, True, [tool]) == rows["a"]["prompt_tokens"]
+    whole = read_examples(tmp_path / "rows.jsonl")[0]
+    (row,) = encode_example(tokenizer, whole.messages, "a", whole.tools)
+    assert counter.count(whole.messages, tools=whole.tools) == len(row.ids)

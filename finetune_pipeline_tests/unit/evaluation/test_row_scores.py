@@ -13,6 +13,7 @@ from finetune_pipeline.evaluation.row_scores import (
     read_json,
     row_scores,
     same_answer,
+    same_calls,
 )
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import row
@@ -132,3 +133,29 @@ def test_values_of_a_metric_per_row() -> None:
     assert metric_values(given, "exact", TextOutput()) == [1.0, 0.0]
     with pytest.raises(ValueError, match="macro_f1 is not a mean"):
         metric_values(given, "macro_f1", ["a", "b"])
+
+
+CALL = '<tool_call>{"name": "look_up", "arguments": {"city": "Rome", "days": 2}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("said", "same"),
+    [
+        (CALL, True),
+        ('<tool_call>\n{"arguments": {"days":2,"city":"\\u0052ome"}, "name": "look_up"}\n</tool_call>', True),
+        (CALL.replace("Rome", "Milan"), False),
+        (CALL.replace("look_up", "find"), False),
+        (CALL.replace("days", "hours"), False),
+        (CALL + CALL, False),
+        ("Let me see. " + CALL, False),
+        (CALL.replace("}}", "}"), False),
+        ("no call", False),
+    ],
+)
+def test_calls_are_compared_by_what_they_call(said: str, same: bool) -> None:
+    assert same_calls(said, CALL) is same
+    assert is_right({"status": "ok", "text": said, "gold": CALL}, TextOutput()) is same
+
+
+def test_json_that_is_no_call_is_text() -> None:
+    assert not same_calls('{"a": 1}', '{"a":1}')

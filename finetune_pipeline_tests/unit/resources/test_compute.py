@@ -129,8 +129,8 @@ def test_a_half_written_error_is_said_to_be_so(tmp_path: Path) -> None:
     from finetune_pipeline.resources.job_failures import of_exit
 
     (tmp_path / "error.json").write_text('{"kind": "Val')
-    assert "its error.json cannot be read" in str(of_exit(None, "adapter", -11, "cpu", tmp_path))
-    assert "killed by SIGSEGV" in str(of_exit(None, "adapter", -11, "cpu", tmp_path))
+    assert "its error.json cannot be read" in str(of_exit(None, "adapter", -11, "cpu", {"out": str(tmp_path)}))
+    assert "killed by SIGSEGV" in str(of_exit(None, "adapter", -11, "cpu", {"out": str(tmp_path)}))
 
 
 def test_a_good_end_without_result_is_an_error(tmp_path: Path, instance: dg.DagsterInstance) -> None:
