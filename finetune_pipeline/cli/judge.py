@@ -1,0 +1,89 @@
+"""``finetune judge TASK``: base against fine-tuned by a language model, once it has agreed with people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.state import open_project
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.preferences.judge import Judge
+from finetune_pipeline.evaluation.preferences.qualify import judged, qualify
+from finetune_pipeline.evaluation.preferences.rated import prediction_pairs, read_ratings
+from finetune_pipeline.evaluation.wording import percent, percent_range
+
+
+@click.command()
+@click.argument("task")
+@click.option(
+    "--url", required=True, help="Of an OpenAI-style endpoint, without /chat/completions. Test texts go there."
+)
+@click.option("--model", required=True, help="Name of the judging model there.")
+@click.option("--key-variable", help="Environment variable that holds the endpoint's key.")
+@click.option(
+    "--ratings",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help='JSON Lines of people: {"id": …, "prefers": "base", "candidate" or "tie"}.',
+)
+@as_json
+def judge(task: str, url: str, model: str, key_variable: str | None, ratings: Path, as_json: bool) -> int:
+    """Ask a language model which answers to TASK's test are better. It is believed only if it agrees with people's
+    ratings and is moved by neither place nor length; otherwise exit code 2, and no verdict."""
+    loaded = get_task(task)
+    project = open_project(loaded)
+    artifact = project.artifacts()["test_predictions"]
+    if artifact is None:
+        problem(f"{loaded.name} has no predictions yet: run `finetune run {loaded.name}`")
+        return ERROR
+    rows = read_predictions(artifact.path("predictions.parquet"))
+    pairs = prediction_pairs(
+        of_model(rows, "base"), of_model(rows, "candidate"), read_json(artifact.path("texts.json"))
+    )
+    people, problems = read_ratings(ratings, {pair.id for pair in pairs})
+    out = project.store.state_folder(loaded.name) / "judge"
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        who = Judge(url, model, key_variable=key_variable, cache=out / "replies.jsonl")
+    except ValueError as error:
+        problem(str(error))
+        return ERROR
+    known = [pair for pair in pairs if pair.id in people]
+    found = qualify(who, known, [people[pair.id] for pair in known])
+    told = judged(who, found, [pair for pair in pairs if pair.id not in people]) if found.passed else None
+    result = {
+        "task": loaded.name,
+        "judge": found.name,
+        "believed": found.passed,
+        "refused": list(found.refused),
+        "kappa": found.kappa,
+        "kappa_interval": found.interval,
+        "rated": found.rated,
+        "consistent": found.consistent,
+        "place": dict(found.place),
+        "length": dict(found.length),
+        "padding": dict(found.padding),
+        "problems": [*problems, *who.failures[:20]],
+        "verdict": told,
+    }
+    write_json(out / f"{artifact.version}.json", result)
+    if as_json:
+        emit(result)
+        return DONE if told else REFUSED
+    for line in problems:
+        problem(line)
+    kappa = "undefined" if found.kappa is None else f"{found.kappa:.2f}"
+    say(
+        f"{found.name}: kappa {kappa} with people on {found.rated} pairs; alike in both orders {percent(found.consistent)}"
+    )
+    if told is None:
+        say("not believed: " + "; ".join(found.refused))
+        return REFUSED
+    say(
+        f"of {told['n']} decided pairs the fine-tuned model wins {percent(told['share'])} "
+        f"({percent_range(told['interval'])}), p {told['p']:.2g}; {told['ties']} ties, {told['failed']} failed"
+    )
+    return DONE

@@ -1,0 +1,140 @@
+"""Whether a judge may be believed: it must agree with people, and be moved by neither place nor length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair, Preference, both_ways
+from finetune_pipeline.evaluation.statistics import cohens_kappa, kappa_interval, sign_test
+from finetune_pipeline.evaluation.wording import counted, percent
+
+MIN_RATED = 30
+MIN_KAPPA, MIN_KAPPA_SURE = 0.6, 0.4
+"""Agreement asked for, and its lower bound: `substantial`, and surely more than `fair` (Landis and Koch 1977)."""
+MIN_CONSISTENT = 0.8
+"""Share of pairs that must be judged alike in both orders."""
+SURE = 0.05
+PROBES = 20
+_PADDING = (
+    " To put this into a wider context, it may be helpful to bear in mind that every request is looked at with care, and "
+    "that further details can be provided at any time should they be needed. Please do not hesitate to get in touch again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Qualification:
+    """What was found about a judge. kappa, interval: agreement with people; consistent: share judged alike in both
+    orders; place, length, padding: sign tests of the place, of errors towards the longer answer, and of answers with
+    words added that say nothing; refused: every reason why not to believe it, empty when there is none."""
+
+    name: str
+    rated: int
+    failed: int
+    kappa: float | None
+    interval: tuple[float, float] | None
+    agreement: float | None
+    consistent: float | None
+    place: Mapping[str, Any]
+    length: Mapping[str, Any]
+    padding: Mapping[str, Any]
+    refused: tuple[str, ...] = field(default=())
+
+    @property
+    def passed(self) -> bool:
+        return not self.refused
+
+
+def qualify(judge: Preference, pairs: Sequence[Pair], people: Sequence[Choice]) -> Qualification:
+    """Ask a judge about pairs that people have rated, in both orders, and about the same answers with padding.
+
+    people: their choice per pair (a, b or tie). Raises ValueError when there is not one choice a pair.
+    """
+    if len(pairs) != len(people) or "failed" in people:
+        raise ValueError(f"{len(pairs)} pairs and {len(people)} ratings of people: there must be one choice a pair")
+    told = both_ways(judge, pairs)
+    sound = [i for i, one in enumerate(told) if one.choice != "failed"]
+    theirs, ours = [people[i] for i in sound], [told[i].choice for i in sound]
+    consistent = sum(told[i].first == told[i].second for i in sound) / len(sound) if sound else None
+    orders = [(told[i].first, told[i].second) for i in sound]
+    first, last = orders.count(("a", "b")), orders.count(("b", "a"))
+    result = Qualification(
+        name=judge.name,
+        rated=len(sound),
+        failed=len(pairs) - len(sound),
+        kappa=cohens_kappa(theirs, ours) if sound else None,
+        interval=kappa_interval(theirs, ours) if sound else None,
+        agreement=sum(x == y for x, y in zip(theirs, ours, strict=True)) / len(sound) if sound else None,
+        consistent=consistent,
+        place=sign_test(first, last),
+        length=_length([pairs[i] for i in sound], theirs, ours),
+        padding=_padding(judge, [pairs[i] for i in sound][:PROBES]),
+    )
+    return replace(result, refused=tuple(_reasons(result)))
+
+
+def _length(pairs: Sequence[Pair], theirs: Sequence[Choice], ours: Sequence[Choice]) -> dict[str, Any]:
+    """Sign test of the judge's errors: towards the longer answer against towards the shorter one."""
+    longer = shorter = 0
+    for pair, wanted, said in zip(pairs, theirs, ours, strict=True):
+        if said in (wanted, "tie") or len(pair.a) == len(pair.b):
+            continue
+        if (said == "a") == (len(pair.a) > len(pair.b)):
+            longer += 1
+        else:
+            shorter += 1
+    return sign_test(longer, shorter)
+
+
+def _padding(judge: Preference, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Sign test of an answer with empty words added (wins) against the same answer without them."""
+    probes = [replace(p, a=p.a, b=p.a + _PADDING) for p in pairs]
+    choices = [one.choice for one in both_ways(judge, probes)]
+    return sign_test(choices.count("b"), choices.count("a"), choices.count("tie"))
+
+
+def _reasons(q: Qualification) -> list[str]:
+    told = []
+    if q.rated < MIN_RATED:
+        told.append(f"only {counted(q.rated, 'pair')} rated by people were judged; {MIN_RATED} are needed")
+    if q.failed > 0.1 * (q.rated + q.failed):
+        told.append(f"{counted(q.failed, 'pair')} could not be judged")
+    if q.kappa is None or q.interval is None:
+        told.append("agreement with people is undefined: one of the two sides always says the same")
+    elif q.kappa < MIN_KAPPA or q.interval[0] < MIN_KAPPA_SURE:
+        told.append(
+            f"it agrees too little with people: kappa {q.kappa:.2f} ({q.interval[0]:.2f} to {q.interval[1]:.2f}), where "
+            f"{MIN_KAPPA} and a lower bound of {MIN_KAPPA_SURE} are asked for"
+        )
+    if q.consistent is not None and q.consistent < MIN_CONSISTENT:
+        told.append(
+            f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(MIN_CONSISTENT)} are asked for"
+        )
+    if q.place["p"] < SURE:
+        where = "first" if q.place["wins"] > q.place["losses"] else "second"
+        told.append(f"it prefers whatever stands {where}: {q.place['wins']} against {q.place['losses']} contradictions")
+    if q.length["p"] < SURE and q.length["wins"] > q.length["losses"]:
+        told.append(f"where it is wrong it prefers the longer answer: {q.length['wins']} against {q.length['losses']}")
+    if q.padding["p"] < SURE and q.padding["wins"] > q.padding["losses"]:
+        told.append(f"it prefers the same answer with empty words added, {q.padding['wins']} of {PROBES} times")
+    return told
+
+
+def judged(judge: Preference, qualification: Qualification, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The judge's verdict on pairs nobody rated: `b` against `a` as a sign test, with kappa beside it.
+
+    Raises ValueError when the judge did not qualify: its opinion is then worth nothing.
+    """
+    if not qualification.passed:
+        raise ValueError(f"{qualification.name} is not to be believed: " + "; ".join(qualification.refused))
+    choices = [one.choice for one in both_ways(judge, pairs)]
+    test = sign_test(choices.count("b"), choices.count("a"), choices.count("tie"))
+    return {
+        **test,
+        "failed": choices.count("failed"),
+        "judge": qualification.name,
+        "kappa": qualification.kappa,
+        "kappa_interval": qualification.interval,
+        "choices": dict(zip([pair.id for pair in pairs], choices, strict=True)),
+    }
