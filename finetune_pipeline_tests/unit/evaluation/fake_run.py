@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row, rows, spec, text_spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, rows, spec, text_spec
 
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
 OPENINGS = [{"time": "2026-01-02T03:04:05+00:00", "test": "t1", "candidate": "c1", "reason": "evaluation"}]
@@ -84,6 +85,19 @@ def text_evaluation() -> dict[str, Any]:
     candidate = [row(i, g, g, "candidate", label_scores=[]) for i, g in enumerate(gold)]
     baseline = score_baselines(text_spec(), {"zero_shot": base})
     return evaluation(spec=text_spec(), predictions=[*base, *candidate], linear=None, baseline_facts=baseline, texts={})
+
+
+def json_evaluation(**changes: Any) -> dict[str, Any]:
+    """An extraction whose base model fences its JSON half of the time, and whose candidate misreads every fifth city."""
+    gold = [json.dumps({"city": "Rome" if i % 2 else "Oslo", "guests": i}) for i in range(60)]
+    fenced = [f"```json\n{g}\n```" if i % 2 else g.replace("guests", "people") for i, g in enumerate(gold)]
+    misread = [g.replace("Rome", "Paris") if i % 5 == 1 else g for i, g in enumerate(gold)]
+    base = [row(i, g, said, "base", label_scores=[]) for i, (g, said) in enumerate(zip(gold, fenced, strict=True))]
+    candidate = [row(i, g, s, "candidate", label_scores=[]) for i, (g, s) in enumerate(zip(gold, misread, strict=True))]
+    of = json_spec(**changes)
+    baseline = score_baselines(of, {"zero_shot": base})
+    texts = {r["example_id"]: f"a table in {'the south' if i % 2 else 'the north'}" for i, r in enumerate(base)}
+    return evaluation(spec=of, predictions=[*base, *candidate], linear=None, baseline_facts=baseline, texts=texts)
 
 
 def champion_rows(right: int) -> list[dict[str, Any]]:

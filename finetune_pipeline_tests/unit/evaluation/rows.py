@@ -56,6 +56,19 @@ def spec(**changes: Any) -> TaskSpec:
     )
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": ["string", "null"]}, "guests": {"type": "integer"}},
+    "required": ["city", "guests"],
+    "additionalProperties": False,
+}
+
+
+def json_spec(**changes: Any) -> TaskSpec:
+    """A spec of an extraction task."""
+    return spec(output={"kind": "json", "json_schema": SCHEMA}, **changes)
+
+
 def text_spec(**changes: Any) -> TaskSpec:
     """A spec of a text task."""
     return spec(output={"kind": "text", "max_new_tokens": 32}, **changes)

@@ -14,9 +14,10 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     arguments,
     champion_rows,
     evaluation,
+    json_evaluation,
     text_evaluation,
 )
-from finetune_pipeline_tests.unit.evaluation.rows import paired, spec, text_spec
+from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, spec, text_spec
 
 HOSTILE = (
     "<script>alert(1)</script> <img src=x onerror=alert(2)> [click](javascript:alert(3)) | **bold** & \"quoted\" 'x'"
@@ -216,6 +217,23 @@ def test_a_text_task_has_pages_too():
     assert "ROUGE-L 100.0 on 40 sealed rows, 33.3 points more" in page
     assert 'id="confusion"' not in page and 'id="form"' not in page
     assert "## Labels" not in markdown
+
+
+@pytest.mark.parametrize("metric", ["exact", "micro_f1"])
+def test_an_extraction_has_pages_with_its_fields(metric: str):
+    told = json_evaluation(gates={"metric": metric})
+    page, markdown = _pages(told, json_spec(gates={"metric": metric}))
+    assert _Tags(page).open == []
+    words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    if metric == "exact":
+        assert "The fine-tuned model is right on 90.0% of 60 sealed rows, 90.0 points more than" in words
+    else:
+        assert "The fine-tuned model reaches micro-F1 of the fields 95.0 on 60 sealed rows" in words
+    assert "city 0.900 0.900 0.900 0.667" in words
+    assert "JSON only after repair Base, best prompt 30 50.0%" in words
+    assert "a field holds another value: city (6)" in words
+    assert "| city | 0.900 |" in markdown and "## Failure atlas" in markdown
+    assert 'id="confusion"' not in page and "ROUGE" not in page
 
 
 def test_missing_facts_are_shown_as_missing_not_as_zero():
