@@ -50,9 +50,7 @@ def refusals(settings: Mapping[str, Any], processes: int, chosen: str) -> list[F
                 f"set training.batch_size: {near} or {near + processes}, or give FINETUNE_DEVICES another number of devices",
             )
         )
-    if chosen != "fsdp2":
-        return found
-    if settings["method"] == "qlora":
+    if chosen == "fsdp2" and settings["method"] == "qlora":
         found.append(
             _finding(
                 "four_bit_sharded",
@@ -60,26 +58,6 @@ def refusals(settings: Mapping[str, Any], processes: int, chosen: str) -> list[F
                 "4-bit weights are not split over devices: the constants they are read back with belong to whole tensors",
                 "set FINETUNE_PARALLEL=ddp if the base fits on each device in four bits, or set training.method: lora, "
                 "which is sharded in 16 bits",
-            )
-        )
-    if settings["method"] == "prefix":
-        found.append(
-            _finding(
-                "prefix_sharded",
-                "training.method",
-                "prefix tuning puts its keys and values before the model's own, outside of the layers that are sharded",
-                "set training.method: lora or prompt, or FINETUNE_PARALLEL=ddp if the base fits on each device",
-            )
-        )
-    if settings["gradient_checkpointing"] is True and settings["method"] == "prefix":
-        return found
-    if settings["method"] in ("lora", "qlora") and settings["lora"]["dora"]:
-        found.append(
-            _finding(
-                "dora_sharded",
-                "training.lora.dora",
-                "DoRA needs the norm of each whole weight while it adds its adapter, and sharded weights are not whole then",
-                "set training.lora.dora: false, or FINETUNE_PARALLEL=ddp if the base fits on each device",
             )
         )
     return found

@@ -214,6 +214,8 @@ if __name__ == "__main__":
         _code = main(sys.argv[1:])
     except process.Stop:  # before the job had begun
         _code = EXIT_PREEMPTED
+    except BaseException:  # noqa: BLE001 - the exit below would swallow it
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

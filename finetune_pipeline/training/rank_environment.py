@@ -24,7 +24,8 @@ def rank_and_number() -> tuple[int, int]:
     """(this process's number from 0, how many there are)."""
     if not is_rank():
         return 0, 1
-    os.environ.setdefault(_OWN, f"{os.environ['RANK']}/{os.environ['WORLD_SIZE']}")  # torch's are hidden later
+    if _OWN not in os.environ:
+        os.environ[_OWN] = f"{os.environ['RANK']}/{os.environ['WORLD_SIZE']}"  # torch's own are hidden later
     rank, number = os.environ[_OWN].split("/")
     return int(rank), int(number)
 

@@ -190,11 +190,12 @@ def average(model: Any, ranks: Ranks) -> None:
 
 
 def whole_weights(model: Any) -> dict[str, torch.Tensor]:
-    """All weights of a sharded model, gathered on the first process's CPU (empty in the others)."""
+    """All weights of a sharded model, tied ones once, gathered on the first process's CPU (empty in the others)."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
+    once = {name for name, _ in model.named_parameters()}  # gathering makes a copy for each name of a tied weight
+    return {name: t for name, t in weights.items() if name in once and isinstance(t, torch.Tensor)}
 
 
 def put_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:

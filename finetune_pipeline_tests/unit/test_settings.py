@@ -64,3 +64,15 @@ def test_a_file_store_is_refused(told: str) -> None:
 def test_all_wrong_devices_are_named() -> None:
     with pytest.raises(ValueError, match="'gpu', 'cuda:x'"):
         read_settings({"FINETUNE_DEVICES": "gpu,cuda:0,cuda:x"})
+
+
+def test_devices_that_share_a_training() -> None:
+    assert read_settings({"FINETUNE_DEVICES": "cuda:0 + cuda:1, cuda:2"}).devices == ("cuda:0+cuda:1", "cuda:2")
+    assert read_settings({"FINETUNE_DEVICES": "cpu+cpu"}).devices == ("cpu+cpu",)
+    for wrong in ("cuda:0+cuda:0", "cpu+cuda:0"):
+        with pytest.raises(ValueError, match="cannot share a training"):
+            read_settings({"FINETUNE_DEVICES": wrong})
+    assert read_settings({}).parallel == "auto"
+    assert read_settings({"FINETUNE_PARALLEL": "fsdp2"}).parallel == "fsdp2"
+    with pytest.raises(ValueError, match="write ddp, fsdp2, or auto"):
+        read_settings({"FINETUNE_PARALLEL": "zero3"})

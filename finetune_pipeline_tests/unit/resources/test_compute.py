@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from finetune_pipeline.resources.compute import Compute, child_environment
+from finetune_pipeline.resources.compute import Compute, child_environment, places
 from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG, EXIT_OOM
 from finetune_pipeline_tests.unit.processes import is_running, number_in
 from finetune_pipeline_tests.unit.resources.jobs import CHILD
@@ -198,3 +198,16 @@ def test_a_run_marked_finished_elsewhere_frees_the_device(tmp_path: Path, instan
     assert attempts(tmp_path) == 1
     assert not is_running(number_in(tmp_path / "child"))
     assert not is_running(number_in(tmp_path / "grandchild"))
+
+
+def test_only_a_training_takes_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = ["cuda:0+cuda:1", "cuda:2"]
+    assert places(pairs, {"action": "train"}) == pairs
+    assert places(pairs, {"action": "predict"}) == ["cuda:0", "cuda:1", "cuda:2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    env = child_environment("cuda:1+cuda:0", {})
+    assert (env["CUDA_VISIBLE_DEVICES"], env["FINETUNE_PROCESSES"]) == ("7,4", "2")
+    made = compute(tmp_path, devices=["cpu+cpu"])
+    facts = made.launch(None, {**job(tmp_path, show=["FINETUNE_PROCESSES"]), "action": "train"})
+    assert facts["seen"] == {"FINETUNE_PROCESSES": "2"}
+    assert made.launch(None, job(tmp_path, show=["FINETUNE_PROCESSES"]))["seen"] == {"FINETUNE_PROCESSES": "1"}

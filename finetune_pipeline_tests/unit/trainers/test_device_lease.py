@@ -70,3 +70,36 @@ def test_the_child_keeps_the_lease_of_a_killed_parent(tmp_path: Path) -> None:
         assert device == "cpu"
     assert time.monotonic() - started < 10
     wait_until(lambda: parent.returncode is not None)
+
+
+def test_several_devices_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
+    with lease(["cuda:1"], tmp_path, holder="the other"):
+        with (
+            pytest.raises(TimeoutError, match=r"\(cuda:1: the other, started by process \d+\)"),
+            lease(["cuda:1+cuda:0"], tmp_path, timeout_s=0.3, poll_s=0.05),
+        ):
+            pass
+        with lease(["cuda:0"], tmp_path, timeout_s=0.0) as (device, _):  # nothing was kept while it waited
+            assert device == "cuda:0"
+        with lease(["cuda:0+cuda:1", "cuda:2+cuda:3"], tmp_path, timeout_s=0.0) as (device, handles):
+            assert device == "cuda:2+cuda:3" and len(handles) == 2
+    with lease(["cpu+cpu"], tmp_path, timeout_s=0.0) as (device, handles):
+        assert device == "cpu+cpu" and len(handles) == 1
+
+
+def test_two_that_want_the_same_devices_in_another_order_both_get_them(tmp_path: Path) -> None:
+    import threading
+
+    done: list[str] = []
+
+    def take(device: str) -> None:
+        for _ in range(5):
+            with lease([device], tmp_path, timeout_s=60, poll_s=0.01):
+                done.append(device)
+
+    threads = [threading.Thread(target=take, args=(name,)) for name in ("cuda:0+cuda:1", "cuda:1+cuda:0")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(90)
+    assert len(done) == 10

@@ -1,0 +1,236 @@
+"""Several processes train what one trains: same loss, same weights; and they live and die together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune_pipeline.training import checkpoints, history
+from finetune_pipeline.training.launch import judge
+from finetune_pipeline.training.ranks import Ranks, SharedCollator
+from finetune_pipeline.training.sft import train
+from finetune_pipeline.training.shared_prefix import PaddedCollator
+from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
+from finetune_pipeline_tests.unit.processes import is_running, wait_until
+from finetune_pipeline_tests.unit.training.jobs import finish, job, start
+from finetune_pipeline_tests.unit.training.rows import rows
+
+# 17 rows in batches of 8: the last batch has one row, so that one of two processes has none
+SMALL: dict[str, Any] = {"epochs": 2, "evals_per_epoch": 1, "dropout": 0.0, "batch_size": 8}
+Trained = tuple[dict[str, Any], dict[str, torch.Tensor]]
+
+
+def _write(path: Path, numbers: range) -> None:
+    """Rows whose answers have from one word to thirty: no two processes learn equally many tokens of a batch."""
+    with path.open("w") as out:
+        for i in numbers:
+            answer = " ".join([LABELS[i % 3]] * (1 if i % 4 else 30))
+            turns = [("system", SYSTEM), ("user", f"ticket {i} says {i * 7}"), ("assistant", answer)]
+            messages = [{"role": role, "content": text} for role, text in turns]
+            source = {"file": "a.jsonl", "line": i + 1}
+            row = {"id": f"row{i}", "messages": messages, "label": None, "group": None, "origin": "human"}
+            out.write(json.dumps({**row, "source": source, "tags": []}) + "\n")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    make_tiny_model(folder / "base")
+    _write(folder / "train.jsonl", range(17))
+    _write(folder / "validation.jsonl", range(100, 107))
+    return folder
+
+
+def _weights(place: Path) -> dict[str, torch.Tensor]:
+    (file,) = (place / "out" / "adapter").glob("*.safetensors")
+    return load_file(file)
+
+
+@pytest.fixture(scope="module")
+def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trained]:
+    made: dict[str, Trained] = {}
+
+    def of(method: str, packed: bool) -> Trained:
+        key = f"{method}-{packed}"
+        if key not in made:
+            place = tmp_path_factory.mktemp(key)
+            changes = {**SMALL, "method": method, "shared_prefix": packed, "micro_batch_size": 4}
+            made[key] = train(job(inputs, place, **changes))[0], _weights(place)
+        return made[key]
+
+    return of
+
+
+def _together(inputs: Path, place: Path, strategy: str, **changes: Any) -> Trained:
+    told = {**SMALL, "micro_batch_size": 2, **changes}
+    code, errors = finish(start(job(inputs, place, **told), place, **_two(strategy)))
+    assert code == 0, errors
+    return json.loads((place / "out" / "result.json").read_text()), _weights(place)
+
+
+def _two(strategy: str) -> dict[str, str]:
+    return {"FINETUNE_PROCESSES": "2", "FINETUNE_PARALLEL": strategy}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "method", "packed"),
+    [
+        ("ddp", "lora", True),
+        ("ddp", "qlora", False),
+        ("fsdp2", "lora", True),
+        ("fsdp2", "full", False),
+    ],
+)
+def test_two_processes_train_what_one_trains(
+    inputs: Path, alone: Callable[..., Trained], tmp_path: Path, strategy: str, method: str, packed: bool
+) -> None:
+    facts, weights = _together(inputs, tmp_path, strategy, method=method, shared_prefix=packed)
+    expected, expected_weights = alone(method, packed)
+    assert (facts["processes"], facts["strategy"], expected["processes"]) == (2, strategy, 1)
+    assert facts["shared_prefix"]["used"] is packed
+    assert facts["steps"] == expected["steps"] == 6
+    assert len(facts["history"]) == len(expected["history"])
+    for ours, theirs in zip(facts["history"], expected["history"], strict=True):
+        for key in ("loss", "eval_loss", "grad_norm"):
+            assert (key in ours) is (key in theirs)
+            assert ours.get(key, 0.0) == pytest.approx(theirs.get(key, 0.0), rel=2e-5), (ours, theirs)
+        assert ours.get("learning_rate") == theirs.get("learning_rate")
+    assert weights.keys() == expected_weights.keys()
+    changed = False
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, expected_weights[name], rtol=1e-3, atol=2e-5)
+        changed = changed or bool(tensor.abs().sum() > 0)
+    assert changed
+    assert not any(t.abs().sum() == 0 for name, t in weights.items() if "lora_B" in name), "a slice was not saved"
+
+
+def test_every_row_belongs_to_one_process_and_an_empty_share_does_not_count() -> None:
+    made = rows(5)
+    shares = [Ranks(rank, 2, "ddp").share(made) for rank in range(2)]
+    assert sorted(r["id"] for share in shares for r in share) == sorted(r["id"] for r in made)
+    batches = [SharedCollator(PaddedCollator(0), Ranks(rank, 2, "ddp"))(made[:1]) for rank in range(2)]
+    assert [b["idle"] for b in batches] == [False, True]
+    assert batches[1]["row_ids"] == [made[0]["id"]]
+
+
+# --- one process, one end
+
+
+class Pair:
+    """A long training of two processes, of which one has written a checkpoint."""
+
+    def __init__(self, inputs: Path, place: Path, **changes: Any) -> None:
+        self.place = place
+        self.job = job(inputs, place, **{**SMALL, "micro_batch_size": 2, "epochs": 6, **changes})
+        self.process: subprocess.Popen[str] = start(self.job, place, **_two("ddp"))
+
+    def ranks(self) -> list[psutil.Process]:
+        """The training processes, in order of rank."""
+        found = {}
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                rank = child.environ().get("RANK")
+            except psutil.Error:
+                continue
+            if rank is not None and "finetune_pipeline.training.entry" in child.cmdline():
+                found[int(rank)] = child
+        return [found[rank] for rank in sorted(found)]
+
+    def wait_for_checkpoint(self) -> list[psutil.Process]:
+        def there() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(self.process.communicate()[1])
+            return any((self.place / "work" / "checkpoints").glob(f"*/{checkpoints.MARK}"))
+
+        wait_until(there, 150)
+        found = self.ranks()
+        assert len(found) == 2
+        return found
+
+    def error(self) -> dict[str, Any]:
+        return json.loads((self.place / "out" / "error.json").read_text())
+
+
+def test_the_death_of_one_process_ends_all_and_the_next_try_ends_as_if_nothing_had_been(
+    inputs: Path, tmp_path: Path
+) -> None:
+    undisturbed = Pair(inputs, tmp_path / "undisturbed", dropout=0.2)
+    code, errors = finish(undisturbed.process)
+    assert code == 0, errors
+    killed = Pair(inputs, tmp_path / "killed", dropout=0.2)
+    processes = killed.wait_for_checkpoint()
+    processes[1].kill()
+    code, errors = finish(killed.process)
+    assert code == -signal.SIGKILL, errors
+    assert killed.error()["kind"] == "killed" and "process 1" in killed.error()["message"]
+    wait_until(lambda: not any(is_running(p.pid) for p in processes))
+    assert not (tmp_path / "killed" / "out" / "result.json").exists()
+    code, errors = finish(start(killed.job, killed.place, **_two("ddp")))
+    assert code == 0, errors
+    assert json.loads((killed.place / "out" / "measured.json").read_text())["resumed_from"]
+    ours, theirs = (
+        (p / "out" / "adapter" / "adapter_model.safetensors").read_bytes() for p in (killed.place, undisturbed.place)
+    )
+    assert ours == theirs, "dropout of each process goes on where it was"
+    steps = [(e["step"], "loss" in e) for e in history.read(killed.place / "out" / "history.jsonl")]
+    assert len(steps) == len(set(steps)), "only one process writes the history"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_the_processes_end_with_their_launcher(inputs: Path, tmp_path: Path, number: signal.Signals) -> None:
+    pair = Pair(inputs, tmp_path, epochs=50)
+    processes = pair.wait_for_checkpoint()
+    os.kill(pair.process.pid, number)
+    code, errors = finish(pair.process)
+    wait_until(lambda: not any(is_running(p.pid) for p in processes), 60)
+    if number == signal.SIGTERM:
+        assert code == 85, errors
+        assert pair.error()["kind"] == "stopped"
+
+
+def test_what_cannot_be_shared_is_refused_before_any_process_starts(inputs: Path, tmp_path: Path) -> None:
+    work = job(inputs, tmp_path, **{**SMALL, "batch_size": 9, "micro_batch_size": 3, "method": "qlora"})
+    code, errors = finish(start(work, tmp_path, **_two("fsdp2")))
+    assert code == 64, errors
+    error = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert [f["rule"] for f in error["findings"]] == ["training.batch_over_devices", "training.four_bit_sharded"]
+    assert "8 or 10" in error["message"]
+
+
+def test_the_fault_of_a_process_is_told(inputs: Path, tmp_path: Path) -> None:
+    broken = job(inputs, tmp_path, **SMALL, micro_batch_size=2)
+    broken["validation"] = str(tmp_path / "broken.jsonl")
+    (tmp_path / "broken.jsonl").write_text('{"not": "an example"}\n')
+    code, errors = finish(start(broken, tmp_path, **_two("ddp")))
+    assert code == 1, errors
+    error = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert error["kind"] == "error" and "broken.jsonl: row 1 is not a canonical example" in error["message"]
+
+
+def _end(code: int, kind: str = "error", time: float = 1.0) -> dict[str, Any]:
+    return {"code": code, "kind": kind, "message": kind, "findings": [], "time": time}
+
+
+def test_the_cause_decides_not_what_came_of_it() -> None:
+    lost = _end(1, "error", 1.0)  # connection closed by peer
+    assert judge({0: 1, 1: 75}, {0: lost, 1: _end(75, "memory", 2.0)}, None)[0] == 75
+    assert judge({0: 1, 1: 64}, {0: lost, 1: _end(64, "findings", 2.0)}, None)[0] == 64
+    assert judge({1: 1}, {0: _end(85, "stopped"), 1: lost}, "SIGTERM")[0] == 85
+    assert judge({0: 1}, {0: lost, 1: _end(75, "memory")}, "SIGTERM")[0] == 75, (
+        "the signal came after the memory ran out"
+    )
+    code, error = judge({0: 1, 1: -9}, {0: lost}, None)
+    assert code == -9 and error is not None and "out-of-memory killer" in error["message"]
+    assert judge({0: 1, 1: -15}, {0: lost}, None)[0] == 1, "the launcher itself ends the others by SIGTERM"
+    assert judge({0: 85, 1: 1}, {0: _end(85, "stopped", 2.0), 1: lost}, None)[0] == 85
+    assert judge({}, {}, None)[0] == 1

@@ -1,0 +1,98 @@
+"""Every method, killed at three random steps and once while saving, ends as the undisturbed training does, to the bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.training.sft import job_digest
+from finetune_pipeline_tests.unit.training.jobs import job, make_inputs, settings
+from finetune_pipeline_tests.unit.training.killed import result, trained
+
+METHODS = ("qlora", "lora", "full", "prefix", "prompt")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_inputs(tmp_path_factory.mktemp("inputs"), rows=24)
+
+
+def _settings(method: str) -> dict[str, Any]:
+    """Three rows of steps an epoch, dropout on, validation and checkpoint twice an epoch, early stopping on guard."""
+    second = {"unquantized_epochs": 2} if method == "qlora" else {}
+    rate = {"full": 1e-3, "prefix": 1e-2, "prompt": 3e-2}.get(method, 5e-3)
+    return settings(method=method, epochs=3, evals_per_epoch=2, dropout=0.2, learning_rate=rate, patience=2, **second)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_at_three_random_steps(inputs: Path, tmp_path: Path, method: str) -> None:
+    told = _settings(method)
+    assert trained(inputs, tmp_path / "undisturbed", told) == 0
+    weights, facts = result(tmp_path / "undisturbed")
+    draw = random.Random(f"kills of {method}")
+    steps = sorted(draw.sample(range(2, facts["steps"]), 3))
+    print(f"{method}: {facts['steps']} steps, killed after the steps {steps} and while saving")
+    place = tmp_path / "killed"
+    for step in steps:
+        assert trained(inputs, place, told, kill_at=step) == -signal.SIGKILL
+        assert not (place / "facts.json").exists()
+    assert trained(inputs, place, told, kill_at=steps[-1], moment="saving") == -signal.SIGKILL
+    assert trained(inputs, place, told) == 0
+    again, facts_again = result(place)
+    assert again == weights
+    assert facts_again == facts
+    measured = json.loads((place / "out" / "measured.json").read_text())
+    if method != "qlora" or steps[-1] > facts["phases"][0]["steps"] + 2:
+        assert measured["resumed_from"] is not None
+
+
+def test_random_numbers_matter_here(inputs: Path, tmp_path: Path) -> None:
+    """What makes the comparison above sharp: another seed is another adapter."""
+    found = []
+    for seed in (0, 1):
+        place = tmp_path / str(seed)
+        assert trained(inputs, place, {**_settings("lora"), "epochs": 1, "seed": seed}) == 0
+        found.append(result(place)[0])
+    assert found[0] != found[1]
+
+
+def _touch(path: Path) -> None:
+    text = path.read_text()
+    path.write_text(text.replace("ticket", "Ticket", 1) if "ticket" in text else text + text.splitlines()[0] + "\n")
+
+
+@pytest.mark.parametrize("changed", ["train", "validation", "base", "start_from", "nothing", "place"])
+def test_a_checkpoint_belongs_to_its_inputs(inputs: Path, tmp_path: Path, changed: str) -> None:
+    copy = shutil.copytree(inputs, tmp_path / "inputs")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "adapter_model.safetensors").write_bytes(b"weights")
+
+    def made(place: str = "a") -> dict[str, Any]:
+        return {**job(copy, tmp_path / place, method="lora"), "start_from": str(tmp_path / "first")}
+
+    before = job_digest(made())
+    if changed in ("train", "validation"):
+        _touch(copy / f"{changed}.jsonl")
+    elif changed == "base":
+        weights = copy / "base" / "model.safetensors"
+        told = bytearray(weights.read_bytes())
+        told[-1] ^= 1
+        weights.write_bytes(told)
+    elif changed == "start_from":
+        (tmp_path / "first" / "adapter_model.safetensors").write_bytes(b"others")
+    after = job_digest(made("b" if changed == "place" else "a"))
+    assert (after == before) is (changed in ("nothing", "place"))
+
+
+def test_a_checkpoint_belongs_to_every_setting(inputs: Path, tmp_path: Path) -> None:
+    told = settings(method="lora")
+    before = job_digest(job(inputs, tmp_path, told))
+    for key, value in told.items():
+        other = {**told, key: [value, "changed"]}
+        assert job_digest(job(inputs, tmp_path, other)) != before, f"training.{key} is not part of a checkpoint"
