@@ -16,7 +16,7 @@ NODES = [
     Node(
         "adapter",
         ["train_split", "validation_split", "base_model", "few_shot_baseline", "training_plan"],
-        "Low-rank adapter trained in its own process, on the assistant's tokens only; best checkpoint kept.",
+        "What training.method trains, in a process of its own, on the assistant's tokens only; best checkpoint kept.",
         ["pytorch", "huggingface"],
         GROUP,
         heavy=True,
@@ -24,7 +24,8 @@ NODES = [
     Node(
         "merged_model",
         ["adapter", "base_model"],
-        "Adapter merged into the unquantized base, and compared with it.",
+        "The model that is served, compared with the one trained: merged (qlora, lora), taken over (full), with added tokens "
+        "(prompt), or the base behind its adapter (prefix).",
         ["safetensors", "huggingface"],
         GROUP,
         heavy=True,

@@ -8,6 +8,8 @@ from typing import Any
 
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
+from finetune_pipeline.models.kinds import words_of
+from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
 from finetune_pipeline.spec.model import TaskSpec
 
 FOUR_BIT_LIMIT = 0.45
@@ -115,19 +117,26 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 
 def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> Answer:
-    names = artifact.facts["adapter_tensors"]
-    other = [n for n in names if "lora_" not in n]
+    names, method = artifact.facts["adapter_tensors"], spec.training.method
+    if method == "full":
+        own = [n for n in names if "lora_" not in n and "prompt_embeddings" not in n]
+        what = f"{len(names)} tensors, all of them the model's own"
+    elif method in SOFT_PROMPTS:
+        own = [n for n in names if n == "prompt_embeddings"]
+        what = f"one tensor, the trained {method}"
+    else:
+        own = [n for n in names if "lora_" in n]
+        what = f"{len(names)} tensors, all of them low-rank"
+    other = [n for n in names if n not in own]
     return Answer(
         bool(names) and not other,
-        f"{len(names)} tensors, all of them low-rank"
-        if not other
-        else f"{len(other)} tensors do not belong into an adapter: {', '.join(other[:3])}",
+        what if not other else f"{len(other)} tensors do not belong to method {method}: {', '.join(other[:3])}",
     )
 
 
 def four_bit(artifact: Artifact, spec: TaskSpec) -> Answer:
     if spec.training.method != "qlora":
-        return Answer(True, f"method {spec.training.method} keeps the base in 16 bits")
+        return Answer(True, f"method {spec.training.method} does not quantize the base")
     w = artifact.facts["weights"]
     quantized, other = w["by_kind"]["quantized"], w["by_kind"]["other"]
     parameters = w["parameters"] - other / 2  # what is not quantized takes two bytes a parameter
@@ -143,13 +152,14 @@ def four_bit(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 def merge_parity(artifact: Artifact, spec: TaskSpec) -> Answer:
     p = artifact.facts["parity"]
-    same = p["same_greedy_share"]
+    words, same = words_of(p.get("kind")), p["same_greedy_share"]
     good = bool(p["passed"]) and same >= spec.gates.parity_min_agreement
     return Answer(
         good,
-        f"adapter and merged model give the same answer on {same:.1%} of {p['rows']} rows; mean KL "
+        f"{words.trained} and {words.served} give the same answer on {same:.1%} of {p['rows']} rows; mean KL "
         f"{p['mean_kl']:.2e} nats per token, limit {p['mean_kl_limit']:.0e}"
-        + (f"; {len(p['weights_off'])} stored tensors are not the merge" if p.get("weights_off") else ""),
+        + (f"; {len(p['weights_off'])} stored tensors are not what they should be" if p.get("weights_off") else "")
+        + (f"; {p['new_tokens_chosen']} answers hold an added token" if p.get("new_tokens_chosen") else ""),
         dict(p),
     )
 
@@ -177,7 +187,9 @@ CHECKS = [
         blocking=False,
         advisory=True,
     ),
-    Check("only_adapter_tensors", "adapter", "The adapter file holds low-rank tensors only.", only_adapter_tensors),
+    Check(
+        "only_adapter_tensors", "adapter", "What was saved holds the method's own tensors only.", only_adapter_tensors
+    ),
     Check("four_bit_weights", "adapter", "QLoRA: the base really is in four bits.", four_bit),
-    Check("merge_parity", "merged_model", "Adapter on the unquantized base and merged model agree.", merge_parity),
+    Check("merge_parity", "merged_model", "What is served is what was trained.", merge_parity),
 ]

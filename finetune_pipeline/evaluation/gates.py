@@ -18,6 +18,7 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
     prompt_name,
 )
+from finetune_pipeline.models.kinds import words_of
 from finetune_pipeline.spec.model import GatesSpec, TaskSpec
 
 
@@ -43,8 +44,8 @@ _TO_DO = {
     "it gets wrong.",
     "format_compliance": "Look at the invalid answers in the report. Train longer, make the system prompt name the "
     "allowed answers, or restrict decoding to them; enlarge a test set too small to show it.",
-    "merge_parity": "Do not ship the merged model. Merge again into the unquantized base; if it fails again, serve "
-    "base and adapter unmerged and report the fault.",
+    "merge_parity": "Do not ship this model: it is not the one that was trained. Make merged_model again; if it fails "
+    "again, serve base and adapter as they were trained, and report the fault.",
     "no_failed_generation": "Read the error texts in the predictions (column error), mend the cause, and materialize "
     "test_predictions again.",
     "sealed_test_openings": "Materialize test_predictions, which records the opening. After many candidates on one "
@@ -166,7 +167,7 @@ def format_compliance(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResu
 
 
 def merge_parity(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
-    """Adapter and merged model give the same greedy answer on a share of rows at or above gates.parity_min_agreement.
+    """What was trained and what is served give the same greedy answer on at least gates.parity_min_agreement of the rows.
 
     Where the parity facts carry `mean_kl` and `mean_kl_limit`, the mean divergence per token must also stay within it;
     a comparison that itself says it did not pass fails here too.
@@ -175,9 +176,10 @@ def merge_parity(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
     facts = _dict(evaluation.get("parity"))
     rows, share = facts.get("rows"), facts.get("same_greedy_share")
     if not is_number(rows) or not rows or not is_number(share):
-        return _result(name, False, None, threshold, "Adapter and merged model were not compared.")
+        return _result(name, False, None, threshold, "What is served was not compared with what was trained.")
+    words = words_of(facts.get("kind"))
     message = (
-        f"{percent(share)} of {counted(int(rows), 'answer')} are the same from adapter and merged model; "
+        f"{percent(share)} of {counted(int(rows), 'answer')} are the same from {words.trained} and {words.served}; "
         f"{percent(threshold)} are asked for."
     )
     passed = share >= threshold and facts.get("passed", True) is True
@@ -255,7 +257,7 @@ def table() -> list[dict[str, Any]]:
         ),
         (
             "merge_parity",
-            "adapter and merged model give the same answer on gates.parity_min_agreement of the rows",
+            "what is served gives the answer of what was trained on gates.parity_min_agreement of the rows",
             f"{d.parity_min_agreement:g}",
             "everything after the merge",
         ),

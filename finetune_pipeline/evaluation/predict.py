@@ -36,12 +36,13 @@ def predict(job: dict[str, Any]) -> dict[str, Any]:
     examples = _examples(job)
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
-    loaded: tuple[str, Any, Any] | None = None
+    loaded: tuple[tuple[str, str | None], Any, Any] | None = None
     for one in job["sets"]:
-        if loaded is None or loaded[0] != one["model"]:
+        which = one["model"], one.get("adapter")
+        if loaded is None or loaded[0] != which:
             loaded = None  # the memory of the last model is needed for the next
-            folder = Path(one["model"])
-            loaded = (one["model"], load_for_prediction(folder, pick_device()), load_tokenizer(folder))
+            folder, prefix = Path(which[0]), Path(which[1]) if which[1] else None
+            loaded = (which, load_for_prediction(folder, pick_device(), prefix), load_tokenizer(folder))
         answers, facts["sets"][one["name"]] = _answer(job, one["name"], loaded[1], loaded[2], examples, one["turns"])
         gold = [gold_text(loaded[2], example) for example in examples]
         rows += [_row(e, one["name"], a, g) for e, a, g in zip(examples, answers, gold, strict=True)]

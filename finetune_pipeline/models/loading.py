@@ -61,14 +61,15 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, **more: Any) -
 def load_for_prediction(folder: Path, device: torch.device, adapter: Path | None = None) -> Any:
     """The model in float32, where batching does not change greedy answers; two models are compared in nothing less.
 
-    adapter: folder of an adapter to put on it, for what is served unmerged (soft prompts).
+    adapter: folder of a prefix to put in front of it, the one kind that is served as it was trained. Raises JobError for
+    any other adapter.
     """
     model = _load(folder, torch.float32, device).eval()
     if adapter is None:
         return model
-    from peft import PeftModel
+    from finetune_pipeline.models.prefixes import PrefixedModel
 
-    return PeftModel.from_pretrained(model, adapter).eval()
+    return PrefixedModel(model, adapter)
 
 
 def load_for_training(

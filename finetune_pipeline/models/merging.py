@@ -19,6 +19,7 @@ from finetune_pipeline.artifacts import digest_file, write_json
 from finetune_pipeline.models.adapters import WEIGHTS, Adapter, Change, adapter_kind, read_adapter
 from finetune_pipeline.models.checkpoint import HEADS, Checkpoint, Copy
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record, weight_files
+from finetune_pipeline.models.kinds import words_of
 from finetune_pipeline.models.low_rank import changed_rows
 from finetune_pipeline.models.streaming import TORCH_TYPES
 from finetune_pipeline.training.faults import JobError
@@ -236,7 +237,12 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
         facts = {**write(base, adapter, out, float32=True), "stored_float32_because": why}
         lost = {k: told[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
         told = {**judge(base, adapter, out, examples, job["labels"], **options), "rounding": lost}
-    return {**facts, "serving": _serving(job, base, rows), "parity": told}
+    return {
+        **facts,
+        "sentence": f"{words_of(kind).what}; weights in {facts['dtype']}",
+        "serving": _serving(job, base, rows),
+        "parity": {"kind": kind, **told},
+    }
 
 
 def _serving(job: dict[str, Any], base: Path, examples: Sequence[Any]) -> dict[str, Any]:

@@ -197,7 +197,8 @@ def _origin(manifest: Mapping[str, Any]) -> str:
     artifacts, base, parity = manifest["artifacts"], manifest["base_model"], manifest["parity"]
     rows = [
         f"- base model: `{_plain(base['id'])}`" + (f", revision `{base['revision']}`" if base["revision"] else ""),
-        f"- data set: `{artifacts['dataset']}`; adapter: `{artifacts['adapter']}`; model: `{artifacts['merged_model']}`",
+        f"- data set: `{artifacts['dataset']}`; {'trained weights' if manifest['method'] == 'full' else 'adapter'}: "
+        f"`{artifacts['adapter']}`; model: `{artifacts['merged_model']}`",
         f"- what is here and what was trained give the same greedy answer on {parity['same_greedy_share']:.1%} of "
         f"{parity['rows']} rows; mean divergence {parity['mean_kl']:.1e} nats a token",
         "- training settings, versions of the libraries and digests of all files: `export.json`",

@@ -21,10 +21,10 @@ from finetune_pipeline.training.faults import JobError
 
 
 def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:
-    """Write a copy of a prefix `adapter` into out/adapter, and into out/model.json that it belongs to `base`.
+    """Write a copy of a prefix `adapter` into out/adapter, and into out/model.json which base it belongs to.
 
     The record's path leads to the adapter, which is no model folder: whoever loads it without knowing prefixes fails, and
-    does not get the bare base. float32 changes nothing. Facts: as of
+    does not get the bare base (:func:`finetune_pipeline.models.kinds.served` knows). float32 changes nothing. Facts: as of
     :func:`finetune_pipeline.models.soft_prompts.plain_model`, as far as they apply.
     """
     source, target = model_folder(base), out / "adapter"
@@ -43,7 +43,7 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
         "files": {**{f.path.name: digest_file(f.path) for f in checkpoint.files}, **own},
         "adapter_sha256": own[f"adapter/{WEIGHTS}"],
     }
-    write_json(out / MODEL_FILE, {"path": "adapter", "base": str(source), **facts})
+    write_json(out / MODEL_FILE, {"path": "adapter", **facts})
     return facts
 
 

@@ -212,6 +212,7 @@ def training_table(training: Mapping[str, Any]) -> Table:
     )
     rows = [
         ["Method", number(training.get("method"))],
+        *_what_was_trained(training),
         ["Compute precision", number(training.get("precision"))],
         ["Optimiser steps", number(training.get("steps"))],
         ["Kept checkpoint", f"step {number(training.get('best_step'))}"],
@@ -224,6 +225,18 @@ def training_table(training: Mapping[str, Any]) -> Table:
         ["Taken up again from", number(measured["resumed_from"]) if measured.get("resumed_from") else "no, one go"],
     ]
     return Table(["Training", ""], rows, "ll")
+
+
+def _what_was_trained(training: Mapping[str, Any]) -> list[list[str]]:
+    """Rows about soft prompts (their length and beginning) and full fine-tunes (what storing them costs)."""
+    begun, rounding = training.get("begun") or {}, training.get("rounding") or {}
+    rows = []
+    if begun:
+        first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(str(begun["init"]), "a text")
+        rows.append(["Virtual tokens", f"{number(begun['virtual_tokens'])}, begun from {first}"])
+    if rounding:
+        rows.append([f"Validation loss as stored, in {rounding['dtype']}", number(rounding["eval_loss"])])
+    return rows
 
 
 def openings_table(evaluation: Mapping[str, Any]) -> Table | None:

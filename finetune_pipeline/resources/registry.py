@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.artifacts import digest_file, write_json
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.kinds import WHOLE
 from finetune_pipeline.resources.mlflow_store import locked, reaching
 from finetune_pipeline.resources.secrets import redact, redact_field
 from finetune_pipeline.resources.tracking import Tracking
@@ -35,6 +36,7 @@ def register(
     tracking: Tracking,
     name: str,
     *,
+    kind: str,
     adapter: Path,
     merged: Path,
     base: Path,
@@ -45,33 +47,36 @@ def register(
     run_id: str,
     tags: Mapping[str, Any],
 ) -> int:
-    """Register an adapter as a version of model `name` and give it the alias `candidate`. Returns the version.
+    """Register what was trained as a version of model `name` and give it the alias `candidate`. Returns the version.
 
-    adapter: folder with adapter_config.json; merged, base: model folders (see :mod:`finetune_pipeline.training.jobs`),
-    referred to by path and digest, never copied. base_identity: what the base was, for people. run_id: the MLflow run
-    it belongs to. tags: of the version; gates="passed" lets it be promoted.
+    kind: see :mod:`finetune_pipeline.models.kinds`. adapter: what training left; an adapter is copied, a fully trained
+    model is not. merged, base: model folders (see :mod:`finetune_pipeline.training.jobs`), never copied: the one that
+    answers (`merged` for the kinds full and prompt, else `base`) is referred to by path and digests. base_identity: what
+    the base was, for people. run_id: the MLflow run it belongs to. tags: of the version; gates="passed" lets it be promoted.
     The same adapter_version again returns the version it has already, with its tags brought up to date.
     """
-    folder = model_folder(base)
     with _registry(tracking) as client:
         found = _version_of_adapter(client, name, adapter_version)
         if found is None:
+            whole = kind in WHOLE
+            folder = model_folder(merged if whole else base)
+            files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if _decides(p, whole)}
             told = {
+                "kind": kind,
                 "base_model": str(base_identity.get("base_model") or base_identity.get("name") or folder.name),
                 "base_identity": dict(base_identity),
-                "base_folder": str(folder.absolute()),
-                "base_files": {p.name: digest_file(p) for p in sorted(folder.glob("*.safetensors"))},
-                "merged_folder": str(model_folder(merged).absolute()),
+                "folder": str(folder.absolute()),
+                "files": files,
                 "adapter_version": adapter_version,
                 "system_prompt": system_prompt,
                 "max_new_tokens": max_new_tokens,
             }
-            if not told["base_files"]:
-                raise ValueError(f"{folder} holds no safetensors file: the served model would have no base")
+            if not any(name.endswith(".safetensors") for name in files):
+                raise ValueError(f"{folder} holds no safetensors file: the served model would have no weights")
             found = _create(
                 client,
                 name,
-                adapter=adapter,
+                adapter=None if kind == "full" else adapter,
                 told=told,
                 run_id=run_id,
                 tags={**_texts(tags), ADAPTER_VERSION: adapter_version},
@@ -152,7 +157,13 @@ def _registry(tracking: Tracking) -> Iterator[MlflowClient]:
 
 
 def _create(
-    client: MlflowClient, name: str, *, adapter: Path, told: Mapping[str, Any], run_id: str, tags: Mapping[str, str]
+    client: MlflowClient,
+    name: str,
+    *,
+    adapter: Path | None,
+    told: Mapping[str, Any],
+    run_id: str,
+    tags: Mapping[str, str],
 ) -> int:
     """Log the served model and make it a version. Through the client: MLflow's log_model would set global state."""
     from mlflow.entities import LoggedModelOutput
@@ -161,7 +172,7 @@ def _create(
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema
 
-    if not (adapter / "adapter_config.json").is_file():
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise FileNotFoundError(f"{adapter} is no adapter: it holds no adapter_config.json")
     try:
         client.create_registered_model(name)
@@ -174,7 +185,11 @@ def _create(
         name=name,
         source_run_id=run_id,
         tags=dict(tags),
-        params={"adapter_version": told["adapter_version"], "base_model": redact(told["base_model"])},
+        params={
+            "adapter_version": told["adapter_version"],
+            "base_model": redact(told["base_model"]),
+            "kind": told["kind"],
+        },
     )
     with tempfile.TemporaryDirectory(prefix="finetune-model-") as folder:
         told_file, saved = Path(folder) / "model.json", Path(folder) / "saved"
@@ -184,7 +199,7 @@ def _create(
             save_model(
                 str(saved),
                 python_model=str(_SERVED_MODEL),
-                artifacts={"adapter": str(adapter), "model": str(told_file)},
+                artifacts={"model": str(told_file)} | ({"adapter": str(adapter)} if adapter is not None else {}),
                 signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
                 pip_requirements=_requirements(),
                 mlflow_model=Model(
@@ -206,6 +221,14 @@ def _create(
         tags={**tags, LOGGED_MODEL: logged.model_id},
     )
     return int(made.version)
+
+
+def _decides(path: Path, whole: bool) -> bool:
+    """Whether a served model's answers depend on this file. An export writes the two configurations anew, so that a model
+    served from there has others."""
+    if not path.is_file():
+        return False
+    return path.suffix == ".safetensors" or (whole and path.name not in ("config.json", "generation_config.json"))
 
 
 def _requirements() -> list[str]:

@@ -42,6 +42,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
     version = registry.register(
         tracking,
         name,
+        kind=str(request["kind"]),
         adapter=Path(request["adapter"]),
         merged=Path(request["merged"]),
         base=Path(request["base"]),
@@ -53,6 +54,9 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
         tags={
             "gates": "passed" if request["gates_passed"] else "failed",
             "verdict": request["verdict"],
+            "method": request["method"],
+            "kind": request["kind"],
+            "dataset_version": request["dataset_version"],
             "adapter_version": request["adapter_version"],
             "merged_version": request["merged_version"],
             "evaluation_version": request["evaluation_version"],

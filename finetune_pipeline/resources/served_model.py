@@ -1,8 +1,9 @@
 """The served model: MLflow stores this file and runs it wherever the model is loaded, without this package.
 
-It puts the adapter on the unquantized base, whose weights are not copied into MLflow: ``model.json`` beside the adapter
-says where the base was, and the SHA-256 of each of its weight files. On another machine set FINETUNE_BASE_MODEL to a
-folder with the same weights; other weights are refused.
+``model.json`` beside it says what it is. Kinds ``lora`` and ``prefix``: the adapter lies beside it, too, and the unquantized
+base stays where it was. Kinds ``full`` and ``prompt``: the whole model stays where it was. Weights that stay are known by
+path and by the SHA-256 of each file. On another machine set FINETUNE_BASE_MODEL (lora, prefix) or FINETUNE_MODEL (full,
+prompt) to a folder with the same files; others are refused.
 """
 
 from __future__ import annotations
@@ -17,27 +18,34 @@ import pandas
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-BASE_VARIABLE = "FINETUNE_BASE_MODEL"
+WHOLE = ("full", "prompt")
 
 
-class AdapterModel(PythonModel):  # type: ignore[misc]
-    """Answers user texts with the base model, the adapter and the system prompt it was trained with."""
+class TrainedModel(PythonModel):  # type: ignore[misc]
+    """Answers user texts with the system prompt the model was trained with: greedily, as its evaluation did."""
 
     def load_context(self, context: Any) -> None:
-        """Load base and adapter in float32. Raises FileNotFoundError or ValueError for a missing or other base."""
+        """Load what answers, in float32. Raises FileNotFoundError or ValueError for missing or other files."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
         import torch
-        from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.told = json.loads(Path(context.artifacts["model"]).read_text("utf-8"))
-        base = _base_folder(self.told)
-        adapter = context.artifacts["adapter"]
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
-        self.model = PeftModel.from_pretrained(model, adapter).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+        folder = _folder(self.told)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        ).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        told = self.model.generation_config.eos_token_id
+        listed = told if isinstance(told, list) else [told]
+        self.ends = {int(t) for t in [*listed, self.tokenizer.eos_token_id] if t is not None}
+        self.prefix: list[Any] = []
+        if self.told["kind"] == "lora":
+            from peft import PeftModel
+
+            self.model = PeftModel.from_pretrained(self.model, context.artifacts["adapter"]).eval()
+        elif self.told["kind"] == "prefix":
+            self.prefix = _keys_and_values(Path(context.artifacts["adapter"]))
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
         """One answer (a string) per row of the data frame's column ``text``, greedily generated."""
@@ -45,37 +53,57 @@ class AdapterModel(PythonModel):  # type: ignore[misc]
 
     def _answer(self, text: str) -> str:
         import torch
+        from transformers import DynamicCache
 
         messages = [{"role": "system", "content": self.told["system_prompt"]}, {"role": "user", "content": text}]
         prompt: Any = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            messages, add_generation_prompt=True, tokenize=True, return_tensors="pt", return_dict=True
         )
+        cache = DynamicCache(config=self.model.config)
+        for layer, (keys, values) in enumerate(self.prefix):
+            cache.update(keys, values, layer)
+        read, made = prompt["input_ids"], list[int]()
+        # no generate(): the base's generation config may hold penalties that the evaluation did not have
         with torch.inference_mode():
-            made = self.model.generate(
-                **prompt,
-                do_sample=False,
-                max_new_tokens=int(self.told["max_new_tokens"]),
-                pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
-            )
-        answer = made[0, prompt["input_ids"].shape[1] :]
-        return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+            while len(made) < int(self.told["max_new_tokens"]):
+                logits = self.model(input_ids=read, cache=cache, use_cache=True, logits_to_keep=1).logits
+                chosen = int(logits[0, -1].argmax())
+                if chosen in self.ends:
+                    break
+                made.append(chosen)
+                read = torch.tensor([[chosen]])
+        return str(self.tokenizer.decode(made, skip_special_tokens=True)).strip()
 
 
-def _base_folder(told: dict[str, Any]) -> Path:
-    """The base model's folder, its weights checked against the recorded digests."""
-    folder = Path(os.environ.get(BASE_VARIABLE) or told["base_folder"])
-    wanted: dict[str, str] = told["base_files"]
+def _keys_and_values(adapter: Path) -> list[Any]:
+    """A prefix as each layer's (keys, values), both [1, heads, tokens, width of a head]."""
+    from safetensors.torch import load_file
+
+    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    flat = load_file(adapter / "adapter_model.safetensors")["prompt_embeddings"].float()
+    layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
+    parts = flat.view(len(flat), 2 * layers, heads, -1).permute(1, 2, 0, 3).unsqueeze(1)
+    return [(parts[2 * i], parts[2 * i + 1]) for i in range(layers)]
+
+
+def _folder(told: dict[str, Any]) -> Path:
+    """The folder of the weights, its files checked against the recorded digests."""
+    whole = told["kind"] in WHOLE
+    variable = "FINETUNE_MODEL" if whole else "FINETUNE_BASE_MODEL"
+    what = f"this very model ({told['adapter_version']})" if whole else str(told["base_model"])
+    folder, wanted = Path(os.environ.get(variable) or told["folder"]), dict(told["files"])
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"the base model is not in {folder} (missing: {', '.join(missing)}); set "
-            f"{BASE_VARIABLE} to a folder that holds {told['base_model']}"
+            f"the {'' if whole else 'base '}model is not in {folder} (missing: {', '.join(missing)}); set {variable} to a "
+            f"folder that holds {what}"
         )
     other = [name for name, digest in wanted.items() if _digest(folder / name) != digest]
     if other:
+        was = "was registered" if whole else "the adapter was trained on"
         raise ValueError(
-            f"{folder} holds other weights than the adapter was trained on ({', '.join(other)}); set "
-            f"{BASE_VARIABLE} to a folder that holds {told['base_model']} as it was"
+            f"{folder} holds other files than what {was} ({', '.join(other)}); set {variable} to a folder that holds "
+            f"{what} as it was"
         )
     return folder
 
@@ -85,4 +113,4 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-set_model(AdapterModel())
+set_model(TrainedModel())

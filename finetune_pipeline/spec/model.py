@@ -267,7 +267,7 @@ class GatesSpec(Section):
     min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared form.")
     parity_min_agreement: Share = Field(
         0.9,
-        description="Adapter and merged model must give the same answers this often. Rounding to 16 bits may flip near "
+        description="What was trained and what is served must give the same answers this often. Rounding to 16 bits may flip near "
         "ties; the divergence limit is the sharp part of the comparison.",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.artifacts import Artifact, read_json, write_json
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
 from finetune_pipeline.evaluation.gates import decide
@@ -12,7 +12,8 @@ from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
 from finetune_pipeline.evaluation.neighbours import Trained
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.sealed import open_sealed, openings
-from finetune_pipeline.graph import Step, Work
+from finetune_pipeline.graph import SHARED, Step, Work
+from finetune_pipeline.models.kinds import served
 from finetune_pipeline.reports.html import render_html
 from finetune_pipeline.reports.markdown import render_markdown
 from finetune_pipeline.reports.sentences import caveats, verdict_sentences
@@ -28,7 +29,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     The linear baseline answers here too, since this is the only place that may read the test set.
     """
     spec = work.spec
-    splits, candidate = work.inputs["splits"], work.inputs["merged_model"]
+    splits, candidate, base = work.inputs["splits"], work.inputs["merged_model"], work.inputs["base_model"]
     sealed = open_sealed(
         splits.path("test/sealed.jsonl"),
         work.store.state_folder(work.task.name),
@@ -37,18 +38,14 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
         reason="evaluation of a candidate",
     )
     sets = [
-        prompt_set(name="base", model=work.inputs["base_model"].folder, turns=best_turns(work)),
-        prompt_set(name="candidate", model=candidate.folder),
+        prompt_set(name="base", model=base.folder, turns=best_turns(work)),
+        _answering("candidate", candidate, base),
     ]
+    kinds = {"candidate": candidate.facts["kind"]}
     if work.world.champion:
-        champion = work.store.find(work.task.name, "merged_model", str(work.world.champion["merged"]))
-        if champion is None:
-            raise RuntimeError(
-                f"the merged model {work.world.champion['merged']} of the present champion is gone from "
-                "the artifact store, so the candidate cannot be compared with it; restore it, or remove "
-                "the alias `champion` in MLflow"
-            )
-        sets.append(prompt_set(name="champion", model=champion.folder))
+        champion, its_base = _champion(work)
+        sets.append(_answering("champion", champion, its_base))
+        kinds["champion"] = champion.facts["kind"]
     told = work.launch(
         predict_job(
             sets=sets,
@@ -69,7 +66,28 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
         linear = dict(zip([e.id for e in test], labels, strict=True))
     write_json(work.out / "linear.json", linear)
     write_json(work.out / "texts.json", {e.id: e.user_text for e in test})
-    return {**told, "linear_baseline": bool(linear), "champion": dict(work.world.champion or {})}
+    return {**told, "kinds": kinds, "linear_baseline": bool(linear), "champion": dict(work.world.champion or {})}
+
+
+def _answering(name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
+    """A trained model of any kind, asked without shots."""
+    loaded = served(merged, base)
+    return prompt_set(name=name, model=loaded.model, adapter=loaded.adapter)
+
+
+def _champion(work: Work) -> tuple[Artifact, Artifact]:
+    """The champion's model, and the base it was made from, which need not be the candidate's."""
+    assert work.world.champion is not None
+    version = str(work.world.champion["merged"])
+    champion = work.store.find(work.task.name, "merged_model", version)
+    base = work.store.find(SHARED, "base_model", champion.inputs["base_model"]) if champion else None
+    if champion is None or base is None:
+        gone = "merged model" if champion is None else "base model"
+        raise RuntimeError(
+            f"the {gone} of the present champion (merged_model {version}) is gone from the artifact store, so the "
+            "candidate cannot be compared with it; restore it, or remove the alias `champion` in MLflow"
+        )
+    return champion, base
 
 
 def make_evaluation_report(work: Work) -> dict[str, Any]:

@@ -15,6 +15,9 @@ def release_request(work: Work) -> dict[str, Any]:
     candidate = report.facts["models"]["candidate"]
     return {
         "name": work.task.name,
+        "method": work.spec.training.method,
+        "kind": work.inputs["merged_model"].facts["kind"],
+        "dataset_version": work.inputs["adapter"].inputs["splits"],
         "adapter": str(work.inputs["adapter"].path("adapter")),
         "adapter_version": work.inputs["adapter"].version,
         "merged": str(work.inputs["merged_model"].folder),
@@ -49,7 +52,7 @@ STEPS = [
     Step(
         "model_version",
         ("evaluation_report", "adapter", "merged_model"),
-        "1",
+        "2",
         lambda s, w: None,
         make_model_version,
         after=("base_model",),

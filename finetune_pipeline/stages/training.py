@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.findings import Finding, FindingsError, errors
+from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.stages.baseline import answer_length
@@ -13,24 +13,8 @@ from finetune_pipeline.training.jobs import merge_job
 from finetune_pipeline.training.phases import train_adapter
 from finetune_pipeline.training.preflight import preflight
 
-CARRIED_THROUGH = ("qlora", "lora")
-"""Methods whose result the stages behind the adapter can merge, judge and release."""
-
 
 def make_training_plan(work: Work) -> dict[str, Any]:
-    method = work.spec.training.method
-    if method not in CARRIED_THROUGH:
-        raise FindingsError(
-            [
-                Finding(
-                    "spec.method_in_graph",
-                    "error",
-                    "task.yaml: training.method",
-                    f"{method!r} can be trained, but what it makes is not evaluated and released by the graph yet",
-                    f"use one of {', '.join(CARRIED_THROUGH)}",
-                )
-            ]
-        )
     if wrong := errors(preflight(work.spec, work.task.folder, work.inputs["base_model"].folder)):
         raise FindingsError(wrong)
     splits = work.inputs["splits"].folder
@@ -84,7 +68,7 @@ STEPS = [
     Step(
         "merged_model",
         ("adapter", "base_model", "splits"),
-        "2",
+        "3",
         lambda s, w: [s.labels, answer_length(s), s.baseline.batch_size],
         make_merged_model,
     ),

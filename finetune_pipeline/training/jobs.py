@@ -139,12 +139,14 @@ def merge_job(
     parity_rows: int = 32,
     stage: str = "merged_model",
 ) -> Job:
-    """Merge `adapter` (the folder with adapter_config.json) into the unquantized base, and compare the two.
+    """Make `adapter` (what training left, of any kind) the model that is served, and compare the two.
 
-    Writes out/model (safetensors, config, tokenizer) and out/model.json. The comparison runs on the first `parity_rows`
-    of `examples` in order of id. Facts: merged_tensors, scaling, dtype, weight_bytes, files {name: sha256}, parity
-    {rows, same_greedy, same_greedy_share, same_label_share (labels only), mean_kl, max_kl, mean_kl_limit,
-    mean_abs_logit_difference, max_abs_logit_difference, passed}.
+    Low-rank: merged into the unquantized base; full: taken over; prompt: a plain model with added tokens. These write
+    out/model (safetensors, config, tokenizer) and out/model.json. A prefix is copied to out/adapter. The comparison runs on
+    the first `parity_rows` of `examples` in order of id. Facts: kind (lora, full, prompt, prefix), sentence, dtype,
+    weight_bytes, files {name: sha256}, what the kind adds to them, parity {kind, rows, same_greedy,
+    same_greedy_share, same_label_share (labels only), mean_kl, max_kl, mean_kl_limit, mean_abs_logit_difference,
+    max_abs_logit_difference, passed}.
     """
     return {
         "action": "merge",
@@ -160,12 +162,16 @@ def merge_job(
     }
 
 
-def prompt_set(*, name: str, model: Path, turns: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+def prompt_set(
+    *, name: str, model: Path, adapter: Path | None = None, turns: Sequence[Mapping[str, str]] = ()
+) -> dict[str, Any]:
     """One model prompted in one way: `name` is the predictions' model column ("base", "candidate", "champion").
 
-    `turns`: user and assistant messages put between the system prompt and the example's own first user turn.
+    `adapter`: a prefix in front of `model`. `turns`: user and assistant messages put between the system prompt and the
+    example's own first user turn.
     """
-    return {"name": name, "model": _path(model), "turns": [dict(t) for t in turns]}
+    told = {"name": name, "model": _path(model), "turns": [dict(t) for t in turns]}
+    return told | ({"adapter": _path(adapter)} if adapter is not None else {})
 
 
 def predict_job(

@@ -137,7 +137,11 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ),
     ("adapter", "only_adapter_tensors"): (
         {"adapter_tensors": ["a.lora_A.weight"]},
-        [{"adapter_tensors": ["a.lora_A.weight", "lm_head.weight"]}, {"adapter_tensors": []}],
+        [
+            {"adapter_tensors": ["a.lora_A.weight", "lm_head.weight"]},
+            {"adapter_tensors": ["prompt_embeddings"]},
+            {"adapter_tensors": []},
+        ],
     ),
     ("adapter", "four_bit_weights"): (
         {"weights": FOUR_BIT},
@@ -263,6 +267,42 @@ def test_worth_training_blocks_unless_the_spec_lowers_it(spec: TaskSpec) -> None
     check = find("few_shot_baseline", "worth_training")
     assert check.blocks(spec)
     assert not check.blocks(parse_spec(yaml.safe_dump({**SPEC, "gates": {"worth_training": "warn"}})))
+
+
+@pytest.mark.parametrize(
+    ("method", "right", "wrong"),
+    [
+        ("lora", ["a.lora_A.weight"], ["a.weight"]),
+        ("full", ["a.weight", "lm_head.weight"], ["a.weight", "a.lora_A.weight"]),
+        ("prompt", ["prompt_embeddings"], ["prompt_embeddings", "model.embed_tokens.weight"]),
+        ("prefix", ["prompt_embeddings"], ["a.lora_A.weight"]),
+    ],
+)
+def test_each_method_saves_its_own_tensors(method: str, right: list[str], wrong: list[str], tmp_path: Path) -> None:
+    spec = parse_spec(yaml.safe_dump({**SPEC, "training": {"method": method}}))
+    check = find("adapter", "only_adapter_tensors")
+    assert check.ask(artifact({"adapter_tensors": right}, tmp_path), spec).passed
+    answer = check.ask(artifact({"adapter_tensors": wrong}, tmp_path), spec)
+    assert not answer.passed and f"1 tensors do not belong to method {method}" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("lora", "adapter on the base and merged model"),
+        ("full", "trained weights and stored model"),
+        ("prompt", "prompt under PEFT and plain model with added tokens"),
+        ("prefix", "prefix under PEFT and base behind the prefix"),
+    ],
+)
+def test_parity_is_told_in_the_words_of_the_kind(kind: str, words: str, spec: TaskSpec, tmp_path: Path) -> None:
+    check = find("merged_model", "merge_parity")
+    good = check.ask(artifact({"parity": {**PARITY, "kind": kind}}, tmp_path), spec)
+    assert good.passed and words in good.message
+    bad = check.ask(
+        artifact({"parity": {**PARITY, "kind": kind, "passed": False, "new_tokens_chosen": 2}}, tmp_path), spec
+    )
+    assert not bad.passed and "2 answers hold an added token" in bad.message
 
 
 def test_no_leakage(spec: TaskSpec, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict, shots_as_turns, with_turns
@@ -88,6 +89,31 @@ def test_several_models_in_one_job(folder: Path, tmp_path: Path) -> None:
     scores = {name: [r["label_scores"] for r in some] for name, some in by.items()}
     assert scores["candidate"] != scores["champion"] != scores["base"]
     assert by["base"][0]["prompt_tokens"] > by["champion"][0]["prompt_tokens"]
+
+
+def test_a_prefix_answers_beside_the_base_it_stands_in_front_of(folder: Path, tmp_path: Path) -> None:
+    from finetune_pipeline_tests.unit.models.architectures import logits, with_adapter
+    from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
+
+    prefix = soft(folder / "base", tmp_path / "prefix", "prefix", size=1.0)
+    sets = [
+        prompt_set(name="base", model=folder / "base"),
+        prompt_set(name="candidate", model=folder / "base", adapter=prefix),
+        prompt_set(name="champion", model=folder / "base"),
+    ]
+    predict(predict_job(sets=sets, out=tmp_path, **_common(folder)))
+    rows = read_predictions(tmp_path / "predictions.parquet")
+    by = {name: [r for r in rows if r["model"] == name] for name in ("base", "candidate", "champion")}
+    said = {name: [(r["text"], r["label_scores"]) for r in some] for name, some in by.items()}
+    assert said["base"] == said["champion"] != said["candidate"]
+    # the label scores against PEFT's own forward, a label at a time
+    tokenizer, peft = load_tokenizer(folder / "base"), with_adapter(folder / "base", prefix)
+    example = read_examples(folder / "validation.jsonl")[0]
+    prompt = encode_prompt(tokenizer, example.prompt_messages)
+    for label, score in zip(LABELS, by["candidate"][0]["label_scores"], strict=True):
+        ids = encode_answer(tokenizer, example.prompt_messages, label)
+        found = torch.log_softmax(logits(peft, torch.tensor([prompt + ids]))[0, len(prompt) - 1 : -1], -1)
+        assert found.gather(1, torch.tensor(ids)[:, None]).sum().item() == pytest.approx(score, abs=1e-3)
 
 
 def test_free_text_has_no_label_scores_and_limit_takes_the_first_ids(folder: Path, tmp_path: Path) -> None:

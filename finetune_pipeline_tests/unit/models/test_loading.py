@@ -16,6 +16,7 @@ from finetune_pipeline.models.loading import (
     resolve_precision,
     weight_facts,
 )
+from finetune_pipeline.training.faults import JobError
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 CPU = torch.device("cpu")
@@ -72,16 +73,18 @@ def test_soft_prompts_train_on_a_frozen_unquantized_base(tiny: Path, method: str
     assert not any(p.requires_grad for p in model.parameters()) and facts["quantized_modules"] == 0
 
 
-def test_a_model_is_served_with_its_adapter_unmerged(tiny: Path, tmp_path: Path) -> None:
-    from peft import PromptTuningConfig, get_peft_model
+def test_a_prefix_is_served_in_front_of_its_base_and_no_other_adapter_is(tiny: Path, tmp_path: Path) -> None:
+    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-    base = load_for_prediction(tiny, CPU)
-    before = _logits(base)
-    get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).save_pretrained(tmp_path)
-    with_prompt = load_for_prediction(tiny, CPU, tmp_path)
-    assert not with_prompt.training
-    after = _logits(with_prompt)
-    assert after.shape[1] == before.shape[1] + 3 and not torch.allclose(after[:, 3:], before)
+    before = _logits(load_for_prediction(tiny, CPU))
+    for name, config in (("prefix", PrefixTuningConfig), ("prompt", PromptTuningConfig)):
+        torch.manual_seed(0)
+        model = get_peft_model(load_for_prediction(tiny, CPU), config(task_type="CAUSAL_LM", num_virtual_tokens=3))
+        model.save_pretrained(tmp_path / name)
+    after = _logits(load_for_prediction(tiny, CPU, tmp_path / "prefix"))
+    assert after.shape == before.shape and not torch.allclose(after, before)
+    with pytest.raises(JobError, match="no prefix tuning adapter"):
+        load_for_prediction(tiny, CPU, tmp_path / "prompt")
 
 
 def test_validation_does_not_repack_the_weights(tiny: Path) -> None:

@@ -41,12 +41,19 @@ def new_run(tracking: Tracking, dagster_run: str = "run-1") -> str:
 
 
 def register(
-    tracking: Tracking, models: Path, adapter_version: str = "aaaa", gates: str = "passed", **tags: Any
+    tracking: Tracking,
+    models: Path,
+    adapter_version: str = "aaaa",
+    gates: str = "passed",
+    kind: str = "lora",
+    adapter: str = "adapter",
+    **tags: Any,
 ) -> int:
     return registry.register(
         tracking,
         "tickets",
-        adapter=models / "adapter",
+        kind=kind,
+        adapter=models / adapter,
         merged=models / "base",
         base=models / "base",
         base_identity={"kind": "local", "base_model": "tiny"},
@@ -88,9 +95,9 @@ def test_what_is_stored_holds_no_base_weights_and_names_what_it_needs(tracking: 
     stored = tracking.place() / "artifacts"
     (told,) = stored.rglob("model.json")
     record = json.loads(told.read_text())
-    assert record["base_folder"] == str(models / "base")
+    assert record["folder"] == str(models / "base")
     assert record["system_prompt"] == PROMPT
-    assert list(record["base_files"]) == ["model.safetensors"]
+    assert list(record["files"]) == ["model.safetensors"]
     assert [p.name for p in stored.rglob("*.safetensors")] == ["adapter_model.safetensors"]
     (requirements,) = stored.rglob("requirements.txt")
     lines = requirements.read_text().split()
@@ -165,6 +172,7 @@ def test_a_folder_that_is_no_adapter_is_refused(tracking: Tracking, models: Path
         registry.register(
             tracking,
             "tickets",
+            kind="lora",
             adapter=models / "base",
             merged=models / "base",
             base=models / "base",
@@ -187,12 +195,49 @@ def test_a_moved_base_is_named_and_another_one_refused(
     with pytest.raises(FileNotFoundError, match="set FINETUNE_BASE_MODEL to a folder that holds tiny"):
         load(tracking, "models:/tickets/1", monkeypatch)
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(make_base(tmp_path / "other", seed=5)))
-    with pytest.raises(ValueError, match=r"other weights than the adapter was trained on \(model\.safetensors\)"):
+    with pytest.raises(ValueError, match=r"other files than what the adapter was trained on \(model\.safetensors\)"):
         load(tracking, "models:/tickets/1", monkeypatch)
     monkeypatch.setenv("FINETUNE_BASE_MODEL", str(models / "base"))
     assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == [
         answer(models / "base", models / "adapter", PROMPT, TEXT, 8)
     ]
+
+
+def test_a_whole_model_is_registered_by_its_place_and_its_files(
+    tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kinds full and prompt: no adapter decides; the model's own files do, all but those an export writes anew."""
+    shutil.copytree(models / "base", tmp_path / "base")
+    assert register(tracking, tmp_path, kind="full", adapter="base") == 1
+    (told,) = (tracking.place() / "artifacts").rglob("model.json")
+    assert not list((tracking.place() / "artifacts").rglob("*.safetensors"))
+    assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(json.loads(told.read_text())["files"])
+    expected = [answer(models / "base", None, PROMPT, TEXT, 8)]
+    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == expected
+    moved = (tmp_path / "base").rename(tmp_path / "exported")
+    with pytest.raises(
+        FileNotFoundError, match=r"the model is not in .*set FINETUNE_MODEL to a folder that holds this very"
+    ):
+        load(tracking, "models:/tickets/1", monkeypatch)
+    monkeypatch.setenv("FINETUNE_MODEL", str(moved))
+    (moved / "generation_config.json").write_text('{"eos_token_id": [1], "repetition_penalty": 3.0}')
+    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == expected
+    (moved / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(ValueError, match=r"other files than what was registered \(chat_template\.jinja\)"):
+        load(tracking, "models:/tickets/1", monkeypatch)
+
+
+def test_a_prefix_answers_in_front_of_its_base(
+    tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
+
+    shutil.copytree(models, tmp_path / "models")
+    soft(tmp_path / "models" / "base", tmp_path / "models" / "prefix", "prefix", size=2.0)
+    assert register(tracking, tmp_path / "models", kind="prefix", adapter="prefix") == 1
+    expected = [answer(models / "base", tmp_path / "models" / "prefix", PROMPT, t, 8) for t in (TEXT, "add a theme")]
+    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT, "add a theme")) == expected
+    assert expected[0] != answer(models / "base", None, PROMPT, TEXT, 8)
 
 
 def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

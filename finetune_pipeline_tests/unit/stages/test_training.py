@@ -1,46 +1,68 @@
+"""The steps of the training stage that need no model."""
+
 from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.kinds import WORDS, served, words_of
 from finetune_pipeline.spec import TaskSpec
-from finetune_pipeline.stages.training import CARRIED_THROUGH, make_training_plan
-from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline.spec.method_defaults import METHODS
+from finetune_pipeline.stages.training import make_training_plan
+from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
 
 SPEC = {
     "name": "demo",
     "description": "d",
-    "system_prompt": "yes no",
-    "output": {"kind": "labels", "labels": ["yes", "no"]},
+    "system_prompt": SYSTEM,
+    "output": {"kind": "labels", "labels": LABELS},
 }
 
 
-@pytest.mark.parametrize("method", ["full", "prefix", "prompt"])
-def test_a_method_the_graph_cannot_finish_is_refused_before_anything_is_read(method: str) -> None:
-    spec = TaskSpec.model_validate({**SPEC, "training": {"method": method}})
-    with pytest.raises(FindingsError, match="not evaluated and released") as error:
-        make_training_plan(SimpleNamespace(spec=spec))  # type: ignore[arg-type]
-    (finding,) = error.value.findings
-    assert finding.rule == "spec.method_in_graph" and all(name in finding.fix for name in CARRIED_THROUGH)
-
-
-@pytest.mark.parametrize("method", CARRIED_THROUGH)
-def test_the_others_go_on_to_read_their_inputs(method: str, tmp_path: Path) -> None:
-    spec = TaskSpec.model_validate({**SPEC, "training": {"method": method}})
-    with pytest.raises(KeyError, match="base_model"):
-        make_training_plan(SimpleNamespace(spec=spec, task=SimpleNamespace(folder=tmp_path), inputs={}))  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("plan")
+    make_tiny_model(root / "base")
+    for split in ("train", "validation"):
+        (root / "splits" / split).mkdir(parents=True)
+        write_tiny_examples(root / "splits" / split / "examples.jsonl", range(12))
+    return {"splits": SimpleNamespace(folder=root / "splits"), "base_model": SimpleNamespace(folder=root / "base")}
 
 
 def test_the_plan_refuses_what_the_bases_own_files_rule_out(tmp_path: Path) -> None:
     base = make_tiny_model(tmp_path / "base")
     spec = TaskSpec.model_validate({**SPEC, "training": {"lora": {"target_modules": ["c_attn"]}, "epochs": 5}})
-    work = SimpleNamespace(
+    work: Any = SimpleNamespace(
         spec=spec, task=SimpleNamespace(folder=tmp_path), inputs={"base_model": SimpleNamespace(folder=base)}
     )
     with pytest.raises(FindingsError) as error:
-        make_training_plan(work)  # type: ignore[arg-type]
+        make_training_plan(work)
     (finding,) = error.value.findings  # five epochs are a warning
     assert finding.rule == "training.target_modules" and "q_proj" in finding.fix
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_plan(method: str, inputs: dict[str, Any], tmp_path: Path) -> None:
+    spec = TaskSpec.model_validate({**SPEC, "training": {"method": method}})
+    work: Any = SimpleNamespace(spec=spec, task=SimpleNamespace(folder=tmp_path), inputs=inputs, out=tmp_path)
+    facts = make_training_plan(work)
+    assert facts["method"] == method and facts["train_examples"] == 12 and facts["steps"] > 0
+    assert (tmp_path / "plan.json").exists()
+
+
+def test_a_prefix_is_loaded_in_front_of_its_base_and_everything_else_alone(tmp_path: Path) -> None:
+    (tmp_path / "merged" / "adapter").mkdir(parents=True)
+    base = Artifact("shared", "base_model", "b", tmp_path / "base", {}, {})
+    for kind in WORDS:
+        merged = Artifact("demo", "merged_model", "m", tmp_path / "merged", {"kind": kind}, {})
+        told = served(merged, base)
+        if kind == "prefix":
+            assert (told.model, told.adapter) == (tmp_path / "base", tmp_path / "merged" / "adapter")
+        else:
+            assert (told.model, told.adapter) == (tmp_path / "merged", None)
+    assert words_of(None) == WORDS["lora"]

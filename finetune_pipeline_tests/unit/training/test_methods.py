@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
@@ -131,7 +132,7 @@ def test_what_is_saved_is_what_was_validated(inputs: Path, tmp_path: Path, name:
     assert config["base_model_name_or_path"] == "base"
     assert str(tmp_path) not in (folder / "adapter_config.json").read_text()
     assert facts["trainable_parameters"] == sum(t.numel() for t in _weights(tmp_path).values())
-    model = load_for_prediction(inputs / "base", CPU, folder)
+    model = PeftModel.from_pretrained(load_for_prediction(inputs / "base", CPU), folder).eval()
     assert _loss(model, inputs) == pytest.approx(facts["best_eval_loss"], rel=1e-4)
 
 
