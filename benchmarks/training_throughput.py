@@ -41,12 +41,15 @@ def baseline(job: dict[str, Any]) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
     folder = model_folder(Path(job["base"]))
     gpu = torch.cuda.is_available()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    dtype = torch.float16 if gpu else torch.float32
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    more: dict[str, Any] = {"quantization_config": four_bit} if job.get("four_bit") else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": 0} if gpu else None, **more)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     arguments = SFTConfig(
         output_dir=job["out"],
@@ -62,7 +65,7 @@ def baseline(job: dict[str, Any]) -> dict[str, Any]:
         use_cpu=not gpu,
         fp16=gpu,
         bf16=False,
-        gradient_checkpointing=False,
+        gradient_checkpointing=bool(job.get("gradient_checkpointing")),
         seed=job["seed"],
     )
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=LAYERS, task_type="CAUSAL_LM")
@@ -72,7 +75,8 @@ def baseline(job: dict[str, Any]) -> dict[str, Any]:
     trainer.train()
     seconds, cpu = time.perf_counter() - began, time.process_time() - used
     trainer.save_model(str(Path(job["out"]) / "adapter"))
-    return {"train_seconds": seconds, "train_cpu_seconds": cpu, "steps": trainer.state.global_step}
+    gpu_memory = {"peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20} if gpu else {}
+    return {"train_seconds": seconds, "train_cpu_seconds": cpu, "steps": trainer.state.global_step, **gpu_memory}
 
 
 def judge(job: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +118,7 @@ def judge(job: dict[str, Any]) -> dict[str, Any]:
 CHILDREN = {"baseline": baseline, "judge": judge}
 
 
-def _in_child(kind: str, job: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
+def in_child(kind: str, job: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "job.json", job)
     began = time.perf_counter()
@@ -123,7 +127,7 @@ def _in_child(kind: str, job: dict[str, Any], folder: Path, threads: int) -> dic
     return {"seconds": time.perf_counter() - began, **told}
 
 
-def _ours(
+def ours(
     base: Path, train: Path, validation: Path, settings: dict[str, Any], folder: Path, threads: int
 ) -> dict[str, Any]:
     job = train_job(
@@ -184,11 +188,11 @@ def compare(given: argparse.Namespace, folder: Path) -> int:
     for turn in range(given.repeats):
         out = folder / f"{name}-{turn}"
         job = {"base": str(base), "train": str(train), "epochs": given.epochs, "seed": turn, "out": str(out / "trl")}
-        theirs.append(_in_child("baseline", job, out / "trl", given.threads))
-        mine.append(_ours(base, train, validation, {**settings, "seed": turn}, out / "ours", given.threads))
+        theirs.append(in_child("baseline", job, out / "trl", given.threads))
+        mine.append(ours(base, train, validation, {**settings, "seed": turn}, out / "ours", given.threads))
         adapters |= {f"plain TRL {turn}": str(out / "trl" / "adapter"), f"ours {turn}": str(out / "ours/out/adapter")}
     judged = {"base": str(base), "validation": str(validation), "adapters": adapters}
-    losses = _in_child("judge", judged, folder / f"{name}-judge", given.threads)
+    losses = in_child("judge", judged, folder / f"{name}-judge", given.threads)
     print(f"\n{name}: {rows} training rows, {given.epochs:g} epochs, {given.threads} threads; {_describe()}")
     return report(name, theirs, mine, losses)
 

@@ -105,6 +105,11 @@ def _memory_ran_out(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OOM_SIGNS)
 
 
+def _gpu_peak(torch: Any) -> float:
+    """The most memory torch has had in use on one device, in MiB."""
+    return round(max(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())) / 2**20, 1)
+
+
 def _measured(began: float) -> dict[str, Any]:
     import torch
 
@@ -113,6 +118,7 @@ def _measured(began: float) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 2),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
         "peak_memory_mib": round(used.ru_maxrss / 1024, 1),
+        **({"peak_gpu_memory_mib": _gpu_peak(torch)} if torch.cuda.is_available() else {}),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -1,0 +1,188 @@
+"""What each lever of training gives, on and off: one forward and backward pass over the same rows, in turn, in one process.
+
+    python benchmarks/training_levers.py                                      # data/ticket_triage
+    python benchmarks/training_levers.py --instructions instruction-data.json # rows that share no beginning
+
+Printed is the processor time of a pass (the fastest of the rounds) and the ratio to the line it is compared with. The
+first lines add one lever after another, from plain padded float32 to what the training job does; the others take one
+lever away from that, or add one that is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from training_tasks import make_base, make_splits
+
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.models.chat import encode_all
+from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.training import fused, shared_prefix
+from finetune_pipeline.training.methods import build
+from finetune_pipeline.training.prefix_tree import Segment
+from finetune_pipeline.training.throughput import Meter, model_shape
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a pass; against: the name of the line it is compared with."""
+
+    name: str
+    against: str
+    dtype: torch.dtype = torch.bfloat16
+    method: str = "lora"
+    collator: str = "shared"
+    fuse: bool = True
+    all_logits: bool = False
+    keep_dequantized: bool = False
+    checkpointing: bool = False
+    rows: int = 8
+
+
+FIRST = "plain: float32, padded, all logits"
+OURS = "and fused LoRA, norms, dropout and loss (ours)"
+VARIANTS = [
+    Variant(FIRST, FIRST, torch.float32, collator="padded", fuse=False, all_logits=True),
+    Variant("and bfloat16", FIRST, collator="padded", fuse=False, all_logits=True),
+    Variant("and logits only from the first loss on", "and bfloat16", collator="padded", fuse=False),
+    Variant(
+        "and rows packed into one sequence", "and logits only from the first loss on", collator="packed", fuse=False
+    ),
+    Variant("and shared beginnings", "and rows packed into one sequence", fuse=False),
+    Variant(OURS, "and shared beginnings"),
+    Variant("ours in float32", OURS, torch.float32),
+    Variant("ours without shared beginnings", OURS, collator="packed"),
+    Variant("ours, padded", OURS, collator="padded"),
+    Variant("ours, 4-bit base", OURS, method="qlora"),
+    Variant("ours, 4-bit base kept dequantized", "ours, 4-bit base", method="qlora", keep_dequantized=True),
+    Variant("ours with gradient checkpointing", OURS, checkpointing=True),
+    Variant("ours, 16 rows a pass (time per 8)", OURS, rows=16),
+    Variant("ours, 32 rows a pass (time per 8)", OURS, rows=32),
+]
+
+
+def alone(rows: list[dict[str, Any]]) -> tuple[list[Segment], list[Segment]]:
+    """In place of the prefix tree: every row a segment of its own."""
+    return [], [Segment(i, 0, len(row["ids"]), -1) for i, row in enumerate(rows)]
+
+
+@contextlib.contextmanager
+def dequantized_once(used: bool) -> Iterator[None]:
+    """Weights read back from four bits are kept."""
+    kept: dict[int, torch.Tensor] = {}
+    read = fused._weight
+
+    def weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+        if id(layer) not in kept:
+            kept[id(layer)] = read(layer, dtype)
+        return kept[id(layer)]
+
+    with mock.patch.object(fused, "_weight", weight) if used else contextlib.nullcontext():
+        yield
+
+
+@dataclass
+class Bench:
+    """Models, made when first asked for and then kept, and the rows."""
+
+    base: Path
+    settings: dict[str, Any]
+    rows: list[dict[str, Any]]
+    pad: int
+    models: dict[Any, Any] = field(default_factory=dict)
+
+    def model(self, v: Variant) -> Any:
+        key = (v.dtype, v.method, v.fuse, v.checkpointing)
+        if key not in self.models:
+            settings = {**self.settings, "method": v.method, "gradient_checkpointing": v.checkpointing}
+            model = build(self.base, settings, v.dtype, CPU, None, []).model
+            if v.checkpointing:
+                model.enable_input_require_grads()
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            good, why = shared_prefix.supports_shared_prefix(model)
+            if not good:
+                raise RuntimeError(why)
+            if v.fuse:
+                fused.fuse(model)
+            self.models[key] = model.train()
+        return self.models[key]
+
+    def step(self, v: Variant) -> Callable[[], dict[str, Any]]:
+        """A function that makes one pass over the variant's rows and returns the batch."""
+        model, rows = self.model(v), self.rows[: v.rows]
+
+        def run() -> dict[str, Any]:
+            if v.collator == "padded":
+                batch = shared_prefix.PaddedCollator(self.pad)(rows)
+            else:
+                tree = shared_prefix.prefix_tree if v.collator == "shared" else alone
+                with mock.patch.object(shared_prefix, "prefix_tree", tree):
+                    batch = shared_prefix.packed_collator(model)(rows)
+            if v.all_logits:
+                logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+                logits = logits[:, :-1][batch["label_mask"][:, 1:]]
+            else:
+                logits = shared_prefix.logits_to_learn(model, batch)
+            if v.fuse:
+                losses = fused.token_losses(logits, batch["labels"])
+            else:
+                losses = torch.nn.functional.cross_entropy(logits.float(), batch["labels"], reduction="none")
+            losses.mean().backward()
+            model.zero_grad(set_to_none=True)
+            return batch
+
+        return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--instructions", type=Path, help="JSON file of {instruction, input, output} rows")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
+    parser.add_argument("--only", nargs="*", help="parts of the names of the lines to measure")
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="training-levers-"))
+    base = make_base(folder, "chatml" if given.instructions else None)
+    train, _, settings = make_splits(folder, given.instructions)
+    tokenizer = load_tokenizer(base)
+    encoded, _ = encode_all(tokenizer, read_examples(train)[:32])
+    rows = [{"id": r.id, "ids": r.ids, "loss": r.loss} for r in encoded]
+    bench = Bench(base, {**settings, "unquantized_epochs": 0.0}, rows, tokenizer.pad_token_id)
+    chosen = [v for v in VARIANTS if not given.only or any(part in v.name for part in given.only)]
+    times: dict[str, list[float]] = {v.name: [] for v in chosen}
+    meters = {v.name: Meter(model_shape(bench.model(v))) for v in chosen}
+    for turn in range(given.rounds + 1):
+        for line in chosen:
+            v = line if turn else replace(line, rows=2)  # the first turn only makes what is made once
+            with dequantized_once(v.keep_dequantized):
+                run = bench.step(v)
+                if v.keep_dequantized:
+                    run()
+                began = time.process_time()
+                batch = run()
+                spent = time.process_time() - began
+            if turn:
+                times[v.name].append(spent * 8 / v.rows)
+                meters[v.name].add(batch, spent, spent)
+    best = {name: min(values) for name, values in times.items()}
+    print(f"{len(rows[:8])} rows of {sum(len(r['ids']) for r in rows[:8]) / 8:.0f} tokens, {given.rounds} rounds")
+    print(f"{'':50} {'CPU s':>7} {'times as fast':>14} {'as':40} {'of product':>10}")
+    for v in chosen:
+        gain = f"{best[v.against] / best[v.name]:.2f}" if v.against in best else "?"
+        share = meters[v.name].facts(v.dtype, CPU)["utilisation"]
+        print(f"{v.name:50} {best[v.name]:7.2f} {gain:>14} {v.against[:40]:40} {share:10.0%}")
+
+
+if __name__ == "__main__":
+    main()
