@@ -107,7 +107,8 @@ def _memory_ran_out(error: BaseException) -> bool:
 
 def _gpu_peak(torch: Any) -> float:
     """The most memory torch has had in use on one device, in MiB."""
-    return round(max(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())) / 2**20, 1)
+    most = max(int(torch.cuda.max_memory_allocated(i)) for i in range(torch.cuda.device_count()))
+    return round(most / 2**20, 1)
 
 
 def _measured(began: float) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def seen_pairs(batch: dict[str, Any]) -> int:
     """Query-key pairs of a batch in which the query sees the key (sliding windows left aside)."""
     layout: Layout | None = batch.get("shared_prefix")
     if layout is None:
-        lengths = batch["attention_mask"].sum(1).tolist()
+        lengths: list[int] = batch["attention_mask"].sum(1).tolist()
         return sum(n * (n + 1) // 2 for n in lengths)
     total = 0
     for i, n in enumerate(layout.lengths):
