@@ -51,7 +51,7 @@ def class_balance(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str,
     ratio: of the labels that are there; None for free text.
     """
     if not spec.labels:
-        return part(True, "not asked: the answers are free text", applies=False, labels={}, absent=[], ratio=None)
+        return part(True, "not asked: the answers are no labels", applies=False, labels={}, absent=[], ratio=None)
     labels = {label: counts.get(label, 0) for label in spec.labels}
     absent = [label for label, n in labels.items() if not n]
     present = sorted((label for label, n in labels.items() if n), key=lambda label: (labels[label], label))

@@ -84,7 +84,7 @@ def label_noise(
     pairs: the most frequent (given, suggested, rows); accuracy: of the linear model on rows it has not seen.
     """
     if not spec.labels:
-        return part(True, "not asked: the answers are free text", applies=False, suspects=[])
+        return part(True, "not asked: the answers are no labels", applies=False, suspects=[])
     opinion = opinion or out_of_fold(examples, clusters)
     if opinion is None:
         return part(True, "not asked: too few rows to train a model on", applies=False, suspects=[])

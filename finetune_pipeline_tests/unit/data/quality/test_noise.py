@@ -81,7 +81,7 @@ def test_the_joint_by_hand() -> None:
 
 def test_what_cannot_be_judged_is_said() -> None:
     told = label_noise(requests(20), {}, make_spec())
-    assert told["passed"] and not told["applies"] and "free text" in told["message"]
+    assert told["passed"] and not told["applies"] and "no labels" in told["message"]
     lonely = [*requests(40), make("unique words here", "x", 99, label="rare")]
     told = label_noise(lonely, {}, make_spec([*LABELS, "rare"]))
     assert told["left_out"] == ["rare"]
