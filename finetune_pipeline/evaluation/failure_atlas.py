@@ -19,6 +19,8 @@ from finetune_pipeline.spec.outputs import AnyOutput
 
 Row = Mapping[str, Any]
 SHOWN, NEAREST = 3, 3
+LEAST_RIGHT = 10
+"""Rightly answered texts to compare the failed ones with; with fewer no number of rows is asked for."""
 ENOUGH_TO_MEASURE = 24
 """Rows of a kind from which on its share of failures is known to about 20 points (Wilson, 95%)."""
 _NO_MORE_DATA = {
@@ -51,7 +53,7 @@ def failure_atlas(
     counts = Counter(failure.kind for failure in found.values())
     known = {i: texts[i] for i in by_id if i in texts}
     right = [text for i, text in known.items() if i not in found]
-    usual = float(np.median(neighbours.counts(right))) if neighbours and right else None
+    usual = float(np.median(neighbours.counts(right))) if neighbours and len(right) >= LEAST_RIGHT else None
     groups = [
         _group(kind, detail, cluster, by_id, found, known, neighbours, usual)
         for (kind, detail), ids in together.items()
@@ -128,7 +130,10 @@ def what_to_do(
             "wrong, or the labels overlap and need a sharper definition."
         )
     if near is None or usual is None:
-        return 0, "Read the examples; the training rows were not at hand, so nobody can say whether more would help."
+        return (
+            0,
+            "Read the examples. Too few answers are right, or the training rows are not at hand, to say whether more would help.",
+        )
     if near >= usual:
         return 0, (
             f"Training has about {near:.0f} rows like each of these and {usual:.0f} like those answered rightly, so more "
