@@ -7,7 +7,7 @@ Dagster's assets are a thin skin over this table; the command line asks it wheth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class World:
     """What lies outside the graph, as seen when a run began: digests of files, the base model, the serving champion.
 
     `champion`: None, or {"adapter": version, "merged": version, "model_version": number} of the model a candidate is
-    compared with. A run keeps the world it began with, so that files arriving meanwhile wait for the next run.
+    compared with. `never_break`: ids of examples a candidate must have right. A run keeps the world it began with, so
+    that files arriving meanwhile wait for the next run.
     """
 
     raw: str
@@ -41,6 +42,7 @@ class World:
     corrections: str
     base: Mapping[str, Any]
     champion: Mapping[str, Any] | None = None
+    never_break: Sequence[str] = ()
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.sealing import refuse_sealed
 
 _ALWAYS = ("id", "messages", "label", "group", "origin", "source", "tags")
 _WHERE_ANY = ("tools", "time", "generator")
@@ -133,11 +134,13 @@ def example_files(path: Path) -> list[Path]:
 def stream_examples(path: Path) -> Iterator[Example]:
     """Examples of a file or of a stage's folder, in order, in memory bounded by a block.
 
-    Raises ValueError naming file and row when a row is not a canonical example (such a file was not written by us).
+    Raises SealedError when it is the sealed test (see :mod:`finetune_pipeline.data.sealing`), and ValueError
+    naming file and row when a row is not a canonical example (such a file was not written by us).
     """
     for file in example_files(path):
         with file.open("rb") as handle:
             while block := handle.read(_BLOCK):
+                refuse_sealed(block, str(file))
                 yield from decode_examples(block + handle.readline(), str(file))
 
 

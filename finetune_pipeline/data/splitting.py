@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,14 +34,21 @@ _FIX = "nothing to do; the row is left out"
 
 
 def split(
-    reviewed: Path, clean: Path, spec: TaskSpec, ledger: Path, out: Path, earlier: Sequence[Path] = ()
+    reviewed: Path,
+    clean: Path,
+    spec: TaskSpec,
+    ledger: Path,
+    out: Path,
+    earlier: Sequence[Path] = (),
+    seal: Callable[[bytes], bytes] | None = None,
 ) -> dict[str, Any]:
     """Give every row a split (see :func:`finetune_pipeline.data.placement.place`) and prove that nothing leaks.
 
     Writes ``train/examples.jsonl``, ``validation/examples.jsonl``, ``test/sealed.jsonl``, ``quarantine.jsonl``,
     ``assignments.npy`` (ledger.ENTRY; removed repeats are listed too), ``placed.npy`` (id and split of every row with
     one), ``leakage.json`` (see :func:`finetune_pipeline.data.certificate.certify`) with the digests of the three files,
-    ``templates.json``, and for small sets ``test/fingerprints.json``. The ledger is only read;
+    ``templates.json``, and for small sets ``test/fingerprints.json``. `seal` makes the rows of the test unreadable (see
+    :mod:`finetune_pipeline.data.sealing`). The ledger is only read;
     :func:`finetune_pipeline.data.ledger.record_assignments` adds to it once this is published.
     Facts: rows_in, kept, quarantined, restored, counts, labels (per split and label), origins (per split), shares,
     wanted_shares, clusters, by_rule, seed, leaks. Once recorded, the same rows give the same files again.
@@ -92,6 +99,8 @@ def split(
     if len(placed) <= SMALL:
         test_rows = decode_examples((out / FILES["test"]).read_bytes(), FILES["test"])
         write_fingerprints(out / "test" / "fingerprints.json", fingerprints(test_rows, templates))
+    if seal:
+        (out / FILES["test"]).write_bytes(seal((out / FILES["test"]).read_bytes()))
     tell("splits", "looking for leaks", rows=len(placed))
     certificate = certify(rows, placement.split, prepared, templates, spec, out, earlier)
     certificate["files"] = {name: digest_file(out / path) for name, path in FILES.items()}

@@ -7,8 +7,16 @@ from typing import Any
 
 from finetune_pipeline.evaluation.gains import gain
 from finetune_pipeline.evaluation.metrics import score
-from finetune_pipeline.evaluation.row_scores import Form, as_output, is_right
-from finetune_pipeline.evaluation.statistics import mcnemar_exact, smallest_detectable_gain, tango_interval
+from finetune_pipeline.evaluation.row_scores import Form, as_output, is_right, metric_values
+from finetune_pipeline.evaluation.shared_sources import shared_sources
+from finetune_pipeline.evaluation.statistics import (
+    cluster_sign_flip,
+    design_effect,
+    mcnemar_exact,
+    mcnemar_mid_p,
+    paired_permutation,
+    smallest_detectable_gain,
+)
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
 
 Row = Mapping[str, Any]
@@ -49,14 +57,19 @@ def compare(
     form: Form,
     confidence: float = 0.95,
     metric: str | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Paired comparison of two sets of predictions for the same examples; form: see metrics.score.
+    """Paired comparison of two sets of predictions for the same examples; form: see metrics.score. sources: what each
+    example was made from, by id; where examples share one, intervals and p count sources.
 
     Returns `metric` (what decides, by default that of the kind of output), n, `base` and `candidate` (score, correct,
     interval, `primary`), `gain` (candidate minus base of the metric) and its `interval` (see gains.gain), b (only base
     right), c (only candidate right), `accuracy_gain` with `accuracy_interval` (of right answers, whatever the metric),
-    `mcnemar_p`, `macro_f1_gain` and its bootstrap `macro_f1_interval` (labels only), `discordant_share`,
-    `smallest_detectable_gain` of right answers at power 0.8 (null: none at this size), and the ids `fixed` (wrong
+    `mcnemar_p` (exact; of sign flips of whole sources where rows share them) and `mcnemar_mid_p`, `metric_p` (of the
+    deciding metric: the same, a permutation test for means, null for F1), `macro_f1_gain` and its bootstrap
+    `macro_f1_interval` (labels only), `discordant_share`, `right_before` (rows base has right), `design_effect` (1 where
+    rows share no source), `smallest_detectable_gain` of right answers at power 0.8 (null: none at this size), and the
+    ids `fixed` (wrong
     before, right now) and `broken` (right before, wrong now), sorted.
 
     Raises ValueError when a side holds an example twice, the sides do not cover exactly the same ids, or gold differs.
@@ -65,6 +78,8 @@ def compare(
     output, n = as_output(form), len(pairs)
     base, candidate = [before for _, before, _ in pairs], [after for _, _, after in pairs]
     before, after = ([is_right(row, output) for row in side] for side in (base, candidate))
+    clusters = shared_sources(base, sources)
+    ones = [float(y) - float(x) for x, y in zip(before, after, strict=True)]
     fixed = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if y and not x]
     broken = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if x and not y]
     b, c = len(broken), len(fixed)
@@ -79,17 +94,39 @@ def compare(
         "c": c,
         "discordant_share": (b + c) / n,
         "accuracy_gain": (c - b) / n,
-        "accuracy_interval": list(tango_interval(b, c, n, confidence)),
-        **gain(name, base, candidate, output, confidence),
-        "mcnemar_p": mcnemar_exact(b, c),
-        "smallest_detectable_gain": smallest_detectable_gain(n, (b + c) / n, alpha=1 - confidence),
+        "accuracy_interval": gain("exact", base, candidate, output, confidence, clusters)["interval"],
+        **gain(name, base, candidate, output, confidence, clusters),
+        "mcnemar_p": mcnemar_exact(b, c) if clusters is None else cluster_sign_flip(ones, clusters),
+        "mcnemar_mid_p": mcnemar_mid_p(b, c) if clusters is None else None,
+        "right_before": sum(before),
+        "design_effect": 1.0 if clusters is None else design_effect(ones, clusters),
+        "smallest_detectable_gain": None,
         "fixed": fixed,
         "broken": broken,
     }
+    rows_worth = int(n / result["design_effect"])
+    result["smallest_detectable_gain"] = smallest_detectable_gain(rows_worth, (b + c) / n, alpha=1 - confidence)
+    result["metric_p"] = _metric_p(name, result["mcnemar_p"], base, candidate, output, clusters)
     if isinstance(output, LabelsOutput):
-        told = gain("macro_f1", base, candidate, output, confidence)
+        told = gain("macro_f1", base, candidate, output, confidence, clusters)
         result |= {"macro_f1_gain": told["gain"], "macro_f1_interval": told["interval"]}
     return result
+
+
+def _metric_p(
+    metric: str,
+    right_or_wrong: float,
+    base: Sequence[Row],
+    candidate: Sequence[Row],
+    output: AnyOutput,
+    clusters: Sequence[str] | None,
+) -> float | None:
+    if metric in ("accuracy", "exact"):
+        return right_or_wrong
+    if metric in ("macro_f1", "micro_f1"):
+        return None
+    before, after = (metric_values(rows, metric, output) for rows in (base, candidate))
+    return paired_permutation(before, after, clusters=clusters)
 
 
 def _side(rows: Sequence[Row], output: AnyOutput, confidence: float, metric: str) -> dict[str, Any]:

@@ -8,13 +8,18 @@ from typing import Any
 
 from finetune_pipeline.evaluation.answers import likelihood_rows
 from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
 from finetune_pipeline.evaluation.failure_atlas import failure_atlas
 from finetune_pipeline.evaluation.failures import changed_examples, wrong_answers
 from finetune_pipeline.evaluation.metrics import likelihood_metrics, score
 from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
 from finetune_pipeline.evaluation.predictions import of_model
+from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
+from finetune_pipeline.evaluation.row_scores import is_right
+from finetune_pipeline.evaluation.sealed import look_number
+from finetune_pipeline.evaluation.shared_sources import shared_sources, sources_told, widen_rates
 from finetune_pipeline.evaluation.statistics import holm, selection_optimism
-from finetune_pipeline.evaluation.wording import is_number, prompt_name
+from finetune_pipeline.evaluation.wording import cut, is_number, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -35,6 +40,9 @@ def evaluate_task(
     versions: Mapping[str, Any],
     texts: Mapping[str, str] | None = None,
     training_rows: Sequence[Trained] = (),
+    sources: Mapping[str, str] | None = None,
+    never_break: Sequence[str] = (),
+    earlier: Mapping[str, Mapping[str, bool]] | None = None,
 ) -> dict[str, Any]:
     """Judge one candidate on the sealed test.
 
@@ -43,14 +51,18 @@ def evaluate_task(
     baseline.score_baselines. training_facts: of the adapter step, with `history` [{step, loss | eval_loss}] and
     `measured`. data_facts: facts per data step, in order. parity_facts: of the merge. openings: the sealed test's
     ledger, one entry an opening; its key `candidate` tells candidates apart. versions: names to versions or hashes;
-    `champion`, when set, announces champion predictions. texts: user text per example id, for the failures shown.
+    `champion`, when set, announces champion predictions, and `merged_model` is the candidate of the ledger. texts: user
+    text per example id, for the failures shown. sources: what each example was made from (shared_sources.source_of).
+    never_break: ids the candidate must have right. earlier: outcomes per earlier candidate (regression_ledger.recorded).
     training_rows: what was trained on, to find the rows nearest to a failure.
 
     Returns task, metric, confidence, n, models (rows of the side-by-side table by name, `candidate` among them),
     scores, likelihood, comparison (the main one, without ids), comparisons (`baseline`, `champion` or null,
-    `base_likelihood`, `linear`), format_gap, regressions, fixes, wrong_answers, atlas (of the candidate), seal, baseline,
-    training, data, parity, versions, gates (their settings). Numbers that are not finite become null. Raises ValueError
-    when a model's predictions are missing, an unexpected model is there, or the sides of a comparison do not match.
+    `base_likelihood`, `linear`), format_gap, regressions, fixes, wrong_answers, atlas (of the candidate), seal (with the
+    `level` of this look), decisions (deciding.decide_gain at that level, `baseline` and `champion` or null), sources,
+    never_break, history (regression_ledger.regressions), baseline, training, data, parity, versions, gates (their
+    settings). Numbers that are not finite become null. Raises ValueError when a model's predictions are missing, an
+    unexpected model is there, or the sides of a comparison do not match.
     """
     rows = _rows_by_model(predictions, versions)
     labels, confidence = spec.labels, spec.gates.confidence
@@ -58,7 +70,14 @@ def evaluate_task(
     likelihood = {
         name: likelihood_metrics(of, labels, confidence, spec.metric) if labels else None for name, of in rows.items()
     }
-    comparisons = _comparisons(spec, rows, linear, likelihood)
+    comparisons = _comparisons(spec, rows, linear, likelihood, sources)
+    clusters = shared_sources(rows["candidate"], sources)
+    if clusters is not None:
+        for name, of in rows.items():
+            told = shared_sources(of, sources)
+            widen_rates(scores[name], of, spec.output, told or clusters, confidence)
+    seal = _seal(openings, comparisons["baseline"]["n"], scores["candidate"]["accuracy"], versions.get("merged_model"))
+    seal["level"] = level_of(seal["look"], confidence)
     if linear is not None and labels:
         scores["linear"] = score(_linear_rows(rows["base"], linear), labels, confidence, spec.metric)
     known_texts = texts or {}
@@ -90,7 +109,11 @@ def evaluate_task(
         "atlas": failure_atlas(
             rows["candidate"], spec.output, known_texts, Neighbours(training_rows) if training_rows else None
         ),
-        "seal": _seal(openings, main["n"], scores["candidate"]["accuracy"]),
+        "seal": seal,
+        "decisions": _decisions(spec, rows, seal["level"]["level"], sources),
+        "sources": sources_told(clusters, main["n"]),
+        "never_break": _never_break(never_break, rows["candidate"], spec, known_texts),
+        "history": regressions(earlier or {}, outcomes_of(rows["candidate"], spec.output)),
         "baseline": baseline_facts,
         "training": training_facts,
         "data": data_facts,
@@ -124,7 +147,11 @@ def _linear_rows(rows: Sequence[Row], linear: Mapping[str, str]) -> list[dict[st
 
 
 def _comparisons(
-    spec: TaskSpec, rows: Mapping[str, Sequence[Row]], linear: Mapping[str, str] | None, likelihood: Mapping[str, Any]
+    spec: TaskSpec,
+    rows: Mapping[str, Sequence[Row]],
+    linear: Mapping[str, str] | None,
+    likelihood: Mapping[str, Any],
+    sources: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """Candidate against each other model; McNemar's p also adjusted for the number of comparisons (Holm)."""
     labels = spec.labels
@@ -132,13 +159,58 @@ def _comparisons(
     others["base_likelihood"] = likelihood_rows(rows["base"], labels) if likelihood["base"] else None
     others["linear"] = _linear_rows(rows["base"], linear) if linear is not None and labels else None
     made = {
-        name: compare(of, rows["candidate"], spec.output, spec.gates.confidence, spec.metric) if of else None
+        name: compare(of, rows["candidate"], spec.output, spec.gates.confidence, spec.metric, sources) if of else None
         for name, of in others.items()
     }
     tested = [one for one in made.values() if one]
     for one, adjusted in zip(tested, holm([one["mcnemar_p"] for one in tested]), strict=True):
         one["mcnemar_p_holm"] = adjusted
     return made
+
+
+def _decisions(
+    spec: TaskSpec, rows: Mapping[str, Sequence[Row]], level: float, sources: Mapping[str, str] | None
+) -> dict[str, Any]:
+    """Whether the gain over baseline and champion is shown, at the level this look has left."""
+    gates = spec.gates
+    margins = {"baseline": gates.min_gain, "champion": -gates.champion_margin if gates.champion == "not_worse" else 0.0}
+    sides = {"baseline": rows["base"], "champion": rows.get("champion")}
+    after = sorted(rows["candidate"], key=lambda row: row["example_id"])
+    return {
+        name: decide_gain(
+            sorted(of, key=lambda row: row["example_id"]),
+            after,
+            spec.output,
+            decisive_metrics(spec),
+            level=level,
+            margin=margins[name],
+            clusters=shared_sources(after, sources),
+        )
+        if of
+        else None
+        for name, of in sides.items()
+    }
+
+
+def _never_break(
+    wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec, texts: Mapping[str, str]
+) -> dict[str, Any]:
+    """{listed, missing (ids that are not in the test), broken: [{id, text, gold, said}]}."""
+    by_id = {row["example_id"]: row for row in rows}
+    broken = [by_id[i] for i in wanted if i in by_id and not is_right(by_id[i], spec.output)]
+    return {
+        "listed": len(wanted),
+        "missing": [i for i in wanted if i not in by_id],
+        "broken": [
+            {
+                "id": row["example_id"],
+                "text": cut(texts.get(row["example_id"], ""), 300),
+                "gold": row["gold"],
+                "said": cut(row["text"], 300),
+            }
+            for row in broken
+        ],
+    }
 
 
 def _model_table(
@@ -191,8 +263,9 @@ def _format_gap(scores: Mapping[str, Any], likelihood: Mapping[str, Any]) -> dic
     return told | {"closed_by_decoding": told["base"]["gap"] / gain if gain > 0 else None}
 
 
-def _seal(openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None) -> dict[str, Any]:
-    """Openings of the sealed test, how many candidates it has judged, and what choosing the best of them would add."""
+def _seal(openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None, candidate: Any) -> dict[str, Any]:
+    """Openings of the sealed test, how many candidates it has judged, the how-manieth this one is (`look`; `recorded`:
+    whether the ledger knows it), and what choosing the best of them would add."""
     named = {str(entry["candidate"]) for entry in openings if entry.get("candidate")}
     candidates = len(named) + sum(1 for entry in openings if not entry.get("candidate"))
     optimism = selection_optimism(n, accuracy, candidates) if is_number(accuracy) else None
@@ -200,6 +273,8 @@ def _seal(openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None)
         "openings": [dict(entry) for entry in openings],
         "count": len(openings),
         "candidates": candidates,
+        "look": look_number(openings, str(candidate) if candidate else None),
+        "recorded": candidate is not None and str(candidate) in named,
         "optimism": optimism,
     }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
+from finetune_pipeline.evaluation.gates_on_rows import ROW_GATES, few_regressions, never_break
 from finetune_pipeline.evaluation.statistics import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import (
     RIGHT_OR_WRONG,
@@ -20,22 +21,6 @@ from finetune_pipeline.evaluation.wording import (
 )
 from finetune_pipeline.models.kinds import words_of
 from finetune_pipeline.spec.model import GatesSpec, TaskSpec
-
-
-@dataclass(frozen=True, slots=True)
-class GateResult:
-    """One gate's answer. measured and threshold: the two numbers compared (null where nothing could be measured)."""
-
-    name: str
-    passed: bool
-    measured: float | None
-    threshold: float | None
-    message: str
-    what_to_do: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 _TO_DO = {
     "beats_baseline": "Read the regressions and wrong answers in the report; add or correct training rows for the "
@@ -56,8 +41,7 @@ _TO_DO = {
 def _result(
     name: str, passed: bool, measured: Any, threshold: float | None, message: str, *, to_do: str | None = None
 ) -> GateResult:
-    value = float(measured) if is_number(measured) else None
-    return GateResult(name, passed, value, threshold, message, "" if passed else to_do or _TO_DO[name])
+    return answer(name, passed, measured, threshold, message, to_do or _TO_DO[name])
 
 
 def decide(spec: TaskSpec, evaluation: Mapping[str, Any]) -> list[GateResult]:
@@ -68,6 +52,8 @@ def decide(spec: TaskSpec, evaluation: Mapping[str, Any]) -> list[GateResult]:
     return [
         beats_baseline(spec, evaluation),
         beats_champion(spec, evaluation),
+        few_regressions(spec, evaluation),
+        never_break(spec, evaluation),
         format_compliance(spec, evaluation),
         merge_parity(spec, evaluation),
         no_failed_generation(spec, evaluation),
@@ -80,61 +66,92 @@ def verdict(gates: Sequence[GateResult]) -> str:
     return "passed" if gates and all(gate.passed is True for gate in gates) else "failed"
 
 
-def _dict(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _gain(name: str, comparison: Any, threshold: float, over: str) -> GateResult:
-    told = _dict(comparison)
-    gain, interval = told.get("gain"), told.get("interval")
-    if not is_number(gain) or not is_interval(interval):
+def _gain(name: str, evaluation: Mapping[str, Any], side: str, threshold: float, over: str) -> GateResult:
+    """The decision on `side` (see deciding.decide_gain): every metric's lower bound above the threshold."""
+    decision = part(part(evaluation.get("decisions")).get(side))
+    told = [part(one) for one in decision.get("metrics") or []]
+    unknown = [one for one in told if not is_number(one.get("gain")) or not is_interval(one.get("interval"))]
+    if not told or unknown or decision.get("margin") != threshold:
         return _result(name, False, None, threshold, f"The gain over {over} could not be measured.")
-    low, high = interval
-    passed = low > threshold
-    unit = f"points of {metric_title(told.get('metric'))}"
-    message = (
-        f"{points(gain)} {unit} against {over} ({_level(told)} interval {points_range(interval)}, "
-        f"{counted(int(told.get('n') or 0), 'row')}); the lower bound must lie above "
-        f"{points(threshold, sign=False) if threshold else 'zero'}."
-    )
-    if not passed and high >= 0 and told.get("metric") in RIGHT_OR_WRONG:
-        visible = told.get("smallest_detectable_gain")
-        if is_number(visible):
-            message += (
-                f" With the disagreement found, this test set shows gains of {points(visible, sign=False)} "
-                "points or more."
-            )
-        elif "smallest_detectable_gain" in told:
-            message += " At this number of rows and disagreements no gain at all would be visible."
+    comparison = part(part(evaluation.get("comparisons")).get(side))
+    rows = int(comparison["n"]) if is_number(comparison.get("n")) else 0
+    worst = min(told, key=lambda one: one["interval"][0])
+    low = worst["interval"][0]
+    passed = decision.get("shown") is True and low > threshold
+    message = f"Against {over}: {'; '.join(map(_one_metric, told))} ({counted(rows, 'row')}). "
+    message += f"The lower bound must lie above {_points_or_zero(threshold)}.{_why_so_strict(evaluation, len(told))}"
+    if not passed and worst["interval"][1] >= threshold and worst.get("metric") in RIGHT_OR_WRONG:
+        message += _what_would_be_seen(comparison.get("smallest_detectable_gain"))
     return _result(name, passed, low, threshold, message)
 
 
-def _level(told: Mapping[str, Any]) -> str:
+def _one_metric(told: Mapping[str, Any]) -> str:
     level = told.get("confidence")
-    return f"{100 * level:g}%" if is_number(level) else "paired"
+    named = f"{100 * level:.4g}%" if is_number(level) else "paired"
+    return (
+        f"{points(told['gain'])} points of {metric_title(told.get('metric'))} "
+        f"({named} interval {points_range(told['interval'])})"
+    )
+
+
+def _points_or_zero(threshold: float) -> str:
+    return points(threshold, sign=threshold < 0) if threshold else "zero"
+
+
+def _why_so_strict(evaluation: Mapping[str, Any], metrics: int) -> str:
+    look = part(part(evaluation.get("seal")).get("level")).get("look")
+    told = ""
+    if is_number(look) and look > 1:
+        told += (
+            f" This is candidate {int(look)} that this test judges, so its level is stricter than that of the first."
+        )
+    if metrics > 1:
+        told += f" {metrics} metrics must all be shown, each at its share of the level (Holm)."
+    return told
+
+
+def _what_would_be_seen(visible: Any) -> str:
+    if is_number(visible):
+        return (
+            f" With the disagreement found, this test set shows gains of {points(visible, sign=False)} points or more "
+            "four times in five, to the first candidate."
+        )
+    return " At this number of rows and disagreements no gain at all would be visible."
 
 
 def beats_baseline(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
-    """Lower bound of the paired gain over the best prompted baseline above gates.min_gain; a tie does not pass."""
-    best = prompt_name(_dict(evaluation.get("baseline")).get("best"))
-    comparison = _dict(evaluation.get("comparisons")).get("baseline")
-    return _gain("beats_baseline", comparison, spec.gates.min_gain, f"the base model with its {best} prompt")
+    """Lower bound of the paired gain over the best prompted baseline above gates.min_gain, in every metric named, at
+    the level this look has left; a tie does not pass."""
+    best = prompt_name(part(evaluation.get("baseline")).get("best"))
+    return _gain(
+        "beats_baseline", evaluation, "baseline", spec.gates.min_gain, f"the base model with its {best} prompt"
+    )
 
 
 def beats_champion(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
-    """Lower bound of the paired gain over the champion above zero; passes, saying so, where there is no champion."""
-    comparisons = _dict(evaluation.get("comparisons"))
-    if "champion" in comparisons and comparisons["champion"] is None:
-        if _dict(evaluation.get("versions")).get("champion"):
-            return _result("beats_champion", False, None, 0.0, "There is a champion, but it was not compared.")
-        return _result("beats_champion", True, None, 0.0, "No champion in service yet: nothing to beat.")
-    return _gain("beats_champion", comparisons.get("champion"), 0.0, "the champion in service")
+    """Lower bound of the paired gain over the champion above zero; with gates.champion: not_worse above minus
+    gates.champion_margin, and the candidate ahead on these rows. Passes, saying so, where there is no champion."""
+    name, gates = "beats_champion", spec.gates
+    threshold = -gates.champion_margin if gates.champion == "not_worse" else 0.0
+    decisions = part(evaluation.get("decisions"))
+    if "champion" in decisions and decisions["champion"] is None:
+        if part(evaluation.get("versions")).get("champion"):
+            return _result(name, False, None, threshold, "There is a champion, but it was not compared.")
+        return _result(name, True, None, threshold, "No champion in service yet: nothing to beat.")
+    told = _gain(name, evaluation, "champion", threshold, "the champion in service")
+    if gates.champion == "better" or not told.passed:
+        return told
+    first = part(part(decisions["champion"])["metrics"][0])
+    if first["gain"] > 0:
+        return told
+    message = f"{told.message} It is not ahead on these rows, and a tie is no reason to change what is in service."
+    return _result(name, False, told.measured, threshold, message)
 
 
 def format_compliance(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
     """Wilson lower bound of the candidate's valid share at or above gates.min_valid_share."""
     name, threshold = "format_compliance", spec.gates.min_valid_share
-    valid = _dict(_dict(_dict(evaluation.get("scores")).get("candidate")).get("valid"))
+    valid = part(part(part(evaluation.get("scores")).get("candidate")).get("valid"))
     n, right, interval = valid.get("n"), valid.get("valid"), valid.get("interval")
     if not is_number(n) or not is_number(right) or not is_interval(interval) or not n:
         return _result(name, False, None, threshold, "The share of valid answers could not be measured.")
@@ -173,7 +190,7 @@ def merge_parity(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
     a comparison that itself says it did not pass fails here too.
     """
     name, threshold = "merge_parity", spec.gates.parity_min_agreement
-    facts = _dict(evaluation.get("parity"))
+    facts = part(evaluation.get("parity"))
     rows, share = facts.get("rows"), facts.get("same_greedy_share")
     if not is_number(rows) or not rows or not is_number(share):
         return _result(name, False, None, threshold, "What is served was not compared with what was trained.")
@@ -195,9 +212,9 @@ def merge_parity(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
 def no_failed_generation(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
     """No prediction of any compared model ended in an error: a failed row would count against one side only."""
     name = "no_failed_generation"
-    scores, comparisons = _dict(evaluation.get("scores")), _dict(evaluation.get("comparisons"))
+    scores, comparisons = part(evaluation.get("scores")), part(evaluation.get("comparisons"))
     models = ["base", "candidate"] + (["champion"] if comparisons.get("champion") or "champion" in scores else [])
-    told = {model: _dict(_dict(scores.get(model)).get("statuses")).get("error") for model in models}
+    told = {model: part(part(scores.get(model)).get("statuses")).get("error") for model in models}
     if unknown := [model for model, count in told.items() if not is_number(count)]:
         return _result(name, False, None, 0.0, f"Failed answers were not counted for {', '.join(unknown)}.")
     failed = {model: int(count) for model, count in told.items() if is_number(count)}
@@ -209,21 +226,28 @@ def no_failed_generation(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateR
 
 
 def sealed_test_openings(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
-    """The ledger knows of the opening this evaluation rests on; the message says how often the seal was broken."""
-    name, seal = "sealed_test_openings", _dict(evaluation.get("seal"))
-    count, candidates = seal.get("count"), seal.get("candidates")
-    if not is_number(count) or not is_number(candidates) or not count:
+    """The ledger knows of the opening this evaluation rests on; the message says how often the seal was broken, and
+    what that leaves of the level."""
+    name, seal = "sealed_test_openings", part(evaluation.get("seal"))
+    count, candidates, level = seal.get("count"), seal.get("candidates"), part(seal.get("level"))
+    look, left, spent = (level.get(key) for key in ("look", "level", "spent"))
+    on_record = bool(count) and seal.get("recorded") is True
+    if not on_record or not is_number(count) or not is_number(candidates) or not is_number(look) or not is_number(left):
         return _result(
             name,
             False,
             count,
             1.0,
-            "No opening of the sealed test is on record, so nobody knows how often it was looked at.",
+            "No opening of the sealed test for this candidate is on record, so nobody knows how often it was looked at.",
         )
     message = (
-        f"The sealed test was opened {'once' if count == 1 else f'{count} times'}, "
-        f"for {counted(int(candidates), 'candidate')}."
+        f"The sealed test was opened {'once' if count == 1 else f'{count} times'}, for "
+        f"{counted(int(candidates), 'candidate')}; this is number {int(look)}, judged by {100 * (1 - left):.4g}% intervals."
     )
+    if look > 1 and is_number(spent):
+        message += (
+            f" The chance that it or one before it was promoted without being better is at most {percent(spent)}."
+        )
     optimism = seal.get("optimism")
     if candidates > 1 and is_number(optimism) and optimism > 0:
         message += f" Choosing the best of them flatters its accuracy by up to {points(optimism, sign=False)} points."
@@ -236,19 +260,23 @@ def table() -> list[dict[str, Any]]:
     Each: name, needs, default, blocking (what it holds back), what_to_do (when it says no).
     """
     d = GatesSpec.model_validate({})
+    to_do = {**_TO_DO, **{row[0]: row[4] for row in ROW_GATES}}
     rows = [
         (
             "beats_baseline",
-            "the lower bound of the paired gain over the best prompted baseline above gates.min_gain",
-            f"{d.min_gain:g} points, {100 * d.confidence:g}% interval; a tie does not pass",
+            "the lower bound of the paired gain over the best prompted baseline above gates.min_gain, in gates.metric and "
+            "every one of gates.more_metrics",
+            f"{d.min_gain:g} points, {100 * d.confidence:g}% interval for the first candidate; a tie does not pass",
             "champion",
         ),
         (
             "beats_champion",
-            "the lower bound of the paired gain over the champion above zero; passes without a champion",
-            f"{100 * d.confidence:g}% interval; a tie does not pass",
+            "the lower bound of the paired gain over the champion above zero (gates.champion: better), or above minus "
+            "gates.champion_margin and the candidate ahead (not_worse); passes without a champion",
+            f"{d.champion}, {100 * d.confidence:g}% interval for the first candidate; a tie does not pass",
             "champion",
         ),
+        *(row[:4] for row in ROW_GATES),
         (
             "format_compliance",
             "the lower bound of the share of valid answers at or above gates.min_valid_share",
@@ -270,6 +298,6 @@ def table() -> list[dict[str, Any]]:
         ),
     ]
     return [
-        {"name": name, "needs": needs, "default": default, "blocking": blocking, "what_to_do": _TO_DO[name]}
+        {"name": name, "needs": needs, "default": default, "blocking": blocking, "what_to_do": to_do[name]}
         for name, needs, default, blocking in rows
     ]

@@ -1,44 +1,122 @@
-"""The sealed test set: one door, and a ledger of everyone who went through it."""
+"""The sealed test set: one door, and a ledger of everyone who went through it.
+
+Who may judge how often: see :func:`finetune_pipeline.evaluation.statistics.level_left`. What counts as one test set: an
+opening counts against today's test when more than half of today's rows were in it, so that a few new rows (or a new
+training row, which changes the splits' version too) do not make a used test new.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import json
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.artifacts import digest_json, write_json
+from finetune_pipeline.data.examples import decode_examples, example_files
+from finetune_pipeline.data.sealing import unseal
+
 LEDGER = "test_openings.jsonl"
+TEST_SETS = "test_sets"
+SAME_TEST = 0.5
+"""An opening counts when it showed more than this share of today's rows."""
 
 
-def openings(state: Path, test: str) -> list[dict[str, Any]]:
-    """All recorded openings of the test set of this version, oldest first."""
-    path = state / LEDGER
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    return [row for row in rows if row["test"] == test]
+def openings(state: Path, test: str, rows: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """The recorded openings that count against the test set of this version, oldest first.
 
-
-def open_sealed(sealed: Path, state: Path, *, test: str, candidate: str, reason: str) -> Path:
-    """Record an opening of the test set for a candidate, durably, and only then hand out the path of its rows.
-
-    test, candidate: versions. The same candidate again (a rerun after a kill) is the same opening, not a second look.
+    test: version of the splits; rows: ids of its test rows, looked up in the ledger where not given. Each entry as
+    recorded (test, candidate, reason, who, time), with `shared`: the share of today's rows it showed.
     """
-    if not any(row["candidate"] == candidate for row in openings(state, test)):
-        line = (
-            json.dumps(
-                {
-                    "test": test,
-                    "candidate": candidate,
-                    "reason": reason,
-                    "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
-            )
-            + "\n"
-        )
-        with (state / LEDGER).open("a", encoding="utf-8") as ledger:
-            ledger.write(line)
-            ledger.flush()
-            os.fsync(ledger.fileno())
-    return sealed
+    recorded = _recorded(state)
+    if rows is None:
+        known = next((row["rows"] for row in reversed(recorded) if row["test"] == test and "rows" in row), None)
+        today = _ids(state, known) if known else frozenset[str]()
+    else:
+        today = frozenset(rows)
+    counted, seen = [], dict[str, frozenset[str]]()
+    for row in recorded:
+        if row["test"] == test:
+            shared = 1.0
+        elif today and "rows" in row:
+            then = seen.setdefault(row["rows"], _ids(state, row["rows"]))
+            shared = len(today & then) / len(today)
+        else:
+            continue
+        if shared > SAME_TEST:
+            counted.append({**{k: v for k, v in row.items() if k != "rows"}, "shared": round(shared, 4)})
+    return counted
+
+
+def _recorded(state: Path) -> list[dict[str, Any]]:
+    path = state / LEDGER
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()] if path.exists() else []
+
+
+def _ids(state: Path, name: str) -> frozenset[str]:
+    path = state / TEST_SETS / f"{name}.json"
+    return frozenset(json.loads(path.read_text("utf-8"))) if path.exists() else frozenset()
+
+
+def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None) -> int:
+    """The how-manieth candidate this is that the test judges, from 1. A candidate keeps its number when it is judged
+    again; one that is not on record comes after all that are. Entries that name no candidate count as one each."""
+    order = list(dict.fromkeys(str(row["candidate"]) for row in counted if row.get("candidate")))
+    nameless = sum(1 for row in counted if not row.get("candidate"))
+    return nameless + 1 + (order.index(candidate) if candidate in order else len(order))
+
+
+@contextlib.contextmanager
+def open_sealed(
+    sealed: Path, state: Path, work: Path, key: bytes, *, test: str, candidate: str, reason: str
+) -> Iterator[Path]:
+    """Record an opening of the test set for a candidate, durably, and only then hand out a readable copy of its rows.
+
+    sealed: the sealed file, or folder of sealed parts; work: where the copy lies, readable by its owner alone, until
+    the block is left; test, candidate: versions. The same candidate again (a rerun after a kill, a new champion to
+    compare with) is the same opening, not a second look. Raises SealedError when the file was not sealed with `key`.
+    """
+    rows = b"".join(unseal(file.read_bytes(), key) for file in example_files(sealed))
+    ids = sorted(example.id for example in decode_examples(rows, sealed.name))
+    _record(state, ids, test=test, candidate=candidate, reason=reason)
+    work.mkdir(parents=True, exist_ok=True)
+    copy = work / "test.jsonl"
+    copy.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(rows)
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _record(state: Path, ids: Sequence[str], *, test: str, candidate: str, reason: str) -> None:
+    if any(row["candidate"] == candidate for row in openings(state, test, ids)):
+        return
+    name = digest_json(list(ids))[:16]
+    if not (state / TEST_SETS / f"{name}.json").exists():
+        write_json(state / TEST_SETS / f"{name}.json", list(ids))
+    entry = {
+        "test": test,
+        "rows": name,
+        "candidate": candidate,
+        "reason": reason,
+        "who": _who(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with (state / LEDGER).open("a", encoding="utf-8") as ledger:
+        ledger.write(json.dumps(entry) + "\n")
+        ledger.flush()
+        os.fsync(ledger.fileno())
+
+
+def _who() -> str:
+    """The user the process runs as; unknown where the system has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

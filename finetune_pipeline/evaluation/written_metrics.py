@@ -11,7 +11,7 @@ import numpy as np
 from finetune_pipeline.data.answer_rules import final_answer, form_problems
 from finetune_pipeline.evaluation.overlap import OVERLAP_NAMES
 from finetune_pipeline.evaluation.row_scores import read_json, row_scores, scored_text
-from finetune_pipeline.evaluation.statistics import bootstrap_mean, wilson_interval
+from finetune_pipeline.evaluation.statistics import bootstrap_mean, draws_interval, wilson_interval
 from finetune_pipeline.evaluation.text_signs import REPEATED
 from finetune_pipeline.spec.outputs import JsonOutput, TextOutput
 
@@ -111,8 +111,7 @@ def f1_interval(
     values = f1(counts) - (f1(base) if base is not None else 0)
     if np.isnan(values).any():
         return None
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return [float(low), float(high)]
+    return list(draws_interval(values, float(values.mean()), confidence))
 
 
 def text_metrics(rows: Sequence[Row], output: TextOutput | None = None, confidence: float = 0.95) -> dict[str, Any]:

@@ -260,10 +260,45 @@ class GatesSpec(Section):
         description="What the comparison is decided by. Unset: accuracy for labels; exact for json, and for text with "
         "output.extract; rougeLsum for other text.",
     )
+    more_metrics: list[Metric] = Field(
+        default_factory=list,
+        description="Further metrics in which the gain must be shown too, each at a level corrected for their number "
+        "(Holm).",
+    )
     min_gain: float = Field(
         0.0, ge=0, lt=1, description="The interval of the gain over the baseline must lie above this."
     )
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    wanted_gain: float = Field(
+        0.05, gt=0, lt=1, description="The gain worth having; before training it is told how many test rows show it."
+    )
+    power: float = Field(0.8, gt=0.5, lt=1, description="Chance with which the wanted gain should be found.")
+    enough_test_rows: Literal["block", "warn"] = Field(
+        "warn", description="What to do when the test set is too small to show the wanted gain."
+    )
+    confidence: float = Field(
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="Of the first candidate's intervals. Every further candidate that one test set judges meets a stricter "
+        "level (docs/gates.md), so that all of them together are wrongly promoted less often than 1 - confidence.",
+    )
+    champion: Literal["better", "not_worse"] = Field(
+        "better",
+        description="What a candidate must show against the champion: that it is better, or that it loses less than "
+        "champion_margin and is ahead on the test rows. A tie never promotes.",
+    )
+    champion_margin: float = Field(
+        0.02, gt=0, lt=1, description="With champion: not_worse, the loss that must be ruled out."
+    )
+    max_regression: Share = Field(
+        0.2,
+        description="Upper bound of the share of rows the champion has right and the candidate gets wrong, of those the "
+        "champion has right.",
+    )
+    never_break: list[str] | str = Field(
+        default_factory=list,
+        description="Ids of test examples the candidate must have right, or a file in the task folder with one id a line.",
+    )
     min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared form.")
     parity_min_agreement: Share = Field(
         0.9,

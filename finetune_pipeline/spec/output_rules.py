@@ -18,15 +18,16 @@ def _finding(rule: str, key: str, message: str, fix: str) -> Finding:
 def check_metric(spec: TaskSpec, folder: Path) -> list[Finding]:
     """Each kind of output has metrics of its own."""
     allowed = METRICS[spec.output.kind]
-    if spec.gates.metric in (None, *allowed):
-        return []
+    named = [("gates.metric", spec.gates.metric), *(("gates.more_metrics", name) for name in spec.gates.more_metrics)]
     return [
         _finding(
             "metric",
-            "gates.metric",
-            f"{spec.gates.metric} does not fit output of kind {spec.output.kind}",
+            key,
+            f"{name} does not fit output of kind {spec.output.kind}",
             f"use one of {', '.join(allowed)}",
         )
+        for key, name in named
+        if name not in (None, *allowed)
     ]
 
 

@@ -10,10 +10,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import output_rules
 from finetune_pipeline.spec.method_defaults import LOW_RANK, SOFT_PROMPTS
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
+from finetune_pipeline.spec.never_break import never_break_ids
 
 NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out", "wte")
 """Embeddings and output heads, which low-rank adapters leave alone."""
@@ -314,6 +315,30 @@ def check_prompt_names_labels(spec: TaskSpec, folder: Path) -> list[Finding]:
             f"the system prompt does not name these labels: {', '.join(missing)}",
             "name every label, or the prompted baseline is not a fair one",
             "warning",
+        )
+    ]
+
+
+def check_never_break(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """The list of examples that must not break has to be there before anybody trains."""
+    try:
+        never_break_ids(spec, folder)
+    except FindingsError as error:
+        return list(error.findings)
+    return []
+
+
+def check_power(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """A gain that is worth having but does not pass the gate would be found and refused."""
+    g = spec.gates
+    if g.wanted_gain > g.min_gain:
+        return []
+    return [
+        _finding(
+            "wanted_gain",
+            "gates.wanted_gain",
+            f"the wanted gain {g.wanted_gain:g} does not lie above gates.min_gain {g.min_gain:g}, which a gain must surely exceed",
+            "raise gates.wanted_gain, or lower gates.min_gain",
         )
     ]
 

@@ -13,6 +13,7 @@ from finetune_pipeline.data.quality.tokens import epochs_of
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline.data.scrubbing import load_key
+from finetune_pipeline.data.sealing import seal, seal_key
 from finetune_pipeline.data.splitting import ASSIGNMENTS, split
 from finetune_pipeline.data.validation import judged_by, validate
 from finetune_pipeline.graph import Step, Work
@@ -25,6 +26,11 @@ SPLIT_LEDGER = "splits"
 SCRUBBING_KEY = "scrubbing.key"
 _LOOK_BACK = 3
 """Earlier artifacts of a step that are searched for parts to take over."""
+
+
+def sealing_key(work: Work) -> bytes:
+    """What the store's tests are sealed with."""
+    return seal_key(load_key(work.store.root / SCRUBBING_KEY))
 
 
 def earlier(work: Work, step: str) -> list[Path]:
@@ -82,9 +88,12 @@ def make_splits(work: Work) -> dict[str, Any]:
     same assignments and makes the same artifact.
     """
     ledger = work.store.state_folder(work.task.name) / SPLIT_LEDGER
+    key = sealing_key(work)
     reviewed, cleaned = (work.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
     with work.store.lock(work.task.name, "split-ledger"):
-        facts = split(reviewed, cleaned, work.spec, ledger, work.out, earlier(work, "splits"))
+        facts = split(
+            reviewed, cleaned, work.spec, ledger, work.out, earlier(work, "splits"), lambda rows: seal(rows, key)
+        )
         record_assignments(np.load(work.out / ASSIGNMENTS), ledger)
     return facts
 
@@ -152,7 +161,7 @@ STEPS = [
     Step(
         "splits",
         ("reviewed_examples", "clean_examples"),
-        "2",
+        "3",
         lambda s, w: [
             s.split.model_dump(),
             s.data.near_duplicate_threshold,

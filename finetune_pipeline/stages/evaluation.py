@@ -10,14 +10,17 @@ from finetune_pipeline.evaluation.evaluate_run import evaluate_task
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
 from finetune_pipeline.evaluation.neighbours import Trained
-from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.evaluation.sealed import open_sealed, openings
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
+from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
+from finetune_pipeline.evaluation.shared_sources import source_of
 from finetune_pipeline.graph import SHARED, Step, Work
 from finetune_pipeline.models.kinds import served
 from finetune_pipeline.reports.html import render_html
 from finetune_pipeline.reports.markdown import render_markdown
 from finetune_pipeline.reports.sentences import caveats, verdict_sentences
 from finetune_pipeline.stages.baseline import answer_length, best_turns
+from finetune_pipeline.stages.data import sealing_key
 from finetune_pipeline.training.jobs import predict_job, prompt_set
 
 DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
@@ -30,13 +33,6 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     """
     spec = work.spec
     splits, candidate, base = work.inputs["splits"], work.inputs["merged_model"], work.inputs["base_model"]
-    sealed = open_sealed(
-        splits.path("test/sealed.jsonl"),
-        work.store.state_folder(work.task.name),
-        test=splits.version,
-        candidate=candidate.version,
-        reason="evaluation of a candidate",
-    )
     sets = [
         prompt_set(name="base", model=base.folder, turns=best_turns(work)),
         _answering("candidate", candidate, base),
@@ -46,17 +42,27 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
         champion, its_base = _champion(work)
         sets.append(_answering("champion", champion, its_base))
         kinds["champion"] = champion.facts["kind"]
-    told = work.launch(
-        predict_job(
-            sets=sets,
-            examples=sealed,
-            labels=spec.labels,
-            max_new_tokens=answer_length(spec),
-            batch_size=spec.baseline.batch_size,
-            out=work.out,
-        )
+    opened = open_sealed(
+        splits.path("test/sealed.jsonl"),
+        work.store.state_folder(work.task.name),
+        work.builder.work,
+        sealing_key(work),
+        test=splits.version,
+        candidate=candidate.version,
+        reason="evaluation of a candidate",
     )
-    test = read_examples(sealed)
+    with opened as examples:
+        told = work.launch(
+            predict_job(
+                sets=sets,
+                examples=examples,
+                labels=spec.labels,
+                max_new_tokens=answer_length(spec),
+                batch_size=spec.baseline.batch_size,
+                out=work.out,
+            )
+        )
+        test = read_examples(examples)
     linear: dict[str, str] = {}
     if spec.labels:
         train = read_examples(splits.path("train/examples.jsonl"))
@@ -66,6 +72,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
         linear = dict(zip([e.id for e in test], labels, strict=True))
     write_json(work.out / "linear.json", linear)
     write_json(work.out / "texts.json", {e.id: e.user_text for e in test})
+    write_json(work.out / "sources.json", {e.id: source_of(e) for e in test})
     return {**told, "kinds": kinds, "linear_baseline": bool(linear), "champion": dict(work.world.champion or {})}
 
 
@@ -95,9 +102,14 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
 
     predictions = work.inputs["test_predictions"]
     adapter = work.inputs["adapter"]
+    state, candidate = work.store.state_folder(work.task.name), work.inputs["merged_model"].version
+    rows = read_predictions(predictions.path("predictions.parquet"))
+    looks = openings(state, work.inputs["splits"].version)
+    before = dict.fromkeys(str(entry["candidate"]) for entry in looks)
+    record(state, candidate, outcomes_of(of_model(rows, "candidate"), work.spec.output))
     evaluation = evaluate_task(
         work.spec,
-        read_predictions(predictions.path("predictions.parquet")),
+        rows,
         linear=read_json(predictions.path("linear.json")) or None,
         texts=read_json(predictions.path("texts.json")),
         training_rows=[
@@ -108,7 +120,10 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         training_facts={**adapter.facts, "measured": read_json(adapter.path("measured.json"))},
         data_facts={name: dict(work.inputs[name].facts) for name in DATA_STEPS},
         parity_facts=dict(work.inputs["merged_model"].facts.get("parity", {})),
-        openings=openings(work.store.state_folder(work.task.name), work.inputs["splits"].version),
+        openings=looks,
+        sources=read_json(predictions.path("sources.json")),
+        never_break=work.world.never_break,
+        earlier=recorded(state, list(before)[: look_number(looks, candidate) - 1]),
         versions={
             **{name: artifact.version for name, artifact in work.inputs.items()},
             "champion": work.world.champion["model_version"] if work.world.champion else None,
@@ -126,6 +141,8 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         "gates": [g.to_dict() for g in gates],
         "models": evaluation["models"],
         "comparison": evaluation.get("comparison", {}),
+        "seal": {k: v for k, v in evaluation["seal"].items() if k != "openings"},
+        "history": evaluation["history"],
     }
 
 
@@ -133,15 +150,15 @@ STEPS = [
     Step(
         "test_predictions",
         ("splits", "base_model", "merged_model", "few_shot_baseline"),
-        "2",
+        "3",
         lambda s, w: [s.labels, answer_length(s), s.baseline.batch_size, w.champion["merged"] if w.champion else None],
         make_test_predictions,
     ),
     Step(
         "evaluation_report",
         ("test_predictions", "few_shot_baseline", "adapter", "merged_model", *DATA_STEPS),
-        "2",
-        lambda s, w: [s.gates.model_dump(), s.output.model_dump(), s.baseline.ceiling, s.description],
+        "3",
+        lambda s, w: [s.gates.model_dump(), s.output.model_dump(), s.baseline.ceiling, s.description, w.never_break],
         make_evaluation_report,
     ),
 ]

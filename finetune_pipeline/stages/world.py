@@ -12,6 +12,7 @@ from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
 from finetune_pipeline.production.ingest import corrections_digest, logs_digest
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.spec.never_break import never_break_ids
 
 
 def base_of(task: Task) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def base_of(task: Task) -> dict[str, Any]:
 def look(task: Task, champion: Mapping[str, Any] | None) -> World:
     """The world as it is now. `champion`: the model a candidate must be compared with, or None.
 
-    Raises FindingsError when there are no raw files or the base model cannot be found.
+    Raises FindingsError when there are no raw files, or the base model or the never-break list cannot be found.
     """
     return World(
         raw=raw_digest(task),
@@ -38,4 +39,5 @@ def look(task: Task, champion: Mapping[str, Any] | None) -> World:
         corrections=corrections_digest(task),
         base=base_of(task),
         champion=dict(champion) if champion else None,
+        never_break=never_break_ids(task.spec, task.folder),
     )

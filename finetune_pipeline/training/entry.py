@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.data.sealing import SealedError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 from finetune_pipeline.training import process, rank_environment
@@ -131,7 +132,7 @@ def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
         return EXIT_PREEMPTED, "stopped", f"stopped by {error}; what is in the work folder is taken up by the next try"
     if isinstance(error, FindingsError):
         return EXIT_CONFIG, "findings", str(error)
-    if isinstance(error, JobError):
+    if isinstance(error, (JobError, SealedError)):
         return EXIT_CONFIG, "job", str(error)
     if _memory_ran_out(error):
         told = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -29,6 +29,7 @@ from finetune_pipeline.evaluation.statistics.power import (
 )
 from finetune_pipeline.evaluation.statistics.resampling import (
     bootstrap_mean,
+    draws_interval,
     paired_bootstrap_f1,
     paired_bootstrap_macro_f1,
     paired_bootstrap_mean,
@@ -44,6 +45,7 @@ __all__ = [
     "clustered_tango_interval",
     "cohens_kappa",
     "design_effect",
+    "draws_interval",
     "holm",
     "kappa_interval",
     "krippendorffs_alpha",

@@ -65,7 +65,7 @@ def paired_bootstrap_f1(
 
     observed = counts[None, :].astype(float)
     estimate = float((f1(2, observed) - f1(1, observed))[0])
-    return _interval(f1(2, draws) - f1(1, draws), estimate, confidence)
+    return draws_interval(f1(2, draws) - f1(1, draws), estimate, confidence)
 
 
 def _weights(
@@ -124,7 +124,7 @@ def paired_bootstrap_mean(
     means = _means(sums, sizes, resamples, seed)
     # acceleration from the jackknife, which for a mean is a function of the third moment
     acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
-    return _interval(means, estimate, confidence, acceleration)
+    return draws_interval(means, estimate, confidence, acceleration)
 
 
 def _means(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -166,7 +166,9 @@ def paired_permutation(
     return cluster_sign_flip(list(difference), list(clusters or range(len(a))), resamples, seed)
 
 
-def _interval(draws: np.ndarray, estimate: float, confidence: float, acceleration: float | None = None) -> Interval:
+def draws_interval(
+    draws: np.ndarray, estimate: float, confidence: float, acceleration: float | None = None
+) -> Interval:
     """Percentiles of the draws, moved by BCa where an acceleration is given; in the far tail the normal one too."""
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     if acceleration is not None:

@@ -11,6 +11,7 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, pair
 
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
 OPENINGS = [{"time": "2026-01-02T03:04:05+00:00", "test": "t1", "candidate": "c1", "reason": "evaluation"}]
+VERSIONS = {"splits": "t1", "merged_model": "c1", "champion": None}
 TRAINING = {
     "method": "qlora",
     "precision": "bfloat16",
@@ -67,7 +68,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
         "data_facts": DATA,
         "parity_facts": PARITY,
         "openings": OPENINGS,
-        "versions": {"splits": "t1", "champion": None},
+        "versions": VERSIONS,
         "texts": {r["example_id"]: f"text of {r['example_id']}" for r in base},
     }
     return made | changes

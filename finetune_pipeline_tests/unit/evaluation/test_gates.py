@@ -8,9 +8,11 @@ import math
 import pytest
 
 from finetune_pipeline.evaluation.gates import decide, table, verdict
+from finetune_pipeline.evaluation.statistics import level_left, tango_interval, wilson_interval
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     OPENINGS,
     PARITY,
+    VERSIONS,
     arguments,
     champion_rows,
     evaluation,
@@ -21,6 +23,8 @@ from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec, tex
 NAMES = [
     "beats_baseline",
     "beats_champion",
+    "few_regressions",
+    "never_break",
     "format_compliance",
     "merge_parity",
     "no_failed_generation",
@@ -77,9 +81,16 @@ def test_a_better_point_estimate_is_not_enough():
 
 
 def test_the_gain_must_exceed_min_gain(good):
-    low = good["comparison"]["interval"][0]
+    low = good["decisions"]["baseline"]["metrics"][0]["interval"][0]
     for min_gain, passes in ((low - 0.001, True), (low, False), (low + 0.001, False)):
-        assert _gate("beats_baseline", good, spec(gates={"min_gain": min_gain})).passed is passes
+        of = spec(gates={"min_gain": min_gain, "wanted_gain": 0.5})
+        gate = _gate("beats_baseline", evaluation(spec=of), of)
+        assert (gate.passed, gate.measured, gate.threshold) == (passes, low, min_gain)
+    assert f"above {100 * min_gain:.1f}." in gate.message
+
+
+def test_a_decision_made_for_another_threshold_does_not_count(good):
+    assert _gate("beats_baseline", good, spec(gates={"min_gain": 0.01})).passed is False
 
 
 def test_text_tasks_are_judged_by_rouge():
@@ -95,14 +106,163 @@ def test_no_champion_passes_and_says_so(good):
     assert "nothing to beat" in gate.message
 
 
+def _against(right, of=None, openings=OPENINGS):
+    predictions = [*arguments()["predictions"], *champion_rows(right)]
+    versions = VERSIONS | {"champion": "3"}
+    return evaluation(spec=of or spec(), predictions=predictions, versions=versions, openings=openings)
+
+
 @pytest.mark.parametrize(("right", "passes"), [(100, True), (160, False), (190, False)])
 def test_the_champion_must_be_beaten(right, passes):
-    predictions = [*arguments()["predictions"], *champion_rows(right)]
-    assert _gate("beats_champion", evaluation(predictions=predictions, versions={"champion": "3"})).passed is passes
+    gate = _gate("beats_champion", _against(right))
+    assert (gate.passed, gate.threshold) == (passes, 0.0)
 
 
 def test_a_champion_that_was_not_compared_does_not_pass(good):
-    assert _gate("beats_champion", good | {"versions": {"champion": "3"}}).passed is False
+    told = good | {"versions": VERSIONS | {"champion": "3"}}
+    assert _gate("beats_champion", told).passed is False
+    assert _gate("few_regressions", told).passed is False
+
+
+def _beside_the_champion(lost, won, both):
+    """The champion has `both` and `lost` right, the candidate `both` and `won`; the base model half as many."""
+    before, after = paired(both, lost, won, 200 - both - lost - won)
+    base, _ = paired(both // 2, 0, 0, 200 - both // 2)
+    return {
+        "predictions": [*base, *after, *[r | {"model": "champion"} for r in before]],
+        "versions": VERSIONS | {"champion": "3"},
+        "linear": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "better", "not_worse"),
+    [
+        (0, 0, False, False),  # the same answers: a tie promotes nobody
+        (3, 3, False, False),
+        (1, 3, False, True),  # ahead, and a loss of more than the margin is ruled out
+        (0, 5, True, True),
+        (3, 1, False, False),  # behind
+        (20, 24, False, False),  # ahead, but much may have been lost
+    ],
+)
+def test_better_or_not_worse_than_the_champion(lost, won, better, not_worse):
+    for mode, passes in (("better", better), ("not_worse", not_worse)):
+        of = spec(gates={"champion": mode, "champion_margin": 0.03})
+        told = evaluation(spec=of, **_beside_the_champion(lost, won, 150))
+        gate = _gate("beats_champion", told, of)
+        assert gate.passed is passes, (mode, gate.message)
+        assert gate.threshold == (-0.03 if mode == "not_worse" else 0.0)
+    if lost == won == 0:
+        assert "a tie is no reason" in gate.message
+
+
+@pytest.mark.parametrize(("lost", "passes"), [(0, True), (12, True), (30, False), (60, False)])
+def test_rows_the_champion_has_right_must_not_be_lost(lost, passes):
+    gate = _gate("few_regressions", evaluation(**_beside_the_champion(lost, 40, 150 - lost)))
+    assert gate.passed is passes
+    low, high = wilson_interval(lost, 150)
+    assert (gate.measured, gate.threshold) == (pytest.approx(high), 0.2)
+    assert f"150 rows the champion has right the candidate gets {lost} wrong" in gate.message
+
+
+def test_the_limit_on_lost_rows_is_the_specs_and_counts_sources():
+    told = evaluation(**_beside_the_champion(12, 40, 138))
+    high = wilson_interval(12, 150)[1]
+    for limit, passes in ((high + 1e-6, True), (high, True), (high - 1e-6, False)):
+        assert _gate("few_regressions", told, spec(gates={"max_regression": limit})).passed is passes
+    told["comparisons"]["champion"]["design_effect"] = 4.0
+    gate = _gate("few_regressions", told)
+    assert gate.measured == pytest.approx(wilson_interval(3, 37.5)[1]) and gate.passed is False
+
+
+def test_few_rows_cannot_show_few_regressions_and_it_is_said():
+    told = evaluation(**_beside_the_champion(0, 40, 10))
+    gate = _gate("few_regressions", told)
+    assert gate.passed is False
+    assert "even a candidate that loses none could not show less than 27.8%" in gate.message
+    assert "even a candidate" not in _gate("few_regressions", evaluation(**_beside_the_champion(30, 40, 100))).message
+
+
+def test_a_champion_without_a_right_row_has_nothing_to_lose():
+    gate = _gate("few_regressions", evaluation(**_beside_the_champion(0, 100, 0)))
+    assert gate.passed is True and "no test row right" in gate.message
+    assert "nothing to lose" in _gate("few_regressions", evaluation()).message
+
+
+@pytest.mark.parametrize("change", [{"b": -1}, {"b": 161}, {"design_effect": 0.5}, {"design_effect": None}])
+def test_impossible_counts_of_regressions_do_not_pass(change):
+    told = _against(100)
+    assert _gate("few_regressions", told).passed is True
+    told["comparisons"]["champion"] |= change
+    assert _gate("few_regressions", told).passed is False
+
+
+def test_a_listed_example_must_be_right():
+    right, wrong = ["e0000", "e0099"], ["e0100", "e0180"]  # 100 to 104 are lost to the base model, 165 on wrong
+    gate = _gate("never_break", evaluation(never_break=right))
+    assert (gate.passed, gate.measured) == (True, 0.0) and "2 listed examples are all right" in gate.message
+    gate = _gate("never_break", evaluation(never_break=[*right, *wrong]))
+    assert (gate.passed, gate.measured) == (False, 2.0)
+    assert "Of 4 listed examples 2 wrong: e0100, e0180." in gate.message
+    assert gate.what_to_do
+    assert "1 listed example is right" in _gate("never_break", evaluation(never_break=right[:1])).message
+
+
+def test_a_listed_example_that_was_not_asked_does_not_pass():
+    gate = _gate("never_break", evaluation(never_break=["e0000", "nowhere"]))
+    assert (gate.passed, gate.measured) == (False, 1.0)
+    assert "0 wrong; 1 not in the sealed test, so nobody knows: nowhere" in gate.message
+    many = _gate("never_break", evaluation(never_break=[f"x{i}" for i in range(7)]))
+    assert "x0, x1, x2, x3, x4 and 2 more (" in many.message
+    five = _gate("never_break", evaluation(never_break=[f"x{i}" for i in range(5)]))
+    assert "x4 (" in five.message
+
+
+def test_without_a_list_nothing_can_break():
+    gate = _gate("never_break", evaluation())
+    assert (gate.passed, gate.measured) == (True, 0.0) and "No example is listed" in gate.message
+
+
+def _looks(n):
+    """A ledger in which the candidate is the n-th of n."""
+    return [OPENINGS[0] | {"candidate": f"c{n - i}"} for i in range(n)]
+
+
+def test_every_further_candidate_meets_a_stricter_level():
+    base, candidate = paired(100, 6, 20, 74)  # p is 0.006: enough for three looks
+    shown = []
+    for looks in (1, 2, 3, 4):
+        told = evaluation(predictions=[*base, *candidate], linear=None, openings=_looks(looks))
+        gate = _gate("beats_baseline", told)
+        assert gate.measured == pytest.approx(tango_interval(6, 20, 200, 1 - level_left(looks))[0])
+        assert ("stricter" in gate.message) is (looks > 1)
+        shown.append(gate.passed)
+    assert shown == [True, True, True, False]
+    assert "This is candidate 4 that this test judges" in gate.message
+
+
+def test_all_named_metrics_must_gain_by_holms_levels():
+    of = spec(gates={"more_metrics": ["macro_f1"]})
+    told = evaluation(spec=of)
+    gate = _gate("beats_baseline", told, of)
+    assert gate.passed is True
+    assert "points of accuracy (97.5% interval" in gate.message and "points of macro-F1 (97.5% interval" in gate.message
+    assert "2 metrics must all be shown" in gate.message
+    assert "metrics must all" not in _gate("beats_baseline", evaluation()).message
+    told["decisions"]["baseline"]["metrics"][1] |= {"interval": [-0.01, 0.2], "shown": False}
+    told["decisions"]["baseline"]["shown"] = False
+    refused = _gate("beats_baseline", told, of)
+    assert (refused.passed, refused.measured) == (False, -0.01)
+
+
+def test_both_the_decision_and_the_bound_must_agree(good):
+    told = copy.deepcopy(good)
+    told["decisions"]["baseline"]["shown"] = False
+    assert _gate("beats_baseline", told).passed is False
+    told = copy.deepcopy(good)
+    told["decisions"]["baseline"]["metrics"][0]["interval"] = [0.0, 0.3]
+    assert _gate("beats_baseline", told).passed is False
 
 
 def test_invalid_answers_are_refused():
@@ -147,41 +307,71 @@ def test_parity_without_divergence_is_judged_by_answers(good):
 def test_a_failed_generation_of_any_model_is_refused(model):
     predictions = [*arguments()["predictions"], *champion_rows(100)]
     next(r for r in predictions if r["model"] == model).update(status="error", error="out of memory", text="")
-    gate = _gate("no_failed_generation", evaluation(predictions=predictions, versions={"champion": "3"}))
+    gate = _gate("no_failed_generation", evaluation(predictions=predictions, versions=VERSIONS | {"champion": "3"}))
     assert gate.passed is False
     assert f"{model} 1" in gate.message
 
 
 def test_the_opening_must_be_on_record():
     assert _gate("sealed_test_openings", evaluation(openings=[])).passed is False
-    gate = _gate("sealed_test_openings", evaluation(openings=[*OPENINGS, OPENINGS[0] | {"candidate": "c2"}]))
-    assert gate.passed is True
-    assert "opened 2 times, for 2 candidates. Choosing the best of them flatters" in gate.message
+    assert _gate("sealed_test_openings", evaluation(openings=[OPENINGS[0] | {"candidate": "c2"}])).passed is False
+    once = _gate("sealed_test_openings", evaluation())
+    assert (
+        once.passed is True
+        and "opened once, for 1 candidate; this is number 1, judged by 95% intervals." in once.message
+    )
+    assert "flatters" not in once.message and "without being better" not in once.message
+    gate = _gate("sealed_test_openings", evaluation(openings=_looks(2)))
+    assert gate.passed is True and gate.measured == 2
+    assert "opened 2 times, for 2 candidates; this is number 2, judged by 98.33% intervals." in gate.message
+    assert "without being better is at most 3.3%. Choosing the best of them flatters" in gate.message
 
 
 def test_nothing_measured_nothing_passed():
-    for empty in ({}, {"comparisons": None, "scores": [], "parity": "x", "seal": 3}):
+    for empty in ({}, {"comparisons": None, "decisions": 3, "scores": [], "parity": "x", "seal": 3, "never_break": []}):
         gates = decide(spec(), empty)
         assert [g.passed for g in gates] == [False] * len(NAMES)
         assert all(g.what_to_do for g in gates)
+        assert all(g.measured is None for g in gates)
 
 
 _PATHS = {
-    "beats_baseline": [("comparisons", "baseline", "gain"), ("comparisons", "baseline", "interval", 0)],
-    "beats_champion": [("comparisons", "champion", "gain"), ("comparisons", "champion", "interval", 1)],
+    "beats_baseline": [
+        ("decisions", "baseline", "metrics", 0, "gain"),
+        ("decisions", "baseline", "metrics", 0, "interval", 0),
+        ("decisions", "baseline", "margin"),
+    ],
+    "beats_champion": [
+        ("decisions", "champion", "metrics", 0, "gain"),
+        ("decisions", "champion", "metrics", 0, "interval", 1),
+    ],
+    "few_regressions": [("comparisons", "champion", k) for k in ("b", "right_before", "design_effect")],
+    "never_break": [("never_break", k) for k in ("listed", "missing", "broken")],
     "format_compliance": [("scores", "candidate", "valid", k) for k in ("n", "valid")]
     + [("scores", "candidate", "valid", "interval", 0)],
     "merge_parity": [("parity", k) for k in ("rows", "same_greedy_share", "mean_kl", "mean_kl_limit")],
     "no_failed_generation": [("scores", m, "statuses", "error") for m in ("base", "candidate", "champion")],
-    "sealed_test_openings": [("seal", "count"), ("seal", "candidates")],
+    "sealed_test_openings": [
+        ("seal", "count"),
+        ("seal", "candidates"),
+        ("seal", "recorded"),
+        ("seal", "level", "look"),
+        ("seal", "level", "level"),
+    ],
 }
+
+
+@pytest.fixture(scope="module")
+def championed():
+    return _against(90)
 
 
 @pytest.mark.parametrize(("name", "path"), [(name, path) for name, paths in _PATHS.items() for path in paths])
 @pytest.mark.parametrize("value", [math.nan, None, math.inf, "0.9", True])
-def test_a_number_that_is_none_fails_its_gate(name, path, value):
-    predictions = [*arguments()["predictions"], *champion_rows(90)]
-    told = copy.deepcopy(evaluation(predictions=predictions, versions={"champion": "3"}))
+def test_a_number_that_is_none_fails_its_gate(championed, name, path, value):
+    if path[-1] == "recorded" and value is True:
+        return
+    told = copy.deepcopy(championed)
     assert _gate(name, told).passed is True
     place = told
     for key in path[:-1]:

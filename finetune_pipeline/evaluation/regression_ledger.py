@@ -1,0 +1,85 @@
+"""Per test row, right or wrong under every model version that was ever judged: what was fixed, what was broken.
+
+One Parquet file a candidate in ``outcomes/`` of the task's state (columns example_id, candidate, right): together one
+table, which pyarrow and pandas read as such. Each file is a pure function of one candidate's predictions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finetune_pipeline.evaluation.row_scores import is_right
+from finetune_pipeline.spec.outputs import AnyOutput
+
+FOLDER = "outcomes"
+SCHEMA = pa.schema([("example_id", pa.string()), ("candidate", pa.string()), ("right", pa.bool_())])
+SHOWN = 20
+
+
+def outcomes_of(rows: Iterable[Mapping[str, Any]], output: AnyOutput) -> dict[str, bool]:
+    """Right or wrong, per example id."""
+    return {row["example_id"]: is_right(row, output) for row in rows}
+
+
+def record(state: Path, candidate: str, outcomes: Mapping[str, bool]) -> None:
+    """Write one candidate's outcomes, in one step: readers see the old file, the new one, or none."""
+    folder = state / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = sorted(outcomes)
+    table = pa.table([ids, [candidate] * len(ids), [outcomes[i] for i in ids]], schema=SCHEMA)
+    making = folder / f".making-{candidate}-{os.getpid()}"
+    pq.write_table(table, making)
+    os.replace(making, folder / f"{candidate}.parquet")
+
+
+def recorded(state: Path, candidates: Sequence[str]) -> dict[str, dict[str, bool]]:
+    """Outcomes of these candidates, in this order; those without a file are left out."""
+    found = {}
+    for candidate in candidates:
+        path = state / FOLDER / f"{candidate}.parquet"
+        if path.exists():
+            table = pq.read_table(path, schema=SCHEMA)
+            found[candidate] = dict(zip(table["example_id"].to_pylist(), table["right"].to_pylist(), strict=True))
+    return found
+
+
+def regressions(before: Mapping[str, Mapping[str, bool]], now: Mapping[str, bool]) -> dict[str, Any]:
+    """The candidate's outcomes `now` held against those of earlier ones, in the order they were judged.
+
+    `versions`: per earlier candidate, over the rows both answered, {candidate, rows, fixed, broken, both_right,
+    both_wrong}. `rows`: over all of them and now, how many test rows were right under every version (`always_right`),
+    under none (`never_right`: hard, or labelled wrongly), or under some (`changing`). `lost`: up to SHOWN ids that
+    every earlier version had right and this one has wrong, with their number in `lost_total`.
+    """
+    versions = []
+    for name, then in before.items():
+        pairs = [(then[i], right) for i, right in now.items() if i in then]
+        versions.append(
+            {
+                "candidate": name,
+                "rows": len(pairs),
+                "fixed": sum(not x and y for x, y in pairs),
+                "broken": sum(x and not y for x, y in pairs),
+                "both_right": sum(x and y for x, y in pairs),
+                "both_wrong": sum(not x and not y for x, y in pairs),
+            }
+        )
+    seen = {i: [then[i] for then in before.values() if i in then] for i in now}
+    lost = sorted(i for i, right in now.items() if not right and seen[i] and all(seen[i]))
+    ever = {i: [*then, now[i]] for i, then in seen.items()}
+    return {
+        "versions": versions,
+        "rows": {
+            "always_right": sum(all(x) for x in ever.values()),
+            "never_right": sum(not any(x) for x in ever.values()),
+            "changing": sum(any(x) and not all(x) for x in ever.values()),
+        },
+        "lost": lost[:SHOWN],
+        "lost_total": len(lost),
+    }

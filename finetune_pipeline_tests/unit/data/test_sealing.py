@@ -1,0 +1,65 @@
+"""The sealed form of the test: unreadable without the key, the same every time, and refused by every reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.data import sealing
+from finetune_pipeline.data.examples import read_examples, write_examples
+from finetune_pipeline.data.sealing import SealedError, is_sealed, seal, seal_key, unseal
+from finetune_pipeline_tests.unit.data.rows import example
+
+KEY = seal_key(b"k" * 32)
+ROWS = b"".join(b'{"id": %d, "text": "secret words"}\n' % i for i in range(500))
+
+
+def test_rows_come_back_and_cannot_be_read_before() -> None:
+    sealed = seal(ROWS, KEY)
+    assert unseal(sealed, KEY) == ROWS
+    assert b"secret" not in sealed and is_sealed(sealed) and not is_sealed(ROWS)
+
+
+def test_the_same_rows_give_the_same_bytes_and_other_keys_others() -> None:
+    assert seal(ROWS, KEY) == seal(ROWS, KEY)
+    assert seal(ROWS, seal_key(b"j" * 32)) != seal(ROWS, KEY)
+    assert len(KEY) == 64
+
+
+@pytest.mark.parametrize("size", [1, 17, 40, 10_000])
+def test_long_files_are_sealed_in_whole_lines(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(sealing, "_CHUNK", size)
+    for rows in (ROWS, ROWS[:-1], b"", b"\n", b"x"):
+        sealed = seal(rows, KEY)
+        assert unseal(sealed, KEY) == rows
+        assert sealed.count(sealing.MAGIC) == len(list(sealing._chunks(rows)))
+        assert all(chunk.endswith(b"\n") for chunk in list(sealing._chunks(rows))[:-1])
+
+
+def test_sealed_files_may_be_joined() -> None:
+    assert unseal(seal(ROWS, KEY) + seal(b"more\n", KEY), KEY) == ROWS + b"more\n"
+
+
+@pytest.mark.parametrize("fault", ["key", "byte", "cut", "plain", "tail"])
+def test_damage_and_other_keys_are_told(fault: str) -> None:
+    sealed, key = seal(ROWS, KEY), KEY
+    if fault == "key":
+        key = seal_key(b"other" * 7)
+    sealed = {
+        "byte": sealed[:100] + bytes([sealed[100] ^ 1]) + sealed[101:],
+        "cut": sealed[:-5],
+        "plain": ROWS,
+        "tail": sealed + b"more",
+    }.get(fault, sealed)
+    with pytest.raises(SealedError, match="damaged"):
+        unseal(sealed, key)
+
+
+def test_whoever_reads_examples_is_told_it_is_sealed(tmp_path: Path) -> None:
+    path = tmp_path / "sealed.jsonl"
+    write_examples(path, [example("some text", "yes")])
+    assert len(read_examples(path)) == 1
+    path.write_bytes(seal(path.read_bytes(), KEY))
+    with pytest.raises(SealedError, match="Only test_predictions opens it"):
+        read_examples(path)

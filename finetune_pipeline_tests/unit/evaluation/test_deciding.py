@@ -1,0 +1,127 @@
+"""When a gain is shown: levels over looks, Holm over metrics, margins, and rows that share a source."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
+from finetune_pipeline.evaluation.gains import gain
+from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of, sources_told
+from finetune_pipeline.evaluation.statistics import holm, mcnemar_exact, tango_interval
+from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row, rows, spec
+
+OUTPUT = spec().output
+
+
+def test_the_level_of_a_look():
+    first, third = level_of(1, 0.95), level_of(3, 0.9)
+    assert (first["level"], first["confidence"], first["spent"]) == pytest.approx((0.05, 0.95, 0.025))
+    assert third["level"] == pytest.approx(0.1 / 6) and third["spent"] == pytest.approx(0.075)
+    assert (third["look"], third["alpha"]) == (3, pytest.approx(0.1))
+
+
+def test_one_metric_is_decided_by_its_own_bound():
+    base, candidate = paired(100, 5, 20, 75)
+    told = decide_gain(base, candidate, OUTPUT, ["accuracy"], level=0.05, margin=0.0)
+    assert told["metrics"][0]["interval"] == pytest.approx(list(tango_interval(5, 20, 200)))
+    assert told["shown"] is True and told["metrics"][0]["confidence"] == 0.95
+    low = told["metrics"][0]["interval"][0]
+    assert decide_gain(base, candidate, OUTPUT, ["accuracy"], level=0.05, margin=low)["shown"] is False
+
+
+def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
+    """Intervals invented so that each metric is shown at exactly one level or weaker."""
+    shown_at = {"a": 0.01, "b": 0.03, "c": 0.04}
+    asked = []
+
+    def invented(name, base, candidate, output, confidence, clusters):
+        asked.append((name, round(1 - confidence, 4)))
+        return {"gain": 0.1, "interval": [0.1 if 1 - confidence >= shown_at[name] - 1e-9 else -0.1, 0.3]}
+
+    monkeypatch.setattr("finetune_pipeline.evaluation.deciding.gain", invented)
+    told = decide_gain([], [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
+    p = [shown_at[m] for m in ("c", "a", "b")]
+    assert [one["shown"] for one in told["metrics"]] == [x <= 0.05 for x in holm(p)] == [False, True, False]
+    assert told["shown"] is False and [one["metric"] for one in told["metrics"]] == ["c", "a", "b"]
+    shown_at.update(b=0.02, c=0.05)
+    told = decide_gain([], [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
+    assert told["shown"] is True
+    assert [round(one["confidence"], 4) for one in told["metrics"]] == [0.95, 0.9833, 0.975]
+
+
+def test_without_metrics_or_an_interval_nothing_is_shown(monkeypatch):
+    assert decide_gain([], [], OUTPUT, [], level=0.05, margin=0.0)["shown"] is False
+    monkeypatch.setattr("finetune_pipeline.evaluation.deciding.gain", lambda *a: {"gain": 1.0, "interval": None})
+    assert decide_gain([], [], OUTPUT, ["a"], level=0.05, margin=0.0)["shown"] is False
+
+
+def test_the_deciding_metric_comes_first_and_once():
+    of = spec(gates={"metric": "macro_f1", "more_metrics": ["accuracy", "macro_f1"]})
+    assert decisive_metrics(of) == ["macro_f1", "accuracy"]
+    assert decisive_metrics(spec()) == ["accuracy"]
+
+
+def _repeated(times):
+    """A pair of models on few sources, each of which gives `times` rows that go the same way."""
+    before, after, sources = [], [], {}
+    for i in range(24):
+        for k in range(times):
+            gold, wrong = LABELS[i % 3], LABELS[(i + 1) % 3]
+            n = i * times + k
+            before.append(row(n, gold, gold if i % 6 == 0 else wrong, "base"))
+            after.append(row(n, gold, gold if i % 3 == 1 or i % 6 == 0 else wrong, "candidate"))
+            sources[f"e{n:04d}"] = f"document {i}"
+    return before, after, sources
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_rows_that_share_a_source_count_once(metric):
+    once = gain(metric, *_repeated(1)[:2], OUTPUT)
+    before, after, sources = _repeated(5)
+    clusters = shared_sources(before, sources)
+    told, naive = gain(metric, before, after, OUTPUT, clusters=clusters), gain(metric, before, after, OUTPUT)
+    assert told["gain"] == naive["gain"] == pytest.approx(once["gain"])
+    width, plain, single = (x["interval"][1] - x["interval"][0] for x in (told, naive, once))
+    assert width > 1.6 * plain
+    assert width == pytest.approx(single, rel=0.25)
+
+
+def test_an_evaluation_knows_of_shared_sources():
+    made = arguments()
+    sources = {r["example_id"]: f"d{int(r['example_id'][1:]) // 4}" for r in made["predictions"]}
+    told, plain = evaluation(sources=sources), evaluation()
+    assert told["sources"] == {"rows": 200, "sources": 50, "largest": 4, "shared": True}
+    assert plain["sources"] == {"rows": 200, "sources": 200, "largest": 1, "shared": False}
+    effect = told["scores"]["candidate"]["design_effect"]
+    assert effect > 2 and told["comparison"]["design_effect"] > 2
+    for pick in (
+        lambda e: e["scores"]["candidate"]["interval"],
+        lambda e: e["scores"]["candidate"]["primary"]["interval"],
+        lambda e: e["decisions"]["baseline"]["metrics"][0]["interval"],
+        lambda e: e["comparison"]["interval"],
+        lambda e: e["models"]["candidate"]["interval"],
+    ):
+        assert pick(told)[0] < pick(plain)[0] - 0.01
+    assert told["comparison"]["mcnemar_mid_p"] is None
+    assert plain["comparison"]["mcnemar_p"] == pytest.approx(mcnemar_exact(5, 60))
+    assert told["comparison"]["smallest_detectable_gain"] > plain["comparison"]["smallest_detectable_gain"]
+
+
+def test_a_row_without_a_source_is_an_error():
+    with pytest.raises(ValueError, match="no source is known for 1 test examples"):
+        shared_sources(rows([("bug", "bug")] * 2), {"e0000": "a"})
+    assert shared_sources(rows([("bug", "bug")] * 2), {"e0000": "a", "e0001": "b"}) is None
+    assert shared_sources(rows([("bug", "bug")]), None) is None
+    assert sources_told(None, 0)["largest"] == 0
+
+
+def test_the_source_is_the_group_or_the_line_of_the_file():
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    made = [
+        Example("1", messages, group="seed 7", source={"file": "a", "line": 3}),
+        Example("2", messages, source={"file": "a", "line": 3}),
+        Example("3", messages, source={"log": "77"}),
+    ]
+    assert [source_of(e) for e in made] == ["group seed 7", "a:3", "row 3"]

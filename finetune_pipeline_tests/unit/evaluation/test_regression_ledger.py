@@ -1,0 +1,62 @@
+"""The regression ledger: fixed, broken, both, per earlier version; a pure function of predictions."""
+
+from __future__ import annotations
+
+import pyarrow.dataset as ds
+
+from finetune_pipeline.evaluation.regression_ledger import FOLDER, outcomes_of, record, recorded, regressions
+from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec
+
+
+def test_outcomes_are_right_or_wrong_per_row():
+    told = outcomes_of(rows([("bug", "bug"), ("bug", "other"), ("bug", " bug\n"), ("bug", "Bug")]), spec().output)
+    assert told == {"e0000": True, "e0001": False, "e0002": True, "e0003": False}
+
+
+def test_what_was_recorded_comes_back_in_the_order_asked_for_and_is_one_table(tmp_path):
+    record(tmp_path, "b", {"x": True, "y": False})
+    record(tmp_path, "a", {"y": True})
+    record(tmp_path, "a", {"y": True, "z": False})
+    assert recorded(tmp_path, ["b", "gone", "a"]) == {"b": {"x": True, "y": False}, "a": {"y": True, "z": False}}
+    assert list(recorded(tmp_path, ["b", "a"])) == ["b", "a"]
+    table = ds.dataset(tmp_path / FOLDER).to_table().to_pylist()
+    assert {(r["candidate"], r["example_id"], r["right"]) for r in table} == {
+        ("a", "y", True), ("a", "z", False), ("b", "x", True), ("b", "y", False),
+    }  # fmt: skip
+
+
+def test_equal_outcomes_give_equal_files(tmp_path):
+    record(tmp_path / "1", "a", {"x": True, "y": False})
+    record(tmp_path / "2", "a", {"y": False, "x": True})
+    first, second = (next((tmp_path / n / FOLDER).iterdir()).read_bytes() for n in "12")
+    assert first == second
+
+
+def test_fixed_broken_and_both_per_earlier_version():
+    before, after = paired(50, 3, 7, 40)
+    output = spec().output
+    told = regressions({"v1": outcomes_of(before, output), "v2": {"e0000": False}}, outcomes_of(after, output))
+    assert told["versions"] == [
+        {"candidate": "v1", "rows": 100, "fixed": 7, "broken": 3, "both_right": 50, "both_wrong": 40},
+        {"candidate": "v2", "rows": 1, "fixed": 1, "broken": 0, "both_right": 0, "both_wrong": 0},
+    ]
+    assert told["rows"] == {"always_right": 49, "never_right": 40, "changing": 11}
+    assert told["lost"] == ["e0050", "e0051", "e0052"] and told["lost_total"] == 3
+
+
+def test_a_row_is_lost_only_when_every_earlier_version_had_it():
+    told = regressions({"v1": {"x": True, "y": True}, "v2": {"x": True, "y": False}}, {"x": False, "y": False})
+    assert told["lost"] == ["x"]
+    many = {f"r{i:02}": True for i in range(30)}
+    told = regressions({"v1": many}, dict.fromkeys(many, False))
+    assert (len(told["lost"]), told["lost_total"]) == (20, 30)
+
+
+def test_the_first_candidate_has_no_history():
+    told = regressions({}, {"x": True, "y": False})
+    assert told == {
+        "versions": [],
+        "rows": {"always_right": 1, "never_right": 1, "changing": 0},
+        "lost": [],
+        "lost_total": 0,
+    }

@@ -1,0 +1,134 @@
+"""The door to the sealed test: who went through is on record, nobody else gets in, and a used test stays used."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.data.examples import read_examples, write_examples
+from finetune_pipeline.data.sealing import SealedError, seal, seal_key
+from finetune_pipeline.evaluation.sealed import LEDGER, look_number, open_sealed, openings
+from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG
+from finetune_pipeline.training.jobs import train_job
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.data.rows import example
+from finetune_pipeline_tests.unit.evaluation.rows import spec
+
+KEY = seal_key(b"k" * 32)
+
+
+def _sealed(folder: Path, ids: range) -> Path:
+    path = folder / f"sealed-{ids.start}-{ids.stop}.jsonl"
+    write_examples(path, [example(f"text number {i}", "yes") for i in ids])
+    path.write_bytes(seal(path.read_bytes(), KEY))
+    return path
+
+
+def _open(folder: Path, candidate: str, ids: range = range(10), test: str = "t1") -> list[str]:
+    path = _sealed(folder, ids)
+    with open_sealed(path, folder, folder / "work", KEY, test=test, candidate=candidate, reason="why") as rows:
+        assert stat.S_IMODE(os.stat(rows).st_mode) == 0o600
+        return [e.id for e in read_examples(rows)]
+
+
+def test_an_opening_is_recorded_and_the_copy_is_gone_afterwards(tmp_path: Path) -> None:
+    ids = _open(tmp_path, "c1")
+    assert len(set(ids)) == 10
+    assert list((tmp_path / "work").iterdir()) == []
+    (row,) = openings(tmp_path, "t1")
+    assert (row["candidate"], row["test"], row["reason"], row["shared"]) == ("c1", "t1", "why", 1.0)
+    assert row["who"] and row["time"].endswith("+00:00") and "rows" not in row
+
+
+def test_the_record_is_written_before_the_rows_are_handed_out(tmp_path: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_sealed(
+            _sealed(tmp_path, range(5)), tmp_path, tmp_path / "work", KEY, test="t", candidate="c", reason="r"
+        ) as rows,
+    ):
+        assert len(openings(tmp_path, "t")) == 1
+        assert rows.exists()
+        raise KeyboardInterrupt
+    assert not rows.exists()
+    _open(tmp_path, "c", range(5), "t")  # a rerun after a kill is the same look
+    assert len(openings(tmp_path, "t")) == 1
+
+
+def test_what_a_kill_left_behind_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "test.jsonl").write_text("left by a kill")
+    assert len(_open(tmp_path, "c1")) == 10
+
+
+def test_another_key_opens_nothing_and_records_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SealedError),
+        open_sealed(
+            _sealed(tmp_path, range(3)), tmp_path, tmp_path, seal_key(b"x"), test="t", candidate="c", reason="r"
+        ),
+    ):
+        pass
+    assert not (tmp_path / LEDGER).exists()
+
+
+def test_a_candidate_keeps_its_number_and_others_get_the_next(tmp_path: Path) -> None:
+    for candidate in ("c1", "c2", "c1", "c3"):
+        _open(tmp_path, candidate)
+    told = openings(tmp_path, "t1")
+    assert [row["candidate"] for row in told] == ["c1", "c2", "c3"]
+    assert [look_number(told, c) for c in ("c1", "c2", "c3", "new", None)] == [1, 2, 3, 4, 4]
+    assert look_number([], "c1") == 1
+    assert look_number([{"candidate": ""}, *told], "c1") == 2
+
+
+def test_a_few_new_rows_do_not_make_a_used_test_new(tmp_path: Path) -> None:
+    _open(tmp_path, "c1", range(10), "t1")
+    _open(tmp_path, "c2", range(2, 12), "t2")  # eight of ten rows were seen
+    assert [(r["candidate"], r["shared"]) for r in openings(tmp_path, "t2")] == [("c1", 0.8), ("c2", 1.0)]
+    _open(tmp_path, "c3", range(6, 16), "t3")  # six of ten with the second, four of ten with the first
+    assert [r["candidate"] for r in openings(tmp_path, "t3")] == ["c2", "c3"]
+    _open(tmp_path, "c4", range(11, 21), "t4")  # half of its rows were seen by c3, which is not more than half
+    assert [r["candidate"] for r in openings(tmp_path, "t4")] == ["c4"]
+    _open(tmp_path, "c5", range(100, 110), "t5")
+    assert [r["candidate"] for r in openings(tmp_path, "t5")] == ["c5"]
+
+
+def test_the_same_candidate_on_a_new_test_is_a_new_opening(tmp_path: Path) -> None:
+    _open(tmp_path, "c1", range(10), "t1")
+    _open(tmp_path, "c1", range(50, 60), "t2")
+    assert [len(openings(tmp_path, t)) for t in ("t1", "t2")] == [1, 1]
+
+
+def test_a_ledger_without_rows_is_read_by_version(tmp_path: Path) -> None:
+    (tmp_path / LEDGER).write_text(json.dumps({"test": "t1", "candidate": "old", "reason": "r", "time": "x"}) + "\n")
+    _open(tmp_path, "c1")
+    assert [r["candidate"] for r in openings(tmp_path, "t1")] == ["old", "c1"]
+    assert openings(tmp_path, "unknown") == []
+
+
+@pytest.mark.parametrize("which", ["train", "validation"])
+def test_training_that_is_given_the_sealed_test_fails(tmp_path: Path, which: str) -> None:
+    """A real training job in a process of its own: it ends before anything is learned, and says why."""
+    plain = tmp_path / "plain.jsonl"
+    write_examples(plain, [example(f"text {i}", "yes") for i in range(4)])
+    files = {"train": plain, "validation": plain, which: _sealed(tmp_path, range(4))}
+    settings = spec(training={"method": "lora", "precision": "float32"}).training.model_dump()
+    base = make_tiny_model(tmp_path / "base")
+    job = train_job(base=base, out=tmp_path / "out", work=tmp_path / "w", settings=settings, **files)
+    (tmp_path / "job.json").write_text(json.dumps(job, default=str))
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune_pipeline.training.entry", str(tmp_path / "job.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == EXIT_CONFIG, "not a crash, which would be tried again"
+    told = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert "is the sealed test. Only test_predictions opens it" in told["message"], told
