@@ -7,8 +7,8 @@ Dagster's assets are a thin skin over this table; the command line asks it wheth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class World:
     corrections: str
     base: Mapping[str, Any]
     champion: Mapping[str, Any] | None = None
-    never_break: Sequence[str] = ()
+    never_break: list[str] = field(default_factory=list)
 
 
 @dataclass

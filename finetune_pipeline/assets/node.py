@@ -56,7 +56,7 @@ class Node:
                 asset_key=key,
                 metadata=metadata,
                 data_version=dg.DataVersion(artifact.version),
-                check_results=[_result(c.name, c.ask(artifact, spec), c.advisory) for c in checks],
+                check_results=[_result(c.name, c.ask(artifact, spec), c.warns(spec)) for c in checks],
             )
 
         return node

@@ -21,17 +21,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Check:
-    """`blocking` may depend on the spec. `advisory`: a "no" is a warning, not an error."""
+    """`blocking` and `advisory` may depend on the spec. `advisory`: a "no" is a warning, not an error."""
 
     name: str
     step: str
     description: str
     judge: Callable[[Artifact, TaskSpec], Answer]
     blocking: bool | Callable[[TaskSpec], bool] = True
-    advisory: bool = False
+    advisory: bool | Callable[[TaskSpec], bool] = False
 
     def blocks(self, spec: TaskSpec) -> bool:
         return self.blocking(spec) if callable(self.blocking) else self.blocking
+
+    def warns(self, spec: TaskSpec) -> bool:
+        return self.advisory(spec) if callable(self.advisory) else self.advisory
 
     def ask(self, artifact: Artifact, spec: TaskSpec) -> Answer:
         """The answer. A fact that is missing or of the wrong type is a "no": a check never fails open."""

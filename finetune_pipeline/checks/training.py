@@ -33,6 +33,12 @@ def worth_training(artifact: Artifact, spec: TaskSpec) -> Answer:
     return Answer(bool(told["passed"]), told["reason"], {"best_prompt": artifact.facts["best"]})
 
 
+def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> Answer:
+    told = artifact.facts["power"]
+    figures = {k: told[k] for k in ("test_rows", "rows_needed", "detectable_gain", "wanted_gain", "power_now")}
+    return Answer(told["enough"] is True, told["sentence"], figures)
+
+
 def baseline_answered(artifact: Artifact, spec: TaskSpec) -> Answer:
     errors = {name: prompt["statuses"]["error"] for name, prompt in artifact.facts["prompts"].items()}
     failed = sum(errors.values())
@@ -173,6 +179,14 @@ CHECKS = [
         "Prompting alone is not already good enough.",
         worth_training,
         blocking=lambda spec: spec.gates.worth_training == "block",
+    ),
+    Check(
+        "enough_test_rows",
+        "few_shot_baseline",
+        "The test set is large enough to show gates.wanted_gain.",
+        enough_test_rows,
+        blocking=lambda spec: spec.gates.enough_test_rows == "block",
+        advisory=lambda spec: spec.gates.enough_test_rows == "warn",
     ),
     Check("fits_memory", "training_plan", "The estimated peak fits this machine.", plan_fits),
     Check("nothing_truncated", "training_plan", "No example is longer than training.max_tokens.", no_truncation),

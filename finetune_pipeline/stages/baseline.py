@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import ArtifactStore, read_json
+from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of
 from finetune_pipeline.evaluation.worth import worth_training
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.graph import SHARED, Step, Work
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.spec.model import Task, TaskSpec
+from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.stages.world import base_of
 from finetune_pipeline.training.jobs import base_job, baseline_job
@@ -67,7 +70,23 @@ def make_few_shot_baseline(work: Work) -> dict[str, Any]:
     for row in read_predictions(work.out / "predictions.parquet"):
         by_prompt.setdefault(row["model"], []).append(row)
     facts = score_baselines(spec, by_prompt)
-    return {**told, **facts, "prompt_details": told.get("prompts", {}), "worth_training": worth_training(spec, facts)}
+    source = {e.id: source_of(e) for e in read_examples(splits / "validation" / "examples.jsonl")}
+    rows = {name: sorted(of, key=lambda row: str(row["example_id"])) for name, of in by_prompt.items()}
+    shared = shared_sources(rows[facts["best"]], source)
+    test_rows = int(work.inputs["splits"].facts["counts"]["test"])
+    return {
+        **told,
+        **facts,
+        "prompt_details": told.get("prompts", {}),
+        "worth_training": worth_training(spec, facts),
+        "power": power_plan(spec, test_rows, facts["best"], rows, shared),
+    }
+
+
+def power_settings(spec: TaskSpec) -> list[float]:
+    """The part of the spec the plan for the test set depends on."""
+    gates = spec.gates
+    return [gates.confidence, gates.wanted_gain, gates.min_gain, gates.power, spec.split.test]
 
 
 def best_turns(work: Work) -> list[dict[str, str]]:
@@ -83,8 +102,8 @@ STEPS = [
     Step(
         "few_shot_baseline",
         ("splits", "base_model"),
-        "3",
-        lambda s, w: [s.baseline.model_dump(), s.output.model_dump(), s.gates.confidence, s.metric],
+        "4",
+        lambda s, w: [s.baseline.model_dump(), s.output.model_dump(), s.metric, *power_settings(s)],
         make_few_shot_baseline,
         after=("data_quality",),
     ),

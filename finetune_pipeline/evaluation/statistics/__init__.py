@@ -21,6 +21,7 @@ from finetune_pipeline.evaluation.statistics.paired import (
     tango_statistic,
 )
 from finetune_pipeline.evaluation.statistics.power import (
+    detectable_mean,
     paired_power,
     rows_needed_for_gain,
     rows_needed_for_mean,
@@ -45,6 +46,7 @@ __all__ = [
     "clustered_tango_interval",
     "cohens_kappa",
     "design_effect",
+    "detectable_mean",
     "draws_interval",
     "holm",
     "kappa_interval",

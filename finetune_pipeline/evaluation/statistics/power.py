@@ -68,6 +68,13 @@ def paired_power(n: int, gain: float, discordant_share: float, alpha: float = 0.
     return float((chance * special.bdtrc(np.minimum(reached, m), m, wins)).sum())
 
 
+def detectable_mean(n: int, deviation: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """Smallest true gain in a mean that n pairs show, for a standard deviation of the paired differences; None for n < 2."""
+    if n < 2:
+        return None
+    return (z_value(1 - alpha) + NormalDist().inv_cdf(power)) * deviation / math.sqrt(n)
+
+
 def rows_needed_for_mean(gain: float, deviation: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Pairs at which a true gain in a mean is found, for a standard deviation of the paired differences, two-sided.
 

@@ -1,0 +1,158 @@
+"""Is the test set large enough to see the gain that is wanted? Told before anything is trained.
+
+A paired test sees rows on which exactly one of two models is right. How many those will be is not known before there is
+a second model; two bounds are. Models whose mistakes have nothing to do with each other disagree most; two prompts of
+the same base model, whose agreement is measured on validation, agree more than a fine-tuned model does with its base.
+The number told is for the first, the safe side; the other one stands beside it as the best case.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.evaluation.row_scores import is_right, metric_values
+from finetune_pipeline.evaluation.statistics import (
+    design_effect,
+    detectable_mean,
+    paired_power,
+    rows_needed_for_gain,
+    rows_needed_for_mean,
+)
+from finetune_pipeline.evaluation.wording import counted, percent, points
+from finetune_pipeline.spec.model import TaskSpec
+
+Row = Mapping[str, Any]
+MEANS = ("rouge1", "rouge2", "rougeLsum", "chrf", "bleu", "facts")
+"""Metrics that are means over rows; the others are planned for as right and wrong answers."""
+LEAST_GAIN = 0.001
+
+
+def expected_disagreement(before: float, gain: float, correlation: float = 0.0) -> float:
+    """Share of rows on which exactly one of two models is right, of shares right `before` and `before + gain`.
+
+    correlation: of being right, between the two (phi); 0 for unrelated mistakes. Never under the gain itself.
+    """
+    after = min(1.0, before + gain)
+    unrelated = before * (1 - after) + (1 - before) * after
+    together = 2 * correlation * math.sqrt(before * (1 - before) * after * (1 - after))
+    return max(abs(after - before), unrelated - together)
+
+
+def measured_correlation(prompts: Mapping[str, Sequence[bool]]) -> float | None:
+    """Mean phi coefficient of right answers between every two prompts, on the same rows; between 0 and 0.95. None where
+    there are not two prompts that are each sometimes right and sometimes wrong."""
+    mixed = [np.asarray(right, dtype=float) for right in prompts.values() if 0 < sum(right) < len(right)]
+    if len(mixed) < 2:
+        return None
+    told = [float(np.corrcoef(a, b)[0, 1]) for a, b in combinations(mixed, 2)]
+    return min(0.95, max(0.0, sum(told) / len(told)))
+
+
+def power_plan(
+    spec: TaskSpec,
+    test_rows: int,
+    best: str,
+    prompts: Mapping[str, Sequence[Row]],
+    sources: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """How many test rows the wanted gain takes, for the first candidate.
+
+    prompts: validation rows of every prompt, in the same order; best: the one to beat; sources: what each row was made
+    from, where rows share that. Returns test_rows, wanted_gain (gates.wanted_gain), power, metric, before (the best
+    prompt's score), disagreement (expected share of rows on which one is right; null for means), design_effect,
+    rows_needed and rows_needed_at_best (null where no gain of that size is left), examples_needed (in all splits
+    together), detectable_gain (smallest gain that test_rows show; null: none), power_now, enough, sentence.
+    """
+    gates = spec.gates
+    alpha, extra = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
+    right = {name: [is_right(row, spec.output) for row in rows] for name, rows in prompts.items()}
+    told: dict[str, Any] = {
+        "test_rows": test_rows,
+        "wanted_gain": gates.wanted_gain,
+        "power": gates.power,
+        "metric": spec.metric,
+    }
+    means = spec.metric in MEANS
+    values = metric_values(prompts[best], spec.metric, spec.output) if means else [float(x) for x in right[best]]
+    before = sum(values) / len(values)
+    effect = design_effect(values, sources) if sources is not None else 1.0
+    if means:
+        deviation = math.sqrt(2) * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        needed, best_case = math.ceil(effect * rows_needed_for_mean(extra, deviation, gates.power, alpha)), None
+        reach = detectable_mean(int(test_rows / effect), deviation, gates.power, alpha)
+        detectable = None if reach is None else gates.min_gain + reach
+        share, now = None, None
+    else:
+        correlation = measured_correlation(right) or 0.0
+        needed = _needed(before, gates.wanted_gain, gates.min_gain, gates.power, alpha, effect, 0.0)
+        best_case = _needed(before, gates.wanted_gain, gates.min_gain, gates.power, alpha, effect, correlation)
+        share = expected_disagreement(before, gates.wanted_gain)
+        worth = int(test_rows / effect)
+        now = paired_power(worth, min(extra, share), share, alpha) if worth and needed is not None else None
+        detectable = _detectable(before, gates.min_gain, gates.power, alpha, effect, test_rows)
+    told |= {
+        "before": before,
+        "disagreement": share,
+        "design_effect": effect,
+        "rows_needed": needed,
+        "rows_needed_at_best": best_case,
+        "examples_needed": None if needed is None else math.ceil(needed / spec.split.test),
+        "detectable_gain": detectable,
+        "power_now": now,
+        "enough": needed is None or test_rows >= needed,
+    }
+    return {**told, "sentence": _sentence(told)}
+
+
+def _needed(
+    before: float, gain: float, margin: float, power: float, alpha: float, effect: float, correlation: float
+) -> int | None:
+    """Rows for a gain that must surely exceed a margin; None when so much is not left to be gained."""
+    if before + gain > 1 + 1e-9:
+        return None
+    share = expected_disagreement(before, gain, correlation)
+    return math.ceil(effect * rows_needed_for_gain(gain - margin, share, power, alpha))
+
+
+def _detectable(
+    before: float, margin: float, power: float, alpha: float, effect: float, test_rows: int
+) -> float | None:
+    """Smallest gain, to a tenth of a point, that these rows show with the given power."""
+
+    def shown(gain: float) -> bool:
+        needed = _needed(before, gain, margin, power, alpha, effect, 0.0)
+        return needed is not None and needed <= test_rows
+
+    steps = np.arange(1, math.floor((1 - before - margin) / LEAST_GAIN + 1e-9) + 1)
+    low, high = 0, len(steps)
+    while low < high:  # more rows are needed for smaller gains: find the first that is shown
+        middle = (low + high) // 2
+        low, high = (low, middle) if shown(margin + float(steps[middle]) * LEAST_GAIN) else (middle + 1, high)
+    return None if low == len(steps) else margin + float(steps[low]) * LEAST_GAIN
+
+
+def _sentence(told: Mapping[str, Any]) -> str:
+    gain = f"+{points(told['wanted_gain'], sign=False)} points"
+    rows = counted(told["test_rows"], "test row")
+    if told["rows_needed"] is None:
+        return f"The best prompt is right on {percent(told['before'])} of validation: {gain} are not left to be gained."
+    needed, best = told["rows_needed"], told["rows_needed_at_best"]
+    sentence = f"You have {rows}; seeing {gain} with a chance of {percent(told['power'])} takes {needed:,}"
+    if best is not None and best < needed:
+        sentence += f" ({best:,} if the models agree as much as two prompts do)"
+    sentence += "."
+    if told["detectable_gain"] is not None:
+        sentence += f" These rows show gains of {points(told['detectable_gain'], sign=False)} points or more."
+    else:
+        sentence += " These rows show no gain there is room for."
+    if not told["enough"]:
+        sentence += (
+            f" For {needed:,} test rows collect {told['examples_needed']:,} examples in all, raise split.test, or raise "
+            "gates.wanted_gain to what the test can show."
+        )
+    return sentence
