@@ -78,6 +78,8 @@ def power_plan(
         "metric": spec.metric,
     }
     means = spec.metric in MEANS
+    needed: int | None
+    best_case: int | None
     values = metric_values(prompts[best], spec.metric, spec.output) if means else [float(x) for x in right[best]]
     before = sum(values) / len(values)
     effect = design_effect(values, sources) if sources is not None else 1.0

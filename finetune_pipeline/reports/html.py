@@ -11,7 +11,7 @@ from finetune_pipeline.evaluation.data_request import group_title, share_sentenc
 from finetune_pipeline.evaluation.failure_rules import KINDS
 from finetune_pipeline.evaluation.gates import GateResult, verdict
 from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, cut, percent
-from finetune_pipeline.reports import metric_tables, plots, sentences, tables
+from finetune_pipeline.reports import evidence, metric_tables, plots, sentences, tables
 from finetune_pipeline.reports.style import STYLE
 from finetune_pipeline.reports.tables import Table
 
@@ -129,7 +129,7 @@ def _paired(evaluation: Evaluation) -> str:
         for name, other in (("baseline", "the base model with its best prompt"), ("champion", "the champion"))
         if comparisons.get(name)
     ]
-    told.append(sentences.visible_sentence(comparisons["baseline"]))
+    told += [sentences.visible_sentence(comparisons["baseline"]), *evidence.design_sentences(evaluation)]
     axis = f"gain of the fine-tuned model, points of {sentences.metric_name(evaluation)}"
     plot = plots.gains_plot(comparisons, tables.OTHERS, axis)
     how = (
@@ -202,7 +202,11 @@ def _learning(evaluation: Evaluation) -> str:
 
 
 def _changes(evaluation: Evaluation) -> str:
-    parts = []
+    parts = [
+        _table(evidence.never_break_table(evaluation)),
+        _paragraphs(evidence.history_sentences(evaluation)),
+        _table(evidence.history_table(evaluation), "figures"),
+    ]
     kinds = (
         ("regressions", "Regressions", "that the base model has right and the fine-tuned one wrong"),
         ("fixes", "Fixes", "that the base model has wrong and the fine-tuned one right"),
@@ -298,4 +302,5 @@ def _data(evaluation: Evaluation) -> str:
 
 
 def _seal(evaluation: Evaluation) -> str:
-    return _paragraphs([sentences.seal_sentence(evaluation)]) + _table(tables.openings_table(evaluation))
+    told = [sentences.seal_sentence(evaluation), *evidence.level_sentences(evaluation)]
+    return _paragraphs(told) + _table(tables.openings_table(evaluation))

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.evaluation.answers import INVALID
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.wording import counted, cut, number
-from finetune_pipeline.reports import metric_tables, sentences, tables
+from finetune_pipeline.reports import evidence, metric_tables, sentences, tables
 from finetune_pipeline.reports.tables import Table
 
 SHOWN, TEXT_LIMIT = 5, 200
@@ -35,9 +35,13 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         "## Paired comparison",
         write_table(tables.comparisons_table(evaluation)),
         plain(sentences.visible_sentence(comparison)),
+        *map(plain, evidence.design_sentences(evaluation)),
         *_labels(evaluation),
         *_detail(evaluation),
         "## Regressions and fixes",
+        write_table(evidence.never_break_table(evaluation)),
+        *map(plain, evidence.history_sentences(evaluation)),
+        write_table(evidence.history_table(evaluation)),
         *_changes(evaluation),
         *_wrong(evaluation),
         *_atlas(evaluation),
@@ -50,6 +54,7 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         write_table(tables.training_table(evaluation["training"])),
         "## The sealed test",
         plain(sentences.seal_sentence(evaluation)),
+        *map(plain, evidence.level_sentences(evaluation)),
         write_table(tables.openings_table(evaluation)),
         "## Versions",
         write_table(tables.versions_table(evaluation)),

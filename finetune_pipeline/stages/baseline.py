@@ -14,8 +14,8 @@ from finetune_pipeline.evaluation.worth import worth_training
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.graph import SHARED, Step, Work
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
-from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.planning.power import power_plan
+from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.stages.world import base_of
 from finetune_pipeline.training.jobs import base_job, baseline_job

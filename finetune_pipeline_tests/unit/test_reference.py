@@ -18,3 +18,16 @@ def test_the_reference_is_up_to_date_and_complete() -> None:
     text = (ROOT / "docs" / "reference.md").read_text("utf-8")
     for word in ("`training.unquantized_epochs`", "`no_leakage`", "`beats_baseline`", "`retraining_decision`"):
         assert word in text
+
+
+def test_the_gates_page_is_up_to_date_and_names_every_gate() -> None:
+    from finetune_pipeline.evaluation.gates import table
+
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "make_gates.py"), "--check"],
+        text=True, capture_output=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (ROOT / "docs" / "gates.md").read_text("utf-8")
+    for gate in table():
+        assert f"| `{gate['name']}` |" in text and gate["what_to_do"] in text

@@ -49,6 +49,16 @@ AUDIT = {
 FOUR_BIT = {"ratio": 0.75, "parameters": 300, "quantized_modules": 7, "by_kind": {"quantized": 52, "other": 400}}
 GATE = {"name": "x", "passed": True, "message": "m", "measured": 1.0, "threshold": 0.0, "what_to_do": ""}
 
+POWER = {
+    "enough": True,
+    "sentence": "s",
+    "test_rows": 400,
+    "rows_needed": 340,
+    "detectable_gain": 0.04,
+    "wanted_gain": 0.05,
+    "power_now": 0.85,
+}
+
 # (step, check): facts of a clean artifact, and changes that each plant one fault
 FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("production_logs", "logs_accounted_for"): (
@@ -105,6 +115,10 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("few_shot_baseline", "generations_complete"): (
         {"prompts": {"zero_shot": {"statuses": {"ok": 9, "error": 0}}}},
         [{"prompts": {"zero_shot": {"statuses": {"ok": 8, "error": 1}}}}, {"prompts": {}}],
+    ),
+    ("few_shot_baseline", "enough_test_rows"): (
+        {"power": POWER},
+        [{"power": POWER | {"enough": False}}, {"power": {"enough": True}}, {"power": None}],
     ),
     ("few_shot_baseline", "worth_training"): (
         {"worth_training": {"passed": True, "reason": "r"}, "best": "zero_shot"},

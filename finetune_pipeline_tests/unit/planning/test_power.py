@@ -44,7 +44,8 @@ def test_the_plan_of_a_label_task():
     assert told["examples_needed"] == 7370
     assert told["enough"] is False
     assert told["sentence"].startswith(
-        "You have 120 test rows; seeing +5.0 points with a chance of 80.0% takes 1,474. These rows show gains of 17.0 points or more."
+        "You have 120 test rows; seeing +5.0 points with a chance of 80.0% takes 1,474. "
+        "These rows show gains of 17.0 points or more."
     )
     assert "collect 7,370 examples in all, raise split.test" in told["sentence"]
     assert 0.05 < told["power_now"] < 0.2

@@ -1,0 +1,174 @@
+"""How often the gates promote who should not be, and find who should: by simulation, of the code that decides.
+
+    python benchmarks/gate_simulation.py [--runs 2000] [--out benchmarks/results/DATE-gate-simulation.txt]
+
+Worlds of right and wrong answers are drawn; each candidate is judged by `beats_baseline` and `beats_champion` themselves,
+at the level its look at the test has left. Decisions that depend on the discordant counts alone are remembered, so that
+thousands of worlds take seconds.
+
+The named baseline beside every figure is the usual practice: an ordinary 95% interval at every look, and an unpaired
+z test of two accuracies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from finetune_pipeline.evaluation.deciding import level_of
+from finetune_pipeline.evaluation.gates import beats_baseline, beats_champion
+from finetune_pipeline.evaluation.statistics import (
+    mcnemar_exact,
+    paired_power,
+    rows_needed_for_gain,
+    tango_interval,
+)
+from finetune_pipeline.spec.model import TaskSpec
+
+TRIES = 20
+SPEC = TaskSpec.model_validate(
+    {
+        "name": "simulated",
+        "description": "none",
+        "system_prompt": "Answer yes or no.",
+        "output": {"kind": "labels", "labels": ["yes", "no"]},
+    }
+)
+NOT_WORSE = SPEC.model_copy(update={"gates": SPEC.gates.model_copy(update={"champion": "not_worse"})})
+
+
+def judged(b: int, c: int, n: int, look: int, *, champion: bool = False, spec: TaskSpec = SPEC) -> bool:
+    """What the gate says of a candidate that loses b and wins c of n rows, as the look-th on its test."""
+    return _judged(int(b), int(c), int(n), int(look), champion, spec is NOT_WORSE)
+
+
+@functools.cache
+def _judged(b: int, c: int, n: int, look: int, champion: bool, not_worse: bool) -> bool:
+    spec = NOT_WORSE if not_worse else SPEC
+    level = level_of(look, spec.gates.confidence)
+    margin = -spec.gates.champion_margin if champion and not_worse else 0.0
+    interval = list(tango_interval(b, c, n, level["confidence"]))
+    metric = {"metric": "accuracy", "gain": (c - b) / n, "interval": interval, "confidence": level["confidence"]}
+    decision = {"margin": margin, "shown": interval[0] > margin, "metrics": [metric]}
+    side, gate = ("champion", beats_champion) if champion else ("baseline", beats_baseline)
+    evaluation = {
+        "decisions": {side: decision},
+        "comparisons": {side: {"n": n}},
+        "seal": {"level": level},
+        "baseline": {"best": "8_shot"},
+    }
+    return gate(spec, evaluation).passed
+
+
+def unpaired(x: int, y: int, n: int) -> bool:
+    """The unpaired z test of two shares, one side of 5%: what a comparison of two printed standard errors amounts to."""
+    p, q = x / n, y / n
+    spread = math.sqrt((p * (1 - p) + q * (1 - q)) / n)
+    return spread > 0 and (q - p) / spread > 1.959964
+
+
+def useless(runs: int, n: int, accuracy: float, correlation: float, seed: int) -> tuple[float, float, float]:
+    """Share of worlds in which one of TRIES candidates, each exactly as good as the baseline, is promoted: by the gates,
+    by a 95% interval at every look, and by the unpaired test.
+
+    correlation: chance that a candidate answers a row as the baseline does, else it is right with chance `accuracy`.
+    """
+    random = np.random.default_rng(seed)
+    spent = fixed = naive = 0
+    for _ in range(runs):
+        base = random.random(n) < accuracy
+        same = random.random((TRIES, n)) < correlation
+        candidates = np.where(same, base, random.random((TRIES, n)) < accuracy)
+        b, c = (base & ~candidates).sum(axis=1), (~base & candidates).sum(axis=1)
+        spent += any(judged(x, y, n, look) for look, (x, y) in enumerate(zip(b, c, strict=True), 1))
+        fixed += any(judged(x, y, n, 1) for x, y in zip(b, c, strict=True))
+        naive += any(unpaired(int(base.sum()), int(k), n) for k in candidates.sum(axis=1))
+    return spent / runs, fixed / runs, naive / runs
+
+
+def useful(runs: int, n: int, gain: float, discordant: float, look: int, seed: int) -> tuple[float, float]:
+    """Share of useful candidates that pass as the look-th, and what paired_power says it should be."""
+    random = np.random.default_rng(seed)
+    chances = [(discordant - gain) / 2, (discordant + gain) / 2, 1 - discordant]
+    draws = random.multinomial(n, chances, size=runs)
+    found = sum(judged(b, c, n, look) for b, c, _ in draws)
+    return found / runs, paired_power(n, gain, discordant, level_of(look, SPEC.gates.confidence)["level"])
+
+
+def exact_mcnemar(runs: int, n: int, gain: float, discordant: float, seed: int) -> float:
+    """As :func:`useful` at the first look, by the exact McNemar test."""
+    draws = np.random.default_rng(seed).multinomial(
+        n, [(discordant - gain) / 2, (discordant + gain) / 2, 1 - discordant], size=runs
+    )
+    return sum(c > b and mcnemar_exact(int(b), int(c)) < 0.05 for b, c, _ in draws) / runs
+
+
+def report(runs: int) -> str:
+    began = time.process_time()
+    error = 1.96 * math.sqrt(0.05 * 0.95 / runs)
+    lines = [
+        f"Gates by simulation, {datetime.now(UTC).date()}: {runs:,} worlds a line; a rate of 5% is known to "
+        f"±{100 * error:.1f} points.",
+        "",
+        f"1. {TRIES} useless candidates, each exactly as good as the baseline, one after another on one sealed test:",
+        "   chance that one is promoted. Beside the gates: a 95% interval at every look; an unpaired z test at every look.",
+        "",
+        "   rows  accuracy  answers shared   gates   95% each time   unpaired",
+    ]
+    worst = 0.0
+    for i, (n, accuracy, same) in enumerate(
+        [(100, 0.6, 0.5), (200, 0.6, 0.5), (200, 0.8, 0.8), (500, 0.7, 0.0), (500, 0.9, 0.9), (1000, 0.8, 0.5)]
+    ):
+        spent, fixed, naive = useless(runs, n, accuracy, same, i)
+        worst = max(worst, spent)
+        lines.append(f"   {n:4}  {accuracy:8.1f}  {same:14.0%}  {spent:6.1%}  {fixed:14.1%}  {naive:9.1%}")
+    lines += [
+        f"   worst {worst:.1%}; the bound is {level_of(TRIES, 0.95)['spent']:.1%}, and 5% for any number of candidates",
+        "",
+        "2. Ties, by the gate against the champion (1,000 rows): identical answers, and equally many won and lost.",
+    ]
+    ties = [judged(k, k, 1000, 1, champion=True, spec=s) for k in (0, 1, 5, 50, 200) for s in (SPEC, NOT_WORSE)]
+    lines += [
+        f"   promoted: {sum(ties)} of {len(ties)} (better and not_worse)",
+        "",
+        "3. Useful candidates: share found, and what the plan said. Rows as planned for 80% at the first look.",
+        "",
+        "   gain  disagreement  rows  look   found  planned   exact McNemar, look 1",
+    ]
+    furthest = 0.0
+    for i, (gain, discordant) in enumerate([(0.05, 0.10), (0.05, 0.20), (0.05, 0.40), (0.10, 0.20), (0.15, 0.30)]):
+        n = rows_needed_for_gain(gain, discordant)
+        for look in (1, 2, 5, 20):
+            found, planned = useful(runs, n, gain, discordant, look, 100 + i)
+            furthest = max(furthest, abs(found - planned))
+            exact = f"{exact_mcnemar(runs, n, gain, discordant, 100 + i):12.1%}" if look == 1 else ""
+            lines.append(
+                f"   {gain:4.2f}  {discordant:12.2f}  {n:4}  {look:4}  {found:6.1%}  {planned:7.1%}   {exact}".rstrip()
+            )
+    lines += [
+        f"   furthest from the plan: {100 * furthest:.1f} points",
+        "",
+        f"{time.process_time() - began:.0f} s of CPU",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    told = report(chosen.runs)
+    print(told, end="")
+    if chosen.out:
+        chosen.out.write_text(told, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Mutates the code of the gates, one small change at a time, and sees whether a test notices.
+
+    python tools/mutate_gates.py [--out benchmarks/results/DATE-gate-mutants.txt] [--only gates_on_rows] [--every 1]
+
+A mutant changes one comparison, one `and` or `or`, one `not`, one sign, one number or one truth value. The tests run in a
+fork of this process, in which the changed module is loaded in place of the real one; evaluations, which do not depend on
+the gates, are computed once and handed out by every fork. A mutant nobody notices is listed: it is either a hole in the
+tests, or makes no difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+PACKAGE, TESTS = "finetune_pipeline.evaluation", "finetune_pipeline_tests/unit/evaluation"
+TARGETS = {
+    "gate_result": ["test_gates.py"],
+    "gates_on_rows": ["test_gates.py"],
+    "gates": ["test_gates.py"],
+    "deciding": ["test_deciding.py"],
+}
+DEPENDENTS = ("gate_result", "gates_on_rows", "gates", "deciding", "evaluate_run")
+SWAPS: dict[type, type] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+    ast.And: ast.Or, ast.Or: ast.And, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
+}  # fmt: skip
+SECONDS = 240
+
+
+def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
+    """(number of the node, which change, what it says) for every mutant of a module."""
+    for number, node in enumerate(ast.walk(tree)):
+        line = f"line {getattr(node, 'lineno', '?')}"
+        if isinstance(node, ast.Compare):
+            for i, op in enumerate(node.ops):
+                if type(op) in SWAPS:
+                    yield (
+                        number,
+                        i,
+                        f"{line}: {type(op).__name__} for {SWAPS[type(op)].__name__} in {ast.unparse(node)}",
+                    )
+        elif isinstance(node, ast.BoolOp):
+            yield number, 0, f"{line}: {type(node.op).__name__} swapped in {ast.unparse(node)[:90]}"
+        elif isinstance(node, ast.BinOp) and type(node.op) in SWAPS and not is_text(node):
+            yield number, 0, f"{line}: {type(node.op).__name__} swapped in {ast.unparse(node)}"
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            yield number, 0, f"{line}: not dropped in {ast.unparse(node)}"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+            yield number, 0, f"{line}: {node.value} turned"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+            yield number, 0, f"{line}: {node.value} raised by one"
+
+
+def is_text(node: ast.AST) -> bool:
+    return any(
+        isinstance(n, ast.JoinedStr) or (isinstance(n, ast.Constant) and isinstance(n.value, str))
+        for n in ast.walk(node)
+    )
+
+
+def mutated(source: str, number: int, which: int) -> ast.Module:
+    """The module with one change."""
+    tree = ast.parse(source)
+    node: Any = list(ast.walk(tree))[number]
+    if isinstance(node, ast.Compare):
+        node.ops[which] = SWAPS[type(node.ops[which])]()
+    elif isinstance(node, (ast.BoolOp, ast.BinOp)):
+        node.op = SWAPS[type(node.op)]()
+    elif isinstance(node, ast.UnaryOp):
+        node.op = ast.UAdd()
+        node.operand = ast.Call(ast.Name("bool", ast.Load()), [node.operand], [])
+    elif isinstance(node.value, bool):
+        node.value = not node.value
+    else:
+        node.value += 1
+    return ast.fix_missing_locations(tree)
+
+
+class Replacing(importlib.machinery.SourceFileLoader):
+    """Loads a changed tree in the place of a module's file."""
+
+    tree: ast.Module
+
+    def get_code(self, fullname: str) -> Any:
+        return compile(self.tree, self.path, "exec")
+
+
+class Finder:
+    """Finds the changed module first."""
+
+    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
+        self.name, self.path, self.tree = name, path, tree
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self.name:
+            return None
+        loader = Replacing(name, str(self.path))
+        loader.tree = self.tree
+        return importlib.util.spec_from_file_location(name, self.path, loader=loader)
+
+
+def remember_evaluations() -> None:
+    """Evaluations are handed out from memory: they are made of predictions, not of gates."""
+    fake = importlib.import_module("finetune_pipeline_tests.unit.evaluation.fake_run")
+    real, known = fake.evaluate_task, {}
+
+    def evaluate(**arguments: Any) -> Any:
+        key = pickle.dumps(arguments)
+        if key not in known:
+            known[key] = real(**arguments)
+        return copy.deepcopy(known[key])
+
+    fake.evaluate_task = evaluate
+
+
+def run_tests(files: list[str]) -> int:
+    import pytest
+
+    return int(
+        pytest.main(
+            [
+                *(str(ROOT / TESTS / f) for f in files),
+                "-x",
+                "-q",
+                "-n",
+                "0",
+                "-p",
+                "no:cacheprovider",
+            ]
+        )
+    )
+
+
+def survives(target: str, tree: ast.Module) -> bool:
+    """Whether all tests pass with the changed module."""
+    child = os.fork()
+    if child == 0:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        signal.alarm(SECONDS)
+        code = 1
+        try:
+            gone = (
+                [f"{PACKAGE}.{name}" for name in DEPENDENTS]
+                if target == "deciding"
+                else [f"{PACKAGE}.{n}" for n in DEPENDENTS[:3]]
+            )
+            for name in list(sys.modules):
+                if name in gone or ".test_" in name:
+                    del sys.modules[name]
+            if target == "deciding":
+                sys.modules.pop("finetune_pipeline_tests.unit.evaluation.fake_run", None)
+            sys.meta_path.insert(
+                0, Finder(f"{PACKAGE}.{target}", ROOT / "finetune_pipeline/evaluation" / f"{target}.py", tree)
+            )
+            code = 0 if run_tests(TARGETS[target]) == 0 else 1
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", choices=sorted(TARGETS))
+    parser.add_argument("--every", type=int, default=1, help="Try every n-th mutant only.")
+    chosen = parser.parse_args()
+    remember_evaluations()
+    if run_tests(sorted({f for files in TARGETS.values() for f in files})) != 0:
+        print("the tests fail without any change")
+        return 1
+    lines, began, tried, left = [], time.monotonic(), 0, 0
+    for target in [chosen.only] if chosen.only else list(TARGETS):
+        source = (ROOT / "finetune_pipeline/evaluation" / f"{target}.py").read_text("utf-8")
+        found = list(places(ast.parse(source)))[:: chosen.every]
+        alive = []
+        for number, which, said in found:
+            if survives(target, mutated(source, number, which)):
+                alive.append(said)
+                print(f"{target}: survives: {said}", flush=True)
+        tried, left = tried + len(found), left + len(alive)
+        lines += [
+            f"{target}: {len(found) - len(alive)} of {len(found)} mutants found",
+            *(f"  survives: {said}" for said in alive),
+        ]
+        print(lines[-1 - len(alive)], flush=True)
+    head = f"Mutants of the gates' code, {datetime.now(UTC).date()}: {tried - left} of {tried} found by the tests."
+    text = "\n".join([head, "", *lines, "", f"{time.monotonic() - began:.0f} s"]) + "\n"
+    print(text)
+    if chosen.out:
+        chosen.out.write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
