@@ -1,0 +1,133 @@
+"""The evaluation stage over several candidates: the test is opened on the record, its rows are gone afterwards, the level
+falls, and the regression ledger grows. The models are stand-ins; files, seal, ledgers, gates and pages are real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.artifacts import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.data.examples import read_examples, write_examples
+from finetune_pipeline.data.sealing import SealedError, seal
+from finetune_pipeline.evaluation.baseline import score_baselines
+from finetune_pipeline.evaluation.predictions import write_predictions
+from finetune_pipeline.graph import Work, World, no_tool
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.stages.data import sealing_key
+from finetune_pipeline.stages.evaluation import make_evaluation_report, make_test_predictions
+from finetune_pipeline_tests.unit.data.rows import example
+from finetune_pipeline_tests.unit.evaluation.fake_run import DATA, PARITY, TRAINING
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
+
+N = 120
+
+
+class Stage:
+    """A store with splits, a baseline, and candidates to be judged one after another."""
+
+    def __init__(self, root: Path, **gates: Any) -> None:
+        self.root, self.spec = root, spec(gates=gates)
+        self.store = ArtifactStore(root / "store")
+        self.seen: list[str] = []
+        self.splits = self._artifact("splits", "s1", DATA["splits"])
+        examples = [example(f"ticket number {i}", LABELS[i % 3], line=i) for i in range(N)]
+        self.ids = [e.id for e in examples]
+        write_examples(
+            self.splits.folder / "train/examples.jsonl", [example(f"t {i}", LABELS[i % 3]) for i in range(9)]
+        )
+        write_examples(self.splits.folder / "test/sealed.jsonl", examples)
+        self.sealed = self.splits.folder / "test/sealed.jsonl"
+        self.sealed.write_bytes(seal(self.sealed.read_bytes(), sealing_key(self.work("none", self.root / "key"))))
+
+    def _artifact(self, step: str, version: str, facts: Any) -> Artifact:
+        folder = self.root / step / version
+        for name in ("train", "test", "adapter"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        write_json(folder / "measured.json", {"seconds": 1.0})
+        write_json(folder / "prompts.json", {"zero_shot": {"turns": []}})
+        return Artifact("triage", step, version, folder, facts, {"base_model": "b1"})
+
+    def work(self, candidate: str, out: Path, never_break: list[str] | None = None, **more: Artifact) -> Work:
+        out.mkdir(parents=True, exist_ok=True)
+        baseline = score_baselines(self.spec, {"zero_shot": rows([("bug", "no"), ("bug", "bug")] * 20)})
+        named = {name: self._artifact(name, "d", facts) for name, facts in DATA.items() if name != "splits"}
+        inputs = {
+            **named,
+            "reviewed_examples": self._artifact("reviewed_examples", "d", {}),
+            "splits": self.splits if hasattr(self, "splits") else None,
+            "base_model": self._artifact("base_model", "b1", {}),
+            "adapter": self._artifact("adapter", candidate, TRAINING),
+            "merged_model": self._artifact("merged_model", candidate, {"kind": "merged", "parity": PARITY}),
+            "few_shot_baseline": self._artifact("few_shot_baseline", "f1", baseline),
+            **more,
+        }
+        world = World("r", "v", "l", "c", {}, None, never_break or [])
+        task = Task(spec=self.spec, folder=self.root)
+        return Work(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)
+
+    def launch(self, job: Any) -> dict[str, Any]:
+        """Base is right on every third row, the candidate on as many of the first rows as its name says."""
+        examples = read_examples(Path(job["examples"]))
+        self.seen.append(str(job["examples"]))
+        made = []
+        for one in job["sets"]:
+            right = int(Path(one["model"]).name.partition("-")[0] or 0) if one["name"] == "candidate" else None
+            for i, e in enumerate(examples):
+                good = i % 3 == 0 if right is None else i < right
+                said = e.answer if good else LABELS[(LABELS.index(e.answer) + 1) % 3]
+                made.append(row(0, e.answer, said, one["name"], example_id=e.id))
+        write_predictions(Path(job["out"]) / "predictions.parquet", made)
+        return {"rows": len(examples), "sets": {}}
+
+    def judge(self, candidate: str, never_break: list[str] | None = None) -> dict[str, Any]:
+        made = self.work(candidate, self.root / "predicted" / candidate)
+        facts = make_test_predictions(made)
+        predictions = Artifact("triage", "test_predictions", candidate, made.out, facts, {})
+        return make_evaluation_report(
+            self.work(candidate, self.root / "report" / candidate, never_break, test_predictions=predictions)
+        )
+
+    def gate(self, told: dict[str, Any], name: str) -> dict[str, Any]:
+        return {g["name"]: g for g in told["gates"]}[name]
+
+
+def test_candidates_one_after_another(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    first = stage.judge("90-a")
+    assert first["passed"] is True, first["verdict"]
+    assert (first["seal"]["look"], first["seal"]["level"]["level"]) == (1, pytest.approx(0.05))
+    assert not Path(stage.seen[0]).exists(), "the readable copy is gone"
+    second = stage.judge("100-b")
+    assert (second["seal"]["look"], second["seal"]["count"]) == (2, 2)
+    assert second["seal"]["level"]["confidence"] == pytest.approx(1 - 0.05 / 3)
+    assert second["history"]["versions"] == [
+        {"candidate": "90-a", "rows": N, "fixed": 10, "broken": 0, "both_right": 90, "both_wrong": 20}
+    ]
+    again = stage.judge("90-a")
+    assert (again["seal"]["look"], again["seal"]["count"]) == (1, 2), "the same candidate keeps its number"
+    assert again["history"]["versions"] == []
+    third = stage.judge("80-c")
+    assert [v["candidate"] for v in third["history"]["versions"]] == ["90-a", "100-b"]
+    assert third["history"]["lost_total"] == 10
+    page = (tmp_path / "report/80-c/report.html").read_text()
+    assert "This is candidate 3 that the test judges" in page and "Both right" in page
+
+
+def test_a_useless_candidate_and_a_broken_example_are_refused(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    useless = stage.judge("40-tie")
+    assert useless["passed"] is False and stage.gate(useless, "beats_baseline")["passed"] is False
+    listed = [stage.ids[0], stage.ids[110]]
+    broken = stage.judge("100-b", listed)
+    assert [g["name"] for g in broken["gates"] if not g["passed"]] == ["never_break"]
+    assert stage.ids[110] in stage.gate(broken, "never_break")["message"]
+    assert stage.judge("120-c", listed)["passed"] is True
+
+
+def test_no_other_step_can_read_the_test(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    with pytest.raises(SealedError, match="Only test_predictions opens it"):
+        read_examples(stage.sealed)
+    assert b"ticket number" not in stage.sealed.read_bytes()
