@@ -1,0 +1,220 @@
+"""Every method through the real graph on a tiny model, one after the other in one project, so that each candidate meets a
+champion of another kind.
+
+qlora has the rest of the graph tests (``finished``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.resources import registry
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.test_kills import adapter_digest, wait_for_checkpoint
+
+METHODS = ["lora", "prefix", "prompt", "full"]
+RATES = {"lora": 0.01, "prefix": 0.05, "prompt": 0.05, "full": 0.003}
+
+
+@dataclass
+class Chain:
+    """A project that was run once with each method: folders and facts of the steps, and what the registry held then."""
+
+    project: Project
+    tracking: Tracking
+    folders: dict[str, dict[str, Path]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    said: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def answers(self, method: str, model: str) -> dict[str, str]:
+        """The predictions table of a method's run, one model's answers by row."""
+        rows = read_predictions(self.folders[method]["test_predictions"] / "predictions.parquet")
+        return {r["example_id"]: r["text"] for r in rows if r["model"] == model}
+
+    def number(self, method: str) -> int:
+        return int(self.facts[method]["model_version"]["model_version"])
+
+
+def training(method: str) -> dict[str, Any]:
+    return {
+        "method": method,
+        "epochs": 2,
+        "learning_rate": RATES[method],
+        "precision": "float32",
+        "evals_per_epoch": 1,
+        **({method: {"tokens": 8}} if method in ("prefix", "prompt") else {}),
+    }
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    import mlflow
+    import pandas
+
+    project = Project(tmp_path_factory.mktemp("methods"), gates={"min_valid_share": 0.0})
+    tracking = Tracking(tracking_uri=f"sqlite:///{project.home}/mlflow/mlflow.db")
+    made = Chain(project, tracking)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", tracking.uri())
+        patch.setenv("MLFLOW_REGISTRY_URI", tracking.uri())
+        for method in METHODS:
+            project.write_spec(training=training(method))
+            code, told = project.run()
+            assert code in (0, 2) and "steps" in told, told
+            folders = made.folders[method] = {name: Path(step["folder"]) for name, step in told["steps"].items()}
+            made.facts[method] = {n: json.loads((f / "artifact.json").read_text())["facts"] for n, f in folders.items()}
+            number = made.number(method)
+            texts = json.loads((folders["test_predictions"] / "texts.json").read_text())
+            model = mlflow.pyfunc.load_model(f"models:/colours/{number}")
+            made.said[method] = dict(
+                zip(texts, model.predict(pandas.DataFrame({"text": list(texts.values())})), strict=True)
+            )
+            # whatever the gates say of so small a model: the next candidate shall meet this one
+            tracking.client().set_model_version_tag("colours", str(number), "gates", "passed")
+            registry.promote(tracking, "colours", number)
+        yield made
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_registered_answers_as_the_evaluated_model_did(chain: Chain, method: str) -> None:
+    said = chain.said[method]
+    assert said == {i: text.strip() for i, text in chain.answers(method, "candidate").items()}
+    assert len(set(said.values())) > 1, "one and the same answer would show nothing"
+    base = chain.answers(method, "base")
+    assert sum(said[i] != base[i].strip() for i in said) > len(said) / 2, "the training shows in the answers"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_is_of_its_kind_and_passes_the_parity_of_its_kind(chain: Chain, method: str) -> None:
+    facts = chain.facts[method]
+    merged, folder = facts["merged_model"], chain.folders[method]["merged_model"]
+    assert merged["kind"] == merged["parity"]["kind"] == method and merged["parity"]["passed"]
+    assert merged["parity"]["same_greedy_share"] == 1.0
+    assert (folder / "model" / "model.safetensors").exists() is (method != "prefix")
+    assert (folder / "adapter" / "adapter_model.safetensors").exists() is (method == "prefix")
+    tensors = facts["adapter"]["adapter_tensors"]
+    if method in ("prefix", "prompt"):
+        assert tensors == ["prompt_embeddings"] and facts["adapter"]["begun"]["virtual_tokens"] == 8
+    if method in ("lora", "full"):
+        assert merged["merged_tensors"] == {"lora": 14, "full": 0}[method]
+    if method == "prompt":
+        sets = facts["test_predictions"]["sets"]
+        assert sets["candidate"]["shared_prefix_tokens"] == sets["champion"]["shared_prefix_tokens"] + 8
+
+
+def test_each_candidate_is_compared_with_a_champion_of_another_kind(chain: Chain) -> None:
+    assert "champion" not in chain.facts["lora"]["test_predictions"]["kinds"]
+    for before, method in itertools.pairwise(METHODS):
+        told = chain.facts[method]["test_predictions"]
+        assert told["kinds"] == {"candidate": method, "champion": before}
+        assert told["champion"]["model_version"] == chain.number(before)
+        # same rows, same way of asking: the champion answers now as it did when it was the candidate
+        assert chain.answers(method, "champion") == chain.answers(before, "candidate")
+        evaluation = json.loads((chain.folders[method]["evaluation_report"] / "evaluation.json").read_text())
+        assert evaluation["comparisons"]["champion"]["n"] == told["rows"]
+        right = evaluation["models"]["champion"]["correct"]
+        assert right == chain.facts[before]["evaluation_report"]["models"]["candidate"]["correct"]
+
+
+def test_the_registry_tells_the_kinds_apart(chain: Chain) -> None:
+    for method in METHODS:
+        tags = registry.version_tags(chain.tracking, "colours", chain.number(method))
+        assert (tags["method"], tags["kind"]) == (method, method)
+        assert tags["dataset_version"] == chain.folders[method]["splits"].name
+        assert tags["merged_version"] == chain.folders[method]["merged_model"].name
+    records = {}
+    for path in (chain.project.home / "mlflow" / "artifacts").rglob("model.json"):
+        told = json.loads(path.read_text())
+        kept = path.parent / "adapter"
+        place = "base" if told["folder"] == chain.project.spec["base_model"] else Path(told["folder"]).parts[-3]
+        records[told["kind"]] = place, [p.name for p in kept.glob("*.safetensors")] if kept.exists() else []
+    own = ["adapter_model.safetensors"]
+    assert records == {
+        "lora": ("base", own),
+        "prefix": ("base", own),
+        "prompt": ("merged_model", own),
+        "full": ("merged_model", []),
+    }
+
+
+def test_a_rollback_goes_from_one_kind_to_another(chain: Chain) -> None:
+    prompt, full = chain.number("prompt"), chain.number("full")
+    aliases = registry.aliases(chain.tracking, "colours")
+    assert (aliases["champion"], aliases["previous_champion"]) == (full, prompt)
+    assert registry.rollback(chain.tracking, "colours") == prompt
+    assert registry.rollback(chain.tracking, "colours") == full
+
+
+def test_a_second_run_of_a_method_does_no_work(chain: Chain) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (chain.project.home / "artifacts").rglob("artifact.json")}
+    _, told = chain.project.run()
+    assert told["worked"] is False
+    assert {p: p.stat().st_mtime_ns for p in (chain.project.home / "artifacts").rglob("artifact.json")} == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_report_speaks_of_the_method(chain: Chain, method: str) -> None:
+    report = (chain.folders[method]["evaluation_report"] / "report.md").read_text("utf-8")
+    assert f"Fine-tuned ({method})" in report
+    other = {
+        "lora": "merged model",
+        "prefix": "base behind the prefix",
+        "prompt": "added tokens",
+        "full": "stored model",
+    }
+    assert [m for m, words in other.items() if words in report] == [method]
+
+
+@pytest.mark.parametrize(("method", "alias"), [("full", "champion"), ("prompt", "previous_champion")])
+def test_a_registered_model_is_exported_by_its_alias(chain: Chain, method: str, alias: str, tmp_path: Path) -> None:
+    done = chain.project.finetune("export", "colours", "--to", str(tmp_path / "out"), "--alias", alias)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert told["method"] == method and told["model_version"] == chain.number(method)
+    assert len(told["prompt"]["soft_tokens"]) == (8 if method == "prompt" else 0)
+
+
+def test_a_killed_soft_prompt_goes_on_to_the_same_bits(chain: Chain, tmp_path: Path) -> None:
+    source, project = chain.project, Project(tmp_path, base=Path(chain.project.spec["base_model"]))
+    project.write_spec(training=training("prompt"))
+    for step in (
+        "raw_examples",
+        "validated_examples",
+        "clean_examples",
+        "reviewed_examples",
+        "splits",
+        "few_shot_baseline",
+    ):
+        shutil.copytree(source.home / "artifacts" / "colours" / step, project.home / "artifacts" / "colours" / step)
+    shutil.copytree(source.home / "artifacts" / "shared", project.home / "artifacts" / "shared")
+    running = subprocess.Popen(
+        project.command("run", "colours", "--stage", "training"),
+        env=project.environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    wait_for_checkpoint(project, running).send_signal(signal.SIGKILL)
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 1 and "SIGKILL" in output
+    done = project.finetune("run", "colours", "--stage", "training")
+    assert done.returncode == 0, done.stderr
+    measured = json.loads((project.artifact("adapter") / "measured.json").read_text())
+    assert measured["resumed_from"].startswith("checkpoint-")
+    trained = chain.folders["prompt"]["adapter"]
+    assert project.artifact("adapter").name == trained.name
+    assert adapter_digest(project) == _digest(trained)
+
+
+def _digest(adapter: Path) -> str:
+    return hashlib.sha256((adapter / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
