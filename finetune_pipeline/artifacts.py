@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,46 @@ def digest_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in pieces."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class SeenFiles:
+    """Digests of large files that people keep, remembered by what the file system says of them.
+
+    A file of a MiB or more is not read again while its path, size, inode and times of change are those it had when it
+    was digested. What changes a file's bytes changes its ctime, which no program can set; a digest is remembered only
+    if the ctime was two seconds old by then, so that a later change within the clock's grain shows (git treats its
+    index in the same way). `path`: the file that remembers; None: nothing is remembered.
+    """
+
+    _LEAST_BYTES = 1 << 20
+    _GRAIN = 2_000_000_000
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[str, list[Any]] = {}
+        if path is not None and path.is_file():
+            with contextlib.suppress(ValueError):
+                self._known = read_json(path)
+
+    def digest(self, path: Path) -> str:
+        """Hex SHA-256 of a file."""
+        before = self._marks(path)
+        name = str(path.absolute())
+        told = self._known.get(name)
+        if told is not None and told[:-1] == before:
+            return str(told[-1])
+        now = time.time_ns()
+        digest = digest_file(path)
+        quiet = 0 <= before[3] < now - self._GRAIN and before[2] < now - self._GRAIN
+        if self._path is not None and before[0] >= self._LEAST_BYTES and quiet and self._marks(path) == before:
+            self._known[name] = [*before, digest]
+            write_json(self._path, self._known)
+        return digest
+
+    @staticmethod
+    def _marks(path: Path) -> list[int]:
+        told = path.stat()
+        return [told.st_size, told.st_ino, told.st_mtime_ns, told.st_ctime_ns, told.st_dev]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -123,6 +164,10 @@ class ArtifactStore:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def seen_files(self, task: str) -> SeenFiles:
+        """The remembered digests of the files the task's people keep."""
+        return SeenFiles(self.root / task / "state" / "seen_files.json")
+
     @contextlib.contextmanager
     def lock(self, task: str, name: str) -> Iterator[None]:
         """Hold the named lock of a task; waits. Freed by the kernel if the holder dies."""
@@ -162,11 +207,7 @@ class ArtifactStore:
             builder = Builder(making, work)
             try:
                 make(builder)
-                files = {
-                    str(p.relative_to(making)): {"sha256": digest_file(p), "bytes": p.stat().st_size}
-                    for p in sorted(making.rglob("*"))
-                    if p.is_file() and (p.name == DIGESTS or not (p.parent / DIGESTS).exists())
-                }
+                files = self._digests(making, self._linked(task, step, inputs))
                 write_json(
                     making / MANIFEST,
                     {
@@ -191,6 +232,40 @@ class ArtifactStore:
             made = self.find(task, step, version)
             assert made is not None
             return Artifact(made.task, made.step, made.version, made.folder, made.facts, made.inputs, reused=False)
+
+    def _linked(self, task: str, step: str, inputs: Mapping[str, str]) -> dict[tuple[int, int], dict[str, Any]]:
+        """What the manifests of the inputs and of the step's last artifacts say of their files, by device and inode.
+
+        A hard link to one of them has its content (files of artifacts are never written again), hence its digest.
+        """
+        folders = [self.root / task / name / version for name, version in inputs.items()]
+        folders += [artifact.folder for artifact in self.all_versions(task, step)[-_LOOK_BACK:]]
+        known: dict[tuple[int, int], dict[str, Any]] = {}
+        for folder in folders:
+            if not (folder / MANIFEST).is_file():
+                continue
+            for name, told in read_json(folder / MANIFEST)["files"].items():
+                with contextlib.suppress(FileNotFoundError):
+                    mark = (folder / name).stat()
+                    if mark.st_nlink > 1 and mark.st_size == told["bytes"]:
+                        known[mark.st_dev, mark.st_ino] = told
+        return known
+
+    @staticmethod
+    def _digests(folder: Path, known: Mapping[tuple[int, int], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Digest and size of the files of a folder; where one lists the digests of the others, of that list alone."""
+        files = {}
+        for path in sorted(folder.rglob("*")):
+            if not path.is_file() or (path.name != DIGESTS and (path.parent / DIGESTS).exists()):
+                continue
+            mark = path.stat()
+            told = known.get((mark.st_dev, mark.st_ino)) or {"sha256": digest_file(path), "bytes": mark.st_size}
+            files[str(path.relative_to(folder))] = told
+        return files
+
+
+_LOOK_BACK = 3
+"""Earlier artifacts of a step that may share files with a new one."""
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from finetune_pipeline.assets.materialize import world_of
 from finetune_pipeline.assets.metadata import as_metadata, numbers
 from finetune_pipeline.assets.node import Node
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.data.summary import markdown, summarise
 from finetune_pipeline.progress import tell
 from finetune_pipeline.resources.store import Store
@@ -88,9 +89,7 @@ def split_views(task: Task) -> dg.AssetsDefinition:
             with tracking.step(context, task.name, name, splits.version, reused=splits.reused) as run:
                 run.log_metrics(numbers(facts))
                 if split != "test":
-                    facts["summary_markdown"] = markdown(
-                        summarise(read_examples(splits.path(f"{split}/examples.jsonl")))
-                    )
+                    facts["summary_markdown"] = markdown(summarise(read_examples(examples_of(splits.folder, split))))
                 metadata = as_metadata({**facts, "mlflow": run.url})
             tell(name, "done")
             yield dg.MaterializeResult(

@@ -9,8 +9,9 @@ from typing import Any
 
 import dagster as dg
 
-from finetune_pipeline.artifacts import Artifact, digest_file, read_json
+from finetune_pipeline.artifacts import Artifact, read_json
 from finetune_pipeline.assets.metadata import as_metadata, numbers
+from finetune_pipeline.data.split_files import digest_examples, examples_of
 from finetune_pipeline.findings import errors
 from finetune_pipeline.graph import World, pinned_world
 from finetune_pipeline.progress import tell
@@ -26,12 +27,12 @@ from finetune_pipeline.training.preflight import preflight
 
 DATASETS = {
     "splits": [
-        ("train", "train/examples.jsonl", "training"),
-        ("validation", "validation/examples.jsonl", "validation"),
-        ("test", "test/sealed.jsonl", "test"),
+        ("train", "training"),
+        ("validation", "validation"),
+        ("test", "test"),
     ],
 }
-"""Which files of which step's artifact are data sets, and in what role."""
+"""Which splits are data sets, and in what role."""
 USES = {
     "few_shot_baseline": ("validation",),
     "adapter": ("train", "validation"),
@@ -148,12 +149,12 @@ def _log_datasets(run: StepRun, task: Task, name: str, world: World, store: Stor
     splits = PIPELINE.find("splits", task, world, store.artifacts())
     if splits is None:
         return
-    for split, file, role in DATASETS["splits"]:
+    for split, role in DATASETS["splits"]:
         if split in USES[name]:
-            path = splits.path(file)
+            path = examples_of(splits.folder, split)
             run.log_dataset(
                 f"{task.name}_{split}",
-                digest_file(path),
+                digest_examples(path, trust=True),
                 str(path),
                 role,
                 {"num_rows": splits.facts["counts"][split], "version": splits.version},

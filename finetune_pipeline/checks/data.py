@@ -11,7 +11,6 @@ from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.data.examples import decode_examples, example_files, stream_examples
 from finetune_pipeline.data.leakage import leakage_report
 from finetune_pipeline.data.scrubbing import spans_left
-from finetune_pipeline.data.splitting import FILES
 from finetune_pipeline.spec.model import TaskSpec
 
 PERSONAL_DATA_SAMPLE = 20_000
@@ -128,7 +127,7 @@ def reviews_applied(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 
 def no_leakage(artifact: Artifact, spec: TaskSpec) -> Answer:
-    report = leakage_report(artifact.folder, spec, FILES)
+    report = leakage_report(artifact.folder, spec)
     leaks = report["exact"] + report["near"] + report["group"]
     if spec.data.semantic is not None and spec.data.semantic.remove:
         leaks += report["semantic"]

@@ -14,6 +14,8 @@ from finetune_pipeline.data.compiling import compiled
 
 _i64 = types.Array(types.int64, 1, "C", readonly=True)
 _words = types.Array(types.uint64, 2, "C", readonly=True)
+_sketches = types.Array(types.uint32, 2, "C", readonly=True)
+_tables = types.Array(types.boolean, 2, "C", readonly=True)
 _flags = types.Array(types.boolean, 1, "C", readonly=True)
 
 
@@ -109,3 +111,23 @@ def pair_up(
         state[0] += 1
         state[1] = 0
     return count
+
+
+@compiled(types.void(_sketches, _sketches, _tables, types.boolean[::1]))
+def mark_sharing(sketches: np.ndarray, keys: np.ndarray, filled: np.ndarray, found: np.ndarray) -> None:
+    """Which rows have a band key that is in its band's hash table; see ``band_search._sharing`` and ``_tables``."""
+    bands, slots = keys.shape
+    shift = 0
+    while (1 << (32 - shift)) > slots:
+        shift += 1
+    for row in range(len(sketches)):
+        for band in range(bands):
+            key = sketches[row, band]
+            at: Any = np.int64(np.uint32(key * np.uint32(0x9E3779B1)) >> np.uint32(shift))
+            while filled[band, at] and keys[band, at] != key:
+                at += 1
+                if at == slots:
+                    at = 0
+            if filled[band, at]:
+                found[row] = True
+                break

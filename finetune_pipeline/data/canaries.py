@@ -10,7 +10,7 @@ from finetune_pipeline.data.prompt_skeletons import PREAMBLES
 from finetune_pipeline.data.shingles import similarity
 from finetune_pipeline.data.templates import Templates, strip
 
-KINDS = ("exact", "reformatted", "edited", "template_swapped", "same_group")
+KINDS = ("exact", "reformatted", "edited", "template_swapped", "same_group", "semantic")
 EACH = 3
 _LEAST_WORDS = 4
 

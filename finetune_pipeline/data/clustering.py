@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.artifacts import digest_json
+from finetune_pipeline.data.band_search import bounds_of, sharing, taken
 from finetune_pipeline.data.buckets import candidate_pairs
 from finetune_pipeline.data.columns import Table
+from finetune_pipeline.data.growth import isin
 from finetune_pipeline.data.near_duplicates import components
 from finetune_pipeline.data.sketches import loose_forms, similarities
 from finetune_pipeline.data.templates import Templates
@@ -99,6 +101,57 @@ def find_pairs(
     return Pairs(basis(threshold, templates), keys, left[order], right[order], likeness[order])
 
 
+def more_pairs(
+    table: Table, sketches: Sequence[Path], threshold: float, templates: Templates, known: Pairs, new: np.ndarray
+) -> Pairs:
+    """`known`, and the pairs of prompts that only the rows `new` (int64) have: what :func:`find_pairs` gives, in time that
+    depends on their number, but for one look at every sketch."""
+    prompts = np.ascontiguousarray(table.rows["prompt"])
+    fresh = np.unique(prompts[new])
+    fresh = fresh[~_isin(fresh, known.keys)]
+    if not len(fresh):
+        return known
+    bounds = bounds_of(table.part, len(sketches))
+    _, at = np.unique(prompts[new], return_index=True)
+    asking = np.sort(new[at])
+    reached = sharing(sketches, taken(sketches, bounds, asking[_isin(prompts[asking], fresh)]))
+    there = np.flatnonzero(isin(prompts, prompts[reached]))
+    keys, first = np.unique(prompts[there], return_index=True)
+    first = there[first]  # of the rows with one prompt the first stands for all
+    seen = np.isin(first, reached)
+    keys, first = keys[seen], first[seen]
+    order = np.argsort(first)
+    keys, first = keys[order], first[order]
+    found = candidate_pairs(taken(sketches, bounds, first), _isin(keys, fresh), threshold)
+    tell("clean_examples", f"{len(fresh)} new prompts, {len(found)} candidate pairs", rows=len(table.rows))
+    likeness = _verify(table, first, found, templates)
+    alike = likeness >= threshold - _NEAR_ENOUGH
+    left, right = keys[found[alike, 0]], keys[found[alike, 1]]
+    left, right, likeness = (
+        np.concatenate([known.left, np.minimum(left, right)]),
+        np.concatenate([known.right, np.maximum(left, right)]),
+        np.concatenate([known.similarity, likeness[alike]]),
+    )
+    order = np.lexsort((right, left))
+    grown = np.insert(known.keys, np.searchsorted(known.keys, fresh), fresh)
+    return Pairs(known.basis, grown, left[order], right[order], likeness[order])
+
+
+def reached_by(table: Table, pairs: Pairs, new: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """(all rows in a cluster with one of the rows `new`, ascending; their clusters' numbers; how many clusters there
+    are)."""
+    prompts = np.ascontiguousarray(table.rows["prompt"])
+    asked = np.unique(prompts[new])
+    nodes = np.unique(np.concatenate([pairs.left, pairs.right, asked]))
+    edges = np.stack([np.searchsorted(nodes, pairs.left), np.searchsorted(nodes, pairs.right)], 1)
+    labels = components(len(nodes), edges.astype(np.int64))
+    count = int(labels.max(initial=-1)) + 1
+    chosen = np.zeros(count, bool)
+    chosen[labels[np.searchsorted(nodes, asked)]] = True
+    rows = np.flatnonzero(isin(prompts, nodes[chosen[labels]]))
+    return rows, labels[np.searchsorted(nodes, prompts[rows])], len(pairs.keys) - len(nodes) + count
+
+
 def _isin(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     """Which values are in the sorted array."""
     if not len(ordered):
@@ -157,12 +210,12 @@ def cluster(table: Table, pairs: Pairs) -> np.ndarray:
     return found
 
 
-def cluster_ids(table: Table, labels: np.ndarray) -> np.ndarray:
-    """For every row the smallest id (uint64) in its cluster: the cluster's name."""
+def cluster_ids(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """For every row the smallest of the ids (uint64) in its cluster: the cluster's name."""
     if not len(labels):
         return np.zeros(0, np.uint64)
     smallest = np.full(int(labels.max()) + 1, np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(smallest, labels, table.rows["id"])
+    np.minimum.at(smallest, labels, ids)
     return smallest[labels]
 
 

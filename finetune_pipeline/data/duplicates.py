@@ -12,28 +12,19 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.artifacts import digest_json, read_json
-from finetune_pipeline.data.clustering import (
-    KNOWN,
-    basis,
-    cluster,
-    cluster_ids,
-    describe,
-    find_pairs,
-    known_pairs,
-    semantic_suspects,
-    with_suspects,
-)
+from finetune_pipeline.data.clustering import describe
 from finetune_pipeline.data.columns import LOST, Table
 from finetune_pipeline.data.contamination import MATCHES, load_benchmarks
+from finetune_pipeline.data.deciding import GONE, TABLE, Decided, decide, parts_of
 from finetune_pipeline.data.examples import PARTS, stream_examples
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.data.outcomes import Outcomes, known_outcomes
 from finetune_pipeline.data.parts import Workers, joined, link, part_key, read_index, seal_part, take_over, write_index
 from finetune_pipeline.data.preparing import Preparation, prepare_part
 from finetune_pipeline.data.prompt_skeletons import with_known
 from finetune_pipeline.data.scrubbing import KINDS
 from finetune_pipeline.data.settling import CONTRADICTION, EXACT, KEPT, NEAR
 from finetune_pipeline.data.templates import Templates, find_templates
+from finetune_pipeline.data.validation import SAMPLED
 from finetune_pipeline.findings import Finding, as_rows
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
@@ -41,7 +32,6 @@ from finetune_pipeline.spec import TaskSpec
 CODE = "2"
 """Raise when a part is prepared differently: parts of earlier artifacts are then not taken over."""
 PREPARED = "scrubbed"
-TABLE = "rows.npy"
 TEMPLATES = "templates.json"
 LARGE_ROWS = 50_000
 _SAMPLE = 20_000
@@ -61,7 +51,6 @@ CLEAN_ROW = np.dtype(
         ("end", "<u8"),
     ]
 )
-GONE = 4
 
 
 def clean(
@@ -99,29 +88,15 @@ def clean(
         table = Table.load(prepared, [part["file"] for part in index])
         rows = table.rows
         tell("clean_examples", f"{len(rows)} rows scrubbed; looking for duplicates", rows=len(rows))
-        threshold = spec.data.near_duplicate_threshold
-        known = known_pairs(earlier, basis(threshold, templates))
-        pairs = find_pairs(table, [p / "sketch.npy" for p in prepared], threshold, templates, known)
-        pairs.save(out / KNOWN)
-        suspects = semantic_suspects(table, spec)
-        if spec.data.semantic is not None and spec.data.semantic.remove:
-            pairs = with_suspects(pairs, table, suspects)
-        labels = cluster(table, pairs)
-        outcomes = Outcomes.begin(table, labels, known_outcomes(earlier, spec))
-        outcomes.settle(table, spec, workers)
-        outcomes.save(out, spec)
-        states = outcomes.states(len(rows))
-        states[rows["lost"] > 0] = GONE
-        kept_counts = _write_parts(index, keys, table, states, out, earlier, workers)
-    clean_rows = _clean_rows(table, cluster_ids(table, labels), states)
-    np.save(out / TABLE, clean_rows)
+        decided = decide(table, prepared, templates, spec, earlier, workers)
+        kept_counts = _write_parts(index, keys, table, decided.states, out, earlier, workers)
+    decided.save(out, spec, parts_of(table, prepared))
+    np.save(out / TABLE, _clean_rows(table, decided))
     write_index(out, kept_counts)
     write_rows(out / TEMPLATES, [templates.to_dict()])
-    _write_duplicates(table, outcomes, out)
-    quarantine = outcomes.quarantine()
-    findings = [*outcomes.findings(), *as_rows(_suspected(table, suspects))]
+    findings = [*decided.outcomes.findings(), *as_rows(_suspected(table, decided.suspects))]
     for name, extra in (
-        ("quarantine.jsonl", quarantine),
+        ("quarantine.jsonl", decided.outcomes.quarantine()),
         ("findings.jsonl", findings),
         ("scrubbed.jsonl", []),
         (MATCHES, []),
@@ -130,14 +105,13 @@ def clean(
         with (out / name).open("ab") as whole:
             for row in extra:
                 whole.write(msgspec.json.encode(row) + b"\n")
-    facts = _facts(table, states, outcomes, prepared, findings, spec)
     return {
-        **facts,
+        **_facts(table, decided.states, prepared, findings, spec),
         "templates": len(templates.segments) - len(with_known(Templates()).segments),
-        "clusters": int(labels.max()) + 1 if len(labels) else 0,
-        **describe(pairs),
-        "semantic_suspects": len(suspects),
-        "examples": outcomes.shown(table),
+        "clusters": decided.count,
+        **describe(decided.pairs),
+        "semantic_suspects": len(decided.suspects),
+        "examples": _shown(table, decided),
         "parts": len(index),
         "taken_over": taken,
     }
@@ -152,16 +126,16 @@ def sample_prompts(validated: Path, total: int) -> Iterator[str]:
         for example in stream_examples(validated):
             yield example.user_text
         return
-    mark = b'\n{"id":"' + b"0" * zeros
     decoder = msgspec.json.Decoder()
     for part in read_index(validated):
-        data = b"\n" + (validated / PARTS / part["key"] / "examples.jsonl").read_bytes()
-        at = data.find(mark)
-        while at >= 0:
-            end = data.find(b"\n", at + 1)
-            row = decoder.decode(data[at + 1 : end if end >= 0 else len(data)])
-            yield "\n".join(m["content"] for m in row["messages"] if m["role"] == "user")
-            at = data.find(mark, at + 1)
+        folder = validated / PARTS / part["key"]
+        chosen = np.load(folder / SAMPLED)
+        chosen = chosen[chosen["zeros"] >= zeros]
+        with (folder / "examples.jsonl").open("rb") as lines:
+            for _, start, end in chosen.tolist():
+                lines.seek(start)
+                row = decoder.decode(lines.read(end - start))
+                yield "\n".join(m["content"] for m in row["messages"] if m["role"] == "user")
 
 
 def _prepare(
@@ -235,29 +209,40 @@ def keep_rows(item: tuple[Path, np.ndarray, Path, Path]) -> None:
     seal_part(making, final)
 
 
-def _clean_rows(table: Table, clusters: np.ndarray, states: np.ndarray) -> np.ndarray:
+def _clean_rows(table: Table, decided: Decided) -> np.ndarray:
     rows = np.zeros(len(table.rows), CLEAN_ROW)
     for name in ("id", "prompt", "group", "time", "label", "origin", "start", "end"):
         rows[name] = table.rows[name]
-    rows["cluster"], rows["state"], rows["part"] = clusters, states, table.part
+    rows["cluster"], rows["state"], rows["part"] = decided.clusters, decided.states, table.part
     return rows
 
 
-def _write_duplicates(table: Table, outcomes: Outcomes, out: Path) -> None:
-    """One line per removed repeat; built from columns, since there may be very many."""
-    rows = table.rows
-    names = [msgspec.json.encode(name).decode() for name in table.files]
-
-    def source(i: int) -> str:
-        return f'{{"file":{names[table.part[i]]},"line":{rows["line"][i]}}}'
-
-    with (out / "duplicates.jsonl").open("w", encoding="utf-8") as told:
-        for i, kept, state, likeness in outcomes.repeats():
-            told.write(
-                f'{{"id":"{rows["id"][i]:016x}","source":{source(i)},"kept_id":"{rows["id"][kept]:016x}",'
-                f'"kept_source":{source(kept)},"kind":"{"exact" if state == EXACT else "near"}",'
-                f'"similarity":{round(float(likeness), 4)}}}\n'
+def _shown(table: Table, decided: Decided, each: int = 3) -> dict[str, list[dict[str, Any]]]:
+    """A few removed repeats of each kind with the row that stays, for people."""
+    chosen: dict[str, list[dict[str, Any]]] = {}
+    removed = np.flatnonzero((decided.states == EXACT) | (decided.states == NEAR))
+    for kind, state in (("exact", EXACT), ("near", NEAR)):
+        for place in np.flatnonzero(decided.states[removed] == state)[:each].tolist():
+            told = msgspec.json.decode(decided.repeats[place])
+            stays = np.flatnonzero(table.rows["id"] == int(told["kept_id"], 16)).tolist()
+            where = f"{told['kept_source']['file']}:{told['kept_source']['line']}"
+            kept = next(i for i in stays if table.place(i) == where)
+            pair = table.fetch(np.array([removed[place], kept]))
+            chosen.setdefault(kind, []).append(
+                {
+                    "place": pair[0].place,
+                    "text": _cut(pair[0].user_text),
+                    "stays": pair[1].place,
+                    "text_that_stays": _cut(pair[1].user_text),
+                    "similarity": told["similarity"],
+                }
             )
+    return chosen
+
+
+def _cut(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 200 else flat[:199] + "…"
 
 
 def _suspected(table: Table, suspects: Sequence[tuple[int, int, float]]) -> list[Finding]:
@@ -277,7 +262,6 @@ def _suspected(table: Table, suspects: Sequence[tuple[int, int, float]]) -> list
 def _facts(
     table: Table,
     states: np.ndarray,
-    outcomes: Outcomes,
     prepared: Sequence[Path],
     findings: Sequence[dict[str, Any]],
     spec: TaskSpec,

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from finetune_pipeline.artifacts import digest_file, read_json
+from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.shingles import incidence, loose_form, prompt_key, shingle_sets
+from finetune_pipeline.data.split_files import FILES, digest_examples, examples_of
 from finetune_pipeline.data.templates import Templates, strip
 from finetune_pipeline.spec import TaskSpec
 
@@ -83,23 +84,23 @@ def find_leaks(
     return leaks
 
 
-def leakage_report(split_folder: Path, spec: TaskSpec, files: dict[str, str]) -> dict[str, Any]:
-    """The certificate in ``leakage.json``, held against the files it speaks of; `files`: split to file name.
+def leakage_report(split_folder: Path, spec: TaskSpec) -> dict[str, Any]:
+    """The certificate in ``leakage.json``, held against the files it speaks of, which are read for it.
 
-    Adds ``changed`` (splits whose file is not the one certified) and, where the set is small enough to have
+    Adds ``changed`` (splits whose rows are not those certified) and, where the set is small enough to have
     fingerprints, ``all_pairs``: {"train-test": {exact, near}, …} from comparing all rows again, the test seen through
     its fingerprints only. Raises FileNotFoundError without a certificate.
     """
     report: dict[str, Any] = read_json(split_folder / "leakage.json")
     report["changed"] = [
-        name for name, file in files.items() if digest_file(split_folder / file) != report["files"].get(name)
+        name for name in FILES if digest_examples(examples_of(split_folder, name)) != report["files"].get(name)
     ]
     prints = split_folder / "test" / "fingerprints.json"
     if not prints.is_file():
         return report
     templates = Templates.from_dict(read_rows(split_folder / "templates.json")[0])
-    train = read_examples(split_folder / files["train"])
-    validation = read_examples(split_folder / files["validation"])
+    train = read_examples(examples_of(split_folder, "train"))
+    validation = read_examples(examples_of(split_folder, "validation"))
     test = read_fingerprints(prints)
     found: dict[str, dict[str, int]] = {}
     for name, rows, others in (

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.data.growth import isin
+
+LAST = "last.json"
 SPLITS = ("train", "validation", "test")
 ENTRY = np.dtype([("id", "<u8"), ("key", "<u8"), ("cluster", "<u8"), ("split", "<u1")])
 """One assignment: a row's id, its key (what the user says), the cluster it was in, the split's place in SPLITS."""
@@ -23,6 +27,12 @@ class Ledger:
     """
 
     entries: np.ndarray
+
+    def about(self, ids: np.ndarray, keys: np.ndarray) -> Ledger:
+        """The entries with one of these ids or keys, in their order: all that is to be said about such rows."""
+        if 8 * len(ids) > len(self.entries):
+            return self
+        return Ledger(self.entries[isin(self.entries["id"], ids) | isin(self.entries["key"], keys)])
 
     def split_of(self, ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """The split (int8, place in SPLITS) every row was given before, found by key, else by id; -1: none."""
@@ -42,6 +52,15 @@ class Ledger:
         return found
 
 
+def last_recorded(folder: Path, entries: int) -> str | None:
+    """What the last caller of :func:`record_assignments` called its assignments; None if the ledger, which has so many
+    entries, has learnt something since."""
+    if not (folder / LAST).is_file():
+        return None
+    told = read_json(folder / LAST)
+    return str(told["made"]) if told["entries"] == entries else None
+
+
 def read_ledger(folder: Path) -> Ledger:
     """The ledger; an empty one when there is no folder. Raises ValueError for a broken file: it must not be guessed."""
     parts = [np.zeros(0, ENTRY)]
@@ -56,8 +75,9 @@ def read_ledger(folder: Path) -> Ledger:
     return Ledger(np.concatenate(parts))
 
 
-def record_assignments(assignments: np.ndarray, folder: Path) -> int:
-    """Add assignments (ENTRY, [n]) of a split to the ledger. Returns the number of entries added.
+def record_assignments(assignments: np.ndarray, folder: Path, made: str = "") -> int:
+    """Add assignments (ENTRY, [n]) of a split to the ledger. Returns the number of entries added. `made`: a name of the
+    split for :func:`last_recorded`.
 
     All or nothing, durable when it returns, safe to repeat and to run from two processes. Raises RuntimeError if the
     ledger gives one of the rows another split: two splits were made from one state of it; the later must be redone.
@@ -65,7 +85,8 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        told = read_ledger(folder)
+        ledger = read_ledger(folder)
+        told = ledger.about(assignments["id"], assignments["key"])
         before = told.split_of(assignments["id"], assignments["key"])
         moved = np.flatnonzero((before >= 0) & (before != assignments["split"]))
         moved = moved[~_listed(told.entries, assignments[moved])]
@@ -82,6 +103,8 @@ def record_assignments(assignments: np.ndarray, folder: Path) -> int:
         if len(added):
             number = 1 + max([0, *(int(p.stem) for p in folder.glob("*.npy"))])
             _write(folder / f"{number:06d}.npy", added)
+        if made:
+            write_json(folder / LAST, {"made": made, "entries": len(ledger.entries) + len(added)})
     return len(added)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from finetune_pipeline.artifacts import digest_json
 from finetune_pipeline.data.columns import Table
 from finetune_pipeline.data.parts import Workers
-from finetune_pipeline.data.settling import EXACT, KEPT, NEAR, Batch, Settled, settle
+from finetune_pipeline.data.settling import EXACT, NEAR, Batch, Settled, settle
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
@@ -33,6 +33,38 @@ class Known:
     of: np.ndarray
     similarity: np.ndarray
     told: dict[int, tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+
+    def changed(self, gone: np.ndarray, come: Known) -> Known:
+        """These outcomes without those of the clusters named `gone`, and with others."""
+        stay = np.flatnonzero(~np.isin(self.names, gone))
+        names = np.concatenate([self.names[stay], come.names])
+        order = np.argsort(names, kind="stable")
+        sizes = np.concatenate([np.diff(self.bounds)[stay], np.diff(come.bounds)])
+        bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        kept, source = _ranges(self.bounds, stay), _ranges(bounds, order)
+        columns = (
+            np.concatenate([getattr(self, name)[kept], getattr(come, name)])[source]
+            for name in ("state", "of", "similarity")
+        )
+        origin = [*(self.told.get(i) for i in stay.tolist()), *(come.told.get(i) for i in range(len(come.names)))]
+        told = {place: said for place, i in enumerate(order.tolist()) if (said := origin[i]) is not None}
+        return Known(names[order], np.concatenate([[0], np.cumsum(sizes[order])]).astype(np.int64), *columns, told)
+
+    def findings(self) -> list[dict[str, Any]]:
+        """Findings of all clusters, in the order of their names."""
+        return [finding for i in sorted(self.told) for finding in self.told[i][0]]
+
+    def quarantine(self) -> list[dict[str, Any]]:
+        """Quarantined rows of all clusters, in the order of their names."""
+        return [row for i in sorted(self.told) for row in self.told[i][1]]
+
+    def save(self, out: Path, spec: TaskSpec) -> None:
+        """Write what :func:`known_outcomes` reads."""
+        arrays = {name: getattr(self, name) for name in ("names", "bounds", "state", "of", "similarity")}
+        np.savez(out / ARRAYS, basis=np.array(_basis(spec)), **arrays)
+        with (out / TOLD).open("wb") as told:
+            for place in sorted(self.told):
+                told.write(msgspec.json.encode([place, *self.told[place]]) + b"\n")
 
 
 @dataclass
@@ -58,11 +90,12 @@ class Outcomes:
         return cls(members, bounds, names, state, of, similarity, np.arange(len(names)))
 
     @classmethod
-    def begin(cls, table: Table, labels: np.ndarray, known: Known | None) -> Outcomes:
-        """The clusters of rows that go on, with what is known of them already."""
-        alive = np.flatnonzero(table.rows["lost"] == 0)
-        order = alive[np.argsort(labels[alive], kind="stable")]
-        ordered = labels[order]
+    def begin(cls, table: Table, rows: np.ndarray, labels: np.ndarray, known: Known | None) -> Outcomes:
+        """The clusters (`labels`) among `rows` (int64, ascending) that go on, with what is known of them already."""
+        alive = table.rows["lost"][rows] == 0
+        rows, labels = rows[alive], labels[alive]
+        order = np.argsort(labels, kind="stable")
+        order, ordered = rows[order], labels[order]
         edges = np.flatnonzero(np.diff(ordered, prepend=-1, append=-2))
         sizes = np.diff(edges)
         several = sizes > 1
@@ -114,12 +147,6 @@ class Outcomes:
         for number, rows in settled.quarantine:
             self.told.setdefault(int(chosen[number]), ([], []))[1].extend(rows)
 
-    def states(self, count: int) -> np.ndarray:
-        """The state (uint8, [count]) of every row of the table; rows outside all clusters are kept."""
-        states = np.full(count, KEPT, np.uint8)
-        states[self.members] = self.state
-        return states
-
     def repeats(self) -> Iterator[tuple[int, int, int, float]]:
         """(row, the row it repeats, EXACT or NEAR, similarity of the prompts), in the order of rows."""
         first = np.repeat(self.bounds[:-1], np.diff(self.bounds))
@@ -134,57 +161,19 @@ class Outcomes:
             strict=True,
         )
 
-    def shown(self, table: Table, each: int = 3) -> dict[str, list[dict[str, Any]]]:
-        """A few removed repeats of each kind with the row that stays, for people."""
-        chosen: dict[str, list[dict[str, Any]]] = {"exact": [], "near": []}
-        for i, kept, state, likeness in self.repeats():
-            kind = chosen["exact" if state == EXACT else "near"]
-            if len(kind) < each:
-                gone, stays = table.fetch(np.array([i, kept]))
-                kind.append(
-                    {
-                        "place": gone.place,
-                        "text": _cut(gone.user_text),
-                        "stays": stays.place,
-                        "text_that_stays": _cut(stays.user_text),
-                        "similarity": round(likeness, 4),
-                    }
-                )
-            if all(len(kind) == each for kind in chosen.values()):
-                break
-        return {name: rows for name, rows in chosen.items() if rows}
-
-    def findings(self) -> list[dict[str, Any]]:
-        """Findings of all clusters, in their order."""
-        return [finding for i in sorted(self.told) for finding in self.told[i][0]]
-
-    def quarantine(self) -> list[dict[str, Any]]:
-        """Quarantined rows of all clusters, in their order."""
-        return [row for i in sorted(self.told) for row in self.told[i][1]]
-
-    def save(self, out: Path, spec: TaskSpec) -> None:
-        """Write what :func:`known_outcomes` reads."""
+    def known(self) -> Known:
+        """The outcomes by the names of the clusters, without their rows."""
         order = np.argsort(self.names, kind="stable")
         source = _ranges(self.bounds, order)
-        np.savez(
-            out / ARRAYS,
-            basis=np.array(_basis(spec)),
-            names=self.names[order],
-            bounds=np.concatenate([[0], np.cumsum(np.diff(self.bounds)[order])]).astype(np.int64),
-            state=self.state[source],
-            of=self.of[source],
-            similarity=self.similarity[source],
+        told = {place: self.told[number] for place, number in enumerate(order.tolist()) if number in self.told}
+        return Known(
+            self.names[order],
+            np.concatenate([[0], np.cumsum(np.diff(self.bounds)[order])]).astype(np.int64),
+            self.state[source],
+            self.of[source],
+            self.similarity[source],
+            told,
         )
-        with (out / TOLD).open("wb") as told:
-            for place, number in enumerate(order.tolist()):
-                if number in self.told:
-                    findings, rows = self.told[number]
-                    told.write(msgspec.json.encode([place, findings, rows]) + b"\n")
-
-
-def _cut(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= 200 else flat[:199] + "…"
 
 
 def _basis(spec: TaskSpec) -> str:

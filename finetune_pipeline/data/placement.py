@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_pipeline.data.duplicates import GONE
+from finetune_pipeline.data.deciding import GONE
 from finetune_pipeline.data.examples import ORIGINS
-from finetune_pipeline.data.ledger import ENTRY, SPLITS, Ledger
+from finetune_pipeline.data.ledger import ENTRY, SPLITS
 from finetune_pipeline.data.settling import CONTRADICTION, KEPT
 from finetune_pipeline.spec import TaskSpec
 
@@ -19,19 +18,16 @@ _HUMAN = ORIGINS.index("human")
 _TEST = SPLITS.index("test")
 
 
-@dataclass(frozen=True)
-class Placement:
-    """`split` (int8, [n]): place in SPLITS, or a reason; `unit` (int64, [n]): -1 for rows that are out; `names`
-    (uint64): the units' names; `assignments` (ENTRY): what the ledger has to learn; `bridged` ([n]): for a BRIDGE row
-    the bit mask of the splits it is like; `restored`: removed rows that stay in their split after all, since the row
-    they repeat is a BRIDGE."""
-
-    split: np.ndarray
-    unit: np.ndarray
-    names: np.ndarray
-    assignments: np.ndarray
-    bridged: np.ndarray
-    restored: np.ndarray
+OUT = np.uint64(2**64 - 1)
+PLACED = np.dtype(
+    [
+        ("unit", "<u8"),  # the name of the row's unit; OUT: the row is gone
+        ("split", "<i1"),  # place in SPLITS, or a reason
+        ("told", "<i1"),  # the split the ledger has to know of, for removed repeats too; -1: none
+        ("bridged", "<u1"),  # for a BRIDGE row the bit mask of the splits it is like
+    ]
+)
+"""What is decided about a row. A removed row with a split stays in it after all: the row it repeats is a BRIDGE."""
 
 
 def shares_of(spec: TaskSpec) -> dict[str, float]:
@@ -79,18 +75,24 @@ def _ties(cluster: np.ndarray, value: np.ndarray, which: np.ndarray) -> np.ndarr
     return np.stack([owners[:-1][same], owners[1:][same]], 1).astype(np.int64)
 
 
-def place(rows: np.ndarray, ledger: Ledger, spec: TaskSpec) -> Placement:
+def place(
+    rows: np.ndarray, before: np.ndarray, spec: TaskSpec, elsewhere: np.ndarray | None = None
+) -> tuple[np.ndarray, int]:
     """Give every kept row (CLEAN_ROW, [n]) a split: the one it, or a row of its unit, had before; else by `spec.split`.
 
-    Units that are new come in the order of sha256(seed, name), label by label; each goes to the split farthest below its
-    share of that label's rows (``by: time``: the newest units fill the test, then validation). Test takes only units
-    all of whose rows are by people.
+    before: the split every row was given earlier (int8; -1: none). elsewhere (int64, [labels + 1, splits]): rows placed
+    that are none of these and share no unit with them, by label. Units that are new come in the order of sha256(seed,
+    name), label by label; each goes to the split farthest below its share of that label's rows (``by: time``: the newest
+    units fill the test, then validation). Test takes only units all of whose rows are by people. Returns (PLACED, [n];
+    number of units).
     """
     unit, names = units_of(rows)
-    inside = np.flatnonzero(unit >= 0)
+    placed = np.zeros(len(rows), PLACED)
+    placed["unit"], placed["split"], placed["told"] = OUT, NOWHERE, -1
+    if not len(names):
+        return placed, 0
     kept = (rows["state"] == KEPT) & (unit >= 0)
-    before = np.full(len(rows), -1, np.int8)
-    before[inside] = ledger.split_of(rows["id"][inside], rows["prompt"][inside])
+    before = np.where(unit >= 0, before, -1).astype(np.int8)
     seen = np.zeros(len(names), np.uint8)
     had = before >= 0
     np.bitwise_or.at(seen, unit[had], (1 << before[had]).astype(np.uint8))
@@ -106,24 +108,33 @@ def place(rows: np.ndarray, ledger: Ledger, spec: TaskSpec) -> Placement:
     restored = _restored(rows, unit, before, split)
     split[restored] = before[restored]
     fresh = np.flatnonzero(seen == 0)
-    chosen = _assign(rows, unit, kept, names, fresh, split, spec)
-    home[fresh] = chosen
+    if elsewhere is None:
+        elsewhere = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)
+    home[fresh] = _assign(rows, unit, kept, names, fresh, split, spec, elsewhere)
     new = kept & (seen[unit] == 0)
     split[new] = home[unit[new]]
-    whole = (unit >= 0) & (home[unit] >= 0)  # removed repeats belong to the unit's split too
-    told = np.where(whole, home[unit], np.where(split >= 0, split, -1))
-    listed = np.flatnonzero(told >= 0)
+    inside = unit >= 0
+    whole = inside & (home[unit] >= 0)  # removed repeats belong to the unit's split too
+    placed["unit"][inside] = names[unit[inside]]
+    placed["split"] = split
+    placed["told"] = np.where(whole, home[unit], np.maximum(split, -1))
+    placed["bridged"] = np.where(split == BRIDGE, seen[unit], 0)
+    return placed, len(names)
+
+
+def assignments_of(rows: np.ndarray, placed: np.ndarray) -> np.ndarray:
+    """What the ledger has to learn of rows (CLEAN_ROW) that were placed (PLACED): ENTRY, sorted, each once."""
+    listed = np.flatnonzero(placed["told"] >= 0)
     assignments = np.zeros(len(listed), ENTRY)
     assignments["id"], assignments["key"] = rows["id"][listed], rows["prompt"][listed]
-    assignments["cluster"], assignments["split"] = names[unit[listed]], told[listed]
+    assignments["cluster"], assignments["split"] = placed["unit"][listed], placed["told"][listed]
     assignments = assignments[np.lexsort([assignments[name] for name in ("split", "cluster", "key", "id")])]
     new = np.ones(len(assignments), bool)
     for name in ("id", "key", "cluster", "split"):
         same = assignments[name][1:] == assignments[name][:-1]
         new[1:] = same if name == "id" else new[1:] & same
     new[1:] = ~new[1:]
-    assignments = assignments[new]
-    return Placement(split, unit, names, assignments, np.where(split == BRIDGE, seen[unit], 0), restored)
+    return assignments[new]
 
 
 def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.ndarray) -> np.ndarray:
@@ -151,6 +162,7 @@ def _assign(
     fresh: np.ndarray,
     split: np.ndarray,
     spec: TaskSpec,
+    elsewhere: np.ndarray,
 ) -> np.ndarray:
     """A split (int8) for every new unit; deficits count what is placed already."""
     if not len(fresh):
@@ -161,16 +173,13 @@ def _assign(
     stratum = _strata(rows, unit, kept, len(names))
     if spec.split.by == "time":
         stratum[:] = 0
-        labels = np.zeros(len(rows), np.int64)
-    else:
-        labels = rows["label"].astype(np.int64) + 1
-    placed = np.zeros((int(labels.max(initial=0)) + 1, len(SPLITS)), np.int64)
+    placed = elsewhere.copy()
     there = split >= 0
-    np.add.at(placed, (labels[there], split[there]), 1)
+    np.add.at(placed, (rows["label"][there].astype(np.int64) + 1, split[there]), 1)
     if spec.split.by == "time":
         newest = np.full(len(names), -np.inf)
         np.maximum.at(newest, unit[kept], np.nan_to_num(rows["time"][kept], nan=-np.inf))
-        return _newest(fresh, newest, names, size, human, placed[0], shares)
+        return _newest(fresh, newest, names, size, human, placed.sum(0), shares)
     order = _hash_order(names[fresh], spec.split.seed)
     chosen = np.zeros(len(fresh), np.int8)
     totals = placed.sum(1) + np.bincount(stratum[fresh], size[fresh], minlength=len(placed)).astype(np.int64)

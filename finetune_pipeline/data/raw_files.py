@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import digest_file
+from finetune_pipeline.artifacts import SeenFiles, digest_file
 from finetune_pipeline.data.detection import detect
 from finetune_pipeline.data.fields import check_fields
-from finetune_pipeline.data.json_lines import combine_digests, digest_files
+from finetune_pipeline.data.json_lines import combine_digests
 from finetune_pipeline.data.parts import link
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import Task, TaskSpec
@@ -111,18 +111,25 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
     return sorted(found.items())
 
 
-def raw_digest(task: Task) -> str:
-    """Hex SHA-256 over names and content of the raw files and of the benchmark files."""
-    return digest_files([*raw_paths(task), *((f"{BENCHMARKS}/{name}", path) for name, path in benchmark_paths(task))])
+def raw_digest(task: Task, seen: SeenFiles | None = None) -> str:
+    """Hex SHA-256 over names and content of the raw files and of the benchmark files. `seen`: what need not be read."""
+    seen = seen or SeenFiles()
+    files = [*raw_paths(task), *((f"{BENCHMARKS}/{name}", path) for name, path in benchmark_paths(task))]
+    return combine_digests((name, seen.digest(path)) for name, path in files)
 
 
 def collect_raw(
-    task: Task, out: Path, production: Path | None = None, earlier: Sequence[Mapping[str, Any]] = ()
+    task: Task,
+    out: Path,
+    production: Path | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
+    seen: SeenFiles | None = None,
 ) -> dict[str, Any]:
     """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``,
     benchmark files to ``out/benchmarks/<name>``.
 
-    `earlier`: facts of earlier snapshots, each with ``folder`` (Path); a file with an equal digest is linked from there.
+    `earlier`: facts of earlier snapshots, each with ``folder`` (Path); a file with an equal digest is linked from there;
+    `seen`: files whose digest is known.
     Facts: ``files`` (file, sha256, bytes, lines, container, shape, compressed, reason), ``lines`` (all files),
     ``bytes``, ``benchmarks`` (names) and ``digest``: what :func:`raw_digest` gives for the bytes copied (a difference
     means a file changed meanwhile).
@@ -132,16 +139,17 @@ def collect_raw(
         for facts in earlier
         for told in facts["files"]
     }
+    seen = seen or SeenFiles()
     digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []
     sources = [*raw_paths(task), *([(PRODUCTION_FILE, production)] if production else [])]
     for name, path in sources:
         copy = out / FILES / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        seen = known.get((name, digest_file(path))) if known else None
-        if seen and seen[1].is_file():
-            link(seen[1], copy)
-            digest, told = seen[0]["sha256"], {k: v for k, v in seen[0].items() if k in _DETECTED}
+        same = known.get((name, seen.digest(path))) if known else None
+        if same and same[1].is_file():
+            link(same[1], copy)
+            digest, told = same[0]["sha256"], {k: v for k, v in same[0].items() if k in _DETECTED}
         else:
             shutil.copyfile(path, copy)
             digest, told = digest_file(copy), _look_into(copy, name, task.spec)

@@ -14,12 +14,13 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
+from finetune_pipeline.data.deciding import GONE, TABLE
 from finetune_pipeline.data.decoding import decode_line
-from finetune_pipeline.data.duplicates import GONE, TABLE
 from finetune_pipeline.data.examples import ORIGINS, PARTS, Example, decode_examples
 from finetune_pipeline.data.formats import quoted
+from finetune_pipeline.data.growth import isin
 from finetune_pipeline.data.json_lines import digest_files, is_blank, read_lines, write_rows
-from finetune_pipeline.data.parts import part_key, read_index, seal_part, take_over, write_index
+from finetune_pipeline.data.parts import link, part_key, read_index, seal_part, take_over, write_index
 from finetune_pipeline.data.row_rules import nearest_label
 from finetune_pipeline.data.scrubbing import scrub_messages
 from finetune_pipeline.data.settling import KEPT
@@ -92,10 +93,12 @@ def apply_reviews(
     overruled, by_rule, reviewers, labels, origins.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = np.load(clean / TABLE)
-    kept = np.flatnonzero(rows["state"] == KEPT)
-    where = {int(rows["id"][i]): int(i) for i in kept}
     decisions, found, lines = read_decisions(reviews_folder, spec)
+    rows = np.load(clean / TABLE, mmap_mode=None if decisions else "r")
+    kept = rows["state"] == KEPT
+    rows_in = int(kept.sum())
+    decided = np.array([_number(d.id) for d in decisions if _number(d.id) >= 0], np.uint64)
+    where = {int(rows["id"][i]): int(i) for i in np.flatnonzero(isin(rows["id"], decided) & kept)}
     last: dict[int, Decision] = {}
     known = 0
     for decision in sorted(decisions, key=lambda d: d.time):  # stable: file and line order breaks ties
@@ -124,15 +127,20 @@ def apply_reviews(
     index = read_index(clean)
     parts = [_review_part(clean, part, by_part.get(i, {}), spec, out, earlier) for i, part in enumerate(index)]
     write_index(out, parts)
-    np.save(out / TABLE, rows)
+    if last:
+        np.save(out / TABLE, rows)
+    else:
+        link(clean / TABLE, out / TABLE)
     applied = [last[row] for row in sorted(last)]
     write_rows(out / "decisions.jsonl", (_told(d) for d in applied))
     write_rows(out / "findings.jsonl", as_rows(found))
     done = Counter(d.decision for d in applied)
-    here = rows[rows["state"] == KEPT]
+    left = rows["state"] == KEPT
+    labels = np.bincount(rows["label"][left] + 1, minlength=len(ranks) + 1)
+    origins = np.bincount(rows["origin"][left], minlength=len(ORIGINS))
     return {
-        "rows_in": len(kept),
-        "kept": len(here),
+        "rows_in": rows_in,
+        "kept": int(left.sum()),
         "dropped": done["drop"],
         "relabelled": done["relabel"],
         "confirmed": done["keep"],
@@ -140,8 +148,8 @@ def apply_reviews(
         "overruled": known - len(last),
         "by_rule": count_by_rule(found),
         "reviewers": dict(sorted(Counter(d.reviewer for d in applied).items())),
-        "labels": {label: int((here["label"] == i).sum()) for i, label in enumerate(spec.labels)},
-        "origins": {name: n for i, name in enumerate(ORIGINS) if (n := int((here["origin"] == i).sum()))},
+        "labels": {label: int(n) for label, n in zip(spec.labels, labels[1:], strict=True)},
+        "origins": {name: int(n) for name, n in zip(ORIGINS, origins, strict=True) if n},
     }
 
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import read_json, write_json
+import numpy as np
+
+from finetune_pipeline.artifacts import MANIFEST, digest_file, digest_json, read_json, write_json
 from finetune_pipeline.data.examples import PARTS
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.judging import judge_block
-from finetune_pipeline.data.parts import Workers, joined, part_key, seal_part, take_over, write_index
+from finetune_pipeline.data.parts import Workers, joined, part_key, read_index, seal_part, take_over, write_index
 from finetune_pipeline.data.raw_files import FILES
 from finetune_pipeline.data.readers.blocks import Block, read_blocks
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
-CODE = "2"
+CODE = "3"
 """Raise when the judgement of equal rows changes: parts of earlier artifacts are then not taken over."""
 LARGE = 32 << 20
+SOURCES = "sources.json"
+SAMPLED = "sampled.npy"
+SAMPLE_ROW = np.dtype([("zeros", "<u1"), ("start", "<u8"), ("end", "<u8")])
+"""A row whose id (a hash) begins with so many zeros, and where its line is: a sample of the rows that is none by place."""
+_SAMPLED = re.compile(rb'\{"id":"(0+)[^\n]*\n')
 _COUNTERS = ("by_rule", "labels", "ignored", "shapes")
 
 
@@ -40,10 +48,12 @@ def judged_by(spec: TaskSpec) -> dict[str, Any]:
 def validate(
     raw: Path, spec: TaskSpec, out: Path, earlier: Sequence[Path] = (), processes: int | None = None
 ) -> dict[str, Any]:
-    """Judge every row of the files in ``raw/files``; unchanged blocks are taken over from `earlier` artifacts' folders.
+    """Judge every row of the files in ``raw/files``; unchanged files are taken over from `earlier` artifacts' folders as
+    they are, and unchanged blocks of files that have grown.
 
-    Writes parts with ``examples.jsonl`` (see :mod:`finetune_pipeline.data.parts`), and ``quarantine.jsonl`` (file,
-    line, raw, findings) and ``findings.jsonl`` of all of them. Facts: rows_in, kept, quarantined, quarantined_share,
+    Writes parts with ``examples.jsonl`` and ``sampled.npy`` (see :mod:`finetune_pipeline.data.parts` and SAMPLE_ROW),
+    ``sources.json`` (the files' digests), and ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``
+    of all parts. Facts: rows_in, kept, quarantined, quarantined_share,
     blank_lines, by_rule (findings per rule), shapes (rows per format), labels (kept rows per label), files (rows per
     file), ignored_keys (rows per key that nobody reads), parts and taken_over. Always rows_in == kept + quarantined.
     """
@@ -52,6 +62,9 @@ def validate(
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     size = sum(p.stat().st_size for p in paths)
     settings = judged_by(spec)
+    basis = digest_json([CODE, settings])
+    digests = _file_digests(raw, paths)
+    known = _known_files(basis, digests, earlier)
     parts: list[dict[str, Any]] = []
     taken = 0
 
@@ -60,6 +73,10 @@ def validate(
         nonlocal taken
         for path in paths:
             name = path.relative_to(folder).as_posix()
+            if name in known and all([take_over(PARTS, part["key"], out, earlier) for part in known[name]]):
+                parts.extend({k: part[k] for k in ("key", "file", "first")} for part in known[name])
+                taken += len(known[name])
+                continue
             for block in read_blocks(path, name, spec):
                 key = part_key(CODE, settings, block.digest)
                 parts.append({"key": key, "file": name, "first": block.first})
@@ -78,9 +95,35 @@ def validate(
     for part, facts in zip(parts, told, strict=True):
         part.update({k: facts[k] for k in ("rows_in", "kept")})
     write_index(out, parts)
+    write_json(out / SOURCES, {"basis": basis, "files": digests})
     for name in ("quarantine.jsonl", "findings.jsonl"):
         joined(out, name, folders)
     return {**_totals(parts, told, spec, paths, folder), "parts": len(parts), "taken_over": taken}
+
+
+def _file_digests(raw: Path, paths: Sequence[Path]) -> dict[str, str]:
+    """The digest of every file by its name; what the raw artifact's manifest knows is not read."""
+    manifest = raw / MANIFEST
+    told = read_json(manifest)["files"] if manifest.is_file() else {}
+    found = {}
+    for path in paths:
+        known = told.get(path.relative_to(raw).as_posix())
+        found[path.relative_to(raw / FILES).as_posix()] = known["sha256"] if known else digest_file(path)
+    return found
+
+
+def _known_files(basis: str, digests: dict[str, str], earlier: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """The parts of every file that an earlier artifact has judged in the same way."""
+    known: dict[str, list[dict[str, Any]]] = {}
+    for folder in earlier:
+        if not (folder / SOURCES).is_file() or (told := read_json(folder / SOURCES))["basis"] != basis:
+            continue
+        same = {name for name, digest in digests.items() if told["files"].get(name) == digest} - known.keys()
+        known.update({name: [] for name in same})
+        for part in read_index(folder):
+            if part["file"] in same:
+                known[part["file"]].append(part)
+    return known
 
 
 def _make_part(item: tuple[str, Block], spec: TaskSpec, out: Path) -> int:
@@ -90,6 +133,8 @@ def _make_part(item: tuple[str, Block], spec: TaskSpec, out: Path) -> int:
     making = out / PARTS / f".making-{key}"
     making.mkdir(parents=True, exist_ok=True)
     (making / "examples.jsonl").write_bytes(judged.examples)
+    found = [(len(m[1]), *m.span()) for m in _SAMPLED.finditer(judged.examples) if _begins(judged.examples, m.start())]
+    np.save(making / SAMPLED, np.array(found, SAMPLE_ROW))
     write_rows(making / "quarantine.jsonl", judged.quarantine)
     write_rows(making / "findings.jsonl", judged.findings)
     counts = {name: dict(sorted(getattr(judged, name).items())) for name in _COUNTERS}
@@ -97,6 +142,10 @@ def _make_part(item: tuple[str, Block], spec: TaskSpec, out: Path) -> int:
     write_json(making / "facts.json", facts)
     seal_part(making, out / PARTS / key)
     return judged.rows_in
+
+
+def _begins(data: bytes, at: int) -> bool:
+    return at == 0 or data[at - 1 : at] == b"\n"
 
 
 def _totals(

@@ -11,11 +11,12 @@ import numpy as np
 
 from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.data.contamination import benchmark_report
-from finetune_pipeline.data.duplicates import TABLE
+from finetune_pipeline.data.deciding import TABLE
 from finetune_pipeline.data.examples import stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.ledger import SPLITS
 from finetune_pipeline.data.quality.report import PARTS, data_quality, write_review_sample
+from finetune_pipeline.data.splitting import placed_rows
 from finetune_pipeline.reports.data_page import render_data_page
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -43,9 +44,8 @@ def write_quality(
     out.mkdir(parents=True, exist_ok=True)
     rows = np.load(clean / TABLE)
     clusters = dict(zip(_hex(rows["id"]), _hex(rows["cluster"]), strict=True))
-    placed = np.load(splits / "placed.npy") if splits else rows[:0]
-    names = np.array(SPLITS, object)[placed["split"]] if splits else []
-    assignments = dict(zip(_hex(placed["id"]), names, strict=True))
+    ids, codes = placed_rows(splits) if splits else (rows["id"][:0], np.zeros(0, np.int8))
+    assignments = dict(zip(_hex(ids), np.array(SPLITS, object)[codes], strict=True))
     told = read_rows(reviewed / "decisions.jsonl") if (reviewed / "decisions.jsonl").exists() else []
     decisions = {row["id"]: row["decision"] for row in told}
     report = data_quality(

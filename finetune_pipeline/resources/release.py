@@ -23,14 +23,16 @@ def present_world(task: Task, store: Store, tracking: Tracking) -> World:
     was promoted by: otherwise every rerun would see a new world and work again.
     """
     serving = registry.champion(tracking, task.name)
-    world = look(task, None)
+    seen = store.artifacts().seen_files(task.name)
+    world = look(task, None, seen)
     if serving is None:
         return world
     tags = registry.version_tags(tracking, task.name, serving)
     candidate = PIPELINE.versions(task, world, store.artifacts())["merged_model"]
     if tags["merged_version"] == candidate:
-        return look(task, json.loads(tags["compared_with"]))
-    return look(task, {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving})
+        return look(task, json.loads(tags["compared_with"]), seen)
+    compared = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
+    return look(task, compared, seen)
 
 
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_pipeline.artifacts import ArtifactStore, read_json
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of
@@ -56,8 +57,8 @@ def make_few_shot_baseline(work: Work) -> dict[str, Any]:
     told = work.launch(
         baseline_job(
             base=work.inputs["base_model"].folder,
-            examples=splits / "validation" / "examples.jsonl",
-            train=splits / "train" / "examples.jsonl",
+            examples=examples_of(splits, "validation"),
+            train=examples_of(splits, "train"),
             shots=spec.baseline.shots,
             seed=spec.baseline.seed,
             labels=spec.labels,

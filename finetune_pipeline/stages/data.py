@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from finetune_pipeline.data.duplicates import clean
 from finetune_pipeline.data.ledger import record_assignments
 from finetune_pipeline.data.quality.tokens import epochs_of
@@ -14,7 +12,7 @@ from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline.data.scrubbing import load_key
 from finetune_pipeline.data.sealing import seal, seal_key
-from finetune_pipeline.data.splitting import ASSIGNMENTS, split
+from finetune_pipeline.data.splitting import split
 from finetune_pipeline.data.validation import judged_by, validate
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.identity import model_folder
@@ -46,6 +44,7 @@ def make_raw(work: Work) -> dict[str, Any]:
         work.out,
         work.inputs["production_logs"].path("examples.jsonl"),
         [{**a.facts, "folder": a.folder} for a in before],
+        work.store.seen_files(work.task.name),
     )
     if facts["digest"] != work.world.raw:
         raise RuntimeError(
@@ -91,11 +90,16 @@ def make_splits(work: Work) -> dict[str, Any]:
     key = sealing_key(work)
     reviewed, cleaned = (work.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
     with work.store.lock(work.task.name, "split-ledger"):
-        facts = split(
-            reviewed, cleaned, work.spec, ledger, work.out, earlier(work, "splits"), lambda rows: seal(rows, key)
+        return split(
+            reviewed,
+            cleaned,
+            work.spec,
+            ledger,
+            work.out,
+            earlier(work, "splits"),
+            seal=lambda rows: seal(rows, key),
+            record=lambda assignments, name: record_assignments(assignments, ledger, name),
         )
-        record_assignments(np.load(work.out / ASSIGNMENTS), ledger)
-    return facts
 
 
 def quality_settings(spec: TaskSpec) -> dict[str, Any]:
@@ -142,11 +146,11 @@ STEPS = [
         make_raw,
         after=("production_logs",),
     ),
-    Step("validated_examples", ("raw_examples",), "2", lambda s, w: judged_by(s), make_validated),
+    Step("validated_examples", ("raw_examples",), "3", lambda s, w: judged_by(s), make_validated),
     Step(
         "clean_examples",
         ("validated_examples", "raw_examples"),
-        "2",
+        "3",
         lambda s, w: [
             s.output.kind,
             s.data.near_duplicate_threshold,
@@ -161,7 +165,7 @@ STEPS = [
     Step(
         "splits",
         ("reviewed_examples", "clean_examples"),
-        "3",
+        "4",
         lambda s, w: [
             s.split.model_dump(),
             s.data.near_duplicate_threshold,

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_pipeline.artifacts import Artifact, read_json, write_json
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
@@ -43,7 +44,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
         sets.append(_answering("champion", champion, its_base))
         kinds["champion"] = champion.facts["kind"]
     opened = open_sealed(
-        splits.path("test/sealed.jsonl"),
+        examples_of(splits.folder, "test"),
         work.store.state_folder(work.task.name),
         work.builder.work,
         sealing_key(work),
@@ -65,7 +66,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
         test = read_examples(examples)
     linear: dict[str, str] = {}
     if spec.labels:
-        train = read_examples(splits.path("train/examples.jsonl"))
+        train = read_examples(examples_of(splits.folder, "train"))
         labels = tfidf_logistic(
             [e.user_text for e in train], [e.answer for e in train], [e.user_text for e in test], seed=spec.split.seed
         )
@@ -114,7 +115,7 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         texts=read_json(predictions.path("texts.json")),
         training_rows=[
             Trained(e.id, e.user_text, e.answer)
-            for e in read_examples(work.inputs["splits"].path("train/examples.jsonl"))
+            for e in read_examples(examples_of(work.inputs["splits"].folder, "train"))
         ],
         baseline_facts=dict(work.inputs["few_shot_baseline"].facts),
         training_facts={**adapter.facts, "measured": read_json(adapter.path("measured.json"))},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.production.decision import decide_retraining
 from finetune_pipeline.production.drift import drift_report
@@ -21,7 +22,7 @@ def make_production_logs(work: Work) -> dict[str, Any]:
 def make_drift_report(work: Work) -> dict[str, Any]:
     return drift_report(
         work.spec,
-        read_examples(work.inputs["splits"].path("train/examples.jsonl")),
+        read_examples(examples_of(work.inputs["splits"].folder, "train")),
         read_rows(work.inputs["production_logs"].path("rows.jsonl")),
         work.out,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.planning.plan import training_plan
@@ -21,8 +22,8 @@ def make_training_plan(work: Work) -> dict[str, Any]:
     return training_plan(
         work.spec,
         work.inputs["base_model"].folder,
-        read_examples(splits / "train" / "examples.jsonl"),
-        read_examples(splits / "validation" / "examples.jsonl"),
+        read_examples(examples_of(splits, "train")),
+        read_examples(examples_of(splits, "validation")),
         work.out,
     )
 
@@ -32,8 +33,8 @@ def make_adapter(work: Work) -> dict[str, Any]:
     return train_adapter(
         work.launch,
         base=work.inputs["base_model"].folder,
-        train=splits / "train" / "examples.jsonl",
-        validation=splits / "validation" / "examples.jsonl",
+        train=examples_of(splits, "train"),
+        validation=examples_of(splits, "validation"),
         settings=work.spec.training.model_dump(),
         out=work.out,
         work=work.builder.work,
@@ -45,7 +46,7 @@ def make_merged_model(work: Work) -> dict[str, Any]:
         merge_job(
             base=work.inputs["base_model"].folder,
             adapter=work.inputs["adapter"].path("adapter"),
-            examples=work.inputs["splits"].folder / "validation" / "examples.jsonl",
+            examples=examples_of(work.inputs["splits"].folder, "validation"),
             labels=work.spec.labels,
             max_new_tokens=answer_length(work.spec),
             batch_size=work.spec.baseline.batch_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_pipeline.artifacts import SeenFiles
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
 from finetune_pipeline.graph import World
@@ -27,13 +28,14 @@ def base_of(task: Task) -> dict[str, Any]:
     }
 
 
-def look(task: Task, champion: Mapping[str, Any] | None) -> World:
-    """The world as it is now. `champion`: the model a candidate must be compared with, or None.
+def look(task: Task, champion: Mapping[str, Any] | None, seen: SeenFiles | None = None) -> World:
+    """The world as it is now. `champion`: the model a candidate must be compared with, or None; `seen`: raw files whose
+    digest is known.
 
     Raises FindingsError when there are no raw files, or the base model or the never-break list cannot be found.
     """
     return World(
-        raw=raw_digest(task),
+        raw=raw_digest(task, seen),
         reviews=reviews_digest(task.folder / "reviews"),
         logs=logs_digest(task),
         corrections=corrections_digest(task),

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.data.columns import Table
-from finetune_pipeline.data.duplicates import CLEAN_ROW, PREPARED, TABLE, TEMPLATES, keep_rows
+from finetune_pipeline.data.deciding import TABLE
+from finetune_pipeline.data.duplicates import CLEAN_ROW, PREPARED, TEMPLATES, keep_rows
 from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.parts import part_key, read_index, seal_part, write_index
@@ -71,10 +72,10 @@ def write_raw(folder: Path, lines: list[Any], file: str = "raw/a.jsonl") -> Path
     return folder
 
 
-def write_validated(folder: Path, examples: list[Example], parts: int = 1) -> Path:
-    """A validated_examples artifact of these rows, in so many parts."""
+def write_validated(folder: Path, examples: list[Example], parts: int = 1, size: int = 0) -> Path:
+    """A validated_examples artifact of these rows, in so many parts, or in parts of `size` rows."""
     index = []
-    size = max(1, -(-len(examples) // parts))
+    size = size or max(1, -(-len(examples) // parts))
     for start in range(0, max(1, len(examples)), size):
         chosen = examples[start : start + size]
         key = part_key(start, [e.to_dict() for e in chosen])
@@ -94,10 +95,11 @@ def write_clean(
     clusters: dict[str, str] | None = None,
     removed: Iterable[str] = (),
     parts: int = 2,
+    size: int = 0,
 ) -> Path:
     """A clean_examples artifact in which every row is its own cluster unless told otherwise; `removed`: ids of rows that
     are near-duplicates of others."""
-    validated = write_validated(folder.parent / f"{folder.name}-validated", examples, parts)
+    validated = write_validated(folder.parent / f"{folder.name}-validated", examples, parts, size)
     how = Preparation(spec, with_known(Templates()), None, b"key")
     index, prepared = read_index(validated), []
     for part in index:

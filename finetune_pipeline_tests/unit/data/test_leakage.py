@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.data import certificate, leakage
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.data.leakage import find_leaks, fingerprints, leakage_report, write_fingerprints
 from finetune_pipeline.data.ledger import ENTRY, record_assignments
 from finetune_pipeline.data.shingles import similarity
-from finetune_pipeline.data.splitting import FILES, split
+from finetune_pipeline.data.split_files import FILES, examples_of
+from finetune_pipeline.data.splitting import split
 from finetune_pipeline.data.templates import Templates
 from finetune_pipeline_tests.unit.data.rows import example, make_spec, write_clean
 
@@ -38,7 +39,7 @@ def made(folder: Path, examples: list[Example], **clusters: Any) -> Path:
 
 
 def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
-    report = leakage_report(made(tmp_path, some(0, 90)), make_spec(), FILES)
+    report = leakage_report(made(tmp_path, some(0, 90)), make_spec())
     assert [report[k] for k in ("exact", "near", "group", "semantic")] == [0, 0, 0, 0]
     assert (report["pairs"], report["changed"], report["rows"]) == ([], [], 90)
     assert all(found == {"exact": 0, "near": 0} for found in report["all_pairs"].values())
@@ -55,7 +56,7 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
     copies = [example(e.user_text.upper() + " ", line=500 + i) for i, e in enumerate(base[:20])]
     edits = [example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base[20:40])]
     out = made(tmp_path, [*base, *copies, *edits])
-    report = leakage_report(out, make_spec(), FILES)
+    report = leakage_report(out, make_spec())
     placed = {e.id: name for name, file in FILES.items() for e in read_examples(out / file)}
     assert all(placed[a.id] == placed[b.id] for a, b in zip(base[:20], copies, strict=True))
     near = sum(placed[a.id] != placed[b.id] for a, b in zip(base[20:40], edits, strict=True))
@@ -72,7 +73,7 @@ def test_another_file_than_the_certified_one_is_noticed(tmp_path: Path) -> None:
     rows = read_examples(out / FILES["train"])
     planted = read_examples(out / FILES["test"])[0]
     write_examples(out / FILES["train"], [*rows, planted])
-    report = leakage_report(out, make_spec(), FILES)
+    report = leakage_report(out, make_spec())
     assert report["changed"] == ["train"]
     assert report["all_pairs"]["train-test"] == {"exact": 1, "near": 0}
 
@@ -82,7 +83,7 @@ def test_large_sets_are_certified_without_comparing_all_pairs(tmp_path: Path, mo
     base = some(0, 60)
     out = made(tmp_path, [*base, *(example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base))])
     assert not (out / "test/fingerprints.json").exists()
-    report = leakage_report(out, make_spec(), FILES)
+    report = leakage_report(out, make_spec())
     assert report["near"] > 5 and "all_pairs" not in report and report["canaries"]["missed"] == []
 
 
@@ -90,7 +91,7 @@ def test_without_a_certificate_nothing_is_judged(tmp_path: Path) -> None:
     out = made(tmp_path, some(0, 30))
     (out / "leakage.json").unlink()
     with pytest.raises(FileNotFoundError):
-        leakage_report(out, make_spec(), FILES)
+        leakage_report(out, make_spec())
 
 
 def test_a_group_in_two_splits_is_a_leak(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_group_in_two_splits_is_a_leak(tmp_path: Path) -> None:
     grouped = [Example(**{**e.to_dict(), "group": "one" if i < 30 else None}) for i, e in enumerate(rows)]
     cleaned = write_clean(tmp_path / "clean2", grouped, make_spec())
     split(cleaned, cleaned, make_spec(), tmp_path / "ledger", tmp_path / "out2")
-    report = leakage_report(tmp_path / "out2", make_spec(), FILES)
+    report = leakage_report(tmp_path / "out2", make_spec())
     assert report["group"] >= 2 and report["exact"] == report["near"] == 0
 
 
@@ -152,24 +153,63 @@ def test_a_blind_search_betrays_itself(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(
             certificate, "_shared", lambda v, c, zero=True: [] if zero is (blind == "exact") else real(v, c, zero)
         )
-    report = leakage_report(made(tmp_path, some(0, 60)), make_spec(), FILES)
+    report = leakage_report(made(tmp_path, some(0, 60)), make_spec())
     assert report["canaries"]["found"] < report["canaries"]["planted"]
     kinds = {"near": "reformatted", "exact": "exact", "group": "same_group"}
     assert any(name.startswith(f"canary-{kinds[blind]}") for name in report["canaries"]["missed"])
 
 
+def grown(folder: Path, name: str, rows: list[Example], earlier: list[Path]) -> dict[str, Any]:
+    """The certificate of a split of these rows, in parts of ten, that the ledger learns of."""
+    spec = make_spec()
+    cleaned = write_clean(folder / name, rows, spec, size=10)
+    told: list[Any] = []
+    split(cleaned, cleaned, spec, folder / "ledger", folder / f"out-{name}", earlier, lambda *made: told.append(made))
+    record_assignments(told[0][0], folder / "ledger", told[0][1])
+    return dict(read_json(folder / f"out-{name}/leakage.json"))
+
+
 def test_the_next_certificate_compares_only_what_is_new(tmp_path: Path) -> None:
     rows = some(0, 60)
-    spec = make_spec()
-    first = write_clean(tmp_path / "a", rows, spec)
-    split(first, first, spec, tmp_path / "ledger", tmp_path / "out-a")
-    record_assignments(np.load(tmp_path / "out-a/assignments.npy"), tmp_path / "ledger")
+    grown(tmp_path, "a", rows, [])
     leak = example(rows[5].user_text + " indeed", line=900)
-    second = write_clean(tmp_path / "b", [*rows, *some(100, 4), leak], spec)
-    split(second, second, spec, tmp_path / "ledger", tmp_path / "out-b", [tmp_path / "out-a"])
-    told = read_json(tmp_path / "out-b/leakage.json")
+    more = [*rows, *some(100, 4), leak]
+    told = grown(tmp_path, "b", more, [tmp_path / "out-a"])
     assert (told["rows"], told["compared_anew"]) == (65, 5)
-    split(second, second, spec, tmp_path / "ledger", tmp_path / "out-c")
-    again = read_json(tmp_path / "out-c/leakage.json")
-    assert again["compared_anew"] == 65
-    assert {k: told[k] for k in ("exact", "near", "group")} == {k: again[k] for k in ("exact", "near", "group")}
+    again = grown(tmp_path, "c", more, [])
+    assert again.pop("compared_anew") == 65 and told.pop("compared_anew") == 5
+    assert told == again and told["canaries"]["missed"] == []
+
+
+def test_a_leak_between_a_new_row_and_an_old_one_is_found(tmp_path: Path) -> None:
+    rows = some(0, 200)
+    grown(tmp_path, "a", rows, [])
+    leaks = [example(e.user_text + " indeed", line=900 + i) for i, e in enumerate(rows[:12])]
+    told = grown(tmp_path, "b", [*rows, *leaks], [tmp_path / "out-a"])
+    assert told["compared_anew"] == 12  # so few that only what shares a band key with them is looked at
+    codes = [
+        {e.id: s for s in FILES for e in read_examples(examples_of(tmp_path / "out-b", s))}[e.id]
+        for e in [*rows[:12], *leaks]
+    ]
+    assert told["near"] == sum(a != b for a, b in zip(codes[:12], codes[12:], strict=True)) > 0
+
+
+def test_a_certificate_with_leaks_is_not_built_upon(tmp_path: Path) -> None:
+    rows = some(0, 60)
+    leaks = [example(e.user_text + " indeed", line=900 + i) for i, e in enumerate(rows[:20])]
+    first = grown(tmp_path, "a", [*rows, *leaks], [])
+    told = grown(tmp_path, "b", [*rows, *leaks, *some(100, 4)], [tmp_path / "out-a"])
+    assert first["near"] > 2 and (told["near"], told["compared_anew"]) == (first["near"], 84)
+
+
+@pytest.mark.parametrize("what", ["canaries", "ledger"])
+def test_nor_one_that_proved_nothing_or_that_others_followed(tmp_path: Path, what: str) -> None:
+    rows = some(0, 60)
+    grown(tmp_path, "a", rows, [])
+    if what == "canaries":
+        told = read_json(tmp_path / "out-a/leakage.json")
+        told["canaries"]["found"] -= 1
+        write_json(tmp_path / "out-a/leakage.json", told)
+    else:
+        grown(tmp_path, "x", some(300, 30), [])
+    assert grown(tmp_path, "b", [*rows, *some(100, 4)], [tmp_path / "out-a"])["compared_anew"] == 64

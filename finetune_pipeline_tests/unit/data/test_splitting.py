@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.ledger import read_ledger, record_assignments
-from finetune_pipeline.data.splitting import ASSIGNMENTS, FILES, split
+from finetune_pipeline.data.ledger import SPLITS, read_ledger, record_assignments
+from finetune_pipeline.data.split_files import examples_of
+from finetune_pipeline.data.splitting import assignments_in, split
 from finetune_pipeline_tests.unit.data.rows import LABELS, TEXT_OUTPUT, example, make_spec, read_lines, write_clean
 
 SPEC = make_spec()
@@ -39,8 +40,8 @@ def run(
     made = write_clean(folder / f"in-{name}", examples, spec, clusters, removed)
     facts = split(made, made, spec, folder / "ledger", out)
     if record:
-        record_assignments(np.load(out / ASSIGNMENTS), folder / "ledger")
-    placed = {e.id: s for s, file in FILES.items() for e in read_examples(out / file)}
+        record_assignments(assignments_in(out), folder / "ledger")
+    placed = {e.id: s for s in SPLITS for e in read_examples(examples_of(out, s))}
     assert facts["rows_in"] + len(removed) == len(examples) == facts["kept"] + facts["quarantined"] + len(removed)
     assert facts["kept"] + facts["restored"] == len(placed) == sum(facts["counts"].values())
     return facts, placed
@@ -177,7 +178,7 @@ def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     facts, _ = run(tmp_path, "a", rows(0, 30))
     ledger = tmp_path / "ledger"
     before = {p.name: p.read_bytes() for p in ledger.glob("*.npy")}
-    told = np.load(tmp_path / "a" / ASSIGNMENTS)
+    told = assignments_in(tmp_path / "a")
     assert record_assignments(told, ledger) == 0
     assert len(read_ledger(ledger).entries) == 30
     told["split"][told["split"] == 2] = 0
@@ -211,11 +212,11 @@ def test_same_input_same_files_also_once_recorded(tmp_path: Path, record: bool) 
     run(tmp_path, "b", examples, record=record)
     names = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
     assert [str(n) for n in names] == [
-        "assignments.npy",
-        "covered.npz",
+        "basis.json",
         "leakage.json",
         "placed.npy",
         "quarantine.jsonl",
+        "rows.npy",
         "templates.json",
         "test/fingerprints.json",
         "test/sealed.jsonl",

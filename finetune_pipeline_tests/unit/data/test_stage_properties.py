@@ -8,16 +8,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from finetune_pipeline.data.duplicates import clean
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.ledger import record_assignments
+from finetune_pipeline.data.ledger import SPLITS, record_assignments
 from finetune_pipeline.data.review import apply_reviews
-from finetune_pipeline.data.splitting import ASSIGNMENTS, FILES, split
+from finetune_pipeline.data.split_files import examples_of
+from finetune_pipeline.data.splitting import assignments_in, split
 from finetune_pipeline.data.validation import validate
 from finetune_pipeline_tests.unit.data.rows import LABELS, TEXT_OUTPUT, make_spec, read_lines
 
@@ -65,7 +65,7 @@ def stage(folder: Path, content: bytes, spec: Any, name: str = "raw/a.jsonl") ->
         except ValueError as error:  # nothing but training rows: there is nothing to test the leakage check with
             assert "no validation or test rows" in str(error)
         else:
-            record_assignments(np.load(folder / "out" / ASSIGNMENTS), folder / "ledger")
+            record_assignments(assignments_in(folder / "out"), folder / "ledger")
     return facts
 
 
@@ -91,7 +91,7 @@ def test_every_row_is_accounted_for(
     kept = read_examples(folder / "clean")
     assert {d["kept_id"] for d in repeats} <= {e.id for e in kept} and r["kept"] == len(kept)
     if "splits" in facts:
-        placed = Counter(e.id for file in FILES.values() for e in read_examples(folder / "out" / file))
+        placed = Counter(e.id for name in SPLITS for e in read_examples(examples_of(folder / "out", name)))
         assert max(placed.values()) == 1 and set(placed) <= {e.id for e in kept}
         assert len(kept) == len(placed) + facts["splits"]["quarantined"]
         assert facts["splits"]["leaks"] == {"exact": 0, "near": 0, "group": 0}

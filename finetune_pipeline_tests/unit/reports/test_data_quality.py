@@ -7,14 +7,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.all import CHECKS
 from finetune_pipeline.data.duplicates import clean
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.review import apply_reviews
-from finetune_pipeline.data.splitting import split
+from finetune_pipeline.data.splitting import placed_rows, split
 from finetune_pipeline.data.validation import validate
 from finetune_pipeline.reports.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.spec import TaskSpec
@@ -97,8 +95,8 @@ def test_the_sealed_test_is_not_quoted(tmp_path: Path) -> None:
         row["label"] = rng.choice([label for label in LABELS if label != row["label"]])
     write_raw(tmp_path / "raw", raw)
     _, at = quality(tmp_path, spec, "once")
-    placed = np.load(at / "splits/placed.npy")
-    sealed = {f"{row['id']:016x}" for row in placed[placed["split"] == 2]}
+    ids, codes = placed_rows(at / "splits")
+    sealed = {f"{i:016x}" for i in ids[codes == 2].tolist()}
     told = json.loads((at / "quality/quality.json").read_text())["noise"]["suspects"]
     assert {s["id"] for s in told} & sealed
     texts = {e.id: e.user_text for e in read_examples(at / "reviewed")}

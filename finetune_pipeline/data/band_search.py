@@ -1,0 +1,75 @@
+"""Which of very many sketched rows could be like one of a few: one pass over the sketches, without sorting them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from finetune_pipeline.data.buckets import BANDS, COLUMNS
+
+_SMALL = 30_000  # rows looked through in numpy in the time it takes to load the kernels
+
+
+def sharing(sketches: Sequence[Path | np.ndarray], wanted: np.ndarray) -> np.ndarray:
+    """Rows (int64, ascending; numbered over all of `sketches`, files or arrays of ``sketches.sketch``) that have a band
+    key in common with a row of `wanted` (such a sketch): no other row can be in a candidate pair with one of these."""
+    pieces = [np.load(s, mmap_mode="r") if isinstance(s, Path) else s for s in sketches]
+    total = sum(map(len, pieces))
+    if not total or not len(wanted):
+        return np.zeros(0, np.int64)
+    if total < _SMALL:
+        return np.flatnonzero(np.concatenate([_sharing(piece, wanted) for piece in pieces]))
+    from finetune_pipeline.data import bucket_kernels
+
+    tables, filled = _tables(wanted)
+    found = np.zeros(total, np.bool_)
+    at = 0
+    for piece in pieces:
+        rows = np.ascontiguousarray(piece)
+        bucket_kernels.mark_sharing(rows, tables, filled, found[at : at + len(rows)])
+        at += len(rows)
+    return np.flatnonzero(found)
+
+
+def taken(sketches: Sequence[Path], bounds: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """The sketches (uint32, [m, 48]) of rows (int64, ascending); file k holds rows bounds[k]:bounds[k + 1]."""
+    cuts = np.searchsorted(which, bounds)
+    pieces = [np.zeros((0, COLUMNS), np.uint32)]
+    for number in np.flatnonzero(np.diff(cuts)).tolist():
+        mine = which[cuts[number] : cuts[number + 1]] - bounds[number]
+        pieces.append(np.load(sketches[number], mmap_mode="r")[mine])
+    return np.concatenate(pieces)
+
+
+def bounds_of(part: np.ndarray, parts: int) -> np.ndarray:
+    """Where each part's rows begin, and the last ends (int64, [parts + 1])."""
+    return np.concatenate([[0], np.cumsum(np.bincount(part, minlength=parts))])
+
+
+def _sharing(sketches: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The definition of ``bucket_kernels.mark_sharing``."""
+    found = np.zeros(len(sketches), np.bool_)
+    for band in range(BANDS):
+        found |= np.isin(sketches[:, band], wanted[:, band])
+    return found
+
+
+def _tables(wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(keys uint32, filled bool; both [bands, slots]): a hash table of each band's keys, a key at the first free slot from
+    ``key * 0x9E3779B1 >> shift`` on; at most an eighth is filled."""
+    width = max(6, (8 * len(wanted)).bit_length())
+    shift, slots = np.uint32(32 - width), 1 << width
+    keys, filled = np.zeros((BANDS, slots), np.uint32), np.zeros((BANDS, slots), np.bool_)
+    for band in range(BANDS):
+        left = np.unique(wanted[:, band])
+        at = ((left * np.uint32(0x9E3779B1)) >> shift).astype(np.int64)
+        while len(left):
+            free = ~filled[band, at]
+            first = np.zeros(len(at), np.bool_)
+            first[np.unique(at, return_index=True)[1]] = True
+            taken = free & first
+            keys[band, at[taken]], filled[band, at[taken]] = left[taken], True
+            left, at = left[~taken], (at[~taken] + 1) % slots
+    return keys, filled
