@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.data.growth import isin
 
 LAST = "last.json"
@@ -104,7 +107,8 @@ def record_assignments(assignments: np.ndarray, folder: Path, made: str = "") ->
             number = 1 + max([0, *(int(p.stem) for p in folder.glob("*.npy"))])
             _write(folder / f"{number:06d}.npy", added)
         if made:
-            write_json(folder / LAST, {"made": made, "entries": len(ledger.entries) + len(added)})
+            told_last = {"made": made, "entries": len(ledger.entries) + len(added)}
+            _replace(folder / LAST, lambda out: out.write(json.dumps(told_last).encode()))
     return len(added)
 
 
@@ -120,9 +124,14 @@ def _listed(entries: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, entries: np.ndarray) -> None:
+    _replace(path, lambda out: np.save(out, entries))
+
+
+def _replace(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Put a file in place in one step, durably; a process that dies leaves only a name that the next one uses again."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as out:
-        np.save(out, entries)
+        fill(out)
         out.flush()
         os.fsync(out.fileno())
     os.replace(temporary, path)

@@ -55,9 +55,9 @@ def prove_semantic(sources: Sequence[Example], others: Sequence[str], spec: Sema
 
 
 def rewordings(text: str) -> list[str]:
-    """The same words in another order, from the farthest to the nearest: reversed, halves swapped, the first word last,
-    and at last the words as they are between other signs."""
+    """The same words in another order, from the farthest to the nearest: reversed, halves swapped, the first word last;
+    and at last in their own order between other blanks."""
     words = text.split()
     middle = len(words) // 2
-    orders = [words[::-1], words[middle:] + words[:middle], words[1:] + words[:1], words]
-    return [f"… {' '.join(order)} …" for order in orders]
+    orders = [words[::-1], words[middle:] + words[:middle], words[1:] + words[:1]]
+    return [*(" ".join(order) for order in orders), "  ".join(words)]
