@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.artifacts import ArtifactStore, Builder, digest_json, read_json, write_json
+from finetune_pipeline import artifacts
+from finetune_pipeline.artifacts import ArtifactStore, Builder, SeenFiles, digest_json, read_json, write_json
 
 
 def make(builder: Builder) -> None:
@@ -115,3 +116,50 @@ def test_write_json_replaces_whole_files_and_cleans_up(tmp_path: Path) -> None:
         write_json(path, {"a": float("nan")})
     assert read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_link_to_an_earlier_file_is_not_digested_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ArtifactStore(tmp_path)
+    first = build(store)
+    read: list[str] = []
+    real = artifacts.digest_file
+    monkeypatch.setattr(artifacts, "digest_file", lambda path: (read.append(path.name), real(path))[1])
+
+    def linked(builder: Builder) -> None:
+        os.link(first.path("a.txt"), builder.folder / "b.txt")
+        (builder.folder / "c.txt").write_text("hello")
+
+    second = build(store, linked, settings=2)
+    files = read_json(second.folder / "artifact.json")["files"]
+    assert read == ["c.txt"]
+    assert files["b.txt"] == files["c.txt"] == read_json(first.folder / "artifact.json")["files"]["a.txt"]
+
+
+def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = tmp_path / "large", tmp_path / "small"
+    large.write_bytes(b"x" * (1 << 20))
+    small.write_bytes(b"x")
+    read: list[str] = []
+    real = artifacts.digest_file
+    monkeypatch.setattr(artifacts, "digest_file", lambda path: (read.append(path.name), real(path))[1])
+    monkeypatch.setattr(SeenFiles, "_GRAIN", 0)
+    memory = tmp_path / "seen.json"
+    first = [SeenFiles(memory).digest(path) for path in (large, small)]
+    assert [SeenFiles(memory).digest(path) for path in (large, small)] == first == [real(large), real(small)]
+    assert read == ["large", "small", "small"]
+    kept = large.stat()
+    large.write_bytes(b"y" * (1 << 20))  # as long as before, and made to look as old: only the ctime tells
+    os.utime(large, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert SeenFiles(memory).digest(large) == real(large) != first[0]
+    other = tmp_path / "other"
+    other.write_bytes(b"z" * (1 << 20))
+    os.replace(other, large)
+    assert SeenFiles(memory).digest(large) == real(large)
+    memory.write_text("no JSON")
+    assert SeenFiles(memory).digest(large) == real(large)
+
+
+def test_a_file_just_written_is_not_remembered(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"x" * (1 << 20))
+    SeenFiles(tmp_path / "seen.json").digest(tmp_path / "large")
+    assert not (tmp_path / "seen.json").exists()
