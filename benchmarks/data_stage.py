@@ -85,8 +85,7 @@ def run_stage(folder: Path) -> dict[str, Any]:
     logs = store.root / "logs.jsonl"
     logs.parent.mkdir(parents=True, exist_ok=True)
     logs.touch()
-    world = World(raw_digest(task), "none", "none", "none", {})
-    world = World(world.raw, _no_reviews(), "none", "none", {})
+    world = World(raw_digest(task, store.seen_files(task.name)), _no_reviews(), "none", "none", {})
     graph = Graph([_logs_step(), *STEPS])
     steps = {}
     for name in ("production_logs", *STAGES):
@@ -148,6 +147,7 @@ def main() -> None:
     raw.mkdir(parents=True, exist_ok=True)
     (folder / "bench" / "task.yaml").write_text(SPEC.format(prompt=json.dumps(SYSTEM_PROMPT)))
     write_chat_rows(raw / "a.jsonl", given.rows, seed=0)
+    time.sleep(3)  # files people keep are older than this: what has just been written is not remembered as seen
     size = (raw / "a.jsonl").stat().st_size
     print(f"{given.rows} rows, {size / 2**20:.0f} MiB, {os.cpu_count()} cores")
     first = measured(folder)

@@ -23,12 +23,15 @@ def sharing(sketches: Sequence[Path | np.ndarray], wanted: np.ndarray) -> np.nda
         return np.flatnonzero(np.concatenate([_sharing(piece, wanted) for piece in pieces]))
     from finetune_pipeline.data import bucket_kernels
 
-    tables, filled = _tables(wanted)
+    width = max(6, (8 * len(wanted)).bit_length())  # at most an eighth of a table is filled
+    keys, filled = np.zeros((BANDS, 1 << width), np.uint32), np.zeros((BANDS, 1 << width), np.bool_)
+    marks = np.zeros((BANDS, 1 << (width - 5)), np.uint64)
+    bucket_kernels.fill_tables(np.ascontiguousarray(wanted), keys, filled, marks)
     found = np.zeros(total, np.bool_)
     at = 0
     for piece in pieces:
         rows = np.ascontiguousarray(piece)
-        bucket_kernels.mark_sharing(rows, tables, filled, found[at : at + len(rows)])
+        bucket_kernels.mark_sharing(rows, keys, filled, marks, found[at : at + len(rows)])
         at += len(rows)
     return np.flatnonzero(found)
 
@@ -54,22 +57,3 @@ def _sharing(sketches: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     for band in range(BANDS):
         found |= np.isin(sketches[:, band], wanted[:, band])
     return found
-
-
-def _tables(wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(keys uint32, filled bool; both [bands, slots]): a hash table of each band's keys, a key at the first free slot from
-    ``key * 0x9E3779B1 >> shift`` on; at most an eighth is filled."""
-    width = max(6, (8 * len(wanted)).bit_length())
-    shift, slots = np.uint32(32 - width), 1 << width
-    keys, filled = np.zeros((BANDS, slots), np.uint32), np.zeros((BANDS, slots), np.bool_)
-    for band in range(BANDS):
-        left = np.unique(wanted[:, band])
-        at = ((left * np.uint32(0x9E3779B1)) >> shift).astype(np.int64)
-        while len(left):
-            free = ~filled[band, at]
-            first = np.zeros(len(at), np.bool_)
-            first[np.unique(at, return_index=True)[1]] = True
-            taken = free & first
-            keys[band, at[taken]], filled[band, at[taken]] = left[taken], True
-            left, at = left[~taken], (at[~taken] + 1) % slots
-    return keys, filled

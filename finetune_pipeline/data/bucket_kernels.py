@@ -16,6 +16,7 @@ _i64 = types.Array(types.int64, 1, "C", readonly=True)
 _words = types.Array(types.uint64, 2, "C", readonly=True)
 _sketches = types.Array(types.uint32, 2, "C", readonly=True)
 _tables = types.Array(types.boolean, 2, "C", readonly=True)
+_marks = types.Array(types.uint64, 2, "C", readonly=True)
 _flags = types.Array(types.boolean, 1, "C", readonly=True)
 
 
@@ -113,21 +114,57 @@ def pair_up(
     return count
 
 
-@compiled(types.void(_sketches, _sketches, _tables, types.boolean[::1]))
-def mark_sharing(sketches: np.ndarray, keys: np.ndarray, filled: np.ndarray, found: np.ndarray) -> None:
-    """Which rows have a band key that is in its band's hash table; see ``band_search._sharing`` and ``_tables``."""
-    bands, slots = keys.shape
+@compiled(types.uint32(types.int64))
+def _shift(slots: int) -> int:
+    """By how much 32 bits are shifted to number so many slots (a power of two)."""
     shift = 0
     while (1 << (32 - shift)) > slots:
         shift += 1
-    for row in range(len(sketches)):
+    return shift
+
+
+@compiled(types.void(_sketches, types.uint32[:, ::1], types.boolean[:, ::1], types.uint64[:, ::1]))
+def fill_tables(wanted: np.ndarray, keys: np.ndarray, filled: np.ndarray, marks: np.ndarray) -> None:
+    """Put every row's band keys into the hash tables of their bands; see ``band_search.sharing``.
+
+    A key is at the first free slot from the top bits of ``key * 0x9E3779B1`` on; `marks` has the bit of each such product's
+    top bits set.
+    """
+    bands, slots = keys.shape
+    shift, fine = _shift(slots), _shift(64 * marks.shape[1])
+    for row in range(len(wanted)):
         for band in range(bands):
-            key = sketches[row, band]
-            at: Any = np.int64(np.uint32(key * np.uint32(0x9E3779B1)) >> np.uint32(shift))
+            key = wanted[row, band]
+            mixed: Any = np.uint32(key * np.uint32(0x9E3779B1))
+            bit = np.int64(mixed >> fine)
+            marks[band, bit >> 6] |= np.uint64(1) << np.uint64(bit & 63)
+            at: Any = np.int64(mixed >> shift)
             while filled[band, at] and keys[band, at] != key:
-                at += 1
-                if at == slots:
-                    at = 0
-            if filled[band, at]:
-                found[row] = True
-                break
+                at = (at + 1) % slots
+            keys[band, at], filled[band, at] = key, True
+
+
+@compiled(types.void(_sketches, _sketches, _tables, _marks, types.boolean[::1]))
+def mark_sharing(
+    sketches: np.ndarray, keys: np.ndarray, filled: np.ndarray, marks: np.ndarray, found: np.ndarray
+) -> None:
+    """Which rows have a band key that is in its band's hash table; see ``band_search._sharing``.
+
+    Band after band for a thousand rows: they and the band's marks, which turn nearly all away, stay in the cache.
+    """
+    bands, slots = keys.shape
+    shift, fine = _shift(slots), _shift(64 * marks.shape[1])
+    for start in range(0, len(sketches), 1024):
+        end = min(len(sketches), start + 1024)
+        for band in range(bands):
+            for row in range(start, end):
+                key = sketches[row, band]
+                mixed: Any = np.uint32(key * np.uint32(0x9E3779B1))
+                bit = np.int64(mixed >> fine)
+                if not (marks[band, bit >> 6] >> np.uint64(bit & 63)) & np.uint64(1):
+                    continue
+                at: Any = np.int64(mixed >> shift)
+                while filled[band, at] and keys[band, at] != key:
+                    at = (at + 1) % slots
+                if filled[band, at]:
+                    found[row] = True

@@ -103,7 +103,7 @@ class Table:
     @classmethod
     def load(cls, folders: Sequence[Path], files: Sequence[str]) -> Table:
         """Read ``rows.npy`` of every part; `files`: the raw file each part comes from."""
-        parts = [np.load(folder / "rows.npy") for folder in folders]
+        parts = [np.load(folder / "rows.npy", mmap_mode="r") for folder in folders]
         rows = np.concatenate([np.zeros(0, ROW), *parts])
         part = np.repeat(np.arange(len(parts), dtype=np.int32), [len(p) for p in parts])
         return cls(list(folders), list(files), rows, part)

@@ -210,9 +210,10 @@ def keep_rows(item: tuple[Path, np.ndarray, Path, Path]) -> None:
 
 
 def _clean_rows(table: Table, decided: Decided) -> np.ndarray:
-    rows = np.zeros(len(table.rows), CLEAN_ROW)
+    rows, new = decided.carried or (np.zeros(len(table.rows), CLEAN_ROW), np.ones(len(table.rows), bool))
+    which = slice(None) if new.all() else np.flatnonzero(new)
     for name in ("id", "prompt", "group", "time", "label", "origin", "start", "end"):
-        rows[name] = table.rows[name]
+        rows[name][which] = table.rows[name][which]
     rows["cluster"], rows["state"], rows["part"] = decided.clusters, decided.states, table.part
     return rows
 

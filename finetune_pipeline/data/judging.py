@@ -228,7 +228,7 @@ class _Judge:
         judged = self.judged
         judged.rows_in = judged.kept = sound.count
         judged.labels.update(sound.labels)
-        judged.shapes.update({"messages": sound.count} if sound.count else {})
+        judged.shapes.update(+sound.shapes)
         at, _index = 0, 0  # the doubtful lines take their places among the sound ones
         sound_rows, self.rows = sound.rows, []
         for place, number, offset, line in sound.doubtful:

@@ -1,7 +1,7 @@
 """Lines that are beyond doubt, sorted out at a microsecond each. Everything else is for the rules to judge.
 
-A line is sound when it holds one chat in the canonical form, and nothing in it can set off any rule. So nothing is
-said here about what is wrong with a line; a line is only ever doubted, never condemned.
+A line is sound when it holds one chat in the canonical form, or one row of single texts, and nothing in it can set off
+any rule. So nothing is said here about what is wrong with a line; a line is only ever doubted, never condemned.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from finetune_pipeline.data.canonical_writer import CanonicalWriter, Row, Turn
 from finetune_pipeline.data.chat_turns import clean_text
 from finetune_pipeline.data.examples import ORIGINS
 from finetune_pipeline.data.fields import mapping_of
+from finetune_pipeline.data.flat_rows import FlatRow, as_chat
 from finetune_pipeline.data.formats import NO_INPUT
 from finetune_pipeline.data.readers.blocks import Block
 from finetune_pipeline.data.text_rules import echoes
@@ -27,14 +28,18 @@ from finetune_pipeline.spec import TaskSpec
 
 _LONGEST_NO_INPUT = max(map(len, NO_INPUT))
 _PIECE = 1 << 18
+_HEAD = 1 << 16
+_DECODE_CHAT = msgspec.json.Decoder(Row).decode
+_DECODE_FLAT = msgspec.json.Decoder(FlatRow).decode
 
 
 @dataclass
 class Sound:
-    """What was sorted out: how many lines are sound, their labels, their canonical rows; and the doubtful lines, each
-    with the number of sound lines before it, its line number, byte offset and bytes."""
+    """What was sorted out: how many lines are sound, by shape too, their labels, their canonical rows; and the doubtful
+    lines, each with the number of sound lines before it, its line number, byte offset and bytes."""
 
     count: int = 0
+    shapes: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     rows: list[bytes] = field(default_factory=list)
     doubtful: list[tuple[int, int, int, bytes]] = field(default_factory=list)
@@ -44,11 +49,14 @@ def sort_out(block: Block, spec: TaskSpec, write: bool = True) -> Sound | None:
     """Tell the sound lines of a block from the doubtful ones; None when the spec asks for another form of rows."""
     wanted = spec.system_prompt.replace("\r\n", "\n").strip()
     prompts = tuple({p: None for p in (wanted, spec.system_prompt) if clean_text(p) == wanted})
-    known = mapping_of(spec) is None and not spec.data.roles and spec.data.format in ("auto", "messages")
+    head = block.data[:_HEAD]
+    flat = 2 * head.count(b'"messages"') < head.count(b"\n") + 1  # most rows are no chats
+    formats = ("text_label", "prompt_completion", "instruction") if flat else ("messages",)
+    known = mapping_of(spec) is None and not spec.data.roles and spec.data.format in ("auto", *formats)
     known = known and not has_form(spec.output)
     if not (known and prompts and wanted):
         return None
-    sorter = _Sorter(block, spec, prompts, write)
+    sorter = _Sorter(block, spec, prompts, write, flat)
     at, line, data = 0, block.first, block.data
     while at < len(data):  # in pieces that stay in the processor's cache
         end = data.rfind(b"\n", at, at + _PIECE) + 1 or data.find(b"\n", at) + 1 or len(data)
@@ -67,19 +75,20 @@ def _as_written(data: bytes, prompts: Iterable[str]) -> bytes:
 
 
 class _Sorter:
-    def __init__(self, block: Block, spec: TaskSpec, prompts: tuple[str, ...], write: bool) -> None:
+    def __init__(self, block: Block, spec: TaskSpec, prompts: tuple[str, ...], write: bool, flat: bool) -> None:
         from finetune_pipeline.data.line_templates import find_template
 
         self.sound = Sound()
-        self._write = write
+        self._write, self._flat, self._format = write, flat, spec.data.format
         self._has_labels = bool(spec.labels)
         self._labels = {label.encode(): label for label in spec.labels if label.strip() == label}
         self._label_set = frozenset(self._labels.values())
         self._prompts, self._prompt_length = prompts, len(prompts[0])
+        self._whole_prompt = len(spec.system_prompt)
         self._max, self._min = spec.data.max_chars, max(spec.data.min_chars, 1)
         self._inject = spec.data.inject
         self._writer = CanonicalWriter(block.file, spec)
-        self._template = find_template(block.data, prompts, spec.data.inject)
+        self._template = None if flat else find_template(block.data, prompts, spec.data.inject)
         self._prompt_written = _as_written(block.data, prompts)
 
     def piece(self, data: bytes, first: int, start: int) -> int:
@@ -105,6 +114,7 @@ class _Sorter:
             for i, row in zip(np.flatnonzero(good).tolist(), table[good].tolist(), strict=True):
                 settled[i] = pair(data[row[2] : row[3]], data[row[4] : row[5]], first + i, bool(row[8]))
         self.sound.count += int(good.sum())
+        self.sound.shapes["messages"] += int(good.sum())
         rest = np.flatnonzero(~good).tolist()
         begins, ends = table[:, START], table[:, END]
         lines = [data[begins[i] : ends[i]] for i in rest]
@@ -136,29 +146,30 @@ class _Sorter:
     def _merge(self, first: int, settled: dict[int, bytes], lines: list[bytes], places: list[tuple[int, int]]) -> None:
         """Add rows and doubtful lines in their order. `settled`: rows by place; `places`: (place, byte offset) of the
         other lines, each of which is decoded and looked at here."""
-        from finetune_pipeline.data.line_scan import scan_lines
+        from finetune_pipeline.data.line_scan import DOUBTFUL, scan_lines
 
         sound = self.sound
         if not lines:
             sound.rows += settled.values()
             return
         _, states, keys = scan_lines(b"\n".join(lines), self._prompt_written)
-        decode = msgspec.json.Decoder(Row).decode
+        read = self._flat_row if self._flat else self._chat_row
         doubtful: dict[int, tuple[int, bytes]] = {}
         answers: list[str] = []
         for line, state, found, (i, offset) in zip(lines, states, keys, places, strict=True):
-            if state != 2:
+            if state != DOUBTFUL:
                 try:
-                    row = decode(line)  # every key is known if there are as many as expected: all text is decoded
+                    told = read(line, found)
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    pass
-                else:
-                    if self._has_sound_keys(row, found) and self._is_sound_chat(row.messages):
-                        sound.count += 1
-                        answers.append(row.messages[-1].content)
-                        if self._write:
-                            settled[i] = self._writer.written(row, first + i)
-                        continue
+                    told = None
+                if told is not None:
+                    shape, row = told
+                    sound.count += 1
+                    sound.shapes[shape] += 1
+                    answers.append(row.messages[-1].content)
+                    if self._write:
+                        settled[i] = self._writer.written(row, first + i)
+                    continue
             doubtful[i] = (offset, line)
         if self._has_labels:
             sound.labels.update(answers)
@@ -167,6 +178,23 @@ class _Sorter:
                 sound.doubtful.append((len(sound.rows), first + i, *doubtful[i]))
             else:
                 sound.rows.append(settled[i])
+
+    def _chat_row(self, line: bytes, keys: int) -> tuple[str, Row] | None:
+        """(shape, row) of a line with so many keys that holds a sound chat; None for another one."""
+        row = _DECODE_CHAT(line)  # every key is known if there are as many as expected: all text is decoded
+        return ("messages", row) if self._has_sound_keys(row, keys) and self._is_sound_chat(row.messages) else None
+
+    def _flat_row(self, line: bytes, keys: int) -> tuple[str, Row] | None:
+        """The same of a row of single texts, which always gets the system prompt."""
+        told = as_chat(_DECODE_FLAT(line), keys)
+        if told is None:
+            return None
+        shape, row, subject = told
+        sound = self._format in ("auto", shape) and row.group != "" and (not row.origin or row.origin in ORIGINS)
+        sound = sound and self._are_sound_turns(row.messages, 0, self._whole_prompt)
+        if sound and subject and not self._has_labels:
+            sound = not echoes(row.messages[1].content, subject)
+        return (shape, row) if sound else None
 
     def _has_sound_keys(self, row: Row, keys: int) -> bool:
         """Whether a line's keys (it holds `keys` of them) are all known and there once, and hold what they should."""
@@ -194,7 +222,11 @@ class _Sorter:
             return False
         if turns[0].content not in self._prompts if start else not self._inject:
             return False
-        length, total = -1, self._prompt_length if start else 0
+        return self._are_sound_turns(turns, start, self._prompt_length if start else 0)
+
+    def _are_sound_turns(self, turns: list[Turn], start: int, total: int) -> bool:
+        """Whether the turns from `start` on break no rule; `total`: characters of those before."""
+        length = -1
         for i in range(start, len(turns), 2):
             user, answer = turns[i], turns[i + 1]
             said, content = user.content, answer.content

@@ -124,6 +124,59 @@ def test_the_short_way_and_the_long_way_agree(which: int) -> None:
     assert judge_block(block, spec, write=False, fast_from=0).examples == b""
 
 
+FLAT = [("text", "label"), ("prompt", "completion"), ("instruction", "output"), ("question", "answer")]
+
+
+def flat_line(rng: random.Random) -> bytes:
+    """A line of single texts, glued together in the same way."""
+    said, answered = rng.choice(FLAT if rng.random() < 0.3 else FLAT[:3])
+    user = " ".join(rng.choice(PIECES[:5] if rng.random() < 0.85 else PIECES) for _ in range(rng.randint(1, 5)))
+    answer = rng.choice(ANSWERS if rng.random() < 0.1 else ANSWERS[:2])
+    pairs = [f'"{said}": "{user}"', f'"{answered}": {answer}']
+    if (said == "instruction" and rng.random() < 0.7) or rng.random() < 0.02:
+        given = rng.choice(["", "", "It broke again", " padded", "noinput", "None", "Some text, then", *PIECES])
+        pairs.append(f'"input": "{given}"')
+        if rng.random() < 0.1:
+            pairs[1] = f'"{answered}": "{given.upper()}"'
+    if rng.random() < 0.1:
+        pairs.append(rng.choice(EXTRAS)[2:] or '"system": "You are kind."')
+    if rng.random() < 0.02:
+        pairs.append(rng.choice(pairs))
+    if rng.random() < 0.02:
+        pairs.pop(rng.randrange(2))
+    if rng.random() < 0.3:
+        rng.shuffle(pairs)
+    data = ("{" + ", ".join(pairs) + "}").encode("utf-8")
+    return data[: rng.randint(0, len(data))] if rng.random() < 0.02 else data
+
+
+@pytest.mark.parametrize("which", range(len(SPECS) + 1))
+def test_the_ways_agree_about_rows_of_single_texts(which: int) -> None:
+    spec = [*SPECS, spec_of(TEXT_OUTPUT, format="instruction", prompt="  " + PROMPT + " \n", max_chars=200)][which]
+    rng = random.Random(100 + which)
+    data = b"\n".join(flat_line(rng) for _ in range(2500))
+    if which % 2:
+        data = data.replace(b'": "', b'":"').replace(b", ", b",")
+    block = Block("raw/a.jsonl" if which else "production.jsonl", "lines", 11, data, start=1000)
+    short, long = judge_block(block, spec, fast_from=0), judge_block(block, spec, fast_from=1 << 40)
+    for name in vars(long):
+        assert getattr(short, name) == getattr(long, name), name
+    sound = sort_out(block, spec)
+    assert sound is not None and 100 < sound.count <= long.kept
+
+
+def test_sound_rows_of_single_texts_take_the_short_way() -> None:
+    rows = [
+        {"text": "It broke again", "label": "bug_report"},
+        {"prompt": "It broke: again", "completion": "bug_report", "group": "g", "origin": "synthetic", "id": "x"},
+        {"instruction": "Sort this", "input": "", "output": "bug_report"},
+        {"instruction": "Sort this", "input": "It broke é", "output": "bug_report"},
+    ]
+    sound = sort_out(Block("a", "lines", 1, as_lines(rows)), spec_of())
+    assert sound is not None and (sound.count, sound.doubtful) == (4, [])
+    assert sound.shapes == {"text_label": 1, "prompt_completion": 1, "instruction": 2}
+
+
 def test_sound_rows_of_every_kind_take_the_short_way() -> None:
     rows = [
         chat(),
@@ -140,6 +193,7 @@ def test_sound_rows_of_every_kind_take_the_short_way() -> None:
 
 def test_other_specs_take_the_long_way() -> None:
     block = Block("a", "lines", 1, as_lines([chat()]))
+    assert sort_out(Block("a", "lines", 1, b'{"text": "x", "label": "y"}'), spec_of(format="messages")) is None
     for spec in (spec_of(format="text_label"), spec_of(roles={"x": "user"}), spec_of(fields={"messages": "messages"})):
         assert sort_out(block, spec) is None
     assert judge_block(block, spec_of(fields={"messages": "messages"}), fast_from=0).kept == 1
