@@ -31,6 +31,8 @@ def as_chat(row: FlatRow, keys: int) -> tuple[str, Row, str] | None:
     """
     more = (row.group is not UNSET) + (row.origin is not UNSET) + (row.id is not UNSET)
     subject = ""
+    said: str | UnsetType
+    answer: str | UnsetType
     if row.text is not UNSET:
         shape, said, answer = "text_label", row.text, row.label
     elif row.prompt is not UNSET:

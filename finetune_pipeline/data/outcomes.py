@@ -42,13 +42,14 @@ class Known:
         sizes = np.concatenate([np.diff(self.bounds)[stay], np.diff(come.bounds)])
         bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         kept, source = _ranges(self.bounds, stay), _ranges(bounds, order)
-        columns = (
-            np.concatenate([getattr(self, name)[kept], getattr(come, name)])[source]
-            for name in ("state", "of", "similarity")
-        )
+        state = np.concatenate([self.state[kept], come.state])[source]
+        of = np.concatenate([self.of[kept], come.of])[source]
+        similarity = np.concatenate([self.similarity[kept], come.similarity])[source]
         origin = [*(self.told.get(i) for i in stay.tolist()), *(come.told.get(i) for i in range(len(come.names)))]
         told = {place: said for place, i in enumerate(order.tolist()) if (said := origin[i]) is not None}
-        return Known(names[order], np.concatenate([[0], np.cumsum(sizes[order])]).astype(np.int64), *columns, told)
+        return Known(
+            names[order], np.concatenate([[0], np.cumsum(sizes[order])]).astype(np.int64), state, of, similarity, told
+        )
 
     def findings(self) -> list[dict[str, Any]]:
         """Findings of all clusters, in the order of their names."""
