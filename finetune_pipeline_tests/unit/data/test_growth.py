@@ -63,7 +63,7 @@ def stage(folder: Path, name: str, files: dict[str, list[Any]], ledger: Path, ea
             ledger,
             at / "splits",
             before("splits"),
-            lambda rows, made: record_assignments(rows, ledger, made),
+            record=lambda rows, made: record_assignments(rows, ledger, made),
         )
     )
     certificate = json.loads((at / "splits/leakage.json").read_text())

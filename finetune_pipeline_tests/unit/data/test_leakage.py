@@ -164,7 +164,15 @@ def grown(folder: Path, name: str, rows: list[Example], earlier: list[Path]) -> 
     spec = make_spec()
     cleaned = write_clean(folder / name, rows, spec, size=10)
     told: list[Any] = []
-    split(cleaned, cleaned, spec, folder / "ledger", folder / f"out-{name}", earlier, lambda *made: told.append(made))
+    split(
+        cleaned,
+        cleaned,
+        spec,
+        folder / "ledger",
+        folder / f"out-{name}",
+        earlier,
+        record=lambda *made: told.append(made),
+    )
     record_assignments(told[0][0], folder / "ledger", told[0][1])
     return dict(read_json(folder / f"out-{name}/leakage.json"))
 
