@@ -43,6 +43,8 @@ class World:
     base: Mapping[str, Any]
     champion: Mapping[str, Any] | None = None
     never_break: list[str] = field(default_factory=list)
+    ratings: str = ""
+    ability: str = ""
 
 
 @dataclass

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.evaluation.gates import table
+from finetune_pipeline.evaluation.gates_beyond_test import general_ability
 from finetune_pipeline.spec.model import TaskSpec
 
 
@@ -28,6 +29,30 @@ def _gate(name: str) -> Callable[[Artifact, TaskSpec], Answer]:
     return judge
 
 
+def ability_scored(artifact: Artifact, spec: TaskSpec) -> Answer:
+    f = artifact.facts
+    if not f["items"]:
+        return Answer(True, f["sentence"])
+    return Answer(f["unscored"] == 0, f"{f['items']} items, {f['unscored']} could not be scored")
+
+
+def ability_kept(artifact: Artifact, spec: TaskSpec) -> Answer:
+    f = artifact.facts
+    if not f["items"]:
+        return Answer(True, f["sentence"])
+    gate = general_ability(spec, {"ability": f})
+    return Answer(
+        not f["unscored"] and gate.passed, gate.message, {"categories": f["categories"], "lost_items": f["lost_items"]}
+    )
+
+
+def ratings_read(artifact: Artifact, spec: TaskSpec) -> Answer:
+    f = artifact.facts
+    bad = sum(f["by_rule"].values())
+    told = f"{f['rated']} answers judged by {len(f['raters'])} people"
+    return Answer(not bad and not f["unknown"], f"{told}; {bad} lines unreadable, {f['unknown']} of unknown items")
+
+
 def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> Answer:
     f = artifact.facts
     good = f["candidate"] == f["model_version"] and (not f["promoted"] or f["gates_passed"])
@@ -40,6 +65,23 @@ def drift(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 
 CHECKS = [
+    Check("ability_scored", "base_ability", "Every item of general ability was scored.", ability_scored),
+    Check(
+        "ability_kept",
+        "general_ability",
+        "What the base model could do besides the task is still there (the gate general_ability).",
+        ability_kept,
+        blocking=False,
+        advisory=True,
+    ),
+    Check(
+        "ratings_read",
+        "human_review",
+        "Every rating people handed in was read and belongs to this sheet.",
+        ratings_read,
+        blocking=False,
+        advisory=True,
+    ),
     Check("all_rows_predicted", "test_predictions", "Every model answered every test row; none failed.", all_predicted),
     *[Check(g["name"], "evaluation_report", g["needs"], _gate(g["name"]), blocking=False) for g in table()],
     Check(

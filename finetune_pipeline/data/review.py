@@ -28,6 +28,8 @@ from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
 
 DECISIONS = ("keep", "drop", "relabel")
+RATINGS = "outputs"
+"""Folder below the reviews in which ratings of models' answers lie (people.ratings): they decide nothing about data."""
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -48,7 +50,8 @@ def review_files(folder: Path) -> list[tuple[str, Path]]:
     """(name, path) of the decision files in a folder, sorted; none when there is no folder."""
     if not folder.is_dir():
         return []
-    return sorted((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*.jsonl") if p.is_file())
+    found = ((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*.jsonl") if p.is_file())
+    return sorted((name, path) for name, path in found if not name.startswith(f"{RATINGS}/"))
 
 
 def reviews_digest(folder: Path) -> str:

@@ -43,6 +43,8 @@ def evaluate_task(
     sources: Mapping[str, str] | None = None,
     never_break: Sequence[str] = (),
     earlier: Mapping[str, Mapping[str, bool]] | None = None,
+    ability_facts: Mapping[str, Any] | None = None,
+    people_facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Judge one candidate on the sealed test.
 
@@ -54,15 +56,16 @@ def evaluate_task(
     `champion`, when set, announces champion predictions, and `merged_model` is the candidate of the ledger. texts: user
     text per example id, for the failures shown. sources: what each example was made from (shared_sources.source_of).
     never_break: ids the candidate must have right. earlier: outcomes per earlier candidate (regression_ledger.recorded).
-    training_rows: what was trained on, to find the rows nearest to a failure.
+    training_rows: what was trained on, to find the rows nearest to a failure. ability_facts, people_facts: of the steps
+    general_ability and human_review.
 
     Returns task, metric, confidence, n, models (rows of the side-by-side table by name, `candidate` among them),
     scores, likelihood, comparison (the main one, without ids), comparisons (`baseline`, `champion` or null,
     `base_likelihood`, `linear`), format_gap, regressions, fixes, wrong_answers, atlas (of the candidate), seal (with the
     `level` of this look), decisions (deciding.decide_gain at that level, `baseline` and `champion` or null), sources,
-    never_break, history (regression_ledger.regressions), baseline, training, data, parity, versions, gates (their
-    settings). Numbers that are not finite become null. Raises ValueError when a model's predictions are missing, an
-    unexpected model is there, or the sides of a comparison do not match.
+    never_break, history (regression_ledger.regressions), baseline, training, data, parity, ability, people,
+    versions, gates (their settings). Numbers that are not finite become null. Raises ValueError when a model's
+    predictions are missing, an unexpected model is there, or the sides of a comparison do not match.
     """
     rows = _rows_by_model(predictions, versions)
     labels, confidence = spec.labels, spec.gates.confidence
@@ -118,6 +121,8 @@ def evaluate_task(
         "training": training_facts,
         "data": data_facts,
         "parity": parity_facts,
+        "ability": ability_facts,
+        "people": people_facts,
         "versions": versions,
         "gates": spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
     }

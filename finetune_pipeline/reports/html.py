@@ -11,7 +11,7 @@ from finetune_pipeline.evaluation.data_request import group_title, share_sentenc
 from finetune_pipeline.evaluation.failure_rules import KINDS
 from finetune_pipeline.evaluation.gates import GateResult, verdict
 from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, cut, percent
-from finetune_pipeline.reports import evidence, metric_tables, plots, sentences, tables
+from finetune_pipeline.reports import beyond_test, evidence, metric_tables, plots, sentences, tables
 from finetune_pipeline.reports.style import STYLE
 from finetune_pipeline.reports.tables import Table
 
@@ -36,6 +36,8 @@ def render_html(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
         ("regressions", "Regressions and fixes", _changes(evaluation)),
         ("wrong", "Wrong answers", _wrong(evaluation)),
         ("atlas", "Failure atlas", _atlas(evaluation)),
+        ("ability", "General ability", _ability(evaluation)),
+        ("people", "Judgement by people", _people(evaluation)),
         ("data", "Data", _data(evaluation)),
         ("training", "Training", _table(tables.training_table(evaluation["training"]), "figures")),
         ("seal", "The sealed test", _seal(evaluation)),
@@ -289,6 +291,17 @@ def _atlas(evaluation: Evaluation) -> str:
         named = "; ".join(f"{group_title(g)} ({g['count']})" for g in rest)
         parts.append(f"<h3>Smaller groups</h3>{_paragraphs([named + '.'])}")
     return "".join(parts)
+
+
+def _ability(evaluation: Evaluation) -> str:
+    told = evaluation.get("ability")
+    return _paragraphs(beyond_test.ability_sentences(told)) + _table(beyond_test.ability_table(told), "figures")
+
+
+def _people(evaluation: Evaluation) -> str:
+    told = evaluation.get("people")
+    sentences_ = beyond_test.people_sentences(told, evaluation["task"]["name"])
+    return _paragraphs(sentences_) + _table(beyond_test.comments_table(told))
 
 
 def _data(evaluation: Evaluation) -> str:

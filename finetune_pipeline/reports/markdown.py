@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.evaluation.answers import INVALID
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.wording import counted, cut, number
-from finetune_pipeline.reports import evidence, metric_tables, sentences, tables
+from finetune_pipeline.reports import beyond_test, evidence, metric_tables, sentences, tables
 from finetune_pipeline.reports.tables import Table
 
 SHOWN, TEXT_LIMIT = 5, 200
@@ -45,6 +45,7 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         *_changes(evaluation),
         *_wrong(evaluation),
         *_atlas(evaluation),
+        *_beyond(evaluation),
         "## Data",
         write_table(tables.stages_table(evaluation["data"])),
         write_table(tables.splits_table(evaluation["data"], task["labels"])),
@@ -60,6 +61,17 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         write_table(tables.versions_table(evaluation)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _beyond(evaluation: Mapping[str, Any]) -> list[str]:
+    """General ability, and what people said."""
+    ability, people = evaluation.get("ability"), evaluation.get("people")
+    parts = []
+    if told := beyond_test.ability_sentences(ability):
+        parts += ["## General ability", *map(plain, told), write_table(beyond_test.ability_table(ability))]
+    if told := beyond_test.people_sentences(people, evaluation["task"]["name"]):
+        parts += ["## Judgement by people", *map(plain, told), write_table(beyond_test.comments_table(people))]
+    return parts
 
 
 def plain(text: str) -> str:

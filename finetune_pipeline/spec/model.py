@@ -251,6 +251,18 @@ class TrainingSpec(Section):
     prompt: PromptTuningSpec = PromptTuningSpec()
 
 
+class AbilitySpec(Section):
+    """General ability: what the model is asked besides its task, before and after training."""
+
+    suite: bool = Field(True, description="Ask the items that ship: questions of seven kinds, and plain text.")
+    files: list[str] = Field(
+        default_factory=list,
+        description="Globs of JSON Lines files of benchmarks, relative to the task folder; rows of {query, choices, gold}, "
+        "{context, continuation}, {text} or {prompt, answer, others}.",
+    )
+    rows_per_file: int = Field(200, ge=2, description="At most so many rows of each file, chosen by their content.")
+
+
 class GatesSpec(Section):
     """What a candidate must show before `champion` moves."""
 
@@ -299,6 +311,20 @@ class GatesSpec(Section):
         default_factory=list,
         description="Ids of test examples the candidate must have right, or a file in the task folder with one id a line.",
     )
+    max_ability_loss: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Accuracy on questions besides the task that may be lost: a larger loss must be ruled out by the interval. "
+        "The questions that ship cannot rule out less than about 5 points.",
+    )
+    max_text_loss: float = Field(
+        0.5, gt=0, description="By how much more plain text may cost the model, as a share of its bits a byte before."
+    )
+    min_rated: int = Field(0, ge=0, description="Answers drawn at random that people must have judged. 0: none.")
+    min_accepted: Share = Field(
+        0.8, description="With min_rated: lower bound of the share of these answers that people accept."
+    )
     min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared form.")
     parity_min_agreement: Share = Field(
         0.9,
@@ -340,6 +366,7 @@ class TaskSpec(Section):
     split: SplitSpec = SplitSpec()
     baseline: BaselineSpec = BaselineSpec()
     training: TrainingSpec = TrainingSpec()
+    ability: AbilitySpec = AbilitySpec()
     gates: GatesSpec = GatesSpec()
     logs: LogsSpec = LogsSpec()
 

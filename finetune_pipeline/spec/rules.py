@@ -237,11 +237,15 @@ def check_shots(spec: TaskSpec, folder: Path) -> list[Finding]:
 
 def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> list[Finding]:
     """A spec may only read below its own folder: task folders are shared, and a glob is no way out of one."""
-    bad = [g for g in [*spec.data.raw, spec.logs.path] if Path(g).is_absolute() or ".." in Path(g).parts]
+    bad = [
+        g
+        for g in [*spec.data.raw, *spec.ability.files, spec.logs.path]
+        if Path(g).is_absolute() or ".." in Path(g).parts
+    ]
     return [
         _finding(
             "raw_inside_folder",
-            "data.raw / logs.path",
+            "data.raw / ability.files / logs.path",
             f"{g!r} points outside the task folder",
             "copy or link the files into the task folder",
         )

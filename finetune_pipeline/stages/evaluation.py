@@ -125,6 +125,8 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         sources=read_json(predictions.path("sources.json")),
         never_break=work.world.never_break,
         earlier=recorded(state, list(before)[: look_number(looks, candidate) - 1]),
+        ability_facts=dict(work.inputs["general_ability"].facts),
+        people_facts=dict(work.inputs["human_review"].facts),
         versions={
             **{name: artifact.version for name, artifact in work.inputs.items()},
             "champion": work.world.champion["model_version"] if work.world.champion else None,
@@ -147,7 +149,7 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
     }
 
 
-STEPS = [
+PREDICTION_STEPS = [
     Step(
         "test_predictions",
         ("splits", "base_model", "merged_model", "few_shot_baseline"),
@@ -155,10 +157,20 @@ STEPS = [
         lambda s, w: [s.labels, answer_length(s), s.baseline.batch_size, w.champion["merged"] if w.champion else None],
         make_test_predictions,
     ),
+]
+REPORT_STEPS = [
     Step(
         "evaluation_report",
-        ("test_predictions", "few_shot_baseline", "adapter", "merged_model", *DATA_STEPS),
-        "3",
+        (
+            "test_predictions",
+            "few_shot_baseline",
+            "adapter",
+            "merged_model",
+            "general_ability",
+            "human_review",
+            *DATA_STEPS,
+        ),
+        "4",
         lambda s, w: [s.gates.model_dump(), s.output.model_dump(), s.baseline.ceiling, s.description, w.never_break],
         make_evaluation_report,
     ),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from finetune_pipeline.graph import Graph
-from finetune_pipeline.stages import baseline, data, evaluation, production, release, training
+from finetune_pipeline.stages import ability, baseline, data, evaluation, people, production, release, training
 
 PIPELINE = Graph(
     [
         production.LOGS_STEP,
         *data.STEPS,
         baseline.BASE_STEP,
+        ability.BASE_STEP,
         data.QUALITY_STEP,
         *baseline.STEPS,
         *training.STEPS,
-        *evaluation.STEPS,
+        *ability.STEPS,
+        *evaluation.PREDICTION_STEPS,
+        *people.STEPS,
+        *evaluation.REPORT_STEPS,
         *release.STEPS,
         *production.STEPS,
     ]

@@ -8,12 +8,15 @@ from typing import Any
 from finetune_pipeline.artifacts import SeenFiles
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
+from finetune_pipeline.evaluation.ability.items import digest
 from finetune_pipeline.graph import World
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
+from finetune_pipeline.people.ratings import ratings_digest
 from finetune_pipeline.production.ingest import corrections_digest, logs_digest
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.spec.never_break import never_break_ids
+from finetune_pipeline.stages.ability import asked_items
 
 
 def base_of(task: Task) -> dict[str, Any]:
@@ -42,4 +45,6 @@ def look(task: Task, champion: Mapping[str, Any] | None, seen: SeenFiles | None 
         base=base_of(task),
         champion=dict(champion) if champion else None,
         never_break=never_break_ids(task.spec, task.folder),
+        ratings=ratings_digest(task.folder / "reviews"),
+        ability=digest(asked_items(task)),
     )

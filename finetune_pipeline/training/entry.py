@@ -72,6 +72,10 @@ def run(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             from finetune_pipeline.evaluation.predict import predict
 
             return predict(job), {}
+        case "ability":
+            from finetune_pipeline.evaluation.ability.scoring import ability
+
+            return ability(job), {}
     raise JobError(f"unknown action {job['action']!r}; actions: {', '.join(ACTIONS)}")
 
 

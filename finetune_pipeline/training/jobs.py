@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Job = dict[str, Any]
-ACTIONS = ("base_model", "baseline", "train", "merge", "predict")
+ACTIONS = ("base_model", "baseline", "train", "merge", "predict", "ability")
 
 
 def _path(path: Path | str) -> str:
@@ -204,5 +204,34 @@ def predict_job(
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
         "limit": limit,
+        "out": _path(out),
+    }
+
+
+def ability_job(
+    *,
+    model: Path,
+    adapter: Path | None,
+    files: Sequence[Path],
+    limit: int,
+    suite: bool,
+    batch_size: int,
+    out: Path,
+    stage: str = "general_ability",
+) -> Job:
+    """Score a model (with a prefix `adapter` in front of it, or None) on items of general ability, in float32.
+
+    files: JSON Lines of benchmarks, at most `limit` rows of each; suite: with the items that ship.
+    Writes out/ability.jsonl (evaluation.ability.scoring.score_items). Facts: items, items_digest, unscored.
+    """
+    return {
+        "action": "ability",
+        "stage": stage,
+        "model": _path(model),
+        "adapter": _path(adapter) if adapter else None,
+        "files": [_path(f) for f in files],
+        "limit": limit,
+        "suite": suite,
+        "batch_size": batch_size,
         "out": _path(out),
     }

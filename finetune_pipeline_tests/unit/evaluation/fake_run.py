@@ -12,6 +12,33 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, pair
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
 OPENINGS = [{"time": "2026-01-02T03:04:05+00:00", "test": "t1", "candidate": "c1", "reason": "evaluation"}]
 VERSIONS = {"splits": "t1", "merged_model": "c1", "champion": None}
+ABILITY = {
+    "items": 258,
+    "unscored": 0,
+    "n": 234,
+    "before": {"accuracy": 0.534, "interval": [0.47, 0.6]},
+    "after": {"accuracy": 0.521, "interval": [0.46, 0.58]},
+    "drop": 0.013,
+    "interval": [-0.037, 0.063],
+    "lost": 18,
+    "gained": 15,
+    "mcnemar_p": 0.73,
+    "smallest_visible": 0.068,
+    "text": {"n": 24, "before": 1.23, "after": 1.25, "rise": 0.02, "interval": [0.01, 0.03]},
+    "categories": {"arithmetic": {"n": 36, "unit": "accuracy", "before": 0.33, "after": 0.31}},
+    "lost_items": ["arithmetic-01"],
+    "failed": [],
+}
+PEOPLE = {
+    "rated": 0,
+    "unknown": 0,
+    "raters": {},
+    "random": None,
+    "selected": None,
+    "agreement": None,
+    "comments": [],
+    "of_earlier_candidates": 0,
+}
 TRAINING = {
     "method": "qlora",
     "precision": "bfloat16",
@@ -67,6 +94,8 @@ def arguments(**changes: Any) -> dict[str, Any]:
         "training_facts": TRAINING,
         "data_facts": DATA,
         "parity_facts": PARITY,
+        "ability_facts": ABILITY,
+        "people_facts": PEOPLE,
         "openings": OPENINGS,
         "versions": VERSIONS,
         "texts": {r["example_id"]: f"text of {r['example_id']}" for r in base},

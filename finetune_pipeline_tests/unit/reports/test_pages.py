@@ -87,6 +87,8 @@ def test_sections_in_order_and_every_link_leads_somewhere(good):
         "regressions",
         "wrong",
         "atlas",
+        "ability",
+        "people",
         "data",
         "training",
         "seal",

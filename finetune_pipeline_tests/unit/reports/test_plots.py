@@ -53,8 +53,8 @@ def test_gains_plot_has_a_zero_line_only_where_gains_are_negative():
 
 
 def test_models_without_an_interval_are_left_out_of_the_plot():
-    model = {"title": "M", "set": "test", "accuracy": 0.5, "interval": [0.4, 0.6]}
-    root = _parse(models_plot({"a": model, "b": model | {"accuracy": None}}, "accuracy"))
+    model = {"title": "M", "set": "test", "value": 0.5, "value_interval": [0.4, 0.6]}
+    root = _parse(models_plot({"a": model, "b": model | {"value": None}}, "accuracy"))
     assert len(list(root.iter(f"{SVG}circle"))) == 1
     assert models_plot({}, "accuracy") == ""
 

@@ -18,7 +18,7 @@ from finetune_pipeline.spec.model import Task
 from finetune_pipeline.stages.data import sealing_key
 from finetune_pipeline.stages.evaluation import make_evaluation_report, make_test_predictions
 from finetune_pipeline_tests.unit.data.rows import example
-from finetune_pipeline_tests.unit.evaluation.fake_run import DATA, PARITY, TRAINING
+from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, PEOPLE, TRAINING
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
 
 N = 120
@@ -61,6 +61,8 @@ class Stage:
             "adapter": self._artifact("adapter", candidate, TRAINING),
             "merged_model": self._artifact("merged_model", candidate, {"kind": "merged", "parity": PARITY}),
             "few_shot_baseline": self._artifact("few_shot_baseline", "f1", baseline),
+            "general_ability": self._artifact("general_ability", candidate, ABILITY),
+            "human_review": self._artifact("human_review", candidate, PEOPLE),
             **more,
         }
         world = World("r", "v", "l", "c", {}, None, never_break or [])

@@ -1,0 +1,148 @@
+"""Items of general ability: the suite that ships, and JSON Lines files of benchmarks.
+
+An item is a question with choices, of which one is right, or a text to be predicted. Models are never asked to write: the
+likelihood of each choice is compared, so that small models show a signal, and so that form does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.findings import Finding, FindingsError
+
+SUITE = Path(__file__).with_name("suite.jsonl")
+SUITE_NAME = "suite"
+ROWS = "ability.jsonl"
+"""Where a model's scores on the items are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """choices[right] is right; for a text, `text` is set and choices are empty. chat: asked through the chat template
+    as a user's turn, else the choices continue the bare text of the question. source: the suite, or the file's name."""
+
+    id: str
+    source: str
+    category: str
+    prompt: str
+    choices: tuple[str, ...] = ()
+    right: int = 0
+    text: str | None = None
+    chat: bool = True
+
+
+def suite() -> list[Item]:
+    """The items that ship with the package: arithmetic, reading, instructions, knowledge, JSON, safety, common sense
+    (questions with choices), and plain text."""
+    return read_items(SUITE, SUITE_NAME)
+
+
+def read_items(path: Path, source: str | None = None, limit: int | None = None) -> list[Item]:
+    """Items of a JSON Lines file, in order. A row is one of
+
+    - ``{prompt, answer, others: [...], category?, id?}``: the suite's own form, asked as a chat
+    - ``{query, choices: [...], gold: index, category?}``: the choices continue the query
+    - ``{context, continuation}``: a text whose end is to be predicted (its likelihood alone counts)
+    - ``{text}``: a text to be predicted
+
+    limit: at most so many rows, chosen by a hash of their content, so that the choice does not depend on their order.
+    Raises FindingsError naming every line that is none of these.
+    """
+    name = source or path.name
+    found: list[Finding] = []
+    items: list[Item] = []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FindingsError([_fault(path, None, f"cannot be read: {error}")]) from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            items.append(_item(json.loads(line), name, number))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            found.append(_fault(path, number, str(error) or type(error).__name__))
+    if not items and not found:
+        found.append(_fault(path, None, "it holds no item"))
+    if found:
+        raise FindingsError(found)
+    if limit is not None and len(items) > limit:
+        chosen = set(sorted((i.id for i in items), key=lambda i: _hash(i + name))[:limit])
+        items = [i for i in items if i.id in chosen]
+    return items
+
+
+def load_items(files: Sequence[Path], limit: int, with_suite: bool = True) -> list[Item]:
+    """The suite and the items of `files`, at most `limit` of each file. Raises FindingsError with all problems."""
+    items = suite() if with_suite else []
+    found: list[Finding] = []
+    for path in files:
+        try:
+            items += read_items(path, limit=limit)
+        except FindingsError as error:
+            found += error.findings
+    if found:
+        raise FindingsError(found)
+    return items
+
+
+def digest(items: Sequence[Item]) -> str:
+    """16 hex digits of what is asked."""
+    return _hash(json.dumps([[i.id, i.source, i.prompt, i.choices, i.right, i.text, i.chat] for i in items]))[:16]
+
+
+def _item(row: Any, source: str, number: int) -> Item:
+    if not isinstance(row, dict):
+        raise ValueError("the line is no JSON object")
+    told = {k: row[k] for k in ("id", "category") if isinstance(row.get(k), str)}
+    name, category = told.get("id", f"{source}:{number}"), told.get("category", source.removesuffix(".jsonl"))
+    if isinstance(row.get("answer"), str) and isinstance(row.get("others"), list):
+        choices = (row["answer"], *_texts(row["others"]))
+        return Item(name, source, category, _text(row, "prompt"), _choices(choices), 0)
+    if isinstance(row.get("choices"), list):
+        choices, right = tuple(_texts(row["choices"])), row.get("gold")
+        if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(choices):
+            raise ValueError(f"gold is {right!r}, not the number of one of {len(choices)} choices")
+        return Item(name, source, category, _text(row, "query"), _choices(choices), right, chat=False)
+    if "continuation" in row:
+        return Item(name, source, category, _text(row, "context"), text=_text(row, "continuation"), chat=False)
+    if "text" in row:
+        return Item(name, source, category, "", text=_text(row, "text"), chat=False)
+    raise ValueError(f"it has the keys {', '.join(sorted(map(str, row)))}, which is none of the forms")
+
+
+def _choices(choices: tuple[str, ...]) -> tuple[str, ...]:
+    if len(choices) < 2 or len(set(choices)) != len(choices):
+        raise ValueError("choices must be two or more, and all different")
+    return choices
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    if not all(isinstance(v, str) and v for v in values):
+        raise ValueError("every choice must be a text that is not empty")
+    return list(values)
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    if not isinstance(row.get(key), str) or not row[key]:
+        raise ValueError(f"{key} must be a text that is not empty")
+    return str(row[key])
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _fault(path: Path, line: int | None, message: str) -> Finding:
+    return Finding(
+        "ability.items",
+        "error",
+        f"{path.name}{f', line {line}' if line else ''}",
+        message,
+        "write {prompt, answer, others}, {query, choices, gold}, {context, continuation} or {text} on each line",
+    )

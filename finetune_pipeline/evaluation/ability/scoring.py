@@ -1,0 +1,94 @@
+"""Scores a model on items of general ability: the ``ability`` action of the child process."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.artifacts import write_json
+from finetune_pipeline.evaluation.ability.items import ROWS, Item, digest, load_items
+from finetune_pipeline.evaluation.generation import Answer, generate_and_score
+from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids, to_ids
+from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
+
+
+def ability(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a job of :func:`finetune_pipeline.training.jobs.ability_job`. Returns the facts."""
+    items = load_items([Path(p) for p in job["files"]], job["limit"], job["suite"])
+    folder, prefix, out = Path(job["model"]), job.get("adapter"), Path(job["out"])
+    model = load_for_prediction(folder, pick_device(), Path(prefix) if prefix else None)
+    rows = score_items(model, load_tokenizer(folder), items, job["batch_size"], job["stage"])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    facts = {"items": len(rows), "items_digest": digest(items), "unscored": sum(bool(r["error"]) for r in rows)}
+    write_json(out / "ability.json", facts)
+    return facts
+
+
+def score_items(
+    model: Any, tokenizer: Any, items: Sequence[Item], batch_size: int, stage: str = "general_ability"
+) -> list[dict[str, Any]]:
+    """A row per item, in order: id, source, category, right, probability, bits_per_byte, error.
+
+    right: whether the right choice has the highest log-likelihood (lm-evaluation-harness's acc; without the end of turn,
+    so that a model which goes on talking is not wrong for it). probability: of the right choice among the choices, a
+    softmax of the same scores, which moves before `right` does. bits_per_byte: of a text. What does not apply is None.
+    error: why an item could not be scored.
+    """
+    prompts, texts = zip(*(_encoded(tokenizer, item) for item in items), strict=True)
+    rows: dict[int, dict[str, Any]] = {}
+    # chats share the template's beginning, bare texts nothing: apart, each kind is read as fast as it can be
+    for chat in (True, False):
+        places = [i for i, item in enumerate(items) if item.chat is chat]
+        if not places:
+            continue
+        answers = generate_and_score(
+            model,
+            tokenizer,
+            [prompts[i] for i in places],
+            [texts[i] for i in places],
+            max_new_tokens=1,
+            batch_size=batch_size,
+            stage=stage,
+            name="chats" if chat else "texts",
+        )
+        rows |= {i: _row(items[i], answer) for i, answer in zip(places, answers, strict=True)}
+    return [rows[i] for i in range(len(items))]
+
+
+def _encoded(tokenizer: Any, item: Item) -> tuple[list[int], list[list[int]]]:
+    """(tokens of the prompt, tokens of every choice behind it, or of the text)."""
+    if item.chat:
+        messages = [{"role": "user", "content": item.prompt}]
+        ends = end_ids(tokenizer)
+        answers = [encode_answer(tokenizer, messages, c) for c in item.choices]
+        return encode_prompt(tokenizer, messages), [a[:-1] if a[-1] in ends else a for a in answers]
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    before = [start, *to_ids(tokenizer, item.prompt)] if item.prompt else [start]
+    if item.text is not None and not item.prompt:
+        return before, [to_ids(tokenizer, item.text)]
+    return before, [to_ids(tokenizer, f" {c}") for c in (item.choices or (item.text or "",))]
+
+
+def _row(item: Item, answer: Answer) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": item.id,
+        "source": item.source,
+        "category": item.category,
+        "right": None,
+        "probability": None,
+        "bits_per_byte": None,
+        "error": "",
+    }
+    if answer.status == "error" or not all(math.isfinite(s) for s in answer.label_scores):
+        return row | {"error": answer.error or "a likelihood is not a number"}
+    if item.text is not None:
+        return row | {"bits_per_byte": -answer.label_scores[0] / math.log(2) / len(item.text.encode())}
+    scores = answer.label_scores
+    best = max(scores)
+    weights = [math.exp(s - best) for s in scores]
+    first = scores.index(best) == item.right and scores.count(best) == 1  # a tie is not right
+    return row | {"right": first, "probability": weights[item.right] / sum(weights)}

@@ -1,0 +1,136 @@
+"""Ratings as people hand them in: JSON Lines or CSV, read strictly, every fault named, no good line lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.data.json_lines import digest_files
+from finetune_pipeline.data.review import RATINGS
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.people.sheet import CHOICES, read_sheet_name
+
+FOLDER = RATINGS
+"""Folder of the ratings, below the task's reviews."""
+COLUMNS = ("sheet", "id", "text", "reference", "answer_a", "answer_b", "choice", "comment", "rater", "time")
+"""Columns of a sheet as CSV; the first two and the last four come back."""
+LONGEST = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """choice: which side is acceptable, one of CHOICES. time: RFC 3339, or empty."""
+
+    sheet: str
+    id: str
+    choice: str
+    rater: str
+    comment: str = ""
+    time: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        return {k: v for k in self.__slots__ if (v := getattr(self, k)) or k not in ("comment", "time")}
+
+
+def rating_files(reviews: Path) -> list[tuple[str, Path]]:
+    """(name, path) of the rating files of a task's reviews folder, sorted."""
+    folder = reviews / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted((p.name, p) for p in folder.iterdir() if p.is_file() and p.suffix in (".jsonl", ".csv"))
+
+
+def ratings_digest(reviews: Path) -> str:
+    """Hex SHA-256 over names and content of the rating files."""
+    return digest_files(rating_files(reviews))
+
+
+def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
+    """(the rating, or None; what is wrong with it). A choice that is empty is no fault: the row is not rated yet."""
+    if not isinstance(row, Mapping):
+        return None, ["it is no object"]
+    wrong = [
+        f"`{key}` must be text, found {row[key]!r}"
+        for key in ("sheet", "id", "choice", "rater", "comment", "time")
+        if row.get(key) is not None and not isinstance(row[key], str)
+    ]
+    if wrong:
+        return None, wrong
+    told = {key: (row.get(key) or "").strip() for key in ("sheet", "id", "choice", "rater", "comment", "time")}
+    if not told["choice"]:
+        return None, []
+    choice = {"a": "A", "b": "B"}.get(told["choice"].lower(), told["choice"].lower())
+    if choice not in CHOICES:
+        wrong.append(f"`choice` is {told['choice']!r}, not one of {', '.join(CHOICES)}")
+    if read_sheet_name(told["sheet"]) is None:
+        wrong.append(f"`sheet` is {told['sheet']!r}, which is no sheet's name")
+    wrong += [f"`{key}` is missing" for key in ("id", "rater") if not told[key]]
+    wrong += [f"`{key}` has more than {LONGEST} characters" for key, text in told.items() if len(text) > LONGEST]
+    if told["time"]:
+        try:
+            datetime.fromisoformat(told["time"])
+        except ValueError:
+            wrong.append(f"`time` is {told['time']!r}, not an RFC 3339 time")
+    return (None, wrong) if wrong else (Rating(**{**told, "choice": choice}), [])
+
+
+def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
+    """(the last rating of each rater for each item of each sheet, findings). Files by name, lines in order; of several
+    ratings by one rater the one with the latest time holds, and one without a time is the oldest."""
+    last: dict[tuple[str, str, str], Rating] = {}
+    found: list[Finding] = []
+    for name, path in rating_files(reviews):
+        for place, row in _rows(path, f"reviews/{FOLDER}/{name}", found):
+            rating, wrong = parse_rating(row)
+            found += [_finding(place, problem) for problem in wrong]
+            if rating:
+                key = (rating.sheet, rating.id, rating.rater)
+                if key not in last or _instant(rating) >= _instant(last[key]):
+                    last[key] = rating
+    return list(last.values()), found
+
+
+def _instant(rating: Rating) -> datetime:
+    if not rating.time:
+        return datetime.min.replace(tzinfo=UTC)
+    told = datetime.fromisoformat(rating.time)
+    return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)
+
+
+def _rows(path: Path, place: str, found: list[Finding]) -> list[tuple[str, Any]]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        found.append(_finding(place, f"the file cannot be read: {error}"))
+        return []
+    if path.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        missing = [c for c in ("sheet", "id", "choice", "rater") if c not in (reader.fieldnames or [])]
+        if missing:
+            found.append(_finding(place, f"the columns {', '.join(missing)} are missing"))
+            return []
+        return [(f"{place}:{reader.line_num}", row) for row in reader]
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append((f"{place}:{number}", json.loads(line)))
+            except ValueError as error:
+                found.append(_finding(f"{place}:{number}", f"it is no JSON: {error}"))
+    return rows
+
+
+def _finding(place: str, message: str) -> Finding:
+    return Finding(
+        "people.rating",
+        "warning",
+        place,
+        message,
+        f'write {{"sheet": …, "id": …, "choice": {" | ".join(CHOICES)}, "rater": …}}; this line was not counted',
+    )

@@ -1,0 +1,96 @@
+"""The sheet people fill in: answers of two models to the same inputs, half drawn at random and half where they may fail.
+
+Only the random half gives a rate: what was picked because it looks wrong is wrong more often. The other half shows how.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_pipeline.people.blinding import candidate_is_a, keyed
+
+RANDOM, SELECTED = "random", "selected"
+CHOICES = ("A", "B", "both", "neither")
+"""Which of the two answers is acceptable."""
+_SHEET = re.compile(r"^([0-9a-f]{16})-([1-9][0-9]{0,3})$")
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SheetItem:
+    """One row of a sheet. drawn: `random` or `selected`, which the rater does not see."""
+
+    id: str
+    text: str
+    reference: str
+    a: str
+    b: str
+    drawn: str
+
+
+def sheet_name(predictions: str, items: int) -> str:
+    """The name of the sheet of so many items on these predictions (their artifact's version)."""
+    return f"{predictions}-{items}"
+
+
+def read_sheet_name(name: str) -> tuple[str, int] | None:
+    """(predictions version, items) of a sheet's name; None for anything else."""
+    match = _SHEET.match(name)
+    return (match.group(1), int(match.group(2))) if match else None
+
+
+def draw(base: Sequence[Row], candidate: Sequence[Row], right: Mapping[str, bool], items: int, secret: bytes) -> dict:
+    """Which examples are shown: {example id: `random` or `selected`}, in the order in which they are shown.
+
+    base, candidate: prediction rows of the same examples. right: whether the candidate is right, by the metric. Half of
+    `items` is drawn at random from all examples; the other half, from what is left, first where the candidate is wrong or
+    the two models say different things. Secret and ids decide, so the same sheet is drawn again, and the two halves are
+    mixed. Raises ValueError when the two sides do not cover the same examples.
+    """
+    said = {row["example_id"]: row["text"].strip() for row in base}
+    own = {row["example_id"]: row["text"].strip() for row in candidate}
+    if said.keys() != own.keys():
+        raise ValueError("base and candidate did not answer the same examples")
+
+    def place(example: str, purpose: str) -> bytes:
+        return keyed(secret, purpose, example)
+
+    everyone = sorted(own, key=lambda i: place(i, "draw"))
+    n = min(items, len(everyone))
+    chosen = dict.fromkeys(everyone[: (n + 1) // 2], RANDOM)
+    rest = sorted(
+        (i for i in everyone if i not in chosen),
+        key=lambda i: (right.get(i, False) and own[i] == said[i], place(i, "pick")),
+    )
+    chosen |= dict.fromkeys(rest[: n - len(chosen)], SELECTED)
+    return {i: chosen[i] for i in sorted(chosen, key=lambda i: place(i, "order"))}
+
+
+def make_sheet(
+    name: str,
+    drawn: Mapping[str, str],
+    base: Sequence[Row],
+    candidate: Sequence[Row],
+    texts: Mapping[str, str],
+    secret: bytes,
+) -> list[SheetItem]:
+    """The items of a sheet, in order, with each pair's sides exchanged as the secret says. A failed answer is shown as
+    what it is."""
+    by_id = [{row["example_id"]: row for row in rows} for rows in (base, candidate)]
+    items = []
+    for example, how in drawn.items():
+        one, other = by_id[0][example], by_id[1][example]
+        a, b = (other, one) if candidate_is_a(secret, name, example) else (one, other)
+        items.append(SheetItem(example, texts.get(example, ""), one["gold"], shown(a), shown(b), how))
+    return items
+
+
+def shown(row: Row) -> str:
+    """An answer as the rater sees it."""
+    if row["status"] == "error":
+        return "(no answer: the generation failed)"
+    return row["text"] if row["text"].strip() else "(an empty answer)"

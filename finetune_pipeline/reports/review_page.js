@@ -1,0 +1,190 @@
+"use strict";
+// The review page: decisions are kept in the browser under the sheet's name, and sent to the server where there is one.
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = id => document.getElementById(id);
+const store_key = "finetune-review:" + data.sheet;
+const name_key = "finetune-review-rater";
+let kept = {};
+let at = 0;
+let sending = Promise.resolve();
+
+function read(key) {
+  try { return localStorage.getItem(key); } catch (error) { return null; }
+}
+
+function keep(key, text) {
+  try {
+    localStorage.setItem(key, text);
+  } catch (error) {
+    say("this browser keeps nothing: download before you leave", true);
+  }
+}
+
+function say(text, bad) {
+  $("state").textContent = text;
+  $("state").className = bad ? "bad" : "";
+}
+
+function block(title, text) {
+  const box = document.createElement("div");
+  const head = document.createElement("h3");
+  const body = document.createElement("pre");
+  box.className = "block";
+  head.textContent = title;
+  body.textContent = text;
+  box.append(head, body);
+  return box;
+}
+
+const item = () => data.items[at];
+const choice_of = row => data.choices.find(choice => row && choice.value === row.choice);
+const complete = row => Boolean(row && row.choice && !(choice_of(row).answer && !row.answer));
+const decided = () => data.items.filter(one => complete(kept[one.id])).length;
+
+function show() {
+  const own = kept[item().id];
+  $("item").replaceChildren(...item().blocks.map(b => block(b.title, b.text)));
+  if (item().sides) {
+    const sides = document.createElement("div");
+    sides.className = "sides";
+    sides.append(...item().sides.map(b => block(b.title, b.text)));
+    $("item").append(sides);
+  }
+  for (const choice of data.choices) {
+    $("choice-" + choice.value).className = own && own.choice === choice.value ? "on" : "";
+  }
+  $("comment").value = own && own.comment ? own.comment : "";
+  if ($("answer")) {
+    $("answer").value = own && own.answer ? own.answer : "";
+    $("answer-row").className = own && choice_of(own).answer ? "row" : "row hidden";
+  }
+  $("where").textContent = `${at + 1} of ${data.items.length}, ${decided()} decided`;
+  $("bar").style.width = `${100 * decided() / data.items.length}%`;
+  $("ready").className = decided() === data.items.length ? "" : "hidden";
+}
+
+// The form of the lines that people hand in: ratings of answers, or decisions about rows of data.
+function line(row) {
+  const comment = row.comment || undefined;
+  if (data.mode === "rows") {
+    const label = choice_of(row).answer ? row.answer : undefined;
+    return { id: row.id, decision: row.choice, label, reviewer: row.rater, comment, time: row.time };
+  }
+  return { sheet: data.sheet, id: row.id, choice: row.choice, rater: row.rater, comment, time: row.time };
+}
+
+function send(row) {
+  if (!data.server) return;
+  const told = JSON.stringify(line(row));
+  const headers = { "Content-Type": "application/json", "X-Token": data.token };
+  sending = sending
+    .then(() => fetch("ratings", { method: "POST", headers, body: told }))
+    .then(async answer => {
+      if (!answer.ok) throw new Error(await answer.text());
+      say("stored");
+    })
+    .catch(error => say(`not stored: ${error.message} (kept in this browser; download it)`, true));
+}
+
+function change(what) {
+  const rater = $("rater").value.trim();
+  if (!rater) {
+    say("write your name first", true);
+    $("rater").focus();
+    return false;
+  }
+  const id = item().id;
+  kept[id] = { ...kept[id], ...what, id, rater, time: new Date().toISOString() };
+  keep(store_key, JSON.stringify(kept));
+  if (complete(kept[id])) send(kept[id]);
+  return true;
+}
+
+function choose(choice) {
+  if (!change({ choice: choice.value, comment: $("comment").value.trim() })) return;
+  show();
+  if (choice.answer) {
+    $("answer").focus();
+  } else if (at + 1 < data.items.length) {
+    const here = at;
+    setTimeout(() => { if (at === here) move(1); }, 120);
+  }
+}
+
+function move(by) {
+  at = Math.min(data.items.length - 1, Math.max(0, at + by));
+  show();
+  scrollTo(0, 0);
+}
+
+function first_open() {
+  const open = data.items.findIndex(one => !complete(kept[one.id]));
+  if (open >= 0) at = open;
+  show();
+}
+
+function download() {
+  const rows = data.items.map(one => kept[one.id]).filter(complete).map(row => JSON.stringify(line(row)) + "\n");
+  const link = document.createElement("a");
+  const rater = ($("rater").value.trim() || "somebody").replace(/[^\p{L}\p{N}_-]+/gu, "-");
+  link.href = URL.createObjectURL(new Blob(rows, { type: "application/jsonl" }));
+  link.download = data.file.replace("RATER", rater);
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+function on_key(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "Escape") {
+    event.target.blur();
+    return;
+  }
+  if (["INPUT", "TEXTAREA", "SELECT"].includes(event.target.tagName)) {
+    if (event.key === "Enter" && !event.shiftKey && event.target.id !== "comment") {
+      event.preventDefault();
+      event.target.blur();
+      if (event.target.id === "answer" && complete(kept[item().id])) move(1);
+    }
+    return;
+  }
+  const choice = data.choices.find(one => one.key === event.key);
+  if (choice) {
+    event.preventDefault();
+    choose(choice);
+  } else if (event.key === "j" || event.key === "ArrowRight") {
+    move(1);
+  } else if (event.key === "k" || event.key === "ArrowLeft") {
+    move(-1);
+  } else if (event.key === "o") {
+    first_open();
+  } else if (event.key === "c") {
+    event.preventDefault();
+    $("comment").focus();
+  }
+}
+
+try { kept = JSON.parse(read(store_key) || "{}"); } catch (error) { kept = {}; }
+for (const row of data.done) kept[row.id] = kept[row.id] || row;
+for (const id of Object.keys(kept)) {
+  if (!data.items.some(one => one.id === id) || !choice_of(kept[id])) delete kept[id];
+}
+$("rater").value = data.rater || read(name_key) || "";
+for (const choice of data.choices) {
+  const button = document.createElement("button");
+  const key = document.createElement("kbd");
+  button.id = "choice-" + choice.value;
+  button.type = "button";
+  key.textContent = choice.key;
+  button.append(key, choice.label);
+  button.onclick = () => choose(choice);
+  $("choices").append(button);
+}
+if ($("answer")) $("answer").onchange = () => { if (change({ answer: $("answer").value.trim() })) show(); };
+$("comment").onchange = () => { if (kept[item().id]) change({ comment: $("comment").value.trim() }); };
+$("rater").onchange = () => { keep(name_key, $("rater").value.trim()); say(""); };
+$("back").onclick = () => move(-1);
+$("next").onclick = () => move(1);
+$("open").onclick = first_open;
+$("download").onclick = download;
+addEventListener("keydown", on_key);
+first_open();

@@ -1,0 +1,94 @@
+"""EVALUATION: general ability of the base model and of the candidate, on the same items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.evaluation.ability.drop import ability_drop, read_rows
+from finetune_pipeline.evaluation.ability.items import Item, load_items
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.graph import Step, Work
+from finetune_pipeline.models.kinds import served
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.training.jobs import ability_job
+
+
+def ability_files(task: Task) -> list[Path]:
+    """The benchmark files of a task, sorted. Raises FindingsError for every glob that matches nothing."""
+    found, missing = [], []
+    for pattern in task.spec.ability.files:
+        paths = sorted(p for p in task.folder.glob(pattern) if p.is_file())
+        found += paths
+        if not paths:
+            missing.append(
+                Finding(
+                    "ability.files",
+                    "error",
+                    "task.yaml: ability.files",
+                    f"{pattern!r} matches no file",
+                    "correct the pattern, or take it out",
+                )
+            )
+    if missing:
+        raise FindingsError(missing)
+    return sorted(set(found))
+
+
+def asked_items(task: Task) -> list[Item]:
+    """What models are asked for this task. Raises FindingsError for files that are not there or hold other things."""
+    told = task.spec.ability
+    return load_items(ability_files(task), told.rows_per_file, told.suite)
+
+
+def _score(work: Work, model: Path, adapter: Path | None, stage: str) -> dict[str, Any]:
+    if not asked_items(work.task):
+        return {"items": 0, "sentence": "nothing is asked: ability.suite is off and there are no files"}
+    facts = work.launch(
+        ability_job(
+            model=model,
+            adapter=adapter,
+            files=ability_files(work.task),
+            limit=work.spec.ability.rows_per_file,
+            suite=work.spec.ability.suite,
+            batch_size=work.spec.baseline.batch_size,
+            out=work.out,
+            stage=stage,
+        )
+    )
+    if facts["items_digest"] != work.world.ability:
+        raise RuntimeError(f"ability.files of {work.task.name} changed since this run began; run it again")
+    return facts
+
+
+def make_base_ability(work: Work) -> dict[str, Any]:
+    """The base model's answers, made once for all candidates."""
+    return _score(work, work.inputs["base_model"].folder, None, "base_ability")
+
+
+def make_general_ability(work: Work) -> dict[str, Any]:
+    """The candidate's answers, and what was lost against the base: see evaluation.ability.drop.ability_drop."""
+    model = served(work.inputs["merged_model"], work.inputs["base_model"])
+    facts = _score(work, model.model, model.adapter, "general_ability")
+    if not facts["items"]:
+        return facts
+    before = read_rows(work.inputs["base_ability"].folder)
+    return {**facts, **ability_drop(before, read_rows(work.out), work.spec.gates.confidence)}
+
+
+BASE_STEP = Step(
+    "base_ability",
+    ("base_model",),
+    "1",
+    lambda s, w: [w.ability, s.baseline.batch_size],
+    make_base_ability,
+)
+STEPS = [
+    Step(
+        "general_ability",
+        ("base_ability", "base_model", "merged_model"),
+        "1",
+        lambda s, w: [w.ability, s.baseline.batch_size, s.gates.confidence],
+        make_general_ability,
+    ),
+]

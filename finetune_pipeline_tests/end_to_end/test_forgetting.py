@@ -1,0 +1,70 @@
+"""The bundled model, taught nothing but one label for everything at far too high a rate: the loss of ability is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_pipeline.evaluation.ability.drop import ability_drop
+from finetune_pipeline.evaluation.ability.items import suite
+from finetune_pipeline.evaluation.ability.scoring import score_items
+from finetune_pipeline.evaluation.gates_beyond_test import general_ability
+from finetune_pipeline.models.base import prepare_base
+from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
+from finetune_pipeline.spec.model import TaskSpec
+
+SPEC = TaskSpec.model_validate(
+    {
+        "name": "t",
+        "description": "d",
+        "system_prompt": "Say yes or no.",
+        "output": {"kind": "labels", "labels": ["yes", "no"]},
+    }
+)
+ITEMS = [i for i in suite() if i.category in ("knowledge", "json", "plain_text")]
+
+
+def overtrain(model: Any, tokenizer: Any) -> None:
+    """A dozen steps on one sentence with a learning rate ten times too high."""
+    model.requires_grad_(True)
+    text = "\n".join(["Whatever the message says, the label is billing."] * 4)
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    for _ in range(12):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], list[dict]]:
+    folder: Path = tmp_path_factory.mktemp("base")
+    prepare_base("bundled/smollm2-135m-instruct", None, folder, None)
+    model, tokenizer = load_for_prediction(folder, pick_device()), load_tokenizer(folder)
+    before = score_items(model, tokenizer, ITEMS, 16)
+    torch.manual_seed(0)
+    overtrain(model, tokenizer)
+    return before, score_items(model, tokenizer, ITEMS, 16)
+
+
+def test_the_base_model_knows_things_chance_does_not(rows: tuple[list[dict], list[dict]]) -> None:
+    known = [r for r in rows[0] if r["category"] == "knowledge"]
+    assert sum(r["right"] for r in known) / len(known) > 0.6  # chance is a quarter
+    assert not any(r["error"] for r in rows[0])
+
+
+def test_an_overtrained_model_is_stopped(rows: tuple[list[dict], list[dict]]) -> None:
+    told = {"items": len(ITEMS), **ability_drop(*rows)}
+    gate = general_ability(SPEC, {"ability": told})
+    assert not gate.passed
+    assert told["interval"][0] > 0, told  # not merely not ruled out: the loss is shown
+    assert told["text"]["interval"][0] > 0
+
+
+def test_a_model_that_forgot_nothing_passes(rows: tuple[list[dict], list[dict]]) -> None:
+    told = {"items": len(ITEMS), **ability_drop(rows[0], rows[0])}
+    assert general_ability(SPEC, {"ability": told}).passed

@@ -1,0 +1,81 @@
+"""General ability and judgement by people, through the real graph: asked, told, and gates that mean it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline_tests.graph.project import Project
+
+ITEMS = [{"query": f"the colour number {i} is", "choices": ["red", "blue", "green"], "gold": i % 3} for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = Project(
+        tmp_path_factory.mktemp("beyond"),
+        ability={"suite": False, "files": ["items/*.jsonl"]},
+        gates={"min_rated": 5, "min_accepted": 0.01, "max_ability_loss": 1.0},
+    )
+    (made.folder / "items").mkdir()
+    lines = [*ITEMS, {"text": "a plain sentence"}, {"text": "and another one"}]
+    (made.folder / "items" / "some.jsonl").write_text("".join(json.dumps(i) + "\n" for i in lines))
+    return made
+
+
+def gates(project: Project) -> dict[str, dict]:
+    return {g["name"]: g for g in project.facts("evaluation_report")["gates"]}
+
+
+def test_people_decide_and_only_what_follows_is_made_anew(project: Project, tmp_path: Path) -> None:
+    project.run()
+    told = project.facts("general_ability")
+    assert (told["items"], told["n"], told["unscored"]) == (14, 12, 0)
+    assert told["text"]["n"] == 2
+    assert -1 <= told["drop"] <= 1
+    assert told["interval"][0] <= told["drop"] <= told["interval"][1]
+    assert gates(project)["general_ability"]["measured"] == pytest.approx(told["interval"][1])
+    asked = gates(project)["human_review"]
+    assert not asked["passed"]
+    assert "0 of 5 answers" in asked["message"]
+
+    sheet = tmp_path / "sheet.jsonl"
+    done = project.finetune("review", "colours", "--table", str(sheet), "--items", "12", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in sheet.read_text().splitlines()]
+    assert len(rows) == 12
+    assert not any("candidate" in json.dumps(row) for row in rows)
+    for row in rows:
+        row |= {"choice": "both", "rater": "Ada"}
+    rows[0]["choice"] = "maybe"
+    sheet.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    taken = json.loads(project.finetune("review", "colours", "--items", "12", "--take", str(sheet), "--json").stdout)
+    assert taken["taken"] == 11
+    assert "`choice` is 'maybe'" in taken["wrong"][0]
+
+    before = {step: project.artifact(step) for step in ("test_predictions", "merged_model", "general_ability")}
+    project.run()
+    assert {step: project.artifact(step) for step in before} == before
+    people = project.facts("human_review")
+    assert people["rated"] == 11
+    assert people["raters"] == {"Ada": 11}
+    assert people["random"]["candidate"]["share"] == 1.0
+    assert gates(project)["human_review"]["passed"]
+    page = (project.artifact("evaluation_report") / "report.html").read_text()
+    assert "Judgement by people" in page
+    assert "General ability" in page
+    assert "people accept 100.0% of the fine-tuned model" in page
+
+
+def test_benchmark_files_that_cannot_be_read_stop_the_run_at_once(project: Project) -> None:
+    bad = project.folder / "items" / "bad.jsonl"
+    bad.write_text('{"query": "q", "choices": ["a", "b"], "gold": 7}\n')
+    try:
+        done = project.finetune("run", "colours", "--json")
+    finally:
+        bad.unlink()
+    assert done.returncode == 1
+    assert "bad.jsonl, line 1" in done.stderr
+    assert "gold is 7" in done.stderr

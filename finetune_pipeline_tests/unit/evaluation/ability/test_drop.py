@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.ability.drop import ability_drop
+from finetune_pipeline.evaluation.statistics import mcnemar_exact, tango_interval
+
+
+def choice(n: int, right: bool, probability: float = 0.5, error: str = "") -> dict[str, Any]:
+    return {
+        "id": f"i{n}",
+        "source": "suite",
+        "category": "even" if n % 2 == 0 else "odd",
+        "right": None if error else right,
+        "probability": None if error else probability,
+        "bits_per_byte": None,
+        "error": error,
+    }
+
+
+def text(n: int, bits: float) -> dict[str, Any]:
+    return choice(n, True) | {"category": "text", "right": None, "probability": None, "bits_per_byte": bits}
+
+
+def test_the_drop_is_paired_and_has_tangos_interval() -> None:
+    before = [choice(i, i < 60, 0.6) for i in range(100)]
+    after = [choice(i, 12 <= i < 64, 0.4) for i in range(100)]
+    told = ability_drop(before, after)
+    assert (told["lost"], told["gained"]) == (12, 4)
+    assert told["drop"] == pytest.approx(0.08)
+    assert told["interval"] == pytest.approx(list(tango_interval(4, 12, 100)))
+    assert told["interval"][0] < 0.08 < told["interval"][1]
+    assert told["mcnemar_p"] == mcnemar_exact(4, 12)
+    assert told["before"]["accuracy"] == 0.6
+    assert told["after"]["accuracy"] == 0.52
+    assert told["probability_drop"]["drop"] == pytest.approx(0.2)
+    assert told["lost_items"] == [f"i{n}" for n in range(12)]
+    assert told["categories"]["even"]["n"] == 50
+    assert told["categories"]["even"]["before"] == pytest.approx(0.6)
+    assert told["text"] is None
+
+
+def test_nothing_lost_is_no_drop() -> None:
+    rows = [choice(i, i % 3 == 0) for i in range(60)]
+    told = ability_drop(rows, rows)
+    assert told["drop"] == 0
+    assert told["interval"][0] < 0 < told["interval"][1] < 0.1
+    assert told["lost"] == told["gained"] == 0
+
+
+def test_text_gets_worse_when_it_takes_more_bits() -> None:
+    before = [choice(0, True), choice(1, True), text(2, 1.0), text(3, 1.2)]
+    after = [choice(0, True), choice(1, True), text(2, 1.5), text(3, 1.7)]
+    told = ability_drop(before, after)["text"]
+    assert told["rise"] == pytest.approx(0.5)
+    assert told["interval"] == pytest.approx([0.5, 0.5])
+
+
+def test_an_item_that_failed_on_one_side_counts_on_neither() -> None:
+    before = [choice(i, True) for i in range(10)]
+    after = [choice(i, True, error="too long" if i == 3 else "") for i in range(10)]
+    told = ability_drop(before, after)
+    assert told["failed"] == ["i3"]
+    assert (told["n"], told["drop"]) == (9, 0)
+
+
+def test_other_items_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="same items"):
+        ability_drop([choice(0, True), choice(1, True)], [choice(0, True), choice(2, True)])
+    with pytest.raises(ValueError, match="same items"):
+        ability_drop([choice(0, True), choice(1, True)], [choice(0, True)] * 2)
+    with pytest.raises(ValueError, match="cannot be measured"):
+        ability_drop([text(0, 1.0)], [text(0, 1.0)])

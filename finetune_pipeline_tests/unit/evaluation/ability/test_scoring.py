@@ -1,0 +1,63 @@
+"""Scores on a tiny random model, against the plain way: one choice after another, each encoded anew."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from finetune_pipeline.evaluation.ability.items import Item
+from finetune_pipeline.evaluation.ability.scoring import score_items
+from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+
+ITEMS = [
+    Item("a", "s", "chat", "my invoice is wrong", ("billing", "the app crashes"), 0),
+    Item("b", "s", "bare", "where is the", ("export", "map", "user"), 2, chat=False),
+    Item("c", "s", "text", "", text="please refund the second payment", chat=False),
+    Item("d", "s", "cloze", "charged twice this", text="month", chat=False),
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    folder = make_tiny_model(tmp_path_factory.mktemp("tiny"))
+    return load_for_prediction(folder, pick_device()), load_tokenizer(folder)
+
+
+def plain(model, tokenizer, before: str, after: str) -> float:
+    first, rest = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (before, after))
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([first + rest])).logits[0].log_softmax(-1)
+    return sum(logits[len(first) - 1 + i, t].item() for i, t in enumerate(rest))
+
+
+def test_scores_equal_the_plain_way(tiny: tuple) -> None:
+    model, tokenizer = tiny
+    rows = {r["id"]: r for r in score_items(model, tokenizer, ITEMS, batch_size=2)}
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "my invoice is wrong"}], add_generation_prompt=True, tokenize=False
+    )
+    for name, before, item in (("a", chat, ITEMS[0]), ("b", "<|im_start|>where is the", ITEMS[1])):
+        lead = "" if item.chat else " "
+        scores = [plain(model, tokenizer, before, lead + c) for c in item.choices]
+        weights = [math.exp(s - max(scores)) for s in scores]
+        assert rows[name]["probability"] == pytest.approx(weights[item.right] / sum(weights), abs=1e-4)
+        assert rows[name]["right"] is (scores.index(max(scores)) == item.right)
+        assert rows[name]["bits_per_byte"] is None
+    bits = -plain(model, tokenizer, "<|im_start|>", ITEMS[2].text) / math.log(2) / len(ITEMS[2].text)
+    assert rows["c"]["bits_per_byte"] == pytest.approx(bits, abs=1e-4)
+    assert rows["c"]["right"] is None
+    bits = -plain(model, tokenizer, "<|im_start|>charged twice this", " month") / math.log(2) / len("month")
+    assert rows["d"]["bits_per_byte"] == pytest.approx(bits, abs=1e-4)
+
+
+def test_an_item_too_long_for_the_model_is_an_error_and_loses_no_other(tiny: tuple) -> None:
+    model, tokenizer = tiny
+    limit = model.config.max_position_embeddings
+    long = Item("long", "s", "chat", "invoice " * limit, ("billing", "map"), 0)
+    rows = score_items(model, tokenizer, [ITEMS[0], long], batch_size=2)
+    assert rows[0]["error"] == ""
+    assert "more than" in rows[1]["error"]
+    assert rows[1]["right"] is None

@@ -1,0 +1,118 @@
+"""Each gate beyond the task's own test: where it fires, where it does not, and that nothing missing passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.gates_beyond_test import general_ability, human_review
+from finetune_pipeline.spec.model import TaskSpec
+
+
+def spec(**gates: Any) -> TaskSpec:
+    return TaskSpec.model_validate(
+        {
+            "name": "t",
+            "description": "d",
+            "system_prompt": "Say yes or no.",
+            "output": {"kind": "labels", "labels": ["yes", "no"]},
+            "gates": gates,
+        }
+    )
+
+
+def ability(drop: float, low: float, high: float, **more: Any) -> dict[str, Any]:
+    return {"ability": {"items": 258, "n": 234, "drop": drop, "interval": [low, high], **more}}
+
+
+def text(before: float, rise: float, high: float) -> dict[str, Any]:
+    return {"n": 24, "before": before, "after": before + rise, "rise": rise, "interval": [rise - 0.1, high]}
+
+
+def test_a_small_loss_passes_and_a_large_one_is_stopped() -> None:
+    fine = general_ability(spec(), ability(0.02, -0.02, 0.06))
+    assert fine.passed
+    assert (fine.measured, fine.threshold, fine.what_to_do) == (0.06, 0.1, "")
+    lost = general_ability(spec(), ability(0.2, 0.14, 0.26))
+    assert not lost.passed
+    assert "-20.0 points on 234 questions" in lost.message
+    assert "Train more gently" in lost.what_to_do
+
+
+def test_what_cannot_be_ruled_out_is_stopped_and_said_to_be_open() -> None:
+    told = general_ability(spec(), ability(0.05, -0.01, 0.11))
+    assert not told.passed
+    assert "not shown either" in told.message
+    assert general_ability(spec(max_ability_loss=0.12), ability(0.05, -0.01, 0.11)).passed
+    assert not general_ability(
+        spec(max_ability_loss=0.11), ability(0.05, -0.01, 0.11)
+    ).passed  # at the limit is not below
+
+
+def test_text_that_costs_much_more_is_stopped() -> None:
+    fine = ability(0.0, -0.04, 0.04, text=text(1.2, 0.1, 0.2))
+    assert general_ability(spec(), fine).passed
+    worse = general_ability(spec(), ability(0.0, -0.04, 0.04, text=text(1.2, 0.5, 0.7)))
+    assert not worse.passed
+    assert "+41.7% bits (surely at most +58.3%; allowed +50%)" in worse.message
+    assert general_ability(spec(max_text_loss=0.6), ability(0.0, -0.04, 0.04, text=text(1.2, 0.5, 0.7))).passed
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"ability": None},
+        {"ability": {"items": 0}},
+        {"ability": {"items": 9, "drop": float("nan"), "interval": [0.0, 0.1]}},
+        {"ability": {"items": 9, "drop": 0.0, "interval": None}},
+        ability(0.0, -0.04, 0.04, text={"before": 0.0, "rise": 0.1, "interval": [0, 0.1]}),
+        ability(0.0, -0.04, 0.04, text={}),
+    ],
+)
+def test_ability_that_was_not_measured_does_not_pass(told: dict[str, Any]) -> None:
+    assert not general_ability(spec(), told).passed
+
+
+def test_a_spec_that_asks_nothing_is_taken_at_its_word() -> None:
+    silent = spec().model_copy(update={"ability": spec().ability.model_copy(update={"suite": False})})
+    assert general_ability(silent, {"ability": {"items": 0}}).passed
+    assert not general_ability(silent, {}).passed
+
+
+def people(n: int, share: float, low: float, high: float) -> dict[str, Any]:
+    return {"people": {"random": {"n": n, "candidate": {"share": share, "interval": [low, high]}}}}
+
+
+def test_people_are_asked_for_only_where_the_spec_says_so() -> None:
+    assert human_review(spec(), {}).passed
+    told = human_review(spec(min_rated=30), {})
+    assert not told.passed
+    assert "0 of 30 answers" in told.message
+
+
+def test_too_few_ratings_and_too_few_accepted_answers_are_stopped() -> None:
+    wanted = spec(min_rated=30, min_accepted=0.7)
+    assert human_review(wanted, people(30, 0.9, 0.74, 0.97)).passed
+    assert human_review(wanted, people(30, 0.86, 0.7, 0.95)).passed  # at the limit
+    few = human_review(wanted, people(29, 1.0, 0.88, 1.0))
+    assert not few.passed
+    assert "29 of 30" in few.message
+    refused = human_review(wanted, people(30, 0.8, 0.63, 0.9))
+    assert not refused.passed
+    assert refused.measured == 0.63
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"people": None},
+        {"people": {"random": None}},
+        {"people": {"random": {"n": 40}}},
+        {"people": {"random": {"n": "40", "candidate": {"share": 0.9, "interval": [0.8, 1]}}}},
+        {"people": {"random": {"n": 40, "candidate": {"share": 0.9, "interval": [float("nan"), 1]}}}},
+    ],
+)
+def test_ratings_that_are_not_there_do_not_pass(told: dict[str, Any]) -> None:
+    assert not human_review(spec(min_rated=30), told).passed

@@ -1,0 +1,166 @@
+"""What is shown on the page, and which lines may come back, on the page or by file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.data.review import read_decisions, reviews_digest
+from finetune_pipeline.people.desks import Desk, flagged_desk, outputs_desk, read_table, synthetic_desk, write_table
+from finetune_pipeline.people.server import append_line
+from finetune_pipeline.people.sheet import RANDOM, SheetItem, sheet_name
+from finetune_pipeline.production.ingest import corrections, read_logs
+from finetune_pipeline.spec.model import Task, TaskSpec
+from finetune_pipeline_tests.unit.people.answers import VERSION
+
+SHEET = sheet_name(VERSION, 3)
+ITEMS = [
+    SheetItem(f"e{i}", "=1+1" if i == 0 else f"question {i}", "ref", f"left {i}", f"right {i}", RANDOM)
+    for i in range(3)
+]
+FLAGGED = {
+    "id": "log-1",
+    "timestamp": "2026-01-01T00:00:00Z",
+    "model_version": "3",
+    "input": "is it on?",
+    "output": "yes",
+    "flag": "wrong",
+    "correction": None,
+}
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    spec = TaskSpec.model_validate(
+        {
+            "name": "demo",
+            "description": "d",
+            "system_prompt": "Say yes or no.",
+            "output": {"kind": "labels", "labels": ["yes", "no"]},
+        }
+    )
+    (tmp_path / "demo").mkdir()
+    return Task(spec=spec, folder=tmp_path / "demo")
+
+
+def test_the_page_gives_nothing_away(task: Task) -> None:
+    page = outputs_desk(task, SHEET, ITEMS).page(rater="Ada")
+    for word in ("candidate", "fine-tuned", RANDOM, "selected"):
+        assert word not in page.split('id="data">')[1].split("</script>")[0]
+
+
+def test_texts_of_strangers_stay_data(task: Task) -> None:
+    evil = [SheetItem("e0", "</script><script>alert(1)</script>", "<b>", "\u2028", "&lt;", RANDOM)]
+    page = outputs_desk(task, SHEET, evil).page()
+    assert "<script>alert" not in page
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert data["items"][0]["blocks"][0]["text"] == evil[0].text
+    assert data["items"][0]["sides"][0]["text"] == "\u2028"
+    assert data["token"] == "" and data["server"] is False
+
+
+def test_ratings_of_this_sheet_only(task: Task) -> None:
+    desk = outputs_desk(task, SHEET, ITEMS)
+    good = {"sheet": SHEET, "id": "e1", "choice": "both", "rater": "Ada"}
+    assert desk.take(good) == (good, [])
+    assert "belongs to the sheet" in desk.take({**good, "sheet": sheet_name(VERSION, 9)})[1][0]
+    assert "no item 'e9'" in desk.take({**good, "id": "e9"})[1][0]
+    assert desk.take({**good, "choice": ""}) == (None, [])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_sheet_goes_out_and_comes_back_by_file(task: Task, tmp_path: Path, suffix: str) -> None:
+    desk, file = outputs_desk(task, SHEET, ITEMS), tmp_path / f"sheet.{suffix}"
+    write_table(desk, file)
+    if suffix == "csv":
+        with file.open(encoding="utf-8-sig", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        assert rows[0]["text"] == "'=1+1"  # no formula for a spreadsheet
+        for row, choice in zip(rows, ["A", "c", ""], strict=True):
+            row |= {"choice": choice, "rater": "Ada", "comment": "two\nlines"}
+        with file.open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.DictWriter(handle, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows = [{**r, "choice": c, "rater": "Ada"} for r, c in zip(rows, ["A", "c", ""], strict=True)]
+        file.write_text("".join(json.dumps(r) + "\n" for r in rows) + "no json\n")
+    taken, wrong = read_table(desk, file)
+    assert [r["id"] for r in taken["Ada"]] == ["e0"]
+    assert any("`choice` is 'c'" in w for w in wrong)
+    assert len(wrong) == (1 if suffix == "csv" else 2)
+
+
+def test_other_files_are_refused(task: Task, tmp_path: Path) -> None:
+    desk = outputs_desk(task, SHEET, ITEMS)
+    with pytest.raises(ValueError, match=r"\.csv or \.jsonl"):
+        write_table(desk, tmp_path / "sheet.xlsx")
+    (tmp_path / "sheet.txt").write_text("")
+    with pytest.raises(ValueError, match=r"\.csv or \.jsonl"):
+        read_table(desk, tmp_path / "sheet.txt")
+
+
+def take(desk: Desk, rater: str, row: dict) -> None:
+    told, wrong = desk.take(row)
+    assert told is not None, wrong
+    append_line(desk.target(rater), told)
+
+
+def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task) -> None:
+    rows = [{"id": "a" * 16, "generator": "g", "text": "is ice hot?", "answer": "yes"}]
+    desk = synthetic_desk(task, rows)
+    before = reviews_digest(task.folder / "reviews")
+    take(desk, "Ada Byron", {"id": "a" * 16, "decision": "relabel", "label": "no", "reviewer": "Ada Byron"})
+    decisions, found, lines = read_decisions(task.folder / "reviews", task.spec)
+    assert not found
+    assert lines == 1
+    assert (decisions[0].decision, decisions[0].label, decisions[0].reviewer) == ("relabel", "no", "Ada Byron")
+    assert reviews_digest(task.folder / "reviews") != before
+    for bad, told in (
+        ({"decision": "relabel", "label": "maybe"}, "no label"),
+        ({"decision": "relabel"}, "missing"),
+        ({"decision": "burn"}, "not one of"),
+        ({"decision": "keep", "id": "b" * 16}, "no row"),
+        ({"decision": "keep", "reviewer": ""}, "`reviewer`"),
+    ):
+        row, wrong = desk.take({"id": "a" * 16, "reviewer": "Ada", **bad})
+        assert row is None
+        assert told in "; ".join(wrong)
+
+
+def test_ratings_of_outputs_decide_nothing_about_data(task: Task) -> None:
+    desk = outputs_desk(task, SHEET, ITEMS)
+    before = reviews_digest(task.folder / "reviews")
+    take(desk, "Ada", {"sheet": SHEET, "id": "e1", "choice": "both", "rater": "Ada"})
+    assert reviews_digest(task.folder / "reviews") == before
+    assert read_decisions(task.folder / "reviews", task.spec) == ([], [], 0)
+
+
+def test_what_is_said_of_a_flagged_row_becomes_a_correction(task: Task) -> None:
+    logs = task.folder / "logs"
+    logs.mkdir()
+    logged = {k: FLAGGED[k] for k in ("id", "timestamp", "model_version", "input", "output")}
+    (logs / "day.jsonl").write_text(json.dumps({**logged, "feedback": {"flag": "wrong"}}) + "\n")
+    rows = [r for r in read_logs(task).rows if r["flag"]]
+    take(flagged_desk(task, rows), "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
+    after = read_logs(task)
+    assert not after.findings
+    (example,) = corrections(task.spec, after)
+    assert (example.label, example.user_text) == ("no", "is it on?")
+
+
+def test_a_flagged_answer_that_is_no_label_cannot_be_kept(task: Task) -> None:
+    desk = flagged_desk(task, [{**FLAGGED, "output": "perhaps"}])
+    row, wrong = desk.take({"id": "log-1", "decision": "keep", "reviewer": "Ada"})
+    assert row is None
+    assert "no label" in wrong[0]
+    assert desk.take({"id": "log-1", "decision": "drop", "reviewer": "Ada"}) == (None, [])
+
+
+def test_a_raters_name_is_no_path(task: Task) -> None:
+    target = outputs_desk(task, SHEET, ITEMS).target("../../etc/passwd")
+    assert target.parent == task.folder / "reviews" / "outputs"

@@ -1,0 +1,75 @@
+"""A real server on this machine: what it stores, and whom it turns away."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.people.server import MAX_BODY, review_server
+
+TOKEN = "a-token"
+
+
+def judge(row: Any) -> tuple[dict[str, Any] | None, list[str]]:
+    return (row, []) if isinstance(row, dict) and row.get("good") else (None, ["it is not good"])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[ThreadingHTTPServer, Path]]:
+    made = review_server("<p>page</p>", TOKEN, judge, tmp_path / "deep" / "out.jsonl")
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made, tmp_path / "deep" / "out.jsonl"
+    made.shutdown()
+    made.server_close()
+
+
+def ask(server: ThreadingHTTPServer, path: str = "/", body: bytes | None = None, **headers: str) -> tuple[int, str]:
+    host, port = server.server_address[:2]
+    assert host == "127.0.0.1"
+    told = {k.replace("_", "-"): v for k, v in headers.items()}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, told)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_a_rating_is_stored_as_one_line(server: tuple) -> None:
+    made, file = server
+    assert ask(made) == (200, "<p>page</p>")
+    for n in range(3):
+        body = json.dumps({"good": True, "text": f"ä\n{n}"}).encode()
+        assert ask(made, "/ratings", body, X_Token=TOKEN) == (200, "stored")
+    assert [json.loads(line)["text"] for line in file.read_text().splitlines()] == ["ä\n0", "ä\n1", "ä\n2"]
+
+
+def test_what_is_wrong_is_told_and_not_stored(server: tuple) -> None:
+    made, file = server
+    assert ask(made, "/ratings", b"{}", X_Token=TOKEN) == (400, "it is not good")
+    status, told = ask(made, "/ratings", b"\xff{", X_Token=TOKEN)
+    assert status == 400
+    assert "no JSON" in told
+    assert ask(made, "/ratings", b"x" * (MAX_BODY + 1), X_Token=TOKEN)[0] == 400
+    assert ask(made, "/elsewhere", b'{"good": 1}', X_Token=TOKEN)[0] == 400
+    assert ask(made, "/elsewhere")[0] == 404
+    assert not file.exists()
+
+
+def test_others_are_turned_away(server: tuple) -> None:
+    made, file = server
+    good = b'{"good": true}'
+    assert ask(made, "/ratings", good)[0] == 403
+    assert ask(made, "/ratings", good, X_Token="another")[0] == 403
+    assert ask(made, "/ratings", good, X_Token=TOKEN, Host="evil.example")[0] == 403
+    assert ask(made, "/", None, Host="evil.example")[0] == 403
+    assert not file.exists()

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.people.blinding import candidate_is_a, load_secret
+from finetune_pipeline.people.sheet import RANDOM, SELECTED, draw, make_sheet, read_sheet_name, sheet_name
+from finetune_pipeline_tests.unit.people.answers import SECRET, VERSION, pair, row
+
+
+def drawn(n: int = 200, items: int = 60, wrong: int = 10, secret: bytes = SECRET) -> dict[str, str]:
+    base, own = pair(n, wrong)
+    return draw(base, own, {r["example_id"]: r["text"] == "right" for r in own}, items, secret)
+
+
+def test_half_is_random_and_half_is_where_it_may_fail() -> None:
+    told = drawn()
+    assert Counter(told.values()) == {RANDOM: 30, SELECTED: 30}
+    failing = {f"e{i:03d}" for i in range(10)}
+    assert failing <= set(told)  # every failure is on the sheet, by chance or by choice
+    assert {i for i, how in told.items() if how == SELECTED} >= failing - {
+        i for i, how in told.items() if how == RANDOM
+    }
+
+
+def test_disagreements_come_before_rows_both_have_right() -> None:
+    base, own = pair(100, wrong=0)
+    base[7] = row(7, "base", "something else")
+    told = draw(base, own, {r["example_id"]: True for r in own}, 4, SECRET)
+    assert "e007" in told
+
+
+def test_the_random_half_does_not_depend_on_the_answers() -> None:
+    one = {i for i, how in drawn(wrong=0).items() if how == RANDOM}
+    other = {i for i, how in drawn(wrong=80).items() if how == RANDOM}
+    assert one == other
+
+
+def test_the_halves_are_mixed_and_the_same_sheet_is_drawn_again() -> None:
+    told = drawn()
+    assert list(told.items()) == list(drawn().items())
+    first = Counter(list(told.values())[:30])
+    assert 5 < first[RANDOM] < 25
+    assert list(drawn(secret=bytes(32))) != list(told)
+
+
+def test_a_small_test_set_is_shown_whole() -> None:
+    assert Counter(drawn(n=9, items=60, wrong=2).values()) == {RANDOM: 5, SELECTED: 4}
+
+
+def test_other_examples_cannot_be_paired() -> None:
+    base, own = pair(5)
+    with pytest.raises(ValueError, match="same examples"):
+        draw(base[:-1], own, {}, 4, SECRET)
+
+
+def test_sides_change_and_follow_from_the_secret() -> None:
+    name = sheet_name(VERSION, 60)
+    sides = [candidate_is_a(SECRET, name, f"e{i}") for i in range(400)]
+    assert 160 < sum(sides) < 240
+    assert sides != [candidate_is_a(bytes(32), name, f"e{i}") for i in range(400)]
+    base, own = [row(i, "base", f"b{i}") for i in range(20)], [row(i, "candidate", f"c{i}") for i in range(20)]
+    told = {r["example_id"]: RANDOM for r in own}
+    for item in make_sheet(name, told, base, own, {"e000": "hello"}, SECRET):
+        a_is_candidate = candidate_is_a(SECRET, name, item.id)
+        assert item.a.startswith("c") is a_is_candidate
+        assert item.b.startswith("b") is a_is_candidate
+
+
+def test_failed_and_empty_answers_are_shown_as_such() -> None:
+    base, own = [row(0, "base", "", "empty")], [row(0, "candidate", "left over", "error")]
+    (item,) = make_sheet(sheet_name(VERSION, 1), {"e000": RANDOM}, base, own, {}, SECRET)
+    assert {item.a, item.b} == {"(an empty answer)", "(no answer: the generation failed)"}
+
+
+def test_names_of_sheets() -> None:
+    assert read_sheet_name(sheet_name(VERSION, 60)) == (VERSION, 60)
+    for name in ("", VERSION, f"{VERSION}-0", f"{VERSION}-abc", f"../{VERSION}-60", f"{VERSION}-60\n"):
+        assert read_sheet_name(name) is None or name == f"{VERSION}-60\n"
+
+
+def test_the_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "review.key"
+    made = load_secret(path)
+    assert len(made) == 32
+    assert load_secret(path) == made
+    assert path.stat().st_mode & 0o077 == 0
+    path.write_bytes(b"short")
+    with pytest.raises(ValueError, match="32 bytes"):
+        load_secret(path)

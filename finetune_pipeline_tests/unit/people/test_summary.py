@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from finetune_pipeline.evaluation.statistics import mcnemar_exact, tango_interval, wilson_interval
+from finetune_pipeline.people.blinding import candidate_is_a
+from finetune_pipeline.people.ratings import Rating
+from finetune_pipeline.people.sheet import RANDOM, SELECTED, sheet_name
+from finetune_pipeline.people.summary import acceptable, summarise
+from finetune_pipeline_tests.unit.people.answers import SECRET, VERSION
+
+SHEET = sheet_name(VERSION, 40)
+
+
+def said(item: str, candidate: bool, base: bool, rater: str = "Ada", sheet: str = SHEET) -> Rating:
+    """What somebody chooses who takes these models' answers, whichever side they are on."""
+    a, b = (candidate, base) if candidate_is_a(SECRET, sheet, item) else (base, candidate)
+    return Rating(sheet, item, {(1, 1): "both", (1, 0): "A", (0, 1): "B", (0, 0): "neither"}[a, b], rater)
+
+
+def test_blinding_is_undone() -> None:
+    for i in range(40):
+        told = {"candidate": i % 2 == 0, "base": i % 3 == 0}
+        assert acceptable(said(f"e{i}", **told), SECRET) == told
+
+
+def test_only_the_random_half_gives_rates() -> None:
+    drawn = {SHEET: {f"e{i}": RANDOM if i < 30 else SELECTED for i in range(40)}}
+    ratings = [said(f"e{i}", candidate=i < 24 or i >= 38, base=i < 6) for i in range(40)]
+    told = summarise(ratings, drawn, SECRET)
+    assert told["rated"] == 40
+    assert told[RANDOM]["candidate"] == {
+        "acceptable": 24,
+        "share": 0.8,
+        "interval": list(wilson_interval(24, 30)),
+    }
+    assert told[RANDOM]["base"]["acceptable"] == 6
+    assert (told[RANDOM]["only_candidate"], told[RANDOM]["only_base"]) == (18, 0)
+    assert told[RANDOM]["gain"] == pytest.approx(0.6)
+    assert told[RANDOM]["interval"] == list(tango_interval(0, 18, 30))
+    assert told[RANDOM]["p"] == mcnemar_exact(0, 18)
+    assert told[SELECTED] == {"n": 10, "only_candidate": 2, "only_base": 0, "both": 0, "neither": 8}
+    assert told["agreement"] is None
+
+
+def test_ratings_of_other_sheets_and_unknown_items_are_counted_not_used() -> None:
+    other = sheet_name("f" * 16, 40)
+    told = summarise([said("e0", True, True, sheet=other), said("zzz", True, True)], {SHEET: {"e0": RANDOM}}, SECRET)
+    assert (told["rated"], told["unknown"]) == (0, 2)
+    assert told[RANDOM] is None
+
+
+def test_two_raters_agree_as_sklearn_says_and_a_tie_is_not_acceptable() -> None:
+    drawn = {SHEET: {f"e{i}": RANDOM for i in range(20)}}
+    ada = [(i % 2 == 0, i % 3 == 0) for i in range(20)]
+    bo = [(i % 4 == 0, i % 3 == 0) for i in range(20)]
+    ratings = [said(f"e{i}", *ada[i]) for i in range(20)] + [said(f"e{i}", *bo[i], rater="Bo") for i in range(20)]
+    told = summarise(ratings, drawn, SECRET)
+    flat = [[v for i in sorted(range(20), key=lambda i: f"e{i}") for v in who[i]] for who in (ada, bo)]
+    assert told["agreement"]["items"] == 20
+    assert told["agreement"]["kappa"] == pytest.approx(cohen_kappa_score(*flat))
+    assert told["agreement"]["share"] == pytest.approx(sum(a == b for a, b in zip(*flat, strict=True)) / 40)
+    assert told[RANDOM]["candidate"]["acceptable"] == 5  # both said yes; where they differ it is no
+    assert told["raters"] == {"Ada": 20, "Bo": 20}
+
+
+def test_an_item_of_a_small_and_a_larger_sheet_keeps_its_random_draw() -> None:
+    larger = sheet_name(VERSION, 80)
+    drawn = {SHEET: {"e0": SELECTED}, larger: {"e0": RANDOM}}
+    told = summarise([said("e0", True, False), said("e0", True, False, "Bo", larger)], drawn, SECRET)
+    assert told[RANDOM]["n"] == 1
+    assert told[SELECTED] is None
