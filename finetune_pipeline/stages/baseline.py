@@ -71,7 +71,7 @@ def make_few_shot_baseline(work: Work) -> dict[str, Any]:
     for row in read_predictions(work.out / "predictions.parquet"):
         by_prompt.setdefault(row["model"], []).append(row)
     facts = score_baselines(spec, by_prompt)
-    source = {e.id: source_of(e) for e in read_examples(splits / "validation" / "examples.jsonl")}
+    source = {e.id: source_of(e) for e in read_examples(examples_of(splits, "validation"))}
     rows = {name: sorted(of, key=lambda row: str(row["example_id"])) for name, of in by_prompt.items()}
     shared = shared_sources(rows[facts["best"]], source)
     test_rows = int(work.inputs["splits"].facts["counts"]["test"])
