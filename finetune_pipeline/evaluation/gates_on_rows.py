@@ -47,7 +47,7 @@ def few_regressions(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult
             return answer(name, False, None, limit, "There is a champion, but it was not compared.", _TO_DO[name])
         return answer(name, True, None, limit, "No champion in service yet: nothing to lose.", _TO_DO[name])
     told = part(comparisons.get("champion"))
-    lost, right, effect = told.get("b"), told.get("right_before"), told.get("design_effect", 1.0)
+    lost, right, effect = told.get("b"), told.get("right_before"), told.get("design_effect")
     uncounted = answer(name, False, None, limit, "Regressions against the champion were not counted.", _TO_DO[name])
     if not is_number(lost) or not is_number(right) or not is_number(effect):
         return uncounted

@@ -9,6 +9,7 @@ import pytest
 
 from finetune_pipeline.evaluation.gates import decide, table, verdict
 from finetune_pipeline.evaluation.statistics import level_left, tango_interval, wilson_interval
+from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     OPENINGS,
     PARITY,
@@ -155,8 +156,7 @@ def test_better_or_not_worse_than_the_champion(lost, won, better, not_worse):
         gate = _gate("beats_champion", told, of)
         assert gate.passed is passes, (mode, gate.message)
         assert gate.threshold == (-0.03 if mode == "not_worse" else 0.0)
-    if lost == won == 0:
-        assert "a tie is no reason" in gate.message
+        assert ("a tie is no reason" in gate.message) is (mode == "not_worse" and lost == won == 0)
 
 
 @pytest.mark.parametrize(("lost", "passes"), [(0, True), (12, True), (30, False), (60, False)])
@@ -165,7 +165,7 @@ def test_rows_the_champion_has_right_must_not_be_lost(lost, passes):
     assert gate.passed is passes
     low, high = wilson_interval(lost, 150)
     assert (gate.measured, gate.threshold) == (pytest.approx(high), 0.2)
-    assert f"150 rows the champion has right the candidate gets {lost} wrong" in gate.message
+    assert f"150 rows the champion has right the candidate gets {lost} wrong, {percent(lost / 150)} (" in gate.message
 
 
 def test_the_limit_on_lost_rows_is_the_specs_and_counts_sources():
@@ -183,12 +183,16 @@ def test_few_rows_cannot_show_few_regressions_and_it_is_said():
     gate = _gate("few_regressions", told)
     assert gate.passed is False
     assert "even a candidate that loses none could not show less than 27.8%" in gate.message
+    just = spec(gates={"max_regression": wilson_interval(0, 10)[1]})
+    assert "even a candidate" not in _gate("few_regressions", told, just).message
+    told["comparisons"]["champion"]["design_effect"] = 2.0
+    assert f"less than {percent(wilson_interval(0, 5)[1])}." in _gate("few_regressions", told).message
     assert "even a candidate" not in _gate("few_regressions", evaluation(**_beside_the_champion(30, 40, 100))).message
 
 
 def test_a_champion_without_a_right_row_has_nothing_to_lose():
     gate = _gate("few_regressions", evaluation(**_beside_the_champion(0, 100, 0)))
-    assert gate.passed is True and "no test row right" in gate.message
+    assert gate.passed is True and gate.measured == 0.0 and "no test row right" in gate.message
     assert "nothing to lose" in _gate("few_regressions", evaluation()).message
 
 
@@ -203,9 +207,13 @@ def test_impossible_counts_of_regressions_do_not_pass(change):
 def test_a_listed_example_must_be_right():
     right, wrong = ["e0000", "e0099"], ["e0100", "e0180"]  # 100 to 104 are lost to the base model, 165 on wrong
     gate = _gate("never_break", evaluation(never_break=right))
-    assert (gate.passed, gate.measured) == (True, 0.0) and "2 listed examples are all right" in gate.message
+    assert (gate.passed, gate.measured, gate.threshold) == (
+        True,
+        0.0,
+        0.0,
+    ) and "2 listed examples are all right" in gate.message
     gate = _gate("never_break", evaluation(never_break=[*right, *wrong]))
-    assert (gate.passed, gate.measured) == (False, 2.0)
+    assert (gate.passed, gate.measured, gate.threshold) == (False, 2.0, 0.0)
     assert "Of 4 listed examples 2 wrong: e0100, e0180." in gate.message
     assert gate.what_to_do
     assert "1 listed example is right" in _gate("never_break", evaluation(never_break=right[:1])).message
@@ -223,7 +231,8 @@ def test_a_listed_example_that_was_not_asked_does_not_pass():
 
 def test_without_a_list_nothing_can_break():
     gate = _gate("never_break", evaluation())
-    assert (gate.passed, gate.measured) == (True, 0.0) and "No example is listed" in gate.message
+    assert (gate.passed, gate.measured, gate.threshold) == (True, 0.0, 0.0) and "No example is listed" in gate.message
+    assert _gate("never_break", {}).threshold == 0.0
 
 
 def _looks(n):
@@ -256,6 +265,65 @@ def test_all_named_metrics_must_gain_by_holms_levels():
     told["decisions"]["baseline"]["shown"] = False
     refused = _gate("beats_baseline", told, of)
     assert (refused.passed, refused.measured) == (False, -0.01)
+
+
+def test_values_on_the_threshold_pass_where_at_least_is_asked_for():
+    pairs = [("bug", "bug")] * 190 + [("bug", "It is a bug")] * 10
+    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")], linear=None)
+    low = told["scores"]["candidate"]["valid"]["interval"][0]
+    assert _gate("format_compliance", told, spec(gates={"min_valid_share": low})).passed is True
+    exact = PARITY | {"same_greedy_share": 0.9, "mean_kl": 1e-3, "mean_kl_limit": 1e-3}
+    gate = _gate("merge_parity", told | {"parity": exact}, spec(gates={"parity_min_agreement": 0.9}))
+    assert (gate.passed, gate.measured, gate.threshold) == (True, 0.9, 0.9)
+
+
+def test_a_test_just_large_enough_for_the_form_is_not_called_too_small():
+    pairs = [("bug", "bug")] * 72 + [("bug", "It is a bug")]  # 73 rows are enough for 0.95 if all are valid
+    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")], linear=None)
+    gate = _gate("format_compliance", told)
+    assert gate.passed is False and "Even without" not in gate.message
+    told["scores"]["candidate"]["valid"]["n"] = 0
+    assert _gate("format_compliance", told).measured is None
+
+
+def test_thresholds_and_counts_of_the_gates_that_count(good):
+    gate = _gate("no_failed_generation", good)
+    assert (gate.passed, gate.measured, gate.threshold) == (True, 0.0, 0.0)
+    told = copy.deepcopy(good)
+    told["scores"]["base"]["statuses"]["error"] = 3
+    gate = _gate("no_failed_generation", told)
+    assert (gate.passed, gate.measured, gate.threshold) == (False, 3.0, 0.0)
+    assert _gate("no_failed_generation", {}).threshold == 0.0
+    assert (_gate("sealed_test_openings", good).threshold, _gate("sealed_test_openings", {}).threshold) == (1.0, 1.0)
+    assert "(0 rows)" in _gate("beats_baseline", good | {"comparisons": {}}).message
+
+
+def test_a_champion_that_answered_is_counted_even_where_it_was_not_compared(good):
+    told = copy.deepcopy(good)
+    told["scores"]["champion"] = {"statuses": {"error": 2}}
+    assert "champion 2" in _gate("no_failed_generation", told).message
+    told = copy.deepcopy(_against(100))
+    del told["scores"]["champion"]
+    assert "not counted for champion" in _gate("no_failed_generation", told).message
+
+
+def test_choosing_flatters_only_where_there_was_a_choice(good):
+    for candidates, optimism, told in ((1, 0.1, False), (2, 0.0, False), (2, 0.1, True)):
+        seal = good["seal"] | {"candidates": candidates, "optimism": optimism}
+        assert ("flatters" in _gate("sealed_test_openings", good | {"seal": seal}).message) is told
+
+
+def test_what_the_test_could_show_is_told_where_it_may_explain_a_no(good):
+    def message(**metric):
+        told = copy.deepcopy(good)
+        told["decisions"]["baseline"]["metrics"][0] |= metric
+        return _gate("beats_baseline", told).message
+
+    assert "this test set shows gains" not in message()  # passed: nothing to explain
+    assert "this test set shows gains" in message(interval=[-0.1, 0.2])
+    assert "this test set shows gains" in message(interval=[-0.1, 0.0])
+    assert "this test set shows gains" not in message(interval=[-0.2, -0.1])  # surely worse, whatever its size
+    assert "this test set shows gains" not in message(interval=[-0.1, 0.2], metric="macro_f1")
 
 
 def test_both_the_decision_and_the_bound_must_agree(good):
