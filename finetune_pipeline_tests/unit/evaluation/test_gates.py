@@ -225,6 +225,8 @@ def test_a_listed_example_that_was_not_asked_does_not_pass():
     assert "0 wrong; 1 not in the sealed test, so nobody knows: nowhere" in gate.message
     many = _gate("never_break", evaluation(never_break=[f"x{i}" for i in range(7)]))
     assert "x0, x1, x2, x3, x4 and 2 more (" in many.message
+    six = _gate("never_break", evaluation(never_break=[f"x{i}" for i in range(6)]))
+    assert "x4 and 1 more (" in six.message
     five = _gate("never_break", evaluation(never_break=[f"x{i}" for i in range(5)]))
     assert "x4 (" in five.message
 
