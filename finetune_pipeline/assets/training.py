@@ -9,7 +9,7 @@ NODES = [
     Node(
         "training_plan",
         ["train_split", "validation_split", "base_model"],
-        "Exact token counts, steps, and the memory the training will take.",
+        "Exact token counts, steps, memory, time and money; whether it fits, and the nearest plan that does.",
         ["python"],
         GROUP,
     ),

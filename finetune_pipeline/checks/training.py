@@ -47,13 +47,15 @@ def baseline_answered(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 def plan_fits(artifact: Artifact, spec: TaskSpec) -> Answer:
     f = artifact.facts
-    return Answer(f["fits"], f["sentence"], {"memory_mib": f["memory_mib"], "available_mib": f["available_mib"]})
+    shown = {"memory_mib": f["memory_mib"], "available_mib": f["available_mib"], "nearest": f.get("nearest")}
+    return Answer(f["fits"], f["sentence"], shown)
 
 
 def no_truncation(artifact: Artifact, spec: TaskSpec) -> Answer:
     over, limit = artifact.facts["over_length"], spec.training.max_tokens
-    if spec.training.over_length == "drop":
-        return Answer(True, f"{over} examples over {limit} tokens will be dropped, as training.over_length says")
+    if spec.training.over_length != "fail":
+        done = {"drop": "dropped", "truncate_prompt": "cut at their user text"}[spec.training.over_length]
+        return Answer(True, f"{over} examples over {limit} tokens will be {done}, as training.over_length says")
     return Answer(over == 0, f"{over} examples are longer than training.max_tokens = {limit}")
 
 

@@ -43,7 +43,7 @@ class ModelShape:
     input embedding; head: an output head of its own, 0 where it is the embedding (tied); other: norms, biases and the
     rest. norms: RMSNorms of full width in a block, head_norms: of one head's width (queries, keys); own_norms: of a
     formula that training cannot fuse. windows: the sliding window of each layer, None where it sees everything.
-    stored_bytes: of the weight files.
+    packs: whether rows can be packed behind the beginnings they share. stored_bytes: of the weight files.
     """
 
     kind: str
@@ -62,7 +62,7 @@ class ModelShape:
     head_norms: int
     own_norms: bool
     windows: tuple[int | None, ...]
-    context: int | None
+    packs: bool
     stored_bytes: int
 
     @property
@@ -132,7 +132,10 @@ def shape_of(config: Mapping[str, Any], tensors: Mapping[str, tuple[str, Sequenc
         head_norms=2 if kind in _HEAD_NORMS else 0,
         own_norms=kind in _OWN_NORMS,
         windows=tuple(window if k == "sliding_attention" else None for k in kinds),
-        context=text.get("max_position_embeddings") or text.get("n_positions"),
+        packs=not text.get("attention_dropout")
+        and not text.get("attn_logit_softcapping")
+        and "hidden_size" in text
+        and set(kinds) <= {"full_attention", "sliding_attention"},
         stored_bytes=sum(_BYTES.get(dtype, 1) * _product(shape) for dtype, shape in tensors.values()),
     )
 

@@ -26,6 +26,8 @@ class TokenCounter:
     ) -> None:
         """chat_template: instead of the folder's own; tokenizer: the folder's, where it is at hand already."""
         self.tokenizer = tokenizer or Tokenizer.from_file(str(model_folder / "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
         config = json.loads((model_folder / "tokenizer_config.json").read_text("utf-8"))
         source = chat_template or own_template(model_folder)
         if not source:
@@ -34,6 +36,11 @@ class TokenCounter:
         self.special = {
             k: v["content"] if isinstance(v, dict) else v for k, v in config.items() if k.endswith("_token") and v
         }
+        eos = self.special.get("eos_token")
+        self.eos_token_id = self.tokenizer.token_to_id(eos) if isinstance(eos, str) else None
+        generation = model_folder / "generation_config.json"
+        told = json.loads(generation.read_text("utf-8")).get("eos_token_id") if generation.exists() else None
+        self.end_token_ids = told if isinstance(told, list) else [] if told is None else [told]
 
     def count(
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
@@ -53,6 +60,25 @@ class TokenCounter:
                 **self.special,
             )
         )
+
+    def apply_chat_template(
+        self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False, tools: Any = None, **_: Any
+    ) -> str:
+        """The text of a conversation, under the name transformers has for it: what encodes training rows
+        (:mod:`finetune_pipeline.models.chat`) then encodes them here too."""
+        return str(
+            self.template.render(
+                messages=list(messages), tools=tools, add_generation_prompt=add_generation_prompt, **self.special
+            )
+        )
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        """Tokens of a text, under transformers' name."""
+        return {"input_ids": self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        """The text of tokens, special ones included, under transformers' name."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def count_texts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text as it stands, many at once."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.planning.plan import training_plan
+from finetune_pipeline.planning.throughput import record_training
+from finetune_pipeline.reports.plan_page import plan_markdown
 from finetune_pipeline.stages.baseline import answer_length
 from finetune_pipeline.training.jobs import merge_job
 from finetune_pipeline.training.phases import train_adapter
@@ -19,18 +22,21 @@ def make_training_plan(work: Work) -> dict[str, Any]:
     if wrong := errors(preflight(work.spec, work.task.folder, work.inputs["base_model"].folder)):
         raise FindingsError(wrong)
     splits = work.inputs["splits"].folder
-    return training_plan(
+    facts = training_plan(
         work.spec,
         work.inputs["base_model"].folder,
         read_examples(examples_of(splits, "train")),
         read_examples(examples_of(splits, "validation")),
         work.out,
+        home=work.store.root.parent,
+        task_folder=work.task.folder,
     )
+    return {**facts, "plan_markdown": plan_markdown(facts)}
 
 
 def make_adapter(work: Work) -> dict[str, Any]:
     splits = work.inputs["splits"].folder
-    return train_adapter(
+    facts = train_adapter(
         work.launch,
         base=work.inputs["base_model"].folder,
         train=examples_of(splits, "train"),
@@ -39,6 +45,10 @@ def make_adapter(work: Work) -> dict[str, Any]:
         out=work.out,
         work=work.builder.work,
     )
+    # so that the next plan knows how fast this machine trains
+    measured = read_json(work.out / "measured.json")
+    record_training(work.store.root.parent, work.spec.base_model, work.inputs["training_plan"].facts, facts, measured)
+    return facts
 
 
 def make_merged_model(work: Work) -> dict[str, Any]:
@@ -56,7 +66,7 @@ def make_merged_model(work: Work) -> dict[str, Any]:
 
 
 STEPS = [
-    Step("training_plan", ("splits", "base_model"), "1", lambda s, w: s.training.model_dump(), make_training_plan),
+    Step("training_plan", ("splits", "base_model"), "2", lambda s, w: s.training.model_dump(), make_training_plan),
     # after the baseline: its gate decides whether training happens at all, but not what training makes
     Step(
         "adapter",

@@ -131,6 +131,24 @@ def test_the_weights_were_really_four_bit_and_the_adapter_holds_nothing_else(
     assert all("lora_A" in n or "lora_B" in n for n in names)
 
 
+def test_the_plan_is_told_and_the_training_taught_it(finished: tuple[Project, int, dict]) -> None:
+    project = finished[0]
+    plan, adapter = project.facts("training_plan"), project.facts("adapter")
+    assert plan["steps"] == adapter["steps"] and [p["method"] for p in plan["phases"]] == ["qlora", "lora"]
+    assert plan["trainable_parameters"] == adapter["trainable_parameters"]
+    assert plan["tokens"]["total"] == adapter["tokens"]["train"]["tokens"]
+    assert plan["fits"] is True and "| **qlora** |" in plan["plan_markdown"]
+    measured = json.loads((project.artifact("adapter") / "measured.json").read_text())
+    assert plan["memory_mib"]["total"] == pytest.approx(measured["peak_memory_mib"], rel=0.2)
+    rates = json.loads((project.home / "throughput.json").read_text())
+    assert [(r["method"], r["source"]) for r in rates] == [("qlora", "training"), ("lora", "training")]
+    again = json.loads(project.finetune("plan", "colours", "--json").stdout)
+    assert again["source"] == f"splits {finished[2]['steps']['splits']['version']}"
+    width, before = (told["high"] / max(told["low"], 0.1) for told in (again["seconds"], plan["seconds"]))
+    assert "of this kind here" in again["seconds"]["source"] and width < before
+    assert again["seconds"]["low"] <= measured["train_seconds"] <= again["seconds"]["high"]
+
+
 def test_a_second_run_does_no_work(finished: tuple[Project, int, dict]) -> None:
     project, code, _ = finished
     before = {p: p.stat().st_mtime_ns for p in (project.home / "artifacts").rglob("artifact.json")}
@@ -167,6 +185,17 @@ def test_a_blocking_check_stops_everything_after_it(tmp_path: Path, fault: str, 
     assert asset in made
     assert "splits" not in made
     assert "adapter" not in made
+
+
+def test_a_plan_that_does_not_fit_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Project(tmp_path)
+    monkeypatch.setenv("FINETUNE_MEMORY_GIB", "0.3")
+    code, told = project.run()
+    assert code == 2, told
+    assert {(r["asset"], r["check"]) for r in told["refused"]} == {("training_plan", "fits_memory")}
+    facts = project.facts("training_plan")
+    assert facts["fits"] is False and facts["available_mib"] == 307 and "does not fit" in facts["sentence"]
+    assert not list((project.home / "artifacts" / "colours" / "adapter").glob("*/artifact.json"))
 
 
 def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple[Project, int, dict]) -> None:

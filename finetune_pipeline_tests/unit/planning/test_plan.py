@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.planning import plan
-from finetune_pipeline.planning.memory import OVERHEAD, estimate, linear_parameters
-from finetune_pipeline.planning.plan import training_plan
+from finetune_pipeline.planning.plan import MARGIN, training_plan
+from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
+from finetune_pipeline.reports.plan_page import plan_markdown
 from finetune_pipeline.spec import TaskSpec, parse_spec
+from finetune_pipeline.spec.method_defaults import METHODS
+from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 
 SPEC = """
@@ -23,9 +26,6 @@ system_prompt: s
 output: {kind: text}
 training: {epochs: 2, unquantized_epochs: 1, batch_size: 8, micro_batch_size: 8, max_tokens: %d}
 """
-# the shape of the bundled model
-CONFIG = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-          "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +68,6 @@ def test_a_model_without_a_template_is_named(tmp_path: Path) -> None:
         TokenCounter(folder)
 
 
-def test_memory_follows_the_formula_and_four_bits_take_less() -> None:
-    assert linear_parameters(CONFIG)["k"] == (576, 192)
-    qlora, lora = (
-        estimate(CONFIG, method=m, rank=16, tokens_in_batch=1000, loss_tokens_in_batch=40, bytes_per_value=2)
-        for m in ("qlora", "lora")
-    )
-    assert lora["trainable_parameters"] == 4_884_480
-    assert lora["weights"] == pytest.approx(2 * 134_515_008, rel=0.001)
-    assert 0.40 < qlora["weights"] / lora["weights"] < 0.43, "0.415 was measured on the loaded model"
-    parts = ("weights", "adapter", "activations", "logits", "overhead")
-    assert lora["total"] == sum(lora[p] for p in parts)
-    assert lora["overhead"] == OVERHEAD
-
-
 def test_the_plan_counts_steps_of_both_phases(base: Path, examples: list[Example], tmp_path: Path) -> None:
     facts = training_plan(spec(), base, examples, examples[:4], tmp_path)
     assert facts["steps_per_epoch"] == 3
@@ -97,14 +83,50 @@ def test_rows_over_the_limit_are_counted(base: Path, examples: list[Example], tm
     assert facts["over_length"] == sum(n > lengths[-2] for n in lengths)
 
 
-def test_a_plan_that_does_not_fit_says_what_to_change(
-    base: Path, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Memory:
-        available = 2**20
+def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, examples: list[Example]) -> None:
+    fitting = training_plan(spec(), base, examples, examples[:4])
+    assert fitting["fits"] is True and fitting["nearest"] is None
+    enough = Planner(base, examples, examples[:4]).memory(spec().training.model_dump()).needed * MARGIN
+    told = training_plan(spec(), base, examples, examples[:4], available=int(enough) - 1000)
+    assert told["fits"] is False and told["nearest"]["fits"] is True
+    wanted = yaml.safe_load(told["nearest"]["yaml"])["training"]
+    assert wanted == told["nearest"]["change"] and wanted.keys() <= TrainingSpec.model_fields.keys()
+    assert "does not fit" in told["sentence"] and next(iter(wanted)) in told["sentence"]
+    assert [rung["fits"] for rung in told["nearest"]["tried"]] == [False] * (len(told["nearest"]["tried"]) - 1) + [True]
+    changed = spec().model_copy(
+        update={"training": TrainingSpec.model_validate({**spec().training.model_dump(), **wanted})}
+    )
+    again = training_plan(changed, base, examples, examples[:4], available=int(enough) - 1000)
+    assert again["fits"] is True, "the plan it names fits by its own formula"
+    nothing = training_plan(spec(), base, examples, examples[:4], available=2**20)
+    assert nothing["nearest"]["fits"] is False and "smaller base_model" in nothing["sentence"]
 
-    monkeypatch.setattr(plan.psutil, "virtual_memory", Memory)
-    facts = training_plan(spec(), base, examples, [], tmp_path)
-    assert facts["fits"] is False
-    assert "does not fit" in facts["sentence"]
-    assert "unquantized_epochs" in facts["sentence"]
+
+def test_every_method_has_its_row(base: Path, examples: list[Example]) -> None:
+    told = training_plan(spec(), base, examples, examples[:4])
+    rows = {row["method"]: row for row in told["methods"]}
+    assert list(rows) == list(METHODS) and [r["method"] for r in told["methods"] if r["chosen"]] == ["qlora"]
+    assert rows["full"]["trainable_parameters"] == told["parameters"]
+    assert rows["prompt"]["trainable_parameters"] == 100 * 64
+    assert rows["qlora"]["trainable_parameters"] == rows["lora"]["trainable_parameters"] == told["trainable_parameters"]
+    assert all(0 <= row["seconds"]["low"] <= row["seconds"]["high"] for row in rows.values())
+    page = plan_markdown(told)
+    assert "data:image/svg+xml;base64," in page and "| **qlora** |" in page
+    assert all(f"| {m} |" in page or f"| **{m}** |" in page for m in METHODS)
+
+
+def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(
+    base: Path, examples: list[Example], tmp_path: Path
+) -> None:
+    line = "- {engine: %s, model: m, unit: million_tokens, price: 2, low: 1, high: 4, date: 2026-01-01, note: n}\n"
+    home, task = tmp_path / "home", tmp_path / "task"
+    for folder, name in ((home, "home"), (task, "ours")):
+        folder.mkdir()
+        (folder / "prices.yaml").write_text(line % name)
+    told = training_plan(spec(), base, examples, [], home=home, task_folder=task)["prices"]
+    assert [p["engine"] for p in told] == ["ours"]
+    millions = training_plan(spec(), base, examples, [])["tokens"]["total"] * 3 / 1e6
+    assert told[0]["dollars"] == pytest.approx(2 * millions, abs=1e-4)
+    assert told[0]["dollars_between"] == pytest.approx([millions, 4 * millions], abs=1e-4)
+    assert training_plan(spec(), base, examples, [], home=home)["prices"][0]["engine"] == "home"
+    assert len(training_plan(spec(), base, examples, [], home=tmp_path / "none")["prices"]) > 3

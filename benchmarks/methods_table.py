@@ -1,0 +1,185 @@
+"""All methods on one task, in one table: trainable parameters, peak memory, time, validation loss, test score, size.
+
+    python benchmarks/methods_table.py --work DIR [--base FOLDER] [--chat-template none] [--methods qlora,prompt] [--passes 1]
+
+Each method is trained with its own defaults by the jobs the graph runs, one process at a time, with one thread; what it
+made is merged where it can be and answers the sealed test as a candidate does in the graph. `--passes` is how often a
+method sees the training split (default: its own epochs); qlora's are divided between its two phases as its defaults do.
+Runs that were stopped go on where they were: everything is kept in DIR until it is deleted. CPU seconds stand beside the
+wall clock, which on a busy machine says little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.artifacts import ArtifactStore, digest_json, read_json, write_json
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.evaluation.metrics import label_metrics
+from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.graph import World
+from finetune_pipeline.models.chat_templates import read_chat_template
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.spec.method_defaults import LOW_RANK, METHODS, SOFT_PROMPTS
+from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.stages.baseline import answer_length
+from finetune_pipeline.stages.pipeline import PIPELINE
+from finetune_pipeline.training.jobs import base_job, merge_job, predict_job, prompt_set
+from finetune_pipeline.training.phases import train_adapter
+
+DATA = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
+
+
+def launch(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a job in a process of its own, unless the same one is done already; its facts."""
+    out = Path(job["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    done, same = out / "result.json", out / "job_digest.json"
+    if done.exists() and same.exists() and read_json(same) == digest_json(dict(job)):
+        return dict(read_json(done))
+    write_json(out / "job.json", dict(job))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-m", "finetune_pipeline.training.entry", str(out / "job.json")]
+    subprocess.run(command, env=environment, check=True)
+    write_json(same, digest_json(dict(job)))
+    return dict(read_json(done))
+
+
+def splits_of(task: Task, work: Path) -> Path:
+    """The task's splits, made by the graph's own steps."""
+    store = ArtifactStore(work / "artifacts")
+    from finetune_pipeline.stages.world import look
+
+    world: World = look(task, None)
+    for name in DATA:
+        if name in PIPELINE.steps:
+            PIPELINE.run(name, task, world, store)
+    found = PIPELINE.find("splits", task, world, store)
+    assert found is not None
+    return found.folder
+
+
+def settings_of(method: str, passes: float | None) -> dict[str, Any]:
+    """The method's defaults; with `passes`, as many epochs in all."""
+    settings = TrainingSpec.model_validate({"method": method}).model_dump()
+    if passes is not None:
+        whole = settings["epochs"] + settings["unquantized_epochs"]
+        settings["epochs"] *= passes / whole
+        settings["unquantized_epochs"] *= passes / whole
+    return settings
+
+
+def one_method(
+    method: str, task: Task, base: Path, splits: Path, work: Path, passes: float | None, predict: bool
+) -> dict[str, Any]:
+    """Train, merge and test one method; a row of the table."""
+    facts = train_adapter(
+        launch,
+        base=base,
+        train=splits / "train" / "examples.jsonl",
+        validation=splits / "validation" / "examples.jsonl",
+        settings=settings_of(method, passes),
+        out=work / "out",
+        work=work / "work",
+    )
+    measured = read_json(work / "out" / "measured.json")
+    row = {
+        "method": method,
+        "trainable": facts["trainable_parameters"],
+        "peak_mib": measured["peak_memory_mib"],
+        "wall": measured["seconds"],
+        "cpu": measured["cpu_seconds"],
+        "steps": facts["steps"],
+        "epochs": facts["epochs"] if "phases" not in facts else sum(p["epochs"] for p in facts["phases"]),
+        "first_loss": facts["first_eval_loss"],
+        "loss": facts["best_eval_loss"],
+        "bytes": facts["trained"]["bytes"],
+        "test": None,
+    }
+    if predict:
+        row["test"] = test_score(method, task, base, splits, work)
+    return row
+
+
+def test_score(method: str, task: Task, base: Path, splits: Path, work: Path) -> dict[str, Any]:
+    """Accuracy on the sealed test, in float32, as test_predictions measures it."""
+    candidate = prompt_set(name="candidate", model=work / "out" / "adapter")
+    settings: dict[str, Any] = {
+        "labels": task.spec.labels,
+        "max_new_tokens": answer_length(task.spec),
+        "batch_size": task.spec.baseline.batch_size,
+    }
+    if method in LOW_RANK:
+        validation = splits / "validation" / "examples.jsonl"
+        launch(
+            merge_job(base=base, adapter=work / "out" / "adapter", examples=validation, out=work / "merged", **settings)
+        )
+        candidate = prompt_set(name="candidate", model=work / "merged")
+    elif method in SOFT_PROMPTS:
+        candidate = prompt_set(name="candidate", model=base, adapter=work / "out" / "adapter")
+    launch(predict_job(sets=[candidate], examples=splits / "test" / "sealed.jsonl", out=work / "test", **settings))
+    told = label_metrics(read_predictions(work / "test" / "predictions.parquet"), task.spec.labels)
+    return {k: told[k] for k in ("n", "accuracy", "interval", "macro_f1")}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| method | trainable parameters | peak memory | CPU time (wall) | passes, steps | validation loss | test accuracy "
+        "(95% interval) | file |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for r in rows:
+        test = "–"
+        if r["test"]:
+            low, high = r["test"]["interval"]
+            test = f"{r['test']['accuracy']:.3f} ({low:.3f} to {high:.3f})"
+        size = f"{r['bytes'] / 2**20:.1f} MiB" if r["bytes"] >= 2**20 else f"{r['bytes'] / 2**10:.0f} KiB"
+        lines.append(
+            f"| `{r['method']}` | {r['trainable']:,} | {r['peak_mib'] / 1024:.2f} GiB | {r['cpu'] / 60:.1f} min "
+            f"({r['wall'] / 60:.1f}) | {r['epochs']:g}, {r['steps']} | {r['first_loss']:.3f} → {r['loss']:.3f} | {test} | "
+            f"{size} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="where everything is kept")
+    parser.add_argument("--task", default="ticket_triage")
+    parser.add_argument("--base", default=None, help="another base model than the task's")
+    parser.add_argument(
+        "--chat-template", default=None, help="for a base without one: chatml, gemma, llama3, none, or a file"
+    )
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--passes", type=float, default=None)
+    parser.add_argument("--no-test", action="store_true", help="only train")
+    a = parser.parse_args()
+    task = load_task(read_settings().data_root / a.task)
+    name = a.base or task.spec.base_model
+    splits = splits_of(task, a.work)
+    place = a.work / Path(name).name
+    template = read_chat_template(a.chat_template, task.folder)
+    launch(base_job(base_model=name, revision=None, out=place / "base", chat_template=template))
+    rows = []
+    for method in a.methods.split(","):
+        folder = place / (method if a.passes is None else f"{method}_{a.passes:g}")
+        rows.append(one_method(method, task, place / "base", splits, folder, a.passes, not a.no_test))
+        print(f"{method}: done", flush=True)
+    parameters = read_json(place / "base" / "result.json")["parameters"]
+    print(f"\n{datetime.date.today()}, {name} ({parameters:,} parameters), {a.task}, "
+          f"{len(read_examples(splits / 'train' / 'examples.jsonl'))} training rows, one thread")  # fmt: skip
+    print(table(rows))
+    write_json(place / "rows.json", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What training will compute: rows as it encodes them, batches as it packs or pads them, steps as it counts them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.chat import encode_example
+from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
+from finetune_pipeline.training.over_length import cut_prompt, longest
+from finetune_pipeline.training.prefix_tree import Row, buckets, prefix_tree, segments
+from finetune_pipeline.training.rows import longest_allowed
+
+_DRAWN = 400
+"""Most batches that are drawn to find the largest one."""
+
+
+@dataclass
+class Rows:
+    """A split as rows {id, ids, loss}. over: examples longer than allowed (of them `dropped` or `cut` when the spec says
+    so); limit: tokens allowed; findings: examples that cannot be encoded."""
+
+    rows: list[Row] = field(default_factory=list)
+    examples: int = 0
+    over: int = 0
+    dropped: int = 0
+    cut: int = 0
+    limit: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(row["ids"]) for row in self.rows]
+
+    @property
+    def learned(self) -> int:
+        """Tokens with loss."""
+        return sum(sum(row["loss"]) for row in self.rows)
+
+
+def encode_rows(folder: Path, examples: Sequence[Example], settings: Mapping[str, Any]) -> Rows:
+    """The rows training makes of `examples` with the tokenizer and chat template in `folder`, by the same functions.
+
+    With over_length ``fail`` longer rows are counted and kept.
+    """
+    counter = TokenCounter(folder)
+    done = Rows(examples=len(examples), limit=longest_allowed(settings, read_json(folder / "config.json")))
+    for example in examples:
+        try:
+            rows = encode_example(counter, example.messages, example.id, example.tools)
+            if longest(rows) > done.limit:
+                done.over += 1
+                if settings["over_length"] == "drop":
+                    done.dropped += 1
+                    continue
+                if settings["over_length"] == "truncate_prompt":
+                    rows = cut_prompt(counter, example, done.limit)[1]
+                    done.cut += 1
+        except FindingsError as error:
+            done.findings += error.findings
+            continue
+        done.rows += [{"id": row.id, "ids": row.ids, "loss": row.loss} for row in rows]
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One forward pass, in numbers of positions.
+
+    tokens: that go through every layer; queries, keys: rows of attention's tensors after packing (padding included, a
+    shared beginning once for every row that has it); scores: elements of the attention matrices of one head that are kept
+    for the backward pass (packed batches only); mask: elements of the mask (padded ones only); learned: tokens with loss;
+    logits: positions whose logits are made.
+    """
+
+    rows: int
+    tokens: int
+    queries: int
+    keys: int
+    scores: int
+    mask: int
+    learned: int
+    logits: int
+
+
+def virtual_tokens(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """(virtual tokens in the sequence, virtual tokens that are keys and values only)."""
+    method = settings["method"]
+    number = int(settings[method]["tokens"]) if method in SOFT_PROMPTS else 0
+    return (number, 0) if method == "prompt" else (0, number)
+
+
+def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> Batch:
+    """The batch that training makes of these rows (training.shared_prefix)."""
+    leading, virtual = virtual_tokens(settings)
+    learned = sum(sum(row["loss"][1:]) for row in rows)
+    if packed:
+        lengths, parents = segments(*prefix_tree(sorted(rows, key=lambda r: -len(r["ids"]))), leading)
+        taken = buckets(lengths, parents, virtual)
+        return Batch(
+            rows=len(rows),
+            tokens=sum(lengths),
+            queries=sum(len(members) * longest_one for members, _, longest_one in taken),
+            keys=sum(len(members) * (context + longest_one) for members, context, longest_one in taken),
+            scores=sum(len(members) * longest_one * (context + longest_one) for members, context, longest_one in taken),
+            mask=0,
+            learned=learned,
+            logits=learned,
+        )
+    width = max(len(row["ids"]) for row in rows)
+    first = min(row["loss"].index(True) for row in rows if True in row["loss"])
+    tokens, ahead = len(rows) * (leading + width), leading + virtual
+    return Batch(
+        rows=len(rows),
+        tokens=tokens,
+        queries=tokens,
+        keys=len(rows) * (ahead + width),
+        scores=0,
+        mask=len(rows) * (leading + width) * (ahead + width),
+        learned=learned,
+        logits=len(rows) * (width - first + 1),
+    )
+
+
+def drawn_batches(rows: Sequence[Row], size: int, epochs: float, seed: int) -> Iterator[Sequence[Row]]:
+    """Batches of `size` rows as shuffling might make them, at most 400; the trainer draws in another order, of the same
+    kind."""
+    draw, left = random.Random(seed), _DRAWN  # noqa: S311 - a shuffle, no secret
+    for _ in range(math.ceil(epochs)):
+        order = list(rows)
+        draw.shuffle(order)
+        for start in range(0, len(order), size):
+            if left == 0:
+                return
+            left -= 1
+            yield order[start : start + size]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What the trainer will do in one phase: optimiser steps, and passes over the validation split."""
+
+    per_epoch: int
+    steps: int
+    evaluations: int
+    every: int
+
+
+def count_steps(rows: int, settings: Mapping[str, Any], epochs: float) -> Steps:
+    """Steps as transformers' Trainer counts them: micro-batches an epoch, divided by their number a step, rounded up; an
+    evaluation before the first step, every `every` steps, and after the last."""
+    micro = settings["micro_batch_size"]
+    accumulate = settings["batch_size"] // micro
+    per_epoch = max(1, math.ceil(math.ceil(rows / micro) / accumulate))
+    every = max(1, round(per_epoch / settings["evals_per_epoch"]))
+    steps = math.ceil(per_epoch * epochs)
+    return Steps(per_epoch, steps, 1 + math.ceil(steps / every), every)

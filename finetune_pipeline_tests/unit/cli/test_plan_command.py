@@ -1,0 +1,48 @@
+"""``finetune plan``: before anything is made, from raw data; refusals first; exit codes; several GPUs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finetune_pipeline_tests.graph.project import Project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+def test_a_plan_from_raw_data_alone(project: Project) -> None:
+    done = project.finetune("plan", "colours", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    facts = json.loads(done.stdout)
+    assert facts["source"].startswith("raw data")
+    assert facts["train_examples"] == 84 and facts["validation_examples"] == 12, "0.7 and 0.1 of 120"
+    assert facts["steps"] == 22 and facts["steps_per_epoch"] == 11
+    assert facts["evaluations"] == 2 * 3, "before each phase, after step 6 and after the last"
+    assert facts["fits"] is True and facts["memory_mib"]["total"] > 600
+    assert [row["method"] for row in facts["methods"]] == ["qlora", "lora", "full", "prefix", "prompt"]
+    assert facts["prices"] and all(low <= high for low, high in (p["dollars_between"] for p in facts["prices"]))
+
+
+def test_what_does_not_fit_is_refused_with_the_nearest_that_does(project: Project) -> None:
+    facts = json.loads(project.finetune("plan", "colours", "--json").stdout)
+    enough = facts["memory_mib"]["needed"] * 1.1 / 1024
+    done = project.finetune("plan", "colours", "--memory", str(enough - 0.001), "--devices", "2")
+    assert done.returncode == 2, done.stdout
+    assert "does not fit" in done.stdout and "for task.yaml:\ntraining:" in done.stdout
+    assert "spread over GPUs: " in done.stdout
+    hopeless = project.finetune("plan", "colours", "--memory", "0.1")
+    assert hopeless.returncode == 2 and "use a smaller base_model" in hopeless.stdout
+
+
+def test_refusals_come_first(project: Project, tmp_path: Path) -> None:
+    spec = {**project.spec, "training": {"method": "prefix", "gradient_checkpointing": True}}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
+    done = project.finetune("plan", str(tmp_path))
+    assert done.returncode == 1
+    assert "gradient_checkpointing" in done.stderr and "fix:" in done.stderr

@@ -1,0 +1,90 @@
+"""Rows, batches and steps of a plan are those training makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.examples import Example, example_id, read_examples
+from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.planning.batches import batch_of, count_steps, encode_rows
+from finetune_pipeline.planning.planner import Planner
+from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.training.rows import prepare_split
+from finetune_pipeline.training.sft import train
+from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator
+from finetune_pipeline_tests.tiny_model import make_tiny_model, tiny_messages, write_tiny_examples
+from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return TrainingSpec.model_validate(changes).model_dump()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
+    made = read_examples(write_tiny_examples(tmp_path_factory.mktemp("rows") / "rows.jsonl", range(20)))
+    turns = [*tiny_messages(3), *tiny_messages(4)[1:]]
+    turns[2]["weight"] = 0  # type: ignore[assignment]
+    made.append(Example(id=example_id(turns), messages=turns, label=None, source={"file": "t", "line": 1}))
+    return made
+
+
+@pytest.mark.parametrize(("over", "most"), [("fail", 1024), ("drop", 55), ("truncate_prompt", 52)])
+def test_rows_are_encoded_as_training_does(base: Path, examples: list[Example], over: str, most: int) -> None:
+    told = encode_rows(base, examples, settings(over_length=over, max_tokens=most))
+    real = prepare_split(load_tokenizer(base), examples, most, over, "train split")
+    assert [(r["id"], r["ids"], r["loss"]) for r in told.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
+    assert told.dropped == len(real.dropped) and told.cut >= len(real.cuts)
+    assert told.learned == sum(sum(r.loss) for r in real.rows)
+    assert told.over == (0 if over == "fail" else told.dropped + told.cut) and (over == "fail" or told.over > 0)
+
+
+def test_batches_have_the_sizes_of_the_collators(base: Path, examples: list[Example]) -> None:
+    rows = encode_rows(base, examples, settings()).rows[-8:]
+    packed, real = batch_of(rows, settings(), True), PackedCollator()(rows)
+    assert packed.tokens == real["input_ids"].numel() < sum(len(r["ids"]) for r in rows)
+    assert packed.learned == packed.logits == real["labels"].numel()
+    plan = real["shared_prefix"].plan(4, 2, 0, None, real["input_ids"].device, real["input_ids"].float().dtype)
+    assert packed.queries == len(plan.to_queries) / 4
+    assert packed.keys == len(plan.to_keys) / 2
+    assert packed.scores == sum(b.rows * b.length * (b.context + b.length) for b in plan.buckets)
+    padded, real = batch_of(rows, settings(), False), PaddedCollator(0)(rows)
+    assert padded.tokens == padded.queries == real["input_ids"].numel()
+    assert padded.learned == real["labels"].numel() < padded.logits
+    virtual = {"method": "prompt", "prompt": {"tokens": 7}}
+    real = PackedCollator(leading=7)(rows)
+    assert batch_of(rows, settings(**virtual), True).tokens == real["position_ids"].numel()
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes"),
+    [(40, {}), (21, {"micro_batch_size": 2, "evals_per_epoch": 3, "epochs": 1.5}), (9, {"evals_per_epoch": 9})],
+)
+def test_steps_and_evaluations_are_the_trainers(tmp_path: Path, rows: int, changes: dict[str, Any]) -> None:
+    told = job(
+        make_inputs(tmp_path / "inputs", rows), tmp_path, method="lora", **{"epochs": 2, "patience": 99, **changes}
+    )
+    facts, _ = train(told)
+    counted = count_steps(rows, told["settings"], told["settings"]["epochs"])
+    assert counted.steps == facts["steps_planned"] == facts["steps"]
+    assert counted.evaluations == sum("eval_loss" in entry for entry in facts["history"])
+
+
+def test_a_planner_adds_up_both_phases(base: Path, examples: list[Example]) -> None:
+    planner = Planner(base, examples, examples[:3])
+    two = settings(epochs=1, unquantized_epochs=2)
+    first, second = planner.phases(two)
+    assert (first.settings["method"], second.settings["method"]) == ("qlora", "lora")
+    assert second.steps.steps == 2 * first.steps.steps and 1.9 < second.flops / first.flops < 2.1
+    alone = settings(epochs=1, unquantized_epochs=0)
+    assert len(planner.phases(alone)) == 1
+    assert planner.memory(two).total >= planner.memory(alone).total
+    assert 0 < planner.tokens_computed(two) < 1 == planner.tokens_computed(settings(shared_prefix=False)) // 1

@@ -1,0 +1,81 @@
+"""The memory formula against what PyTorch really keeps, for every method, precision, kind of batch and architecture."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.planning.batches import batch_of
+from finetune_pipeline.planning.memory import activation_bytes, weight_bytes
+from finetune_pipeline.planning.shape import model_shape
+from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.training.fused import fuse
+from finetune_pipeline.training.methods import build
+from finetune_pipeline.training.rows import prepare_split
+from finetune_pipeline.training.shared_prefix import PaddedCollator, packed_collator, supports_shared_prefix
+from finetune_pipeline_tests.tiny_model import write_tiny_examples
+from finetune_pipeline_tests.unit.models.architectures import make_model
+from finetune_pipeline_tests.unit.planning.saved import saved_tensors
+
+CPU = torch.device("cpu")
+METHODS = ("qlora", "lora", "full", "prefix", "prompt")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("models")
+    return {name: make_model(place / name, name) for name in ("llama", "qwen3", "gemma3")}
+
+
+def _compare(folder: Path, rows_file: Path, packed: bool, **settings: Any) -> tuple[int, int, dict[str, Any]]:
+    """(bytes kept by PyTorch, bytes by the formula, facts about the loaded weights)."""
+    settings = TrainingSpec.model_validate(
+        {
+            "lora": {"r": 4},
+            "prefix": {"tokens": 6},
+            "prompt": {"tokens": 7},
+            "gradient_checkpointing": False,
+            **settings,
+        }
+    ).model_dump()
+    compute = getattr(torch, settings["precision"])
+    tokenizer, examples = load_tokenizer(folder), read_examples(rows_file)
+    built = build(folder, settings, compute, CPU, tokenizer, examples)
+    if packed:
+        assert supports_shared_prefix(built.model)[0]
+    fuse(built.model)
+    built.model.train()
+    rows = [
+        {"id": r.id, "ids": r.ids, "loss": r.loss}
+        for r in prepare_split(tokenizer, examples, 1024, "fail", "rows").rows
+    ]
+    collator: Any = packed_collator(built.model) if packed else PaddedCollator(0)
+    kept, _ = saved_tensors(built.model, collator(rows), built.autocast)
+    shape, width = model_shape(folder), compute.itemsize
+    batch = batch_of(rows, settings, packed)
+    told = activation_bytes(shape, settings, batch, width) + batch.learned * shape.vocabulary * width
+    if settings["method"] == "qlora" and width == 4:
+        told += 4 * shape.vocabulary * shape.hidden
+    return kept, told, built.weights
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("method", "precision"), list(itertools.product(METHODS, ("float32", "bfloat16"))))
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
+def test_activations_are_what_is_kept(
+    models: dict[str, Path], tmp_path: Path, name: str, method: str, precision: str, packed: bool
+) -> None:
+    rows = write_tiny_examples(tmp_path / "rows.jsonl", range(6))
+    kept, told, weights = _compare(models[name], rows, packed, method=method, precision=precision)
+    assert told == pytest.approx(kept, rel=0.07), f"{told / kept:.3f}"
+    width = 2 if precision == "bfloat16" else 4
+    # quantization constants weigh more where layers are tiny
+    assert weight_bytes(model_shape(models[name]), method, width) == pytest.approx(
+        weights["bytes_loaded"], rel=0.35 if method == "qlora" else 0.001
+    )

@@ -1,0 +1,77 @@
+"""The ladder of costs: in order, each rung needs less by the formula, and what is found can be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.planning.planner import Planner
+from finetune_pipeline.planning.search import as_yaml, changes, ladder, nearest, reasons
+from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.training.smaller import nearest_smaller
+from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
+
+
+def settings(**told: Any) -> dict[str, Any]:
+    return TrainingSpec.model_validate(told).model_dump()
+
+
+def test_the_cheapest_changes_come_first() -> None:
+    told = [changes(settings(), s) for s in ladder(settings(max_tokens=1024))]
+    assert told[:4] == [{}, {"micro_batch_size": 4}, {"micro_batch_size": 2}, {"micro_batch_size": 1}]
+    assert told[4] == {"gradient_checkpointing": True}
+    firsts = [tuple(c) for c in told if "micro_batch_size" not in c]
+    assert firsts == [
+        (),
+        ("gradient_checkpointing",),
+        ("unquantized_epochs", "gradient_checkpointing"),
+        ("unquantized_epochs", "max_tokens", "over_length", "gradient_checkpointing"),
+        ("unquantized_epochs", "max_tokens", "over_length", "gradient_checkpointing"),
+    ]
+    assert told[-1]["max_tokens"] == 256
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "full", "prefix", "prompt"])
+def test_every_rung_is_a_valid_spec(method: str) -> None:
+    rungs = list(ladder(settings(method=method)))
+    for rung in rungs:
+        assert TrainingSpec.model_validate(rung).model_dump() == rung
+        assert rung["method"] != "prefix" or rung["gradient_checkpointing"] is not True
+        assert rung["batch_size"] % rung["micro_batch_size"] == 0
+    assert rungs[-1]["method"] == "qlora" and rungs[-1]["unquantized_epochs"] == 0
+    assert all(rung["batch_size"] == 8 for rung in rungs), "what is learned must not depend on the memory"
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])  # a tiny base is no larger than an adapter on it
+def test_a_rung_needs_less_than_the_one_above_it(tmp_path: Path, method: str) -> None:
+    inputs = make_inputs(tmp_path)
+    rows = read_examples(inputs / "train.jsonl")
+    planner = Planner(inputs / "base", rows, rows[:8])
+    start = settings(method=method, lora={"r": 2})
+    rungs = [s for s in ladder(start) if s["micro_batch_size"] == 8 and s["max_tokens"] == 1024]
+    moving = []
+    for rung in rungs:
+        memory = planner.memory(rung)
+        moving.append(memory.needed - memory.overhead)
+    assert moving == sorted(moving, reverse=True), [(r["method"], m) for r, m in zip(rungs, moving, strict=True)]
+
+
+def test_the_first_that_fits_is_taken_and_told() -> None:
+    found, tried = nearest(settings(), lambda s: 100 * s["micro_batch_size"], 250)
+    assert found is not None and found["micro_batch_size"] == 2
+    assert [t["fits"] for t in tried] == [False, False, True]
+    change = changes(settings(), found)
+    assert as_yaml(change) == "training:\n  micro_batch_size: 2"
+    assert "stays the same" in reasons(change)[0]
+    assert nearest(settings(), lambda s: 100, 99)[0] is None
+
+
+def test_out_of_memory_uses_the_same_search_and_formula(tmp_path: Path) -> None:
+    told = job(make_inputs(tmp_path / "inputs"), tmp_path, method="full", micro_batch_size=8)
+    message = nearest_smaller(told)
+    assert "MiB instead of" in message and message.startswith("set training.")
+    unknown = nearest_smaller({**told, "base": str(tmp_path / "gone")})
+    assert unknown.startswith("set training.micro_batch_size: 4 (now 8); what is learned stays the same")
