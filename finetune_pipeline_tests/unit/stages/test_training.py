@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.artifacts import Artifact
+from finetune_pipeline.artifacts import Artifact, ArtifactStore
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.kinds import WORDS, served, words_of
 from finetune_pipeline.spec import TaskSpec
@@ -49,9 +49,16 @@ def test_the_plan_refuses_what_the_bases_own_files_rule_out(tmp_path: Path) -> N
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_a_plan(method: str, inputs: dict[str, Any], tmp_path: Path) -> None:
     spec = TaskSpec.model_validate({**SPEC, "training": {"method": method}})
-    work: Any = SimpleNamespace(spec=spec, task=SimpleNamespace(folder=tmp_path), inputs=inputs, out=tmp_path)
+    work: Any = SimpleNamespace(
+        spec=spec,
+        task=SimpleNamespace(folder=tmp_path),
+        inputs=inputs,
+        out=tmp_path,
+        store=ArtifactStore(tmp_path / "artifacts"),
+    )
     facts = make_training_plan(work)
     assert facts["method"] == method and facts["train_examples"] == 12 and facts["steps"] > 0
+    assert f"| **{method}** |" in facts["plan_markdown"] and facts["memory_mib"]["total"] > 0
     assert (tmp_path / "plan.json").exists()
 
 
