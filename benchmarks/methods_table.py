@@ -20,18 +20,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import ArtifactStore, digest_json, read_json, write_json
+import yaml
+
+from finetune_pipeline.artifacts import Artifact, ArtifactStore, digest_json, read_json, write_json
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.scrubbing import load_key
+from finetune_pipeline.data.sealing import seal_key
+from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.metrics import label_metrics
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.graph import World
+from finetune_pipeline.evaluation.sealed import open_sealed
 from finetune_pipeline.models.chat_templates import read_chat_template
+from finetune_pipeline.models.kinds import served
+from finetune_pipeline.planning.measured_methods import FILE
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
-from finetune_pipeline.spec.method_defaults import LOW_RANK, METHODS, SOFT_PROMPTS
+from finetune_pipeline.spec.method_defaults import METHODS
 from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline.stages.baseline import answer_length
+from finetune_pipeline.stages.data import SCRUBBING_KEY
 from finetune_pipeline.stages.pipeline import PIPELINE
+from finetune_pipeline.stages.world import look
 from finetune_pipeline.training.jobs import base_job, merge_job, predict_job, prompt_set
 from finetune_pipeline.training.phases import train_adapter
 
@@ -53,18 +62,14 @@ def launch(job: Mapping[str, Any]) -> dict[str, Any]:
     return dict(read_json(done))
 
 
-def splits_of(task: Task, work: Path) -> Path:
+def splits_of(task: Task, store: ArtifactStore) -> Artifact:
     """The task's splits, made by the graph's own steps."""
-    store = ArtifactStore(work / "artifacts")
-    from finetune_pipeline.stages.world import look
-
-    world: World = look(task, None)
+    world = look(task, None)
     for name in DATA:
-        if name in PIPELINE.steps:
-            PIPELINE.run(name, task, world, store)
+        PIPELINE.run(name, task, world, store)
     found = PIPELINE.find("splits", task, world, store)
     assert found is not None
-    return found.folder
+    return found
 
 
 def settings_of(method: str, passes: float | None) -> dict[str, Any]:
@@ -78,14 +83,14 @@ def settings_of(method: str, passes: float | None) -> dict[str, Any]:
 
 
 def one_method(
-    method: str, task: Task, base: Path, splits: Path, work: Path, passes: float | None, predict: bool
+    method: str, task: Task, base: Path, splits: Artifact, store: ArtifactStore, work: Path, passes: float | None
 ) -> dict[str, Any]:
     """Train, merge and test one method; a row of the table."""
     facts = train_adapter(
         launch,
         base=base,
-        train=splits / "train" / "examples.jsonl",
-        validation=splits / "validation" / "examples.jsonl",
+        train=examples_of(splits.folder, "train"),
+        validation=examples_of(splits.folder, "validation"),
         settings=settings_of(method, passes),
         out=work / "out",
         work=work / "work",
@@ -102,31 +107,48 @@ def one_method(
         "first_loss": facts["first_eval_loss"],
         "loss": facts["best_eval_loss"],
         "bytes": facts["trained"]["bytes"],
-        "test": None,
+        "test": test_score(method, task, base, splits, store, work),
     }
-    if predict:
-        row["test"] = test_score(method, task, base, splits, work)
     return row
 
 
-def test_score(method: str, task: Task, base: Path, splits: Path, work: Path) -> dict[str, Any]:
-    """Accuracy on the sealed test, in float32, as test_predictions measures it."""
-    candidate = prompt_set(name="candidate", model=work / "out" / "adapter")
+def test_score(
+    method: str, task: Task, base: Path, splits: Artifact, store: ArtifactStore, work: Path
+) -> dict[str, Any]:
+    """Accuracy on the sealed test, in float32, as test_predictions measures it; the opening is recorded in DIR."""
     settings: dict[str, Any] = {
         "labels": task.spec.labels,
         "max_new_tokens": answer_length(task.spec),
         "batch_size": task.spec.baseline.batch_size,
     }
-    if method in LOW_RANK:
-        validation = splits / "validation" / "examples.jsonl"
-        launch(
-            merge_job(base=base, adapter=work / "out" / "adapter", examples=validation, out=work / "merged", **settings)
+    merged = launch(
+        merge_job(
+            base=base,
+            adapter=work / "out" / "adapter",
+            examples=examples_of(splits.folder, "validation"),
+            out=work / "merged",
+            **settings,
         )
-        candidate = prompt_set(name="candidate", model=work / "merged")
-    elif method in SOFT_PROMPTS:
-        candidate = prompt_set(name="candidate", model=base, adapter=work / "out" / "adapter")
-    launch(predict_job(sets=[candidate], examples=splits / "test" / "sealed.jsonl", out=work / "test", **settings))
-    told = label_metrics(read_predictions(work / "test" / "predictions.parquet"), task.spec.labels)
+    )
+    loaded = served(
+        Artifact(task.name, "merged_model", method, work / "merged", merged, {}),
+        Artifact("shared", "base_model", "base", base, {}, {}),
+    )
+    answers = work / "test" / "predictions.parquet"
+    if not answers.exists():
+        opened = open_sealed(
+            examples_of(splits.folder, "test"),
+            store.state_folder(task.name),
+            work / "sealed",
+            seal_key(load_key(store.root / SCRUBBING_KEY)),
+            test=splits.version,
+            candidate=method,
+            reason="comparison of methods",
+        )
+        with opened as examples:
+            sets = [prompt_set(name="candidate", model=loaded.model, adapter=loaded.adapter)]
+            launch(predict_job(sets=sets, examples=examples, out=work / "test", **settings))
+    told = label_metrics(read_predictions(answers), task.spec.labels)
     return {k: told[k] for k in ("n", "accuracy", "interval", "macro_f1")}
 
 
@@ -151,6 +173,27 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def keep(rows: list[dict[str, Any]], task: str, base: str) -> None:
+    """Write the rows to the file that `finetune plan` shows them from."""
+    told = {
+        "date": str(datetime.date.today()),
+        "task": task,
+        "base": base,
+        "rows": [
+            {
+                "method": r["method"],
+                "passes": round(r["epochs"], 2),
+                "loss": round(r["loss"], 4),
+                "accuracy": round(r["test"]["accuracy"], 4),
+                "interval": [round(x, 4) for x in r["test"]["interval"]],
+            }
+            for r in rows
+        ],
+    }
+    head = "# Written by benchmarks/methods_table.py --write. What each method came to, once.\n"
+    FILE.write_text(head + yaml.safe_dump(told, sort_keys=False), "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="where everything is kept")
@@ -161,24 +204,29 @@ def main() -> None:
     )
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--passes", type=float, default=None)
-    parser.add_argument("--no-test", action="store_true", help="only train")
+    parser.add_argument(
+        "--write", action="store_true", help="keep the rows in the package, for the table of `finetune plan`"
+    )
     a = parser.parse_args()
     task = load_task(read_settings().data_root / a.task)
     name = a.base or task.spec.base_model
-    splits = splits_of(task, a.work)
+    store = ArtifactStore(a.work / "artifacts")
+    splits = splits_of(task, store)
     place = a.work / Path(name).name
     template = read_chat_template(a.chat_template, task.folder)
     launch(base_job(base_model=name, revision=None, out=place / "base", chat_template=template))
     rows = []
     for method in a.methods.split(","):
         folder = place / (method if a.passes is None else f"{method}_{a.passes:g}")
-        rows.append(one_method(method, task, place / "base", splits, folder, a.passes, not a.no_test))
+        rows.append(one_method(method, task, place / "base", splits, store, folder, a.passes))
         print(f"{method}: done", flush=True)
     parameters = read_json(place / "base" / "result.json")["parameters"]
     print(f"\n{datetime.date.today()}, {name} ({parameters:,} parameters), {a.task}, "
           f"{len(read_examples(splits / 'train' / 'examples.jsonl'))} training rows, one thread")  # fmt: skip
     print(table(rows))
     write_json(place / "rows.json", rows)
+    if a.write:
+        keep(rows, a.task, name)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline.training.jobs import base_job, train_job
@@ -85,7 +86,7 @@ def main() -> int:
             folder = place / str(number)
             folder.mkdir()
             split = {
-                which: rows(a.splits / which / "examples.jsonl", n, "long" in name)
+                which: rows(examples_of(a.splits, which), n, "long" in name)
                 for which, n in (("train", a.rows), ("validation", 8))
             }
             for which, examples in split.items():

@@ -18,6 +18,7 @@ from finetune_pipeline.data.duplicates import clean
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews
+from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.data.validation import validate
 from finetune_pipeline.findings import Finding, as_rows, errors
 from finetune_pipeline.graph import World
@@ -141,7 +142,7 @@ def _base(task: Task, store: ArtifactStore, world: World) -> Path:
 def _ground(task: Task, store: ArtifactStore, world: World, base: Path) -> Ground:
     splits = PIPELINE.find("splits", task, world, store)
     if splits is not None:
-        train, validation = (read_examples(splits.folder / s / "examples.jsonl") for s in ("train", "validation"))
+        train, validation = (read_examples(examples_of(splits.folder, s)) for s in ("train", "validation"))
         return Ground(base, train, validation, f"splits {splits.version}")
     with tempfile.TemporaryDirectory() as scratch:
         raw, valid, cleaned, reviewed = (Path(scratch) / n for n in ("raw", "validated", "clean", "reviewed"))

@@ -17,5 +17,5 @@ def measured_methods() -> dict[str, dict[str, Any]]:
     if not FILE.exists():
         return {}
     told = yaml.safe_load(FILE.read_text("utf-8"))
-    common = {k: told[k] for k in ("date", "task", "base", "passes")}
+    common = {k: told[k] for k in ("date", "task", "base")}
     return {row["method"]: {**row, **common} for row in told["rows"]}
