@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
+from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.batches import Batch, Rows, Steps, batch_of, count_steps, drawn_batches, encode_rows
 from finetune_pipeline.planning.memory import Memory, evaluation_memory, training_memory
@@ -18,9 +18,10 @@ from finetune_pipeline.planning.work import Mean, mean_batch, phase_flops
 
 
 def compute_width(precision: str, device: str = "cpu") -> int:
-    """Bytes of the compute type that a precision setting comes to on this machine (models.loading.resolve_precision)."""
+    """Bytes of the compute type that a precision setting comes to (models.loading.resolve_precision): on this CPU, or on a
+    GPU, of which bfloat16 is assumed."""
     if precision == "auto":
-        precision = "bfloat16" if (has_nvidia() if device != "cpu" else cpu_has_bfloat16()) else "float32"
+        precision = "bfloat16" if device != "cpu" or cpu_has_bfloat16() else "float32"
     return 2 if precision == "bfloat16" else 4
 
 

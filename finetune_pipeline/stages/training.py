@@ -35,9 +35,10 @@ def make_training_plan(work: Work) -> dict[str, Any]:
 
 
 def make_adapter(work: Work) -> dict[str, Any]:
-    splits = work.inputs["splits"].folder
+    splits, plan = work.inputs["splits"].folder, work.inputs["training_plan"].facts
+    planned = plan["memory_mib"]["needed"] * 2**20  # by which several devices choose how to share it
     facts = train_adapter(
-        work.launch,
+        lambda job: work.launch({**job, "memory_bytes": planned}),
         base=work.inputs["base_model"].folder,
         train=examples_of(splits, "train"),
         validation=examples_of(splits, "validation"),
@@ -47,7 +48,7 @@ def make_adapter(work: Work) -> dict[str, Any]:
     )
     # so that the next plan knows how fast this machine trains
     measured = read_json(work.out / "measured.json")
-    record_training(work.store.root.parent, work.spec.base_model, work.inputs["training_plan"].facts, facts, measured)
+    record_training(work.store.root.parent, work.spec.base_model, plan, facts, measured)
     return facts
 
 
