@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore
+from finetune_pipeline.artifacts import Artifact, ArtifactStore, write_json
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.kinds import WORDS, served, words_of
+from finetune_pipeline.planning.throughput import read_rates
 from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline.spec.method_defaults import METHODS
-from finetune_pipeline.stages.training import make_training_plan
+from finetune_pipeline.stages.training import make_adapter, make_training_plan
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
 
 SPEC = {
@@ -60,6 +61,34 @@ def test_every_method_has_a_plan(method: str, inputs: dict[str, Any], tmp_path: 
     assert facts["method"] == method and facts["train_examples"] == 12 and facts["steps"] > 0
     assert f"| **{method}** |" in facts["plan_markdown"] and facts["memory_mib"]["total"] > 0
     assert (tmp_path / "plan.json").exists()
+
+
+def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(inputs: dict[str, Any], tmp_path: Path) -> None:
+    spec = TaskSpec.model_validate({**SPEC, "training": {"method": "lora", "precision": "float32"}})
+    plan = {
+        "memory_mib": {"needed": 700},
+        "phases": [{"method": "lora", "steps": 4, "flops": 8e9}],
+    }
+    seen: list[dict[str, Any]] = []
+
+    def launch(job: dict[str, Any]) -> dict[str, Any]:
+        seen.append(job)
+        write_json(tmp_path / "measured.json", {"steps_run": 4, "train_seconds": 2.0})
+        return {"precision": "float32"}
+
+    work: Any = SimpleNamespace(
+        spec=spec,
+        task=SimpleNamespace(folder=tmp_path),
+        inputs={**inputs, "training_plan": SimpleNamespace(facts=plan)},
+        out=tmp_path,
+        builder=SimpleNamespace(work=tmp_path / "work"),
+        store=ArtifactStore(tmp_path / "home" / "artifacts"),
+        launch=launch,
+    )
+    assert make_adapter(work) == {"precision": "float32"}
+    assert [job["memory_bytes"] for job in seen] == [700 * 2**20]
+    (rate,) = read_rates(tmp_path / "home")
+    assert (rate.method, rate.model, rate.flops_per_second) == ("lora", spec.base_model, 4e9)
 
 
 def test_a_prefix_is_loaded_in_front_of_its_base_and_everything_else_alone(tmp_path: Path) -> None:
