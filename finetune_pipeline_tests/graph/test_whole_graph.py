@@ -13,6 +13,7 @@ import pytest
 from finetune_pipeline.assets.data import VIEWS
 from finetune_pipeline.assets.graph import NODES
 from finetune_pipeline.checks.all import CHECKS
+from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.graph.project import Project, rows
 
 ASSETS = {node.name for node in NODES} | set(VIEWS)
@@ -80,7 +81,8 @@ def test_dagster_knows_every_asset_and_every_check(finished: tuple[Project, int,
         k: v["version"] for k, v in told.items() if k != "splits"
     } | {"splits": told["splits"]["version"]}
     assert {(asset, check) for asset, check, _ in seen["checks"]} == {(c.step, c.name) for c in CHECKS}
-    advisory_or_gate = {(c.step, c.name) for c in CHECKS if not (c.blocking is True or callable(c.blocking))}
+    spec = load_task(finished[0].folder).spec
+    advisory_or_gate = {(c.step, c.name) for c in CHECKS if not c.blocks(spec)}
     assert [c for c in seen["checks"] if not c[2] and (c[0], c[1]) not in advisory_or_gate] == []
 
 
@@ -206,7 +208,7 @@ def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple
         "from finetune_pipeline.stages.pipeline import PIPELINE\n"
         f"t=load_task(Path({str(project.folder)!r})); s=ArtifactStore(Path({str(project.home / 'artifacts')!r}))\n"
         "w=look(t,None); a=PIPELINE.versions(t,w,s)\n"
-        "u=Task(spec=t.spec.model_copy(update={'gates': t.spec.gates.model_copy(update={'min_gain': 0.2})}),folder=t.folder)\n"
+        "u=Task(spec=t.spec.model_copy(update={'gates': t.spec.gates.model_copy(update={'min_valid_share': 0.5})}),folder=t.folder)\n"
         "b=PIPELINE.versions(u,w,s); print(json.dumps(sorted(k for k in a if a[k]!=b[k])))"
     )
     done = subprocess.run(

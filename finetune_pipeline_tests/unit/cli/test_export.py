@@ -286,7 +286,7 @@ def test_the_newest_model_and_the_one_an_alias_names(run: Run, project: Path, tm
     run_id = client.create_run(client.create_experiment("demo")).info.run_id
     adapter = made.all_versions(TASK, "adapter")[-1]
     registry.register(
-        tracking, TASK, adapter=adapter.path("adapter"), merged=old.folder, base=project / "base", base_identity={},
+        tracking, TASK, kind="lora", adapter=adapter.path("adapter"), merged=old.folder, base=project / "base", base_identity={},
         adapter_version=adapter.version, system_prompt=SYSTEM, max_new_tokens=6, run_id=run_id,
         tags={"gates": "passed", "merged_version": old.version, "adapter_version": adapter.version},
     )  # fmt: skip
