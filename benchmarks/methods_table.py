@@ -221,8 +221,8 @@ def main() -> None:
         rows.append(one_method(method, task, place / "base", splits, store, folder, a.passes))
         print(f"{method}: done", flush=True)
     parameters = read_json(place / "base" / "result.json")["parameters"]
-    print(f"\n{datetime.date.today()}, {name} ({parameters:,} parameters), {a.task}, "
-          f"{len(read_examples(splits / 'train' / 'examples.jsonl'))} training rows, one thread")  # fmt: skip
+    number = len(read_examples(examples_of(splits.folder, "train")))
+    print(f"\n{datetime.date.today()}, {name} ({parameters:,} parameters), {a.task}, {number} training rows, one thread")
     print(table(rows))
     write_json(place / "rows.json", rows)
     if a.write:
