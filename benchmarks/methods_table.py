@@ -222,7 +222,9 @@ def main() -> None:
         print(f"{method}: done", flush=True)
     parameters = read_json(place / "base" / "result.json")["parameters"]
     number = len(read_examples(examples_of(splits.folder, "train")))
-    print(f"\n{datetime.date.today()}, {name} ({parameters:,} parameters), {a.task}, {number} training rows, one thread")
+    print(
+        f"\n{datetime.date.today()}, {name} ({parameters:,} parameters), {a.task}, {number} training rows, one thread"
+    )
     print(table(rows))
     write_json(place / "rows.json", rows)
     if a.write:
