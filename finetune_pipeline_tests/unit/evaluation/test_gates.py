@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import pytest
 
@@ -267,6 +268,31 @@ def test_all_named_metrics_must_gain_by_holms_levels():
     told["decisions"]["baseline"]["shown"] = False
     refused = _gate("beats_baseline", told, of)
     assert (refused.passed, refused.measured) == (False, -0.01)
+
+
+def test_the_metric_with_the_lowest_bound_is_the_one_measured(good):
+    told = copy.deepcopy(good)
+    first = told["decisions"]["baseline"]["metrics"][0]
+    told["decisions"]["baseline"]["metrics"] = [first | {"interval": [0.05, 0.06]}, first | {"interval": [0.01, 0.3]}]
+    assert _gate("beats_baseline", told).measured == 0.01
+
+
+def test_sizes_are_told_without_a_sign_and_bounds_as_they_are(good):
+    told = copy.deepcopy(good)
+    told["decisions"]["baseline"]["metrics"][0]["interval"] = [-0.1, 0.2]
+    assert re.search(r"shows gains of \d", _gate("beats_baseline", told).message)
+    seal = good["seal"] | {"candidates": 2, "optimism": 0.1}
+    assert re.search(r"by up to \d", _gate("sealed_test_openings", good | {"seal": seal}).message)
+    assert all(", 95% interval" in g["default"] for g in table() if g["name"] in ("beats_baseline", "beats_champion"))
+
+
+@pytest.mark.parametrize("asked", [0.97, 1.0])
+def test_the_lower_bound_is_measured_also_where_the_test_is_too_small(asked):
+    pairs = [("bug", "bug")] * 60
+    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")], linear=None)
+    gate = _gate("format_compliance", told, spec(gates={"min_valid_share": asked}))
+    low = wilson_interval(60, 60)[0]
+    assert gate.measured == pytest.approx(low) and f"surely {percent(low)} or more of all" in gate.message
 
 
 def test_values_on_the_threshold_pass_where_at_least_is_asked_for():

@@ -116,3 +116,22 @@ def test_too_few_ratings_and_too_few_accepted_answers_are_stopped() -> None:
 )
 def test_ratings_that_are_not_there_do_not_pass(told: dict[str, Any]) -> None:
     assert not human_review(spec(min_rated=30), told).passed
+
+
+def test_what_may_be_lost_is_told_only_where_it_is_open() -> None:
+    assert "not shown either" not in general_ability(spec(), ability(0.02, -0.02, 0.06)).message
+    assert "not shown either" not in general_ability(spec(), ability(0.15, 0.1, 0.2)).message  # all of it is shown
+    told = general_ability(spec(), {"ability": {"items": 9, "drop": 0.0, "interval": [-0.04, 0.04]}})
+    assert "on 0 questions" in told.message
+    assert "a loss of 10.0 points must be ruled out" in told.message
+
+
+def test_text_at_the_limit_is_not_below_it_and_any_positive_cost_is_one() -> None:
+    at = ability(0.0, -0.04, 0.04, text=text(1.0, 0.3, 0.5))
+    assert not general_ability(spec(max_text_loss=0.5), at).passed
+    assert general_ability(spec(), ability(0.0, -0.04, 0.04, text=text(0.9, 0.1, 0.2))).passed
+
+
+def test_a_number_of_ratings_that_is_none_reads_as_none() -> None:
+    told = human_review(spec(min_rated=30), {"people": {"random": {"n": "40"}}})
+    assert "judged 0 of 30 answers" in told.message
