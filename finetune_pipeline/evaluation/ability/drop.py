@@ -95,12 +95,18 @@ def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, 
 
 
 def _categories(pairs: Sequence[tuple[Row, Row]]) -> dict[str, dict[str, Any]]:
-    by_name: dict[str, list[tuple[Row, Row]]] = defaultdict(list)
+    """Each category before and after; where one holds questions and texts, the texts stand apart as `… (text)`."""
+    by_kind: dict[tuple[str, str], list[tuple[Row, Row]]] = defaultdict(list)
     for a, b in pairs:
-        by_name[a["category"]].append((a, b))
+        by_kind[a["category"], "right" if a["right"] is not None else "bits_per_byte"].append((a, b))
     told = {}
-    for name, of in by_name.items():
-        key = "right" if of[0][0]["right"] is not None else "bits_per_byte"
+    for (category, key), of in by_kind.items():
+        mixed = key == "bits_per_byte" and (category, "right") in by_kind
         before, after = (sum(row[key] for row in side) / len(of) for side in zip(*of, strict=True))
-        told[name] = {"n": len(of), "unit": "accuracy" if key == "right" else key, "before": before, "after": after}
+        told[f"{category} (text)" if mixed else category] = {
+            "n": len(of),
+            "unit": "accuracy" if key == "right" else key,
+            "before": before,
+            "after": after,
+        }
     return told

@@ -73,3 +73,13 @@ def test_other_items_cannot_be_compared() -> None:
         ability_drop([choice(0, True), choice(1, True)], [choice(0, True)] * 2)
     with pytest.raises(ValueError, match="cannot be measured"):
         ability_drop([text(0, 1.0)], [text(0, 1.0)])
+
+
+def test_a_category_of_questions_and_texts_is_told_apart() -> None:
+    before = [choice(0, True), choice(2, False), text(4, 1.0) | {"category": "even"}]
+    after = [choice(0, False), choice(2, False), text(4, 1.5) | {"category": "even"}]
+    told = ability_drop(before, after)["categories"]
+    assert told == {
+        "even": {"n": 2, "unit": "accuracy", "before": 0.5, "after": 0.0},
+        "even (text)": {"n": 1, "unit": "bits_per_byte", "before": 1.0, "after": 1.5},
+    }
