@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,30 @@ def as_metadata(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
     return shown
 
 
+_NOT_IN_NAMES = re.compile(r"[^\w.\- :]")
+_LONGEST_NAME = 250
+"""MLflow refuses other characters and longer names. A slash it takes, but not every path."""
+
+
 def numbers(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """All finite numbers in nested facts, under dotted names, for MLflow's metrics. Lists are left out."""
+    """All finite numbers in nested facts, under dotted names, for MLflow's metrics. Lists are left out.
+
+    Names come from labels and files of users: characters MLflow refuses become `_`, long names are cut, and of names that
+    are then alike the later ones get a number.
+    """
     found: dict[str, float] = {}
+    for name, value in _numbers(facts, prefix):
+        plain = _NOT_IN_NAMES.sub("_", name)[:_LONGEST_NAME]
+        unique, n = plain, 2
+        while unique in found:
+            unique, n = f"{plain[: _LONGEST_NAME - 8]}_{n}", n + 1
+        found[unique] = value
+    return found
+
+
+def _numbers(facts: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
     for name, value in facts.items():
         if isinstance(value, Mapping):
-            found |= numbers(value, f"{prefix}{name}.")
+            yield from _numbers(value, f"{prefix}{name}.")
         elif isinstance(value, int | float) and math.isfinite(value):
-            found[f"{prefix}{name}"] = float(value)
-    return found
+            yield f"{prefix}{name}", float(value)

@@ -66,7 +66,7 @@ def test_people_decide_and_only_what_follows_is_made_anew(project: Project, tmp_
     page = (project.artifact("evaluation_report") / "report.html").read_text()
     assert "Judgement by people" in page
     assert "General ability" in page
-    assert "people accept 100.0% of the fine-tuned model" in page
+    assert "people accept 100% of the fine-tuned model" in page
 
 
 def test_benchmark_files_that_cannot_be_read_stop_the_run_at_once(project: Project) -> None:
