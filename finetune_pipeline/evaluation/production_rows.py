@@ -1,0 +1,220 @@
+"""Recent production rows whose right answer is known: the second set on which candidate, champion and base meet.
+
+The sealed test says how good a model is on what was collected; these rows say how good it is on what is asked now. The
+truth of a row is what a person said of it: a correction, or a confirmation (a correction equal to the answer).
+
+People correct what is wrong far more often than they confirm what is right, so that on corrected rows the model that
+answered them loses by selection. The comparison therefore can only speak against a candidate, never for one: see
+:func:`judge`. How many rows were confirmed is told beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from finetune_pipeline.data.answer_rules import form_problems
+from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.data.shingles import exact_form
+from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.spec.model import TaskSpec
+
+MOST, PER_USER, FEWEST = 200, 5, 20
+"""Rows taken at most, rows of one user at most, and rows under which nothing is said."""
+
+_NO_TRUTH, _FORM, _OLD, _TRAINED, _REPEATED, _USER, _BEYOND = (
+    "without_truth",
+    "truth_out_of_form",
+    "before_the_training_data",
+    "in_the_training_set",
+    "repeated",
+    "more_of_one_user",
+    "beyond_the_limit",
+)
+
+
+@dataclass(frozen=True)
+class ProductionRows:
+    """Chosen rows ({id, input, truth, user, timestamp, model_version, confirmed}, newest first), and how many were left out
+    for which reason. looked_at = len(rows) + the sum of left_out."""
+
+    rows: list[dict[str, Any]]
+    left_out: dict[str, int]
+    looked_at: int
+
+    @property
+    def confirmed(self) -> int:
+        """Rows whose answer a person found right."""
+        return sum(bool(row["confirmed"]) for row in self.rows)
+
+    def facts(self) -> dict[str, Any]:
+        """{rows, confirmed, looked_at, left_out, first, last} for a report; times are those of the rows."""
+        times = [row["timestamp"] for row in self.rows]
+        return {
+            "rows": len(self.rows),
+            "confirmed": self.confirmed,
+            "looked_at": self.looked_at,
+            "left_out": dict(self.left_out),
+            "first": min(times, key=moment, default=None),
+            "last": max(times, key=moment, default=None),
+        }
+
+
+def moment(timestamp: str) -> float:
+    """Seconds since 1970 of an RFC 3339 time. Raises ValueError for anything else."""
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
+def rows_with_truth(
+    spec: TaskSpec,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    trained: Collection[str],
+    after: float | None = None,
+    most: int = MOST,
+    per_user: int = PER_USER,
+) -> ProductionRows:
+    """Production rows that can judge a model.
+
+    rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; a row that reads
+    like one of them is left out. after: seconds since 1970; rows until then may lie in the champion's training data. Of
+    one user at most `per_user` rows count, of equal texts the newest, and in all the newest `most`. Which rows of a user
+    are taken follows from their ids alone, never from the answers.
+    """
+    known = {exact_form(text) for text in trained}
+    left: Counter[str] = Counter()
+    usable = []
+    looked = 0
+    for row in rows:
+        looked += 1
+        truth, text = row.get("correction"), exact_form(str(row["input"]))
+        if not truth or not text:
+            left[_NO_TRUTH] += 1
+        elif form_problems(truth, spec.output):
+            left[_FORM] += 1
+        elif after is not None and moment(row["timestamp"]) <= after:
+            left[_OLD] += 1
+        elif text in known:
+            left[_TRAINED] += 1
+        else:
+            usable.append((text, row))
+    usable.sort(key=lambda pair: (moment(pair[1]["timestamp"]), str(pair[1]["id"])), reverse=True)
+    seen: set[str] = set()
+    single = []
+    for text, row in usable:
+        if text in seen:
+            left[_REPEATED] += 1
+        else:
+            seen.add(text)
+            single.append(row)
+    allowed = _within_users(single, per_user)
+    chosen: list[dict[str, Any]] = []
+    for row in single:
+        if str(row["id"]) not in allowed:
+            left[_USER] += 1
+        elif len(chosen) >= most:
+            left[_BEYOND] += 1
+        else:
+            chosen.append(_told(row))
+    return ProductionRows(chosen, dict(left), looked)
+
+
+def _within_users(rows: Sequence[Mapping[str, Any]], per_user: int) -> set[str]:
+    """Ids of at most `per_user` rows of every user, by the hash of the id; rows without a user are all in."""
+    taken: Counter[str] = Counter()
+    allowed = set()
+    for row in sorted(rows, key=lambda r: hashlib.sha256(str(r["id"]).encode()).hexdigest()):
+        user = row.get("user")
+        if user is None or taken[user] < per_user:
+            allowed.add(str(row["id"]))
+            taken[user or ""] += user is not None
+    return allowed
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    truth = str(row["correction"]).strip()
+    return {
+        "id": str(row["id"]),
+        "input": str(row["input"]),
+        "truth": truth,
+        "user": row.get("user"),
+        "timestamp": str(row["timestamp"]),
+        "model_version": str(row["model_version"]),
+        "confirmed": truth == str(row["output"]).strip(),
+    }
+
+
+def as_examples(spec: TaskSpec, chosen: ProductionRows) -> list[Example]:
+    """The chosen rows as examples a prediction job can answer, in their order. An example's tag ``log:<id>`` names its row."""
+    examples = []
+    for row in chosen.rows:
+        messages = [
+            {"role": "system", "content": spec.system_prompt},
+            {"role": "user", "content": row["input"]},
+            {"role": "assistant", "content": row["truth"]},
+        ]
+        label = row["truth"] if spec.labels else None
+        examples.append(
+            Example(example_id(messages), messages, label=label, origin="production", tags=[f"log:{row['id']}"])
+        )
+    return examples
+
+
+def sources_of(chosen: ProductionRows, examples: Sequence[Example]) -> dict[str, str]:
+    """What counts as one source for the intervals, by example id: the user where it is known, else the row itself."""
+    return {
+        e.id: f"row:{row['id']}" if row["user"] is None else f"user:{row['user']}"
+        for e, row in zip(examples, chosen.rows, strict=True)
+    }
+
+
+def compare_models(
+    spec: TaskSpec,
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+    chosen: ProductionRows,
+    sources: Mapping[str, str],
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Paired comparisons of the candidate with champion and base on the same production rows.
+
+    predictions: {"base": rows, "candidate": rows, "champion": rows}, as the predictions table holds them; the champion
+    may be missing. Returns {n, judged, rows (see ProductionRows.facts), comparisons {name: compare.compare}}; under 20
+    rows nothing is judged.
+    """
+    candidate = predictions["candidate"]
+    told: dict[str, Any] = {"n": len(candidate), "judged": len(candidate) >= FEWEST, "rows": chosen.facts()}
+    told["comparisons"] = (
+        {
+            name: compare(rows, candidate, spec.output, confidence, spec.metric, sources)
+            for name, rows in predictions.items()
+            if name != "candidate"
+        }
+        if told["judged"]
+        else {}
+    )
+    return told
+
+
+def judge(told: Mapping[str, Any], other: str = "champion") -> tuple[bool, str]:
+    """(passed, sentence) for a gate: refuses a candidate that is shown to be worse than `other` on production rows.
+
+    Worse is shown when the whole interval of the gain lies below zero. Corrected rows favour whoever did not answer them,
+    which is the candidate: that it loses all the same is evidence, that it wins is not, and nobody is promoted by it.
+    """
+    rows = told["rows"]
+    if not told["judged"]:
+        return True, f"{rows['rows']} recent production rows with a known answer; fewer than {FEWEST} tell nothing."
+    found = told["comparisons"].get(other)
+    if found is None:
+        return True, f"there is no {other} to compare with on production rows."
+    low, high = found["interval"]
+    sentence = (
+        f"{found['n']} recent production rows ({rows['confirmed']} confirmed, the others corrected): "
+        f"{100 * found['gain']:+.1f} points against the {other} ({100 * low:+.1f} to {100 * high:+.1f}), "
+        f"{len(found['broken'])} of its right answers lost"
+    )
+    return bool(high >= 0), sentence
