@@ -10,32 +10,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from finetune_pipeline import progress
+from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.training.reporting import say
 
 Ids = list[int]
-
-
-@dataclass
-class Answer:
-    """What the model made of one prompt. status: ok, empty, truncated (no end-of-turn within max_new_tokens), error.
-
-    label_scores: log-likelihood in nats of each label with its end-of-turn token; empty without labels or on error.
-    """
-
-    text: str = ""
-    status: str = "ok"
-    error: str = ""
-    label_scores: list[float] = field(default_factory=list)
-    new_tokens: int = 0
-    prompt_tokens: int = 0
-    new_ids: Ids = field(default_factory=list)
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:

@@ -1,0 +1,22 @@
+"""What a model made of one prompt, whatever engine ran it. No torch: assets and the command line may import this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Answer:
+    """status: ok, empty, truncated (no end-of-turn within max_new_tokens), error (nothing came; `error` says why).
+
+    label_scores: log-likelihood in nats of each label with its end-of-turn token; empty without labels, on error, and
+    where an engine does not give them. new_ids: the generated tokens, end-of-turn included, where the engine tells.
+    """
+
+    text: str = ""
+    status: str = "ok"
+    error: str = ""
+    label_scores: list[float] = field(default_factory=list)
+    new_tokens: int = 0
+    prompt_tokens: int = 0
+    new_ids: list[int] = field(default_factory=list)

@@ -1,0 +1,196 @@
+"""An API model's answers over real HTTP: what fails is a failed row, what may have cost is not sent twice."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.generated import Answer
+from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, EndpointError, answer_all, models_of
+from finetune_pipeline_tests.openai_server import completion, openai_server
+
+KEY = "sk-test-do-not-tell"
+
+
+def asked(text: str) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": "Sort."}, {"role": "user", "content": text, "weight": 1}]
+
+
+def last(body: dict[str, Any]) -> str:
+    return body["messages"][-1]["content"]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENDPOINT_KEY", KEY)
+
+
+def test_answers_come_in_order_greedily_and_with_what_they_cost() -> None:
+    with openai_server(lambda body, seen: last(body).upper()) as server:
+        endpoint = Endpoint(server.url, "small", "ENDPOINT_KEY", concurrency=3)
+        kept: dict[int, str] = {}
+        answers, spent = answer_all(
+            endpoint, [asked(f"t{n}") for n in range(12)], 9, keep=lambda i, a: kept.update({i: a.text})
+        )
+        assert [a.text for a in answers] == [f"T{n}" for n in range(12)]
+        assert {(a.status, a.prompt_tokens, a.new_tokens, tuple(a.label_scores)) for a in answers} == {("ok", 7, 3, ())}
+        assert kept == dict(enumerate(f"T{n}" for n in range(12)))
+        assert spent.to_dict() == {
+            "requests": 12,
+            "repeated": 0,
+            "prompt_tokens": 84,
+            "new_tokens": 36,
+            "untold": 0,
+        }
+        sent = server.requests[0]
+        assert (sent["path"], sent["key"]) == ("/v1/chat/completions", f"Bearer {KEY}")
+        assert (sent["model"], sent["max_tokens"], sent["temperature"]) == ("small", 9, 0)
+        assert sent["messages"][0] == {"role": "system", "content": "Sort."}
+        assert set(sent["messages"][1]) == {"role", "content"}
+        assert server.most_at_once <= 3
+        assert models_of(endpoint) == ["large", "small"]
+
+
+FAULTS: dict[str, Any] = {
+    "server": (500, {}, b'{"error": "oops, your key is ' + KEY.encode() + b'"}'),
+    "bad": (400, {}, b"too long"),
+    "moved": (307, {"Location": "http://127.0.0.1:9/v1/chat/completions"}, b""),
+    "garbage": (200, {}, b"<html>login</html>"),
+    "no choices": {"choices": []},
+    "list": (200, {}, b"[1]"),
+    "number": completion(3),  # type: ignore[arg-type]
+    "silence": 4.0,
+    "drip": [b"HTTP/1.0 200 OK\r\n\r\n", *[b" "] * 60],
+    "half": (200, {"Content-Length": "900"}, b'{"choices": [{"message": {"content": "how'),
+    "filter": completion("how_to", "content_filter"),
+    "call": completion(None, "tool_calls", tool_calls=[{"function": {"name": "f", "arguments": "{}"}}]),
+    "empty": completion("  "),
+    "null": completion(None),
+    "long": completion("how_to and", "length"),
+    "declines": completion(None, refusal="I cannot."),
+}
+TOLD = {
+    "server": ("error", "refused: 500"),
+    "bad": ("error", "refused: 400: too long"),
+    "moved": ("error", "refused: 307"),
+    "garbage": ("error", "garbled"),
+    "no choices": ("error", "garbled"),
+    "list": ("error", "garbled"),
+    "number": ("error", "garbled"),
+    "silence": ("error", "timeout"),
+    "drip": ("error", "timeout"),
+    "half": ("error", "garbled"),
+    "filter": ("error", "filtered"),
+    "call": ("error", "called_tool"),
+    "empty": ("empty", ""),
+    "null": ("empty", ""),
+    "long": ("truncated", ""),
+    "declines": ("ok", ""),
+}
+
+
+def test_every_fault_is_a_failed_row_and_no_paid_request_is_sent_twice() -> None:
+    def mind(body: dict[str, Any], seen: int) -> Any:
+        return FAULTS.get(last(body), "how_to")
+
+    names = ["fine", *FAULTS, "fine too"]
+    with openai_server(mind) as server:
+        endpoint = Endpoint(server.url, "small", "ENDPOINT_KEY", timeout=2, concurrency=2)
+        answers, spent = answer_all(endpoint, [asked(n) for n in names], 9)
+        assert sorted(last(r) for r in server.requests) == sorted(names)  # each once
+    by_name: dict[str, Answer] = dict(zip(names, answers, strict=True))
+    assert by_name["fine"].text == by_name["fine too"].text == "how_to"
+    for name, (status, error) in TOLD.items():
+        assert (by_name[name].status, by_name[name].error[: len(error)]) == (status, error), name
+        assert not (status == "error" and by_name[name].text)
+    assert KEY not in json.dumps([a.error for a in answers]) and "[key]" in by_name["server"].error
+    assert by_name["declines"].text == "I cannot."
+    # what a failed request cost, nobody knows: 500, 307, garbage, no choices, list, silence, drip, half
+    assert (spent.requests, spent.repeated, spent.untold) == (18, 0, 8)
+
+
+def test_busy_endpoints_and_broken_connections_are_tried_again() -> None:
+    def mind(body: dict[str, Any], seen: int) -> Any:
+        if last(body) == "busy" and seen < 2:
+            return 429 if seen else 503, {"Retry-After": "0.01"}, b"slow down"
+        if last(body) == "always busy":
+            return 429, {"Retry-After": "0"}, b"no"
+        return "how_to"
+
+    with openai_server(mind) as server:
+        endpoint = Endpoint(server.url, "small", concurrency=1)
+        answers, spent = answer_all(endpoint, [asked("busy"), asked("always busy"), asked("x")], 9)
+        assert [(a.text, a.status) for a in answers] == [("how_to", "ok"), ("", "error"), ("how_to", "ok")]
+        assert answers[1].error.startswith("refused: 429")
+        assert (spent.requests, spent.repeated, spent.prompt_tokens) == (3 + 4 + 1, 5, 14)
+        server.failing_lists = 2
+        assert models_of(Endpoint(server.url, "small", timeout=5)) == ["large", "small"]  # free, hence after a 500, too
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        gone = Endpoint(f"http://127.0.0.1:{free.getsockname()[1]}/v1", "small", tries=1)
+        (answer,), spent = answer_all(gone, [asked("x")], 9)
+        assert answer.error.startswith("unreachable") and spent.prompt_tokens == 0
+        with pytest.raises(EndpointError, match="unreachable"):
+            models_of(gone)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ((401, {}, b"Incorrect API key provided: " + KEY.encode()), "401: Incorrect API key provided: \\[key\\]"),
+        ((404, {}, b"no such model"), "404: no such model"),
+        ((429, {}, b'{"error": {"code": "insufficient_quota"}}'), "insufficient_quota"),
+        ((500, {}, b"down"), "500: down"),
+    ],
+)
+def test_what_no_row_can_survive_stops_at_once(reply: Any, said: str) -> None:
+    with openai_server(lambda body, seen: reply) as server:
+        endpoint = Endpoint(server.url, "small", "ENDPOINT_KEY", concurrency=2)
+        with pytest.raises(EndpointError, match=said) as caught:
+            answer_all(endpoint, [asked(f"t{n}") for n in range(60)], 9)
+        assert KEY not in str(caught.value)
+        assert len(server.requests) <= 8
+
+
+def test_budget_of_rows_and_tokens_is_never_exceeded() -> None:
+    with openai_server(
+        lambda body, seen: completion("how_to", usage=(90, 3) if last(body) != "t1" else None)
+    ) as server:
+        endpoint = Endpoint(server.url, "small", concurrency=2)
+        rows = [asked(f"t{n}") for n in range(20)]
+        with pytest.raises(ValueError, match="20 rows .* more than the 19"):
+            answer_all(endpoint, rows, 9, budget=Budget(rows=19))
+        assert not server.requests
+        answers, spent = answer_all(endpoint, rows, 9, budget=Budget(rows=20, tokens=1000))
+        done = [a for a in answers if a.status == "ok"]
+        assert 5 <= len(done) == len(server.requests) < 20
+        assert spent.prompt_tokens + spent.new_tokens <= 1000 and spent.untold == 1
+        assert {a.error.partition(":")[0] for a in answers if a.status == "error"} == {"budget"}
+
+
+def test_addresses_and_keys_that_cannot_be_right() -> None:
+    for url in ("http://example.com/v1", "ftp://example.com", "example.com", "https://me:secret@example.com/v1"):
+        with pytest.raises(ValueError):
+            Endpoint(url, "small")
+    with pytest.raises(ValueError, match="NO_SUCH_KEY is not set"):
+        Endpoint("https://example.com/v1", "small", "NO_SUCH_KEY")
+
+
+def test_a_key_with_a_line_break_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENDPOINT_KEY", KEY + "\n")
+    with pytest.raises(ValueError, match="holds no key") as caught:
+        Endpoint("https://example.com/v1", "small", "ENDPOINT_KEY")
+    assert KEY not in str(caught.value)
+    assert KEY not in repr(Endpoint("https://example.com/v1", "small"))
+
+
+def test_fields_of_the_request_can_be_replaced() -> None:
+    with openai_server(lambda body, seen: "a") as server:
+        body = {"max_tokens": None, "temperature": None, "max_completion_tokens": 5}
+        answer_all(Endpoint(server.url, "small", body=body), [asked("x")], 9, tools=[[{"type": "function"}]])
+        sent = server.requests[0]
+        assert {"max_tokens", "temperature"}.isdisjoint(sent)
+        assert (sent["max_completion_tokens"], sent["tools"]) == (5, [{"type": "function"}])
