@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+ANSWERS_MIB = 512
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -25,6 +26,7 @@ class Settings:
     artifact_location: Path
     devices: tuple[str, ...]
     parallel: str = "auto"
+    answers_mib: int = ANSWERS_MIB
 
     @property
     def artifacts(self) -> Path:
@@ -57,6 +59,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         artifact_location=home / "mlflow" / "artifacts",
         devices=_devices(env.get("FINETUNE_DEVICES", "")),
         parallel=_parallel(env.get("FINETUNE_PARALLEL", "").strip()),
+        answers_mib=_answers_mib(env.get("FINETUNE_ANSWERS_MIB", "").strip()),
     )
 
 
@@ -103,3 +106,11 @@ def _parallel(told: str) -> str:
     if told in ("", "auto", "ddp", "fsdp2"):
         return told or "auto"
     raise ValueError(f"FINETUNE_PARALLEL={told!r}: write ddp, fsdp2, or auto (by what fits on one device)")
+
+
+def _answers_mib(told: str) -> int:
+    if not told:
+        return ANSWERS_MIB
+    if told.isascii() and told.isdigit():
+        return int(told)
+    raise ValueError(f"FINETUNE_ANSWERS_MIB={told!r}: write a whole number of MiB; 0 keeps no answers")

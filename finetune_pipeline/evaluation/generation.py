@@ -9,7 +9,7 @@ text and, to rounding, the scores of the plain way (one row at a time, every lab
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,15 +174,20 @@ def generate_and_score(
     batch_size: int,
     stage: str = "predictions",
     name: str = "",
+    known: Mapping[int, Answer] | None = None,
+    keep: Callable[[Mapping[int, Answer]], None] | None = None,
 ) -> list[Answer]:
     """One :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
 
     labels: per prompt, the token ids of every label after it, end-of-turn token included; None for free text. A batch
     that raises is tried again row by row, so that one bad row loses no other; rows that still fail get status error.
+    known: answers by place that need not be computed; where they came of whole batches, as after a kill, the others are
+    computed in the batches they would have been in anyway, to the same bits. keep: called with the answers of each batch.
     """
     model.eval()
     ends = end_tokens(model, tokenizer)
-    answers = [Answer(prompt_tokens=len(p)) for p in prompts]
+    found = known or {}
+    answers = [found.get(i) or Answer(prompt_tokens=len(p)) for i, p in enumerate(prompts)]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     order = []
     for i, prompt in enumerate(prompts):
@@ -212,8 +217,8 @@ def generate_and_score(
         for i, ids, score in zip(rows, texts, scores, strict=True):
             _fill(answers[i], tokenizer, ids, score, ends)
 
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    done = len(found)
+    for rows in _batches(order, batch_size, found):
         try:
             work(rows)
         except Exception as error:  # noqa: BLE001 - the rows are tried one by one; what fails is told in its row
@@ -225,8 +230,21 @@ def generate_and_score(
                     answers[i] = Answer(
                         status="error", error=f"{type(reason).__name__}: {reason}", prompt_tokens=len(prompts[i])
                     )
-        progress.tell(stage, name, step=min(start + batch_size, len(order)), of=len(order))
+        done += len(rows)
+        progress.tell(stage, name, step=done, of=len(order))
+        if keep is not None:
+            keep({i: answers[i] for i in rows})
     return answers
+
+
+def _batches(order: Sequence[int], size: int, known: Container[int]) -> list[list[int]]:
+    """Rows to compute, in batches: those of the full order where none is known in part, else of the missing rows alone."""
+    full = [list(order[at : at + size]) for at in range(0, len(order), size)]
+    missing = [[i for i in rows if i not in known] for rows in full]
+    if all(not some or len(some) == len(rows) for some, rows in zip(missing, full, strict=True)):
+        return [rows for rows in missing if rows]
+    rest = [i for rows in missing for i in rows]
+    return [rest[at : at + size] for at in range(0, len(rest), size)]
 
 
 def _scores(logits: list[list[torch.Tensor]], texts: Sequence[Sequence[Ids]]) -> list[list[float]]:

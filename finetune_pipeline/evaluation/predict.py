@@ -9,11 +9,12 @@ from typing import Any
 
 from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.baseline import build_shots
-from finetune_pipeline.evaluation.generation import Answer, common_prefix, generate_and_score
+from finetune_pipeline.evaluation.generated import Answer
+from finetune_pipeline.evaluation.generation import common_prefix
 from finetune_pipeline.evaluation.predictions import write_predictions
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.reporting import say
 
@@ -31,27 +32,30 @@ def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, str]]:
     return [dict(m) for shot in shots for m in shot.messages if m["role"] != "system"]
 
 
-def predict(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a job of :func:`finetune_pipeline.training.jobs.predict_job`. Returns the facts."""
+def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job of :func:`finetune_pipeline.training.jobs.predict_job`. Returns (facts, measured)."""
     examples = _examples(job)
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
-    loaded: tuple[tuple[str, str | None], Any, Any] | None = None
+    cache, seen = open_cache(job.get("answers"))
+    seconds: dict[str, dict[str, float]] = {}
+    asked: Answerer | None = None
     for one in job["sets"]:
-        which = one["model"], one.get("adapter")
-        if loaded is None or loaded[0] != which:
-            loaded = None  # the memory of the last model is needed for the next
-            folder, prefix = Path(which[0]), Path(which[1]) if which[1] else None
-            loaded = (which, load_for_prediction(folder, pick_device(), prefix), load_tokenizer(folder))
-        answers, facts["sets"][one["name"]] = _answer(job, one["name"], loaded[1], loaded[2], examples, one["turns"])
-        gold = [gold_text(loaded[2], example) for example in examples]
+        folder, prefix = Path(one["model"]), Path(one["adapter"]) if one.get("adapter") else None
+        if asked is None or (asked.folder, asked.adapter) != (folder, prefix):
+            asked = None  # the memory of the last model is needed for the next
+            asked = Answerer(folder, prefix, cache, seen)
+        before = dict(asked.seconds)
+        answers, facts["sets"][one["name"]] = _answer(job, one["name"], asked, examples, one["turns"])
+        seconds[one["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
+        gold = [gold_text(asked.tokenizer, example) for example in examples]
         rows += [_row(e, one["name"], a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
-    return facts
+    return facts, {"answers": close_cache(cache), "seconds_by_set": seconds}
 
 
-def baseline(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a job of :func:`finetune_pipeline.training.jobs.baseline_job`. Returns the facts."""
+def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job of :func:`finetune_pipeline.training.jobs.baseline_job`. Returns (facts, measured)."""
     train = read_examples(Path(job["train"]))
     by_id = {e.id: e for e in train}
     prompts: dict[str, dict[str, Any]] = {}
@@ -66,13 +70,11 @@ def baseline(job: dict[str, Any]) -> dict[str, Any]:
         prompts[name] = {"shots": k, "ids": ids, "turns": shots_as_turns([by_id[i] for i in ids])}
     write_json(Path(job["out"]) / "prompts.json", prompts)
     sets = [{"name": name, "model": job["base"], "turns": told["turns"]} for name, told in prompts.items()]
-    facts = predict({**job, "sets": sets})
-    return {
-        "rows": facts["rows"],
-        "prompts": {
-            name: {"shots": told["shots"], "ids": told["ids"], **facts["sets"][name]} for name, told in prompts.items()
-        },
+    facts, measured = predict({**job, "sets": sets})
+    by_prompt = {
+        name: {"shots": told["shots"], "ids": told["ids"], **facts["sets"][name]} for name, told in prompts.items()
     }
+    return {"rows": facts["rows"], "prompts": by_prompt}, measured
 
 
 def _examples(job: dict[str, Any]) -> list[Example]:
@@ -86,8 +88,9 @@ def _examples(job: dict[str, Any]) -> list[Example]:
 
 
 def _answer(
-    job: dict[str, Any], name: str, model: Any, tokenizer: Any, examples: Sequence[Example], turns: Sequence[Message]
+    job: dict[str, Any], name: str, asked: Answerer, examples: Sequence[Example], turns: Sequence[Message]
 ) -> tuple[list[Answer], dict[str, Any]]:
+    tokenizer = asked.tokenizer
     messages = [with_turns(e.prompt_messages, turns) for e in examples]
     tools = [e.tools for e in examples]
     prompts = [encode_prompt(tokenizer, m, t) for m, t in zip(messages, tools, strict=True)]
@@ -95,9 +98,7 @@ def _answer(
     say(
         f"{job['stage']}: {name}: {len(prompts)} prompts of {sum(map(len, prompts)) / len(prompts):.0f} tokens on average"
     )
-    answers = generate_and_score(
-        model, tokenizer, prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name
-    )
+    answers = asked.answers(prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name)
     statuses = Counter(a.status for a in answers)
     return answers, {
         "rows": len(answers),

@@ -11,6 +11,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.kinds import served
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.stages.kept_answers import answers_of
 from finetune_pipeline.training.jobs import ability_job
 
 
@@ -53,6 +54,7 @@ def _score(work: Work, model: Path, adapter: Path | None, stage: str) -> dict[st
             suite=work.spec.ability.suite,
             batch_size=work.spec.baseline.batch_size,
             out=work.out,
+            answers=answers_of(work),
             stage=stage,
         )
     )

@@ -18,6 +18,7 @@ from finetune_pipeline.models.chat_templates import read_chat_template, template
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import LabelsOutput
+from finetune_pipeline.stages.kept_answers import answers_of
 from finetune_pipeline.stages.world import base_of
 from finetune_pipeline.training.jobs import base_job, baseline_job
 
@@ -64,6 +65,7 @@ def make_few_shot_baseline(work: Work) -> dict[str, Any]:
             labels=spec.labels,
             max_new_tokens=answer_length(spec),
             batch_size=spec.baseline.batch_size,
+            answers=answers_of(work),
             out=work.out,
         )
     )

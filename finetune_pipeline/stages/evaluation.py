@@ -22,6 +22,7 @@ from finetune_pipeline.reports.markdown import render_markdown
 from finetune_pipeline.reports.sentences import caveats, verdict_sentences
 from finetune_pipeline.stages.baseline import answer_length, best_turns
 from finetune_pipeline.stages.data import sealing_key
+from finetune_pipeline.stages.kept_answers import answers_of
 from finetune_pipeline.training.jobs import predict_job, prompt_set
 
 DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
@@ -60,6 +61,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
                 labels=spec.labels,
                 max_new_tokens=answer_length(spec),
                 batch_size=spec.baseline.batch_size,
+                answers=answers_of(work, test=True),
                 out=work.out,
             )
         )

@@ -67,15 +67,15 @@ def run(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         case "baseline":
             from finetune_pipeline.evaluation.predict import baseline
 
-            return baseline(job), {}
+            return baseline(job)
         case "predict":
             from finetune_pipeline.evaluation.predict import predict
 
-            return predict(job), {}
+            return predict(job)
         case "ability":
             from finetune_pipeline.evaluation.ability.scoring import ability
 
-            return ability(job), {}
+            return ability(job)
     raise JobError(f"unknown action {job['action']!r}; actions: {', '.join(ACTIONS)}")
 
 

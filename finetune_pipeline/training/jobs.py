@@ -45,6 +45,16 @@ def base_job(
     return job | ({"chat_template": chat_template} if chat_template is not None else {})
 
 
+def kept_answers(*, folder: Path, key_file: Path, scope: str, limit_mib: int) -> dict[str, Any] | None:
+    """Where a job that asks a model keeps answers (:mod:`finetune_pipeline.evaluation.answer_cache`); None: nowhere.
+
+    key_file: the store's key. scope: only jobs with the same one find the answers.
+    """
+    if not limit_mib:
+        return None
+    return {"folder": _path(folder), "key_file": _path(key_file), "scope": scope, "limit_mib": limit_mib}
+
+
 def baseline_job(
     *,
     base: Path,
@@ -57,11 +67,13 @@ def baseline_job(
     batch_size: int,
     out: Path,
     limit: int | None = None,
+    answers: Mapping[str, Any] | None = None,
     stage: str = "few_shot_baseline",
 ) -> Job:
     """Prompt the base model with each number of shots (0: zero-shot), on `examples` (the validation split).
 
     Shots are drawn from `train`: label after label in turn, seeded. `limit`: only the first rows in order of id.
+    answers: of :func:`kept_answers`. measured.json gets `answers` {known, asked} and `seconds_by_set`.
     Writes out/predictions.parquet, one model name per number of shots (``zero_shot``, ``8_shot``), and
     out/prompts.json {name: {shots: k, ids: [...], turns: [message, ...]}}; give ``turns`` of the best one to
     :func:`prompt_set` for the test. Facts: rows, prompts {name: {shots, ids, mean_prompt_tokens}}, statuses {name: ...}.
@@ -78,6 +90,7 @@ def baseline_job(
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
         "limit": limit,
+        "answers": dict(answers) if answers else None,
         "out": _path(out),
     }
 
@@ -183,6 +196,7 @@ def predict_job(
     batch_size: int,
     out: Path,
     limit: int | None = None,
+    answers: Mapping[str, Any] | None = None,
     stage: str = "test_predictions",
 ) -> Job:
     """Answer every example with every set of :func:`prompt_set`, in float32, greedily, with the same batch size.
@@ -191,6 +205,7 @@ def predict_job(
     Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order).
     Facts: rows, sets {name: {rows, statuses {ok, truncated, empty, error}, mean_prompt_tokens, mean_new_tokens,
     shared_prefix_tokens}}. An example that cannot be answered gets a row with status ``error``; the others are not lost.
+    answers: of :func:`kept_answers`. measured.json gets `answers` {known, asked} and `seconds_by_set` {name: {load, answer}}.
     """
     names = [s["name"] for s in sets]
     if len(set(names)) != len(names):
@@ -204,6 +219,7 @@ def predict_job(
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
         "limit": limit,
+        "answers": dict(answers) if answers else None,
         "out": _path(out),
     }
 
@@ -217,11 +233,13 @@ def ability_job(
     suite: bool,
     batch_size: int,
     out: Path,
+    answers: Mapping[str, Any] | None = None,
     stage: str = "general_ability",
 ) -> Job:
     """Score a model (with a prefix `adapter` in front of it, or None) on items of general ability, in float32.
 
     files: JSON Lines of benchmarks, at most `limit` rows of each; suite: with the items that ship.
+    answers: of :func:`kept_answers`; measured.json gets `answers` {known, asked}.
     Writes out/ability.jsonl (evaluation.ability.scoring.score_items). Facts: items, items_digest, unscored.
     """
     return {
@@ -233,5 +251,6 @@ def ability_job(
         "limit": limit,
         "suite": suite,
         "batch_size": batch_size,
+        "answers": dict(answers) if answers else None,
         "out": _path(out),
     }

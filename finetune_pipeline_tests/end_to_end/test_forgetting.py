@@ -11,9 +11,9 @@ import torch
 from finetune_pipeline.evaluation.ability.drop import ability_drop
 from finetune_pipeline.evaluation.ability.items import suite
 from finetune_pipeline.evaluation.ability.scoring import score_items
+from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates_beyond_test import general_ability
 from finetune_pipeline.models.base import prepare_base
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.spec.model import TaskSpec
 
 SPEC = TaskSpec.model_validate(
@@ -44,11 +44,11 @@ def overtrain(model: Any, tokenizer: Any) -> None:
 def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], list[dict]]:
     folder: Path = tmp_path_factory.mktemp("base")
     prepare_base("bundled/smollm2-135m-instruct", None, folder, None)
-    model, tokenizer = load_for_prediction(folder, pick_device()), load_tokenizer(folder)
-    before = score_items(model, tokenizer, ITEMS, 16)
+    asked = Answerer(folder)
+    before = score_items(asked, ITEMS, 16)
     torch.manual_seed(0)
-    overtrain(model, tokenizer)
-    return before, score_items(model, tokenizer, ITEMS, 16)
+    overtrain(asked.model, asked.tokenizer)
+    return before, score_items(asked, ITEMS, 16)
 
 
 def test_the_base_model_knows_things_chance_does_not(rows: tuple[list[dict], list[dict]]) -> None:

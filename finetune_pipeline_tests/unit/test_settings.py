@@ -76,3 +76,10 @@ def test_devices_that_share_a_training() -> None:
     assert read_settings({"FINETUNE_PARALLEL": "fsdp2"}).parallel == "fsdp2"
     with pytest.raises(ValueError, match="write ddp, fsdp2, or auto"):
         read_settings({"FINETUNE_PARALLEL": "zero3"})
+
+
+def test_how_much_the_cache_of_answers_may_hold() -> None:
+    assert read_settings({}).answers_mib == 512
+    assert read_settings({"FINETUNE_ANSWERS_MIB": "0"}).answers_mib == 0
+    with pytest.raises(ValueError, match="whole number of MiB"):
+        read_settings({"FINETUNE_ANSWERS_MIB": "1GB"})

@@ -10,26 +10,27 @@ from typing import Any
 
 from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.evaluation.ability.items import ROWS, Item, digest, load_items
-from finetune_pipeline.evaluation.generation import Answer, generate_and_score
+from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
+from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids, to_ids
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 
 
-def ability(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a job of :func:`finetune_pipeline.training.jobs.ability_job`. Returns the facts."""
+def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job of :func:`finetune_pipeline.training.jobs.ability_job`. Returns (facts, measured)."""
     items = load_items([Path(p) for p in job["files"]], job["limit"], job["suite"])
     folder, prefix, out = Path(job["model"]), job.get("adapter"), Path(job["out"])
-    model = load_for_prediction(folder, pick_device(), Path(prefix) if prefix else None)
-    rows = score_items(model, load_tokenizer(folder), items, job["batch_size"], job["stage"])
+    cache, seen = open_cache(job.get("answers"))
+    asked = Answerer(folder, Path(prefix) if prefix else None, cache, seen)
+    rows = score_items(asked, items, job["batch_size"], job["stage"])
     out.mkdir(parents=True, exist_ok=True)
     (out / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     facts = {"items": len(rows), "items_digest": digest(items), "unscored": sum(bool(r["error"]) for r in rows)}
     write_json(out / "ability.json", facts)
-    return facts
+    return facts, {"answers": close_cache(cache)}
 
 
 def score_items(
-    model: Any, tokenizer: Any, items: Sequence[Item], batch_size: int, stage: str = "general_ability"
+    asked: Answerer, items: Sequence[Item], batch_size: int, stage: str = "general_ability"
 ) -> list[dict[str, Any]]:
     """A row per item, in order: id, source, category, right, probability, bits_per_byte, error.
 
@@ -38,16 +39,14 @@ def score_items(
     softmax of the same scores, which moves before `right` does. bits_per_byte: of a text. What does not apply is None.
     error: why an item could not be scored.
     """
-    prompts, texts = zip(*(_encoded(tokenizer, item) for item in items), strict=True)
+    prompts, texts = zip(*(_encoded(asked.tokenizer, item) for item in items), strict=True)
     rows: dict[int, dict[str, Any]] = {}
     # chats share the template's beginning, bare texts nothing: apart, each kind is read as fast as it can be
     for chat in (True, False):
         places = [i for i, item in enumerate(items) if item.chat is chat]
         if not places:
             continue
-        answers = generate_and_score(
-            model,
-            tokenizer,
+        answers = asked.answers(
             [prompts[i] for i in places],
             [texts[i] for i in places],
             max_new_tokens=1,

@@ -45,7 +45,7 @@ def test_baselines(folder: Path, tmp_path: Path) -> None:
     job = baseline_job(
         base=folder / "base", train=folder / "train.jsonl", shots=[0, 3], seed=1, out=tmp_path, **_common(folder)
     )
-    facts = baseline(job)
+    facts, measured = baseline(job)
     rows = read_predictions(tmp_path / "predictions.parquet")
     examples = read_examples(folder / "validation.jsonl")
     assert [(r["model"], r["example_id"]) for r in rows] == [
@@ -64,6 +64,8 @@ def test_baselines(folder: Path, tmp_path: Path) -> None:
     assert told["3_shot"]["mean_prompt_tokens"] > told["zero_shot"]["mean_prompt_tokens"] + 20
     assert told["3_shot"]["shared_prefix_tokens"] > told["zero_shot"]["shared_prefix_tokens"]
     assert sum(told["zero_shot"]["statuses"].values()) == facts["rows"] == 7
+    assert measured["answers"] == {} and list(measured["seconds_by_set"]) == ["zero_shot", "3_shot"]
+    assert measured["seconds_by_set"]["zero_shot"]["answer"] > 0
 
 
 def test_more_shots_than_examples_is_told(folder: Path, tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_several_models_in_one_job(folder: Path, tmp_path: Path) -> None:
         prompt_set(name="candidate", model=folder / "other"),
         prompt_set(name="champion", model=folder / "base"),
     ]
-    facts = predict(predict_job(sets=sets, out=tmp_path, **_common(folder)))
+    facts, _ = predict(predict_job(sets=sets, out=tmp_path, **_common(folder)))
     rows = read_predictions(tmp_path / "predictions.parquet")
     by = {name: [r for r in rows if r["model"] == name] for name in ("base", "candidate", "champion")}
     assert {name: len(some) for name, some in by.items()} == {"base": 7, "candidate": 7, "champion": 7}

@@ -9,7 +9,7 @@ import torch
 
 from finetune_pipeline.evaluation.ability.items import Item
 from finetune_pipeline.evaluation.ability.scoring import score_items
-from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
+from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 ITEMS = [
@@ -21,9 +21,8 @@ ITEMS = [
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    folder = make_tiny_model(tmp_path_factory.mktemp("tiny"))
-    return load_for_prediction(folder, pick_device()), load_tokenizer(folder)
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Answerer:
+    return Answerer(make_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
 def plain(model, tokenizer, before: str, after: str) -> float:
@@ -33,9 +32,9 @@ def plain(model, tokenizer, before: str, after: str) -> float:
     return sum(logits[len(first) - 1 + i, t].item() for i, t in enumerate(rest))
 
 
-def test_scores_equal_the_plain_way(tiny: tuple) -> None:
-    model, tokenizer = tiny
-    rows = {r["id"]: r for r in score_items(model, tokenizer, ITEMS, batch_size=2)}
+def test_scores_equal_the_plain_way(tiny: Answerer) -> None:
+    model, tokenizer = tiny.model, tiny.tokenizer
+    rows = {r["id"]: r for r in score_items(tiny, ITEMS, batch_size=2)}
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": "my invoice is wrong"}], add_generation_prompt=True, tokenize=False
     )
@@ -53,11 +52,10 @@ def test_scores_equal_the_plain_way(tiny: tuple) -> None:
     assert rows["d"]["bits_per_byte"] == pytest.approx(bits, abs=1e-4)
 
 
-def test_an_item_too_long_for_the_model_is_an_error_and_loses_no_other(tiny: tuple) -> None:
-    model, tokenizer = tiny
-    limit = model.config.max_position_embeddings
+def test_an_item_too_long_for_the_model_is_an_error_and_loses_no_other(tiny: Answerer) -> None:
+    limit = tiny.model.config.max_position_embeddings
     long = Item("long", "s", "chat", "invoice " * limit, ("billing", "map"), 0)
-    rows = score_items(model, tokenizer, [ITEMS[0], long], batch_size=2)
+    rows = score_items(tiny, [ITEMS[0], long], batch_size=2)
     assert rows[0]["error"] == ""
     assert "more than" in rows[1]["error"]
     assert rows[1]["right"] is None

@@ -1,0 +1,152 @@
+"""Answers kept by content: what a model has answered once it is not asked again. No torch.
+
+The key of an answer says everything it follows from (:mod:`.answering`), so a hit is what asking again would give, and
+nothing ever has to be declared stale. Test rows are answered through here too, so the file is unreadable like the sealed
+test is: keys are keyed hashes, answers lie under AES-SIV (RFC 5297) with their key as associated data, both derived from
+the store's key file and from a `scope`. Steps of one scope do not find what another has left: nobody but the step that may
+open the test can so much as tell that a text is in it.
+
+One SQLite file: killed writers leave whole batches or nothing, and processes take turns. It is a convenience, so a damaged
+file is put aside and begun anew, and a full disk or a file that cannot be written loses no answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+from finetune_pipeline.artifacts import digest_json
+from finetune_pipeline.evaluation.generated import Answer
+
+FILE = "answers.sqlite"
+UNUSED_DAYS = 90
+"""Answers nobody has asked for in so long are removed."""
+T = TypeVar("T")
+_WAIT_S = 60.0
+_KEPT_WHEN_FULL = 0.8
+_AT_ONCE = 500
+
+
+class AnswerCache:
+    """folder: where the file lies; key: the store's key; scope: who may read it; limit_mib: how large the
+    file may grow (what was used longest ago goes first), 0 keeps nothing.
+
+    hits, misses: of this object. problem: why the file cannot be used, where it cannot.
+    """
+
+    def __init__(self, folder: Path, key: bytes, scope: str, limit_mib: int) -> None:
+        self._path, self._limit = folder / FILE, limit_mib << 20
+        derived = hmac.new(key, f"finetune_pipeline kept answers: {scope}".encode(), hashlib.sha512).digest()
+        self._cipher = AESSIV(derived)
+        self._hash = hmac.new(key, f"finetune_pipeline keys of answers: {scope}".encode(), hashlib.sha256).digest()
+        self.hits = self.misses = 0
+        self.problem = ""
+
+    def key(self, content: Any) -> bytes:
+        """The key of an answer that follows from `content` (plain JSON)."""
+        return hmac.digest(self._hash, digest_json(content).encode(), "sha256")
+
+    def find(self, keys: Sequence[bytes]) -> dict[int, Answer]:
+        """The kept answers, by place in `keys`."""
+
+        def look(file: sqlite3.Connection) -> dict[int, Answer]:
+            rows: dict[bytes, bytes] = {}
+            wanted = sorted(set(keys))
+            for at in range(0, len(wanted), _AT_ONCE):
+                some = wanted[at : at + _AT_ONCE]
+                marks = ",".join("?" * len(some))
+                rows |= dict(file.execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", some))  # noqa: S608
+            known = {i: answer for i, key in enumerate(keys) if (answer := self._read(key, rows.get(key)))}
+            now = int(time.time())
+            file.executemany("UPDATE answers SET used = ? WHERE key = ?", [(now, keys[i]) for i in known])
+            return known
+
+        known = self._do(look) or {}
+        self.hits += len(known)
+        self.misses += len(keys) - len(known)
+        return known
+
+    def keep(self, answers: Mapping[bytes, Answer]) -> None:
+        """Keep answers, all or none of them. Failed ones are not kept: they are tried again."""
+        now = int(time.time())
+        rows = [
+            (key, self._cipher.encrypt(json.dumps(asdict(answer)).encode(), [key]), now)
+            for key, answer in answers.items()
+            if answer.status != "error"
+        ]
+        if rows:
+            self._do(lambda file: file.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows))
+
+    def tidy(self) -> None:
+        """Remove what nobody has used for long, and what is too much."""
+
+        def remove(file: sqlite3.Connection) -> bool:
+            file.execute("DELETE FROM answers WHERE used < ?", [int(time.time()) - UNUSED_DAYS * 86400])
+            held = file.execute("SELECT coalesce(sum(length(answer) + 64), 0) FROM answers").fetchone()[0]
+            gone, least = [], held - self._limit * _KEPT_WHEN_FULL if held > self._limit else 0
+            for rowid, size in file.execute("SELECT rowid, length(answer) + 64 FROM answers ORDER BY used, rowid"):
+                if least <= 0:
+                    break
+                gone.append([rowid])
+                least -= size
+            file.executemany("DELETE FROM answers WHERE rowid = ?", gone)
+            return bool(gone)
+
+        if self._do(remove):
+            self._do(lambda file: file.execute("VACUUM"), transaction=False)
+
+    def _read(self, key: bytes, sealed: bytes | None) -> Answer | None:
+        if sealed is None:
+            return None
+        try:
+            return Answer(**json.loads(self._cipher.decrypt(sealed, [key])))
+        except (InvalidTag, ValueError, TypeError):
+            return None  # changed by somebody, or of another version: asked again, and written over
+
+    def _do(self, work: Callable[[sqlite3.Connection], T], transaction: bool = True) -> T | None:
+        """What `work` returns, done whole or not at all. A file that fails is told in `problem` and not used further."""
+        if not self._limit:
+            return None
+        try:
+            with contextlib.closing(self._connect()) as file:
+                if not transaction:
+                    return work(file)
+                with file:
+                    file.execute("BEGIN IMMEDIATE")
+                    return work(file)
+        except (sqlite3.Error, OSError) as error:
+            self.problem, self._limit = f"{type(error).__name__}: {error}", 0
+            return None
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for attempt in range(2):
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            file = sqlite3.connect(self._path, timeout=_WAIT_S, isolation_level=None)
+            try:
+                file.execute(
+                    "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer BLOB NOT NULL, used INTEGER NOT NULL)"
+                )
+                return file
+            except sqlite3.OperationalError:
+                file.close()
+                raise
+            except sqlite3.DatabaseError:
+                file.close()
+                if attempt:
+                    raise
+                os.replace(self._path, self._path.with_suffix(".damaged"))
+        raise AssertionError("unreachable")

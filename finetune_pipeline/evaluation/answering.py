@@ -1,0 +1,143 @@
+"""A model that is asked for answers, through the cache of answers: loaded only when something is not known yet."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.artifacts import SeenFiles, digest_json
+from finetune_pipeline.data.scrubbing.mapping import load_key
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.generated import Answer
+from finetune_pipeline.evaluation.generation import Ids, generate_and_score
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
+from finetune_pipeline.training.reporting import say
+
+CODE = "1"
+"""Raised when the same model, prompt and settings give another answer than before."""
+_SEEN = "seen_models.json"
+
+
+class Answerer:
+    """One model, with a prefix `adapter` in front of it or None, in float32 and greedily.
+
+    cache: None keeps nothing. seen: remembered digests of model files. seconds: {"load", "answer"}, what each took.
+    """
+
+    def __init__(
+        self, folder: Path, adapter: Path | None = None, cache: AnswerCache | None = None, seen: SeenFiles | None = None
+    ) -> None:
+        self.folder, self.adapter, self.cache = folder, adapter, cache
+        self._seen = seen or SeenFiles()
+        self.seconds = {"load": 0.0, "answer": 0.0}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.folder)
+
+    @cached_property
+    def model(self) -> Any:
+        began = time.monotonic()
+        model = load_for_prediction(self.folder, pick_device(), self.adapter)
+        self.seconds["load"] += time.monotonic() - began
+        return model
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that is loaded: weights, configuration, tokenizer, template, prefix. Nothing is sampled: a few
+        changed numbers in a large file are another model."""
+        folders = {"model": model_folder(self.folder)} | ({"adapter": self.adapter} if self.adapter else {})
+        return digest_json(
+            {
+                name: {
+                    p.name: self._seen.digest(p)
+                    for p in sorted(folder.iterdir())
+                    if p.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt")
+                }
+                for name, folder in folders.items()
+            }
+        )
+
+    def answers(
+        self,
+        prompts: Sequence[Ids],
+        labels: Sequence[Sequence[Ids]] | None,
+        max_new_tokens: int,
+        batch_size: int,
+        stage: str = "predictions",
+        name: str = "",
+    ) -> list[Answer]:
+        """As :func:`.generation.generate_and_score`, but for what the cache knows."""
+        keys = self._keys(prompts, labels, max_new_tokens, batch_size)
+        known = self.cache.find(keys) if self.cache else {}
+        if known:
+            say(f"{stage}: {name}: {len(known)} of {len(prompts)} answers are known already")
+        if len(known) == len(prompts):
+            return [known[i] for i in range(len(prompts))]
+        model, began = self.model, time.monotonic()
+
+        def keep(batch: Mapping[int, Answer]) -> None:
+            if self.cache:
+                self.cache.keep({keys[i]: answer for i, answer in batch.items()})
+
+        answers = generate_and_score(
+            model, self.tokenizer, prompts, labels, max_new_tokens, batch_size, stage, name, known, keep
+        )
+        self.seconds["answer"] += time.monotonic() - began
+        return answers
+
+    def _keys(
+        self, prompts: Sequence[Ids], labels: Sequence[Sequence[Ids]] | None, max_new_tokens: int, batch_size: int
+    ) -> list[bytes]:
+        if self.cache is None:
+            return []
+        settings = {
+            "code": CODE,
+            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+            "engine": "transformers",
+            "device": _device_name(),
+            "dtype": "float32",
+            "model": self.digest,
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+        }
+        common = digest_json(settings)
+        told: dict[int, str] = {}  # most rows share one list of labels
+        keys = []
+        for i, prompt in enumerate(prompts):
+            offered = labels[i] if labels is not None else None
+            if id(offered) not in told:
+                told[id(offered)] = digest_json(offered)
+            keys.append(self.cache.key([common, prompt, told[id(offered)]]))
+        return keys
+
+
+def _device_name() -> str:
+    import torch
+
+    device = pick_device()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def open_cache(told: Mapping[str, Any] | None) -> tuple[AnswerCache | None, SeenFiles | None]:
+    """The cache a job names, as :func:`finetune_pipeline.training.jobs.kept_answers` describes it; None: none."""
+    if not told:
+        return None, None
+    folder = Path(told["folder"])
+    cache = AnswerCache(folder, load_key(Path(told["key_file"])), told["scope"], told["limit_mib"])
+    return cache, SeenFiles(folder / _SEEN)
+
+
+def close_cache(cache: AnswerCache | None) -> dict[str, int]:
+    """Tidy the cache up. Returns {known, asked} of answers, and says what was wrong with it."""
+    if cache is None:
+        return {}
+    cache.tidy()
+    if cache.problem:
+        say(f"the cache of answers could not be used ({cache.problem}); everything was asked")
+    return {"known": cache.hits, "asked": cache.misses}

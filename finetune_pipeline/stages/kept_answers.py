@@ -1,0 +1,23 @@
+"""Where answers are kept between runs, and which steps may find which of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_pipeline.graph import Work
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.stages.data import SCRUBBING_KEY
+from finetune_pipeline.training.jobs import kept_answers
+
+FOLDER = ".answers"
+OPEN = "everything but tests"
+
+
+def answers_of(work: Work, *, test: bool = False) -> dict[str, Any] | None:
+    """The cache for a job of this step. test: the job answers the sealed test, so its answers are for that step alone."""
+    return kept_answers(
+        folder=work.store.root / FOLDER,
+        key_file=work.store.root / SCRUBBING_KEY,
+        scope=f"the test of {work.task.name}" if test else OPEN,
+        limit_mib=read_settings().answers_mib,
+    )

@@ -1,0 +1,157 @@
+"""Answers kept by content: never for another key or scope, unreadable, safe under kills and many writers, bounded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.evaluation import answer_cache
+from finetune_pipeline.evaluation.answer_cache import FILE, AnswerCache
+from finetune_pipeline.evaluation.generated import Answer
+
+KEY = b"k" * 32
+SECRET = "the customer's very own words"
+
+
+def cache(folder: Path, scope: str = "open", limit: int = 8, key: bytes = KEY) -> AnswerCache:
+    return AnswerCache(folder, key, scope, limit)
+
+
+def answer(text: str = SECRET, **more: object) -> Answer:
+    return Answer(text, label_scores=[-0.1234567890123, -2.5], new_tokens=3, prompt_tokens=9, new_ids=[4, 5, 2], **more)  # type: ignore[arg-type]
+
+
+def test_what_was_kept_is_found_bit_for_bit(tmp_path: Path) -> None:
+    one = cache(tmp_path)
+    keys = [one.key([n, "ü\ud800"]) for n in range(1200)]
+    one.keep({k: answer(f"{n} 👍 \ud800") for n, k in enumerate(keys[:1100])})
+    other = cache(tmp_path)
+    found = other.find([*keys, keys[0]])
+    assert sorted(found) == [*range(1100), 1200]
+    assert found[7] == answer("7 👍 \ud800") and found[1200] == found[0]
+    assert (other.hits, other.misses) == (1101, 100)
+
+
+def test_failed_answers_are_tried_again(tmp_path: Path) -> None:
+    one = cache(tmp_path)
+    one.keep({one.key(1): Answer(status="error", error="no memory"), one.key(2): Answer(status="empty")})
+    assert one.find([one.key(1), one.key(2)]) == {1: Answer(status="empty")}
+
+
+def test_nobody_reads_or_recognises_what_another_scope_keeps(tmp_path: Path) -> None:
+    sealed, open_ = cache(tmp_path, "the test of t"), cache(tmp_path)
+    sealed.keep({sealed.key("prompt"): answer()})
+    assert open_.find([open_.key("prompt")]) == {} and open_.key("prompt") != sealed.key("prompt")
+    # nor with the other's key: the answer lies under a key of its own
+    assert open_.find([sealed.key("prompt")]) == {}
+    assert cache(tmp_path, "the test of t", key=b"x" * 32).find([sealed.key("prompt")]) == {}
+    held = b"".join(p.read_bytes() for p in tmp_path.iterdir())
+    assert SECRET.encode() not in held and b"prompt" not in held
+    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+
+
+def test_an_answer_moved_to_another_key_is_not_taken(tmp_path: Path) -> None:
+    one = cache(tmp_path)
+    one.keep({one.key("a"): answer("yes"), one.key("b"): answer("no")})
+    with sqlite3.connect(tmp_path / FILE) as file:
+        ((other,),) = file.execute("SELECT answer FROM answers WHERE key = ?", [one.key("b")])
+        file.execute("UPDATE answers SET answer = ? WHERE key = ?", [other, one.key("a")])
+    assert one.find([one.key("a"), one.key("b")]) == {1: answer("no")}
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.generated import Answer
+folder, who, batches = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+cache = AnswerCache(folder, b"k" * 32, "open", 8)
+for batch in range(batches):
+    cache.keep({cache.key([who, batch, n]): Answer(f"{who} {batch} {n}") for n in range(50)})
+    print(batch, flush=True)
+assert not cache.problem, cache.problem
+"""
+
+
+def _writer(folder: Path, who: str, batches: int) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", WRITER, str(folder), who, str(batches)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+
+
+def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    writers = [_writer(tmp_path, who, 12) for who in "abc"]
+    for one in writers:
+        one.communicate(timeout=120)
+    assert [one.returncode for one in writers] == [0, 0, 0]
+    reader = cache(tmp_path)
+    keys = [reader.key([who, batch, n]) for who in "abc" for batch in range(12) for n in range(50)]
+    assert len(reader.find(keys)) == len(keys)
+
+
+def test_a_killed_writer_leaves_whole_batches(tmp_path: Path) -> None:
+    killed = _writer(tmp_path, "a", 100_000)
+    assert killed.stdout is not None
+    for _ in range(5):
+        killed.stdout.readline()
+    time.sleep(0.013)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate(timeout=60)
+    reader = cache(tmp_path)
+    batches = [len(reader.find([reader.key(["a", b, n]) for n in range(50)])) for b in range(400)]
+    assert set(batches) <= {0, 50} and batches[:5] == [50] * 5
+    reader.keep({reader.key("after"): answer()})
+    assert reader.find([reader.key("after")]) and not reader.problem
+
+
+def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
+    one = cache(tmp_path)
+    one.keep({one.key(1): answer()})
+    (tmp_path / FILE).write_bytes(b"no database " * 400)
+    again = cache(tmp_path)
+    assert again.find([again.key(1)]) == {}
+    again.keep({again.key(1): answer()})
+    assert again.find([again.key(1)]) == {0: answer()} and not again.problem
+    assert (tmp_path / "answers.damaged").exists()
+
+
+def test_a_cache_that_cannot_be_used_is_told_and_loses_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("in the way")
+    one = cache(tmp_path / "folder")
+    one.keep({one.key(1): answer()})
+    assert one.find([one.key(1)]) == {} and "Error" in one.problem
+    one.tidy()
+
+
+def test_the_longest_unused_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, now = cache(tmp_path, limit=1), time.time()
+    monkeypatch.setattr(answer_cache.time, "time", lambda: now)
+    long = "x" * 10_000
+    for n in range(150):  # 1.5 MB of 1 MiB
+        now += 10
+        one.keep({one.key(n): answer(long)})
+    now += 10
+    assert one.find([one.key(0)])  # used again
+    one.tidy()
+    left = sorted(one.find([one.key(n) for n in range(150)]))
+    assert left[0] == 0 and left[1:] == list(range(150 - len(left) + 1, 150))
+    assert 0.7 * 2**20 < len(left) * 10_300 <= 0.85 * 2**20
+    assert (tmp_path / FILE).stat().st_size < 1.2 * 2**20, "the file itself is smaller again"
+    now += (answer_cache.UNUSED_DAYS + 1) * 86400
+    one.keep({one.key("new"): answer()})
+    one.tidy()
+    assert one.find([one.key("new"), one.key(0)]) == {0: answer()}
+
+
+def test_none_is_kept_where_none_may_be(tmp_path: Path) -> None:
+    one = cache(tmp_path / "none", limit=0)
+    one.keep({one.key(1): answer()})
+    one.tidy()
+    assert one.find([one.key(1)]) == {} and not (tmp_path / "none").exists()
