@@ -73,7 +73,7 @@ def changed_weights(root: Path) -> None:
 
 def changed_template(root: Path) -> None:
     path = root / "base" / "chat_template.jinja"
-    path.write_text(path.read_text() + " ")
+    path.write_text("\n" + path.read_text())
 
 
 def changed_end(root: Path) -> None:

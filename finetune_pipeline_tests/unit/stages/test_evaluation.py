@@ -73,6 +73,7 @@ class Stage:
         """Base is right on every third row, the candidate on as many of the first rows as its name says."""
         examples = read_examples(Path(job["examples"]))
         self.seen.append(str(job["examples"]))
+        assert job["answers"]["scope"] == "the test of triage", "no other step finds answers to test rows"
         made = []
         for one in job["sets"]:
             right = int(Path(one["model"]).name.partition("-")[0] or 0) if one["name"] == "candidate" else None
