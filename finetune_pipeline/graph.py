@@ -32,8 +32,9 @@ class World:
     """What lies outside the graph, as seen when a run began: digests of files, the base model, the serving champion.
 
     `champion`: None, or {"adapter": version, "merged": version, "model_version": number} of the model a candidate is
-    compared with. `never_break`: ids of examples a candidate must have right. A run keeps the world it began with, so
-    that files arriving meanwhile wait for the next run.
+    compared with. `never_break`: ids of examples a candidate must have right. `trained_on`: version of the splits that
+    production is held against: the champion's, or the present ones where nothing serves. A run keeps the world it began
+    with, so that files arriving meanwhile wait for the next run.
     """
 
     raw: str
@@ -45,6 +46,7 @@ class World:
     never_break: list[str] = field(default_factory=list)
     ratings: str = ""
     ability: str = ""
+    trained_on: str = ""
 
 
 @dataclass

@@ -51,6 +51,7 @@ SHOWN = (
     AUDIT_PAGE,
     "plan.json",
     "drift.json",
+    "drift.html",
     "decision.json",
     "model_version.json",
 )
@@ -121,6 +122,8 @@ def materialize(
         )
         if (artifact.folder / AUDIT_PAGE).exists():
             metadata["audit_page"] = dg.MetadataValue.path(artifact.folder / AUDIT_PAGE)
+        if (artifact.folder / "drift.html").exists():
+            metadata["drift_page"] = dg.MetadataValue.path(artifact.folder / "drift.html")
         report = artifact.folder / "report.md"
         if report.exists():
             metadata["report"] = dg.MetadataValue.md(report.read_text("utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,14 @@ def present_world(task: Task, store: Store, tracking: Tracking) -> World:
     serving = registry.champion(tracking, task.name)
     seen = store.artifacts().seen_files(task.name)
     world = look(task, None, seen)
+    versions = PIPELINE.versions(task, world, store.artifacts())
     if serving is None:
-        return world
+        return replace(world, trained_on=versions["splits"])
     tags = registry.version_tags(tracking, task.name, serving)
-    candidate = PIPELINE.versions(task, world, store.artifacts())["merged_model"]
-    if tags["merged_version"] == candidate:
-        return look(task, json.loads(tags["compared_with"]), seen)
     compared = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
-    return look(task, compared, seen)
+    if tags["merged_version"] == versions["merged_model"]:
+        compared = json.loads(tags["compared_with"])
+    return replace(look(task, compared, seen), trained_on=tags["dataset_version"])
 
 
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:

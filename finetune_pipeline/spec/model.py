@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from finetune_pipeline.spec.method_defaults import Method, by_method, described, largest_micro_batch
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Metric, Section, default_metric
+from finetune_pipeline.spec.watching import DriftSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -369,6 +370,7 @@ class TaskSpec(Section):
     ability: AbilitySpec = AbilitySpec()
     gates: GatesSpec = GatesSpec()
     logs: LogsSpec = LogsSpec()
+    drift: DriftSpec = DriftSpec()
 
     @property
     def labels(self) -> list[str]:

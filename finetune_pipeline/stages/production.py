@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.split_files import examples_of
-from finetune_pipeline.graph import Step, Work
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.graph import MissingInput, Step, Work
 from finetune_pipeline.production.decision import decide_retraining
 from finetune_pipeline.production.drift import drift_report
 from finetune_pipeline.production.ingest import ingest, logs_digest, read_rows
+from finetune_pipeline.production.signals import Reference
+from finetune_pipeline.production.watch import moment
+from finetune_pipeline.reports.drift_page import render_drift
 
 
 def make_production_logs(work: Work) -> dict[str, Any]:
@@ -20,12 +25,40 @@ def make_production_logs(work: Work) -> dict[str, Any]:
 
 
 def make_drift_report(work: Work) -> dict[str, Any]:
-    return drift_report(
-        work.spec,
-        read_examples(examples_of(work.inputs["splits"].folder, "train")),
-        read_rows(work.inputs["production_logs"].path("rows.jsonl")),
-        work.out,
-    )
+    """Production since the champion's training data was taken, held against that data and the champion's answers on its
+    test."""
+    splits = work.store.find(work.task.name, "splits", work.world.trained_on)
+    if splits is None:
+        raise MissingInput(
+            f"the training data production is to be held against (splits {work.world.trained_on}) is not in the artifact "
+            f"store: run `finetune run {work.task.name}` first"
+        )
+    train = read_examples(examples_of(splits.folder, "train"))
+    rows = read_rows(work.inputs["production_logs"].path("rows.jsonl"))
+    answers, told = _expected_answers(work)
+    reference = Reference([e.user_text for e in train], answers or [e.answer for e in train])
+    facts = drift_report(work.spec, reference, rows, work.out, _taken_at(train, rows), told)
+    (work.out / "drift.html").write_text(render_drift(work.task.name, work.spec.drift.false_alarms, facts), "utf-8")
+    return facts
+
+
+def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """Time of the newest production row among the training rows; None where there is none."""
+    used = {tag.removeprefix("log:") for e in train if e.origin == "production" for tag in e.tags if tag[:4] == "log:"}
+    return max((moment(r) for r in rows if r["id"] in used), default=None)
+
+
+def _expected_answers(work: Work) -> tuple[list[str], str]:
+    """What the champion answered on its own test; none without a champion or where its predictions are gone."""
+    champion = work.world.champion or {}
+    for artifact in work.store.all_versions(work.task.name, "test_predictions"):
+        if (artifact.inputs["merged_model"], artifact.inputs["splits"]) == (
+            champion.get("merged"),
+            work.world.trained_on,
+        ):
+            rows = of_model(read_predictions(artifact.path("predictions.parquet")), "candidate")
+            return [r["text"].strip() for r in rows], "the champion's training rows and its answers on the test set"
+    return [], "the training rows and their answers"
 
 
 def make_retraining_decision(work: Work) -> dict[str, Any]:
@@ -40,9 +73,9 @@ LOGS_STEP = Step(
 STEPS = [
     Step(
         "drift_report",
-        ("production_logs", "splits"),
-        "1",
-        lambda s, w: [s.labels, s.gates.confidence],
+        ("production_logs",),
+        "2",
+        lambda s, w: [s.output.model_dump(), s.drift.model_dump(exclude={"action"}), w.trained_on, w.champion],
         make_drift_report,
     ),
     Step(

@@ -1,87 +1,164 @@
-"""Drift: found when planted, silent when there is none, and never judged from a handful of rows."""
+"""Drift: found when planted, silent when there is none, never judged from a handful of rows or late feedback."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
-from finetune_pipeline.data.examples import Example
 from finetune_pipeline.production.decision import decide_retraining
 from finetune_pipeline.production.drift import drift_report
+from finetune_pipeline.production.signals import Reference, categories, more_often, signals_of
+from finetune_pipeline.production.token_distance import permutation_p, rarity, word_vectors
+from finetune_pipeline.production.watch import level_of, moment
+from finetune_pipeline.reports.drift_page import render_drift
 from finetune_pipeline.spec import TaskSpec, parse_spec
+from finetune_pipeline_tests.unit.production.streams import LABELS, labels, served, text
 
-WORDS = [f"word{i}" for i in range(60)]
+
+def made(output: dict, **more: object) -> TaskSpec:
+    base = {"name": "demo", "description": "d", "system_prompt": "a b", "output": output}
+    return parse_spec(yaml.safe_dump({**base, **more}))
 
 
 @pytest.fixture
 def spec() -> TaskSpec:
-    return parse_spec(
-        yaml.safe_dump(
-            {
-                "name": "demo",
-                "description": "d",
-                "system_prompt": "a b",
-                "output": {"kind": "labels", "labels": ["a", "b"]},
-            }
-        )
-    )
+    return made({"kind": "labels", "labels": LABELS})
 
 
-def texts(rng: random.Random, n: int, words: list[str] = WORDS, length: tuple[int, int] = (5, 20)) -> list[str]:
-    return [" ".join(rng.choices(words, k=rng.randint(*length))) for _ in range(n)]
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    rng = random.Random(0)
+    return Reference([text(rng, x) for x in labels(rng, 800)], [r["output"] for r in served(rng, 400)])
 
 
-def train(rng: random.Random) -> list[Example]:
-    return [
-        Example(
-            id=str(i),
-            label=(label := rng.choice("ab")),
-            messages=[{"role": "user", "content": t}, {"role": "assistant", "content": label}],
-        )
-        for i, t in enumerate(texts(rng, 400))
-    ]
-
-
-def served(rng: random.Random, inputs: list[str], outputs: str = "ab") -> list[dict]:
-    return [{"input": t, "output": rng.choice(outputs)} for t in inputs]
-
-
-def test_no_drift_in_the_same_distribution(spec: TaskSpec, tmp_path: Path) -> None:
-    alarms = 0
-    for seed in range(20):
-        rng = random.Random(seed)
-        facts = drift_report(spec, train(rng), served(rng, texts(rng, 150)), tmp_path)
-        alarms += bool(facts["drifted"])
-    assert alarms <= 3, "5% alarms are allowed for"
+def test_no_drift_in_the_same_distribution(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
+    facts = drift_report(spec, reference, served(random.Random(1), 850), tmp_path)
+    assert (facts["windows"], facts["waiting_rows"], facts["drifted"]) == (8, 50, [])
+    assert facts["sentence"] == "No drift found in 8 windows of 100 production rows."
+    assert all(s["p_watch"] is None or s["p_watch"] > 0.05 for s in facts["signals"].values())
 
 
 @pytest.mark.parametrize(
     ("signal", "change"),
     [
-        ("input_length", lambda rng: served(rng, texts(rng, 150, length=(20, 60)))),
-        (
-            "unseen_words",
-            lambda rng: served(rng, texts(rng, 150, words=[*WORDS[:30], *(f"new{i}" for i in range(30))])),
-        ),
-        ("label_mix", lambda rng: served(rng, texts(rng, 150), outputs="aaaaab")),
-        ("format_failures", lambda rng: served(rng, texts(rng, 150), outputs="aaabbbx")),
+        ("vocabulary", {"new_words": 0.2}),
+        ("unseen_words", {"new_words": 0.2}),
+        ("input_length", {"longer": 1.6}),
+        ("label_mix", {"shares": (0.1, 0.1, 0.8)}),
+        ("flags", {"right": 0.3}),
+        ("wrong_answers", {"right": 0.3, "told": 0.6}),
     ],
 )
-def test_each_planted_drift_is_found_by_its_signal(spec: TaskSpec, tmp_path: Path, signal: str, change) -> None:
-    rng = random.Random(1)
-    facts = drift_report(spec, train(rng), change(rng), tmp_path)
+def test_each_planted_drift_is_found_by_its_signal(
+    spec: TaskSpec, reference: Reference, tmp_path: Path, signal: str, change: dict
+) -> None:
+    rng = random.Random(2)
+    rows = served(rng, 500)
+    rows += served(rng, 300, 500, **change)
+    facts = drift_report(spec, reference, rows[::-1], tmp_path)  # the order of the lines does not matter
     assert signal in facts["drifted"]
     assert signal in facts["sentence"]
+    assert rows[599]["timestamp"] == facts["signals"][signal]["since"], "found in the first window of the change"
+    assert not any(s["alarm"] for w in facts["history"][:5] for s in w["signals"].values())
 
 
-def test_a_few_rows_are_not_judged(spec: TaskSpec, tmp_path: Path) -> None:
-    facts = drift_report(spec, train(random.Random(0)), served(random.Random(0), ["new thing"] * 29), tmp_path)
+def test_answers_out_of_form_and_other_languages(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
+    rows = served(random.Random(3), 100)
+    for row in rows[:40]:
+        row["output"] = "I cannot help with that"
+        row["input"] = f"die Rechnung ist nicht da und ich bitte um Hilfe, {row['input']}"
+    drifted = drift_report(spec, reference, rows, tmp_path)["drifted"]
+    assert {"format_failures", "languages"} <= set(drifted)
+    written = made({"kind": "text"})
+    told = Reference(reference.texts, [f"the answer is {i % 7}" for i in range(300)])
+    for row in rows[40:]:
+        row["output"] = "the answer is 3"
+    drifted = drift_report(written, told, rows, tmp_path)["drifted"]
+    assert {"refusals", "output_length"} <= set(drifted)
+
+
+def test_a_change_too_small_to_matter_is_no_drift(reference: Reference, tmp_path: Path) -> None:
+    rows = served(random.Random(2), 300, new_words=0.2)
+    lax = made({"kind": "labels", "labels": LABELS}, drift={"min_size": 0.9})
+    assert drift_report(lax, reference, rows, tmp_path)["drifted"] == []
+
+
+def test_a_few_rows_are_not_judged(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
+    facts = drift_report(spec, reference, served(random.Random(0), 99, new_words=1.0), tmp_path)
     assert not facts["judged"]
     assert facts["drifted"] == []
     assert "too few" in facts["sentence"]
+
+
+def test_rows_the_training_data_was_taken_from_are_left_out(
+    spec: TaskSpec, reference: Reference, tmp_path: Path
+) -> None:
+    rows = served(random.Random(0), 300, new_words=1.0)
+    facts = drift_report(spec, reference, rows, tmp_path, after=moment(rows[249]))
+    assert (facts["rows"], facts["watched"], facts["windows"]) == (300, 50, 0)
+
+
+def test_feedback_is_judged_once_it_had_time_to_come(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
+    history = drift_report(spec, reference, served(random.Random(0), 400), tmp_path)["history"]
+    assert ["flags" in w["signals"] for w in history] == [True, True, True, False], "two windows fill four days"
+
+
+def test_the_levels_of_all_windows_sum_to_what_is_allowed() -> None:
+    levels = [level_of(k, 0.05, 30) for k in range(1, 3001)]
+    assert sum(levels) == pytest.approx(0.05)
+    assert levels[0] == levels[29] == pytest.approx(0.05 / 60)
+    assert levels[30] == pytest.approx(levels[0] / 2)
+    with pytest.raises(ValueError, match="from 1"):
+        level_of(0, 0.05, 30)
+
+
+def test_permutation_p_is_uniform_without_a_difference_and_small_with_one() -> None:
+    rng = random.Random(0)
+    found = []
+    for seed in range(60):
+        words = [text(rng, x).split() for x in labels(rng, 140)]
+        vectors = word_vectors(words, rarity(words))
+        found.append(permutation_p(vectors[:90], vectors[90:], 0.001, seed)[1])
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+    other = [text(rng, x, new_words=0.6).split() for x in labels(rng, 50)]
+    distance, p = permutation_p(vectors[:90], word_vectors(other, rarity(words)), 0.001)
+    assert p == pytest.approx(1 / 1501)
+    difference = vectors[:90].mean(axis=0) - word_vectors(other, rarity(words)).mean(axis=0)
+    assert distance == pytest.approx(float(np.square(difference).sum()), rel=1e-4)
+
+
+def test_shares_by_fishers_exact_test() -> None:
+    found = more_often(5, 200, 12, 100)
+    assert found.p == pytest.approx(stats.fisher_exact([[12, 88], [5, 195]], alternative="greater").pvalue)
+    assert found.size == pytest.approx(0.12 - 0.025)
+    assert more_often(5, 200, 12, 19).p is None
+    mixed = categories(["a"] * 60 + ["b"] * 40, ["a"] * 20 + ["b"] * 40)
+    one_sided = stats.fisher_exact([[20, 40], [60, 40]], alternative="less").pvalue
+    assert mixed.p == pytest.approx(2 * one_sided * 2)
+    assert mixed.size == pytest.approx(0.6 - 1 / 3)
+
+
+def test_signals_follow_the_kind_of_output(spec: TaskSpec) -> None:
+    names = {s.name for s in signals_of(spec)}
+    assert "label_mix" in names
+    assert "refusals" not in names
+    assert "format_failures" not in {s.name for s in signals_of(made({"kind": "text"}))}
+
+
+def test_the_page_shows_each_signal_over_time(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
+    rng = random.Random(2)
+    rows = served(rng, 300)
+    facts = drift_report(spec, reference, [*rows, *served(rng, 300, 300, new_words=0.2)], tmp_path)
+    page = render_drift("demo <task>", 0.05, facts)
+    assert page.count("<svg") == len(facts["signals"])
+    assert page.count('class="alarm"') == sum(s["alarm"] for w in facts["history"] for s in w["signals"].values())
+    assert "<task>" not in page
+    assert facts["sentence"] in page
 
 
 def test_the_decision_and_its_sentence(spec: TaskSpec, tmp_path: Path) -> None:

@@ -1,0 +1,248 @@
+"""The signals of drift: what is compared in a window of production, with which test, and what its size means."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from finetune_pipeline.data.answer_rules import form_problems, has_form
+from finetune_pipeline.data.shingles import exact_form
+from finetune_pipeline.evaluation.text_signs import is_refusal, language, script
+from finetune_pipeline.production.token_distance import moved_share, permutation_p, rarity, word_vectors, words
+from finetune_pipeline.spec.model import TaskSpec
+
+FEWEST = 20
+"""With fewer rows on a side a signal is not judged."""
+_COMPARED = 250
+"""Reference rows in the permutation test: a hash of the text chooses them."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """size: of the change, a share between 0 and 1; p: of a single test, None where there is too little to judge."""
+
+    size: float
+    p: float | None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+NOT_JUDGED = Measured(0.0, None)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What production is held against: texts the model was trained on, and answers it is expected to give."""
+
+    texts: Sequence[str]
+    answers: Sequence[str]
+
+    @cached_property
+    def words(self) -> list[list[str]]:
+        return [words(text) for text in self.texts]
+
+    @cached_property
+    def rows_with(self) -> Counter[str]:
+        """In how many texts each word occurs."""
+        return Counter(w for text in self.words for w in set(text))
+
+    @cached_property
+    def unseen(self) -> list[float]:
+        """Per text, the share of its words that occur in no other text: what a new text of the same kind would show."""
+        return [_share(sum(self.rows_with[w] < 2 for w in text), len(text)) for text in self.words]
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        return [len(text) for text in self.words]
+
+    @cached_property
+    def languages(self) -> list[str]:
+        return [spoken(text) for text in self.texts]
+
+    @cached_property
+    def rarity(self) -> np.ndarray:
+        return rarity(self.words)
+
+    @cached_property
+    def vectors(self) -> Any:
+        """Vectors of at most _COMPARED texts."""
+        order = sorted(range(len(self.texts)), key=lambda i: hashlib.sha256(self.texts[i].encode()).digest())
+        return word_vectors([self.words[i] for i in order[:_COMPARED]], self.rarity)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows of one window; `before`: rows of all earlier windows of the watch; `smallest`: the p that an alarm needs."""
+
+    rows: Sequence[Row]
+    before: Sequence[Row]
+    smallest: float
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Inputs, each wording once: training rows are free of duplicates too, so that repeats alone are no drift."""
+        return list({exact_form(str(r["input"])): str(r["input"]) for r in self.rows}.values())
+
+    @cached_property
+    def words(self) -> list[list[str]]:
+        return [words(text) for text in self.texts]
+
+    @cached_property
+    def answers(self) -> list[str]:
+        return [str(r["output"]).strip() for r in self.rows]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One thing compared. side: input, output or quality; meaning: what its size says."""
+
+    name: str
+    side: str
+    meaning: str
+    measure: Callable[[TaskSpec, Reference, Window], Measured]
+
+
+def spoken(text: str) -> str:
+    """Language of a text where its words tell it, else its script, else `none`."""
+    return language(text) or (script(text) or "none").lower()
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _vocabulary(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+    if min(len(window.texts), len(reference.texts)) < FEWEST:
+        return NOT_JUDGED
+    vectors = word_vectors(window.words, reference.rarity)
+    distance, p = permutation_p(reference.vectors, vectors, window.smallest)
+    return Measured(moved_share(reference.vectors, vectors), p, {"distance": round(distance, 6)})
+
+
+def _input_length(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+    return _lengths(reference.lengths, [len(w) for w in window.words])
+
+
+def _lengths(before: Sequence[int], now: Sequence[int]) -> Measured:
+    if min(len(before), len(now)) < FEWEST:
+        return NOT_JUDGED
+    found = stats.ks_2samp(before, now, method="asymp")
+    medians = {"median_before": float(np.median(before)), "median_now": float(np.median(now))}
+    return Measured(float(found.statistic), float(found.pvalue), medians)
+
+
+def _unseen(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+    if min(len(window.texts), len(reference.texts)) < FEWEST:
+        return NOT_JUDGED
+    now = [_share(sum(w not in reference.rows_with for w in text), len(text)) for text in window.words]
+    p = float(stats.mannwhitneyu(now, reference.unseen, alternative="greater").pvalue)
+    shares = {"before": float(np.mean(reference.unseen)), "now": float(np.mean(now))}
+    return Measured(max(0.0, shares["now"] - shares["before"]), p, shares)
+
+
+def _languages(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+    return categories(reference.languages, [spoken(text) for text in window.texts])
+
+
+def categories(before: Sequence[str], now: Sequence[str]) -> Measured:
+    """The largest change of one category's share: Fisher's exact test for each, the smallest p times their number.
+
+    Exact for rare categories too, where the chi-square test at the small levels used here is not.
+    """
+    if min(len(before), len(now)) < FEWEST:
+        return NOT_JUDGED
+    a, b = Counter(before), Counter(now)
+    names = sorted(a.keys() | b.keys())
+    if len(names) < 2:
+        return Measured(0.0, 1.0)
+    x, y = np.array([a[n] for n in names]), np.array([b[n] for n in names])
+    both, drawn, whole = x + y, len(now), len(before) + len(now)
+    tails = np.minimum(stats.hypergeom.cdf(y, whole, both, drawn), stats.hypergeom.sf(y - 1, whole, both, drawn))
+    changes = np.abs(y / len(now) - x / len(before))
+    return Measured(float(changes.max()), float(min(1.0, 2 * tails.min() * len(names))))
+
+
+def more_often(before: int, of_before: int, now: int, of_now: int) -> Measured:
+    """Whether something happens more often now: one-sided Fisher's exact test, size the rise of its share."""
+    if min(of_before, of_now) < FEWEST:
+        return NOT_JUDGED
+    p = float(stats.hypergeom.sf(now - 1, of_before + of_now, before + now, of_now))
+    shares = {"before": _share(before, of_before), "now": _share(now, of_now)}
+    return Measured(max(0.0, shares["now"] - shares["before"]), min(1.0, p), shares)
+
+
+def _label_mix(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+    known = set(spec.labels)
+    return categories([a for a in reference.answers if a in known], [a for a in window.answers if a in known])
+
+
+def _answers(holds: Callable[[str, TaskSpec], bool]) -> Callable[[TaskSpec, Reference, Window], Measured]:
+    def measure(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+        before = sum(holds(a, spec) for a in reference.answers)
+        now = sum(holds(a, spec) for a in window.answers)
+        return more_often(before, len(reference.answers), now, len(window.answers))
+
+    return measure
+
+
+def _bad_form(answer: str, spec: TaskSpec) -> bool:
+    return bool(form_problems(answer, spec.output))
+
+
+def _output_length(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+    return _lengths([len(words(a)) for a in reference.answers], [len(words(a)) for a in window.answers])
+
+
+def _flags(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+    before, now = (sum(bool(r["flag"]) for r in rows) for rows in (window.before, window.rows))
+    return more_often(before, len(window.before), now, len(window.rows))
+
+
+def _score(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+    before, now = ([float(r["score"]) for r in rows if r["score"] is not None] for rows in (window.before, window.rows))
+    if min(len(before), len(now)) < FEWEST:
+        return NOT_JUDGED
+    found = stats.mannwhitneyu(now, before, alternative="less")
+    chance_lower = 1 - float(found.statistic) / (len(now) * len(before))
+    means = {"before": float(np.mean(before)), "now": float(np.mean(now))}
+    return Measured(max(0.0, 2 * chance_lower - 1), float(found.pvalue), means)
+
+
+def _wrong(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
+    sides = []
+    for rows in (window.before, window.rows):
+        told = [r for r in rows if r["correction"] is not None]
+        sides += [sum(r["correction"].strip() != str(r["output"]).strip() for r in told), len(told)]
+    return more_often(*sides)
+
+
+INPUT, OUTPUT, QUALITY = "input", "output", "quality"
+_SIGNALS = [
+    Signal("vocabulary", INPUT, "share of the words' weight that lies elsewhere, beyond chance", _vocabulary),
+    Signal("input_length", INPUT, "largest gap between the two distributions of words per input", _input_length),
+    Signal("unseen_words", INPUT, "rise of the share of words that no training row holds", _unseen),
+    Signal("languages", INPUT, "largest change of one language's share", _languages),
+    Signal("label_mix", OUTPUT, "largest change of one label's share among the answers", _label_mix),
+    Signal("format_failures", OUTPUT, "rise of the share of answers out of form", _answers(_bad_form)),
+    Signal("refusals", OUTPUT, "rise of the share of answers that decline", _answers(lambda a, s: is_refusal(a))),
+    Signal("output_length", OUTPUT, "largest gap between the two distributions of words per answer", _output_length),
+    Signal("flags", QUALITY, "rise of the share of flagged rows over earlier windows", _flags),
+    Signal("score", QUALITY, "how much more often a score is below one of earlier windows than above", _score),
+    Signal("wrong_answers", QUALITY, "rise of the share of wrong answers among rows with a known one", _wrong),
+]
+
+
+def signals_of(spec: TaskSpec) -> list[Signal]:
+    """The signals that make sense for a task: label mix for labels, refusals and length for answers written freely."""
+    out = {"refusals", "output_length"} if spec.labels else {"label_mix"}
+    if not spec.labels and not has_form(spec.output):
+        out.add("format_failures")
+    return [s for s in _SIGNALS if s.name not in out]

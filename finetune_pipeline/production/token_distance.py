@@ -1,0 +1,92 @@
+"""How far apart two sets of texts are by their words, and how often chance alone puts them that far apart."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+BUCKETS = 1 << 18
+"""Words are hashed into so many columns: no vocabulary to keep, and new words count from their first day."""
+_ENOUGH = 10
+"""Permutations at least as far apart as what was seen, after which more of them change nothing (Besag and Clifford)."""
+_AT_ONCE = 256
+
+
+def words(text: str) -> list[str]:
+    """Words of a text in small letters."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def word_vectors(texts: Sequence[Sequence[str]], weights: np.ndarray | None = None) -> sparse.csr_matrix:
+    """One row of length 1 a text: which words occur, times `weights` (per bucket), shape (texts, BUCKETS)."""
+    columns = [sorted({zlib.crc32(w.encode("utf-8", "surrogatepass")) % BUCKETS for w in text}) for text in texts]
+    starts = np.cumsum([0, *map(len, columns)])
+    flat = np.array([c for row in columns for c in row], dtype=np.int64)
+    data = np.ones(len(flat)) if weights is None else weights[flat]
+    lengths = np.sqrt(np.add.reduceat(np.append(data**2, 0.0), starts[:-1])) if len(starts) > 1 else np.ones(0)
+    lengths[np.diff(starts) == 0] = 1.0
+    data = data / np.repeat(np.maximum(lengths, 1e-12), np.diff(starts))
+    return sparse.csr_matrix((data, flat, starts), shape=(len(texts), BUCKETS))
+
+
+def rarity(texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """Inverse document frequency per bucket: log((n + 1) / (rows with it + 1)) + 1, shape (BUCKETS,)."""
+    counts = np.asarray((word_vectors(texts) > 0).sum(axis=0)).ravel()
+    return np.log((len(texts) + 1) / (counts + 1)) + 1
+
+
+def permutation_p(
+    reference: sparse.csr_matrix, window: sparse.csr_matrix, smallest: float, seed: int = 0
+) -> tuple[float, float]:
+    """(distance, p) of the hypothesis that both sets of vectors were drawn alike.
+
+    distance: squared length of the difference of the two means (maximum mean discrepancy with the cosine as kernel,
+    Gretton et al. 2012). p: share of random exchanges of rows between the sets that lie as far apart, (exceeding + 1) /
+    (tried + 1), sequentially: after ten such exchanges p is ten over the number tried (Besag and Clifford 1991), so that
+    sets that are alike cost a hundred exchanges and only sets that differ the many that a p below `smallest` needs.
+    """
+    n, m = reference.shape[0], window.shape[0]
+    pooled = sparse.vstack([reference, window]).tocsr()
+    alike = (pooled @ pooled.T).toarray().astype(np.float32)
+    signs = np.full(n + m, -1.0 / n, dtype=np.float32)
+    signs[n:] = 1.0 / m
+    seen = float(signs @ alike @ signs)
+    most = int(np.ceil(1.5 / smallest))
+    rng = np.random.default_rng(seed)
+    tried = exceeding = 0
+    while tried < most:
+        drawn = rng.permuted(np.tile(signs, (min(_AT_ONCE, most - tried), 1)), axis=1)
+        found = np.einsum("ij,ij->i", drawn @ alike, drawn) >= seen * (1 - 1e-6)
+        hits = np.flatnonzero(found)
+        if exceeding + len(hits) >= _ENOUGH:
+            return seen, _ENOUGH / (tried + int(hits[_ENOUGH - exceeding - 1]) + 1)
+        exceeding += len(hits)
+        tried += len(drawn)
+    return seen, (exceeding + 1) / (tried + 1)
+
+
+def moved_share(reference: sparse.csr_matrix, window: sparse.csr_matrix, seed: int = 0) -> float:
+    """Share of the words' weight that lies elsewhere than in the reference, beyond what chance explains: between 0 and 1.
+
+    The total variation distance of the two mean vectors (as distributions), less its mean over 20 random draws of a
+    window's size from the reference itself.
+    """
+
+    def spread(rows: sparse.csr_matrix) -> np.ndarray:
+        total = np.asarray(rows.sum(axis=0)).ravel()
+        return total / max(total.sum(), 1e-12)
+
+    used = np.unique(np.concatenate([reference.indices, window.indices]))
+    a, b = reference[:, used], window[:, used]
+    rng, m = np.random.default_rng(seed), min(window.shape[0], reference.shape[0] // 2)
+    if m == 0:
+        return 0.0
+    chance = []
+    for _ in range(20):
+        order = rng.permutation(a.shape[0])
+        chance.append(np.abs(spread(a[order[:m]]) - spread(a[order[m:]])).sum() / 2)
+    return float(np.clip(np.abs(spread(a) - spread(b)).sum() / 2 - np.mean(chance), 0.0, 1.0))

@@ -1,0 +1,74 @@
+"""Windows of production rows in the order of their times, and how sure a window must be when there are many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from finetune_pipeline.production.signals import QUALITY, Reference, Window, signals_of
+from finetune_pipeline.spec.model import TaskSpec
+
+DAY = 86_400
+
+
+def moment(row: Mapping[str, Any]) -> float:
+    """Seconds since 1970 of a row's time."""
+    return datetime.fromisoformat(row["timestamp"]).timestamp()
+
+
+def level_of(window: int, false_alarms: float, expected: int) -> float:
+    """What the window-th look (from 1) may spend of the false alarms allowed to the whole watch.
+
+    Half is spread evenly over the first `expected` windows, half of the rest over as many again, and so on. The sum over
+    all windows there can ever be is `false_alarms`, so that the chance of any false alarm stays under it whatever ties
+    the windows to each other (union bound): they are all held against the same training rows.
+    """
+    if window < 1:
+        raise ValueError(f"windows are counted from 1, not {window}")
+    return false_alarms * 0.5 ** (1 + (window - 1) // expected) / expected
+
+
+def watch(spec: TaskSpec, reference: Reference, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Judge every complete window of the rows (in any order), oldest first.
+
+    Each window: {window, rows, first, last, level, signals {name: {size, p, p_watch, alarm, …figures}}}. p: of the single
+    test, None where it could not be judged. p_watch: p corrected for all signals and for all looks of the watch, to be
+    held against drift.false_alarms. alarm: p_watch is small enough and size is at least drift.min_size. Feedback is judged
+    once drift.feedback_days have passed in the rows' own time, inputs and outputs at once: no window is looked at twice.
+    """
+    settings = spec.drift
+    ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))
+    signals = signals_of(spec)
+    size = settings.window_rows
+    for number in range(1, len(ordered) // size + 1):
+        start = size * (number - 1)
+        inside = ordered[start : start + size]
+        level = level_of(number, settings.false_alarms, settings.expected_windows)
+        window = Window(inside, ordered[:start], level / len(signals))
+        settled = moment(ordered[-1]) - moment(inside[-1]) >= settings.feedback_days * DAY
+        told = {}
+        for signal in signals:
+            if signal.side == QUALITY and not settled:
+                continue
+            found = signal.measure(spec, reference, window)
+            corrected = None
+            if found.p is not None:
+                corrected = min(1.0, found.p * len(signals) * settings.false_alarms / level)
+            told[signal.name] = {
+                "size": round(found.size, 4),
+                "p": found.p,
+                "p_watch": corrected,
+                "alarm": corrected is not None
+                and corrected <= settings.false_alarms
+                and found.size >= settings.min_size,
+                **{name: round(value, 6) for name, value in found.figures.items()},
+            }
+        yield {
+            "window": number,
+            "rows": len(inside),
+            "first": inside[0]["timestamp"],
+            "last": inside[-1]["timestamp"],
+            "level": level,
+            "signals": told,
+        }

@@ -1,0 +1,41 @@
+"""What a user may write about watching production: drift, and when another training is worth its cost."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_pipeline.spec.outputs import Section
+
+
+class DriftSpec(Section):
+    """How production is watched for drift. Drift is told; it stops nothing."""
+
+    window_rows: int = Field(100, ge=30, description="Production rows in one window, in the order of their times.")
+    false_alarms: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Chance that a whole watch raises any alarm though nothing changed: over all signals and all windows.",
+    )
+    expected_windows: int = Field(
+        30,
+        ge=1,
+        description="Half of the allowed false alarms is spent evenly on so many windows, half of the rest on as many again, "
+        "and so on.",
+    )
+    min_size: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Smaller changes are not called drift, however sure they are. Every size is a share.",
+    )
+    feedback_days: float = Field(
+        1.0, ge=0, description="A window's feedback is judged when newer rows are so much younger: labels come late."
+    )
+    action: Literal["tell", "propose", "start"] = Field(
+        "propose",
+        description="What the drift sensor does: nothing but watch; say in its tick that a run is due; or start it, where "
+        "there are rows to learn from.",
+    )

@@ -1,0 +1,62 @@
+"""Streams of production rows made by rule: a language of words with topics, and what may change in it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+LABELS = ["billing", "bug", "howto"]
+_COMMON = [f"common{i}" for i in range(400)]
+_TOPICS = {label: [f"{label}{i}" for i in range(150)] for label in LABELS}
+_NEW = [f"novel{i}" for i in range(150)]
+START = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def text(rng: random.Random, label: str, new_words: float = 0.0, longer: float = 1.0) -> str:
+    """About twelve words, of which some tell the label; word frequencies fall off as in real text."""
+    length = max(3, int(rng.lognormvariate(2.4, 0.4) * longer))
+    words = []
+    for _ in range(length):
+        source = _NEW if rng.random() < new_words else _TOPICS[label] if rng.random() < 0.35 else _COMMON
+        words.append(source[min(len(source) - 1, int(rng.paretovariate(0.7)) - 1)])
+    return " ".join(words)
+
+
+def labels(rng: random.Random, n: int, shares: Sequence[float] = (0.5, 0.3, 0.2)) -> list[str]:
+    return rng.choices(LABELS, weights=shares, k=n)
+
+
+def served(
+    rng: random.Random,
+    n: int,
+    start: int = 0,
+    *,
+    shares: Sequence[float] = (0.5, 0.3, 0.2),
+    right: float = 0.9,
+    new_words: float = 0.0,
+    longer: float = 1.0,
+    told: float = 0.3,
+    per_day: int = 50,
+) -> list[dict[str, Any]]:
+    """Answered rows: the answer is right with chance `right`, people tell the right one of a share `told` of them and
+    flag half of the wrong ones."""
+    rows = []
+    for i, label in enumerate(labels(rng, n, shares)):
+        good = rng.random() < right
+        answer = label if good else rng.choice([x for x in LABELS if x != label])
+        rows.append(
+            {
+                "id": f"row-{start + i}",
+                "timestamp": (START + timedelta(days=(start + i) / per_day)).isoformat(),
+                "model_version": "1",
+                "input": text(rng, label, new_words, longer),
+                "output": answer,
+                "flag": "wrong" if not good and rng.random() < 0.5 else None,
+                "score": None,
+                "correction": label if rng.random() < told else None,
+                "user": None,
+            }
+        )
+    return rows
