@@ -11,7 +11,20 @@ from finetune_pipeline import __version__
 from finetune_pipeline.cli.output import DONE, ERROR, problem
 from finetune_pipeline.findings import FindingsError
 
-COMMANDS = ("check", "plan", "run", "report", "review", "ask-data", "judge", "show", "schema", "ui", "export")
+COMMANDS = (
+    "check",
+    "plan",
+    "run",
+    "report",
+    "review",
+    "ask-data",
+    "judge",
+    "show",
+    "schema",
+    "ui",
+    "export",
+    "rollback",
+)
 """Each is the function of this name (- is _) in the module of this name, imported when it is asked for: `check` starts in a third
 of the time that `run`, which needs Dagster, takes."""
 

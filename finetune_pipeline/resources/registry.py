@@ -1,7 +1,8 @@
 """Registered models: versions, and the aliases that say which one serves.
 
 The latest registered version is `candidate`; `champion` serves, and moves only to a version whose gates passed;
-`previous_champion` is what a rollback returns to.
+`previous_champion` is what a rollback returns to. Every rollback is told, with its reason, by the tags of the registered
+model; the version it took out of service says so itself, and no release promotes it again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib.metadata
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous_champion"
 ADAPTER_VERSION, LOGGED_MODEL = "finetune.adapter_version", "finetune.logged_model"
 GATES, PASSED = "gates", "passed"
+ROLLED_BACK = "rolled_back"
+"""Tag of a version that a rollback took out of service: when and why."""
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _NEEDED_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
 
@@ -108,11 +112,13 @@ def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
 def promote(tracking: Tracking, name: str, version: int) -> int | None:
     """Move `champion` to `version`; the old one becomes `previous_champion` and is returned (None: there was none).
 
-    Raises ValueError unless the version exists and carries the tag gates="passed". Promoting the champion again changes
+    Raises ValueError unless the version exists and carries the tag gates="passed", or when a rollback took it out of
+    service. Promoting the champion again changes
     nothing and returns the same. Killed in between, `champion` still names the old version; a second call completes it.
     """
     with _registry(tracking) as client:
-        gates = _version(client, name, version).tags.get(GATES)
+        tags = _version(client, name, version).tags
+        gates = tags.get(GATES)
         if gates != PASSED:
             raise ValueError(
                 f"{name} version {version} cannot become champion: its gates are "
@@ -121,6 +127,11 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
             )
         known = _aliases(client, name)
         old = known.get(CHAMPION)
+        if old != version and ROLLED_BACK in tags:
+            raise ValueError(
+                f"{name} version {version} was taken out of service ({tags[ROLLED_BACK]}) and is not promoted again. "
+                f"If that was wrong: `finetune rollback {name}` once more"
+            )
         if old == version:
             return known.get(PREVIOUS)
         if old is not None:
@@ -129,10 +140,13 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
         return old
 
 
-def rollback(tracking: Tracking, name: str) -> int:
+def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
     """Exchange `champion` and `previous_champion`; returns the new champion.
 
-    Raises ValueError when there is no previous one. Killed in between, the new champion serves already.
+    reason: for people; kept (secrets removed) as the tag `rolled_back` of the version that served until now, and, one tag
+    a rollback (`rollback.TIME`), with the registered model. A second rollback returns to the version of before, and takes
+    its mark away. Raises ValueError when there is no previous one. Killed in between, either nothing has moved (call it
+    again), or the new champion serves already.
     """
     with _registry(tracking) as client:
         known = _aliases(client, name)
@@ -142,6 +156,13 @@ def rollback(tracking: Tracking, name: str) -> int:
                 f"{name} has no champion before {f'version {old}' if old else 'the first'}: "
                 "there is nothing to roll back to"
             )
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        why = redact(" ".join(reason.split())) or "no reason given"
+        if old is not None:
+            client.set_model_version_tag(name, str(old), ROLLED_BACK, f"{now}: {why}")
+        if ROLLED_BACK in _version(client, name, previous).tags:
+            client.delete_model_version_tag(name, str(previous), ROLLED_BACK)
+        client.set_registered_model_tag(name, f"rollback.{now}", f"version {old or 'none'} → {previous}: {why}")
         client.set_registered_model_alias(name, CHAMPION, str(previous))
         if old is not None:
             client.set_registered_model_alias(name, PREVIOUS, str(old))

@@ -39,7 +39,8 @@ def present_world(task: Task, store: Store, tracking: Tracking) -> World:
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     """Register a candidate (see stages.release.release_request) and promote it if every gate passed.
 
-    Returns {model_version, candidate, champion, previous_champion, promoted}. Again with the same request: the same.
+    Returns {model_version, candidate, champion, previous_champion, promoted, rolled_back}. Again with the same request:
+    the same. rolled_back: when and why a rollback took this very version out of service, else None; it is not promoted.
     """
     name = str(request["name"])
     version = registry.register(
@@ -67,7 +68,9 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
             **{f"gate.{gate}": passed for gate, passed in request["gates"].items()},
         },
     )
-    previous = registry.promote(tracking, name, version) if request["gates_passed"] else None
+    rolled_back = registry.version_tags(tracking, name, version).get(registry.ROLLED_BACK)
+    promotable = request["gates_passed"] and rolled_back is None
+    previous = registry.promote(tracking, name, version) if promotable else None
     champion = registry.champion(tracking, name)
     return {
         "model_version": version,
@@ -75,4 +78,5 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
         "champion": champion,
         "previous_champion": previous,
         "promoted": champion == version,
+        "rolled_back": rolled_back,
     }

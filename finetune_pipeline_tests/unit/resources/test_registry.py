@@ -146,6 +146,33 @@ def test_promotion_and_rollback(tracking: Tracking, models: Path) -> None:
     assert registry.rollback(tracking, "tickets") == 2
 
 
+def test_what_was_rolled_back_says_why_and_is_not_promoted_again(
+    tracking: Tracking, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_TOKEN", "hunter2hunter2")
+    for number in (1, 2):
+        register(tracking, models, f"adapter-{number}")
+        registry.promote(tracking, "tickets", number)
+    assert registry.rollback(tracking, "tickets", "refunds went\nwrong, hunter2hunter2") == 1
+    mark = registry.version_tags(tracking, "tickets", 2)["rolled_back"]
+    assert mark.endswith("Z: refunds went wrong, [SHOP_TOKEN redacted]")
+    assert "rolled_back" not in registry.version_tags(tracking, "tickets", 1)
+    # a release that is repeated finds the same version again, and leaves it out of service
+    assert register(tracking, models, "adapter-2") == 2
+    with pytest.raises(ValueError, match="version 2 was taken out of service .*refunds went wrong"):
+        registry.promote(tracking, "tickets", 2)
+    assert registry.champion(tracking, "tickets") == 1
+    assert registry.rollback(tracking, "tickets") == 2
+    assert "rolled_back" not in registry.version_tags(tracking, "tickets", 2)
+    assert registry.version_tags(tracking, "tickets", 1)["rolled_back"].endswith("Z: no reason given")
+    told = tracking.client().get_registered_model("tickets").tags
+    assert [told[key] for key in sorted(told)] == [
+        "version 2 → 1: refunds went wrong, [SHOP_TOKEN redacted]",
+        "version 1 → 2: no reason given",
+    ]
+    assert registry.promote(tracking, "tickets", 2) == 1, "the champion itself is no new promotion"
+
+
 def test_a_promotion_killed_half_way_is_completed(tracking: Tracking, models: Path) -> None:
     for number in (1, 2):
         register(tracking, models, f"adapter-{number}")

@@ -1,0 +1,34 @@
+"""``finetune rollback TASK``: the champion of before serves again, and MLflow says why."""
+
+from __future__ import annotations
+
+import click
+
+from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
+from finetune_pipeline.resources import registry
+from finetune_pipeline.resources.tracking import Tracking
+
+
+@click.command()
+@click.argument("task")
+@click.option("--reason", default="", help="Why; kept with the version in MLflow.")
+@as_json
+def rollback(task: str, reason: str, as_json: bool) -> int:
+    """Move the alias `champion` of TASK back to `previous_champion`; a second time: forth again.
+
+    The version that served until now becomes `previous_champion`. It is marked in MLflow with the time and the reason, and
+    no run promotes it again.
+    """
+    name, tracking = get_task(task).name, Tracking()
+    before = registry.aliases(tracking, name).get(registry.CHAMPION)
+    try:
+        now = registry.rollback(tracking, name, reason)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        emit({"task": name, "champion": now, "previous_champion": before, "reason": reason or None})
+        return DONE
+    say(f"{name}: version {now} is champion again; version {before} is out of service, and no run promotes it again.")
+    say("A server that loads the alias serves it from its next start; one that was given a folder needs")
+    say(f"  finetune export {name} --to DIR --alias champion")
+    return DONE

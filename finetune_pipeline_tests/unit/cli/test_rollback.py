@@ -1,0 +1,85 @@
+"""`finetune rollback`: one command, the reason in MLflow, and a release that does not undo it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from finetune_pipeline.cli.rollback import rollback
+from finetune_pipeline.resources import registry
+from finetune_pipeline.resources.release import release
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline_tests.unit.resources.served_base import make_adapter, make_base
+from finetune_pipeline_tests.unit.resources.test_registry import new_run
+
+SPEC = {
+    "name": "tickets",
+    "description": "d",
+    "system_prompt": "Say yes or no.",
+    "output": {"kind": "labels", "labels": ["yes", "no"]},
+}
+
+
+@pytest.fixture
+def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
+    (tmp_path / "data" / "tickets").mkdir(parents=True)
+    (tmp_path / "data" / "tickets" / "task.yaml").write_text(yaml.safe_dump(SPEC))
+    monkeypatch.setenv("FINETUNE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    make_base(tmp_path / "base")
+    make_adapter(tmp_path / "base", tmp_path / "adapter")
+    return Tracking()
+
+
+def released(tracking: Tracking, folder: Path, number: int) -> dict:
+    """What a release of candidate `number`, with every gate passed, says."""
+    request = {
+        "name": "tickets",
+        "kind": "lora",
+        "method": "lora",
+        "adapter": str(folder / "adapter"),
+        "merged": str(folder / "base"),
+        "base": str(folder / "base"),
+        "base_identity": {"kind": "local", "base_model": "tiny"},
+        "adapter_version": f"adapter-{number}",
+        "merged_version": f"merged-{number}",
+        "evaluation_version": f"evaluation-{number}",
+        "dataset_version": "rows",
+        "system_prompt": SPEC["system_prompt"],
+        "max_new_tokens": 4,
+        "gates_passed": True,
+        "gates": {"beats_baseline": True},
+        "verdict": "better",
+        "compared_with": None,
+    }
+    return release(tracking, request, new_run(tracking))
+
+
+def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_undo_it(
+    tracking: Tracking, tmp_path: Path
+) -> None:
+    without = CliRunner().invoke(rollback, ["tickets"])
+    assert without.exit_code == 1 and "tickets has no champion before the first" in without.output
+    assert released(tracking, tmp_path, 1)["champion"] == 1
+    second = released(tracking, tmp_path, 2)
+    assert second["promoted"] and second["rolled_back"] is None
+
+    done = CliRunner().invoke(rollback, ["tickets", "--reason", "refunds went wrong"], standalone_mode=False)
+    assert done.return_value == 0, done.output
+    assert "version 1 is champion again; version 2 is out of service" in done.output
+    assert registry.aliases(tracking, "tickets") == {"candidate": 2, "champion": 1, "previous_champion": 2}
+    assert registry.version_tags(tracking, "tickets", 2)["rolled_back"].endswith(": refunds went wrong")
+
+    again = released(tracking, tmp_path, 2)
+    assert again["promoted"] is False and again["champion"] == 1
+    assert again["rolled_back"].endswith(": refunds went wrong")
+    third = released(tracking, tmp_path, 3)
+    assert third["promoted"] and third["previous_champion"] == 1, "what is new may be promoted"
+
+    told = CliRunner().invoke(rollback, ["tickets", "--json"], standalone_mode=False)
+    assert json.loads(told.output) == {"task": "tickets", "champion": 1, "previous_champion": 3, "reason": None}
