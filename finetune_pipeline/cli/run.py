@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from finetune_pipeline.cli.environment import apply
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.state import Project, open_project, unfinished
 from finetune_pipeline.cli.verdict import verdict_lines
+from finetune_pipeline.cli.waiting import pool_wait
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.findings import errors
 from finetune_pipeline.progress import VARIABLE
@@ -87,10 +89,12 @@ def _execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proj
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     os.environ[VARIABLE] = str(path)
+    run_id = str(uuid.uuid4())
     try:
-        with Watcher(path, total=len(names), say=None if quiet else say):
+        with Watcher(path, len(names), None if quiet else say, lambda: pool_wait(instance, run_id)):
             result = job.execute_in_process(
                 instance=instance,
+                run_id=run_id,
                 raise_on_error=False,
                 tags={
                     "finetune/task": task.name,

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.reminders import Reminders
+
 QUIET_SECONDS = 4.0
 """Lines about the same stage come no closer together than this."""
 
@@ -31,10 +33,21 @@ def describe(row: dict[str, Any]) -> str:
 
 
 class Watcher:
-    """A thread that reads progress lines while the block runs. `say` None: read nothing, print nothing."""
+    """A thread that reads progress lines while the block runs. `say` None: read nothing, print nothing.
 
-    def __init__(self, path: Path, total: int, say: Callable[[str], None] | None) -> None:
-        self.path, self.total, self.say = path, total, say
+    waits_for: asked now and then while there is no progress; what the run waits for, or None.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        total: int,
+        say: Callable[[str], None] | None,
+        waits_for: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.path, self.total, self.say, self.waits_for = path, total, say, waits_for
+        self._reminders: Reminders | None = None
+        self._asked = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._begun: dict[str, float] = {}
@@ -61,9 +74,25 @@ class Watcher:
                             break
                         position += len(line)
                         self._show(json.loads(line))
+                        self._reminders, self._asked = None, time.monotonic()
             if stopping:
                 return
+            self._tell_wait()
             stopping = self._stop.wait(0.3)
+
+    def _tell_wait(self) -> None:
+        """Say what the run waits for, where something is in its way; and again, ever more rarely."""
+        assert self.say is not None
+        if time.monotonic() - self._asked < QUIET_SECONDS:
+            return
+        self._asked = time.monotonic()
+        words = self.waits_for()
+        if words is None:
+            self._reminders = None
+            return
+        self._reminders = self._reminders or Reminders()
+        if self._reminders.due():
+            self.say(f"        {words}")
 
     def _show(self, row: dict[str, Any]) -> None:
         assert self.say is not None
@@ -78,7 +107,7 @@ class Watcher:
             if row.get("sentence") or took >= 2:
                 self.say(f"        {row.get('sentence') or 'done'} ({took:.0f} s)")
         elif message not in ("begins", "unchanged") and (
-            now - self._last >= QUIET_SECONDS or row.get("eval_loss") is not None
+            now - self._last >= QUIET_SECONDS or row.get("eval_loss") is not None or row.get("waiting")
         ):
             self.say(f"        {describe(row)}")
             self._last = now

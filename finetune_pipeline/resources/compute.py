@@ -17,6 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.progress import tell
 from finetune_pipeline.resources import job_failures
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.trainers.device_lease import lease
@@ -97,7 +98,15 @@ class Compute(dg.ConfigurableResource):
     ) -> tuple[int, str]:
         log = op.log.info if op is not None else _to_stderr
         should_stop = _watch(op, self.watch_run_s)
-        with lease(devices, self._locks(), holder=stage, should_stop=should_stop, log=log) as (device, handles):
+
+        def waits(message: str) -> None:
+            log(message)
+            tell(stage, message, waiting=True)
+
+        with lease(devices, self._locks(), holder=_named(op, stage), should_stop=should_stop, log=waits) as (
+            device,
+            handles,
+        ):
             code = run_supervised(
                 [sys.executable, "-P", "-m", self.module, str(path)],  # -P: nothing in the working folder is imported
                 child_environment(device, pipes_env),
@@ -113,6 +122,14 @@ class Compute(dg.ConfigurableResource):
 
     def _locks(self) -> Path:
         return Path(self.lock_folder) if self.lock_folder else Path("/tmp") / f"finetune-devices-{os.getuid()}"  # noqa: S108
+
+
+def _named(op: Any, stage: str) -> str:
+    """The stage with its task and run, for those who wait for the device."""
+    if op is None:
+        return stage
+    task = op.run.tags.get("finetune/task")
+    return f"{stage}{f' of {task}' if task else ''} (run {op.run.run_id[:8]})"
 
 
 def places(devices: list[str], job: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from finetune_pipeline.reminders import Reminders, spell
 from finetune_pipeline.trainers.supervised import Stopped
 
 
@@ -32,12 +33,13 @@ def lease(
     A name such as ``cuda:0+cuda:1`` stands for all of its devices: they are locked in one order everywhere, and where one
     is taken those before it are given back at once, so that no two waiters can hold what the other needs.
     folder: where lock files are; the same for all processes that share the devices. holder: words shown to those who
-    wait. Raises TimeoutError naming the holders; Stopped when `should_stop` gives a reason while waiting.
+    wait. log: told who holds them and for how long, at once and now and then while it waits. Raises TimeoutError naming
+    the holders; Stopped when `should_stop` gives a reason while waiting.
     """
     if not devices:
         raise ValueError("no device to lease: name at least one, for example cpu")
     folder.mkdir(parents=True, exist_ok=True)
-    limit, told = time.monotonic() + timeout_s, False
+    limit, reminders = time.monotonic() + timeout_s, Reminders()
     while True:
         for device in devices:
             handles = _take_all(folder, device, holder)
@@ -52,9 +54,8 @@ def lease(
         single = dict.fromkeys(part for device in devices for part in members(device))
         held = {d: _held_by(_lock_file(folder, d)) for d in single}
         waiting = "; ".join(f"{d}: {words}" for d, words in held.items() if words) or "freed just now"
-        if not told:
+        if reminders.due():
             log(f"waiting for a free device ({waiting})")
-            told = True
         if reason := should_stop():
             raise Stopped(reason)
         if time.monotonic() > limit:
@@ -101,12 +102,13 @@ def _take(path: Path, holder: str) -> int | None:
 
 
 def _held_by(path: Path) -> str:
-    """The holder's words; empty when nobody holds it."""
+    """The holder's words, and for how long it has had the device; empty when nobody holds it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return path.read_text("utf-8", "replace").strip() or "held"
+        words = path.read_text("utf-8", "replace").strip() or "held"
+        return f"{words}, for {spell(time.time() - path.stat().st_mtime)}"
     else:
         return ""
     finally:

@@ -35,7 +35,8 @@ def test_two_leases_get_two_devices_and_a_third_waits(tmp_path: Path) -> None:
         ):
             pass
         assert len(said) == 1
-        assert "waiting for a free device" in said[0]
+        assert "waiting for a free device (cuda:0: a training, started by process" in said[0]
+        assert f"cuda:1: the second, started by process {os.getpid()}, for 0 s" in said[0]
     with lease(devices, tmp_path) as (again, _):
         assert again == "cuda:0"
 
@@ -75,7 +76,7 @@ def test_the_child_keeps_the_lease_of_a_killed_parent(tmp_path: Path) -> None:
 def test_several_devices_are_taken_together_or_not_at_all(tmp_path: Path) -> None:
     with lease(["cuda:1"], tmp_path, holder="the other"):
         with (
-            pytest.raises(TimeoutError, match=r"\(cuda:1: the other, started by process \d+\)"),
+            pytest.raises(TimeoutError, match=r"\(cuda:1: the other, started by process \d+, for \d+ s\)"),
             lease(["cuda:1+cuda:0"], tmp_path, timeout_s=0.3, poll_s=0.05),
         ):
             pass

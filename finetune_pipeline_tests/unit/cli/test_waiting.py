@@ -1,0 +1,86 @@
+"""Who a run waits for is told on the terminal: by the watcher, from Dagster's pool and from the device lease."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from finetune_pipeline import reminders
+from finetune_pipeline.cli import watch
+from finetune_pipeline.cli.waiting import pool_wait
+from finetune_pipeline.cli.watch import Watcher
+from finetune_pipeline.progress import VARIABLE, tell
+from finetune_pipeline.reminders import Reminders, spell
+from finetune_pipeline.resources.compute import Compute
+from finetune_pipeline.trainers.device_lease import lease
+from finetune_pipeline.trainers.supervised import Stopped
+
+
+def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
+    @dg.job
+    def nothing() -> None: ...
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        tags = {"finetune/task": "tickets", "finetune/pid": "77"}
+        holder, waiter = (instance.create_run_for_job(nothing, tags=tags).run_id for _ in range(2))
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 1)
+        assert storage.claim_concurrency_slot("gpu", holder, "tickets__adapter").is_claimed
+        assert pool_wait(instance, waiter) is None, "it has not asked for the pool yet"
+        assert not storage.claim_concurrency_slot("gpu", waiter, "tickets__few_shot_baseline").is_claimed
+        words = pool_wait(instance, waiter)
+        assert words is not None
+        assert words.startswith(f"waiting for pool gpu (adapter of tickets (run {holder[:8]}, process 77), for ")
+        assert pool_wait(instance, holder) is None
+        storage.free_concurrency_slots_for_run(holder)
+        assert pool_wait(instance, waiter) is None
+
+
+def test_a_wait_is_told_again_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(reminders.time, "monotonic", lambda: now)
+    due, told = Reminders(), []
+    for second in range(4000):
+        now = 100.0 + second
+        if due.due():
+            told.append(second)
+    assert told == [0, 15, 45, 105, 225, 465, 945, 1545, 2145, 2745, 3345, 3945]
+    assert [spell(s) for s in (0.4, 59.9, 60, 3599, 3600, 12000)] == [
+        "0 s",
+        "59 s",
+        "1 min",
+        "59 min",
+        "1 h 0 min",
+        "3 h 20 min",
+    ]
+
+
+def test_the_watcher_asks_what_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "QUIET_SECONDS", 0.2)
+    said: list[str] = []
+    with Watcher(tmp_path / "progress.jsonl", 1, said.append, lambda: "waiting for pool gpu (somebody)"):
+        time.sleep(1.5)
+    assert said == ["        waiting for pool gpu (somebody)"]
+
+
+def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, said = tmp_path / "progress.jsonl", []
+    monkeypatch.setenv(VARIABLE, str(path))
+    compute = Compute(devices=["cpu"], lock_folder=str(tmp_path / "locks"))
+    monkeypatch.setattr("finetune_pipeline.resources.compute._watch", lambda op, every: lambda: "enough waited")
+    with (
+        lease(["cpu"], tmp_path / "locks", holder="adapter of tickets (run 12345678)"),
+        Watcher(path, 1, said.append),
+    ):
+        tell("adapter", "begins")
+        with pytest.raises((Stopped, RuntimeError), match="enough waited"):
+            compute.launch(None, {"stage": "adapter", "out": str(tmp_path / "out"), "action": "train"})
+    assert said == [
+        "[ 1/1] adapter",
+        "        waiting for a free device (cpu: adapter of tickets (run 12345678), started by process "
+        f"{os.getpid()}, for 0 s)",
+    ]
