@@ -1,0 +1,233 @@
+"""Three public sets, and the shipped tasks, through the whole graph to a full report each, with the bundled base model.
+
+    python benchmarks/full_reports.py FOLDER --work DIR [NAME …] [--rows N] [--epochs E]
+
+FOLDER holds the sets as published, one folder each: clinc150, llms-from-scratch-instr, snips. NAME: intents (ten banking
+intents of clinc150, as labels), instructions (llms-from-scratch-instr, as free text), weather (snips, as extraction to
+JSON), ticket_triage, order_intake; by default the first three. Each is made a task in DIR/data and run by `finetune run`
+with one thread; what is made is kept in DIR/home, so that a run that was stopped goes on where it was. The pages land in
+DIR/reports. Printed for each task: time, exit code, the verdict, and where its rows and seconds went.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ("ticket_triage", "order_intake")
+PAGES = ("report.html", "report.md", "report.json")
+INTENTS = {
+    "account_blocked": "the account itself cannot be used, and they ask why",
+    "freeze_account": "wants the account stopped now",
+    "card_declined": "a payment by card was refused",
+    "balance": "how much money is in an account",
+    "bill_balance": "how much is owed on a bill",
+    "bill_due": "when a bill must be paid",
+    "pay_bill": "wants a bill paid",
+    "transfer": "wants money moved between accounts",
+    "transactions": "wants to see single payments",
+    "spending_history": "how much was spent in a time or on a kind of thing",
+}
+SLOTS = {
+    "city": "city",
+    "state": "state",
+    "country": "country",
+    "timeRange": "time",
+    "condition_description": "condition",
+    "condition_temperature": "temperature",
+}
+"""Slots of the weather requests that are asked for, and what they are called in the answer."""
+
+
+def intents(folder: Path, limit: int) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Ten intents about one bank, which are easily taken for one another; all splits of the set together."""
+    document = json.loads((folder / "clinc150" / "data_small.json").read_text("utf-8"))
+    rows = [{"text": text, "label": label} for part in document.values() for text, label in part if label in INTENTS]
+    told = "\n".join(f"{name}: {what}" for name, what in INTENTS.items())
+    spec = {
+        "description": "Tell what a customer of a bank wants, from one sentence (ten intents of clinc150).",
+        "system_prompt": f"A customer writes to a bank. Answer with exactly one label and nothing else.\n{told}",
+        "output": {"kind": "labels", "labels": list(INTENTS)},
+        "baseline": {"shots": [0, 10]},
+        "training": {"method": "lora", "max_tokens": 512},
+    }
+    return _drawn(rows, limit), spec
+
+
+def instructions(folder: Path, limit: int) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Instructions with short answers in free text."""
+    file = folder / "llms-from-scratch-instr" / "instruction-data.json"
+    rows = [{k: row[k] for k in ("instruction", "input", "output")} for row in json.loads(file.read_text("utf-8"))]
+    spec = {
+        "description": "Follow short instructions with short answers (llms-from-scratch-instr).",
+        "system_prompt": "Follow the instruction. Answer shortly, in one sentence where that is enough.",
+        "output": {"kind": "text", "max_new_tokens": 80},
+        "data": {"contradictions": "warn"},
+        "baseline": {"shots": [0, 4]},
+        "training": {"method": "lora", "max_tokens": 512},
+    }
+    return _drawn(rows, limit), spec
+
+
+def weather(folder: Path, limit: int) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Requests for the weather, and their slots as JSON. Rows with a slot twice, or one that is not asked for, are left
+    out; one published file holds bytes that are no UTF-8, which become replacement marks."""
+    rows = []
+    for file in sorted((folder / "snips" / "GetWeather").glob("*.json")):
+        for row in json.loads(file.read_text("utf-8", "replace"))["GetWeather"]:
+            names = [part["entity"] for part in row["data"] if "entity" in part]
+            if len(set(names)) == len(names) and set(names) <= set(SLOTS):
+                found = {part["entity"]: part["text"].strip() for part in row["data"] if "entity" in part}
+                answer = {title: found.get(slot) for slot, title in SLOTS.items()}
+                text = "".join(part["text"] for part in row["data"]).strip()
+                rows.append({"prompt": text, "completion": json.dumps(answer, ensure_ascii=False)})
+    fields = ", ".join(SLOTS.values())
+    schema = {
+        "type": "object",
+        "properties": {title: {"type": ["string", "null"]} for title in SLOTS.values()},
+        "required": list(SLOTS.values()),
+        "additionalProperties": False,
+    }
+    spec = {
+        "description": "Read place, time and condition out of a request for the weather, as JSON (snips).",
+        "system_prompt": (
+            f"You read requests for the weather. Answer with one line of JSON and nothing else, with these keys in this "
+            f"order: {fields}. Each value is copied word for word from the request, or null where it does not say."
+        ),
+        "output": {"kind": "json", "json_schema": schema, "max_new_tokens": 64},
+        "baseline": {"shots": [0, 4]},
+        "training": {"method": "lora", "max_tokens": 512},
+    }
+    return _drawn(rows, limit), spec
+
+
+SETS: dict[str, tuple[Callable[[Path, int], tuple[list[dict[str, str]], dict[str, Any]]], int]] = {
+    "intents": (intents, 900),
+    "instructions": (instructions, 800),
+    "weather": (weather, 700),
+}
+"""How a task's rows and spec are made, and how many rows it gets."""
+
+
+def _drawn(rows: Sequence[dict[str, str]], limit: int) -> list[dict[str, str]]:
+    """At most `limit` of the rows, drawn with a fixed seed."""
+    return random.Random(0).sample(list(rows), min(limit, len(rows)))
+
+
+def make_task(name: str, folder: Path, data: Path, limit: int | None, epochs: float | None) -> None:
+    """Write data/NAME, unless it is there with the same content (touched files would start the work anew)."""
+    at = data / name
+    if name in SHIPPED:
+        if not at.exists():
+            shutil.copytree(ROOT / "data" / name, at)
+        return
+    make, usual = SETS[name]
+    rows, spec = make(folder, limit or usual)
+    # fewer rows than the defaults ask for, and a report even where prompting would do
+    spec["data"] = {"min_examples": len(rows) // 2, "min_per_label": len(rows) // 20, **spec.get("data", {})}
+    spec["training"] |= {"epochs": 1.0 if epochs is None else epochs, "evals_per_epoch": 3}
+    spec["gates"] = {"worth_training": "warn"}
+    spec = {"name": name, "base_model": "bundled/smollm2-135m-instruct", **spec}
+    wanted = {
+        at / "task.yaml": yaml.safe_dump(spec, sort_keys=False, allow_unicode=True),
+        at / "raw" / "rows.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+    }
+    for path, text in wanted.items():
+        if not path.exists() or path.read_text("utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+
+
+def run(name: str, work: Path) -> dict[str, Any]:
+    """Run the graph for one task. Returns {task, code, seconds, verdict, steps}; raises RuntimeError when it broke."""
+    environment = {
+        **os.environ,
+        "FINETUNE_DATA": str(work / "data"),
+        "FINETUNE_HOME": str(work / "home"),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    began = time.monotonic()
+    command = [sys.executable, "-m", "finetune_pipeline.cli.main", "run", name, "--json"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=False)
+    if not done.stdout.strip() or done.returncode not in (0, 2):
+        raise RuntimeError(f"ended with code {done.returncode}: {done.stdout.strip() or 'see above'}")
+    told = json.loads(done.stdout)
+    seconds = time.monotonic() - began
+    return {"task": name, "code": done.returncode, "seconds": seconds, "verdict": told.get("verdict"), "told": told}
+
+
+def collect(name: str, work: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Copy the newest report of a task to DIR/reports. (its folder there, its evaluation); None where a check stopped
+    the run before there was one."""
+    made = sorted(
+        (work / "home" / "artifacts" / name / "evaluation_report").glob("*/artifact.json"),
+        key=lambda path: path.stat().st_mtime,
+    )
+    if not made:
+        return None
+    out = work / "reports" / name
+    out.mkdir(parents=True, exist_ok=True)
+    for page in PAGES:
+        if (made[-1].parent / page).exists():
+            shutil.copyfile(made[-1].parent / page, out / page)
+    return out, json.loads((made[-1].parent / "evaluation.json").read_text("utf-8"))
+
+
+def tell(told: dict[str, Any], found: tuple[Path, dict[str, Any]] | None) -> None:
+    """Print what a run came to."""
+    print(f"{told['task']}: exit code {told['code']}, {told['seconds'] / 60:.1f} minutes")
+    print(f"  {told['verdict'] or told['told']}")
+    if found is None:
+        print("  stopped before the report")
+        return
+    out, evaluation = found
+    for model in evaluation["models"].values():
+        low, high = model["interval"]
+        print(
+            f"  {model['set']:<10} {model['title']:<60} right {model['accuracy']:.3f} ({low:.3f} to {high:.3f})"
+            f"  decides by {model['value']:.3f}  n {model['n']}"
+        )
+    print(f"  pages: {out}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of the public sets")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*SETS, *SHIPPED]))
+    parser.add_argument("--work", type=Path, required=True, help="folder for tasks, artifacts and pages")
+    parser.add_argument("--rows", type=int, help="rows of each public set (default: 900, 800 and 700)")
+    parser.add_argument("--epochs", type=float, help="of the public sets (default: 1)")
+    given = parser.parse_args()
+    names = given.names or list(SETS)
+    if unknown := [name for name in names if name not in SETS and name not in SHIPPED]:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join([*SETS, *SHIPPED])}")
+    work = given.work.resolve()
+    whole = True
+    for name in names:
+        make_task(name, given.folder, work / "data", given.rows, given.epochs)
+        try:
+            told = run(name, work)
+        except RuntimeError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            whole = False
+            continue
+        tell(told, collect(name, work))
+    return 0 if whole else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
