@@ -211,7 +211,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for tasks, artifacts and pages")
     parser.add_argument("--rows", type=int, help="rows of each public set (default: 900, 800 and 700)")
     parser.add_argument("--epochs", type=float, help="of the public sets (default: 1)")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     names = given.names or list(SETS)
     if unknown := [name for name in names if name not in SETS and name not in SHIPPED]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join([*SETS, *SHIPPED])}")
