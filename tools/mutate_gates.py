@@ -32,11 +32,11 @@ PACKAGE, TESTS = "finetune_pipeline.evaluation", "finetune_pipeline_tests/unit/e
 TARGETS = {
     "gate_result": ["test_gates.py"],
     "gates_on_rows": ["test_gates.py"],
-    "gates_beyond_test": ["test_gates_beyond_test.py", "test_gates.py"],
+    "gates_besides_task": ["test_gates_besides_task.py", "test_gates.py"],
     "gates": ["test_gates.py"],
     "deciding": ["test_deciding.py"],
 }
-DEPENDENTS = ("gate_result", "gates_on_rows", "gates_beyond_test", "gates", "deciding", "evaluate_run")
+DEPENDENTS = ("gate_result", "gates_on_rows", "gates_besides_task", "gates", "deciding", "evaluate_run")
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,

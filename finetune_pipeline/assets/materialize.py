@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from finetune_pipeline.artifacts import Artifact, read_json
-from finetune_pipeline.assets.metadata import as_metadata, numbers
+from finetune_pipeline.assets.metadata import as_metadata, as_picture, numbers
 from finetune_pipeline.data.split_files import digest_examples, examples_of
 from finetune_pipeline.findings import errors
 from finetune_pipeline.graph import World, pinned_world
@@ -42,6 +42,8 @@ USES = {
 SHOWN = (
     "report.html",
     "report.md",
+    "report.json",
+    "plots",
     "evaluation.json",
     "gates.json",
     "findings.jsonl",
@@ -107,7 +109,7 @@ def materialize(
         _log_datasets(run, task, name, world, store)
         for file in SHOWN:
             if (artifact.folder / file).exists():
-                run.log_artifact(artifact.folder / file)
+                run.log_artifact(artifact.folder / file, file if (artifact.folder / file).is_dir() else None)
         if "verdict" in artifact.facts:
             run.set_tags({"mlflow.note.content": artifact.facts["verdict"]})
         shown = {k: v for k, v in artifact.facts.items() if k not in ("history", "files") or name == "raw_examples"}
@@ -128,6 +130,8 @@ def materialize(
         if report.exists():
             metadata["report"] = dg.MetadataValue.md(report.read_text("utf-8"))
             metadata["report_page"] = dg.MetadataValue.path(artifact.folder / "report.html")
+        for plot in sorted((artifact.folder / "plots").glob("*.svg")):
+            metadata[f"plot_{plot.stem}"] = as_picture(plot.read_bytes(), plot.stem.replace("_", " "))
     tell(name, "done", reused=artifact.reused, sentence=str(artifact.facts.get("sentence", "")))
     return artifact, metadata
 

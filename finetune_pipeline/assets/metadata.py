@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,11 @@ def as_metadata(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
         elif value is not None:
             shown[name] = dg.MetadataValue.json(value)
     return shown
+
+
+def as_picture(svg: bytes, title: str) -> dg.MetadataValue:
+    """A picture that is shown where the metadata is: Markdown with the SVG inside it."""
+    return dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg).decode()})")
 
 
 _NOT_IN_NAMES = re.compile(r"[^\w.\- :]")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.evaluation.gates import table
-from finetune_pipeline.evaluation.gates_beyond_test import general_ability
+from finetune_pipeline.evaluation.gates_besides_task import general_ability
 from finetune_pipeline.spec.model import TaskSpec
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
-from finetune_pipeline.evaluation.gates_beyond_test import BEYOND_GATES, general_ability, human_review
+from finetune_pipeline.evaluation.gates_besides_task import BESIDES_GATES, general_ability, human_review
 from finetune_pipeline.evaluation.gates_on_rows import ROW_GATES, few_regressions, never_break
 from finetune_pipeline.evaluation.statistics import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import (
@@ -263,7 +263,7 @@ def table() -> list[dict[str, Any]]:
     Each: name, needs, default, blocking (what it holds back), what_to_do (when it says no).
     """
     d = GatesSpec.model_validate({})
-    to_do = {**_TO_DO, **{row[0]: row[4] for row in (*ROW_GATES, *BEYOND_GATES)}}
+    to_do = {**_TO_DO, **{row[0]: row[4] for row in (*ROW_GATES, *BESIDES_GATES)}}
     rows = [
         (
             "beats_baseline",
@@ -299,7 +299,7 @@ def table() -> list[dict[str, Any]]:
             "1 or more",
             "champion",
         ),
-        *(row[:4] for row in BEYOND_GATES),
+        *(row[:4] for row in BESIDES_GATES),
     ]
     return [
         {"name": name, "needs": needs, "default": default, "blocking": blocking, "what_to_do": to_do[name]}

@@ -28,7 +28,7 @@ _COUNTERS = (
 )
 _DONE = (("rows_cut", "Examples with a cut user text"), ("tokens_cut", "Tokens cut"), ("rows_dropped", "Rows left out"))
 
-_STYLE = """
+ROW_STYLE = """
 .tokens { white-space: pre-wrap; overflow-wrap: anywhere; margin: .5rem 0 0; padding: .7rem .9rem; background: var(--panel);
   border-radius: 4px; font: .875rem/1.85 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 .tokens span, .key span { padding: .1em 0; border-radius: 2px; box-decoration-break: clone; }
@@ -63,11 +63,11 @@ def render_audit(audits: Mapping[str, Audit], settings: Mapping[str, Any], title
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}{_STYLE}</style></head><body><main>"
+        f"<title>{escape(title)}</title><style>{STYLE}{ROW_STYLE}</style></head><body><main>"
         f'<h1>{escape(title)}</h1><p class="lead">What the model is taught, token by token, before the first step.</p>'
         f"{_verdict(problems, audits)}"
-        f"<h2>Counters</h2>{_counters(audits)}<p class='note'>{escape(told)}</p>"
-        f"<h2>How to read the rows</h2>{_key()}{sections}</main></body></html>\n"
+        f"<h2>Counters</h2>{counters(audits)}<p class='note'>{escape(told)}</p>"
+        f"<h2>How to read the rows</h2>{key()}{sections}</main></body></html>\n"
     )
 
 
@@ -99,7 +99,9 @@ def _verdict(problems: Sequence[Mapping[str, Any]], audits: Mapping[str, Audit])
     )
 
 
-def _counters(audits: Mapping[str, Audit]) -> str:
+def counters(audits: Mapping[str, Audit]) -> str:
+    """The table of all counters, a column a split."""
+
     def line(label: str, cells: Sequence[str]) -> str:
         return f"<tr><td>{escape(label)}</td>{''.join(cells)}</tr>"
 
@@ -130,7 +132,8 @@ def _counters(audits: Mapping[str, Audit]) -> str:
     return f'<div class="wide"><table class="figures"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _key() -> str:
+def key() -> str:
+    """What the marks of the shown rows mean."""
     return (
         '<ul class="key"><li><span class="loss">learned</span> carries loss</li>'
         '<li><span class="context other">read</span> context, without loss</li>'
@@ -142,8 +145,13 @@ def _key() -> str:
 
 
 def _split(split: str, audit: Audit) -> str:
-    rows = "".join(_row(row) for row in audit["shown"])
+    rows = shown_rows(audit["shown"])
     return f"<section><h2>{escape(split[:1].upper() + split[1:])}</h2>{rows or '<p>No rows to show.</p>'}</section>"
+
+
+def shown_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows token by token, as the audit wrote them down."""
+    return "".join(_row(row) for row in rows)
 
 
 def _row(row: Mapping[str, Any]) -> str:

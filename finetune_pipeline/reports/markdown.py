@@ -9,7 +9,8 @@ from typing import Any
 from finetune_pipeline.evaluation.answers import INVALID
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.wording import counted, cut, number
-from finetune_pipeline.reports import beyond_test, evidence, metric_tables, sentences, tables
+from finetune_pipeline.reports import background, besides_task, evidence, metric_tables, sentences, tables
+from finetune_pipeline.reports.next_steps import next_steps
 from finetune_pipeline.reports.tables import Table
 
 SHOWN, TEXT_LIMIT = 5, 200
@@ -29,6 +30,7 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         *map(plain, sentences.caveats(evaluation)),
         "## Gates",
         write_table(tables.gates_table(gates)),
+        *_next(evaluation, gates),
         "## Models",
         *[write_table(tables.models_table(evaluation, where)) for where in ("validation", "test")],
         *map(plain, sentences.format_gap_sentences(evaluation)),
@@ -46,31 +48,59 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         *_wrong(evaluation),
         *_atlas(evaluation),
         *_beyond(evaluation),
-        "## Data",
+        "## Learning curve",
+        plain(sentences.curve_sentence(evaluation["training"])),
+        write_table(_curve(evaluation)),
+        "## Data card",
+        *map(plain, background.card_sentences(evaluation)),
+        write_table(background.sources_table(evaluation)),
         write_table(tables.stages_table(evaluation["data"])),
         write_table(tables.splits_table(evaluation["data"], task["labels"])),
         write_table(tables.findings_table(evaluation["data"])),
         "## Training",
-        plain(sentences.curve_sentence(evaluation["training"])),
         write_table(tables.training_table(evaluation["training"])),
+        *_titled("## Supervision", background.supervision_sentences(evaluation), []),
+        *_titled(
+            "## Cost",
+            background.cost_sentences(evaluation),
+            [f(evaluation) for f in (background.cost_table, background.tokens_table, background.prices_table)],
+        ),
         "## The sealed test",
         plain(sentences.seal_sentence(evaluation)),
         *map(plain, evidence.level_sentences(evaluation)),
         write_table(tables.openings_table(evaluation)),
-        "## Versions",
+        "## Lineage and hashes",
         write_table(tables.versions_table(evaluation)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _next(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> list[str]:
+    steps = next_steps(evaluation, gates)
+    return ["## What to do next", "\n".join(f"{i}. {plain(step)}" for i, step in enumerate(steps, 1))] if steps else []
+
+
+def _titled(title: str, told: Sequence[str], shown: Sequence[Table | None]) -> list[str]:
+    """A section; nothing where there is nothing to tell."""
+    parts = [*map(plain, told), *map(write_table, shown)]
+    return [title, *parts] if any(parts) else []
+
+
+def _curve(evaluation: Mapping[str, Any]) -> Table | None:
+    """Validation losses by step."""
+    history = evaluation["training"].get("history") or []
+    rows = [[number(h.get("step")), number(h["eval_loss"])] for h in history if h.get("eval_loss") is not None]
+    return Table(["Step", "Validation loss"], rows, "rr") if rows else None
 
 
 def _beyond(evaluation: Mapping[str, Any]) -> list[str]:
     """General ability, and what people said."""
     ability, people = evaluation.get("ability"), evaluation.get("people")
     parts = []
-    if told := beyond_test.ability_sentences(ability):
-        parts += ["## General ability", *map(plain, told), write_table(beyond_test.ability_table(ability))]
-    if told := beyond_test.people_sentences(people, evaluation["task"]["name"]):
-        parts += ["## Judgement by people", *map(plain, told), write_table(beyond_test.comments_table(people))]
+    if told := besides_task.ability_sentences(ability):
+        parts += ["## General ability", *map(plain, told), write_table(besides_task.ability_table(ability))]
+    if told := besides_task.people_sentences(people, evaluation["task"]["name"]):
+        parts += ["## Judgement by people", *map(plain, told), write_table(besides_task.comments_table(people))]
     return parts
 
 

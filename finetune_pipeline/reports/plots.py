@@ -11,7 +11,11 @@ from typing import Any
 
 from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, cut, is_interval, is_number, metric_title
 
-WIDTH, LABELS, VALUES, ROW, TOP, BOTTOM = 880, 330, 190, 30, 12, 34
+WIDTH, NARROW = 880, 440
+"""Widths of a plot, in its own units: for a desk, and for a telephone."""
+LABELS, VALUES, ROW, TOP, BOTTOM = 330, 190, 30, 12, 34
+_STACKED = 44
+"""Height of a line in a narrow plot, where the names stand above the dots."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,40 @@ def _svg(width: int, height: float, title: str, parts: Sequence[str]) -> str:
     )
 
 
-def dot_plot(dots: Sequence[Dot], title: str, axis: str, limits: tuple[float, float] | None = None) -> str:
+_PLAIN = (
+    "text{font:13px system-ui,sans-serif;fill:#1d2126}.tick{fill:#5b6470;font-size:12px}.strong{font-weight:650}"
+    ".grid{stroke:#dcdfe3}.zero{stroke:#1d2126;stroke-width:1.5}.mark{stroke:#5b6470;stroke-dasharray:3 3}"
+    ".whisker{stroke:#5b6470;stroke-width:1.6}.whisker.strong{stroke:#1f5fae;stroke-width:2.4}.dot,.point{fill:#5b6470}"
+    ".dot.strong,.point{fill:#1f5fae}.curve{fill:none;stroke-width:1.5}.curve.train{stroke:#5b6470}"
+    ".curve.valid{stroke:#1f5fae;stroke-width:2.4}"
+)
+
+
+def standalone(svg: str) -> str:
+    """A plot as a file of its own, on white, for places without the page's style. Empty text stays empty."""
+    if not svg:
+        return ""
+    style = f'<style>{_PLAIN}</style><rect width="100%" height="100%" fill="#fff"/>'
+    head, rest = svg.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
+
+
+def dot_plot(
+    dots: Sequence[Dot], title: str, axis: str, limits: tuple[float, float] | None = None, width: int = WIDTH
+) -> str:
     """Values with intervals, one under the other; a line at zero when zero lies inside the scale.
 
-    limits: ends of the scale; otherwise round numbers around all intervals and zero. Empty text without dots.
+    limits: ends of the scale; otherwise round numbers around all intervals and zero. width: below 600 names and values
+    stand above the dots. Empty text without dots.
     """
     if not dots:
         return ""
     low, high = limits or (min(0.0, *(d.low for d in dots)), max(0.0, *(d.high for d in dots)))
     ticks = nice_ticks(low, high)
-    left, right = LABELS, WIDTH - VALUES
-    bottom = TOP + ROW * len(dots)
+    stacked = width < 600
+    left, right = (12, width - 12) if stacked else (LABELS, width - VALUES)
+    height = _STACKED if stacked else ROW
+    bottom = TOP + height * len(dots)
 
     def x(value: float) -> float:
         return left + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (right - left)
@@ -79,20 +106,23 @@ def dot_plot(dots: Sequence[Dot], title: str, axis: str, limits: tuple[float, fl
         parts.append(_text(x(tick), bottom + 14, _tick(tick), "tick", "middle"))
     parts.append(_text((left + right) / 2, bottom + 29, axis, "tick", "middle"))
     for i, dot in enumerate(dots):
-        y = TOP + ROW * (i + 0.5)
+        y = TOP + height * (i + (0.72 if stacked else 0.5))
         kind = "strong" if dot.strong else "plain"
-        parts.append(_text(0, y + 4, cut(dot.label, 60), f"label {kind}"))
+        parts.append(_text(0, y - 14 if stacked else y + 4, cut(dot.label, 40 if stacked else 60), f"label {kind}"))
         parts.append(_line(x(dot.low), y, x(dot.high), y, f"whisker {kind}"))
         parts += [_line(x(end), y - 4, x(end), y + 4, f"whisker {kind}") for end in (dot.low, dot.high)]
         parts.append(
             f'<circle cx="{x(dot.value):.1f}" cy="{y:.1f}" r="{5 if dot.strong else 4}" class="dot {kind}">'
             f"<title>{escape(f'{dot.label}: {dot.text}')}</title></circle>"
         )
-        parts.append(_text(right + 16, y + 4, dot.text, f"label {kind}"))
-    return _svg(WIDTH, bottom + BOTTOM, title, parts)
+        if stacked:
+            parts.append(_text(width, y - 14, dot.text, f"label {kind}", "end"))
+        else:
+            parts.append(_text(right + 16, y + 4, dot.text, f"label {kind}"))
+    return _svg(width, bottom + BOTTOM, title, parts)
 
 
-def models_plot(models: Mapping[str, Mapping[str, Any]], metric: str) -> str:
+def models_plot(models: Mapping[str, Mapping[str, Any]], metric: str, width: int = WIDTH) -> str:
     """Scores of all models with their intervals, in percent; validation first, as in the tables."""
     dots = []
     for name, model in models.items():
@@ -101,10 +131,10 @@ def models_plot(models: Mapping[str, Mapping[str, Any]], metric: str) -> str:
             title = model["title"] + (", validation" if model["set"] == "validation" else "")
             dots.append(Dot(title, value, low, high, f"{value:.1f} ({low:.1f} to {high:.1f})", name == "candidate"))
     axis = "right answers, %" if metric in RIGHT_OR_WRONG else f"{metric_title(metric)}, points"
-    return dot_plot(dots, "Scores of all models with intervals", axis, (0.0, 100.0))
+    return dot_plot(dots, "Scores of all models with intervals", axis, (0.0, 100.0), width)
 
 
-def gains_plot(comparisons: Mapping[str, Any], names: Mapping[str, str], axis: str) -> str:
+def gains_plot(comparisons: Mapping[str, Any], names: Mapping[str, str], axis: str, width: int = WIDTH) -> str:
     """Gains of the candidate over the other models with their paired intervals."""
     dots = []
     for name, title in names.items():
@@ -113,10 +143,10 @@ def gains_plot(comparisons: Mapping[str, Any], names: Mapping[str, str], axis: s
             value, low, high = (100 * v for v in (told["gain"], *told["interval"]))
             text = f"{value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\u2212")
             dots.append(Dot(f"over {title}", value, low, high, text, name == "baseline"))
-    return dot_plot(dots, "Gains of the fine-tuned model with paired intervals", axis)
+    return dot_plot(dots, "Gains of the fine-tuned model with paired intervals", axis, width=width)
 
 
-def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None) -> str:
+def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None, width: int = WIDTH) -> str:
     """Training and validation loss against the optimiser step. Empty text without two points of either."""
     logged = [row for row in history if is_number(row.get("step"))]
     series = {
@@ -126,8 +156,11 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None) 
     points = [p for of in series.values() for p in of]
     if max(map(len, series.values())) < 2:
         return ""
-    steps, losses = nice_ticks(0.0, max(s for s, _ in points), 7), nice_ticks(0.0, max(v for _, v in points))
-    left, right, top, bottom = 44, WIDTH - 150, 30, 290
+    steps, losses = (
+        nice_ticks(0.0, max(s for s, _ in points), 7 if width >= 600 else 4),
+        nice_ticks(0.0, max(v for _, v in points)),
+    )
+    left, right, top, bottom = 44, width - (150 if width >= 600 else 84), 30, 290
 
     def x(step: float) -> float:
         return left + step / steps[-1] * (right - left)
@@ -148,7 +181,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None) 
             _text(x(best_step), top - 6, "kept", "tick", "middle"),
         ]
     parts += _curves(series, x, y, right)
-    return _svg(WIDTH, bottom + 42, "Training and validation loss against the optimiser step", parts)
+    return _svg(width, bottom + 42, "Training and validation loss against the optimiser step", parts)
 
 
 def _curves(

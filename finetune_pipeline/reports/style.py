@@ -62,6 +62,8 @@ tr.strong td:first-child { box-shadow: -.6rem 0 0 var(--panel); }
 .case .said b { font-weight: 600; }
 .case .id { color: var(--soft); font-size: .8rem; }
 svg { display: block; width: 100%; max-width: 55rem; min-width: 40rem; height: auto; font-family: inherit; }
+.narrow { display: none; } .narrow svg { min-width: 0; max-width: 30rem; }
+ol { max-width: 72ch; padding-left: 1.4rem; } ol li { margin: .35rem 0; overflow-wrap: anywhere; }
 svg text { fill: var(--ink); font-size: 13px; font-variant-numeric: tabular-nums; }
 svg .tick { fill: var(--soft); font-size: 12px; } svg .label.strong { font-weight: 650; }
 svg .grid { stroke: var(--line); } svg .zero { stroke: var(--ink); stroke-width: 1.5; }
@@ -73,7 +75,8 @@ svg .dot.strong, svg .point { fill: var(--accent); }
 svg .curve { fill: none; stroke-width: 1.5; stroke-linejoin: round; } svg .curve.train { stroke: var(--soft); }
 svg .curve.valid { stroke: var(--accent); stroke-width: 2.4; }
 svg .label.train { fill: var(--soft); } svg .label.valid { fill: var(--accent); }
-@media (max-width: 40rem) { main { padding: 1.2rem 1rem 3rem; } h1 { font-size: 1.4rem; }
+@media screen and (max-width: 40rem) { .broad { display: none; } .narrow { display: block; margin: .6rem 0 1rem; }
+  main { padding: 1.2rem 1rem 3rem; } h1 { font-size: 1.4rem; }
   .gates thead { display: none; } .gates tr { display: grid; grid-template-columns: 1fr auto; padding: .4rem 0;
     border-bottom: 1px solid var(--line); }
   .gates td { border: 0; padding: .1rem 0; } .gates td:nth-child(3) { grid-column: 1 / 3; } }

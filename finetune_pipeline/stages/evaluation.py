@@ -7,6 +7,7 @@ from typing import Any
 from finetune_pipeline.artifacts import Artifact, read_json, write_json
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.split_files import examples_of
+from finetune_pipeline.evaluation.costs import costs
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
@@ -18,13 +19,18 @@ from finetune_pipeline.evaluation.shared_sources import source_of
 from finetune_pipeline.graph import SHARED, Step, Work
 from finetune_pipeline.models.kinds import served
 from finetune_pipeline.reports.html import render_html
+from finetune_pipeline.reports.json_report import render_json
 from finetune_pipeline.reports.markdown import render_markdown
+from finetune_pipeline.reports.report_plots import report_plots
 from finetune_pipeline.reports.sentences import caveats, verdict_sentences
 from finetune_pipeline.stages.baseline import answer_length, best_turns
 from finetune_pipeline.stages.data import sealing_key
 from finetune_pipeline.stages.kept_answers import answers_of
 from finetune_pipeline.training.jobs import predict_job, prompt_set
 
+PLOTS = "plots"
+SHOWN_ROWS = 2
+"""Rows of each split's audit that the report shows token by token."""
 DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 
 
@@ -129,6 +135,9 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         earlier=recorded(state, list(before)[: look_number(looks, candidate) - 1]),
         ability_facts=dict(work.inputs["general_ability"].facts),
         people_facts=dict(work.inputs["human_review"].facts),
+        supervision=_supervision(adapter),
+        cost=costs(rows, _measured(work), work.inputs["training_plan"].facts),
+        quality_facts={k: work.inputs["data_quality"].facts.get(k) for k in ("passed", "parts", "tokens")},
         versions={
             **{name: artifact.version for name, artifact in work.inputs.items()},
             "champion": work.world.champion["model_version"] if work.world.champion else None,
@@ -138,8 +147,12 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
     answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
     write_json(work.out / "evaluation.json", evaluation)
     write_json(work.out / "gates.json", [g.to_dict() for g in gates])
+    write_json(work.out / "report.json", render_json(evaluation, gates))
     (work.out / "report.html").write_text(render_html(evaluation, gates), "utf-8")
     (work.out / "report.md").write_text(render_markdown(evaluation, gates), "utf-8")
+    for name, plot in report_plots(evaluation).items():
+        (work.out / PLOTS).mkdir(exist_ok=True)
+        (work.out / PLOTS / f"{name}.svg").write_text(plot, "utf-8")
     return {
         "passed": all(g.passed for g in gates),
         "verdict": answer,
@@ -148,7 +161,21 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         "comparison": evaluation.get("comparison", {}),
         "seal": {k: v for k, v in evaluation["seal"].items() if k != "openings"},
         "history": evaluation["history"],
+        "cost": {k: v for k, v in evaluation["cost"].items() if k != "prices"},
     }
+
+
+def _supervision(adapter: Artifact) -> dict[str, Any]:
+    """The audit per split, with a few of its rows: a whole page of them is beside the adapter."""
+    audits = read_json(adapter.path("audit.json")) if (adapter.folder / "audit.json").exists() else {}
+    return {split: {**audit, "shown": audit["shown"][:SHOWN_ROWS]} for split, audit in audits.items()}
+
+
+def _measured(work: Work) -> dict[str, Any]:
+    """What the processes of the steps before measured, where they ran one."""
+    steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
+    files = {name: work.inputs[name].folder / "measured.json" for name in steps}
+    return {name: read_json(file) for name, file in files.items() if file.exists()}
 
 
 PREDICTION_STEPS = [
@@ -172,8 +199,9 @@ REPORT_STEPS = [
             "human_review",
             *DATA_STEPS,
         ),
-        "4",
+        "5",
         lambda s, w: [s.gates.model_dump(), s.output.model_dump(), s.baseline.ceiling, s.description, w.never_break],
         make_evaluation_report,
+        after=("data_quality", "training_plan"),
     ),
 ]

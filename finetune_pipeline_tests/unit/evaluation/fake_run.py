@@ -39,6 +39,46 @@ PEOPLE = {
     "comments": [],
     "of_earlier_candidates": 0,
 }
+COUNTERS = (
+    "rows_without_loss rows_partly_learned rows_with_loss_on_prompt rows_without_eos answers_cut rows_over_length "
+    "template_mismatch rows_refused rows_with_special_tokens rows_cut tokens_cut rows_dropped"
+).split()
+SUPERVISION = {
+    "train": {
+        "rows": 700,
+        "tokens": 50000,
+        "loss_tokens": 2000,
+        **dict.fromkeys(COUNTERS, 0),
+        "rows_cut": 3,
+        "tokens_per_row": {"min": 60, "p50": 70, "max": 90},
+        "loss_tokens_per_row": {"min": 3, "p50": 3, "max": 5},
+        "shown": [
+            {
+                "fault": "",
+                "why": "the shortest row",
+                "id": "e0001",
+                "place": "raw/a.jsonl:1",
+                "tokens": 3,
+                "loss_tokens": 1,
+                "tokens_lost": 0,
+                "pieces": [["<|im_start|>", "context", True], ["<b>hi", "context", False], ["bug", "loss", False]],
+            }
+        ],
+    }
+}
+COST = {
+    "steps": {"adapter": {"seconds": 75.2, "cpu_seconds": 74.0, "peak_memory_mib": 1234.5}},
+    "seconds": 75.2,
+    "planned": {"low": 60.0, "expected": 80.0, "high": 100.0},
+    "prices": [{"engine": "rented", "model": "8B", "dollars_between": [0.5, 1.5], "date": "2026-05-31"}],
+    "tokens": {"base": {"prompt": 800.0, "answer": 4.0}, "candidate": {"prompt": 200.0, "answer": 1.0}},
+    "saved_share": 0.75,
+}
+QUALITY = {
+    "passed": False,
+    "parts": {"balance": {"passed": False, "message": "the largest label is 12 times the smallest", "blocking": True}},
+    "tokens": {"whole": {"min": 60, "p50": 70, "p99": 88, "max": 90}},
+}
 TRAINING = {
     "method": "qlora",
     "precision": "bfloat16",
@@ -62,7 +102,10 @@ TRAINING = {
     "measured": {"seconds": 75.2, "peak_memory_mib": 1234.5, "resumed_from": None},
 }
 DATA = {
-    "raw_examples": {"lines": 1042},
+    "raw_examples": {
+        "lines": 1042,
+        "files": [{"file": "raw/a<b>.jsonl", "lines": 1042, "shape": "text_label", "sha256": "ab12" * 16}],
+    },
     "validated_examples": {"rows_in": 1042, "kept": 1019, "quarantined": 23, "by_rule": {"data.bad_json": 23}},
     "clean_examples": {
         "rows_in": 1019,
@@ -77,6 +120,7 @@ DATA = {
         "quarantined": 0,
         "counts": {"train": 700, "validation": 80, "test": 171},
         "labels": {"train": {"bug": 300, "billing": 300, "other": 100}},
+        "leaks": {"exact": 0, "near": 0, "group": 0},
     },
 }
 
@@ -96,6 +140,9 @@ def arguments(**changes: Any) -> dict[str, Any]:
         "parity_facts": PARITY,
         "ability_facts": ABILITY,
         "people_facts": PEOPLE,
+        "supervision": SUPERVISION,
+        "cost": COST,
+        "quality_facts": QUALITY,
         "openings": OPENINGS,
         "versions": VERSIONS,
         "texts": {r["example_id"]: f"text of {r['example_id']}" for r in base},

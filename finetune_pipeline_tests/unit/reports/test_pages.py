@@ -77,6 +77,7 @@ def test_sections_in_order_and_every_link_leads_somewhere(good):
     titles = re.findall(r'<h2 id="(\w+)">', good[0])
     assert titles == [
         "gates",
+        "next",
         "models",
         "form",
         "paired",
@@ -91,6 +92,8 @@ def test_sections_in_order_and_every_link_leads_somewhere(good):
         "people",
         "data",
         "training",
+        "supervision",
+        "cost",
         "seal",
         "versions",
     ]

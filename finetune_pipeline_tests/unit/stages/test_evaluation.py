@@ -63,6 +63,8 @@ class Stage:
             "few_shot_baseline": self._artifact("few_shot_baseline", "f1", baseline),
             "general_ability": self._artifact("general_ability", candidate, ABILITY),
             "human_review": self._artifact("human_review", candidate, PEOPLE),
+            "training_plan": self._artifact("training_plan", "p1", {}),
+            "data_quality": self._artifact("data_quality", "q1", {}),
             **more,
         }
         world = World("r", "v", "l", "c", {}, None, never_break or [])

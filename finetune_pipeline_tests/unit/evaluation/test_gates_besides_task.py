@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.gates_beyond_test import general_ability, human_review
+from finetune_pipeline.evaluation.gates_besides_task import general_ability, human_review
 from finetune_pipeline.spec.model import TaskSpec
 
 

@@ -18,7 +18,7 @@ from finetune_pipeline.evaluation.wording import (
 from finetune_pipeline.spec.model import GatesSpec, TaskSpec
 
 _D = GatesSpec.model_validate({})
-BEYOND_GATES: tuple[tuple[str, str, str, str, str], ...] = (
+BESIDES_GATES: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "general_ability",
         "the upper bound of the accuracy lost on questions besides the task below gates.max_ability_loss, and of the "
@@ -39,7 +39,7 @@ BEYOND_GATES: tuple[tuple[str, str, str, str, str], ...] = (
     ),
 )
 """Name, needs, default, what is held back, what to do."""
-_TO_DO = {row[0]: row[4] for row in BEYOND_GATES}
+_TO_DO = {row[0]: row[4] for row in BESIDES_GATES}
 
 
 def general_ability(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:

@@ -1,0 +1,62 @@
+"""The evaluation report as JSON, for programs: the same content as the pages, under names that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_pipeline.evaluation.gates import GateResult, verdict
+from finetune_pipeline.reports.next_steps import next_steps
+from finetune_pipeline.reports.sentences import caveats, verdict_sentences
+
+SCHEMA_VERSION = 1
+"""Raised when a key goes or changes its meaning; new keys may come at any time."""
+_TAKEN = (
+    "metric",
+    "confidence",
+    "n",
+    "models",
+    "scores",
+    "likelihood",
+    "format_gap",
+    "comparisons",
+    "regressions",
+    "fixes",
+    "wrong_answers",
+    "atlas",
+    "history",
+    "never_break",
+    "ability",
+    "people",
+    "data",
+    "quality",
+    "supervision",
+    "cost",
+    "seal",
+    "parity",
+)
+
+
+def render_json(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> dict[str, Any]:
+    """The report as plain JSON values; docs/report.md tells the keys.
+
+    evaluation: as evaluate_run.evaluate_task returns it, so strict JSON; what was not measured is null.
+    """
+    answer, sentence = verdict_sentences(evaluation, gates)
+    training = evaluation["training"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": evaluation["task"],
+        "verdict": {
+            "passed": verdict(gates) == "passed",
+            "answer": answer,
+            "sentence": sentence,
+            "caveats": caveats(evaluation),
+        },
+        "gates": [gate.to_dict() for gate in gates],
+        "next_steps": next_steps(evaluation, gates),
+        **{key: evaluation.get(key) for key in _TAKEN},
+        "learning_curve": training.get("history") or [],
+        "training": {key: value for key, value in training.items() if key not in ("history", "adapter_tensors")},
+        "lineage": evaluation["versions"],
+    }

@@ -1,0 +1,31 @@
+"""What a candidate and its answers cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_pipeline.evaluation.costs import costs
+
+
+def test_tokens_and_time_are_summed_and_compared() -> None:
+    rows = [
+        {"model": model, "prompt_tokens": prompt, "new_tokens": new}
+        for model, prompt, new in (("base", 90, 10), ("base", 110, 10), ("candidate", 40, 4), ("candidate", 60, 6))
+    ]
+    told = costs(rows, {"adapter": {"seconds": 60.0, "cpu_seconds": 50.0}, "base_ability": {}}, {"seconds": {"low": 1}})
+    assert told["tokens"] == {"base": {"prompt": 100, "answer": 10}, "candidate": {"prompt": 50, "answer": 5}}
+    assert told["saved_share"] == pytest.approx(0.5)
+    assert told["steps"] == {"adapter": {"seconds": 60.0, "cpu_seconds": 50.0, "peak_memory_mib": None}}
+    assert told["seconds"] == 60.0
+    assert told["planned"] == {"low": 1}
+
+
+def test_what_is_unknown_is_no_saving() -> None:
+    assert costs([], {}, {}) == {
+        "steps": {},
+        "seconds": 0,
+        "planned": None,
+        "prices": [],
+        "tokens": {},
+        "saved_share": None,
+    }

@@ -1,0 +1,139 @@
+"""What to do next, the background of a report, its JSON, and its plots."""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from finetune_pipeline.evaluation.gates import decide
+from finetune_pipeline.reports.html import render_html
+from finetune_pipeline.reports.json_report import SCHEMA_VERSION, render_json
+from finetune_pipeline.reports.markdown import render_markdown
+from finetune_pipeline.reports.next_steps import next_steps
+from finetune_pipeline.reports.report_plots import report_plots
+from finetune_pipeline_tests.unit.evaluation.fake_run import (
+    TRAINING,
+    evaluation,
+    json_evaluation,
+    text_evaluation,
+)
+from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, spec, text_spec
+
+
+def steps(told: dict, of=None) -> str:
+    return "\n".join(next_steps(told, decide(of or spec(), told)))
+
+
+def test_a_passed_candidate_is_to_be_served_and_looked_at() -> None:
+    told = steps(evaluation())
+    assert told.startswith("Serve it: every gate passed")
+    assert "`finetune review triage`" in told
+
+
+def test_a_refused_candidate_is_told_what_every_gate_asks_for_and_what_is_cheaper() -> None:
+    base, candidate = paired(both=100, only_base=30, only_candidate=30, neither=40)
+    linear = {r["example_id"]: r["gold"] for r in base}
+    made = evaluation(predictions=[*base, *candidate], linear=linear)
+    told, gates = steps(made), decide(spec(), made)
+    assert "Serve it" not in told
+    for gate in gates:
+        assert (f"{gate.name}: " in told) is not gate.passed
+    assert "Consider TF-IDF with logistic regression instead" in told
+
+
+def test_a_training_that_stopped_too_early_or_too_late_is_told() -> None:
+    falling = [{"step": i, "eval_loss": 2.0 - i / 100} for i in (0, 20, 40)]
+    early = evaluation(training_facts={**TRAINING, "best_step": 40, "steps": 40, "history": falling})
+    assert "Train longer" in steps(early)
+    late = evaluation(training_facts={**TRAINING, "overfitting": {"verdict": "clear", "best_step": 20}})
+    assert "the validation loss rose again after step 20" in steps(late)
+    assert "Train l" not in steps(evaluation())
+
+
+def test_the_page_tells_data_supervision_and_cost() -> None:
+    told = evaluation()
+    page, markdown = render_html(told, decide(spec(), told)), render_markdown(told, decide(spec(), told))
+    words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    for fact in (
+        "raw/a&lt;b&gt;.jsonl 1,042 text label ab12ab12ab12ab12",
+        "No test row repeats or resembles a training row.",
+        "Found over all rows (balance): the largest label is 12 times the smallest.",
+        "2,000 of 50,000 tokens (4.0%) carry loss",
+        "Examples with a cut user text 3",
+        "&lt;b&gt;hi",
+        "Training 1 min 15 s 1 min 14 s 1,234 MiB",
+        "A request takes 75.0% fewer tokens",
+        "Fine-tuned 200 1.0 201",
+        "rented 8B $0.50 to $1.50 2026-05-31",
+    ):
+        assert fact in words, fact
+    assert "<b>hi" not in page
+    for title in ("What to do next", "Learning curve", "Data card", "Supervision", "Cost", "Lineage and hashes"):
+        assert f"## {title}\n" in markdown, title
+    assert "| 20 | 0.500 |" in markdown
+
+
+def test_the_parts_are_left_out_where_nothing_is_known() -> None:
+    told = evaluation(supervision=None, cost=None, quality_facts=None)
+    page = render_html(told, decide(spec(), told))
+    assert 'id="supervision"' not in page
+    assert 'id="cost"' not in page
+    assert "## Cost" not in render_markdown(told, decide(spec(), told))
+
+
+@pytest.mark.parametrize("kind", ["labels", "json", "text"])
+def test_the_json_report_has_the_same_keys_for_every_kind_of_task(kind: str) -> None:
+    told, of = {
+        "labels": (evaluation(), spec()),
+        "json": (json_evaluation(), json_spec()),
+        "text": (text_evaluation(), text_spec()),
+    }[kind]
+    gates = decide(of, told)
+    made = render_json(told, gates)
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert made["schema_version"] == SCHEMA_VERSION == 1
+    assert (
+        list(made)
+        == (
+            "schema_version task verdict gates next_steps metric confidence n models scores likelihood format_gap comparisons "
+            "regressions fixes wrong_answers atlas history never_break ability people data quality supervision cost seal parity "
+            "learning_curve training lineage"
+        ).split()
+    )
+    assert made["verdict"]["passed"] is all(g.passed for g in gates)
+    assert made["verdict"]["sentence"] in render_markdown(told, gates).replace("\\", "")
+    assert [g["name"] for g in made["gates"]] == [g.name for g in gates]
+
+
+def test_every_key_of_the_json_report_is_documented() -> None:
+    from pathlib import Path
+
+    told = evaluation()
+    text = (Path(__file__).parents[3] / "docs" / "report.md").read_text("utf-8")
+    missing = [key for key in render_json(told, decide(spec(), told)) if f"`{key}`" not in text]
+    assert not missing
+
+
+def test_plots_are_documents_of_their_own() -> None:
+    made = report_plots(evaluation())
+    assert list(made) == ["models", "gains", "learning_curve"]
+    for text in made.values():
+        root = ElementTree.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "script" not in text
+    assert "Fine-tuned (qlora)" in made["models"]
+    assert list(report_plots(evaluation(training_facts={}))) == ["models", "gains"]
+
+
+def test_plots_have_a_narrow_twin_with_the_same_values() -> None:
+    told = evaluation()
+    page = render_html(told, decide(spec(), told))
+    broad = page.split('class="wide broad">')[1].split("</svg>")[0]
+    narrow = page.split('class="narrow">')[1].split("</svg>")[0]
+    values = re.findall(r">([^<>]*\([^<>]* to [^<>]*\))</text>", broad)
+    assert len(values) == len(told["models"])
+    assert re.findall(r">([^<>]*\([^<>]* to [^<>]*\))</text>", narrow) == values
+    assert 'viewBox="0 0 440' in narrow
