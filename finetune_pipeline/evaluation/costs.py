@@ -14,14 +14,14 @@ def costs(
     """Facts for the report's section on cost.
 
     predictions: rows of all models on the sealed test; measured: per step what its process measured (seconds,
-    cpu_seconds, peak_memory_mib); plan: facts of training_plan. Returns steps {name: {seconds, cpu_seconds,
-    peak_memory_mib}}, seconds (their sum), planned (seconds the plan gave for training, {low, expected, high}), prices (the
+    cpu_seconds, peak_memory_mib; train_seconds: without loading and saving); plan: facts of training_plan. Returns steps
+    {name: these four}, seconds (their sum), planned (what the plan gave for training: {low, expected, high}), prices (the
     plan's estimates elsewhere), tokens {model: {prompt, answer}} (means per request) and saved_share: the share of the base
     model's tokens per request that the fine-tuned one needs no more; null when either is unknown, negative when it needs
     more.
     """
     steps = {
-        name: {key: told.get(key) for key in ("seconds", "cpu_seconds", "peak_memory_mib")}
+        name: {key: told.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}
         for name, told in measured.items()
         if is_number(told.get("seconds"))
     }

@@ -91,9 +91,12 @@ def cost_sentences(evaluation: Evaluation) -> list[str]:
         lines.append(
             f"Making and judging this candidate took {duration(told['seconds'])} of computing on this machine."
         )
-    planned = told.get("planned") or {}
-    if is_number(planned.get("low")) and is_number(planned.get("high")) and "adapter" in (told.get("steps") or {}):
-        lines.append(f"The plan had said {duration(planned['low'])} to {duration(planned['high'])} for the training.")
+    planned, took = told.get("planned") or {}, ((told.get("steps") or {}).get("adapter") or {}).get("train_seconds")
+    if is_number(planned.get("low")) and is_number(planned.get("high")) and is_number(took):
+        lines.append(
+            f"Training alone, without loading and saving, took {duration(took)}; the plan had said "
+            f"{duration(planned['low'])} to {duration(planned['high'])}."
+        )
     saved = told.get("saved_share")
     if is_number(saved) and abs(saved) >= 0.005:
         size = percent(abs(saved))
@@ -131,8 +134,12 @@ def tokens_table(evaluation: Evaluation) -> Table | None:
 def prices_table(evaluation: Evaluation) -> Table | None:
     """What the same training would cost elsewhere, by the list of prices."""
     rows = [
-        [p["engine"], p["model"], f"${low:,.2f} to ${high:,.2f}" if low != high else f"${low:,.2f}", str(p["date"])]
+        [p["engine"], p["model"], _money(low) if low == high else f"{_money(low)} to {_money(high)}", str(p["date"])]
         for p in (evaluation.get("cost") or {}).get("prices") or []
         for low, high in [p["dollars_between"]]
     ]
     return Table(["The same training elsewhere", "Model", "Price", "As of"], rows, "llrl") if rows else None
+
+
+def _money(dollars: float) -> str:
+    return "less than $0.01" if 0 < dollars < 0.01 else f"${dollars:,.2f}"

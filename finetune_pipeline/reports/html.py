@@ -83,7 +83,7 @@ def _gates(gates: Sequence[GateResult]) -> str:
 
 
 def _next(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
-    steps = "".join(f"<li>{escape(markup.minus(step))}</li>" for step in next_steps(evaluation, gates))
+    steps = "".join(f"<li>{markup.prose(step)}</li>" for step in next_steps(evaluation, gates))
     return f"<ol>{steps}</ol>" if steps else ""
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from finetune_pipeline.reports.tables import Table
+
+_CODE = re.compile(r"`([^`\n]+)`")
 
 
 def minus(text: str) -> str:
@@ -16,10 +19,15 @@ def minus(text: str) -> str:
     return padded[1:]
 
 
+def prose(text: str) -> str:
+    """A text with true minus signs, escaped; what stands between backticks is shown as code."""
+    return _CODE.sub(r"<code>\1</code>", escape(minus(text)))
+
+
 def paragraphs(texts: Iterable[str], style: str = "") -> str:
     """Each text as a paragraph."""
     kind = f' class="{style}"' if style else ""
-    return "".join(f"<p{kind}>{escape(minus(text))}</p>" for text in texts)
+    return "".join(f"<p{kind}>{prose(text)}</p>" for text in texts)
 
 
 def table(told: Table | None, style: str = "", marks: Mapping[tuple[int, int], str] | None = None) -> str:

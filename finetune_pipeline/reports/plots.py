@@ -14,8 +14,8 @@ from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, cut, is_interva
 WIDTH, NARROW = 880, 440
 """Widths of a plot, in its own units: for a desk, and for a telephone."""
 LABELS, VALUES, ROW, TOP, BOTTOM = 330, 190, 30, 12, 34
-_STACKED = 44
-"""Height of a line in a narrow plot, where the names stand above the dots."""
+_STACKED = 60
+"""Height of a line in a narrow plot, where the names and values stand above the dots."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def dot_plot(
         parts.append(_text(x(tick), bottom + 14, _tick(tick), "tick", "middle"))
     parts.append(_text((left + right) / 2, bottom + 29, axis, "tick", "middle"))
     for i, dot in enumerate(dots):
-        y = TOP + height * (i + (0.72 if stacked else 0.5))
+        y = TOP + height * (i + (0.8 if stacked else 0.5))
         kind = "strong" if dot.strong else "plain"
-        parts.append(_text(0, y - 14 if stacked else y + 4, cut(dot.label, 40 if stacked else 60), f"label {kind}"))
+        parts.append(_text(0, y - 28 if stacked else y + 4, cut(dot.label, 60), f"label {kind}"))
         parts.append(_line(x(dot.low), y, x(dot.high), y, f"whisker {kind}"))
         parts += [_line(x(end), y - 4, x(end), y + 4, f"whisker {kind}") for end in (dot.low, dot.high)]
         parts.append(
@@ -116,7 +116,7 @@ def dot_plot(
             f"<title>{escape(f'{dot.label}: {dot.text}')}</title></circle>"
         )
         if stacked:
-            parts.append(_text(width, y - 14, dot.text, f"label {kind}", "end"))
+            parts.append(_text(0, y - 12, dot.text, f"label {kind}"))
         else:
             parts.append(_text(right + 16, y + 4, dot.text, f"label {kind}"))
     return _svg(width, bottom + BOTTOM, title, parts)

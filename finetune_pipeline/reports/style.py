@@ -77,6 +77,7 @@ svg .curve.valid { stroke: var(--accent); stroke-width: 2.4; }
 svg .label.train { fill: var(--soft); } svg .label.valid { fill: var(--accent); }
 @media screen and (max-width: 40rem) { .broad { display: none; } .narrow { display: block; margin: .6rem 0 1rem; }
   main { padding: 1.2rem 1rem 3rem; } h1 { font-size: 1.4rem; }
+  th, td { padding: .38rem .5rem; } .figures td:first-child { white-space: normal; min-width: 6.5rem; }
   .gates thead { display: none; } .gates tr { display: grid; grid-template-columns: 1fr auto; padding: .4rem 0;
     border-bottom: 1px solid var(--line); }
   .gates td { border: 0; padding: .1rem 0; } .gates td:nth-child(3) { grid-column: 1 / 3; } }

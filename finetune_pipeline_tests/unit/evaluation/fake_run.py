@@ -67,7 +67,7 @@ SUPERVISION = {
     }
 }
 COST = {
-    "steps": {"adapter": {"seconds": 75.2, "cpu_seconds": 74.0, "peak_memory_mib": 1234.5}},
+    "steps": {"adapter": {"seconds": 75.2, "cpu_seconds": 74.0, "train_seconds": 70.0, "peak_memory_mib": 1234.5}},
     "seconds": 75.2,
     "planned": {"low": 60.0, "expected": 80.0, "high": 100.0},
     "prices": [{"engine": "rented", "model": "8B", "dollars_between": [0.5, 1.5], "date": "2026-05-31"}],

@@ -31,6 +31,8 @@ def test_a_passed_candidate_is_to_be_served_and_looked_at() -> None:
     told = steps(evaluation())
     assert told.startswith("Serve it: every gate passed")
     assert "`finetune review triage`" in told
+    page = render_html(evaluation(), decide(spec(), evaluation()))
+    assert "<code>finetune review triage</code>" in page
 
 
 def test_a_refused_candidate_is_told_what_every_gate_asks_for_and_what_is_cheaper() -> None:
@@ -65,6 +67,7 @@ def test_the_page_tells_data_supervision_and_cost() -> None:
         "Examples with a cut user text 3",
         "&lt;b&gt;hi",
         "Training 1 min 15 s 1 min 14 s 1,234 MiB",
+        "took 1 min 10 s; the plan had said 1 min 0 s to 1 min 40 s",
         "A request takes 75.0% fewer tokens",
         "Fine-tuned 200 1.0 201",
         "rented 8B $0.50 to $1.50 2026-05-31",
