@@ -64,7 +64,7 @@ def launch(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def splits_of(task: Task, store: ArtifactStore) -> Artifact:
     """The task's splits, made by the graph's own steps."""
-    world = look(task, None)
+    world = look(task, None, store)
     for name in DATA:
         PIPELINE.run(name, task, world, store)
     found = PIPELINE.find("splits", task, world, store)

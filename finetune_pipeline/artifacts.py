@@ -221,10 +221,10 @@ class ArtifactStore:
                         "files": files,
                     },
                 )
-                _sync_folder(making)
+                sync_folder(making)
                 shutil.rmtree(final, ignore_errors=True)  # only ever a folder without a manifest
                 os.rename(making, final)
-                _sync_folder(final.parent)
+                sync_folder(final.parent)
             except BaseException:
                 shutil.rmtree(making, ignore_errors=True)
                 raise
@@ -268,7 +268,8 @@ _LOOK_BACK = 3
 """Earlier artifacts of a step that may share files with a new one."""
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -172,14 +172,20 @@ def _quality(part: str) -> Callable[[Artifact, TaskSpec], Answer]:
 
 def logs_accounted(artifact: Artifact, spec: TaskSpec) -> Answer:
     f = artifact.facts
-    return _accounted(f["lines"], kept=f["rows"], quarantined=f["quarantined"], duplicates=f["duplicates"])
+    return _accounted(
+        f["lines"],
+        kept=f["rows"],
+        quarantined=f["quarantined"],
+        duplicates=f["duplicates"],
+        feedback=f["feedback"],
+    )
 
 
 CHECKS = [
     Check(
         "logs_accounted_for",
         "production_logs",
-        "Every complete log line is kept, a duplicate, or quarantined.",
+        "Every complete log line is kept, a duplicate, feedback to another line, or quarantined.",
         logs_accounted,
     ),
     Check("raw_files_found", "raw_examples", "There is something to read.", raw_found),

@@ -69,7 +69,7 @@ def plan(task: str, measure: bool, memory: float | None, devices: int | None, as
     told = preflight(loaded.spec, loaded.folder)
     if errors(told):
         return _refused(loaded, told, as_json)
-    world = look(loaded, None)
+    world = look(loaded, None, store)
     base = _base(loaded, store, world)
     told = preflight(loaded.spec, loaded.folder, base)
     if errors(told):

@@ -92,7 +92,7 @@ def _desk(task: Task, what: str, items: int, rater: str) -> Desk | str:
     """What is reviewed, or why there is nothing to review."""
     store = Store().artifacts()
     if what == "flagged":
-        rows = [r for r in read_logs(task).rows if r["flag"] and not r["correction"] and r["input"].strip()]
+        rows = [r for r in read_logs(task, store).rows if r["flag"] and not r["correction"] and r["input"].strip()]
         return flagged_desk(task, rows) if rows else f"no row in {task.spec.logs.path}/ is flagged and not corrected"
     step = "test_predictions" if what == "outputs" else "data_quality"
     made: list[Artifact] = store.all_versions(task.name, step)

@@ -18,6 +18,7 @@ from finetune_pipeline.data.review import DECISIONS
 from finetune_pipeline.data.row_rules import nearest_label
 from finetune_pipeline.people.ratings import COLUMNS, FOLDER, parse_rating
 from finetune_pipeline.people.sheet import SheetItem
+from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.reports.review_page import render_review
 from finetune_pipeline.spec.model import Task
 
@@ -217,7 +218,7 @@ def flagged_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
             for row in rows
         ],
         take,
-        lambda rater: task.folder / task.spec.logs.path / f"reviewed-{safe_name(rater)}.jsonl",
+        lambda rater: task.folder / OWN_FOLDER / f"reviewed-{safe_name(rater)}.jsonl",
         [
             {"id": str(r["id"]), "text": r["input"], "answer": r["output"], "decision": "", "label": "", "reviewer": ""}
             for r in rows

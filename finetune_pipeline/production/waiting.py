@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from finetune_pipeline.artifacts import ArtifactStore, digest_json
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.production.ingest import corrections, log_files, read_logs
+from finetune_pipeline.production.ingest import corrections, read_logs
+from finetune_pipeline.production.log_files import log_files
 from finetune_pipeline.spec.model import Task
 
 
@@ -23,7 +24,7 @@ class Waiting:
 
 def what_waits(task: Task, store: ArtifactStore, now: float | None = None) -> Waiting:
     """Compare the corrections in the logs with those of every earlier ingestion. `now`: seconds since the epoch."""
-    examples = corrections(task.spec, read_logs(task))
+    examples = corrections(task.spec, read_logs(task, store))
     used = {
         e.id
         for artifact in store.all_versions(task.name, "production_logs")
@@ -36,7 +37,8 @@ def what_waits(task: Task, store: ArtifactStore, now: float | None = None) -> Wa
         return Waiting(
             False, len(fresh), f"{len(fresh)} of {needed} corrected new rows in {task.spec.logs.path}/", digest
         )
-    quiet = (now if now is not None else time.time()) - max(p.stat().st_mtime for p in log_files(task))
+    written = max((f.modified for f in log_files(task) if f.modified is not None), default=0.0)
+    quiet = (now if now is not None else time.time()) - written
     settle = task.spec.logs.settle_seconds
     if quiet < settle:
         return Waiting(

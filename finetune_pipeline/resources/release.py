@@ -24,16 +24,16 @@ def present_world(task: Task, store: Store, tracking: Tracking) -> World:
     was promoted by: otherwise every rerun would see a new world and work again.
     """
     serving = registry.champion(tracking, task.name)
-    seen = store.artifacts().seen_files(task.name)
-    world = look(task, None, seen)
-    versions = PIPELINE.versions(task, world, store.artifacts())
+    artifacts = store.artifacts()
+    world = look(task, None, artifacts)
+    versions = PIPELINE.versions(task, world, artifacts)
     if serving is None:
         return replace(world, trained_on=versions["splits"])
     tags = registry.version_tags(tracking, task.name, serving)
     compared = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
     if tags["merged_version"] == versions["merged_model"]:
         compared = json.loads(tags["compared_with"])
-    return replace(look(task, compared, seen), trained_on=tags["dataset_version"])
+    return replace(look(task, compared, artifacts), trained_on=tags["dataset_version"])
 
 
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:

@@ -337,7 +337,14 @@ class GatesSpec(Section):
 class LogsSpec(Section):
     """Production logs and what they start."""
 
-    path: str = Field("logs", description="Folder of JSON Lines files, relative to the task folder.")
+    path: str = Field(
+        "logs",
+        description="Folder of JSON Lines files, relative to the task folder, or an fsspec URL (s3://…). The task's own "
+        "`logs/` is read besides.",
+    )
+    keep_days: int | None = Field(
+        None, ge=1, description="Rows older than this are removed, and files in `logs/` that hold nothing younger."
+    )
     min_new_rows: int = Field(50, ge=1, description="Usable new rows before the sensor asks for a run.")
     settle_seconds: int = Field(60, ge=0, description="Files must have been quiet for this long.")
     retrain_cron: str = Field("0 3 * * 1", description="Cron of the retraining schedule (stopped by default).")

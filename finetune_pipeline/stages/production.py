@@ -11,17 +11,20 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.graph import MissingInput, Step, Work
 from finetune_pipeline.production.decision import decide_retraining
 from finetune_pipeline.production.drift import drift_report
-from finetune_pipeline.production.ingest import ingest, logs_digest, read_rows
+from finetune_pipeline.production.ingest import ingest, merged, read_rows
+from finetune_pipeline.production.intake import log_store
 from finetune_pipeline.production.signals import Reference
 from finetune_pipeline.production.watch import moment
 from finetune_pipeline.reports.drift_page import render_drift
 
 
 def make_production_logs(work: Work) -> dict[str, Any]:
-    facts = ingest(work.task, work.out)
-    if logs_digest(work.task) != work.world.logs:
-        raise RuntimeError(f"logs of {work.task.name} grew since this run began; run it again to take them in")
-    return facts
+    """The rows the run began with; what came in since waits for the next run."""
+    try:
+        logs = merged(log_store(work.task, work.store).rows(work.world.logs))
+    except LookupError as error:
+        raise RuntimeError(f"{work.task.name}: {error}; run it again") from error
+    return ingest(work.spec, logs, work.out)
 
 
 def make_drift_report(work: Work) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def make_retraining_decision(work: Work) -> dict[str, Any]:
 
 
 LOGS_STEP = Step(
-    "production_logs", (), "1", lambda s, w: [w.logs, s.labels, s.system_prompt, s.data.scrub], make_production_logs
+    "production_logs", (), "2", lambda s, w: [w.logs, s.labels, s.system_prompt, s.data.scrub], make_production_logs
 )
 STEPS = [
     Step(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_pipeline.artifacts import SeenFiles
+from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
 from finetune_pipeline.evaluation.ability.items import digest
@@ -13,7 +13,7 @@ from finetune_pipeline.graph import World
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
 from finetune_pipeline.people.ratings import ratings_digest
-from finetune_pipeline.production.ingest import corrections_digest, logs_digest
+from finetune_pipeline.production.ingest import corrections_digest, read_logs
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.spec.never_break import never_break_ids
 from finetune_pipeline.stages.ability import asked_items
@@ -31,17 +31,18 @@ def base_of(task: Task) -> dict[str, Any]:
     }
 
 
-def look(task: Task, champion: Mapping[str, Any] | None, seen: SeenFiles | None = None) -> World:
-    """The world as it is now. `champion`: the model a candidate must be compared with, or None; `seen`: raw files whose
-    digest is known.
+def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> World:
+    """The world as it is now, new log lines taken into the store. `champion`: the model a candidate must be compared
+    with, or None.
 
     Raises FindingsError when there are no raw files, or the base model or the never-break list cannot be found.
     """
+    logs = read_logs(task, store)
     return World(
-        raw=raw_digest(task, seen),
+        raw=raw_digest(task, store.seen_files(task.name)),
         reviews=reviews_digest(task.folder / "reviews"),
-        logs=logs_digest(task),
-        corrections=corrections_digest(task),
+        logs=logs.digest,
+        corrections=corrections_digest(task.spec, logs),
         base=base_of(task),
         champion=dict(champion) if champion else None,
         never_break=never_break_ids(task.spec, task.folder),

@@ -207,7 +207,7 @@ def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple
         "from finetune_pipeline.artifacts import ArtifactStore\nfrom finetune_pipeline.stages.world import look\n"
         "from finetune_pipeline.stages.pipeline import PIPELINE\n"
         f"t=load_task(Path({str(project.folder)!r})); s=ArtifactStore(Path({str(project.home / 'artifacts')!r}))\n"
-        "w=look(t,None); a=PIPELINE.versions(t,w,s)\n"
+        "w=look(t,None,s); a=PIPELINE.versions(t,w,s)\n"
         "g=t.spec.gates.model_copy(update={'min_valid_share': 0.5})\n"
         "u=Task(spec=t.spec.model_copy(update={'gates': g}),folder=t.folder)\n"
         "b=PIPELINE.versions(u,w,s); print(json.dumps(sorted(k for k in a if a[k]!=b[k])))"

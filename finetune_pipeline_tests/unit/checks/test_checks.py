@@ -62,8 +62,8 @@ POWER = {
 # (step, check): facts of a clean artifact, and changes that each plant one fault
 FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("production_logs", "logs_accounted_for"): (
-        {"lines": 5, "rows": 3, "quarantined": 1, "duplicates": 1},
-        [{"rows": 2}, {"lines": 4}],
+        {"lines": 6, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1},
+        [{"rows": 2}, {"lines": 4}, {"feedback": 0}],
     ),
     ("raw_examples", "raw_files_found"): ({"lines": 5, "files": [1]}, [{"lines": 0}]),
     ("validated_examples", "rows_accounted_for"): (

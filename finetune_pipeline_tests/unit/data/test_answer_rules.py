@@ -10,7 +10,7 @@ import pytest
 from finetune_pipeline.data.judging import check_line, judge_block
 from finetune_pipeline.data.readers.blocks import Block
 from finetune_pipeline.data.review import _read_decision
-from finetune_pipeline.production.ingest import _problems
+from finetune_pipeline.production.log_rows import problems_of
 from finetune_pipeline.spec import TaskSpec
 
 SCHEMA = {
@@ -90,4 +90,4 @@ def test_corrections_are_held_to_the_same_form(tmp_path: Path) -> None:
         "input": "x",
         "feedback": {"correction": "no JSON"},
     }
-    assert [f.rule for f in _problems(logged, "l.jsonl:1", spec())] == ["log.answer_not_json"]
+    assert [f.rule for f in problems_of(logged, "l.jsonl:1", spec())] == ["log.answer_not_json"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.review import read_decisions, reviews_digest
 from finetune_pipeline.people.desks import Desk, flagged_desk, outputs_desk, read_table, synthetic_desk, write_table
 from finetune_pipeline.people.server import append_line
@@ -145,10 +146,11 @@ def test_what_is_said_of_a_flagged_row_becomes_a_correction(task: Task) -> None:
     logs.mkdir()
     logged = {k: FLAGGED[k] for k in ("id", "timestamp", "model_version", "input", "output")}
     (logs / "day.jsonl").write_text(json.dumps({**logged, "feedback": {"flag": "wrong"}}) + "\n")
-    rows = [r for r in read_logs(task).rows if r["flag"]]
+    store = ArtifactStore(task.folder / "store")
+    rows = [r for r in read_logs(task, store).rows if r["flag"]]
     take(flagged_desk(task, rows), "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
-    after = read_logs(task)
-    assert not after.findings
+    after = read_logs(task, store)
+    assert not after.quarantine
     (example,) = corrections(task.spec, after)
     assert (example.label, example.user_text) == ("no", "is it on?")
 

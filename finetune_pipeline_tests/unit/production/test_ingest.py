@@ -11,7 +11,8 @@ import yaml
 
 from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.production.ingest import corrections_digest, ingest, logs_digest, read_rows
+from finetune_pipeline.production.ingest import corrections_digest, ingest, read_logs, read_rows
+from finetune_pipeline.production.intake import take_in
 from finetune_pipeline.production.waiting import what_waits
 from finetune_pipeline.spec import Task, load_task
 
@@ -57,16 +58,18 @@ def write(task: Task, rows: list[dict | str], name: str = "a.jsonl", end: str = 
 def take(task: Task, tmp_path: Path) -> dict:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    return ingest(task, out)
+    return ingest(task.spec, read_logs(task, ArtifactStore(tmp_path / "store")), out)
 
 
 def test_a_half_written_line_waits(task: Task, tmp_path: Path) -> None:
     write(task, [row(1), row(2)], end="")
-    before = logs_digest(task)
+    store = ArtifactStore(tmp_path / "store")
     assert take(task, tmp_path)["rows"] == 1
+    before = read_logs(task, store).digest
+    assert take_in(task, store).waiting == ["logs/a.jsonl"]
     write(task, [row(1), row(2)])
     assert take(task, tmp_path)["rows"] == 2
-    assert logs_digest(task) != before
+    assert read_logs(task, store).digest != before
 
 
 def test_rotation_and_gzip_count_a_row_once(task: Task, tmp_path: Path) -> None:
@@ -115,13 +118,16 @@ def test_corrections_become_examples_and_late_feedback_counts(task: Task, tmp_pa
     assert example.messages[0] == {"role": "system", "content": "bug billing"}
 
 
-def test_only_corrections_change_what_training_depends_on(task: Task) -> None:
+def test_only_corrections_change_what_training_depends_on(task: Task, tmp_path: Path) -> None:
+    def now() -> str:
+        return corrections_digest(task.spec, read_logs(task, ArtifactStore(tmp_path / "store")))
+
     write(task, [row(1, feedback={"label": "billing"})])
-    before = corrections_digest(task)
+    before = now()
     write(task, [row(2), row(3)], "b.jsonl")
-    assert corrections_digest(task) == before
+    assert now() == before
     write(task, [row(4, feedback={"label": "bug"})], "c.jsonl")
-    assert corrections_digest(task) != before
+    assert now() != before
 
 
 def test_personal_data_and_users_are_gone_before_anything_is_written(
@@ -131,22 +137,24 @@ def test_personal_data_and_users_are_gone_before_anything_is_written(
         task,
         [
             row(1, input="write to ann@shop.example", user="ann", feedback={"label": "bug"}),
-            '{"bad": "bob@shop.example"',
+            '{"bad": "bob@shop.example", "user": "bob"',
         ],
     )
     monkeypatch.delenv("FINETUNE_USER_KEY", raising=False)
     take(task, tmp_path)
-    written = "".join(p.read_text() for p in (tmp_path / "out").iterdir())
-    assert "ann" not in written
-    assert "bob@" not in written
+    written = "".join(p.read_text() for p in tmp_path.rglob("*.json*") if "demo/logs" not in str(p))
+    assert '"ann"' not in written
+    assert "ann@" not in written
+    assert "bob" not in written
     assert "[EMAIL_1]" in written
-    assert read_rows(tmp_path / "out" / "rows.jsonl")[0]["user"] is None
-    hashes = set()
+    hashes = {read_rows(tmp_path / "out" / "rows.jsonl")[0]["user"]}
     for key in ("one", "two"):
         monkeypatch.setenv("FINETUNE_USER_KEY", key)
-        take(task, tmp_path)
-        hashes.add(read_rows(tmp_path / "out" / "rows.jsonl")[0]["user"])
-    assert len(hashes) == 2
+        out = tmp_path / key
+        out.mkdir()
+        ingest(task.spec, read_logs(task, ArtifactStore(out / "store")), out)
+        hashes.add(read_rows(out / "rows.jsonl")[0]["user"])
+    assert len(hashes) == 3
     assert None not in hashes
 
 
@@ -167,6 +175,6 @@ def test_the_question_of_the_sensor(task: Task, tmp_path: Path) -> None:
         code_version="1",
         inputs={},
         settings=None,
-        make=lambda b: b.facts.update(ingest(task, b.folder)),
+        make=lambda b: b.facts.update(ingest(task.spec, read_logs(task, store), b.folder)),
     )
     assert what_waits(task, store, now=written + 61).usable == 0

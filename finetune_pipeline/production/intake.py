@@ -1,0 +1,219 @@
+"""From growing, rotating log files into the log store, each complete line exactly once.
+
+A file is recognised by its first line, so that it may be renamed, copied away and truncated, or gzipped. How far it was
+read is a byte offset in the ledger; the hash of the bytes before it tells two files apart that begin alike.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from gzip import BadGzipFile, GzipFile
+from pathlib import Path
+from typing import IO, Any
+
+from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.data.json_lines import is_blank
+from finetune_pipeline.production.log_files import (
+    OWN_FOLDER,
+    LineReader,
+    LogFile,
+    bytes_before,
+    first_line,
+    hash_tail,
+    log_files,
+    opened,
+)
+from finetune_pipeline.production.log_rows import take_line, user_key
+from finetune_pipeline.production.log_store import LogStore
+from finetune_pipeline.spec.model import Task, TaskSpec
+
+LOCK = "logs"
+_BATCH_BYTES = 32 << 20
+_SETTLED = 2.0
+"""Seconds a file must have been left alone before its mark is trusted: clocks of file systems have a grain."""
+
+
+@dataclass
+class Taken:
+    """What one intake did. waiting: files that end in half a line; damaged: gzip files that cannot be read to their end."""
+
+    files: int = 0
+    lines: int = 0
+    waiting: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Batch:
+    """Rows that are not durable yet, and the ledger that will account for them."""
+
+    store: LogStore
+    ledger: dict[str, Any]
+    spec: TaskSpec
+    key: bytes
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def commit(self) -> None:
+        self.store.append(self.rows, self.ledger)
+        self.rows = []
+
+
+def log_store(task: Task, store: ArtifactStore) -> LogStore:
+    """Where the rows of a task are kept."""
+    return LogStore(store.state_folder(task.name) / "logs")
+
+
+def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> Taken:
+    """Read every complete line that was not read yet. `now`: seconds since 1970, for logs.keep_days.
+
+    Safe to be killed at any moment, to be repeated, and to be called from several processes.
+    """
+    now = time.time() if now is None else now
+    kept = log_store(task, store)
+    taken = Taken()
+    with store.lock(task.name, LOCK):
+        kept.sweep()
+        ledger = kept.ledger()
+        batch = _Batch(kept, ledger, task.spec, user_key(store))
+        files = log_files(task)
+        seen = ledger["seen"]
+        ledger["seen"] = {f.path: seen[f.path] for f in files if f.path in seen}
+        changed = ledger["seen"] != seen
+        for file in files:
+            taken.files += 1
+            if seen.get(file.path, [""])[0] != file.mark:
+                changed |= _take_file(file, batch, taken, now)
+        if changed or batch.rows:
+            batch.commit()
+        _expire(task, kept, files, now)
+    return taken
+
+
+def _take_file(file: LogFile, batch: _Batch, taken: Taken, now: float) -> bool:
+    """Read on in one file. Returns whether the ledger learnt something."""
+    try:
+        with opened(file) as handle:
+            name = _stream_of(handle, batch.ledger["streams"])
+            if name is None:
+                taken.waiting.append(file.shown)
+                return False
+            whole, lines = _read_on(file, handle, name, batch, taken)
+    except FileNotFoundError:
+        return False  # rotated away meanwhile: read under its new name next time
+    except EOFError:
+        taken.waiting.append(file.shown)  # a gzip file that is still being written
+        return False
+    except (BadGzipFile, zlib.error):
+        taken.damaged.append(file.shown)
+        return False
+    if whole and (file.modified is None or file.modified < now - _SETTLED):
+        batch.ledger["seen"][file.path] = [file.mark, name]
+        return True
+    return lines > 0
+
+
+def _stream_of(handle: IO[bytes], streams: dict[str, Any]) -> str | None:
+    """The name under which the file is known, or a new one; None before its first line is complete.
+
+    Of files that begin with the same line, the one that has the same bytes at the last place known of it.
+    """
+    first = first_line(handle)
+    if first is None:
+        return None
+    number = 0
+    while (name := f"{first}-{number}") in streams and not _agrees(handle, streams[name]):
+        number += 1
+    return name
+
+
+def _agrees(handle: IO[bytes], known: dict[str, Any]) -> bool:
+    """Whether a file has the bytes that were read under a name. One too short to tell is a copy that is being made."""
+    for offset, tail in sorted(known["tails"], reverse=True):
+        try:
+            return hash_tail(bytes_before(handle, offset)) == tail
+        except LookupError:
+            continue
+    return True
+
+
+def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch, taken: Taken) -> tuple[bool, int]:
+    """(whether the file was read to its end and ends with a line end, lines taken)."""
+    known = batch.ledger["streams"].get(name, {"offset": 0, "lines": 0, "tails": []})
+    before = known["lines"]
+    try:
+        reader = LineReader(handle, known["offset"])
+    except LookupError:
+        return True, 0  # a copy that is being made of a file that was read further
+    while True:
+        part = _Part([], known["lines"], [t for t in known["tails"] if t[0] != known["offset"]])
+        start = reader.offset
+        ended: BaseException | None = None
+        try:
+            part.fill(reader, file.shown, batch, start + _BATCH_BYTES)
+        except (EOFError, BadGzipFile, zlib.error) as error:
+            ended = error  # the complete lines before it count
+        if reader.offset > start:
+            if not isinstance(handle, GzipFile):
+                if first_line(handle) != name.rpartition("-")[0]:
+                    return False, 0  # truncated while it was read: what was read may be of another file
+                reader.stay()
+            known = {
+                "offset": reader.offset,
+                "lines": part.number,
+                "tails": [*part.tails, [reader.offset, reader.tail]],
+            }
+            batch.ledger["streams"][name] = known
+            batch.rows += part.rows
+            taken.lines += part.number - before
+        if ended is not None:
+            (taken.waiting if isinstance(ended, EOFError) else taken.damaged).append(file.shown)
+            return False, known["lines"] - before
+        if reader.offset < start + _BATCH_BYTES:
+            break
+        batch.commit()
+    if reader.half:
+        taken.waiting.append(file.shown)
+    return not reader.half, known["lines"] - before
+
+
+@dataclass
+class _Part:
+    """Lines of one file that are read but not in a batch yet. tails: at every line whose number is a power of two, so
+    that a part of the file can be told from another file's."""
+
+    rows: list[dict[str, Any]]
+    number: int
+    tails: list[list[Any]]
+
+    def fill(self, reader: LineReader, shown: str, batch: _Batch, end: int) -> None:
+        """Read lines until the offset `end`."""
+        for line, cut in reader:
+            self.number += 1
+            if self.number & (self.number - 1) == 0:
+                self.tails.append([reader.offset, reader.tail])
+            if not is_blank(line):
+                source = {"file": shown, "line": self.number}
+                self.rows.append(take_line(line, cut, source, batch.spec, batch.key))
+            if reader.offset >= end:
+                return
+
+
+def _expire(task: Task, kept: LogStore, files: list[LogFile], now: float) -> None:
+    """Remove rows older than logs.keep_days, and files of the task's own folder that hold nothing younger."""
+    if task.spec.logs.keep_days is None:
+        return
+    limit = now - 86_400 * task.spec.logs.keep_days
+
+    def young(row: dict[str, Any]) -> dict[str, Any] | None:
+        told = row.get("timestamp")
+        return row if told is None or datetime.fromisoformat(told).timestamp() >= limit else None
+
+    kept.rewrite(young)
+    read = kept.ledger()["seen"]
+    for file in files:
+        own = file.local is not None and file.shown.startswith(f"{OWN_FOLDER}/")
+        if own and file.modified is not None and file.modified < limit and file.path in read:
+            Path(file.path).unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""Log files where they lie: in the task's ``logs/``, in a folder elsewhere, or behind an fsspec URL; plain or gzipped."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
+from finetune_pipeline.spec.model import Task
+
+OWN_FOLDER = "logs"
+"""Folder of a task that is read always: what `finetune serve` and `finetune review` write lies there."""
+
+_GZIP = b"\x1f\x8b"
+_ROTATED = re.compile(r"(\.jsonl)(?:[-.][0-9][0-9T:.\-]*)?(?:\.gz)?$")
+TAIL = 1024
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """A file as it was when it was listed. shown: folder and name, without what rotation adds to it; modified: seconds
+    since 1970, None where the file system does not tell; mark: changes when the file does."""
+
+    fs: fsspec.AbstractFileSystem
+    path: str
+    shown: str
+    modified: float | None
+    mark: str
+
+    @property
+    def local(self) -> Path | None:
+        """The path on this machine, if it is on this machine."""
+        return Path(self.path) if "file" in _protocols(self.fs) else None
+
+
+def log_files(task: Task) -> list[LogFile]:
+    """JSON Lines files of the task's log places, by name. Hidden and partial files (.tmp, .part) are left out."""
+    own, told = task.folder / OWN_FOLDER, task.spec.logs.path
+    places = {str(own): OWN_FOLDER, told if "://" in told else str(task.folder / told): told}
+    found = []
+    for place, shown in places.items():
+        fs, root = url_to_fs(place)
+        fs.invalidate_cache()
+        if not fs.isdir(root):
+            continue
+        for path in sorted(fs.ls(root, detail=False)):
+            name = PurePosixPath(path).name
+            if ".jsonl" not in name or name.startswith(".") or name.endswith((".tmp", ".part")):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # rotated away since: seen under its new name next time
+                info = fs.info(path)
+                if info["type"] == "file":
+                    mark = hashlib.sha256(repr(sorted(info.items(), key=str)).encode()).hexdigest()[:16]
+                    base = f"{shown.rstrip('/')}/" + _ROTATED.sub(r"\1", name)
+                    found.append(LogFile(fs, path, base, _modified(info), mark))
+    return found
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _modified(info: dict[str, Any]) -> float | None:
+    told = next((info[k] for k in ("mtime", "LastModified", "updated", "last_modified") if info.get(k)), None)
+    if isinstance(told, datetime):
+        return told.timestamp()
+    return float(told) if isinstance(told, int | float) else None
+
+
+@contextlib.contextmanager
+def opened(file: LogFile) -> Iterator[IO[bytes]]:
+    """The file's bytes, unzipped if need be. Raises FileNotFoundError if it was rotated away."""
+    with file.fs.open(file.path, "rb") as raw:
+        zipped = raw.read(2) == _GZIP
+        raw.seek(0)
+        yield gzip.GzipFile(fileobj=raw) if zipped else raw
+
+
+def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
+    """(line without its end, bytes taken, the last of these bytes, cut) at the handle's place; None when no line *ends*
+    there yet.
+
+    A line longer than 8 MiB comes cut. Zero bytes in front are left out: a writer that keeps its place in a file that
+    was truncated under it leaves a hole of them.
+    """
+    kept, raw, taken = b"", b"", 0
+    while piece := handle.readline(MAX_LINE_BYTES + 1):
+        taken += len(piece)
+        raw = (raw + piece)[-TAIL:] if len(piece) < TAIL else piece[-TAIL:]
+        ended = piece.endswith(b"\n")
+        if not kept:
+            piece = piece.lstrip(b"\0")
+        kept += piece[: MAX_LINE_BYTES + 1 - len(kept)]
+        if ended:
+            cut = len(kept) > MAX_LINE_BYTES
+            return (kept[:MAX_LINE_BYTES] if cut else kept.rstrip(b"\r\n")), taken, raw, cut
+    return None
+
+
+def first_line(handle: IO[bytes]) -> str | None:
+    """What a file is recognised by: 24 hex digits of the hash of its first complete line; None before there is one.
+
+    It stays the same when the file grows, is renamed, copied or gzipped, and changes when it is truncated and begun anew.
+    """
+    handle.seek(0)
+    read = read_line(handle)
+    return None if read is None else hash_line(read[0])
+
+
+def hash_line(line: bytes) -> str:
+    """The name a file has whose first line this is."""
+    return hashlib.sha256(line).hexdigest()[:24]
+
+
+class LineReader:
+    """Complete lines of a file from an offset on, with what the file's tail is at every place. half: the file ends in a
+    line that is not complete.
+
+    Raises LookupError when the file is shorter than the offset.
+    """
+
+    def __init__(self, handle: IO[bytes], offset: int) -> None:
+        self._handle, self.offset = handle, offset
+        self._tail = bytes_before(handle, offset)
+        self.half = False
+
+    def __iter__(self) -> Iterator[tuple[bytes, bool]]:
+        """(line without its end, cut); `offset` and `tail` are those after the line."""
+        while (read := read_line(self._handle)) is not None:
+            line, taken, raw, cut = read
+            self.offset += taken
+            self._tail = (self._tail + raw)[-TAIL:]
+            yield line, cut
+        self.half = self._handle.tell() != self.offset
+
+    @property
+    def tail(self) -> str:
+        """Hash of the last 1024 bytes before the offset."""
+        return hash_tail(self._tail)
+
+    def stay(self) -> None:
+        """Go back to the offset after the handle was used for something else."""
+        self._handle.seek(self.offset)
+
+
+def bytes_before(handle: IO[bytes], offset: int) -> bytes:
+    """The last 1024 bytes before an offset; the handle is then there. Raises LookupError when the file is shorter."""
+    start = max(0, offset - TAIL)
+    handle.seek(start)
+    data = handle.read(offset - start)
+    if len(data) < offset - start:
+        raise LookupError(f"the file ends before byte {offset}")
+    return data
+
+
+def hash_tail(data: bytes) -> str:
+    """The hash of a tail, as the ledger keeps it."""
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,178 @@
+"""One line of a production log: parsed strictly, every problem named, scrubbed and its user hashed before it goes on.
+
+One JSON object a line: ``id``, ``timestamp`` (RFC 3339), ``messages`` or ``input``, ``output``, ``model_version``,
+optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata`` (not
+taken in). A line with ``id``, ``timestamp`` and ``feedback`` but no ``output`` is feedback that came later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
+from finetune_pipeline.data.scrubbing import Scrubber, load_key, scrub_text
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.model import TaskSpec
+
+USER_KEY = "FINETUNE_USER_KEY"
+"""Variable with the secret users are hashed with. Unset: a random key of this home, which other machines do not have."""
+_KEY_FILE = "users.key"
+_RAW_SHOWN = 2000
+_USER_FIELD = re.compile(rb'("user"\s*:\s*)("(?:[^"\\]|\\.)*"?|[^,}\s]+)')
+
+Kind = Literal["row", "feedback", "bad"]
+
+
+def user_key(store: ArtifactStore) -> bytes:
+    """The secret users are hashed with."""
+    told = os.environ.get(USER_KEY, "").encode()
+    return hashlib.blake2b(told, digest_size=32).digest() if told else load_key(store.root / _KEY_FILE)
+
+
+def hash_user(user: object, key: bytes) -> str:
+    """32 hex digits that stand for a user (BLAKE2b, keyed: without the key nobody can try names out)."""
+    return hashlib.blake2b(str(user).encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()
+
+
+def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, key: bytes) -> dict[str, Any]:
+    """What is kept of a line: {"kind": row, feedback or bad, …}. source: {file, line}.
+
+    row: id, timestamp, model_version, input, turns (of a conversation, else None), output, flag, score, correction, user;
+    feedback: id, timestamp, flag, score, correction, user; bad: raw (scrubbed, 2000 characters), findings, user.
+    """
+    place = f"{source['file']}:{source['line']}"
+    row: Any = None
+    if cut:
+        problems = [_bad(place, "too_long", "the line is longer than 8 MiB", "log shorter texts")]
+    else:
+        try:
+            row = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            problems = [_bad(place, "bad_json", str(error), "write one JSON object a line")]
+        else:
+            problems = problems_of(row, place, spec)
+    user = row.get("user") if isinstance(row, dict) else None
+    hashed = hash_user(user, key) if user is not None and user != "" else None
+    if problems:
+        shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * _RAW_SHOWN]).decode("utf-8", "replace")
+        found = [p.to_dict() for p in problems]
+        return {
+            "kind": "bad",
+            "raw": scrub_text(shown)[:_RAW_SHOWN],
+            "findings": found,
+            "user": hashed,
+            "source": source,
+        }
+    return {**_stored(row, spec), "user": hashed, "source": source}
+
+
+def _bad(place: str, rule: str, message: str, fix: str) -> Finding:
+    return Finding(f"log.{rule}", "error", place, message, fix)
+
+
+def is_feedback(row: Any) -> bool:
+    """Whether a decoded line is feedback to a row of another line."""
+    return isinstance(row, dict) and "output" not in row and row.get("feedback") is not None
+
+
+def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
+    """Everything wrong with one decoded line."""
+    if not isinstance(row, dict):
+        return [_bad(place, "not_an_object", "the line is not a JSON object", "write one object a line")]
+    found = []
+    needed = ("id", "timestamp") if is_feedback(row) else ("id", "timestamp", "output", "model_version")
+    for key in needed:
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            message = f"{key!r} is missing or not text"
+            found.append(_bad(place, "missing_field", message, f"log {key} with every answer"))
+    if isinstance(row.get("timestamp"), str):
+        try:
+            if datetime.fromisoformat(row["timestamp"]).tzinfo is None:
+                message = f"{row['timestamp']!r} has no time zone"
+                found.append(_bad(place, "timestamp", message, "write it as in RFC 3339"))
+        except ValueError:
+            found.append(_bad(place, "timestamp", f"{row['timestamp']!r:.60} is not a time", "write it as in RFC 3339"))
+    asked = isinstance(row.get("input"), str) and bool(row["input"].strip())
+    if not is_feedback(row) and not asked and not _sound_messages(row.get("messages")):
+        message = "neither 'messages' nor 'input' holds what was asked"
+        found.append(_bad(place, "missing_field", message, "log one of them"))
+    return found + feedback_problems(row.get("feedback"), place, spec)
+
+
+def _sound_messages(messages: Any) -> bool:
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        )
+    )
+
+
+def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding]:
+    """Everything wrong with the feedback of a line (None: there is none)."""
+    if feedback is None:
+        return []
+    if not isinstance(feedback, dict):
+        return [_bad(place, "wrong_type", "'feedback' is not an object", 'write {"flag": …, "correction": …}')]
+    found = []
+    score = feedback.get("score")
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+        found.append(_bad(place, "wrong_type", "the score is not a number", "write a number"))
+    told = _told(feedback)
+    if told is not None and not isinstance(told, str):
+        found.append(_bad(place, "wrong_type", "the correction is not text", "write the right answer as text"))
+    elif told is not None and spec.labels and told.strip() not in spec.labels:
+        message = f"correction {told!r:.60} is no label of this task"
+        found.append(_bad(place, "unknown_label", message, "use a declared label"))
+    elif told is not None and has_form(spec.output):
+        wrong = form_problems(told, spec.output)
+        found += [_bad(place, f"answer_{rule}", f"correction: {why}", LAST_FIX) for rule, why in wrong]
+    return found
+
+
+def _told(feedback: dict[str, Any]) -> Any:
+    """What a person says the answer should have been."""
+    return feedback.get("label") if feedback.get("label") is not None else feedback.get("correction")
+
+
+def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
+    """A sound line, scrubbed: the same value gets the same placeholder in question, answer and correction."""
+    feedback = row.get("feedback") or {}
+    told, score = _told(feedback), feedback.get("score")
+    messages = row["messages"] if _sound_messages(row.get("messages")) else []
+    turns = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] != "system"]
+    texts = [*(t["content"] for t in turns), str(row.get("input") or ""), str(row.get("output") or ""), told or ""]
+    scrubber = Scrubber(texts)
+
+    def clean(text: str) -> str:
+        return text if text.strip() in spec.labels else scrubber.scrub(text)
+
+    flag = feedback.get("flag")
+    said = {
+        "id": row["id"],
+        "timestamp": datetime.fromisoformat(row["timestamp"]).astimezone(UTC).isoformat(),
+        "flag": scrub_text(flag if isinstance(flag, str) else "flagged") if flag else None,
+        "score": float(score) if score is not None else None,
+        "correction": clean(told.strip()) if told else None,
+    }
+    if is_feedback(row):
+        return {"kind": "feedback", **said}
+    turns = [{**t, "content": clean(t["content"])} for t in turns]
+    asked = "\n".join(t["content"] for t in turns if t["role"] == "user") if turns else clean(str(row["input"]))
+    return {
+        "kind": "row",
+        **said,
+        "model_version": row["model_version"],
+        "input": asked,
+        "turns": turns if len(turns) > 1 else None,
+        "output": clean(row["output"]),
+    }

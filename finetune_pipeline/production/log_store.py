@@ -1,0 +1,128 @@
+"""What was taken in from the logs, once: segments of rows, and a ledger that is written after they are durable.
+
+Layout of a store's folder::
+
+    ledger.json               {"streams", "seen", "segments", "removed"}
+    segments/<n>.jsonl        rows of :mod:`finetune_pipeline.production.log_rows`, never changed once named in the ledger
+
+A segment the ledger does not name was left by a process that died before its offsets were written: it counts for
+nothing, and its rows are read again. So no row is lost and none is there twice, whatever dies when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finetune_pipeline.artifacts import read_json, sync_folder, write_json
+from finetune_pipeline.data.json_lines import read_rows
+
+_WHOLE = 1 << 256
+
+
+class LogStore:
+    """The rows of one task below a folder. Whoever writes holds the task's lock ``logs``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ledger = folder / "ledger.json"
+        self._segments = folder / "segments"
+
+    def ledger(self) -> dict[str, Any]:
+        """streams: {name: {"offset", "lines", "tails": [[offset, hash], …]}} of what was read of each file; seen: {path:
+        [mark, stream]} of files read to their end; segments: [{"name", "lines", "sum"}]; removed: rows that were forgotten
+        or have expired."""
+        if not self._ledger.exists():
+            return {"streams": {}, "seen": {}, "segments": [], "removed": 0}
+        return dict(read_json(self._ledger))
+
+    def append(self, rows: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
+        """Make rows durable, then the ledger (whose streams account for them). No rows: the ledger alone."""
+        if rows:
+            number = 1 + max([0, *(int(s["name"]) for s in ledger["segments"])])
+            ledger["segments"].append(self._write(f"{number:08d}", rows))
+        write_json(self._ledger, ledger)
+
+    def rewrite(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
+        """Replace rows by what `change` makes of them (None: nothing). Returns the rows removed.
+
+        Segments without a change stay. The old ones are gone from the disk when this returns; killed in between, a second
+        call (or :meth:`sweep`) completes it.
+        """
+        ledger, removed = self.ledger(), 0
+        highest = max([0, *(int(s["name"]) for s in ledger["segments"])])
+        kept: list[dict[str, Any]] = []
+        for segment in ledger["segments"]:
+            before = read_rows(self._path(segment["name"]))
+            after = [new for row in before if (new := change(row)) is not None]
+            if after == before:
+                kept.append(segment)
+                continue
+            removed += len(before) - len(after)
+            highest += 1
+            if after:
+                kept.append(self._write(f"{highest:08d}", after))
+        if kept != ledger["segments"]:
+            write_json(self._ledger, {**ledger, "segments": kept, "removed": ledger["removed"] + removed})
+        self.sweep()
+        return removed
+
+    def sweep(self) -> None:
+        """Remove segments that the ledger does not name."""
+        named = {f"{s['name']}.jsonl" for s in self.ledger()["segments"]}
+        if self._segments.is_dir():
+            for path in self._segments.iterdir():
+                if path.name not in named:
+                    path.unlink(missing_ok=True)
+
+    def digest(self) -> str:
+        """Changes with the rows, whatever order and batches they came in."""
+        return _digests(self.ledger()["segments"])[-1]
+
+    def rows(self, digest: str | None = None) -> Iterator[dict[str, Any]]:
+        """The rows as they were when the digest was this (None: all there are), in the order in which they came.
+
+        Raises LookupError when there is no such state any more: rows were forgotten or have expired meanwhile.
+        """
+        segments = self.ledger()["segments"]
+        states = _digests(segments)
+        if digest is not None:
+            if digest not in states:
+                raise LookupError("log rows were removed (forgotten, or past logs.keep_days) since this run began")
+            segments = segments[: states.index(digest)]
+        for segment in segments:
+            yield from read_rows(self._path(segment["name"]))
+
+    def _path(self, name: str) -> Path:
+        return self._segments / f"{name}.jsonl"
+
+    def _write(self, name: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        self._segments.mkdir(parents=True, exist_ok=True)
+        path, total, lines = self._path(name), 0, 0
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as out:
+            for row in rows:
+                out.write(msgspec.json.encode(row) + b"\n")
+                content = {k: v for k, v in row.items() if k != "source"}
+                total += int.from_bytes(hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest(), "big")
+                lines += 1
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+        sync_folder(self._segments)
+        return {"name": name, "lines": lines, "sum": f"{total % _WHOLE:064x}"}
+
+
+def _digests(segments: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The digest of the state before the first segment and after each."""
+    total, lines, found = 0, 0, [f"{0:032x}-0"]
+    for segment in segments:
+        total = (total + int(segment["sum"], 16)) % _WHOLE
+        lines += segment["lines"]
+        found.append(f"{hashlib.sha256(f'{total:064x}'.encode()).hexdigest()[:32]}-{lines}")
+    return found

@@ -1,0 +1,196 @@
+"""Every complete line once: whatever rotation does to the files, and whenever the process dies."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+import yaml
+
+from benchmarks.log_kills import make_task, play
+from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.production import intake, log_store
+from finetune_pipeline.spec import Task, load_task
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return load_task(make_task(tmp_path))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "store")
+
+
+def line(n: int, **more: object) -> str:
+    row = {"id": f"r{n}", "timestamp": "2026-05-01T10:00:00Z", "input": f"ticket {n}", "output": "a", **more}
+    return json.dumps({**row, "model_version": "1"}) + "\n"
+
+
+def ids(task: Task, store: ArtifactStore) -> list[str]:
+    """What one more intake brings the store to, in the order in which it came."""
+    intake.take_in(task, store)
+    return [row["id"] for row in intake.log_store(task, store).rows()]
+
+
+def test_ten_kills_over_every_rotation_lose_and_double_nothing(tmp_path: Path) -> None:
+    found = play(tmp_path, kills=10, seed=1, longest=0.06)
+    assert found["rows_in"] > 300 and len(found["rotations"]) == 5
+    assert (found["rows_out"], found["lost"], found["twice"]) == (found["rows_in"], 0, 0)
+
+
+@pytest.mark.parametrize("moment", ["before the segment", "before the ledger", "after the ledger"])
+def test_a_death_at_each_step_of_the_commit(
+    task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    path = task.folder / "logs" / "a.jsonl"
+    path.write_text(line(1))
+    assert ids(task, store) == ["r1"]
+    path.write_text(line(1) + line(2))
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if moment == "before the segment":
+            patch.setattr(log_store.os, "replace", dies)
+        elif moment == "before the ledger":
+            patch.setattr(log_store, "write_json", dies)
+        else:
+            patch.setattr(intake, "_expire", dies)
+        with pytest.raises(KeyboardInterrupt):
+            intake.take_in(task, store)
+    seen = [row["id"] for row in intake.log_store(task, store).rows()]
+    assert seen == (["r1", "r2"] if moment == "after the ledger" else ["r1"])
+    assert ids(task, store) == ["r1", "r2"]
+    segments = store.state_folder("demo") / "logs" / "segments"
+    assert len(list(segments.iterdir())) == 2, "what a dead process left is gone"
+
+
+def test_rename_copytruncate_and_gzip_are_recognised(task: Task, store: ArtifactStore) -> None:
+    logs = task.folder / "logs"
+    (logs / "a.jsonl").write_text(line(1) + line(2))
+    assert ids(task, store) == ["r1", "r2"]
+    (logs / "a.jsonl").rename(logs / "a.jsonl.1")
+    with (logs / "a.jsonl.1").open("a") as old:
+        old.write(line(3))  # the writer had the file open still
+    (logs / "a.jsonl").write_text(line(4))
+    assert sorted(ids(task, store)) == ["r1", "r2", "r3", "r4"]
+    shutil.copy(logs / "a.jsonl", logs / "a.jsonl.2")
+    assert len(ids(task, store)) == 4, "a copy is the same file"
+    os.truncate(logs / "a.jsonl", 0)
+    with (logs / "a.jsonl").open("a") as again:
+        again.write(line(5))
+    whole = gzip.compress((logs / "a.jsonl.1").read_bytes() + line(6).encode())
+    (logs / "a.jsonl.1.gz").write_bytes(whole[: len(whole) // 2])
+    intake.take_in(task, store)
+    (logs / "a.jsonl.1.gz").write_bytes(whole)
+    (logs / "a.jsonl.1").unlink()
+    assert sorted(ids(task, store)) == [f"r{i}" for i in range(1, 7)]
+
+
+def test_a_writer_that_keeps_its_place_after_a_truncation_leaves_a_hole(task: Task, store: ArtifactStore) -> None:
+    path = task.folder / "logs" / "a.jsonl"
+    with path.open("w") as out:  # no append mode: the next write goes where the last one ended
+        out.write(line(1))
+        out.flush()
+        assert ids(task, store) == ["r1"]
+        os.truncate(path, 0)
+        out.write(line(2))
+    assert path.read_bytes().startswith(b"\0\0")
+    assert ids(task, store) == ["r1", "r2"]
+
+
+def test_files_that_begin_alike_are_told_apart(task: Task, store: ArtifactStore) -> None:
+    logs = task.folder / "logs"
+    (logs / "a.jsonl").write_text(line(0) + line(1) + line(2))
+    (logs / "b.jsonl").write_text(line(0) + line(3) + line(4))
+    assert ids(task, store) == ["r0", "r1", "r2", "r0", "r3", "r4"]
+    with (logs / "b.jsonl").open("a") as out:
+        out.write(line(5))
+    assert ids(task, store) == ["r0", "r1", "r2", "r0", "r3", "r4", "r5"]
+
+
+def test_a_line_that_is_too_long_is_told_and_the_next_one_counts(task: Task, store: ArtifactStore) -> None:
+    (task.folder / "logs" / "a.jsonl").write_text(line(1) + "x" * (9 << 20) + "\n" + line(2))
+    intake.take_in(task, store)
+    rows = list(intake.log_store(task, store).rows())
+    assert [row.get("id") or row["findings"][0]["rule"] for row in rows] == ["r1", "log.too_long", "r2"]
+    assert [row["source"]["line"] for row in rows] == [1, 2, 3]
+
+
+def test_batches_are_bounded_and_change_nothing(
+    task: Task, store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "".join(line(i) for i in range(50))
+    (task.folder / "logs" / "a.jsonl.1.gz").write_bytes(gzip.compress(text.encode()))
+    assert len(ids(task, store)) == 50
+    monkeypatch.setattr(intake, "_BATCH_BYTES", 300)
+    other = ArtifactStore(tmp_path / "other")
+    other.root.mkdir()
+    shutil.copy(store.root / "users.key", other.root)
+    assert ids(task, other) == [f"r{i}" for i in range(50)]
+    assert len(intake.log_store(task, other).ledger()["segments"]) > 10
+    assert intake.log_store(task, other).digest() == intake.log_store(task, store).digest()
+
+
+def test_a_file_read_to_its_end_is_not_opened_again(
+    task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = task.folder / "logs" / "a.jsonl"
+    path.write_text(line(1))
+    os.utime(path, (1e9, 1e9))
+    assert ids(task, store) == ["r1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "opened", None)
+        assert ids(task, store) == ["r1"]
+    with path.open("a") as out:
+        out.write(line(2))
+    assert ids(task, store) == ["r1", "r2"]
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_logs_behind_a_url(task: Task, store: ArtifactStore, tmp_path: Path, scheme: str) -> None:
+    url = "memory://bucket/logs" if scheme == "memory" else f"file://{tmp_path}/elsewhere"
+    spec = yaml.safe_load((task.folder / "task.yaml").read_text())
+    (task.folder / "task.yaml").write_text(yaml.safe_dump({**spec, "logs": {"path": url}}))
+    task = load_task(task.folder)
+    assert ids(task, store) == [], "a place that does not exist yet holds nothing"
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.makedirs(root, exist_ok=True)
+    with fs.open(f"{root}/a.jsonl.gz", "wb") as out:
+        out.write(gzip.compress((line(1) + line(2)).encode()))
+    (task.folder / "logs" / "own.jsonl").write_text(line(3))
+    assert sorted(ids(task, store)) == ["r1", "r2", "r3"]
+    assert sorted(ids(task, store)) == ["r1", "r2", "r3"]
+
+
+def test_rows_and_files_past_their_days_are_gone(task: Task, store: ArtifactStore) -> None:
+    spec = yaml.safe_load((task.folder / "task.yaml").read_text())
+    (task.folder / "task.yaml").write_text(yaml.safe_dump({**spec, "logs": {"keep_days": 30}}))
+    task = load_task(task.folder)
+    old, new = task.folder / "logs" / "a.jsonl.1", task.folder / "logs" / "a.jsonl"
+    first, second = "2026-05-01T00:00:00Z", "2026-05-20T00:00:00+02:00"
+    old.write_text(line(1, timestamp=first))
+    new.write_text(line(2, timestamp=first) + line(3, timestamp=second))
+    day = 86_400.0
+    start = 1_777_593_600.0  # 1 May 2026
+    os.utime(old, (start, start))
+    os.utime(new, (start + 19 * day,) * 2)
+    intake.take_in(task, store, now=start + 29 * day)
+    kept = intake.log_store(task, store)
+    assert len(list(kept.rows())) == 3
+    before = kept.digest()
+    intake.take_in(task, store, now=start + 31 * day)
+    assert [row["id"] for row in kept.rows()] == ["r3"]
+    assert kept.ledger()["removed"] == 2
+    assert not old.exists() and new.exists()
+    assert b"r1" not in b"".join(p.read_bytes() for p in kept.folder.rglob("*.jsonl"))
+    with pytest.raises(LookupError, match="removed"):
+        list(kept.rows(before))
