@@ -28,6 +28,7 @@ from typing import Any
 import yaml
 
 from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.production import intake as module
 from finetune_pipeline.production.intake import log_store, take_in
 from finetune_pipeline.spec import load_task
 
@@ -103,14 +104,16 @@ def rotate(handle: Any, path: Path, kind: str, number: int) -> Any:
 
 
 def intake(folder: Path, home: Path) -> None:
-    """Take in over and over."""
+    """Take in over and over, in small batches, so that much of the time is spent where rows become durable."""
+    module._BATCH_BYTES = 4096
     task, store = load_task(folder), ArtifactStore(home)
     while True:
         take_in(task, store)
 
 
 def play(root: Path, kills: int, seed: int, pause: float = 0.002, longest: float = 0.12) -> dict[str, Any]:
-    """Run the whole thing; returns {rows_in, rows_out, lost, twice, kills, killed_with_orphan, rotations, seconds}."""
+    """Run the whole thing; returns {rows_in, rows_out, lost, twice, kills, kills_after_a_commit,
+    kills_before_the_ledger, rotations, seconds}."""
     began = time.monotonic()
     rng = random.Random(seed)
     folder, home = make_task(root), root / "home"
@@ -118,14 +121,16 @@ def play(root: Path, kills: int, seed: int, pause: float = 0.002, longest: float
     context = multiprocessing.get_context("fork")
     writer = context.Process(target=write_logs, args=(folder, told, stop, seed, pause))
     writer.start()
-    segments, orphans = home / "demo" / "state" / "logs", 0
+    segments, orphans, commits, done = home / "demo" / "state" / "logs", 0, 0, 0
     for _ in range(kills):
         process = context.Process(target=intake, args=(folder, home))
         process.start()
         time.sleep(rng.uniform(0.0, longest))
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-        orphans += _orphans(segments)
+        state = _state(segments)
+        commits += state[0] > done
+        done, orphans = state[0], orphans + state[1]
     stop.touch()
     writer.join()
     task, store = load_task(folder), ArtifactStore(home)
@@ -139,19 +144,19 @@ def play(root: Path, kills: int, seed: int, pause: float = 0.002, longest: float
         "lost": sum(f"r{i}" not in counts for i in range(written["rows"])),
         "twice": sum(n - 1 for n in counts.values()),
         "kills": kills,
-        "killed_before_the_ledger": orphans,
+        "kills_after_a_commit": commits,
+        "kills_before_the_ledger": orphans,
         "rotations": written["rotations"],
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def _orphans(state: Path) -> int:
-    """Whether the last kill left rows that are durable and that no ledger names, or a half-written file."""
-    if not (state / "segments").is_dir():
-        return 0
+def _state(state: Path) -> tuple[int, int]:
+    """(segments the ledger names, 1 if the kill left rows that no ledger names, whole or half-written)."""
     ledger = state / "ledger.json"
     named = {s["name"] for s in json.loads(ledger.read_text())["segments"]} if ledger.exists() else set()
-    return int(any(p.stem not in named for p in (state / "segments").iterdir()))
+    there = list((state / "segments").iterdir()) if (state / "segments").is_dir() else []
+    return len(named), int(any(p.stem not in named for p in there))
 
 
 def main() -> int:

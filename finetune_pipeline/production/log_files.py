@@ -83,7 +83,8 @@ def opened(file: LogFile) -> Iterator[IO[bytes]]:
     with file.fs.open(file.path, "rb") as raw:
         zipped = raw.read(2) == _GZIP
         raw.seek(0)
-        yield gzip.GzipFile(fileobj=raw) if zipped else raw
+        handle: Any = gzip.GzipFile(fileobj=raw) if zipped else raw
+        yield handle
 
 
 def read_line(handle: IO[bytes]) -> tuple[bytes, int, bytes, bool] | None:
