@@ -105,8 +105,11 @@ def loaded_by(*names: str) -> dict[str, list[str]]:
     return json.loads(done.stdout)
 
 
-def is_torch_free(path: Path, seen: frozenset[Path] = frozenset()) -> bool:
-    """Whether importing a file imports nothing heavy, by itself or through files of this package."""
+def is_torch_free(path: Path, seen: set[Path] | None = None) -> bool:
+    """Whether importing a file imports nothing heavy, by itself or through files of this package. seen: files looked at
+    already; each is looked at once, since the ways through the package are too many to go them all."""
+    seen = set() if seen is None else seen
+    seen.add(path)
     names = at_import(path)
     if roots(names) & set(HEAVY):
         return False
@@ -115,7 +118,7 @@ def is_torch_free(path: Path, seen: frozenset[Path] = frozenset()) -> bool:
         for name in names
         if name.startswith("finetune_pipeline.")
     }
-    return all(is_torch_free(p, seen | {path}) for p in inner if p.is_file() and p not in seen)
+    return all(is_torch_free(p, seen) for p in sorted(inner) if p.is_file() and p not in seen)
 
 
 @pytest.mark.parametrize("path", modules(*PLAIN), ids=lambda p: str(p.relative_to(PACKAGE)))
