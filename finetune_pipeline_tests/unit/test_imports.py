@@ -14,7 +14,19 @@ import pytest
 import finetune_pipeline
 
 PACKAGE = Path(finetune_pipeline.__file__).resolve().parent
-PLAIN = ("data", "planning", "models", "training", "trainers", "evaluation", "reports", "production", "spec", "stages")
+PLAIN = (
+    "data",
+    "planning",
+    "models",
+    "training",
+    "trainers",
+    "evaluation",
+    "reports",
+    "production",
+    "serving",
+    "spec",
+    "stages",
+)
 SKIN = ("assets", "automation", "checks", "resources", "cli")
 HEAVY = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 ENTRY = "training/entry.py"

@@ -1,0 +1,74 @@
+"""``finetune serve TASK``: the champion answers on this machine, and writes production's logs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+import click
+
+from finetune_pipeline.cli.output import DONE, ERROR, get_task, problem, say
+from finetune_pipeline.production.log_files import OWN_FOLDER
+from finetune_pipeline.resources.champion import present_champion
+from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.serving.log_writer import LogWriter
+from finetune_pipeline.serving.server import serving
+from finetune_pipeline.serving.service import Service
+
+
+@click.command()
+@click.argument("task")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option(
+    "--labels-only", is_flag=True, help="Label tasks: answer with the most likely label, never anything else."
+)
+@click.option(
+    "--rotate-mib", type=click.FloatRange(min=0.001), default=64.0, show_default=True, help="Size of a log file."
+)
+@click.option(
+    "--look-seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Look for a new champion."
+)
+def serve(task: str, port: int, labels_only: bool, rotate_mib: float, look_seconds: float) -> int:
+    """Answer OpenAI-style chat completions on 127.0.0.1 with the task's champion, and log every answer.
+
+    POST /v1/chat/completions, GET /v1/models, GET /health, and POST /feedback {id, flag, score, correction, label}. Rows
+    go into the task's logs/, where the next `finetune run` takes them in. For trying the loop on one machine; in production
+    serve the folder of `finetune export` with vLLM or the like.
+    """
+    loaded = get_task(task)
+    if labels_only and not loaded.spec.labels:
+        problem(f"{loaded.name} has no labels: leave --labels-only out")
+        return ERROR
+    store, tracking = Store().artifacts(), Tracking()
+    tracking.prepare()
+    writer = LogWriter(loaded.folder / OWN_FOLDER, int(rotate_mib * 2**20))
+    try:
+        service = Service(
+            loaded,
+            lambda: present_champion(loaded, store, tracking),
+            writer,
+            only_labels=labels_only,
+            tell=problem,
+        )
+        server = serving(service, port)
+    except LookupError as error:
+        problem(str(error.args[0]))
+        return ERROR
+    except OSError as error:
+        problem(f"cannot serve on port {port}: {error.strerror or error}; choose another with --port")
+        return ERROR
+    service.watch(look_seconds)
+    say(f"serving {service.model} at http://127.0.0.1:{server.server_port}/v1 (Ctrl-C ends it)")
+    say(f"logging to {writer.path}")
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    server.serve_forever(poll_interval=0.2)
+    service.close()
+    server.server_close()
+    return DONE

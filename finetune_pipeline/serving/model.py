@@ -1,0 +1,87 @@
+"""The model behind the server: loaded as in the evaluation, asked as in the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from finetune_pipeline.evaluation.answers import likelihood_label
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What serves. model, adapter: see models.kinds.Served; labels: the only answers there may be, empty for free ones."""
+
+    task: str
+    version: int
+    model: Path
+    adapter: Path | None
+    system_prompt: str
+    max_new_tokens: int
+    labels: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """How the model calls itself to clients and in the logs."""
+        return f"{self.task}:{self.version}"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """text: the answer; finish: stop, or length where max_new_tokens cut it; tokens of prompt and answer."""
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    new_tokens: int
+
+
+class TooLong(ValueError):
+    """The conversation does not fit into the model's context."""
+
+
+class LoadedModel:
+    """A champion in memory. One answer is made at a time; callers from several threads wait for each other."""
+
+    def __init__(self, champion: Champion, only_labels: bool = False) -> None:
+        """Load it in float32 (see load_for_prediction). only_labels: answer with the most likely label, always."""
+        from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
+
+        self.champion = champion
+        self._model = load_for_prediction(champion.model, pick_device(), champion.adapter)
+        self._tokenizer = load_tokenizer(champion.model)
+        self._labels = list(champion.labels) if only_labels else []
+        self._lock = Lock()
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int | None = None) -> Reply:
+        """Greedy answer to a conversation without its system turn; at most the length the evaluation allowed.
+
+        Raises TooLong, FindingsError when the chat template refuses the turns, and RuntimeError when the model fails.
+        """
+        from finetune_pipeline.evaluation.generation import generate_and_score
+        from finetune_pipeline.evaluation.predict import encode_labels
+        from finetune_pipeline.models.chat import encode_prompt
+
+        turns = [{"role": "system", "content": self.champion.system_prompt}, *(dict(m) for m in messages)]
+        most = min(max_new_tokens or self.champion.max_new_tokens, self.champion.max_new_tokens)
+        with self._lock:
+            prompt = encode_prompt(self._tokenizer, turns)
+            labels = encode_labels(self._tokenizer, [turns], self._labels) if self._labels else None
+            (made,) = generate_and_score(
+                self._model, self._tokenizer, [prompt], labels, most, 1, stage="serve", name=self.champion.name
+            )
+        if made.status == "error":
+            if "tokens" in made.error and "more than" in made.error:
+                raise TooLong(made.error)
+            raise RuntimeError(made.error)
+        if self._labels:
+            label = likelihood_label(made.label_scores, self._labels)
+            if label is None:
+                raise RuntimeError("the model gave no label a likelihood")
+            return Reply(label, "stop", made.prompt_tokens, made.new_tokens)
+        return Reply(
+            made.text.strip(), "length" if made.status == "truncated" else "stop", made.prompt_tokens, made.new_tokens
+        )

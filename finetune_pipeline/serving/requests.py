@@ -1,0 +1,115 @@
+"""What clients may ask, checked: an OpenAI-style chat completion, and feedback to one. Every error says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_pipeline.production.log_rows import feedback_problems
+from finetune_pipeline.spec.model import TaskSpec
+
+ROLES = ("system", "user", "assistant")
+FEEDBACK = ("flag", "score", "correction", "label")
+_REFUSED = ("tools", "functions", "response_format", "logprobs", "tool_choice")
+
+
+class BadRequest(ValueError):
+    """A request that cannot be answered: HTTP status, the field it is about, and what OpenAI would call it."""
+
+    def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param, self.status, self.code = param, status, code
+
+    def body(self) -> dict[str, Any]:
+        """The error in OpenAI's form."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation without its system turn. max_tokens: None, or the client's own limit."""
+
+    messages: list[dict[str, str]]
+    user: str | None
+    stream: bool
+    max_tokens: int | None
+
+
+def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
+    """A chat completion request. system_prompt: the one the model was trained with; known: names of the model.
+
+    Sampling settings (temperature, top_p, seed, …) are taken and change nothing: answers are greedy, as in the evaluation.
+    Raises BadRequest for anything the answer would have to ignore otherwise.
+    """
+    if not isinstance(body, Mapping):
+        raise BadRequest("the body is not a JSON object")
+    model = body.get("model")
+    if model is not None and model not in known:
+        raise BadRequest(f"there is no model {model!r:.80}; ask for {known[0]!r}", "model", 404, "model_not_found")
+    for name in _REFUSED:
+        if body.get(name):
+            raise BadRequest(f"{name!r} is not supported by this server", name)
+    if body.get("n") not in (None, 1):
+        raise BadRequest("answers are greedy, so there is only one: leave 'n' out", "n")
+    stream = body.get("stream", False)
+    if not isinstance(stream, bool):
+        raise BadRequest("'stream' must be true or false", "stream")
+    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise BadRequest("'max_tokens' must be a positive whole number", "max_tokens")
+    user = body.get("user")
+    if user is not None and not isinstance(user, str):
+        raise BadRequest("'user' must be text", "user")
+    return Chat(_messages(body.get("messages"), system_prompt), user or None, stream, limit)
+
+
+def _messages(told: Any, system_prompt: str) -> list[dict[str, str]]:
+    if not isinstance(told, list) or not told:
+        raise BadRequest("'messages' must be a list of turns with role and content", "messages")
+    turns: list[dict[str, str]] = []
+    for i, message in enumerate(told):
+        place = f"messages[{i}]"
+        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+            raise BadRequest(f"{place} must have a role: one of {', '.join(ROLES)}", place)
+        content = message.get("content")
+        if isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in content):
+            content = "".join(str(p.get("text", "")) for p in content)
+        if not isinstance(content, str):
+            raise BadRequest(f"{place}.content must be text", f"{place}.content")
+        if message["role"] == "system":
+            if i or content.strip() != system_prompt.strip():
+                raise BadRequest(
+                    "the model was trained with a system prompt of its own and gives good answers with that one only: "
+                    "leave the system turn out",
+                    place,
+                )
+            continue
+        turns.append({"role": message["role"], "content": content})
+    if not turns or turns[-1]["role"] != "user" or not turns[-1]["content"].strip():
+        raise BadRequest("the last message must be the user's, with some text in it", "messages")
+    return turns
+
+
+def parse_feedback(body: Any, spec: TaskSpec) -> tuple[str, dict[str, Any], str | None]:
+    """(id, feedback, user) of a feedback request. Raises BadRequest with every problem."""
+    if not isinstance(body, Mapping):
+        raise BadRequest("the body is not a JSON object")
+    name, user = body.get("id"), body.get("user")
+    if not isinstance(name, str) or not name.strip():
+        raise BadRequest("'id' must be the id of an answer", "id")
+    if user is not None and not isinstance(user, str):
+        raise BadRequest("'user' must be text", "user")
+    unknown = sorted(set(body) - {*FEEDBACK, "id", "user"})
+    if unknown:
+        raise BadRequest(f"unknown: {', '.join(map(repr, unknown))}; there are {', '.join(FEEDBACK)}", unknown[0])
+    feedback = {k: body[k] for k in FEEDBACK if body.get(k) is not None}
+    if not feedback:
+        raise BadRequest(f"no feedback: give one of {', '.join(FEEDBACK)}")
+    if not isinstance(feedback.get("flag", ""), str | bool):
+        raise BadRequest("'flag' must be text, or true", "flag")
+    problems = feedback_problems(feedback, "feedback", spec)
+    if problems:
+        raise BadRequest("; ".join(f"{p.message}: {p.fix}" for p in problems))
+    return name, feedback, user or None

@@ -1,0 +1,159 @@
+"""What the server does: answers, logs every answer, takes feedback, and changes the model when the champion changes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from threading import BoundedSemaphore, Event, Lock, Thread
+from typing import Any
+
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.serving.log_writer import LogWriter
+from finetune_pipeline.serving.model import Champion, LoadedModel, TooLong
+from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
+from finetune_pipeline.spec.model import Task
+
+WAITING = 64
+"""Requests that may wait for the model; more are told to come again."""
+
+
+class Service:
+    """One task's model and log. Safe to call from many threads.
+
+    find: gives the present champion, or raises LookupError (there is none, or it cannot be loaded). tell: for the operator.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        find: Callable[[], Champion],
+        writer: LogWriter,
+        *,
+        only_labels: bool = False,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.task, self._find, self._writer, self._tell = task, find, writer, tell
+        self._only_labels = only_labels
+        self.loaded = LoadedModel(find(), only_labels)
+        self.since = int(time.time())
+        self.problems: dict[str, str] = {}
+        self._places = BoundedSemaphore(WAITING)
+        self._lock = Lock()
+        self._ids = {_short(name) for name in writer.ids()}
+        self._stop = Event()
+
+    @property
+    def model(self) -> str:
+        return self.loaded.champion.name
+
+    def health(self) -> dict[str, Any]:
+        """status ok or degraded, the model, and what is wrong."""
+        status = "degraded" if self.problems else "ok"
+        return {"status": status, "task": self.task.name, "model": self.model, "problems": dict(self.problems)}
+
+    def models(self) -> dict[str, Any]:
+        """The one model, as OpenAI lists models."""
+        told = {"id": self.model, "object": "model", "created": self.since, "owned_by": self.task.spec.owner}
+        return {"object": "list", "data": [told]}
+
+    def chat(self, body: Any) -> tuple[Chat, dict[str, Any]]:
+        """The request and its completion, logged. Raises BadRequest."""
+        loaded = self.loaded  # whatever becomes champion meanwhile: this request is answered by one model
+        name = loaded.champion.name
+        chat = parse_chat(body, loaded.champion.system_prompt, [name, self.task.name])
+        if not self._places.acquire(blocking=False):
+            raise BadRequest(f"{WAITING} requests are waiting already: try again later", status=503, code="overloaded")
+        try:
+            reply = loaded.answer(chat.messages, chat.max_tokens)
+        except TooLong as error:
+            raise BadRequest(str(error), "messages", code="context_length_exceeded") from error
+        except FindingsError as error:
+            raise BadRequest(str(error), "messages") from error
+        except RuntimeError as error:
+            self._tell(f"an answer failed: {error}")
+            raise BadRequest(f"the model failed: {error}", status=500) from error
+        finally:
+            self._places.release()
+        made = f"chatcmpl-{uuid.uuid4().hex}"
+        row = {"id": made, "timestamp": _now(), "messages": chat.messages, "output": reply.text, "model_version": name}
+        self._log({**row, "user": chat.user} if chat.user else row)
+        with self._lock:
+            self._ids.add(_short(made))
+        message = {"role": "assistant", "content": reply.text}
+        return chat, {
+            "id": made,
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": name,
+            "choices": [{"index": 0, "message": message, "finish_reason": reply.finish, "logprobs": None}],
+            "usage": {
+                "prompt_tokens": reply.prompt_tokens,
+                "completion_tokens": reply.new_tokens,
+                "total_tokens": reply.prompt_tokens + reply.new_tokens,
+            },
+        }
+
+    def feedback(self, body: Any) -> dict[str, Any]:
+        """Feedback to an answer of this server, logged. Raises BadRequest, with status 404 for an id it never gave."""
+        name, feedback, user = parse_feedback(body, self.task.spec)
+        with self._lock:
+            known = _short(name) in self._ids
+        if not known:
+            raise BadRequest(f"no answer has the id {name!r:.80}", "id", 404, "not_found")
+        row = {"id": name, "timestamp": _now(), "feedback": feedback}
+        self._log({**row, "user": user} if user else row)
+        return {"id": name, "stored": feedback}
+
+    def _log(self, row: dict[str, Any]) -> None:
+        """Write a row. What cannot be logged is an error to the client, too: nobody could learn from it."""
+        try:
+            self._writer.write(row)
+        except OSError as error:
+            self.problems["log"] = f"{self._writer.path}: {error.strerror}"
+            self._tell(f"a row could not be logged: {self.problems['log']}")
+            raise BadRequest(f"this could not be logged: {error.strerror}", status=500) from error
+        self.problems.pop("log", None)
+
+    def renew(self) -> bool:
+        """Load the present champion if it is another one. Returns whether it was. What cannot be loaded is told in
+        :meth:`health`, and the old one goes on."""
+        try:
+            champion = self._find()
+            if champion.version == self.loaded.champion.version:
+                self.problems.pop("champion", None)
+                return False
+            self.loaded = LoadedModel(champion, self._only_labels)
+        except Exception as error:  # noqa: BLE001 - the registry may be away; answering goes on
+            told = f"{type(error).__name__}: {error}"
+            if self.problems.get("champion") != told:
+                self._tell(f"the champion cannot be looked up or loaded: {told}")
+            self.problems["champion"] = told
+            return False
+        self.problems.pop("champion", None)
+        self._tell(f"serving {self.model} now")
+        return True
+
+    def watch(self, seconds: float) -> None:
+        """Look for another champion every so many seconds, until :meth:`close`."""
+
+        def look() -> None:
+            while not self._stop.wait(seconds):
+                self.renew()
+
+        Thread(target=look, daemon=True, name="champion").start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _short(name: str) -> bytes:
+    """16 bytes of an id: a server that runs for months remembers them all."""
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,254 @@
+"""The server: a real tiny model over real HTTP; what it writes is what the intake reads."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.serving.log_writer import LogWriter
+from finetune_pipeline.serving.model import Champion
+from finetune_pipeline.serving.server import MAX_BODY, serving
+from finetune_pipeline.serving.service import Service
+from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_tiny_model(folder / "one")
+    make_tiny_model(folder / "two", seed=1)
+    return folder
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    folder = tmp_path / "tickets"
+    folder.mkdir()
+    spec = {"name": "tickets", "description": "d", "system_prompt": SYSTEM}
+    (folder / "task.yaml").write_text(yaml.safe_dump({**spec, "output": {"kind": "labels", "labels": LABELS}}))
+    return load_task(folder)
+
+
+class Running:
+    """A server, and a client that speaks HTTP to it."""
+
+    def __init__(self, task: Task, champion: Champion, **more: Any) -> None:
+        self.champion, self.told = champion, list[str]()
+        rotate = more.pop("rotate", 1 << 20)
+        self.service = Service(
+            task, lambda: self.champion, LogWriter(task.folder / "logs", rotate), tell=self.told.append, **more
+        )
+        self.server = serving(self.service)
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """(status, decoded answer); a body that is bytes is sent as it is."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=60)
+        if body is None:
+            connection.request("GET", path, headers=headers)
+        else:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            connection.request("POST", path, data, {"Content-Type": "application/json", **headers})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, json.loads(text) if text.startswith("{") else text
+
+    def chat(self, text: str = "my invoice is wrong", **more: Any) -> tuple[int, Any]:
+        return self.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], **more})
+
+
+@pytest.fixture
+def running(task: Task, models: Path) -> Iterator[Running]:
+    run = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6, LABELS))
+    yield run
+    run.server.shutdown()
+    run.server.server_close()
+
+
+def lines(task: Task) -> list[dict[str, Any]]:
+    files = sorted((task.folder / "logs").glob("served.jsonl*"), key=lambda p: (p.name == "served.jsonl", p.name))
+    return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+
+
+def test_an_answer_its_log_row_and_the_feedback_to_it(task: Task, running: Running, tmp_path: Path) -> None:
+    status, made = running.chat("write to ann@shop.example", user="ann", model="tickets")
+    assert status == 200
+    choice = made["choices"][0]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["finish_reason"] in ("stop", "length")
+    assert 0 < made["usage"]["completion_tokens"] <= 6
+    assert made["usage"]["total_tokens"] == made["usage"]["prompt_tokens"] + made["usage"]["completion_tokens"]
+    (row,) = lines(task)
+    assert (row["id"], row["output"], row["model_version"]) == (
+        made["id"],
+        choice["message"]["content"],
+        "tickets:1",
+    )
+    assert running.ask("/feedback", {"id": made["id"], "flag": "wrong", "score": 0.1})[0] == 200
+    assert running.ask("/feedback", {"id": made["id"], "label": "billing"})[0] == 200
+    (kept,) = read_logs(task, ArtifactStore(tmp_path / "store")).rows
+    assert (kept["flag"], kept["score"], kept["correction"]) == ("wrong", 0.1, "billing")
+    assert kept["input"] == "write to [EMAIL_1]"
+    assert kept["user"] not in (None, "ann")
+
+
+def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(running: Running) -> None:
+    from finetune_pipeline.models.chat import encode_prompt
+    from finetune_pipeline.models.loading import load_tokenizer
+
+    turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "my invoice is wrong"}]
+    expected = len(encode_prompt(load_tokenizer(running.champion.model), turns))
+    plain = running.chat()[1]
+    assert plain["usage"]["prompt_tokens"] == expected
+    repeated = running.ask("/v1/chat/completions", {"messages": turns})[1]
+    assert repeated["choices"] == plain["choices"]
+    turns[0]["content"] = "Speak like a pirate."
+    status, refused = running.ask("/v1/chat/completions", {"messages": turns})
+    assert status == 400 and "leave the system turn out" in refused["error"]["message"]
+
+
+def test_only_labels(task: Task, models: Path) -> None:
+    run = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6, LABELS), only_labels=True)
+    answers = {run.chat(f"ticket {i}")[1]["choices"][0]["message"]["content"] for i in range(3)}
+    assert answers <= set(LABELS)
+    run.server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (b"{not json", 400, "no JSON"),
+        (b"[" * 100_000, 400, "no JSON"),
+        (b"\xff\xfe", 400, "no JSON"),
+        ([1], 400, "not a JSON object"),
+        ({}, 400, "'messages' must be a list"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, 400, "must have a role"),
+        ({"messages": [{"role": "user", "content": 3}]}, 400, "content must be text"),
+        ({"messages": [{"role": "user", "content": " "}]}, 400, "the last message"),
+        ({"messages": [{"role": "user", "content": "x"}], "n": 2}, 400, "only one"),
+        ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, 400, "not supported"),
+        ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}, 400, "positive"),
+        ({"messages": [{"role": "user", "content": "x"}], "model": "gpt"}, 404, "there is no model"),
+        ({"messages": [{"role": "user", "content": "x " * 3000}]}, 400, "more than the model's 1024"),
+    ],
+)
+def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(
+    task: Task, running: Running, body: Any, status: int, told: str
+) -> None:
+    got, answer = running.ask("/v1/chat/completions", body)
+    assert got == status
+    assert told in answer["error"]["message"]
+    assert answer["error"]["type"] == "invalid_request_error"
+    assert not (task.folder / "logs" / "served.jsonl").exists()
+    assert running.ask("/health")[1]["status"] == "ok", "and the server goes on"
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "told"),
+    [
+        ({"id": "chatcmpl-unknown", "flag": "x"}, 404, "no answer has the id"),
+        ({"flag": "x", "id": 3}, 400, "'id' must be"),
+        ({}, 400, "no feedback"),
+        ({"label": "Billing"}, 400, "no label of this task"),
+        ({"score": "good"}, 400, "not a number"),
+        ({"flag": 3}, 400, "'flag' must be text"),
+        ({"falg": "x"}, 400, "unknown: 'falg'"),
+    ],
+)
+def test_bad_feedback(running: Running, more: dict, status: int, told: str) -> None:
+    name = running.chat()[1]["id"]
+    got, answer = running.ask("/feedback", {"id": name, **more})
+    assert (got, told in answer["error"]["message"]) == (status, True), answer
+
+
+def test_what_is_no_request_of_ours(running: Running) -> None:
+    assert running.ask("/v1/models")[1]["data"][0]["id"] == "tickets:1"
+    assert running.ask("/nothing")[0] == 404
+    assert running.ask("/feedback")[0] == 405
+    assert running.ask("/health", {})[0] == 405
+    assert running.ask("/feedback", b"{}", **{"Content-Type": "text/plain"})[0] == 415
+    assert running.ask("/feedback", b"{}", Host="evil.example")[0] == 403
+    assert running.ask("/feedback", b"", **{"Content-Length": str(MAX_BODY + 1)})[0] == 413
+    assert running.ask("/health")[0] == 200
+
+
+def test_an_answer_as_a_stream(running: Running) -> None:
+    plain = running.chat()[1]["choices"][0]["message"]["content"]
+    status, text = running.chat(stream=True)
+    assert status == 200
+    events = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert events[-1] == "[DONE]"
+    said = "".join(json.loads(e)["choices"][0]["delta"].get("content", "") for e in events[:-1])
+    assert said == plain
+
+
+def test_many_at_once_each_get_their_own_answer_and_the_log_rotates_whole(
+    task: Task, models: Path, tmp_path: Path
+) -> None:
+    run = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 4, LABELS), rotate=1500)
+    alone = {i: run.chat(f"ticket {i}")[1]["choices"] for i in range(3)}
+    with ThreadPoolExecutor(12) as pool:
+        got = list(pool.map(lambda i: run.chat(f"ticket {i % 3}"), range(24)))
+    assert all(status == 200 and made["choices"] == alone[i % 3] for i, (status, made) in enumerate(got))
+    assert len(list((task.folder / "logs").glob("served.jsonl.*"))) >= 3
+    logs = read_logs(task, ArtifactStore(tmp_path / "store"))
+    assert {row["id"] for row in logs.rows} >= {made["id"] for _, made in got}
+    assert (logs.lines, len(logs.rows), len(logs.quarantine)) == (27, 27, 0)
+    again = Service(task, lambda: run.champion, LogWriter(task.folder / "logs"))
+    assert again.feedback({"id": got[0][1]["id"], "flag": True})["stored"] == {"flag": True}, "after a restart, too"
+    run.server.shutdown()
+
+
+def test_another_champion_is_loaded_and_one_that_cannot_be_leaves_the_old(running: Running, models: Path) -> None:
+    before = running.chat()[1]["choices"][0]["message"]["content"]
+    running.champion = replace(running.champion, version=2, model=models / "two")
+    assert running.service.renew()
+    status, made = running.chat()
+    assert (status, made["model"]) == (200, "tickets:2")
+    assert made["choices"][0]["message"]["content"] != before
+    running.champion = replace(running.champion, version=3, model=models / "gone")
+    assert not running.service.renew()
+    assert running.chat()[1]["model"] == "tickets:2"
+    health = running.ask("/health")[1]
+    assert health["status"] == "degraded" and "champion" in health["problems"]
+    running.champion = replace(running.champion, version=2, model=models / "two")
+    running.service.renew()
+    assert running.ask("/health")[1]["status"] == "ok"
+
+
+def test_half_a_line_of_a_writer_that_died_spoils_no_other(task: Task, tmp_path: Path) -> None:
+    writer = LogWriter(task.folder / "logs")
+    row = {"timestamp": "2026-05-01T10:00:00Z", "input": "x", "output": "billing", "model_version": "1"}
+    writer.write({"id": "a", **row})
+    with writer.path.open("a") as out:
+        out.write('{"id": "b", "times')
+    LogWriter(task.folder / "logs").write({"id": "c", **row})
+    logs = read_logs(task, ArtifactStore(tmp_path / "store"))
+    assert [r["id"] for r in logs.rows] == ["a", "c"]
+    assert len(logs.quarantine) == 1
+    assert os.stat(writer.path).st_mode & 0o077 == 0, "what users wrote is nobody else's business"
+
+
+def test_a_log_that_cannot_be_written_is_an_error_and_told(task: Task, running: Running) -> None:
+    path = task.folder / "logs" / "served.jsonl"
+    path.mkdir()
+    status, answer = running.chat()
+    assert status == 500 and "could not be logged" in answer["error"]["message"]
+    assert running.ask("/health")[1]["problems"]["log"]
+    path.rmdir()
+    assert running.chat()[0] == 200
+    assert running.ask("/health")[1]["status"] == "ok"
