@@ -7,18 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import write_json
+from finetune_pipeline.artifacts import SeenFiles, write_json
 from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.baseline import build_shots
 from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.generation import common_prefix
 from finetune_pipeline.evaluation.predictions import write_predictions
+from finetune_pipeline.evaluation.served_answers import ServedAnswerer
+from finetune_pipeline.evaluation.vllm_answers import VllmAnswerer
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.reporting import say
 
 Message = Mapping[str, str]
+Asked = Answerer | ServedAnswerer
 
 
 def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[dict[str, str]]:
@@ -38,20 +42,41 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
     cache, seen = open_cache(job.get("answers"))
-    seconds: dict[str, dict[str, float]] = {}
-    asked: Answerer | None = None
+    measured: dict[str, Any] = {"seconds_by_set": {}, "spent": {}}
+    asked: Asked | None = None
+    loaded: Any = None
     for one in job["sets"]:
-        folder, prefix = Path(one["model"]), Path(one["adapter"]) if one.get("adapter") else None
-        if asked is None or (asked.folder, asked.adapter) != (folder, prefix):
+        which = one["model"], one.get("adapter"), one.get("served")
+        if asked is None or loaded != which:
             asked = None  # the memory of the last model is needed for the next
-            asked = Answerer(folder, prefix, cache, seen)
+            asked, loaded = _asked(job, one, cache, seen, measured["spent"]), which
         before = dict(asked.seconds)
         answers, facts["sets"][one["name"]] = _answer(job, one["name"], asked, examples, one["turns"])
-        seconds[one["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
+        measured["seconds_by_set"][one["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
+        if isinstance(asked, ServedAnswerer):
+            facts["sets"][one["name"]]["asked"] = asked.endpoint.name
+            measured["spent"][one["name"]] = asked.spent.to_dict()
         gold = [gold_text(asked.tokenizer, example) for example in examples]
         rows += [_row(e, one["name"], a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
-    return facts, {"answers": close_cache(cache), "seconds_by_set": seconds}
+    return facts, {"answers": close_cache(cache), **{k: v for k, v in measured.items() if v}}
+
+
+def _asked(
+    job: dict[str, Any], one: Mapping[str, Any], cache: AnswerCache | None, seen: SeenFiles | None, spent: Any
+) -> Asked:
+    """What answers for one set, by the job's engine."""
+    folder, prefix = Path(one["model"]), Path(one["adapter"]) if one.get("adapter") else None
+    engine = job.get("engine") or {"kind": "transformers"}
+    match engine["kind"]:
+        case "transformers":
+            return Answerer(folder, prefix, cache, seen)
+        case "vllm":
+            return VllmAnswerer(folder, prefix, cache, seen)
+        case "endpoint":
+            used = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
+            return ServedAnswerer(engine, one["served"], folder, cache, used)
+    raise JobError(f"unknown engine {engine['kind']!r}; engines: transformers, vllm, endpoint")
 
 
 def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -88,24 +113,27 @@ def _examples(job: dict[str, Any]) -> list[Example]:
 
 
 def _answer(
-    job: dict[str, Any], name: str, asked: Answerer, examples: Sequence[Example], turns: Sequence[Message]
+    job: dict[str, Any], name: str, asked: Asked, examples: Sequence[Example], turns: Sequence[Message]
 ) -> tuple[list[Answer], dict[str, Any]]:
-    tokenizer = asked.tokenizer
     messages = [with_turns(e.prompt_messages, turns) for e in examples]
     tools = [e.tools for e in examples]
-    prompts = [encode_prompt(tokenizer, m, t) for m, t in zip(messages, tools, strict=True)]
-    labels = encode_labels(tokenizer, messages, job["labels"], tools) if job["labels"] else None
-    say(
-        f"{job['stage']}: {name}: {len(prompts)} prompts of {sum(map(len, prompts)) / len(prompts):.0f} tokens on average"
-    )
-    answers = asked.answers(prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name)
+    shared = 0
+    if isinstance(asked, ServedAnswerer):
+        say(f"{job['stage']}: {name}: {len(messages)} prompts for {asked.endpoint.name}")
+        answers = asked.answers(messages, tools, job["max_new_tokens"], job["stage"], name)
+    else:
+        prompts = [encode_prompt(asked.tokenizer, m, t) for m, t in zip(messages, tools, strict=True)]
+        labels = encode_labels(asked.tokenizer, messages, job["labels"], tools) if job["labels"] else None
+        shared, mean = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
+        say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean:.0f} tokens on average")
+        answers = asked.answers(prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name)
     statuses = Counter(a.status for a in answers)
     return answers, {
         "rows": len(answers),
         "statuses": {s: statuses.get(s, 0) for s in ("ok", "truncated", "empty", "error")},
         "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
         "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
-        "shared_prefix_tokens": common_prefix(prompts),
+        "shared_prefix_tokens": shared,
     }
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from finetune_pipeline.spec.engines import EvaluationSpec
 from finetune_pipeline.spec.method_defaults import Method, by_method, described, largest_micro_batch
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Metric, Section, default_metric
 from finetune_pipeline.spec.watching import DriftSpec
@@ -374,6 +375,7 @@ class TaskSpec(Section):
     split: SplitSpec = SplitSpec()
     baseline: BaselineSpec = BaselineSpec()
     training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
     ability: AbilitySpec = AbilitySpec()
     gates: GatesSpec = GatesSpec()
     logs: LogsSpec = LogsSpec()

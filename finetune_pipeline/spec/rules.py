@@ -1,6 +1,7 @@
 """Cross-field rules of a task spec. Each ``check_*`` returns findings; :func:`check_all` runs them all.
 
-A function here or in :mod:`finetune_pipeline.spec.output_rules` is found by its name: adding one is enough.
+A function here, in :mod:`finetune_pipeline.spec.output_rules` or in :mod:`finetune_pipeline.spec.engine_rules` is found by
+its name: adding one is enough.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.spec import output_rules
+from finetune_pipeline.spec import engine_rules, output_rules
 from finetune_pipeline.spec.method_defaults import LOW_RANK, SOFT_PROMPTS
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
 from finetune_pipeline.spec.never_break import never_break_ids
@@ -349,6 +350,6 @@ def check_power(spec: TaskSpec, folder: Path) -> list[Finding]:
 
 def check_all(spec: TaskSpec, folder: Path) -> list[Finding]:
     """All findings of all rules, in the order the rules are written."""
-    written = [*vars(sys.modules[__name__]).items(), *vars(output_rules).items()]
+    written = [*vars(sys.modules[__name__]).items(), *vars(output_rules).items(), *vars(engine_rules).items()]
     rules = [f for name, f in written if name.startswith("check_") and name != "check_all"]
     return [finding for rule in rules for finding in rule(spec, folder)]

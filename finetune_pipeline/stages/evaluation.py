@@ -23,6 +23,8 @@ from finetune_pipeline.reports.json_report import render_json
 from finetune_pipeline.reports.markdown import render_markdown
 from finetune_pipeline.reports.report_plots import report_plots
 from finetune_pipeline.reports.sentences import caveats, verdict_sentences
+from finetune_pipeline.spec.engines import VERSION
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.stages.baseline import answer_length, best_turns
 from finetune_pipeline.stages.data import sealing_key
 from finetune_pipeline.stages.kept_answers import answers_of
@@ -42,13 +44,13 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     spec = work.spec
     splits, candidate, base = work.inputs["splits"], work.inputs["merged_model"], work.inputs["base_model"]
     sets = [
-        prompt_set(name="base", model=base.folder, turns=best_turns(work)),
-        _answering("candidate", candidate, base),
+        prompt_set(name="base", model=base.folder, turns=best_turns(work), served=_served_as(spec, "base", base)),
+        _answering(spec, "candidate", candidate, base),
     ]
     kinds = {"candidate": candidate.facts["kind"]}
     if work.world.champion:
         champion, its_base = _champion(work)
-        sets.append(_answering("champion", champion, its_base))
+        sets.append(_answering(spec, "champion", champion, its_base))
         kinds["champion"] = champion.facts["kind"]
     opened = open_sealed(
         examples_of(splits.folder, "test"),
@@ -68,6 +70,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
                 max_new_tokens=answer_length(spec),
                 batch_size=spec.baseline.batch_size,
                 answers=answers_of(work, test=True),
+                engine=_engine(spec),
                 out=work.out,
             )
         )
@@ -85,10 +88,26 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     return {**told, "kinds": kinds, "linear_baseline": bool(linear), "champion": dict(work.world.champion or {})}
 
 
-def _answering(name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
+def _answering(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
     """A trained model of any kind, asked without shots."""
     loaded = served(merged, base)
-    return prompt_set(name=name, model=loaded.model, adapter=loaded.adapter)
+    return prompt_set(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
+
+
+def _engine(spec: TaskSpec) -> dict[str, Any] | None:
+    told = spec.evaluation
+    if told.engine == "transformers":
+        return None
+    return {"kind": told.engine, **(told.endpoint.model_dump() if told.endpoint else {})}
+
+
+def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
+    """The name of a model at the endpoint; None where there is none."""
+    told = spec.evaluation.endpoint
+    if told is None or spec.evaluation.engine != "endpoint":
+        return None
+    pattern = getattr(told, name) or told.candidate
+    return str(pattern).replace(VERSION, artifact.version)
 
 
 def _champion(work: Work) -> tuple[Artifact, Artifact]:
@@ -183,7 +202,13 @@ PREDICTION_STEPS = [
         "test_predictions",
         ("splits", "base_model", "merged_model", "few_shot_baseline"),
         "3",
-        lambda s, w: [s.labels, answer_length(s), s.baseline.batch_size, w.champion["merged"] if w.champion else None],
+        lambda s, w: [
+            s.labels,
+            answer_length(s),
+            s.baseline.batch_size,
+            w.champion["merged"] if w.champion else None,
+            *s.evaluation.settings(),
+        ],
         make_test_predictions,
     ),
 ]

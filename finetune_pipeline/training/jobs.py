@@ -176,14 +176,20 @@ def merge_job(
 
 
 def prompt_set(
-    *, name: str, model: Path, adapter: Path | None = None, turns: Sequence[Mapping[str, str]] = ()
+    *,
+    name: str,
+    model: Path,
+    adapter: Path | None = None,
+    turns: Sequence[Mapping[str, str]] = (),
+    served: str | None = None,
 ) -> dict[str, Any]:
     """One model prompted in one way: `name` is the predictions' model column ("base", "candidate", "champion").
 
     `adapter`: a prefix in front of `model`. `turns`: user and assistant messages put between the system prompt and the
-    example's own first user turn.
+    example's own first user turn. `served`: its name at the endpoint, where the job's engine is one.
     """
     told = {"name": name, "model": _path(model), "turns": [dict(t) for t in turns]}
+    told |= {"served": served} if served is not None else {}
     return told | ({"adapter": _path(adapter)} if adapter is not None else {})
 
 
@@ -197,15 +203,20 @@ def predict_job(
     out: Path,
     limit: int | None = None,
     answers: Mapping[str, Any] | None = None,
+    engine: Mapping[str, Any] | None = None,
     stage: str = "test_predictions",
 ) -> Job:
-    """Answer every example with every set of :func:`prompt_set`, in float32, greedily, with the same batch size.
+    """Answer every example with every set of :func:`prompt_set`, greedily, with the same engine for all of them.
+
+    engine: None, the default, is transformers in float32, with one batch size for all; {"kind": "vllm"}; or {"kind":
+    "endpoint", and what spec.engines.EndpointSpec has}: then no label is scored, and measured.json gets `spent` {name: …}.
 
     `labels`: empty for free text; otherwise each label's log-likelihood (end-of-turn token included) is scored too.
     Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order).
     Facts: rows, sets {name: {rows, statuses {ok, truncated, empty, error}, mean_prompt_tokens, mean_new_tokens,
     shared_prefix_tokens}}. An example that cannot be answered gets a row with status ``error``; the others are not lost.
-    answers: of :func:`kept_answers`. measured.json gets `answers` {known, asked} and `seconds_by_set` {name: {load, answer}}.
+    answers: of :func:`kept_answers`. measured.json gets `answers` {known, asked} and `seconds_by_set`
+    {name: {load, answer}}.
     """
     names = [s["name"] for s in sets]
     if len(set(names)) != len(names):
@@ -220,6 +231,7 @@ def predict_job(
         "batch_size": batch_size,
         "limit": limit,
         "answers": dict(answers) if answers else None,
+        "engine": dict(engine) if engine else None,
         "out": _path(out),
     }
 

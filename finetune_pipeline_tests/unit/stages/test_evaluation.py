@@ -31,6 +31,7 @@ class Stage:
         self.root, self.spec = root, spec(gates=gates)
         self.store = ArtifactStore(root / "store")
         self.seen: list[str] = []
+        self.jobs: list[Any] = []
         self.splits = self._artifact("splits", "s1", DATA["splits"])
         examples = [example(f"ticket number {i}", LABELS[i % 3], line=i) for i in range(N)]
         self.ids = [e.id for e in examples]
@@ -75,6 +76,7 @@ class Stage:
         """Base is right on every third row, the candidate on as many of the first rows as its name says."""
         examples = read_examples(Path(job["examples"]))
         self.seen.append(str(job["examples"]))
+        self.jobs.append(job)
         assert job["answers"]["scope"] == "the test of triage", "no other step finds answers to test rows"
         made = []
         for one in job["sets"]:
@@ -129,6 +131,17 @@ def test_a_useless_candidate_and_a_broken_example_are_refused(tmp_path: Path) ->
     assert [g["name"] for g in broken["gates"] if not g["passed"]] == ["never_break"]
     assert stage.ids[110] in stage.gate(broken, "never_break")["message"]
     assert stage.judge("120-c", listed)["passed"] is True
+
+
+def test_served_models_are_asked_under_the_names_of_their_versions(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    served = {"url": "http://127.0.0.1:1/v1", "base": "plain", "candidate": "triage-{version}", "max_tokens": 9}
+    stage.judge("90-a")
+    stage.spec = spec(evaluation={"engine": "endpoint", "endpoint": served})
+    stage.judge("91-b")
+    assert stage.jobs[0]["engine"] is None and "served" not in stage.jobs[0]["sets"][0]
+    assert [one["served"] for one in stage.jobs[1]["sets"]] == ["plain", "triage-91-b"]
+    assert stage.jobs[1]["engine"].items() >= {"kind": "endpoint", "url": served["url"], "max_tokens": 9}.items()
 
 
 def test_no_other_step_can_read_the_test(tmp_path: Path) -> None:

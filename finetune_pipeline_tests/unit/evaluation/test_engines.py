@@ -1,0 +1,306 @@
+"""Each engine of ``evaluation.engine``: the same table, its own faults as failed rows, and no model of another version.
+
+vLLM does not run on this project's machines, so its class is run against a stand-in with vLLM's interface, behind which
+the tiny model answers for real: tokens, ends and likelihoods must be those of transformers.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.metadata
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.evaluation import generation
+from finetune_pipeline.evaluation.gates import no_failed_generation
+from finetune_pipeline.evaluation.metrics import score
+from finetune_pipeline.evaluation.predict import predict
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.models.loading import load_for_prediction, pick_device
+from finetune_pipeline.spec.rules import check_all
+from finetune_pipeline.training.faults import JobError
+from finetune_pipeline.training.jobs import kept_answers, predict_job, prompt_set
+from finetune_pipeline_tests.openai_server import completion, openai_server
+from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.unit.evaluation.rows import spec
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("engines")
+    make_tiny_model(root / "base", seed=3)
+    write_tiny_examples(root / "rows.jsonl", range(7))
+    return root
+
+
+def run(made: Path, out: Path, engine: Any = None, sets: Any = None, **more: Any) -> tuple[Any, Any, list[Any]]:
+    job = predict_job(
+        sets=sets or [prompt_set(name="candidate", model=made / "base")],
+        examples=made / "rows.jsonl",
+        labels=LABELS,
+        max_new_tokens=4,
+        batch_size=3,
+        out=out,
+        engine=engine,
+        answers=kept_answers(folder=out / "kept", key_file=out / "key", scope="t", limit_mib=8),
+        **more,
+    )
+    facts, measured = predict(job)
+    return facts, measured, read_predictions(out / "predictions.parquet")
+
+
+def stopped(rows: list[dict[str, Any]]) -> Any:
+    """The gate, on these rows as a candidate's."""
+    told = score(rows, LABELS, 0.95)
+    return no_failed_generation(spec(), {"scores": {"base": told, "candidate": told}})
+
+
+def endpoint(url: str, **more: Any) -> dict[str, Any]:
+    return {
+        "kind": "endpoint",
+        "url": url,
+        "key_variable": None,
+        "timeout": 30.0,
+        "concurrency": 2,
+        "tries": 2,
+        "max_tokens": None,
+        **more,
+    }
+
+
+def served(made: Path, name: str, as_: str) -> dict[str, Any]:
+    return prompt_set(name=name, model=made / "base", served=as_)
+
+
+def test_an_endpoint_answers_in_the_same_table_and_once(made: Path, tmp_path: Path) -> None:
+    with openai_server(lambda body, seen: "billing" if body["model"] == "small" else "how_to") as server:
+        sets = [served(made, "base", "small"), served(made, "candidate", "large")]
+        facts, measured, rows = run(made, tmp_path, endpoint(server.url), sets)
+        assert {r["text"] for r in of_model(rows, "base")} == {"billing"}
+        assert {(r["text"], r["status"], tuple(r["label_scores"])) for r in of_model(rows, "candidate")} == {
+            ("how_to", "ok", ())
+        }
+        assert facts["sets"]["candidate"]["asked"] == "large at 127.0.0.1"
+        assert measured["spent"]["base"]["prompt_tokens"] == 49 and measured["answers"] == {"known": 0, "asked": 14}
+        sent = [r["messages"] for r in server.requests if r["model"] == "small"]
+        asked = [[{"role": m["role"], "content": m["content"]} for m in e.prompt_messages] for e in _examples(made)]
+        assert sorted(map(str, sent)) == sorted(map(str, asked))
+        assert len(server.requests) == 14
+        _, again, same = run(made, tmp_path, endpoint(server.url), sets)
+        assert len(server.requests) == 14, "nothing is paid twice"
+        assert (
+            same == rows and again["answers"] == {"known": 14, "asked": 0} and again["spent"]["base"]["requests"] == 0
+        )
+        # what a name has answered stays with the name, whoever is measured under it
+        swapped = [served(made, "base", "large"), served(made, "candidate", "small")]
+        _, _, other = run(made, tmp_path, endpoint(server.url), swapped)
+        assert {r["text"] for r in of_model(other, "candidate")} == {"billing"} and len(server.requests) == 14
+        assert stopped(of_model(rows, "candidate")).passed
+
+
+def _examples(made: Path) -> list[Any]:
+    return read_examples(made / "rows.jsonl")
+
+
+def test_a_model_that_is_not_served_is_not_replaced_by_another(made: Path, tmp_path: Path) -> None:
+    with openai_server(lambda body, seen: "billing") as server:
+        with pytest.raises(JobError, match="fix: serve .*base under the name triage-v2"):
+            run(made, tmp_path, endpoint(server.url), [served(made, "candidate", "triage-v2")])
+        assert server.requests == []
+    with pytest.raises(JobError, match="start the server"):
+        run(made, tmp_path, endpoint(server.url, tries=1), [served(made, "candidate", "small")])
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "told"),
+    [
+        ((500, {}, b"broken"), "error", "refused: 500"),
+        (60.0, "error", "timeout"),
+        ({"choices": []}, "error", "garbled"),
+        (completion(""), "empty", ""),
+        (completion("how_to and", "length"), "truncated", ""),
+    ],
+    ids=["exception", "timeout", "garbled", "empty", "cut"],
+)
+def test_a_fault_of_the_endpoint_is_one_failed_row(
+    made: Path, tmp_path: Path, fault: Any, status: str, told: str
+) -> None:
+    bad = _examples(made)[4].user_text
+
+    def mind(body: dict[str, Any], seen: int) -> Any:
+        return fault if body["messages"][-1]["content"] == bad else "billing"
+
+    with openai_server(mind) as server:
+        engine = endpoint(server.url, **({"timeout": 5.0} if told == "timeout" else {}))
+        facts, _, rows = run(made, tmp_path, engine, [served(made, "candidate", "small")])
+        assert [r["status"] for r in rows] == ["ok"] * 4 + [status] + ["ok"] * 2
+        assert told in rows[4]["error"] and facts["sets"]["candidate"]["statuses"][status] == 1
+        gate = stopped(rows)
+        assert gate.passed == (status != "error")
+        assert status != "error" or "candidate 1" in gate.message
+        # a failed row is tried again by the next run, and the others are not paid for again
+        before = len(server.requests)
+        run(made, tmp_path, engine, [served(made, "candidate", "small")])
+        assert len(server.requests) - before == (status == "error")
+
+
+def test_tokens_that_may_be_spent_are_a_limit_of_the_whole_run(made: Path, tmp_path: Path) -> None:
+    with openai_server(lambda body, seen: completion("billing", usage=(500, 500))) as server:
+        sets = [served(made, "base", "small"), served(made, "candidate", "large")]
+        _, _, rows = run(made, tmp_path, endpoint(server.url, max_tokens=9_000, concurrency=1), sets)
+    failed = [r for r in rows if r["status"] == "error"]
+    assert {r["model"] for r in failed} == {"candidate"} and all("budget" in r["error"] for r in failed)
+    assert 0 < len(failed) < 7
+
+
+def test_a_raise_inside_the_model_is_one_failed_row(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, longest = generation.Reader.read, max(len(e.user_text) for e in _examples(made))
+    at = next(i for i, e in enumerate(_examples(made)) if len(e.user_text) == longest)
+
+    def fails(self: Any, prompts: Any) -> Any:
+        if any(len(p) == longest_prompt for p in prompts):
+            raise RuntimeError("planted")
+        return read(self, prompts)
+
+    _, _, whole = run(made, tmp_path / "whole")
+    longest_prompt = max(r["prompt_tokens"] for r in whole)
+    bad = [i for i, r in enumerate(whole) if r["prompt_tokens"] == longest_prompt]
+    monkeypatch.setattr(generation.Reader, "read", fails)
+    _, _, rows = run(made, tmp_path / "failed")
+    assert at in bad and [i for i, r in enumerate(rows) if r["status"] == "error"] == bad
+    assert "planted" in rows[at]["error"] and not stopped(rows).passed
+    monkeypatch.setattr(generation.Reader, "read", read)
+    _, measured, mended = run(made, tmp_path / "failed")
+    assert measured["answers"] == {"known": 7 - len(bad), "asked": len(bad)}
+    assert [r["text"] for r in mended] == [r["text"] for r in whole] and stopped(mended).passed
+
+
+class StandIn:
+    """vLLM's LLM as far as it is used here, answered by transformers a row at a time."""
+
+    faults: set[int] = set()  # noqa: RUF012 - places of prompts by length that raise
+
+    def __init__(self, model: str, **settings: Any) -> None:
+        assert settings["dtype"] == "float32" and settings["trust_remote_code"] is False
+        self.model = load_for_prediction(Path(model), pick_device())
+
+    @torch.no_grad()
+    def generate(self, prompts: Any, params: Any, use_tqdm: bool) -> list[Any]:
+        return [self._one(p["prompt_token_ids"], params) for p in prompts]
+
+    def _one(self, ids: list[int], params: Any) -> Any:
+        if params.prompt_logprobs is None and len(ids) in self.faults:
+            raise RuntimeError("planted in vLLM")
+        told = SimpleNamespace(prompt_logprobs=None)
+        if params.prompt_logprobs is not None:
+            logits = self.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+            told.prompt_logprobs = [
+                None,
+                *({t: SimpleNamespace(logprob=logits[i, t].item())} for i, t in enumerate(ids[1:])),
+            ]
+        new: list[int] = []
+        while len(new) < params.max_tokens and not (new and new[-1] in (params.stop_token_ids or [])):
+            new.append(int(self.model(input_ids=torch.tensor([ids + new])).logits[0, -1].argmax()))
+        ended = new[-1] in (params.stop_token_ids or [])
+        told.outputs = [SimpleNamespace(token_ids=tuple(new), finish_reason="stop" if ended else "length")]
+        return told
+
+
+class Params:
+    def __init__(self, **told: Any) -> None:
+        assert told.pop("temperature") == 0.0
+        self.stop_token_ids = self.prompt_logprobs = None
+        self.__dict__.update(told)
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    module = ModuleType("vllm")
+    module.__spec__ = importlib.machinery.ModuleSpec("vllm", None)
+    module.LLM, module.SamplingParams = StandIn, Params  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.11" if name == "vllm" else version(name))
+    monkeypatch.setattr(StandIn, "faults", set())
+    return StandIn
+
+
+def test_vllm_gives_the_table_of_transformers(made: Path, tmp_path: Path, vllm: type[StandIn]) -> None:
+    _, _, plain = run(made, tmp_path)
+    _, measured, rows = run(made, tmp_path, {"kind": "vllm"})
+    assert measured["answers"] == {"known": 0, "asked": 7}, "another engine's answers are not taken"
+    for mine, other in zip(rows, plain, strict=True):
+        assert mine["label_scores"] == pytest.approx(other["label_scores"], abs=1e-4)
+        assert {k: v for k, v in mine.items() if k != "label_scores"} == {
+            k: v for k, v in other.items() if k != "label_scores"
+        }
+    assert run(made, tmp_path, {"kind": "vllm"})[1]["answers"] == {"known": 7, "asked": 0}
+
+
+def test_a_row_that_vllm_fails_on_loses_no_other(made: Path, tmp_path: Path, vllm: type[StandIn]) -> None:
+    _, _, plain = run(made, tmp_path / "plain")
+    longest = max(r["prompt_tokens"] for r in plain)
+    vllm.faults = {longest}
+    _, _, rows = run(made, tmp_path / "failed", {"kind": "vllm"})
+    assert [r["status"] == "error" for r in rows] == [r["prompt_tokens"] == longest for r in plain]
+    assert any("planted in vLLM" in r["error"] for r in rows) and not stopped(rows).passed
+
+
+def test_vllm_that_is_not_installed_is_told(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(JobError, match="vllm is not installed\nfix: pip install vllm"):
+        run(made, tmp_path, {"kind": "vllm"})
+
+
+def test_an_unknown_engine_is_told(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="engines: transformers, vllm, endpoint"):
+        run(made, tmp_path, {"kind": "ouija"})
+
+
+GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-{version}"}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "training", "told"),
+    [
+        ({"engine": "endpoint"}, {}, "endpoint: {url, base, candidate} is missing"),
+        ({"endpoint": GOOD}, {}, "engine is transformers, and it is not asked"),
+        ({"engine": "endpoint", "endpoint": {**GOOD, "url": "http://models.example/v1"}}, {}, "travel in the clear"),
+        ({"engine": "endpoint", "endpoint": {**GOOD, "url": "https://u:p@models.example/v1"}}, {}, "holds a login"),
+        ({"engine": "endpoint", "endpoint": {**GOOD, "candidate": "triage"}}, {}, "same name for every version"),
+        ({"engine": "endpoint", "endpoint": {**GOOD, "champion": "best"}}, {}, "same name for every version"),
+        ({"engine": "endpoint", "endpoint": GOOD}, {"method": "prefix"}, "cannot load a trained prefix"),
+        ({"engine": "vllm"}, {}, "vllm is not installed"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused_in_the_spec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluation: Any, training: Any, told: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    found = check_all(spec(evaluation=evaluation, training=training), tmp_path)
+    assert [f for f in found if f.severity == "error" and told in f.message], [str(f) for f in found]
+
+
+def test_a_good_endpoint_is_not_refused_and_one_far_away_is_noted(tmp_path: Path) -> None:
+    def named(url: str) -> list[tuple[str, str]]:
+        made = spec(evaluation={"engine": "endpoint", "endpoint": {**GOOD, "url": url}})
+        return [(f.severity, f.message) for f in check_all(made, tmp_path) if "evaluation" in f.place]
+
+    assert named("http://localhost:8000/v1") == []
+    assert named("https://models.example/v1") == [("note", "the rows of the test are sent to models.example")]
+
+
+def test_answers_of_another_engine_are_another_version() -> None:
+    endpoint_spec = spec(evaluation={"engine": "endpoint", "endpoint": GOOD})
+    assert spec().evaluation.settings() == [] and spec(evaluation={"engine": "vllm"}).evaluation.settings() == ["vllm"]
+    assert endpoint_spec.evaluation.settings()[1]["candidate"] == "triage-{version}"
+    patient = spec(evaluation={"engine": "endpoint", "endpoint": {**GOOD, "timeout": 9.0}})
+    assert patient.evaluation.settings() == endpoint_spec.evaluation.settings(), "patience changes no answer"
