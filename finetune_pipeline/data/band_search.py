@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from finetune_pipeline.data.buckets import BANDS, COLUMNS
+from finetune_pipeline.data.parts import available_cores
 
 _SMALL = 30_000  # rows looked through in numpy in the time it takes to load the kernels
 
@@ -28,11 +30,15 @@ def sharing(sketches: Sequence[Path | np.ndarray], wanted: np.ndarray) -> np.nda
     marks = np.zeros((BANDS, 1 << (width - 5)), np.uint64)
     bucket_kernels.fill_tables(np.ascontiguousarray(wanted), keys, filled, marks)
     found = np.zeros(total, np.bool_)
-    at = 0
-    for piece in pieces:
-        rows = np.ascontiguousarray(piece)
-        bucket_kernels.mark_sharing(rows, keys, filled, marks, found[at : at + len(rows)])
-        at += len(rows)
+    ends = np.cumsum([len(piece) for piece in pieces])
+
+    def mark(number: int) -> None:
+        rows = np.ascontiguousarray(pieces[number])
+        mine = found[ends[number] - len(rows) : ends[number]]
+        bucket_kernels.mark_sharing(rows, keys, filled, marks, mine)
+
+    with ThreadPoolExecutor(available_cores()) as threads:  # the kernel holds no interpreter lock
+        list(threads.map(mark, range(len(pieces))))
     return np.flatnonzero(found)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from finetune_pipeline.data.compiling import compiled
+from finetune_pipeline.data.compiling import compiled, helper
 
 _i64 = types.Array(types.int64, 1, "C", readonly=True)
 _words = types.Array(types.uint64, 2, "C", readonly=True)
@@ -20,7 +20,7 @@ _marks = types.Array(types.uint64, 2, "C", readonly=True)
 _flags = types.Array(types.boolean, 1, "C", readonly=True)
 
 
-@compiled(types.boolean(types.int32[::1], types.int64, types.int64))
+@helper
 def _join(parent: np.ndarray, a: int, b: int) -> bool:
     """Union of two trees in a forest; whether they were two."""
     while parent[a] != a:
@@ -33,7 +33,7 @@ def _join(parent: np.ndarray, a: int, b: int) -> bool:
     return bool(a != b)
 
 
-@compiled(types.int64(_words, types.int64, types.int64))
+@helper
 def _differing(bits: np.ndarray, a: int, b: int) -> int:
     """In how many bits two rows differ."""
     total: Any = 0
@@ -114,7 +114,7 @@ def pair_up(
     return count
 
 
-@compiled(types.uint32(types.int64))
+@helper
 def _shift(slots: int) -> int:
     """By how much 32 bits are shifted to number so many slots (a power of two)."""
     shift = 0

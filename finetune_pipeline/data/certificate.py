@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,12 +53,17 @@ def certify(
     found = _Rows(rows, split, prepared, templates, spec)
     there = np.flatnonzero(split >= 0)
     fresh = there if certified is None else there[~certified[there]]
+    planted = _plant(found)
+    few = 8 * len(fresh) < len(there)  # then only rows that share a band key with a fresh one are of interest
+    asking = [planted.sketches, *([found.sketches(fresh)] if few else [])]
+    reached = sharing(found.files, np.concatenate(asking))  # in one pass for both searches
+    near_those = np.union1d(reached[split[reached] >= 0], fresh) if few else there
     by_pair = {f"{a}-{b}": Counter({"exact": 0, "near": 0, "semantic": 0, "group": 0}) for a, b in BETWEEN}
     shown: list[dict[str, Any]] = []
     for kind, pairs in (
         ("exact", _equal(found.prompt, found.split, there, fresh, zero=True)),
         ("group", _equal(found.group, found.split, there, fresh, zero=False)),
-        ("near", found.near(there, fresh)),
+        ("near", found.near(near_those, fresh)),
         ("semantic", semantic_leaks(found.user_texts(there), there, split, spec) if spec.data.semantic else []),
     ):
         for i, j, likeness in pairs:
@@ -74,7 +79,7 @@ def certify(
         "threshold": found.threshold,
         "rows": len(there),
         "compared_anew": len(fresh),
-        "canaries": prove(found),
+        "canaries": _prove(found, planted, reached),
     }
 
 
@@ -108,9 +113,6 @@ class _Rows:
         """Verified pairs across splits with a fresh row in them; pairs of equal prompts are counted as exact."""
         if not len(fresh):
             return []
-        if 8 * len(fresh) < len(there):  # then only rows that share a band key with a fresh one are of interest
-            reached = sharing(self.files, self.sketches(fresh))
-            there = np.union1d(reached[self.split[reached] >= 0], fresh)
         pairs = there[candidate_pairs(self.sketches(there), np.isin(there, fresh), self.threshold)]
         left, right = pairs[:, 0], pairs[:, 1]
         pairs = pairs[(self.split[left] != self.split[right]) & (self.prompt[left] != self.prompt[right])]
@@ -147,20 +149,35 @@ def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tu
     return found
 
 
-def prove(of: _Rows) -> dict[str, Any]:
-    """Plant canaries among the training rows of a copy, and look for them the way leaks are looked for.
+class _Planted(NamedTuple):
+    """Canaries among the training rows of a copy. chosen (int64): the rows they were made from; sources: those rows'
+    examples."""
+
+    chosen: np.ndarray
+    sources: list[Any]
+    canaries: Sequence[Canary]
+    sketches: np.ndarray
+
+
+def _plant(of: _Rows) -> _Planted:
+    chosen = _smallest(of.rows, np.flatnonzero(of.split > _TRAIN))
+    sources = of.examples(chosen)
+    canaries = make_canaries(sources, of.threshold, of.templates)
+    forms = loose_forms([c.example.user_text for c in canaries], of.templates)
+    return _Planted(chosen, sources, canaries, sketch(forms, of.threshold))
+
+
+def _prove(of: _Rows, planted_rows: _Planted, reached: np.ndarray) -> dict[str, Any]:
+    """Look for the canaries the way leaks are looked for, among the rows `reached` by their sketches (and maybe others).
 
     Returns planted, found, by_kind ({kind: [planted, found]}) and missed (names).
     """
+    chosen, sources, canaries, sketches = planted_rows
     guarded = np.flatnonzero(of.split > _TRAIN)
-    chosen = _smallest(of.rows, guarded)
-    sources = of.examples(chosen)
-    canaries = make_canaries(sources, of.threshold, of.templates)
-    sketches = sketch(loose_forms([c.example.user_text for c in canaries], of.templates), of.threshold)
     prompts = np.array([prompt_hash(c.example.user_text) for c in canaries], np.uint64)
     groups = np.array([group_hash(c.example.group) if c.kind == "same_group" else 0 for c in canaries], np.uint64)
     within = np.zeros(len(of.rows), bool)
-    within[sharing(of.files, sketches)] = True
+    within[reached] = True
     within[chosen] = True
     within |= isin(of.prompt, prompts)
     within |= isin(of.group, groups[groups != 0])

@@ -33,3 +33,8 @@ def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
         return numba.njit(signature, **options)(function)
 
     return compile_it
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """A decorator for what only kernels of the same file call: compiled as a part of them, never loaded by itself."""
+    return numba.njit(nogil=True, error_model="numpy")(function)

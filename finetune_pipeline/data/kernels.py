@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from finetune_pipeline.data.compiling import compiled
+from finetune_pipeline.data.compiling import compiled, helper
 
 _u8 = types.Array(types.uint8, 1, "C", readonly=True)
 _i64 = types.Array(types.int64, 1, "C", readonly=True)
@@ -22,7 +22,7 @@ _SIZE = 5  # characters of a 5-gram
 _ASCII = 0x80
 
 
-@compiled(types.boolean(_u8))
+@helper
 def _is_ascii(row: np.ndarray) -> bool:
     union = np.uint8(0)
     for i in range(len(row)):
@@ -30,7 +30,7 @@ def _is_ascii(row: np.ndarray) -> bool:
     return bool(union < _ASCII)
 
 
-@compiled(types.UniTuple(types.uint32, 2)(_u8, types.int64))
+@helper
 def _point(row: np.ndarray, at: int) -> Any:
     """(code point, number of bytes) of the character that begins at a byte of UTF-8 text, surrogates allowed."""
     byte, low = np.uint32(row[at]), np.uint32(0x3F)
@@ -47,7 +47,7 @@ def _point(row: np.ndarray, at: int) -> Any:
     return head | (third << np.uint32(6)) | fourth, np.uint32(4)
 
 
-@compiled(types.int64(_u8, _out_u32))
+@helper
 def _decode(row: np.ndarray, points: np.ndarray) -> int:
     """Code points of UTF-8 text, blanks added up to five. Returns how many."""
     count = 0
@@ -62,7 +62,7 @@ def _decode(row: np.ndarray, points: np.ndarray) -> int:
     return count
 
 
-@compiled(types.int64(_u8, _u8, _u8, _out_u8))
+@helper
 def _fold_row(row: np.ndarray, ascii_form: np.ndarray, kept: np.ndarray, out: np.ndarray) -> Any:
     """One row of :func:`fold`. Returns the number of bytes written."""
     at = np.uint64(0)  # unsigned: indices need no check for negative ones
@@ -130,7 +130,7 @@ def row_keys(codes: np.ndarray, offsets: np.ndarray, keys: np.ndarray) -> None:
         keys[row] = key ^ (key >> np.uint64(32))
 
 
-@compiled(types.uint32(types.uint32))
+@helper
 def _mix(h: Any) -> Any:
     h = np.uint32(h * np.uint32(0x7FEB352D))
     h ^= h >> np.uint32(15)
@@ -138,7 +138,7 @@ def _mix(h: Any) -> Any:
     return h ^ (h >> np.uint32(16))
 
 
-@compiled(types.int64(_u8, _out_u32, _out_u32))
+@helper
 def _base_hashes(row: np.ndarray, points: np.ndarray, hashes: np.ndarray) -> int:
     """32-bit hashes of a row's 5-grams, repeats kept; see ``sketches.base_hashes``. Returns how many."""
     if len(row) >= _SIZE and _is_ascii(row):
@@ -223,7 +223,7 @@ def sketch_rows(
             out[row, bands + word] = bits
 
 
-@compiled(types.int64(_u8, _out_u32, _out_u64))
+@helper
 def _grams(row: np.ndarray, points: np.ndarray, grams: np.ndarray) -> int:
     """A row's 5-grams as 48-bit numbers, repeats kept: five ASCII characters as they are, others as a hash (two texts
     of a thousand such 5-grams have one in common by chance once in a hundred million times)."""
@@ -252,7 +252,7 @@ def _grams(row: np.ndarray, points: np.ndarray, grams: np.ndarray) -> int:
     return count
 
 
-@compiled(types.boolean(_u8, _u8))
+@helper
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:
     if len(one) != len(other):
         return False
@@ -262,7 +262,7 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(difference == 0)
 
 
-@compiled(types.int64(types.int64))
+@helper
 def _table_bits(longest: int) -> int:
     """Binary logarithm of the slots of a table for two rows: at most half of them are ever used."""
     bits = 6

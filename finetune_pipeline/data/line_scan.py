@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from finetune_pipeline.data.compiling import compiled
+from finetune_pipeline.data.compiling import compiled, helper
 
 CLEAN, OTHER_SCRIPT, DOUBTFUL = 0, 1, 2
 """What a line is: nothing to see, letters beyond ASCII or escaped, anything the rules may mind."""
@@ -24,7 +24,7 @@ BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _OUT = types.uint8[::1]
 
 
-@compiled(types.boolean(BYTES, types.int64, BYTES))
+@helper
 def _stands(data, at, words):  # type: ignore[no-untyped-def]
     """Whether these bytes stand at a place."""
     if at + len(words) > len(data):
@@ -35,7 +35,7 @@ def _stands(data, at, words):  # type: ignore[no-untyped-def]
     return True
 
 
-@compiled(types.int64(BYTES, types.int64))
+@helper
 def _hex(data, at):  # type: ignore[no-untyped-def]
     """The number that four hexadecimal digits at a place stand for, -1 when they are none."""
     if at + 4 > len(data):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import types
 
-from finetune_pipeline.data.compiling import compiled
+from finetune_pipeline.data.compiling import compiled, helper
 from finetune_pipeline.data.line_scan import BELOW, BYTES
 
 _PLAIN, _QUOTE, _ESCAPE, _BEYOND, _REFUSED, _PERHAPS = range(6)
@@ -75,7 +75,7 @@ _WORDS = types.UniTuple(BYTES, 3)
 
 
 # this file's own, since numba's cache does not see changes in other files
-@compiled(types.boolean(BYTES, types.int64, BYTES))
+@helper
 def _stands(data, at, words):  # type: ignore[no-untyped-def]
     """Whether these bytes stand at a place."""
     if at + len(words) > len(data):
@@ -86,10 +86,7 @@ def _stands(data, at, words):  # type: ignore[no-untyped-def]
     return True
 
 
-_FOUND = types.Tuple((types.int64, types.int64, types.boolean))
-
-
-@compiled(_FOUND(BYTES, types.int64, BYTES, _WORDS))
+@helper
 def _text_end(data, at, kinds, words):  # type: ignore[no-untyped-def]
     """(place of the closing quote, characters, whether any is beyond ASCII) of the string whose text begins at a place.
 

@@ -8,8 +8,9 @@ is a template only if what its rows say besides is long enough and differs from 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -144,11 +145,11 @@ def _pieces(texts: Sequence[str], fewest: int) -> dict[str, int]:
 def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
     """Long runs of words that stand anywhere in many texts, with the number of texts: stretches all of whose eight
     words in a row are that frequent."""
-    numbers: dict[str, int] = {}
+    numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     ids: list[int] = []
     ends = [0]
     for text in texts:
-        ids += [numbers.setdefault(word, len(numbers)) for word in text.split()]
+        ids.extend(map(numbers.__getitem__, text.split()))
         ends.append(len(ids))
         if len(ids) > _WORDS:
             break
