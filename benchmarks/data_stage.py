@@ -43,18 +43,23 @@ LIMITS = {"seconds": 150.0, "mebibytes": 2560.0, "again_share": 0.05}
 
 
 class Memory(threading.Thread):
-    """Samples the resident memory of this process and its children; `peak` in MiB."""
+    """Samples the resident memory of a process and its children, from outside of it; `peak` in MiB."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.peak = 0.0
+        self._pid = pid
         self._ended = threading.Event()
 
     def run(self) -> None:
-        me = psutil.Process()
+        me = psutil.Process(self._pid)
         while not self._ended.wait(0.1):
             total = 0
-            for process in (me, *me.children(recursive=True)):
+            try:
+                processes = (me, *me.children(recursive=True))
+            except psutil.Error:  # it has ended
+                continue
+            for process in processes:
                 try:
                     total += process.memory_info().rss
                 except psutil.Error:
@@ -79,8 +84,6 @@ def run_stage(folder: Path) -> dict[str, Any]:
 
     task = load_task(folder / "bench")
     store = ArtifactStore(folder / "store")
-    memory = Memory()
-    memory.start()
     began, cpu = time.perf_counter(), cpu_seconds()
     logs = store.root / "logs.jsonl"
     logs.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +102,6 @@ def run_stage(folder: Path) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - began,
         "cpu": cpu_seconds() - cpu,
-        "mebibytes": memory.finish(),
         "steps": steps,
     }
 
@@ -124,9 +126,14 @@ def measured(folder: Path) -> dict[str, Any]:
     """run_stage in a fresh process."""
     told = folder / "told.json"
     command = [sys.executable, __file__, "--run", str(folder), "--told", str(told)]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        memory = Memory(process.pid)
+        memory.start()
+    peak = memory.finish()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     result: dict[str, Any] = json.loads(told.read_text())
-    return result
+    return result | {"mebibytes": peak}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune_pipeline.data.array_files import mapped, read_into
 from finetune_pipeline.data.buckets import BANDS, COLUMNS
 from finetune_pipeline.data.parts import available_cores
 
@@ -17,7 +18,7 @@ _SMALL = 30_000  # rows looked through in numpy in the time it takes to load the
 def sharing(sketches: Sequence[Path | np.ndarray], wanted: np.ndarray) -> np.ndarray:
     """Rows (int64, ascending; numbered over all of `sketches`, files or arrays of ``sketches.sketch``) that have a band
     key in common with a row of `wanted` (such a sketch): no other row can be in a candidate pair with one of these."""
-    pieces = [np.load(s, mmap_mode="r") if isinstance(s, Path) else s for s in sketches]
+    pieces = [mapped(s) if isinstance(s, Path) else s for s in sketches]
     total = sum(map(len, pieces))
     if not total or not len(wanted):
         return np.zeros(0, np.int64)
@@ -32,13 +33,19 @@ def sharing(sketches: Sequence[Path | np.ndarray], wanted: np.ndarray) -> np.nda
     found = np.zeros(total, np.bool_)
     ends = np.cumsum([len(piece) for piece in pieces])
 
-    def mark(number: int) -> None:
-        rows = np.ascontiguousarray(pieces[number])
-        mine = found[ends[number] - len(rows) : ends[number]]
-        bucket_kernels.mark_sharing(rows, keys, filled, marks, mine)
+    def mark(mine: Sequence[int]) -> None:
+        buffer = np.empty(max((pieces[k].nbytes for k in mine), default=0), np.uint8)
+        for number in mine:
+            piece, source = pieces[number], sketches[number]
+            rows = (
+                read_into(source, piece, buffer) if isinstance(piece, np.memmap) and isinstance(source, Path) else piece
+            )
+            at = found[ends[number] - len(rows) : ends[number]]
+            bucket_kernels.mark_sharing(np.ascontiguousarray(rows), keys, filled, marks, at)
 
-    with ThreadPoolExecutor(available_cores()) as threads:  # the kernel holds no interpreter lock
-        list(threads.map(mark, range(len(pieces))))
+    cores = available_cores()
+    with ThreadPoolExecutor(cores) as threads:  # neither reading nor the kernel holds the interpreter lock
+        list(threads.map(mark, [range(first, len(pieces), cores) for first in range(cores)]))
     return np.flatnonzero(found)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune_pipeline.data.array_files import mapped, stacked
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.shingles import exact_form
 
@@ -103,9 +104,9 @@ class Table:
     @classmethod
     def load(cls, folders: Sequence[Path], files: Sequence[str]) -> Table:
         """Read ``rows.npy`` of every part; `files`: the raw file each part comes from."""
-        parts = [np.load(folder / "rows.npy", mmap_mode="r") for folder in folders]
-        rows = np.concatenate([np.zeros(0, ROW), *parts])
-        part = np.repeat(np.arange(len(parts), dtype=np.int32), [len(p) for p in parts])
+        paths = [folder / "rows.npy" for folder in folders]
+        rows = stacked(paths, ROW)
+        part = np.repeat(np.arange(len(paths), dtype=np.int32), [len(mapped(path)) for path in paths])
         return cls(list(folders), list(files), rows, part)
 
     def fetch(self, which: np.ndarray) -> list[Example]:

@@ -58,22 +58,22 @@ def seal_part(making: Path, final: Path) -> None:
 
 def take_over(name: str, key: str, out: Path, earlier: Iterable[Path]) -> bool:
     """Link the part ``<name>/<key>`` of the first earlier folder that has it. False when none has."""
-    target = out / name / key
-    if target.is_dir():
+    stage = f"{out}/{name}"
+    if os.path.isdir(f"{stage}/{key}"):
         return True
     for folder in earlier:
-        source = folder / name / key
-        if (source / DIGESTS).is_file():
-            making = out / name / f".taking-{key}"
-            making.mkdir(parents=True, exist_ok=True)
-            for file in source.iterdir():
-                link(file, making / file.name)
-            os.rename(making, target)
+        source = f"{folder}/{name}/{key}"
+        if os.path.isfile(f"{source}/{DIGESTS}"):
+            making = f"{stage}/.taking-{key}"
+            os.makedirs(making, exist_ok=True)
+            for file in os.listdir(source):  # plain strings: there are hundreds of parts
+                link(f"{source}/{file}", f"{making}/{file}")
+            os.rename(making, f"{stage}/{key}")
             return True
     return False
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: str | Path, target: str | Path) -> None:
     """A hard link, or a copy where the file system makes none. Both files are never written again."""
     try:
         os.link(source, target)
