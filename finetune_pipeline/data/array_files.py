@@ -25,7 +25,7 @@ def read_into(path: Path, array: np.memmap, buffer: np.ndarray) -> np.ndarray:
         handle.seek(array.offset)
         at = 0
         while at < len(held):  # one read gives two gigabytes at most
-            count = handle.readinto(memoryview(held)[at:])
+            count = handle.readinto(held[at:].data)
             if not count:
                 raise OSError(
                     f"{path} ends after {at} of {len(held)} bytes: it was cut off; delete the artifact, run again"
