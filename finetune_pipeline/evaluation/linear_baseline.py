@@ -24,12 +24,17 @@ def _pipeline(c: float) -> Any:
 
 
 def tfidf_logistic(
-    train_texts: Sequence[str], train_labels: Sequence[str], test_texts: Sequence[str], seed: int = 0
+    train_texts: Sequence[str],
+    train_labels: Sequence[str],
+    test_texts: Sequence[str],
+    seed: int = 0,
+    strength: float | None = None,
 ) -> list[str]:
     """Labels of `test_texts` by logistic regression on word 1- and 2-gram TF-IDF (sublinear).
 
     Regularisation is chosen by 5-fold stratified cross-validation on the training rows alone (fewer folds when the
-    rarest label has fewer rows; C=10 when it has a single one). Deterministic for a seed. Raises ValueError when texts
+    rarest label has fewer rows; C=10 when it has a single one), unless `strength` is
+    C itself. Deterministic for a seed. Raises ValueError when texts
     and labels do not match, there are no training rows, or no training text holds a word.
     """
     if len(train_texts) != len(train_labels) or not train_texts:
@@ -39,8 +44,8 @@ def tfidf_logistic(
     if len(set(train_labels)) == 1:
         return [train_labels[0]] * len(test_texts)
     folds = min(5, *Counter(train_labels).values())
-    model = _pipeline(10.0)
-    if folds > 1:
+    model = _pipeline(strength or 10.0)
+    if folds > 1 and strength is None:
         from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
         splits = StratifiedKFold(folds, shuffle=True, random_state=seed)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from finetune_pipeline.spec.engines import EvaluationSpec
 from finetune_pipeline.spec.method_defaults import Method, by_method, described, largest_micro_batch
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Metric, Section, default_metric
-from finetune_pipeline.spec.watching import DriftSpec
+from finetune_pipeline.spec.watching import DriftSpec, RetrainingSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -380,6 +380,7 @@ class TaskSpec(Section):
     gates: GatesSpec = GatesSpec()
     logs: LogsSpec = LogsSpec()
     drift: DriftSpec = DriftSpec()
+    retraining: RetrainingSpec = RetrainingSpec()
 
     @property
     def labels(self) -> list[str]:

@@ -39,3 +39,23 @@ class DriftSpec(Section):
         description="What the drift sensor does: nothing but watch; say in its tick that a run is due; or start it, where "
         "there are rows to learn from.",
     )
+
+
+class RetrainingSpec(Section):
+    """When another training is worth it."""
+
+    min_gain: float = Field(
+        0.005, gt=0, lt=1, description="Expected gain (in the share of right answers) under which it is better to wait."
+    )
+    hours_a_point: float | None = Field(
+        None,
+        gt=0,
+        description="Hours of training that one point of right answers is worth. Unset: cost is told, not judged.",
+    )
+    rows_after_drift: int = Field(
+        20, ge=1, description="New rows with a known answer that are enough to train again once production has drifted."
+    )
+    longest_wait_days: float = Field(
+        14, gt=0, description="The sensor asks for a run, however few new rows there are, when the oldest is this old."
+    )
+    attempts: int = Field(3, ge=1, description="Runs started for the same rows before the sensor asks for a person.")

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.graph import MissingInput, Step, Work
-from finetune_pipeline.production.decision import decide_retraining
+from finetune_pipeline.production.decision import HOUR, Evidence, decide_retraining
 from finetune_pipeline.production.drift import drift_report
 from finetune_pipeline.production.ingest import ingest, merged, read_rows
 from finetune_pipeline.production.intake import log_store
+from finetune_pipeline.production.learning_curve import measure_curve
 from finetune_pipeline.production.signals import Reference
+from finetune_pipeline.production.used import rows_of_data
 from finetune_pipeline.production.watch import moment
 from finetune_pipeline.reports.drift_page import render_drift
 
@@ -38,8 +42,12 @@ def make_drift_report(work: Work) -> dict[str, Any]:
         )
     train = read_examples(examples_of(splits.folder, "train"))
     rows = read_rows(work.inputs["production_logs"].path("rows.jsonl"))
-    answers, told = _expected_answers(work)
-    reference = Reference([e.user_text for e in train], answers or [e.answer for e in train])
+    predictions = _champions_predictions(work)
+    answers = [e.answer for e in train] if predictions is None else [r["text"].strip() for r in predictions]
+    told = (
+        f"the champion's training rows and {'their answers' if predictions is None else 'its answers on the test set'}"
+    )
+    reference = Reference([e.user_text for e in train], answers)
     facts = drift_report(work.spec, reference, rows, work.out, _taken_at(train, rows), told)
     (work.out / "drift.html").write_text(render_drift(work.task.name, work.spec.drift.false_alarms, facts), "utf-8")
     return facts
@@ -51,23 +59,41 @@ def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> fl
     return max((moment(r) for r in rows if r["id"] in used), default=None)
 
 
-def _expected_answers(work: Work) -> tuple[list[str], str]:
-    """What the champion answered on its own test; none without a champion or where its predictions are gone."""
-    champion = work.world.champion or {}
+def _champions_predictions(work: Work) -> list[dict[str, Any]] | None:
+    """What the champion answered on its own test; None without a champion or where its predictions are gone."""
+    wanted = ((work.world.champion or {}).get("merged"), work.world.trained_on)
     for artifact in work.store.all_versions(work.task.name, "test_predictions"):
-        if (artifact.inputs["merged_model"], artifact.inputs["splits"]) == (
-            champion.get("merged"),
-            work.world.trained_on,
-        ):
-            rows = of_model(read_predictions(artifact.path("predictions.parquet")), "candidate")
-            return [r["text"].strip() for r in rows], "the champion's training rows and its answers on the test set"
-    return [], "the training rows and their answers"
+        if (artifact.inputs["merged_model"], artifact.inputs["splits"]) == wanted:
+            return of_model(read_predictions(artifact.path("predictions.parquet")), "candidate")
+    return None
 
 
 def make_retraining_decision(work: Work) -> dict[str, Any]:
-    return decide_retraining(
-        work.spec, work.inputs["drift_report"].facts, work.inputs["production_logs"].facts, work.out
+    return decide_retraining(work.spec, work.inputs["drift_report"].facts, _evidence(work), work.out)
+
+
+def _evidence(work: Work) -> Evidence:
+    """What is known about more rows. The learning curve is measured only where answers are labels and rows came in."""
+    store, task, trained_on = work.store, work.task.name, work.world.trained_on
+    examples = read_examples(work.inputs["production_logs"].path("examples.jsonl"))
+    used = rows_of_data(store, task, trained_on)
+    usable = sum(e.id not in used for e in examples)
+    champion, splits = work.world.champion, store.find(task, "splits", trained_on)
+    if champion is None or splits is None or not usable:
+        return Evidence(usable)
+    adapter = store.find(task, "adapter", str(champion["adapter"]))
+    seconds = read_json(adapter.path("measured.json")).get("seconds") if adapter else None
+    hours = seconds / HOUR if seconds else None
+    predictions = _champions_predictions(work)
+    if not work.spec.labels or predictions is None:
+        return Evidence(usable, hours=hours)
+    right = outcomes_of(predictions, work.spec.output)
+    train, validation = (
+        [(e.user_text, e.answer) for e in read_examples(examples_of(splits.folder, name))]
+        for name in ("train", "validation")
     )
+    wrong = 1 - sum(right.values()) / max(len(right), 1)
+    return Evidence(usable, wrong, measure_curve(train, validation, work.spec.split.seed), hours)
 
 
 LOGS_STEP = Step(
@@ -84,8 +110,8 @@ STEPS = [
     Step(
         "retraining_decision",
         ("drift_report", "production_logs"),
-        "1",
-        lambda s, w: s.logs.model_dump(),
+        "2",
+        lambda s, w: [s.logs.min_new_rows, s.retraining.model_dump(), s.split.seed, w.trained_on, w.champion],
         make_retraining_decision,
     ),
 ]

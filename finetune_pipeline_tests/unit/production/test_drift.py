@@ -10,7 +10,6 @@ import pytest
 import yaml
 from scipy import stats
 
-from finetune_pipeline.production.decision import decide_retraining
 from finetune_pipeline.production.drift import drift_report
 from finetune_pipeline.production.signals import Reference, categories, more_often, signals_of
 from finetune_pipeline.production.token_distance import permutation_p, rarity, word_vectors
@@ -159,15 +158,3 @@ def test_the_page_shows_each_signal_over_time(spec: TaskSpec, reference: Referen
     assert page.count('class="alarm"') == sum(s["alarm"] for w in facts["history"] for s in w["signals"].values())
     assert "<task>" not in page
     assert facts["sentence"] in page
-
-
-def test_the_decision_and_its_sentence(spec: TaskSpec, tmp_path: Path) -> None:
-    still, moved = {"drifted": [], "sentence": "No drift."}, {"drifted": ["label_mix"], "sentence": "Drift."}
-    assert (
-        decide_retraining(spec, still, {"corrections": 49}, tmp_path)["sentence"] == "Wait for 1 more corrected rows."
-    )
-    assert decide_retraining(spec, still, {"corrections": 50}, tmp_path)["retrain"]
-    assert decide_retraining(spec, moved, {"corrections": 1}, tmp_path)["retrain"]
-    nothing = decide_retraining(spec, moved, {"corrections": 0}, tmp_path)
-    assert not nothing["retrain"]
-    assert "label some first" in nothing["sentence"]

@@ -1,0 +1,102 @@
+"""The retraining decision: gain from a curve, cost, drift, and how long to wait."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from finetune_pipeline.production.decision import Evidence, decide_retraining
+from finetune_pipeline.production.learning_curve import Curve, fit, measure_curve
+from finetune_pipeline.spec import TaskSpec, parse_spec
+from finetune_pipeline_tests.unit.production.streams import LABELS, labels, text
+
+STILL, MOVED = {"drifted": [], "sentence": "No drift."}, {"drifted": ["label_mix"], "sentence": "Drift."}
+
+
+def made(**more: object) -> TaskSpec:
+    output = {"kind": "labels", "labels": LABELS}
+    base = {"name": "demo", "description": "d", "system_prompt": "a b", "output": output}
+    return parse_spec(yaml.safe_dump({**base, **more}))
+
+
+def law(a: float, b: float, c: float, rows: int = 1000) -> Curve:
+    return Curve(rows, [(rows, a * rows**-b + c)], np.array([[a, b, c]] * 3))
+
+
+def test_a_power_law_is_found_again() -> None:
+    rows = np.array([100.0, 200, 400, 800])
+    a, b, c = fit(rows, (2 * rows**-0.5 + 0.05)[None, :])[0]
+    assert (a, b, c) == pytest.approx((2, 0.5, 0.05), rel=1e-6)
+    flat = fit(rows, np.array([[0.1, 0.1, 0.2, 0.3]]))[0]
+    assert flat[0] == 0, "a curve that rises promises nothing"
+    assert flat[2] == pytest.approx(0.175)
+
+
+def test_gain_is_the_share_of_mistakes_the_curve_loses() -> None:
+    curve = law(1, 0.5, 0)
+    assert curve.gain(3000, 0.2)[1] == pytest.approx(0.2 * 0.5), "four times the rows halve the mistakes"
+    assert curve.gain(0, 0.2) == (0, 0, 0)
+    needed = curve.rows_for(0.1, 0.2)
+    assert needed == pytest.approx(3000, abs=1)
+    assert law(0, 0.5, 0.3).rows_for(0.01, 0.2) is None
+
+
+def test_the_curve_of_a_learnable_task_falls_and_its_promise_holds() -> None:
+    rng = random.Random(0)
+
+    def rows(n: int) -> list[tuple[str, str]]:
+        return [(text(rng, label), label) for label in labels(rng, n)]
+
+    train, more, validation = rows(240), rows(720), rows(400)
+    curve = measure_curve(train, validation)
+    assert curve is not None
+    first, last = curve.points[0][1], curve.points[-1][1]
+    assert last < first
+    low, _, high = curve.gain(720, last)
+    longer = measure_curve(train + more, validation)
+    assert longer is not None
+    assert low - 0.02 <= last - longer.points[-1][1] <= high + 0.02
+    assert measure_curve(train[:79], validation) is None
+
+
+def test_enough_expected_gain_trains_too_little_waits_for_a_number(tmp_path: Path) -> None:
+    spec = made(retraining={"min_gain": 0.01})
+    steep = decide_retraining(spec, STILL, Evidence(500, 0.2, law(1, 0.5, 0), 0.5), tmp_path)
+    assert steep["retrain"]
+    assert steep["gain"][1] == pytest.approx(0.2 * (1 - 1.5**-0.5), abs=1e-4)
+    assert steep["sentence"].startswith("Train again: 500 new rows are expected to bring 3.7 points")
+    few = decide_retraining(spec, STILL, Evidence(50, 0.2, law(1, 0.5, 0)), tmp_path)
+    assert not few["retrain"]
+    assert few["wait_for_rows"] == 59, (
+        "1.01 / 0.19 ^ 2 of the rows: 0.2 (1 - (1 + m / 1000) ^ -0.5) = 0.01 at m = 108.03"
+    )
+    assert few["sentence"].startswith("Wait for 59 more rows")
+    flat = decide_retraining(spec, STILL, Evidence(500, 0.2, law(0, 0.5, 0.2)), tmp_path)
+    assert flat["sentence"].startswith("Do not train again")
+
+
+def test_cost_can_outweigh_a_gain(tmp_path: Path) -> None:
+    evidence = Evidence(500, 0.2, law(1, 0.5, 0), hours=20.0)
+    assert decide_retraining(made(), STILL, evidence, tmp_path)["retrain"], "cost is told, not judged, unless asked"
+    priced = decide_retraining(made(retraining={"hours_a_point": 2}), STILL, evidence, tmp_path)
+    assert not priced["retrain"], "3.7 points are worth 7.4 hours, and 30 are asked"
+    assert priced["hours"] == 30.0
+    assert priced["wait_for_rows"] > 0
+
+
+def test_after_drift_the_old_curve_does_not_count(tmp_path: Path) -> None:
+    flat = law(0, 0.5, 0.2)
+    assert decide_retraining(made(), MOVED, Evidence(20, 0.2, flat), tmp_path)["retrain"]
+    few = decide_retraining(made(), MOVED, Evidence(3, 0.2, flat), tmp_path)
+    assert (few["retrain"], few["wait_for_rows"]) == (False, 17)
+    assert "label some" in few["sentence"]
+
+
+def test_without_a_curve_the_number_of_rows_decides(tmp_path: Path) -> None:
+    said = decide_retraining(made(), STILL, Evidence(49), tmp_path)
+    assert (said["sentence"], said["wait_for_rows"]) == ("Wait for 1 more corrected rows.", 1)
+    assert decide_retraining(made(), STILL, Evidence(50), tmp_path)["retrain"]
