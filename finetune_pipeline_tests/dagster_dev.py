@@ -1,0 +1,127 @@
+"""A real `dagster dev`: its processes, and what its UI would ask it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The project: where dagster.yaml and workspace.yaml are."""
+OVER = ("SUCCESS", "FAILURE", "CANCELED")
+_WHERE = """{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"""
+_LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+_TERMINATE = """mutation($r: String!, $p: TerminateRunPolicy) { terminateRun(runId: $r, terminatePolicy: $p) {
+  __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
+_STATUS = """query($r: ID!) { runOrError(runId: $r) { ... on Run { status } } }"""
+
+
+class Dev:
+    """A running `dagster dev`: its processes, and what the UI would ask it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process, self.port = process, port
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """The data of a GraphQL answer. Raises RuntimeError with its errors."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql", body, {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            told = json.load(answer)
+        if told.get("errors"):
+            raise RuntimeError(json.dumps(told["errors"])[:2000])
+        return told["data"]
+
+    def launch(self, job: str) -> str:
+        """Start a job as the UI does. Returns the run id."""
+        (found,) = self.ask(_WHERE)["repositoriesOrError"]["nodes"]
+        selector = {
+            "repositoryLocationName": found["location"]["name"],
+            "repositoryName": found["name"],
+            "jobName": job,
+        }
+        told = self.ask(_LAUNCH, p={"selector": selector, "runConfigData": {}})["launchRun"]
+        if told["__typename"] != "LaunchRunSuccess":
+            raise RuntimeError(json.dumps(told)[:2000])
+        return str(told["run"]["runId"])
+
+    def status(self, run_id: str) -> str:
+        """Status of a run, as the UI shows it."""
+        return str(self.ask(_STATUS, r=run_id)["runOrError"]["status"])
+
+    def terminate(self, run_id: str, *, force: bool = False) -> str:
+        """What the button "Terminate" does. Returns the type of the answer: TerminateRunSuccess, or what went wrong."""
+        policy = "MARK_AS_CANCELED_IMMEDIATELY" if force else "SAFE_TERMINATE"
+        told = self.ask(_TERMINATE, r=run_id, p=policy)["terminateRun"]
+        return str(told["__typename"] if "message" not in told else told["message"])
+
+    def processes(self, words: str) -> list[psutil.Process]:
+        """Its processes with these words in their command."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if words in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+
+@contextlib.contextmanager
+def dagster_dev(log_file: Path, environment: Mapping[str, str], *options: str, cwd: Path = ROOT) -> Iterator[Dev]:
+    """`dagster dev OPTIONS` (none: this project's workspace.yaml). At the end it gets SIGTERM, and what it leaves SIGKILL,
+    but for runs: they have sessions of their own."""
+    port = free_port()
+    with log_file.open("ab") as log:
+        command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), *options]
+        dev = Dev(
+            subprocess.Popen(command, cwd=cwd, env=dict(environment), stdout=log, stderr=log, start_new_session=True),
+            port,
+        )
+        try:
+            wait(lambda: _answers(dev), 900)
+            yield dev
+        finally:
+            left = psutil.Process(dev.process.pid).children(recursive=True) if dev.process.poll() is None else []
+            dev.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                dev.process.wait(60)
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _answers(dev: Dev) -> bool:
+    assert dev.process.poll() is None, "dagster dev ended"
+    try:
+        return bool(dev.ask(_WHERE)["repositoriesOrError"].get("nodes"))
+    except (OSError, RuntimeError):
+        return False
+
+
+def wait(condition: Callable[[], Any], seconds: float) -> Any:
+    """What `condition` gives once it gives something. Raises TimeoutError."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {seconds:g} s")
+        time.sleep(1)
+    return found

@@ -1,0 +1,104 @@
+"""What dies around a run that `dagster dev` started: cancelled in the UI, code server killed, daemon killed, all stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from finetune_pipeline.trainers.device_lease import lease
+from finetune_pipeline_tests.dagster_dev import ROOT, Dev, dagster_dev
+from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
+
+JOB = "in_many_processes"
+
+
+class Training:
+    """The training child of a run, and the grandchild it has started."""
+
+    def __init__(self, folder: Path) -> None:
+        wait_until((folder / "child").exists, 300)
+        self.pids = [number_in(folder / "child"), number_in(folder / "grandchild")]
+        for name in ("child", "grandchild"):
+            (folder / name).unlink()
+
+    def runs(self) -> bool:
+        return all(is_running(pid) for pid in self.pids)
+
+    def assert_gone(self, folder: Path) -> None:
+        wait_until(lambda: not any(is_running(pid) for pid in self.pids), 60)
+        with lease(["cpu"], folder / "locks", timeout_s=10, poll_s=0.05):
+            pass
+
+
+@pytest.fixture
+def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dev]:
+    behave = {"sleep": 900, "grandchild": True}
+    values = {
+        "PYTHONPATH": str(ROOT),
+        "DAGSTER_HOME": str(ROOT),
+        "FINETUNE_HOME": str(tmp_path / "home"),
+        "FINETUNE_DEVICES": "cpu",
+        "TEST_LOCKS": str(tmp_path / "locks"),
+        "TEST_JOB": json.dumps({"stage": "adapter", "out": str(tmp_path / "out"), "behave": behave}),
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with dagster_dev(tmp_path / "dev.log", os.environ, "-m", "finetune_pipeline_tests.unit.resources.jobs") as made:
+        yield made
+
+
+def test_a_run_is_cancelled_and_outlives_what_dies_around_it(dev: Dev, tmp_path: Path) -> None:
+    # the button "Terminate"
+    first = dev.launch(JOB)
+    training = Training(tmp_path)
+    assert dev.terminate(first) == "TerminateRunSuccess"
+    training.assert_gone(tmp_path)
+    wait_until(lambda: dev.status(first) == "CANCELED", 120)
+    assert (tmp_path / "attempts").read_text() == "x", "a cancelled run was started again"
+
+    # the code server, SIGKILL: the training goes on
+    second = dev.launch(JOB)
+    training = Training(tmp_path)
+    servers = dev.processes("dagster api grpc")
+    assert servers
+    for server in servers:
+        server.kill()
+    time.sleep(3)
+    assert training.runs() and dev.status(second) == "STARTED"
+
+    # the daemon, SIGKILL: `dagster dev` ends with it, the training goes on
+    daemons = dev.processes("dagster._daemon")
+    assert daemons
+    for daemon in daemons:
+        daemon.kill()
+    assert dev.process.wait(120) == 0
+    assert training.runs(), "it ended with what had started it"
+
+    # nobody is left who could tell the run: that it is marked as cancelled is enough
+    with dg.DagsterInstance.get() as instance:
+        run = instance.get_run_by_id(second)
+        assert run is not None
+        instance.report_run_canceled(run)
+        training.assert_gone(tmp_path)
+    assert (tmp_path / "attempts").read_text() == "xx"
+
+
+def test_a_run_goes_on_when_dagster_dev_is_stopped(dev: Dev, tmp_path: Path) -> None:
+    run_id = dev.launch(JOB)
+    training = Training(tmp_path)
+    dev.process.send_signal(signal.SIGTERM)
+    dev.process.wait(120)
+    time.sleep(3)
+    assert training.runs()
+    with dg.DagsterInstance.get() as instance:
+        run = instance.get_run_by_id(run_id)
+        assert run is not None and run.status == dg.DagsterRunStatus.STARTED
+        instance.report_run_canceled(run)
+        training.assert_gone(tmp_path)
