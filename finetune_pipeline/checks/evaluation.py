@@ -60,6 +60,13 @@ def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> Answer:
     return Answer(good, f"version {f['model_version']} {'promoted' if f['promoted'] else 'not promoted'}; {champion}")
 
 
+def nothing_forgotten(artifact: Artifact, spec: TaskSpec) -> Answer:
+    version = artifact.facts["model_version"]
+    if artifact.facts["forgotten"]:
+        return Answer(False, f"version {version} was trained on rows that were forgotten since: run the task again")
+    return Answer(artifact.facts["forgotten"] is False, f"version {version} was trained on no forgotten row")
+
+
 def drift(artifact: Artifact, spec: TaskSpec) -> Answer:
     return Answer(not artifact.facts["drifted"], artifact.facts["sentence"])
 
@@ -84,6 +91,12 @@ CHECKS = [
     ),
     Check("all_rows_predicted", "test_predictions", "Every model answered every test row; none failed.", all_predicted),
     *[Check(g["name"], "evaluation_report", g["needs"], _gate(g["name"]), blocking=False) for g in table()],
+    Check(
+        "nothing_forgotten",
+        "model_version",
+        "The model was trained on no row that people had removed (finetune forget).",
+        nothing_forgotten,
+    ),
     Check(
         "aliases_consistent",
         "model_version",

@@ -46,7 +46,7 @@ class Logs:
 def merged(taken: Iterable[dict[str, Any]]) -> Logs:
     """The rows of a log store, one an answer.
 
-    Of what several lines say of one answer (flag, score, correction, user), the latest that says anything counts.
+    Of what several lines say of one answer (flag, score, correction), the latest that says anything counts.
     """
     logs = Logs()
     by_id: dict[str, list[dict[str, Any]]] = {}
@@ -69,7 +69,7 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
         logs.duplicates += len(answers) - 1
         row = {k: v for k, v in answers[0].items() if k != "kind"}
         for line in lines:
-            row.update({k: line[k] for k in (*_FEEDBACK, "user") if line[k] is not None})
+            row.update({k: line[k] for k in _FEEDBACK if line[k] is not None})
         logs.rows.append(row)
     logs.rows.sort(key=_order)
     logs.quarantine.sort(key=lambda bad: (bad["file"], bad["line"]))

@@ -16,6 +16,8 @@ from typing import IO, Any
 
 from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.json_lines import is_blank
+from finetune_pipeline.production.forgotten import Forgotten
+from finetune_pipeline.production.log_erasure import MARK
 from finetune_pipeline.production.log_files import (
     OWN_FOLDER,
     LineReader,
@@ -54,6 +56,7 @@ class _Batch:
     ledger: dict[str, Any]
     spec: TaskSpec
     key: bytes
+    forgotten: Forgotten
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def commit(self) -> None:
@@ -77,7 +80,8 @@ def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> Taken
     with store.lock(task.name, LOCK):
         kept.sweep()
         ledger = kept.ledger()
-        batch = _Batch(kept, ledger, task.spec, user_key(store))
+        key = user_key(store)
+        batch = _Batch(kept, ledger, task.spec, key, Forgotten(kept.folder, key))
         files = log_files(task)
         seen = ledger["seen"]
         ledger["seen"] = {f.path: seen[f.path] for f in files if f.path in seen}
@@ -167,6 +171,7 @@ def _read_on(file: LogFile, handle: IO[bytes], name: str, batch: _Batch, taken: 
             }
             batch.ledger["streams"][name] = known
             batch.rows += part.rows
+            batch.ledger["removed"] += part.removed
             taken.lines += part.number - before
         if ended is not None:
             (taken.waiting if isinstance(ended, EOFError) else taken.damaged).append(file.shown)
@@ -187,6 +192,7 @@ class _Part:
     rows: list[dict[str, Any]]
     number: int
     tails: list[list[Any]]
+    removed: int = 0
 
     def fill(self, reader: LineReader, shown: str, batch: _Batch, end: int) -> None:
         """Read lines until the offset `end`."""
@@ -194,9 +200,13 @@ class _Part:
             self.number += 1
             if self.number & (self.number - 1) == 0:
                 self.tails.append([reader.offset, reader.tail])
-            if not is_blank(line):
+            if not is_blank(line) and not line.startswith(MARK):
                 source = {"file": shown, "line": self.number}
-                self.rows.append(take_line(line, cut, source, batch.spec, batch.key))
+                row = take_line(line, cut, source, batch.spec, batch.key)
+                if batch.forgotten.holds(row):
+                    self.removed += 1
+                else:
+                    self.rows.append(row)
             if reader.offset >= end:
                 return
 

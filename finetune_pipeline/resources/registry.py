@@ -11,7 +11,7 @@ import contextlib
 import importlib.metadata
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous_champion"
 ADAPTER_VERSION, LOGGED_MODEL = "finetune.adapter_version", "finetune.logged_model"
 GATES, PASSED = "gates", "passed"
+FORGOTTEN, FORGOTTEN_TOLD = "forgotten_rows", "trained on rows that have been forgotten since (finetune forget)"
 ROLLED_BACK = "rolled_back"
 """Tag of a version that a rollback took out of service: when and why."""
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
@@ -113,7 +114,7 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
     """Move `champion` to `version`; the old one becomes `previous_champion` and is returned (None: there was none).
 
     Raises ValueError unless the version exists and carries the tag gates="passed", or when a rollback took it out of
-    service. Promoting the champion again changes
+    service or it was trained on rows that were forgotten since. Promoting the champion again changes
     nothing and returns the same. Killed in between, `champion` still names the old version; a second call completes it.
     """
     with _registry(tracking) as client:
@@ -127,6 +128,8 @@ def promote(tracking: Tracking, name: str, version: int) -> int | None:
             )
         known = _aliases(client, name)
         old = known.get(CHAMPION)
+        if old != version:
+            _refuse_forgotten(name, version, tags)
         if old != version and ROLLED_BACK in tags:
             raise ValueError(
                 f"{name} version {version} was taken out of service ({tags[ROLLED_BACK]}) and is not promoted again. "
@@ -145,8 +148,9 @@ def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
 
     reason: for people; kept (secrets removed) as the tag `rolled_back` of the version that served until now, and, one tag
     a rollback (`rollback.TIME`), with the registered model. A second rollback returns to the version of before, and takes
-    its mark away. Raises ValueError when there is no previous one. Killed in between, either nothing has moved (call it
-    again), or the new champion serves already.
+    its mark away. Raises ValueError when there is no previous one, or it was
+    trained on forgotten rows. Killed in between, either nothing has moved (call it again), or the new champion serves
+    already.
     """
     with _registry(tracking) as client:
         known = _aliases(client, name)
@@ -156,6 +160,7 @@ def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
                 f"{name} has no champion before {f'version {old}' if old else 'the first'}: "
                 "there is nothing to roll back to"
             )
+        _refuse_forgotten(name, previous, _version(client, name, previous).tags)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         why = redact(" ".join(reason.split())) or "no reason given"
         if old is not None:
@@ -167,6 +172,28 @@ def rollback(tracking: Tracking, name: str, reason: str = "") -> int:
         if old is not None:
             client.set_registered_model_alias(name, PREVIOUS, str(old))
         return previous
+
+
+def block_forgotten(tracking: Tracking, name: str, splits: Collection[str]) -> list[int]:
+    """Mark every version trained on one of these splits as not to be promoted: people's rows in them were forgotten.
+
+    Returns the versions, also those marked before. May be repeated.
+    """
+    blocked = []
+    with _registry(tracking) as client:
+        for version in client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get("dataset_version") in splits:
+                client.set_model_version_tag(name, version.version, FORGOTTEN, FORGOTTEN_TOLD)
+                blocked.append(int(version.version))
+    return sorted(blocked)
+
+
+def _refuse_forgotten(name: str, version: int, tags: Mapping[str, str]) -> None:
+    if FORGOTTEN in tags:
+        raise ValueError(
+            f"{name} version {version} cannot become champion: it was {FORGOTTEN_TOLD}. `finetune run {name}` trains a "
+            "model without them"
+        )
 
 
 @contextlib.contextmanager

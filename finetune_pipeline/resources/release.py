@@ -33,7 +33,9 @@ def present_world(task: Task, store: Store, tracking: Tracking) -> World:
     compared = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
     if tags["merged_version"] == versions["merged_model"]:
         compared = json.loads(tags["compared_with"])
-    return replace(look(task, compared, artifacts), trained_on=tags["dataset_version"])
+    kept = artifacts.find(task.name, "splits", tags["dataset_version"]) is not None
+    trained_on = tags["dataset_version"] if kept else versions["splits"]  # removed by `finetune forget`
+    return replace(look(task, compared, artifacts), trained_on=trained_on)
 
 
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
@@ -65,11 +67,12 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
             "merged_version": request["merged_version"],
             "evaluation_version": request["evaluation_version"],
             "compared_with": json.dumps(request["compared_with"]),
+            **({registry.FORGOTTEN: registry.FORGOTTEN_TOLD} if request["forgotten"] else {}),
             **{f"gate.{gate}": passed for gate, passed in request["gates"].items()},
         },
     )
     rolled_back = registry.version_tags(tracking, name, version).get(registry.ROLLED_BACK)
-    promotable = request["gates_passed"] and rolled_back is None
+    promotable = request["gates_passed"] and rolled_back is None and not request["forgotten"]
     previous = registry.promote(tracking, name, version) if promotable else None
     champion = registry.champion(tracking, name)
     return {

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.graph import Step, Work
+from finetune_pipeline.production.forget import tainted_splits
 from finetune_pipeline.stages.baseline import answer_length
 
 
@@ -29,6 +30,7 @@ def release_request(work: Work) -> dict[str, Any]:
         "max_new_tokens": answer_length(work.spec),
         "gates_passed": bool(report.facts["passed"]),
         "gates": {g["name"]: bool(g["passed"]) for g in report.facts["gates"]},
+        "forgotten": work.inputs["adapter"].inputs["splits"] in tainted_splits(work.task.name, work.store),
         "verdict": report.facts["verdict"],
         "scores": {k: v for k, v in candidate.items() if isinstance(v, int | float)},
         "compared_with": dict(work.world.champion) if work.world.champion else None,
@@ -43,6 +45,7 @@ def make_model_version(work: Work) -> dict[str, Any]:
     return {
         **outcome,
         "gates_passed": request["gates_passed"],
+        "forgotten": request["forgotten"],
         "gates": request["gates"],
         "verdict": request["verdict"],
     }
@@ -52,7 +55,7 @@ STEPS = [
     Step(
         "model_version",
         ("evaluation_report", "adapter", "merged_model"),
-        "2",
+        "3",
         lambda s, w: None,
         make_model_version,
         after=("base_model",),

@@ -200,6 +200,10 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
             {"sets": {}},
         ],
     ),
+    ("model_version", "nothing_forgotten"): (
+        {"model_version": 3, "forgotten": False},
+        [{"forgotten": True}, {"forgotten": None}],
+    ),
     ("model_version", "aliases_consistent"): (
         {"candidate": 3, "model_version": 3, "promoted": True, "gates_passed": True, "champion": 3},
         [{"gates_passed": False}, {"candidate": 2}],

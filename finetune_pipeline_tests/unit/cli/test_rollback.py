@@ -52,6 +52,7 @@ def released(tracking: Tracking, folder: Path, number: int) -> dict:
         "dataset_version": "rows",
         "system_prompt": SPEC["system_prompt"],
         "max_new_tokens": 4,
+        "forgotten": False,
         "gates_passed": True,
         "gates": {"beats_baseline": True},
         "verdict": "better",

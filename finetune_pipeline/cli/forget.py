@@ -1,0 +1,59 @@
+"""``finetune forget TASK``: a person's rows are removed everywhere, and models trained on them are blocked."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
+from finetune_pipeline.production.forget import forget as remove
+from finetune_pipeline.production.forget import trained_models
+from finetune_pipeline.resources import registry
+from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.settings import read_settings
+
+
+@click.command()
+@click.argument("task")
+@click.option("--user", "users", multiple=True, help="A user, as the logs call them; may be given several times.")
+@click.option("--id", "ids", multiple=True, help="Id of a log row; may be given several times.")
+@as_json
+def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: bool) -> int:
+    """Remove the rows of a user, or rows by id, from the task's logs, from all data made of them, and from future training.
+
+    Models trained on them are named and cannot become champion any more; the next `finetune run TASK` trains one without. Rows
+    of a forgotten user that come in later are not taken in either. May be interrupted and repeated.
+    """
+    loaded = get_task(task)
+    if not users and not ids:
+        problem("say whose rows: --user or --id")
+        return ERROR
+    store, tracking = Store().artifacts(), Tracking()
+    tracking.prepare()
+    told = remove(loaded, store, read_settings().home, users, ids)
+    blocked = registry.block_forgotten(tracking, loaded.name, told.splits)
+    serving = registry.champion(tracking, loaded.name)
+    models = trained_models(store, loaded.name, told.splits)
+    if as_json:
+        emit({"task": loaded.name, **asdict(told), "blocked": blocked, "champion": serving, "models": models})
+        return DONE
+    say(
+        f"{told.lines} lines overwritten in log files, {told.rows} rows removed from what was taken in, "
+        f"{len(told.artifacts)} data artifacts removed, {told.files} other files swept"
+    )
+    for place in told.out_of_reach:
+        problem(f"{place} is not on this machine: remove the rows there, too; they are not taken in again")
+    if not told.adapters and not blocked:
+        say("no model was trained on them")
+        return DONE
+    for adapter in told.adapters:
+        version = next((m["model_version"] for m in models if m["adapter"] == adapter), None)
+        say(f"trained on them: adapter {adapter}" + (f", registered as version {version}" if version else ""))
+    say(f"blocked from promotion: {', '.join(f'version {v}' for v in blocked) or 'none registered'}")
+    if serving in blocked:
+        problem(
+            f"version {serving} of them is champion and serves still: `finetune run {loaded.name}` trains one without"
+        )
+    return DONE
