@@ -83,13 +83,13 @@ def _in_database(path: Path, needles: Needles) -> int:
                 continue
             columns = [row[1] for row in db.execute(f'PRAGMA table_info("{table}")')]
             for column in columns:
+                # names of the database's own tables and columns; values are bound
+                change = (
+                    f'UPDATE "{table}" SET "{column}" = replace("{column}", :form, :filler) '  # noqa: S608
+                    f'WHERE typeof("{column}") = \'text\' AND instr("{column}", :form) > 0'
+                )
                 for form in needles.forms:
-                    filler = "x" * len(form)
-                    done = db.execute(  # names of the database's own tables, values bound
-                        f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) '
-                        f'WHERE typeof("{column}") = \'text\' AND instr("{column}", ?) > 0',
-                        (form, filler, form),
-                    )
+                    done = db.execute(change, {"form": form, "filler": "x" * len(form)})
                     hits += done.rowcount
         db.commit()
         if hits:
