@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.data.prompt_skeletons import PREAMBLES
@@ -27,7 +28,8 @@ class Canary:
 def make_canaries(sources: Sequence[Example], threshold: float, templates: Templates) -> list[Canary]:
     """Up to three canaries of each kind from rows that must not leak (validation and test), in a fixed order.
 
-    exact: a copy; reformatted: case, blanks and punctuation changed; edited: one letter added, where that leaves the
+    exact: a copy; reformatted: case, blanks and punctuation changed (within a template only where the rest still makes
+    the texts alike: a template is known by its wording to the letter); edited: one letter added, where that leaves the
     similarity at the threshold or above; template_swapped: the same content in another template; same_group: another
     text of the same group. Raises ValueError without rows: a check that cannot be tested proves nothing.
     """
@@ -43,8 +45,9 @@ def make_canaries(sources: Sequence[Example], threshold: float, templates: Templ
     for i in order[:EACH]:
         plant("exact", i, sources[i])
     lettered = [i for i in order if any(c.isalpha() for c in sources[i].user_text)]
-    for i in (lettered or order)[:EACH]:
-        plant("reformatted", i, _with_text(sources[i], lambda t: "  " + t.swapcase().replace(" ", "   ") + " !!"))
+    reformatted = (made_of for i in lettered or order if (made_of := _reformatted(i, sources[i], threshold, templates)))
+    for i, example in islice(reformatted, EACH):
+        plant("reformatted", i, example)
     longest = sorted(order, key=lambda i: (-len(sources[i].user_text), sources[i].id))
     for i in longest[:EACH]:
         edited = _with_text(sources[i], lambda t: t + "s")
@@ -60,6 +63,21 @@ def make_canaries(sources: Sequence[Example], threshold: float, templates: Templ
         grouped = replace(sources[i], group=sources[i].group or f"canary group of {sources[i].id}")
         plant("same_group", i, _with_text(grouped, lambda t: f"canary {t[::-1]}"))
     return made
+
+
+def _reformatted(number: int, source: Example, threshold: float, templates: Templates) -> tuple[int, Example] | None:
+    """The row's number and the row in other case, blanks and punctuation; only what it says besides its templates where
+    a template in other case would count as new text; None where even that is not alike."""
+
+    def change(text: str) -> str:
+        return "  " + text.swapcase().replace(" ", "   ") + " !!"
+
+    content = strip(source.user_text, templates)
+    for made in (_with_text(source, change), _with_text(source, lambda t: t.replace(content, change(content)))):
+        other = strip(made.user_text, templates)
+        if made.user_text != source.user_text and similarity(other, content) >= threshold:
+            return number, made
+    return None
 
 
 def _with_text(example: Example, change: object) -> Example:

@@ -165,7 +165,7 @@ STEPS = [
     Step(
         "splits",
         ("reviewed_examples", "clean_examples"),
-        "4",
+        "5",
         lambda s, w: [
             s.split.model_dump(),
             s.data.near_duplicate_threshold,

@@ -10,13 +10,14 @@ import pytest
 
 from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.data import certificate, leakage
+from finetune_pipeline.data.canaries import make_canaries
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.data.leakage import find_leaks, fingerprints, leakage_report, write_fingerprints
 from finetune_pipeline.data.ledger import ENTRY, record_assignments
 from finetune_pipeline.data.shingles import similarity
 from finetune_pipeline.data.split_files import FILES, examples_of
 from finetune_pipeline.data.splitting import split
-from finetune_pipeline.data.templates import Templates
+from finetune_pipeline.data.templates import Templates, strip
 from finetune_pipeline_tests.unit.data.rows import example, make_spec, write_clean
 
 WORDS = [
@@ -142,6 +143,21 @@ def test_short_and_sign_only_texts_match_only_themselves() -> None:
     found = find_leaks([example("??"), example("OK")], prints, 0.8, NONE)
     assert [(x["kind"], x["similarity"]) for x in found] == [("exact", 1.0)] * 2
     assert find_leaks([], prints, 0.8, NONE) == [] == find_leaks(some(0, 2), [], 0.8, NONE)
+
+
+def test_a_long_template_round_short_texts_is_no_reason_to_miss_a_canary() -> None:
+    """A template is known to the letter: in other case it counts as what the row says, and outweighs that."""
+    template = "Please sort the following message into one of our queues, and answer with its name alone:"
+    rows = [example(f"{template} {e.user_text}", line=i) for i, e in enumerate(some(0, 9, words=5))]
+    templates = Templates((template,))
+    canaries = [c for c in make_canaries(rows, 0.8, templates) if c.kind == "reformatted"]
+    assert len(canaries) == 3
+    for canary in canaries:
+        source, text = rows[canary.source].user_text, canary.example.user_text
+        assert text != source and template in text
+        assert similarity(strip(text, templates), strip(source, templates)) >= 0.8
+    plain = [c for c in make_canaries(rows, 0.8, NONE) if c.kind == "reformatted"]
+    assert len(plain) == 3 and not any(template in c.example.user_text for c in plain)
 
 
 @pytest.mark.parametrize("blind", ["near", "exact", "group"])
