@@ -181,7 +181,26 @@ def logs_accounted(artifact: Artifact, spec: TaskSpec) -> Answer:
     )
 
 
+def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> Answer:
+    rules = artifact.facts["held_by_rule"]
+    told = ", ".join(f"{n} by {rule}" for rule, n in rules.items())
+    return Answer(
+        not rules and artifact.facts["held"] == 0,
+        f"{artifact.facts['held']} corrected rows are held back{f' ({told})' if told else ''}; "
+        f"{artifact.facts['corrections']} train a model",
+        dict(rules),
+    )
+
+
 CHECKS = [
+    Check(
+        "nothing_held_back",
+        "production_logs",
+        "No corrected row looks as if it was made to spoil the training (held.jsonl says why).",
+        nothing_held_back,
+        blocking=False,
+        advisory=True,
+    ),
     Check(
         "logs_accounted_for",
         "production_logs",

@@ -23,6 +23,7 @@ from finetune_pipeline.people.desks import (
 )
 from finetune_pipeline.people.ratings import read_ratings
 from finetune_pipeline.people.server import append_line, review_server
+from finetune_pipeline.production.choosing import choose
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.spec.model import Task
@@ -57,7 +58,7 @@ def review(
     as_json: bool,
 ) -> int:
     """Review answers of base and candidate side by side, blind (--what outputs), synthetic rows that wait for a decision,
-    or flagged production rows. Decisions go into the task folder; the next `finetune run TASK` takes them in.
+    or production rows that wait for people. Decisions go into the task folder; the next `finetune run TASK` takes them in.
     """
     loaded = get_task(task)
     desk = _desk(loaded, what, items, rater)
@@ -92,8 +93,9 @@ def _desk(task: Task, what: str, items: int, rater: str) -> Desk | str:
     """What is reviewed, or why there is nothing to review."""
     store = Store().artifacts()
     if what == "flagged":
-        rows = [r for r in read_logs(task, store).rows if r["flag"] and not r["correction"] and r["input"].strip()]
-        return flagged_desk(task, rows) if rows else f"no row in {task.spec.logs.path}/ is flagged and not corrected"
+        queue = choose(task.spec, read_logs(task, store).rows).queue
+        rows = [{**row, "why": why} for row, why in queue]
+        return flagged_desk(task, rows) if rows else "no production row waits: none is flagged, sampled or held back"
     step = "test_predictions" if what == "outputs" else "data_quality"
     made: list[Artifact] = store.all_versions(task.name, step)
     if not made:

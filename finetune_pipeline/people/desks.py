@@ -177,7 +177,7 @@ def synthetic_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
 
 
 def flagged_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
-    """Production rows that users flagged and nobody has corrected; rows: of production.ingest, flagged ones only.
+    """Production rows that wait for people; rows: of production.choosing's queue, with `why`.
 
     What is decided becomes feedback: a line of the logs with the same id and the correction, which the next run takes in.
     """
@@ -202,8 +202,9 @@ def flagged_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
         }, []
 
     return Desk(
-        f"Flagged answers: {task.name}",
-        "Somebody flagged these answers in production. Say what the right one is: it becomes a training example.",
+        f"Answers of production: {task.name}",
+        "Answers of production that failed, were drawn as a sample, or whose correction is held back. Say what the right one "
+        "is: it becomes a training example.",
         f"{task.name}-flagged",
         "rows",
         _FLAG_CHOICES,
@@ -211,8 +212,9 @@ def flagged_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
             {
                 "id": str(row["id"]),
                 "blocks": [
-                    {"title": f"Input (flag: {row['flag']})", "text": row["input"]},
+                    {"title": f"Input ({row['why']})", "text": row["input"]},
                     {"title": f"Answer of {row['model_version']}", "text": row["output"]},
+                    *([{"title": "Proposed correction", "text": row["correction"]}] if row["correction"] else []),
                 ],
             }
             for row in rows

@@ -5,18 +5,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import ArtifactStore, digest_json
-from finetune_pipeline.data.examples import Example, example_id, write_examples
+from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.production.choosing import choose
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
+from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 __all__ = ["Logs", "corrections", "corrections_digest", "ingest", "merged", "read_logs", "read_rows"]
 
+_REVIEWED = f"{OWN_FOLDER}/reviewed-"
+"""Files of the task's own folder that `finetune review` writes."""
 _FEEDBACK = ("flag", "score", "correction")
 
 
@@ -70,6 +74,7 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
         row = {k: v for k, v in answers[0].items() if k != "kind"}
         for line in lines:
             row.update({k: line[k] for k in _FEEDBACK if line[k] is not None})
+        row["reviewed"] = any(line["source"]["file"].startswith(_REVIEWED) for line in lines)
         logs.rows.append(row)
     logs.rows.sort(key=_order)
     logs.quarantine.sort(key=lambda bad: (bad["file"], bad["line"]))
@@ -92,27 +97,8 @@ def read_logs(task: Task, store: ArtifactStore) -> Logs:
 
 
 def corrections(spec: TaskSpec, logs: Logs) -> list[Example]:
-    """Corrected rows as training examples: what was asked, and what a person says the answer should have been."""
-    examples = []
-    for row in logs.rows:
-        if row["correction"] and row["input"].strip():
-            asked = row["turns"] or [{"role": "user", "content": row["input"]}]
-            messages = [
-                {"role": "system", "content": spec.system_prompt},
-                *asked,
-                {"role": "assistant", "content": row["correction"]},
-            ]
-            examples.append(
-                Example(
-                    id=example_id(messages),
-                    messages=messages,
-                    origin="production",
-                    source=row["source"],
-                    label=row["correction"] if spec.labels else None,
-                    tags=[f"log:{row['id']}"],
-                )
-            )
-    return examples
+    """Corrected rows as training examples, those that are held back excepted (see production.choosing)."""
+    return choose(spec, logs.rows).examples
 
 
 def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
@@ -121,15 +107,16 @@ def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
 
 
 def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
-    """Write rows.jsonl, examples.jsonl (corrections) and quarantine.jsonl.
+    """Write rows.jsonl, examples.jsonl (corrections), quarantine.jsonl, and held.jsonl (corrections that are held back).
 
-    Returns facts {lines, rows, duplicates, feedback, unmatched, quarantined, by_rule, corrections, flagged}; lines = rows
-    + duplicates + feedback + quarantined.
+    Returns facts {lines, rows, duplicates, feedback, unmatched, quarantined, by_rule, corrections, held, held_by_rule,
+    queue, flagged}; lines = rows + duplicates + feedback + quarantined.
     """
-    examples = corrections(spec, logs)
+    chosen = choose(spec, logs.rows)
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)
-    write_examples(out / "examples.jsonl", examples)
+    write_rows(out / "held.jsonl", (asdict(held) for held in chosen.held))
+    write_examples(out / "examples.jsonl", chosen.examples)
     return {
         "lines": logs.lines,
         "rows": len(logs.rows),
@@ -138,6 +125,9 @@ def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
         "unmatched": logs.unmatched,
         "quarantined": len(logs.quarantine),
         "by_rule": logs.by_rule,
-        "corrections": len(examples),
+        "corrections": len(chosen.examples),
+        "held": len(chosen.held),
+        "held_by_rule": dict(sorted(Counter(held.rule for held in chosen.held).items())),
+        "queue": chosen.queued(),
         "flagged": sum(bool(r["flag"]) for r in logs.rows),
     }

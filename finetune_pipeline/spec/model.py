@@ -346,6 +346,17 @@ class LogsSpec(Section):
     keep_days: int | None = Field(
         None, ge=1, description="Rows older than this are removed, and files in `logs/` that hold nothing younger."
     )
+    low_score: float | None = Field(None, description="Answers with a lower score count as failures.")
+    sample_share: Share = Field(
+        0.02,
+        description="Share of the answers nobody objected to that people look at, so that the data stay true to life.",
+    )
+    max_user_share: float = Field(
+        0.1, gt=0, le=1, description="Of the corrected rows, the most that one user's may be. Five are always allowed."
+    )
+    max_family_share: float = Field(
+        0.1, gt=0, le=1, description="Of the corrected rows, the most that one family of near-duplicates may be."
+    )
     min_new_rows: int = Field(50, ge=1, description="Usable new rows before the sensor asks for a run.")
     settle_seconds: int = Field(60, ge=0, description="Files must have been quiet for this long.")
     retrain_cron: str = Field("0 3 * * 1", description="Cron of the retraining schedule (stopped by default).")

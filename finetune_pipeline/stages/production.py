@@ -97,7 +97,17 @@ def _evidence(work: Work) -> Evidence:
 
 
 LOGS_STEP = Step(
-    "production_logs", (), "2", lambda s, w: [w.logs, s.labels, s.system_prompt, s.data.scrub], make_production_logs
+    "production_logs",
+    (),
+    "3",
+    lambda s, w: [
+        w.logs,
+        s.labels,
+        s.system_prompt,
+        s.data.near_duplicate_threshold,
+        [s.logs.low_score, s.logs.sample_share, s.logs.max_user_share, s.logs.max_family_share],
+    ],
+    make_production_logs,
 )
 STEPS = [
     Step(

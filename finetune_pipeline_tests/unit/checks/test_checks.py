@@ -65,6 +65,10 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"lines": 6, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1},
         [{"rows": 2}, {"lines": 4}, {"feedback": 0}],
     ),
+    ("production_logs", "nothing_held_back"): (
+        {"held": 0, "held_by_rule": {}, "corrections": 3},
+        [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}],
+    ),
     ("raw_examples", "raw_files_found"): ({"lines": 5, "files": [1]}, [{"lines": 0}]),
     ("validated_examples", "rows_accounted_for"): (
         {"rows_in": 5, "kept": 4, "quarantined": 1},

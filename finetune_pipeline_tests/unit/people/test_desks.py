@@ -13,6 +13,7 @@ from finetune_pipeline.data.review import read_decisions, reviews_digest
 from finetune_pipeline.people.desks import Desk, flagged_desk, outputs_desk, read_table, synthetic_desk, write_table
 from finetune_pipeline.people.server import append_line
 from finetune_pipeline.people.sheet import RANDOM, SheetItem, sheet_name
+from finetune_pipeline.production.choosing import choose
 from finetune_pipeline.production.ingest import corrections, read_logs
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline_tests.unit.people.answers import VERSION
@@ -30,6 +31,7 @@ FLAGGED = {
     "output": "yes",
     "flag": "wrong",
     "correction": None,
+    "why": "flagged: wrong",
 }
 
 
@@ -147,7 +149,8 @@ def test_what_is_said_of_a_flagged_row_becomes_a_correction(task: Task) -> None:
     logged = {k: FLAGGED[k] for k in ("id", "timestamp", "model_version", "input", "output")}
     (logs / "day.jsonl").write_text(json.dumps({**logged, "feedback": {"flag": "wrong"}}) + "\n")
     store = ArtifactStore(task.folder / "store")
-    rows = [r for r in read_logs(task, store).rows if r["flag"]]
+    rows = [{**row, "why": why} for row, why in choose(task.spec, read_logs(task, store).rows).queue]
+    assert [row["why"] for row in rows] == ["flagged: wrong"]
     take(flagged_desk(task, rows), "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
     after = read_logs(task, store)
     assert not after.quarantine

@@ -1,0 +1,85 @@
+"""Which production rows train a model, which wait for people, and which are held back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.production.poison import Held, hold_back
+from finetune_pipeline.spec.model import TaskSpec
+
+FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
+
+
+@dataclass
+class Chosen:
+    """examples: corrected rows to learn from; held: corrected rows that wait, with the reason; queue: (row, why) of the
+    rows people should look at: failures without a correction, a sample of the others, and what is held back."""
+
+    examples: list[Example] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
+    queue: list[tuple[dict[str, Any], str]] = field(default_factory=list)
+
+    def queued(self) -> dict[str, int]:
+        """Rows in the queue by why."""
+        told = [why.partition(":")[0] for _, why in self.queue]
+        return {why: told.count(why) for why in (FLAGGED, LOW, SAMPLED, HELD) if why in told}
+
+
+def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
+    """Sort the rows of the logs (production.ingest). What follows from a row's id alone stays as more rows come."""
+    corrected = [r for r in rows if r["correction"] and r["input"].strip()]
+    failed = {r["id"]: why for r in rows if not r["correction"] and (why := _failure(r, spec))}
+    accepted = [
+        r
+        for r in rows
+        if r["id"] not in failed
+        and (not r["correction"] or r["correction"] == r["output"].strip())
+        and (not spec.labels or r["output"].strip() in spec.labels)
+    ]
+    held = hold_back(spec, [r for r in corrected if not r["reviewed"]], [r for r in accepted if r["input"].strip()])
+    why = {h.id: h for h in held}
+    chosen = Chosen([_example(r, spec) for r in corrected if r["id"] not in why], held)
+    for row in rows:
+        if not row["input"].strip():
+            continue
+        if row["id"] in why:
+            chosen.queue.append((row, f"{HELD}: {why[row['id']].reason}"))
+        elif row["id"] in failed:
+            chosen.queue.append((row, failed[row["id"]]))
+        elif not row["correction"] and _sampled(row["id"], spec.logs.sample_share):
+            chosen.queue.append((row, SAMPLED))
+    return chosen
+
+
+def _failure(row: dict[str, Any], spec: TaskSpec) -> str | None:
+    if row["flag"]:
+        return f"{FLAGGED}: {row['flag']}"
+    limit = spec.logs.low_score
+    if limit is not None and row["score"] is not None and row["score"] < limit:
+        return f"{LOW}: {row['score']:g}"
+    return None
+
+
+def _sampled(name: str, share: float) -> bool:
+    return int.from_bytes(hashlib.sha256(f"sample:{name}".encode()).digest()[:8], "big") < share * 2**64
+
+
+def _example(row: dict[str, Any], spec: TaskSpec) -> Example:
+    """What was asked, and what a person says the answer should have been."""
+    messages = [
+        {"role": "system", "content": spec.system_prompt},
+        *(row["turns"] or [{"role": "user", "content": row["input"]}]),
+        {"role": "assistant", "content": row["correction"]},
+    ]
+    return Example(
+        id=example_id(messages),
+        messages=messages,
+        origin="production",
+        source=row["source"],
+        label=row["correction"] if spec.labels else None,
+        tags=[f"log:{row['id']}"],
+    )
