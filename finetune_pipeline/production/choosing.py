@@ -32,7 +32,7 @@ class Chosen:
 def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
     """Sort the rows of the logs (production.ingest). What follows from a row's id alone stays as more rows come."""
     corrected = [r for r in rows if r["correction"] and r["input"].strip()]
-    failed = {r["id"]: why for r in rows if not r["correction"] and (why := _failure(r, spec))}
+    failed = {r["id"]: sign for r in rows if not r["correction"] and (sign := _failure(r, spec))}
     accepted = [
         r
         for r in rows
