@@ -1,0 +1,256 @@
+"""Evaluation on the CPU against the way guides write it: how many times less it costs, for the same answers.
+
+    python benchmarks/evaluation_speed.py --rows 40
+
+Baseline of generation: one row at a time, `model.generate`, greedy, at most 50 new tokens, float32. Baseline of label
+likelihoods: prompt and label encoded anew for every label, in batches of 8 sorted by length, as lm-evaluation-harness
+does; of the logits only those that are needed go through the softmax, which favours it. Ours: evaluation.answering, with
+its cache. Same model (bundled), same rows, same process, one thread; texts are compared letter by letter, scores to 1e-4.
+
+CPU seconds count, since the machine may be shared. `labels` is asked with the task's own limit of new tokens (12, longer
+answers are wrong anyway): the baseline's answers must begin with ours, and the verdict on every row must be the same.
+`labels, 50 tokens` are the very same answers, though of a model that was not trained and does not stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+
+import torch
+from training_tasks import ROOT, make_base
+
+from finetune_pipeline.artifacts import SeenFiles
+from finetune_pipeline.evaluation import answering
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.evaluation.generated import Answer
+from finetune_pipeline.evaluation.generation import Ids, Reader
+from finetune_pipeline.evaluation.predict import encode_labels, with_turns
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.spec import load_task
+
+LIMITS = {"labels": 8.0, "long answers": 3.0, "label likelihoods": 20.0}
+GUIDE_TOKENS = 50
+LIKELIHOOD_BATCH = 8
+
+
+@dataclass
+class Cost:
+    cpu: float = 0.0
+    wall: float = 0.0
+
+
+@contextmanager
+def timed(cost: Cost) -> Iterator[None]:
+    cpu, wall = time.process_time(), time.perf_counter()
+    yield
+    cost.cpu += time.process_time() - cpu
+    cost.wall += time.perf_counter() - wall
+
+
+def rows_of(task: str, file: str, number: int) -> list[list[dict[str, str]]]:
+    """Evenly spaced chats of a shipped file."""
+    lines = (ROOT / "data" / task / "raw" / file).read_text("utf-8").splitlines()
+    chosen = [json.loads(lines[i * len(lines) // number]) for i in range(number)]
+    return [row["messages"] for row in chosen]
+
+
+@torch.no_grad()
+def guide(model: Any, tokenizer: Any, prompts: list[Ids], cost: Cost) -> list[str]:
+    """The loop of guides: a row at a time."""
+    said = []
+    with timed(cost):
+        for prompt in prompts:
+            ids = torch.tensor([prompt])
+            mask = torch.ones_like(ids)
+            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=GUIDE_TOKENS, do_sample=False)
+            said.append(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
+    return said
+
+
+@torch.no_grad()
+def reencode(model: Any, prompts: list[Ids], labels: list[list[Ids]], cost: Cost) -> list[list[float]]:
+    """Every label behind its prompt, encoded anew."""
+    scores: list[list[float]] = [[0.0] * len(of) for of in labels]
+    with timed(cost):
+        asked = [(p + ids, len(ids), i, j) for i, p in enumerate(prompts) for j, ids in enumerate(labels[i])]
+        asked.sort(key=lambda one: -len(one[0]))
+        for at in range(0, len(asked), LIKELIHOOD_BATCH):
+            batch = asked[at : at + LIKELIHOOD_BATCH]
+            longest = len(batch[0][0]) - 1
+            ids = torch.tensor([one[0][:-1] + [0] * (longest - len(one[0]) + 1) for one in batch])
+            logits = model(input_ids=ids).logits
+            for row, (text, n, i, j) in zip(logits, batch, strict=True):
+                own = row[len(text) - 1 - n : len(text) - 1].log_softmax(-1)
+                scores[i][j] = own.gather(1, torch.tensor(text[-n:])[:, None]).sum().item()
+    return scores
+
+
+class Parts:
+    """CPU seconds in the parts of a run of ours."""
+
+    def __init__(self) -> None:
+        self.cost: dict[str, Cost] = defaultdict(Cost)
+        self._own = {name: getattr(Reader, name) for name in ("__init__", "read", "greedy", "continuations")}
+
+    def __enter__(self) -> Parts:
+        for name, method in self._own.items():
+            setattr(Reader, name, self._watched(name, method))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, method in self._own.items():
+            setattr(Reader, name, method)
+
+    def _watched(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            with timed(self.cost[name]):
+                return method(*args)
+
+        return run
+
+    def told(self, whole: Cost) -> str:
+        names = {"__init__": "shared prefix", "read": "rest of prompts", "greedy": "writing", "continuations": "labels"}
+        parts = {names[k]: c.cpu for k, c in self.cost.items()}
+        parts["everything else"] = whole.cpu - sum(parts.values())
+        return ", ".join(f"{k} {v:.2f}" for k, v in parts.items())
+
+
+class Bench:
+    def __init__(self, base: Path, folder: Path) -> None:
+        self.base, self.folder = base, folder
+        self.asked = Answerer(base)
+        self.model, self.tokenizer = self.asked.model, self.asked.tokenizer
+        self.missed: list[str] = []
+
+    def encoded(self, chats: list[Any], shots: list[Any]) -> list[Ids]:
+        turns = [m for shot in shots for m in shot if m["role"] != "system"]
+        return [encode_prompt(self.tokenizer, with_turns(chat[:-1], turns)) for chat in chats]
+
+    def ours(
+        self, name: str, prompts: list[Ids], labels: Any, longest: int, batch: int, loaded: bool = True
+    ) -> tuple[list[Answer], Cost, str]:
+        """The product's own way, the cache's included; `loaded`: with the model in memory, as the baseline has it."""
+        kept = self.folder / "kept"
+        cache = AnswerCache(kept, b"b" * 32, name, 64)
+        asked = Answerer(self.base, None, cache, SeenFiles(kept / "seen.json"))
+        if loaded:
+            asked.model, asked.tokenizer = self.model, self.tokenizer
+            _ = asked.digest
+        cost = Cost()
+        with Parts() as parts, timed(cost):
+            answers = asked.answers(prompts, labels, longest, batch, "benchmark", name)
+        return answers, cost, parts.told(cost)
+
+    def again(self, name: str, prompts: list[Ids], labels: Any, longest: int, batch: int) -> Cost:
+        """The same from the cache: no model may be loaded, and its files are digested anew."""
+        (self.folder / "kept" / "seen.json").unlink(missing_ok=True)
+        loader = answering.load_for_prediction
+        answering.load_for_prediction = None  # type: ignore[assignment]
+        try:
+            answers, cost, _ = self.ours(name, prompts, labels, longest, batch, loaded=False)
+        finally:
+            answering.load_for_prediction = loader
+        assert len(answers) == len(prompts)
+        return cost
+
+    def line(self, name: str, rows: int, before: Cost, after: Cost, parts: str, again: Cost) -> None:
+        ratio, limit = before.cpu / after.cpu, LIMITS.get(name)
+        verdict = "" if limit is None else f" (limit {limit:g}: {'met' if ratio >= limit else 'MISSED'})"
+        if limit is not None and ratio < limit:
+            self.missed.append(name)
+        print(f"\n{name}: {ratio:.1f} times{verdict}")
+        print(
+            f"  baseline {before.cpu:8.2f} CPU s, {before.wall:8.2f} wall, {rows / before.cpu:6.2f} rows a CPU second"
+        )
+        print(f"  ours     {after.cpu:8.2f} CPU s, {after.wall:8.2f} wall, {rows / after.cpu:6.2f} rows a CPU second")
+        print(f"           of which {parts}")
+        print(
+            f"  again    {again.cpu:8.2f} CPU s, {again.wall:8.2f} wall, from the cache ({again.cpu / after.cpu:.1%})",
+            flush=True,
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--base", type=Path, help="a base model's artifact, where one is made already")
+    parser.add_argument("--only", nargs="*", default=["likelihoods", "long", "labels", "shots"])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        base = options.base or make_base(Path(folder))
+        bench = Bench(base, Path(folder))
+        print(
+            f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread, {options.rows} rows"
+        )
+        measure(bench, options.rows, options.only)
+    return 1 if bench.missed else 0
+
+
+def measure(bench: Bench, rows: int, only: list[str]) -> None:
+    triage, intake = (load_task(ROOT / "data" / name).spec for name in ("ticket_triage", "order_intake"))
+    tickets = rows_of("ticket_triage", "helpdesk_2026_q1.jsonl", rows)
+    shots = rows_of("ticket_triage", "helpdesk_2026_q2.jsonl", 8)
+    batch, short = triage.baseline.batch_size, triage.baseline.max_new_tokens
+    plain = bench.encoded(tickets, [])
+    labels = encode_labels(bench.tokenizer, [t[:-1] for t in tickets], triage.labels)
+    gold = [t[-1]["content"] for t in tickets]
+    if "likelihoods" in only:
+        before = Cost()
+        scores = reencode(bench.model, plain, labels, before)
+        answers, after, parts = bench.ours("likelihood", plain, labels, 1, batch)
+        worst = max(
+            abs(a - b) for x, y in zip(scores, answers, strict=True) for a, b in zip(x, y.label_scores, strict=True)
+        )
+        assert worst < 1e-4, f"scores differ by {worst}"
+        bench.line("label likelihoods", rows, before, after, parts, bench.again("likelihood", plain, labels, 1, batch))
+        print(f"           scores differ by at most {worst:.1e}; {len(triage.labels)} labels")
+    if "labels" in only:
+        before = Cost()
+        said = guide(bench.model, bench.tokenizer, plain, before)
+        answers, after, parts = bench.ours("short", plain, None, short, batch)
+        for text, answer, wanted in zip(said, answers, gold, strict=True):
+            assert text.startswith(answer.text.rstrip("\ufffd")), (text, answer.text)
+            assert (text == wanted) == (answer.text == wanted and answer.status == "ok")
+        bench.line("labels", rows, before, after, parts, bench.again("short", plain, None, short, batch))
+        answers, after, parts = bench.ours("same", plain, None, GUIDE_TOKENS, batch)
+        assert [a.text for a in answers] == said
+        bench.line(
+            "labels, 50 tokens", rows, before, after, parts, bench.again("same", plain, None, GUIDE_TOKENS, batch)
+        )
+    if "shots" in only:
+        shown = bench.encoded(tickets, shots)
+        before = Cost()
+        said = guide(bench.model, bench.tokenizer, shown, before)
+        answers, after, parts = bench.ours("shots", shown, None, GUIDE_TOKENS, batch)
+        assert [a.text for a in answers] == said
+        bench.line(
+            "labels, 8 shots", rows, before, after, parts, bench.again("shots", shown, None, GUIDE_TOKENS, batch)
+        )
+    if "long" in only:
+        orders = bench.encoded(rows_of("order_intake", "inbox_spring.jsonl", rows), [])
+        size = intake.baseline.batch_size
+        before = Cost()
+        said = guide(bench.model, bench.tokenizer, orders, before)
+        answers, after, parts = bench.ours("long", orders, None, GUIDE_TOKENS, size)
+        assert [a.text for a in answers] == said
+        bench.line("long answers", rows, before, after, parts, bench.again("long", orders, None, GUIDE_TOKENS, size))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
