@@ -17,9 +17,16 @@ NODES = [
     Node(
         "few_shot_baseline",
         ["train_split", "validation_split", "base_model", "data_quality"],
-        "Zero- and k-shot prompting of the base model on validation. Good enough already? Then training stops here.",
+        "The base model prompted in every way the spec names, on validation; and what no language model is needed for.",
         ["huggingface", "parquet"],
         GROUP,
         heavy=True,
+    ),
+    Node(
+        "advice",
+        ["validation_split", "few_shot_baseline"],
+        "Is it worth training, and can the test show what it gains? Good enough already: training stops here.",
+        ["python"],
+        GROUP,
     ),
 ]

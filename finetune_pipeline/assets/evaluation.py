@@ -39,7 +39,15 @@ NODES = [
     ),
     Node(
         "evaluation_report",
-        ["test_predictions", "few_shot_baseline", "adapter", "merged_model", "general_ability", "human_review"],
+        [
+            "test_predictions",
+            "few_shot_baseline",
+            "advice",
+            "adapter",
+            "merged_model",
+            "general_ability",
+            "human_review",
+        ],
         "Scores with intervals, paired comparison, gates, failures; as HTML, Markdown and JSON.",
         ["html", "markdown"],
         GROUP,

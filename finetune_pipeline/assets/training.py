@@ -15,7 +15,7 @@ NODES = [
     ),
     Node(
         "adapter",
-        ["train_split", "validation_split", "base_model", "few_shot_baseline", "training_plan"],
+        ["train_split", "validation_split", "base_model", "advice", "training_plan"],
         "What training.method trains, in a process of its own, on the assistant's tokens only; best checkpoint kept.",
         ["pytorch", "huggingface"],
         GROUP,

@@ -12,9 +12,10 @@ STAGES = ("data", "baseline", "training", "evaluation", "release", "production")
 
 
 def stage_assets(stage: str) -> list[str]:
-    """Names of the assets a stage's job makes: those of its group; for `data` also the logs that corrections come from."""
+    """Names of the assets a stage's job makes: those of its group; for `data` also the logs that corrections come from,
+    and the base model, whose tokens its report counts."""
     names = [node.name for node in NODES if node.group == stage]
-    return ["production_logs", *names, *VIEWS] if stage == "data" else names
+    return ["production_logs", "base_model", *names, *VIEWS] if stage == "data" else names
 
 
 def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> dg.UnresolvedAssetJobDefinition:

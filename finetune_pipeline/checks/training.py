@@ -30,13 +30,18 @@ def safe_weights(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 def worth_training(artifact: Artifact, spec: TaskSpec) -> Answer:
     told = artifact.facts["worth_training"]
-    return Answer(bool(told["passed"]), told["reason"], {"best_prompt": artifact.facts["best"]})
+    return Answer(bool(told["passed"]), told["reason"], {"best_prompt": told["best"]})
 
 
 def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> Answer:
     told = artifact.facts["power"]
     figures = {k: told[k] for k in ("test_rows", "rows_needed", "detectable_gain", "wanted_gain", "power_now")}
     return Answer(told["enough"] is True, told["sentence"], figures)
+
+
+def advised(artifact: Artifact, spec: TaskSpec) -> Answer:
+    told = artifact.facts["advice"]
+    return Answer(told["fine_tune"] is True, told["sentence"], {"decision": told["decision"]})
 
 
 def baseline_answered(artifact: Artifact, spec: TaskSpec) -> Answer:
@@ -177,14 +182,22 @@ CHECKS = [
     Check("generations_complete", "few_shot_baseline", "No generation failed.", baseline_answered),
     Check(
         "worth_training",
-        "few_shot_baseline",
+        "advice",
         "Prompting alone is not already good enough.",
         worth_training,
         blocking=lambda spec: spec.gates.worth_training == "block",
     ),
     Check(
+        "advised",
+        "advice",
+        "What was measured before training speaks for fine-tuning.",
+        advised,
+        blocking=False,
+        advisory=True,
+    ),
+    Check(
         "enough_test_rows",
-        "few_shot_baseline",
+        "advice",
         "The test set is large enough to show gates.wanted_gain.",
         enough_test_rows,
         blocking=lambda spec: spec.gates.enough_test_rows == "block",

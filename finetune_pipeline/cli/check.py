@@ -20,6 +20,7 @@ from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.base_template import own_template
 from finetune_pipeline.models.chat_templates import told_origin
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.reports.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, read_spec
@@ -104,6 +105,7 @@ def check(task: str, as_json: bool) -> int:
         for name in ("validated", "clean"):
             shutil.copyfile(folders[name] / "quarantine.jsonl", kept / f"quarantine_{name}.jsonl")
     stops = _stops(loaded, stages, quality)
+    power = power_bounds(loaded.spec, round(stages["reviewed_examples"]["kept"] * loaded.spec.split.test))
     grouped = _by_rule(findings)
     if as_json:
         emit(
@@ -118,6 +120,7 @@ def check(task: str, as_json: bool) -> int:
                 "clean": stages["clean_examples"],
                 "reviewed": stages["reviewed_examples"],
                 "quality": quality,
+                "power": power,
                 "rules": {rule: {"count": len(found), "examples": found[:EXAMPLES]} for rule, found in grouped.items()},
                 "folder": str(kept),
                 "full_list": str(kept / "findings.jsonl"),
@@ -128,6 +131,7 @@ def check(task: str, as_json: bool) -> int:
         say(str(finding))
     say(f"chat template: {told_origin(loaded.spec.chat_template, loaded.folder)}")
     _tell(stages, quality, grouped)
+    say(f"\n{power['sentence']}")
     say(f"\nall findings, the quarantine and the report as a page: {kept}")
     for stop in stops:
         say(f"the pipeline would stop: {stop}")

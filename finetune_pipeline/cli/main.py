@@ -13,6 +13,7 @@ from finetune_pipeline.findings import FindingsError
 
 COMMANDS = (
     "check",
+    "advise",
     "plan",
     "run",
     "report",

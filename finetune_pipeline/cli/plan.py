@@ -27,6 +27,7 @@ from finetune_pipeline.planning.calibrate import calibrate
 from finetune_pipeline.planning.devices import spread
 from finetune_pipeline.planning.plan import duration, training_plan
 from finetune_pipeline.planning.planner import Planner, compute_width
+from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.reports.plan_page import PARTS, quality_said, size_said, time_said
 from finetune_pipeline.settings import Settings, read_settings
 from finetune_pipeline.spec import Task
@@ -43,6 +44,7 @@ class Ground:
     base: Path
     train: list[Example]
     validation: list[Example]
+    test_rows: int
     source: str
 
 
@@ -87,6 +89,7 @@ def plan(task: str, measure: bool, memory: float | None, devices: int | None, as
         available=available,
     )
     facts |= {"task": loaded.name, "source": ground.source, "findings": as_rows(told), "calibration_seconds": seconds}
+    facts["power"] = _power(loaded, store, world, ground.test_rows)
     if devices and available:
         facts["spread"] = _spread(loaded, ground, devices, available)
     if as_json:
@@ -143,7 +146,7 @@ def _ground(task: Task, store: ArtifactStore, world: World, base: Path) -> Groun
     splits = PIPELINE.find("splits", task, world, store)
     if splits is not None:
         train, validation = (read_examples(examples_of(splits.folder, s)) for s in ("train", "validation"))
-        return Ground(base, train, validation, f"splits {splits.version}")
+        return Ground(base, train, validation, int(splits.facts["counts"]["test"]), f"splits {splits.version}")
     with tempfile.TemporaryDirectory() as scratch:
         raw, valid, cleaned, reviewed = (Path(scratch) / n for n in ("raw", "validated", "clean", "reviewed"))
         for place in (raw, valid, cleaned, reviewed):
@@ -155,8 +158,15 @@ def _ground(task: Task, store: ArtifactStore, world: World, base: Path) -> Groun
         rows = read_examples(reviewed)
     random.Random(task.spec.split.seed).shuffle(rows)  # noqa: S311 - a shuffle, no secret
     held = round(len(rows) * task.spec.split.validation)
-    kept = len(rows) - held - round(len(rows) * task.spec.split.test)
-    return Ground(base, rows[:kept], rows[kept : kept + held], "raw data: as many rows as the splits will have")
+    tested = round(len(rows) * task.spec.split.test)
+    kept = len(rows) - held - tested
+    return Ground(base, rows[:kept], rows[kept : kept + held], tested, "raw data: as many rows as the splits will have")
+
+
+def _power(task: Task, store: ArtifactStore, world: World, test_rows: int) -> dict[str, Any]:
+    """Whether the test can show the wanted gain: by the measured baseline where there is one, else its bounds."""
+    advice = PIPELINE.find("advice", task, world, store)
+    return dict(advice.facts["power"]) if advice else power_bounds(task.spec, test_rows)
 
 
 def _calibrate(task: Task, ground: Ground, settings: Settings) -> float:
@@ -204,6 +214,7 @@ def _tell(facts: dict[str, Any]) -> None:
         f"tokens    {tokens['total']:,} ({tokens['mean']} a row; half up to {tokens['p50']}, 99% up to {tokens['p99']}, longest "
         f"{tokens['longest']}); {facts['computed_share']:.0%} of them are computed, shared beginnings once a batch"
     )
+    say(f"test      {facts['power']['sentence']}")
     for phase in facts["phases"]:
         say(
             f"steps     {phase['method']}: {phase['steps']} in {phase['epochs']:g} epochs, {phase['evaluations']} validations"

@@ -57,7 +57,7 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
                 f"({time.monotonic() - started:.0f} s).",
                 None,
             )
-        result = _execute(loaded, stage or "all", instance, project, quiet=as_json)
+        result = execute(loaded, stage or "all", instance, project, quiet=as_json)
     project = open_project(loaded)
     if result.success:
         headline = f"{loaded.name}: done in {_duration(time.monotonic() - started)}."
@@ -80,7 +80,8 @@ def _refuse(task: Task, *, quiet: bool) -> None:
                 problem(str(finding))
 
 
-def _execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project, *, quiet: bool) -> Any:
+def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project, *, quiet: bool) -> Any:
+    """Run the job of a stage, or of `all`, in this process, with its progress on the terminal. Returns Dagster's result."""
     from finetune_pipeline.definitions import build_definitions
 
     job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
@@ -145,13 +146,7 @@ def _stage_done(as_json: bool, task: Task, stage: str, run_id: str) -> int:
 
 def _failed(result: Any, task: Task, as_json: bool) -> int:
     """Blocking checks that said no (exit code 2), or steps that failed (exit code 1), each with its message."""
-    refused = [
-        (e.asset_key.path[-1], e.check_name, e.description)
-        for e in result.get_asset_check_evaluations()
-        if not e.passed and e.blocking
-    ]
-    failures = [(e.step_key, _cause(e.step_failure_data)) for e in result.all_node_events if e.is_step_failure]
-    real = [(step, text) for step, text in failures if "AssetCheckFailed" not in text]
+    refused, real = refusals_and_failures(result)
     code = ERROR if real or not refused else REFUSED
     if as_json:
         emit(
@@ -173,6 +168,17 @@ def _failed(result: Any, task: Task, as_json: bool) -> int:
         f"`finetune run {task.name}` goes on from there"
     )
     return code
+
+
+def refusals_and_failures(result: Any) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+    """Blocking checks that said no (asset, check, message), and steps that failed for another reason (step, message)."""
+    refused = [
+        (e.asset_key.path[-1], e.check_name, str(e.description))
+        for e in result.get_asset_check_evaluations()
+        if not e.passed and e.blocking
+    ]
+    failures = [(e.step_key, _cause(e.step_failure_data)) for e in result.all_node_events if e.is_step_failure]
+    return refused, [(step, text) for step, text in failures if "AssetCheckFailed" not in text]
 
 
 def _cause(data: Any) -> str:

@@ -45,6 +45,14 @@ class Answerer:
         return load_tokenizer(self.folder)
 
     @cached_property
+    def context_length(self) -> int | None:
+        """Most tokens of prompt and answer together, where the model's configuration tells."""
+        from transformers import AutoConfig
+
+        told = AutoConfig.from_pretrained(model_folder(self.folder)).get_text_config()
+        return getattr(told, "max_position_embeddings", None)
+
+    @cached_property
     def model(self) -> Any:
         began = time.monotonic()
         model = load_for_prediction(self.folder, pick_device(), self.adapter)

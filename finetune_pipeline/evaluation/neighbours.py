@@ -11,6 +11,8 @@ import numpy as np
 
 MOST_ROWS = 20_000
 """Larger training sets are represented by this many rows, drawn by a hash of their id; counts are scaled up."""
+AT_ONCE = 256
+"""Texts compared with all training rows at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,20 @@ class Neighbours:
         """The k training rows that are most like the texts on the whole."""
         mean = self.similarities(texts).mean(axis=0) if texts else np.zeros(len(self.rows))
         return [self.rows[i] for i in sorted(range(len(self.rows)), key=lambda i: (-mean[i], self.rows[i].id))[:k]]
+
+    def nearest_each(self, texts: Sequence[str], k: int) -> list[list[Trained]]:
+        """For each text the k training rows most like it, the likest first.
+
+        A row with the very same text is passed over: where rows were split with duplicates together there is none, and
+        where there is one all the same, it would give the answer away.
+        """
+        found = []
+        for start in range(0, len(texts), AT_ONCE):
+            some = texts[start : start + AT_ONCE]
+            for text, row in zip(some, self.similarities(some), strict=True):
+                order = sorted(range(len(row)), key=lambda i: (-row[i], self.rows[i].id))
+                found.append([self.rows[i] for i in order[: 2 * k + 8] if self.rows[i].text != text][:k])
+        return found
 
     def _usual_similarity(self) -> float:
         """The similarity of a training row to its fifth nearest other one, in the median: what counts as near."""

@@ -11,29 +11,18 @@ from finetune_pipeline.artifacts import SeenFiles, write_json
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
-from finetune_pipeline.evaluation.baseline import build_shots
 from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.generation import common_prefix
 from finetune_pipeline.evaluation.predictions import write_predictions
+from finetune_pipeline.evaluation.prompts import Shelf, conversations, prompts_to_try
 from finetune_pipeline.evaluation.served_answers import ServedAnswerer
 from finetune_pipeline.evaluation.vllm_answers import VllmAnswerer
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.reporting import say
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 Asked = Answerer | ServedAnswerer
-
-
-def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[dict[str, str]]:
-    """`turns` put after the system prompt (if any) and before the first user turn."""
-    lead = 1 if messages and messages[0]["role"] == "system" else 0
-    return [dict(m) for m in [*messages[:lead], *turns, *messages[lead:]]]
-
-
-def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, str]]:
-    """Examples as user and assistant turns, in order, without their system prompts."""
-    return [dict(m) for shot in shots for m in shot.messages if m["role"] != "system"]
 
 
 def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -41,6 +30,8 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     examples = _examples(job)
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
+    retrieves = any(one["prompt"].get("retrieved") for one in job["sets"])
+    shelf = Shelf(read_examples(Path(job["train"]))) if retrieves else None
     cache, seen = open_cache(job.get("answers"))
     measured: dict[str, Any] = {"seconds_by_set": {}, "spent": {}}
     asked: Asked | None = None
@@ -51,7 +42,8 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             asked = None  # the memory of the last model is needed for the next
             asked, loaded = _asked(job, one, cache, seen, measured["spent"]), which
         before = dict(asked.seconds)
-        answers, facts["sets"][one["name"]] = _answer(job, one["name"], asked, examples, one["turns"])
+        choices = conversations(examples, one["prompt"], shelf)
+        answers, facts["sets"][one["name"]] = _answer(job, one["name"], asked, examples, choices)
         measured["seconds_by_set"][one["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
         if isinstance(asked, ServedAnswerer):
             facts["sets"][one["name"]]["asked"] = asked.endpoint.name
@@ -81,23 +73,25 @@ def _asked(
 
 def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.training.jobs.baseline_job`. Returns (facts, measured)."""
-    train = read_examples(Path(job["train"]))
-    by_id = {e.id: e for e in train}
-    prompts: dict[str, dict[str, Any]] = {}
-    for k in job["shots"]:
-        try:
-            ids = build_shots(train, k, job["labels"], job["seed"])
-        except ValueError as error:
-            raise JobError(
-                f"baseline with {k} shots: {error}\nfix: lower baseline.shots, or add training examples"
-            ) from error
-        name = "zero_shot" if k == 0 else f"{k}_shot"
-        prompts[name] = {"shots": k, "ids": ids, "turns": shots_as_turns([by_id[i] for i in ids])}
-    write_json(Path(job["out"]) / "prompts.json", prompts)
-    sets = [{"name": name, "model": job["base"], "turns": told["turns"]} for name, told in prompts.items()]
+    try:
+        prompts = prompts_to_try(
+            read_examples(Path(job["train"])),
+            shots=job["shots"],
+            retrieved=job["retrieved"],
+            labels=job["labels"],
+            seed=job["seed"],
+            system_prompt=job["system_prompt"],
+            others=job["prompts"],
+        )
+    except ValueError as error:
+        raise JobError(f"{error}\nfix: lower baseline.shots, or add training examples") from error
+    plain = {name: prompt.to_dict() for name, prompt in prompts.items()}
+    write_json(Path(job["out"]) / "prompts.json", plain)
+    sets = [{"name": name, "model": job["base"], "prompt": prompt} for name, prompt in plain.items()]
     facts, measured = predict({**job, "sets": sets})
     by_prompt = {
-        name: {"shots": told["shots"], "ids": told["ids"], **facts["sets"][name]} for name, told in prompts.items()
+        name: {**{k: told[k] for k in ("shots", "retrieved", "ids", "system")}, **facts["sets"][name]}
+        for name, told in plain.items()
     }
     return {"rows": facts["rows"], "prompts": by_prompt}, measured
 
@@ -113,16 +107,22 @@ def _examples(job: dict[str, Any]) -> list[Example]:
 
 
 def _answer(
-    job: dict[str, Any], name: str, asked: Asked, examples: Sequence[Example], turns: Sequence[Message]
+    job: dict[str, Any],
+    name: str,
+    asked: Asked,
+    examples: Sequence[Example],
+    choices: Sequence[Sequence[list[dict[str, Any]]]],
 ) -> tuple[list[Answer], dict[str, Any]]:
-    messages = [with_turns(e.prompt_messages, turns) for e in examples]
     tools = [e.tools for e in examples]
-    shared = 0
+    shared = fewer = 0
     if isinstance(asked, ServedAnswerer):
-        say(f"{job['stage']}: {name}: {len(messages)} prompts for {asked.endpoint.name}")
-        answers = asked.answers(messages, tools, job["max_new_tokens"], job["stage"], name)
+        say(f"{job['stage']}: {name}: {len(choices)} prompts for {asked.endpoint.name}")
+        answers = asked.answers([some[0] for some in choices], tools, job["max_new_tokens"], job["stage"], name)
     else:
-        prompts = [encode_prompt(asked.tokenizer, m, t) for m, t in zip(messages, tools, strict=True)]
+        room = asked.context_length - job["max_new_tokens"] if asked.context_length else None
+        fitting = [_fitting(asked.tokenizer, some, t, room) for some, t in zip(choices, tools, strict=True)]
+        messages, prompts = [m for m, _ in fitting], [ids for _, ids in fitting]
+        fewer = sum(m is not some[0] for m, some in zip(messages, choices, strict=True))
         labels = encode_labels(asked.tokenizer, messages, job["labels"], tools) if job["labels"] else None
         shared, mean = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean:.0f} tokens on average")
@@ -134,7 +134,19 @@ def _answer(
         "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
         "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
         "shared_prefix_tokens": shared,
+        "rows_shown_fewer": fewer,
     }
+
+
+def _fitting(
+    tokenizer: Any, choices: Sequence[list[dict[str, Any]]], tools: Any, room: int | None
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The first conversation that leaves room for the answer, or the last one, and its token ids."""
+    for messages in choices[:-1]:
+        ids = encode_prompt(tokenizer, messages, tools)
+        if room is None or len(ids) <= room:
+            return messages, ids
+    return choices[-1], encode_prompt(tokenizer, choices[-1], tools)
 
 
 def gold_text(tokenizer: Any, example: Example) -> str:

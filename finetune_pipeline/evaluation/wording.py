@@ -102,8 +102,15 @@ def duration(seconds: Any) -> str:
 
 
 def prompt_name(name: Any) -> str:
-    """`8_shot` reads `8-shot`, `zero_shot` reads `zero-shot`."""
-    return re.sub(r"_", "-", str(name)) if name else "unknown"
+    """`8_shot` reads `8-shot`, `3_nearest` reads `3 nearest examples`, `prompt_2_zero_shot` reads `prompt 2, zero-shot`."""
+    if not name:
+        return "unknown"
+    other = re.fullmatch(r"prompt_(\d+)_(.+)", str(name))
+    if other:
+        return f"prompt {other[1]}, {prompt_name(other[2])}"
+    if nearest := re.fullmatch(r"(\d+)_nearest", str(name)):
+        return f"{nearest[1]} nearest examples" if nearest[1] != "1" else "nearest example"
+    return str(name).replace("_", "-")
 
 
 def cut(text: str, limit: int) -> str:

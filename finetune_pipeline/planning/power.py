@@ -111,6 +111,48 @@ def power_plan(
     return {**told, "sentence": _sentence(told)}
 
 
+def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
+    """What is known of the test's size before any prompt was tried: the fewest and the most rows that the wanted gain can
+    take, over all shares the best prompt may have right (or all deviations a mean over rows may have).
+
+    Returns test_rows, wanted_gain, power, fewest, most, sentence. Rows are taken to be independent of each other.
+    """
+    gates = spec.gates
+    alpha = 1 - gates.confidence
+    if (
+        spec.metric in MEANS
+    ):  # values between 0 and 1 deviate by a half at most; of unrelated ones the difference does more
+        extra, widest = gates.wanted_gain - gates.min_gain, math.sqrt(2) / 2
+        fewest, most = 1, math.ceil(rows_needed_for_mean(extra, widest, gates.power, alpha))
+    else:
+        shares = np.linspace(0, 1 - gates.wanted_gain, 41)
+        needed = [
+            _needed(float(share), gates.wanted_gain, gates.min_gain, gates.power, alpha, 1.0, 0.0) for share in shares
+        ]
+        told = [n for n in needed if n is not None]
+        fewest, most = min(told), max(told)
+    gain = f"+{points(gates.wanted_gain, sign=False)} points"
+    sentence = f"You have {counted(test_rows, 'test row')}; you need "
+    sentence += f"{fewest:,} to {most:,}" if fewest > 1 else f"up to {most:,}"
+    sentence += f" to see {gain} with a chance of {percent(gates.power)}, depending on what prompting reaches"
+    if test_rows >= most:
+        sentence += ": they are enough in any case."
+    elif test_rows < fewest:
+        sentence += (
+            f": they are too few in any case. {fewest:,} take {math.ceil(fewest / spec.split.test):,} examples in all."
+        )
+    else:
+        sentence += f" (`finetune advise {spec.name}` measures it)."
+    return {
+        "test_rows": test_rows,
+        "wanted_gain": gates.wanted_gain,
+        "power": gates.power,
+        "fewest": fewest,
+        "most": most,
+        "sentence": sentence,
+    }
+
+
 def _needed(
     before: float, gain: float, margin: float, power: float, alpha: float, effect: float, correlation: float
 ) -> int | None:

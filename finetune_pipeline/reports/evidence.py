@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.wording import counted, is_number, number, percent, points
+from finetune_pipeline.planning.advice import DECISIONS
 from finetune_pipeline.reports.tables import Table
 
 Evaluation = Mapping[str, Any]
@@ -22,6 +23,12 @@ def level_sentences(evaluation: Evaluation) -> list[str]:
         f"chance that one of the {int(look)} was promoted without being better is at most {percent(spent)}, and stays under "
         f"{percent(alpha)} however many follow, as long as nobody trains on what this report shows of the test."
     ]
+
+
+def advice_sentences(evaluation: Evaluation) -> list[str]:
+    """What was advised before training, and its reasons. Empty for evaluations without advice."""
+    advice = (evaluation.get("baseline") or {}).get("advice") or {}
+    return [DECISIONS[advice["decision"]], *advice["reasons"]] if advice else []
 
 
 def design_sentences(evaluation: Evaluation) -> list[str]:

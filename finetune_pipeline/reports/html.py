@@ -34,6 +34,7 @@ def render_html(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
         ("gates", "Gates", _gates(gates)),
         ("next", "What to do next", _next(evaluation, gates)),
         ("models", "Models side by side", _models(evaluation)),
+        ("advice", "Was it worth training?", markup.paragraphs(evidence.advice_sentences(evaluation))),
         ("form", "Form or judgement", markup.paragraphs(sentences.format_gap_sentences(evaluation))),
         ("paired", "Paired comparison", _paired(evaluation)),
         ("confusion", "Confusion", _confusion(evaluation)),

@@ -34,6 +34,7 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         "## Models",
         *[write_table(tables.models_table(evaluation, where)) for where in ("validation", "test")],
         *map(plain, sentences.format_gap_sentences(evaluation)),
+        *_advice(evaluation),
         "## Paired comparison",
         write_table(tables.comparisons_table(evaluation)),
         plain(sentences.visible_sentence(comparison)),
@@ -91,6 +92,17 @@ def _curve(evaluation: Mapping[str, Any]) -> Table | None:
     history = evaluation["training"].get("history") or []
     rows = [[number(h.get("step")), number(h["eval_loss"])] for h in history if h.get("eval_loss") is not None]
     return Table(["Step", "Validation loss"], rows, "rr") if rows else None
+
+
+def _advice(evaluation: Mapping[str, Any]) -> list[str]:
+    told = evidence.advice_sentences(evaluation)
+    return ["## Was it worth training?", "\n".join(f"- {plain(sentence)}" for sentence in told)] if told else []
+
+
+def advice_markdown(advice: Mapping[str, Any]) -> str:
+    """The advice before training by itself: the decision, and a line a reason."""
+    decision, *reasons = evidence.advice_sentences({"baseline": {"advice": advice}})
+    return "\n".join([f"**{plain(decision)}**", "", *(f"- {plain(reason)}" for reason in reasons)])
 
 
 def _beyond(evaluation: Mapping[str, Any]) -> list[str]:

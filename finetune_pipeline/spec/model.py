@@ -11,13 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from finetune_pipeline.spec.asking import AdviseSpec, BaselineSpec
 from finetune_pipeline.spec.engines import EvaluationSpec
 from finetune_pipeline.spec.method_defaults import Method, by_method, described, largest_micro_batch
-from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Metric, Section, default_metric
+from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Metric, Section, Share, default_metric
 from finetune_pipeline.spec.watching import DriftSpec, RetrainingSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 RawFormat = Literal["auto", "messages", "text_label", "prompt_completion", "instruction", "sharegpt"]
@@ -146,16 +146,6 @@ class SplitSpec(Section):
     test: float = Field(0.2, gt=0.0, lt=0.5)
     seed: int = Field(0, ge=0, description="Changes which clusters land where on the first split only.")
     tolerance: float = Field(0.05, gt=0, lt=0.5, description="Allowed absolute deviation of a split's share.")
-
-
-class BaselineSpec(Section):
-    """How the base model is prompted before anybody trains."""
-
-    shots: list[int] = Field([0, 8], min_length=1, description="Numbers of in-context examples to try; 0 is zero-shot.")
-    seed: int = Field(0, ge=0)
-    max_new_tokens: int = Field(12, ge=1, description="Longest free answer of a label task, in tokens.")
-    ceiling: Share = Field(0.9, description="Prompting surely better than this means: do not fine-tune.")
-    batch_size: int = Field(16, ge=1, description="Rows generated at once, the same for every model compared.")
 
 
 class LoraSpec(Section):
@@ -385,6 +375,7 @@ class TaskSpec(Section):
     data: DataSpec = DataSpec()
     split: SplitSpec = SplitSpec()
     baseline: BaselineSpec = BaselineSpec()
+    advise: AdviseSpec = AdviseSpec()
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     ability: AbilitySpec = AbilitySpec()

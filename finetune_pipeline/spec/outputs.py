@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Section(BaseModel):

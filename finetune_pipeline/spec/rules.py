@@ -236,6 +236,23 @@ def check_shots(spec: TaskSpec, folder: Path) -> list[Finding]:
     return found
 
 
+def check_other_prompts(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """Each prompt to try is one, and another one: the same prompt twice costs its rows twice."""
+    told = [spec.system_prompt, *spec.baseline.prompts]
+    return [
+        _finding(
+            "other_prompts",
+            f"baseline.prompts[{i}]",
+            "the prompt is empty"
+            if not prompt.strip()
+            else "the same prompt stands before it, or is the system_prompt",
+            "write another one, or remove it",
+        )
+        for i, prompt in enumerate(spec.baseline.prompts)
+        if not prompt.strip() or prompt in told[: i + 1]
+    ]
+
+
 def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> list[Finding]:
     """A spec may only read below its own folder: task folders are shared, and a glob is no way out of one."""
     bad = [

@@ -11,11 +11,14 @@ from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of
+from finetune_pipeline.evaluation.without_llm import without_llm
 from finetune_pipeline.evaluation.worth import worth_training
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.graph import SHARED, Step, Work
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
+from finetune_pipeline.planning.advice import advise
 from finetune_pipeline.planning.power import power_plan
+from finetune_pipeline.reports.markdown import advice_markdown
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.stages.kept_answers import answers_of
@@ -55,12 +58,17 @@ def made_base(task: Task, store: ArtifactStore) -> Path | None:
 def make_few_shot_baseline(work: Work) -> dict[str, Any]:
     """Every prompt of the spec on the validation split; `best` names the one fine-tuning must beat."""
     spec, splits = work.spec, work.inputs["splits"].folder
+    train, validation = examples_of(splits, "train"), examples_of(splits, "validation")
     told = work.launch(
         baseline_job(
             base=work.inputs["base_model"].folder,
-            examples=examples_of(splits, "validation"),
-            train=examples_of(splits, "train"),
+            examples=validation,
+            train=train,
             shots=spec.baseline.shots,
+            retrieved=spec.baseline.retrieved,
+            system_prompt=spec.system_prompt,
+            prompts=spec.baseline.prompts,
+            limit=spec.baseline.rows,
             seed=spec.baseline.seed,
             labels=spec.labels,
             max_new_tokens=answer_length(spec),
@@ -72,31 +80,57 @@ def make_few_shot_baseline(work: Work) -> dict[str, Any]:
     by_prompt: dict[str, list[dict[str, Any]]] = {}
     for row in read_predictions(work.out / "predictions.parquet"):
         by_prompt.setdefault(row["model"], []).append(row)
-    facts = score_baselines(spec, by_prompt)
-    source = {e.id: source_of(e) for e in read_examples(examples_of(splits, "validation"))}
-    rows = {name: sorted(of, key=lambda row: str(row["example_id"])) for name, of in by_prompt.items()}
-    shared = shared_sources(rows[facts["best"]], source)
-    test_rows = int(work.inputs["splits"].facts["counts"]["test"])
     return {
         **told,
-        **facts,
+        **score_baselines(spec, by_prompt),
         "prompt_details": told.get("prompts", {}),
-        "worth_training": worth_training(spec, facts),
-        "power": power_plan(spec, test_rows, facts["best"], rows, shared),
+        "without_llm": without_llm(spec, read_examples(train), read_examples(validation)),
     }
 
 
-def power_settings(spec: TaskSpec) -> list[float]:
-    """The part of the spec the plan for the test set depends on."""
+def make_advice(work: Work) -> dict[str, Any]:
+    """What the baseline means: is it worth training, and can the test show what it gains? Reads what is made, runs nothing."""
+    spec, baseline, splits = work.spec, work.inputs["few_shot_baseline"], work.inputs["splits"]
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    for row in read_predictions(baseline.path("predictions.parquet")):
+        by_prompt.setdefault(row["model"], []).append(row)
+    rows = {name: sorted(of, key=lambda row: str(row["example_id"])) for name, of in by_prompt.items()}
+    source = {e.id: source_of(e) for e in read_examples(examples_of(splits.folder, "validation"))}
+    shared = shared_sources(rows[baseline.facts["best"]], source)
+    counts = splits.facts["counts"]
+    power = power_plan(spec, int(counts["test"]), baseline.facts["best"], rows, shared)
+    advice = advise(spec, baseline.facts, power, rows, counts)
+    return {
+        "worth_training": worth_training(spec, baseline.facts),
+        "power": power,
+        "advice": advice,
+        "advice_markdown": advice_markdown(advice),
+    }
+
+
+def baseline_settings(spec: TaskSpec) -> list[Any]:
+    """The part of the spec the answers and scores of the prompts depend on: not what is made of them afterwards."""
+    return [
+        spec.baseline.model_dump(exclude={"ceiling"}),
+        spec.system_prompt if spec.baseline.prompts else None,
+        spec.output.model_dump(),
+        spec.metric,
+        spec.gates.confidence,
+    ]
+
+
+def advice_settings(spec: TaskSpec) -> list[Any]:
+    """The part of the spec that judging the baseline and planning the test depend on."""
     gates = spec.gates
-    return [gates.confidence, gates.wanted_gain, gates.min_gain, gates.power, spec.split.test]
+    planned = [gates.confidence, gates.wanted_gain, gates.min_gain, gates.power, spec.split.test]
+    judged = [spec.baseline.ceiling, gates.min_valid_share, gates.enough_test_rows, spec.advise.model_dump()]
+    return [*planned, *judged]
 
 
-def best_turns(work: Work) -> list[dict[str, str]]:
-    """The in-context turns of the best prompt on validation."""
+def best_prompt(work: Work) -> dict[str, Any]:
+    """The best prompt on validation (evaluation.prompts.Prompt)."""
     baseline = work.inputs["few_shot_baseline"]
-    prompts = read_json(baseline.path("prompts.json"))
-    return list(prompts[baseline.facts["best"]]["turns"])
+    return dict(read_json(baseline.path("prompts.json"))[baseline.facts["best"]])
 
 
 BASE_STEP = Step("base_model", (), "1", lambda s, w: w.base, make_base_model, shared=True)
@@ -105,9 +139,11 @@ STEPS = [
     Step(
         "few_shot_baseline",
         ("splits", "base_model"),
-        "4",
-        lambda s, w: [s.baseline.model_dump(), s.output.model_dump(), s.metric, *power_settings(s)],
+        "5",
+        lambda s, w: baseline_settings(s),
         make_few_shot_baseline,
         after=("data_quality",),
     ),
+    # apart from the baseline: another gate or wanted gain is judged anew, and no model answers again
+    Step("advice", ("splits", "few_shot_baseline"), "1", lambda s, w: advice_settings(s), make_advice),
 ]

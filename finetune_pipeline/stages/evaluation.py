@@ -25,7 +25,7 @@ from finetune_pipeline.reports.report_plots import report_plots
 from finetune_pipeline.reports.sentences import caveats, verdict_sentences
 from finetune_pipeline.spec.engines import VERSION
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.stages.baseline import answer_length, best_turns
+from finetune_pipeline.stages.baseline import answer_length, best_prompt
 from finetune_pipeline.stages.data import sealing_key
 from finetune_pipeline.stages.kept_answers import answers_of
 from finetune_pipeline.training.jobs import predict_job, prompt_set
@@ -44,7 +44,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     spec = work.spec
     splits, candidate, base = work.inputs["splits"], work.inputs["merged_model"], work.inputs["base_model"]
     sets = [
-        prompt_set(name="base", model=base.folder, turns=best_turns(work), served=_served_as(spec, "base", base)),
+        prompt_set(name="base", model=base.folder, prompt=best_prompt(work), served=_served_as(spec, "base", base)),
         _answering(spec, "candidate", candidate, base),
     ]
     kinds = {"candidate": candidate.facts["kind"]}
@@ -72,6 +72,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
                 answers=answers_of(work, test=True),
                 engine=_engine(spec),
                 out=work.out,
+                train=examples_of(splits.folder, "train"),
             )
         )
         test = read_examples(examples)
@@ -144,7 +145,7 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
             Trained(e.id, e.user_text, e.answer)
             for e in read_examples(examples_of(work.inputs["splits"].folder, "train"))
         ],
-        baseline_facts=dict(work.inputs["few_shot_baseline"].facts),
+        baseline_facts={**work.inputs["few_shot_baseline"].facts, **work.inputs["advice"].facts},
         training_facts={**adapter.facts, "measured": read_json(adapter.path("measured.json"))},
         data_facts={name: dict(work.inputs[name].facts) for name in DATA_STEPS},
         parity_facts=dict(work.inputs["merged_model"].facts.get("parity", {})),
@@ -201,7 +202,7 @@ PREDICTION_STEPS = [
     Step(
         "test_predictions",
         ("splits", "base_model", "merged_model", "few_shot_baseline"),
-        "3",
+        "4",
         lambda s, w: [
             s.labels,
             answer_length(s),
@@ -218,13 +219,14 @@ REPORT_STEPS = [
         (
             "test_predictions",
             "few_shot_baseline",
+            "advice",
             "adapter",
             "merged_model",
             "general_ability",
             "human_review",
             *DATA_STEPS,
         ),
-        "5",
+        "6",
         lambda s, w: [s.gates.model_dump(), s.output.model_dump(), s.baseline.ceiling, s.description, w.never_break],
         make_evaluation_report,
         after=("data_quality", "training_plan"),

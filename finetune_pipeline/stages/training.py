@@ -68,14 +68,14 @@ def make_merged_model(work: Work) -> dict[str, Any]:
 
 STEPS = [
     Step("training_plan", ("splits", "base_model"), "2", lambda s, w: s.training.model_dump(), make_training_plan),
-    # after the baseline: its gate decides whether training happens at all, but not what training makes
+    # after the advice: its gate decides whether training happens at all, but not what training makes
     Step(
         "adapter",
         ("splits", "base_model"),
         "1",
         lambda s, w: s.training.model_dump(),
         make_adapter,
-        after=("few_shot_baseline", "training_plan"),
+        after=("advice", "training_plan"),
     ),
     Step(
         "merged_model",

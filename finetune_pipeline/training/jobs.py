@@ -66,17 +66,22 @@ def baseline_job(
     max_new_tokens: int,
     batch_size: int,
     out: Path,
+    retrieved: int = 0,
+    system_prompt: str = "",
+    prompts: Sequence[str] = (),
     limit: int | None = None,
     answers: Mapping[str, Any] | None = None,
     stage: str = "few_shot_baseline",
 ) -> Job:
-    """Prompt the base model with each number of shots (0: zero-shot), on `examples` (the validation split).
+    """Prompt the base model in every way of :func:`finetune_pipeline.evaluation.prompts.prompts_to_try`, on `examples`
+    (the validation split).
 
-    Shots are drawn from `train`: label after label in turn, seeded. `limit`: only the first rows in order of id.
-    answers: of :func:`kept_answers`. measured.json gets `answers` {known, asked} and `seconds_by_set`.
-    Writes out/predictions.parquet, one model name per number of shots (``zero_shot``, ``8_shot``), and
-    out/prompts.json {name: {shots: k, ids: [...], turns: [message, ...]}}; give ``turns`` of the best one to
-    :func:`prompt_set` for the test. Facts: rows, prompts {name: {shots, ids, mean_prompt_tokens}}, statuses {name: ...}.
+    Examples to show are drawn from `train`: shots label after label in turn, seeded; of `retrieved` each row sees the
+    nearest ones. `prompts`: other system prompts, tried in place of `system_prompt`. `limit`: only the first rows in order
+    of id. answers: of :func:`kept_answers`; measured.json gets `answers` {known, asked} and `seconds_by_set`. Writes
+    out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``, ``3_nearest``, ``prompt_2_8_shot``), and
+    out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for the test. Facts: rows, prompts {name:
+    {shots, retrieved, ids, mean_prompt_tokens, …}}.
     """
     return {
         "action": "baseline",
@@ -86,6 +91,9 @@ def baseline_job(
         "train": _path(train),
         "shots": [int(k) for k in shots],
         "seed": seed,
+        "retrieved": retrieved,
+        "system_prompt": system_prompt,
+        "prompts": list(prompts),
         "labels": list(labels),
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
@@ -180,15 +188,15 @@ def prompt_set(
     name: str,
     model: Path,
     adapter: Path | None = None,
-    turns: Sequence[Mapping[str, str]] = (),
+    prompt: Mapping[str, Any] | None = None,
     served: str | None = None,
 ) -> dict[str, Any]:
     """One model prompted in one way: `name` is the predictions' model column ("base", "candidate", "champion").
 
-    `adapter`: a prefix in front of `model`. `turns`: user and assistant messages put between the system prompt and the
-    example's own first user turn. `served`: its name at the endpoint, where the job's engine is one.
+    `adapter`: a prefix in front of `model`. `prompt`: one of prompts.json, None for the task's own without examples; one
+    that retrieves wants `train` in :func:`predict_job`. `served`: its name at the endpoint, where the job's engine is one.
     """
-    told = {"name": name, "model": _path(model), "turns": [dict(t) for t in turns]}
+    told = {"name": name, "model": _path(model), "prompt": dict(prompt or {})}
     told |= {"served": served} if served is not None else {}
     return told | ({"adapter": _path(adapter)} if adapter is not None else {})
 
@@ -201,6 +209,7 @@ def predict_job(
     max_new_tokens: int,
     batch_size: int,
     out: Path,
+    train: Path | None = None,
     limit: int | None = None,
     answers: Mapping[str, Any] | None = None,
     engine: Mapping[str, Any] | None = None,
@@ -211,7 +220,8 @@ def predict_job(
     engine: None, the default, is transformers in float32, with one batch size for all; {"kind": "vllm"}; or {"kind":
     "endpoint", and what spec.engines.EndpointSpec has}: then no label is scored, and measured.json gets `spent` {name: …}.
 
-    `labels`: empty for free text; otherwise each label's log-likelihood (end-of-turn token included) is scored too.
+    `train`: where prompts that retrieve find their examples. `labels`: empty for free text; otherwise each label's
+    log-likelihood (end-of-turn token included) is scored too.
     Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order).
     Facts: rows, sets {name: {rows, statuses {ok, truncated, empty, error}, mean_prompt_tokens, mean_new_tokens,
     shared_prefix_tokens}}. An example that cannot be answered gets a row with status ``error``; the others are not lost.
@@ -226,6 +236,7 @@ def predict_job(
         "stage": stage,
         "sets": [dict(s) for s in sets],
         "examples": _path(examples),
+        "train": _path(train) if train is not None else None,
         "labels": list(labels),
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,

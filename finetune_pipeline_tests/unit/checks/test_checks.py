@@ -120,13 +120,17 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"prompts": {"zero_shot": {"statuses": {"ok": 9, "error": 0}}}},
         [{"prompts": {"zero_shot": {"statuses": {"ok": 8, "error": 1}}}}, {"prompts": {}}],
     ),
-    ("few_shot_baseline", "enough_test_rows"): (
+    ("advice", "enough_test_rows"): (
         {"power": POWER},
         [{"power": POWER | {"enough": False}}, {"power": {"enough": True}}, {"power": None}],
     ),
-    ("few_shot_baseline", "worth_training"): (
-        {"worth_training": {"passed": True, "reason": "r"}, "best": "zero_shot"},
-        [{"worth_training": {"passed": False, "reason": "r"}}],
+    ("advice", "advised"): (
+        {"advice": {"fine_tune": True, "decision": "fine_tune", "sentence": "Yes."}},
+        [{"advice": {"fine_tune": False, "decision": "prompt", "sentence": "No."}}, {"advice": None}],
+    ),
+    ("advice", "worth_training"): (
+        {"worth_training": {"passed": True, "reason": "r", "best": "zero_shot"}},
+        [{"worth_training": {"passed": False, "reason": "r", "best": "zero_shot"}}],
     ),
     ("training_plan", "fits_memory"): (
         {"fits": True, "sentence": "s", "memory_mib": {}, "available_mib": 9},
@@ -304,7 +308,7 @@ def test_no_personal_data(spec: TaskSpec, tmp_path: Path) -> None:
 
 
 def test_worth_training_blocks_unless_the_spec_lowers_it(spec: TaskSpec) -> None:
-    check = find("few_shot_baseline", "worth_training")
+    check = find("advice", "worth_training")
     assert check.blocks(spec)
     assert not check.blocks(parse_spec(yaml.safe_dump({**SPEC, "gates": {"worth_training": "warn"}})))
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
-from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict, shots_as_turns, with_turns
+from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict
 from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.prompts import shots_as_turns, with_turns
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.tokens import TokenCounter
@@ -79,7 +80,7 @@ def test_more_shots_than_examples_is_told(folder: Path, tmp_path: Path) -> None:
 def test_several_models_in_one_job(folder: Path, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]
     sets = [
-        prompt_set(name="base", model=folder / "base", turns=turns),
+        prompt_set(name="base", model=folder / "base", prompt={"turns": turns}),
         prompt_set(name="candidate", model=folder / "other"),
         prompt_set(name="champion", model=folder / "base"),
     ]

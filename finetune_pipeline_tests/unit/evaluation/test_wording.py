@@ -55,3 +55,8 @@ def test_ranges_and_words():
     assert wording.prompt_name("8_shot") == "8-shot"
     assert wording.cut("abcdef", 4) == "abcd […2 more characters]"
     assert wording.cut("abcd", 4) == "abcd"
+
+
+def test_names_of_prompts_are_read_as_people_say_them():
+    told = [wording.prompt_name(n) for n in ("8_shot", "zero_shot", "3_nearest", "1_nearest", "prompt_2_8_shot", None)]
+    assert told == ["8-shot", "zero-shot", "3 nearest examples", "nearest example", "prompt 2, 8-shot", "unknown"]

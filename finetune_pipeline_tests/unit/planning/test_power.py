@@ -9,7 +9,7 @@ from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.training import CHECKS
 from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.statistics import rows_needed_for_gain, rows_needed_for_mean
-from finetune_pipeline.planning.power import expected_disagreement, measured_correlation, power_plan
+from finetune_pipeline.planning.power import expected_disagreement, measured_correlation, power_bounds, power_plan
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
 
 
@@ -137,3 +137,23 @@ def test_the_check_speaks_before_training_and_blocks_only_where_the_spec_says_so
         assert answer.passed is passes and "You have" in answer.message
         assert answer.figures["test_rows"] == test_rows
     assert check.ask(Artifact("t", "few_shot_baseline", "v", tmp_path, {}, {}), of).passed is False
+
+
+def test_before_any_prompt_was_tried_the_plan_lies_between_bounds():
+    told = power_bounds(spec(), 120)
+    for share in (0.0, 0.3, 0.475, 0.8, 0.95):
+        needed = power_plan(spec(), 120, "p", {"p": _prompt(_share(share))})["rows_needed"]
+        assert told["fewest"] <= needed <= told["most"]
+    assert told["most"] == rows_needed_for_gain(0.05, expected_disagreement(0.475, 0.05))
+    assert told["fewest"] == rows_needed_for_gain(0.05, 0.05)
+    assert told["sentence"].startswith(
+        f"You have 120 test rows; you need {told['fewest']:,} to {told['most']:,} to see +5.0 points"
+    )
+    assert "too few in any case" in told["sentence"]
+    assert "`finetune advise triage` measures it" in power_bounds(spec(), 500)["sentence"]
+    assert "enough in any case" in power_bounds(spec(), told["most"])["sentence"]
+
+
+def test_bounds_of_a_mean_are_for_the_widest_values():
+    told = power_bounds(text_spec(), 5000)
+    assert told["most"] == rows_needed_for_mean(0.05, 0.5 * 2**0.5) and "you need up to 1,570" in told["sentence"]

@@ -99,6 +99,8 @@ RULES = [
     ("spec.batches", {"training": {"batch_size": 10, "micro_batch_size": 4}}),
     ("spec.shots", {"baseline": {"shots": [4]}}),
     ("spec.shots", {"baseline": {"shots": [0, -1]}}),
+    ("spec.other_prompts", {"baseline": {"prompts": ["Sort it.", "Sort it."]}}),
+    ("spec.other_prompts", {"baseline": {"prompts": [" "]}}),
     ("spec.raw_inside_folder", {"data": {"raw": ["../other/*.jsonl"]}}),
     ("spec.raw_inside_folder", {"data": {"raw": ["/etc/*.jsonl"]}}),
     ("spec.cron", {"logs": {"retrain_cron": "61 3 * * 1"}}),

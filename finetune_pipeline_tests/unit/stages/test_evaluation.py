@@ -47,7 +47,7 @@ class Stage:
         for name in ("train", "test", "adapter"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         write_json(folder / "measured.json", {"seconds": 1.0})
-        write_json(folder / "prompts.json", {"zero_shot": {"turns": []}})
+        write_json(folder / "prompts.json", {"zero_shot": {}})
         return Artifact("triage", step, version, folder, facts, {"base_model": "b1"})
 
     def work(self, candidate: str, out: Path, never_break: list[str] | None = None, **more: Artifact) -> Work:
@@ -62,6 +62,7 @@ class Stage:
             "adapter": self._artifact("adapter", candidate, TRAINING),
             "merged_model": self._artifact("merged_model", candidate, {"kind": "merged", "parity": PARITY}),
             "few_shot_baseline": self._artifact("few_shot_baseline", "f1", baseline),
+            "advice": self._artifact("advice", "a1", {}),
             "general_ability": self._artifact("general_ability", candidate, ABILITY),
             "human_review": self._artifact("human_review", candidate, PEOPLE),
             "training_plan": self._artifact("training_plan", "p1", {}),

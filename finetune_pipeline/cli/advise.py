@@ -1,0 +1,86 @@
+"""``finetune advise TASK``: prompt, retrieve, something simpler, collect data first, or fine-tune. Trains nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import dagster as dg
+
+from finetune_pipeline.artifacts import Artifact
+from finetune_pipeline.cli.environment import apply
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.run import execute, refusals_and_failures
+from finetune_pipeline.cli.state import open_project
+from finetune_pipeline.planning.advice import DECISIONS
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec import Task
+
+NEEDED = {"data": ("splits", "data_quality"), "baseline": ("advice",)}
+"""Stages that are run, in this order, unless these steps of them are made."""
+
+
+@click.command()
+@click.argument("task")
+@as_json
+def advise(task: str, as_json: bool) -> int:
+    """Say whether TASK is worth fine-tuning, and why: from what prompts, retrieval and models of words do on validation.
+
+    Runs the stages data and baseline where they are not made yet, and trains nothing. Exit code 2: the answer is no, or not
+    yet.
+    """
+    apply()
+    loaded = get_task(task)
+    stopped: list[str] = []
+    for stage, steps in NEEDED.items():
+        made = open_project(loaded).artifacts()
+        if all(made[step] for step in steps):
+            continue
+        stopped, failed = _run(loaded, stage, quiet=as_json)
+        if failed or (stopped and stage == "baseline" and open_project(loaded).artifacts()["advice"] is None):
+            for line in [*failed, *stopped]:
+                problem(line)
+            return ERROR
+        if stopped:
+            break
+    advice = open_project(loaded).artifacts()["advice"]
+    told = _without_evidence(stopped) if advice is None else _of(advice)
+    if as_json:
+        emit({"task": loaded.name, **told})
+    else:
+        say(f"{loaded.name}: {DECISIONS[told['decision']]}\n")
+        for reason in told["reasons"]:
+            say(f"  - {reason}")
+        if advice is not None:
+            say(f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures")
+    return DONE if told["fine_tune"] else REFUSED
+
+
+def _run(task: Task, stage: str, *, quiet: bool) -> tuple[list[str], list[str]]:
+    """(what checks said that stopped it, what failed)."""
+    with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
+        result = execute(task, stage, instance, open_project(task), quiet=quiet)
+    if result.success:
+        return [], []
+    refused, failed = refusals_and_failures(result)
+    return [message for _, _, message in refused], [
+        f"{step.rpartition('__')[2]} failed: {text}" for step, text in failed
+    ]
+
+
+def _of(advice: Artifact) -> dict[str, Any]:
+    facts = advice.facts
+    return {**facts["advice"], "power": facts["power"], "worth_training": facts["worth_training"]}
+
+
+def _without_evidence(stopped: list[str]) -> dict[str, Any]:
+    """The data stage said no: nothing can be measured on rows like these."""
+    return {
+        "decision": "collect",
+        "fine_tune": False,
+        "sentence": DECISIONS["collect"],
+        "reasons": [
+            *stopped,
+            "Nothing was asked yet: mend this first. `finetune check` lists every row that is concerned.",
+        ],
+    }

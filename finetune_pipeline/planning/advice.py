@@ -1,0 +1,337 @@
+"""Prompt, retrieve, use something simpler, collect data first, or fine-tune: decided from what was measured on validation.
+
+The rules are asked in this order, and the first that applies decides:
+
+1. prompt, retrieve: the best prompt, or the answer restricted to the labels, is surely at or above baseline.ceiling, or so
+   good that gates.wanted_gain is surely not left to be gained.
+2. simpler: a linear model, or copying the nearest training row, is surely so good that gates.wanted_gain is not left to be
+   gained over it. No fine-tuned model could be worth its cost, whatever the base does.
+3. collect: the test can show no gain there is room for; or it cannot show the wanted one, and the spec says that this blocks.
+4. retrieve: showing the nearest training examples surely helps, closes most of the gap to the ceiling, keeps the form, and
+   no linear model learns surely more from the same rows.
+5. fine_tune.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune_pipeline.evaluation.failure_rules import KINDS, failure_of
+from finetune_pipeline.evaluation.gains import gain
+from finetune_pipeline.evaluation.row_scores import is_right
+from finetune_pipeline.evaluation.wording import (
+    RIGHT_OR_WRONG,
+    counted,
+    is_interval,
+    is_number,
+    metric_title,
+    percent,
+    percent_range,
+    points,
+    points_range,
+    prompt_name,
+)
+from finetune_pipeline.evaluation.worth import CLOSES_MOST
+from finetune_pipeline.spec.model import TaskSpec
+
+Row = Mapping[str, Any]
+DECISIONS = {
+    "prompt": "No: prompt the model.",
+    "retrieve": "No: show the model the nearest examples.",
+    "simpler": "No: use something simpler than a language model.",
+    "collect": "Not yet: collect data first.",
+    "fine_tune": "Yes: fine-tune.",
+}
+OF_FORM = ("error", "empty", "refusal", "repetition", "truncated", "wrong_language", "format")
+"""Kinds of failures that are of form or style, which fine-tuning mends first."""
+NAMES = {"linear": "TF-IDF with logistic regression", "nearest": "copying the answer of the nearest training row"}
+
+
+def advise(
+    spec: TaskSpec,
+    baseline: Mapping[str, Any],
+    power: Mapping[str, Any],
+    rows: Mapping[str, Sequence[Row]],
+    counts: Mapping[str, int],
+) -> dict[str, Any]:
+    """The decision and its reasons.
+
+    baseline: facts of few_shot_baseline (score_baselines, without_llm, prompt_details); power: of power.power_plan; rows:
+    validation rows by prompt, each in the same order; counts: examples per split. Returns decision (a key of DECISIONS),
+    fine_tune (bool), sentence, reasons [sentence, the deciding one first], failures (see :func:`failures_of`), retrieval
+    (see :func:`retrieval_of`; null where nothing was retrieved), tokens (see :func:`tokens_of`).
+    """
+    failures, retrieval, tokens = (
+        failures_of(spec, baseline, rows),
+        retrieval_of(spec, baseline, rows),
+        tokens_of(baseline),
+    )
+    asked = (
+        _prompting_is_enough(spec, baseline),
+        _simpler_is_enough(spec, baseline),
+        _test_too_small(spec, power),
+        _retrieval_is_enough(spec, baseline, retrieval),
+    )
+    decision, why = next((told for told in asked if told), ("fine_tune", _training_may_pay(spec, baseline)))
+    reasons = [
+        why,
+        _best(spec, baseline),
+        *_failures_told(failures, retrieval),
+        *_simpler_told(baseline, decision),
+        *_retrieval_told(retrieval, decision),
+        f"There are {counted(counts['train'], 'training example')}. {power['sentence']}",
+        *_cost_told(spec, tokens),
+        *_privacy_told(spec),
+    ]
+    return {
+        "decision": decision,
+        "fine_tune": decision == "fine_tune",
+        "sentence": f"{DECISIONS[decision]} {why}",
+        "reasons": reasons,
+        "failures": failures,
+        "retrieval": retrieval,
+        "tokens": tokens,
+    }
+
+
+def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """What is wrong with the answers of the best prompt without retrieval.
+
+    prompt; n; right; form (not in form, or of another style: fine-tuning helps); knowledge (in form and wrong, but right
+    once the nearest training examples are shown: retrieval helps); judgement (in form and wrong, still); unnamed (free
+    texts that differ from the gold one in nothing a rule can name); kinds {kind: n}. knowledge is null where nothing was
+    retrieved.
+    """
+    prompt = _best_fixed(baseline)
+    nearest = _nearest(baseline)
+    told: dict[str, Any] = {
+        "prompt": prompt,
+        "n": len(rows[prompt]),
+        "right": 0,
+        "form": 0,
+        "judgement": 0,
+        "unnamed": 0,
+    }
+    kinds: dict[str, int] = {}
+    knowledge = 0
+    shown = rows[nearest] if nearest else [None] * len(rows[prompt])
+    for row, other in zip(rows[prompt], shown, strict=True):
+        if is_right(row, spec.output):
+            told["right"] += 1
+        elif (failure := failure_of(row, spec.output)) is None:
+            told["unnamed"] += 1
+        else:
+            kinds[failure.kind] = kinds.get(failure.kind, 0) + 1
+            if failure.kind in OF_FORM:
+                told["form"] += 1
+            elif other is not None and is_right(other, spec.output):
+                knowledge += 1
+            else:
+                told["judgement"] += 1
+    ordered = {kind: kinds[kind] for kind in KINDS if kind in kinds}
+    return {**told, "knowledge": knowledge if nearest else None, "kinds": ordered}
+
+
+def retrieval_of(
+    spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]
+) -> dict[str, Any] | None:
+    """What showing the nearest examples adds to the best prompt without them, in the metric that decides: prompt, over,
+    value, gain, interval, closes (share of the gap to the ceiling, or to 1 where the metric is no share of right answers;
+    null where there is none), valid_share."""
+    nearest, fixed = _nearest(baseline), _best_fixed(baseline)
+    if nearest is None:
+        return None
+    told = gain(spec.metric, rows[fixed], rows[nearest], spec.output, spec.gates.confidence)
+    before, after = (baseline["prompts"][name]["primary"]["value"] for name in (fixed, nearest))
+    gap = (spec.baseline.ceiling if spec.metric in RIGHT_OR_WRONG else 1.0) - (before or 0.0)
+    return {
+        "prompt": nearest,
+        "over": fixed,
+        "value": after,
+        "gain": told["gain"],
+        "interval": told["interval"],
+        "closes": min(1.0, max(0.0, told["gain"]) / gap) if gap > 0 else None,
+        "valid_share": baseline["prompts"][nearest]["valid_share"],
+    }
+
+
+def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Tokens of one call: best {prompt, answer} as it was asked, tuned {prompt} without any examples shown. Null where the
+    baseline does not tell."""
+    details = baseline.get("prompt_details") or {}
+    best, plain = details.get(baseline["best"]), details.get("zero_shot")
+    if not best or not plain:
+        return None
+    return {
+        "best": {"prompt": best["mean_prompt_tokens"], "answer": best["mean_new_tokens"]},
+        "tuned": {"prompt": plain["mean_prompt_tokens"]},
+    }
+
+
+def _nearest(baseline: Mapping[str, Any]) -> str | None:
+    """The prompt that retrieves, where there is one."""
+    return next((name for name in baseline["prompts"] if name.endswith("_nearest")), None)
+
+
+def _best_fixed(baseline: Mapping[str, Any]) -> str:
+    prompts, nearest = baseline["prompts"], _nearest(baseline)
+    fixed = [name for name in prompts if name != nearest]
+    return max(fixed, key=lambda name: prompts[name]["primary"]["value"] or 0.0)
+
+
+def _surely_enough(interval: Any, least: float) -> bool:
+    return is_interval(interval) and interval[0] >= least
+
+
+def _prompting_is_enough(spec: TaskSpec, baseline: Mapping[str, Any]) -> tuple[str, str] | None:
+    least = min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain)
+    of = baseline["prompts"][baseline["best"]]
+    if _surely_enough(of["interval"], least):
+        decision = "retrieve" if baseline["best"] == _nearest(baseline) else "prompt"
+        return decision, (
+            f"Prompting is enough: {prompt_name(baseline['best'])} is {_measured(of)}, surely at or above {percent(least)}."
+        )
+    for name, scores in baseline["prompts"].items():
+        interval = scores.get("likelihood_interval")
+        if _surely_enough(interval, least):
+            right = f"{percent(scores['likelihood_accuracy'])} right ({percent_range(interval)})"
+            return "prompt", (
+                f"Restrict the answer to the labels: the base model, {prompt_name(name)}, is then {right}, surely at or "
+                f"above {percent(least)}. It knows the task, and only does not keep to the form."
+            )
+    return None
+
+
+def _simpler_is_enough(spec: TaskSpec, baseline: Mapping[str, Any]) -> tuple[str, str] | None:
+    wanted = spec.gates.wanted_gain
+    found = {k: v for k, v in baseline.get("without_llm", {}).items() if _surely_enough(v["interval"], 1 - wanted)}
+    if not found:
+        return None
+    name = max(found, key=lambda name: found[name]["accuracy"])
+    return "simpler", (
+        f"{NAMES[name]}, made in seconds from the same rows, is {_measured(found[name])}. The gain that you say is worth "
+        f"having, +{points(wanted, sign=False)} points, is not left to be gained over it."
+    )
+
+
+def _test_too_small(spec: TaskSpec, power: Mapping[str, Any]) -> tuple[str, str] | None:
+    if power["rows_needed"] is not None and power["detectable_gain"] is None:
+        return "collect", f"{counted(power['test_rows'], 'test row')} can show no gain that there is room for."
+    if not power["enough"] and spec.gates.enough_test_rows == "block":
+        return "collect", f"The test cannot show the wanted gain. {power['sentence']}"
+    return None
+
+
+def _retrieval_is_enough(
+    spec: TaskSpec, baseline: Mapping[str, Any], retrieval: Mapping[str, Any] | None
+) -> tuple[str, str] | None:
+    if retrieval is None or not is_interval(retrieval["interval"]) or retrieval["interval"][0] <= 0:
+        return None
+    linear = baseline.get("without_llm", {}).get("linear")
+    learnt = linear is not None and linear["interval"][0] > baseline["prompts"][retrieval["prompt"]]["interval"][1]
+    in_form = is_number(retrieval["valid_share"]) and retrieval["valid_share"] >= spec.gates.min_valid_share
+    if learnt or not in_form or (retrieval["closes"] or 0.0) < CLOSES_MOST:
+        return None
+    return "retrieve", (
+        f"{_added(retrieval)}, which closes {percent(retrieval['closes'])} of the gap "
+        f"to {percent(spec.baseline.ceiling)}: what is missing is knowledge, and it can be looked up. Build that first; then "
+        "fine-tune on prompts made so, if more is needed."
+    )
+
+
+def _training_may_pay(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
+    of = baseline["prompts"][baseline["best"]]
+    value = of["primary"]["value"] or 0.0
+    left = f"{points(1 - value, sign=False)} points of {metric_title(spec.metric)} are left to be gained over it"
+    return f"No prompt does the task: the best one, {prompt_name(baseline['best'])}, is {_measured(of)}; {left}."
+
+
+def _measured(scores: Mapping[str, Any]) -> str:
+    rows, between = counted(scores["n"], "validation row"), percent_range(scores["interval"])
+    return f"right on {percent(scores['accuracy'])} of {rows} ({between})"
+
+
+def _best(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
+    name = baseline["best"]
+    of = baseline["prompts"][name]
+    own = "" if not name.startswith("prompt_") else " Make that prompt the system_prompt: training is done under it."
+    value = (
+        ""
+        if spec.metric in RIGHT_OR_WRONG
+        else f"{metric_title(spec.metric)} {points(of['primary']['value'], sign=False)}, "
+    )
+    return (
+        f"Best of {counted(len(baseline['prompts']), 'prompt')}: {prompt_name(name)}, {value}{_measured(of)}; "
+        f"{percent(of['valid_share'])} of its answers are in form.{own}"
+    )
+
+
+def _failures_told(failures: Mapping[str, Any], retrieval: Mapping[str, Any] | None) -> list[str]:
+    wrong = failures["n"] - failures["right"]
+    if not wrong:
+        return []
+    told = [f"{failures['form']} are of form or style, which fine-tuning mends first"]
+    if retrieval is not None:
+        told.append(
+            f"{failures['knowledge']} come right once the nearest examples are shown: knowledge, which retrieval gives"
+        )
+    told.append(f"{failures['judgement']} stay wrong, and have to be learned")
+    if failures["unnamed"]:
+        told.append(f"{failures['unnamed']} differ from the gold text in nothing a rule can name")
+    return [
+        f"Of {counted(wrong, 'wrong answer')} of the best prompt without retrieval ({prompt_name(failures['prompt'])}), "
+        f"{'; '.join(told)}."
+    ]
+
+
+def _simpler_told(baseline: Mapping[str, Any], decision: str) -> list[str]:
+    told = []
+    best = baseline["prompts"][baseline["best"]]["interval"]
+    for name, scores in baseline.get("without_llm", {}).items():
+        sentence = f"Without any language model, {NAMES[name]} is {_measured(scores)}."
+        if decision == "fine_tune" and is_interval(best) and scores["interval"][0] > best[1]:
+            sentence += (
+                " It learns from these rows what no prompt tells the model, so there is something to be learned; a "
+                "fine-tuned model has to be better than this, too."
+            )
+        told.append(sentence)
+    return told
+
+
+def _added(retrieval: Mapping[str, Any]) -> str:
+    return (
+        f"Showing the {prompt_name(retrieval['prompt'])} adds {points(retrieval['gain'])} points "
+        f"({points_range(retrieval['interval'])}) to {prompt_name(retrieval['over'])}"
+    )
+
+
+def _retrieval_told(retrieval: Mapping[str, Any] | None, decision: str) -> list[str]:
+    return [] if retrieval is None or decision == "retrieve" else [f"{_added(retrieval)}."]
+
+
+def _cost_told(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
+    """Tokens a month, and money where the spec says what they cost."""
+    calls, price = spec.advise.calls_per_month, spec.advise.dollars_per_million_tokens
+    if tokens is None:
+        return []
+    before, after, answer = tokens["best"]["prompt"], tokens["tuned"]["prompt"], tokens["best"]["answer"]
+    told = (
+        f"A call of the best prompt reads {before:,.0f} tokens and writes {answer:,.0f}; a fine-tuned model needs no examples "
+        f"and reads {after:,.0f}."
+    )
+    if calls:
+        saved = (before - after) * calls
+        told += f" At {calls:,} calls a month that is {saved / 1e6:,.1f} million tokens less"
+        told += (
+            f", {saved / 1e6 * price:,.2f} of {(before + answer) * calls / 1e6 * price:,.2f} dollars." if price else "."
+        )
+    return [told]
+
+
+def _privacy_told(spec: TaskSpec) -> list[str]:
+    if not spec.advise.private:
+        return []
+    return [
+        "The texts must not leave your machines (advise.private): API models and hosted training are out of the question."
+    ]

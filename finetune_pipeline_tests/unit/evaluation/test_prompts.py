@@ -1,0 +1,104 @@
+"""The prompts that are tried: what a row is shown, and that it is never shown its own answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.data.examples import Example, write_examples
+from finetune_pipeline.evaluation.predict import baseline
+from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.prompts import Prompt, Shelf, conversations, prompts_to_try
+from finetune_pipeline.evaluation.without_llm import without_llm
+from finetune_pipeline.training.jobs import baseline_job
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, spec
+
+TEXTS = {
+    "bug": ["the map crashes on zoom", "export crashes with an error", "a crash after the update"],
+    "billing": ["the invoice shows a wrong sum", "invoice for may is missing", "charged twice on my invoice"],
+    "other": ["where are your offices", "do you hire students", "your offices are lovely"],
+}
+
+
+def example(name: str, text: str, answer: str, system: str = "Sort it.") -> Example:
+    turns = [("system", system), ("user", text), ("assistant", answer)]
+    return Example(name, [{"role": r, "content": c} for r, c in turns], label=answer)
+
+
+TRAIN = [example(f"{label}{i}", text, label) for label, texts in TEXTS.items() for i, text in enumerate(texts)]
+ASKED = example("v1", "it crashes when I zoom the map", "bug")
+
+
+def contents(messages: list[dict]) -> list[str]:
+    return [m["content"] for m in messages]
+
+
+def test_each_way_of_the_spec_is_tried_under_a_name_of_its_own() -> None:
+    made = prompts_to_try(
+        TRAIN, shots=[0, 2], retrieved=3, labels=LABELS, seed=0, system_prompt="Sort it.", others=["Be brief."]
+    )
+    assert list(made) == ["zero_shot", "2_shot", "3_nearest", "prompt_2_zero_shot", "prompt_2_2_shot"]
+    assert made["prompt_2_2_shot"].turns == made["2_shot"].turns != []
+    assert "3_nearest" not in prompts_to_try(TRAIN, shots=[0], retrieved=0, labels=LABELS, seed=0)
+
+
+def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:
+    (choices,) = conversations([ASKED], Prompt(retrieved=2).to_dict(), Shelf(TRAIN))
+    assert [len(c) for c in choices] == [6, 4, 2]
+    assert contents(choices[0])[0] == "Sort it." and contents(choices[0])[-1] == ASKED.user_text
+    assert contents(choices[0])[-3:-1] == ["the map crashes on zoom", "bug"]
+    assert choices[1] == [choices[0][0], *choices[0][3:]]  # with one fewer, the least like row goes
+
+
+def test_a_row_is_never_shown_its_own_answer() -> None:
+    twin = example("twin", ASKED.user_text, "bug")
+    (choices,) = conversations([ASKED], Prompt(retrieved=3).to_dict(), Shelf([*TRAIN, twin]))
+    assert contents(choices[0]).count(ASKED.user_text) == 1
+    with pytest.raises(ValueError, match="needs the training examples"):
+        conversations([ASKED], {"retrieved": 3}, None)
+
+
+def test_another_system_prompt_takes_the_place_of_the_tasks_own_and_of_no_other() -> None:
+    prompt = Prompt(system="Be brief.", instead_of="Sort it.").to_dict()
+    own = example("v2", "hello", "other", system="You are a pirate.")
+    (one,), (two,) = conversations([ASKED, own], prompt, None)
+    assert contents(one) == ["Be brief.", ASKED.user_text]
+    assert contents(two) == ["You are a pirate.", "hello"]
+
+
+def test_rows_too_long_for_the_model_are_shown_fewer_and_are_counted(tmp_path: Path) -> None:
+    base = make_tiny_model(tmp_path / "base")  # it reads 1024 tokens, about a byte each
+    write_examples(tmp_path / "train.jsonl", [example(f"t{i}", f"{'long story ' * 30}{i}", "bug") for i in range(9)])
+    write_examples(
+        tmp_path / "validation.jsonl", [example("a", "long story", "bug"), example("b", "tale " * 150, "bug")]
+    )
+    job = baseline_job(
+        base=base, train=tmp_path / "train.jsonl", examples=tmp_path / "validation.jsonl", shots=[0], retrieved=8, seed=0,
+        labels=LABELS, max_new_tokens=3, batch_size=2, out=tmp_path,
+    )  # fmt: skip
+    facts, _ = baseline(job)
+    rows = [r for r in read_predictions(tmp_path / "predictions.parquet") if r["model"] == "8_nearest"]
+    assert all(r["status"] != "error" and 300 < r["prompt_tokens"] <= 1021 for r in rows)
+    assert facts["prompts"]["8_nearest"]["rows_shown_fewer"] == 2 and facts["prompts"]["8_nearest"]["retrieved"] == 8
+    assert facts["prompts"]["zero_shot"]["rows_shown_fewer"] == 0
+
+
+def test_what_needs_no_language_model_is_scored_on_the_same_rows() -> None:
+    asked = [ASKED, example("v2", "my invoice is wrong", "billing"), example("v3", "the invoice crashes", "other")]
+    told = without_llm(spec(), TRAIN, asked)
+    assert set(told) == {"nearest", "linear"}
+    assert told["nearest"]["correct"] == told["linear"]["correct"] == 2 and told["linear"]["n"] == 3
+    assert told["nearest"]["interval"][0] < 2 / 3 < told["nearest"]["interval"][1]
+
+
+def test_extraction_has_a_nearest_row_but_no_linear_model_and_calls_have_neither() -> None:
+    rows = [
+        example("a", "two in Rome", '{"city": "Rome", "guests": 2}'),
+        example("b", "x", '{"city": null, "guests": 0}'),
+    ]
+    told = without_llm(json_spec(), rows, [example("c", "two guests in Rome", '{"guests": 2, "city": "Rome"}')])
+    assert set(told) == {"nearest"} and told["nearest"]["correct"] == 1
+    call = Example("d", [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [{}]}])
+    assert without_llm(json_spec(), rows, [call]) == {}

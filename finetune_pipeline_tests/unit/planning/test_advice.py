@@ -1,0 +1,154 @@
+"""The advice before training: planted tasks of each kind get the decision they should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.baseline import score_baselines
+from finetune_pipeline.evaluation.metrics import score
+from finetune_pipeline.planning.advice import advise
+from finetune_pipeline.planning.power import power_plan
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row, spec
+
+N = 200
+
+
+def answers(right: range, *, form: bool = True, n: int = N) -> list[dict[str, Any]]:
+    """Rows that are right where `right` says so; the others hold another label, or none at all. The likelihoods know
+    nothing: all labels are equally likely."""
+    made = []
+    for i in range(n):
+        gold, other = LABELS[i % 3], LABELS[(i + 1) % 3] if form else "I think it is fine"
+        made.append(row(i, gold, gold if i in right else other, label_scores=[-1.0, -1.0, -1.0]))
+    return made
+
+
+def told(
+    prompts: dict[str, list[dict[str, Any]]],
+    *,
+    linear: float = 0.5,
+    test: int = 400,
+    of: TaskSpec | None = None,
+) -> dict[str, Any]:
+    """The advice for these answers, beside a linear model that is right on that share of 500 rows."""
+    task = of or spec()
+    simple = answers(range(round(500 * linear)), n=500)
+    scores = score(simple, task.output, 0.95, task.metric)
+    facts = score_baselines(task, prompts) | {
+        "without_llm": {"linear": {k: scores[k] for k in ("n", "correct", "accuracy", "interval", "primary")}},
+        "prompt_details": {
+            name: {"mean_prompt_tokens": 400.0 if name != "zero_shot" else 90.0, "mean_new_tokens": 4.0}
+            for name in prompts
+        },
+    }
+    power = power_plan(task, test, facts["best"], prompts)
+    return advise(task, facts, power, prompts, {"train": 700, "validation": N, "test": test})
+
+
+def prompts(right: int, nearest: int | None = None, **how: Any) -> dict[str, list[dict[str, Any]]]:
+    made = {"zero_shot": answers(range(10), form=False), "8_shot": answers(range(right), **how)}
+    return made | ({} if nearest is None else {"3_nearest": answers(range(nearest), **how)})
+
+
+def test_an_easy_task_needs_no_language_model() -> None:
+    advice = told(prompts(30, 100), linear=0.99)
+    assert advice["decision"] == "simpler" and advice["fine_tune"] is False
+    assert "+5.0 points, is not left to be gained over it" in advice["reasons"][0]
+    assert (
+        "TF-IDF with logistic regression" in advice["sentence"]
+        and "right on 99.0% of 500 validation rows" in advice["sentence"]
+    )
+
+
+def test_a_hard_task_is_worth_it() -> None:
+    advice = told(prompts(40, 60), linear=0.84)
+    assert advice["decision"] == "fine_tune" and advice["sentence"].startswith(
+        "Yes: fine-tune. No prompt does the task"
+    )
+    assert any("a fine-tuned model has to be better than this, too" in reason for reason in advice["reasons"])
+
+
+@pytest.mark.parametrize("linear", [0.3, 0.99])
+def test_what_the_base_does_already_is_prompted(linear: float) -> None:
+    advice = told(prompts(195), linear=linear)
+    assert advice["decision"] == "prompt" and "8-shot is right on 97.5%" in advice["sentence"]
+    assert told(prompts(180))["decision"] == "fine_tune", "90% of 200 rows is not surely 90%"
+
+
+def test_a_base_that_knows_and_only_does_not_keep_to_the_form_is_restricted() -> None:
+    knows = [
+        r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in LABELS]} for r in answers(range(0), form=False)
+    ]
+    advice = told({"zero_shot": knows})
+    assert advice["decision"] == "prompt" and "Restrict the answer to the labels" in advice["sentence"]
+
+
+def test_retrieval_that_closes_the_gap_is_built_first() -> None:
+    advice = told(prompts(60, 150), linear=0.5)
+    assert advice["decision"] == "retrieve"
+    assert "adds +45.0 points" in advice["sentence"] and advice["retrieval"]["closes"] == pytest.approx(0.45 / 0.6)
+    assert told(prompts(60, 195), linear=0.5)["sentence"].startswith(
+        "No: show the model the nearest examples. Prompting is"
+    )
+
+
+def test_retrieval_that_helps_little_or_by_chance_or_less_than_learning_is_not_the_answer() -> None:
+    assert told(prompts(60, 100))["decision"] == "fine_tune", "a third of the gap"
+    assert told(prompts(60, 150), linear=0.9)["decision"] == "fine_tune", "the rows teach more than they tell"
+    assert told(prompts(60, 150, form=False))["decision"] == "fine_tune", "half of the answers are in no form"
+    few = {name: of[:12] for name, of in {"zero_shot": answers(range(8)), "3_nearest": answers(range(10))}.items()}
+    assert told(few)["decision"] == "fine_tune", "twelve rows prove no help"
+
+
+def test_failures_are_told_apart() -> None:
+    eight = answers(range(50), form=False)[:100] + answers(range(50))[100:]
+    advice = told({"zero_shot": answers(range(0), form=False), "8_shot": eight, "3_nearest": answers(range(120))})
+    found = advice["failures"]
+    assert found["prompt"] == "8_shot" and found["kinds"] == {"format": 50, "label_pair": 100}
+    assert (found["right"], found["form"], found["knowledge"], found["judgement"]) == (50, 50, 20, 80)
+    assert any(
+        reason.startswith("Of 150 wrong answers of the best prompt without retrieval (8-shot), 50 are of form or style")
+        for reason in advice["reasons"]
+    )
+
+
+def test_a_test_that_can_show_nothing_asks_for_data_first() -> None:
+    assert told(prompts(30), test=3)["decision"] == "collect"
+    blocking = spec(gates={"enough_test_rows": "block"})
+    advice = told(prompts(30), test=50, of=blocking)
+    assert advice["decision"] == "collect" and "collect" in advice["sentence"]
+    assert told(prompts(30), test=50)["decision"] == "fine_tune"
+
+
+def test_extraction_is_judged_by_the_same_rules() -> None:
+    def rows(right: int) -> list[dict[str, Any]]:
+        gold, wrong = '{"city": "Rome", "guests": 2}', '{"city": "Rome", "guests": 3}'
+        return [row(i, gold, gold if i < right else wrong, label_scores=[]) for i in range(N)]
+
+    def extraction(zero: int, nearest: int) -> dict[str, Any]:
+        task, asked = json_spec(), {"zero_shot": rows(zero), "3_nearest": rows(nearest)}
+        facts = score_baselines(task, asked)
+        return advise(task, facts, power_plan(task, 400, facts["best"], asked), asked, {"train": 700})
+
+    assert extraction(5, 20)["decision"] == "fine_tune"
+    assert extraction(5, 150)["decision"] == "retrieve"
+    assert extraction(195, 190)["decision"] == "prompt"
+    assert extraction(5, 20)["failures"]["kinds"] == {"wrong_value": 195}
+
+
+def _reasons(advice: dict[str, Any], word: str) -> Sequence[str]:
+    return [reason for reason in advice["reasons"] if word in reason]
+
+
+def test_calls_and_privacy_are_told_where_the_spec_says_them() -> None:
+    plain = told(prompts(40))
+    assert _reasons(plain, "reads 400 tokens and writes 4; a fine-tuned model needs no examples and reads 90")
+    assert not _reasons(plain, "a month") and not _reasons(plain, "must not leave")
+    settings = {"calls_per_month": 100_000, "dollars_per_million_tokens": 0.5, "private": True}
+    advice = told(prompts(40), of=spec(advise=settings))
+    assert _reasons(advice, "At 100,000 calls a month that is 31.0 million tokens less, 15.50 of 20.20 dollars.")
+    assert _reasons(advice, "must not leave your machines (advise.private)")
