@@ -7,9 +7,10 @@ from pathlib import Path
 import dagster as dg
 
 from finetune_pipeline.assets.graph import broken_task, task_assets
+from finetune_pipeline.automation.champion import champion_sensor
 from finetune_pipeline.automation.jobs import task_jobs
 from finetune_pipeline.automation.schedules import retraining_schedule
-from finetune_pipeline.automation.sensors import mlflow_closers, new_logs_sensor
+from finetune_pipeline.automation.sensors import drift_sensor, mlflow_closers, new_logs_sensor
 from finetune_pipeline.findings import errors
 from finetune_pipeline.resources.compute import Compute
 from finetune_pipeline.resources.store import Store
@@ -28,9 +29,10 @@ def build_definitions(data_root: Path) -> dg.Definitions:
             assets.append(broken_task(name, errors(findings)))
             continue
         assets += task_assets(task)
-        jobs += task_jobs(task)
+        mine = task_jobs(task)
+        jobs += mine
         schedules.append(retraining_schedule(task))
-        sensors.append(new_logs_sensor(task))
+        sensors += [new_logs_sensor(task), drift_sensor(task, mine), champion_sensor(task)]
     return dg.Definitions(
         assets=assets,
         jobs=jobs,

@@ -1,23 +1,21 @@
-"""Sensors: new production logs start a run; finished runs are closed in MLflow."""
+"""Sensors: new production logs and drift start what the spec says; finished runs end in MLflow."""
+
+from collections.abc import Sequence
 
 import dagster as dg
 
+from finetune_pipeline.automation.runs import going_on, whole_run
+from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.production.standing import standing
 from finetune_pipeline.production.waiting import what_waits
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec.model import Task
 
-IN_FLIGHT = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-
 
 def new_logs_sensor(task: Task) -> dg.SensorDefinition:
-    """Asks for a run when enough usable new rows lie under the task's logs and the files have settled."""
+    """Asks for a run when enough usable new rows lie under the task's logs, or the oldest waits too long, and the files have
+    settled."""
 
     @dg.sensor(
         name=f"{task.name}__new_logs",
@@ -25,22 +23,53 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=f"Starts a run of {task.name} when `{task.spec.logs.path}/` holds at least "
-        f"{task.spec.logs.min_new_rows} usable new rows.",
+        f"{task.spec.logs.min_new_rows} usable new rows, or one that has waited "
+        f"{task.spec.retraining.longest_wait_days:g} days.",
     )
     def new_logs(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
-        running = context.instance.get_runs(
-            dg.RunsFilter(tags={"finetune/task": task.name}, statuses=IN_FLIGHT), limit=1
-        )
-        if running:
-            return dg.SkipReason(f"run {running[0].run_id[:8]} of this task is going on; looking again after it")
+        if told := going_on(context.instance, task):
+            return dg.SkipReason(told)
         waits = what_waits(task, store.artifacts())
         if not waits.ready:
             return dg.SkipReason(waits.sentence)
-        return dg.RunRequest(
-            run_key=waits.digest, tags={"finetune/trigger": "new_logs", "finetune/why": waits.sentence}
-        )
+        return whole_run(context.instance, task, waits.digest, "new_logs", waits.sentence)
 
     return new_logs
+
+
+def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") -> dg.SensorDefinition:
+    """Looks at production whenever a window of rows has come in, and does what `drift.action` says about drift.
+
+    jobs: those of the task.
+    """
+
+    @dg.sensor(
+        name=f"{task.name}__drift",
+        jobs=[job for job in jobs if job.name in (f"{task.name}__all", f"{task.name}__production")],
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Looks at production after every {task.spec.drift.window_rows} rows; on drift: "
+        f"{task.spec.drift.action}.",
+    )
+    def drift(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
+        if told := going_on(context.instance, task):
+            return dg.SkipReason(told)
+        found = standing(task, store.artifacts(), read_logs(task, store.artifacts()).rows)
+        if found.look:
+            return dg.RunRequest(
+                run_key=f"look-{found.key}",
+                job_name=f"{task.name}__production",
+                tags={"finetune/trigger": "drift", "finetune/why": found.look},
+            )
+        if not found.drifted or task.spec.drift.action == "tell":
+            return dg.SkipReason(found.sentence)
+        if task.spec.drift.action == "propose":
+            return dg.SkipReason(f"{found.sentence} Proposed: `finetune run {task.name}`.")
+        if not found.retrain:
+            return dg.SkipReason(found.sentence)
+        return whole_run(context.instance, task, found.key, "drift", found.sentence, f"{task.name}__all")
+
+    return drift
 
 
 def mlflow_closers() -> list[dg.SensorDefinition]:

@@ -27,6 +27,7 @@ COMMANDS = (
     "rollback",
     "serve",
     "forget",
+    "automate",
 )
 """Each is the function of this name (- is _) in the module of this name, imported when it is asked for: `check` starts in a third
 of the time that `run`, which needs Dagster, takes."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
+from finetune_pipeline.evaluation.production_rows import moment as moment_of
 from finetune_pipeline.production.signals import QUALITY, Reference, Window, signals_of
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -14,7 +14,7 @@ DAY = 86_400
 
 def moment(row: Mapping[str, Any]) -> float:
     """Seconds since 1970 of a row's time."""
-    return datetime.fromisoformat(row["timestamp"]).timestamp()
+    return moment_of(row["timestamp"])
 
 
 def level_of(window: int, false_alarms: float, expected: int) -> float:

@@ -38,6 +38,24 @@ def present_world(task: Task, store: Store, tracking: Tracking) -> World:
     return replace(look(task, compared, artifacts), trained_on=trained_on)
 
 
+def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
+    """A sentence where another run would only find what is made already; None where something changed.
+
+    Raises FindingsError as present_world does.
+    """
+    world = present_world(task, store, tracking)
+    artifacts = store.artifacts()
+    made = PIPELINE.find("model_version", task, world, artifacts)
+    if made is None:
+        return None
+    version = made.facts["model_version"]
+    serving = registry.champion(tracking, task.name)
+    if serving == version:
+        return f"nothing changed since the data of the champion (version {version})"
+    champion = f"the champion is version {serving}" if serving else "there is no champion"
+    return f"nothing changed since the last candidate (version {version}), which was not promoted; {champion}"
+
+
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     """Register a candidate (see stages.release.release_request) and promote it if every gate passed.
 

@@ -59,3 +59,7 @@ class RetrainingSpec(Section):
         14, gt=0, description="The sensor asks for a run, however few new rows there are, when the oldest is this old."
     )
     attempts: int = Field(3, ge=1, description="Runs started for the same rows before the sensor asks for a person.")
+    rollback: bool = Field(
+        False,
+        description="Roll back by itself when the champion serves worse than the one before. Else the alarm is told.",
+    )

@@ -121,7 +121,13 @@ STEPS = [
         "retraining_decision",
         ("drift_report", "production_logs"),
         "2",
-        lambda s, w: [s.logs.min_new_rows, s.retraining.model_dump(), s.split.seed, w.trained_on, w.champion],
+        lambda s, w: [
+            s.logs.min_new_rows,
+            s.retraining.model_dump(include={"min_gain", "hours_a_point", "rows_after_drift"}),
+            s.split.seed,
+            w.trained_on,
+            w.champion,
+        ],
         make_retraining_decision,
     ),
 ]

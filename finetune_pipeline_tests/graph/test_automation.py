@@ -1,53 +1,224 @@
-"""The sensor on new logs, against a real Dagster instance; and a broken task that leaves its neighbours alone."""
+"""Sensors and schedule against a real Dagster instance: when they ask for a run, when they do not, and why; and a broken
+task that leaves its neighbours alone."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from finetune_pipeline.automation.sensors import new_logs_sensor
+from finetune_pipeline.artifacts import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.automation.champion import champion_sensor
+from finetune_pipeline.automation.jobs import task_jobs
+from finetune_pipeline.automation.schedules import retraining_schedule
+from finetune_pipeline.automation.sensors import drift_sensor, new_logs_sensor
+from finetune_pipeline.cli.automate import switch
+from finetune_pipeline.data.examples import write_examples
 from finetune_pipeline.definitions import build_definitions
+from finetune_pipeline.production.ingest import corrections, read_logs
+from finetune_pipeline.production.waiting import what_waits
+from finetune_pipeline.resources import registry, release
 from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline_tests.graph.project import Project
 
+FIRST = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
+DAY = 86_400
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    project = Project(tmp_path_factory.mktemp("automation"), logs={"min_new_rows": 2, "settle_seconds": 60})
-    (project.folder / "logs").mkdir()
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    base = tmp_path / "base"
+    base.mkdir()
+    made = Project(
+        tmp_path,
+        base=base,
+        logs={"min_new_rows": 2, "settle_seconds": 60},
+        retraining={"longest_wait_days": 100_000},
+        drift={"window_rows": 30, "action": "start"},
+    )
+    (made.folder / "logs").mkdir()
+    return made
+
+
+@pytest.fixture
+def task(project: Project) -> Task:
     return load_task(project.folder)
 
 
-def tick(task: Task, instance: dg.DagsterInstance, store: Path) -> dg.RunRequest | dg.SkipReason:
-    context = dg.build_sensor_context(instance=instance, resources={"store": Store(root=str(store))})
-    return new_logs_sensor(task)(context)
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
 
 
-def test_the_sensor_waits_asks_once_and_gives_its_reason(task: Task, tmp_path: Path) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        skipped = tick(task, instance, tmp_path)
-        assert isinstance(skipped, dg.SkipReason)
-        assert skipped.skip_message == "0 of 2 corrected new rows in logs/"
-        path = task.folder / "logs" / "a.jsonl"
-        line = {"timestamp": "2026-05-01T10:00:00Z", "input": "fire", "output": "blue", "model_version": "1"}
-        rows = [{**line, "id": str(i), "input": f"fire {i}", "feedback": {"label": "red"}} for i in range(2)]
-        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-        assert "must rest" in str(tick(task, instance, tmp_path).skip_message)  # type: ignore[union-attr]
+def log(task: Task, n: int, *, rested: bool = True, **more: Any) -> None:
+    """`n` answered rows in the log, the first two with a correction; rested: last written a while ago."""
+    path = task.folder / "logs" / "a.jsonl"
+    line = {"timestamp": "2026-05-01T10:00:00Z", "output": "blue", "model_version": "1"}
+    rows = [{**line, "id": str(i), "input": f"fire {i}", **more} for i in range(n)]
+    for row in rows[:2]:
+        row["feedback"] = {"label": "red"}
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    if rested:
         os.utime(path, (time.time() - 100,) * 2)
-        asked = tick(task, instance, tmp_path)
-        assert isinstance(asked, dg.RunRequest)
-        assert asked.tags["finetune/why"] == "2 corrected new rows, 2 asked for"
-        again = tick(task, instance, tmp_path)
-        assert isinstance(again, dg.RunRequest)
-        assert again.run_key == asked.run_key, "the same rows ask for the same run, which Dagster starts once"
-        instance.create_run_for_job(_job(), tags={"finetune/task": task.name}, status=dg.DagsterRunStatus.STARTED)
-        assert "is going on" in str(tick(task, instance, tmp_path).skip_message)  # type: ignore[union-attr]
+
+
+def ask(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, store: Path) -> Any:
+    return sensor(dg.build_sensor_context(instance=instance, resources={"store": Store(root=str(store))}))
+
+
+def ended(instance: dg.DagsterInstance, task: Task, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+    tags = {"finetune/task": task.name, "finetune/stage": "all"}
+    return instance.create_run_for_job(_job(), tags=tags, status=status)
+
+
+def artifact(store: Path, step: str, facts: dict[str, Any], inputs: dict[str, str], rows: Any = None) -> Artifact:
+    def make(builder: Builder) -> None:
+        builder.facts.update(facts)
+        if rows is not None:
+            (builder.folder / "files").mkdir()
+            write_examples(builder.folder / "files/production.jsonl", rows)
+
+    return ArtifactStore(store).build("colours", step, code_version="1", inputs=inputs, settings=facts, make=make)
+
+
+def candidate(store: Path, rows: Any = ()) -> Artifact:
+    """A registered candidate made from these production rows."""
+    raw = artifact(store, "raw_examples", {}, {}, rows)
+    report = artifact(store, "evaluation_report", {}, {"raw_examples": raw.version, "splits": "s"})
+    return artifact(store, "model_version", {"model_version": 1}, {"evaluation_report": report.version})
+
+
+def test_the_sensor_waits_asks_once_and_gives_its_reason(
+    task: Task, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    def tick() -> Any:
+        return ask(new_logs_sensor(task), instance, tmp_path / "store")
+
+    assert tick().skip_message == "0 of 2 corrected new rows in logs/"
+    log(task, 2, rested=False)
+    assert "must rest" in tick().skip_message
+    log(task, 2)
+    asked = tick()
+    assert isinstance(asked, dg.RunRequest)
+    assert asked.tags["finetune/why"] == "2 corrected new rows, 2 asked for"
+    assert tick().run_key == asked.run_key, "the same rows ask for the same run, which Dagster starts once"
+    ended(instance, task, dg.DagsterRunStatus.STARTED)
+    assert "is going on" in tick().skip_message
+
+
+def test_a_failed_batch_is_tried_three_times_and_then_a_person_is_asked(
+    task: Task, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    def tick() -> Any:
+        return ask(new_logs_sensor(task), instance, tmp_path / "store")
+
+    log(task, 2)
+    keys = {tick().run_key}
+    for attempt in (2, 3):
+        ended(instance, task, dg.DagsterRunStatus.FAILURE)
+        again = tick()
+        assert f"attempt {attempt} of 3" in again.tags["finetune/why"]
+        keys.add(again.run_key)
+    assert len(keys) == 3, "each attempt is a run of its own"
+    last = ended(instance, task, dg.DagsterRunStatus.FAILURE)
+    told = tick().skip_message
+    assert "a person must look" in told
+    assert last.run_id[:8] in told
+    ended(instance, task, dg.DagsterRunStatus.SUCCESS)
+    assert isinstance(tick(), dg.RunRequest), "a run that succeeds opens the way again"
+
+
+def test_rows_of_a_registered_candidate_wait_no_more_and_old_rows_do_not_wait_for_ever(
+    project: Project, task: Task, tmp_path: Path
+) -> None:
+    store = ArtifactStore(tmp_path / "store")
+    log(task, 1)
+    assert "the oldest waits 3.0 of at most 100000 days" in what_waits(task, store, FIRST + 3 * DAY).sentence
+    project.write_spec(retraining={"longest_wait_days": 3})
+    hasty = load_task(project.folder)
+    waits = what_waits(hasty, store, time.time())
+    assert (waits.ready, waits.usable) == (True, 1)
+    assert "longer than 3" in waits.sentence
+    candidate(tmp_path / "store", corrections(task.spec, read_logs(task, store)))
+    after = what_waits(hasty, store, time.time())
+    assert (after.ready, after.usable) == (False, 0)
+
+
+def test_the_drift_sensor_looks_after_a_window_and_after_a_candidate_and_acts_as_the_spec_says(
+    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    store = tmp_path / "store"
+
+    def tick() -> Any:
+        return ask(drift_sensor(load_task(project.folder), task_jobs(task)), instance, store)
+
+    assert "no candidate was made yet" in tick().skip_message
+    candidate(store)
+    log(task, 29)
+    assert tick().skip_message == "29 production rows, a window has 30"
+    log(task, 30)
+    look = tick()
+    assert (look.job_name, look.tags["finetune/trigger"]) == ("colours__production", "drift")
+    drifted = {"rows": 30, "drifted": ["label_mix"], "sentence": "Drifted."}
+    artifact(store, "drift_report", drifted, {})
+    artifact(store, "retraining_decision", {"retrain": True, "sentence": "Train again."}, {})
+    run = tick()
+    assert (run.job_name, run.tags["finetune/why"]) == ("colours__all", "Drifted. Train again.")
+    project.write_spec(drift={"window_rows": 30, "action": "propose"})
+    assert tick().skip_message == "Drifted. Train again. Proposed: `finetune run colours`."
+    project.write_spec(drift={"window_rows": 30, "action": "tell"})
+    assert tick().skip_message == "Drifted. Train again."
+    log(task, 60)
+    assert tick().tags["finetune/why"] == "30 new rows: looking at production"
+
+
+def test_the_schedule_skips_with_the_reason_when_nothing_changed(
+    task: Task, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(root=str(tmp_path / "store"))
+    folder = str(tmp_path_factory.mktemp("dagster"))
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    write_json(Path(task.spec.base_model) / "config.json", {"model_type": "llama"})
+    (Path(task.spec.base_model) / "model.safetensors").write_bytes(b"")
+    tracking = Tracking()
+    tracking.prepare()
+
+    def tick() -> Any:
+        with dg.DagsterInstance.local_temp(folder) as instance:
+            context = dg.build_schedule_context(
+                instance=instance,
+                scheduled_execution_time=datetime(2026, 5, 4, 3, tzinfo=UTC),
+                resources={"store": store, "tracking": tracking},
+            )
+            return retraining_schedule(task)(context)
+
+    asked = tick()
+    assert isinstance(asked, dg.RunRequest)
+    assert asked.run_key == "schedule-2026-05-04T03:00-first"
+    world = release.present_world(task, store, tracking)
+    step = release.PIPELINE.steps["model_version"]
+    versions = release.PIPELINE.versions(task, world, store.artifacts())
+    inputs = {need: versions[need] for need in step.needs}
+    store.artifacts().build(
+        task.name,
+        "model_version",
+        code_version=step.code_version,
+        inputs=inputs,
+        settings=step.settings(task.spec, world),
+        make=lambda builder: builder.facts.update(model_version=4),
+    )
+    told = tick().skip_message
+    assert told == "nothing changed since the last candidate (version 4), which was not promoted; there is no champion"
 
 
 def _job() -> dg.JobDefinition:
@@ -55,6 +226,63 @@ def _job() -> dg.JobDefinition:
     def nothing() -> None: ...
 
     return nothing
+
+
+def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_the_spec_allows_it(
+    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    tracking = Tracking()
+    tracking.prepare()
+    client = tracking.client()
+    client.create_registered_model("colours")
+    for alias in (registry.PREVIOUS, registry.CHAMPION):
+        made = client.create_model_version("colours", source=str(tmp_path / "home"))
+        client.set_registered_model_alias("colours", alias, made.version)
+
+    def tick() -> Any:
+        resources = {"store": Store(root=str(tmp_path / "store")), "tracking": tracking}
+        return champion_sensor(load_task(project.folder))(
+            dg.build_sensor_context(instance=instance, resources=resources)
+        )
+
+    def served(version: str, n: int, flagged: int) -> list[dict[str, Any]]:
+        line = {"timestamp": "2026-05-01T10:00:00Z", "output": "blue", "model_version": f"colours/{version}"}
+        rows = [{**line, "id": f"{version}-{i}", "input": f"fire {version} {i}"} for i in range(n)]
+        return [{**r, "feedback": {"flag": "wrong"}} if i < flagged else r for i, r in enumerate(rows)]
+
+    path = task.folder / "logs" / "a.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in [*served("1", 60, 3), *served("2", 49, 30)]))
+    assert "too few to compare" in tick().skip_message
+    with path.open("a") as file:
+        file.write(json.dumps({**served("2", 50, 0)[49]}) + "\n")
+    told = tick()
+    assert told.skip_reason.skip_message.startswith("ALARM: 60.0% of 50 answers of version 2 failed, 5.0% of 60 of 1")
+    assert "finetune rollback colours" in told.asset_events[0].description
+    assert registry.champion(tracking, "colours") == 2, "only told"
+    project.write_spec(retraining={"rollback": True})
+    assert tick().skip_reason.skip_message.endswith("rolled back to version 1")
+    assert registry.champion(tracking, "colours") == 1
+    assert "champion alarm" in registry.version_tags(tracking, "colours", 2)[registry.ROLLED_BACK]
+    assert tick().skip_message == "version 1 serves again after a rollback from version 2"
+
+
+def test_automation_is_switched_on_and_off_and_tells_its_state(
+    project: Project, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in project.environment().items():
+        monkeypatch.setenv(name, value)
+    workspace = tmp_path / "workspace.yaml"
+    workspace.write_text("load_from: [{python_module: finetune_pipeline.definitions}]")
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        off = switch(instance, str(workspace), task.name, "status")
+        names = {f"colours__{n}" for n in ("new_logs", "drift", "champion", "retraining")}
+        assert {row["name"] for row in off} == names
+        assert not any(row["on"] for row in off), "stopped by default"
+        assert all(row["on"] for row in switch(instance, str(workspace), task.name, "on"))
+        assert not any(row["on"] for row in switch(instance, str(workspace), task.name, "off"))
 
 
 def test_a_broken_task_is_shown_and_the_others_load(task: Task) -> None:

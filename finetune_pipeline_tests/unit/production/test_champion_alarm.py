@@ -1,0 +1,51 @@
+"""The champion alarm: raised by a worse champion, silent for an equal one however often it is asked."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from finetune_pipeline.production.champion_alarm import champion_alarm, failed, version_of
+from finetune_pipeline_tests.unit.production.streams import served
+
+
+def history(seed: int, right: float, rows: int = 400) -> list[dict]:
+    rng = random.Random(seed)
+    before = served(rng, 300, right=0.9)
+    now = served(rng, rows, 300, right=right)
+    return [*before, *({**r, "model_version": "demo/2"} for r in now)]
+
+
+def test_a_worse_champion_raises_the_alarm_and_the_sentence_says_by_how_much() -> None:
+    alarm = champion_alarm(history(0, 0.6), 2, 1)
+    assert alarm.raised
+    assert alarm.figures["failed"] > 2 * alarm.figures["failed_before"]
+    assert "serves worse than the champion before" in alarm.sentence
+    reverse = champion_alarm(history(0, 1.0), 2, 1)
+    assert not reverse.raised
+
+
+def test_equal_champions_raise_false_alarms_as_seldom_as_promised() -> None:
+    raised = sum(champion_alarm(history(seed, 0.9), 2, 1).raised for seed in range(120))
+    assert raised <= 120 * 0.05
+
+
+def test_the_looks_are_at_doublings_whatever_is_asked_when() -> None:
+    rows = history(3, 0.9, rows=130)
+    alarm = champion_alarm(rows, 2, 1)
+    assert (alarm.figures["look"], alarm.figures["level"]) == (2, pytest.approx(0.05 / 6))
+    assert champion_alarm(rows[:-20], 2, 1).figures["p"] == alarm.figures["p"]
+
+
+def test_without_rows_or_a_champion_before_nothing_is_judged() -> None:
+    assert "first champion" in champion_alarm([], 1, None).sentence
+    assert "too few" in champion_alarm(history(0, 0.1, rows=49), 2, 1).sentence
+
+
+def test_how_versions_and_failures_are_told() -> None:
+    assert {version_of(x) for x in ("3", "v3", "demo/3", "models:/demo/3")} == {"3"}
+    row = {"output": "bug", "flag": None, "correction": " bug"}
+    assert not failed(row)
+    assert failed({**row, "flag": "wrong"})
+    assert failed({**row, "correction": "howto"})
