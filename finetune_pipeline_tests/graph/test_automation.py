@@ -194,12 +194,14 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(
     tracking.prepare()
 
     def tick() -> Any:
-        with dg.DagsterInstance.local_temp(folder) as instance:
-            context = dg.build_schedule_context(
+        with (
+            dg.DagsterInstance.local_temp(folder) as instance,
+            dg.build_schedule_context(
                 instance=instance,
                 scheduled_execution_time=datetime(2026, 5, 4, 3, tzinfo=UTC),
                 resources={"store": store, "tracking": tracking},
-            )
+            ) as context,
+        ):
             return retraining_schedule(task)(context)
 
     asked = tick()
