@@ -18,7 +18,8 @@ class Prompt:
     """One way to ask.
 
     shots: number of examples that every row is shown, of these `ids`, as `turns`. retrieved: number of training examples
-    most like the row that it is shown instead. system: a system prompt in place of `instead_of`, None for the task's own.
+    most like the row that it is shown instead. system: a system prompt in place of `instead_of`, None for the task's own. api:
+    asked of baseline.endpoint, not of the base model.
     """
 
     shots: int = 0
@@ -27,6 +28,7 @@ class Prompt:
     retrieved: int = 0
     system: str | None = None
     instead_of: str | None = None
+    api: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, as in prompts.json."""

@@ -108,6 +108,8 @@ def prompt_name(name: Any) -> str:
     other = re.fullmatch(r"prompt_(\d+)_(.+)", str(name))
     if other:
         return f"prompt {other[1]}, {prompt_name(other[2])}"
+    if str(name).startswith("api_"):
+        return f"API model, {prompt_name(str(name)[4:])}"
     if nearest := re.fullmatch(r"(\d+)_nearest", str(name)):
         return f"{nearest[1]} nearest examples" if nearest[1] != "1" else "nearest example"
     return str(name).replace("_", "-")

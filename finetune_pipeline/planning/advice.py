@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.evaluation.endpoint_answers import API
 from finetune_pipeline.evaluation.failure_rules import KINDS, failure_of
 from finetune_pipeline.evaluation.gains import gain
 from finetune_pipeline.evaluation.row_scores import is_right
@@ -96,7 +97,7 @@ def advise(
 
 
 def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """What is wrong with the answers of the best prompt without retrieval.
+    """What is wrong with the answers of the base model's best prompt without retrieval.
 
     prompt; n; right; form (not in form, or of another style: fine-tuning helps); knowledge (in form and wrong, but right
     once the nearest training examples are shown: retrieval helps); judgement (in form and wrong, still); unnamed (free
@@ -170,13 +171,14 @@ def tokens_of(baseline: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _nearest(baseline: Mapping[str, Any]) -> str | None:
-    """The prompt that retrieves, where there is one."""
-    return next((name for name in baseline["prompts"] if name.endswith("_nearest")), None)
+    """The base model's prompt that retrieves, where there is one."""
+    own = [name for name in baseline["prompts"] if not name.startswith(API)]
+    return next((name for name in own if name.endswith("_nearest")), None)
 
 
 def _best_fixed(baseline: Mapping[str, Any]) -> str:
     prompts, nearest = baseline["prompts"], _nearest(baseline)
-    fixed = [name for name in prompts if name != nearest]
+    fixed = [name for name in prompts if name != nearest and not name.startswith(API)]
     return max(fixed, key=lambda name: prompts[name]["primary"]["value"] or 0.0)
 
 
@@ -188,7 +190,7 @@ def _prompting_is_enough(spec: TaskSpec, baseline: Mapping[str, Any]) -> tuple[s
     least = min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain)
     of = baseline["prompts"][baseline["best"]]
     if _surely_enough(of["interval"], least):
-        decision = "retrieve" if baseline["best"] == _nearest(baseline) else "prompt"
+        decision = "retrieve" if baseline["best"].endswith("_nearest") else "prompt"
         return decision, (
             f"Prompting is enough: {prompt_name(baseline['best'])} is {_measured(of)}, surely at or above {percent(least)}."
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import ArtifactStore, read_json
-from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.artifacts import ArtifactStore, read_json, write_json
+from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.baseline import score_baselines
-from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.endpoint_answers import API, ask_endpoint
+from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of
 from finetune_pipeline.evaluation.without_llm import without_llm
 from finetune_pipeline.evaluation.worth import worth_training
@@ -21,7 +23,7 @@ from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.reports.markdown import advice_markdown
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import LabelsOutput
-from finetune_pipeline.stages.kept_answers import answers_of
+from finetune_pipeline.stages.kept_answers import answers_of, api_answers
 from finetune_pipeline.stages.world import base_of
 from finetune_pipeline.training.jobs import base_job, baseline_job
 
@@ -77,15 +79,52 @@ def make_few_shot_baseline(work: Work) -> dict[str, Any]:
             out=work.out,
         )
     )
+    rows, api = read_predictions(work.out / "predictions.parquet"), None
+    if spec.baseline.endpoint is not None:
+        rows, api = _with_endpoint(work, rows, read_examples(train), read_examples(validation))
     by_prompt: dict[str, list[dict[str, Any]]] = {}
-    for row in read_predictions(work.out / "predictions.parquet"):
+    for row in rows:
         by_prompt.setdefault(row["model"], []).append(row)
     return {
         **told,
         **score_baselines(spec, by_prompt),
-        "prompt_details": told.get("prompts", {}),
+        "prompt_details": {**told.get("prompts", {}), **(api["prompts"] if api else {})},
+        "api": api,
         "without_llm": without_llm(spec, read_examples(train), read_examples(validation)),
     }
+
+
+def _with_endpoint(
+    work: Work, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows, and those of the API model on the same examples in the same ways; and what it took. Rewrites
+    predictions.parquet and prompts.json."""
+    prompts = read_json(work.out / "prompts.json")
+    asked = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
+    gold = {row["example_id"]: row["gold"] for row in rows}
+    told, told_facts = ask_api(
+        work, asked, [e for e in validation if e.id in gold], train, gold, stage="few_shot_baseline"
+    )
+    write_json(work.out / "prompts.json", prompts | asked)
+    write_predictions(work.out / "predictions.parquet", [*rows, *told])
+    return [*rows, *told], told_facts
+
+
+def ask_api(
+    work: Work,
+    prompts: Mapping[str, Mapping[str, Any]],
+    examples: Sequence[Example],
+    train: Sequence[Example],
+    gold: Mapping[str, str],
+    **how: Any,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Ask the spec's API model (endpoint_answers.ask_endpoint), through the cache of answers."""
+    endpoint = work.spec.baseline.endpoint
+    if endpoint is None:
+        raise RuntimeError("the best prompt was an API model's, and baseline.endpoint is gone from task.yaml")
+    test = bool(how.pop("test", False))
+    cache = api_answers(work, test=test)
+    return ask_endpoint(endpoint, prompts, examples, train, answer_length(work.spec), gold, cache=cache, **how)
 
 
 def make_advice(work: Work) -> dict[str, Any]:
@@ -110,8 +149,9 @@ def make_advice(work: Work) -> dict[str, Any]:
 
 def baseline_settings(spec: TaskSpec) -> list[Any]:
     """The part of the spec the answers and scores of the prompts depend on: not what is made of them afterwards."""
+    limits = {"max_requests", "max_tokens", "timeout", "concurrency", "key_variable"}  # they decide no answer
     return [
-        spec.baseline.model_dump(exclude={"ceiling"}),
+        spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": limits}),
         spec.system_prompt if spec.baseline.prompts else None,
         spec.output.model_dump(),
         spec.metric,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_pipeline.artifacts import Artifact, read_json, write_json
-from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.costs import costs
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
 from finetune_pipeline.evaluation.neighbours import Trained
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions, write_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
 from finetune_pipeline.evaluation.shared_sources import source_of
@@ -25,7 +25,7 @@ from finetune_pipeline.reports.report_plots import report_plots
 from finetune_pipeline.reports.sentences import caveats, verdict_sentences
 from finetune_pipeline.spec.engines import VERSION
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.stages.baseline import answer_length, best_prompt
+from finetune_pipeline.stages.baseline import answer_length, ask_api, best_prompt
 from finetune_pipeline.stages.data import sealing_key
 from finetune_pipeline.stages.kept_answers import answers_of
 from finetune_pipeline.training.jobs import predict_job, prompt_set
@@ -43,10 +43,10 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     """
     spec = work.spec
     splits, candidate, base = work.inputs["splits"], work.inputs["merged_model"], work.inputs["base_model"]
-    sets = [
-        prompt_set(name="base", model=base.folder, prompt=best_prompt(work), served=_served_as(spec, "base", base)),
-        _answering(spec, "candidate", candidate, base),
-    ]
+    best, sets = best_prompt(work), []
+    if not best.get("api"):
+        sets.append(prompt_set(name="base", model=base.folder, prompt=best, served=_served_as(spec, "base", base)))
+    sets.append(_answering(spec, "candidate", candidate, base))
     kinds = {"candidate": candidate.facts["kind"]}
     if work.world.champion:
         champion, its_base = _champion(work)
@@ -76,6 +76,8 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
             )
         )
         test = read_examples(examples)
+    if best.get("api"):
+        _ask_api(work, best, test)
     linear: dict[str, str] = {}
     if spec.labels:
         train = read_examples(examples_of(splits.folder, "train"))
@@ -87,6 +89,16 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     write_json(work.out / "texts.json", {e.id: e.user_text for e in test})
     write_json(work.out / "sources.json", {e.id: source_of(e) for e in test})
     return {**told, "kinds": kinds, "linear_baseline": bool(linear), "champion": dict(work.world.champion or {})}
+
+
+def _ask_api(work: Work, best: dict[str, Any], test: list[Example]) -> None:
+    """Put the API model's answers, the baseline that was the best, before the others in predictions.parquet."""
+    path = work.out / "predictions.parquet"
+    rows = read_predictions(path)
+    gold = {row["example_id"]: row["gold"] for row in rows}
+    train = read_examples(examples_of(work.inputs["splits"].folder, "train"))
+    told, _ = ask_api(work, {"base": best}, test, train, gold, test=True, most_failed=0.0, stage="test_predictions")
+    write_predictions(path, [*told, *rows])
 
 
 def _answering(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.scrubbing.mapping import load_key
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.graph import Work
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.stages.data import SCRUBBING_KEY
@@ -11,6 +14,14 @@ from finetune_pipeline.training.jobs import kept_answers
 
 FOLDER = ".answers"
 OPEN = "everything but tests"
+
+
+def api_answers(work: Work, *, test: bool = False) -> AnswerCache | None:
+    """The same cache for answers of an API model, which is asked in this process: its key stays here."""
+    told = answers_of(work, test=test)
+    if told is None:
+        return None
+    return AnswerCache(Path(told["folder"]), load_key(Path(told["key_file"])), told["scope"], told["limit_mib"])
 
 
 def answers_of(work: Work, *, test: bool = False) -> dict[str, Any] | None:

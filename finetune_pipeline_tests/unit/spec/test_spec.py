@@ -101,6 +101,10 @@ RULES = [
     ("spec.shots", {"baseline": {"shots": [0, -1]}}),
     ("spec.other_prompts", {"baseline": {"prompts": ["Sort it.", "Sort it."]}}),
     ("spec.other_prompts", {"baseline": {"prompts": [" "]}}),
+    (
+        "spec.private",
+        {"advise": {"private": True}, "baseline": {"endpoint": {"url": "https://a.example", "model": "m"}}},
+    ),
     ("spec.raw_inside_folder", {"data": {"raw": ["../other/*.jsonl"]}}),
     ("spec.raw_inside_folder", {"data": {"raw": ["/etc/*.jsonl"]}}),
     ("spec.cron", {"logs": {"retrain_cron": "61 3 * * 1"}}),
