@@ -9,6 +9,7 @@ import click
 
 from finetune_pipeline import __version__
 from finetune_pipeline.cli.output import DONE, ERROR, problem
+from finetune_pipeline.cli.outside import words_of
 from finetune_pipeline.findings import FindingsError
 
 COMMANDS = (
@@ -55,7 +56,8 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point. Known errors become one readable message; bugs keep their traceback. Both exit with 1."""
+    """Entry point. Known errors, a full disk and an MLflow that is away become one readable message; bugs keep their
+    traceback. Both exit with 1."""
     try:
         code = cli.main(prog_name="finetune", standalone_mode=False)
     except click.exceptions.Abort:
@@ -66,6 +68,12 @@ def main() -> None:
         sys.exit(ERROR)
     except FindingsError as error:
         problem(str(error))
+        sys.exit(ERROR)
+    except Exception as error:
+        words = words_of(error)
+        if words is None:
+            raise
+        problem(words)
         sys.exit(ERROR)
     sys.exit(code if isinstance(code, int) else DONE)
 

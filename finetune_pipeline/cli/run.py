@@ -22,6 +22,7 @@ from finetune_pipeline.cli.waiting import pool_wait
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.findings import errors
 from finetune_pipeline.progress import VARIABLE
+from finetune_pipeline.resources.mlflow_store import TrackingError
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
@@ -58,15 +59,12 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
                 None,
             )
         result = execute(loaded, stage or "all", instance, project, quiet=as_json)
-    project = open_project(loaded)
-    if result.success:
-        headline = f"{loaded.name}: done in {_duration(time.monotonic() - started)}."
-        return (
-            _finish(project, as_json, headline, result.run_id)
-            if stage is None
-            else _stage_done(as_json, loaded, stage, result.run_id)
-        )
-    return _failed(result, loaded, as_json)
+    if not result.success:
+        return _failed(result, loaded, as_json)
+    if stage is not None:
+        return _stage_done(as_json, loaded, stage, result.run_id)
+    headline = f"{loaded.name}: done in {_duration(time.monotonic() - started)}."
+    return _finish(open_project(loaded), as_json, headline, result.run_id)
 
 
 def _refuse(task: Task, *, quiet: bool) -> None:
@@ -108,7 +106,10 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     finally:
         os.environ.pop(VARIABLE, None)
         path.unlink(missing_ok=True)
-    project.tracking.finish(result.run_id, "SUCCESS" if result.success else "FAILURE")
+    try:
+        project.tracking.finish(result.run_id, "SUCCESS" if result.success else "FAILURE")
+    except TrackingError as error:  # what the steps have to say of their own failures must not be lost by it
+        problem(f"the run could not be closed in MLflow: {error}")
     return result
 
 

@@ -30,6 +30,7 @@ _UNREACHABLE = (
     "failed with exception",
     "Max retries",
     "unable to open database",
+    "database or disk is full",
     "could not connect",
     "Connection refused",
     "503 != 200",
