@@ -30,6 +30,8 @@ def standing(task: Task, store: ArtifactStore, rows: Sequence[Any]) -> Standing:
     release = _newest(store, name, "model_version")
     if release is None:
         return Standing(None, False, False, f"no candidate was made yet: start `finetune run {name}`", "")
+    if release.facts["champion"] is None:
+        return Standing(None, False, False, "no champion serves yet, whose data production could be held against", "")
     seen = int(report.facts["rows"]) if report else 0
     stale = report is None or decision is None or _made(report) < _made(release)
     if len(rows) - seen >= size or (stale and len(rows) >= size):

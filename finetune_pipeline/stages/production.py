@@ -44,11 +44,11 @@ def make_drift_report(work: Work) -> dict[str, Any]:
     rows = read_rows(work.inputs["production_logs"].path("rows.jsonl"))
     predictions = _champions_predictions(work)
     answers = [e.answer for e in train] if predictions is None else [r["text"].strip() for r in predictions]
-    told = (
-        f"the champion's training rows and {'their answers' if predictions is None else 'its answers on the test set'}"
-    )
+    whose = "the champion's training rows" if work.world.champion else "the training rows"
+    told = f"{whose} and {'their answers' if predictions is None else 'its answers on the test set'}"
     reference = Reference([e.user_text for e in train], answers)
-    facts = drift_report(work.spec, reference, rows, work.out, _taken_at(train, rows), told)
+    after = _taken_at(train, rows) if work.world.champion else None  # nothing trained serves: every row is news
+    facts = drift_report(work.spec, reference, rows, work.out, after, told)
     (work.out / "drift.html").write_text(render_drift(work.task.name, work.spec.drift.false_alarms, facts), "utf-8")
     return facts
 
@@ -113,7 +113,7 @@ STEPS = [
     Step(
         "drift_report",
         ("production_logs",),
-        "2",
+        "3",
         lambda s, w: [s.output.model_dump(), s.drift.model_dump(exclude={"action"}), w.trained_on, w.champion],
         make_drift_report,
     ),

@@ -91,11 +91,13 @@ def artifact(store: Path, step: str, facts: dict[str, Any], inputs: dict[str, st
     return ArtifactStore(store).build("colours", step, code_version="1", inputs=inputs, settings=facts, make=make)
 
 
-def candidate(store: Path, rows: Any = ()) -> Artifact:
+def candidate(store: Path, rows: Any = (), champion: int | None = 1) -> Artifact:
     """A registered candidate made from these production rows."""
     raw = artifact(store, "raw_examples", {}, {}, rows)
     report = artifact(store, "evaluation_report", {}, {"raw_examples": raw.version, "splits": "s"})
-    return artifact(store, "model_version", {"model_version": 1}, {"evaluation_report": report.version})
+    return artifact(
+        store, "model_version", {"model_version": 1, "champion": champion}, {"evaluation_report": report.version}
+    )
 
 
 def test_the_sensor_waits_asks_once_and_gives_its_reason(
@@ -163,6 +165,8 @@ def test_the_drift_sensor_looks_after_a_window_and_after_a_candidate_and_acts_as
         return ask(drift_sensor(load_task(project.folder), task_jobs(task)), instance, store)
 
     assert "no candidate was made yet" in tick().skip_message
+    candidate(store, champion=None)
+    assert "no champion serves yet" in tick().skip_message
     candidate(store)
     log(task, 29)
     assert tick().skip_message == "29 production rows, a window has 30"
