@@ -39,11 +39,12 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.generation import Ids, Reader
-from finetune_pipeline.evaluation.predict import encode_labels, with_turns
+from finetune_pipeline.evaluation.predict import encode_labels
+from finetune_pipeline.evaluation.prompts import with_turns
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.spec import load_task
 
-LIMITS = {"labels": 8.0, "long answers": 3.0, "label likelihoods": 20.0}
+LIMITS = {"labels": 8.0, "long answers": 3.0, "label likelihoods": 20.0, "label likelihoods, 4 shots": 20.0}
 GUIDE_TOKENS = 50
 LIKELIHOOD_BATCH = 8
 
@@ -211,15 +212,16 @@ def measure(bench: Bench, rows: int, only: list[str]) -> None:
     labels = encode_labels(bench.tokenizer, [t[:-1] for t in tickets], triage.labels)
     gold = [t[-1]["content"] for t in tickets]
     if "likelihoods" in only:
-        before = Cost()
-        scores = reencode(bench.model, plain, labels, before)
-        answers, after, parts = bench.ours("likelihood", plain, labels, 1, batch)
-        worst = max(
-            abs(a - b) for x, y in zip(scores, answers, strict=True) for a, b in zip(x, y.label_scores, strict=True)
-        )
-        assert worst < 1e-4, f"scores differ by {worst}"
-        bench.line("label likelihoods", rows, before, after, parts, bench.again("likelihood", plain, labels, 1, batch))
-        print(f"           scores differ by at most {worst:.1e}; {len(triage.labels)} labels")
+        few = [bench.encoded(tickets, shots[:k]) for k in (0, 4)]
+        for name, prompts in zip(("label likelihoods", "label likelihoods, 4 shots"), few, strict=True):
+            before = Cost()
+            scores = reencode(bench.model, prompts, labels, before)
+            answers, after, parts = bench.ours(name, prompts, labels, 1, batch)
+            both = [zip(x, y.label_scores, strict=True) for x, y in zip(scores, answers, strict=True)]
+            worst = max(abs(one - other) for pairs in both for one, other in pairs)
+            assert worst < 1e-4, f"scores differ by {worst}"
+            bench.line(name, rows, before, after, parts, bench.again(name, prompts, labels, 1, batch))
+            print(f"           scores differ by at most {worst:.1e}; {len(triage.labels)} labels")
     if "labels" in only:
         before = Cost()
         said = guide(bench.model, bench.tokenizer, plain, before)
