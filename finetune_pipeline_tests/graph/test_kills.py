@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -13,7 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from finetune_pipeline_tests.graph.disturbed import digests, finish, fresh, grow_logs, kill_in, logged, start, whole
 from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 
 def adapter_digest(project: Project) -> str:
@@ -85,3 +88,22 @@ def test_a_kill_in_training_is_told_and_taken_up_again(
     assert measured["resumed_from"].startswith("checkpoint-")
     for step in ("splits", "adapter", "merged_model", "test_predictions"):
         assert project.artifact(step).name == undisturbed.artifact(step).name, "same inputs, same versions"
+
+
+def test_kills_while_logs_grow_lose_and_double_nothing(tmp_path: Path) -> None:
+    """A few of the kills of `benchmarks/chaos.py`: the data stage through the real command, with Dagster and MLflow."""
+    base, data = make_tiny_model(tmp_path / "base"), ("--stage", "data")
+    undisturbed = fresh(tmp_path / "undisturbed", base)
+    assert finish(undisturbed, *data) == 0
+    key = undisturbed.home / "artifacts" / "scrubbing.key"
+    project, rng, killed = fresh(tmp_path / "killed", base, key, log_rows=10), random.Random(0), 0
+    for rows, asset in ((30, "production_logs"), (60, "clean_examples")):
+        run = start(project, *data)
+        killed += bool(kill_in(project, run, asset, 0.3, rng, child=False))
+        whole(project)
+        grow_logs(project, rows)
+    assert killed, "every run was quicker than its kill"
+    assert finish(project, *data) == 0
+    assert whole(project) >= whole(undisturbed)
+    assert digests(project, of_logs=False) == digests(undisturbed, of_logs=False)
+    assert sorted(logged(project)) == sorted(f"answer-{i}" for i in range(60))
