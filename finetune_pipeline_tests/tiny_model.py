@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 TEMPLATE = (
@@ -25,8 +26,11 @@ _TEXTS = [
 ]
 
 
-def make_tiny_tokenizer(folder: Path) -> None:
-    """A byte-level BPE tokenizer (EOS = pad = ``<|im_end|>``) with the ChatML template of SmolLM2."""
+def make_tiny_tokenizer(folder: Path, texts: Sequence[str] = (), vocabulary: int = 400) -> None:
+    """A byte-level BPE tokenizer (EOS = pad = ``<|im_end|>``) with the ChatML template of SmolLM2.
+
+    texts: further ones it is made from, so that their words become tokens, where the vocabulary has room.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -34,12 +38,12 @@ def make_tiny_tokenizer(folder: Path) -> None:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
+        vocab_size=vocabulary,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    raw.train_from_iterator([*_TEXTS, *LABELS, SYSTEM, "system user assistant"] * 3, trainer)
+    raw.train_from_iterator([*_TEXTS, *LABELS, SYSTEM, "system user assistant", *texts] * 3, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         bos_token="<|im_start|>",
@@ -51,16 +55,24 @@ def make_tiny_tokenizer(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def make_tiny_model(folder: Path, dtype: str = "float32", seed: int = 0, layers: int = 2) -> Path:
-    """Save a random Llama (2 layers, width 64, grouped keys, tied embeddings) with its tokenizer into `folder`."""
+def make_tiny_model(
+    folder: Path,
+    dtype: str = "float32",
+    seed: int = 0,
+    layers: int = 2,
+    texts: Sequence[str] = (),
+    vocabulary: int = 400,
+) -> Path:
+    """Save a random Llama (2 layers, width 64, grouped keys, tied embeddings) with its tokenizer (see
+    make_tiny_tokenizer) into `folder`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    make_tiny_tokenizer(folder)
+    make_tiny_tokenizer(folder, texts, vocabulary)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=400,
+        vocab_size=vocabulary,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=layers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,9 @@ class Alarm:
 
 
 def version_of(told: str) -> str:
-    """The number of a model version as a log may tell it: `3`, `v3`, `triage/3` and `models:/triage/3` are all 3."""
-    return told.rsplit("/", 1)[-1].strip().removeprefix("v")
+    """The number of a model version as a log may tell it: `3`, `v3`, `triage:3` (as `finetune serve` writes it), `triage/3`
+    and `models:/triage/3` are all 3."""
+    return re.split("[/:]", told)[-1].strip().removeprefix("v")
 
 
 def failed(row: Mapping[str, Any]) -> bool:

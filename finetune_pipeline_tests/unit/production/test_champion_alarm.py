@@ -44,7 +44,7 @@ def test_without_rows_or_a_champion_before_nothing_is_judged() -> None:
 
 
 def test_how_versions_and_failures_are_told() -> None:
-    assert {version_of(x) for x in ("3", "v3", "demo/3", "models:/demo/3")} == {"3"}
+    assert {version_of(x) for x in ("3", "v3", "demo/3", "demo:3", "models:/demo/3")} == {"3"}
     row = {"output": "bug", "flag": None, "correction": " bug"}
     assert not failed(row)
     assert failed({**row, "flag": "wrong"})
