@@ -9,6 +9,7 @@ from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.production.standing import standing
 from finetune_pipeline.production.waiting import what_waits
 from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.trace_logs import take_traces
 from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec.model import Task
 
@@ -29,6 +30,7 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
     def new_logs(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
         if told := going_on(context.instance, task):
             return dg.SkipReason(told)
+        take_traces(task, store.artifacts(), Tracking())
         waits = what_waits(task, store.artifacts())
         if not waits.ready:
             return dg.SkipReason(waits.sentence)

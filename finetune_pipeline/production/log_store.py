@@ -35,11 +35,11 @@ class LogStore:
 
     def ledger(self) -> dict[str, Any]:
         """streams: {name: {"offset", "lines", "tails": [[offset, hash], …]}} of what was read of each file; seen: {path:
-        [mark, stream]} of files read to their end; segments: [{"name", "lines", "sum"}]; removed: rows that were forgotten
-        or have expired."""
+        [mark, stream]} of files read to their end; others: {source: {name: [time, digest]}} of what came from no file;
+        segments: [{"name", "lines", "sum"}]; removed: rows that were forgotten or have expired."""
         if not self._ledger.exists():
-            return {"streams": {}, "seen": {}, "segments": [], "removed": 0}
-        return dict(read_json(self._ledger))
+            return {"streams": {}, "seen": {}, "others": {}, "segments": [], "removed": 0}
+        return {"others": {}, **read_json(self._ledger)}
 
     def append(self, rows: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
         """Make rows durable, then the ledger (whose streams account for them). No rows: the ledger alone."""

@@ -11,6 +11,7 @@ from typing import Any
 from finetune_pipeline.graph import World
 from finetune_pipeline.resources import registry
 from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.trace_logs import take_traces
 from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.stages.pipeline import PIPELINE
@@ -18,13 +19,14 @@ from finetune_pipeline.stages.world import look
 
 
 def present_world(task: Task, store: Store, tracking: Tracking) -> World:
-    """The world now, with the champion a candidate of the present data must be compared with.
+    """The world now, new traces and log lines taken in, with the champion a candidate of the present data must be compared with.
 
     Where the candidate *is* the champion already (nothing changed since it was promoted), the comparison is the one it
     was promoted by: otherwise every rerun would see a new world and work again.
     """
     serving = registry.champion(tracking, task.name)
     artifacts = store.artifacts()
+    take_traces(task, artifacts, tracking)
     world = look(task, None, artifacts)
     versions = PIPELINE.versions(task, world, artifacts)
     if serving is None:

@@ -333,6 +333,9 @@ class LogsSpec(Section):
         description="Folder of JSON Lines files, relative to the task folder, or an fsspec URL (s3://…). The task's own "
         "`logs/` is read besides.",
     )
+    mlflow_experiment: str | None = Field(
+        None, description="An MLflow experiment whose traces are production's answers; read besides the files."
+    )
     keep_days: int | None = Field(
         None, ge=1, description="Rows older than this are removed, and files in `logs/` that hold nothing younger."
     )
