@@ -97,7 +97,7 @@ def changed_end(root: Path) -> None:
         "versions",
         "device",
     ],
-    ids=str,
+    ids=lambda change: getattr(change, "__name__", str(change)),
 )
 def test_what_changes_an_answer_is_no_hit(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
