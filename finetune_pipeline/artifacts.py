@@ -201,7 +201,8 @@ class ArtifactStore:
             work = self.root / task / ".work" / step / version
             work.mkdir(parents=True, exist_ok=True)
             final.parent.mkdir(parents=True, exist_ok=True)
-            making = final.parent / f".making-{version}"
+            self._clear_left(task, step)
+            making = final.parent / f"{_MAKING}{version}"
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
             builder = Builder(making, work)
@@ -232,6 +233,17 @@ class ArtifactStore:
             made = self.find(task, step, version)
             assert made is not None
             return Artifact(made.task, made.step, made.version, made.folder, made.facts, made.inputs, reused=False)
+
+    def _clear_left(self, task: str, step: str) -> None:
+        """Remove what killed builders of this step's other versions left half made; those may never be wanted again.
+
+        Whoever makes a version holds its lock all the while, so a lock that is free says that its builder is dead.
+        """
+        for left in (self.root / task / step).glob(f"{_MAKING}*"):
+            lock = self.root / task / ".locks" / f"{step}-{left.name.removeprefix(_MAKING)}"
+            with lock.open("w") as handle, contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
 
     def _linked(self, task: str, step: str, inputs: Mapping[str, str]) -> dict[tuple[int, int], dict[str, Any]]:
         """What the manifests of the inputs and of the step's last artifacts say of their files, by device and inode.
@@ -264,6 +276,7 @@ class ArtifactStore:
         return files
 
 
+_MAKING = ".making-"
 _LOOK_BACK = 3
 """Earlier artifacts of a step that may share files with a new one."""
 

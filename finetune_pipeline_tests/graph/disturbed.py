@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -23,6 +23,15 @@ TIMES = ("measured.json", "job.json")
 LOG_ROWS, ROTATED_EVERY = 60, 20
 OF_LOGS = ("production_logs", "drift_report", "retraining_decision")
 """Steps whose versions follow from when which row was taken in, and so differ where the log grew between runs."""
+
+
+class Running(Protocol):
+    """What is needed of a process: subprocess.Popen has it."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 def start(project: Project, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -44,7 +53,7 @@ def told(project: Project) -> str:
     return path.read_text("utf-8", "replace")[-3000:] if path.exists() else ""
 
 
-def going_on(project: Project, run: subprocess.Popen[str]) -> list[str]:
+def going_on(project: Project, run: Running) -> list[str]:
     """Assets that the run has begun and not ended, by its progress file."""
     path = project.home / "progress" / f"{project.folder.name}-{run.pid}.jsonl"
     try:
@@ -60,7 +69,7 @@ def going_on(project: Project, run: subprocess.Popen[str]) -> list[str]:
     return begun
 
 
-def wait_for(run: subprocess.Popen[str], condition: Callable[[], Any], seconds: float = 900) -> Any:
+def wait_for(run: Running, condition: Callable[[], Any], seconds: float = 900) -> Any:
     """What `condition` gives once it gives something; None when the run ended first."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -68,11 +77,11 @@ def wait_for(run: subprocess.Popen[str], condition: Callable[[], Any], seconds: 
             return found
         if run.poll() is not None:
             return None
-        time.sleep(0.02)
+        time.sleep(0.002)
     raise AssertionError(f"not within {seconds:g} s")
 
 
-def heavy_child(run: subprocess.Popen[str]) -> psutil.Process | None:
+def heavy_child(run: Running) -> psutil.Process | None:
     """The process that works with torch for this run, if there is one now."""
     try:
         for child in psutil.Process(run.pid).children(recursive=True):
@@ -83,7 +92,7 @@ def heavy_child(run: subprocess.Popen[str]) -> psutil.Process | None:
     return None
 
 
-def kill_run(run: subprocess.Popen[str]) -> None:
+def kill_run(run: Running) -> None:
     """SIGKILL for the command line. Asserts that nothing it started outlives it."""
     children = psutil.Process(run.pid).children(recursive=True)
     os.kill(run.pid, signal.SIGKILL)
@@ -92,16 +101,14 @@ def kill_run(run: subprocess.Popen[str]) -> None:
     assert not alive, f"outlived the process that started them: {alive}"
 
 
-def kill_in(
-    project: Project, run: subprocess.Popen[str], asset: str, seconds: float, rng: random.Random, child: bool
-) -> str:
+def kill_in(project: Project, run: Running, asset: str, seconds: float, rng: random.Random, child: bool) -> str:
     """Kill the run a random moment of up to `seconds` after `asset` began: its child that works with torch if `child` and
     there is one, else the command line. Returns the asset that was being made and the victim; "" if nothing was killed."""
     if not wait_for(run, lambda: asset in going_on(project, run)):
         return ""
     end = time.monotonic() + rng.uniform(0, seconds)
     while time.monotonic() < end and run.poll() is None:
-        time.sleep(0.01)
+        time.sleep(0.002)
     where = "+".join(going_on(project, run)) or "between two"
     if run.poll() is not None:
         return ""

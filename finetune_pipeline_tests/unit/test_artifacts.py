@@ -85,16 +85,42 @@ def _slow(root: Path, flag: Path) -> None:
     build(ArtifactStore(root), slow)
 
 
-def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: Path) -> None:
+def _half_way(tmp_path: Path) -> multiprocessing.process.BaseProcess:
+    """A process that has made half an artifact and goes on making it."""
     flag = tmp_path / "flag"
     child = multiprocessing.get_context("spawn").Process(target=_slow, args=(tmp_path / "store", flag))
     child.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not flag.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    return child
+
+
+def _kill(child: multiprocessing.process.BaseProcess) -> None:
     assert child.pid
     os.kill(child.pid, signal.SIGKILL)
     child.join()
+
+
+def test_what_a_killed_builder_left_is_removed_when_another_version_is_made(tmp_path: Path) -> None:
+    store, child = ArtifactStore(tmp_path / "store"), _half_way(tmp_path)
+    step = tmp_path / "store" / "task" / "step"
+    try:
+        build(store, settings="another")
+        (left,) = step.glob(".making-*")
+        assert (left / "half").exists(), "its builder lives: it is not touched"
+    finally:
+        _kill(child)
+    assert left.exists()
+    build(store, settings="another", make=make)
+    assert left.exists(), "nothing was made, nothing is looked at"
+    build(store, settings="a third")
+    assert not list(step.glob(".making-*"))
+    assert len(store.all_versions("task", "step")) == 2
+
+
+def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: Path) -> None:
+    _kill(_half_way(tmp_path))
     store = ArtifactStore(tmp_path / "store")
     assert store.all_versions("task", "step") == []
     made = build(store)

@@ -1,0 +1,123 @@
+"""Runs of `finetune run` for `benchmarks/chaos.py`, and what of their files can be compared between two runs.
+
+A run is a process of its own with a session of its own, forked from one that has imported the command already: that saves
+the imports of some hundred runs, and nothing else. The children that work with torch start as always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_pipeline.evaluation.gate_result import GateResult
+from finetune_pipeline.reports.html import render_html
+from finetune_pipeline.reports.markdown import render_markdown
+from finetune_pipeline_tests.graph.disturbed import digests
+from finetune_pipeline_tests.graph.project import Project
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["benchmarks.chaos_runs", "finetune_pipeline.definitions", "finetune_pipeline.cli.run"])
+
+_MONEY = {"dollars", "dollars_between", "hours", "hours_between"}
+_TOOK = {"seconds", "cpu_seconds", "train_seconds", "peak_memory_mib", "planned", *_MONEY}
+MEASURED = {
+    "plan.json": {"available_mib", "sentence", *_TOOK},
+    "evaluation.json": {"measured", "time", *_TOOK},
+    "report.json": {"measured", "time", *_TOOK},
+}
+"""Keys whose values are seconds, memory in use, estimates that follow from them (a plan knows how long the trainings before
+it took), or a date."""
+_PAGES = ("report.html", "report.md")
+
+
+class Run:
+    """A running `finetune run`, with the part of subprocess.Popen that is needed."""
+
+    def __init__(self, project: Project, *arguments: str, **environment: str) -> None:
+        values = {**project.environment(), **environment}
+        log = str(project.root / "run.log")
+        self._process = _FORKS.Process(target=_finetune, args=(["run", project.folder.name, *arguments], values, log))
+        self._process.start()
+        assert self._process.pid
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; minus the signal it died of; None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """The same."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has one. Raises subprocess.TimeoutExpired."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("finetune run", timeout or 0)
+        return self._process.exitcode
+
+
+def _finetune(arguments: list[str], environment: Mapping[str, str], log: str) -> None:
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    sys.argv = ["finetune", *arguments]
+    from finetune_pipeline.cli.main import main
+
+    main()
+
+
+def contents(project: Project) -> dict[str, str]:
+    """Digest of every file of every artifact, by step, version and name, without what was measured (:data:`MEASURED`).
+
+    The pages of the report show those figures all over: here they count as equal when each is, to the byte, what its own
+    evaluation.json and gates.json give when they are rendered again.
+    """
+    found = digests(project)
+    for name in found:
+        path = next((project.home / "artifacts").glob(f"*/{name}"))
+        if path.name in MEASURED:
+            text = json.dumps(_without(MEASURED[path.name], json.loads(path.read_text("utf-8"))), sort_keys=True)
+            found[name] = hashlib.sha256(text.encode()).hexdigest()
+        elif path.name in _PAGES and (path.parent / "evaluation.json").exists():
+            evaluation = json.loads((path.parent / "evaluation.json").read_text("utf-8"))
+            gates = [GateResult(**told) for told in json.loads((path.parent / "gates.json").read_text("utf-8"))]
+            render = render_html if path.name == "report.html" else render_markdown
+            page = path.read_text("utf-8")
+            found[name] = "as its evaluation" if page == render(evaluation, gates) else f"not as its evaluation: {path}"
+    return found
+
+
+def _without(keys: set[str], value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(keys, part) for key, part in value.items() if key not in keys}
+    return [_without(keys, part) for part in value] if isinstance(value, list) else value
+
+
+def stage_of(asset: str) -> str:
+    """The stage whose job makes an asset."""
+    from finetune_pipeline.automation.jobs import STAGES, stage_assets
+
+    return next(stage for stage in STAGES if asset in stage_assets(stage))
+
+
+def remove(project: Project, asset: str) -> None:
+    """Take an asset's artifacts away, as if it had never been made."""
+    for folder in (project.home / "artifacts").glob(f"*/{asset}"):
+        shutil.rmtree(folder)
+
+
+def made(project: Project, asset: str) -> bool:
+    """Whether an artifact of this asset is visible."""
+    return any((project.home / "artifacts").glob(f"*/{asset}/*/artifact.json"))
