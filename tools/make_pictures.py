@@ -52,6 +52,7 @@ def main() -> None:
     TARGET.mkdir(parents=True, exist_ok=True)
     report = ArtifactStore(read_settings().artifacts).all_versions(TASK, "evaluation_report")[-1]
     shoot("report.png", report.path("report.html").as_uri(), 1180, 1500, 3000)
+    shoot("report_narrow.png", report.path("report.html").as_uri(), 420, 1600, 3000)
     servers = subprocess.Popen([sys.executable, "-m", "finetune_pipeline.cli.main", "ui"])
     try:
         wait_for(DAGSTER)
