@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from month_world import A_DAY, SHIFT
+from month_world import A_DAY, SENSORS, SHIFT
 
 from finetune_pipeline.data.examples import read_examples, write_examples
 from finetune_pipeline.data.split_files import examples_of
@@ -35,7 +35,6 @@ from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.graph.project import Project
 
 TASK = "colours"
-SENSORS = ("drift", "new_logs")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _LINE = 900, 250, 46, 12, 26, 17
 
 

@@ -35,6 +35,8 @@ RARE = {
 BEFORE, AFTER = 0.1, 0.7
 """Share of the questions that use a rare word, before and from day SHIFT on."""
 RAW = 900
+SENSORS = ("drift", "new_logs")
+"""What `finetune/trigger` says of runs nobody asked for by hand."""
 
 
 def question(rng: random.Random, rare: float) -> tuple[str, str]:
