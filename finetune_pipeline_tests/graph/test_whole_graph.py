@@ -215,4 +215,4 @@ def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple
     done = subprocess.run(
         [sys.executable, "-c", code], env=project.environment(), text=True, capture_output=True, check=True
     )
-    assert json.loads(done.stdout) == ["evaluation_report", "model_version"]
+    assert json.loads(done.stdout) == ["advice", "evaluation_report", "model_version"]
