@@ -27,6 +27,11 @@ _TERMINATE = """mutation($r: String!, $p: TerminateRunPolicy) { terminateRun(run
 _STATUS = """query($r: ID!) { runOrError(runId: $r) { ... on Run { status } } }"""
 
 
+def _interruptible() -> None:
+    """Dagster stops its parts by SIGINT, which the children of a background shell ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Dev:
     """A running `dagster dev`: its processes, and what the UI would ask it."""
 
@@ -86,7 +91,15 @@ def dagster_dev(log_file: Path, environment: Mapping[str, str], *options: str, c
     with log_file.open("ab") as log:
         command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port), *options]
         dev = Dev(
-            subprocess.Popen(command, cwd=cwd, env=dict(environment), stdout=log, stderr=log, start_new_session=True),
+            subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=dict(environment),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_interruptible,
+            ),
             port,
         )
         try:

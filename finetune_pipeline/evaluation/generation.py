@@ -67,14 +67,14 @@ _PADDING = 1.15
 
 
 def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Places of rows that are read together, so that little of what is computed is padding."""
+    """Places of rows that are read together, ascending, so that little of what is computed is padding."""
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if groups and lengths[groups[-1][0]] <= lengths[i] * _PADDING:
             groups[-1].append(i)
         else:
             groups.append([i])
-    return groups
+    return [sorted(rows) for rows in groups]  # a single group is the batch as it is
 
 
 def _grows_plainly(cache: DynamicCache) -> bool:

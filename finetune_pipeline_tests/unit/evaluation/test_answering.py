@@ -90,7 +90,7 @@ def changed_end(root: Path) -> None:
         {"max_new_tokens": 5},
         {"batch_size": 3},
         {"scope": "the test of t"},
-        {"turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]},
+        {"prompt": {"turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]}},
         changed_weights,
         changed_template,
         changed_end,
@@ -114,7 +114,7 @@ def test_what_changes_an_answer_is_no_hit(
         monkeypatch.setattr(answering.importlib.metadata, "version", lambda name: "9.9")
     elif change == "device":
         monkeypatch.setattr(answering, "_device_name", lambda: "another accelerator")
-    elif "turns" in change:
+    elif "prompt" in change:
         only = {"sets": [prompt_set(name="base", model=tmp_path / "base", **change)]}
     elif "scope" in change:
         only["answers"] = kept_answers(folder=tmp_path / "kept", key_file=tmp_path / "key", limit_mib=8, **change)  # type: ignore[assignment]

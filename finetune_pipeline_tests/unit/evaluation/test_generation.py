@@ -143,6 +143,7 @@ def test_rows_of_unlike_length_are_read_apart_and_go_on_together(loaded: tuple[A
     model, tokenizer = loaded
     prompts = [[5, 6, *range(20, 20 + n)] for n in (3, 40, 9, 38, 1, 12)]
     assert generation._alike([len(p) for p in prompts]) == [[1, 3], [5], [2], [0], [4]]
+    assert generation._alike([20, 22, 21]) == [[0, 1, 2]]  # one batch stays in its order
     labels = [[[20, 21, 2], [22, 2]]] * len(prompts)
     answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 6)
     for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
