@@ -143,7 +143,7 @@ def month(play: Play, planted: dict[str, Any]) -> None:
             play.wait("a look at production", lambda looks=looks: play.looked(looks))
         elif play.day == SHIFT + 2:
             play.wait("a run that a sensor starts", started_by_sensor)
-        elif SHIFT + 3 <= play.day < BAD_CANDIDATE - 2 and versions == 1:
+        elif SHIFT + 3 <= play.day < BAD_CANDIDATE - 3 and versions == 1:
             time.sleep(8)  # the run goes on meanwhile, and these rows are news to its candidate
         elif play.day == BAD_CANDIDATE - 3:
             play.wait("a candidate made by itself", lambda: len(made(project, "model_version")) > 1)
