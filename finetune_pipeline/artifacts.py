@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -266,13 +267,20 @@ class ArtifactStore:
     @staticmethod
     def _digests(folder: Path, known: Mapping[tuple[int, int], dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Digest and size of the files of a folder; where one lists the digests of the others, of that list alone."""
-        files = {}
+        files: dict[str, dict[str, Any]] = {}
+        unknown: list[Path] = []
         for path in sorted(folder.rglob("*")):
             if not path.is_file() or (path.name != DIGESTS and (path.parent / DIGESTS).exists()):
                 continue
             mark = path.stat()
-            told = known.get((mark.st_dev, mark.st_ino)) or {"sha256": digest_file(path), "bytes": mark.st_size}
-            files[str(path.relative_to(folder))] = told
+            told = known.get((mark.st_dev, mark.st_ino))
+            files[str(path.relative_to(folder))] = told or {"bytes": mark.st_size}
+            if told is None:
+                unknown.append(path)
+        unknown.sort(key=lambda path: -files[str(path.relative_to(folder))]["bytes"])  # the large ones side by side
+        with ThreadPoolExecutor(2) as threads:  # hashing holds no interpreter lock
+            for path, digest in zip(unknown, threads.map(digest_file, unknown), strict=True):
+                files[str(path.relative_to(folder))]["sha256"] = digest
         return files
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from finetune_pipeline.data.deciding import GONE
 from finetune_pipeline.data.examples import ORIGINS
 from finetune_pipeline.data.ledger import ENTRY, SPLITS
+from finetune_pipeline.data.near_duplicates import components
 from finetune_pipeline.data.settling import CONTRADICTION, KEPT
 from finetune_pipeline.spec import TaskSpec
 
@@ -48,12 +49,7 @@ def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ties = [_ties(cluster, rows[name][alive], kept & (rows[name][alive] != 0)) for name in ("group", "prompt")]
     edges = np.concatenate(ties)
     if len(edges):
-        from scipy.sparse import coo_matrix
-        from scipy.sparse.csgraph import connected_components
-
-        n = len(names)
-        graph = coo_matrix((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), (n, n))
-        joined = connected_components(graph, directed=False)[1]
+        joined = components(len(names), edges)
         smallest = np.full(int(joined.max()) + 1, np.iinfo(np.uint64).max, np.uint64)
         np.minimum.at(smallest, joined, names)
         names, number = np.unique(smallest, return_inverse=True)
