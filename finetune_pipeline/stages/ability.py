@@ -81,7 +81,7 @@ def make_general_ability(work: Work) -> dict[str, Any]:
 BASE_STEP = Step(
     "base_ability",
     ("base_model",),
-    "1",
+    "2",
     lambda s, w: [w.ability, s.baseline.batch_size],
     make_base_ability,
 )
@@ -89,7 +89,7 @@ STEPS = [
     Step(
         "general_ability",
         ("base_ability", "base_model", "merged_model"),
-        "1",
+        "2",
         lambda s, w: [w.ability, s.baseline.batch_size, s.gates.confidence],
         make_general_ability,
     ),

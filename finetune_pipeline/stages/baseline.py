@@ -179,7 +179,7 @@ STEPS = [
     Step(
         "few_shot_baseline",
         ("splits", "base_model"),
-        "5",
+        "6",
         lambda s, w: baseline_settings(s),
         make_few_shot_baseline,
         after=("data_quality",),

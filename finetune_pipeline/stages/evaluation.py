@@ -214,7 +214,7 @@ PREDICTION_STEPS = [
     Step(
         "test_predictions",
         ("splits", "base_model", "merged_model", "few_shot_baseline"),
-        "4",
+        "5",
         lambda s, w: [
             s.labels,
             answer_length(s),

@@ -1,0 +1,83 @@
+"""Products by oneDNN are those of nn.Linear, and nothing but prediction in float32 takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from finetune_pipeline.models.linear_products import OneDnnLinear, onednn_is_there, predict_by_onednn
+from finetune_pipeline.models.loading import load_for_prediction
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+
+ONEDNN = "mkldnn::_linear_pointwise"
+pytestmark = pytest.mark.skipif(not onednn_is_there(), reason="this build of PyTorch has no oneDNN")
+
+
+def _taken(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """(what the layer gives, whether oneDNN made it)."""
+    with torch.profiler.profile() as seen:
+        out = layer(x)
+    return out, any(event.key == ONEDNN for event in seen.key_averages())
+
+
+def _layers(bias: bool) -> tuple[nn.Linear, nn.Linear]:
+    torch.manual_seed(0)
+    plain = nn.Linear(96, 80, bias=bias)
+    fast = nn.Linear(96, 80, bias=bias)
+    fast.load_state_dict(plain.state_dict())
+    predict_by_onednn(fast)
+    assert type(fast) is OneDnnLinear and fast.state_dict().keys() == plain.state_dict().keys()
+    return plain, fast
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1, 96), (4, 96), (3, 7, 96), (2, 50, 96)])
+@torch.no_grad()
+def test_the_same_product(bias: bool, shape: tuple[int, ...]) -> None:
+    plain, fast = _layers(bias)
+    x = torch.randn(shape)
+    out, by_onednn = _taken(fast, x)
+    assert torch.allclose(out, plain(x), atol=1e-5) and out.shape == (*shape[:-1], 80)
+    assert by_onednn == (x.numel() // 96 >= 4)
+    turned = torch.randn(96, 12).T  # not contiguous
+    assert torch.allclose(fast(turned), plain(turned), atol=1e-5)
+
+
+def test_with_gradients_it_is_an_ordinary_layer() -> None:
+    plain, fast = _layers(True)
+    x = torch.randn(9, 96)
+    out, by_onednn = _taken(fast, x)
+    assert not by_onednn and torch.equal(out, plain(x))
+    out.sum().backward()
+    plain(x).sum().backward()
+    assert fast.weight.grad is not None and torch.equal(fast.weight.grad, plain.weight.grad)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_other_dtypes_are_left_alone() -> None:
+    fast = _layers(True)[1].to(torch.bfloat16)
+    assert not _taken(fast, torch.randn(9, 96).bfloat16())[1]
+
+
+def test_subclasses_are_left_alone() -> None:
+    class Own(nn.Linear):
+        pass
+
+    model = nn.Sequential(Own(4, 4), nn.Linear(4, 4))
+    predict_by_onednn(model)
+    assert [type(m) for m in model] == [Own, OneDnnLinear]
+
+
+@torch.no_grad()
+def test_a_model_for_prediction_gives_the_same_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_tiny_model(tmp_path / "base")
+    fast = load_for_prediction(folder, torch.device("cpu"))
+    monkeypatch.setattr("finetune_pipeline.models.loading.predict_by_onednn", lambda model: None)
+    plain = load_for_prediction(folder, torch.device("cpu"))
+    assert isinstance(fast.lm_head, OneDnnLinear) and type(plain.lm_head) is nn.Linear
+    assert fast.lm_head.weight.data_ptr() == fast.get_input_embeddings().weight.data_ptr(), "tied as before"
+    ids = torch.arange(3, 43)[None]
+    assert torch.allclose(fast(input_ids=ids).logits, plain(input_ids=ids).logits, atol=1e-4)
