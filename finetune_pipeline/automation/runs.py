@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
 from finetune_pipeline.spec.model import Task
@@ -32,6 +34,16 @@ def failures(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]:
         if run.status == dg.DagsterRunStatus.FAILURE:
             failed.append(run)
     return failed
+
+
+def since(instance: dg.DagsterInstance, task: Task, moment: float) -> dg.DagsterRun | None:
+    """The newest whole run that began after a moment (seconds since 1970) and did not fail, whoever started it."""
+    whole = dg.RunsFilter(
+        tags={"finetune/task": task.name, "finetune/stage": "all"}, created_after=datetime.fromtimestamp(moment, UTC)
+    )
+    return next(
+        (run for run in instance.get_runs(whole, limit=_LOOKED_AT) if run.status != dg.DagsterRunStatus.FAILURE), None
+    )
 
 
 def whole_run(

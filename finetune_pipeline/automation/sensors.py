@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from finetune_pipeline.automation.runs import going_on, whole_run
+from finetune_pipeline.automation.runs import going_on, since, whole_run
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.production.standing import standing
 from finetune_pipeline.production.waiting import what_waits
@@ -42,6 +42,7 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
 def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") -> dg.SensorDefinition:
     """Looks at production whenever a window of rows has come in, and does what `drift.action` says about drift.
 
+    A drift for which no run was started yet comes first: rows may come in so fast that another look is always due.
     jobs: those of the task.
     """
 
@@ -53,23 +54,32 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
         description=f"Looks at production after every {task.spec.drift.window_rows} rows; on drift: "
         f"{task.spec.drift.action}.",
     )
-    def drift(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
+    def drift(context: dg.SensorEvaluationContext, store: Store, tracking: Tracking) -> dg.RunRequest | dg.SkipReason:
+        from finetune_pipeline.resources import registry
+
         if told := going_on(context.instance, task):
             return dg.SkipReason(told)
-        found = standing(task, store.artifacts(), read_logs(task, store.artifacts()).rows)
+        artifacts = store.artifacts()
+        serving = registry.champion(tracking, task.name)
+        found = standing(task, artifacts, read_logs(task, artifacts).rows, serving)
+        told = found.sentence
+        if found.retrain and task.spec.drift.action == "start":
+            done = since(context.instance, task, found.made)
+            if done is None:
+                asked = whole_run(context.instance, task, found.report, "drift", told, f"{task.name}__all")
+                if isinstance(asked, dg.RunRequest) or not found.look:
+                    return asked
+            else:
+                told = f"{told} Run {done.run_id[:8]} began since."
         if found.look:
             return dg.RunRequest(
-                run_key=f"look-{found.key}",
+                run_key=f"look-{found.look_key}",
                 job_name=f"{task.name}__production",
                 tags={"finetune/trigger": "drift", "finetune/why": found.look},
             )
-        if not found.drifted or task.spec.drift.action == "tell":
-            return dg.SkipReason(found.sentence)
-        if task.spec.drift.action == "propose":
-            return dg.SkipReason(f"{found.sentence} Proposed: `finetune run {task.name}`.")
-        if not found.retrain:
-            return dg.SkipReason(found.sentence)
-        return whole_run(context.instance, task, found.key, "drift", found.sentence, f"{task.name}__all")
+        if found.drifted and task.spec.drift.action == "propose":
+            return dg.SkipReason(f"{told} Proposed: `finetune run {task.name}`.")
+        return dg.SkipReason(told)
 
     return drift
 

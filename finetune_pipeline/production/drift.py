@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import write_json
-from finetune_pipeline.production.signals import Reference, signals_of
+from finetune_pipeline.production.signals import QUALITY, Reference, signals_of
 from finetune_pipeline.production.watch import moment, watch
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -22,14 +22,18 @@ def drift_report(
     out: Path,
     after: float | None = None,
     told_of_reference: str = "the training rows",
+    learned: Reference | None = None,
 ) -> dict[str, Any]:
     """Watch production rows (see :mod:`finetune_pipeline.production.watch`) against what the model was trained on.
 
     after: seconds since 1970; rows until then were there when the training data was taken and are left out.
-    told_of_reference: what the rows are held against, for people.
+    told_of_reference: what the rows are held against, for people. learned: production as the model learned it (see
+    :func:`as_learned`). A change of inputs or outputs that does not go beyond it is no news: it is told as known, and asks
+    for nothing.
 
     Returns facts {rows, watched, windows, waiting_rows, judged, reference, signals {name: the newest judgement, with
-    meaning, side and since}, drifted [names], past [names], since, sentence, history [windows]}; writes drift.json.
+    meaning, side and since}, drifted [names], known [names], past [names], since, sentence, history [windows]}; writes
+    drift.json.
     """
     watched = [r for r in rows if after is None or moment(r) > after]
     history = list(watch(spec, reference, watched))
@@ -43,6 +47,7 @@ def drift_report(
         "reference": told_of_reference,
         "signals": {},
         "drifted": [],
+        "known": [],
         "past": [],
         "since": None,
     }
@@ -61,12 +66,47 @@ def drift_report(
             facts["drifted"].append(signal.name)
         elif alarms:
             facts["past"].append(signal.name)
+    if learned is not None and facts["drifted"]:
+        news = _beyond(spec, learned, watched, facts)
+        facts["known"] = [name for name in facts["drifted"] if name not in news]
+        facts["drifted"] = news
     if facts["drifted"]:
         facts["since"] = min(facts["signals"][name]["since"] for name in facts["drifted"])
     facts["sentence"] = _sentence(spec, facts)
     facts["history"] = history
     write_json(out / "drift.json", facts)
     return facts
+
+
+def _beyond(
+    spec: TaskSpec, learned: Reference, watched: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> list[str]:
+    """The drifted signals that differ from production as the model learned it, too. Quality is held against earlier windows
+    of the same watch anyhow."""
+    quality = [name for name in facts["drifted"] if facts["signals"][name]["side"] == QUALITY]
+    newest = watch(spec, learned, watched, max(1, facts["windows"] - RECENT + 1))
+    alarms = {name for w in newest for name, s in w["signals"].items() if s["alarm"]}
+    return [name for name in facts["drifted"] if name in quality or name in alarms]
+
+
+def as_learned(
+    spec: TaskSpec, rows: Sequence[Mapping[str, Any]], until: float, used: Collection[str], fewest: int
+) -> Reference | None:
+    """Production as a model learned it: the newest window of rows until its data was taken (seconds since 1970), or as many
+    more as hold `fewest` rows that are in its data. None where there are not so many.
+
+    rows: in any order; used: ids of the rows in its data.
+    """
+    found: list[Mapping[str, Any]] = []
+    taught = 0
+    for row in sorted((r for r in rows if moment(r) <= until), key=lambda r: (moment(r), str(r["id"])), reverse=True):
+        if len(found) >= spec.drift.window_rows and taught >= fewest:
+            break
+        found.append(row)
+        taught += row["id"] in used
+    if len(found) < spec.drift.window_rows or taught < fewest:
+        return None
+    return Reference([str(r["input"]) for r in found], [str(r["output"]).strip() for r in found])
 
 
 def _sentence(spec: TaskSpec, facts: Mapping[str, Any]) -> str:
@@ -76,8 +116,13 @@ def _sentence(spec: TaskSpec, facts: Mapping[str, Any]) -> str:
             f"(a window has {spec.drift.window_rows})."
         )
     seen = f"{facts['windows']} windows of {spec.drift.window_rows} production rows"
+    known = ", ".join(facts["known"])
     if not facts["drifted"]:
         past = f"; {', '.join(facts['past'])} had drifted in earlier windows" if facts["past"] else ""
-        return f"No drift found in {seen}{past}."
+        if known:
+            past = (
+                f"; {known} differ from the training rows as a whole, but not from the newest that were learned{past}"
+            )
+        return f"No new drift found in {seen}{past}." if known else f"No drift found in {seen}{past}."
     told = ", ".join(f"{name} ({100 * facts['signals'][name]['size']:.0f} points)" for name in facts["drifted"])
     return f"Production has drifted in {told}, first seen in the window that ended {facts['since'][:10]} ({seen})."

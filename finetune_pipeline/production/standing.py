@@ -1,4 +1,4 @@
-"""What was last found out about production, and whether it is time to look again."""
+"""What was last found out about production: whether it is time to look again, and whether a drift asks for a run."""
 
 from __future__ import annotations
 
@@ -7,45 +7,97 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.artifacts import MANIFEST, Artifact, ArtifactStore
+from finetune_pipeline.production.used import rows_behind, rows_of_data
+from finetune_pipeline.production.watch import moment
 from finetune_pipeline.spec.model import Task
 
 
 @dataclass(frozen=True)
 class Standing:
-    """look: why another look at production is due, or None; drifted and retrain: what the last look found; sentence: both of
-    its sentences; key: changes with what there is to look at, or with what was found."""
+    """look: why another look at production is due, or None; look_key: changes with what there is to look at.
+
+    drifted and retrain: what the newest report about the present champion found, and whether a run is due for it;
+    report: that report's version, made at `made` (seconds since 1970); sentence: for people.
+    """
 
     look: str | None
-    drifted: bool
-    retrain: bool
     sentence: str
-    key: str
+    look_key: str = ""
+    drifted: bool = False
+    retrain: bool = False
+    report: str = ""
+    made: float = 0.0
 
 
-def standing(task: Task, store: ArtifactStore, rows: Sequence[Any]) -> Standing:
-    """Hold the newest drift report against the rows there are now. A look is due after a window of new rows, and after every
-    candidate: what serves, and what production is held against, may have changed."""
+def standing(task: Task, store: ArtifactStore, rows: Sequence[Any], champion: int | None) -> Standing:
+    """Hold the newest drift report about the champion's data against the rows there are now.
+
+    champion: number of the version that serves. A look is due after a window of new rows, and where production was not yet
+    held against the data of this champion. A drift is acted upon once: after a candidate that was refused, a run is due
+    when as many rows came in again as it had learned from (and at least `retraining.rows_after_drift`).
+    """
     size, name = task.spec.drift.window_rows, task.name
-    report, decision = _newest(store, name, "drift_report"), _newest(store, name, "retraining_decision")
-    release = _newest(store, name, "model_version")
-    if release is None:
-        return Standing(None, False, False, f"no candidate was made yet: start `finetune run {name}`", "")
-    if release.facts["champion"] is None:
-        return Standing(None, False, False, "no champion serves yet, whose data production could be held against", "")
-    seen = int(report.facts["rows"]) if report else 0
-    stale = report is None or decision is None or _made(report) < _made(release)
-    if len(rows) - seen >= size or (stale and len(rows) >= size):
-        why = f"{len(rows) - seen} new rows" if not stale else "production was not looked at since the last candidate"
-        return Standing(f"{why}: looking at production", False, False, "", f"{release.version}-{len(rows)}")
-    if stale or report is None or decision is None:
-        return Standing(None, False, False, f"{len(rows)} production rows, a window has {size}", "")
-    sentence = f"{report.facts['sentence']} {decision.facts['sentence']}"
-    return Standing(None, bool(report.facts["drifted"]), bool(decision.facts["retrain"]), sentence, report.version)
+    versions = store.all_versions(name, "model_version")
+    if not versions:
+        return Standing(None, f"no candidate was made yet: start `finetune run {name}`")
+    if champion is None:
+        return Standing(None, "no champion serves yet, whose data production could be held against")
+    data = _data_of(store, versions, champion)
+    found = _newest(store, name, data)
+    key = f"{champion}-{len(rows)}"
+    if found is None:
+        if len(rows) < size:
+            return Standing(None, f"{len(rows)} production rows, a window has {size}")
+        return Standing(f"production was not held against the data of version {champion} yet: looking at it", "", key)
+    report, decision = found
+    new = len(rows) - int(report.facts["rows"])
+    look = f"{new} new rows: looking at production" if new >= size else None
+    sentence, retrain = f"{report.facts['sentence']} {decision.facts['sentence']}", bool(decision.facts["retrain"])
+    drifted = bool(report.facts["drifted"])
+    if drifted and retrain and (told := _refused_already(task, store, versions, champion, report, decision)):
+        sentence, retrain = f"{report.facts['sentence']} {told}", False
+    return Standing(look, sentence, key, drifted, drifted and retrain, report.version, _made(report))
 
 
-def _newest(store: ArtifactStore, task: str, step: str) -> Artifact | None:
-    return next(reversed(store.all_versions(task, step)), None)
+def _data_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) -> str | None:
+    """Version of the splits a champion was trained on; None where they are gone (`finetune forget`)."""
+    for version in versions:
+        if version.facts["model_version"] == champion:
+            report = store.find(version.task, "evaluation_report", version.inputs["evaluation_report"])
+            splits = report.inputs["splits"] if report else None
+            return splits if splits and store.find(version.task, "splits", splits) else None
+    return None
 
 
-def _made(artifact: Artifact) -> int:
-    return (artifact.folder / MANIFEST).stat().st_mtime_ns
+def _newest(store: ArtifactStore, task: str, data: str | None) -> tuple[Artifact, Artifact] | None:
+    """The newest drift report about this data (None: about any), with the decision made from it."""
+    decisions = {d.inputs["drift_report"]: d for d in store.all_versions(task, "retraining_decision")}
+    for report in reversed(store.all_versions(task, "drift_report")):
+        if report.version in decisions and data in (None, report.facts.get("trained_on")):
+            return report, decisions[report.version]
+    return None
+
+
+def _refused_already(
+    task: Task, store: ArtifactStore, versions: Sequence[Artifact], champion: int, report: Artifact, decision: Artifact
+) -> str | None:
+    """A sentence where candidates were made from this drift's rows, none was promoted, and few rows came in since."""
+    since = moment({"timestamp": report.facts["since"]})
+    tried = [v for v in versions if not v.facts["promoted"] and v.facts["champion"] == champion and _made(v) > since]
+    if not tried:
+        return None
+    reports = [store.find(task.name, "evaluation_report", v.inputs["evaluation_report"]) for v in tried]
+    had = {i for r in reports if r for i in rows_behind(store, r)}
+    if data := _data_of(store, versions, champion):
+        had -= rows_of_data(store, task.name, data)
+    missing = len(had) + max(task.spec.retraining.rows_after_drift, len(had)) - int(decision.facts["usable_rows"])
+    if missing <= 0:
+        return None
+    return (
+        f"Version {tried[-1].facts['model_version']} was made from {len(had)} of the new rows and not promoted: a run starts "
+        f"when {missing} more with a known answer have come in."
+    )
+
+
+def _made(artifact: Artifact) -> float:
+    return (artifact.folder / MANIFEST).stat().st_mtime

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from finetune_pipeline.artifacts import Artifact, ArtifactStore
-from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.raw_files import PRODUCTION_FILE
 
 
@@ -32,3 +32,8 @@ def used_rows(store: ArtifactStore, task: str) -> set[str]:
 def rows_of_data(store: ArtifactStore, task: str, splits: str) -> set[str]:
     """Ids of production examples in the data that became these splits."""
     return {i for r in judged_reports(store, task) if r.inputs["splits"] == splits for i in rows_behind(store, r)}
+
+
+def logged_as(examples: Iterable[Example]) -> set[str]:
+    """Ids of the log rows that examples came from."""
+    return {tag.removeprefix("log:") for e in examples for tag in e.tags if tag.startswith("log:")}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from finetune_pipeline.artifacts import ArtifactStore, digest_json
 from finetune_pipeline.production.ingest import corrections, read_logs
 from finetune_pipeline.production.log_files import log_files
-from finetune_pipeline.production.used import used_rows
+from finetune_pipeline.production.used import logged_as, used_rows
 from finetune_pipeline.production.watch import DAY, moment
 from finetune_pipeline.spec.model import Task
 
@@ -37,8 +37,7 @@ def what_waits(task: Task, store: ArtifactStore, now: float | None = None) -> Wa
     digest = digest_json(sorted(e.id for e in fresh))[:16]
     now = time.time() if now is None else now
     logged = {row["id"]: moment(row) for row in logs.rows}
-    names = [tag.removeprefix("log:") for e in fresh for tag in e.tags if tag.startswith("log:")]
-    days = (now - min((logged[name] for name in names), default=now)) / DAY
+    days = (now - min((logged[name] for name in logged_as(fresh)), default=now)) / DAY
     told = f"{len(fresh)} of {needed} corrected new rows in {task.spec.logs.path}/"
     if not fresh:
         return Waiting(False, 0, told, digest)

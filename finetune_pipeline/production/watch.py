@@ -29,8 +29,10 @@ def level_of(window: int, false_alarms: float, expected: int) -> float:
     return false_alarms * 0.5 ** (1 + (window - 1) // expected) / expected
 
 
-def watch(spec: TaskSpec, reference: Reference, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Judge every complete window of the rows (in any order), oldest first.
+def watch(
+    spec: TaskSpec, reference: Reference, rows: Sequence[Mapping[str, Any]], first: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Judge every complete window of the rows (in any order) from the `first` on, oldest first.
 
     Each window: {window, rows, first, last, level, signals {name: {size, p, p_watch, alarm, …figures}}}. p: of the single
     test, None where it could not be judged. p_watch: p corrected for all signals and for all looks of the watch, to be
@@ -41,7 +43,7 @@ def watch(spec: TaskSpec, reference: Reference, rows: Sequence[Mapping[str, Any]
     ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))
     signals = signals_of(spec)
     size = settings.window_rows
-    for number in range(1, len(ordered) // size + 1):
+    for number in range(first, len(ordered) // size + 1):
         start = size * (number - 1)
         inside = ordered[start : start + size]
         level = level_of(number, settings.false_alarms, settings.expected_windows)

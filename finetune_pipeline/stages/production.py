@@ -12,12 +12,12 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.graph import MissingInput, Step, Work
 from finetune_pipeline.production.decision import HOUR, Evidence, decide_retraining
-from finetune_pipeline.production.drift import drift_report
+from finetune_pipeline.production.drift import as_learned, drift_report
 from finetune_pipeline.production.ingest import ingest, merged, read_rows
 from finetune_pipeline.production.intake import log_store
 from finetune_pipeline.production.learning_curve import measure_curve
 from finetune_pipeline.production.signals import Reference
-from finetune_pipeline.production.used import rows_of_data
+from finetune_pipeline.production.used import logged_as, rows_of_data
 from finetune_pipeline.production.watch import moment
 from finetune_pipeline.reports.drift_page import render_drift
 
@@ -48,14 +48,23 @@ def make_drift_report(work: Work) -> dict[str, Any]:
     told = f"{whose} and {'their answers' if predictions is None else 'its answers on the test set'}"
     reference = Reference([e.user_text for e in train], answers)
     after = _taken_at(train, rows) if work.world.champion else None  # nothing trained serves: every row is news
-    facts = drift_report(work.spec, reference, rows, work.out, after, told)
+    learned = None if after is None else as_learned(work.spec, rows, after, *_learned_rows(work))
+    facts = drift_report(work.spec, reference, rows, work.out, after, told, learned)
+    facts["trained_on"] = work.world.trained_on
     (work.out / "drift.html").write_text(render_drift(work.task.name, work.spec.drift.false_alarms, facts), "utf-8")
     return facts
 
 
+def _learned_rows(work: Work) -> tuple[set[str], int]:
+    """Ids of the log rows in the champion's data, and how many of them it takes to have learned a drift."""
+    used = rows_of_data(work.store, work.task.name, work.world.trained_on)
+    examples = read_examples(work.inputs["production_logs"].path("examples.jsonl"))
+    return logged_as(e for e in examples if e.id in used), work.spec.retraining.rows_after_drift
+
+
 def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:
     """Time of the newest production row among the training rows; None where there is none."""
-    used = {tag.removeprefix("log:") for e in train if e.origin == "production" for tag in e.tags if tag[:4] == "log:"}
+    used = logged_as(e for e in train if e.origin == "production")
     return max((moment(r) for r in rows if r["id"] in used), default=None)
 
 
@@ -113,8 +122,14 @@ STEPS = [
     Step(
         "drift_report",
         ("production_logs",),
-        "3",
-        lambda s, w: [s.output.model_dump(), s.drift.model_dump(exclude={"action"}), w.trained_on, w.champion],
+        "4",
+        lambda s, w: [
+            s.output.model_dump(),
+            s.drift.model_dump(exclude={"action"}),
+            s.retraining.rows_after_drift,
+            w.trained_on,
+            w.champion,
+        ],
         make_drift_report,
     ),
     Step(

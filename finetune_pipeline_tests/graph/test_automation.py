@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from finetune_pipeline.automation.jobs import task_jobs
 from finetune_pipeline.automation.schedules import retraining_schedule
 from finetune_pipeline.automation.sensors import drift_sensor, new_logs_sensor
 from finetune_pipeline.cli.automate import switch
-from finetune_pipeline.data.examples import write_examples
+from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.definitions import build_definitions
 from finetune_pipeline.production.ingest import corrections, read_logs
 from finetune_pipeline.production.waiting import what_waits
@@ -60,6 +61,33 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def store_of_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose MLflow store is migrated already."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_HOME", str(home))
+        Tracking().prepare()
+    return home
+
+
+@pytest.fixture
+def tracking(tmp_path: Path, store_of_models: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
+    shutil.copytree(store_of_models, tmp_path / "home")
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    return Tracking()
+
+
+def serve(tracking: Tracking, champion: int) -> None:
+    """Make a version champion; the first time, two versions are registered."""
+    client = tracking.client()
+    if not client.search_registered_models():
+        client.create_registered_model("colours")
+        for _ in range(2):
+            client.create_model_version("colours", source="file:///nothing")
+    client.set_registered_model_alias("colours", registry.CHAMPION, str(champion))
+
+
 def log(task: Task, n: int, *, rested: bool = True, **more: Any) -> None:
     """`n` answered rows in the log, the first two with a correction; rested: last written a while ago."""
     path = task.folder / "logs" / "a.jsonl"
@@ -74,6 +102,15 @@ def log(task: Task, n: int, *, rested: bool = True, **more: Any) -> None:
 
 def ask(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, store: Path) -> Any:
     return sensor(dg.build_sensor_context(instance=instance, resources={"store": Store(root=str(store))}))
+
+
+def watch_drift(project: Project, instance: dg.DagsterInstance, store: Path, tracking: Tracking) -> Any:
+    """A tick of the drift sensor."""
+    task = load_task(project.folder)
+    context = dg.build_sensor_context(
+        instance=instance, resources={"store": Store(root=str(store)), "tracking": tracking}
+    )
+    return drift_sensor(task, task_jobs(task))(context)
 
 
 def ended(instance: dg.DagsterInstance, task: Task, status: dg.DagsterRunStatus) -> dg.DagsterRun:
@@ -91,13 +128,29 @@ def artifact(store: Path, step: str, facts: dict[str, Any], inputs: dict[str, st
     return ArtifactStore(store).build("colours", step, code_version="1", inputs=inputs, settings=facts, make=make)
 
 
-def candidate(store: Path, rows: Any = (), champion: int | None = 1) -> Artifact:
+def candidate(
+    store: Path, rows: Any = (), champion: int | None = 1, number: int = 1, splits: str = "s", promoted: bool = True
+) -> Artifact:
     """A registered candidate made from these production rows."""
-    raw = artifact(store, "raw_examples", {}, {}, rows)
-    report = artifact(store, "evaluation_report", {}, {"raw_examples": raw.version, "splits": "s"})
-    return artifact(
-        store, "model_version", {"model_version": 1, "champion": champion}, {"evaluation_report": report.version}
-    )
+    data = artifact(store, "splits", {"name": splits}, {})
+    raw = artifact(store, "raw_examples", {"of": number}, {}, rows)
+    report = artifact(store, "evaluation_report", {}, {"raw_examples": raw.version, "splits": data.version})
+    facts = {"model_version": number, "champion": champion, "promoted": promoted}
+    return artifact(store, "model_version", facts, {"evaluation_report": report.version})
+
+
+def found_drift(store: Path, rows: int, usable: int) -> None:
+    """A drift report about the first candidate's data, and the decision to train again."""
+    data = next(a for a in ArtifactStore(store).all_versions("colours", "splits") if a.facts["name"] == "s")
+    drifted = {"drifted": ["label_mix"], "sentence": "Drifted.", "since": "2026-05-01T10:00:00+00:00"}
+    report = artifact(store, "drift_report", {"rows": rows, "trained_on": data.version, **drifted}, {})
+    decision = {"retrain": True, "usable_rows": usable, "sentence": "Train again."}
+    artifact(store, "retraining_decision", decision, {"drift_report": report.version})
+
+
+def example(n: int) -> Example:
+    messages = [{"role": "user", "content": f"ember {n}"}, {"role": "assistant", "content": "red"}]
+    return Example(example_id(messages), messages, label="red", origin="production", tags=[f"log:{n}"])
 
 
 def test_the_sensor_waits_asks_once_and_gives_its_reason(
@@ -156,26 +209,24 @@ def test_rows_of_a_registered_candidate_wait_no_more_and_old_rows_do_not_wait_fo
     assert (after.ready, after.usable) == (False, 0)
 
 
-def test_the_drift_sensor_looks_after_a_window_and_after_a_candidate_and_acts_as_the_spec_says(
-    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance
+def test_the_drift_sensor_looks_after_a_window_and_acts_as_the_spec_says(
+    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance, tracking: Tracking
 ) -> None:
     store = tmp_path / "store"
 
     def tick() -> Any:
-        return ask(drift_sensor(load_task(project.folder), task_jobs(task)), instance, store)
+        return watch_drift(project, instance, store, tracking)
 
     assert "no candidate was made yet" in tick().skip_message
     candidate(store, champion=None)
     assert "no champion serves yet" in tick().skip_message
-    candidate(store)
+    serve(tracking, 1)
     log(task, 29)
     assert tick().skip_message == "29 production rows, a window has 30"
     log(task, 30)
     look = tick()
     assert (look.job_name, look.tags["finetune/trigger"]) == ("colours__production", "drift")
-    drifted = {"rows": 30, "drifted": ["label_mix"], "sentence": "Drifted."}
-    artifact(store, "drift_report", drifted, {})
-    artifact(store, "retraining_decision", {"retrain": True, "sentence": "Train again."}, {})
+    found_drift(store, rows=30, usable=2)
     run = tick()
     assert (run.job_name, run.tags["finetune/why"]) == ("colours__all", "Drifted. Train again.")
     project.write_spec(drift={"window_rows": 30, "action": "propose"})
@@ -186,16 +237,59 @@ def test_the_drift_sensor_looks_after_a_window_and_after_a_candidate_and_acts_as
     assert tick().tags["finetune/why"] == "30 new rows: looking at production"
 
 
+def test_a_drift_starts_one_run_before_the_next_look_and_no_second_one(
+    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance, tracking: Tracking
+) -> None:
+    store = tmp_path / "store"
+
+    def tick() -> Any:
+        return watch_drift(project, instance, store, tracking)
+
+    serve(tracking, 1)
+    candidate(store)
+    log(task, 60)
+    found_drift(store, rows=30, usable=25)
+    assert tick().job_name == "colours__all", "though a window of new rows waits for a look"
+    ended(instance, task, dg.DagsterRunStatus.FAILURE)
+    assert "attempt 2 of 3" in tick().tags["finetune/why"]
+    ended(instance, task, dg.DagsterRunStatus.SUCCESS)
+    assert tick().tags["finetune/why"] == "30 new rows: looking at production"
+    project.write_spec(drift={"window_rows": 31, "action": "start"})
+    assert tick().skip_message.startswith("Drifted. Train again. Run "), "and no second one for this drift"
+
+
+def test_a_refused_candidate_is_not_made_again_until_as_many_rows_came_in_as_it_had(
+    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance, tracking: Tracking
+) -> None:
+    store = tmp_path / "store"
+
+    def tick() -> Any:
+        return watch_drift(project, instance, store, tracking)
+
+    serve(tracking, 1)
+    candidate(store)
+    log(task, 30)
+    rows = [example(i) for i in range(25)]
+    found_drift(store, rows=30, usable=25)
+    candidate(store, rows, number=2, splits="later", promoted=False)
+    found_drift(store, rows=31, usable=40)
+    assert tick().skip_message == (
+        "Drifted. Version 2 was made from 25 of the new rows and not promoted: a run starts when 10 more with a known "
+        "answer have come in."
+    )
+    found_drift(store, rows=32, usable=50)
+    assert tick().job_name == "colours__all"
+    serve(tracking, 2)
+    assert "not held against the data of version 2 yet" in tick().tags["finetune/why"], "another champion, other data"
+
+
 def test_the_schedule_skips_with_the_reason_when_nothing_changed(
-    task: Task, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    task: Task, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tracking: Tracking
 ) -> None:
     store = Store(root=str(tmp_path / "store"))
     folder = str(tmp_path_factory.mktemp("dagster"))
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
     write_json(Path(task.spec.base_model) / "config.json", {"model_type": "llama"})
     (Path(task.spec.base_model) / "model.safetensors").write_bytes(b"")
-    tracking = Tracking()
-    tracking.prepare()
 
     def tick() -> Any:
         with (
@@ -235,16 +329,10 @@ def _job() -> dg.JobDefinition:
 
 
 def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_the_spec_allows_it(
-    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    project: Project, task: Task, tmp_path: Path, instance: dg.DagsterInstance, tracking: Tracking
 ) -> None:
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
-    tracking = Tracking()
-    tracking.prepare()
-    client = tracking.client()
-    client.create_registered_model("colours")
-    for alias in (registry.PREVIOUS, registry.CHAMPION):
-        made = client.create_model_version("colours", source=str(tmp_path / "home"))
-        client.set_registered_model_alias("colours", alias, made.version)
+    serve(tracking, 2)
+    tracking.client().set_registered_model_alias("colours", registry.PREVIOUS, "1")
 
     def tick() -> Any:
         resources = {"store": Store(root=str(tmp_path / "store")), "tracking": tracking}

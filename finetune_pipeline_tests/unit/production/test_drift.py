@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from scipy import stats
 
-from finetune_pipeline.production.drift import drift_report
+from finetune_pipeline.production.drift import as_learned, drift_report
 from finetune_pipeline.production.signals import Reference, categories, more_often, signals_of
 from finetune_pipeline.production.token_distance import permutation_p, rarity, word_vectors
 from finetune_pipeline.production.watch import level_of, moment
@@ -100,6 +101,32 @@ def test_rows_the_training_data_was_taken_from_are_left_out(
     rows = served(random.Random(0), 300, new_words=1.0)
     facts = drift_report(spec, reference, rows, tmp_path, after=moment(rows[249]))
     assert (facts["rows"], facts["watched"], facts["windows"]) == (300, 50, 0)
+
+
+def test_a_drift_that_was_learned_is_known_and_a_further_one_is_news(
+    spec: TaskSpec, reference: Reference, tmp_path: Path
+) -> None:
+    """The champion was trained again on rows of the drift: most of its data are older rows still."""
+    moved: dict[str, Any] = {"new_words": 0.2, "shares": (0.2, 0.2, 0.6)}
+    rng = random.Random(4)
+    rows = served(rng, 600, **moved)
+    until = moment(rows[299])
+    used = {r["id"] for r in rows[:300:10]}
+    learned = as_learned(spec, rows, until, used, 20)
+    assert learned is not None and learned.texts[0] == rows[299]["input"], "the newest come first"
+    assert len(learned.texts) == 200, "a window, and on until twenty rows in the data are among them"
+    assert as_learned(spec, rows, until, used, 31) is None, "too few were learned"
+    assert as_learned(spec, rows[201:], until, used, 1) is None, "no whole window"
+    untaught = drift_report(spec, reference, rows, tmp_path, after=until)
+    assert {"vocabulary", "unseen_words", "label_mix"} <= set(untaught["drifted"])
+    facts = drift_report(spec, reference, rows, tmp_path, after=until, learned=learned)
+    assert facts["drifted"] == []
+    assert set(facts["known"]) == set(untaught["drifted"])
+    assert "No new drift found in 3 windows" in facts["sentence"] and "label_mix" in facts["sentence"]
+    again = [*rows[:300], *served(rng, 300, 300, **moved, longer=1.6, right=0.3)]
+    facts = drift_report(spec, reference, again, tmp_path, after=until, learned=learned)
+    assert "input_length" in facts["drifted"]
+    assert "vocabulary" in facts["known"] and "input_length" in facts["sentence"]
 
 
 def test_feedback_is_judged_once_it_had_time_to_come(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
