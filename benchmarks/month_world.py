@@ -87,7 +87,7 @@ def make_project(root: Path) -> Project:
             "evals_per_epoch": 1,
             "patience": 12,
         },
-        logs={"min_new_rows": 1000, "settle_seconds": 0},
+        logs={"min_new_rows": 1000, "settle_seconds": 0, "max_user_share": 0.5, "max_family_share": 0.9},
         drift={"window_rows": 2 * A_DAY, "action": "start", "feedback_days": 0},
         retraining={"rows_after_drift": 100, "longest_wait_days": 365, "rollback": True},
     )
