@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from finetune_pipeline.graph import SHARED
 from finetune_pipeline.models.export import Source, check_place, export_adapter, export_model
 from finetune_pipeline.models.gguf import VARIABLE, convert, find_converter
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.reports.card.model_card import card_of
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.spec.model import Task
 
@@ -53,15 +55,16 @@ def export(
             f"fix: `finetune run {loaded.name}`, or export the adapter of another run with --alias"
         )
         return REFUSED
+    card = partial(card_of, source.report)
     if adapter:
-        manifest = export_adapter(source, to)
+        manifest = export_adapter(source, to, card)
     else:
 
         def write(folder: Path, target: Path) -> None:
             assert script is not None
             convert(script, folder, target, name=loaded.name, dtype=source.merged.facts["dtype"])
 
-        manifest = export_model(source, to, write if script else None)
+        manifest = export_model(source, to, card, write if script else None)
     if as_json:
         emit({"folder": str(to.absolute()), "base_folder": str(model_folder(source.base.folder)), "manifest": manifest})
     else:
@@ -103,7 +106,7 @@ def _find(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
     if number is None and registered is not None:
         number = int(registered.facts["model_version"])
     report = _of(store.all_versions(name, "evaluation_report"), merged)
-    return Source(name, task.spec.description, merged, adapter, base, report, number)
+    return Source(name, task.spec.description, task.spec.card.model_dump(), merged, adapter, base, report, number)
 
 
 def _of(made: list[Artifact], merged: Artifact) -> Artifact | None:

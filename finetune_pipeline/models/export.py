@@ -21,7 +21,7 @@ from finetune_pipeline import __version__
 from finetune_pipeline.artifacts import Artifact, digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.identity import BUNDLED, MODEL_FILE, model_folder, model_record
-from finetune_pipeline.models.model_card import model_card
+from finetune_pipeline.models.prompt_text import prompt_text
 
 MANIFEST = "export.json"
 FORMAT = 1
@@ -34,13 +34,15 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: the artifacts of one trained model, and what the registry and the report say of it.
+    """What is passed on: the artifacts of one trained model, and what spec, registry and report say of it.
 
-    report: its evaluation, if it was evaluated; model_version: its number in the registry, if it was registered.
+    card: the spec's section of that name. report: its evaluation, if it was evaluated; model_version: its number in the
+    registry, if it was registered.
     """
 
     task: str
     description: str
+    card: Mapping[str, Any]
     merged: Artifact
     adapter: Artifact
     base: Artifact
@@ -59,10 +61,16 @@ class Source:
         return told
 
 
-def export_model(source: Source, out: Path, gguf: Callable[[Path, Path], None] | None = None) -> dict[str, Any]:
+Card = Callable[[dict[str, Any]], str]
+
+
+def export_model(
+    source: Source, out: Path, card: Card, gguf: Callable[[Path, Path], None] | None = None
+) -> dict[str, Any]:
     """Write the merged model with tokenizer, template, generation config, export.json and README.md into `out`.
 
-    gguf: writes the model folder given first as the file given second, which becomes part of the export.
+    card: makes README.md from the manifest. gguf: writes the model folder given first as the file given second, which
+    becomes part of the export.
     Returns the manifest. Raises FindingsError for a prefix (no plain model can hold it), files that are not what the
     artifact says they are, an `out` that is not empty, and too little room.
     """
@@ -95,11 +103,11 @@ def export_model(source: Source, out: Path, gguf: Callable[[Path, Path], None] |
         _without_paths(making / "config.json")
         if gguf is not None:
             gguf(making, making / f"{source.task}.gguf")
-        manifest = _finish(source, making, "model")
+        manifest = _finish(source, making, "model", card)
     return manifest
 
 
-def export_adapter(source: Source, out: Path) -> dict[str, Any]:
+def export_adapter(source: Source, out: Path, card: Card) -> dict[str, Any]:
     """Write the adapter alone, with the tokenizer and template it was trained with, export.json and README.md.
 
     Returns the manifest. Raises FindingsError where a full fine-tune left no adapter, and for `out` as export_model.
@@ -119,7 +127,7 @@ def export_adapter(source: Source, out: Path) -> dict[str, Any]:
         config = read_json(making / "adapter_config.json")
         config |= {"base_model_name_or_path": base_model(source)["id"], "revision": base_model(source)["revision"]}
         write_json(making / "adapter_config.json", config)
-        manifest = _finish(source, making, "adapter")
+        manifest = _finish(source, making, "adapter", card)
     return manifest
 
 
@@ -146,9 +154,11 @@ def base_model(source: Source) -> dict[str, Any]:
     }
 
 
-def _manifest(source: Source, folder: Path, what: str) -> dict[str, Any]:
+def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
+    """The manifest of a model without its files. folder: where tokenizer and template lie; what: model, adapter, or
+    registered (in the model registry, which keeps the adapter and knows the rest by digest)."""
     serving, settings = source.serving, _settings(source.adapter)
-    plain = what == "model" and source.kind == "prompt"
+    plain = what != "adapter" and source.kind == "prompt"
     template = folder / "chat_template.jinja"
     evaluated = None
     if source.report is not None:
@@ -172,6 +182,7 @@ def _manifest(source: Source, folder: Path, what: str) -> dict[str, Any]:
             "system_prompt": serving["system_prompt"],
             "chat_template": template.name if template.is_file() else None,
             "chat_template_sha256": digest_file(template) if template.is_file() else None,
+            "rendered": prompt_text(folder, serving["system_prompt"]),
             "prompt_prefix": source.merged.facts["prompt_prefix"] if plain else "",
             "soft_tokens": source.merged.facts["soft_tokens"] if plain else [],
         },
@@ -183,7 +194,7 @@ def _manifest(source: Source, folder: Path, what: str) -> dict[str, Any]:
             "stop_tokens": serving["stop_tokens"],
         },
         "labels": serving["labels"],
-        "dtype": source.merged.facts["dtype"] if what == "model" else "float32",
+        "dtype": source.merged.facts["dtype"] if what != "adapter" else "float32",
         "stored_float32_because": source.merged.facts.get("stored_float32_because"),
         "base_model": base_model(source),
         "artifacts": {
@@ -196,12 +207,9 @@ def _manifest(source: Source, folder: Path, what: str) -> dict[str, Any]:
         "training": settings,
         "parity": {k: v for k, v in source.merged.facts["parity"].items() if k != "different"},
         "evaluation": evaluated,
+        "card": dict(source.card),
         "versions": _versions(),
-        "files": {
-            p.name: {"sha256": digest_file(p), "bytes": p.stat().st_size}
-            for p in sorted(folder.iterdir())
-            if p.is_file() and p.name not in (MANIFEST, "README.md")
-        },
+        "files": {},
     }
 
 
@@ -237,16 +245,19 @@ def _without_paths(path: Path) -> None:
         write_json(path, config)
 
 
-def _finish(source: Source, making: Path, what: str) -> dict[str, Any]:
+def _finish(source: Source, making: Path, what: str, card: Card) -> dict[str, Any]:
     base = model_folder(source.base.folder)
     for pattern in _LICENCES:
         for path in sorted(base.glob(pattern)):
             if path.is_file():
                 _copy(path, making / path.name)
     (making / MODEL_FILE).unlink(missing_ok=True)
-    manifest = _manifest(source, making, what)
+    manifest = describe(source, making, what)
+    manifest["files"] = {
+        p.name: {"sha256": digest_file(p), "bytes": p.stat().st_size} for p in sorted(making.iterdir()) if p.is_file()
+    }
     write_json(making / MANIFEST, manifest)
-    (making / "README.md").write_text(model_card(manifest), "utf-8")
+    (making / "README.md").write_text(card(manifest), "utf-8")
     for path in making.iterdir():
         path.chmod(0o644)  # whoever serves it may be another user
     return manifest

@@ -38,8 +38,7 @@ def sources_table(evaluation: Evaluation) -> Table | None:
 
 def card_sentences(evaluation: Evaluation) -> list[str]:
     """The data in words: where rows come from, how long they are, what was taken out, what was found over all."""
-    data, quality = evaluation["data"], evaluation.get("quality") or {}
-    clean, splits = data.get("clean_examples") or {}, data.get("splits") or {}
+    quality = evaluation.get("quality") or {}
     told = []
     whole = (quality.get("tokens") or {}).get("whole") or {}
     if is_number(whole.get("p50")):
@@ -47,25 +46,34 @@ def card_sentences(evaluation: Evaluation) -> list[str]:
             f"A row has {number(whole['p50'])} tokens in the median, {number(whole['p99'])} in 99 of 100 rows at most, and "
             f"{number(whole['max'])} at the longest."
         )
-    scrubbed = {kind: n for kind, n in (clean.get("scrubbed") or {}).items() if is_number(n) and n}
-    if scrubbed:
-        kinds = ", ".join(f"{kind} ({number(n)})" for kind, n in scrubbed.items())
-        told.append(f"Personal data and secrets were replaced before anything else was done: {kinds}.")
-    if splits:
-        leaks = splits.get("leaks")
-        n = sum(leaks.values()) if isinstance(leaks, Mapping) else leaks
-        if is_number(n):
-            told.append(
-                "No test row repeats or resembles a training row."
-                if not n
-                else f"{counted(int(n), 'test row')} repeats or resembles a training row."
-            )
+    told += [*scrubbed_sentences(evaluation), *leak_sentences(evaluation)]
     for name, part in (quality.get("parts") or {}).items():
         if isinstance(part, Mapping) and part.get("passed") is False:
             told.append(f"Found over all rows ({name.replace('_', ' ')}): {part.get('message')}.")
     if quality:
         told.append("The page report.html of the step data_quality shows the data in full.")
     return told
+
+
+def scrubbed_sentences(evaluation: Evaluation) -> list[str]:
+    """Personal data and secrets that were taken out, by kind."""
+    clean = evaluation["data"].get("clean_examples") or {}
+    scrubbed = {kind: n for kind, n in (clean.get("scrubbed") or {}).items() if is_number(n) and n}
+    if not scrubbed:
+        return []
+    kinds = ", ".join(f"{kind} ({number(n)})" for kind, n in scrubbed.items())
+    return [f"Personal data and secrets were replaced before anything else was done: {kinds}."]
+
+
+def leak_sentences(evaluation: Evaluation) -> list[str]:
+    """Whether test rows resemble training rows."""
+    leaks = (evaluation["data"].get("splits") or {}).get("leaks")
+    n = sum(leaks.values()) if isinstance(leaks, Mapping) else leaks
+    if not is_number(n):
+        return []
+    if not n:
+        return ["No test row repeats or resembles a training row."]
+    return [f"{counted(int(n), 'test row')} repeats or resembles a training row."]
 
 
 def supervision_sentences(evaluation: Evaluation) -> list[str]:

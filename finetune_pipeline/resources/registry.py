@@ -93,6 +93,19 @@ def register(
         return found
 
 
+def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: str) -> None:
+    """Put the model card as README.md into the registered model's folder, and the verdict on its page.
+
+    Repeated with another text, the later one stands. Raises ValueError if there is no such version.
+    """
+    with _registry(tracking) as client, tempfile.TemporaryDirectory(prefix="finetune-card-") as folder:
+        told = _version(client, name, version)
+        path = Path(folder) / "README.md"
+        path.write_text(redact(card), "utf-8")
+        client.log_model_artifact(told.tags[LOGGED_MODEL], str(path))
+        client.update_model_version(name, str(version), description=redact_field("verdict", verdict))
+
+
 def champion(tracking: Tracking, name: str) -> int | None:
     """The version that serves, or None (also when no model of that name was ever registered)."""
     return aliases(tracking, name).get(CHAMPION)

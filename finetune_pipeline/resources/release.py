@@ -91,6 +91,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
             **{f"gate.{gate}": passed for gate, passed in request["gates"].items()},
         },
     )
+    registry.store_card(tracking, name, version, request["card"], request["verdict"])
     rolled_back = registry.version_tags(tracking, name, version).get(registry.ROLLED_BACK)
     promotable = request["gates_passed"] and rolled_back is None and not request["forgotten"]
     previous = registry.promote(tracking, name, version) if promotable else None

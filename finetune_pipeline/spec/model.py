@@ -11,15 +11,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from finetune_pipeline.spec.ability import AbilitySpec
 from finetune_pipeline.spec.asking import AdviseSpec, BaselineSpec
+from finetune_pipeline.spec.card import CardSpec
 from finetune_pipeline.spec.engines import EvaluationSpec
 from finetune_pipeline.spec.method_defaults import Method, by_method, described, largest_micro_batch
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Metric, Section, Share, default_metric
 from finetune_pipeline.spec.watching import DriftSpec, RetrainingSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
-
-
 RawFormat = Literal["auto", "messages", "text_label", "prompt_completion", "instruction", "sharegpt"]
 
 
@@ -243,18 +243,6 @@ class TrainingSpec(Section):
     prompt: PromptTuningSpec = PromptTuningSpec()
 
 
-class AbilitySpec(Section):
-    """General ability: what the model is asked besides its task, before and after training."""
-
-    suite: bool = Field(True, description="Ask the items that ship: questions of seven kinds, and plain text.")
-    files: list[str] = Field(
-        default_factory=list,
-        description="Globs of JSON Lines files of benchmarks, relative to the task folder; rows of {query, choices, gold}, "
-        "{context, continuation}, {text} or {prompt, answer, others}.",
-    )
-    rows_per_file: int = Field(200, ge=2, description="At most so many rows of each file, chosen by their content.")
-
-
 class GatesSpec(Section):
     """What a candidate must show before `champion` moves."""
 
@@ -386,6 +374,7 @@ class TaskSpec(Section):
     logs: LogsSpec = LogsSpec()
     drift: DriftSpec = DriftSpec()
     retraining: RetrainingSpec = RetrainingSpec()
+    card: CardSpec = CardSpec()
 
     @property
     def labels(self) -> list[str]:

@@ -6,8 +6,15 @@ from typing import Any
 
 from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.graph import Step, Work
+from finetune_pipeline.models.export import Source, describe
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.kinds import WHOLE
 from finetune_pipeline.production.forget import tainted_splits
+from finetune_pipeline.reports.card.model_card import card_of
+from finetune_pipeline.reports.card.usage import REGISTERED
 from finetune_pipeline.stages.baseline import answer_length
+
+CARD = "README.md"
 
 
 def release_request(work: Work) -> dict[str, Any]:
@@ -34,13 +41,32 @@ def release_request(work: Work) -> dict[str, Any]:
         "verdict": report.facts["verdict"],
         "scores": {k: v for k, v in candidate.items() if isinstance(v, int | float)},
         "compared_with": dict(work.world.champion) if work.world.champion else None,
+        "card": _card(work),
     }
+
+
+def _card(work: Work) -> str:
+    """The model card that stands beside the registered model."""
+    merged, base = work.inputs["merged_model"], work.inputs["base_model"]
+    spec = work.spec
+    source = Source(
+        spec.name,
+        spec.description,
+        spec.card.model_dump(),
+        merged,
+        work.inputs["adapter"],
+        base,
+        work.inputs["evaluation_report"],
+    )
+    asked = merged if merged.facts["kind"] in WHOLE else base
+    return card_of(source.report, describe(source, model_folder(asked.folder), REGISTERED))
 
 
 def make_model_version(work: Work) -> dict[str, Any]:
     """Register, and promote if every gate passed. The registry's part is idempotent, so a killed release is repeated."""
     request = release_request(work)
     outcome = work.release(request)
+    (work.out / CARD).write_text(request.pop("card"), "utf-8")
     write_json(work.out / "model_version.json", {**request, **outcome})
     return {
         **outcome,
@@ -55,8 +81,8 @@ STEPS = [
     Step(
         "model_version",
         ("evaluation_report", "adapter", "merged_model"),
-        "3",
-        lambda s, w: None,
+        "4",
+        lambda s, w: [s.card.model_dump(), s.description],
         make_model_version,
         after=("base_model",),
     ),

@@ -8,12 +8,14 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.artifacts import ArtifactStore, Builder
+from finetune_pipeline.artifacts import ArtifactStore, Builder, write_json
+from finetune_pipeline.evaluation.gate_result import GateResult
 from finetune_pipeline.graph import SHARED
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.merging import merge_and_compare
 from finetune_pipeline.training.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, write_tiny_examples
+from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 
 TASK = "demo"
 
@@ -69,18 +71,24 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
 def add_report(store: ArtifactStore, passed: bool) -> None:
     """An evaluation of the merged model, and its registration as version 3."""
     merged = store.all_versions(TASK, "merged_model")[-1]
-    facts: dict[str, Any] = {
-        "passed": passed,
-        "verdict": "Better by 10 points.",
-        "gates": [{"name": "beats_baseline", "passed": passed}],
-        "models": {
-            "base": {"title": "Base", "n": 40, "accuracy": 0.5, "interval": [0.4, 0.6]},
-            "candidate": {"title": "Fine-tuned", "n": 40, "accuracy": 0.6, "interval": [0.5, 0.7], "macro_f1": 0.55},
-        },
-    }
+    told = evaluation()
+    gates = [
+        GateResult(
+            "beats_baseline", passed, 0.2, 0.0, "It wins by 27.5 points.", "" if passed else "Train on more rows."
+        )
+    ]
 
     def write(builder: Builder) -> None:
-        builder.facts.update(facts)
+        write_json(builder.folder / "evaluation.json", told)
+        write_json(builder.folder / "gates.json", [g.to_dict() for g in gates])
+        builder.facts.update(
+            {
+                "passed": passed,
+                "verdict": "Better by 27.5 points.",
+                "gates": [g.to_dict() for g in gates],
+                "models": told["models"],
+            }
+        )
 
     inputs = {"merged_model": merged.version}
     store.build(TASK, "evaluation_report", code_version="1", inputs=inputs, settings=passed, make=write)

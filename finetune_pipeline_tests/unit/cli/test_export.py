@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from click.exceptions import Abort
 from click.testing import CliRunner, Result
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_pipeline.artifacts import ArtifactStore, digest_file
+from finetune_pipeline.cli import export as command
 from finetune_pipeline.cli.export import export
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models import export as exporting
-from finetune_pipeline.models.model_card import fenced
+from finetune_pipeline.reports.card.usage import fenced
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.cli.exported import TASK, add_report, change_facts, make_store
 from finetune_pipeline_tests.unit.cli.test_commands import finetune
@@ -130,7 +130,7 @@ def test_the_manifest_says_everything_one_needs(run: Run, project: Path, tmp_pat
     assert told["artifacts"]["adapter_sha256"] == digest_file(project / "adapter/adapter_model.safetensors")
     assert told["training"]["lora"] == {"r": 4} and told["parity"]["passed"] is True
     assert told["base_model"]["id"] == "base" and told["base_model"]["identity"]["kind"] == "local"
-    assert told["evaluation"]["scores"]["accuracy"] == 0.6 and told["evaluation"]["passed"] is False
+    assert told["evaluation"]["scores"]["accuracy"] == 0.8 and told["evaluation"]["passed"] is False
     assert told["versions"]["torch"] and told["versions"]["finetune_pipeline"]
     on_disk = {p.name for p in (tmp_path / "out").iterdir()}
     assert on_disk == {*told["files"], "export.json", "README.md"} and "LICENSE" in on_disk
@@ -144,14 +144,16 @@ def test_the_manifest_says_everything_one_needs(run: Run, project: Path, tmp_pat
 def test_the_model_card_has_a_header_and_no_markup_from_outside(run: Run, project: Path, tmp_path: Path) -> None:
     add_report(store(project), passed=True)
     run("--to", str(tmp_path / "out"))
-    _, header, body = (tmp_path / "out/README.md").read_text().split("---\n", 2)
-    told = yaml.safe_load(header)
-    assert told["library_name"] == "transformers" and told["license"] == "other"
-    metrics = told["model-index"][0]["results"][0]["metrics"]
-    assert {"type": "accuracy", "name": "Accuracy", "value": 0.6} in metrics
-    assert "Sorts \\*tickets\\* \\<by\\> queue." in body and SYSTEM in body
-    assert "| Accuracy | 0.600 (0.500 to 0.700) | 0.500 (0.400 to 0.600) |" in body
-    assert "Gates passed: beats\\_baseline" in body or "Gates passed: beats_baseline: yes" in body
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.library_name == "transformers" and card.data.license == "other"
+    assert card.data.license_name == "that-of-the-base-model" and card.data.license_link == "LICENSE"
+    accuracy = next(r for r in card.data.eval_results if r.metric_type == "accuracy")
+    assert accuracy.metric_value == 0.8 and accuracy.metric_name == "Accuracy (95% interval 0.739 to 0.850)"
+    assert "Sorts \\*tickets\\* \\<by\\> queue." in card.text and SYSTEM in card.text
+    rendered = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{{text}}<|im_end|>\n<|im_start|>assistant\n"
+    assert json.loads((tmp_path / "out/export.json").read_text())["prompt"]["rendered"] == rendered
+    assert fenced(rendered) in card.text
+    assert "did not pass" not in card.text
     assert fenced("a\n```\nb").startswith("````text\n") and fenced("a\n```\nb").endswith("\n````")
 
 
@@ -206,7 +208,7 @@ def test_never_half_a_folder(run: Run, project: Path, tmp_path: Path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as changed:
-        changed.setattr(exporting, "model_card", stop)
+        changed.setattr(command, "card_of", stop)
         assert isinstance(run("--to", str(tmp_path / "out")).exception, Abort)
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == sorted([alive.name, "project"]), (
