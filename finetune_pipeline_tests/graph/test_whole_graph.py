@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from finetune_pipeline.assets.data import VIEWS
 from finetune_pipeline.assets.graph import NODES
@@ -72,6 +73,19 @@ def test_the_run_ends_with_a_verdict(finished: tuple[Project, int, dict]) -> Non
     assert "<script" not in page
     assert "TF-IDF" in page
     assert (report / "report.md").read_text("utf-8").startswith("#")
+
+
+def test_the_registered_model_has_its_card(finished: tuple[Project, int, dict]) -> None:
+    project, code, _ = finished
+    written = project.artifact("model_version") / "README.md"
+    (registered,) = [p for p in (project.home / "mlflow").rglob("README.md") if (p.parent / "MLmodel").is_file()]
+    assert registered.read_text("utf-8") == written.read_text("utf-8")
+    card = ModelCard.load(registered)
+    scores = json.loads((project.artifact("evaluation_report") / "evaluation.json").read_text())["scores"]["candidate"]
+    told = {r.metric_type: r.metric_value for r in card.data.eval_results if r.dataset_type == "colours"}
+    assert told["accuracy"] == round(scores["accuracy"], 4)
+    assert ("did not pass its gates" in card.text) is (code == 2)
+    assert "models:/colours@champion" in card.text and project.artifact("splits").name in card.text
 
 
 def test_dagster_knows_every_asset_and_every_check(finished: tuple[Project, int, dict], seen: dict) -> None:

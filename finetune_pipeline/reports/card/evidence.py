@@ -163,7 +163,9 @@ def lineage(manifest: Manifest, evaluation: Evaluation | None) -> list[str]:
     rows += [[f"base: {name}", f"SHA-256 {digest}"] for name, digest in sorted(base["weights"].items())]
     rows += [[name.replace("_", " "), str(value)] for name, value in artifacts.items() if value]
     versions = (evaluation or {}).get("versions") or {}
-    rows += [[name.replace("_", " "), str(value)] for name, value in versions.items() if value and name not in artifacts]
+    rows += [
+        [name.replace("_", " "), str(value)] for name, value in versions.items() if value and name not in artifacts
+    ]
     rows += [[f"library {name}", value] for name, value in manifest["versions"].items()]
     return [
         write_table(Table(["What", "Version"], rows, "ll")),

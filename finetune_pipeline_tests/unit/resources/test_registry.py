@@ -318,3 +318,15 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: 
     finally:
         os.killpg(server.pid, 15)
         server.wait(timeout=30)
+
+
+def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tracking, models: Path) -> None:
+    version = register(tracking, models)
+    registry.store_card(tracking, "tickets", version, "# One\n", "Better.")
+    registry.store_card(tracking, "tickets", version, "# Two\n", "Refused by beats_baseline.")
+    (readme,) = [p for p in (tracking.place() / "artifacts").rglob("README.md") if (p.parent / "MLmodel").is_file()]
+    assert readme.read_text() == "# Two\n"
+    told = tracking.client().get_model_version("tickets", str(version))
+    assert told.description == "Refused by beats_baseline."
+    with pytest.raises(ValueError, match="no version 7"):
+        registry.store_card(tracking, "tickets", 7, "# x", "")
