@@ -49,7 +49,7 @@ def card_data(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None)
     )
 
 
-def _licence(manifest: Mapping[str, Any]) -> dict[str, str]:
+def _licence(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """license, and for one that the Hub does not list license_name and license_link."""
     base, told = manifest["base_model"], manifest["card"]
     link, known = told["license_link"], told["license"]
