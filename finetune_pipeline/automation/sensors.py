@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from finetune_pipeline.automation.runs import going_on, since, whole_run
-from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.production.ingest import count_rows
 from finetune_pipeline.production.standing import standing
 from finetune_pipeline.production.waiting import what_waits
 from finetune_pipeline.resources.store import Store
@@ -61,7 +61,7 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
             return dg.SkipReason(told)
         artifacts = store.artifacts()
         serving = registry.champion(tracking, task.name)
-        found = standing(task, artifacts, read_logs(task, artifacts).rows, serving)
+        found = standing(task, artifacts, count_rows(task, artifacts), serving)
         told = found.sentence
         if found.retrain and task.spec.drift.action == "start":
             done = since(context.instance, task, found.made)

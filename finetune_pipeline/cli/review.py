@@ -23,8 +23,7 @@ from finetune_pipeline.people.desks import (
 )
 from finetune_pipeline.people.ratings import read_ratings
 from finetune_pipeline.people.server import append_line, review_server
-from finetune_pipeline.production.choosing import choose
-from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.production.ingest import chosen, read_logs
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.stages.people import output_sheet, secret_of
@@ -93,7 +92,7 @@ def _desk(task: Task, what: str, items: int, rater: str) -> Desk | str:
     """What is reviewed, or why there is nothing to review."""
     store = Store().artifacts()
     if what == "flagged":
-        queue = choose(task.spec, read_logs(task, store).rows).queue
+        queue = chosen(task.spec, read_logs(task, store)).queue
         rows = [{**row, "why": why} for row, why in queue]
         return flagged_desk(task, rows) if rows else "no production row waits: none is flagged, sampled or held back"
     step = "test_predictions" if what == "outputs" else "data_quality"

@@ -24,7 +24,7 @@ def onednn_is_there() -> bool:
 class OneDnnLinear(nn.Linear):
     """A linear layer without gradients. Where they are wanted, and for few rows or another dtype, it is nn.Linear's."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's name
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         few = input.numel() < _FEW * self.in_features
         if few or input.dtype is not torch.float32 or input.is_cuda or torch.is_grad_enabled():
             return super().forward(input)

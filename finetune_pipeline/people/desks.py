@@ -179,17 +179,21 @@ def synthetic_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
 def flagged_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
     """Production rows that wait for people; rows: of production.choosing's queue, with `why`.
 
-    What is decided becomes feedback: a line of the logs with the same id and the correction, which the next run takes in.
+    What is decided becomes feedback: a line of the logs with the same id and the correction, or that the row is left out,
+    which the next run takes in.
     """
     known = {str(row["id"]): row for row in rows}
 
     def take(row: Any) -> Parsed:
         told, wrong = _decision(row, task, known)
-        if told is None or told["decision"] == "drop":
+        if told is None:
             return None, wrong
         logged = known[told["id"]]
         right = told["label"] if told["decision"] == "relabel" else logged["output"].strip()
-        if task.spec.labels and right not in task.spec.labels:
+        said: dict[str, Any] = {"flag": logged["flag"], "correction": right}
+        if told["decision"] == "drop":
+            said = {"left_out": True}
+        elif task.spec.labels and right not in task.spec.labels:
             return None, [f"what was answered, {right!r}, is no label of this task: give another answer"]
         return {
             "id": logged["id"],
@@ -197,7 +201,7 @@ def flagged_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
             "model_version": logged["model_version"],
             "input": logged["input"],
             "output": logged["output"],
-            "feedback": {"flag": logged["flag"], "correction": right},
+            "feedback": said,
             "metadata": {"reviewer": told["reviewer"], "time": told.get("time") or datetime.now(UTC).isoformat()},
         }, []
 

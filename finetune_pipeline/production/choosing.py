@@ -29,14 +29,28 @@ class Chosen:
         return {why: told.count(why) for why in (FLAGGED, LOW, SAMPLED, HELD) if why in told}
 
 
+def settings(spec: TaskSpec) -> list[Any]:
+    """The part of a spec that :func:`choose` depends on."""
+    return [
+        spec.labels,
+        spec.system_prompt,
+        spec.data.near_duplicate_threshold,
+        [spec.logs.low_score, spec.logs.sample_share, spec.logs.max_user_share, spec.logs.max_family_share],
+    ]
+
+
 def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
-    """Sort the rows of the logs (production.ingest). What follows from a row's id alone stays as more rows come."""
+    """Sort the rows of the logs (production.ingest). What follows from a row's id alone stays as more rows come.
+
+    Rows that people left out are in none of the three.
+    """
     corrected = [r for r in rows if r["correction"] and r["input"].strip()]
     failed = {r["id"]: sign for r in rows if not r["correction"] and (sign := _failure(r, spec))}
     accepted = [
         r
         for r in rows
         if r["id"] not in failed
+        and not r["left_out"]
         and (not r["correction"] or r["correction"] == r["output"].strip())
         and (not spec.labels or r["output"].strip() in spec.labels)
     ]
@@ -44,7 +58,7 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
     why = {h.id: h for h in held}
     chosen = Chosen([_example(r, spec) for r in corrected if r["id"] not in why], held)
     for row in rows:
-        if not row["input"].strip():
+        if not row["input"].strip() or row["left_out"]:
             continue
         if row["id"] in why:
             chosen.queue.append((row, f"{HELD}: {why[row['id']].reason}"))

@@ -12,16 +12,29 @@ from typing import Any
 from finetune_pipeline.artifacts import ArtifactStore, digest_json
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
-from finetune_pipeline.production.choosing import choose
+from finetune_pipeline.production.choosing import Chosen, choose, settings
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_files import OWN_FOLDER
+from finetune_pipeline.production.remembered import Remembered
 from finetune_pipeline.spec.model import Task, TaskSpec
 
-__all__ = ["Logs", "corrections", "corrections_digest", "ingest", "merged", "read_logs", "read_rows"]
+__all__ = [
+    "Logs",
+    "chosen",
+    "corrections",
+    "corrections_digest",
+    "count_rows",
+    "ingest",
+    "merged",
+    "read_logs",
+    "read_rows",
+]
 
 _REVIEWED = f"{OWN_FOLDER}/reviewed-"
 """Files of the task's own folder that `finetune review` writes."""
 _FEEDBACK = ("flag", "score", "correction")
+_CHOSEN: Remembered[Chosen] = Remembered()
+_COUNTED: Remembered[int] = Remembered()
 
 
 @dataclass
@@ -50,7 +63,8 @@ class Logs:
 def merged(taken: Iterable[dict[str, Any]]) -> Logs:
     """The rows of a log store, one an answer.
 
-    Of what several lines say of one answer (flag, score, correction), the latest that says anything counts.
+    Of what several lines say of one answer (flag, score, correction), the latest that says anything counts. Where the
+    latest review leaves the row out, nothing of it does: it trains, judges and accuses no model.
     """
     logs = Logs()
     by_id: dict[str, list[dict[str, Any]]] = {}
@@ -63,7 +77,7 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
         else:
             by_id.setdefault(row["id"], []).append(row)
     for lines in by_id.values():
-        lines.sort(key=_order)
+        lines.sort(key=_says_later)
         answers = [line for line in lines if line["kind"] == "row"]
         later = len(lines) - len(answers)
         logs.feedback += later
@@ -74,7 +88,11 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
         row = {k: v for k, v in answers[0].items() if k != "kind"}
         for line in lines:
             row.update({k: line[k] for k in _FEEDBACK if line[k] is not None})
-        row["reviewed"] = any(line["source"]["file"].startswith(_REVIEWED) for line in lines)
+        reviews = [line for line in lines if _is_review(line)]
+        row["reviewed"] = bool(reviews)
+        row["left_out"] = bool(reviews) and bool(reviews[-1].get("left_out"))
+        if row["left_out"]:
+            row.update(dict.fromkeys(_FEEDBACK))
         logs.rows.append(row)
     logs.rows.sort(key=_order)
     logs.quarantine.sort(key=lambda bad: (bad["file"], bad["line"]))
@@ -84,6 +102,17 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
 def _order(row: dict[str, Any]) -> tuple[str, str, str]:
     """By time; what has no other order, by content, so that the order of reading decides nothing."""
     return row["timestamp"], row["id"], digest_json({k: v for k, v in row.items() if k != "source"})
+
+
+def _is_review(line: dict[str, Any]) -> bool:
+    return str(line["source"]["file"]).startswith(_REVIEWED)
+
+
+def _says_later(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Reviews bear the time of the answer: they come after all else, those of one file in its order."""
+    if _is_review(line):
+        return (1, line["source"]["file"], line["source"]["line"])
+    return (0, *_order(line))
 
 
 def read_logs(task: Task, store: ArtifactStore) -> Logs:
@@ -96,9 +125,22 @@ def read_logs(task: Task, store: ArtifactStore) -> Logs:
     return logs
 
 
+def count_rows(task: Task, store: ArtifactStore) -> int:
+    """Take in what is new, and count all rows. Asked again with nothing new, it reads none."""
+    take_in(task, store)
+    return _COUNTED.get(task.name, log_store(task, store).digest(), lambda: len(read_logs(task, store).rows))
+
+
 def corrections(spec: TaskSpec, logs: Logs) -> list[Example]:
     """Corrected rows as training examples, those that are held back excepted (see production.choosing)."""
-    return choose(spec, logs.rows).examples
+    return chosen(spec, logs).examples
+
+
+def chosen(spec: TaskSpec, logs: Logs) -> Chosen:
+    """What production.choosing makes of the rows; worked out again only when rows or spec have changed."""
+    if not logs.digest:
+        return choose(spec, logs.rows)
+    return _CHOSEN.get(spec.name, digest_json([logs.digest, settings(spec)]), lambda: choose(spec, logs.rows))
 
 
 def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
@@ -110,13 +152,13 @@ def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
     """Write rows.jsonl, examples.jsonl (corrections), quarantine.jsonl, and held.jsonl (corrections that are held back).
 
     Returns facts {lines, rows, duplicates, feedback, unmatched, quarantined, by_rule, corrections, held, held_by_rule,
-    queue, flagged}; lines = rows + duplicates + feedback + quarantined.
+    queue, left_out, flagged}; lines = rows + duplicates + feedback + quarantined.
     """
-    chosen = choose(spec, logs.rows)
+    sorted_out = chosen(spec, logs)
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)
-    write_rows(out / "held.jsonl", (asdict(held) for held in chosen.held))
-    write_examples(out / "examples.jsonl", chosen.examples)
+    write_rows(out / "held.jsonl", (asdict(held) for held in sorted_out.held))
+    write_examples(out / "examples.jsonl", sorted_out.examples)
     return {
         "lines": logs.lines,
         "rows": len(logs.rows),
@@ -125,9 +167,10 @@ def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
         "unmatched": logs.unmatched,
         "quarantined": len(logs.quarantine),
         "by_rule": logs.by_rule,
-        "corrections": len(chosen.examples),
-        "held": len(chosen.held),
-        "held_by_rule": dict(sorted(Counter(held.rule for held in chosen.held).items())),
-        "queue": chosen.queued(),
+        "corrections": len(sorted_out.examples),
+        "held": len(sorted_out.held),
+        "held_by_rule": dict(sorted(Counter(held.rule for held in sorted_out.held).items())),
+        "queue": sorted_out.queued(),
+        "left_out": sum(bool(r["left_out"]) for r in logs.rows),
         "flagged": sum(bool(r["flag"]) for r in logs.rows),
     }

@@ -2,7 +2,8 @@
 
 One JSON object a line: ``id``, ``timestamp`` (RFC 3339), ``messages`` or ``input``, ``output``, ``model_version``,
 optional ``feedback`` {``flag``, ``score``, ``correction``, ``label``}, optional ``user``, optional ``metadata`` (not
-taken in). A line with ``id``, ``timestamp`` and ``feedback`` but no ``output`` is feedback that came later.
+taken in). What `finetune review` writes may say ``left_out`` in the feedback: the row is not to be used. A line with
+``id``, ``timestamp`` and ``feedback`` but no ``output`` is feedback that came later.
 """
 
 from __future__ import annotations
@@ -163,6 +164,7 @@ def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         "flag": scrub_text(flag if isinstance(flag, str) else "flagged") if flag else None,
         "score": float(score) if score is not None else None,
         "correction": clean(told.strip()) if told else None,
+        **({"left_out": True} if feedback.get("left_out") is True else {}),
     }
     if is_feedback(row):
         return {"kind": "feedback", **said}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_pipeline.artifacts import MANIFEST, Artifact, ArtifactStore
 from finetune_pipeline.production.used import rows_behind, rows_of_data
@@ -29,12 +28,13 @@ class Standing:
     made: float = 0.0
 
 
-def standing(task: Task, store: ArtifactStore, rows: Sequence[Any], champion: int | None) -> Standing:
+def standing(task: Task, store: ArtifactStore, rows: int, champion: int | None) -> Standing:
     """Hold the newest drift report about the champion's data against the rows there are now.
 
-    champion: number of the version that serves. A look is due after a window of new rows, and where production was not yet
-    held against the data of this champion. A drift is acted upon once: after a candidate that was refused, a run is due
-    when as many rows came in again as it had learned from (and at least `retraining.rows_after_drift`).
+    rows: how many production rows there are. champion: number of the version that serves. A look is due after a window of
+    new rows, and where production was not yet held against the data of this champion. A drift is acted upon once: after a
+    candidate that was refused, a run is due when as many rows came in again as it had learned from (and at least
+    `retraining.rows_after_drift`).
     """
     size, name = task.spec.drift.window_rows, task.name
     versions = store.all_versions(name, "model_version")
@@ -44,13 +44,13 @@ def standing(task: Task, store: ArtifactStore, rows: Sequence[Any], champion: in
         return Standing(None, "no champion serves yet, whose data production could be held against")
     data = _data_of(store, versions, champion)
     found = _newest(store, name, data)
-    key = f"{champion}-{len(rows)}"
+    key = f"{champion}-{rows}"
     if found is None:
-        if len(rows) < size:
-            return Standing(None, f"{len(rows)} production rows, a window has {size}")
+        if rows < size:
+            return Standing(None, f"{rows} production rows, a window has {size}")
         return Standing(f"production was not held against the data of version {champion} yet: looking at it", "", key)
     report, decision = found
-    new = len(rows) - int(report.facts["rows"])
+    new = rows - int(report.facts["rows"])
     look = f"{new} new rows: looking at production" if new >= size else None
     sentence, retrain = f"{report.facts['sentence']} {decision.facts['sentence']}", bool(decision.facts["retrain"])
     drifted = bool(report.facts["drifted"])

@@ -11,6 +11,7 @@ from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.graph import MissingInput, Step, Work
+from finetune_pipeline.production.choosing import settings
 from finetune_pipeline.production.decision import HOUR, Evidence, decide_retraining
 from finetune_pipeline.production.drift import as_learned, drift_report
 from finetune_pipeline.production.ingest import ingest, merged, read_rows
@@ -108,14 +109,8 @@ def _evidence(work: Work) -> Evidence:
 LOGS_STEP = Step(
     "production_logs",
     (),
-    "3",
-    lambda s, w: [
-        w.logs,
-        s.labels,
-        s.system_prompt,
-        s.data.near_duplicate_threshold,
-        [s.logs.low_score, s.logs.sample_share, s.logs.max_user_share, s.logs.max_family_share],
-    ],
+    "4",
+    lambda s, w: [w.logs, *settings(s)],
     make_production_logs,
 )
 STEPS = [

@@ -14,7 +14,7 @@ from finetune_pipeline.people.desks import Desk, flagged_desk, outputs_desk, rea
 from finetune_pipeline.people.server import append_line
 from finetune_pipeline.people.sheet import RANDOM, SheetItem, sheet_name
 from finetune_pipeline.production.choosing import choose
-from finetune_pipeline.production.ingest import corrections, read_logs
+from finetune_pipeline.production.ingest import chosen, corrections, read_logs
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline_tests.unit.people.answers import VERSION
 
@@ -163,7 +163,33 @@ def test_a_flagged_answer_that_is_no_label_cannot_be_kept(task: Task) -> None:
     row, wrong = desk.take({"id": "log-1", "decision": "keep", "reviewer": "Ada"})
     assert row is None
     assert "no label" in wrong[0]
-    assert desk.take({"id": "log-1", "decision": "drop", "reviewer": "Ada"}) == (None, [])
+
+
+def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
+    logs = task.folder / "logs"
+    logs.mkdir()
+    asked = {k: FLAGGED[k] for k in ("timestamp", "model_version", "input", "output")}
+    lines = [
+        {**asked, "id": "log-1", "feedback": {"flag": "wrong", "label": "no", "score": 0.0}},
+        {**asked, "id": "log-2", "input": "is it off?", "feedback": {"flag": "wrong"}},
+        {**asked, "id": "log-3", "input": "is it odd?", "feedback": {"flag": "wrong", "left_out": True}},
+    ]
+    (logs / "day.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    store = ArtifactStore(task.folder / "store")
+    before = read_logs(task, store)
+    (example,) = corrections(task.spec, before)
+    assert corrections(task.spec, read_logs(task, store))[0] is example, "the same rows are not sorted out again"
+    desk = flagged_desk(task, [{**row, "why": "flagged: wrong"} for row in before.rows])
+    for name in ("log-1", "log-2"):
+        take(desk, "Ada", {"id": name, "decision": "drop", "reviewer": "Ada"})
+    after = read_logs(task, store)
+    assert not after.quarantine
+    assert [(r["flag"], r["score"], r["correction"]) for r in after.rows[:2]] == [(None, None, None)] * 2
+    made = chosen(task.spec, after)
+    assert made.examples == []
+    assert [row["id"] for row, _ in made.queue] == ["log-3"], "what production says of itself leaves nothing out"
+    take(desk, "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
+    assert [e.answer for e in corrections(task.spec, read_logs(task, store))] == ["no"], "the last decision counts"
 
 
 def test_a_raters_name_is_no_path(task: Task) -> None:

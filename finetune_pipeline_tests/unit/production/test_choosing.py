@@ -33,7 +33,15 @@ def spec(**logs: Any) -> TaskSpec:
 
 
 def row(n: int, text: str, output: str = "red", **more: Any) -> dict[str, Any]:
-    told = {"flag": None, "score": None, "correction": None, "user": f"u{n}", "turns": None, "reviewed": False}
+    told = {
+        "flag": None,
+        "score": None,
+        "correction": None,
+        "user": f"u{n}",
+        "turns": None,
+        "reviewed": False,
+        "left_out": False,
+    }
     return {"id": f"r{n}", "input": text, "output": output, "source": {"file": "f", "line": n}, **told, **more}
 
 
