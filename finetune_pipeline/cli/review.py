@@ -7,6 +7,7 @@ import secrets
 import time
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,13 +17,15 @@ from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.people.desks import (
     Desk,
     flagged_desk,
+    judge,
     outputs_desk,
     read_table,
     synthetic_desk,
     write_table,
 )
+from finetune_pipeline.people.handed_in import store
 from finetune_pipeline.people.ratings import read_ratings
-from finetune_pipeline.people.server import append_line, review_server
+from finetune_pipeline.people.server import review_server
 from finetune_pipeline.production.ingest import chosen, read_logs
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.spec.model import Task
@@ -42,6 +45,11 @@ SUBJECTS = ("outputs", "synthetic", "flagged")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the page to this file instead of serving it.")
 @click.option("--table", type=click.Path(path_type=Path), help="Write the sheet to this .csv or .jsonl file.")
 @click.option("--take", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take a filled-in file in.")
+@click.option(
+    "--mlflow",
+    type=click.Choice(["push", "take"]),
+    help="Review in MLflow's own Review tab: put the items there, or take the answers back.",
+)
 @as_json
 def review(
     task: str,
@@ -54,6 +62,7 @@ def review(
     page: Path | None,
     table: Path | None,
     take: Path | None,
+    mlflow: str | None,
     as_json: bool,
 ) -> int:
     """Review answers of base and candidate side by side, blind (--what outputs), synthetic rows that wait for a decision,
@@ -65,9 +74,11 @@ def review(
         problem(desk)
         return ERROR
     told: dict[str, object] = {"task": loaded.name, "what": what, "sheet": desk.sheet, "items": len(desk.items)}
+    if mlflow is not None:
+        return _in_mlflow(desk, mlflow, loaded.name, rater, told, as_json)
     try:
         if take is not None:
-            return _take(desk, take, told, as_json)
+            return _store(desk, *read_table(desk, take), told, as_json)
         for path, write in (
             (page, lambda p: p.write_text(desk.page(rater), "utf-8")),
             (table, lambda p: write_table(desk, p)),
@@ -90,39 +101,55 @@ def review(
 
 def _desk(task: Task, what: str, items: int, rater: str) -> Desk | str:
     """What is reviewed, or why there is nothing to review."""
-    store = Store().artifacts()
+    artifacts = Store().artifacts()
     if what == "flagged":
-        queue = chosen(task.spec, read_logs(task, store)).queue
+        queue = chosen(task.spec, read_logs(task, artifacts)).queue
         rows = [{**row, "why": why} for row, why in queue]
         return flagged_desk(task, rows) if rows else "no production row waits: none is flagged, sampled or held back"
     step = "test_predictions" if what == "outputs" else "data_quality"
-    made: list[Artifact] = store.all_versions(task.name, step)
+    made: list[Artifact] = artifacts.all_versions(task.name, step)
     if not made:
         return f"{task.name} has no {step} yet: run `finetune run {task.name}`"
     if what == "synthetic":
         rows = read_rows(made[-1].path("to_review.jsonl"))
         return synthetic_desk(task, rows) if rows else "no synthetic row waits for a decision"
-    name, sheet = output_sheet(made[-1], task, items, secret_of(store))
+    name, sheet = output_sheet(made[-1], task, items, secret_of(artifacts))
     done = [r.to_dict() for r in read_ratings(task.folder / "reviews")[0] if r.sheet == name and r.rater == rater]
     return outputs_desk(task, name, sheet, done)
 
 
-def _take(desk: Desk, file: Path, told: dict[str, object], as_json: bool) -> int:
-    by_rater, wrong = read_table(desk, file)
-    files = []
-    for rater, rows in by_rater.items():
-        target = desk.target(rater)
-        for row in rows:
-            append_line(target, row)
-        files.append(str(target))
-    taken = sum(map(len, by_rater.values()))
+def _in_mlflow(desk: Desk, way: str, task: str, rater: str, told: dict[str, object], as_json: bool) -> int:
+    from finetune_pipeline.resources import review_tab
+    from finetune_pipeline.resources.tracking import Tracking
+
+    tracking = Tracking()
+    if way == "take":
+        lines, gone = review_tab.answers(desk, tracking, task, rater)
+        if gone:
+            say(f"{gone} answers are about items that are not on this sheet any more: they are left where they are")
+        return _store(desk, *judge(desk, lines), {**told, "not_on_sheet": gone}, as_json)
+    queue = review_tab.push(desk, tracking, task)
     if as_json:
-        emit({**told, "taken": taken, "files": files, "wrong": wrong})
+        emit({**told, "queue": queue.name, "added": queue.added, "page": queue.page})
     else:
-        say(f"{taken} decisions taken in" + (f", in {', '.join(files)}" if files else ""))
+        say(f"{queue.items} items ({queue.added} of them new) in the queue {queue.name}: {queue.page}")
+        say("MLflow's pages run with `finetune ui`; without accounts there, all its reviewers are one person")
+        say(f"when people have answered: finetune review {task} --what {told['what']} --mlflow take --rater NAME")
+    return DONE
+
+
+def _store(
+    desk: Desk, by_rater: dict[str, list[dict[str, Any]]], wrong: list[str], told: dict[str, object], as_json: bool
+) -> int:
+    taken, known, files = store(desk, by_rater)
+    if as_json:
+        emit({**told, "taken": taken, "known": known, "files": files, "wrong": wrong})
+    else:
+        again = f", {known} were there already" if known else ""
+        say(f"{taken} decisions taken in{again}" + (f", in {', '.join(files)}" if files else ""))
         for one in wrong:
             problem(f"  {one}")
-    return ERROR if wrong or not taken else DONE
+    return ERROR if wrong or not taken + known else DONE
 
 
 def _serve(desk: Desk, rater: str, port: int, browser: bool, seconds: float) -> int:

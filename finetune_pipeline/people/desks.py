@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,12 +44,13 @@ _FLAG_CHOICES: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Desk:
-    """sheet: a name under which browsers keep what is decided. take: judges one line that comes back, and gives the row
-    to store (None with no reasons: nothing was decided). target: the file for a rater. table: the rows of a sheet to be
-    filled in by file."""
+    """question: what is asked of every item. sheet: a name under which browsers keep what is decided. take: judges one line
+    that comes back, and gives the row to store (None with no reasons: nothing was decided). target: the file for a rater.
+    table: the rows of a sheet to be filled in by file."""
 
     title: str
     intro: str
+    question: str
     sheet: str
     mode: str
     choices: Sequence[Mapping[str, Any]]
@@ -98,6 +99,7 @@ def outputs_desk(task: Task, sheet: str, items: Sequence[SheetItem], done: Seque
         f"Review: {task.name}",
         "Two answers to the same input. Which of them would you accept? Which model wrote which is not shown, and changes "
         "from item to item.",
+        "Which answers would you accept?",
         sheet,
         "outputs",
         _RATING_CHOICES,
@@ -153,6 +155,7 @@ def synthetic_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
     return Desk(
         f"Synthetic rows: {task.name}",
         "A model wrote these examples. Keep what is right and true to life, drop what is not, or give the right answer.",
+        "Is this example right, and true to life?",
         f"{task.name}-synthetic",
         "rows",
         _ROW_CHOICES,
@@ -209,6 +212,7 @@ def flagged_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
         f"Answers of production: {task.name}",
         "Answers of production that failed, were drawn as a sample, or whose correction is held back. Say what the right one "
         "is: it becomes a training example.",
+        "Is this answer of production right?",
         f"{task.name}-flagged",
         "rows",
         _FLAG_CHOICES,
@@ -271,10 +275,17 @@ def read_table(desk: Desk, path: Path) -> tuple[dict[str, list[dict[str, Any]]],
                     wrong.append(f"{path.name}, line {number}: it is no JSON: {error}")
     else:
         raise ValueError(f"{path.name}: sheets come back as .csv or .jsonl")
+    by_rater, refused = judge(desk, ((f"{path.name}, line {number}", row) for number, row in rows))
+    return by_rater, wrong + refused
+
+
+def judge(desk: Desk, lines: Iterable[tuple[str, Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """(rows to store by rater, what is wrong with its place). lines: (place, line). Nothing good is lost for a bad line."""
     by_rater: dict[str, list[dict[str, Any]]] = {}
-    for number, row in rows:
-        told, reasons = desk.take(row)
-        wrong += [f"{path.name}, line {number}: {reason}" for reason in reasons]
+    wrong: list[str] = []
+    for place, line in lines:
+        told, reasons = desk.take(line)
+        wrong += [f"{place}: {reason}" for reason in reasons]
         if told is not None:
-            by_rater.setdefault(str(row.get("rater") or row.get("reviewer")), []).append(told)
+            by_rater.setdefault(str(line.get("rater") or line.get("reviewer")), []).append(told)
     return by_rater, wrong

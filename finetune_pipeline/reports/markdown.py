@@ -123,6 +123,13 @@ def plain(text: str) -> str:
     return escaped.replace("://", ":\u200b//").replace("@", "@\u200b")
 
 
+def fenced(text: str) -> str:
+    """Text as a code block, behind a fence longer than any in it."""
+    longest = max((len(m) for m in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
 def write_table(table: Table | None) -> str:
     """A Markdown table; stressed rows in bold. Empty text for none, or one without rows."""
     if table is None or not table.rows:

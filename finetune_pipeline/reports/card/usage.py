@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_pipeline.reports.markdown import plain
+from finetune_pipeline.reports.markdown import fenced, plain
 
 Manifest = Mapping[str, Any]
 REGISTERED = "registered"
@@ -148,10 +147,3 @@ def _adapter(manifest: Manifest) -> str:
 def code(text: Any) -> str:
     """A short text as code, in which nothing is markup."""
     return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
-
-
-def fenced(text: str) -> str:
-    """Text as a code block, behind a fence longer than any in it."""
-    longest = max((len(m) for m in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
