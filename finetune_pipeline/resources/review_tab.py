@@ -113,7 +113,8 @@ def _store(tracking: Tracking, task: str) -> Iterator[str]:
 
 def _traces(tracking: Tracking, experiment: str, sheet: str) -> dict[str, Trace]:
     """The traces of a sheet, by item; of several that two processes made, the first."""
-    client, found, token = tracking.client(), {}, None
+    client, token = tracking.client(), None
+    found: dict[str, Trace] = {}
     while True:
         page = client.search_traces(
             locations=[experiment],
