@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from finetune_pipeline.assets.graph import broken_task, task_assets
+from finetune_pipeline.assets.graph import broken_task, task_assets, task_checks
 from finetune_pipeline.automation.champion import champion_sensor
 from finetune_pipeline.automation.jobs import task_jobs
 from finetune_pipeline.automation.schedules import retraining_schedule
@@ -22,6 +22,7 @@ from finetune_pipeline.spec import check_task, find_tasks
 def build_definitions(data_root: Path) -> dg.Definitions:
     """Definitions for every task folder below `data_root`. A task with a bad spec is shown as broken, others load."""
     assets: list[dg.AssetsDefinition] = []
+    checks: list[dg.AssetChecksDefinition] = []
     jobs, schedules, sensors = [], [], mlflow_closers()
     for name, folder in find_tasks(data_root).items():
         task, findings = check_task(folder)
@@ -29,12 +30,14 @@ def build_definitions(data_root: Path) -> dg.Definitions:
             assets.append(broken_task(name, errors(findings)))
             continue
         assets += task_assets(task)
+        checks += task_checks(task)
         mine = task_jobs(task)
         jobs += mine
         schedules.append(retraining_schedule(task))
         sensors += [new_logs_sensor(task), drift_sensor(task, mine), champion_sensor(task)]
     return dg.Definitions(
         assets=assets,
+        asset_checks=checks,
         jobs=jobs,
         schedules=schedules,
         sensors=sensors,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.checks.all import CHECKS
+from finetune_pipeline.checks.base import Check
 from finetune_pipeline.evaluation.gates import table
 from finetune_pipeline.graph import Step
 from finetune_pipeline.spec.schema import json_schema
@@ -72,12 +73,21 @@ def step_line(step: Step) -> list[Any]:
     ]
 
 
+def on_a_no(check: Check) -> str:
+    """What a "no" does."""
+    if callable(check.blocking):
+        return "by spec"
+    if check.blocking:
+        return "blocks"
+    return "alarm" if check.live else "warns" if check.advisory else "gate"
+
+
 def render() -> str:
     checks = [
         [
             f"`{c.step}`",
             f"`{c.name}`",
-            "by spec" if callable(c.blocking) else "blocks" if c.blocking else "warns" if c.advisory else "gate",
+            on_a_no(c),
             c.description,
         ]
         for c in CHECKS
@@ -103,7 +113,7 @@ def render() -> str:
             "## Checks",
             "",
             "`blocks`: a no stops everything downstream. `gate`: a no keeps `champion` where it is. `warns`: "
-            "people should look.",
+            "people should look. `alarm`: of what serves now; people look, or `retraining.rollback` acts.",
             "",
             *rows(["asset", "check", "on a no", "question"], checks),
             "",

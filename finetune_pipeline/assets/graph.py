@@ -25,6 +25,11 @@ def task_assets(task: Task) -> list[dg.AssetsDefinition]:
     return [*(node.build(task) for node in NODES), data.split_views(task)]
 
 
+def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
+    """The checks that are steps of their own."""
+    return [release.champion_check(task)]
+
+
 def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
     """Stands in the UI for a task whose spec cannot be used, and says why; the other tasks are not affected."""
     text = "\n\n".join(str(f) for f in findings)

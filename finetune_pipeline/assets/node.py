@@ -7,10 +7,11 @@ import dagster as dg
 
 from finetune_pipeline.assets.materialize import materialize
 from finetune_pipeline.checks.all import checks_of
+from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.resources.compute import Compute
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
-from finetune_pipeline.spec.model import Task
+from finetune_pipeline.spec.model import Task, TaskSpec
 
 GPU_POOL = "gpu"
 RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -56,21 +57,33 @@ class Node:
                 asset_key=key,
                 metadata=metadata,
                 data_version=dg.DataVersion(artifact.version),
-                check_results=[_result(c.name, c.ask(artifact, spec), c.warns(spec)) for c in checks],
+                check_results=[check_result(c, c.ask(artifact, spec), spec) for c in checks],
             )
 
         return node
 
 
-def _result(name: str, answer: object, advisory: bool) -> dg.AssetCheckResult:
+def check_result(check: Check, answer: Answer, spec: TaskSpec) -> dg.AssetCheckResult:
+    """What a step tells Dagster of a check."""
     from finetune_pipeline.assets.metadata import as_metadata
-    from finetune_pipeline.checks.base import Answer
 
-    assert isinstance(answer, Answer)
     return dg.AssetCheckResult(
-        check_name=name,
+        check_name=check.name,
         passed=answer.passed,
         description=answer.message,
-        severity=dg.AssetCheckSeverity.WARN if advisory else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.WARN if check.warns(spec) else dg.AssetCheckSeverity.ERROR,
         metadata=as_metadata(dict(answer.figures)),
+    )
+
+
+def check_event(task: Task, check: Check, answer: Answer) -> dg.AssetCheckEvaluation:
+    """What a sensor tells Dagster of a check, outside any run."""
+    told = check_result(check, answer, task.spec)
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey([task.name, check.step]),
+        check_name=check.name,
+        passed=told.passed,
+        description=told.description,
+        severity=told.severity,
+        metadata=told.metadata,
     )

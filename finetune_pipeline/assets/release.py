@@ -1,8 +1,13 @@
-"""RELEASE: the registered model."""
+"""RELEASE: the registered model, and the check of the one that serves."""
 
-from __future__ import annotations
+import dagster as dg
 
-from finetune_pipeline.assets.node import Node
+from finetune_pipeline.assets.node import Node, check_result
+from finetune_pipeline.checks.production import CHAMPION_SERVES, of_alarm
+from finetune_pipeline.resources.champion_quality import champion_quality
+from finetune_pipeline.resources.store import Store
+from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.spec.model import Task
 
 GROUP = "release"
 NODES = [
@@ -14,3 +19,18 @@ NODES = [
         GROUP,
     ),
 ]
+
+
+def champion_check(task: Task) -> dg.AssetChecksDefinition:
+    """`champion_serves_well` of `model_version`: asked in every whole run and at every look at production, and told by the
+    sensor `<task>__champion` as soon as it changes."""
+    check = CHAMPION_SERVES
+
+    @dg.asset_check(
+        asset=dg.AssetKey([task.name, check.step]), name=check.name, description=check.description, blocking=False
+    )
+    def champion_serves_well(store: Store, tracking: Tracking) -> dg.AssetCheckResult:
+        _, alarm = champion_quality(task, store.artifacts(), tracking)
+        return check_result(check, of_alarm(alarm), task.spec)
+
+    return champion_serves_well

@@ -2,15 +2,21 @@
 
 import dagster as dg
 
-from finetune_pipeline.production.champion_alarm import champion_alarm
-from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.assets.node import check_event
+from finetune_pipeline.checks.production import CHAMPION_SERVES, of_alarm
+from finetune_pipeline.production.champion_alarm import Alarm
+from finetune_pipeline.resources.champion_quality import champion_quality
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec.model import Task
 
 
 def champion_sensor(task: Task) -> dg.SensorDefinition:
-    """Raises an alarm where the champion serves worse than the one before, and rolls back where the spec allows it."""
+    """Raises an alarm where the champion serves worse than the one before, and rolls back where the spec allows it.
+
+    The asset `model_version` shows it: as an observation, and as its check `champion_serves_well`, which passes again when
+    another version serves.
+    """
 
     @dg.sensor(
         name=f"{task.name}__champion",
@@ -24,15 +30,11 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         from finetune_pipeline.resources import registry
 
-        aliases = registry.aliases(tracking, task.name)
-        serving, before = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
-        if serving is None:
-            return dg.SkipReason("there is no champion yet")
-        if before is not None and registry.ROLLED_BACK in registry.version_tags(tracking, task.name, before):
-            return dg.SkipReason(f"version {serving} serves again after a rollback from version {before}")
-        alarm = champion_alarm(read_logs(task, store.artifacts()).rows, serving, before, task.spec.drift.false_alarms)
+        serving, alarm = champion_quality(task, store.artifacts(), tracking)
         if not alarm.raised:
-            return dg.SkipReason(alarm.sentence)
+            if not context.cursor:
+                return dg.SkipReason(alarm.sentence)
+            return dg.SensorResult(skip_reason=alarm.sentence, asset_events=[_evaluation(task, alarm)], cursor="")
         done = f"roll back with `finetune rollback {task.name}`"
         if task.spec.retraining.rollback:
             now = registry.rollback(tracking, task.name, f"champion alarm: {alarm.sentence}")
@@ -42,6 +44,11 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
         if context.cursor == str(serving):  # shown in the asset's history already
             return dg.SkipReason(f"ALARM: {told}")
         event = dg.AssetObservation(dg.AssetKey([task.name, "model_version"]), description=f"champion alarm: {told}")
-        return dg.SensorResult(skip_reason=f"ALARM: {told}", asset_events=[event], cursor=str(serving))
+        events = [event, _evaluation(task, Alarm(True, told, alarm.figures))]
+        return dg.SensorResult(skip_reason=f"ALARM: {told}", asset_events=events, cursor=str(serving))
 
     return champion
+
+
+def _evaluation(task: Task, alarm: Alarm) -> dg.AssetCheckEvaluation:
+    return check_event(task, CHAMPION_SERVES, of_alarm(alarm))

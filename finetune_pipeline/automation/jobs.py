@@ -6,6 +6,7 @@ import dagster as dg
 
 from finetune_pipeline.assets.data import VIEWS
 from finetune_pipeline.assets.graph import NODES
+from finetune_pipeline.checks.all import CHECKS
 from finetune_pipeline.spec.model import Task
 
 STAGES = ("data", "baseline", "training", "evaluation", "release", "production")
@@ -16,6 +17,15 @@ def stage_assets(stage: str) -> list[str]:
     and the base model, whose tokens its report counts."""
     names = [node.name for node in NODES if node.group == stage]
     return ["production_logs", "base_model", *names, *VIEWS] if stage == "data" else names
+
+
+def _selection(task: Task, stage: str) -> dg.AssetSelection:
+    """Assets with their checks; a look at production asks how the champion serves, besides."""
+    assets = dg.AssetSelection.assets(*(dg.AssetKey([task.name, name]) for name in stage_assets(stage)))
+    if stage != "production":
+        return assets
+    live = (dg.AssetCheckKey(dg.AssetKey([task.name, c.step]), c.name) for c in CHECKS if c.live)
+    return assets | dg.AssetSelection.checks(*live)
 
 
 def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> dg.UnresolvedAssetJobDefinition:
@@ -32,13 +42,5 @@ def task_jobs(task: Task) -> list[dg.UnresolvedAssetJobDefinition]:
     mine = dg.AssetSelection.key_prefixes(task.name)
     return [
         _job(task, "all", mine, "From raw files to a registered model, and the look at production."),
-        *(
-            _job(
-                task,
-                stage,
-                dg.AssetSelection.assets(*(dg.AssetKey([task.name, name]) for name in stage_assets(stage))),
-                f"Only the stage `{stage}`.",
-            )
-            for stage in STAGES
-        ),
+        *(_job(task, stage, _selection(task, stage), f"Only the stage `{stage}`.") for stage in STAGES),
     ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.checks import data, evaluation, training
+from finetune_pipeline.checks import data, evaluation, production, training
 from finetune_pipeline.checks.base import Check
 
-CHECKS: list[Check] = [*data.CHECKS, *training.CHECKS, *evaluation.CHECKS]
+CHECKS: list[Check] = [*data.CHECKS, *training.CHECKS, *evaluation.CHECKS, *production.CHECKS]
 
 
 def checks_of(step: str) -> list[Check]:
-    """The checks of one step, in the order in which they are asked."""
-    return [check for check in CHECKS if check.step == step]
+    """The checks asked when a step's artifact is made, in this order."""
+    return [check for check in CHECKS if check.step == step and not check.live]

@@ -21,7 +21,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Check:
-    """`blocking` and `advisory` may depend on the spec. `advisory`: a "no" is a warning, not an error."""
+    """`blocking` and `advisory` may depend on the spec. `advisory`: a "no" is a warning, not an error. `live`: asked of what
+    is so now, in a step of its own and by a sensor, not of the artifact when it is made."""
 
     name: str
     step: str
@@ -29,6 +30,7 @@ class Check:
     judge: Callable[[Artifact, TaskSpec], Answer]
     blocking: bool | Callable[[TaskSpec], bool] = True
     advisory: bool | Callable[[TaskSpec], bool] = False
+    live: bool = False
 
     def blocks(self, spec: TaskSpec) -> bool:
         return self.blocking(spec) if callable(self.blocking) else self.blocking

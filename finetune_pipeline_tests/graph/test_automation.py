@@ -16,6 +16,7 @@ import dagster as dg
 import pytest
 
 from finetune_pipeline.artifacts import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.assets.release import champion_check
 from finetune_pipeline.automation.champion import champion_sensor
 from finetune_pipeline.automation.jobs import task_jobs
 from finetune_pipeline.automation.schedules import retraining_schedule
@@ -334,11 +335,14 @@ def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_
     serve(tracking, 2)
     tracking.client().set_registered_model_alias("colours", registry.PREVIOUS, "1")
 
-    def tick() -> Any:
-        resources = {"store": Store(root=str(tmp_path / "store")), "tracking": tracking}
-        return champion_sensor(load_task(project.folder))(
-            dg.build_sensor_context(instance=instance, resources=resources)
-        )
+    resources = {"store": Store(root=str(tmp_path / "store")), "tracking": tracking}
+
+    def tick(cursor: str | None = None) -> Any:
+        context = dg.build_sensor_context(instance=instance, resources=resources, cursor=cursor)
+        return champion_sensor(load_task(project.folder))(context)
+
+    def check() -> Any:
+        return champion_check(task)(**resources)
 
     def served(version: str, n: int, flagged: int) -> list[dict[str, Any]]:
         line = {"timestamp": "2026-05-01T10:00:00Z", "output": "blue", "model_version": f"colours/{version}"}
@@ -352,13 +356,20 @@ def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_
         file.write(json.dumps({**served("2", 50, 0)[49]}) + "\n")
     told = tick()
     assert told.skip_reason.skip_message.startswith("ALARM: 60.0% of 50 answers of version 2 failed, 5.0% of 60 of 1")
-    assert "finetune rollback colours" in told.asset_events[0].description
+    observed, checked = told.asset_events
+    assert "finetune rollback colours" in observed.description
+    assert (checked.check_name, checked.passed, checked.metadata["rows"].value) == ("champion_serves_well", False, 50)
+    assert not check().passed
     assert registry.champion(tracking, "colours") == 2, "only told"
     project.write_spec(retraining={"rollback": True})
     assert tick().skip_reason.skip_message.endswith("rolled back to version 1")
     assert registry.champion(tracking, "colours") == 1
     assert "champion alarm" in registry.version_tags(tracking, "colours", 2)[registry.ROLLED_BACK]
+    again = tick("2")
+    assert again.skip_reason.skip_message == "version 1 serves again after a rollback from version 2"
+    assert [event.passed for event in again.asset_events] == [True], "the check passes again, and is told once"
     assert tick().skip_message == "version 1 serves again after a rollback from version 2"
+    assert check().passed
 
 
 def test_automation_is_switched_on_and_off_and_tells_its_state(

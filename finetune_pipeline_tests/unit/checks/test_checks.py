@@ -216,6 +216,10 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"candidate": 3, "model_version": 3, "promoted": True, "gates_passed": True, "champion": 3},
         [{"gates_passed": False}, {"candidate": 2}],
     ),
+    ("model_version", "champion_serves_well"): (
+        {"raised": False, "sentence": "not shown to be worse", "figures": {"rows": 60}},
+        [{"raised": True}, {"raised": None}],
+    ),
     ("drift_report", "no_drift"): ({"drifted": [], "sentence": "s"}, [{"drifted": ["label_mix"]}]),
 }
 WITH_FILES = {
