@@ -23,13 +23,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
-from month_world import A_DAY, AFTER, BAD, BEFORE, DAYS, LABELLED, SENSORS, SHIFT, USERS, make_project, question
+from month_story import Look, read_checks, read_looks, read_runs
+from month_world import A_DAY, AFTER, BAD, BEFORE, DAYS, LABELLED, SENSORS, SHIFT, TASK, USERS, make_project, question
 
 from finetune_pipeline.cli.environment import apply
 from finetune_pipeline.resources import registry
+from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
-from finetune_pipeline.settings import read_settings
 from finetune_pipeline_tests.dagster_dev import ROOT, dagster_dev
 from finetune_pipeline_tests.graph.project import Project
 
@@ -44,6 +44,7 @@ class Play:
 
     def __init__(self, project: Project, port: int) -> None:
         self.project, self.port, self.rng, self.day = project, port, random.Random(1), 0
+        self.asked = self.told = 0
         self.tracking = Tracking()
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -64,13 +65,15 @@ class Play:
             made = self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "user": user})
             said = made["choices"][0]["message"]["content"]
             right += said == label
+            self.asked += 1
             if self.rng.random() < LABELLED:
                 told = {"id": made["id"], "label": label}
+                self.told += 1
                 self.post("/feedback", told if said == label else {**told, "flag": "wrong"})
         say(f"day {self.day}: {made['model']} had {right} of {A_DAY} right")
 
     def aliases(self) -> dict[str, int]:
-        return registry.aliases(self.tracking, "colours")
+        return registry.aliases(self.tracking, TASK)
 
     def wait(self, what: str, condition: Any, seconds: float = PATIENCE) -> bool:
         """Whether it came about in time."""
@@ -82,9 +85,9 @@ class Play:
         say(f"waited {seconds:.0f} s in vain: {what}")
         return False
 
-    def looked(self, reports: int) -> bool:
-        """Whether production was looked at more than `reports` times."""
-        return len(made(self.project, "retraining_decision")) > reports
+    def looks(self) -> list[Look]:
+        """Looks at production that judged a window."""
+        return [look for look in read_looks(Store().artifacts()) if look.windows]
 
 
 def say(text: str) -> None:
@@ -93,13 +96,13 @@ def say(text: str) -> None:
 
 def made(project: Project, step: str) -> list[Path]:
     """Artifacts of a step."""
-    return list((project.home / "artifacts" / "colours" / step).glob("*/artifact.json"))
+    return list((project.home / "artifacts" / TASK / step).glob("*/artifact.json"))
 
 
 @contextlib.contextmanager
 def served(project: Project, folder: Path) -> Iterator[int]:
     """`finetune serve` on a free port, which is given."""
-    command = project.command("serve", "colours", "--port", "0", "--look-seconds", "2")
+    command = project.command("serve", TASK, "--port", "0", "--look-seconds", "2")
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen(
             command, env=project.environment(), stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
@@ -118,9 +121,13 @@ def served(project: Project, folder: Path) -> Iterator[int]:
 
 def started_by_sensor() -> bool:
     """Whether a whole run was started that nobody asked for by hand."""
-    with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
-        records = instance.get_run_records(dg.RunsFilter(tags={"finetune/trigger": list(SENSORS)}))
-        return any(r.start_time and r.dagster_run.job_name.endswith("__all") for r in records)
+    return any(run.whole and run.trigger in SENSORS for run in read_runs())
+
+
+def check_recovered() -> bool:
+    """Whether the check of the champion failed, and passes again."""
+    told = [passed for _, passed, _ in read_checks()]
+    return not all(told) and told[-1]
 
 
 def command(project: Project, *arguments: str) -> int:
@@ -133,14 +140,14 @@ def command(project: Project, *arguments: str) -> int:
 
 
 def month(play: Play, planted: dict[str, Any]) -> None:
-    """Play all days into `planted`, what only the play knows: {bad_candidate, bad_champion: {day, time, version}}."""
+    """Play all days into `planted`, what only the play knows: {asked, told, bad_candidate, bad_champion: {day, time, version}}."""
     project = play.project
     while play.day < DAYS:
-        looks = len(made(project, "retraining_decision"))
         play.play_day()
+        planted |= {"asked": play.asked, "told": play.told}
         versions = len(made(project, "model_version"))
         if play.day == SHIFT - 1:
-            play.wait("a look at production", lambda looks=looks: play.looked(looks))
+            play.wait("a look at production before the shift", play.looks)
         elif play.day == SHIFT + 2:
             play.wait("a run that a sensor starts", started_by_sensor)
         elif SHIFT + 3 <= play.day < BAD_CANDIDATE - 3 and versions == 1:
@@ -149,13 +156,15 @@ def month(play: Play, planted: dict[str, Any]) -> None:
             play.wait("a candidate made by itself", lambda: len(made(project, "model_version")) > 1)
             time.sleep(5)  # the server looks every two seconds
         if play.day == BAD_CANDIDATE - 1:
+            play.wait("production is held against the new data", lambda: len({s.trained_on for s in play.looks()}) > 1)
             planted["bad_candidate"] = plant_candidate(play)
         if play.day == BAD_CHAMPION - 1 and "bad_candidate" in planted:
             planted["bad_champion"] = plant_champion(play, planted["bad_candidate"]["version"])
         if play.day == BAD_CHAMPION and "bad_champion" in planted:
             good = planted["bad_champion"]["good"]
             play.wait("the rollback", lambda good=good: play.aliases()[registry.CHAMPION] == good)
-            time.sleep(5)
+            play.wait("the check of the champion fails and passes again", check_recovered)
+    play.wait("a last look at production", lambda: play.looks()[-1].rows > (DAYS - 2) * A_DAY)
 
 
 def plant_candidate(play: Play) -> dict[str, Any]:
@@ -165,7 +174,7 @@ def plant_candidate(play: Play) -> dict[str, Any]:
     before = {p.parent.name for p in made(project, "model_version")}
     started = time.time()
     project.write_spec(training={**good, **BAD})
-    code = command(project, "run", "colours")
+    code = command(project, "run", TASK)
     project.write_spec(training=good)
     new = [json.loads(p.read_text()) for p in made(project, "model_version") if p.parent.name not in before]
     version = new[-1]["facts"]["model_version"] if new else None
@@ -176,8 +185,8 @@ def plant_champion(play: Play, version: int | None) -> dict[str, Any]:
     """Somebody moves the aliases in MLflow by hand, past the gates: the refused candidate serves."""
     good = play.aliases()[registry.CHAMPION]
     client = play.tracking.client()
-    client.set_registered_model_alias("colours", registry.PREVIOUS, str(good))
-    client.set_registered_model_alias("colours", registry.CHAMPION, str(version))
+    client.set_registered_model_alias(TASK, registry.PREVIOUS, str(good))
+    client.set_registered_model_alias(TASK, registry.CHAMPION, str(version))
     told = {"day": play.day, "time": time.time(), "version": version, "good": good}
     say(f"planted: champion {version} by hand, before it {good}")
     time.sleep(5)
@@ -194,10 +203,10 @@ def main() -> int:
     os.environ.update(project.environment())
     apply()
     began = time.monotonic()
-    if command(project, "run", "colours"):
+    if command(project, "run", TASK):
         print("the first candidate was not promoted: there is nothing to play with", file=sys.stderr)
         return 1
-    command(project, "automate", "colours", "--on")
+    command(project, "automate", TASK, "--on")
     planted: dict[str, Any] = {}
     with served(project, folder) as port, dagster_dev(folder / "dev.log", os.environ, cwd=ROOT):
         try:

@@ -10,6 +10,7 @@ from typing import Any
 from finetune_pipeline_tests.graph.project import LABELS, WORDS, Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
+TASK = "colours"
 DAYS, SHIFT, A_DAY = 30, 12, 60
 """Days of the month, the day from which other questions are asked, and requests a day."""
 USERS, LABELLED = 400, 0.5

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.production.signals import more_often
-from finetune_pipeline.production.watch import moment
+from finetune_pipeline.production.watch import moment, version_of
 
 FIRST_LOOK = 50
 """Rows of the present champion at its first judgement; further ones at every doubling."""
@@ -23,12 +22,6 @@ class Alarm:
     raised: bool
     sentence: str
     figures: Mapping[str, Any]
-
-
-def version_of(told: str) -> str:
-    """The number of a model version as a log may tell it: `3`, `v3`, `triage:3` (as `finetune serve` writes it), `triage/3`
-    and `models:/triage/3` are all 3."""
-    return re.split("[/:]", told)[-1].strip().removeprefix("v")
 
 
 def failed(row: Mapping[str, Any]) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.production.signals import QUALITY, Reference, signals_of
-from finetune_pipeline.production.watch import moment, watch
+from finetune_pipeline.production.watch import moment, version_of, watch
 from finetune_pipeline.spec.model import TaskSpec
 
 RECENT = 3
@@ -23,24 +23,26 @@ def drift_report(
     after: float | None = None,
     told_of_reference: str = "the training rows",
     learned: Reference | None = None,
+    others: Collection[str] = (),
 ) -> dict[str, Any]:
     """Watch production rows (see :mod:`finetune_pipeline.production.watch`) against what the model was trained on.
 
     after: seconds since 1970; rows until then were there when the training data was taken and are left out.
     told_of_reference: what the rows are held against, for people. learned: production as the model learned it (see
     :func:`as_learned`). A change of inputs or outputs that does not go beyond it is no news: it is told as known, and asks
-    for nothing.
+    for nothing. others: see :func:`finetune_pipeline.production.watch.watch`.
 
-    Returns facts {rows, watched, windows, waiting_rows, judged, reference, signals {name: the newest judgement, with
+    Returns facts {rows, watched, by_others, windows, waiting_rows, judged, reference, signals {name: the newest judgement, with
     meaning, side and since}, drifted [names], known [names], past [names], since, sentence, history [windows]}; writes
     drift.json.
     """
     watched = [r for r in rows if after is None or moment(r) > after]
-    history = list(watch(spec, reference, watched))
+    history = list(watch(spec, reference, watched, others=others))
     size = spec.drift.window_rows
     facts: dict[str, Any] = {
         "rows": len(rows),
         "watched": len(watched),
+        "by_others": sum(version_of(str(r["model_version"])) in others for r in watched) if others else 0,
         "windows": len(history),
         "waiting_rows": len(watched) - size * len(history),
         "judged": bool(history),
@@ -67,7 +69,8 @@ def drift_report(
         elif alarms:
             facts["past"].append(signal.name)
     if learned is not None and facts["drifted"]:
-        news = _beyond(spec, learned, watched, facts)
+        newest = watch(spec, learned, watched, max(1, facts["windows"] - RECENT + 1), others)
+        news = _beyond(facts, newest)
         facts["known"] = [name for name in facts["drifted"] if name not in news]
         facts["drifted"] = news
     if facts["drifted"]:
@@ -78,13 +81,10 @@ def drift_report(
     return facts
 
 
-def _beyond(
-    spec: TaskSpec, learned: Reference, watched: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
-) -> list[str]:
+def _beyond(facts: Mapping[str, Any], newest: Iterable[Mapping[str, Any]]) -> list[str]:
     """The drifted signals that differ from production as the model learned it, too. Quality is held against earlier windows
-    of the same watch anyhow."""
+    of the same watch anyhow. newest: windows held against what was learned."""
     quality = [name for name in facts["drifted"] if facts["signals"][name]["side"] == QUALITY]
-    newest = watch(spec, learned, watched, max(1, facts["windows"] - RECENT + 1))
     alarms = {name for w in newest for name, s in w["signals"].items() if s["alarm"]}
     return [name for name in facts["drifted"] if name in quality or name in alarms]
 

@@ -31,6 +31,8 @@ def render_drift(task: str, false_alarms: float, facts: Mapping[str, Any]) -> st
     ]
     watched, waiting = facts["watched"], facts["waiting_rows"]
     lead = f"{facts['rows']:,} production rows, {watched:,} of them watched, {waiting} waiting for a full window."
+    if facts["by_others"]:
+        lead += f" {facts['by_others']:,} were answered by other versions: only what was asked in them is judged."
     return page(f"Drift: {task}", lead, _STYLE, head, sections)
 
 

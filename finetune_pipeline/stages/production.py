@@ -50,10 +50,21 @@ def make_drift_report(work: Work) -> dict[str, Any]:
     reference = Reference([e.user_text for e in train], answers)
     after = _taken_at(train, rows) if work.world.champion else None  # nothing trained serves: every row is news
     learned = None if after is None else as_learned(work.spec, rows, after, *_learned_rows(work))
-    facts = drift_report(work.spec, reference, rows, work.out, after, told, learned)
+    facts = drift_report(work.spec, reference, rows, work.out, after, told, learned, _other_versions(work))
     facts["trained_on"] = work.world.trained_on
     (work.out / "drift.html").write_text(render_drift(work.task.name, work.spec.drift.false_alarms, facts), "utf-8")
     return facts
+
+
+def _other_versions(work: Work) -> set[str]:
+    """Numbers of the versions that are not the champion whose data production is held against."""
+    store, task = work.store, work.task.name
+    mine, others = set(), set()
+    for version in store.all_versions(task, "model_version"):
+        report = store.find(task, "evaluation_report", version.inputs["evaluation_report"])
+        its = report is not None and report.inputs["splits"] == work.world.trained_on and version.facts["promoted"]
+        (mine if its else others).add(str(version.facts["model_version"]))
+    return others - mine if mine else set()
 
 
 def _learned_rows(work: Work) -> tuple[set[str], int]:
@@ -117,7 +128,7 @@ STEPS = [
     Step(
         "drift_report",
         ("production_logs",),
-        "4",
+        "5",
         lambda s, w: [
             s.output.model_dump(),
             s.drift.model_dump(exclude={"action"}),

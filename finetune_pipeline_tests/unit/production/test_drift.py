@@ -129,6 +129,21 @@ def test_a_drift_that_was_learned_is_known_and_a_further_one_is_news(
     assert "vocabulary" in facts["known"] and "input_length" in facts["sentence"]
 
 
+def test_what_other_versions_answered_is_not_the_champions_drift(
+    spec: TaskSpec, reference: Reference, tmp_path: Path
+) -> None:
+    rng = random.Random(5)
+    rows = served(rng, 300) + [{**r, "model_version": "demo:2"} for r in served(rng, 100, 300, right=0.0, told=0.9)]
+    rows += served(rng, 200, 400)
+    seen = drift_report(spec, reference, rows, tmp_path)
+    assert {"flags", "wrong_answers"} <= set(seen["drifted"])
+    facts = drift_report(spec, reference, rows, tmp_path, others={"2"})
+    assert (facts["drifted"], facts["by_others"], facts["windows"]) == ([], 100, 6)
+    assert facts["history"][3]["signals"]["flags"]["p"] is None, "no answer of the champion in it"
+    assert facts["history"][3]["signals"]["vocabulary"]["p"] > 0.01
+    assert "100 were answered by other versions" in render_drift("demo", 0.05, facts)
+
+
 def test_feedback_is_judged_once_it_had_time_to_come(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
     history = drift_report(spec, reference, served(random.Random(0), 400), tmp_path)["history"]
     assert ["flags" in w["signals"] for w in history] == [True, True, True, False], "two windows fill four days"
