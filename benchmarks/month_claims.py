@@ -26,7 +26,7 @@ def claims(story: Story) -> dict[str, bool]:
         and rows == planted.get("asked")
         and story.feedback == planted.get("told")
         and story.quarantined == 0,
-        "people judged answers on every day": all(right(day)[1] for day in story.days),
+        "people judged answers on every day": bool(story.days) and all(right(day)[1] for day in story.days),
         "production was looked at before the shift, and no drift was reported": bool(before)
         and not any(look.drifted for look in before),
         "drift was reported after the shift": any(look.drifted for look in after),
