@@ -10,6 +10,8 @@ from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec.model import Task
 
+Event = dg.AssetObservation | dg.AssetMaterialization | dg.AssetCheckEvaluation
+
 
 def champion_sensor(task: Task) -> dg.SensorDefinition:
     """Raises an alarm where the champion serves worse than the one before, and rolls back where the spec allows it.
@@ -44,7 +46,7 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
         if context.cursor == str(serving):  # shown in the asset's history already
             return dg.SkipReason(f"ALARM: {told}")
         event = dg.AssetObservation(dg.AssetKey([task.name, "model_version"]), description=f"champion alarm: {told}")
-        events = [event, _evaluation(task, Alarm(True, told, alarm.figures))]
+        events: list[Event] = [event, _evaluation(task, Alarm(True, told, alarm.figures))]
         return dg.SensorResult(skip_reason=f"ALARM: {told}", asset_events=events, cursor=str(serving))
 
     return champion

@@ -59,7 +59,8 @@ def make_drift_report(work: Work) -> dict[str, Any]:
 def _other_versions(work: Work) -> set[str]:
     """Numbers of the versions that are not the champion whose data production is held against."""
     store, task = work.store, work.task.name
-    mine, others = set(), set()
+    mine: set[str] = set()
+    others: set[str] = set()
     for version in store.all_versions(task, "model_version"):
         report = store.find(task, "evaluation_report", version.inputs["evaluation_report"])
         its = report is not None and report.inputs["splits"] == work.world.trained_on and version.facts["promoted"]
