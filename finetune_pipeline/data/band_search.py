@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_pipeline.data.array_files import mapped, read_into
+from finetune_pipeline.data.array_files import ArrayFile, array_file
 from finetune_pipeline.data.buckets import BANDS, COLUMNS
 from finetune_pipeline.data.parts import available_cores
 
@@ -18,12 +18,13 @@ _SMALL = 30_000  # rows looked through in numpy in the time it takes to load the
 def sharing(sketches: Sequence[Path | np.ndarray], wanted: np.ndarray) -> np.ndarray:
     """Rows (int64, ascending; numbered over all of `sketches`, files or arrays of ``sketches.sketch``) that have a band
     key in common with a row of `wanted` (such a sketch): no other row can be in a candidate pair with one of these."""
-    pieces = [mapped(s) if isinstance(s, Path) else s for s in sketches]
+    pieces = [array_file(s) if isinstance(s, Path) else s for s in sketches]
     total = sum(map(len, pieces))
     if not total or not len(wanted):
         return np.zeros(0, np.int64)
     if total < _SMALL:
-        return np.flatnonzero(np.concatenate([_sharing(piece, wanted) for piece in pieces]))
+        whole = [p.read_into(np.empty(p.nbytes, np.uint8)) if isinstance(p, ArrayFile) else p for p in pieces]
+        return np.flatnonzero(np.concatenate([_sharing(piece, wanted) for piece in whole]))
     from finetune_pipeline.data import bucket_kernels
 
     width = max(6, (8 * len(wanted)).bit_length())  # at most an eighth of a table is filled
@@ -36,10 +37,8 @@ def sharing(sketches: Sequence[Path | np.ndarray], wanted: np.ndarray) -> np.nda
     def mark(mine: Sequence[int]) -> None:
         buffer = np.empty(max((pieces[k].nbytes for k in mine), default=0), np.uint8)
         for number in mine:
-            piece, source = pieces[number], sketches[number]
-            rows = (
-                read_into(source, piece, buffer) if isinstance(piece, np.memmap) and isinstance(source, Path) else piece
-            )
+            piece = pieces[number]
+            rows = piece.read_into(buffer) if isinstance(piece, ArrayFile) else piece
             at = found[ends[number] - len(rows) : ends[number]]
             bucket_kernels.mark_sharing(np.ascontiguousarray(rows), keys, filled, marks, at)
 
@@ -55,7 +54,7 @@ def taken(sketches: Sequence[Path], bounds: np.ndarray, which: np.ndarray) -> np
     pieces = [np.zeros((0, COLUMNS), np.uint32)]
     for number in np.flatnonzero(np.diff(cuts)).tolist():
         mine = which[cuts[number] : cuts[number + 1]] - bounds[number]
-        pieces.append(np.load(sketches[number], mmap_mode="r")[mine])
+        pieces.append(array_file(sketches[number]).rows(mine))
     return np.concatenate(pieces)
 
 

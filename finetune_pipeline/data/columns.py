@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_pipeline.data.array_files import mapped, stacked
+from finetune_pipeline.data.array_files import array_file, stacked
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.shingles import exact_form
 
@@ -106,7 +106,7 @@ class Table:
         """Read ``rows.npy`` of every part; `files`: the raw file each part comes from."""
         paths = [folder / "rows.npy" for folder in folders]
         rows = stacked(paths, ROW)
-        part = np.repeat(np.arange(len(paths), dtype=np.int32), [len(mapped(path)) for path in paths])
+        part = np.repeat(np.arange(len(paths), dtype=np.int32), [len(array_file(path)) for path in paths])
         return cls(list(folders), list(files), rows, part)
 
     def fetch(self, which: np.ndarray) -> list[Example]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.artifacts import digest_json, read_json
+from finetune_pipeline.data.array_files import array_file
 from finetune_pipeline.data.clustering import describe
 from finetune_pipeline.data.columns import LOST, Table
 from finetune_pipeline.data.contamination import MATCHES, load_benchmarks
@@ -89,9 +91,10 @@ def clean(
         rows = table.rows
         tell("clean_examples", f"{len(rows)} rows scrubbed; looking for duplicates", rows=len(rows))
         decided = decide(table, prepared, templates, spec, earlier, workers)
-        kept_counts = _write_parts(index, keys, table, decided.states, out, earlier, workers)
-    decided.save(out, spec, parts_of(table, prepared))
-    np.save(out / TABLE, _clean_rows(table, decided))
+        with ThreadPoolExecutor(1) as aside:  # what is written of all rows is large, even where few of them are new
+            saved = aside.submit(_save, table, decided, spec, prepared, out)
+            kept_counts = _write_parts(index, keys, table, decided.states, out, earlier, workers)
+            saved.result()
     write_index(out, kept_counts)
     write_rows(out / TEMPLATES, [templates.to_dict()])
     findings = [*decided.outcomes.findings(), *as_rows(_suspected(table, decided.suspects))]
@@ -117,6 +120,11 @@ def clean(
     }
 
 
+def _save(table: Table, decided: Decided, spec: TaskSpec, prepared: Sequence[Path], out: Path) -> None:
+    decided.save(out, spec, parts_of(table, prepared))
+    np.save(out / TABLE, _clean_rows(table, decided))
+
+
 def sample_prompts(validated: Path, total: int) -> Iterator[str]:
     """User texts to find shared templates in: all of them, or those whose id (a hash) begins with enough zeros."""
     zeros = 0
@@ -129,7 +137,8 @@ def sample_prompts(validated: Path, total: int) -> Iterator[str]:
     decoder = msgspec.json.Decoder()
     for part in read_index(validated):
         folder = validated / PARTS / part["key"]
-        chosen = np.load(folder / SAMPLED)
+        sampled = array_file(folder / SAMPLED)
+        chosen = sampled.read_into(np.empty(sampled.nbytes, np.uint8))
         chosen = chosen[chosen["zeros"] >= zeros]
         with (folder / "examples.jsonl").open("rb") as lines:
             for _, start, end in chosen.tolist():
@@ -156,7 +165,11 @@ def _prepare(
         digest_json(how.key.hex()),
     ]
     keys = [part_key(depends, part["key"]) for part in index]
-    taken = [take_over(PREPARED, key, out, earlier) for key in keys]
+    different = list(dict.fromkeys(keys))
+    with ThreadPoolExecutor(2) as threads:  # making folders takes the file system longer than this program
+        found = threads.map(lambda key: take_over(PREPARED, key, out, earlier), different)
+        done = dict(zip(different, found, strict=True))
+    taken = [done[key] for key in keys]
     todo = [
         (source, out / PREPARED / f".making-{key}", out / PREPARED / key)
         for source, key, found in zip(sources, keys, taken, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,14 @@ def split(
     before = None if spec.data.semantic else carried(earlier, how, parts, told, ledger)
     which = None if before is None else touched(rows, before)
     placed, units = _place(rows, told, spec, before, which)
-    tell("splits", f"{units} clusters placed", rows=len(rows))
+    tell("splits", f"{units} clusters placed; writing them and looking for leaks", rows=len(rows))
     there = placed["split"] >= 0
     writer = SplitWriter(out, int(there.sum()) > SMALL, earlier, seal)
-    findings = _write(rows, placed, parts, reviewed, prepared, writer)
+    certified = None if before is None else before.placed["split"] == placed["split"]
+    with ThreadPoolExecutor(1) as aside:  # the certificate needs nothing of what is written, and seldom the interpreter
+        certifying = aside.submit(certify, rows, placed["split"], prepared, templates, spec, certified)
+        findings = _write(rows, placed, parts, reviewed, prepared, writer)
+        certificate = certifying.result()
     write_rows(out / "quarantine.jsonl", (quarantined(e, f) for e, f in findings))
     np.save(out / PLACED_FILE, placed)
     link(reviewed / TABLE, out / TABLE)
@@ -81,9 +86,6 @@ def split(
         prints = fingerprints(read_examples(examples_of(out, "test")), templates)
         write_fingerprints(out / "test" / "fingerprints.json", prints)
     writer.seal()
-    tell("splits", "looking for leaks", rows=int(there.sum()))
-    certified = None if before is None else before.placed["split"] == placed["split"]
-    certificate = certify(rows, placed["split"], prepared, templates, spec, certified)
     certificate["files"] = {name: digest_examples(examples_of(out, name), trust=True) for name in SPLITS}
     write_json(out / LEAKAGE, certificate)
     if record is not None:

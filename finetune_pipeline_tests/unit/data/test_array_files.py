@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune_pipeline.data.array_files import mapped, read_into, stacked
+from finetune_pipeline.data.array_files import array_file, stacked
 from finetune_pipeline.data.band_search import sharing
 from finetune_pipeline.data.buckets import COLUMNS
 
@@ -38,11 +38,28 @@ def test_a_file_of_another_kind_or_cut_off_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other\.npy holds int64"):
         stacked([other], KIND)
     path = written(tmp_path, "short", rows(10, 1))
-    array = mapped(path)
+    file = array_file(path)
     with path.open("r+b") as handle:
         handle.truncate(path.stat().st_size - 7)
     with pytest.raises(OSError, match=r"short\.npy ends after"):
-        read_into(path, array, np.empty(array.nbytes, np.uint8))
+        file.read_into(np.empty(file.nbytes, np.uint8))
+    with path.open("r+b") as handle:
+        handle.truncate(50)
+    with pytest.raises(OSError, match=r"short\.npy is no \.npy file, or was cut off"):
+        array_file(path)
+
+
+def test_headers_of_every_length_and_shape_are_read(tmp_path: Path) -> None:
+    wide = np.zeros(3, [(f"a_long_name_of_a_column_{i}", "<i4") for i in range(200)])
+    wide["a_long_name_of_a_column_7"] = [1, 2, 3]
+    for name, array in (("wide", wide), ("table", np.arange(12.0).reshape(4, 3)), ("none", np.zeros((0, 5), np.uint8))):
+        file = array_file(written(tmp_path, name, array))
+        assert (file.dtype, file.shape, file.nbytes, len(file)) == (array.dtype, array.shape, array.nbytes, len(array))
+        assert np.array_equal(file.read_into(np.empty(file.nbytes, np.uint8)), array)
+        which = np.arange(len(array))[::2]
+        assert not len(array) or np.array_equal(file.rows(which), array[which])
+    with pytest.raises(OSError, match="cannot be read in one piece"):
+        array_file(written(tmp_path, "columns_first", np.asfortranarray(np.arange(6).reshape(2, 3))))
 
 
 def test_rows_that_share_a_key_are_the_same_from_files_and_from_arrays(tmp_path: Path) -> None:
