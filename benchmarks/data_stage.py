@@ -5,7 +5,8 @@
 Rows are made by benchmarks/chat_rows.py (seed fixed, about 600 bytes each, planted duplicates and broken lines). Every
 figure is of a fresh process: seconds of wall clock and of CPU (all processes of the stage together), and the peak of
 the summed resident memory of the stage's processes, sampled ten times a second. Before the clock starts, what was written
-before is brought to the disk: nobody adds rows in the second in which the first million was done.
+before is brought to the disk: nobody adds rows in the second in which the first million was done. The second time is so
+short that it is measured three times from the same state; the median counts, all three are printed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ data:
   contradictions: warn
 """
 STAGES = [step.name for step in STEPS]
+REPEATS = 3
 LIMITS = {"seconds": 150.0, "mebibytes": 2560.0, "again_share": 0.05}
 
 
@@ -161,13 +163,20 @@ def main() -> None:
     print(f"{given.rows} rows, {size / 2**20:.0f} MiB, {os.cpu_count()} cores")
     first = measured(folder)
     write_chat_rows(raw / "b.jsonl", max(1, given.rows // 100), seed=1)
-    again = measured(folder)
+    shutil.copytree(folder / "store", folder / "kept")
+    tries = []
+    for _ in range(REPEATS):
+        shutil.rmtree(folder / "store")
+        shutil.copytree(folder / "kept", folder / "store")
+        tries.append(measured(folder))
+    again = sorted(tries, key=lambda told: float(told["seconds"]))[REPEATS // 2]
     print(f"{'step':22} {'first s':>9} {'CPU s':>9} {'again s':>9} {'CPU s':>9}")
     for name in first["steps"]:
         a, b = first["steps"][name], again["steps"][name]
         print(f"{name:22} {a['seconds']:9.2f} {a['cpu']:9.2f} {b['seconds']:9.2f} {b['cpu']:9.2f}")
     share = again["seconds"] / first["seconds"]
     print(f"{'all':22} {first['seconds']:9.2f} {first['cpu']:9.2f} {again['seconds']:9.2f} {again['cpu']:9.2f}")
+    print("again, every time:", ", ".join(f"{told['seconds']:.2f}" for told in tries))
     met = (
         first["seconds"] <= LIMITS["seconds"]
         and max(first["mebibytes"], again["mebibytes"]) <= LIMITS["mebibytes"]

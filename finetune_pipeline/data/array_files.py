@@ -1,6 +1,7 @@
-"""Many large .npy files read one after the other into memory that is there already.
+"""Many large .npy files, looked at without bringing them together in memory first.
 
-Mapping a file costs a page fault for every 4 KiB that is touched; reading into memory that was used before costs none.
+Memory that a process has not used yet is what costs, more than reading: so files are read into a buffer that is used again
+and again, or mapped where a few columns of them are wanted.
 """
 
 from __future__ import annotations
@@ -43,17 +44,21 @@ class ArrayFile:
             while at < len(held):  # one read gives two gigabytes at most
                 count = handle.readinto(held[at:].data)
                 if not count:
-                    raise OSError(
-                        f"{self.path} ends after {at} of {len(held)} bytes: it was cut off; "
-                        "delete the artifact, run again"
-                    )
+                    raise OSError(self._cut_off(at))
                 at += count
         return held.view(self.dtype).reshape(self.shape)
 
-    def rows(self, which: np.ndarray) -> np.ndarray:
-        """Some rows of the array (int64); only the pages they are on are read."""
-        mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
-        return np.asarray(mapped[which])
+    def _cut_off(self, there: int) -> str:
+        return f"{self.path} ends after {there} of {self.nbytes} bytes: it was cut off; delete the artifact, run again"
+
+    def mapped(self) -> np.ndarray:
+        """The array, mapped: what is looked at is read. Raises OSError where the file was cut off."""
+        if not self.nbytes:
+            return np.zeros(self.shape, self.dtype)
+        try:
+            return np.asarray(np.memmap(self.path, self.dtype, "r", self.offset, self.shape))
+        except ValueError as error:
+            raise OSError(self._cut_off(self.path.stat().st_size - self.offset)) from error
 
 
 def array_file(path: Path) -> ArrayFile:
@@ -86,14 +91,28 @@ def _header(head: bytes) -> tuple[np.dtype, tuple[int, ...], int]:
     return dtype, shape, handle.tell()
 
 
-def stacked(paths: Sequence[Path], dtype: np.dtype) -> np.ndarray:
-    """The arrays of several files, one below the other; `dtype`: what they must be."""
-    files = [array_file(path) for path in paths]
-    rows = np.empty(sum(map(len, files)), dtype)
-    buffer, at = rows.view(np.uint8), 0
-    for file in files:
-        if file.dtype != dtype:
-            raise ValueError(f"{file.path} holds {file.dtype}, not {dtype}: it was written by another version")
-        file.read_into(buffer[at:])
-        at += file.nbytes
-    return rows
+class Columns:
+    """The records of several files, one below the other, read column by column: ``columns["name"]`` (contiguous) is made
+    when it is first asked for. Whole records are never brought together: most columns of most data sets are not needed."""
+
+    def __init__(self, files: Sequence[ArrayFile], dtype: np.dtype) -> None:
+        for file in files:
+            if file.dtype != dtype:
+                raise ValueError(f"{file.path} holds {file.dtype}, not {dtype}: it was written by another version")
+        self._pieces = [file.mapped() for file in files]
+        self._dtype = dtype
+        self._made: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._pieces))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._made:
+            column = np.empty(len(self), self._dtype[name])
+            at = 0
+            for piece in self._pieces:
+                column[at : at + len(piece)] = piece[name]
+                at += len(piece)
+            column.setflags(write=False)
+            self._made[name] = column
+        return self._made[name]

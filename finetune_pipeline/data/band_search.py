@@ -54,7 +54,7 @@ def taken(sketches: Sequence[Path], bounds: np.ndarray, which: np.ndarray) -> np
     pieces = [np.zeros((0, COLUMNS), np.uint32)]
     for number in np.flatnonzero(np.diff(cuts)).tolist():
         mine = which[cuts[number] : cuts[number + 1]] - bounds[number]
-        pieces.append(array_file(sketches[number]).rows(mine))
+        pieces.append(array_file(sketches[number]).mapped()[mine])
     return np.concatenate(pieces)
 
 

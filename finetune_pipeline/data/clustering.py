@@ -106,7 +106,7 @@ def more_pairs(
 ) -> Pairs:
     """`known`, and the pairs of prompts that only the rows `new` (int64) have: what :func:`find_pairs` gives, in time that
     depends on their number, but for one look at every sketch."""
-    prompts = np.ascontiguousarray(table.rows["prompt"])
+    prompts = table.rows["prompt"]
     fresh = np.unique(prompts[new])
     fresh = fresh[~_isin(fresh, known.keys)]
     if not len(fresh):
@@ -140,7 +140,7 @@ def more_pairs(
 def reached_by(table: Table, pairs: Pairs, new: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """(all rows in a cluster with one of the rows `new`, ascending; their clusters' numbers; how many clusters there
     are)."""
-    prompts = np.ascontiguousarray(table.rows["prompt"])
+    prompts = table.rows["prompt"]
     asked = np.unique(prompts[new])
     nodes = np.unique(np.concatenate([pairs.left, pairs.right, asked]))
     edges = np.stack([np.searchsorted(nodes, pairs.left), np.searchsorted(nodes, pairs.right)], 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_pipeline.data.array_files import array_file, stacked
+from finetune_pipeline.data.array_files import Columns, array_file
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.shingles import exact_form
 
@@ -94,20 +94,19 @@ def _calls(message: dict[str, object]) -> str:
 
 @dataclass
 class Table:
-    """The rows of all parts of a stage: `rows` (ROW, [n]), `part` (int32, [n]): which of `folders` a row stands in."""
+    """The rows of all parts of a stage: `rows` (columns of ROW, [n]), `part` (int32, [n]): which of `folders` a row stands in."""
 
     folders: list[Path]
     files: list[str]
-    rows: np.ndarray
+    rows: Columns
     part: np.ndarray
 
     @classmethod
     def load(cls, folders: Sequence[Path], files: Sequence[str]) -> Table:
         """Read ``rows.npy`` of every part; `files`: the raw file each part comes from."""
-        paths = [folder / "rows.npy" for folder in folders]
-        rows = stacked(paths, ROW)
-        part = np.repeat(np.arange(len(paths), dtype=np.int32), [len(array_file(path)) for path in paths])
-        return cls(list(folders), list(files), rows, part)
+        parts = [array_file(folder / "rows.npy") for folder in folders]
+        part = np.repeat(np.arange(len(parts), dtype=np.int32), [len(file) for file in parts])
+        return cls(list(folders), list(files), Columns(parts, ROW), part)
 
     def fetch(self, which: np.ndarray) -> list[Example]:
         """The examples of these rows (int64, [m]), in the order asked for."""

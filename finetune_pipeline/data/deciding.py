@@ -46,7 +46,7 @@ class Decided:
     """clusters (uint64, [n]): the smallest id in each row's cluster; states (uint8, [n]): KEPT, EXACT, NEAR,
     CONTRADICTION or GONE; count: of clusters; pairs: similar prompts; outcomes: of clusters of several rows; repeats: one
     JSON line for every removed repeat, in the order of rows; suspects: rows that may mean the same; carried: the rows
-    (CLEAN_ROW) as an earlier artifact has them, and (bool) for which of them there is nothing in it."""
+    (CLEAN_ROW) of an earlier artifact, how they have grown, and which of the present rows (int64) were decided anew."""
 
     clusters: np.ndarray
     states: np.ndarray
@@ -55,7 +55,7 @@ class Decided:
     outcomes: Known
     repeats: list[bytes]
     suspects: Sequence[tuple[int, int, float]]
-    carried: tuple[np.ndarray, np.ndarray] | None = None
+    carried: tuple[np.ndarray, Growth, np.ndarray] | None = None
 
     def save(self, out: Path, spec: TaskSpec, parts: Sequence[tuple[str, int]]) -> None:
         """Write what :func:`decide` asks of an earlier artifact, besides ``rows.npy``."""
@@ -160,7 +160,7 @@ def _decide_new(
     states[outcomes.members] = outcomes.state
     changed = before.outcomes.changed(gone, outcomes.known())
     repeats = _merged(table, before, reached, _repeats(table, outcomes))
-    return Decided(clusters, states, count, pairs, changed, repeats, [], (growth.carried(before.rows), growth.old < 0))
+    return Decided(clusters, states, count, pairs, changed, repeats, [], (before.rows, growth, reached))
 
 
 def _sketches(prepared: Sequence[Path]) -> list[Path]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from finetune_pipeline.artifacts import digest_json, read_json
 from finetune_pipeline.data.array_files import array_file
+from finetune_pipeline.data.clean_rows import save_clean_rows
 from finetune_pipeline.data.clustering import describe
 from finetune_pipeline.data.columns import LOST, Table
 from finetune_pipeline.data.contamination import MATCHES, load_benchmarks
@@ -38,21 +39,6 @@ TEMPLATES = "templates.json"
 LARGE_ROWS = 50_000
 _SAMPLE = 20_000
 _SUSPECTS_TOLD = 200
-CLEAN_ROW = np.dtype(
-    [
-        ("id", "<u8"),
-        ("prompt", "<u8"),
-        ("group", "<u8"),
-        ("cluster", "<u8"),  # the smallest id in the row's cluster
-        ("time", "<f8"),
-        ("label", "<i4"),
-        ("origin", "<u1"),
-        ("state", "<u1"),  # KEPT, EXACT, NEAR, CONTRADICTION, or GONE
-        ("part", "<u4"),
-        ("start", "<u8"),  # of the row's line in the part under scrubbed/
-        ("end", "<u8"),
-    ]
-)
 
 
 def clean(
@@ -122,7 +108,7 @@ def clean(
 
 def _save(table: Table, decided: Decided, spec: TaskSpec, prepared: Sequence[Path], out: Path) -> None:
     decided.save(out, spec, parts_of(table, prepared))
-    np.save(out / TABLE, _clean_rows(table, decided))
+    save_clean_rows(out / TABLE, table, decided)
 
 
 def sample_prompts(validated: Path, total: int) -> Iterator[str]:
@@ -220,15 +206,6 @@ def keep_rows(item: tuple[Path, np.ndarray, Path, Path]) -> None:
             b"".join(line for line, keep in zip(lines, mask.tolist(), strict=True) if keep)
         )
     seal_part(making, final)
-
-
-def _clean_rows(table: Table, decided: Decided) -> np.ndarray:
-    rows, new = decided.carried or (np.zeros(len(table.rows), CLEAN_ROW), np.ones(len(table.rows), bool))
-    which = slice(None) if new.all() else np.flatnonzero(new)
-    for name in ("id", "prompt", "group", "time", "label", "origin", "start", "end"):
-        rows[name][which] = table.rows[name][which]
-    rows["cluster"], rows["state"], rows["part"] = decided.clusters, decided.states, table.part
-    return rows
 
 
 def _shown(table: Table, decided: Decided, each: int = 3) -> dict[str, list[dict[str, Any]]]:

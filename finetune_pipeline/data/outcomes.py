@@ -203,11 +203,11 @@ def _names(table: Table, members: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """A hash (uint64) of each cluster: of its rows' ids, contents and source lines, in their order."""
     if len(bounds) < 2:
         return np.zeros(0, np.uint64)
-    rows = table.rows[members]
+    ids, whole, line = (table.rows[name][members] for name in ("id", "whole", "line"))
     place = np.arange(len(members)) - np.repeat(bounds[:-1], np.diff(bounds))
     mixed = np.zeros(len(members), np.uint64)
     files = np.array([hash_name(f) for f in table.files], np.uint64)[table.part[members]]
-    for values in (rows["id"], rows["whole"], rows["line"].astype(np.uint64), files, place.astype(np.uint64)):
+    for values in (ids, whole, line.astype(np.uint64), files, place.astype(np.uint64)):
         mixed = (mixed ^ values) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
     return np.add.reduceat(mixed, bounds[:-1])

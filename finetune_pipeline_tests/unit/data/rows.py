@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from finetune_pipeline.data.clean_rows import CLEAN_ROW
 from finetune_pipeline.data.columns import Table
 from finetune_pipeline.data.deciding import TABLE
-from finetune_pipeline.data.duplicates import CLEAN_ROW, PREPARED, TEMPLATES, keep_rows
+from finetune_pipeline.data.duplicates import PREPARED, TEMPLATES, keep_rows
 from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.parts import part_key, read_index, seal_part, write_index

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune_pipeline.data.array_files import array_file, stacked
+from finetune_pipeline.data.array_files import Columns, array_file
 from finetune_pipeline.data.band_search import sharing
 from finetune_pipeline.data.buckets import COLUMNS
 
@@ -26,23 +26,28 @@ def rows(count: int, seed: int) -> np.ndarray:
     return made
 
 
-def test_files_are_stacked_in_order_empty_ones_too(tmp_path: Path) -> None:
+def test_columns_of_files_come_in_their_order_empty_files_too(tmp_path: Path) -> None:
     pieces = [rows(5, 1), rows(0, 2), rows(1000, 3)]
-    paths = [written(tmp_path, f"{k}", piece) for k, piece in enumerate(pieces)]
-    assert np.array_equal(stacked(paths, KIND), np.concatenate(pieces))
-    assert len(stacked([], KIND)) == 0
+    columns = Columns([array_file(written(tmp_path, f"{k}", piece)) for k, piece in enumerate(pieces)], KIND)
+    assert len(columns) == 1005
+    for name in KIND.names or ():
+        assert np.array_equal(columns[name], np.concatenate(pieces)[name])
+        assert columns[name].flags.c_contiguous
+    assert len(Columns([], KIND)["id"]) == 0
 
 
 def test_a_file_of_another_kind_or_cut_off_is_named(tmp_path: Path) -> None:
     other = written(tmp_path, "other", np.arange(5))
     with pytest.raises(ValueError, match=r"other\.npy holds int64"):
-        stacked([other], KIND)
+        Columns([array_file(other)], KIND)
     path = written(tmp_path, "short", rows(10, 1))
     file = array_file(path)
     with path.open("r+b") as handle:
         handle.truncate(path.stat().st_size - 7)
     with pytest.raises(OSError, match=r"short\.npy ends after"):
         file.read_into(np.empty(file.nbytes, np.uint8))
+    with pytest.raises(OSError, match=r"short\.npy ends after"):
+        file.mapped()
     with path.open("r+b") as handle:
         handle.truncate(50)
     with pytest.raises(OSError, match=r"short\.npy is no \.npy file, or was cut off"):
@@ -57,7 +62,7 @@ def test_headers_of_every_length_and_shape_are_read(tmp_path: Path) -> None:
         assert (file.dtype, file.shape, file.nbytes, len(file)) == (array.dtype, array.shape, array.nbytes, len(array))
         assert np.array_equal(file.read_into(np.empty(file.nbytes, np.uint8)), array)
         which = np.arange(len(array))[::2]
-        assert not len(array) or np.array_equal(file.rows(which), array[which])
+        assert np.array_equal(file.mapped()[which], array[which])
     with pytest.raises(OSError, match="cannot be read in one piece"):
         array_file(written(tmp_path, "columns_first", np.asfortranarray(np.arange(6).reshape(2, 3))))
 
