@@ -18,6 +18,7 @@ from finetune_pipeline.data.clean_rows import save_clean_rows
 from finetune_pipeline.data.clustering import describe
 from finetune_pipeline.data.columns import LOST, Table
 from finetune_pipeline.data.contamination import MATCHES, load_benchmarks
+from finetune_pipeline.data.cycles import cycles_left_alone
 from finetune_pipeline.data.deciding import GONE, TABLE, Decided, decide, parts_of
 from finetune_pipeline.data.examples import PARTS, stream_examples
 from finetune_pipeline.data.json_lines import write_rows
@@ -41,6 +42,7 @@ _SAMPLE = 20_000
 _SUSPECTS_TOLD = 200
 
 
+@cycles_left_alone()
 def clean(
     validated: Path,
     spec: TaskSpec,

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
+from finetune_pipeline.data.cycles import cycles_left_alone
 from finetune_pipeline.data.deciding import GONE, TABLE
 from finetune_pipeline.data.decoding import decode_line
 from finetune_pipeline.data.examples import ORIGINS, PARTS, Example, decode_examples
@@ -84,6 +85,7 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
     return decisions, found, lines
 
 
+@cycles_left_alone()
 def apply_reviews(
     clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path, earlier: Sequence[Path] = ()
 ) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from finetune_pipeline.data.carried import LEAKAGE, PLACED_FILE, Carried, carrie
 from finetune_pipeline.data.certificate import certify
 from finetune_pipeline.data.clustering import basis
 from finetune_pipeline.data.columns import fetch
+from finetune_pipeline.data.cycles import cycles_left_alone
 from finetune_pipeline.data.deciding import TABLE
 from finetune_pipeline.data.duplicates import PREPARED, TEMPLATES
 from finetune_pipeline.data.examples import ORIGINS, PARTS, Example, read_examples
@@ -34,6 +35,7 @@ _FIX = "nothing to do; the row is left out"
 Record = Callable[[np.ndarray, str], object]
 
 
+@cycles_left_alone()
 def split(
     reviewed: Path,
     clean: Path,

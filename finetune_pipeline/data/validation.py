@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.artifacts import MANIFEST, digest_file, digest_json, read_json, write_json
+from finetune_pipeline.data.cycles import cycles_left_alone
 from finetune_pipeline.data.examples import PARTS
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.judging import judge_block
@@ -45,6 +46,7 @@ def judged_by(spec: TaskSpec) -> dict[str, Any]:
     }
 
 
+@cycles_left_alone()
 def validate(
     raw: Path, spec: TaskSpec, out: Path, earlier: Sequence[Path] = (), processes: int | None = None
 ) -> dict[str, Any]:
