@@ -120,9 +120,7 @@ def _sentence(spec: TaskSpec, facts: Mapping[str, Any]) -> str:
     if not facts["drifted"]:
         past = f"; {', '.join(facts['past'])} had drifted in earlier windows" if facts["past"] else ""
         if known:
-            past = (
-                f"; {known} differ from the training rows as a whole, but not from the newest that were learned{past}"
-            )
+            past = f"; in {known} they are unlike the training rows as a whole, but like the newest that were learned{past}"
         return f"No new drift found in {seen}{past}." if known else f"No drift found in {seen}{past}."
     told = ", ".join(f"{name} ({100 * facts['signals'][name]['size']:.0f} points)" for name in facts["drifted"])
     return f"Production has drifted in {told}, first seen in the window that ended {facts['since'][:10]} ({seen})."
