@@ -10,13 +10,17 @@ from month_story import Story, right, served_by
 
 from finetune_pipeline.reports.plots import standalone
 
-_WIDTH, _CHART, _LEFT, _RIGHT, _TOP, _LINE, _COLUMNS = 900, 230, 46, 12, 52, 17, 122
+_WIDTH, _CHART, _LEFT, _RIGHT, _LINE, _COLUMNS = 900, 230, 46, 12, 17, 136
 _TITLE = "A month of one task: share of right answers day by day, and what happened"
 
 
 def draw(story: Story, events: Sequence[tuple[int, str, str]]) -> str:
     """A self-contained SVG. events: (day, who, what) in order."""
-    bottom = _TOP + _CHART
+    numbers: dict[int, list[int]] = {}
+    for number, (day, _, _) in enumerate(events, 1):
+        numbers.setdefault(day, []).append(number)
+    above = 40 + 13 * max(map(len, numbers.values()), default=1)
+    bottom = above + _CHART
     step = (_WIDTH - _LEFT - _RIGHT) / (len(story.days) + 1)
 
     def x(day: float) -> float:
@@ -29,13 +33,10 @@ def draw(story: Story, events: Sequence[tuple[int, str, str]]) -> str:
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(_line(_LEFT, y(share), _WIDTH - _RIGHT, y(share), "grid"))
         parts.append(_text(_LEFT - 6, y(share) + 4, f"{share:.0%}", anchor="end"))
-    numbers: dict[int, list[int]] = {}
-    for number, (day, _, _) in enumerate(events, 1):
-        numbers.setdefault(day, []).append(number)
     for day, found in numbers.items():
-        parts.append(_line(x(day), _TOP - 6, x(day), bottom, "mark"))
-        for level, told in enumerate(_packed(found)):
-            parts.append(_text(x(day), _TOP - 10 - 12 * level, told, "strong"))
+        parts.append(_line(x(day), above - 6, x(day), bottom, "mark"))
+        for level, number in enumerate(reversed(found)):
+            parts.append(_text(x(day), above - 10 - 13 * level, str(number), "strong"))
     shares = [(n, good / max(told, 1)) for n, (good, told) in enumerate(map(right, story.days), 1)]
     line = " ".join(f"{x(n):.1f},{y(share):.1f}" for n, share in shares)
     parts.append(f'<polyline points="{line}" class="curve valid"/>')
@@ -58,11 +59,6 @@ def draw(story: Story, events: Sequence[tuple[int, str, str]]) -> str:
         f'<svg viewBox="0 0 {_WIDTH} {top:.0f}" width="{_WIDTH}" height="{top:.0f}" role="img" aria-label="{_TITLE}">'
         f"{''.join(parts)}</svg>"
     )
-
-
-def _packed(numbers: Sequence[int]) -> list[str]:
-    """Numbers of one day's events, three in a row, the first row on top."""
-    return [" ".join(map(str, numbers[i : i + 3])) for i in range(0, len(numbers), 3)][::-1]
 
 
 def _versions(story: Story, x: Callable[[float], float], step: float, top: float) -> list[str]:
