@@ -168,8 +168,8 @@ def read_checks() -> list[tuple[float, bool, str]]:
     key = dg.AssetCheckKey(dg.AssetKey([TASK, CHAMPION_SERVES.step]), CHAMPION_SERVES.name)
     with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
         asked = instance.event_log_storage.get_asset_check_execution_history(key, limit=1000)
-    told = [(r.create_timestamp.timestamp(), r.evaluation) for r in asked]
-    return sorted((time, e.passed, e.description or "") for time, e in told if e is not None)
+    told = [(float(r.create_timestamp), r.evaluation) for r in asked]
+    return sorted((time, e.passed, e.description or "") for time, e in told if isinstance(e, dg.AssetCheckEvaluation))
 
 
 def read_looks(store: ArtifactStore) -> list[Look]:
