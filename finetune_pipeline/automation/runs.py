@@ -37,7 +37,7 @@ def failures(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]:
 
 
 def since(instance: dg.DagsterInstance, task: Task, moment: float) -> dg.DagsterRun | None:
-    """The newest whole run that began after a moment (seconds since 1970) and did not fail, whoever started it."""
+    """The newest whole run that was asked for after a moment (seconds since 1970) and did not fail, by whomever."""
     whole = dg.RunsFilter(
         tags={"finetune/task": task.name, "finetune/stage": "all"}, created_after=datetime.fromtimestamp(moment, UTC)
     )

@@ -30,7 +30,7 @@ class Chosen:
 
 
 def settings(spec: TaskSpec) -> list[Any]:
-    """The part of a spec that :func:`choose` depends on."""
+    """The part of a spec that :func:`choose` depends on, as plain values."""
     return [
         spec.labels,
         spec.system_prompt,
