@@ -2,13 +2,13 @@
 
 Prompts of one task share their beginning (system prompt, shots). Its keys and values are computed once and repeated for
 every batch; batches hold prompts of similar length, padded on the left. The label scores go on from the same prefill: all
-labels of a row are packed behind its prompt in one pass, each seeing the prompt and itself. In float32 this gives the
-text and, to rounding, the scores of the plain way (one row at a time, every label encoded anew); a test compares them.
+labels of a row are packed behind its prompt in one pass, each seeing the prompt and itself; what labels begin with alike is
+read once. In float32 this gives the text and, to rounding, the scores of the plain way (one row at a time, every label
+encoded anew); a test compares them.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from finetune_pipeline import progress
+from finetune_pipeline.evaluation.continuation_tree import Tree
 from finetune_pipeline.evaluation.generated import Answer
+from finetune_pipeline.evaluation.growing_cache import branch, grows_plainly, with_room
 from finetune_pipeline.training.reporting import say
 
 Ids = list[int]
@@ -39,13 +40,6 @@ def common_prefix(prompts: Sequence[Ids]) -> int:
     low, high = min(prompts), max(prompts)  # in lexical order, what these two share all share
     limit = min(len(p) for p in prompts) - 1
     return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if i >= limit or a != b), max(limit, 0))
-
-
-def _branch(cache: DynamicCache) -> DynamicCache:
-    """A cache that grows on its own: layers replace their tensors when they grow, so these need no copy."""
-    own = copy.copy(cache)
-    own.layers = [copy.copy(layer) for layer in cache.layers]
-    return own
 
 
 @dataclass
@@ -77,11 +71,6 @@ def _alike(lengths: Sequence[int]) -> list[list[int]]:
     return [sorted(rows) for rows in groups]  # a single group is the batch as it is
 
 
-def _grows_plainly(cache: DynamicCache) -> bool:
-    """Whether every layer keeps all keys and values in order, so that batches can be joined."""
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
 def _joined(parts: Sequence[Prefilled], groups: Sequence[Sequence[int]]) -> Prefilled:
     """Batches of one reader as one, rows in the order of their places. Shorter rows get unseen places in front, but behind
     what a trained prefix has put first, which no caller counts; where a token stands in its text is in its keys already.
@@ -89,7 +78,7 @@ def _joined(parts: Sequence[Prefilled], groups: Sequence[Sequence[int]]) -> Pref
     longest = max(part.seen.shape[1] for part in parts)
     gaps = [longest - part.seen.shape[1] for part in parts]
     back = torch.tensor([i for rows in groups for i in rows]).argsort()
-    cache, hidden = _branch(parts[0].cache), parts[0].cache.get_seq_length() - parts[0].seen.shape[1]
+    cache, hidden = branch(parts[0].cache), parts[0].cache.get_seq_length() - parts[0].seen.shape[1]
     for depth, layer in enumerate(cache.layers):
         for name in ("keys", "values"):
             own = [getattr(part.cache.layers[depth], name) for part in parts]
@@ -119,7 +108,7 @@ class Reader:
     def read(self, prompts: Sequence[Ids]) -> Prefilled:
         """Read the rest of each prompt (whole prompts are given; they must begin with the prefix)."""
         tails = [p[self.prefix :] for p in prompts]
-        groups = _alike([len(t) for t in tails]) if _grows_plainly(self.cache) else [list(range(len(tails)))]
+        groups = _alike([len(t) for t in tails]) if grows_plainly(self.cache) else [list(range(len(tails)))]
         parts = [self._read_together([tails[i] for i in rows]) for rows in groups]
         return parts[0] if len(parts) == 1 else _joined(parts, groups)
 
@@ -130,7 +119,7 @@ class Reader:
         for i, tail in enumerate(tails):
             ids[i, longest - len(tail) :] = torch.tensor(tail)
             seen[i, self.prefix : self.prefix + longest - len(tail)] = 0
-        cache = _branch(self.cache)
+        cache = branch(self.cache)
         if self.prefix:
             cache.batch_repeat_interleave(len(tails))
         seen = seen.to(self.model.device)
@@ -150,38 +139,33 @@ class Reader:
 
         texts[row] lists that row's continuations; each sees the row's prompt and itself. The batch stays as it is.
         """
-        inputs = [[t for ids in row for t in ids[:-1]] for row in texts]
-        width = max(len(row) for row in inputs)
+        same = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
+        trees = [same[id(row)] for row in texts]
         first = [[batch.logits[i : i + 1] for _ in row] for i, row in enumerate(texts)]
+        width = max(len(tree.tokens) for tree in trees)
         if width == 0:
             return first
         rows, past = batch.seen.shape
         ids = torch.zeros(rows, width, dtype=torch.long)
-        offset = torch.zeros(rows, width, dtype=torch.long)
-        owner = torch.full((rows, width), -1)
-        for i, row in enumerate(texts):
-            at = 0
-            for j, text in enumerate(row):
-                n = len(text) - 1
-                ids[i, at : at + n] = torch.tensor(text[:-1], dtype=torch.long)
-                offset[i, at : at + n] = torch.arange(n)
-                owner[i, at : at + n] = j
-                at += n
+        depth = torch.zeros(rows, width, dtype=torch.long)
+        own = torch.zeros(rows, width, width, dtype=torch.bool)
+        for i, tree in enumerate(trees):
+            n = len(tree.tokens)
+            ids[i, :n], depth[i, :n] = torch.tensor(tree.tokens), torch.tensor(tree.depth)
+            own[i, :n, :n] = tree.sees
         device = self.model.device
-        ids, offset, owner = ids.to(device), offset.to(device), owner.to(device)
-        own = (owner[:, :, None] == owner[:, None, :]) & (offset[:, :, None] >= offset[:, None, :])
-        allowed = torch.cat([batch.seen[:, None, :].bool().expand(rows, width, past), own], 2)
+        allowed = torch.cat([batch.seen[:, None, :].bool().expand(rows, width, past), own.to(device)], 2)
         mask = torch.zeros(rows, 1, width, past + width, dtype=batch.logits.dtype, device=device)
         mask.masked_fill_(~allowed[:, None], torch.finfo(mask.dtype).min)
         logits = self.model(
-            input_ids=ids,
+            input_ids=ids.to(device),
             attention_mask=mask,
-            position_ids=batch.lengths[:, None] + offset,
-            cache=_branch(batch.cache),
+            position_ids=batch.lengths[:, None] + depth.to(device),
+            cache=branch(batch.cache),
             use_cache=True,
         ).logits
         return [
-            [torch.cat([head, logits[i][owner[i] == j]]) for j, head in enumerate(heads)]
+            [torch.cat([head, logits[i, path]]) for head, path in zip(heads, trees[i].paths, strict=True)]
             for i, heads in enumerate(first)
         ]
 
@@ -189,7 +173,7 @@ class Reader:
         """The most likely token again and again, until an end token (kept) or max_new_tokens."""
         answers: list[Ids] = [[] for _ in range(len(batch.logits))]
         active = list(range(len(answers)))
-        cache, seen, logits = _branch(batch.cache), batch.seen, batch.logits
+        cache, seen, logits = with_room(batch.cache, max_new_tokens - 1), batch.seen, batch.logits
         for step in range(max_new_tokens):
             token = logits.argmax(-1)
             for row, chosen in zip(active, token.tolist(), strict=True):
