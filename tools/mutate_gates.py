@@ -33,10 +33,19 @@ TARGETS = {
     "gate_result": ["test_gates.py"],
     "gates_on_rows": ["test_gates.py"],
     "gates_besides_task": ["test_gates_besides_task.py", "test_gates.py"],
+    "gate_of_judge": ["test_gate_of_judge.py"],
     "gates": ["test_gates.py"],
     "deciding": ["test_deciding.py"],
 }
-DEPENDENTS = ("gate_result", "gates_on_rows", "gates_besides_task", "gates", "deciding", "evaluate_run")
+DEPENDENTS = (
+    "gate_result",
+    "gates_on_rows",
+    "gates_besides_task",
+    "gate_of_judge",
+    "gates",
+    "deciding",
+    "evaluate_run",
+)
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,

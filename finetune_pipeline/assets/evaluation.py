@@ -38,6 +38,14 @@ NODES = [
         GROUP,
     ),
     Node(
+        "judge_review",
+        ["test_predictions", "human_review"],
+        "Base and candidate compared by a language model, once it agrees with people, and by embeddings. Off unless the "
+        "spec names them.",
+        ["openai"],
+        GROUP,
+    ),
+    Node(
         "evaluation_report",
         [
             "test_predictions",
@@ -47,6 +55,7 @@ NODES = [
             "merged_model",
             "general_ability",
             "human_review",
+            "judge_review",
         ],
         "Scores with intervals, paired comparison, gates, failures; as HTML, Markdown and JSON.",
         ["html", "markdown"],

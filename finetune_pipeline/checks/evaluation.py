@@ -9,6 +9,7 @@ from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.evaluation.gates import table
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
+from finetune_pipeline.reports.preferences import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 
 
@@ -53,6 +54,15 @@ def ratings_read(artifact: Artifact, spec: TaskSpec) -> Answer:
     return Answer(not bad and not f["unknown"], f"{told}; {bad} lines unreadable, {f['unknown']} of unknown items")
 
 
+def judge_believed(artifact: Artifact, spec: TaskSpec) -> Answer:
+    told = artifact.facts["judge"]
+    if told is None:
+        return Answer(spec.evaluation.judge is None, "the spec asks no judge")
+    figures = {k: told[k] for k in ("kappa", "interval", "consistent", "rated")}
+    believed = told["believed"] is True and not told["refused"]
+    return Answer(believed, " ".join(judge_sentences(told)), figures)
+
+
 def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> Answer:
     f = artifact.facts
     good = f["candidate"] == f["model_version"] and (not f["promoted"] or f["gates_passed"])
@@ -86,6 +96,14 @@ CHECKS = [
         "human_review",
         "Every rating people handed in was read and belongs to this sheet.",
         ratings_read,
+        blocking=False,
+        advisory=True,
+    ),
+    Check(
+        "judge_believed",
+        "judge_review",
+        "The judging model agrees with people and is moved by neither place nor length; or the spec asks none.",
+        judge_believed,
         blocking=False,
         advisory=True,
     ),

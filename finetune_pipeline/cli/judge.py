@@ -9,11 +9,13 @@ import click
 from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.state import open_project
+from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.preferences.compared import judged_pairs
 from finetune_pipeline.evaluation.preferences.judge import Judge
-from finetune_pipeline.evaluation.preferences.qualify import judged, qualify
 from finetune_pipeline.evaluation.preferences.rated import prediction_pairs, read_ratings
-from finetune_pipeline.evaluation.wording import percent, percent_range
+from finetune_pipeline.reports.preferences import judge_sentences
+from finetune_pipeline.stages.kept_answers import open_answers
 
 
 @click.command()
@@ -47,43 +49,18 @@ def judge(task: str, url: str, model: str, key_variable: str | None, ratings: Pa
     out = project.store.state_folder(loaded.name) / "judge"
     out.mkdir(parents=True, exist_ok=True)
     try:
-        who = Judge(url, model, key_variable=key_variable, cache=out / "replies.jsonl")
-    except ValueError as error:
+        who = Judge(Endpoint(url, model, key_variable), cache=open_answers(project.store, loaded.name))
+        told = judged_pairs(who, pairs, people, len(pairs))
+    except (EndpointError, ValueError) as error:
         problem(str(error))
         return ERROR
-    known = [pair for pair in pairs if pair.id in people]
-    found = qualify(who, known, [people[pair.id] for pair in known])
-    told = judged(who, found, [pair for pair in pairs if pair.id not in people]) if found.passed else None
-    result = {
-        "task": loaded.name,
-        "judge": found.name,
-        "believed": found.passed,
-        "refused": list(found.refused),
-        "kappa": found.kappa,
-        "kappa_interval": found.interval,
-        "rated": found.rated,
-        "consistent": found.consistent,
-        "place": dict(found.place),
-        "length": dict(found.length),
-        "padding": dict(found.padding),
-        "problems": [*problems, *who.failures[:20]],
-        "verdict": told,
-    }
+    result = {"task": loaded.name, **told, "problems": problems}
     write_json(out / f"{artifact.version}.json", result)
     if as_json:
         emit(result)
-        return DONE if told else REFUSED
-    for line in problems:
-        problem(line)
-    kappa = "undefined" if found.kappa is None else f"{found.kappa:.2f}"
-    say(
-        f"{found.name}: kappa {kappa} with people on {found.rated} pairs; alike in both orders {percent(found.consistent)}"
-    )
-    if told is None:
-        say("not believed: " + "; ".join(found.refused))
-        return REFUSED
-    say(
-        f"of {told['n']} decided pairs the fine-tuned model wins {percent(told['share'])} "
-        f"({percent_range(told['interval'])}), p {told['p']:.2g}; {told['ties']} ties, {told['failed']} failed"
-    )
-    return DONE
+    else:
+        for line in problems:
+            problem(line)
+        for sentence in judge_sentences(told):
+            say(sentence)
+    return DONE if told["believed"] else REFUSED

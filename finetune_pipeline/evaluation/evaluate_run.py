@@ -45,6 +45,7 @@ def evaluate_task(
     earlier: Mapping[str, Mapping[str, bool]] | None = None,
     ability_facts: Mapping[str, Any] | None = None,
     people_facts: Mapping[str, Any] | None = None,
+    judge_facts: Mapping[str, Any] | None = None,
     supervision: Mapping[str, Any] | None = None,
     cost: Mapping[str, Any] | None = None,
     quality_facts: Mapping[str, Any] | None = None,
@@ -59,15 +60,16 @@ def evaluate_task(
     `champion`, when set, announces champion predictions, and `merged_model` is the candidate of the ledger. texts: user
     text per example id, for the failures shown. sources: what each example was made from (shared_sources.source_of).
     never_break: ids the candidate must have right. earlier: outcomes per earlier candidate (regression_ledger.recorded).
-    training_rows: what was trained on, to find the rows nearest to a failure. ability_facts, people_facts: of the steps
-    general_ability and human_review. supervision: the audit per split; cost: costs.costs; quality_facts: of data_quality.
+    training_rows: what was trained on, to find the rows nearest to a failure. ability_facts, people_facts, judge_facts: of
+    the steps general_ability, human_review and judge_review. supervision: the audit per split; cost: costs.costs;
+    quality_facts: of data_quality.
 
     Returns task, metric, confidence, n, models (rows of the side-by-side table by name, `candidate` among them),
     scores, likelihood, comparison (the main one, without ids), comparisons (`baseline`, `champion` or null,
     `base_likelihood`, `linear`), format_gap, regressions, fixes, wrong_answers, atlas (of the candidate), seal (with the
     `level` of this look), decisions (deciding.decide_gain at that level, `baseline` and `champion` or null), sources,
     never_break, history (regression_ledger.regressions), baseline, training, data, parity, ability, people,
-    supervision, cost, quality, versions, gates (their settings). Numbers that are not finite become null. Raises
+    judge, similarity, supervision, cost, quality, versions, gates (their settings). Numbers that are not finite become null. Raises
     ValueError when a model's predictions are missing, an unexpected model is there, or the sides of a comparison do not match.
     """
     rows = _rows_by_model(predictions, versions)
@@ -126,6 +128,8 @@ def evaluate_task(
         "parity": parity_facts,
         "ability": ability_facts,
         "people": people_facts,
+        "judge": (judge_facts or {}).get("judge"),
+        "similarity": (judge_facts or {}).get("similarity"),
         "supervision": supervision,
         "cost": cost,
         "quality": quality_facts,

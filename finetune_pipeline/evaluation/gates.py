@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.evaluation.gate_of_judge import JUDGE_GATE, judge
 from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
 from finetune_pipeline.evaluation.gates_besides_task import BESIDES_GATES, general_ability, human_review
 from finetune_pipeline.evaluation.gates_on_rows import ROW_GATES, few_regressions, never_break
@@ -59,6 +60,7 @@ def decide(spec: TaskSpec, evaluation: Mapping[str, Any]) -> list[GateResult]:
         merge_parity(spec, evaluation),
         no_failed_generation(spec, evaluation),
         sealed_test_openings(spec, evaluation),
+        judge(spec, evaluation),
         general_ability(spec, evaluation),
         human_review(spec, evaluation),
     ]
@@ -263,7 +265,7 @@ def table() -> list[dict[str, Any]]:
     Each: name, needs, default, blocking (what it holds back), what_to_do (when it says no).
     """
     d = GatesSpec.model_validate({})
-    to_do = {**_TO_DO, **{row[0]: row[4] for row in (*ROW_GATES, *BESIDES_GATES)}}
+    to_do = {**_TO_DO, **{row[0]: row[4] for row in (*ROW_GATES, *BESIDES_GATES, JUDGE_GATE)}}
     rows = [
         (
             "beats_baseline",
@@ -299,6 +301,7 @@ def table() -> list[dict[str, Any]]:
             "1 or more",
             "champion",
         ),
+        JUDGE_GATE[:4],
         *(row[:4] for row in BESIDES_GATES),
     ]
     return [

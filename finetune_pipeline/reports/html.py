@@ -18,6 +18,7 @@ from finetune_pipeline.reports import (
     markup,
     metric_tables,
     plots,
+    preferences,
     sentences,
     tables,
 )
@@ -51,6 +52,7 @@ def render_html(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
         ("atlas", "Failure atlas", failure_sections.atlas(evaluation)),
         ("ability", "General ability", _ability(evaluation)),
         ("people", "Judgement by people", _people(evaluation)),
+        ("judge", "Judgement by a model", _judge(evaluation)),
         ("data", "Data card", _data(evaluation)),
         ("training", "Training", markup.table(tables.training_table(evaluation["training"]), "figures")),
         ("supervision", "Supervision", _supervision(evaluation)),
@@ -218,6 +220,16 @@ def _people(evaluation: Evaluation) -> str:
     told = evaluation.get("people")
     sentences_ = besides_task.people_sentences(told, evaluation["task"]["name"])
     return markup.paragraphs(sentences_) + markup.table(besides_task.comments_table(told))
+
+
+def _judge(evaluation: Evaluation) -> str:
+    told = evaluation.get("judge")
+    likeness = preferences.similarity_sentences(evaluation.get("similarity"))
+    return (
+        markup.paragraphs(preferences.judge_sentences(told))
+        + markup.table(preferences.judge_table(told), "figures")
+        + markup.paragraphs(likeness)
+    )
 
 
 def _data(evaluation: Evaluation) -> str:

@@ -28,6 +28,8 @@ _TAKEN = (
     "never_break",
     "ability",
     "people",
+    "judge",
+    "similarity",
     "data",
     "quality",
     "supervision",

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.evaluation.answers import INVALID
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.wording import counted, cut, number
-from finetune_pipeline.reports import background, besides_task, evidence, metric_tables, sentences, tables
+from finetune_pipeline.reports import background, besides_task, evidence, metric_tables, preferences, sentences, tables
 from finetune_pipeline.reports.next_steps import next_steps
 from finetune_pipeline.reports.tables import Table
 
@@ -106,14 +106,16 @@ def advice_markdown(advice: Mapping[str, Any]) -> str:
 
 
 def _beyond(evaluation: Mapping[str, Any]) -> list[str]:
-    """General ability, and what people said."""
+    """General ability, and what people and a judging model said."""
     ability, people = evaluation.get("ability"), evaluation.get("people")
     parts = []
     if told := besides_task.ability_sentences(ability):
         parts += ["## General ability", *map(plain, told), write_table(besides_task.ability_table(ability))]
     if told := besides_task.people_sentences(people, evaluation["task"]["name"]):
         parts += ["## Judgement by people", *map(plain, told), write_table(besides_task.comments_table(people))]
-    return parts
+    judge = evaluation.get("judge")
+    told = [*preferences.judge_sentences(judge), *preferences.similarity_sentences(evaluation.get("similarity"))]
+    return [*parts, *_titled("## Judgement by a model", told, [preferences.judge_table(judge)])]
 
 
 def plain(text: str) -> str:

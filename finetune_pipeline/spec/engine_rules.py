@@ -41,6 +41,35 @@ def check_engine(spec: TaskSpec, folder: Path) -> list[Finding]:
     return found
 
 
+def check_judge(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """A judge is asked safely, where it can be right, and a gate that needs one has one."""
+    told, found = spec.evaluation.judge, []
+    if told is None:
+        if spec.gates.min_preferred:
+            message = f"gates.min_preferred is {spec.gates.min_preferred:g}, and no judge is asked"
+            found.append(_finding("judge", "judge", message, "name a judge: {url, model}, or set it to 0"))
+        return found
+    parts = urlsplit(told.url)
+    local = parts.hostname in LOCAL
+    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
+        message = f"{told.url!r} is neither https nor on this machine: texts and the key would travel in the clear"
+        found.append(_finding("judge", "judge.url", message, "write https://…, or http://127.0.0.1:PORT/v1"))
+    elif not local:
+        message = f"the rows of the test are sent to {parts.hostname}"
+        fix = "serve the judge on this machine, if they must not leave it"
+        found.append(_finding("judge", "judge.url", message, fix, "error" if spec.advise.private else "note"))
+    if parts.username or parts.password:
+        message = "the address holds a login"
+        found.append(_finding("judge", "judge.url", message, "put the key into key_variable's variable"))
+    if spec.labels:
+        message = "an answer of a label task is right or wrong without a judge"
+        found.append(_finding("judge", "judge", message, "leave it out, unless labels overlap in meaning", "note"))
+    if told.min_kappa_bound > told.min_kappa:
+        message = f"min_kappa_bound {told.min_kappa_bound:g} is above min_kappa {told.min_kappa:g}"
+        found.append(_finding("judge", "judge.min_kappa_bound", message, "ask less of the bound than of kappa itself"))
+    return found
+
+
 def check_endpoint(spec: TaskSpec, folder: Path) -> list[Finding]:
     """A served model must be told from yesterday's; texts and keys do not travel in the clear."""
     told, found = spec.evaluation.endpoint, []

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from finetune_pipeline.spec.judging import JudgeSpec
 from finetune_pipeline.spec.outputs import Section
 
 VERSION = "{version}"
@@ -30,7 +31,7 @@ class EndpointSpec(Section):
 
 
 class EvaluationSpec(Section):
-    """How the answers to the test are made; base, candidate and champion all in the same way."""
+    """How the answers to the test are made (base, candidate and champion all in the same way), and who compares them."""
 
     engine: Literal["transformers", "vllm", "endpoint"] = Field(
         "transformers",
@@ -38,9 +39,20 @@ class EvaluationSpec(Section):
         "`endpoint`: the models as they are served.",
     )
     endpoint: EndpointSpec | None = Field(None, description="With engine: endpoint.")
+    judge: JudgeSpec | None = Field(
+        None,
+        description="A language model that compares base and candidate, believed only if it agrees with people "
+        "(docs/evaluation.md); none unless given.",
+    )
+    similarity: str | None = Field(
+        None,
+        min_length=1,
+        description="Likeness to the reference answers by embeddings: `hashed`, `wordllama`, or a folder with static "
+        "embeddings. Not measured unless given.",
+    )
 
     def settings(self) -> list[Any]:
-        """The part of this that answers depend on; nothing with the default engine."""
+        """The part of this that the answers depend on; nothing with the default engine."""
         if self.engine == "transformers":
             return []
         if self.endpoint is None or self.engine != "endpoint":

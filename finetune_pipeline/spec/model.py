@@ -305,6 +305,11 @@ class GatesSpec(Section):
     min_accepted: Share = Field(
         0.8, description="With min_rated: lower bound of the share of these answers that people accept."
     )
+    min_preferred: Share = Field(
+        0.0,
+        description="Lower bound of the share of decided pairs in which evaluation.judge prefers the candidate to the base. "
+        "0: it decides nothing.",
+    )
     min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared form.")
     parity_min_agreement: Share = Field(
         0.9,

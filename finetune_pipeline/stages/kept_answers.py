@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.scrubbing.mapping import load_key
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.graph import Work
@@ -18,7 +19,12 @@ OPEN = "everything but tests"
 
 def api_answers(work: Work, *, test: bool = False) -> AnswerCache | None:
     """The same cache for answers of an API model, which is asked in this process: its key stays here."""
-    told = answers_of(work, test=test)
+    return open_answers(work.store, work.task.name if test else None)
+
+
+def open_answers(store: ArtifactStore, test_of: str | None) -> AnswerCache | None:
+    """The cache for answers to the sealed test of this task, or (None) for those to anything else."""
+    told = _kept(store, test_of)
     if told is None:
         return None
     return AnswerCache(Path(told["folder"]), load_key(Path(told["key_file"])), told["scope"], told["limit_mib"])
@@ -26,9 +32,13 @@ def api_answers(work: Work, *, test: bool = False) -> AnswerCache | None:
 
 def answers_of(work: Work, *, test: bool = False) -> dict[str, Any] | None:
     """The cache for a job of this step. test: the job answers the sealed test, so its answers are for that step alone."""
+    return _kept(work.store, work.task.name if test else None)
+
+
+def _kept(store: ArtifactStore, test_of: str | None) -> dict[str, Any] | None:
     return kept_answers(
-        folder=work.store.root / FOLDER,
-        key_file=work.store.root / SCRUBBING_KEY,
-        scope=f"the test of {work.task.name}" if test else OPEN,
+        folder=store.root / FOLDER,
+        key_file=store.root / SCRUBBING_KEY,
+        scope=f"the test of {test_of}" if test_of else OPEN,
         limit_mib=read_settings().answers_mib,
     )

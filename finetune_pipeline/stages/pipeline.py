@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_pipeline.graph import Graph
-from finetune_pipeline.stages import ability, baseline, data, evaluation, people, production, release, training
+from finetune_pipeline.stages import ability, baseline, data, evaluation, judging, people, production, release, training
 
 PIPELINE = Graph(
     [
@@ -17,6 +17,7 @@ PIPELINE = Graph(
         *ability.STEPS,
         *evaluation.PREDICTION_STEPS,
         *people.STEPS,
+        *judging.STEPS,
         *evaluation.REPORT_STEPS,
         *release.STEPS,
         *production.STEPS,

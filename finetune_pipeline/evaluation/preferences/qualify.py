@@ -10,17 +10,26 @@ from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair, Prefere
 from finetune_pipeline.evaluation.statistics import cohens_kappa, kappa_interval, sign_test
 from finetune_pipeline.evaluation.wording import counted, percent
 
-MIN_RATED = 30
-MIN_KAPPA, MIN_KAPPA_SURE = 0.6, 0.4
-"""Agreement asked for, and its lower bound: `substantial`, and surely more than `fair` (Landis and Koch 1977)."""
-MIN_CONSISTENT = 0.8
-"""Share of pairs that must be judged alike in both orders."""
 SURE = 0.05
 PROBES = 20
 _PADDING = (
     " To put this into a wider context, it may be helpful to bear in mind that every request is looked at with care, and "
     "that further details can be provided at any time should they be needed. Please do not hesitate to get in touch again."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Standards:
+    """What is asked of a judge. kappa, kappa_bound: agreement with people and its lower bound: by default `substantial`,
+    and surely more than `fair` (Landis and Koch 1977). consistent: share of pairs judged alike in both orders."""
+
+    rated: int = 30
+    kappa: float = 0.6
+    kappa_bound: float = 0.4
+    consistent: float = 0.8
+
+
+DEFAULT = Standards()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +55,20 @@ class Qualification:
         return not self.refused
 
 
-def qualify(judge: Preference, pairs: Sequence[Pair], people: Sequence[Choice]) -> Qualification:
+def qualify(
+    judge: Preference, pairs: Sequence[Pair], people: Sequence[Choice], standards: Standards = DEFAULT
+) -> Qualification:
     """Ask a judge about pairs that people have rated, in both orders, and about the same answers with padding.
 
-    people: their choice per pair (a, b or tie). Raises ValueError when there is not one choice a pair.
+    people: their choice per pair (a, b or tie). With fewer pairs than asked for, nothing is asked, since it would prove
+    nothing. Raises ValueError when there is not one choice a pair.
     """
     if len(pairs) != len(people) or "failed" in people:
         raise ValueError(f"{len(pairs)} pairs and {len(people)} ratings of people: there must be one choice a pair")
+    if len(pairs) < standards.rated:
+        few = f"people have rated only {counted(len(pairs), 'pair')} of different answers; {standards.rated} are needed"
+        nothing = sign_test(0, 0)
+        return Qualification(judge.name, 0, 0, None, None, None, None, nothing, nothing, nothing, (few,))
     told = both_ways(judge, pairs)
     sound = [i for i, one in enumerate(told) if one.choice != "failed"]
     theirs, ours = [people[i] for i in sound], [told[i].choice for i in sound]
@@ -71,7 +87,7 @@ def qualify(judge: Preference, pairs: Sequence[Pair], people: Sequence[Choice]) 
         length=_length([pairs[i] for i in sound], theirs, ours),
         padding=_padding(judge, [pairs[i] for i in sound][:PROBES]),
     )
-    return replace(result, refused=tuple(_reasons(result)))
+    return replace(result, refused=tuple(_reasons(result, standards)))
 
 
 def _length(pairs: Sequence[Pair], theirs: Sequence[Choice], ours: Sequence[Choice]) -> dict[str, Any]:
@@ -94,22 +110,23 @@ def _padding(judge: Preference, pairs: Sequence[Pair]) -> dict[str, Any]:
     return sign_test(choices.count("b"), choices.count("a"), choices.count("tie"))
 
 
-def _reasons(q: Qualification) -> list[str]:
+def _reasons(q: Qualification, asked: Standards) -> list[str]:
     told = []
-    if q.rated < MIN_RATED:
-        told.append(f"only {counted(q.rated, 'pair')} rated by people were judged; {MIN_RATED} are needed")
+    if q.rated < asked.rated:
+        told.append(f"only {counted(q.rated, 'pair')} rated by people could be judged; {asked.rated} are needed")
     if q.failed > 0.1 * (q.rated + q.failed):
         told.append(f"{counted(q.failed, 'pair')} could not be judged")
     if q.kappa is None or q.interval is None:
         told.append("agreement with people is undefined: one of the two sides always says the same")
-    elif q.kappa < MIN_KAPPA or q.interval[0] < MIN_KAPPA_SURE:
+    elif q.kappa < asked.kappa or q.interval[0] < asked.kappa_bound:
         told.append(
             f"it agrees too little with people: kappa {q.kappa:.2f} ({q.interval[0]:.2f} to {q.interval[1]:.2f}), where "
-            f"{MIN_KAPPA} and a lower bound of {MIN_KAPPA_SURE} are asked for"
+            f"{asked.kappa:g} and a lower bound of {asked.kappa_bound:g} are asked for"
         )
-    if q.consistent is not None and q.consistent < MIN_CONSISTENT:
+    if q.consistent is not None and q.consistent < asked.consistent:
         told.append(
-            f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(MIN_CONSISTENT)} are asked for"
+            f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(asked.consistent)} are "
+            "asked for"
         )
     if q.place["p"] < SURE:
         where = "first" if q.place["wins"] > q.place["losses"] else "second"
@@ -122,7 +139,7 @@ def _reasons(q: Qualification) -> list[str]:
 
 
 def judged(judge: Preference, qualification: Qualification, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """The judge's verdict on pairs nobody rated: `b` against `a` as a sign test, with kappa beside it.
+    """The judge's verdict on pairs: `b` against `a` as a sign test, with kappa beside it.
 
     Raises ValueError when the judge did not qualify: its opinion is then worth nothing.
     """

@@ -59,6 +59,20 @@ POWER = {
     "power_now": 0.85,
 }
 
+_SIGN = {"wins": 2, "losses": 1, "ties": 0, "n": 3, "share": 2 / 3, "interval": [0.2, 0.9], "p": 1.0}
+JUDGED = {
+    "name": "m at h",
+    "believed": True,
+    "refused": [],
+    "rated": 40,
+    "kappa": 0.8,
+    "interval": [0.6, 0.9],
+    "agreement": 0.9,
+    "consistent": 0.95,
+    **dict.fromkeys(("place", "length", "padding"), _SIGN),
+    "verdict": {**_SIGN, "failed": 0, "equal": 0, "choices": {}},
+}
+
 # (step, check): facts of a clean artifact, and changes that each plant one fault
 FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("production_logs", "logs_accounted_for"): (
@@ -194,6 +208,16 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("human_review", "ratings_read"): (
         {"rated": 3, "raters": {"Ada": 3}, "unknown": 0, "by_rule": {}},
         [{"unknown": 1}, {"by_rule": {"people.rating": 2}}],
+    ),
+    ("judge_review", "judge_believed"): (
+        {"judge": JUDGED},
+        [
+            {"judge": JUDGED | {"believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}},
+            {"judge": JUDGED | {"believed": False, "refused": ["where it is wrong it prefers the longer answer"]}},
+            {"judge": JUDGED | {"refused": ["it agrees too little with people"]}},
+            {"judge": JUDGED | {"believed": "yes"}},
+            {"judge": {}},
+        ],
     ),
     ("test_predictions", "all_rows_predicted"): (
         {

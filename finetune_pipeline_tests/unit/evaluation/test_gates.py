@@ -31,6 +31,7 @@ NAMES = [
     "merge_parity",
     "no_failed_generation",
     "sealed_test_openings",
+    "judge",
     "general_ability",
     "human_review",
 ]
@@ -427,7 +428,7 @@ def test_the_opening_must_be_on_record():
 
 def test_nothing_measured_nothing_passed():
     for empty in ({}, {"comparisons": None, "decisions": 3, "scores": [], "parity": "x", "seal": 3, "never_break": []}):
-        gates = decide(spec(gates={"min_rated": 1}), empty)
+        gates = decide(spec(gates={"min_rated": 1, "min_preferred": 0.5}), empty)
         assert [g.passed for g in gates] == [False] * len(NAMES)
         assert all(g.what_to_do for g in gates)
         assert all(g.measured is None for g in gates)

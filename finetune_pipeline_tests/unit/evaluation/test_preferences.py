@@ -2,84 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import random
-import re
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
+from finetune_pipeline.evaluation.preferences.compared import judged_pairs, people_choices, similar
 from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.likeness import Likeness, likeness
 from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair, both_ways
-from finetune_pipeline.evaluation.preferences.qualify import judged, qualify
+from finetune_pipeline.evaluation.preferences.qualify import Standards, judged, qualify
 from finetune_pipeline.evaluation.preferences.rated import prediction_pairs, read_ratings
+from finetune_pipeline_tests.judge_minds import judge_mind, right
+from finetune_pipeline_tests.openai_server import Server, openai_server
 from finetune_pipeline_tests.unit.evaluation.rows import row
 
-Mind = Callable[[str, str, str], str]
 KEY = "sk-test-do-not-tell"
 
 
-def fair(reference: str, first: str, second: str) -> str:
-    """Prefers the answer with the number of the reference."""
-    number = re.search(r"\d+", reference)[0]
-    x, y = (number in re.findall(r"\d+", text) for text in (first, second))
-    return "same" if x == y else "first" if x else "second"
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with openai_server(judge_mind) as serving:
+        yield serving
 
 
-def likes_long(reference: str, first: str, second: str) -> str:
-    return "first" if len(first) > len(second) else "second" if len(second) > len(first) else "same"
+@pytest.fixture
+def url(server: Server) -> str:
+    return server.url
 
 
-def likes_first(reference: str, first: str, second: str) -> str:
-    return "First."
+def judge(url: str, mind: str, cache: AnswerCache | None = None, **more: int) -> Judge:
+    return Judge(Endpoint(url, mind), cache=cache, **more)
 
 
-def padded(reference: str, first: str, second: str) -> str:
-    """Right wherever one answer is right, and in love with length where there is nothing to choose."""
-    told = fair(reference, first, second)
-    return likes_long(reference, first, second) if told == "same" else told
-
-
-MINDS: dict[str, Mind] = {"fair": fair, "long": likes_long, "first": likes_first, "padded": padded}
-
-
-class Handler(BaseHTTPRequestHandler):
-    requests: ClassVar[list[dict]] = []
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        Handler.requests.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
-        mind = body["model"]
-        if mind == "broken":
-            self.send_error(500)
-            return
-        asked = dict(re.findall(r"<<< ([\w ]+) >>>\n(.*?)\n<<< end of", body["messages"][1]["content"], re.S))
-        said = (
-            "I like both"
-            if mind == "chatty"
-            else MINDS[mind](asked["reference"], asked["first answer"], asked["second answer"])
-        )
-        reply = json.dumps({"choices": [{"message": {"role": "assistant", "content": said}}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(reply)))
-        self.end_headers()
-        self.wfile.write(reply)
-
-    def log_message(self, *args: object) -> None:
-        """Quiet."""
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
+def kept(folder: Path) -> AnswerCache:
+    return AnswerCache(folder, b"k" * 32, "the test of demo", 64)
 
 
 def rated(n: int = 60) -> tuple[list[Pair], list[Choice]]:
@@ -100,12 +60,12 @@ def rated(n: int = 60) -> tuple[list[Pair], list[Choice]]:
 
 def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(url: str) -> None:
     pairs, people = rated()
-    judge = Judge(url, "fair")
-    found = qualify(judge, pairs, people)
+    who = judge(url, "fair")
+    found = qualify(who, pairs, people)
     assert found.passed, found.refused
     assert found.kappa is not None and found.kappa > 0.8 and found.consistent == 1.0
     new = [Pair(f"n{i}", "How many?", "It is 7", "It is 8", "It is 7" if i < 12 else "It is 9") for i in range(15)]
-    told = judged(judge, found, new)
+    told = judged(who, found, new)
     assert (told["wins"], told["losses"], told["ties"], told["failed"]) == (12, 0, 3, 0)
     assert told["kappa"] == found.kappa and told["p"] < 0.001
 
@@ -119,67 +79,144 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(ur
 )
 def test_a_biased_judge_is_refused_and_says_nothing(url: str, mind: str, reason: str) -> None:
     pairs, people = rated()
-    found = qualify(Judge(url, mind), pairs, people)
+    found = qualify(judge(url, mind), pairs, people)
     assert not found.passed and any(told.startswith(reason) for told in found.refused), found.refused
     with pytest.raises(ValueError, match="is not to be believed"):
-        judged(Judge(url, mind), found, pairs)
+        judged(judge(url, mind), found, pairs)
 
 
 def test_a_judge_for_whom_place_decides_contradicts_itself(url: str) -> None:
     pairs, people = rated()
-    found = qualify(Judge(url, "first"), pairs, people)
+    found = qualify(judge(url, "first"), pairs, people)
     assert found.consistent == 0 and found.place["wins"] == len(pairs)
     assert any("prefers whatever stands first" in told for told in found.refused)
-    assert {one.choice for one in both_ways(Judge(url, "first"), pairs[:5])} == {"tie"}
+    assert {one.choice for one in both_ways(judge(url, "first"), pairs[:5])} == {"tie"}
 
 
 def test_errors_towards_length_are_found_without_padding(url: str) -> None:
-    found = qualify(Judge(url, "long"), *rated())
+    found = qualify(judge(url, "long"), *rated())
     assert found.length["p"] < 0.01 and found.length["wins"] > found.length["losses"]
 
 
 def test_a_judge_who_knows_right_from_wrong_but_loves_words_is_refused(url: str) -> None:
     pairs, people = rated()
-    found = qualify(Judge(url, "padded"), pairs, people)
+    found = qualify(judge(url, "padded"), pairs, people)
     assert found.padding["wins"] == 20
     assert not found.passed
 
 
-def test_too_few_ratings_are_no_proof(url: str) -> None:
+def test_too_few_ratings_are_no_proof_and_nothing_is_paid_for_them(server: Server) -> None:
     pairs, people = rated(12)
-    assert "only 12 pairs" in qualify(Judge(url, "fair"), pairs, people).refused[0]
+    found = qualify(judge(server.url, "fair"), pairs, people)
+    assert found.refused == ("people have rated only 12 pairs of different answers; 30 are needed",)
+    assert not server.requests
+    assert qualify(judge(server.url, "fair"), pairs, people, Standards(rated=12)).passed
 
 
-@pytest.mark.parametrize(("mind", "why"), [("broken", "HTTPError"), ("chatty", "not first, second or same")])
-def test_a_failure_is_never_a_choice(url: str, mind: str, why: str) -> None:
-    judge = Judge(url, mind)
-    assert judge.choose(rated(3)[0]) == ["failed"] * 3
-    assert len(judge.failures) == 3 and why in judge.failures[0]
-    found = qualify(judge, *rated(3))
-    assert not found.passed and found.failed == 3
+def test_other_words_are_never_a_choice(url: str) -> None:
+    who = judge(url, "chatty")
+    assert who.choose(rated(3)[0]) == ["failed"] * 3
+    assert len(who.failures) == 3 and "not first, second or same" in who.failures[0]
+    found = qualify(who, *rated(40))
+    assert not found.passed and found.failed == 40
+
+
+def test_an_endpoint_that_fails_says_nothing_about_the_judge(url: str) -> None:
+    with pytest.raises(EndpointError, match="500"):
+        judge(url, "broken").choose(rated(8)[0])
+
+
+def test_a_reply_that_is_lost_among_many_is_a_failed_pair() -> None:
+    def mind(body: dict, seen: int) -> object:
+        return (500, {}, b"no") if "101" in body["messages"][1]["content"] else judge_mind(body, seen)
+
+    with openai_server(mind) as serving:
+        who = judge(serving.url, "fair")
+        told = who.choose(rated(40)[0])
+    assert told.count("failed") == 1 and told[1] == "failed"
+    assert who.failures[0].startswith("p1: refused")
 
 
 def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
     pairs, _ = rated(4)
-    cache = tmp_path / "judge.jsonl"
-    first = Judge(url, "fair", key_variable="JUDGE_KEY", cache=cache)
-    said = first.choose(pairs)
-    assert first.asked == 4 and Handler.requests[-1]["key"] == f"Bearer {KEY}"
-    assert (Handler.requests[-1]["path"], Handler.requests[-1]["temperature"]) == ("/v1/chat/completions", 0)
-    cache.write_text(cache.read_text() + '{"key": "cut')
-    again = Judge(url, "fair", key_variable="JUDGE_KEY", cache=cache)
-    assert again.choose(pairs) == said and again.asked == 0
-    assert KEY not in cache.read_text()
+    who = Judge(Endpoint(server.url, "fair", "JUDGE_KEY"), cache=kept(tmp_path))
+    said = who.choose([*pairs, *pairs])
+    assert said[:4] == said[4:] and who.spent.requests == len(server.requests) == 4, "equal questions are sent once"
+    assert server.requests[-1]["key"] == f"Bearer {KEY}" and server.requests[-1]["temperature"] == 0
+    again = Judge(Endpoint(server.url, "fair", "JUDGE_KEY"), cache=kept(tmp_path))
+    assert again.choose(pairs) == said[:4] and again.spent.requests == 0
+    assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
 
 
-def test_a_judge_elsewhere_is_asked_over_https_only_and_never_without_its_key() -> None:
-    with pytest.raises(ValueError, match="neither https nor on this machine"):
-        Judge("http://judge.example/v1", "m")
-    with pytest.raises(ValueError, match="NO_SUCH_KEY is not set"):
-        Judge("https://judge.example/v1", "m", key_variable="NO_SUCH_KEY")
+def test_what_was_paid_before_the_endpoint_failed_is_not_paid_again(tmp_path: Path) -> None:
+    down = [True]
+
+    def mind(body: dict, seen: int) -> object:
+        return (500, {}, b"no") if down[0] and len(serving.requests) > 20 else judge_mind(body, seen)
+
+    pairs, people = rated(40)
+    with openai_server(mind) as serving:
+        with pytest.raises(EndpointError, match="brought no reply"):
+            judged_pairs(judge(serving.url, "fair", kept(tmp_path)), pairs, dict(zip_ids(pairs, people)), 40)
+        down[0] = False
+        first = len(serving.requests)
+        told = judged_pairs(judge(serving.url, "fair", kept(tmp_path)), pairs, dict(zip_ids(pairs, people)), 40)
+    assert told["believed"]
+    answered = [r["messages"][1]["content"] for r in serving.requests[:20]]
+    assert not set(answered) & {r["messages"][1]["content"] for r in serving.requests[first:]}
+
+
+def test_tokens_that_may_be_spent_are_not_exceeded(server: Server) -> None:
+    with pytest.raises(EndpointError, match="budget"):
+        judge(server.url, "fair", max_tokens=3000).choose(rated(40)[0])
+    assert 0 < len(server.requests) < 40
+
+
+def zip_ids(pairs: list[Pair], people: list[Choice]) -> list[tuple[str, Choice]]:
+    return list(zip([pair.id for pair in pairs], people, strict=True))
+
+
+def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: Server) -> None:
+    pairs, people = rated(60)
+    same = [Pair(f"s{i}", "?", "It is 4", "It is 4", "It is 4") for i in range(20)]
+    told = judged_pairs(judge(server.url, "fair"), [*pairs, *same], {**dict(zip_ids(pairs, people)), "s1": "tie"}, 1000)
+    assert (told["believed"], told["rated"], told["equal"]) == (True, 58, 3)
+    verdict = told["verdict"]
+    assert verdict["equal"] == 22 and set(verdict["choices"]) == {pair.id for pair in pairs if pair.a != pair.b}
+    better = sum(right(p.reference, p.b) and not right(p.reference, p.a) for p in pairs)
+    assert verdict["wins"] == better
+    few = judged_pairs(judge(server.url, "fair"), pairs, dict(zip_ids(pairs, people)), 10)["verdict"]
+    assert few["n"] + few["equal"] == 10 and set(few["choices"]) < set(verdict["choices"])
+
+
+@pytest.mark.parametrize("mind", ["first", "long", "padded"])
+def test_a_biased_judge_gives_no_verdict(url: str, mind: str) -> None:
+    pairs, people = rated()
+    told = judged_pairs(judge(url, mind), pairs, dict(zip_ids(pairs, people)), 100)
+    assert told["believed"] is False and told["verdict"] is None and told["refused"]
+
+
+def test_what_people_accept_becomes_what_they_prefer() -> None:
+    accepted = {"x": (True, False), "y": (False, True), "z": (True, True), "w": (False, False)}
+    items = {i: {"candidate": c, "base": b} for i, (c, b) in accepted.items()}
+    assert people_choices(items) == {"x": "b", "y": "a", "z": "tie", "w": "tie"}
+
+
+def test_likeness_is_told_with_its_agreement_with_people() -> None:
+    pairs = [
+        Pair(f"n{i}", "?", f"the parcel {i} left on monday", f"we like cheese {i}", f"the parcel {i} left monday")
+        for i in range(12)
+    ]
+    pairs += [pair.swapped() for pair in pairs[:4]]
+    pairs = [Pair(f"m{i}", p.request, p.reference, p.a, p.b) for i, p in enumerate(pairs)]
+    people: dict[str, Choice] = {f"m{i}": "b" if i < 12 else "a" for i in range(16)}
+    told = similar(pairs, people, "hashed", 0.95)
+    assert told["n"] == told["rated"] == 16 and told["kappa"] == 1.0
+    assert told["gain"] == pytest.approx(told["candidate"] - told["base"]) and told["interval"][0] > 0
+    assert similar(pairs, {}, "hashed", 0.95)["kappa"] is None
 
 
 def test_likeness_stands_behind_the_same_interface() -> None:

@@ -66,6 +66,7 @@ class Stage:
             "advice": self._artifact("advice", "a1", {}),
             "general_ability": self._artifact("general_ability", candidate, ABILITY),
             "human_review": self._artifact("human_review", candidate, PEOPLE),
+            "judge_review": self._artifact("judge_review", candidate, {"judge": None, "similarity": None}),
             "training_plan": self._artifact("training_plan", "p1", {}),
             "data_quality": self._artifact("data_quality", "q1", {}),
             **more,
