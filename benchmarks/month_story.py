@@ -246,6 +246,8 @@ def _on_recent_rows(task: Task, store: ArtifactStore, logs: Logs, story: Story) 
         )
         Compute().launch(None, job)
         predicted = read_predictions(Path(folder) / "out" / "predictions.parquet")
-    told = compare_models(task.spec, {n: of_model(predicted, n) for n in models}, chosen, sources_of(chosen, examples))
+    told = compare_models(
+        task.spec, {n: of_model(predicted, n) for n in models}, chosen.facts(), sources_of(chosen, examples)
+    )
     won = bool(told["judged"]) and told["comparisons"]["champion"]["interval"][0] > 0
     return won, judge(told)[1]

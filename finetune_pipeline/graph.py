@@ -47,6 +47,7 @@ class World:
     ratings: str = ""
     ability: str = ""
     trained_on: str = ""
+    judging: str = ""
 
 
 @dataclass

@@ -24,8 +24,8 @@ NODES = [
     ),
     Node(
         "test_predictions",
-        ["test_split", "base_model", "merged_model", "few_shot_baseline"],
-        "Base (best prompt), candidate and champion on the same sealed rows.",
+        ["test_split", "base_model", "merged_model", "few_shot_baseline", "production_logs"],
+        "Base (best prompt), candidate and champion on the same sealed rows, and on recent production rows.",
         ["parquet", "huggingface"],
         GROUP,
         heavy=True,

@@ -9,12 +9,14 @@ from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.evaluation.gates import table
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
+from finetune_pipeline.evaluation.predictions import of_the_test
+from finetune_pipeline.evaluation.robustness import robust
 from finetune_pipeline.reports.preferences import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 
 
 def all_predicted(artifact: Artifact, spec: TaskSpec) -> Answer:
-    sets = artifact.facts["sets"]
+    sets = {name: told for name, told in artifact.facts["sets"].items() if of_the_test(name)}
     rows = {name: s["rows"] for name, s in sets.items()}
     errors = {name: s["statuses"].get("error", 0) for name, s in sets.items()}
     good = len(set(rows.values())) == 1 and all(n > 0 for n in rows.values()) and not any(errors.values())
@@ -28,6 +30,11 @@ def _gate(name: str) -> Callable[[Artifact, TaskSpec], Answer]:
         return Answer(gate["passed"] is True, gate["message"], figures)
 
     return judge
+
+
+def robust_rows(artifact: Artifact, spec: TaskSpec) -> Answer:
+    passed, worst, message = robust(spec, artifact.facts["robustness"])
+    return Answer(passed, message, {"largest_drop": worst} if worst is not None else {})
 
 
 def ability_scored(artifact: Artifact, spec: TaskSpec) -> Answer:
@@ -108,7 +115,19 @@ CHECKS = [
         advisory=True,
     ),
     Check("all_rows_predicted", "test_predictions", "Every model answered every test row; none failed.", all_predicted),
-    *[Check(g["name"], "evaluation_report", g["needs"], _gate(g["name"]), blocking=False) for g in table()],
+    *[
+        Check(g["name"], "evaluation_report", g["needs"], _gate(g["name"]), blocking=False)
+        for g in table()
+        if g["name"] != "robust"
+    ],
+    Check(
+        "robust",
+        "evaluation_report",
+        "No light perturbation of the test rows costs more than robustness.max_drop (the gate robust, with action: block).",
+        robust_rows,
+        blocking=False,
+        advisory=lambda spec: spec.robustness.action == "warn",
+    ),
     Check(
         "nothing_forgotten",
         "model_version",

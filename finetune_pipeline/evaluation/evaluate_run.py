@@ -13,8 +13,10 @@ from finetune_pipeline.evaluation.failure_atlas import failure_atlas
 from finetune_pipeline.evaluation.failures import changed_examples, wrong_answers
 from finetune_pipeline.evaluation.metrics import likelihood_metrics, score
 from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
-from finetune_pipeline.evaluation.predictions import of_model
+from finetune_pipeline.evaluation.predictions import of_model, of_the_test
+from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
+from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.evaluation.sealed import look_number
 from finetune_pipeline.evaluation.shared_sources import shared_sources, sources_told, widen_rates
@@ -49,27 +51,30 @@ def evaluate_task(
     supervision: Mapping[str, Any] | None = None,
     cost: Mapping[str, Any] | None = None,
     quality_facts: Mapping[str, Any] | None = None,
+    production_rows: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Judge one candidate on the sealed test.
 
     predictions: rows of `base` (with the best baseline prompt), `candidate` and, where there is one, `champion`, all
-    for the same examples. linear: the linear model's label per example id (label tasks). baseline_facts: see
-    baseline.score_baselines. training_facts: of the adapter step, with `history` [{step, loss | eval_loss}] and
-    `measured`. data_facts: facts per data step, in order. parity_facts: of the merge. openings: the sealed test's
-    ledger, one entry an opening; its key `candidate` tells candidates apart. versions: names to versions or hashes;
-    `champion`, when set, announces champion predictions, and `merged_model` is the candidate of the ledger. texts: user
-    text per example id, for the failures shown. sources: what each example was made from (shared_sources.source_of).
-    never_break: ids the candidate must have right. earlier: outcomes per earlier candidate (regression_ledger.recorded).
-    training_rows: what was trained on, to find the rows nearest to a failure. ability_facts, people_facts, judge_facts: of
-    the steps general_ability, human_review and judge_review. supervision: the audit per split; cost: costs.costs;
-    quality_facts: of data_quality.
+    for the same examples; and answers to perturbed and to production rows (see robustness.robustness). linear: the
+    linear model's label per example id (label tasks). baseline_facts: see baseline.score_baselines. training_facts:
+    of the adapter step, with `history` [{step, loss | eval_loss}] and `measured`. data_facts: facts per data step, in
+    order. parity_facts: of the merge. openings: the sealed test's ledger, one entry an opening; its key `candidate`
+    tells candidates apart. versions: names to versions or hashes; `champion`, when set, announces champion
+    predictions, and `merged_model` is the candidate of the ledger. texts: user text per example id, for the failures
+    shown. sources: what each example was made from (shared_sources.source_of). never_break: ids the candidate must
+    have right. earlier: outcomes per earlier candidate (regression_ledger.recorded). training_rows: what was trained
+    on, to find the rows nearest to a failure. ability_facts, people_facts, judge_facts: of the steps general_ability,
+    human_review and judge_review. supervision: the audit per split; cost: costs.costs; quality_facts: of
+    data_quality. production_rows: see production_rows.recent_rows.
 
     Returns task, metric, confidence, n, models (rows of the side-by-side table by name, `candidate` among them),
     scores, likelihood, comparison (the main one, without ids), comparisons (`baseline`, `champion` or null,
     `base_likelihood`, `linear`), format_gap, regressions, fixes, wrong_answers, atlas (of the candidate), seal (with the
     `level` of this look), decisions (deciding.decide_gain at that level, `baseline` and `champion` or null), sources,
-    never_break, history (regression_ledger.regressions), baseline, training, data, parity, ability, people,
-    judge, similarity, supervision, cost, quality, versions, gates (their settings). Numbers that are not finite become null. Raises
+    never_break, history (regression_ledger.regressions), robustness and production (or null), baseline, training, data, parity,
+    ability, people, judge, similarity, supervision, cost, quality, versions, gates (their settings). Numbers that are not
+    finite become null. Raises
     ValueError when a model's predictions are missing, an unexpected model is there, or the sides of a comparison do not match.
     """
     rows = _rows_by_model(predictions, versions)
@@ -122,6 +127,8 @@ def evaluate_task(
         "sources": sources_told(clusters, main["n"]),
         "never_break": _never_break(never_break, rows["candidate"], spec, known_texts),
         "history": regressions(earlier or {}, outcomes_of(rows["candidate"], spec.output)),
+        "robustness": robustness(spec, predictions, sources),
+        "production": recent_rows(spec, predictions, production_rows),
         "baseline": baseline_facts,
         "training": training_facts,
         "data": data_facts,
@@ -141,7 +148,7 @@ def evaluate_task(
 
 
 def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    found = {row["model"] for row in predictions}
+    found = {row["model"] for row in predictions if of_the_test(row["model"])}
     problems = [f"unexpected model {name!r}" for name in sorted(found - set(MODELS))]
     problems += [f"no predictions of {name}" for name in ("base", "candidate") if name not in found]
     if versions.get("champion") and "champion" not in found:

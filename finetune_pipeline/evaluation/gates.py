@@ -7,8 +7,9 @@ from typing import Any
 
 from finetune_pipeline.evaluation.gate_of_judge import JUDGE_GATE, judge
 from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
-from finetune_pipeline.evaluation.gates_besides_task import BESIDES_GATES, general_ability, human_review
+from finetune_pipeline.evaluation.gates_besides_task import BESIDES_GATES, general_ability, human_review, robust_rows
 from finetune_pipeline.evaluation.gates_on_rows import ROW_GATES, few_regressions, never_break
+from finetune_pipeline.evaluation.recent import RECENT_GATES, recent_production
 from finetune_pipeline.evaluation.statistics import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import (
     RIGHT_OR_WRONG,
@@ -63,6 +64,8 @@ def decide(spec: TaskSpec, evaluation: Mapping[str, Any]) -> list[GateResult]:
         judge(spec, evaluation),
         general_ability(spec, evaluation),
         human_review(spec, evaluation),
+        robust_rows(spec, evaluation),
+        recent_production(spec, evaluation),
     ]
 
 
@@ -265,7 +268,7 @@ def table() -> list[dict[str, Any]]:
     Each: name, needs, default, blocking (what it holds back), what_to_do (when it says no).
     """
     d = GatesSpec.model_validate({})
-    to_do = {**_TO_DO, **{row[0]: row[4] for row in (*ROW_GATES, *BESIDES_GATES, JUDGE_GATE)}}
+    to_do = {**_TO_DO, **{row[0]: row[4] for row in (*ROW_GATES, *BESIDES_GATES, JUDGE_GATE, *RECENT_GATES)}}
     rows = [
         (
             "beats_baseline",
@@ -302,7 +305,7 @@ def table() -> list[dict[str, Any]]:
             "champion",
         ),
         JUDGE_GATE[:4],
-        *(row[:4] for row in BESIDES_GATES),
+        *(row[:4] for row in (*BESIDES_GATES, *RECENT_GATES)),
     ]
     return [
         {"name": name, "needs": needs, "default": default, "blocking": blocking, "what_to_do": to_do[name]}

@@ -1,4 +1,5 @@
-"""Gates beyond the task's own test: general ability that must be kept, and what people must have said."""
+"""Gates beyond the task's own test: general ability that must be kept, what people must have said, and test rows that are
+perturbed."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
+from finetune_pipeline.evaluation.robustness import robust
 from finetune_pipeline.evaluation.wording import (
     counted,
     is_interval,
@@ -16,8 +18,9 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
 )
 from finetune_pipeline.spec.model import GatesSpec, TaskSpec
+from finetune_pipeline.spec.robustness import RobustnessSpec
 
-_D = GatesSpec.model_validate({})
+_D, _R = GatesSpec.model_validate({}), RobustnessSpec.model_validate({})
 BESIDES_GATES: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "general_ability",
@@ -36,6 +39,15 @@ BESIDES_GATES: tuple[tuple[str, str, str, str, str], ...] = (
         "champion",
         "Open `finetune review TASK`, or have more people judge the sheet. Where they refuse answers, read their comments "
         "in the report and add training rows like the ones that were refused.",
+    ),
+    (
+        "robust",
+        "no perturbation of the same test rows costs more than robustness.max_drop and surely something; with "
+        "robustness.action: warn it is told and holds nothing back; passes where robustness.rows is 0",
+        f"{_R.max_drop:g}, {_R.action}",
+        "champion, with robustness.action: block",
+        "Look at the perturbation that costs most in the report. Add training rows written that way (typing errors, other "
+        "case, more words around the question), and keep the system prompt in front of the model where it serves.",
     ),
 )
 """Name, needs, default, what is held back, what to do."""
@@ -95,3 +107,12 @@ def human_review(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
         f"{percent(least)} are asked for."
     )
     return answer(name, interval[0] >= least, interval[0], least, message, _TO_DO[name])
+
+
+def robust_rows(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+    """No light perturbation costs too much. With robustness.action: warn a loss is told, and passes; one that was not
+    measured does not."""
+    found, worst, message = robust(spec, evaluation.get("robustness"))
+    if not found and worst is not None and spec.robustness.action == "warn":
+        found, message = True, f"{message} This is too much; it holds nothing back (robustness.action: warn)."
+    return answer("robust", found, worst, spec.robustness.max_drop, message, _TO_DO["robust"])

@@ -13,7 +13,8 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.generation import common_prefix
-from finetune_pipeline.evaluation.predictions import write_predictions
+from finetune_pipeline.evaluation.perturbations import drawn, perturbed
+from finetune_pipeline.evaluation.predictions import STATUSES, write_predictions
 from finetune_pipeline.evaluation.prompts import Shelf, conversations, prompts_to_try
 from finetune_pipeline.evaluation.served_answers import ServedAnswerer
 from finetune_pipeline.evaluation.vllm_answers import VllmAnswerer
@@ -41,17 +42,27 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         if asked is None or loaded != which:
             asked = None  # the memory of the last model is needed for the next
             asked, loaded = _asked(job, one, cache, seen, measured["spent"]), which
-        before = dict(asked.seconds)
-        choices = conversations(examples, one["prompt"], shelf)
-        answers, facts["sets"][one["name"]] = _answer(job, one["name"], asked, examples, choices)
+        before, mine = dict(asked.seconds), _rows_of(one, examples, job["labels"])
+        choices = conversations(mine, one["prompt"], shelf)
+        settings = job if one.get("likelihoods", True) else {**job, "labels": []}
+        answers, facts["sets"][one["name"]] = _answer(settings, one["name"], asked, mine, choices)
         measured["seconds_by_set"][one["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
         if isinstance(asked, ServedAnswerer):
             facts["sets"][one["name"]]["asked"] = asked.endpoint.name
             measured["spent"][one["name"]] = asked.spent.to_dict()
-        gold = [gold_text(asked.tokenizer, example) for example in examples]
-        rows += [_row(e, one["name"], a, g) for e, a, g in zip(examples, answers, gold, strict=True)]
+        gold = [gold_text(asked.tokenizer, example) for example in mine]
+        rows += [_row(e, one["name"], a, g) for e, a, g in zip(mine, answers, gold, strict=True)]
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
     return facts, {"answers": close_cache(cache), **{k: v for k, v in measured.items() if v}}
+
+
+def _rows_of(one: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[str]) -> Sequence[Example]:
+    """What one set answers: the job's examples, what its perturbation makes of some of them, or those of its own file."""
+    if own := one.get("examples"):
+        return read_examples(Path(own))
+    if told := one.get("perturbed"):
+        return perturbed(drawn(examples, told["rows"], told["seed"]), told["kind"], told["seed"], labels)
+    return examples
 
 
 def _asked(
@@ -113,6 +124,8 @@ def _answer(
     examples: Sequence[Example],
     choices: Sequence[Sequence[list[dict[str, Any]]]],
 ) -> tuple[list[Answer], dict[str, Any]]:
+    if not examples:
+        return [], {"rows": 0, "statuses": dict.fromkeys(STATUSES, 0)}
     tools = [e.tools for e in examples]
     shared = fewer = 0
     if isinstance(asked, ServedAnswerer):
@@ -130,7 +143,7 @@ def _answer(
     statuses = Counter(a.status for a in answers)
     return answers, {
         "rows": len(answers),
-        "statuses": {s: statuses.get(s, 0) for s in ("ok", "truncated", "empty", "error")},
+        "statuses": {s: statuses.get(s, 0) for s in STATUSES},
         "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
         "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
         "shared_prefix_tokens": shared,

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 PREDICTION_SCHEMA = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),
-        pa.field("model", pa.string(), nullable=False),  # base, candidate, champion, or a baseline prompt's name
+        pa.field(
+            "model", pa.string(), nullable=False
+        ),  # base, candidate, champion (on other rows: candidate:typos …), or a prompt
         pa.field("gold", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),  # raw generation, as production would receive it
         pa.field("status", pa.string(), nullable=False),  # one of STATUSES
@@ -93,6 +95,11 @@ def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
     if pa.types.is_list(expected):
         return bool(pa.types.is_list(found) and found.value_type.equals(expected.value_type))
     return bool(found.equals(expected))
+
+
+def of_the_test(model: str) -> bool:
+    """Whether a name in the table is that of answers to the plain test rows, not to perturbed or production rows."""
+    return ":" not in model
 
 
 def of_model(rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:

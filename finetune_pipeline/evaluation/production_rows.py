@@ -21,6 +21,9 @@ from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.data.shingles import exact_form
 from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.metrics import score
+from finetune_pipeline.evaluation.perturbations import set_name
+from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.spec.model import TaskSpec
 
 MOST, PER_USER, FEWEST = 200, 5, 20
@@ -39,8 +42,8 @@ _NO_TRUTH, _FORM, _OLD, _TRAINED, _REPEATED, _USER, _BEYOND = (
 
 @dataclass(frozen=True)
 class ProductionRows:
-    """Chosen rows ({id, input, truth, user, timestamp, model_version, confirmed}, newest first), and how many were left out
-    for which reason. looked_at = len(rows) + the sum of left_out."""
+    """Chosen rows ({id, input, turns (of a conversation, or None), truth, user, timestamp, model_version, confirmed},
+    newest first), and how many were left out for which reason. looked_at = len(rows) + the sum of left_out."""
 
     rows: list[dict[str, Any]]
     left_out: dict[str, int]
@@ -140,6 +143,7 @@ def _told(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": str(row["id"]),
         "input": str(row["input"]),
+        "turns": row.get("turns"),
         "truth": truth,
         "user": row.get("user"),
         "timestamp": str(row["timestamp"]),
@@ -154,7 +158,7 @@ def as_examples(spec: TaskSpec, chosen: ProductionRows) -> list[Example]:
     for row in chosen.rows:
         messages = [
             {"role": "system", "content": spec.system_prompt},
-            {"role": "user", "content": row["input"]},
+            *(row["turns"] or [{"role": "user", "content": row["input"]}]),
             {"role": "assistant", "content": row["truth"]},
         ]
         label = row["truth"] if spec.labels else None
@@ -175,28 +179,56 @@ def sources_of(chosen: ProductionRows, examples: Sequence[Example]) -> dict[str,
 def compare_models(
     spec: TaskSpec,
     predictions: Mapping[str, Sequence[Mapping[str, Any]]],
-    chosen: ProductionRows,
+    rows: Mapping[str, Any],
     sources: Mapping[str, str],
     confidence: float = 0.95,
 ) -> dict[str, Any]:
     """Paired comparisons of the candidate with champion and base on the same production rows.
 
     predictions: {"base": rows, "candidate": rows, "champion": rows}, as the predictions table holds them; the champion
-    may be missing. Returns {n, judged, rows (see ProductionRows.facts), comparisons {name: compare.compare}}; under 20
+    may be missing. rows: of :meth:`ProductionRows.facts`. Returns {n, judged, rows, comparisons {name: compare.compare}}; under 20
     rows nothing is judged.
     """
     candidate = predictions["candidate"]
-    told: dict[str, Any] = {"n": len(candidate), "judged": len(candidate) >= FEWEST, "rows": chosen.facts()}
+    told: dict[str, Any] = {"n": len(candidate), "judged": len(candidate) >= FEWEST, "rows": dict(rows)}
     told["comparisons"] = (
         {
-            name: compare(rows, candidate, spec.output, confidence, spec.metric, sources)
-            for name, rows in predictions.items()
+            name: compare(other, candidate, spec.output, confidence, spec.metric, sources)
+            for name, other in predictions.items()
             if name != "candidate"
         }
         if told["judged"]
         else {}
     )
     return told
+
+
+SET = "production"
+"""What the sets of answers to these rows are called in the predictions table, behind the model's name."""
+
+
+def recent_rows(
+    spec: TaskSpec,
+    predictions: Sequence[Mapping[str, Any]],
+    told: Mapping[str, Any] | None,
+) -> dict[str, Any] | None:
+    """:func:`compare_models` of what the predictions table holds, and the models' scores {name: metrics.score}.
+
+    told: {rows (ProductionRows.facts), sources}, or None where no row is kept to judge.
+    """
+    if not told:
+        return None
+    names = ("base", "candidate", "champion")
+    rows = {name: of_model(predictions, set_name(name, SET)) for name in names}
+    there = {name: some for name, some in rows.items() if some or name == "candidate"}
+    level = spec.gates.confidence
+    return {
+        **compare_models(spec, there, told["rows"], told["sources"], level),
+        "metric": spec.metric,
+        "scores": {
+            name: score(some, spec.output, level, spec.metric)["primary"] for name, some in there.items() if some
+        },
+    }
 
 
 def judge(told: Mapping[str, Any], other: str = "champion") -> tuple[bool, str]:
@@ -210,10 +242,10 @@ def judge(told: Mapping[str, Any], other: str = "champion") -> tuple[bool, str]:
         return True, f"{rows['rows']} recent production rows with a known answer; fewer than {FEWEST} tell nothing."
     found = told["comparisons"].get(other)
     if found is None:
-        return True, f"there is no {other} to compare with on production rows."
+        return True, f"There is no {other} to compare with on production rows."
     low, high = found["interval"]
     sentence = (
-        f"{found['n']} recent production rows ({rows['confirmed']} confirmed, the others corrected): "
+        f"On {found['n']} recent production rows ({rows['confirmed']} confirmed, the others corrected): "
         f"{100 * found['gain']:+.1f} points against the {other} ({100 * low:+.1f} to {100 * high:+.1f}), "
         f"{len(found['broken'])} of its right answers lost"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.data.shingles import text_key
 from finetune_pipeline.production.poison import Held, hold_back
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -16,10 +17,12 @@ FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
 
 @dataclass
 class Chosen:
-    """examples: corrected rows to learn from; held: corrected rows that wait, with the reason; queue: (row, why) of the
-    rows people should look at: failures without a correction, a sample of the others, and what is held back."""
+    """examples: corrected rows to learn from; judging: corrected rows that train no model but judge them; held: corrected rows
+    that wait, with the reason; queue: (row, why) of the rows people should look at: failures without a correction, a sample
+    of the others, and what is held back."""
 
     examples: list[Example] = field(default_factory=list)
+    judging: list[dict[str, Any]] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
     queue: list[tuple[dict[str, Any], str]] = field(default_factory=list)
 
@@ -36,13 +39,15 @@ def settings(spec: TaskSpec) -> list[Any]:
         spec.system_prompt,
         spec.data.near_duplicate_threshold,
         [spec.logs.low_score, spec.logs.sample_share, spec.logs.max_user_share, spec.logs.max_family_share],
+        [spec.logs.judging_share, spec.logs.judging_after],
     ]
 
 
 def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
     """Sort the rows of the logs (production.ingest). What follows from a row's id alone stays as more rows come.
 
-    Rows that people left out are in none of the three.
+    Rows that people left out are in none of them. The first logs.judging_after corrected rows all train; of those that come
+    later logs.judging_share judge, and these stay out of training for good, so that no version has seen them.
     """
     corrected = [r for r in rows if r["correction"] and r["input"].strip()]
     failed = {r["id"]: sign for r in rows if not r["correction"] and (sign := _failure(r, spec))}
@@ -56,7 +61,14 @@ def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
     ]
     held = hold_back(spec, [r for r in corrected if not r["reviewed"]], [r for r in accepted if r["input"].strip()])
     why = {h.id: h for h in held}
-    chosen = Chosen([_example(r, spec) for r in corrected if r["id"] not in why], held)
+    chosen = Chosen(held=held)
+    for place, row in enumerate(corrected):
+        if row["id"] in why:
+            continue
+        if place >= spec.logs.judging_after and _judges(row, spec.logs.judging_share):
+            chosen.judging.append(row)
+        else:
+            chosen.examples.append(example_of(row, spec))
     for row in rows:
         if not row["input"].strip() or row["left_out"]:
             continue
@@ -82,7 +94,12 @@ def _sampled(name: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(f"sample:{name}".encode()).digest()[:8], "big") < share * 2**64
 
 
-def _example(row: dict[str, Any], spec: TaskSpec) -> Example:
+def _judges(row: dict[str, Any], share: float) -> bool:
+    """By what was asked, so that equal questions fall on one side."""
+    return int(text_key(row["input"])[:16], 16) < share * 2**64
+
+
+def example_of(row: dict[str, Any], spec: TaskSpec) -> Example:
     """What was asked, and what a person says the answer should have been."""
     messages = [
         {"role": "system", "content": spec.system_prompt},

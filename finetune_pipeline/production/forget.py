@@ -152,6 +152,9 @@ def _holds(artifact: Artifact, forgotten: Forgotten) -> bool:
         rows = read_rows(artifact.path("rows.jsonl"))
         bad = read_rows(artifact.path("quarantine.jsonl"))
         return any(forgotten.holds(row) for row in [*rows, *bad])
+    if artifact.step == "test_predictions":
+        path = artifact.folder / "production.json"
+        return path.exists() and any(forgotten.hash_id(name) in forgotten.ids for name in read_json(path)["ids"])
     if artifact.step == "raw_examples":
         path = artifact.folder / "files" / "production.jsonl"
         tags = {t for row in read_rows(path) for t in row["tags"]} if path.exists() else set()

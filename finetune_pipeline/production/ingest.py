@@ -149,15 +149,17 @@ def corrections_digest(spec: TaskSpec, logs: Logs) -> str:
 
 
 def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
-    """Write rows.jsonl, examples.jsonl (corrections), quarantine.jsonl, and held.jsonl (corrections that are held back).
+    """Write rows.jsonl, examples.jsonl (corrections), judging.jsonl (corrections that judge models), quarantine.jsonl, and
+    held.jsonl (corrections that are held back).
 
-    Returns facts {lines, rows, duplicates, feedback, unmatched, quarantined, by_rule, corrections, held, held_by_rule,
-    queue, left_out, flagged}; lines = rows + duplicates + feedback + quarantined.
+    Returns facts {lines, rows, duplicates, feedback, unmatched, quarantined, by_rule, corrections, judging, held,
+    held_by_rule, queue, left_out, flagged}; lines = rows + duplicates + feedback + quarantined.
     """
     sorted_out = chosen(spec, logs)
     write_rows(out / "rows.jsonl", logs.rows)
     write_rows(out / "quarantine.jsonl", logs.quarantine)
     write_rows(out / "held.jsonl", (asdict(held) for held in sorted_out.held))
+    write_rows(out / "judging.jsonl", sorted_out.judging)
     write_examples(out / "examples.jsonl", sorted_out.examples)
     return {
         "lines": logs.lines,
@@ -168,6 +170,7 @@ def ingest(spec: TaskSpec, logs: Logs, out: Path) -> dict[str, Any]:
         "quarantined": len(logs.quarantine),
         "by_rule": logs.by_rule,
         "corrections": len(sorted_out.examples),
+        "judging": len(sorted_out.judging),
         "held": len(sorted_out.held),
         "held_by_rule": dict(sorted(Counter(held.rule for held in sorted_out.held).items())),
         "queue": sorted_out.queued(),

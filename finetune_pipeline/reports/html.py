@@ -17,6 +17,7 @@ from finetune_pipeline.reports import (
     failure_sections,
     markup,
     metric_tables,
+    other_rows,
     plots,
     preferences,
     sentences,
@@ -50,6 +51,8 @@ def render_html(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
         ("regressions", "Regressions and fixes", failure_sections.changes(evaluation)),
         ("wrong", "Wrong answers", failure_sections.wrong(evaluation)),
         ("atlas", "Failure atlas", failure_sections.atlas(evaluation)),
+        ("robustness", "The same rows, perturbed", _robustness(evaluation)),
+        ("production", "Recent production rows", _production(evaluation)),
         ("ability", "General ability", _ability(evaluation)),
         ("people", "Judgement by people", _people(evaluation)),
         ("judge", "Judgement by a model", _judge(evaluation)),
@@ -207,6 +210,20 @@ def _calibration(evaluation: Evaluation) -> str:
     )
     bins = markup.table(metric_tables.reliability_table(evaluation), "figures")
     return markup.table(table, "figures") + bins + markup.paragraphs([note], "note")
+
+
+def _robustness(evaluation: Evaluation) -> str:
+    told = evaluation.get("robustness")
+    return markup.paragraphs(other_rows.robustness_sentences(told)) + markup.table(
+        other_rows.robustness_table(told), "figures"
+    )
+
+
+def _production(evaluation: Evaluation) -> str:
+    told = evaluation.get("production")
+    return markup.paragraphs(other_rows.production_sentences(told)) + markup.table(
+        other_rows.production_table(told, evaluation["scores"]), "figures"
+    )
 
 
 def _ability(evaluation: Evaluation) -> str:

@@ -26,6 +26,8 @@ _TAKEN = (
     "atlas",
     "history",
     "never_break",
+    "robustness",
+    "production",
     "ability",
     "people",
     "judge",

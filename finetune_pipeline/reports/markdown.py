@@ -9,7 +9,16 @@ from typing import Any
 from finetune_pipeline.evaluation.answers import INVALID
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.wording import counted, cut, number
-from finetune_pipeline.reports import background, besides_task, evidence, metric_tables, preferences, sentences, tables
+from finetune_pipeline.reports import (
+    background,
+    besides_task,
+    evidence,
+    metric_tables,
+    other_rows,
+    preferences,
+    sentences,
+    tables,
+)
 from finetune_pipeline.reports.next_steps import next_steps
 from finetune_pipeline.reports.tables import Table
 
@@ -48,6 +57,16 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         *_changes(evaluation),
         *_wrong(evaluation),
         *_atlas(evaluation),
+        *_titled(
+            "## The same rows, perturbed",
+            other_rows.robustness_sentences(evaluation.get("robustness")),
+            [other_rows.robustness_table(evaluation.get("robustness"))],
+        ),
+        *_titled(
+            "## Recent production rows",
+            other_rows.production_sentences(evaluation.get("production")),
+            [other_rows.production_table(evaluation.get("production"), evaluation["scores"])],
+        ),
         *_beyond(evaluation),
         "## Learning curve",
         plain(sentences.curve_sentence(evaluation["training"])),

@@ -17,7 +17,8 @@ from finetune_pipeline.spec.card import CardSpec
 from finetune_pipeline.spec.engines import EvaluationSpec
 from finetune_pipeline.spec.method_defaults import Method, by_method, described, largest_micro_batch
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Metric, Section, Share, default_metric
-from finetune_pipeline.spec.watching import DriftSpec, RetrainingSpec
+from finetune_pipeline.spec.robustness import RobustnessSpec
+from finetune_pipeline.spec.watching import DriftSpec, LogsSpec, RetrainingSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 RawFormat = Literal["auto", "messages", "text_label", "prompt_completion", "instruction", "sharegpt"]
@@ -318,36 +319,6 @@ class GatesSpec(Section):
     )
 
 
-class LogsSpec(Section):
-    """Production logs and what they start."""
-
-    path: str = Field(
-        "logs",
-        description="Folder of JSON Lines files, relative to the task folder, or an fsspec URL (s3://…). The task's own "
-        "`logs/` is read besides.",
-    )
-    mlflow_experiment: str | None = Field(
-        None, description="An MLflow experiment whose traces are production's answers; read besides the files."
-    )
-    keep_days: int | None = Field(
-        None, ge=1, description="Rows older than this are removed, and files in `logs/` that hold nothing younger."
-    )
-    low_score: float | None = Field(None, description="Answers with a lower score count as failures.")
-    sample_share: Share = Field(
-        0.02,
-        description="Share of the answers nobody objected to that people look at, so that the data stay true to life.",
-    )
-    max_user_share: float = Field(
-        0.1, gt=0, le=1, description="Of the corrected rows, the most that one user's may be. Five are always allowed."
-    )
-    max_family_share: float = Field(
-        0.1, gt=0, le=1, description="Of the corrected rows, the most that one family of near-duplicates may be."
-    )
-    min_new_rows: int = Field(50, ge=1, description="Usable new rows before the sensor asks for a run.")
-    settle_seconds: int = Field(60, ge=0, description="Files must have been quiet for this long.")
-    retrain_cron: str = Field("0 3 * * 1", description="Cron of the retraining schedule (stopped by default).")
-
-
 CHAT_TEMPLATES = ("chatml", "gemma", "llama3", "none")
 """Names a spec may give as `chat_template`; their texts are in :mod:`finetune_pipeline.models.chat_templates`."""
 
@@ -374,6 +345,7 @@ class TaskSpec(Section):
     advise: AdviseSpec = AdviseSpec()
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    robustness: RobustnessSpec = RobustnessSpec()
     ability: AbilitySpec = AbilitySpec()
     gates: GatesSpec = GatesSpec()
     logs: LogsSpec = LogsSpec()

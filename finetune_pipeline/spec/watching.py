@@ -1,4 +1,4 @@
-"""What a user may write about watching production: drift, and when another training is worth its cost."""
+"""What a user may write about production: its logs, drift, and when another training is worth its cost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,47 @@ from typing import Literal
 
 from pydantic import Field
 
-from finetune_pipeline.spec.outputs import Section
+from finetune_pipeline.spec.outputs import Section, Share
+
+
+class LogsSpec(Section):
+    """Production logs and what they start."""
+
+    path: str = Field(
+        "logs",
+        description="Folder of JSON Lines files, relative to the task folder, or an fsspec URL (s3://…). The task's own "
+        "`logs/` is read besides.",
+    )
+    mlflow_experiment: str | None = Field(
+        None, description="An MLflow experiment whose traces are production's answers; read besides the files."
+    )
+    keep_days: int | None = Field(
+        None, ge=1, description="Rows older than this are removed, and files in `logs/` that hold nothing younger."
+    )
+    low_score: float | None = Field(None, description="Answers with a lower score count as failures.")
+    sample_share: Share = Field(
+        0.02,
+        description="Share of the answers nobody objected to that people look at, so that the data stay true to life.",
+    )
+    max_user_share: float = Field(
+        0.1, gt=0, le=1, description="Of the corrected rows, the most that one user's may be. Five are always allowed."
+    )
+    max_family_share: float = Field(
+        0.1, gt=0, le=1, description="Of the corrected rows, the most that one family of near-duplicates may be."
+    )
+    judging_share: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Of the corrected rows that come after the first judging_after: so many train no model but judge them all. "
+        "0: none.",
+    )
+    judging_after: int = Field(
+        100, ge=0, description="So many corrected rows all train, before a share of the following is kept to judge."
+    )
+    min_new_rows: int = Field(50, ge=1, description="Usable new rows before the sensor asks for a run.")
+    settle_seconds: int = Field(60, ge=0, description="Files must have been quiet for this long.")
+    retrain_cron: str = Field("0 3 * * 1", description="Cron of the retraining schedule (stopped by default).")
 
 
 class DriftSpec(Section):

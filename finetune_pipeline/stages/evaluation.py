@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from finetune_pipeline.artifacts import Artifact, read_json, write_json
-from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.examples import Example, read_examples, stream_examples, write_examples
+from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.near_any import near_any
 from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.costs import costs
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
 from finetune_pipeline.evaluation.neighbours import Trained
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions, write_predictions
+from finetune_pipeline.evaluation.perturbations import KINDS
+from finetune_pipeline.evaluation.predictions import of_model, of_the_test, read_predictions, write_predictions
+from finetune_pipeline.evaluation.production_rows import SET, as_examples, rows_with_truth, sources_of
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
 from finetune_pipeline.evaluation.shared_sources import source_of
 from finetune_pipeline.graph import SHARED, Step, Work
 from finetune_pipeline.models.kinds import served
+from finetune_pipeline.production.judging import judging_rows, learned_by
 from finetune_pipeline.reports.html import render_html
 from finetune_pipeline.reports.json_report import render_json
 from finetune_pipeline.reports.markdown import render_markdown
@@ -28,9 +35,10 @@ from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.stages.baseline import answer_length, ask_api, best_prompt
 from finetune_pipeline.stages.data import sealing_key
 from finetune_pipeline.stages.kept_answers import answers_of
-from finetune_pipeline.training.jobs import predict_job, prompt_set
+from finetune_pipeline.training.jobs import other_rows_set, perturbed_set, predict_job, prompt_set
 
 PLOTS = "plots"
+RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
 SHOWN_ROWS = 2
 """Rows of each split's audit that the report shows token by token."""
 DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
@@ -52,6 +60,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
         champion, its_base = _champion(work)
         sets.append(_answering(spec, "champion", champion, its_base))
         kinds["champion"] = champion.facts["kind"]
+    sets = [other for one in sets for other in (one, *_perturbed(spec, one))]
     opened = open_sealed(
         examples_of(splits.folder, "test"),
         work.store.state_folder(work.task.name),
@@ -62,6 +71,8 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
         reason="evaluation of a candidate",
     )
     with opened as examples:
+        test = read_examples(examples)
+        sets += _recent(work, test, sets)
         told = work.launch(
             predict_job(
                 sets=sets,
@@ -75,7 +86,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
                 train=examples_of(splits.folder, "train"),
             )
         )
-        test = read_examples(examples)
+    (work.builder.work / RECENT).unlink(missing_ok=True)
     if best.get("api"):
         _ask_api(work, best, test)
     linear: dict[str, str] = {}
@@ -99,6 +110,41 @@ def _ask_api(work: Work, best: dict[str, Any], test: list[Example]) -> None:
     train = read_examples(examples_of(work.inputs["splits"].folder, "train"))
     told, _ = ask_api(work, {"base": best}, test, train, gold, test=True, most_failed=0.0, stage="test_predictions")
     write_predictions(path, [*told, *rows])
+
+
+def _perturbed(spec: TaskSpec, one: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same model asked perturbed test rows: the candidate, and the base model unless each of its prompts shows other
+    examples, so that little of them is computed once."""
+    told = spec.robustness
+    if not told.rows or one["name"] == "champion" or one["prompt"].get("retrieved"):
+        return []
+    return [perturbed_set(one, kind, told.rows, told.seed) for kind in KINDS]
+
+
+def _recent(work: Work, test: list[Example], sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sets of all models on recent production rows, and production.json about these rows. A row that says nearly what
+    one of train, validation or test says is left out: a model may know it."""
+    learned = learned_by(work.store, work.task.name, work.world.champion)
+    kept = read_rows(work.inputs["production_logs"].path("judging.jsonl"))
+    rows = judging_rows(work.spec, kept, learned)
+    if not rows:
+        return []
+    splits, texts = work.inputs["splits"].folder, [str(row["input"]) for row in rows]
+    known = (e.user_text for name in ("train", "validation") for e in stream_examples(examples_of(splits, name)))
+    near = near_any(texts, chain(known, (e.user_text for e in test)), work.spec.data.near_duplicate_threshold)
+    chosen = rows_with_truth(work.spec, rows, trained=[t for t, known_ in zip(texts, near, strict=True) if known_])
+    examples, path = as_examples(work.spec, chosen), work.builder.work / RECENT
+    told = {"rows": chosen.facts(), "sources": sources_of(chosen, examples), "ids": [row["id"] for row in chosen.rows]}
+    write_json(work.out / RECENT_FACTS, told)
+    if not examples:
+        return []
+    write_examples(path, examples)
+    return [other_rows_set(one, SET, path) for one in sets if of_the_test(one["name"])]
+
+
+def _recent_facts(predictions: Artifact) -> dict[str, Any] | None:
+    path = predictions.folder / RECENT_FACTS
+    return read_json(path) if path.exists() else None
 
 
 def _answering(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
@@ -169,6 +215,7 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         people_facts=dict(work.inputs["human_review"].facts),
         judge_facts=dict(work.inputs["judge_review"].facts),
         supervision=_supervision(adapter),
+        production_rows=_recent_facts(predictions),
         cost=costs(rows, _measured(work), work.inputs["training_plan"].facts),
         quality_facts={k: work.inputs["data_quality"].facts.get(k) for k in ("passed", "parts", "tokens")},
         versions={
@@ -194,6 +241,8 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         "comparison": evaluation.get("comparison", {}),
         "seal": {k: v for k, v in evaluation["seal"].items() if k != "openings"},
         "history": evaluation["history"],
+        "robustness": evaluation["robustness"],
+        "production": evaluation["production"],
         "cost": {k: v for k, v in evaluation["cost"].items() if k != "prices"},
     }
 
@@ -222,8 +271,11 @@ PREDICTION_STEPS = [
             s.baseline.batch_size,
             w.champion["merged"] if w.champion else None,
             *s.evaluation.settings(),
+            s.robustness.asked(),
+            [w.judging, s.data.near_duplicate_threshold] if w.judging else None,
         ],
         make_test_predictions,
+        after=("production_logs",),
     ),
 ]
 REPORT_STEPS = [
@@ -240,8 +292,15 @@ REPORT_STEPS = [
             "judge_review",
             *DATA_STEPS,
         ),
-        "6",
-        lambda s, w: [s.gates.model_dump(), s.output.model_dump(), s.baseline.ceiling, s.description, w.never_break],
+        "7",
+        lambda s, w: [
+            s.gates.model_dump(),
+            s.robustness.model_dump(),
+            s.output.model_dump(),
+            s.baseline.ceiling,
+            s.description,
+            w.never_break,
+        ],
         make_evaluation_report,
         after=("data_quality", "training_plan"),
     ),

@@ -121,7 +121,7 @@ def _evidence(work: Work) -> Evidence:
 LOGS_STEP = Step(
     "production_logs",
     (),
-    "4",
+    "5",
     lambda s, w: [w.logs, *settings(s)],
     make_production_logs,
 )

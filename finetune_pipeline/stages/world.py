@@ -14,6 +14,7 @@ from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
 from finetune_pipeline.people.ratings import ratings_digest
 from finetune_pipeline.production.ingest import corrections_digest, read_logs
+from finetune_pipeline.production.judging import judging_digest, learned_by
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.spec.never_break import never_break_ids
 from finetune_pipeline.stages.ability import asked_items
@@ -48,4 +49,5 @@ def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -
         never_break=never_break_ids(task.spec, task.folder),
         ratings=ratings_digest(task.folder / "reviews"),
         ability=digest(asked_items(task)),
+        judging=judging_digest(task.spec, logs, learned_by(store, task.name, champion)),
     )

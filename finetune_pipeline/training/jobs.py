@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.evaluation.perturbations import set_name
+
 Job = dict[str, Any]
 ACTIONS = ("base_model", "baseline", "train", "merge", "predict", "ability")
 
@@ -201,6 +203,19 @@ def prompt_set(
     return told | ({"adapter": _path(adapter)} if adapter is not None else {})
 
 
+def perturbed_set(one: Mapping[str, Any], kind: str, rows: int, seed: int) -> dict[str, Any]:
+    """The same model and prompt, asked `rows` of the job's examples as a perturbation of
+    :mod:`finetune_pipeline.evaluation.perturbations` writes them. No label's likelihood is scored."""
+    told = {"kind": kind, "rows": rows, "seed": seed}
+    return {**one, "name": set_name(one["name"], kind), "perturbed": told, "likelihoods": False}
+
+
+def other_rows_set(one: Mapping[str, Any], name: str, examples: Path) -> dict[str, Any]:
+    """The same model and prompt, asked the rows of another file; its name gets `name` behind it. No label's likelihood is
+    scored."""
+    return {**one, "name": set_name(one["name"], name), "examples": _path(examples), "likelihoods": False}
+
+
 def predict_job(
     *,
     sets: Sequence[Mapping[str, Any]],
@@ -223,8 +238,9 @@ def predict_job(
     `train`: where prompts that retrieve find their examples. `labels`: empty for free text; otherwise each label's
     log-likelihood (end-of-turn token included) is scored too.
     Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order).
-    Facts: rows, sets {name: {rows, statuses {ok, truncated, empty, error}, mean_prompt_tokens, mean_new_tokens,
-    shared_prefix_tokens}}. An example that cannot be answered gets a row with status ``error``; the others are not lost.
+    A set of :func:`perturbed_set` answers its own rows under the ids of the examples. Facts: rows, sets {name: {rows,
+    statuses {ok, truncated, empty, error}, mean_prompt_tokens, mean_new_tokens, shared_prefix_tokens}}. An example that
+    cannot be answered gets a row with status ``error``; the others are not lost.
     answers: of :func:`kept_answers`. measured.json gets `answers` {known, asked} and `seconds_by_set`
     {name: {load, answer}}.
     """

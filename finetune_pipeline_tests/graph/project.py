@@ -47,6 +47,7 @@ class Project:
             "output": {"kind": "labels", "labels": LABELS},
             "data": {"min_examples": 60, "min_per_label": 20},
             "ability": {"suite": False},  # a random model knows nothing that could be lost
+            "robustness": {"rows": 0},
             "baseline": {"shots": [0, 2], "max_new_tokens": 6, "batch_size": 8},
             "training": {
                 "method": "qlora",

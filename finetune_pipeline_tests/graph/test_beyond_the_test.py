@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.evaluation.perturbations import KINDS
+from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline_tests.graph.project import Project
 
 ITEMS = [{"query": f"the colour number {i} is", "choices": ["red", "blue", "green"], "gold": i % 3} for i in range(12)]
@@ -17,6 +19,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = Project(
         tmp_path_factory.mktemp("beyond"),
         ability={"suite": False, "files": ["items/*.jsonl"]},
+        robustness={"rows": 8},
         gates={"min_rated": 5, "min_accepted": 0.01, "max_ability_loss": 1.0},
     )
     (made.folder / "items").mkdir()
@@ -72,6 +75,21 @@ def test_people_decide_and_only_what_follows_is_made_anew(project: Project, tmp_
     assert "Judgement by people" in page
     assert "General ability" in page
     assert "people accept 100% of the fine-tuned model" in page
+
+
+def test_perturbed_rows_were_asked_in_the_one_opening_and_stand_in_the_report(project: Project) -> None:
+    (opening,) = (project.home / "artifacts/colours/state/test_openings.jsonl").read_text().splitlines()
+    assert json.loads(opening)["candidate"] == project.artifact("merged_model").name
+    rows = read_predictions(project.artifact("test_predictions") / "predictions.parquet")
+    gold = {r["example_id"]: r["gold"] for r in rows if r["model"] == "candidate"}
+    told = json.loads((project.artifact("evaluation_report") / "report.json").read_text())["robustness"]
+    for kind in KINDS:
+        mine = [r for r in rows if r["model"] == f"candidate:{kind}"]
+        assert len(mine) == 8 == told["kinds"][kind]["candidate"]["n"]
+        assert all(r["gold"] == gold[r["example_id"]] for r in mine)
+    assert gates(project)["robust"]["threshold"] == 0.1
+    for page in ("report.html", "report.md"):
+        assert "The same rows, perturbed" in (project.artifact("evaluation_report") / page).read_text()
 
 
 def test_benchmark_files_that_cannot_be_read_stop_the_run_at_once(project: Project) -> None:

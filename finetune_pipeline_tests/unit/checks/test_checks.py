@@ -16,6 +16,7 @@ from finetune_pipeline.checks.all import CHECKS
 from finetune_pipeline.checks.base import Check
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.splitting import split
+from finetune_pipeline.evaluation.perturbations import KINDS
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.stages.pipeline import PIPELINE
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
@@ -73,7 +74,14 @@ JUDGED = {
     "verdict": {**_SIGN, "failed": 0, "equal": 0, "choices": {}},
 }
 
+
 # (step, check): facts of a clean artifact, and changes that each plant one fault
+def perturbed_facts(**of: dict[str, Any]) -> dict[str, Any]:
+    """Facts on perturbed rows of a candidate that loses nothing to speak of, changed for some perturbations."""
+    plain = {"n": 24, "drop": 0.04, "interval": [-0.08, 0.2]}
+    return {"metric": "accuracy", "kinds": {kind: {"candidate": {**plain, **of.get(kind, {})}} for kind in KINDS}}
+
+
 FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("production_logs", "logs_accounted_for"): (
         {"lines": 6, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1},
@@ -232,6 +240,16 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
             {"sets": {}},
         ],
     ),
+    ("evaluation_report", "robust"): (
+        {"robustness": perturbed_facts()},
+        [
+            {"robustness": perturbed_facts(typos={"drop": 0.25, "interval": [0.05, 0.5]})},
+            {"robustness": perturbed_facts(no_system={"drop": None})},
+            {"robustness": perturbed_facts(case={"n": None})},
+            {"robustness": {"kinds": {}}},
+            {"robustness": None},
+        ],
+    ),
     ("model_version", "nothing_forgotten"): (
         {"model_version": 3, "forgotten": False},
         [{"forgotten": True}, {"forgotten": None}],
@@ -263,7 +281,7 @@ def artifact(facts: dict[str, Any], folder: Path) -> Artifact:
 
 
 def gates() -> list[Check]:
-    return [c for c in CHECKS if c.step == "evaluation_report"]
+    return [c for c in CHECKS if c.step == "evaluation_report" and c.name != "robust"]
 
 
 def find(step: str, name: str) -> Check:

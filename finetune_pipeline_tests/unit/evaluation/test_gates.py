@@ -34,6 +34,8 @@ NAMES = [
     "judge",
     "general_ability",
     "human_review",
+    "robust",
+    "recent_production",
 ]
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.evaluation.perturbations import KINDS
 from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.prompts import shots_as_turns, with_turns
@@ -17,7 +18,7 @@ from finetune_pipeline.models.chat import encode_answer, encode_example, encode_
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.training.faults import JobError
-from finetune_pipeline.training.jobs import baseline_job, predict_job, prompt_set
+from finetune_pipeline.training.jobs import baseline_job, perturbed_set, predict_job, prompt_set
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, tiny_messages, write_tiny_examples
 
 
@@ -92,6 +93,21 @@ def test_several_models_in_one_job(folder: Path, tmp_path: Path) -> None:
     scores = {name: [r["label_scores"] for r in some] for name, some in by.items()}
     assert scores["candidate"] != scores["champion"] != scores["base"]
     assert by["base"][0]["prompt_tokens"] > by["champion"][0]["prompt_tokens"]
+
+
+def test_perturbed_rows_are_sets_of_their_own_under_the_same_ids(folder: Path, tmp_path: Path) -> None:
+    plain = prompt_set(name="candidate", model=folder / "base")
+    sets = [plain, *(perturbed_set(plain, kind, 5, 0) for kind in KINDS)]
+    facts, _ = predict(predict_job(sets=sets, out=tmp_path, **_common(folder)))
+    rows = read_predictions(tmp_path / "predictions.parquet")
+    gold = {r["example_id"]: r["gold"] for r in rows if r["model"] == "candidate"}
+    mean = facts["sets"]["candidate"]["mean_prompt_tokens"]
+    for kind in KINDS:
+        mine = [r for r in rows if r["model"] == f"candidate:{kind}"]
+        assert len(mine) == facts["sets"][f"candidate:{kind}"]["rows"] == 5
+        assert all(r["gold"] == gold[r["example_id"]] and r["label_scores"] == [] for r in mine)
+    assert facts["sets"]["candidate:context"]["mean_prompt_tokens"] > mean + 10
+    assert facts["sets"]["candidate:no_system"]["mean_prompt_tokens"] != mean, "the template puts its own in its place"
 
 
 def test_a_prefix_answers_beside_the_base_it_stands_in_front_of(folder: Path, tmp_path: Path) -> None:

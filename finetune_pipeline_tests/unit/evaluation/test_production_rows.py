@@ -113,7 +113,7 @@ def test_only_a_candidate_shown_to_be_worse_is_refused(
             "champion": predictions(chosen, spec, champion),
             "base": predictions(chosen, spec, 0),
         },
-        chosen,
+        chosen.facts(),
         sources_of(chosen, as_examples(spec, chosen)),
     )
     assert set(told["comparisons"]) == {"champion", "base"}
@@ -128,7 +128,7 @@ def test_a_handful_of_rows_says_nothing(spec: TaskSpec) -> None:
     told = compare_models(
         spec,
         {"candidate": predictions(chosen, spec, 0), "champion": predictions(chosen, spec, 19)},
-        chosen,
+        chosen.facts(),
         sources_of(chosen, as_examples(spec, chosen)),
     )
     assert not told["judged"]

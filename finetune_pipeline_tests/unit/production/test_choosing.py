@@ -183,3 +183,16 @@ def test_the_cap() -> None:
     assert cap([1] * 90 + [50], 0.1) == 10
     assert cap([50, 50], 0.5) == 50
     assert json.dumps(cap([40, 40, 40], 0.2)) == "5"
+
+
+def test_a_share_of_later_corrections_judges_and_never_trains() -> None:
+    rows = [row(i, f"what was asked as number {i * 7919}", "blue", correction="red", user=f"u{i}") for i in range(400)]
+    chosen = choose(spec(max_family_share=1.0), rows)
+    assert {r["id"] for r in rows[:100]} <= {e.tags[0][4:] for e in chosen.examples}
+    assert len(chosen.judging) + len(chosen.examples) == 400
+    assert 35 <= len(chosen.judging) <= 90, "about a fifth of three hundred"
+    more = choose(spec(max_family_share=1.0), [*rows, *[{**r, "id": f"again-{r['id']}"} for r in chosen.judging]])
+    assert {r["id"] for r in chosen.judging} <= {r["id"] for r in more.judging}
+    assert len(more.judging) == 2 * len(chosen.judging), "equal questions fall on one side"
+    assert choose(spec(max_family_share=1.0, judging_share=0), rows).judging == []
+    assert len(choose(spec(max_family_share=1.0, judging_after=0), rows).judging) > len(chosen.judging)

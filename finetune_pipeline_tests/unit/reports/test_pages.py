@@ -88,6 +88,7 @@ def test_sections_in_order_and_every_link_leads_somewhere(good):
         "regressions",
         "wrong",
         "atlas",
+        "robustness",
         "ability",
         "people",
         "data",

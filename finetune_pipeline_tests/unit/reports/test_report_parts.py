@@ -102,7 +102,7 @@ def test_the_json_report_has_the_same_keys_for_every_kind_of_task(kind: str) -> 
         list(made)
         == (
             "schema_version task verdict gates next_steps metric confidence n models scores likelihood format_gap comparisons "
-            "regressions fixes wrong_answers atlas history never_break ability people judge similarity "
+            "regressions fixes wrong_answers atlas history never_break robustness production ability people judge similarity "
             "data quality supervision cost seal parity learning_curve training lineage"
         ).split()
     )

@@ -3,16 +3,20 @@ falls, and the regression ledger grows. The models are stand-ins; files, seal, l
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_pipeline.artifacts import Artifact, ArtifactStore, Builder, write_json
-from finetune_pipeline.data.examples import read_examples, write_examples
+from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.sealing import SealedError, seal
 from finetune_pipeline.evaluation.baseline import score_baselines
+from finetune_pipeline.evaluation.perturbations import drawn
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
+from finetune_pipeline.evaluation.production_rows import SET
 from finetune_pipeline.graph import Work, World, no_tool
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.stages.data import sealing_key
@@ -28,10 +32,12 @@ N = 120
 class Stage:
     """A store with splits, a baseline, and candidates to be judged one after another."""
 
-    def __init__(self, root: Path, **gates: Any) -> None:
-        self.root, self.spec = root, spec(gates=gates)
+    def __init__(self, root: Path, **sections: Any) -> None:
+        self.root, self.spec = root, spec(**sections)
         self.store = ArtifactStore(root / "store")
         self.seen: list[str] = []
+        self.brittle = "nothing"
+        self.logged: list[dict[str, Any]] = []
         self.jobs: list[Any] = []
         self.splits = self._artifact("splits", "s1", DATA["splits"])
         examples = [example(f"ticket number {i}", LABELS[i % 3], line=i) for i in range(N)]
@@ -39,6 +45,7 @@ class Stage:
         write_examples(
             self.splits.folder / "train/examples.jsonl", [example(f"t {i}", LABELS[i % 3]) for i in range(9)]
         )
+        write_examples(self.splits.folder / "validation/examples.jsonl", [example("v 1", LABELS[0])])
         write_examples(self.splits.folder / "test/sealed.jsonl", examples)
         self.sealed = self.splits.folder / "test/sealed.jsonl"
         self.sealed.write_bytes(seal(self.sealed.read_bytes(), sealing_key(self.work("none", self.root / "key"))))
@@ -69,8 +76,10 @@ class Stage:
             "judge_review": self._artifact("judge_review", candidate, {"judge": None, "similarity": None}),
             "training_plan": self._artifact("training_plan", "p1", {}),
             "data_quality": self._artifact("data_quality", "q1", {}),
+            "production_logs": self._artifact("production_logs", "l1", {}),
             **more,
         }
+        write_rows(inputs["production_logs"].folder / "judging.jsonl", self.logged)
         world = World("r", "v", "l", "c", {}, None, never_break or [])
         task = Task(spec=self.spec, folder=self.root)
         return Work(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)
@@ -83,13 +92,27 @@ class Stage:
         assert job["answers"]["scope"] == "the test of triage", "no other step finds answers to test rows"
         made = []
         for one in job["sets"]:
-            right = int(Path(one["model"]).name.partition("-")[0] or 0) if one["name"] == "candidate" else None
+            model, _, kind = one["name"].partition(":")
+            right = int(Path(one["model"]).name.partition("-")[0] or 0) if model == "candidate" else None
+            if kind == SET:
+                recent = read_examples(Path(one["examples"]))
+                made += [self._on_production(one["name"], i, e) for i, e in enumerate(recent)]
+                continue
+            asked = drawn(examples, one["perturbed"]["rows"], 0) if kind else examples
             for i, e in enumerate(examples):
-                good = i % 3 == 0 if right is None else i < right
+                if e not in asked:
+                    continue
+                good = (i % 3 == 0 if right is None else i < right) and kind != self.brittle
                 said = e.answer if good else LABELS[(LABELS.index(e.answer) + 1) % 3]
                 made.append(row(0, e.answer, said, one["name"], example_id=e.id))
         write_predictions(Path(job["out"]) / "predictions.parquet", made)
         return {"rows": len(examples), "sets": {}}
+
+    def _on_production(self, name: str, i: int, e: Example) -> dict[str, Any]:
+        """Base is right on every second row, the candidate on those its planted fault leaves."""
+        good = i % 2 == 0 if name.startswith("base") else self.brittle != SET
+        said = e.answer if good else LABELS[(LABELS.index(e.answer) + 1) % 3]
+        return row(0, e.answer, said, name, example_id=e.id, label_scores=[])
 
     def judge(self, candidate: str, never_break: list[str] | None = None) -> dict[str, Any]:
         made = self.work(candidate, self.root / "predicted" / candidate)
@@ -143,8 +166,74 @@ def test_served_models_are_asked_under_the_names_of_their_versions(tmp_path: Pat
     stage.spec = spec(evaluation={"engine": "endpoint", "endpoint": served})
     stage.judge("91-b")
     assert stage.jobs[0]["engine"] is None and "served" not in stage.jobs[0]["sets"][0]
-    assert [one["served"] for one in stage.jobs[1]["sets"]] == ["plain", "triage-91-b"]
+    asked = [one for one in stage.jobs[1]["sets"] if "perturbed" not in one]
+    assert [one["served"] for one in asked] == ["plain", "triage-91-b"]
     assert stage.jobs[1]["engine"].items() >= {"kind": "endpoint", "url": served["url"], "max_tokens": 9}.items()
+
+
+def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, robustness={"rows": 20, "action": "block"})
+    clean = stage.judge("118-a")
+    assert clean["passed"] is True and clean["seal"]["count"] == 1
+    assert [one["name"] for one in stage.jobs[0]["sets"]] == [
+        f"{model}{kind}"
+        for model in ("base", "candidate")
+        for kind in ("", ":typos", ":case", ":context", ":no_system")
+    ]
+    assert clean["robustness"]["kinds"]["case"]["candidate"]["n"] == 20
+    stage.brittle = "case"
+    brittle = stage.judge("119-b")
+    assert [g["name"] for g in brittle["gates"] if not g["passed"]] == ["robust"]
+    assert "another case -" in stage.gate(brittle, "robust")["message"]
+    page = (tmp_path / "report/119-b/report.html").read_text()
+    assert "The same rows, perturbed" in page and "Another case cost the fine-tuned model most" in page
+    told = json.loads((tmp_path / "report/119-b/report.json").read_text())
+    assert told["robustness"]["kinds"]["case"]["candidate"]["perturbed"] == 0
+    assert "## The same rows, perturbed" in (tmp_path / "report/119-b/report.md").read_text()
+    stage.spec = spec(robustness={"rows": 20})
+    assert stage.judge("120-c")["passed"] is True, "by default it is advice"
+
+
+def logged(i: int, **more: Any) -> dict[str, Any]:
+    answered = {"output": LABELS[0], "correction": LABELS[i % 3], "user": f"u{i}", "turns": None, "source": {}}
+    return {
+        "id": f"r{i}",
+        "timestamp": f"2026-05-{1 + i % 28:02d}T10:00:00+00:00",
+        "model_version": "1",
+        "input": f"what came in later as {i * 7919} {i * 104729} of {i * 1299709}",
+        **answered,
+        **more,
+    }
+
+
+def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, robustness={"rows": 0})
+    few = stage.judge("117-a")
+    assert few["passed"] is True and few["production"] is None
+    stage.logged = [logged(i) for i in range(12)]
+    assert "12 recent production rows" in stage.gate(stage.judge("118-b"), "recent_production")["message"]
+    stage.logged = [logged(i) for i in range(45)]
+    stage.logged += [logged(50, input="Ticket  number 3"), logged(51, input="t 1")]
+    better = stage.judge("119-c")
+    assert better["passed"] is True
+    told = better["production"]
+    assert (told["n"], told["rows"]["left_out"]) == (45, {"in_the_training_set": 2})
+    assert told["comparisons"]["base"]["gain"] == pytest.approx(22 / 45)
+    assert [s["name"] for s in stage.jobs[-1]["sets"]] == [
+        "base",
+        "candidate",
+        "base:production",
+        "candidate:production",
+    ]
+    assert not Path(stage.jobs[-1]["sets"][2]["examples"]).exists()
+    stage.brittle = SET
+    worse = stage.judge("120-d")
+    assert [g["name"] for g in worse["gates"] if not g["passed"]] == ["recent_production"]
+    assert "-51.1 points against the base" in stage.gate(worse, "recent_production")["message"]
+    folder = tmp_path / "report/120-d"
+    assert json.loads((folder / "report.json").read_text())["production"]["scores"]["candidate"]["value"] == 0
+    assert "Recent production rows" in (folder / "report.html").read_text()
+    assert "## Recent production rows" in (folder / "report.md").read_text()
 
 
 def test_no_other_step_can_read_the_test(tmp_path: Path) -> None:
@@ -162,7 +251,7 @@ def test_where_an_api_model_was_the_best_baseline_it_answers_the_test_too(tmp_pa
         write_json(work.inputs["few_shot_baseline"].folder / "prompts.json", {"zero_shot": {"api": True}})
         make_test_predictions(work)
         assert len(server.requests) == N
-    assert [one["name"] for one in stage.jobs[-1]["sets"]] == ["candidate"]
+    assert {one["name"].partition(":")[0] for one in stage.jobs[-1]["sets"]} == {"candidate"}
     made = read_predictions(work.out / "predictions.parquet")
     base = [r for r in made if r["model"] == "base"]
     assert len(base) == N and {r["text"] for r in base} == {LABELS[0]}

@@ -1,0 +1,31 @@
+"""What a user may write about test rows asked a second time, lightly perturbed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_pipeline.spec.outputs import Section
+
+
+class RobustnessSpec(Section):
+    """The same sealed rows, lightly perturbed: does the model still answer them? Asked in the same opening of the test."""
+
+    rows: int = Field(
+        24, ge=0, description="Test rows that are asked again with each perturbation, drawn by seed and id. 0: none."
+    )
+    max_drop: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="A perturbation may cost so much of gates.metric; more, surely a loss, is too much.",
+    )
+    action: Literal["warn", "block"] = Field(
+        "warn", description="What to do when one costs more: say so, or keep `champion` where it is."
+    )
+    seed: int = Field(0, ge=0)
+
+    def asked(self) -> list[int]:
+        """The part of this that answers depend on; nothing where nothing is asked."""
+        return [self.rows, self.seed] if self.rows else []
