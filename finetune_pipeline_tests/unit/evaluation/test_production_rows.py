@@ -9,14 +9,17 @@ import yaml
 
 from finetune_pipeline.evaluation.production_rows import (
     FEWEST,
+    SET,
     ProductionRows,
     as_examples,
     compare_models,
     judge,
     moment,
+    recent_rows,
     rows_with_truth,
     sources_of,
 )
+from finetune_pipeline.evaluation.recent import recent_production
 from finetune_pipeline.spec import TaskSpec, parse_spec
 
 
@@ -142,3 +145,21 @@ def test_rows_of_one_user_count_as_one_source(spec: TaskSpec) -> None:
     sources = sources_of(chosen, examples)
     assert len(sources) == 40
     assert len(set(sources.values())) == 8
+
+
+@pytest.mark.parametrize(("candidate", "champion", "passed"), [(10, 35, False), (30, 30, True)])
+def test_the_gate_compares_with_the_champion_where_there_is_one(
+    spec: TaskSpec, candidate: int, champion: int, passed: bool
+) -> None:
+    chosen = rows_with_truth(spec, [row(i) for i in range(40)], trained=[])
+    told = {"rows": chosen.facts(), "sources": sources_of(chosen, as_examples(spec, chosen))}
+    right = {"base": 0, "candidate": candidate, "champion": champion}
+    table = [{**p, "model": f"{name}:{SET}"} for name, n in right.items() for p in predictions(chosen, spec, n)]
+    made = {"production": recent_rows(spec, table, told), "versions": {"champion": "3"}}
+    gate = recent_production(spec, made)
+    assert gate.passed is passed and "against the champion" in gate.message
+    assert recent_production(spec, {**made, "versions": {}}).passed, "against the base it gains"
+    without = [p for p in table if not p["model"].startswith("champion")]
+    unread = recent_production(spec, {**made, "production": recent_rows(spec, without, told)})
+    assert not unread.passed and unread.measured is None, "a champion that was not asked is no pass"
+    assert not recent_production(spec, {}).passed and recent_production(spec, {"production": None}).passed

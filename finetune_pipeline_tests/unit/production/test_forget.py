@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.log_kills import make_task
-from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.artifacts import ArtifactStore, Builder, write_json
 from finetune_pipeline.production import forget as module
 from finetune_pipeline.production.erasing import Needles, sweep
 from finetune_pipeline.production.forget import forget
@@ -139,3 +139,20 @@ def test_the_sweep_finds_text_in_every_form_and_leaves_the_rest(tmp_path: Path) 
     with sqlite3.connect(home / "runs.db") as db:
         assert json.loads(db.execute("SELECT body FROM events").fetchone()[0])["md"] != text
     db.close()
+
+
+def test_answers_to_a_persons_row_that_judged_models_go_too(task: Task, store: ArtifactStore) -> None:
+    (task.folder / "logs" / "a.jsonl").write_bytes(line(1, "ann") + line(2, "bob"))
+
+    def made(step: str, inputs: dict[str, str], judged: list[str]) -> str:
+        def make(builder: Builder) -> None:
+            write_json(builder.folder / "production.json", {"ids": judged})
+
+        built = store.build(task.name, step, code_version="1", inputs=inputs, settings=judged, make=make)
+        return str(built.version)
+
+    anns, bobs = (made("test_predictions", {}, [name]) for name in ("row-0001", "row-0002"))
+    reports = [made("evaluation_report", {"test_predictions": version}, []) for version in (anns, bobs)]
+    told = forget(task, store, store.root.parent, users=["ann"])
+    assert sorted(told.artifacts) == sorted([f"test_predictions/{anns}", f"evaluation_report/{reports[0]}"])
+    assert store.find(task.name, "test_predictions", bobs) and store.find(task.name, "evaluation_report", reports[1])
