@@ -36,7 +36,8 @@ def claims(story: Story) -> dict[str, bool]:
         "its candidate passed every gate, was promoted and served": first is not None
         and not first.failed
         and str(first.number) in served,
-        "its candidate won on recent rows": story.recent[0],
+        "its candidate won against the champion on recent production rows": first is not None
+        and first.won_on_recent_rows,
         "production was held against its data, and what it has learned started no second run": bool(again)
         and not any(look.drifted for look in again)
         and len(own) == 1,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -14,19 +11,13 @@ from month_world import A_DAY, SENSORS, TASK
 
 from finetune_pipeline.artifacts import Artifact, ArtifactStore
 from finetune_pipeline.checks.production import CHAMPION_SERVES
-from finetune_pipeline.data.examples import read_examples, write_examples
-from finetune_pipeline.data.split_files import examples_of
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions
-from finetune_pipeline.evaluation.production_rows import as_examples, compare_models, judge, rows_with_truth, sources_of
-from finetune_pipeline.production.ingest import Logs, read_logs
+from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.production.watch import moment, version_of
 from finetune_pipeline.resources import registry
-from finetune_pipeline.resources.compute import Compute
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.spec.model import Task
 from finetune_pipeline_tests.graph.project import Project
 
 
@@ -48,16 +39,36 @@ class Look:
 
 @dataclass(frozen=True)
 class Release:
-    """A candidate: its number, when it was decided, the gates (name, passed, message), and its data."""
+    """A candidate: its number, when it was decided, the gates (name, passed, message), its data, and how it did on recent
+    production rows (production_rows.recent_rows; None where none were kept)."""
 
     number: int
     time: float
     gates: list[tuple[str, bool, str]]
     data: str
+    production: Mapping[str, Any] | None = None
 
     @property
     def failed(self) -> list[str]:
         return [name for name, passed, _ in self.gates if not passed]
+
+    @property
+    def won_on_recent_rows(self) -> bool:
+        """Whether the whole interval of its gain over the champion of then, on recent production rows, lies above zero."""
+        found = self.production["comparisons"].get("champion") if self.production else None
+        return found is not None and found["interval"][0] > 0
+
+    @property
+    def on_recent_rows(self) -> str:
+        """Its score and the champion's on recent production rows, in words; empty where they were not compared."""
+        if not self.production or "champion" not in self.production["comparisons"]:
+            return ""
+        found, scores = self.production["comparisons"]["champion"], self.production["scores"]
+        low, high = found["interval"]
+        return (
+            f"on {found['n']} recent production rows the champion has {scores['champion']['value']:.1%} right, the candidate "
+            f"{scores['candidate']['value']:.1%} ({100 * found['gain']:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f})"
+        )
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,8 @@ class Run:
 class Story:
     """A month. days: the log rows of each, in order; feedback: lines of it in the logs; quarantined and held: rows not taken.
 
-    checks: (time, passed, what was told) of the check of the champion; rolled_back: (time, why); recent: whether the first
-    candidate made by itself won on recent rows, as a sentence; planted: what only the play knows.
+    checks: (time, passed, what was told) of the check of the champion; rolled_back: (time, why); planted: what only the play
+    knows.
     """
 
     days: list[list[dict[str, Any]]]
@@ -92,7 +103,6 @@ class Story:
     runs: list[Run]
     checks: list[tuple[float, bool, str]]
     rolled_back: list[tuple[float, str]]
-    recent: tuple[bool, str]
     planted: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, int] = field(default_factory=dict)
 
@@ -128,13 +138,13 @@ def right(day: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
 
 
 def read_story(project: Project, planted: Mapping[str, Any]) -> Story:
-    """Everything from the stores; compares the candidate on recent rows, which takes some seconds."""
+    """Everything from the stores."""
     store, tracking, task = Store().artifacts(), Tracking(), load_task(project.folder)
     logs = read_logs(task, store)
     rows = logs.rows
     newest = store.all_versions(TASK, "production_logs")[-1].facts
     tags = tracking.client().get_registered_model(TASK).tags
-    story = Story(
+    return Story(
         days=[rows[i : i + A_DAY] for i in range(0, len(rows), A_DAY)],
         feedback=logs.feedback,
         quarantined=len(logs.quarantine),
@@ -148,12 +158,9 @@ def read_story(project: Project, planted: Mapping[str, Any]) -> Story:
             for name, why in tags.items()
             if name.startswith("rollback.")
         ),
-        recent=(False, ""),
         planted=planted,
         aliases=registry.aliases(tracking, TASK),
     )
-    story.recent = _on_recent_rows(task, store, logs, story)
-    return story
 
 
 def read_runs() -> list[Run]:
@@ -199,7 +206,7 @@ def _release(store: ArtifactStore, made: Artifact) -> Release:
     report = store.find(TASK, "evaluation_report", made.inputs["evaluation_report"])
     assert report is not None
     gates = [(g["name"], bool(g["passed"]), g["message"]) for g in report.facts["gates"]]
-    return Release(made.facts["model_version"], _made(made), gates, report.inputs["splits"])
+    return Release(made.facts["model_version"], _made(made), gates, report.inputs["splits"], report.facts["production"])
 
 
 def _run(record: dg.RunRecord) -> Run:
@@ -211,43 +218,3 @@ def _run(record: dg.RunRecord) -> Run:
         run.tags.get("finetune/why", ""),
         run.status.value,
     )
-
-
-def _on_recent_rows(task: Task, store: ArtifactStore, logs: Logs, story: Story) -> tuple[bool, str]:
-    """The first candidate a sensor asked for against the champion of then, on rows that came after its run had begun."""
-    candidate = story.made_by_itself
-    if candidate is None:
-        return False, "no candidate was made by itself"
-    began, first = story.by_sensor[0].time, story.releases[0]
-    models = {}
-    for name, number in (("champion", first.number), ("candidate", candidate.number)):
-        made = next(v for v in store.all_versions(TASK, "model_version") if v.facts["model_version"] == number)
-        models[name] = Path(json.loads(made.path("model_version.json").read_text())["merged"])
-    splits = store.find(TASK, "splits", candidate.data)
-    assert splits is not None
-    trained = [e.user_text for part in ("train", "validation") for e in read_examples(examples_of(splits.folder, part))]
-    asked = [r for r in logs.rows if version_of(r["model_version"]) == str(first.number)]
-    chosen = rows_with_truth(task.spec, asked, trained=trained, after=began)
-    examples = as_examples(task.spec, chosen)
-    if not examples:
-        return False, "none came in while the candidate was trained"
-    from finetune_pipeline.training.jobs import predict_job, prompt_set
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_examples(Path(folder) / "rows.jsonl", examples)
-        sets = [prompt_set(name=name, model=model) for name, model in models.items()]
-        job = predict_job(
-            sets=sets,
-            examples=Path(folder) / "rows.jsonl",
-            labels=task.spec.labels,
-            max_new_tokens=6,
-            batch_size=8,
-            out=Path(folder) / "out",
-        )
-        Compute().launch(None, job)
-        predicted = read_predictions(Path(folder) / "out" / "predictions.parquet")
-    told = compare_models(
-        task.spec, {n: of_model(predicted, n) for n in models}, chosen.facts(), sources_of(chosen, examples)
-    )
-    won = bool(told["judged"]) and told["comparisons"]["champion"]["interval"][0] > 0
-    return won, judge(told)[1]

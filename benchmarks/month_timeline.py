@@ -51,7 +51,8 @@ def events(story: Story) -> list[Event]:
     found += [(run.time, f"sensor {run.trigger}", f"starts a run: {run.why}") for run in story.by_sensor]
     for made in story.releases:
         told = f"refused by {', '.join(made.failed)}" if made.failed else f"promoted: {len(made.gates)} gates passed"
-        found.append((made.time, "release", f"version {made.number} {told}"))
+        recent = f"; {made.on_recent_rows}" if made.on_recent_rows else ""
+        found.append((made.time, "release", f"version {made.number} {told}{recent}"))
     if champion := story.planted.get("bad_champion"):
         told = f"planted: version {champion['version']} made champion by hand in MLflow, past the gates"
         found.append((champion["time"], "world", told))
@@ -106,5 +107,4 @@ def lines(story: Story, told: list[Event]) -> list[str]:
     for release in story.releases:
         made += ["", f"gates of version {release.number}"]
         made += [f"  {'passed' if passed else 'FAILED'}  {name}: {why}" for name, passed, why in release.gates]
-    made += ["", f"recent rows: {story.recent[1]}", f"at the end: {json.dumps(dict(story.aliases))}"]
-    return made
+    return [*made, "", f"at the end: {json.dumps(dict(story.aliases))}"]

@@ -28,6 +28,17 @@ def at(day: float) -> float:
     return START + 86_400 * (day - 1)
 
 
+def compared(gain: float, interval: list[float]) -> dict[str, Any]:
+    """A comparison on recent production rows, as the evaluation report tells it."""
+    scores = {"champion": {"value": 0.7}, "candidate": {"value": 0.7 + gain}}
+    return {"comparisons": {"champion": {"n": 64, "gain": gain, "interval": interval}}, "scores": scores}
+
+
+def again(made: list[Release], **change: Any) -> list[Release]:
+    """The releases, with the one made by itself changed."""
+    return [made[0], replace(made[1], **change), *made[2:]]
+
+
 def story() -> Story:
     """A month in which everything happened."""
 
@@ -53,13 +64,12 @@ def story() -> Story:
         ],
         releases=[
             Release(1, at(0), gates, "one"),
-            Release(2, at(15.9), gates, "two"),
+            Release(2, at(15.9), gates, "two", compared(0.25, [0.1, 0.4])),
             Release(3, at(21.5), [("beats_baseline", False, "m"), *gates[1:]], "three"),
         ],
         runs=[Run(at(14.6), "colours__all", "drift", "Drifted.", "SUCCESS")],
         checks=[(at(2), True, "fine"), (at(24.6), False, "worse"), (at(24.7), True, "fine")],
         rolled_back=[(at(24.6), "version 3 → 2: champion alarm: worse")],
-        recent=(True, "won"),
         planted={
             "asked": DAYS * A_DAY,
             "told": 2 * DAYS,
@@ -94,10 +104,15 @@ PLANTED: dict[str, list[Callable[[Story], None]]] = {
         change("runs", lambda runs: [replace(runs[0], status="FAILURE")]),
     ],
     "promoted and served": [
-        change("releases", lambda made: [made[0], replace(made[1], gates=[("x", False, "m")]), made[2]]),
-        change("releases", lambda made: [made[0], replace(made[1], number=9), made[2]]),
+        change("releases", lambda made: again(made, gates=[("x", False, "m")])),
+        change("releases", lambda made: again(made, number=9)),
     ],
-    "won on recent rows": [change("recent", lambda told: (False, "lost"))],
+    "on recent production rows": [
+        change("releases", lambda made: made[:1]),
+        change("releases", lambda made: again(made, production=None)),
+        change("releases", lambda made: again(made, production={"comparisons": {}, "scores": {}})),
+        change("releases", lambda made: again(made, production=compared(0.02, [0.0, 0.05]))),
+    ],
     "no second run": [
         change("runs", lambda runs: [*runs, replace(runs[0], time=at(22))]),
         change("looks", lambda looks: looks[:2]),
@@ -140,7 +155,7 @@ def test_what_did_not_happen_is_told_and_the_exit_code_is_1(name: str) -> None:
 
 
 def test_an_empty_month_shows_nothing() -> None:
-    assert not any(claims(Story([], 0, 0, 0, [], [], [], [], [], (False, ""))).values())
+    assert not any(claims(Story([], 0, 0, 0, [], [], [], [], [])).values())
     assert verdict({}) == 1
 
 
@@ -149,6 +164,8 @@ def test_the_timeline_and_the_picture_tell_the_days_and_the_events() -> None:
     told = events(month)
     assert [who for _, who, _ in told if who.startswith("sensor")] == ["sensor drift", "sensor champion"]
     text = "\n".join(lines(month, told))
+    assert "version 2 promoted: 2 gates passed; on 64 recent production rows the champion has 70.0% right" in text
+    assert "the candidate 95.0% (+25.0 points, +10.0 to +40.0)" in text
     assert "version 3 refused by beats_baseline" in text and "14  sensor drift     starts a run: Drifted." in text
     assert "A sentence. p over the watch: vocabulary 0.01." in text
     assert "FAILED  beats_baseline" in text and "champion_serves_well fails: worse" in text
