@@ -148,9 +148,9 @@ def month(play: Play, planted: dict[str, Any]) -> None:
         versions = len(made(project, "model_version"))
         if play.day == SHIFT - 1:
             play.wait("a look at production before the shift", play.looks)
-        elif play.day == SHIFT + 2:
+        elif play.day == SHIFT + 4:
             play.wait("a run that a sensor starts", started_by_sensor)
-        elif SHIFT + 3 <= play.day < BAD_CANDIDATE - 3 and versions == 1:
+        elif SHIFT + 5 <= play.day < BAD_CANDIDATE - 3 and versions == 1:
             time.sleep(8)  # the run goes on meanwhile, and these rows are news to its candidate
         elif play.day == BAD_CANDIDATE - 3:
             play.wait("a candidate made by itself", lambda: len(made(project, "model_version")) > 1)

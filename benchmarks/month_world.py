@@ -13,7 +13,7 @@ from finetune_pipeline_tests.tiny_model import make_tiny_model
 TASK = "colours"
 DAYS, SHIFT, A_DAY = 30, 12, 60
 """Days of the month, the day from which other questions are asked, and requests a day."""
-USERS, LABELLED = 400, 0.5
+USERS, LABELLED = 400, 0.8
 """People who ask, and the share of answers of which somebody says what was right, whether they were right or wrong."""
 COMMON = {"red": ["fire"], "blue": ["water"]}
 RARE = {
@@ -33,7 +33,7 @@ RARE = {
     ],
     "blue": ["frost", "ocean", "sky", "tide", "rain", "lake", "azure", "navy", "lagoon", "cobalt", "indigo", "glacier"],
 }
-BEFORE, AFTER = 0.1, 0.7
+BEFORE, AFTER = 0.1, 0.9
 """Share of the questions that use a rare word, before and from day SHIFT on."""
 RAW = 900
 SENSORS = ("drift", "new_logs")
@@ -88,7 +88,15 @@ def make_project(root: Path) -> Project:
             "evals_per_epoch": 1,
             "patience": 12,
         },
-        logs={"min_new_rows": 1000, "settle_seconds": 0, "max_user_share": 0.5, "max_family_share": 0.9},
+        logs={
+            "min_new_rows": 2 * DAYS * A_DAY,  # more than come: drift alone starts a run
+            "settle_seconds": 0,
+            "max_user_share": 0.5,
+            "max_family_share": 0.9,
+            "judging_after": 400,
+            "judging_share": 0.3,
+        },
+        gates={"champion": "not_worse"},  # the sealed test asks what was asked before the shift
         drift={"window_rows": 2 * A_DAY, "action": "start", "feedback_days": 0},
         retraining={"rows_after_drift": 100, "longest_wait_days": 365, "rollback": True},
     )
