@@ -8,7 +8,7 @@ from pathlib import Path
 
 from month_claims import claims
 from month_picture import draw
-from month_story import Look, Story, read_story, right, served_by
+from month_story import Look, Run, Story, read_story, right, served_by
 from month_world import SHIFT
 
 from finetune_pipeline_tests.graph.project import Project
@@ -48,7 +48,7 @@ def events(story: Story) -> list[Event]:
         ):
             found.append((look.time, "drift report", f"{look.sentence}{_ps(look, [*look.drifted, *look.known])}"))
         before = look if look.windows else before
-    found += [(run.time, f"sensor {run.trigger}", f"starts a run: {run.why}") for run in story.by_sensor]
+    found += [(run.time, f"sensor {run.trigger}", f"starts a run: {_news(run, story)}") for run in story.by_sensor]
     for made in story.releases:
         told = f"refused by {', '.join(made.failed)}" if made.failed else f"promoted: {len(made.gates)} gates passed"
         recent = f"; {made.on_recent_rows}" if made.on_recent_rows else ""
@@ -66,6 +66,14 @@ def events(story: Story) -> list[Event]:
             found.append((time, "asset check", f"champion_serves_well {'passes again' if passed else 'fails'}: {told}"))
         now = passed
     return sorted(found)
+
+
+def _news(run: Run, story: Story) -> str:
+    """Why a run began, without the sentence of the drift report, which is told already."""
+    for look in story.looks:
+        if run.why.startswith(look.sentence):
+            return run.why.removeprefix(look.sentence).strip() or run.why
+    return run.why
 
 
 def _ps(look: Look, names: list[str]) -> str:

@@ -67,7 +67,7 @@ def story() -> Story:
             Release(2, at(15.9), gates, "two", compared(0.25, [0.1, 0.4])),
             Release(3, at(21.5), [("beats_baseline", False, "m"), *gates[1:]], "three"),
         ],
-        runs=[Run(at(14.6), "colours__all", "drift", "Drifted.", "SUCCESS")],
+        runs=[Run(at(14.6), "colours__all", "drift", "A sentence. Train again.", "SUCCESS")],
         checks=[(at(2), True, "fine"), (at(24.6), False, "worse"), (at(24.7), True, "fine")],
         rolled_back=[(at(24.6), "version 3 → 2: champion alarm: worse")],
         planted={
@@ -166,7 +166,7 @@ def test_the_timeline_and_the_picture_tell_the_days_and_the_events() -> None:
     text = "\n".join(lines(month, told))
     assert "version 2 promoted: 2 gates passed; on 64 recent production rows the champion has 70.0% right" in text
     assert "the candidate 95.0% (+25.0 points, +10.0 to +40.0)" in text
-    assert "version 3 refused by beats_baseline" in text and "14  sensor drift     starts a run: Drifted." in text
+    assert "version 3 refused by beats_baseline" in text and "14  sensor drift     starts a run: Train again." in text
     assert "A sentence. p over the watch: vocabulary 0.01." in text
     assert "FAILED  beats_baseline" in text and "champion_serves_well fails: worse" in text
     drawn = draw(month, [(month.day_of(t), who, what) for t, who, what in told])
