@@ -8,8 +8,11 @@ does; of the logits only those that are needed go through the softmax, which fav
 transformers loads it. Ours: evaluation.answering, with its cache. Same weights (bundled model), same rows, same process, one
 thread, all in float32; texts are compared letter by letter, scores to 1e-4.
 
-Ours computes matrix products by oneDNN, transformers by PyTorch's default, MKL. `same products`: ours by MKL as well, which
-leaves what the ordering of the work alone gains.
+Where the processor has AVX-512, ours computes matrix products by oneDNN, transformers by PyTorch's default, MKL. `same
+products`: ours by MKL as well, which leaves what the ordering of the work alone gains.
+
+Before the clocks start, both sides answer a few of the rows: memory that a process touches for the first time costs extra on
+a virtual machine, seconds for a gigabyte.
 
 CPU seconds count, since the machine may be shared. `labels` is asked with the task's own limit of new tokens (12, longer
 answers are wrong anyway): the baseline's answers must begin with ours, and the verdict on every row must be the same.
@@ -154,7 +157,7 @@ class Bench:
     ) -> tuple[list[Answer], Cost, str]:
         """The product's own way, the cache's included; `model`: in memory, as the baseline has it."""
         kept = self.folder / "kept"
-        cache = AnswerCache(kept, b"b" * 32, name, 64)
+        cache = AnswerCache(kept, b"b" * 32, name, 64) if name else None
         asked = Answerer(self.base, None, cache, SeenFiles(kept / "seen.json"))
         if model is not None:
             asked.model, asked.tokenizer = model, self.tokenizer
@@ -163,6 +166,13 @@ class Bench:
         with Parts() as parts, timed(cost):
             answers = asked.answers(prompts, labels, longest, batch, "benchmark", name)
         return answers, cost, parts.told(cost)
+
+    def warm(self, prompts: list[Ids], labels: Any) -> None:
+        """A batch of each kind on each side, untimed."""
+        guide(self.plain, self.tokenizer, prompts[:2], Cost())
+        reencode(self.plain, prompts[:2], labels[:2], Cost())
+        for model in (self.model, self.plain):
+            self.ours("", prompts[:16], labels[:16], 12, 16, model)
 
     def again(self, name: str, prompts: list[Ids], labels: Any, longest: int, batch: int) -> Cost:
         """The same from the cache: no model may be loaded, and its files are digested anew."""
@@ -226,6 +236,7 @@ def measure(bench: Bench, rows: int, only: list[str]) -> None:
     plain = bench.encoded(tickets, [])
     labels = encode_labels(bench.tokenizer, [t[:-1] for t in tickets], triage.labels)
     gold = [t[-1]["content"] for t in tickets]
+    bench.warm(plain, labels)
     if "likelihoods" in only:
         few = [bench.encoded(tickets, shots[:k]) for k in (0, 4)]
         for name, prompts in zip(("label likelihoods", "label likelihoods, 4 shots"), few, strict=True):

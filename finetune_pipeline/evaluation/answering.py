@@ -18,7 +18,7 @@ from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.training.reporting import say
 
-CODE = "3"
+CODE = "4"
 """Raised when the same model, prompt and settings give another answer than before."""
 _SEEN = "seen_models.json"
 

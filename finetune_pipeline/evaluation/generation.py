@@ -1,10 +1,10 @@
 """Greedy answers and label log-likelihoods for many prompts, with the common prefix computed once.
 
 Prompts of one task share their beginning (system prompt, shots). Its keys and values are computed once and repeated for
-every batch; batches hold prompts of similar length, padded on the left. The label scores go on from the same prefill: all
-labels of a row are packed behind its prompt in one pass, each seeing the prompt and itself; what labels begin with alike is
-read once. In float32 this gives the text and, to rounding, the scores of the plain way (one row at a time, every label
-encoded anew); a test compares them.
+every batch; prompts that begin otherwise are families of their own. Batches hold prompts of similar length, padded on the
+left. The label scores go on from the same prefill: all labels of a row are packed behind its prompt in one pass, each
+seeing the prompt and itself; what labels begin with alike is read once. In float32 this gives the text and, to rounding,
+the scores of the plain way (one row at a time, every label encoded anew); a test compares them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from finetune_pipeline import progress
 from finetune_pipeline.evaluation.continuation_tree import Tree
 from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.growing_cache import branch, grows_plainly, with_room
+from finetune_pipeline.evaluation.prefix_families import Ids, common_prefix, families
 from finetune_pipeline.training.reporting import say
-
-Ids = list[int]
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
@@ -31,15 +30,6 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     told = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = told if isinstance(told, list) else [told]
     return {int(t) for t in [*listed, tokenizer.eos_token_id] if t is not None}
-
-
-def common_prefix(prompts: Sequence[Ids]) -> int:
-    """Number of leading tokens all prompts share, at least one token of every prompt being left out."""
-    if not prompts:
-        return 0
-    low, high = min(prompts), max(prompts)  # in lexical order, what these two share all share
-    limit = min(len(p) for p in prompts) - 1
-    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if i >= limit or a != b), max(limit, 0))
 
 
 @dataclass
@@ -235,12 +225,8 @@ def generate_and_score(
             )
         else:
             order.append(i)
-    order.sort(key=lambda i: (-len(prompts[i]), i))
-    shared = common_prefix([prompts[i] for i in order])
-    reader = Reader(model, prompts[order[0]][:shared]) if order else None
 
-    def work(rows: list[int]) -> None:
-        assert reader is not None
+    def work(reader: Reader, rows: list[int]) -> None:
         batch = reader.read([prompts[i] for i in rows])
         texts = reader.greedy(batch, max_new_tokens, ends)
         scores = (
@@ -252,22 +238,28 @@ def generate_and_score(
             _fill(answers[i], tokenizer, ids, score, ends)
 
     done = len(found)
-    for rows in _batches(order, batch_size, found):
-        try:
-            work(rows)
-        except Exception as error:  # noqa: BLE001 - the rows are tried one by one; what fails is told in its row
-            say(f"{stage}: a batch of {len(rows)} failed ({type(error).__name__}: {error}); trying its rows one by one")
-            for i in rows:
-                try:
-                    work([i])
-                except Exception as reason:  # noqa: BLE001
-                    answers[i] = Answer(
-                        status="error", error=f"{type(reason).__name__}: {reason}", prompt_tokens=len(prompts[i])
-                    )
-        done += len(rows)
-        progress.tell(stage, name, step=done, of=len(order))
-        if keep is not None:
-            keep({i: answers[i] for i in rows})
+    for family in families([prompts[i] for i in order]):
+        places = sorted((order[i] for i in family), key=lambda i: (-len(prompts[i]), i))
+        batches = _batches(places, batch_size, found)
+        if not batches:
+            continue
+        reader = Reader(model, prompts[places[0]][: common_prefix([prompts[i] for i in places])])
+        for rows in batches:
+            try:
+                work(reader, rows)
+            except Exception as error:  # noqa: BLE001 - the rows are tried one by one; what fails is told in its row
+                say(f"{stage}: a batch of {len(rows)} failed ({type(error).__name__}: {error}); trying them one by one")
+                for i in rows:
+                    try:
+                        work(reader, [i])
+                    except Exception as reason:  # noqa: BLE001
+                        answers[i] = Answer(
+                            status="error", error=f"{type(reason).__name__}: {reason}", prompt_tokens=len(prompts[i])
+                        )
+            done += len(rows)
+            progress.tell(stage, name, step=done, of=len(order))
+            if keep is not None:
+                keep({i: answers[i] for i in rows})
     return answers
 
 

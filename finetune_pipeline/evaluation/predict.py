@@ -12,9 +12,9 @@ from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.generated import Answer
-from finetune_pipeline.evaluation.generation import common_prefix
 from finetune_pipeline.evaluation.perturbations import drawn, perturbed
 from finetune_pipeline.evaluation.predictions import STATUSES, write_predictions
+from finetune_pipeline.evaluation.prefix_families import common_prefix
 from finetune_pipeline.evaluation.prompts import Shelf, conversations, prompts_to_try
 from finetune_pipeline.evaluation.served_answers import ServedAnswerer
 from finetune_pipeline.evaluation.vllm_answers import VllmAnswerer

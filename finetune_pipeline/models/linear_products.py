@@ -1,8 +1,10 @@
-"""Matrix products of a model that only predicts, on the CPU: by oneDNN instead of PyTorch's default, MKL.
+"""Matrix products of a model that only predicts, on the CPU: by oneDNN instead of PyTorch's default, MKL, where it is faster.
 
-Both compute in float32 and differ in the order of summing. MKL leaves wide vector units of processors of other makers
-unused; there oneDNN was 2 times as fast on batches of tokens and 1.4 on single ones. PyTorch offers oneDNN to code that
-torch.compile makes, without a switch for modules: hence the operator of such code is called here.
+Both compute in float32 and differ in the order of summing. MKL leaves the widest vector units (AVX-512) of processors of
+other makers than its own unused; there oneDNN was 2 times as fast on batches of tokens and 1.4 on single ones. On a processor
+with AVX2 alone it took 1.1 times as long (benchmarks/evaluation_speed.py, `same products`). PyTorch offers oneDNN to code that
+torch.compile makes, without a switch for modules: hence the operator of such code is called here. What decides is what the
+processor can do, never a timing: the same machine gives the same bits.
 """
 
 from __future__ import annotations
@@ -18,6 +20,11 @@ def onednn_is_there() -> bool:
     return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def onednn_is_faster() -> bool:
+    """Whether this processor has vector units that oneDNN uses and MKL may not."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 class OneDnnLinear(nn.Linear):
     """A linear layer without gradients. Where they are wanted, and for another dtype or device, it is nn.Linear's."""
 
@@ -30,8 +37,6 @@ class OneDnnLinear(nn.Linear):
 
 def predict_by_onednn(model: Any) -> None:
     """Let the linear layers of a model on the CPU use oneDNN; weights, names and everything else stay as they are."""
-    if not onednn_is_there():
-        return
     for module in model.modules():
         if type(module) is nn.Linear:  # subclasses compute something else
             module.__class__ = OneDnnLinear

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.linear_products import predict_by_onednn
+from finetune_pipeline.models.linear_products import onednn_is_faster, onednn_is_there, predict_by_onednn
 from finetune_pipeline.models.tokenizing import load_tokenizer
 
 __all__ = [
@@ -66,7 +66,7 @@ def load_for_prediction(folder: Path, device: torch.device, adapter: Path | None
     any other adapter.
     """
     model = _load(folder, torch.float32, device).eval()
-    if device.type == "cpu":
+    if device.type == "cpu" and onednn_is_there() and onednn_is_faster():
         predict_by_onednn(model)
     if adapter is None:
         return model

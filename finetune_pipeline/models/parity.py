@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.generation import Answer, Reader, common_prefix, generate_and_score
+from finetune_pipeline.evaluation.generation import Answer, Reader, generate_and_score
+from finetune_pipeline.evaluation.prefix_families import common_prefix
 from finetune_pipeline.models.adapters import adapter_kind, read_adapter
 from finetune_pipeline.models.chat import encode_answer, encode_prompt
 from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint

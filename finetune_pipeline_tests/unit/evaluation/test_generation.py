@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from finetune_pipeline.evaluation import generation
-from finetune_pipeline.evaluation.generation import common_prefix, end_tokens, generate_and_score
+from finetune_pipeline.evaluation.generation import Reader, end_tokens, generate_and_score
 from finetune_pipeline.evaluation.predict import encode_labels
+from finetune_pipeline.evaluation.prefix_families import common_prefix
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
@@ -112,13 +113,22 @@ def test_a_prompt_too_long_for_the_model_is_told(loaded: tuple[Any, Any]) -> Non
     assert "1020 tokens" in answers[2].error and "1024" in answers[2].error and "empty" in answers[3].error
 
 
-def test_common_prefix_leaves_a_token_to_every_prompt() -> None:
-    assert common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
-    assert common_prefix([[1, 2], [1, 2, 3]]) == 1
-    assert common_prefix([[1, 2, 3, 9], [1, 2, 4], [1, 2, 3]]) == 2
-    assert common_prefix([[4], [4, 5]]) == 0
-    assert common_prefix([[1, 2, 3]]) == 2
-    assert common_prefix([]) == 0
+def test_families_give_the_same_answers(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two system prompts, and a row with none: each is read behind its own beginning, and nobody's answer changes."""
+    model, tokenizer = loaded
+    ours, labels = _prompts(tokenizer, 6)
+    other = [[*range(30, 60), *prompt[-9:]] for prompt in ours[:4]]
+    prompts = [ours[0], [11, 12, 13], *other, *ours[1:]]
+    offered = [labels[0]] * len(prompts)
+    read: list[int] = []
+    monkeypatch.setattr(generation, "Reader", lambda model, prefix: read.append(len(prefix)) or Reader(model, prefix))
+    kept: dict[int, Any] = {}
+    answers = generate_and_score(model, tokenizer, prompts, offered, LONGEST, 4, keep=kept.update)
+    assert len(read) == 3 and min(read[:2]) > 5, "each family has its own beginning"
+    assert sorted(kept) == list(range(len(prompts)))
+    for answer, prompt, ids in zip(answers, prompts, offered, strict=True):
+        text, _, scores = _plainly(model, tokenizer, prompt, ids)
+        assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
 
 
 def test_progress_is_told(loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,11 +72,23 @@ def test_subclasses_are_left_alone() -> None:
     assert [type(m) for m in model] == [Own, OneDnnLinear]
 
 
+@pytest.mark.parametrize(
+    ("capability", "taken"), [("AVX512", OneDnnLinear), ("AVX2", nn.Linear), ("DEFAULT", nn.Linear)]
+)
+def test_the_processor_decides_and_no_timing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, taken: type
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    model = load_for_prediction(make_tiny_model(tmp_path / "base"), torch.device("cpu"))
+    assert type(model.lm_head) is taken
+
+
 @torch.no_grad()
 def test_a_model_for_prediction_gives_the_same_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_tiny_model(tmp_path / "base")
+    monkeypatch.setattr("finetune_pipeline.models.loading.onednn_is_faster", lambda: True)
     fast = load_for_prediction(folder, torch.device("cpu"))
-    monkeypatch.setattr("finetune_pipeline.models.loading.predict_by_onednn", lambda model: None)
+    monkeypatch.setattr("finetune_pipeline.models.loading.onednn_is_faster", lambda: False)
     plain = load_for_prediction(folder, torch.device("cpu"))
     assert isinstance(fast.lm_head, OneDnnLinear) and type(plain.lm_head) is nn.Linear
     assert fast.lm_head.weight.data_ptr() == fast.get_input_embeddings().weight.data_ptr(), "tied as before"
