@@ -24,6 +24,7 @@ from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.reports.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, read_spec
+from finetune_pipeline.stages.ability import ability_digest
 from finetune_pipeline.stages.baseline import made_base
 from finetune_pipeline.training.preflight import preflight
 
@@ -44,6 +45,10 @@ def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding
         return None, found
     task = Task(spec=spec, folder=folder.resolve())
     found += [f for f in preflight(spec, task.folder, made_base(task, store)) if f not in found]
+    try:
+        ability_digest(task)
+    except FindingsError as error:
+        found += error.findings
     return (None if errors(found) else task), found
 
 

@@ -3,6 +3,7 @@ perturbed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +25,9 @@ _D, _R = GatesSpec.model_validate({}), RobustnessSpec.model_validate({})
 BESIDES_GATES: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "general_ability",
-        "the upper bound of the accuracy lost on questions besides the task below gates.max_ability_loss, and of the "
-        "relative rise of the bits plain text costs below gates.max_text_loss; passes where the spec asks nothing",
+        "the upper bound of the accuracy lost on questions besides the task below gates.max_ability_loss, no benchmark of your "
+        "own that surely loses as much, and the upper bound of the relative rise of the bits plain text costs below "
+        "gates.max_text_loss; passes where the spec asks nothing",
         f"{_D.max_ability_loss:g}, {_D.max_text_loss:g}",
         "champion",
         "Train more gently: fewer epochs, a lower learning rate, a smaller rank, or qlora or lora in place of full. Mix some "
@@ -58,7 +60,7 @@ def general_ability(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult
     """The upper bound of what was lost lies below the limits. Measured: the upper bound of the lost accuracy."""
     name, limit = "general_ability", spec.gates.max_ability_loss
     told = part(evaluation.get("ability"))
-    if told.get("items") == 0 and not spec.ability.suite and not spec.ability.files:
+    if told.get("items") == 0 and not (spec.ability.suite or spec.ability.files or spec.ability.harness.tasks):
         return answer(name, True, None, limit, "The spec asks nothing besides the task.", _TO_DO[name])
     drop, interval = told.get("drop"), told.get("interval")
     if not is_number(drop) or not is_interval(interval):
@@ -71,6 +73,10 @@ def general_ability(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult
     passed = high < limit
     if not passed and low < limit:
         message += f" A loss that large is not shown either: {points(low)} to {points(high)} points may be lost."
+    surely = {name: b for name, of in part(told.get("benchmarks")).items() if (b := _least_lost(of)) >= limit}
+    if surely:
+        lost = ", ".join(f"{name} surely loses {points(b, sign=False)} points" for name, b in surely.items())
+        message, passed = f"{message} Of the benchmarks, {lost}.", False
     text = told.get("text")
     if text is not None:
         rise, bound = _relative(part(text))
@@ -80,6 +86,12 @@ def general_ability(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult
         message += f" Plain text costs {rise:+.1%} bits (surely at most {bound:+.1%}; allowed {allowed:+.0%})."
         passed = passed and bound < allowed
     return answer(name, passed, high, limit, message, _TO_DO[name])
+
+
+def _least_lost(benchmark: Any) -> float:
+    """Lower bound of what a benchmark has lost; infinity where it was not measured."""
+    interval = part(benchmark).get("interval")
+    return float(interval[0]) if is_interval(interval) else math.inf
 
 
 def _relative(text: Mapping[str, Any]) -> tuple[float | None, float | None]:

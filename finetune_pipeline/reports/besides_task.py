@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.evaluation.ability.harness_tasks import CATEGORY
 from finetune_pipeline.evaluation.wording import (
     counted,
+    is_interval,
     is_number,
     number,
     p_value,
@@ -23,14 +25,21 @@ def ability_sentences(told: Mapping[str, Any] | None) -> list[str]:
     if not told:
         return []
     if not told.get("items"):
-        return ["General ability was not measured: ability.suite is off and there are no ability.files."]
+        return ["General ability was not measured: ability.suite is off, and there are neither files nor tasks."]
+    harness = told.get("harness")
     sentences = [
         f"Of {counted(told['n'], 'question')} that have nothing to do with the task, the base model has "
         f"{percent(told['before']['accuracy'])} right and the fine-tuned one {percent(told['after']['accuracy'])}: "
         f"{_lost(told['drop'])} (change {points_range([-told['interval'][1], -told['interval'][0]])}; {told['lost']} lost, "
         f"{told['gained']} gained, exact McNemar p {p_value(told['mcnemar_p'])}). The likelihood of the right choice is "
-        "compared; nothing is generated."
+        f"compared; {'what tasks of lm-evaluation-harness compare is theirs' if harness else 'nothing is generated'}."
     ]
+    if harness:
+        tasks = ", ".join(
+            f"{name} ({of['metric']}, {counted(of['rows'], 'row')}, {counted(of['shots'], 'shot')})"
+            for name, of in harness["tasks"].items()
+        )
+        sentences.append(f"Tasks of lm-evaluation-harness {harness['lm_eval']}, run offline: {tasks}.")
     if is_number(told.get("smallest_visible")):
         sentences.append(
             f"So many questions show a loss of {points(told['smallest_visible'], sign=False)} points four times in five; a "
@@ -60,7 +69,11 @@ def ability_table(told: Mapping[str, Any] | None) -> Table | None:
         shares = of["unit"] == "accuracy"
         before, after = (percent(of[k]) if shares else f"{of[k]:.3f} bits a byte" for k in ("before", "after"))
         change = points(of["after"] - of["before"]) if shares else f"{of['after'] - of['before']:+.3f}"
-        rows.append([name.replace("_", " "), number(of["n"]), before, after, change])
+        if is_interval(of.get("interval")):
+            low, high = -of["interval"][1], -of["interval"][0]
+            change += f" ({points_range([low, high]) if shares else f'{-high:+.3f} to {-low:+.3f}'})"
+        named = name if name.startswith(CATEGORY) else name.replace("_", " ")
+        rows.append([named, number(of["n"]), before, after, change])
     return Table(["Ability", "Items", "Before", "After", "Change"], rows, "lrrrr")
 
 

@@ -41,6 +41,14 @@ def check_engine(spec: TaskSpec, folder: Path) -> list[Finding]:
     return found
 
 
+def check_harness(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """Tasks of lm-evaluation-harness need the extra that brings it."""
+    if not spec.ability.harness.tasks or importlib.util.find_spec("lm_eval") is not None:
+        return []
+    place, message = "task.yaml: ability.harness", "lm_eval (lm-evaluation-harness) is not installed"
+    return [Finding("spec.harness", "error", place, message, "run pip install 'finetune-pipeline[harness]'")]
+
+
 def check_judge(spec: TaskSpec, folder: Path) -> list[Finding]:
     """A judge is asked safely, where it can be right, and a gate that needs one has one."""
     told, found = spec.evaluation.judge, []

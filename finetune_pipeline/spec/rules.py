@@ -271,13 +271,13 @@ def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> list[Finding]:
     """A spec may only read below its own folder: task folders are shared, and a glob is no way out of one."""
     bad = [
         g
-        for g in [*spec.data.raw, *spec.ability.files, spec.logs.path]
+        for g in [*spec.data.raw, *spec.ability.files, *spec.ability.harness.tasks, spec.logs.path]
         if Path(g).is_absolute() or ".." in Path(g).parts
     ]
     return [
         _finding(
             "raw_inside_folder",
-            "data.raw / ability.files / logs.path",
+            "data.raw / ability.files / ability.harness.tasks / logs.path",
             f"{g!r} points outside the task folder",
             "copy or link the files into the task folder",
         )

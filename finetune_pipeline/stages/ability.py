@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.evaluation.ability.drop import ability_drop, read_rows
+from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item, load_items
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.graph import Step, Work
@@ -42,9 +43,27 @@ def asked_items(task: Task) -> list[Item]:
     return load_items(ability_files(task), told.rows_per_file, told.suite)
 
 
+def ability_digest(task: Task) -> str:
+    """Digest of all that models are asked besides the task. Raises FindingsError for what cannot be asked."""
+    told = task.spec.ability.harness
+    items, found = [], []
+    try:
+        items = asked_items(task)
+    except FindingsError as error:
+        found = error.findings
+    try:
+        tasks = read_tasks(task.folder, told.tasks)
+    except FindingsError as error:
+        found += error.findings
+    if found:
+        raise FindingsError(found)
+    return asked_digest(items, tasks, told.limit, told.chat)
+
+
 def _score(work: Work, model: Path, adapter: Path | None, stage: str) -> dict[str, Any]:
-    if not asked_items(work.task):
-        return {"items": 0, "sentence": "nothing is asked: ability.suite is off and there are no files"}
+    harness = work.spec.ability.harness
+    if not asked_items(work.task) and not harness.tasks:
+        return {"items": 0, "sentence": "nothing is asked: ability.suite is off, and there are neither files nor tasks"}
     facts = work.launch(
         ability_job(
             model=model,
@@ -56,10 +75,13 @@ def _score(work: Work, model: Path, adapter: Path | None, stage: str) -> dict[st
             out=work.out,
             answers=answers_of(work),
             stage=stage,
+            harness={"folder": str(work.task.folder), **harness.model_dump()} if harness.tasks else None,
         )
     )
-    if facts["items_digest"] != work.world.ability:
-        raise RuntimeError(f"ability.files of {work.task.name} changed since this run began; run it again")
+    if facts["asked_digest"] != work.world.ability:
+        raise RuntimeError(
+            f"files of the section ability of {work.task.name} changed since this run began; run it again"
+        )
     return facts
 
 
@@ -89,7 +111,7 @@ STEPS = [
     Step(
         "general_ability",
         ("base_ability", "base_model", "merged_model"),
-        "2",
+        "3",
         lambda s, w: [w.ability, s.baseline.batch_size, s.gates.confidence],
         make_general_ability,
     ),

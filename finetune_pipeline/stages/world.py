@@ -8,7 +8,6 @@ from typing import Any
 from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
-from finetune_pipeline.evaluation.ability.items import digest
 from finetune_pipeline.graph import World
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
@@ -17,7 +16,7 @@ from finetune_pipeline.production.ingest import corrections_digest, read_logs
 from finetune_pipeline.production.judging import judging_digest, learned_by
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.spec.never_break import never_break_ids
-from finetune_pipeline.stages.ability import asked_items
+from finetune_pipeline.stages.ability import ability_digest
 
 
 def base_of(task: Task) -> dict[str, Any]:
@@ -48,6 +47,6 @@ def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -
         champion=dict(champion) if champion else None,
         never_break=never_break_ids(task.spec, task.folder),
         ratings=ratings_digest(task.folder / "reviews"),
-        ability=digest(asked_items(task)),
+        ability=ability_digest(task),
         judging=judging_digest(task.spec, logs, learned_by(store, task.name, champion)),
     )

@@ -274,12 +274,15 @@ def ability_job(
     out: Path,
     answers: Mapping[str, Any] | None = None,
     stage: str = "general_ability",
+    harness: Mapping[str, Any] | None = None,
 ) -> Job:
     """Score a model (with a prefix `adapter` in front of it, or None) on items of general ability, in float32.
 
     files: JSON Lines of benchmarks, at most `limit` rows of each; suite: with the items that ship.
+    harness: tasks of lm-evaluation-harness {folder (of the task), tasks (globs in it), limit, chat}; None: none.
     answers: of :func:`kept_answers`; measured.json gets `answers` {known, asked}.
-    Writes out/ability.jsonl (evaluation.ability.scoring.score_items). Facts: items, items_digest, unscored.
+    Writes out/ability.jsonl (evaluation.ability.scoring.score_items). Facts: items, asked_digest,
+    unscored, and with tasks harness (evaluation.ability.harness.run_tasks).
     """
     return {
         "action": "ability",
@@ -289,6 +292,7 @@ def ability_job(
         "files": [_path(f) for f in files],
         "limit": limit,
         "suite": suite,
+        "harness": dict(harness) if harness else None,
         "batch_size": batch_size,
         "answers": dict(answers) if answers else None,
         "out": _path(out),

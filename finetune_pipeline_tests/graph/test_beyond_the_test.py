@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from finetune_pipeline.evaluation.perturbations import KINDS
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 
 ITEMS = [{"query": f"the colour number {i} is", "choices": ["red", "blue", "green"], "gold": i % 3} for i in range(12)]
 
@@ -18,13 +20,14 @@ ITEMS = [{"query": f"the colour number {i} is", "choices": ["red", "blue", "gree
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = Project(
         tmp_path_factory.mktemp("beyond"),
-        ability={"suite": False, "files": ["items/*.jsonl"]},
+        ability={"suite": False, "files": ["items/*.jsonl"], "harness": {"tasks": ["bench"], "limit": 6}},
         robustness={"rows": 8},
         gates={"min_rated": 5, "min_accepted": 0.01, "max_ability_loss": 1.0},
     )
     (made.folder / "items").mkdir()
     lines = [*ITEMS, {"text": "a plain sentence"}, {"text": "and another one"}]
     (made.folder / "items" / "some.jsonl").write_text("".join(json.dumps(i) + "\n" for i in lines))
+    write_task(made.folder / "bench", CHOICES)
     return made
 
 
@@ -35,7 +38,10 @@ def gates(project: Project) -> dict[str, dict]:
 def test_people_decide_and_only_what_follows_is_made_anew(project: Project, tmp_path: Path) -> None:
     project.run()
     told = project.facts("general_ability")
-    assert (told["items"], told["n"], told["unscored"]) == (14, 12, 0)
+    assert (told["items"], told["n"], told["unscored"]) == (20, 18, 0)
+    assert told["harness"]["tasks"]["pick"] | {"results": {}} == {"rows": 6, "metric": "acc", "shots": 0, "results": {}}
+    assert told["harness"]["lm_eval"] == importlib.metadata.version("lm_eval")
+    assert told["categories"]["harness: pick"]["n"] == told["benchmarks"]["harness: pick"]["n"] == 6
     assert told["text"]["n"] == 2
     assert -1 <= told["drop"] <= 1
     assert told["interval"][0] <= told["drop"] <= told["interval"][1]
@@ -74,6 +80,7 @@ def test_people_decide_and_only_what_follows_is_made_anew(project: Project, tmp_
     page = (project.artifact("evaluation_report") / "report.html").read_text()
     assert "Judgement by people" in page
     assert "General ability" in page
+    assert "harness: pick" in page and "pick (acc, 6 rows, 0 shots)" in page
     assert "people accept 100% of the fine-tuned model" in page
 
 

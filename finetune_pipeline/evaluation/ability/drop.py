@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.evaluation.ability.items import ROWS
+from finetune_pipeline.evaluation.ability.items import ROWS, SUITE_NAME
 from finetune_pipeline.evaluation.statistics import (
     mcnemar_exact,
     paired_bootstrap_mean,
@@ -32,9 +32,12 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
 
     Returns n (items with choices), before, after (each {accuracy, interval}), drop (accuracy lost, positive: worse) with
     its Tango `interval`, lost and gained (counts), mcnemar_p, smallest_visible (drop found four times in five at this
-    size), probability_drop {drop, interval} (mean probability of the right choice), text {n, before, after, rise,
-    interval} or None (bits per byte of plain text, positive: worse), categories {name: {n, before, after, drop} | …},
-    lost_items (ids), failed. Raises ValueError when the two do not hold the same items, or one has no choices at all.
+    size), probability_drop {drop, interval} or None (mean probability of the right one among choices), text {n,
+    before, after, rise, interval} or None (bits per byte of plain text, positive: worse), categories {name: {n, unit, before,
+    after, drop, interval, and lost, gained, mcnemar_p of questions}} (drop: positive is worse), benchmarks {category that is
+    not the suite's: {n, drop, interval}} (intervals that hold together for all of them), lost_items (ids), failed.
+
+    Raises ValueError when the two do not hold the same items, or one has no choices at all.
     """
     pairs = _pairs(before, after)
     failed = [a["id"] for a, b in pairs if a["error"] or b["error"]]
@@ -47,8 +50,6 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
     lost = [a["id"] for a, b in choices if a["right"] and not b["right"]]
     gained = [a["id"] for a, b in choices if b["right"] and not a["right"]]
     low, high = tango_interval(len(gained), len(lost), n, confidence)
-    p_before, p_after = ([row["probability"] for row in side] for side in zip(*choices, strict=True))
-    p_low, p_high = paired_bootstrap_mean(p_after, p_before, confidence=confidence)
     return {
         "n": n,
         "confidence": confidence,
@@ -60,9 +61,10 @@ def ability_drop(before: Sequence[Row], after: Sequence[Row], confidence: float 
         "gained": len(gained),
         "mcnemar_p": mcnemar_exact(len(gained), len(lost)),
         "smallest_visible": smallest_detectable_gain(n, (len(lost) + len(gained)) / n, alpha=1 - confidence),
-        "probability_drop": {"drop": (sum(p_before) - sum(p_after)) / n, "interval": [p_low, p_high]},
+        "probability_drop": _probability_drop(choices, confidence),
         "text": _text(texts, confidence),
-        "categories": _categories(fine),
+        "categories": _categories(fine, confidence),
+        "benchmarks": _benchmarks(choices, confidence),
         "lost_items": lost[:SHOWN],
         "failed": failed,
     }
@@ -77,6 +79,15 @@ def _pairs(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Row, Row]]
 
 def _rate(k: int, n: int, confidence: float) -> dict[str, Any]:
     return {"accuracy": k / n, "interval": list(wilson_interval(k, n, confidence))}
+
+
+def _probability_drop(choices: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any] | None:
+    told = [(a["probability"], b["probability"]) for a, b in choices if a["probability"] is not None]
+    if len(told) < 2:
+        return None
+    before, after = zip(*told, strict=True)
+    low, high = paired_bootstrap_mean(after, before, confidence=confidence)
+    return {"drop": (sum(before) - sum(after)) / len(told), "interval": [low, high]}
 
 
 def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, Any] | None:
@@ -94,7 +105,7 @@ def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, 
     }
 
 
-def _categories(pairs: Sequence[tuple[Row, Row]]) -> dict[str, dict[str, Any]]:
+def _categories(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:
     """Each category before and after; where one holds questions and texts, the texts stand apart as `… (text)`."""
     by_kind: dict[tuple[str, str], list[tuple[Row, Row]]] = defaultdict(list)
     for a, b in pairs:
@@ -108,5 +119,33 @@ def _categories(pairs: Sequence[tuple[Row, Row]]) -> dict[str, dict[str, Any]]:
             "unit": "accuracy" if key == "right" else key,
             "before": before,
             "after": after,
+            **(_lost(of, confidence) if key == "right" else _risen(of, confidence)),
         }
     return told
+
+
+def _lost(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
+    lost, gained = (sum(x["right"] and not y["right"] for x, y in of) for of in (pairs, [(b, a) for a, b in pairs]))
+    return {
+        "drop": (lost - gained) / len(pairs),
+        "interval": list(tango_interval(gained, lost, len(pairs), confidence)),
+        "lost": lost,
+        "gained": gained,
+        "mcnemar_p": mcnemar_exact(gained, lost),
+    }
+
+
+def _risen(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
+    told = _text([(a["bits_per_byte"], b["bits_per_byte"]) for a, b in pairs], confidence)
+    alone = pairs[0][1]["bits_per_byte"] - pairs[0][0]["bits_per_byte"]
+    return {"drop": told["rise"], "interval": told["interval"]} if told else {"drop": alone, "interval": None}
+
+
+def _benchmarks(choices: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:
+    """What each benchmark besides the suite has lost. As many are looked at, each interval is wider (Bonferroni)."""
+    own: dict[str, list[tuple[Row, Row]]] = defaultdict(list)
+    for pair in choices:
+        if pair[0]["source"] != SUITE_NAME:
+            own[pair[0]["category"]].append(pair)
+    each = 1 - (1 - confidence) / max(len(own), 1)
+    return {name: {"n": len(of)} | {k: _lost(of, each)[k] for k in ("drop", "interval")} for name, of in own.items()}

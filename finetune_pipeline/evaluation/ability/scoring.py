@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import write_json
-from finetune_pipeline.evaluation.ability.items import ROWS, Item, digest, load_items
+from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
+from finetune_pipeline.evaluation.ability.items import ROWS, Item, load_items
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids, to_ids
@@ -18,13 +19,23 @@ from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids,
 def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.training.jobs.ability_job`. Returns (facts, measured)."""
     items = load_items([Path(p) for p in job["files"]], job["limit"], job["suite"])
+    harness = job.get("harness") or {"folder": ".", "tasks": [], "limit": 0, "chat": False}
+    tasks = read_tasks(Path(harness["folder"]), harness["tasks"])
     folder, prefix, out = Path(job["model"]), job.get("adapter"), Path(job["out"])
     cache, seen = open_cache(job.get("answers"))
     asked = Answerer(folder, Path(prefix) if prefix else None, cache, seen)
     rows = score_items(asked, items, job["batch_size"], job["stage"])
+    facts: dict[str, Any] = {"asked_digest": asked_digest(items, tasks, harness["limit"], harness["chat"])}
+    if tasks:
+        from finetune_pipeline.evaluation.ability.harness import run_tasks
+
+        more, facts["harness"] = run_tasks(
+            asked, tasks, harness["limit"], harness["chat"], job["batch_size"], job["stage"]
+        )
+        rows += more
     out.mkdir(parents=True, exist_ok=True)
     (out / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    facts = {"items": len(rows), "items_digest": digest(items), "unscored": sum(bool(r["error"]) for r in rows)}
+    facts |= {"items": len(rows), "unscored": sum(bool(r["error"]) for r in rows)}
     write_json(out / "ability.json", facts)
     return facts, {"answers": close_cache(cache)}
 
@@ -39,6 +50,8 @@ def score_items(
     softmax of the same scores, which moves before `right` does. bits_per_byte: of a text. What does not apply is None.
     error: why an item could not be scored.
     """
+    if not items:
+        return []
     prompts, texts = zip(*(_encoded(asked.tokenizer, item) for item in items), strict=True)
     rows: dict[int, dict[str, Any]] = {}
     # chats share the template's beginning, bare texts nothing: apart, each kind is read as fast as it can be

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
+
 SPEC = {
     "name": "demo",
     "description": "d",
@@ -123,3 +125,14 @@ def test_report_before_any_run_says_what_to_do(tmp_path: Path) -> None:
     done = finetune("report", "ticket_triage", data=SHIPPED, home=tmp_path / "home")
     assert done.returncode == 1
     assert "finetune run ticket_triage" in done.stderr
+
+
+def test_check_refuses_a_harness_task_whose_rows_would_be_fetched(data: Path, tmp_path: Path) -> None:
+    write_task(data / "demo" / "bench", CHOICES | {"dataset_path": "allenai/ai2_arc"})
+    (data / "demo" / "task.yaml").write_text(yaml.safe_dump(SPEC | {"ability": {"harness": {"tasks": ["bench"]}}}))
+    done = finetune("check", "demo", data=data, home=tmp_path / "home")
+    assert done.returncode == 1
+    assert "bench/pick.yaml: dataset_path is 'allenai/ai2_arc': its rows would be fetched" in done.stdout + done.stderr
+    write_task(data / "demo" / "bench", CHOICES)
+    done = finetune("check", "demo", data=data, home=tmp_path / "home")
+    assert done.returncode == 2 and "fetched" not in done.stdout, "the rows are told, the task is fine"

@@ -50,6 +50,18 @@ def test_what_cannot_be_ruled_out_is_stopped_and_said_to_be_open() -> None:
     ).passed  # at the limit is not below
 
 
+def test_a_benchmark_that_surely_loses_too_much_is_stopped_though_all_questions_together_are_not() -> None:
+    def told(low: Any) -> dict[str, Any]:
+        interval = [low, 0.4] if low is not None else None
+        return ability(0.02, -0.02, 0.06, benchmarks={"arc": {"n": 40, "drop": 0.2, "interval": interval}})
+
+    assert general_ability(spec(), told(0.09)).passed
+    stopped = general_ability(spec(), told(0.1))
+    assert not stopped.passed
+    assert "arc surely loses 10.0 points" in stopped.message
+    assert not general_ability(spec(), told(None)).passed, "what was not measured does not pass"
+
+
 def test_text_that_costs_much_more_is_stopped() -> None:
     fine = ability(0.0, -0.04, 0.04, text=text(1.2, 0.1, 0.2))
     assert general_ability(spec(), fine).passed

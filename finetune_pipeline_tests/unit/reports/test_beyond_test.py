@@ -22,7 +22,9 @@ def test_the_loss_is_told_with_its_interval() -> None:
     assert "1.000 bits a byte before and 1.250 after" in told
     table = ability_table(ability())
     assert table is not None
-    assert ["text", "2", "1.000 bits a byte", "1.250 bits a byte", "+0.250"] in [list(r) for r in table.rows]
+    assert ["text", "2", "1.000 bits a byte", "1.250 bits a byte", "+0.250 (+0.200 to +0.300)"] in [
+        list(r) for r in table.rows
+    ]
 
 
 def test_nothing_asked_is_said() -> None:

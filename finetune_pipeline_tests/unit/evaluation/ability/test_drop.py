@@ -80,6 +80,43 @@ def test_a_category_of_questions_and_texts_is_told_apart() -> None:
     after = [choice(0, False), choice(2, False), text(4, 1.5) | {"category": "even"}]
     told = ability_drop(before, after)["categories"]
     assert told == {
-        "even": {"n": 2, "unit": "accuracy", "before": 0.5, "after": 0.0},
-        "even (text)": {"n": 1, "unit": "bits_per_byte", "before": 1.0, "after": 1.5},
+        "even": {
+            "n": 2,
+            "unit": "accuracy",
+            "before": 0.5,
+            "after": 0.0,
+            "drop": 0.5,
+            "interval": list(tango_interval(0, 1, 2)),
+            "lost": 1,
+            "gained": 0,
+            "mcnemar_p": 1.0,
+        },
+        "even (text)": {
+            "n": 1,
+            "unit": "bits_per_byte",
+            "before": 1.0,
+            "after": 1.5,
+            "drop": 0.5,
+            "interval": None,
+        },
     }
+
+
+def test_benchmarks_are_looked_at_one_by_one_with_intervals_that_hold_together() -> None:
+    own = [choice(i, True) | {"source": "some.jsonl", "category": f"c{i % 3}"} for i in range(90)]
+    before = [*(choice(i + 100, True) for i in range(100)), *own]
+    after = [*before[:100], *(r | {"right": r["category"] != "c1"} for r in own)]
+    told = ability_drop(before, after)
+    assert set(told["benchmarks"]) == {"c0", "c1", "c2"}, "the suite is none of them"
+    assert told["benchmarks"]["c1"]["drop"] == 1.0
+    assert told["benchmarks"]["c1"]["interval"] == pytest.approx(list(tango_interval(0, 30, 30, 1 - 0.05 / 3)))
+    assert told["benchmarks"]["c0"]["interval"][0] < 0
+    assert told["categories"]["c1"]["interval"] == pytest.approx(list(tango_interval(0, 30, 30)))
+
+
+def test_what_is_not_chosen_among_choices_has_no_probability() -> None:
+    before = [choice(i, True) | {"probability": 0.8 if i < 5 else None} for i in range(10)]
+    after = [choice(i, True) | {"probability": 0.6 if i < 5 else None} for i in range(10)]
+    assert ability_drop(before, after)["probability_drop"]["drop"] == pytest.approx(0.2)
+    none = [choice(i, True) | {"probability": None} for i in range(10)]
+    assert ability_drop(none, none)["probability_drop"] is None

@@ -1,0 +1,153 @@
+"""A model of this pipeline as lm-evaluation-harness asks models: through the cache of answers, contexts read once.
+
+Texts become tokens exactly as in lm_eval's own HFLM, so that scores are equal to it; a test compares the two. One thing is
+not done alike: what is too long for the model is told, and never cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Sequence
+from itertools import groupby
+from typing import Any
+
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.evaluation.generated import Answer
+from finetune_pipeline.evaluation.generation import Ids
+
+LONGEST_WINDOW = 2048
+"""Tokens of a text read at once, where its whole likelihood is asked; longer texts are read window by window."""
+NO_ANSWER = (math.nan, False)
+
+
+class AnswererLM(TemplateLM):  # type: ignore[misc]
+    """asked: the model. written: names of the tasks that ask whether a continuation would have been written greedily;
+    for the others that is not found out, and False is told.
+
+    failed: {(task, row): why it could not be answered}; lm_eval gets NaN or an empty text for these.
+    """
+
+    def __init__(self, asked: Answerer, batch_size: int, stage: str, written: Container[str]) -> None:
+        super().__init__()
+        self.asked, self.batch_size, self.stage, self.written = asked, batch_size, stage, written
+        self.tokenizer = asked.tokenizer
+        self.failed: dict[tuple[str, int], str] = {}
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        begin = self.tokenizer.bos_token_id
+        return int(begin) if begin is not None else self.eot_token_id
+
+    @property
+    def tokenizer_name(self) -> str:
+        return "own"  # names a cache of lm_eval's which is not used
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> Ids:
+        if add_special_tokens is None and string.startswith(self.tokenizer.decode([self.prefix_token_id])):
+            add_special_tokens = False
+        told = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        return list(self.tokenizer.encode(string, **told))
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        pairs = []
+        for request in requests:
+            context, text = request.args
+            if context:
+                pairs.append(self._encode_pair(context, text))
+                continue
+            ids = self.tok_encode(text, add_special_tokens=False)
+            begins = ids[:1] == [self.prefix_token_id]
+            pairs.append((ids[:1], ids[1:]) if begins else ([self.prefix_token_id], ids))
+        return self._likelihoods(requests, pairs)
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        longest = min(self.asked.context_length or LONGEST_WINDOW, LONGEST_WINDOW)
+        of, pairs = [], []
+        for request in requests:
+            ids = self.tok_encode(request.args[0])
+            for window in get_rolling_token_windows(ids, self.prefix_token_id, longest, 1):
+                of.append(request)
+                pairs.append(make_disjoint_window(window))
+        totals = dict.fromkeys(map(id, requests), 0.0)
+        # a window's logits alone may fill the memory: one at a time
+        for request, (score, _) in zip(of, self._likelihoods(of, pairs, batch_size=1), strict=True):
+            totals[id(request)] += score
+        return [totals[id(request)] for request in requests]
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        made: dict[int, str] = {}
+        most = [_most_tokens(request.args[1]) for request in requests]
+        for tokens in sorted(set(most)):
+            places = [i for i, n in enumerate(most) if n == tokens]
+            prompts = [self.tok_encode(requests[i].args[0]) for i in places]
+            for i, answer in zip(places, self._ask(prompts, None, tokens, self.batch_size), strict=True):
+                made[i] = self._ended(answer.text, requests[i].args[1].get("until") or [])
+                if answer.status == "error":
+                    self._fail(requests[i], answer.error)
+        return [made[i] for i in range(len(requests))]
+
+    def _ended(self, text: str, until: str | list[str]) -> str:
+        for end in [*([until] if isinstance(until, str) else until), self.tokenizer.decode([self.eot_token_id])]:
+            text = text.split(end, maxsplit=1)[0] if end else text
+        return text
+
+    def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        raise NotImplementedError("all likelihoods are asked through _likelihoods")
+
+    def _likelihoods(
+        self, requests: Sequence[Any], pairs: Sequence[tuple[Ids, Ids]], batch_size: int | None = None
+    ) -> list[tuple[float, bool]]:
+        """(log-likelihood, whether greedy writing gives it) of each pair. What goes on from one context, in a row, is asked
+        together."""
+        told = [NO_ANSWER] * len(pairs)
+        groups: dict[int, list[list[int]]] = {}  # by the tokens that must be written
+        for _, same in groupby(range(len(pairs)), key=lambda i: (requests[i].task_name, pairs[i][0])):
+            places = list(same)
+            limit, length = self.asked.context_length, max(len(pairs[i][0]) + len(pairs[i][1]) for i in places)
+            if limit is not None and length > limit + 1:  # the last token is never read
+                for i in places:
+                    self._fail(requests[i], f"{length} tokens are more than the model's {limit}")
+                continue
+            written = requests[places[0]].task_name in self.written
+            tokens = max(len(pairs[i][1]) for i in places) if written else 1
+            groups.setdefault(1 << (tokens - 1).bit_length(), []).append(places)
+        for tokens, group in sorted(groups.items()):
+            prompts, texts = [pairs[p[0]][0] for p in group], [[pairs[i][1] for i in p] for p in group]
+            for places, answer in zip(
+                group, self._ask(prompts, texts, tokens, batch_size or self.batch_size), strict=True
+            ):
+                for i, score in zip(places, answer.label_scores or [math.nan] * len(places), strict=True):
+                    if not math.isfinite(score):
+                        self._fail(requests[i], answer.error or "a likelihood is not a number")
+                    length = len(pairs[i][1])
+                    told[i] = (score, length <= tokens and answer.new_ids[:length] == pairs[i][1])
+        return told
+
+    def _ask(self, prompts: list[Ids], texts: list[list[Ids]] | None, tokens: int, batch_size: int) -> Sequence[Answer]:
+        return self.asked.answers(
+            prompts, texts, max_new_tokens=tokens, batch_size=batch_size, stage=self.stage, name="tasks"
+        )
+
+    def _fail(self, request: Any, why: str) -> None:
+        self.failed.setdefault((request.task_name, request.doc_id), why)
+
+
+def _most_tokens(told: dict[str, Any]) -> int:
+    return int(told.get("max_gen_toks") or told.get("max_new_tokens") or 256)

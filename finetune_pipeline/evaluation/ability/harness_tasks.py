@@ -1,0 +1,294 @@
+"""Task files of lm-evaluation-harness, read and judged before anything is run. Neither torch nor lm_eval is imported.
+
+A task is taken only if it can be run here and now: its rows lie in files of the task folder, nothing of it is code, and its
+metric says of every row whether it is right, or how likely its text is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_pipeline.evaluation.ability.items import Item, digest
+from finetune_pipeline.findings import Finding, FindingsError
+
+PACKAGE = "lm_eval"
+SOURCE = "lm-evaluation-harness"
+CATEGORY = "harness: "
+"""What stands before the name of a task where rows are told by category."""
+INSTALL = "pip install 'finetune-pipeline[harness]'"
+FORMATS = ("json", "csv", "parquet", "text")
+"""Builders of `datasets` that read local files."""
+RIGHT = {
+    "multiple_choice": ("acc", "acc_norm", "acc_bytes", "acc_mutual_info"),
+    "loglikelihood": ("acc",),
+    "loglikelihood_rolling": (),
+    "generate_until": ("exact_match",),
+}
+"""Metrics that are 0 or 1 for every row, by output_type."""
+LIKELY = {
+    "multiple_choice": (),
+    "loglikelihood": ("perplexity",),
+    "loglikelihood_rolling": ("bits_per_byte", "byte_perplexity", "word_perplexity"),
+    "generate_until": (),
+}
+"""Metrics made of the likelihood of every row's text, by output_type."""
+_KEYS = frozenset(
+    "task task_alias tag dataset_path dataset_name dataset_kwargs training_split validation_split test_split fewshot_split "  # noqa: SIM905
+    "doc_to_text doc_to_target doc_to_choice description target_delimiter fewshot_delimiter fewshot_config num_fewshot "
+    "metric_list output_type generation_kwargs filter_list gen_prefix metadata should_decontaminate "
+    "doc_to_decontamination_query".split()
+)
+_LOADING = ("data_files", "field", "sep", "delimiter", "column_names")
+_WRITING = ("until", "max_gen_toks", "max_new_tokens", "do_sample", "temperature")
+
+
+@dataclass(frozen=True)
+class HarnessTask:
+    """config: as lm_eval's ConfigurableTask takes it, data files absolute. metric: the one whose rows are compared;
+    text: it is the likelihood of a text. files: what the rows are read from."""
+
+    name: str
+    config: Mapping[str, Any]
+    metric: str
+    text: bool
+    files: tuple[Path, ...]
+
+
+class _Code(str):
+    """What `!function` names."""
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+_Loader.add_constructor("!function", lambda loader, node: _Code(loader.construct_scalar(node)))  # type: ignore[arg-type]
+
+
+def harness_version() -> str | None:
+    """Version of the installed lm_eval; None where it is not installed."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        return None
+    return importlib.metadata.version(PACKAGE)
+
+
+def read_tasks(folder: Path, patterns: Sequence[str]) -> list[HarnessTask]:
+    """The tasks that `patterns` (globs of files or folders below `folder`) name, by name. Nothing named: none.
+
+    Raises FindingsError with every problem of every file, and where lm_eval is not installed.
+    """
+    if not patterns:
+        return []
+    found: list[Finding] = []
+    if harness_version() is None:
+        found.append(_fault("task.yaml: ability.harness", f"{PACKAGE} is not installed", f"run {INSTALL}"))
+    root, made = folder.resolve(), {}
+    for path in _files(root, patterns, found):
+        try:
+            task = _read(path, root)
+        except FindingsError as error:
+            found += error.findings
+            continue
+        if task.name in made:
+            found.append(_fault(_place(path, root), f"task {task.name!r} is there twice", "rename one of the two"))
+        made[task.name] = task
+    if found:
+        raise FindingsError(found)
+    return [made[name] for name in sorted(made)]
+
+
+def tasks_digest(tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
+    """16 hex digits of what is asked and how: the tasks, the content of their files, and the version of lm_eval.
+    No tasks: empty."""
+    if not tasks:
+        return ""
+    content = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in {p for t in tasks for p in t.files}}
+    named = [[t.name, t.metric, _with_content(t.config, content)] for t in tasks]
+    told = json.dumps([harness_version(), limit, chat, named], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def asked_digest(items: Sequence[Item], tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
+    """16 hex digits of all that models are asked: items, and tasks of lm-evaluation-harness where there are some."""
+    own, more = digest(items), tasks_digest(tasks, limit, chat)
+    return hashlib.sha256(f"{own} {more}".encode()).hexdigest()[:16] if more else own
+
+
+def _with_content(told: Any, content: Mapping[Path, str]) -> Any:
+    """A configuration with the digests of its files in place of their paths."""
+    if isinstance(told, Mapping):
+        return {key: _with_content(value, content) for key, value in told.items()}
+    if isinstance(told, list):
+        return [_with_content(value, content) for value in told]
+    return content.get(Path(told), told) if isinstance(told, str) and told.startswith("/") else told
+
+
+def _files(root: Path, patterns: Sequence[str], found: list[Finding]) -> list[Path]:
+    files: set[Path] = set()
+    for pattern in patterns:
+        paths = sorted(root.glob(pattern))
+        inside = [f for p in paths if p.is_dir() for f in sorted(p.glob("*.yaml")) if _is_task(f)]
+        files |= {p for p in paths if _is_task(p)} | set(inside)
+        if not inside and not any(_is_task(p) for p in paths):
+            found.append(
+                _fault(
+                    "task.yaml: ability.harness.tasks",
+                    f"{pattern!r} matches no task file",
+                    "name a .yaml file or a folder of them. Tasks that lm_eval ships cannot be named: their rows would be "
+                    "fetched. Write a task file with dataset_path: json and data_files",
+                )
+            )
+    return sorted(files)
+
+
+def _is_task(path: Path) -> bool:
+    """What begins with _ is there to be included, as in lm_eval's own folders."""
+    return path.is_file() and not path.name.startswith("_")
+
+
+def _read(path: Path, root: Path) -> HarnessTask:
+    place = _place(path, root)
+    config = _merged(path, root, ())
+    found = [_fault(place, message, fix) for message, fix in (*_told_wrong(config), *_scored_wrong(config))]
+    kwargs = config.get("dataset_kwargs")
+    kwargs = dict(kwargs) if isinstance(kwargs, Mapping) else {}
+    data, files = _data(kwargs.get("data_files"), path.parent, root, place, found)
+    found += [_fault(place, message, fix) for message, fix in _splits_wrong(config, data)]
+    if found:
+        raise FindingsError(found)
+    output_type = config["output_type"]
+    named = [m["metric"] for m in config["metric_list"]] if config.get("metric_list") else _defaults(output_type)
+    right = [m for m in named if m in RIGHT[output_type]]
+    metric = (right or named)[0]
+    config["dataset_kwargs"] = {**kwargs, "data_files": data}
+    return HarnessTask(config["task"], config, metric, not right, tuple(files))
+
+
+def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The file over those it includes. Raises FindingsError for what cannot be read."""
+    place = _place(path, root)
+    try:
+        told = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader, which knows one more tag
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        message = f"cannot be read: {' '.join(str(error).split())}"
+        raise FindingsError([_fault(place, message, "correct the file")]) from error
+    if not isinstance(told, dict) or isinstance(told.get("task"), list) or "group" in told:
+        problem = "it is a group of tasks" if isinstance(told, dict) else "it is no mapping"
+        raise FindingsError([_fault(place, problem, "name the task files one by one, or their folder")])
+    base: dict[str, Any] = {}
+    includes = told.pop("include", [])
+    for name in [includes] if isinstance(includes, str) else includes:
+        other = (path.parent / str(name)).resolve()
+        if not other.is_relative_to(root) or not other.is_file() or other in (*seen, path):
+            message = f"include: {name!r} is no other file in the task folder"
+            raise FindingsError([_fault(place, message, "copy the file into the task folder, or take it out")])
+        base |= _merged(other, root, (*seen, path))
+    return base | told
+
+
+def _told_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What cannot be run safely, or not at all: (message, fix)."""
+    found = []
+    for key, value in config.items():
+        if value is not None and (code := _code(value)):
+            fix = "write it as a Jinja template, or prepare the rows of the file"
+            found.append((f"{key}: !function {code}: code of task files is not run", fix))
+        elif key not in _KEYS and value is not None and not (key == "repeats" and value == 1):
+            near = difflib.get_close_matches(key, _KEYS, 1)
+            found.append((f"{key} cannot be used here", f"did you mean {near[0]}?" if near else "take it out"))
+    if not isinstance(config.get("task"), str) or not config["task"]:
+        found.append(("task is missing", "give the task a name"))
+    if config.get("dataset_path") not in FORMATS:
+        message = (
+            f"dataset_path is {config.get('dataset_path')!r}: its rows would be fetched, and nothing is fetched here"
+        )
+        fix = f"save the rows in the task folder; write dataset_path: {FORMATS[0]} (or {', '.join(FORMATS[1:])}) and "
+        found.append((message, fix + "dataset_kwargs: {data_files: {test: FILE}}"))
+    kwargs = config.get("dataset_kwargs") or {}
+    for key in sorted(set(kwargs) - set(_LOADING)) if isinstance(kwargs, Mapping) else ():
+        found.append((f"dataset_kwargs.{key} cannot be used here", f"use no others than {', '.join(_LOADING)}"))
+    writing = config.get("generation_kwargs") or {}
+    for key in sorted(set(writing) - set(_WRITING)) if isinstance(writing, Mapping) else ():
+        found.append((f"generation_kwargs.{key} cannot be used here", f"use no others than {', '.join(_WRITING)}"))
+    if isinstance(writing, Mapping) and (writing.get("do_sample") or writing.get("temperature") not in (None, 0)):
+        found.append(("its answers are drawn at random", "write do_sample: false; two models are compared row by row"))
+    return found
+
+
+def _code(value: Any) -> str:
+    """The first code that is named anywhere in a value; none: empty."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return next((code for one in value if (code := _code(one))), "")
+    return str(value) if isinstance(value, _Code) else ""
+
+
+def _scored_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    output_type = config.get("output_type", "generate_until")
+    if output_type not in RIGHT or "output_type" not in config:
+        return [(f"output_type is {config.get('output_type')!r}", f"write one of {', '.join(RIGHT)}")]
+    listed, usable = config.get("metric_list"), (*RIGHT[output_type], *LIKELY[output_type])
+    if listed is not None and (not isinstance(listed, list) or not all(isinstance(m, Mapping) for m in listed)):
+        return [("metric_list is no list of {metric: …}", f"name one of {', '.join(usable)}")]
+    found = []
+    for metric in listed or []:
+        if metric.get("metric") not in usable or metric.get("hf_evaluate"):
+            message = f"metric {metric.get('metric')} of {output_type} does not say of each row whether it is right"
+            found.append((message, f"take it out, and use {' or '.join(usable)}"))
+    return found
+
+
+def _defaults(output_type: str) -> list[str]:
+    """Metrics of a task that names none, those that are right or wrong first."""
+    return [*RIGHT[output_type][:1], *LIKELY[output_type]]
+
+
+def _data(
+    told: Any, beside: Path, root: Path, place: str, found: list[Finding]
+) -> tuple[dict[str, list[str]], list[Path]]:
+    """({split: absolute paths}, all paths), relative ones read from the task file's folder."""
+    named = told if isinstance(told, Mapping) else {"train": told} if told else {}
+    data: dict[str, list[str]] = {}
+    for split, value in named.items():
+        data[str(split)] = []
+        for name in value if isinstance(value, list) else [value]:
+            path = (beside / str(name)).resolve()
+            if not path.is_file() or not path.is_relative_to(root):
+                fix = "write a path of a file in the task folder, relative to the task file; nothing is fetched"
+                found.append(_fault(place, f"data_files: {name!r} is no file in the task folder", fix))
+            data[str(split)].append(str(path))
+    if not data:
+        found.append(_fault(place, "dataset_kwargs.data_files is missing", "write data_files: {test: FILE}"))
+    return data, sorted({Path(p) for paths in data.values() for p in paths})
+
+
+def _splits_wrong(config: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    asked = config.get("test_split") or config.get("validation_split")
+    named = {k: v for k in ("training", "validation", "test", "fewshot") if (v := config.get(f"{k}_split"))}
+    found = [
+        (f"{kind}_split is {split!r}, and data_files has {', '.join(data)}", "name one of data_files")
+        for kind, split in named.items()
+        if data and split not in data
+    ]
+    if not asked:
+        found.append(("neither test_split nor validation_split is named", "write test_split: test"))
+    return found
+
+
+def _place(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _fault(place: str, message: str, fix: str) -> Finding:
+    return Finding("ability.harness", "error", place, message, fix)

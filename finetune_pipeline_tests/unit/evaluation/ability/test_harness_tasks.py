@@ -1,0 +1,157 @@
+"""Task files of lm-evaluation-harness: what is taken, and that what cannot be run here is named with its way out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks, tasks_digest
+from finetune_pipeline.evaluation.ability.items import digest, suite
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.rules import check_all
+from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, ENDING, TEXTS, WRITING, write_task
+
+
+def test_tasks_of_a_folder_are_taken_with_the_metric_that_counts(tmp_path: Path) -> None:
+    for config in (CHOICES, ENDING, TEXTS, WRITING):
+        write_task(tmp_path / "bench", config)
+    (tmp_path / "bench" / "_shared.yaml").write_text("num_fewshot: 0\n")
+    tasks = read_tasks(tmp_path, ["bench"])
+    told = [(t.name, t.metric, t.text) for t in tasks]
+    assert told == [
+        ("ending", "acc", False),
+        ("pick", "acc", False),
+        ("texts", "bits_per_byte", True),
+        ("writing", "exact_match", False),
+    ]
+    assert tasks[0].files == (tmp_path / "bench" / "ending.jsonl",)
+    assert read_tasks(tmp_path, ["bench/*.yaml"])[0].name == "ending"
+    assert read_tasks(tmp_path, []) == []
+
+
+def test_a_task_may_stand_on_another_file(tmp_path: Path) -> None:
+    write_task(tmp_path, CHOICES)
+    hub = CHOICES | {"dataset_path": "allenai/ai2_arc"}
+    (tmp_path / "_base.yaml").write_text(json.dumps(hub))
+    (tmp_path / "pick.yaml").write_text("include: _base.yaml\ntask: mine\ndataset_path: json\n")
+    (task,) = read_tasks(tmp_path, ["pick.yaml"])
+    assert (task.name, task.metric) == ("mine", "acc")
+
+
+METRIC = {"aggregation": "mean", "higher_is_better": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "fix"),
+    [
+        (
+            {"dataset_path": "allenai/ai2_arc"},
+            "'allenai/ai2_arc': its rows would be fetched",
+            "save the rows in the task",
+        ),
+        ({"dataset_path": None}, "its rows would be fetched", "dataset_path: json"),
+        ({"dataset_kwargs": {}}, "data_files is missing", "{test: FILE}"),
+        (
+            {"dataset_kwargs": {"data_files": {"test": "https://x.org/a.jsonl"}}},
+            "is no file in the task folder",
+            "fetched",
+        ),
+        ({"dataset_kwargs": {"data_files": {"test": "../../etc/hosts"}}}, "is no file in the task folder", "fetched"),
+        (
+            {"dataset_kwargs": {"data_files": "pick.jsonl", "token": "t"}},
+            "dataset_kwargs.token cannot",
+            "no others than",
+        ),
+        ({"test_split": "validation"}, "test_split is 'validation', and data_files has test", "one of data_files"),
+        ({"test_split": None}, "neither test_split nor validation_split", "test_split: test"),
+        ({"output_type": "greedy_until"}, "output_type is 'greedy_until'", "multiple_choice"),
+        ({"metric_list": [{"metric": "f1", **METRIC}]}, "metric f1 of multiple_choice does not say", "acc_norm"),
+        ({"metric_list": [{"metric": "acc", "hf_evaluate": True}]}, "metric acc of multiple_choice", "take it out"),
+        ({"use_prompt": "promptsource:x"}, "use_prompt cannot be used here", "take it out"),
+        ({"metric_lists": []}, "metric_lists cannot be used here", "did you mean metric_list?"),
+        ({"generation_kwargs": {"do_sample": True}}, "drawn at random", "do_sample: false"),
+        ({"generation_kwargs": {"top_p": 0.9}}, "generation_kwargs.top_p", "no others than"),
+        ({"task": ["a", "b"]}, "it is a group of tasks", "one by one"),
+    ],
+)
+def test_what_cannot_be_run_here_is_told(tmp_path: Path, change: dict[str, Any], message: str, fix: str) -> None:
+    write_task(tmp_path, CHOICES)
+    (tmp_path / "pick.yaml").write_text(json.dumps({k: v for k, v in (CHOICES | change).items() if v is not None}))
+    with pytest.raises(FindingsError) as caught:
+        read_tasks(tmp_path, ["*.yaml"])
+    told = [f for f in caught.value.findings if message in f.message]
+    assert told, str(caught.value)
+    assert (told[0].place, told[0].severity) == ("pick.yaml", "error")
+    assert fix in told[0].fix
+
+
+def test_code_of_task_files_is_not_run(tmp_path: Path) -> None:
+    write_task(tmp_path, CHOICES)
+    (tmp_path / "utils.py").write_text("raise SystemExit('it was run')\n")
+    with (tmp_path / "pick.yaml").open("a") as file:
+        file.write("process_docs: !function utils.process\n")
+    with pytest.raises(FindingsError, match="process_docs: !function utils.process: code of task files is not run"):
+        read_tasks(tmp_path, ["pick.yaml"])
+    (tmp_path / "pick.yaml").write_text("task: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(FindingsError, match="cannot be read"):
+        read_tasks(tmp_path, ["pick.yaml"])
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    write_task(tmp_path / "a", CHOICES)
+    write_task(tmp_path / "b", CHOICES)
+    write_task(tmp_path / "c", ENDING | {"dataset_path": "lambada"})
+    (tmp_path / "d.yaml").write_text("include: d.yaml\ntask: d\n")
+    with pytest.raises(FindingsError) as caught:
+        read_tasks(tmp_path, ["a", "b", "c", "d.yaml", "arc_easy"])
+    told = {f.place: f.message for f in caught.value.findings}
+    assert "twice" in told["b/pick.yaml"]
+    assert "fetched" in told["c/ending.yaml"]
+    assert "include" in told["d.yaml"]
+    assert told["task.yaml: ability.harness.tasks"] == "'arc_easy' matches no task file"
+
+
+def test_the_digest_follows_rows_task_and_limit_and_not_the_place(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        write_task(tmp_path / place, CHOICES)
+    first, second = (read_tasks(tmp_path / place, ["*.yaml"]) for place in ("one", "two"))
+    asked = tasks_digest(first, 10, False)
+    assert asked == tasks_digest(second, 10, False)
+    others = [tasks_digest(first, 11, False), tasks_digest(first, 10, True)]
+    write_task(tmp_path / "two", CHOICES, [{"question": "q", "choices": ["a", "b"], "right": 0}])
+    others.append(tasks_digest(read_tasks(tmp_path / "two", ["*.yaml"]), 10, False))
+    write_task(tmp_path / "one", CHOICES | {"num_fewshot": 3})
+    others.append(tasks_digest(read_tasks(tmp_path / "one", ["*.yaml"]), 10, False))
+    assert len({asked, *others}) == 5
+    items = suite()
+    assert asked_digest(items, [], 10, False) == digest(items)
+    assert asked_digest(items, first, 10, False) != asked_digest(items, first, 11, False)
+
+
+def test_where_the_extra_is_not_installed_the_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_task(tmp_path, CHOICES)
+    spec = {
+        "name": tmp_path.name,
+        "description": "d",
+        "system_prompt": "Say yes or no.",
+        "output": {"kind": "labels", "labels": ["yes", "no"]},
+        "ability": {"harness": {"tasks": ["*.yaml"]}},
+    }
+    asked = TaskSpec.model_validate(spec)
+    assert "spec.harness" not in {f.rule for f in check_all(asked, tmp_path)}
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "lm_eval" else there(name, *more)
+    )
+    (finding,) = [f for f in check_all(asked, tmp_path) if f.rule == "spec.harness"]
+    assert finding.severity == "error"
+    assert "pip install 'finetune-pipeline[harness]'" in finding.fix
+    with pytest.raises(FindingsError, match=r"pip install 'finetune-pipeline\[harness\]'"):
+        read_tasks(tmp_path, ["*.yaml"])
+    silent = TaskSpec.model_validate(spec | {"ability": {}})
+    assert "spec.harness" not in {f.rule for f in check_all(silent, tmp_path)}
