@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.ability.harness_tasks import CATEGORY
 from finetune_pipeline.evaluation.wording import (
+    NOTHING,
     counted,
     is_interval,
     is_number,
@@ -40,6 +41,13 @@ def ability_sentences(told: Mapping[str, Any] | None) -> list[str]:
             for name, of in harness["tasks"].items()
         )
         sentences.append(f"Tasks of lm-evaluation-harness {harness['lm_eval']}, run offline: {tasks}.")
+    if champion := told.get("champion"):
+        low, high = -champion["interval"][1], -champion["interval"][0]
+        sentences.append(
+            f"The present champion has {percent(champion['before']['accuracy'])} of {counted(champion['n'], 'question')} "
+            f"right; against it {_lost(champion['drop'])} (change {points_range([low, high])}; {champion['lost']} lost, "
+            f"{champion['gained']} gained)."
+        )
     if is_number(told.get("smallest_visible")):
         sentences.append(
             f"So many questions show a loss of {points(told['smallest_visible'], sign=False)} points four times in five; a "
@@ -61,20 +69,35 @@ def _lost(drop: float) -> str:
 
 
 def ability_table(told: Mapping[str, Any] | None) -> Table | None:
-    """Every category before and after."""
+    """Every category before and after, and against the champion where there is one."""
     if not told or not told.get("items"):
         return None
-    rows = []
+    champion, rows = (told.get("champion") or {}).get("categories"), []
     for name, of in told["categories"].items():
-        shares = of["unit"] == "accuracy"
-        before, after = (percent(of[k]) if shares else f"{of[k]:.3f} bits a byte" for k in ("before", "after"))
-        change = points(of["after"] - of["before"]) if shares else f"{of['after'] - of['before']:+.3f}"
-        if is_interval(of.get("interval")):
-            low, high = -of["interval"][1], -of["interval"][0]
-            change += f" ({points_range([low, high]) if shares else f'{-high:+.3f} to {-low:+.3f}'})"
         named = name if name.startswith(CATEGORY) else name.replace("_", " ")
-        rows.append([named, number(of["n"]), before, after, change])
+        row = [named, number(of["n"]), _level(of, "before"), _level(of, "after"), _change(of)]
+        if champion:
+            row[3:3] = [_level(champion[name], "before")] if name in champion else [NOTHING]
+            row.append(_change(champion[name]) if name in champion else NOTHING)
+        rows.append(row)
+    if champion:
+        head = ["Ability", "Items", "Before", "Champion", "After", "Change", "Change against the champion"]
+        return Table(head, rows, "lrrrrrr")
     return Table(["Ability", "Items", "Before", "After", "Change"], rows, "lrrrr")
+
+
+def _level(of: Mapping[str, Any], side: str) -> str:
+    return percent(of[side]) if of["unit"] == "accuracy" else f"{of[side]:.3f} bits a byte"
+
+
+def _change(of: Mapping[str, Any]) -> str:
+    """With its interval. A drop of accuracy is a negative change; the rise of a text's cost is what it is."""
+    shares, interval = of["unit"] == "accuracy", of.get("interval")
+    told = points(of["after"] - of["before"]) if shares else f"{of['after'] - of['before']:+.3f}"
+    if not is_interval(interval):
+        return told
+    low, high = (-interval[1], -interval[0]) if shares else interval
+    return f"{told} ({points_range([low, high]) if shares else f'{low:+.3f} to {high:+.3f}'})"
 
 
 def people_sentences(told: Mapping[str, Any] | None, task: str) -> list[str]:

@@ -12,6 +12,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.kinds import served
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.stages.champion import champion_of
 from finetune_pipeline.stages.kept_answers import answers_of
 from finetune_pipeline.training.jobs import ability_job
 
@@ -60,7 +61,7 @@ def ability_digest(task: Task) -> str:
     return asked_digest(items, tasks, told.limit, told.chat)
 
 
-def _score(work: Work, model: Path, adapter: Path | None, stage: str) -> dict[str, Any]:
+def _score(work: Work, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
     harness = work.spec.ability.harness
     if not asked_items(work.task) and not harness.tasks:
         return {"items": 0, "sentence": "nothing is asked: ability.suite is off, and there are neither files nor tasks"}
@@ -72,7 +73,7 @@ def _score(work: Work, model: Path, adapter: Path | None, stage: str) -> dict[st
             limit=work.spec.ability.rows_per_file,
             suite=work.spec.ability.suite,
             batch_size=work.spec.baseline.batch_size,
-            out=work.out,
+            out=out,
             answers=answers_of(work),
             stage=stage,
             harness={"folder": str(work.task.folder), **harness.model_dump()} if harness.tasks else None,
@@ -87,19 +88,34 @@ def _score(work: Work, model: Path, adapter: Path | None, stage: str) -> dict[st
 
 def make_base_ability(work: Work) -> dict[str, Any]:
     """The base model's answers, made once for all candidates."""
-    return _score(work, work.inputs["base_model"].folder, None, "base_ability")
+    return _score(work, work.inputs["base_model"].folder, None, "base_ability", work.out)
 
 
 def make_general_ability(work: Work) -> dict[str, Any]:
-    """The candidate's answers, and what was lost against the base: see evaluation.ability.drop.ability_drop."""
+    """The candidate's answers, and what was lost against the base: see evaluation.ability.drop.ability_drop.
+
+    Where there is a champion, it is asked the same: champion {n, before, after, drop, interval, lost, gained, mcnemar_p,
+    categories}, the candidate against it.
+    """
     model = served(work.inputs["merged_model"], work.inputs["base_model"])
-    facts = _score(work, model.model, model.adapter, "general_ability")
+    facts = _score(work, model.model, model.adapter, "general_ability", work.out)
     if not facts["items"]:
         return facts
     before = read_rows(work.inputs["base_ability"].folder)
-    return {**facts, **ability_drop(before, read_rows(work.out), work.spec.gates.confidence)}
+    after, confidence = read_rows(work.out), work.spec.gates.confidence
+    return {**facts, **ability_drop(before, after, confidence), "champion": _against_champion(work, after, confidence)}
 
 
+def _against_champion(work: Work, candidate: list[dict[str, Any]], confidence: float) -> dict[str, Any] | None:
+    if not work.world.champion:
+        return None
+    model = served(*champion_of(work))
+    _score(work, model.model, model.adapter, "general_ability", work.out / "champion")
+    told = ability_drop(read_rows(work.out / "champion"), candidate, confidence)
+    return {name: told[name] for name in _AGAINST_CHAMPION}
+
+
+_AGAINST_CHAMPION = ("n", "before", "after", "drop", "interval", "lost", "gained", "mcnemar_p", "categories")
 BASE_STEP = Step(
     "base_ability",
     ("base_model",),
@@ -112,7 +128,12 @@ STEPS = [
         "general_ability",
         ("base_ability", "base_model", "merged_model"),
         "3",
-        lambda s, w: [w.ability, s.baseline.batch_size, s.gates.confidence],
+        lambda s, w: [
+            w.ability,
+            s.baseline.batch_size,
+            s.gates.confidence,
+            w.champion["merged"] if w.champion else None,
+        ],
         make_general_ability,
     ),
 ]

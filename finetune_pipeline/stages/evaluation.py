@@ -22,7 +22,7 @@ from finetune_pipeline.evaluation.production_rows import SET, as_examples, rows_
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
 from finetune_pipeline.evaluation.shared_sources import source_of
-from finetune_pipeline.graph import SHARED, Step, Work
+from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.kinds import served
 from finetune_pipeline.production.judging import judging_rows, learned_by
 from finetune_pipeline.reports.html import render_html
@@ -33,6 +33,7 @@ from finetune_pipeline.reports.sentences import caveats, verdict_sentences
 from finetune_pipeline.spec.engines import VERSION
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.stages.baseline import answer_length, ask_api, best_prompt
+from finetune_pipeline.stages.champion import champion_of
 from finetune_pipeline.stages.data import sealing_key
 from finetune_pipeline.stages.kept_answers import answers_of
 from finetune_pipeline.training.jobs import other_rows_set, perturbed_set, predict_job, prompt_set
@@ -57,7 +58,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     sets.append(_answering(spec, "candidate", candidate, base))
     kinds = {"candidate": candidate.facts["kind"]}
     if work.world.champion:
-        champion, its_base = _champion(work)
+        champion, its_base = champion_of(work)
         sets.append(_answering(spec, "champion", champion, its_base))
         kinds["champion"] = champion.facts["kind"]
     sets = [other for one in sets for other in (one, *_perturbed(spec, one))]
@@ -167,21 +168,6 @@ def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
         return None
     pattern = getattr(told, name) or told.candidate
     return str(pattern).replace(VERSION, artifact.version)
-
-
-def _champion(work: Work) -> tuple[Artifact, Artifact]:
-    """The champion's model, and the base it was made from, which need not be the candidate's."""
-    assert work.world.champion is not None
-    version = str(work.world.champion["merged"])
-    champion = work.store.find(work.task.name, "merged_model", version)
-    base = work.store.find(SHARED, "base_model", champion.inputs["base_model"]) if champion else None
-    if champion is None or base is None:
-        gone = "merged model" if champion is None else "base model"
-        raise RuntimeError(
-            f"the {gone} of the present champion (merged_model {version}) is gone from the artifact store, so the "
-            "candidate cannot be compared with it; restore it, or remove the alias `champion` in MLflow"
-        )
-    return champion, base
 
 
 def make_evaluation_report(work: Work) -> dict[str, Any]:

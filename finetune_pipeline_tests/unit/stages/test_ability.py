@@ -1,0 +1,105 @@
+"""General ability of base, champion and candidate: tiny models, real scoring, the store as a run leaves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.artifacts import MANIFEST, Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.evaluation.ability.drop import read_rows
+from finetune_pipeline.evaluation.ability.scoring import ability
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.graph import Work, World, no_tool
+from finetune_pipeline.reports.besides_task import ability_sentences, ability_table
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.stages.ability import ability_digest, make_base_ability, make_general_ability
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, ENDING, write_task
+from finetune_pipeline_tests.unit.evaluation.rows import spec
+
+SEEDS = {"base": 0, "champion": 1, "other": 2}
+
+
+class Stage:
+    def __init__(self, root: Path, candidate: str) -> None:
+        self.root, self.store = root, ArtifactStore(root / "store")
+        folder = root / "task"
+        for config in (CHOICES, ENDING):
+            write_task(folder / "bench", config)
+        self.task = Task(
+            spec=spec(ability={"suite": False, "harness": {"tasks": ["bench"], "limit": 20}}), folder=folder
+        )
+        self.base = self._model("shared", "base_model", "b1", SEEDS["base"])
+        self._model("triage", "merged_model", "champion", SEEDS["champion"])
+        self.candidate = self._model("triage", "merged_model", "candidate", SEEDS[candidate])
+
+    def _model(self, task: str, step: str, version: str, seed: int) -> Artifact:
+        folder = make_tiny_model(self.store.root / task / step / version, seed=seed)
+        facts, inputs = {"kind": "merged"}, {"base_model": "b1"}
+        write_json(folder / MANIFEST, {"facts": facts, "inputs": inputs})
+        return Artifact(task, step, version, folder, facts, inputs)
+
+    def work(self, name: str, champion: str | None, **inputs: Artifact) -> Work:
+        out = self.root / name
+        out.mkdir(parents=True, exist_ok=True)
+        told = {"adapter": "a", "merged": champion, "model_version": 3} if champion else None
+        world = World("r", "v", "l", "c", {}, told, ability=ability_digest(self.task))
+        builder = Builder(out, out / "work")
+        return Work(self.task, world, inputs, builder, self.store, lambda job: ability(job)[0], no_tool)
+
+    def compared(self, champion: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        base = make_base_ability(self.work("before", None, base_model=self.base))
+        before = Artifact("triage", "base_ability", "x", self.root / "before", base, {})
+        inputs = {"base_ability": before, "base_model": self.base, "merged_model": self.candidate}
+        return base, make_general_ability(self.work("after", champion, **inputs))
+
+
+def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "other")
+    base, told = stage.compared("champion")
+    assert base["harness"]["tasks"].keys() == told["harness"]["tasks"].keys() == {"pick", "ending"}
+    rows = {name: read_rows(tmp_path / place) for name, place in (("base", "before"), ("own", "after"))}
+    rows["champion"] = read_rows(tmp_path / "after" / "champion")
+    for category in ("harness: pick", "harness: ending"):
+        right = {n: sum(r["right"] for r in of if r["category"] == category) for n, of in rows.items()}
+        n = told["categories"][category]["n"]
+        assert told["categories"][category]["drop"] == pytest.approx((right["base"] - right["own"]) / n)
+        against = told["champion"]["categories"][category]
+        assert against["drop"] == pytest.approx((right["champion"] - right["own"]) / n)
+        assert against["interval"][0] <= against["drop"] <= against["interval"][1]
+    assert rows["base"] != rows["champion"] != rows["own"]
+    table = ability_table(told)
+    assert table is not None and table.headers[-1] == "Change against the champion"
+    assert {len(r) for r in table.rows} == {len(table.headers)}
+    assert "The present champion has" in " ".join(ability_sentences(told))
+
+
+def test_a_candidate_equal_to_the_champion_loses_nothing_against_it(tmp_path: Path) -> None:
+    _, told = Stage(tmp_path, "champion").compared("champion")
+    assert (told["champion"]["lost"], told["champion"]["gained"], told["champion"]["drop"]) == (0, 0, 0)
+
+
+def test_without_a_champion_there_is_nothing_to_compare_with_and_a_lost_one_is_named(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "other")
+    _, told = stage.compared(None)
+    assert told["champion"] is None
+    assert "champion" not in " ".join(ability_sentences(told))
+    with pytest.raises(RuntimeError, match="merged_model gone"):
+        stage.compared("gone")
+
+
+def test_rows_that_change_under_a_run_stop_it(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "other")
+    work = stage.work("before", None, base_model=stage.base)
+    write_task(tmp_path / "task" / "bench", CHOICES, [{"question": "q", "choices": ["a", "b"], "right": 0}] * 3)
+    with pytest.raises(RuntimeError, match="changed since this run began"):
+        make_base_ability(work)
+
+
+def test_problems_of_files_and_of_tasks_are_told_together(tmp_path: Path) -> None:
+    asked = spec(ability={"suite": False, "files": ["none/*.jsonl"], "harness": {"tasks": ["arc_easy"]}})
+    with pytest.raises(FindingsError) as caught:
+        ability_digest(Task(spec=asked, folder=tmp_path))
+    assert [f.rule for f in caught.value.findings] == ["ability.files", "ability.harness"]
