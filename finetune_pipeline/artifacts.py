@@ -80,8 +80,12 @@ class SeenFiles:
         return [told.st_size, told.st_ino, told.st_mtime_ns, told.st_ctime_ns, told.st_dev]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that readers see the old file or the new one, never a part; durable when it returns."""
+def write_json(path: Path, value: Any, durable: bool = True) -> None:
+    """Write JSON so that readers see the old file or the new one, never a part; durable when it returns.
+
+    durable False: for files of a folder that is yet to be published. Bringing each to the disk by itself would wait for
+    whatever else was written lately, tens of times in a stage; should the machine fail, the folder is made anew anyway.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:
@@ -89,7 +93,8 @@ def write_json(path: Path, value: Any) -> None:
             json.dump(value, out, indent=1, ensure_ascii=False, allow_nan=False)
             out.write("\n")
             out.flush()
-            os.fsync(out.fileno())
+            if durable:
+                os.fsync(out.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -190,8 +195,10 @@ class ArtifactStore:
     ) -> Artifact:
         """Return the artifact of these inputs, making it first if it does not exist.
 
-        `make` fills ``builder.folder`` and ``builder.facts``; when it returns, everything is made durable and renamed
-        into place in one step. When it raises, the folder is removed and ``builder.work`` is kept for the next try.
+        `make` fills ``builder.folder`` and ``builder.facts``; when it returns, the manifest is made durable and the folder
+        renamed into place in one step: whoever is killed leaves nothing half made. (What a machine that loses its power had
+        not yet written is missing from such a folder; the manifest's digests tell.) When it raises, the folder is removed
+        and ``builder.work`` is kept for the next try.
         """
         version = self.version(step, code_version, inputs, settings)
         with self.lock(task, f"{step}-{version}"):

@@ -38,7 +38,7 @@ class Carried:
 
 def write_basis(out: Path, basis: str, parts: Sequence[tuple[str, int]], units: int) -> None:
     """Note what :func:`carried` asks of a splits folder."""
-    write_json(out / BASIS, {"basis": basis, "parts": [list(part) for part in parts], "units": units})
+    write_json(out / BASIS, {"basis": basis, "parts": [list(part) for part in parts], "units": units}, durable=False)
 
 
 def carried(

@@ -63,7 +63,7 @@ class Decided:
         self.outcomes.save(out, spec)
         (out / DUPLICATES).write_bytes(b"".join(self.repeats))
         semantic = spec.data.semantic.model_dump() if spec.data.semantic else None
-        write_json(out / BASIS, {"semantic": semantic, "parts": [list(part) for part in parts]})
+        write_json(out / BASIS, {"semantic": semantic, "parts": [list(part) for part in parts]}, durable=False)
 
 
 @dataclass

@@ -66,7 +66,7 @@ def last_recorded(folder: Path, entries: int) -> str | None:
 
 def read_ledger(folder: Path) -> Ledger:
     """The ledger; an empty one when there is no folder. Raises ValueError for a broken file: it must not be guessed."""
-    parts = [np.zeros(0, ENTRY)]
+    parts = []
     for path in sorted(folder.glob("*.npy")):
         try:
             part = np.load(path, allow_pickle=False)
@@ -75,7 +75,9 @@ def read_ledger(folder: Path) -> Ledger:
         if part.dtype != ENTRY or (len(part) and part["split"].max() >= len(SPLITS)):
             raise ValueError(f"{path}: not a file of split assignments; restore it from a backup")
         parts.append(part)
-    return Ledger(np.concatenate(parts))
+    if len(parts) == 1:  # no second copy of what may be millions
+        return Ledger(parts[0])
+    return Ledger(np.concatenate(parts) if parts else np.zeros(0, ENTRY))
 
 
 def record_assignments(assignments: np.ndarray, folder: Path, made: str = "") -> int:

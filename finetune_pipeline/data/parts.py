@@ -36,7 +36,7 @@ def part_key(*made_from: Any) -> str:
 
 def write_index(out: Path, parts: Sequence[dict[str, Any]]) -> None:
     """Name the parts of a stage, in order."""
-    write_json(out / INDEX, list(parts))
+    write_json(out / INDEX, list(parts), durable=False)
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
 def seal_part(making: Path, final: Path) -> None:
     """Write the digests of a part's files and move the part to its place in one step."""
     files = sorted(p for p in making.iterdir() if p.is_file())
-    write_json(making / DIGESTS, {p.name: digest_file(p) for p in files})
+    write_json(making / DIGESTS, {p.name: digest_file(p) for p in files}, durable=False)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():  # two equal blocks of one file: the first one's part stands for both
         shutil.rmtree(making)

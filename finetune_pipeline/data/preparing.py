@@ -99,7 +99,11 @@ def prepare_part(source: Path, making: Path, final: Path, how: Preparation) -> N
         hits[row["kind"]] += row["count"]
     touched = len({(r["source"]["file"], r["source"]["line"]) for r in scrubbed})
     rules = Counter(f.rule for f in findings)
-    write_json(making / "facts.json", {"rows": len(rows), "scrubbed": dict(hits), "touched": touched, "by_rule": rules})
+    write_json(
+        making / "facts.json",
+        {"rows": len(rows), "scrubbed": dict(hits), "touched": touched, "by_rule": rules},
+        durable=False,
+    )
     seal_part(making, final)
 
 

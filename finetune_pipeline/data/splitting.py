@@ -89,7 +89,7 @@ def split(
         write_fingerprints(out / "test" / "fingerprints.json", prints)
     writer.seal()
     certificate["files"] = {name: digest_examples(examples_of(out, name), trust=True) for name in SPLITS}
-    write_json(out / LEAKAGE, certificate)
+    write_json(out / LEAKAGE, certificate, durable=False)
     if record is not None:
         chosen = slice(None) if which is None else which
         record(assignments_of(rows[chosen], placed[chosen]), name_of(out))

@@ -97,7 +97,7 @@ def validate(
     for part, facts in zip(parts, told, strict=True):
         part.update({k: facts[k] for k in ("rows_in", "kept")})
     write_index(out, parts)
-    write_json(out / SOURCES, {"basis": basis, "files": digests})
+    write_json(out / SOURCES, {"basis": basis, "files": digests}, durable=False)
     for name in ("quarantine.jsonl", "findings.jsonl"):
         joined(out, name, folders)
     return {**_totals(parts, told, spec, paths, folder), "parts": len(parts), "taken_over": taken}
@@ -141,7 +141,7 @@ def _make_part(item: tuple[str, Block], spec: TaskSpec, out: Path) -> int:
     write_rows(making / "findings.jsonl", judged.findings)
     counts = {name: dict(sorted(getattr(judged, name).items())) for name in _COUNTERS}
     facts = {"rows_in": judged.rows_in, "kept": judged.kept, "blank": judged.blank, **counts}
-    write_json(making / "facts.json", facts)
+    write_json(making / "facts.json", facts, durable=False)
     seal_part(making, out / PARTS / key)
     return judged.rows_in
 
