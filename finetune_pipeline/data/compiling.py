@@ -9,12 +9,37 @@ process. Entries are written by renaming and hold the same code whoever compiled
 from __future__ import annotations
 
 import atexit
+import importlib
+import importlib.util
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import numba
+
+
+def _without_scipy_at_first() -> None:
+    """Load numba's array functions without scipy.linalg, which numba would import only to note whether it is there.
+
+    That takes a third of the time numba itself needs. What calls BLAS still asks for it when it is compiled; kernels here
+    never do. Where a version of numba is built otherwise, nothing is changed.
+    """
+    if "numba.np.arraymath" in sys.modules or importlib.util.find_spec("scipy") is None:
+        return
+    linalg: Any = importlib.import_module("numba.np.linalg")
+    asked = getattr(linalg, "ensure_blas", None)
+    if asked is None or "numba.np.arraymath" in sys.modules:
+        return
+    linalg.ensure_blas = lambda: None
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = asked
+
+
+_without_scipy_at_first()
 
 
 def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
