@@ -11,7 +11,8 @@ from finetune_pipeline.evaluation.wording import is_number
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate's answer. measured and threshold: the two numbers compared (null where nothing could be measured)."""
+    """One gate's answer. measured and threshold: the two numbers compared (null where nothing could be measured).
+    warns: it passed only because the spec has this gate tell and not stop."""
 
     name: str
     passed: bool
@@ -19,15 +20,18 @@ class GateResult:
     threshold: float | None
     message: str
     what_to_do: str
+    warns: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def answer(name: str, passed: bool, measured: Any, threshold: float | None, message: str, to_do: str) -> GateResult:
-    """A result; what is no number was not measured, and a gate that passed has nothing to be done."""
+def answer(
+    name: str, passed: bool, measured: Any, threshold: float | None, message: str, to_do: str, warns: bool = False
+) -> GateResult:
+    """A result; what is no number was not measured, and a gate that passed without a warning has nothing to be done."""
     value = float(measured) if is_number(measured) else None
-    return GateResult(name, passed, value, threshold, message, "" if passed else to_do)
+    return GateResult(name, passed or warns, value, threshold, message, "" if passed else to_do, warns and not passed)
 
 
 def part(value: Any) -> Mapping[str, Any]:

@@ -125,6 +125,7 @@ def robust_rows(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
     """No light perturbation costs too much. With robustness.action: warn a loss is told, and passes; one that was not
     measured does not."""
     found, worst, message = robust(spec, evaluation.get("robustness"))
-    if not found and worst is not None and spec.robustness.action == "warn":
-        found, message = True, f"{message} This is too much; it holds nothing back (robustness.action: warn)."
-    return answer("robust", found, worst, spec.robustness.max_drop, message, _TO_DO["robust"])
+    warns = not found and worst is not None and spec.robustness.action == "warn"
+    if warns:
+        message += " This is too much; it holds nothing back (robustness.action: warn)."
+    return answer("robust", found, worst, spec.robustness.max_drop, message, _TO_DO["robust"], warns)

@@ -27,12 +27,9 @@ TITLES = {
 }
 _ANCHORS = {"size": "labels", "balance": "labels", "origins": "labels"}
 _STYLE = """
-:root { --warn: #8a5a00; --warn-bg: #fdf4e1; }
-@media (prefers-color-scheme: dark) { :root { --warn: #e5b567; --warn-bg: #2e2412; } }
-@media print { :root { --warn: #7a4f00; --warn-bg: #fdf6e6; }
+@media print {
   .note, .places, .notes td:last-child { font-size: 8pt !important; } }
 .verdict.look { border-color: var(--warn); background: var(--warn-bg); } .verdict.look strong { color: var(--warn); }
-.look-answer { color: var(--warn); font-weight: 650; }
 .glance td:nth-child(1), .glance td:nth-child(2) { white-space: nowrap; } .glance td:nth-child(3) { max-width: 62ch; }
 .glance a { color: inherit; text-decoration: none; } .glance a:hover { text-decoration: underline; }
 .forms td:nth-child(n+4), .notes td:last-child { min-width: 14rem; max-width: 26rem; overflow-wrap: anywhere; }

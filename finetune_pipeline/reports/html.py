@@ -25,6 +25,7 @@ from finetune_pipeline.reports import (
 )
 from finetune_pipeline.reports.next_steps import next_steps
 from finetune_pipeline.reports.style import STYLE
+from finetune_pipeline.reports.tables import passed_or_not
 
 Evaluation = Mapping[str, Any]
 
@@ -78,7 +79,8 @@ def _verdict(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
 def _gates(gates: Sequence[GateResult]) -> str:
     rows = ""
     for gate in gates:
-        answer = '<td class="yes">yes</td>' if gate.passed else '<td class="no-answer">no</td>'
+        style = {"yes": "yes", "warns": "look-answer", "no": "no-answer"}[said := passed_or_not(gate)]
+        answer = f'<td class="{style}">{said}</td>'
         todo = f'<span class="todo">What to do: {escape(gate.what_to_do)}</span>' if gate.what_to_do else ""
         rows += (
             f'<tr><td class="nowrap"><code>{escape(gate.name)}</code></td>{answer}'

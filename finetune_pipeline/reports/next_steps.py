@@ -26,8 +26,10 @@ def next_steps(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> li
 
 def _of_the_gates(gates: Sequence[GateResult]) -> list[str]:
     if verdict(gates) == "passed":
-        return ["Serve it: every gate passed, so the alias champion moves to this version when it is registered."]
-    return [f"{gate.name}: {gate.what_to_do}" for gate in gates if not gate.passed and gate.what_to_do]
+        first = ["Serve it: every gate passed, so the alias champion moves to this version when it is registered."]
+    else:
+        first = [f"{gate.name}: {gate.what_to_do}" for gate in gates if not gate.passed and gate.what_to_do]
+    return first + [f"{gate.name} (a warning): {gate.what_to_do}" for gate in gates if gate.warns]
 
 
 def _cheaper_ways(evaluation: Mapping[str, Any]) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fdfdfc; --ink: #1d2126; --soft: #5b6470; --line: #dcdfe3; --panel: #f3f4f6;
-  --accent: #1f5fae; --good: #17703f; --good-bg: #e9f5ee; --bad: #a8281f; --bad-bg: #fbecea; --heat: 31, 95, 174; }
+  --accent: #1f5fae; --good: #17703f; --good-bg: #e9f5ee; --bad: #a8281f; --bad-bg: #fbecea; --heat: 31, 95, 174;
+  --warn: #8a5a00; --warn-bg: #fdf4e1; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14171b; --ink: #e6e8eb; --soft: #9aa4b0; --line: #30363d; --panel: #1d2228; --accent: #7db4f5;
-    --good: #74d19d; --good-bg: #14291e; --bad: #f59a90; --bad-bg: #331a18; --heat: 90, 155, 235; } }
+    --good: #74d19d; --good-bg: #14291e; --bad: #f59a90; --bad-bg: #331a18; --heat: 90, 155, 235;
+    --warn: #e5b567; --warn-bg: #2e2412; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink);
@@ -40,6 +42,7 @@ thead th { color: var(--soft); font-weight: 600; font-size: .8125rem; vertical-a
 tr.strong td { font-weight: 650; background: var(--panel); }
 tr.strong td:first-child { box-shadow: -.6rem 0 0 var(--panel); }
 .yes { color: var(--good); font-weight: 650; } .no-answer { color: var(--bad); font-weight: 650; }
+.look-answer { color: var(--warn); font-weight: 650; }
 .gates td:nth-child(3) { max-width: 62ch; }
 .todo { display: block; margin-top: .2rem; color: var(--soft); }
 .hash td:last-child { font: .85rem/1.5 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
@@ -83,7 +86,8 @@ svg .label.train { fill: var(--soft); } svg .label.valid { fill: var(--accent); 
   .gates td { border: 0; padding: .1rem 0; } .gates td:nth-child(3) { grid-column: 1 / 3; } }
 @media print {
   :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --panel: #f0f0f0;
-    --accent: #1f5fae; --good: #17703f; --good-bg: #eef7f1; --bad: #a8281f; --bad-bg: #fdf1ef; --heat: 31, 95, 174; }
+    --accent: #1f5fae; --good: #17703f; --good-bg: #eef7f1; --bad: #a8281f; --bad-bg: #fdf1ef; --heat: 31, 95, 174;
+    --warn: #7a4f00; --warn-bg: #fdf6e6; }
   body { font-size: 10pt; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   main { max-width: none; padding: 0; } nav { display: none; } .wide { overflow: visible; }
   svg { min-width: 0; }

@@ -45,9 +45,14 @@ class Table:
     strong: frozenset[int] = field(default_factory=frozenset)
 
 
+def passed_or_not(gate: GateResult) -> str:
+    """`yes`, `no`, or `warns`: what is wrong stops nobody, as the spec wants it."""
+    return "warns" if gate.warns else "yes" if gate.passed else "no"
+
+
 def gates_table(gates: Sequence[GateResult]) -> Table:
     """Gate, answer, what was measured, what to do."""
-    rows = [[g.name, "yes" if g.passed else "no", f"{g.message} {g.what_to_do}".strip()] for g in gates]
+    rows = [[g.name, passed_or_not(g), f"{g.message} {g.what_to_do}".strip()] for g in gates]
     return Table(["Gate", "Passed", "What was measured, and what to do"], rows, "lll")
 
 

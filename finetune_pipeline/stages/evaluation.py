@@ -278,7 +278,7 @@ REPORT_STEPS = [
             "judge_review",
             *DATA_STEPS,
         ),
-        "7",
+        "8",
         lambda s, w: [
             s.gates.model_dump(),
             s.robustness.model_dump(),

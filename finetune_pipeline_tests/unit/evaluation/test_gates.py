@@ -484,4 +484,4 @@ def test_a_number_that_is_none_fails_its_gate(championed, name, path, value):
 
 def test_gate_results_are_plain_json(good):
     gate = decide(spec(), good)[0].to_dict()
-    assert set(gate) == {"name", "passed", "measured", "threshold", "message", "what_to_do"}
+    assert set(gate) == {"name", "passed", "measured", "threshold", "message", "what_to_do", "warns"}

@@ -56,13 +56,14 @@ def test_a_planted_weakness_is_named_and_a_clean_model_passes() -> None:
     planted = robustness(spec(), predicted(candidate, case=12))
     assert not robust(spec(), planted)[0]
     warned, blocked = robust_rows(spec(), {"robustness": planted}), robust_rows(BLOCK, {"robustness": planted})
-    assert warned.passed and "This is too much" in warned.message
+    assert warned.passed and warned.warns and "This is too much" in warned.message and warned.what_to_do
     assert (
         not blocked.passed
         and blocked.measured == pytest.approx(0.5)
         and "perturbation that costs most" in blocked.what_to_do
     )
-    assert robust_rows(BLOCK, {"robustness": clean}).passed
+    assert not blocked.warns
+    assert robust_rows(BLOCK, {"robustness": clean}).passed and not robust_rows(spec(), {"robustness": clean}).warns
     assert not robust_rows(BLOCK, {}).passed and not robust_rows(BLOCK, {"robustness": {"kinds": {}}}).passed
     assert robust_rows(spec(robustness={"rows": 0, "action": "block"}), {}).passed
 

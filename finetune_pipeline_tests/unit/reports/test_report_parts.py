@@ -8,12 +8,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from finetune_pipeline.evaluation.gate_result import GateResult
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.reports.html import render_html
 from finetune_pipeline.reports.json_report import SCHEMA_VERSION, render_json
 from finetune_pipeline.reports.markdown import render_markdown
 from finetune_pipeline.reports.next_steps import next_steps
 from finetune_pipeline.reports.report_plots import report_plots
+from finetune_pipeline.reports.tables import gates_table
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     TRAINING,
     evaluation,
@@ -33,6 +35,18 @@ def test_a_passed_candidate_is_to_be_served_and_looked_at() -> None:
     assert "`finetune review triage`" in told
     page = render_html(evaluation(), decide(spec(), evaluation()))
     assert "<code>finetune review triage</code>" in page
+
+
+def test_a_warning_is_no_yes() -> None:
+    gates = [
+        GateResult("robust", True, 0.4, 0.1, "Without the system prompt -40 points.", "Add such rows.", warns=True),
+        GateResult("format_compliance", True, 1.0, 0.9, "All in form.", ""),
+    ]
+    assert [row[1] for row in gates_table(gates).rows] == ["warns", "yes"]
+    page = render_html(evaluation(), gates)
+    assert '<td class="look-answer">warns</td>' in page and '<td class="yes">yes</td>' in page
+    told = next_steps(evaluation(), gates)
+    assert told[0].startswith("Serve it") and told[1] == "robust (a warning): Add such rows."
 
 
 def test_a_refused_candidate_is_told_what_every_gate_asks_for_and_what_is_cheaper() -> None:
