@@ -28,7 +28,8 @@ def completion(text: str | None, finish: str = "stop", usage: tuple[int, int] | 
 
 
 class Server(ThreadingHTTPServer):
-    """requests: bodies in order of arrival, with path and key; most_at_once: the largest number answered together."""
+    """requests: bodies in order of arrival, with path and key; most_at_once: the largest number answered together; models:
+    the names it lists."""
 
     daemon_threads = True
 
@@ -37,6 +38,7 @@ class Server(ThreadingHTTPServer):
         self.mind, self.requests, self.most_at_once = mind, list[dict[str, Any]](), 0
         self.at_once, self.lock = 0, threading.Lock()
         self.failing_lists = 0
+        self.models: Callable[[], list[str]] = lambda: ["small", "large"]
 
     @property
     def url(self) -> str:
@@ -53,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.failing_lists > 0:
             self.server.failing_lists -= 1
             return self._send(500, {}, b"not now")
-        self._send(200, {}, json.dumps({"data": [{"id": "small"}, {"id": "large"}]}).encode())
+        self._send(200, {}, json.dumps({"data": [{"id": name} for name in self.server.models()]}).encode())
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -170,6 +170,11 @@ def _quality(part: str) -> Callable[[Artifact, TaskSpec], Answer]:
     return judge
 
 
+def labels_believable(artifact: Artifact, spec: TaskSpec) -> Answer:
+    told = artifact.facts["parts"]["noise"]
+    return Answer(told["passed"] is True or told["blocking"] is False, told["message"])
+
+
 def logs_accounted(artifact: Artifact, spec: TaskSpec) -> Answer:
     f = artifact.facts
     return _accounted(
@@ -260,6 +265,12 @@ CHECKS = [
         "data_quality",
         "A sample of the synthetic rows has been reviewed by people, and few enough were rejected.",
         _quality("synthetic"),
+    ),
+    Check(
+        "labels_believable",
+        "data_quality",
+        "No raw file has most of its labels contradicted by the other files: the test would judge by such labels, too.",
+        labels_believable,
     ),
     *(
         Check(name, "data_quality", description, _quality(part), blocking=False, advisory=True)

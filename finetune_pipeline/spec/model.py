@@ -117,6 +117,11 @@ class DataSpec(Section):
     min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label than this stops the pipeline.")
     many_examples: int = Field(10_000, ge=1, description="Above this, advice to train on a part first.")
     max_imbalance: float = Field(10.0, ge=1, description="Largest over smallest label; more is a warning.")
+    max_suspects_of_a_file: Share = Field(
+        0.5,
+        description="A raw file of whose labels more than this share is contradicted by the other files stops the pipeline. "
+        "1: never.",
+    )
     near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
     contradictions: Literal["quarantine", "warn"] = Field(
         "quarantine", description="What to do with equal prompts that are answered differently."

@@ -108,6 +108,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
     return {
         "labels": spec.labels,
         "thresholds": [data.min_examples, data.min_per_label, data.many_examples, data.max_imbalance],
+        "suspects": data.max_suspects_of_a_file,
         "consistency": data.consistency.model_dump(),
         "synthetic": data.synthetic.model_dump(),
         "training": [
@@ -177,7 +178,7 @@ STEPS = [
 QUALITY_STEP = Step(
     "data_quality",
     ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
-    "1",
+    "2",
     lambda s, w: quality_settings(s),
     make_data_quality,
 )

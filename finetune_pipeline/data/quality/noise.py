@@ -8,6 +8,7 @@ with the largest p_j - p_i. Ranked by the normalised margin (p_i - max other + 1
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import OutOfFold, out_of_fold
 from finetune_pipeline.data.quality.sample import part, sampled
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec.model import TaskSpec
 
 FEWEST = 0.01
@@ -26,6 +27,7 @@ OF_ERRORS = 0.3
 Where labels are right, most errors of a linear model are near ties and no suspects: five clean sets measured (error .4% to
 15%) have 0 to 22% suspects among the errors; the same sets with 5% of the labels flipped have 37 to 78%.
 """
+FEWEST_OF_A_FILE = 20
 LISTED = 200
 _SHOWN = 300
 
@@ -67,6 +69,27 @@ def suspect_rows(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return found & (probabilities.argmax(axis=1) != given)
 
 
+def contradicted_files(
+    rows: Sequence[Example], suspects: Sequence[int] | np.ndarray, limit: float
+) -> list[tuple[str, int, int]]:
+    """(file, suspects, rows) of every raw file of whose labels more than `limit` are suspects, and more than twice the share
+    of the other files: there labels were exchanged, rather than hard to tell. Files with fewer than 20 rows are not judged.
+
+    suspects: places in `rows`. Sets that are hard but right have up to a third of their labels suspected, in every file alike
+    (questions of gsm8k by whether the answer is large, of dolly by whether it is long).
+    """
+    many = Counter(str(e.source.get("file")) for e in rows)
+    bad = Counter(str(rows[i].source.get("file")) for i in suspects)
+    found = []
+    for file, n in sorted(many.items()):
+        others, share = len(rows) - n, bad[file] / n
+        if n < FEWEST_OF_A_FILE or others < FEWEST_OF_A_FILE or share <= limit:
+            continue
+        if share > 2 * (len(suspects) - bad[file]) / others:
+            found.append((file, bad[file], n))
+    return found
+
+
 def label_noise(
     examples: Sequence[Example],
     clusters: Mapping[str, str],
@@ -81,7 +104,8 @@ def label_noise(
 
     suspects: up to 200 of {id, place, given, suggested, confidence (probability of the suggested label),
     self_confidence (of the given one), margin, text (cut)}, most suspicious first; suspected: how many there are; share;
-    pairs: the most frequent (given, suggested, rows); accuracy: of the linear model on rows it has not seen.
+    pairs: the most frequent (given, suggested, rows); accuracy: of the linear model on rows it has not seen. It stops
+    training (`blocking`) when it fails and :func:`contradicted_files` finds a file: the test has such labels, too.
     """
     if not spec.labels:
         return part(True, "not asked: the answers are no labels", applies=False, suspects=[])
@@ -116,17 +140,21 @@ def label_noise(
     message = f"{len(suspects):,} of {len(given):,} labels are suspected to be wrong ({share:.1%})"
     message += f"; a linear model differs from {errors:,} labels ({errors / len(given):.1%})"
     found = []
+    against = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file)
     if not passed:
         message += ", and is confident of too many of these"
-        found.append(
-            Finding(
-                "quality.label_noise", "warning", listed[0]["place"], message,
-                "look through the suspects, most suspicious first, and write decisions (relabel, drop or keep) into reviews/",
-            )
-        )  # fmt: skip
+        fix = "look through the suspects, most suspicious first, and write decisions (relabel, drop or keep) into reviews/"
+        if against:
+            told_of = ", ".join(f"{bad:,} of {n:,} labels of {file}" for file, bad, n in against)
+            message += f"; the other files contradict {told_of}: were labels exchanged there?"
+            fix = "correct that file or take it out; where its labels are right, raise data.max_suspects_of_a_file"
+        severity: Severity = "error" if against else "warning"
+        found.append(Finding("quality.label_noise", severity, listed[0]["place"], message, fix))
+    stops = not passed and bool(against)
     return part(
         passed,
         message,
+        blocking=stops,
         findings=found,
         applies=True,
         suspected=len(suspects),

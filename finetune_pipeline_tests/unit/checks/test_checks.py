@@ -122,6 +122,14 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
             ("rows_fit", "tokens"),
         )
     },
+    ("data_quality", "labels_believable"): (
+        {"parts": {"noise": {"passed": False, "blocking": False, "message": "m"}}},
+        [
+            {"parts": {"noise": {"passed": False, "blocking": True, "message": "m"}}},
+            {"parts": {"noise": {"passed": False, "message": "m"}}},
+            {"parts": {}},
+        ],
+    ),
     ("reviewed_examples", "reviews_applied"): (
         {"decisions": 2, "by_rule": {}},
         [{"by_rule": {"data.review_unknown_id": 1}}],

@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import folds_by_cluster, out_of_fold
-from finetune_pipeline.data.quality.noise import confident_joint, label_noise, suspect_rows
+from finetune_pipeline.data.quality.noise import confident_joint, contradicted_files, label_noise, suspect_rows
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, requests
 
 
@@ -39,6 +39,38 @@ def test_planted_flips_are_found() -> None:
     assert margins == sorted(margins) and max(margins) <= 0.5
     true = {e.id: e.label for e in requests(800)}
     assert np.mean([s["suggested"] == true[s["id"]] for s in told["suspects"] if s["id"] in bad]) > 0.9
+
+
+def exchanged(share: float, file: str = "b.jsonl") -> list[Example]:
+    """Two labels exchanged in so many of their rows, which came in a file of their own."""
+    other = {"parcel": "invoice", "invoice": "parcel"}
+    rows = requests(800)
+    some = {e.id for e in random.Random(1).sample([e for e in rows if e.label in other], round(share * 400))}
+    spoilt = {"file": file, "line": 1}
+    return [replace(e, label=other[str(e.label)], source=spoilt) if e.id in some else e for e in rows]
+
+
+def test_a_file_whose_labels_were_exchanged_stops_training() -> None:
+    told = label_noise(exchanged(0.3), {}, make_spec(LABELS))
+    assert told["blocking"] and not told["passed"] and told["findings"][0]["severity"] == "error"
+    assert "of 120 labels of b.jsonl: were labels exchanged there?" in told["message"]
+    assert {(p["given"], p["suggested"]) for p in told["pairs"][:2]} == {("parcel", "invoice"), ("invoice", "parcel")}
+    assert not label_noise(exchanged(0.3), {}, make_spec(LABELS, max_suspects_of_a_file=1.0))["blocking"]
+
+
+def test_wrong_labels_among_right_ones_of_the_same_file_are_a_warning() -> None:
+    told = label_noise(exchanged(0.3, file=requests(1)[0].source["file"]), {}, make_spec(LABELS))
+    assert not told["passed"] and not told["blocking"] and told["findings"][0]["severity"] == "warning"
+    clean = [replace(e, source={"file": "ab"[i % 2], "line": i}) for i, e in enumerate(requests(600))]
+    assert not label_noise(clean, {}, make_spec(LABELS, max_suspects_of_a_file=0.0))["blocking"]
+
+
+def test_a_file_is_contradicted_only_by_others_that_are_better() -> None:
+    rows = [replace(e, source={"file": "ab"[i >= 40], "line": i}) for i, e in enumerate(requests(140))]
+    assert contradicted_files(rows, range(30), 0.5) == [("a", 30, 40)]
+    assert contradicted_files(rows, range(20), 0.5) == []
+    assert contradicted_files(rows, [*range(30), *range(40, 78)], 0.5) == [], "hard everywhere"
+    assert contradicted_files(rows[:59], range(30), 0.5) == [], "19 other rows are no ground"
 
 
 def test_it_is_deterministic_and_does_not_depend_on_the_order() -> None:
