@@ -26,8 +26,8 @@ from finetune_pipeline.models.kinds import words_of
 from finetune_pipeline.spec.model import GatesSpec, TaskSpec
 
 _TO_DO = {
-    "beats_baseline": "Read the regressions and wrong answers in the report; add or correct training rows for the "
-    "labels that are confused. If the interval is wide, enlarge the test set.",
+    "beats_baseline": "Read the regressions and wrong answers in the report; add or correct training rows "
+    "like those that fail. If the interval is wide, enlarge the test set.",
     "beats_champion": "Keep the champion. Look at the regressions against it; retrain with the production rows that "
     "it gets wrong.",
     "format_compliance": "Look at the invalid answers in the report. Train longer, make the system prompt name the "
