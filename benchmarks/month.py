@@ -164,7 +164,12 @@ def month(play: Play, planted: dict[str, Any]) -> None:
             good = planted["bad_champion"]["good"]
             play.wait("the rollback", lambda good=good: play.aliases()[registry.CHAMPION] == good)
             play.wait("the check of the champion fails and passes again", check_recovered)
-    play.wait("a last look at production", lambda: play.looks()[-1].rows > (DAYS - 2) * A_DAY)
+    play.wait("a last look at production, and what is decided", lambda: looked_last(play.looks()[-1]))
+
+
+def looked_last(look: Look) -> bool:
+    """Whether a look saw the end of the month, and something was decided from it."""
+    return look.rows > (DAYS - 2) * A_DAY and bool(look.decision)
 
 
 def plant_candidate(play: Play) -> dict[str, Any]:
