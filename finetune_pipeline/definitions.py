@@ -13,6 +13,7 @@ from finetune_pipeline.automation.schedules import retraining_schedule
 from finetune_pipeline.automation.sensors import drift_sensor, mlflow_closers, new_logs_sensor
 from finetune_pipeline.findings import errors
 from finetune_pipeline.resources.compute import Compute
+from finetune_pipeline.resources.pool_waiting import sleep_while_waiting
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.settings import read_settings
@@ -21,6 +22,7 @@ from finetune_pipeline.spec import check_task, find_tasks
 
 def build_definitions(data_root: Path) -> dg.Definitions:
     """Definitions for every task folder below `data_root`. A task with a bad spec is shown as broken, others load."""
+    sleep_while_waiting()  # every process that runs steps comes by here
     assets: list[dg.AssetsDefinition] = []
     checks: list[dg.AssetChecksDefinition] = []
     jobs, schedules, sensors = [], [], mlflow_closers()
