@@ -14,6 +14,8 @@ from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, cut, is_interva
 WIDTH, NARROW = 880, 440
 """Widths of a plot, in its own units: for a desk, and for a telephone."""
 LABELS, VALUES, ROW, TOP, BOTTOM = 330, 190, 30, 12, 34
+_LETTER, _BOLD = 6.9, 1.06
+"""Mean width of a letter of a label at its size, amply, and how much wider a strong one is."""
 _STACKED = 60
 """Height of a line in a narrow plot, where the names and values stand above the dots."""
 
@@ -93,7 +95,9 @@ def dot_plot(
     low, high = limits or (min(0.0, *(d.low for d in dots)), max(0.0, *(d.high for d in dots)))
     ticks = nice_ticks(low, high)
     stacked = width < 600
-    left, right = (12, width - 12) if stacked else (LABELS, width - VALUES)
+    longest = max(len(d.label) * (_BOLD if d.strong else 1) for d in dots)
+    labels = min(max(LABELS, longest * _LETTER + 16), width - VALUES - 200)  # the scale keeps a width that can be read
+    left, right = (12, width - 12) if stacked else (labels, width - VALUES)
     height = _STACKED if stacked else ROW
     bottom = TOP + height * len(dots)
 

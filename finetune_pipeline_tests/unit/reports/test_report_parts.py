@@ -14,6 +14,7 @@ from finetune_pipeline.reports.html import render_html
 from finetune_pipeline.reports.json_report import SCHEMA_VERSION, render_json
 from finetune_pipeline.reports.markdown import render_markdown
 from finetune_pipeline.reports.next_steps import next_steps
+from finetune_pipeline.reports.plots import Dot, dot_plot
 from finetune_pipeline.reports.report_plots import report_plots
 from finetune_pipeline.reports.tables import gates_table
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
@@ -35,6 +36,16 @@ def test_a_passed_candidate_is_to_be_served_and_looked_at() -> None:
     assert "`finetune review triage`" in told
     page = render_html(evaluation(), decide(spec(), evaluation()))
     assert "<code>finetune review triage</code>" in page
+
+
+def test_a_long_name_moves_the_scale_and_is_not_written_into_it() -> None:
+    def scale_begins(label: str) -> float:
+        svg = dot_plot([Dot(label, 0.0, 0.0, 5.0, "0.0"), Dot("short", 50.0, 40.0, 60.0, "50.0")], "t", "a", (0, 100))
+        return min(float(x) for x in re.findall(r'<line x1="([\d.]+)"[^>]*class="grid"', svg))
+
+    long = "Base, 3 nearest examples (best prompt), validation"
+    assert scale_begins("Base") == 330 and 6.6 * len(long) < scale_begins(long) < 400
+    assert scale_begins(long * 9) == 490, "the scale keeps its room"
 
 
 def test_a_warning_is_no_yes() -> None:
