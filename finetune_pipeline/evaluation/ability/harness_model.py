@@ -109,7 +109,7 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
         return text
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        raise NotImplementedError("all likelihoods are asked through _likelihoods")
+        raise RuntimeError("lm_eval asked past the cache of answers, which 0.4 does not: install lm_eval<0.5")
 
     def _likelihoods(
         self, requests: Sequence[Any], pairs: Sequence[tuple[Ids, Ids]], batch_size: int | None = None
