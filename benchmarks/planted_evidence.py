@@ -161,6 +161,13 @@ def judge(folder: Path, base: Path) -> Iterator[Planted]:
     """A judging model that likes the first place, and one that likes length; then one that is fair must be believed."""
     with openai_server(judge_mind) as server:
         world = World(folder / "judge", base, gates={"min_preferred": 0.5})
+        # one label in eight is wrong, so that people sometimes prefer the base: who always says the same shows no judgement
+        world.write_rows(
+            [
+                {**r, "label": LABELS[r["label"] == LABELS[0]] if i % 8 == 3 else r["label"]}
+                for i, r in enumerate(raw_rows(0))
+            ]
+        )
         told = {"url": server.url, "model": "first", "min_rated": 10}
         world.write_spec(evaluation={"judge": told})
         run(world)
