@@ -38,7 +38,7 @@ CLEAN: dict[str, Any] = {
     "epochs": 8,
     "batch_size": 16,
     "micro_batch_size": 16,
-    "learning_rate": 0.0015,
+    "learning_rate": 0.001,
     "precision": "float32",
     "evals_per_epoch": 1,
     "patience": 10,

@@ -25,6 +25,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 def number_in(path: Path) -> int:
-    """The number a process wrote into a file, once it has."""
-    wait_until(lambda: path.exists() and path.read_text("utf-8").strip().isdigit())
-    return int(path.read_text("utf-8"))
+    """The number a process wrote into a file, once it has. It may be written anew meanwhile: empty for a moment."""
+    found: list[int] = []
+
+    def read() -> bool:
+        text = path.read_text("utf-8").strip() if path.exists() else ""
+        found.extend([int(text)] if text.isdigit() else [])
+        return bool(found)
+
+    wait_until(read)
+    return found[0]

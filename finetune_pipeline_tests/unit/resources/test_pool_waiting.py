@@ -2,75 +2,47 @@
 
 from __future__ import annotations
 
-import threading
 import time
-import uuid
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.execution.plan.active import ActiveExecution
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
-from finetune_pipeline.cli.waiting import pool_wait
 from finetune_pipeline.resources import pool_waiting
 from finetune_pipeline.resources.pool_waiting import LONGEST, sleep_while_waiting
 
-
-@dg.op(pool="gpu")
-def heavy() -> int:
-    return 7
+HOLDS, WAITS = "10000000-0000-4000-8000-000000000000", "20000000-0000-4000-8000-000000000000"
 
 
-@dg.job
-def training() -> None:
-    heavy()
-
-
-def test_a_waiting_run_sleeps_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_waits_for_a_slot_may_sleep_until_it_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "interval_to_next_pending_claim_check"
     monkeypatch.setattr(
-        InstanceConcurrencyContext,
-        "interval_to_next_pending_claim_check",
-        InstanceConcurrencyContext.interval_to_next_pending_claim_check,  # put back afterwards
-    )
+        InstanceConcurrencyContext, name, getattr(InstanceConcurrencyContext, name)
+    )  # put back afterwards
     sleep_while_waiting()
-    looks = 0
-    look = ActiveExecution.get_next_step
-
-    def counted(self: ActiveExecution) -> object:
-        nonlocal looks
-        looks += 1
-        return look(self)
-
-    monkeypatch.setattr(ActiveExecution, "get_next_step", counted)
     concurrency = {"pools": {"default_limit": 1, "granularity": "op"}}
     with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"concurrency": concurrency}) as instance:
         storage = instance.event_log_storage
         storage.set_concurrency_slots("gpu", 1)
-        other, mine = str(uuid.uuid4()), str(uuid.uuid4())
-        assert storage.claim_concurrency_slot("gpu", other, "adapter").is_claimed
-        ended: list[bool] = []
-        run = threading.Thread(
-            target=lambda: ended.append(training.execute_in_process(instance=instance, run_id=mine).success)
-        )
-        run.start()
-        try:
-            end = time.monotonic() + 60
-            while pool_wait(instance, mine) is None and time.monotonic() < end:
-                time.sleep(0.05)
-            told = pool_wait(instance, mine)
-            assert told is not None and "waiting for pool gpu" in told
-            before = looks
-            time.sleep(4 * LONGEST)
-            assert looks - before <= 40, "it looks without a pause"
-            assert not ended
-        finally:
-            storage.free_concurrency_slots_for_run(other)
-            run.join(60)
-        assert ended == [True]
+        assert storage.claim_concurrency_slot("gpu", HOLDS, "adapter").is_claimed
+        run: Any = dg.DagsterRun(job_name="colours__all", run_id=WAITS)
+        with InstanceConcurrencyContext(instance, run) as context:
+            assert context.interval_to_next_pending_claim_check() == 0, "nothing is waited for yet"
+            assert not context.claim("gpu", "adapter")
+            assert 0 < context.interval_to_next_pending_claim_check() <= LONGEST
+            storage.free_concurrency_slots_for_run(HOLDS)
+            looks = 0
+            while not context.claim("gpu", "adapter"):
+                looks += 1
+                assert looks < 200, "the slot is free, and was not given"
+                time.sleep(context.interval_to_next_pending_claim_check())
 
 
-def test_nothing_is_waited_for() -> None:
+def test_the_next_look_comes_when_it_is_due_and_within_half_a_second() -> None:
     class Context:
         def __init__(self, *left: float) -> None:
             self._pending_timeouts = {str(i): time.time() + seconds for i, seconds in enumerate(left)}

@@ -59,14 +59,16 @@ class Stage:
         self.made("test_predictions", behind, lambda out: write_predictions(out / "predictions.parquet", said))
         report = {"splits": self.splits.version, "raw_examples": self.raw.version}
         self.report = self.made("evaluation_report", report, lambda out: None)
-        self.made("model_version", {"evaluation_report": self.report.version}, lambda out: None)
+        version = {"model_version": 1, "promoted": True}
+        self.made("model_version", {"evaluation_report": self.report.version}, lambda out: None, version)
 
     def write_splits(self, out: Path, train: list[Example]) -> None:
         write_examples(out / "train/examples.jsonl", [*train, *self.examples[:USED]])
         write_examples(out / "validation/examples.jsonl", train[:50])
 
-    def made(self, step: str, inputs: dict[str, str], fill: Any) -> Artifact:
+    def made(self, step: str, inputs: dict[str, str], fill: Any, facts: dict[str, Any] | None = None) -> Artifact:
         def make(builder: Builder) -> None:
+            builder.facts.update(facts or {})
             for name in ("files", "train", "validation"):
                 (builder.folder / name).mkdir()
             fill(builder.folder)
