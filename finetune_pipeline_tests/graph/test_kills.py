@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from finetune_pipeline.training.checkpoints import MARK
 from finetune_pipeline_tests.graph.disturbed import digests, finish, fresh, grow_logs, kill_in, logged, start, whole
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -41,9 +42,7 @@ def wait_for_checkpoint(project: Project, started: subprocess.Popen[str]) -> psu
     while time.monotonic() < end:
         assert started.poll() is None, "the run ended before it could be killed"
         found = list(
-            (project.home / "artifacts" / "colours" / ".work" / "adapter").glob(
-                "*/checkpoints/checkpoint-*/trainer_state.json"
-            )
+            (project.home / "artifacts" / "colours" / ".work" / "adapter").glob(f"*/checkpoints/checkpoint-*/{MARK}")
         )
         trainer = trainer_of(started.pid)
         if found and trainer:
