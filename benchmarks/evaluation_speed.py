@@ -3,10 +3,10 @@
     python benchmarks/evaluation_speed.py --rows 40
 
 Baseline of generation: one row at a time, `model.generate`, greedy, at most 50 new tokens, float32. Baseline of label
-likelihoods: prompt and label encoded anew for every label, in batches of 8 sorted by length, as lm-evaluation-harness
-does; of the logits only those that are needed go through the softmax, which favours it. The baselines' model is as
-transformers loads it. Ours: evaluation.answering, with its cache. Same weights (bundled model), same rows, same process, one
-thread, all in float32; texts are compared letter by letter, scores to 1e-4.
+likelihoods: lm-evaluation-harness itself, on the same tokens, in batches of 8 that it sorts by length; it encodes prompt
+and label anew for every label. The baselines' model is as transformers loads it. Ours: evaluation.answering, with its
+cache. Same weights (bundled model), same rows, same process, one thread, all in float32; texts are compared letter by
+letter, scores to 1e-4.
 
 Where the processor has AVX-512, ours computes matrix products by oneDNN, transformers by PyTorch's default, MKL. `same
 products`: ours by MKL as well, which leaves what the ordering of the work alone gains.
@@ -38,6 +38,7 @@ from typing import Any
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 
 import torch
+from lm_eval.models.huggingface import HFLM
 from training_tasks import ROOT, make_base
 from transformers import AutoModelForCausalLM
 
@@ -92,22 +93,14 @@ def guide(model: Any, tokenizer: Any, prompts: list[Ids], cost: Cost) -> list[st
     return said
 
 
-@torch.no_grad()
-def reencode(model: Any, prompts: list[Ids], labels: list[list[Ids]], cost: Cost) -> list[list[float]]:
-    """Every label behind its prompt, encoded anew."""
-    scores: list[list[float]] = [[0.0] * len(of) for of in labels]
+def harness(model: Any, tokenizer: Any, prompts: list[Ids], labels: list[list[Ids]], cost: Cost) -> list[list[float]]:
+    """lm-evaluation-harness itself: every label behind its prompt, encoded anew."""
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=LIKELIHOOD_BATCH)
+    asked = [(("", ""), p, ids) for p, of in zip(prompts, labels, strict=True) for ids in of]
     with timed(cost):
-        asked = [(p + ids, len(ids), i, j) for i, p in enumerate(prompts) for j, ids in enumerate(labels[i])]
-        asked.sort(key=lambda one: -len(one[0]))
-        for at in range(0, len(asked), LIKELIHOOD_BATCH):
-            batch = asked[at : at + LIKELIHOOD_BATCH]
-            longest = len(batch[0][0]) - 1
-            ids = torch.tensor([one[0][:-1] + [0] * (longest - len(one[0]) + 1) for one in batch])
-            logits = model(input_ids=ids).logits
-            for row, (text, n, i, j) in zip(logits, batch, strict=True):
-                own = row[len(text) - 1 - n : len(text) - 1].log_softmax(-1)
-                scores[i][j] = own.gather(1, torch.tensor(text[-n:])[:, None]).sum().item()
-    return scores
+        found = theirs._loglikelihood_tokens(asked, disable_tqdm=True)
+    scores = iter(score for score, _ in found)
+    return [[next(scores) for _ in of] for of in labels]
 
 
 class Parts:
@@ -170,7 +163,7 @@ class Bench:
     def warm(self, prompts: list[Ids], labels: Any) -> None:
         """A batch of each kind on each side, untimed."""
         guide(self.plain, self.tokenizer, prompts[:2], Cost())
-        reencode(self.plain, prompts[:2], labels[:2], Cost())
+        harness(self.plain, self.tokenizer, prompts[:2], labels[:2], Cost())
         for model in (self.model, self.plain):
             self.ours("", prompts[:16], labels[:16], 12, 16, model)
 
@@ -241,7 +234,7 @@ def measure(bench: Bench, rows: int, only: list[str]) -> None:
         few = [bench.encoded(tickets, shots[:k]) for k in (0, 4)]
         for name, prompts in zip(("label likelihoods", "label likelihoods, 4 shots"), few, strict=True):
             before = Cost()
-            scores = reencode(bench.plain, prompts, labels, before)
+            scores = harness(bench.plain, bench.tokenizer, prompts, labels, before)
             answers = bench.compare(name, prompts, labels, 1, batch, before)
             both = [zip(x, y.label_scores, strict=True) for x, y in zip(scores, answers, strict=True)]
             worst = max(abs(one - other) for pairs in both for one, other in pairs)

@@ -150,20 +150,24 @@ def mark_sharing(
 ) -> None:
     """Which rows have a band key that is in its band's hash table; see ``band_search._sharing``.
 
-    Band after band for a thousand rows: they and the band's marks, which turn nearly all away, stay in the cache.
+    Band after band for a few hundred rows: they and the band's marks, which turn nearly all away, stay in the cache. Those
+    that are not turned away are first noted, without a branch whose outcome no processor could guess.
     """
     bands, slots = keys.shape
-    shift, fine = _shift(slots), _shift(64 * marks.shape[1])
-    for start in range(0, len(sketches), 1024):
-        end = min(len(sketches), start + 1024)
+    shift, fine = _shift(slots), np.uint64(_shift(64 * marks.shape[1]))
+    likely = np.empty(256, np.int64)
+    for start in range(0, len(sketches), 256):
+        end = min(len(sketches), start + 256)
         for band in range(bands):
+            mine = marks[band]
+            count = 0
             for row in range(start, end):
+                bit: Any = np.uint64(np.uint32(sketches[row, band] * np.uint32(0x9E3779B1))) >> fine
+                likely[count] = row
+                count += np.int64((mine[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1))
+            for row in likely[:count]:
                 key = sketches[row, band]
-                mixed: Any = np.uint32(key * np.uint32(0x9E3779B1))
-                bit = np.int64(mixed >> fine)
-                if not (marks[band, bit >> 6] >> np.uint64(bit & 63)) & np.uint64(1):
-                    continue
-                at: Any = np.int64(mixed >> shift)
+                at: Any = np.int64(np.uint32(key * np.uint32(0x9E3779B1)) >> shift)
                 while filled[band, at] and keys[band, at] != key:
                     at = (at + 1) % slots
                 if filled[band, at]:

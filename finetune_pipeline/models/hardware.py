@@ -9,14 +9,24 @@ _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 natively (avx512_bf16 or amx_bf16, on ARM bf16). Unknown counts as no."""
+    return bool(_CPU_FLAGS & set(_told_of_cpu("flags", "features").split()))
+
+
+def cpu_maker() -> str:
+    """Who made this CPU, as it says itself (GenuineIntel, AuthenticAMD, …). Empty where that is unknown."""
+    return _told_of_cpu("vendor_id")
+
+
+def _told_of_cpu(*names: str) -> str:
+    """The first line of the kernel's description of the CPU that has one of these names; empty for none."""
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:
-        return False
+        return ""
     for line in text.splitlines():
-        if line.lower().startswith(("flags", "features")):
-            return bool(_CPU_FLAGS & set(line.split(":", 1)[-1].split()))
-    return False
+        if line.lower().startswith(names):
+            return line.split(":", 1)[-1].strip()
+    return ""
 
 
 def has_nvidia() -> bool:

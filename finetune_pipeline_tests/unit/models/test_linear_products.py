@@ -73,12 +73,20 @@ def test_subclasses_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "taken"), [("AVX512", OneDnnLinear), ("AVX2", nn.Linear), ("DEFAULT", nn.Linear)]
+    ("capability", "maker", "taken"),
+    [
+        ("AVX512", "AuthenticAMD", OneDnnLinear),
+        ("AVX512", "", OneDnnLinear),
+        ("AVX512", "GenuineIntel", nn.Linear),
+        ("AVX2", "AuthenticAMD", nn.Linear),
+        ("DEFAULT", "", nn.Linear),
+    ],
 )
 def test_the_processor_decides_and_no_timing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, taken: type
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, maker: str, taken: type
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("finetune_pipeline.models.linear_products.cpu_maker", lambda: maker)
     model = load_for_prediction(make_tiny_model(tmp_path / "base"), torch.device("cpu"))
     assert type(model.lm_head) is taken
 
