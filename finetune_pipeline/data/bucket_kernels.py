@@ -165,10 +165,10 @@ def mark_sharing(
                 bit: Any = np.uint64(np.uint32(sketches[row, band] * np.uint32(0x9E3779B1))) >> fine
                 likely[count] = row
                 count += np.int64((mine[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1))
-            for row in likely[:count]:
-                key = sketches[row, band]
+            for held in likely[:count]:
+                key = sketches[held, band]
                 at: Any = np.int64(np.uint32(key * np.uint32(0x9E3779B1)) >> shift)
                 while filled[band, at] and keys[band, at] != key:
                     at = (at + 1) % slots
                 if filled[band, at]:
-                    found[row] = True
+                    found[held] = True
