@@ -160,7 +160,7 @@ def mark_sharing(
         end = min(len(sketches), start + 256)
         for band in range(bands):
             mine = marks[band]
-            count = 0
+            count: Any = 0
             for row in range(start, end):
                 bit: Any = np.uint64(np.uint32(sketches[row, band] * np.uint32(0x9E3779B1))) >> fine
                 likely[count] = row
