@@ -192,8 +192,9 @@ class ArtifactStore:
         inputs: Mapping[str, str],
         settings: Any,
         make: Callable[[Builder], None],
+        stands: Callable[[Artifact], bool] = lambda artifact: True,
     ) -> Artifact:
-        """Return the artifact of these inputs, making it first if it does not exist.
+        """Return the artifact of these inputs, making it first if it does not exist, or is none that `stands`.
 
         `make` fills ``builder.folder`` and ``builder.facts``; when it returns, the manifest is made durable and the folder
         renamed into place in one step: whoever is killed leaves nothing half made. (What a machine that loses its power had
@@ -203,7 +204,7 @@ class ArtifactStore:
         version = self.version(step, code_version, inputs, settings)
         with self.lock(task, f"{step}-{version}"):
             found = self.find(task, step, version)
-            if found is not None:
+            if found is not None and stands(found):
                 return found
             final = self.root / task / step / version
             work = self.root / task / ".work" / step / version
@@ -231,7 +232,8 @@ class ArtifactStore:
                     },
                 )
                 sync_folder(making)
-                shutil.rmtree(final, ignore_errors=True)  # only ever a folder without a manifest
+                (final / MANIFEST).unlink(missing_ok=True)  # a folder without one is none, however little is left of it
+                shutil.rmtree(final, ignore_errors=True)
                 os.rename(making, final)
                 sync_folder(final.parent)
             except BaseException:

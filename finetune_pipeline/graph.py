@@ -82,6 +82,9 @@ class Step:
 
     `needs` are inputs that decide the version. `after` are steps that must have been made and may be read, but what
     is read from them is already in `settings` (or decides nothing): they leave the version alone.
+
+    `failed` counts the rows that failed in an artifact with such facts, by name. Where there are any, nothing is made from it,
+    and it is made anew when the step runs again.
     """
 
     name: str
@@ -91,10 +94,15 @@ class Step:
     make: Callable[[Work], dict[str, Any]]
     after: tuple[str, ...] = ()
     shared: bool = False
+    failed: Callable[[Mapping[str, Any]], Mapping[str, int]] = lambda facts: {}
+
+    def whole(self, artifact: Artifact) -> bool:
+        """Whether no row of an artifact of this step failed."""
+        return not any(self.failed(artifact.facts).values())
 
 
 class MissingInput(RuntimeError):
-    """A step was asked for before the steps it needs."""
+    """A step was asked for before the steps it needs, or while rows of one of these are without an answer."""
 
 
 class Graph:
@@ -139,7 +147,7 @@ class Graph:
         launch: Tool = no_tool,
         release: Tool = no_tool,
     ) -> Artifact:
-        """Make one step, or find it made. Raises MissingInput naming every step that has to come first."""
+        """Make one step, or find it made. Raises MissingInput naming every step that has to come first, or again."""
         step = self.steps[name]
         versions = self.versions(task, world, store)
         inputs = {
@@ -152,6 +160,14 @@ class Graph:
                 f"have not been made. Run `finetune run {task.name}`, or materialize them first."
             )
         present = {need: artifact for need, artifact in inputs.items() if artifact is not None}
+        broken = [need for need, artifact in present.items() if not self.steps[need].whole(artifact)]
+        if broken:
+            counts = {need: sum(self.steps[need].failed(present[need].facts).values()) for need in broken}
+            told = ", ".join(f"{n} rows failed in {need}" for need, n in counts.items())
+            raise MissingInput(
+                f"{task.name}/{name} is not made: {told}. Run `finetune run {task.name}`, or materialize "
+                f"{', '.join(broken)} again; only rows without an answer are asked."
+            )
 
         def make(builder: Builder) -> None:
             builder.facts.update(step.make(Work(task, world, present, builder, store, launch, release)))
@@ -163,6 +179,7 @@ class Graph:
             inputs={need: versions[need] for need in step.needs},
             settings=step.settings(task.spec, world),
             make=make,
+            stands=step.whole,
         )
 
 

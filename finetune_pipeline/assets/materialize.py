@@ -88,8 +88,9 @@ def materialize(
     artifacts, world = store.artifacts(), world_of(context, task, store, tracking)
     version = PIPELINE.versions(task, world, artifacts)[name]
     found = PIPELINE.find(name, task, world, artifacts)
-    tell(name, "unchanged" if found else "begins")
-    with tracking.step(context, task.name, name, version, reused=found is not None) as run:
+    stands = found is not None and PIPELINE.steps[name].whole(found)
+    tell(name, "unchanged" if stands else "begins")
+    with tracking.step(context, task.name, name, version, reused=stands) as run:
 
         def launch(job: Mapping[str, Any]) -> dict[str, Any]:
             try:

@@ -7,18 +7,17 @@ from collections.abc import Callable
 
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
+from finetune_pipeline.evaluation.failed_rows import failed_test_rows
 from finetune_pipeline.evaluation.gates import table
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
-from finetune_pipeline.evaluation.predictions import of_the_test
 from finetune_pipeline.evaluation.robustness import robust
 from finetune_pipeline.reports.preferences import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 
 
 def all_predicted(artifact: Artifact, spec: TaskSpec) -> Answer:
-    sets = {name: told for name, told in artifact.facts["sets"].items() if of_the_test(name)}
-    rows = {name: s["rows"] for name, s in sets.items()}
-    errors = {name: s["statuses"].get("error", 0) for name, s in sets.items()}
+    errors = failed_test_rows(artifact.facts)
+    rows = {name: artifact.facts["sets"][name]["rows"] for name in errors}
     good = len(set(rows.values())) == 1 and all(n > 0 for n in rows.values()) and not any(errors.values())
     return Answer(good, ", ".join(f"{name}: {n} rows, {errors[name]} failed" for name, n in rows.items()))
 

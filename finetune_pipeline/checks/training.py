@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
-from finetune_pipeline.evaluation.endpoint_answers import API
+from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows
 from finetune_pipeline.models.kinds import words_of
 from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
 from finetune_pipeline.spec.model import TaskSpec
@@ -47,8 +47,7 @@ def advised(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 def baseline_answered(artifact: Artifact, spec: TaskSpec) -> Answer:
     errors = {name: prompt["statuses"]["error"] for name, prompt in artifact.facts["prompts"].items()}
-    # a few failed requests are a fact of API models: they count as wrong, and too many stop the step itself
-    failed = sum(n for name, n in errors.items() if not name.startswith(API))
+    failed = sum(failed_baseline_rows(artifact.facts).values())
     return Answer(failed == 0 and bool(errors), f"{failed} generations failed", {"errors": errors})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from finetune_pipeline.evaluation.ability.drop import ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item, load_items
+from finetune_pipeline.evaluation.failed_rows import unscored_items
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.kinds import served
@@ -122,6 +123,7 @@ BASE_STEP = Step(
     "2",
     lambda s, w: [w.ability, s.baseline.batch_size],
     make_base_ability,
+    failed=unscored_items,
 )
 STEPS = [
     Step(

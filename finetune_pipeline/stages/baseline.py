@@ -11,6 +11,7 @@ from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.endpoint_answers import API, ask_endpoint
+from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of
 from finetune_pipeline.evaluation.without_llm import without_llm
@@ -183,6 +184,7 @@ STEPS = [
         lambda s, w: baseline_settings(s),
         make_few_shot_baseline,
         after=("data_quality",),
+        failed=failed_baseline_rows,
     ),
     # apart from the baseline: another gate or wanted gain is judged anew, and no model answers again
     Step("advice", ("splits", "few_shot_baseline"), "1", lambda s, w: advice_settings(s), make_advice),

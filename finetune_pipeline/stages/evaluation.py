@@ -13,6 +13,7 @@ from finetune_pipeline.data.near_any import near_any
 from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.costs import costs
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
+from finetune_pipeline.evaluation.failed_rows import failed_test_rows
 from finetune_pipeline.evaluation.gates import decide
 from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
 from finetune_pipeline.evaluation.neighbours import Trained
@@ -262,6 +263,7 @@ PREDICTION_STEPS = [
         ],
         make_test_predictions,
         after=("production_logs",),
+        failed=failed_test_rows,
     ),
 ]
 REPORT_STEPS = [

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from finetune_pipeline.artifacts import ArtifactStore
-from finetune_pipeline.graph import Graph, MissingInput, Step, World, pinned_world
+from finetune_pipeline.graph import Graph, MissingInput, Step, Work, World, pinned_world
 from finetune_pipeline.spec import Task, load_task
 
 WORLD = World(raw="r", reviews="v", logs="l", corrections="c", base={"id": "b"})
@@ -89,3 +91,33 @@ def test_the_world_of_a_run_is_looked_at_once(task: Task, tmp_path: Path) -> Non
     assert pinned_world(store, task, "run1", lambda: next(looks)) == WORLD
     assert pinned_world(store, task, "run1", lambda: next(looks)) == WORLD
     assert pinned_world(store, task, "run2", lambda: next(looks)).raw == "later"
+
+
+def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, tmp_path: Path) -> None:
+    store, tries = ArtifactStore(tmp_path / "s"), [3, 0]
+
+    def make(work: Work) -> dict[str, Any]:
+        left = tries.pop(0)
+        (work.out / "rows").write_text(f"{left} without an answer")
+        return {"failed": left}
+
+    def failed(facts: Mapping[str, Any]) -> dict[str, int]:
+        return {"candidate": facts["failed"], "base": 0}
+
+    g = Graph(
+        [
+            Step("asked", (), "1", lambda s, w: w.raw, make, failed=failed),
+            Step("scored", ("asked",), "1", lambda s, w: None, lambda work: {"read": work.inputs["asked"].facts}),
+        ]
+    )
+    first = g.run("asked", task, WORLD, store)
+    assert first.facts == {"failed": 3} and not first.reused
+    with pytest.raises(MissingInput, match="3 rows failed in asked.*materialize asked again") as told:
+        g.run("scored", task, WORLD, store)
+    assert "demo/scored is not made" in str(told.value)
+    second = g.run("asked", task, WORLD, store)
+    assert second.facts == {"failed": 0} and not second.reused and second.version == first.version
+    assert (second.folder / "rows").read_text() == "0 without an answer"
+    assert g.run("scored", task, WORLD, store).facts == {"read": {"failed": 0}}
+    assert g.run("asked", task, WORLD, store).reused, "whole now: nothing is asked any more"
+    assert tries == []
