@@ -59,8 +59,8 @@ def taken(sketches: Sequence[Path], bounds: np.ndarray, which: np.ndarray) -> np
 
 
 def bounds_of(part: np.ndarray, parts: int) -> np.ndarray:
-    """Where each part's rows begin, and the last ends (int64, [parts + 1])."""
-    return np.concatenate([[0], np.cumsum(np.bincount(part, minlength=parts))])
+    """Where each part's rows begin, and the last ends (int64, [parts + 1]); `part` ascends, since rows stand by part."""
+    return np.searchsorted(part, np.arange(parts + 1, dtype=part.dtype)).astype(np.int64)
 
 
 def _sharing(sketches: np.ndarray, wanted: np.ndarray) -> np.ndarray:

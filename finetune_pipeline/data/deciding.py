@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.data.band_search import bounds_of
 from finetune_pipeline.data.clustering import (
     KNOWN,
     Pairs,
@@ -93,7 +94,7 @@ def decide(
 
 def parts_of(table: Table, prepared: Sequence[Path]) -> list[tuple[str, int]]:
     """(key, rows) of every part."""
-    sizes = np.bincount(table.part, minlength=len(prepared)).tolist()
+    sizes = np.diff(bounds_of(table.part, len(prepared))).tolist()
     return [(folder.name, size) for folder, size in zip(prepared, sizes, strict=True)]
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,8 +67,14 @@ def last_recorded(folder: Path, entries: int) -> str | None:
 
 def read_ledger(folder: Path) -> Ledger:
     """The ledger; an empty one when there is no folder. Raises ValueError for a broken file: it must not be guessed."""
+    files = [(path, path.stat()) for path in sorted(folder.glob("*.npy"))]
+    return _read(tuple((path, mark.st_ino, mark.st_size, mark.st_mtime_ns) for path, mark in files))
+
+
+@lru_cache(maxsize=1)  # a split reads it before it places anything, and again under the lock before it adds to it
+def _read(files: tuple[tuple[Path, int, int, int], ...]) -> Ledger:
     parts = []
-    for path in sorted(folder.glob("*.npy")):
+    for path, *_ in files:
         try:
             part = np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
@@ -75,9 +82,10 @@ def read_ledger(folder: Path) -> Ledger:
         if part.dtype != ENTRY or (len(part) and part["split"].max() >= len(SPLITS)):
             raise ValueError(f"{path}: not a file of split assignments; restore it from a backup")
         parts.append(part)
-    if len(parts) == 1:  # no second copy of what may be millions
-        return Ledger(parts[0])
-    return Ledger(np.concatenate(parts) if parts else np.zeros(0, ENTRY))
+    # no second copy of what may be millions
+    entries = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, ENTRY)
+    entries.setflags(write=False)
+    return Ledger(entries)
 
 
 def record_assignments(assignments: np.ndarray, folder: Path, made: str = "") -> int:

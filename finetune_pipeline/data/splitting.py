@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.artifacts import digest_json, write_json
+from finetune_pipeline.data.band_search import bounds_of
 from finetune_pipeline.data.carried import LEAKAGE, PLACED_FILE, Carried, carried, name_of, touched, write_basis
 from finetune_pipeline.data.certificate import certify
 from finetune_pipeline.data.clustering import basis
@@ -63,7 +64,7 @@ def split(
     rows = np.load(reviewed / TABLE, mmap_mode="r")
     keys = [part["prepared"] for part in read_index(clean)]
     prepared = [clean / PREPARED / key for key in keys]
-    sizes = np.bincount(rows["part"], minlength=len(keys)).tolist()
+    sizes = np.diff(bounds_of(rows["part"], len(keys))).tolist()
     parts = list(zip(keys, sizes, strict=True))
     templates = Templates.from_dict(read_rows(clean / TEMPLATES)[0])
     how = digest_json([basis(spec.data.near_duplicate_threshold, templates), spec.split.model_dump(), spec.labels])
