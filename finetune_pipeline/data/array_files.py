@@ -1,11 +1,12 @@
 """Many large .npy files, looked at without bringing them together in memory first.
 
-Memory that a process has not used yet is what costs, more than reading: so files are read into a buffer that is used again
-and again, or mapped where a few columns of them are wanted.
+Memory that a process has not used yet is what costs, and copying comes next: so files are mapped, those that are read from
+end to end with all of their pages at once.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,6 +51,19 @@ class ArrayFile:
 
     def _cut_off(self, there: int) -> str:
         return f"{self.path} ends after {there} of {self.nbytes} bytes: it was cut off; delete the artifact, run again"
+
+    def all_mapped(self) -> np.ndarray:
+        """The array, mapped, with all of its pages there at once: for one pass over it, which no copy is made for. Raises
+        OSError where the file was cut off."""
+        if not self.nbytes:
+            return np.zeros(self.shape, self.dtype)
+        shared = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+        with self.path.open("rb", buffering=0) as handle:
+            try:
+                pages = mmap.mmap(handle.fileno(), self.offset + self.nbytes, shared, mmap.PROT_READ)
+            except ValueError as error:
+                raise OSError(self._cut_off(self.path.stat().st_size - self.offset)) from error
+        return np.frombuffer(pages, self.dtype, int(np.prod(self.shape)), self.offset).reshape(self.shape)
 
     def mapped(self) -> np.ndarray:
         """The array, mapped: what is looked at is read. Raises OSError where the file was cut off."""

@@ -35,10 +35,9 @@ def sharing(sketches: Sequence[Path | np.ndarray], wanted: np.ndarray) -> np.nda
     ends = np.cumsum([len(piece) for piece in pieces])
 
     def mark(mine: Sequence[int]) -> None:
-        buffer = np.empty(max((pieces[k].nbytes for k in mine), default=0), np.uint8)
         for number in mine:
             piece = pieces[number]
-            rows = piece.read_into(buffer) if isinstance(piece, ArrayFile) else piece
+            rows = piece.all_mapped() if isinstance(piece, ArrayFile) else piece
             at = found[ends[number] - len(rows) : ends[number]]
             bucket_kernels.mark_sharing(np.ascontiguousarray(rows), keys, filled, marks, at)
 

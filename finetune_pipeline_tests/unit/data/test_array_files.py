@@ -46,6 +46,8 @@ def test_a_file_of_another_kind_or_cut_off_is_named(tmp_path: Path) -> None:
         handle.truncate(path.stat().st_size - 7)
     with pytest.raises(OSError, match=r"short\.npy ends after"):
         file.read_into(np.empty(file.nbytes, np.uint8))
+    with pytest.raises(OSError, match="cut off"):
+        file.all_mapped()
     with pytest.raises(OSError, match=r"short\.npy ends after"):
         file.mapped()
     with path.open("r+b") as handle:
@@ -61,6 +63,7 @@ def test_headers_of_every_length_and_shape_are_read(tmp_path: Path) -> None:
         file = array_file(written(tmp_path, name, array))
         assert (file.dtype, file.shape, file.nbytes, len(file)) == (array.dtype, array.shape, array.nbytes, len(array))
         assert np.array_equal(file.read_into(np.empty(file.nbytes, np.uint8)), array)
+        assert np.array_equal(file.all_mapped(), array) and file.all_mapped().dtype == array.dtype
         which = np.arange(len(array))[::2]
         assert np.array_equal(file.mapped()[which], array[which])
     with pytest.raises(OSError, match="cannot be read in one piece"):
