@@ -27,9 +27,9 @@ def sharing(sketches: Sequence[Path | np.ndarray], wanted: np.ndarray) -> np.nda
         return np.flatnonzero(np.concatenate([_sharing(piece, wanted) for piece in whole]))
     from finetune_pipeline.data import bucket_kernels
 
-    width = max(6, (8 * len(wanted)).bit_length())  # at most an eighth of a table is filled
+    width = max(4, (2 * len(wanted)).bit_length())  # at most half of a table is filled, and a sixteenth of the marks
     keys, filled = np.zeros((BANDS, 1 << width), np.uint32), np.zeros((BANDS, 1 << width), np.bool_)
-    marks = np.zeros((BANDS, 1 << (width - 5)), np.uint64)
+    marks = np.zeros((BANDS, 1 << (width - 3)), np.uint64)
     bucket_kernels.fill_tables(np.ascontiguousarray(wanted), keys, filled, marks)
     found = np.zeros(total, np.bool_)
     ends = np.cumsum([len(piece) for piece in pieces])

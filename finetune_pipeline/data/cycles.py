@@ -13,11 +13,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def cycles_left_alone() -> Iterator[None]:
-    """No search for cyclic garbage inside; also as a decorator. What is not in a cycle is freed at once, as always."""
+    """No search for cyclic garbage inside; also as a decorator. What is not in a cycle is freed at once, as always.
+
+    What was made meanwhile and is still there counts as old afterwards: otherwise the next object that is made would start a
+    search through all of it.
+    """
     searched = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if searched:
+            if not gc.get_freeze_count():  # the two put all objects among the old ones, and look at none
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -82,12 +82,28 @@ def clean(
         with ThreadPoolExecutor(1) as aside:  # what is written of all rows is large, even where few of them are new
             saved = aside.submit(_save, table, decided, spec, prepared, out)
             kept_counts = _write_parts(index, keys, table, decided.states, out, earlier, workers)
+            write_index(out, kept_counts)
+            write_rows(out / TEMPLATES, [templates.to_dict()])
+            findings = [*decided.outcomes.findings(), *as_rows(_suspected(table, decided.suspects))]
+            _join(out, prepared, decided.outcomes.quarantine(), findings)
+            facts = {
+                **_facts(table, decided.states, prepared, findings, spec),
+                "templates": len(templates.segments) - len(with_known(Templates()).segments),
+                "clusters": decided.count,
+                **describe(decided.pairs),
+                "semantic_suspects": len(decided.suspects),
+                "examples": _shown(table, decided),
+                "parts": len(index),
+                "taken_over": taken,
+            }
             saved.result()
-    write_index(out, kept_counts)
-    write_rows(out / TEMPLATES, [templates.to_dict()])
-    findings = [*decided.outcomes.findings(), *as_rows(_suspected(table, decided.suspects))]
+    return facts
+
+
+def _join(out: Path, prepared: Sequence[Path], quarantine: Iterable[Any], findings: Iterable[Any]) -> None:
+    """The parts' tables of one kind as one table each, with what was found out about all rows together behind it."""
     for name, extra in (
-        ("quarantine.jsonl", decided.outcomes.quarantine()),
+        ("quarantine.jsonl", quarantine),
         ("findings.jsonl", findings),
         ("scrubbed.jsonl", []),
         (MATCHES, []),
@@ -96,16 +112,6 @@ def clean(
         with (out / name).open("ab") as whole:
             for row in extra:
                 whole.write(msgspec.json.encode(row) + b"\n")
-    return {
-        **_facts(table, decided.states, prepared, findings, spec),
-        "templates": len(templates.segments) - len(with_known(Templates()).segments),
-        "clusters": decided.count,
-        **describe(decided.pairs),
-        "semantic_suspects": len(decided.suspects),
-        "examples": _shown(table, decided),
-        "parts": len(index),
-        "taken_over": taken,
-    }
 
 
 def _save(table: Table, decided: Decided, spec: TaskSpec, prepared: Sequence[Path], out: Path) -> None:

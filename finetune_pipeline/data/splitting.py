@@ -79,12 +79,13 @@ def split(
     with ThreadPoolExecutor(1) as aside:  # the certificate needs nothing of what is written, and seldom the interpreter
         certifying = aside.submit(certify, rows, placed["split"], prepared, templates, spec, certified)
         findings = _write(rows, placed, parts, reviewed, prepared, writer)
+        write_rows(out / "quarantine.jsonl", (quarantined(e, f) for e, f in findings))
+        np.save(out / PLACED_FILE, placed)
+        link(reviewed / TABLE, out / TABLE)
+        write_basis(out, how, parts, units)
+        write_rows(out / TEMPLATES, [templates.to_dict()])
+        facts = _facts(rows, placed, units, [f for _, f in findings], spec)
         certificate = certifying.result()
-    write_rows(out / "quarantine.jsonl", (quarantined(e, f) for e, f in findings))
-    np.save(out / PLACED_FILE, placed)
-    link(reviewed / TABLE, out / TABLE)
-    write_basis(out, how, parts, units)
-    write_rows(out / TEMPLATES, [templates.to_dict()])
     if there.sum() <= SMALL:
         prints = fingerprints(read_examples(examples_of(out, "test")), templates)
         write_fingerprints(out / "test" / "fingerprints.json", prints)
@@ -94,7 +95,7 @@ def split(
     if record is not None:
         chosen = slice(None) if which is None else which
         record(assignments_of(rows[chosen], placed[chosen]), name_of(out))
-    return _facts(rows, placed, units, [f for _, f in findings], certificate, spec)
+    return {**facts, "leaks": {name: certificate[name] for name in ("exact", "near", "group")}}
 
 
 def assignments_in(splits: Path) -> np.ndarray:
@@ -185,7 +186,6 @@ def _facts(
     placed: np.ndarray,
     units: int,
     findings: Sequence[Finding],
-    certificate: dict[str, Any],
     spec: TaskSpec,
 ) -> dict[str, Any]:
     split, kept = placed["split"], rows["state"] == KEPT
@@ -213,5 +213,4 @@ def _facts(
         "clusters": units,
         "by_rule": count_by_rule(findings),
         "seed": spec.split.seed,
-        "leaks": {name: certificate[name] for name in ("exact", "near", "group")},
     }
