@@ -58,9 +58,10 @@ def _load(path: str) -> bytes:
 
 
 def test_processes_that_start_together_get_one_key(tmp_path: Path) -> None:
-    for i in range(4):
-        path = str(tmp_path / f"{i}.key")
-        with multiprocessing.get_context("fork").Pool(6) as pool:
+    # started anew, not forked: a copy of a process with threads may wait for a lock for ever
+    with multiprocessing.get_context("spawn").Pool(6) as pool:
+        for i in range(4):
+            path = str(tmp_path / f"{i}.key")
             assert len(set(pool.map(_load, [path] * 12, chunksize=1))) == 1
     assert len(os.listdir(tmp_path)) == 4
 
