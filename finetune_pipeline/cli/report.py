@@ -9,6 +9,7 @@ import click
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.state import Project, open_project
+from finetune_pipeline.cli.verdict import gate_line
 from finetune_pipeline.resources.job_failures import AUDIT_PAGE
 
 
@@ -60,7 +61,7 @@ def report(task: str, markdown: bool, as_json: bool) -> int:
     else:
         say(artifact.facts["verdict"])
         for gate in gates:
-            say(f"  {'yes' if gate['passed'] else 'NO '}  {gate['name']}: {gate['message']}")
+            say(gate_line(gate))
         say(f"page: {artifact.path('report.html')}")
         if page := audit_page(project):
             say(f"what it was taught, token by token: {page}")

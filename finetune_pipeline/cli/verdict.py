@@ -9,6 +9,12 @@ from finetune_pipeline.cli.state import Project
 from finetune_pipeline.evaluation.wording import metric_title
 
 
+def gate_line(gate: dict[str, Any]) -> str:
+    """A gate of gates.json in a line: yes, NO, or warn where it says no and the spec has it hold nothing back."""
+    answer = "warn" if gate.get("warns") else "yes" if gate["passed"] else "NO"
+    return f"  {answer:<4} {gate['name']}: {gate['message']}"
+
+
 def _share(value: Any, interval: Any) -> str:
     if not isinstance(value, int | float):
         return "–"
@@ -53,7 +59,7 @@ def verdict_lines(project: Project) -> list[str]:
         lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
     lines += ["", "gates"]
     for gate in read_json(report.path("gates.json")):
-        lines.append(f"  {'yes' if gate['passed'] else 'NO '}  {gate['name']}: {gate['message']}")
+        lines.append(gate_line(gate))
     serving = f"version {project.serving}" if project.serving else "none"
     lines += [
         "",
