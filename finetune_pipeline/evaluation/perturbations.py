@@ -1,15 +1,15 @@
-"""Light perturbations of what a user wrote, of the kind production brings: typos, case, words around it, no system prompt.
+"""Light perturbations of what a user wrote, as production brings them: typing errors, another case, courtesies around it,
+and no system prompt.
 
-The right answer must stay the right answer, so what it can hang on is left as it is:
+The right answer must stay the right answer, so what it can depend on is left as it is:
 
-* words of the row's own answer, whatever their case (an extraction copies them);
+* words of the row's own answer, calls of tools included, whatever their case (an extraction copies them);
 * whatever holds a digit, an underscore or a sign (numbers, dates, identifiers, addresses, placeholders of scrubbed values);
 * for typos also words with a capital (names), words for numbers, months, days and negation, short words, and every change
   that would make another word of these rows; scripts without upper and lower case are not touched;
-* the lines put around a text speak of the text alone: no greeting, thanks or haste, which some tasks are about, no name,
-  number or negation; and no line is used that shares a word with a label or with the row's answer.
+* what :mod:`finetune_pipeline.evaluation.courtesies` says of the lines put around a text.
 
-A row a perturbation cannot change is left out of it. What becomes of a row follows from the seed and its id alone.
+A row that a perturbation cannot change is left out of it. What becomes of a row follows from the seed and its id.
 """
 
 from __future__ import annotations
@@ -20,13 +20,24 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.examples import Example, Message
+from finetune_pipeline.evaluation.courtesies import (
+    Purpose,
+    about_courtesy,
+    grades_manners,
+    with_courtesies,
+    words_to_avoid,
+)
 
-KINDS = ("typos", "case", "context", "no_system")
+BLOCKING = ("typos", "case", "courtesy")
+"""What production brings to every model: a sure loss on these can hold a candidate back."""
+INFORMS = ("no_system",)
+"""Reported, but decides nothing: a model is served with its system prompt."""
+KINDS = (*BLOCKING, *INFORMS)
 TITLES = {
     "typos": "Typing errors",
     "case": "Another case",
-    "context": "Words around it",
+    "courtesy": "Greeting and thanks",
     "no_system": "Without the system prompt",
 }
 _WORDS_PER_TYPO, _SHORTEST = 6, 5
@@ -39,29 +50,17 @@ _KEPT = frozenset(
     thrice double triple january february march april june july august september october november december monday tuesday
     wednesday thursday friday saturday sunday today tomorrow yesterday""".split()  # noqa: SIM905
 )
-_BEFORE = (
-    "Here is the text, copied from another window:",
-    "The text below was typed by hand.",
-    "The whole text follows, as it came in.",
-    "Pasted below, line breaks may have moved:",
-    "Forwarded as it was:",
-    "See the text between the blank lines.",
-)
-_AFTER = (
-    "End of the text.",
-    "Everything above is the text as it was written.",
-    "(The text is left as it came in.)",
-    "Typed in one go.",
-    "The lines above are all there is.",
-    "Copied from start to end.",
-)
-_AROUND = 2
-"""Lines put before, and as many put after."""
 
 
-def set_name(model: str, kind: str) -> str:
-    """The name in the predictions table of a model's answers to perturbed rows."""
-    return f"{model}:{kind}"
+def set_name(name: str, kind: str) -> str:
+    """The name of the perturbed form of a set of predictions or of a training row: the plain one's, and the kind."""
+    return f"{name}:{kind}"
+
+
+def kind_of(name: str) -> str | None:
+    """The perturbation in a name made by `set_name`; None for a plain one."""
+    kind = name.rpartition(":")[2]
+    return kind if kind in KINDS and ":" in name else None
 
 
 def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
@@ -71,40 +70,75 @@ def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
     return [e for e in examples if e.id in chosen]
 
 
-def perturbed(examples: Sequence[Example], kind: str, seed: int, labels: Sequence[str] = ()) -> list[Example]:
-    """The examples as another hand might have written them, under their own ids; those it leaves unchanged are missing.
+def perturbed(
+    examples: Sequence[Example],
+    kind: str,
+    seed: int,
+    labels: Sequence[str] = (),
+    purpose: Purpose = "evaluation",
+) -> list[Example]:
+    """The examples as another hand might have written them, under their own ids.
 
-    Only the last user turn is changed, or for `no_system` the system turn left out. Raises ValueError for an unknown kind.
+    Only the last user turn is changed, or for `no_system` the system turn left out. Answers are never changed.
+
+    Args:
+        examples: Rows with their right answers.
+        kind: One of `KINDS`.
+        seed: Of the random draws, together with each row's id.
+        labels: The task's labels; their words are neither made nor added.
+        purpose: Whether the rows are trained on or judged; the two get different courtesies.
+
+    Returns:
+        The rows that the perturbation changes, in their order.
+
+    Raises:
+        ValueError: The kind is unknown.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown perturbation {kind!r}; there are {', '.join(KINDS)}")
     if kind == "no_system":
-        bare = [[m for m in e.messages if m["role"] != "system"] for e in examples]
-        return [
-            replace(e, messages=left)
-            for e, left in zip(examples, bare, strict=True)
-            if len(left) < len(e.messages) and len(left) > 1
-        ]
-    known = _words(m["content"] for e in examples for m in e.messages if isinstance(m.get("content"), str))
-    found = []
+        return _without_system(examples)
+    if kind == "courtesy" and grades_manners(labels):
+        return []
+    label_words = _words(labels)
+    known = label_words | _words(
+        m["content"] for e in examples for m in e.messages if isinstance(m.get("content"), str)
+    )
+    changed_rows = []
     for example in examples:
         place = max((i for i, m in enumerate(example.messages) if m["role"] == "user"), default=None)
         if place is None or not isinstance(text := example.messages[place]["content"], str):
             continue
         dice = random.Random(hashlib.sha256(f"{seed}:{kind}:{example.id}".encode()).digest())  # noqa: S311
-        kept = _words([example.answer])
-        match kind:
-            case "typos":
-                changed = _mistyped(text, dice, kept, known | _words(labels))
-            case "case":
-                changed = _in_another_case(text, dice, kept)
-            case _:
-                changed = _surrounded(text, dice, kept | _words(labels))
+        answered = _words(_answers(example.messages[place + 1 :]))
+        changed = text
+        if kind == "typos":
+            changed = _mistyped(text, dice, answered, known)
+        elif kind == "case":
+            changed = _in_another_case(text, dice, answered)
+        elif not about_courtesy(example):
+            changed = with_courtesies(text, dice, words_to_avoid(answered | label_words, labels), purpose)
         if changed != text:
             messages = [dict(m) for m in example.messages]
             messages[place]["content"] = changed
-            found.append(replace(example, messages=messages))
-    return found
+            changed_rows.append(replace(example, messages=messages))
+    return changed_rows
+
+
+def _without_system(examples: Sequence[Example]) -> list[Example]:
+    bare = [[m for m in e.messages if m["role"] != "system"] for e in examples]
+    return [
+        replace(example, messages=messages)
+        for example, messages in zip(examples, bare, strict=True)
+        if 1 < len(messages) < len(example.messages)
+    ]
+
+
+def _answers(messages: Sequence[Message]) -> list[str]:
+    """What the assistant says and which arguments it gives to tools."""
+    turns = [m for m in messages if m["role"] == "assistant"]
+    calls = [call["function"]["arguments"] for m in turns for call in m.get("tool_calls") or ()]
+    return [m["content"] for m in turns if isinstance(m["content"], str)] + calls
 
 
 def _words(texts: Iterable[str]) -> set[str]:
@@ -162,11 +196,3 @@ def _in_another_case(text: str, dice: random.Random, kept: Collection[str]) -> s
 
     first, second = dice.sample(["small", "capitals"], 2)
     return changed if (changed := turned(first)) != text else turned(second)
-
-
-def _surrounded(text: str, dice: random.Random, kept: Collection[str]) -> str:
-    """Lines before and after; the text unchanged where too few of them fit the row."""
-    before, after = ([line for line in lines if not _words([line]) & set(kept)] for lines in (_BEFORE, _AFTER))
-    if min(len(before), len(after)) < _AROUND:
-        return text
-    return "\n".join([*dice.sample(before, _AROUND), "", text, "", *dice.sample(after, _AROUND)])

@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.perturbations import kind_of
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import encode_example
 from finetune_pipeline.planning.tokens import TokenCounter
@@ -49,7 +50,7 @@ class Rows:
 def encode_rows(folder: Path, examples: Sequence[Example], settings: Mapping[str, Any]) -> Rows:
     """The rows training makes of `examples` with the tokenizer and chat template in `folder`, by the same functions.
 
-    With over_length ``fail`` longer rows are counted and kept.
+    With over_length ``fail`` longer rows are counted and kept; perturbed copies that are too long are left out.
     """
     counter = TokenCounter(folder)
     done = Rows(examples=len(examples), limit=longest_allowed(settings, read_json(folder / "config.json")))
@@ -57,6 +58,8 @@ def encode_rows(folder: Path, examples: Sequence[Example], settings: Mapping[str
         try:
             rows = encode_example(counter, example.messages, example.id, example.tools)
             if longest(rows) > done.limit:
+                if kind_of(example.id):
+                    continue
                 done.over += 1
                 if settings["over_length"] == "drop":
                     done.dropped += 1

@@ -42,10 +42,11 @@ def training_plan(
     home: where rates of this machine are kept (throughput.json) and prices.yaml may lie, as it may in task_folder; model:
     the name rates are kept under (default: spec.base_model). available: bytes to plan for (default: what is free now).
 
-    Facts: method, precision, device, train_examples, validation_examples, rows, tokens (statistics of the training split),
-    computed_share (of its tokens, after packing), over_length, limit, steps_per_epoch, steps, evaluations, phases [...],
-    trainable_parameters, memory_mib (parts and total), available_mib, fits, nearest {fits, yaml, change, memory_mib,
-    reasons, tried}, seconds {low, expected, high, source}, prices [...], methods [a row each], sentence.
+    Facts: method, precision, device, train_examples, validation_examples, rows, tokens (statistics of the training split,
+    with training.augment its perturbed copies too), computed_share (of its tokens, after packing), over_length, limit,
+    steps_per_epoch, steps, evaluations, phases [...], trainable_parameters, memory_mib (parts and total), available_mib,
+    fits, nearest {fits, yaml, change, memory_mib, reasons, tried}, seconds {low, expected, high, source}, prices [...],
+    methods [a row each], sentence.
     """
     settings = spec.training.model_dump()
     device = read_settings().devices[0]
@@ -53,7 +54,7 @@ def training_plan(
     memory = planner.memory(settings)
     available = available_memory(device) if available is None else available
     phases = planner.phases(settings)
-    tokens = token_statistics(TokenCounter(planner.folder), train)
+    tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
     tokens.pop("lengths")
     rates = read_rates(home) if home else []
     times = _times(planner, settings, rates, model or spec.base_model)

@@ -15,6 +15,7 @@ from finetune_pipeline.planning.batches import Batch, Rows, Steps, batch_of, cou
 from finetune_pipeline.planning.memory import Memory, evaluation_memory, training_memory
 from finetune_pipeline.planning.shape import ModelShape, model_shape
 from finetune_pipeline.planning.work import Mean, mean_batch, phase_flops
+from finetune_pipeline.training.augmentation import training_examples
 
 
 def compute_width(precision: str, device: str = "cpu") -> int:
@@ -53,12 +54,17 @@ class Planner:
         tokenizer = self.folder / "tokenizer.json"
         self.tokenizer_bytes = tokenizer.stat().st_size if tokenizer.exists() else 0
 
+    def epoch_examples(self, settings: Mapping[str, Any]) -> list[Example]:
+        """The examples of one epoch: the training split, with training.augment also its perturbed copies."""
+        return training_examples(self.examples["train"], settings)
+
     def rows(self, split: str, settings: Mapping[str, Any]) -> Rows:
         """A split's rows under these settings."""
         virtual = settings[settings["method"]]["tokens"] if settings["method"] in ("prefix", "prompt") else 0
-        key = (split, settings["max_tokens"], settings["over_length"], virtual)
+        key = (split, settings["max_tokens"], settings["over_length"], virtual, settings["augment"])
         if key not in self._rows:
-            self._rows[key] = encode_rows(self.folder, self.examples[split], settings)
+            examples = self.epoch_examples(settings) if split == "train" else self.examples[split]
+            self._rows[key] = encode_rows(self.folder, examples, settings)
         return self._rows[key]
 
     def packed(self, settings: Mapping[str, Any]) -> bool:

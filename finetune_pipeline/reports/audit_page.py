@@ -60,6 +60,8 @@ def render_audit(audits: Mapping[str, Audit], settings: Mapping[str, Any], title
         f"Longest example: {settings['max_tokens']} tokens (training.max_tokens); longer ones: {settings['over_length']} "
         "(training.over_length)."
     )
+    if settings.get("augment"):
+        told += " Training rows are learned as they are and once perturbed (training.augment)."
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_pipeline.evaluation.perturbations import TITLES
-from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, metric_title, number, p_value, percent, points
+from finetune_pipeline.evaluation.perturbations import BLOCKING, TITLES
+from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, number, p_value, percent, points
 from finetune_pipeline.evaluation.wording import points_range as range_of
 from finetune_pipeline.reports.tables import Table
 
@@ -14,64 +14,65 @@ _MODELS = {"candidate": "Fine-tuned", "base": "Base, best prompt", "champion": "
 _NOTES = {
     "typos": "one word in six with letters swapped, doubled or left out",
     "case": "small letters or capitals only",
-    "context": "lines that say nothing before and after it",
+    "courtesy": "a greeting before the text, thanks or a closing after it",
     "no_system": "the question alone",
 }
 
 
-def robustness_sentences(told: Mapping[str, Any] | None) -> list[str]:
-    """How the rows were perturbed, and what that cost most. told: of evaluation.robustness.robustness."""
-    if not told:
+def robustness_sentences(measured: Mapping[str, Any] | None) -> list[str]:
+    """How the rows were perturbed, what that cost, and what follows. measured: of evaluation.robustness.robustness."""
+    if not measured:
         return []
-    ways = "; ".join(f"{TITLES[kind].lower()} ({_NOTES[kind]})" for kind in told["kinds"])
+    kinds = measured["kinds"]
+    ways = "; ".join(f"{TITLES[kind].lower()} ({_NOTES[kind]})" for kind in kinds)
     sentences = [
-        f"{counted(told['asked'], 'test row')}, drawn at random, were asked again in the same opening of the test, perturbed: "
-        f"{ways}. Numbers, names, identifiers, negations and words of the right answer were left as they are. Each score "
-        "stands beside that of the same rows as they were."
+        f"{counted(measured['asked'], 'test row')} a perturbation at most, drawn at random, asked again in the same opening of "
+        f"the test: {ways}. Numbers, names, identifiers, negations and words of the right answer were left as they "
+        "are. Each score stands beside that of the same rows as they were.",
+        measured["verdict"]["sentence"],
     ]
-    own = {kind: of["candidate"] for kind, of in told["kinds"].items() if of["candidate"].get("n")}
-    if own:
-        worst = max(own, key=lambda kind: own[kind]["drop"])
-        if own[worst]["drop"] > 0:
-            sentences.append(
-                f"{TITLES[worst]} cost the fine-tuned model most: {points(own[worst]['drop'], sign=False)} points of "
-                f"{metric_title(told['metric'])}, {own[worst]['lost']} right answers lost and {own[worst]['gained']} won."
-            )
-        else:
-            sentences.append("None of them cost the fine-tuned model anything on these rows.")
-    if missing := [TITLES[kind].lower() for kind in told["kinds"] if kind not in own]:
-        sentences.append(f"Could change none of these rows: {', '.join(missing)}.")
+    if unchanged := [TITLES[kind].lower() for kind in kinds if not kinds[kind]["n"]]:
+        sentences.append(f"Could change none of these rows: {', '.join(unchanged)}.")
     return sentences
 
 
-def robustness_table(told: Mapping[str, Any] | None) -> Table | None:
-    """Plain and perturbed scores of the same rows, by perturbation and model."""
-    if not told:
+def robustness_table(measured: Mapping[str, Any] | None) -> Table | None:
+    """The candidate's plain and perturbed scores of the same rows, by perturbation."""
+    if not measured:
         return None
-    share = percent if told["metric"] in RIGHT_OR_WRONG else lambda value: points(value, sign=False)
+    share = percent if measured["metric"] in RIGHT_OR_WRONG else lambda value: points(value, sign=False)
     rows = []
-    for kind, models in told["kinds"].items():
-        for model, of in models.items():
-            if not of["n"]:
-                continue
-            interval = of["interval"]
-            change = points(-of["drop"]) + (f" ({range_of([-interval[1], -interval[0]])})" if interval else "")
-            rows.append(
-                [
-                    TITLES[kind],
-                    _MODELS[model],
-                    number(of["n"]),
-                    share(of["plain"]),
-                    share(of["perturbed"]),
-                    change,
-                    number(of["lost"]),
-                    number(of["gained"]),
-                    p_value(of["p"]),
-                ]
-            )
-    level = f"{100 * told['confidence']:.4g}%"
-    headers = ["Perturbation", "Model", "Rows", "Plain", "Perturbed", f"Change ({level} interval)", "Lost", "Won", "p"]
-    return Table(headers, rows, "llrrrrrrr") if rows else None
+    for kind, figures in measured["kinds"].items():
+        if not figures["n"]:
+            continue
+        interval = figures["interval"]
+        change = points(-figures["drop"]) + (f" ({range_of([-interval[1], -interval[0]])})" if interval else "")
+        rows.append(
+            [
+                TITLES[kind],
+                number(figures["n"]),
+                share(figures["plain"]),
+                share(figures["perturbed"]),
+                change,
+                number(figures["lost"]),
+                number(figures["gained"]),
+                p_value(figures["p"]),
+                "yes" if kind in BLOCKING else "no, informs",
+            ]
+        )
+    level = f"{100 * measured['confidence']:.4g}%"
+    headers = [
+        "Perturbation",
+        "Rows",
+        "Plain",
+        "Perturbed",
+        f"Change ({level} interval)",
+        "Lost",
+        "Won",
+        "p",
+        "Can block",
+    ]
+    return Table(headers, rows, "lrrrrrrrl") if rows else None
 
 
 def production_sentences(told: Mapping[str, Any] | None) -> list[str]:

@@ -122,6 +122,10 @@ class DataSpec(Section):
         description="A raw file of whose labels more than this share is contradicted by the other files stops the pipeline. "
         "1: never.",
     )
+    max_label_noise: Share = Field(
+        0.3,
+        description="When surely more than this share of the labels is wrong, the pipeline stops. 1: never.",
+    )
     near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
     contradictions: Literal["quarantine", "warn"] = Field(
         "quarantine", description="What to do with equal prompts that are answered differently."
@@ -238,6 +242,12 @@ class TrainingSpec(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="`auto`: bfloat16 where it is native."
     )
+    augment: bool = Field(
+        False,
+        description="Give training rows the perturbations of robustness (typing errors, another case, a greeting and "
+        "thanks): every row is learned as it is and once perturbed, so an epoch takes twice as long. Never validation or "
+        "test rows.",
+    )
     shared_prefix: bool = Field(True, description="Compute beginnings that rows share once per batch.")
     gradient_checkpointing: bool | Literal["auto"] = Field(
         "auto",
@@ -252,7 +262,12 @@ class TrainingSpec(Section):
 class GatesSpec(Section):
     """What a candidate must show before `champion` moves."""
 
-    worth_training: Literal["block", "warn"] = "block"
+    worth_training: Literal["block", "warn"] = Field(
+        "block", description="What to do when something simpler is surely good enough (baseline.ceiling)."
+    )
+    learnable: Literal["block", "warn"] = Field(
+        "block", description="What to do when the answers cannot be told from the inputs."
+    )
     metric: Metric | None = Field(
         None,
         description="What the comparison is decided by. Unset: accuracy for labels; exact for json, and for text with "
@@ -280,6 +295,12 @@ class GatesSpec(Section):
         description="Of the first candidate's intervals. Every further candidate that one test set judges meets a stricter "
         "level (docs/gates.md), so that all of them together are wrongly promoted less often than 1 - confidence.",
     )
+    simple: Literal["better", "not_worse"] = Field(
+        "better",
+        description="What a candidate must show against each model without a language model: that it is better, or (where "
+        "you want one model for other reasons) that it loses less than simple_margin.",
+    )
+    simple_margin: float = Field(0.02, gt=0, lt=1, description="With simple: not_worse, the loss that must be ruled out.")
     champion: Literal["better", "not_worse"] = Field(
         "better",
         description="What a candidate must show against the champion: that it is better, or that it loses less than "

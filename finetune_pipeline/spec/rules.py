@@ -16,6 +16,7 @@ from finetune_pipeline.spec import engine_rules, output_rules
 from finetune_pipeline.spec.method_defaults import LOW_RANK, SOFT_PROMPTS
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
 from finetune_pipeline.spec.never_break import never_break_ids
+from finetune_pipeline.spec.robustness import ENOUGH_ROWS
 
 NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out", "wte")
 """Embeddings and output heads, which low-rank adapters leave alone."""
@@ -375,6 +376,22 @@ def check_power(spec: TaskSpec, folder: Path) -> list[Finding]:
             "gates.wanted_gain",
             f"the wanted gain {g.wanted_gain:g} does not lie above gates.min_gain {g.min_gain:g}, which a gain must surely exceed",
             "raise gates.wanted_gain, or lower gates.min_gain",
+        )
+    ]
+
+
+def check_robustness_rows(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """A loss on few perturbed rows cannot hold a candidate back."""
+    rows = spec.robustness.rows
+    if spec.robustness.action == "warn" or not 0 < rows < ENOUGH_ROWS:
+        return []
+    return [
+        _finding(
+            "robustness_rows",
+            "robustness.rows",
+            f"{rows} perturbed rows are too few to keep `champion` where it is, so a loss on them only warns",
+            f"set robustness.rows: {ENOUGH_ROWS} or more, or robustness.action: warn",
+            "warning",
         )
     ]
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.perturbations import BLOCKING, TITLES, kind_of
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_prompt, end_ids
 from finetune_pipeline.models.chat_templates import NAMED, marks
@@ -192,7 +193,8 @@ def _shown(
     dropped: Sequence[Encoded],
     max_tokens: int,
 ) -> list[dict[str, Any]]:
-    """Rows worth a look, each once, with the reason why it was chosen: faults first, then what was cut or left out."""
+    """Rows worth a look, each once, with the reason why it was chosen: faults first, then what was cut or left out, then
+    one copy of each perturbation."""
     first: dict[str, Encoded] = {}
     for row in encoded:
         first.setdefault(row.id, row)
@@ -206,6 +208,10 @@ def _shown(
             chosen.setdefault(name, ("", "its user text was cut", first[name]))
     for row in dropped[:1]:
         chosen.setdefault(row.id, ("", "left out: longer than training.max_tokens", row))
+    for kind in BLOCKING:
+        copy = next((row for name, row in first.items() if kind_of(name) == kind), None)
+        if copy is not None:
+            chosen.setdefault(copy.id, ("", "", copy))
     by_length = sorted(encoded, key=lambda r: (len(r.ids), r.id))
     if by_length:
         for why, row in (
@@ -217,11 +223,17 @@ def _shown(
     return [
         {
             "fault": fault,
-            "why": why,
+            "why": ", ".join(part for part in (why, _perturbation(row.id)) if part),
             **shown_row(tokenizer, row, known.get(row.id), cuts.get(row.id, ()), max_tokens),
         }
         for fault, why, row in chosen.values()
     ]
+
+
+def _perturbation(row_id: str) -> str:
+    """What a perturbed copy is called on the page; empty for a row as it came."""
+    kind = kind_of(row_id)
+    return f"a perturbed copy ({TITLES[kind].lower()})" if kind else ""
 
 
 def shown_row(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.perturbations import kind_of
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example
 from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
@@ -18,12 +19,22 @@ _LISTED = 20
 
 @dataclass
 class Prepared:
-    """A split ready to be trained on. `findings` must be empty for that."""
+    """A split ready to be trained on. `findings` must be empty for that.
+
+    Attributes:
+        rows: What is trained on.
+        audit: Of training.audit.supervision_audit.
+        dropped: Ids of examples left out for their length.
+        cuts: What was cut from which example.
+        copies_too_long: Ids of perturbed copies left out for their length, whatever training.over_length says.
+        findings: What is wrong.
+    """
 
     rows: list[Encoded] = field(default_factory=list)
     audit: dict[str, Any] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     cuts: dict[str, list[Cut]] = field(default_factory=dict)
+    copies_too_long: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     def length_facts(self) -> dict[str, Any]:
@@ -57,6 +68,9 @@ def prepare_split(
     for example in examples:
         try:
             rows = encode_example(tokenizer, example.messages, example.id, example.tools)
+            if longest(rows) > max_tokens and kind_of(example.id):
+                done.copies_too_long.append(example.id)
+                continue
             if longest(rows) > max_tokens and over_length == "truncate_prompt":
                 example, rows, cuts = cut_prompt(tokenizer, example, max_tokens)
                 if cuts:

@@ -22,6 +22,7 @@ from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolv
 from finetune_pipeline.planning.parallel import per_process
 from finetune_pipeline.reports.audit_page import render_audit
 from finetune_pipeline.training import checkpoints, history, ranks
+from finetune_pipeline.training.augmentation import augmented_facts, training_examples
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.methods import Built, build
 from finetune_pipeline.training.ranks import ALONE, Ranks, SharedCollator
@@ -69,9 +70,10 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     tokenizer = load_tokenizer(base)
     examples = {split: read_examples(Path(job[split])) for split in ("train", "validation")}
     limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
+    learned = {**examples, "train": training_examples(examples["train"], settings)}
     splits = {
         split: prepare_split(tokenizer, rows, limit, settings["over_length"], f"{split} split")
-        for split, rows in examples.items()
+        for split, rows in learned.items()
     }
     _tell_audit(job, splits, among)
 
@@ -154,6 +156,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         },
         "fused": fused,
         "tokens": {name: {k: s.audit[k] for k in ("rows", "tokens", "loss_tokens")} for name, s in splits.items()},
+        "augmented": augmented_facts((r.id for r in splits["train"].rows), splits["train"].copies_too_long),
         "rows_dropped": {name: s.length_facts() for name, s in splits.items()},
         "steps": state.global_step,
         "steps_planned": state.max_steps,

@@ -92,7 +92,7 @@ def test_perturbed_rows_were_asked_in_the_one_opening_and_stand_in_the_report(pr
     told = json.loads((project.artifact("evaluation_report") / "report.json").read_text())["robustness"]
     for kind in KINDS:
         mine = [r for r in rows if r["model"] == f"candidate:{kind}"]
-        assert len(mine) == 8 == told["kinds"][kind]["candidate"]["n"]
+        assert len(mine) == 8 == told["kinds"][kind]["n"]
         assert all(r["gold"] == gold[r["example_id"]] for r in mine)
     assert gates(project)["robust"]["threshold"] == 0.1
     for page in ("report.html", "report.md"):

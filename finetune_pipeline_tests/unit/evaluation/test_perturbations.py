@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 import pytest
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.perturbations import KINDS, drawn, perturbed
+from finetune_pipeline.evaluation.courtesies import CLOSINGS, GREETINGS
+from finetune_pipeline.evaluation.perturbations import BLOCKING, KINDS, drawn, kind_of, perturbed, set_name
 
 TEXT = (
-    "Hello, my invoice RX-4411 of 2026-03-05 shows forty euros that were never ordered by Marianne. "
+    "Well, my invoice RX-4411 of 2026-03-05 shows forty euros that were never ordered by Marianne. "
     "Please correct the invoice, write to ann@shop.example and don't charge 12.50 again; it worked without trouble before."
 )
 
@@ -86,14 +88,110 @@ def test_case_changes_words_and_nothing_else() -> None:
     assert said(perturbed([example("all small already")], "case", 0)) == ["ALL SMALL ALREADY"]
 
 
-def test_words_around_a_text_share_none_with_labels_or_the_answer() -> None:
-    (changed,) = said(perturbed([example(TEXT)], "context", 1))
-    assert f"\n\n{TEXT}\n\n" in changed and len(changed.splitlines()) == 7
-    for seed in range(20):
-        (changed,) = said(perturbed([example(TEXT)], "context", seed, ["copied", "line_breaks"]))
-        around = changed.replace(TEXT, "").lower()
-        assert "copied" not in around and "breaks" not in around and not re.search(r"\d|\bno\b|\bnot\b", around)
-    assert perturbed([example(TEXT)], "context", 0, ["text", "typed", "here", "line"]) == [], "too few lines are left"
+def test_arguments_of_a_tool_call_are_copied_as_they_are() -> None:
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "book", "arguments": '{"dish": "lingonberry pancakes"}'},
+    }
+    turns = [
+        {"role": "user", "content": "please reserve lingonberry pancakes tomorrow evening"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "done", "tool_call_id": "c1", "name": "book"},
+        {"role": "assistant", "content": "Reserved."},
+    ]
+    for kind in BLOCKING:
+        for seed in range(10):
+            (changed,) = perturbed([Example("e1", turns)], kind, seed)
+            assert "lingonberry pancakes" in changed.user_text
+            assert changed.messages[1:] == turns[1:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_never_changed(kind: str) -> None:
+    some = [example(TEXT, "shipment delayed; invoice wrong", f"e{i}") for i in range(5)]
+    assert [e.messages[-1] for e in perturbed(some, kind, 0)] == [e.messages[-1] for e in some]
+
+
+def courtesies(
+    text: str, answer: str = "billing", labels: Sequence[str] = (), seeds: int = 30
+) -> list[tuple[str, str]]:
+    """What is added before and after the text, one pair a seed that changes it."""
+    added = []
+    for seed in range(seeds):
+        for changed in said(perturbed([example(text, answer)], "courtesy", seed, labels)):
+            before, _, after = changed.partition(text)
+            added.append((before.strip(), after.strip()))
+    return added
+
+
+def test_a_greeting_stands_before_a_text_and_a_closing_after_it() -> None:
+    added = courtesies("my invoice is wrong")
+    assert len(added) == 30
+    assert {before for before, _ in added} == set(GREETINGS["evaluation"])
+    assert {after for _, after in added} == set(CLOSINGS["evaluation"])
+
+
+def test_no_courtesy_shares_a_word_with_a_label_or_the_answer() -> None:
+    added = courtesies("which crew is it", "team", ["team", "good_service", "thank_you"])
+    assert added
+    lines = " ".join(before + " " + after for before, after in added).lower()
+    assert not re.search(r"\b(team|good|thanks?|you)\b", lines)
+    assert "hi all" in lines and "regards" in lines
+
+
+@pytest.mark.parametrize("label", ["greeting", "Hello", "thanks", "thank_you", "goodbye", "small_talk", "SmallTalk"])
+def test_rows_about_courtesy_get_none(label: str) -> None:
+    assert courtesies("the weather is fine", label) == []
+    assert courtesies("the weather is fine", json.dumps({"intent": label})) == []
+    assert courtesies("the weather is fine", "weather"), "the clean row is changed"
+
+
+def test_tasks_about_manners_get_no_courtesy_and_tasks_about_feelings_no_warm_one() -> None:
+    assert courtesies("send the file", "rude", ["rude", "polite"]) == []
+    added = courtesies("the parcel is on the table", "neutral", ["positive", "neutral", "negative"])
+    assert {after for _, after in added} == {"With regards"}
+    assert not {before for before, _ in added} & {"Good day,", "Hello, I hope you are well.", "Dear all,"}
+
+
+@pytest.mark.parametrize(
+    ("text", "greets", "closes"),
+    [
+        ("Hi folks, the pump leaks", False, True),
+        ("GOOD MORNING the pump leaks", False, True),
+        ("Morning! the pump leaks", False, True),
+        ("To whoever reads this: the pump leaks", False, True),
+        ("the pump leaks. Many thanks, Ann", True, False),
+        ("the pump leaks\n\nKind regards\nAnn Smith, Harbour Street", True, False),
+        ("the pump leaks, ta", True, False),
+        ("history of the pump, high pressure", True, True),
+        ("Morning deliveries of the pump are late", True, True),
+        ("translate this:", True, False),
+    ],
+)
+def test_no_second_greeting_and_no_second_closing(text: str, greets: bool, closes: bool) -> None:
+    added = courtesies(text)
+    assert {(bool(before), bool(after)) for before, after in added} == {(greets, closes)}
+
+
+def test_a_text_with_both_and_a_text_in_another_script_are_left_out() -> None:
+    assert courtesies("Hello, the pump leaks. Thanks!") == []
+    assert (
+        courtesies("\u767a\u9001\u5931\u6557\u4e86")
+        == []
+        == courtesies("\u043d\u0430\u0441\u043e\u0441 \u0442\u0435\u0447\u0451\u0442")
+    )
+    assert courtesies("12 34") == []
+    assert courtesies("Die Pumpe l\u00e4uft nicht"), (
+        "an English greeting before a German text is what production brings"
+    )
+
+
+def test_training_copies_and_judged_rows_get_different_lines() -> None:
+    for lines in (GREETINGS, CLOSINGS):
+        assert not set(lines["training"]) & set(lines["evaluation"])
+    (copy,) = said(perturbed([example("my invoice is wrong")], "courtesy", 0, purpose="training"))
+    assert copy.startswith(GREETINGS["training"]) and copy.endswith(CLOSINGS["training"])
 
 
 def test_rows_that_cannot_be_changed_are_left_out() -> None:
@@ -103,6 +201,12 @@ def test_rows_that_cannot_be_changed_are_left_out() -> None:
     assert perturbed([example("text", system=False)], "no_system", 0) == []
     (bare,) = perturbed([example("text")], "no_system", 0)
     assert [m["role"] for m in bare.messages] == ["user", "assistant"]
+    assert [kind_of(name) for name in ("e1", set_name("e1", "case"), "case", "base:production")] == [
+        None,
+        "case",
+        None,
+        None,
+    ]
     with pytest.raises(ValueError, match="unknown perturbation 'noise'"):
         perturbed([], "noise", 0)
 

@@ -106,7 +106,7 @@ def test_perturbed_rows_are_sets_of_their_own_under_the_same_ids(folder: Path, t
         mine = [r for r in rows if r["model"] == f"candidate:{kind}"]
         assert len(mine) == facts["sets"][f"candidate:{kind}"]["rows"] == 5
         assert all(r["gold"] == gold[r["example_id"]] and r["label_scores"] == [] for r in mine)
-    assert facts["sets"]["candidate:context"]["mean_prompt_tokens"] > mean + 10
+    assert facts["sets"]["candidate:courtesy"]["mean_prompt_tokens"] > mean + 10
     assert facts["sets"]["candidate:no_system"]["mean_prompt_tokens"] != mean, "the template puts its own in its place"
 
 

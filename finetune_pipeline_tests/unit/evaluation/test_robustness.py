@@ -1,4 +1,4 @@
-"""What perturbed rows cost: planted faults are named, ten clean runs raise no alarm, and every kind of task is judged."""
+"""What perturbed rows cost: planted losses block, warn or inform as they should, and clean models raise no alarm."""
 
 from __future__ import annotations
 
@@ -8,89 +8,176 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.gates_besides_task import robust_rows
-from finetune_pipeline.evaluation.perturbations import KINDS, set_name
+from finetune_pipeline.evaluation.perturbations import BLOCKING, KINDS, set_name
 from finetune_pipeline.evaluation.predictions import of_the_test
-from finetune_pipeline.evaluation.robustness import robust, robustness
+from finetune_pipeline.evaluation.robustness import RobustnessVerdict, robustness, robustness_verdict
 from finetune_pipeline.reports.other_rows import robustness_sentences, robustness_table
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
+from finetune_pipeline.spec.robustness import ENOUGH_ROWS
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, spec, text_spec
 
+FEW = ENOUGH_ROWS - 1
 
-def answered(plain: list[dict[str, Any]], kind: str, wrong: int, n: int = 24) -> list[dict[str, Any]]:
+
+def answered(plain: list[dict[str, Any]], kind: str, wrong: int, n: int = ENOUGH_ROWS) -> list[dict[str, Any]]:
     """The first n rows again, perturbed, of which `wrong` that were right go wrong."""
-    made = []
-    for one in plain[:n]:
-        text = one["text"]
-        if wrong and text == one["gold"]:
+    perturbed = []
+    for plain_row in plain[:n]:
+        text = plain_row["text"]
+        if wrong and text == plain_row["gold"]:
             text, wrong = "something else", wrong - 1
-        model = set_name(one["model"], kind)
-        made.append({**one, "model": model, "text": text, "label_scores": []})
-    return made
+        perturbed.append({**plain_row, "model": set_name(plain_row["model"], kind), "text": text, "label_scores": []})
+    return perturbed
 
 
-def predicted(candidate: list[dict[str, Any]], **wrong: int) -> list[dict[str, Any]]:
-    return [*candidate, *(row for kind in KINDS for row in answered(candidate, kind, wrong.get(kind, 0)))]
+def predicted(candidate: list[dict[str, Any]], n: int = ENOUGH_ROWS, **wrong: int) -> list[dict[str, Any]]:
+    return [*candidate, *(row for kind in KINDS for row in answered(candidate, kind, wrong.get(kind, 0), n))]
+
+
+def judged(n: int = ENOUGH_ROWS, settings: dict[str, Any] | None = None, **wrong: int) -> RobustnessVerdict:
+    """The verdict on a candidate that has all of 80 plain rows right and loses so many of each kind."""
+    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
+    task = spec(robustness=settings or {})
+    return robustness_verdict(task.robustness, robustness(task, predicted(candidate, n, **wrong)))
 
 
 def test_each_score_stands_beside_that_of_the_same_rows() -> None:
-    base, candidate = paired(both=15, only_base=2, only_candidate=5, neither=20)
-    told = robustness(spec(), [*base, *predicted(candidate, typos=3), *answered(base, "typos", 0)])
-    assert told is not None and told["asked"] == 24 and told["confidence"] == pytest.approx(1 - 0.05 / 4)
-    typos = told["kinds"]["typos"]["candidate"]
-    assert (typos["n"], typos["plain"], typos["perturbed"]) == (24, pytest.approx(20 / 24), pytest.approx(17 / 24))
-    assert (typos["lost"], typos["gained"], typos["drop"]) == (3, 0, pytest.approx(3 / 24))
-    assert typos["interval"][0] < 3 / 24 < typos["interval"][1] < 0.5
-    assert told["kinds"]["typos"]["base"]["drop"] == 0 and "base" not in told["kinds"]["case"]
+    base, candidate = paired(both=45, only_base=2, only_candidate=15, neither=20)
+    measured = robustness(spec(), [*base, *predicted(candidate, typos=3), *answered(base, "typos", 9)])
+    assert measured is not None and measured["asked"] == ENOUGH_ROWS
+    assert measured["confidence"] == pytest.approx(1 - 0.05 / 3), "shared by the kinds that can block"
+    typos = measured["kinds"]["typos"]
+    assert (typos["n"], typos["plain"], typos["perturbed"]) == (60, pytest.approx(58 / 60), pytest.approx(55 / 60))
+    assert (typos["lost"], typos["gained"], typos["drop"]) == (3, 0, pytest.approx(3 / 60))
+    assert typos["interval"][0] < 3 / 60 < typos["interval"][1] < 0.3
     assert robustness(spec(robustness={"rows": 0}), candidate) is None
     names = ("candidate", "zero_shot", "candidate:typos", "base:production")
     assert [of_the_test(name) for name in names] == [True, True, False, False]
 
 
-def test_a_planted_weakness_is_named_and_a_clean_model_passes() -> None:
-    _, candidate = paired(both=40, only_base=0, only_candidate=0, neither=0)
-    clean = robustness(spec(), predicted(candidate, typos=1))
-    passed, worst, sentence = robust(spec(), clean)
-    assert passed and worst == pytest.approx(1 / 24) and "typing errors -4.2" in sentence
-    planted = robustness(spec(), predicted(candidate, case=12))
-    assert not robust(spec(), planted)[0]
-    warned, blocked = robust_rows(spec(), {"robustness": planted}), robust_rows(BLOCK, {"robustness": planted})
-    assert warned.passed and warned.warns and "This is too much" in warned.message and warned.what_to_do
-    assert (
-        not blocked.passed
-        and blocked.measured == pytest.approx(0.5)
-        and "perturbation that costs most" in blocked.what_to_do
-    )
-    assert not blocked.warns
-    assert robust_rows(BLOCK, {"robustness": clean}).passed and not robust_rows(spec(), {"robustness": clean}).warns
-    assert not robust_rows(BLOCK, {}).passed and not robust_rows(BLOCK, {"robustness": {"kinds": {}}}).passed
-    assert robust_rows(spec(robustness={"rows": 0, "action": "block"}), {}).passed
+@pytest.mark.parametrize("kind", BLOCKING)
+def test_a_sure_loss_on_enough_rows_fails(kind: str) -> None:
+    verdict = judged(**{kind: 12})
+    assert (verdict.status, verdict.passed) == ("failed", False)
+    assert (verdict.worst, verdict.largest_drop) == (kind, pytest.approx(12 / 60))
+    assert "surely a loss: this holds the candidate back" in verdict.sentence
+    assert [loss.status for loss in verdict.kinds] == [
+        "failed" if loss.kind == kind else "informs" if loss.kind == "no_system" else "passed" for loss in verdict.kinds
+    ]
 
 
-BLOCK = spec(robustness={"action": "block"})
+def test_a_clean_model_passes() -> None:
+    verdict = judged(typos=1)
+    assert (verdict.status, verdict.passed, verdict.worst) == ("passed", True, "typos")
+    assert verdict.largest_drop == pytest.approx(1 / 60)
+    assert "typing errors -1.7 (" in verdict.sentence and "60 rows" in verdict.sentence
 
 
-def test_a_large_but_unsure_drop_raises_no_alarm() -> None:
-    _, candidate = paired(both=8, only_base=0, only_candidate=0, neither=0)
-    told = robustness(
-        spec(), [*candidate, *(r for kind in KINDS for r in answered(candidate, kind, kind == "typos", 8))]
-    )
-    assert told is not None and told["kinds"]["typos"]["candidate"]["drop"] == pytest.approx(1 / 8)
-    assert robust(spec(), told)[0]
+def test_a_sure_loss_on_fewer_rows_only_warns_and_says_how_many_it_takes() -> None:
+    verdict = judged(FEW, courtesy=12)
+    assert (verdict.status, verdict.passed, verdict.worst) == ("warned", True, "courtesy")
+    assert "measured on 59 rows and blocking takes 60" in verdict.sentence
+
+
+def test_a_sure_loss_warns_where_the_spec_says_so() -> None:
+    verdict = judged(settings={"action": "warn"}, courtesy=12)
+    assert (verdict.status, verdict.passed) == ("warned", True)
+    assert "this holds nothing back (robustness.action: warn)" in verdict.sentence
+
+
+def test_the_system_prompt_only_informs() -> None:
+    verdict = judged(no_system=60)
+    assert verdict.status == "passed" and verdict.worst != "no_system" and verdict.largest_drop == 0
+    assert "without the system prompt -100.0 (" in verdict.sentence and "informs only" in verdict.sentence
+    assert "surely a loss: this" not in verdict.sentence
+
+
+def test_a_drop_within_the_limit_passes_though_it_is_sure() -> None:
+    assert judged(case=12, settings={"max_drop": 0.2}).status == "passed"
+    assert judged(case=13, settings={"max_drop": 0.2}).status == "failed"
+
+
+def test_a_large_drop_that_chance_may_have_made_passes() -> None:
+    """17 of 60 rows lost and 10 won: 11.7 points, above the limit, but the interval reaches below zero."""
+    _, candidate = paired(both=50, only_base=0, only_candidate=0, neither=10)
+    flipped = [
+        {**r, "text": r["gold"] if r["text"] != r["gold"] else "something else" if i < 17 else r["text"]}
+        for i, r in enumerate(answered(candidate, "typos", 0))
+    ]
+    others = [r for kind in KINDS[1:] for r in answered(candidate, kind, 0)]
+    measured = robustness(spec(), [*candidate, *flipped, *others])
+    assert measured is not None and measured["kinds"]["typos"]["drop"] == pytest.approx(7 / 60)
+    assert measured["kinds"]["typos"]["interval"][0] < 0
+    verdict = robustness_verdict(spec().robustness, measured)
+    assert (verdict.status, verdict.largest_drop) == ("passed", pytest.approx(7 / 60))
+
+
+@pytest.mark.parametrize(("rows", "limit"), [(60, 0.05), (100, 0.02)])
+def test_six_answers_lost_and_none_won_are_surely_a_loss(rows: int, limit: float) -> None:
+    """What docs/evaluation.md says of the smallest loss that is sure."""
+    _, candidate = paired(both=rows, only_base=0, only_candidate=0, neither=0)
+    task = spec(robustness={"rows": rows, "max_drop": limit})
+    verdicts = [
+        robustness_verdict(task.robustness, robustness(task, predicted(candidate, rows, case=lost))) for lost in (5, 6)
+    ]
+    assert [verdict.status for verdict in verdicts] == ["passed", "failed"]
+    assert all((verdict.largest_drop or 0) > limit for verdict in verdicts)
+
+
+def test_nothing_asked_is_its_own_answer() -> None:
+    verdict = robustness_verdict(spec(robustness={"rows": 0}).robustness, None)
+    assert (verdict.status, verdict.passed, verdict.largest_drop) == ("not_asked", True, None)
+
+
+@pytest.mark.parametrize("action", ["warn", "block"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda measured: None,
+        lambda measured: {},
+        lambda measured: {**measured, "kinds": {}},
+        lambda measured: {**measured, "kinds": {k: v for k, v in measured["kinds"].items() if k != "courtesy"}},
+        lambda measured: {**measured, "kinds": {**measured["kinds"], "case": {"n": None}}},
+        lambda measured: {
+            **measured,
+            "kinds": {**measured["kinds"], "typos": {"n": 60, "drop": None, "interval": None}},
+        },
+        lambda measured: {**measured, "kinds": {**measured["kinds"], "typos": {"n": 60, "drop": float("nan")}}},
+    ],
+    ids=["nothing", "empty", "no kinds", "a kind is missing", "not counted", "no drop", "no number"],
+)
+def test_what_was_asked_and_not_measured_fails(action: str, change: Any) -> None:
+    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
+    task = spec(robustness={"action": action})
+    measured = json.loads(json.dumps(robustness(task, predicted(candidate))))
+    assert robustness_verdict(task.robustness, measured).status == "passed"
+    verdict = robustness_verdict(task.robustness, change(measured))
+    assert verdict.status == "failed" and "not measured" in verdict.sentence
+
+
+def test_rows_that_no_perturbation_can_change_leave_robustness_unknown() -> None:
+    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
+    verdict = robustness_verdict(spec().robustness, robustness(spec(), candidate))
+    assert verdict.status == "warned" and "robustness is unknown" in verdict.sentence
+    bare = [*candidate, *answered(candidate, "no_system", 0)]
+    assert robustness_verdict(spec().robustness, robustness(spec(), bare)).status == "warned", "it only informs"
+    partly = [*candidate, *answered(candidate, "courtesy", 0)]
+    assert robustness_verdict(spec().robustness, robustness(spec(), partly)).status == "passed"
 
 
 def test_models_that_lose_nothing_in_truth_raise_few_alarms() -> None:
     """A model right on 80% whatever the writing: each perturbation flips answers both ways."""
     dice, alarms = random.Random(5), 0
     for _ in range(150):
-        candidate = [row(i, LABELS[0], LABELS[0] if dice.random() < 0.8 else LABELS[1], "candidate") for i in range(24)]
+        texts = [LABELS[0], LABELS[1]]
+        candidate = [row(i, LABELS[0], texts[dice.random() >= 0.8], "candidate") for i in range(ENOUGH_ROWS)]
         other = [
-            {**r, "model": set_name("candidate", kind), "text": LABELS[0] if dice.random() < 0.8 else LABELS[1]}
+            {**r, "model": set_name("candidate", kind), "text": texts[dice.random() >= 0.8]}
             for kind in KINDS
             for r in candidate
         ]
-        alarms += not robust(spec(), robustness(spec(), [*candidate, *other]))[0]
+        measured = robustness(spec(), [*candidate, *other])
+        alarms += not robustness_verdict(spec().robustness, measured).passed
     assert alarms / 150 <= 0.06
 
 
@@ -105,34 +192,34 @@ def test_models_that_lose_nothing_in_truth_raise_few_alarms() -> None:
     ids=["json", "fields", "text", "macro-F1"],
 )
 def test_every_kind_of_task_is_judged_in_its_own_metric(of: TaskSpec, gold: str, bad: str) -> None:
-    candidate = [row(i, gold, gold, "candidate", label_scores=[]) for i in range(30)]
-    told = robustness(of, [*candidate, *(r for k in KINDS for r in answered(candidate, k, 0))])
-    assert robust(of, told)[:2] == (True, 0.0)
-    broken = [{**r, "text": bad} for r in answered(candidate, "context", 0)]
-    told = robustness(of, [*candidate, *broken, *(r for k in KINDS[:2] for r in answered(candidate, k, 0))])
-    assert told is not None and told["metric"] == of.metric and told["kinds"]["no_system"]["candidate"] == {"n": 0}
-    passed, worst, sentence = robust(of, told)
-    assert not passed and worst is not None and worst > 0.2 and "words around it -" in sentence
+    candidate = [row(i, gold, gold, "candidate", label_scores=[]) for i in range(ENOUGH_ROWS)]
+    clean = robustness_verdict(of.robustness, robustness(of, predicted(candidate)))
+    assert (clean.status, clean.largest_drop) == ("passed", 0.0)
+    broken = [{**r, "text": bad} for r in answered(candidate, "courtesy", 0)]
+    measured = robustness(of, [*candidate, *broken, *(r for k in KINDS[:2] for r in answered(candidate, k, 0))])
+    assert measured is not None and measured["metric"] == of.metric and measured["kinds"]["no_system"] == {"n": 0}
+    verdict = robustness_verdict(of.robustness, measured)
+    assert verdict.status == "failed" and (verdict.largest_drop or 0) > 0.2
+    assert "greeting and thanks -" in verdict.sentence
 
 
 def test_answers_that_failed_are_wrong_and_counted() -> None:
-    _, candidate = paired(both=30, only_base=0, only_candidate=0, neither=0)
-    failed = [{**r, "status": "error", "text": "", "error": "too long"} for r in answered(candidate, "context", 0)]
-    told = robustness(spec(), [*candidate, *failed])
-    assert told is not None and told["kinds"]["context"]["candidate"]["failed"] == 24
-    assert told["kinds"]["context"]["candidate"]["perturbed"] == 0
+    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
+    failed = [{**r, "status": "error", "text": "", "error": "too long"} for r in answered(candidate, "courtesy", 0)]
+    measured = robustness(spec(), [*candidate, *failed])
+    assert measured is not None and measured["kinds"]["courtesy"]["failed"] == ENOUGH_ROWS
+    assert measured["kinds"]["courtesy"]["perturbed"] == 0
 
 
-def test_the_pages_show_plain_beside_perturbed() -> None:
-    base, candidate = paired(both=100, only_base=5, only_candidate=60, neither=35)
-    told = evaluation(predictions=[*base, *predicted(candidate, typos=4)])["robustness"]
-    table = robustness_table(told)
-    assert table is not None and table.rows[0][:5] == ["Typing errors", "Fine-tuned", "24", "100%", "83.3%"]
-    assert table.rows[0][5].startswith("-16.7 (") and table.rows[1][5].startswith("0.0 (")
-    sentences = " ".join(robustness_sentences(told))
-    assert "24 test rows, drawn at random, were asked again" in sentences
-    assert (
-        "Typing errors cost the fine-tuned model most: 16.7 points of accuracy, 4 right answers lost and 0 won"
-        in sentences
-    )
+def test_the_pages_show_plain_beside_perturbed_and_the_verdict() -> None:
+    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
+    measured = json.loads(json.dumps(robustness(spec(), predicted(candidate, typos=12))))
+    table = robustness_table(measured)
+    assert table is not None and table.rows[0][:4] == ["Typing errors", "60", "100%", "80.0%"]
+    assert table.rows[0][4].startswith("-20.0 (")
+    assert [cells[-1] for cells in table.rows] == ["yes", "yes", "yes", "no, informs"]
+    sentences = robustness_sentences(measured)
+    assert "60 test rows a perturbation at most" in sentences[0]
+    assert sentences[1] == measured["verdict"]["sentence"] == robustness_verdict(spec().robustness, measured).sentence
+    assert "Typing errors cost more than 10.0 points (robustness.max_drop), surely a loss" in sentences[1]
     assert robustness_sentences(None) == [] and robustness_table(None) is None

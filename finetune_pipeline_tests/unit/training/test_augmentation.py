@@ -1,0 +1,140 @@
+"""Perturbed copies are learned beside the training rows, never beside validation, and the plan counts them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.evaluation.perturbations import BLOCKING, kind_of
+from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.planning.plan import training_plan
+from finetune_pipeline.planning.planner import Planner
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.training.augmentation import training_examples
+from finetune_pipeline.training.rows import prepare_split
+from finetune_pipeline.training.sft import job_digest, train
+from finetune_pipeline_tests.unit.training.jobs import job, make_inputs, settings
+
+ROWS = 24
+
+
+@pytest.fixture(autouse=True)
+def _determinism_ends_with_the_test() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_inputs(tmp_path_factory.mktemp("inputs"), ROWS)
+
+
+@pytest.fixture(scope="module")
+def rows(inputs: Path) -> list[Example]:
+    return read_examples(inputs / "train.jsonl")
+
+
+def copies_of(rows: list[Example], **changes: Any) -> dict[str, list[dict[str, Any]]]:
+    """The messages of every copy, by its id."""
+    return {e.id: e.messages for e in training_examples(rows, settings(augment=True, **changes)) if kind_of(e.id)}
+
+
+def test_every_row_is_learned_as_it_is_and_once_perturbed(rows: list[Example]) -> None:
+    assert training_examples(rows, settings()) == rows
+    learned = training_examples(rows, settings(augment=True))
+    assert learned[:ROWS] == rows and len(learned) == len({e.id for e in learned}) == 2 * ROWS
+    assert set(Counter(kind_of(e.id) for e in learned[ROWS:])) == set(BLOCKING)
+    for row, copy in zip(rows, learned[ROWS:], strict=True):
+        assert copy.id.startswith(f"{row.id}:") and copy.user_text != row.user_text
+        assert (copy.answer, copy.label, copy.messages[0], copy.source) == (
+            row.answer,
+            row.label,
+            row.messages[0],
+            row.source,
+        )
+
+
+def test_copies_follow_from_seed_and_id(rows: list[Example]) -> None:
+    copies = copies_of(rows)
+    assert copies == copies_of(rows[::-1])
+    assert copies != copies_of(rows, seed=1)
+
+
+def test_another_perturbation_takes_the_place_of_one_that_cannot_change_the_row() -> None:
+    turns = [{"role": "user", "content": "Hi, A B C D. Thanks!"}, {"role": "assistant", "content": "bug"}]
+    greeted = [Example(f"e{i}", turns, label="bug") for i in range(12)]
+    assert {kind_of(name) for name in copies_of(greeted)} == {"case"}
+    numbers = Example("e1", [{"role": "user", "content": "12 34"}, turns[1]], label="bug")
+    assert training_examples([numbers], settings(augment=True)) == [numbers], "nothing can change it: no copy"
+
+
+def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, tmp_path: Path) -> None:
+    plain, _ = train(job(inputs, tmp_path / "plain", method="lora", epochs=1, patience=99))
+    augmented_job = job(inputs, tmp_path / "augmented", method="lora", epochs=1, patience=99, augment=True)
+    facts, _ = train(augmented_job)
+    assert plain["augmented"] == {"rows": 0, "kinds": {}, "too_long": 0}
+    assert facts["augmented"]["rows"] == sum(facts["augmented"]["kinds"].values()) == ROWS
+    assert set(facts["augmented"]["kinds"]) == set(BLOCKING)
+    assert facts["tokens"]["train"]["rows"] == 2 * plain["tokens"]["train"]["rows"] == 2 * ROWS
+    assert facts["tokens"]["validation"] == plain["tokens"]["validation"]
+    assert facts["first_eval_loss"] == plain["first_eval_loss"], "the same validation rows, before the first step"
+    assert (plain["steps"], facts["steps"]) == (3, 6)
+
+    planner = Planner(inputs / "base", *(read_examples(inputs / f"{split}.jsonl") for split in ("train", "validation")))
+    (phase,) = planner.phases(augmented_job["settings"])
+    assert phase.steps.steps == facts["steps_planned"]
+
+    audit = json.loads((tmp_path / "augmented/out/audit.json").read_text())
+    assert audit["train"]["examples"] == 2 * ROWS and not facts["augmented"]["too_long"]
+    shown = {kind_of(row["id"]): row["why"] for row in audit["train"]["shown"] if kind_of(row["id"])}
+    assert "a perturbed copy (typing errors)" in shown["typos"] and "greeting and thanks" in shown["courtesy"]
+    assert "another case" in shown["case"]
+    assert not [row for row in audit["validation"]["shown"] if kind_of(row["id"])]
+    page = (tmp_path / "augmented/out/audit.html").read_text().lower()
+    assert "a perturbed copy (typing errors)" in page and "once perturbed (training.augment)" in page
+    assert "perturbed" not in (tmp_path / "plain/out/audit.html").read_text()
+
+
+@pytest.mark.parametrize("over", ["fail", "drop", "truncate_prompt"])
+def test_a_copy_that_is_too_long_is_left_out_and_counted(inputs: Path, rows: list[Example], over: str) -> None:
+    tokenizer = load_tokenizer(inputs / "base")
+    limit = max(len(row.ids) for row in prepare_split(tokenizer, rows, 200, over, "train split").rows)
+    limited = settings(augment=True, over_length=over, max_tokens=limit)
+    prepared = prepare_split(tokenizer, training_examples(rows, limited), limit, over, "train split")
+    assert not prepared.findings and not prepared.dropped and not prepared.cuts
+    assert len(prepared.copies_too_long) > 0
+    assert len(prepared.rows) == 2 * ROWS - len(prepared.copies_too_long)
+    planned = Planner(inputs / "base", rows, rows[:2]).rows("train", limited)
+    assert [row["id"] for row in planned.rows] == [row.id for row in prepared.rows] and planned.over == 0
+
+
+def test_the_plan_counts_tokens_and_steps_of_the_copies(inputs: Path, rows: list[Example]) -> None:
+    def planned(augment: bool) -> dict[str, Any]:
+        spec = TaskSpec.model_validate(
+            {
+                "name": "demo",
+                "description": "a task",
+                "system_prompt": "Answer.",
+                "output": {"kind": "labels", "labels": ["bug", "billing"]},
+                "training": {"method": "lora", "augment": augment},
+            }
+        )
+        return training_plan(spec, inputs / "base", rows, rows[:4])
+
+    plain, augmented = planned(False), planned(True)
+    assert augmented["rows"] == 2 * plain["rows"] and augmented["steps"] == 2 * plain["steps"]
+    assert augmented["tokens"]["examples"] == 2 * plain["tokens"]["examples"]
+    assert augmented["tokens"]["total"] > 2 * plain["tokens"]["total"], "courtesies and typing errors make texts longer"
+    assert augmented["train_examples"] == plain["train_examples"] == ROWS
+
+
+def test_a_checkpoint_without_copies_is_not_taken_up_with_them(inputs: Path, tmp_path: Path) -> None:
+    first, second = (job(inputs, tmp_path / str(flag), augment=flag) for flag in (False, True))
+    assert job_digest(first) != job_digest(second)
