@@ -12,6 +12,7 @@ from typing import Any
 from finetune_pipeline.artifacts import SeenFiles, digest_json
 from finetune_pipeline.data.scrubbing.mapping import load_key
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.constrained import Grammar
 from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.generation import Ids, generate_and_score
 from finetune_pipeline.models.identity import model_folder
@@ -83,9 +84,10 @@ class Answerer:
         batch_size: int,
         stage: str = "predictions",
         name: str = "",
+        grammar: Grammar | None = None,
     ) -> list[Answer]:
         """As :func:`.generation.generate_and_score`, but for what the cache knows."""
-        keys = self._keys(prompts, labels, max_new_tokens, batch_size)
+        keys = self._keys(prompts, labels, max_new_tokens, batch_size, grammar)
         known = self.cache.find(keys) if self.cache else {}
         if known:
             say(f"{stage}: {name}: {len(known)} of {len(prompts)} answers are known already")
@@ -98,7 +100,7 @@ class Answerer:
             if self.cache:
                 self.cache.keep({keys[i]: answer for i, answer in batch.items()})
 
-        answers = self._compute(prompts, labels, max_new_tokens, batch_size, stage, name, known, keep)
+        answers = self._compute(prompts, labels, max_new_tokens, batch_size, stage, name, known, keep, grammar)
         self.seconds["answer"] += time.monotonic() - began
         return answers
 
@@ -112,13 +114,19 @@ class Answerer:
         name: str,
         known: Mapping[int, Answer],
         keep: Callable[[Mapping[int, Answer]], None],
+        grammar: Grammar | None,
     ) -> list[Answer]:
         return generate_and_score(
-            self.model, self.tokenizer, prompts, labels, max_new_tokens, batch_size, stage, name, known, keep
+            self.model, self.tokenizer, prompts, labels, max_new_tokens, batch_size, stage, name, known, keep, grammar
         )
 
     def _keys(
-        self, prompts: Sequence[Ids], labels: Sequence[Sequence[Ids]] | None, max_new_tokens: int, batch_size: int
+        self,
+        prompts: Sequence[Ids],
+        labels: Sequence[Sequence[Ids]] | None,
+        max_new_tokens: int,
+        batch_size: int,
+        grammar: Grammar | None,
     ) -> list[bytes]:
         if self.cache is None:
             return []
@@ -131,7 +139,7 @@ class Answerer:
             "model": self.digest,
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,
-        }
+        } | ({"restricted": grammar.identity} if grammar else {})
         common = digest_json(settings)
         told: dict[int, str] = {}  # most rows share one list of labels
         keys = []

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from finetune_pipeline import progress
+from finetune_pipeline.evaluation.constrained import Grammar
 from finetune_pipeline.evaluation.continuation_tree import Tree
 from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.growing_cache import branch, grows_plainly, with_room
@@ -159,13 +160,21 @@ class Reader:
             for i, heads in enumerate(first)
         ]
 
-    def greedy(self, batch: Prefilled, max_new_tokens: int, ends: set[int]) -> list[Ids]:
-        """The most likely token again and again, until an end token (kept) or max_new_tokens."""
+    def greedy(
+        self, batch: Prefilled, max_new_tokens: int, ends: set[int], grammar: Grammar | None = None
+    ) -> list[Ids]:
+        """The most likely token again and again, of those `grammar` allows, until an end token (kept) or max_new_tokens."""
         answers: list[Ids] = [[] for _ in range(len(batch.logits))]
         active = list(range(len(answers)))
         cache, seen, logits = with_room(batch.cache, max_new_tokens - 1), batch.seen, batch.logits
+        constrained = [grammar.begin() for _ in answers] if grammar else None
         for step in range(max_new_tokens):
-            token = logits.argmax(-1)
+            if constrained:
+                scores = logits.float().cpu().numpy()
+                allowed = [constrained[row].choose(own, ends) for row, own in zip(active, scores, strict=True)]
+                token = torch.tensor(allowed, device=logits.device)
+            else:
+                token = logits.argmax(-1)
             for row, chosen in zip(active, token.tolist(), strict=True):
                 answers[row].append(chosen)
             left = [i for i, row in enumerate(active) if answers[row][-1] not in ends]
@@ -200,6 +209,7 @@ def generate_and_score(
     name: str = "",
     known: Mapping[int, Answer] | None = None,
     keep: Callable[[Mapping[int, Answer]], None] | None = None,
+    grammar: Grammar | None = None,
 ) -> list[Answer]:
     """One :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
 
@@ -207,6 +217,7 @@ def generate_and_score(
     that raises is tried again row by row, so that one bad row loses no other; rows that still fail get status error.
     known: answers by place that need not be computed; where they came of whole batches, as after a kill, the others are
     computed in the batches they would have been in anyway, to the same bits. keep: called with the answers of each batch.
+    grammar: what every answer must comply with; None for free answers.
     """
     model.eval()
     ends = end_tokens(model, tokenizer)
@@ -228,7 +239,7 @@ def generate_and_score(
 
     def work(reader: Reader, rows: list[int]) -> None:
         batch = reader.read([prompts[i] for i in rows])
-        texts = reader.greedy(batch, max_new_tokens, ends)
+        texts = reader.greedy(batch, max_new_tokens, ends, grammar)
         scores = (
             _scores(reader.continuations(batch, [labels[i] for i in rows]), [labels[i] for i in rows])
             if labels is not None

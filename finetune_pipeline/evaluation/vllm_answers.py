@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_pipeline import progress
 from finetune_pipeline.evaluation.answering import Answerer
+from finetune_pipeline.evaluation.constrained import Grammar
 from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.generation import Ids
 from finetune_pipeline.models.chat import end_ids
@@ -71,7 +72,9 @@ class VllmAnswerer(Answerer):
         name: str,
         known: Mapping[int, Answer],
         keep: Callable[[Mapping[int, Answer]], None],
+        grammar: Grammar | None,
     ) -> list[Answer]:
+        assert grammar is None  # predict restricts no answers of this engine
         answers = [known.get(i) or Answer(prompt_tokens=len(p)) for i, p in enumerate(prompts)]
         missing = [i for i in range(len(prompts)) if i not in known]
         for at in range(0, len(missing), _AT_ONCE):
