@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline_tests.graph.project import LABELS, WORDS, Project
+from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.skilled_model import LABELS, WORDS
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 TASK = "colours"
@@ -96,7 +97,12 @@ def make_project(root: Path) -> Project:
             "judging_after": 400,
             "judging_share": 0.3,
         },
-        gates={"champion": "not_worse"},  # the sealed test asks what was asked before the shift
+        gates={
+            "champion": "not_worse",  # the sealed test asks what was asked before the shift
+            "simple": "not_worse",  # one word decides, which a simple model learns as well: this world is about drift
+            "simple_margin": 0.1,
+            "worth_training": "warn",
+        },
         drift={"window_rows": 2 * A_DAY, "action": "start", "feedback_days": 0},
         retraining={"rows_after_drift": 100, "longest_wait_days": 365, "rollback": True},
     )

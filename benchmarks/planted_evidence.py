@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.planted_world import LABELS, TASK, WORDS, Outcome, Serving, World, make_base, raw_rows, run
+from benchmarks.planted_world import ROWS, TASK, Outcome, Serving, World, run
 from finetune_pipeline.artifacts import digest_file, read_json, write_json
 from finetune_pipeline.data.scrubbing.mapping import load_key
 from finetune_pipeline.data.sealing import seal_key, unseal
@@ -31,6 +31,7 @@ from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.stages.data import SCRUBBING_KEY
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import openai_server
+from finetune_pipeline_tests.skilled_model import LABELS, WORDS, make_skilled_model, raw_rows
 
 CLEAN_RUNS = 10
 
@@ -86,7 +87,7 @@ def leaked(folder: Path, base: Path) -> Iterator[Planted]:
         run(world),
     )
     world = World(folder / "splitter", base)
-    rows = raw_rows(0)
+    rows = raw_rows(0, ROWS)
     world.write_rows([{**row, "group": f"customer {i // 10}"} for i, row in enumerate(rows)])
     world.fault = "independent_split"
     yield Planted(
@@ -165,7 +166,7 @@ def judge(folder: Path, base: Path) -> Iterator[Planted]:
         world.write_rows(
             [
                 {**r, "label": LABELS[r["label"] == LABELS[0]] if i % 8 == 3 else r["label"]}
-                for i, r in enumerate(raw_rows(0))
+                for i, r in enumerate(raw_rows(0, ROWS))
             ]
         )
         told = {"url": server.url, "model": "first", "min_rated": 10}
@@ -331,7 +332,7 @@ def main() -> int:
         print(f"{folder} is not empty", file=sys.stderr)
         return 1
     began = time.monotonic()
-    base = make_base(folder / "base")
+    base = make_skilled_model(folder / "base")
     rows: list[Planted] = []
     for name in filter(None, told.only.split(",")):
         for planted in FAULTS[name](folder, base):

@@ -80,10 +80,10 @@ def _generation(generation: ModuleType, instead: Callable[[set[int]], list[int]]
         self.spoilt = [spoilt(p) for p in prompts]
         return read(self, prompts)
 
-    def writing(self: Any, batch: Any, max_new_tokens: int, ends: set[int]) -> Any:
+    def writing(self: Any, batch: Any, max_new_tokens: int, ends: set[int], grammar: Any = None) -> Any:
         bad = [i for i, one in enumerate(self.spoilt) if one]
         other = {i: instead(ends) for i in bad}
-        return [other.get(i, ids) for i, ids in enumerate(greedy(self, batch, max_new_tokens, ends))]
+        return [other.get(i, ids) for i, ids in enumerate(greedy(self, batch, max_new_tokens, ends, grammar))]
 
     def answering(*given: Any, **named: Any) -> Any:
         stage, name = given[6:8] if len(given) > 7 else (named.get("stage"), named.get("name"))

@@ -1,7 +1,8 @@
-"""The little world of planted_evidence.py: a base model that can do something, rows to learn from, runs and what they told.
+"""The little world of planted_evidence.py: rows to learn from, runs, and what they said.
 
-The base is the tests' tiny Llama, taught for seconds to answer in form (but at chance) and to know 120 facts that
-have nothing to do with the task: so that there is a baseline to beat, a form to break and something to forget.
+The base is the tests' tiny model with a skill (finetune_pipeline_tests/skilled_model.py): it answers in form, but at chance,
+and knows 120 facts that have nothing to do with the task. So there is a baseline to beat, a form to break and something to
+forget; and the task, the order of two words, is one that no simple model can do.
 """
 
 from __future__ import annotations
@@ -9,26 +10,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from benchmarks.planted_faults import spoilt_text
-from finetune_pipeline_tests.graph.project import LABELS, WORDS, Project
+from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.openai_server import completion
-from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.skilled_model import SYSTEM, facts, raw_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-DECIDING = {"red": ["fire", "ember"], "blue": ["water", "frost"]}
-SYSTEM = "Answer red or blue."
 TASK = "colours"
 ROWS = 400
-FACTS = 120
 PATIENCE = 3600.0
 """Seconds a command may take: others may hold the one device meanwhile."""
 SILENCE = 8.0
@@ -44,83 +41,6 @@ CLEAN: dict[str, Any] = {
     "patience": 10,
 }
 """Training that teaches the task and nothing worse."""
-
-
-def question(rng: random.Random, label: str) -> str:
-    """A text in which one word decides."""
-    words = rng.sample(WORDS, 7)
-    words.insert(rng.randrange(8), rng.choice(DECIDING[label]))
-    return " ".join(words)
-
-
-def truth(text: str) -> str:
-    """The right label of a question."""
-    words = set(text.lower().split())
-    return next(label for label in LABELS if words & set(DECIDING[label]))
-
-
-def raw_rows(seed: int, n: int = ROWS) -> list[dict[str, Any]]:
-    """Rows as people collect them, half of each label."""
-    rng = random.Random(seed)
-    return [{"text": question(rng, LABELS[i % 2]), "label": LABELS[i % 2]} for i in range(n)]
-
-
-def items() -> list[dict[str, Any]]:
-    """What the base knows besides the task: facts with three choices."""
-    rng = random.Random(7)
-    pairs = rng.sample([(a, b) for a in WORDS for b in WORDS if a != b], FACTS)
-    return [{"query": f"{a} and {b} make", "choices": rng.sample(WORDS, 3), "gold": rng.randrange(3)} for a, b in pairs]
-
-
-def make_base(folder: Path, steps: int = 250) -> Path:
-    """Make the base model and teach it its form and its facts. Returns the folder."""
-    import torch
-    from transformers import AutoTokenizer, LlamaForCausalLM
-
-    from finetune_pipeline.models.chat import encode_answer, encode_prompt, to_ids
-
-    words = [f" {w}" for w in [*WORDS, *(w for some in DECIDING.values() for w in some)]]
-    make_tiny_model(folder, texts=[*words, *words, SYSTEM], vocabulary=900)
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), LlamaForCausalLM.from_pretrained(folder)
-    rng = random.Random(3)
-
-    def chat(number: int) -> tuple[list[int], list[int]]:
-        told = [
-            {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": question(rng, LABELS[number % 2])},
-        ]
-        return encode_prompt(tokenizer, told), encode_answer(tokenizer, told, rng.choice(LABELS))
-
-    start = [tokenizer.bos_token_id]
-    known: list[tuple[list[int], list[int]]] = []
-    for item in items():
-        choice = item["choices"][item["gold"]]
-        known.append((start + to_ids(tokenizer, item["query"]), to_ids(tokenizer, f" {choice}")))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
-    for _ in range(steps):
-        rows = [chat(i) for i in range(16)], known
-        loss = sum(model(**_padded(part, tokenizer.pad_token_id)).loss for part in rows)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    model.save_pretrained(folder)
-    return folder
-
-
-def _padded(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, Any]:
-    """A batch in which the second part of each row is learned."""
-    import torch
-
-    longest = max(len(a) + len(b) for a, b in rows)
-    ids, labels = torch.full((len(rows), longest), pad), torch.full((len(rows), longest), -100)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    for i, (before, after) in enumerate(rows):
-        n = len(before) + len(after)
-        ids[i, :n], mask[i, :n] = torch.tensor(before + after), 1
-        labels[i, len(before) : n] = torch.tensor(after)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 class World(Project):
@@ -139,9 +59,9 @@ class World(Project):
                 **spec,
             },
         )
-        self.write_rows(raw_rows(seed))
+        self.write_rows(raw_rows(seed, ROWS))
         (self.folder / "items").mkdir()
-        (self.folder / "items" / "known.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items()))
+        (self.folder / "items" / "known.jsonl").write_text("".join(json.dumps(i) + "\n" for i in facts()))
 
     def finetune(self, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         return super().finetune(*arguments, timeout=timeout)

@@ -71,7 +71,7 @@ def check_result(check: Check, answer: Answer, spec: TaskSpec) -> dg.AssetCheckR
         check_name=check.name,
         passed=answer.passed,
         description=answer.message,
-        severity=dg.AssetCheckSeverity.WARN if check.warns(spec) else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.WARN if answer.warns or check.warns(spec) else dg.AssetCheckSeverity.ERROR,
         metadata=as_metadata(dict(answer.figures)),
     )
 

@@ -12,11 +12,12 @@ from finetune_pipeline.spec.model import TaskSpec
 
 @dataclass(frozen=True)
 class Answer:
-    """passed, a sentence for people, and the figures behind it."""
+    """passed, a sentence for people, and the figures behind it. `warns`: this "no" holds nothing back."""
 
     passed: bool
     message: str
     figures: Mapping[str, Any] = field(default_factory=dict)
+    warns: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.evaluation.failed_rows import failed_test_rows
 from finetune_pipeline.evaluation.gates import table
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
-from finetune_pipeline.evaluation.robustness import robust
 from finetune_pipeline.reports.preferences import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -25,15 +24,13 @@ def all_predicted(artifact: Artifact, spec: TaskSpec) -> Answer:
 def _gate(name: str) -> Callable[[Artifact, TaskSpec], Answer]:
     def judge(artifact: Artifact, spec: TaskSpec) -> Answer:
         gate = {g["name"]: g for g in artifact.facts["gates"]}[name]
-        figures = {k: gate[k] for k in ("measured", "threshold", "what_to_do") if gate.get(k) is not None}
-        return Answer(gate["passed"] is True, gate["message"], figures)
+        figures = {
+            k: gate[k] for k in ("status", "measured", "threshold", "what_to_do") if gate.get(k) not in (None, "")
+        }
+        message = f"Not asked: {gate['message']}" if gate["status"] == "not_asked" else gate["message"]
+        return Answer(gate["status"] in ("passed", "not_asked"), message, figures, gate["status"] == "warned")
 
     return judge
-
-
-def robust_rows(artifact: Artifact, spec: TaskSpec) -> Answer:
-    passed, worst, message = robust(spec, artifact.facts["robustness"])
-    return Answer(passed, message, {"largest_drop": worst} if worst is not None else {})
 
 
 def ability_scored(artifact: Artifact, spec: TaskSpec) -> Answer:
@@ -114,19 +111,7 @@ CHECKS = [
         advisory=True,
     ),
     Check("all_rows_predicted", "test_predictions", "Every model answered every test row; none failed.", all_predicted),
-    *[
-        Check(g["name"], "evaluation_report", g["needs"], _gate(g["name"]), blocking=False)
-        for g in table()
-        if g["name"] != "robust"
-    ],
-    Check(
-        "robust",
-        "evaluation_report",
-        "No light perturbation of the test rows costs more than robustness.max_drop (the gate robust, with action: block).",
-        robust_rows,
-        blocking=False,
-        advisory=lambda spec: spec.robustness.action == "warn",
-    ),
+    *(Check(g["name"], "evaluation_report", g["needs"], _gate(g["name"]), blocking=False) for g in table()),
     Check(
         "nothing_forgotten",
         "model_version",

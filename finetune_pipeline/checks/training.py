@@ -8,10 +8,11 @@ from typing import Any
 
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
+from finetune_pipeline.evaluation import gates
 from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows
-from finetune_pipeline.models.kinds import words_of
 from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.training.history import MUCH_RISE
 
 FOUR_BIT_LIMIT = 0.45
 """Largest share of their 16-bit size that the linear layers of a base in four bits may take: NF4 with double quantization
@@ -32,6 +33,12 @@ def safe_weights(artifact: Artifact, spec: TaskSpec) -> Answer:
 def worth_training(artifact: Artifact, spec: TaskSpec) -> Answer:
     told = artifact.facts["worth_training"]
     return Answer(bool(told["passed"]), told["reason"], {"best_prompt": told["best"]})
+
+
+def learnable(artifact: Artifact, spec: TaskSpec) -> Answer:
+    signal = artifact.facts["learnable"]
+    figures = {key: signal[key] for key in ("status", "rows", "rows_needed")}
+    return Answer(signal["status"] in ("shown", "too_few_rows"), signal["sentence"], figures)
 
 
 def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> Answer:
@@ -116,14 +123,14 @@ def curve(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def not_overfitted(artifact: Artifact, spec: TaskSpec) -> Answer:
-    """Last validation loss over 10% above the best one while training went on: the kept checkpoint is an earlier one."""
+    """Last validation loss MUCH_RISE or more above the best one: the kept checkpoint is an earlier one."""
     evals = [row for row in artifact.facts["history"] if "eval_loss" in row]
     if not evals:
         return Answer(False, "no validation loss was recorded")
     last, best = evals[-1]["eval_loss"], artifact.facts["best_eval_loss"]
     rise = last / best - 1 if best else math.inf
     return Answer(
-        rise <= 0.10,
+        rise < MUCH_RISE,
         f"last validation loss is {rise:+.1%} from the best; the best checkpoint (step "
         f"{artifact.facts['best_step']}) is kept",
         {"rise": rise, "curve_markdown": curve(artifact.facts["history"])},
@@ -165,26 +172,33 @@ def four_bit(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 
 def merge_parity(artifact: Artifact, spec: TaskSpec) -> Answer:
-    p = artifact.facts["parity"]
-    words, same = words_of(p.get("kind")), p["same_greedy_share"]
-    good = bool(p["passed"]) and same >= spec.gates.parity_min_agreement
-    return Answer(
-        good,
-        f"{words.trained} and {words.served} give the same answer on {same:.1%} of {p['rows']} rows; mean KL "
-        f"{p['mean_kl']:.2e} nats per token, limit {p['mean_kl_limit']:.0e}"
-        + (f"; {len(p['weights_off'])} stored tensors are not what they should be" if p.get("weights_off") else "")
-        + (f"; {p['new_tokens_chosen']} answers hold an added token" if p.get("new_tokens_chosen") else ""),
-        dict(p),
+    parity = artifact.facts["parity"]
+    gate = gates.merge_parity(spec, {"parity": parity})
+    message = gate.message
+    message += (
+        f" {len(parity['weights_off'])} stored tensors are not what they should be."
+        if parity.get("weights_off")
+        else ""
     )
+    message += f" {parity['new_tokens_chosen']} answers hold an added token." if parity.get("new_tokens_chosen") else ""
+    return Answer(gate.passed, message, dict(parity))
 
 
 CHECKS = [
     Check("safe_weights", "base_model", "Weights are safetensors; nothing in the folder can run code.", safe_weights),
     Check("generations_complete", "few_shot_baseline", "No generation failed.", baseline_answered),
     Check(
+        "learnable",
+        "advice",
+        "The answers can be told from the inputs: something simple does surely better than no look at the input at all.",
+        learnable,
+        blocking=lambda spec: spec.gates.learnable == "block",
+        advisory=lambda spec: spec.gates.learnable == "warn",
+    ),
+    Check(
         "worth_training",
         "advice",
-        "Prompting alone is not already good enough.",
+        "Neither prompting nor a simple model is already good enough.",
         worth_training,
         blocking=lambda spec: spec.gates.worth_training == "block",
     ),

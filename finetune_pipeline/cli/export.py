@@ -9,15 +9,19 @@ from typing import Any
 import click
 
 from finetune_pipeline.artifacts import Artifact, ArtifactStore
+from finetune_pipeline.baseline.simple_export import export_simple
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.graph import SHARED
-from finetune_pipeline.models.export import Source, check_place, export_adapter, export_model
+from finetune_pipeline.models.export import Source, check_place, export_adapter, export_model, unfinished
 from finetune_pipeline.models.gguf import VARIABLE, convert, find_converter
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.reports.card.model_card import card_of
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.stages.baseline import best_simple_model
 
+SIMPLE_BYTES = 1 << 28
+"""Room that must be left on the disk for a simple model."""
 ALIASES = ("candidate", "champion", "previous_champion")
 
 
@@ -31,15 +35,28 @@ ALIASES = ("candidate", "champion", "previous_champion")
     type=click.Path(path_type=Path),
     help=f"llama.cpp's folder, or its converter; otherwise what {VARIABLE} names.",
 )
+@click.option("--simple", is_flag=True, help="The best model without a language model, as scikit-learn pipelines.")
 @click.option("--alias", type=click.Choice(ALIASES), help="The model this alias names; otherwise the newest one.")
 @as_json
 def export(
-    task: str, to: Path, adapter: bool, gguf: bool, llama_cpp: Path | None, alias: str | None, as_json: bool
+    task: str,
+    to: Path,
+    adapter: bool,
+    gguf: bool,
+    llama_cpp: Path | None,
+    simple: bool,
+    alias: str | None,
+    as_json: bool,
 ) -> int:
     """Write the model of TASK as a folder that any server loads, with export.json (prompt, generation settings, labels,
     origin, digests) and a model card. Nothing is overwritten. Exit code 2: it is not the model that was trained.
     """
     loaded = get_task(task)
+    if simple and (adapter or gguf or alias):
+        problem("--simple writes no language model: leave --adapter, --gguf and --alias out")
+        return ERROR
+    if simple:
+        return _export_simple(loaded, to, as_json)
     if adapter and gguf:
         problem("--gguf needs the whole model: leave --adapter out")
         return ERROR
@@ -69,6 +86,25 @@ def export(
         emit({"folder": str(to.absolute()), "base_folder": str(model_folder(source.base.folder)), "manifest": manifest})
     else:
         _tell(source, manifest, to)
+    return DONE
+
+
+def _export_simple(task: Task, to: Path, as_json: bool) -> int:
+    """Fit the best simple model on the training rows again and write it."""
+    found = best_simple_model(task, Store().artifacts())
+    if isinstance(found, str):
+        problem(found)
+        return ERROR
+    model, source = found
+    with unfinished(to, SIMPLE_BYTES) as folder:
+        manifest = export_simple(model, source, folder)
+    if as_json:
+        emit({"folder": str(to.absolute()), "manifest": manifest})
+        return DONE
+    say(f"{task.name}: {model.title}, fitted on {source.rows:,} training rows, in {to.absolute()}")
+    for where, scores in source.scores.items():
+        say(f"  on {where}: {scores['primary']['name']} {scores['primary']['value']:.3f} on {scores['n']} rows")
+    say("  how to ask it: README.md and predict.py; for programs: simple_model.json")
     return DONE
 
 
@@ -125,7 +161,7 @@ def _tell(source: Source, manifest: dict[str, Any], to: Path) -> None:
     elif told["passed"]:
         say("  every gate passed")
     else:
-        say(f"  gates said no: {', '.join(name for name, passed in told['gates'].items() if not passed)}")
+        say(f"  gates said no: {', '.join(name for name, status in told['gates'].items() if status == 'failed')}")
     if manifest["what"] == "adapter":
         say(f"  base model: {manifest['base_model']['id']}, in {model_folder(source.base.folder)}")
     say("  how to ask and serve it: README.md; for programs: export.json")

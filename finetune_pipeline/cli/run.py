@@ -123,6 +123,7 @@ def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) 
                 "run_id": run_id,
                 "worked": run_id is not None,
                 "passed": passed,
+                "decision": report.facts["decision"] if report else None,
                 "verdict": report.facts["verdict"] if report else None,
                 "steps": {
                     name: {"version": a.version, "folder": str(a.folder)}

@@ -6,12 +6,14 @@ from typing import Any
 
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.cli.state import Project
+from finetune_pipeline.evaluation.gate_result import GateResult
 from finetune_pipeline.evaluation.wording import metric_title
+from finetune_pipeline.reports.sentences import gate_counts
 
 
 def gate_line(gate: dict[str, Any]) -> str:
-    """A gate of gates.json in a line: yes, NO, or warn where it says no and the spec has it hold nothing back."""
-    answer = "warn" if gate.get("warns") else "yes" if gate["passed"] else "NO"
+    """A gate of gates.json in a line: yes, NO, warn (it says no and holds nothing back) or `–` (not asked)."""
+    answer = {"passed": "yes", "failed": "NO", "warned": "warn", "not_asked": "–"}[gate["status"]]
     return f"  {answer:<4} {gate['name']}: {gate['message']}"
 
 
@@ -57,9 +59,8 @@ def verdict_lines(project: Project) -> list[str]:
     for model in report.facts["models"].values():
         score = _share(model.get("value"), model.get("value_interval"))
         lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
-    lines += ["", "gates"]
-    for gate in read_json(report.path("gates.json")):
-        lines.append(gate_line(gate))
+    gates = [GateResult.from_dict(gate) for gate in read_json(report.path("gates.json"))]
+    lines += ["", f"gates: {gate_counts(gates)}", *(gate_line(gate.to_dict()) for gate in gates)]
     serving = f"version {project.serving}" if project.serving else "none"
     lines += [
         "",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from finetune_pipeline.data.json_values import NOT_JSON, repaired, strict
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 
 INVALID = "invalid"
 """Name of the extra column of a confusion matrix: answers outside the label set. Never a label (see spec rules)."""
@@ -52,3 +57,31 @@ def likelihood_rows(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) ->
         status = "error" if row["status"] == "error" else ("empty" if label is None else "ok")
         answered.append({**row, "text": label or "", "status": status})
     return answered
+
+
+def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[dict[str, Any]]:
+    """The same rows, their finished answers read as leniently as a few lines of code around the model could.
+
+    Labels: the one label the text names, whatever its case; none where it names several. JSON: the value a lenient
+    parser finds. Other answers stay as they are.
+    """
+    return [
+        {**row, "text": _read_leniently(row["text"], output)} if row["status"] == "ok" else dict(row) for row in rows
+    ]
+
+
+def _read_leniently(text: str, output: AnyOutput) -> str:
+    if isinstance(output, LabelsOutput):
+        named = [label for label in output.labels if f" {_words(label)} " in f" {_words(text)} "]
+        longest = [
+            label for label in named if not any(_words(label) in _words(other) for other in named if other != label)
+        ]
+        return longest[0] if len(longest) == 1 else text
+    if isinstance(output, JsonOutput) and strict(text) is NOT_JSON:
+        value = repaired(text)
+        return text if value is NOT_JSON else json.dumps(value, ensure_ascii=False)
+    return text
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", text.casefold()).strip()

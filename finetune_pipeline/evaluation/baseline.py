@@ -6,8 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from finetune_pipeline.evaluation.metrics import likelihood_metrics, score
+from finetune_pipeline.evaluation.metrics import score
+from finetune_pipeline.evaluation.predictions import prompts_of
+from finetune_pipeline.evaluation.rivals import IN_FORM, restricted_rows, simple_rows
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import TextOutput
+
+Row = Mapping[str, Any]
 
 
 class LabelledExample(Protocol):
@@ -51,42 +56,72 @@ def build_shots(train: Sequence[LabelledExample], k: int, labels: Sequence[str],
     return chosen
 
 
-def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Scores of each prompt on the same rows (validation), and which is best.
+def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
 
-    rows: prediction rows per prompt name. Returns {prompts: {name: {n, correct, accuracy, interval, macro_f1,
-    primary, valid_share, valid_interval, likelihood_accuracy, likelihood_interval, likelihood_macro_f1, statuses}}, best,
-    metric, confidence, n}; where answers are written freely, overlap or micro-F1 stands beside exact match, and the
-    likelihood values are null. Best by free generation in the metric that decides, which is what production gets;
-    ties go to the prompt named first. Raises ValueError without a prompt, or when prompts cover different examples.
+    The best prompt is that with the best answers as written, in the metric that decides, among the prompts with enough
+    answers in form (rivals.IN_FORM). Where there is none, it is the one whose restricted answers are best: a base model
+    that is wrong only in form is no reason to train. Ties go to the prompt named first.
+
+    Args:
+        spec: The task.
+        rows: Prediction rows by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
+
+    Returns:
+        {prompts: {name: {n, correct, accuracy, interval, primary, valid_share, valid_interval, statuses, restricted:
+        {n, accuracy, interval, primary} or null, and further metrics}}, best (prompt), best_mode (free or restricted),
+        best_restricted (prompt, or null), simple: {name: {n, correct, accuracy, interval, primary}}, metric, confidence,
+        n}.
+
+    Raises:
+        ValueError: There is no prompt, or prompts cover different examples.
     """
-    if not rows or not all(rows.values()):
+    names = prompts_of(rows)
+    if not names or not all(rows[name] for name in names):
         raise ValueError("no baseline predictions to score")
-    covered = {name: sorted(row["example_id"] for row in of) for name, of in rows.items()}
-    first = next(iter(covered))
-    if different := [name for name, ids in covered.items() if ids != covered[first]]:
-        raise ValueError(f"prompts cover other examples than {first}: {', '.join(different)}")
-    confidence = spec.gates.confidence
-    metric = spec.metric
-    prompts = {name: _prompt_scores(spec, of) for name, of in rows.items()}
-    best = max(prompts, key=lambda name: prompts[name]["primary"]["value"] or 0.0)
-    return {"prompts": prompts, "best": best, "metric": metric, "confidence": confidence, "n": len(covered[first])}
+    covered = {name: sorted(row["example_id"] for row in rows[name]) for name in names}
+    if different := [name for name, ids in covered.items() if ids != covered[names[0]]]:
+        raise ValueError(f"prompts cover other examples than {names[0]}: {', '.join(different)}")
+    prompts = {name: _prompt_scores(spec, rows, name) for name in names}
+    restricted = [name for name in names if prompts[name]["restricted"]]
+    best_restricted = max(restricted, key=lambda name: _value(prompts[name]["restricted"]), default=None)
+    in_form = [n for n in names if isinstance(spec.output, TextOutput) or (prompts[n]["valid_share"] or 0.0) >= IN_FORM]
+    if in_form or best_restricted is None:
+        mode, best = "free", max(in_form or names, key=lambda name: _value(prompts[name]))
+    else:
+        mode, best = "restricted", best_restricted
+    return {
+        "prompts": prompts,
+        "best": best,
+        "best_mode": mode,
+        "best_restricted": best_restricted,
+        "simple": {name: _answer_scores(spec, answers) for name, answers in simple_rows(rows).items()},
+        "metric": spec.metric,
+        "confidence": spec.gates.confidence,
+        "n": len(covered[names[0]]),
+    }
 
 
-def _prompt_scores(spec: TaskSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    labels, confidence = spec.labels, spec.gates.confidence
-    scores = score(rows, spec.output, confidence, spec.metric)
-    likelihood = (likelihood_metrics(rows, labels, confidence) if labels else None) or {}
+def _value(scores: Mapping[str, Any]) -> float:
+    return float(scores["primary"]["value"] or 0.0)
+
+
+def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str) -> dict[str, Any]:
+    scores = score(rows[name], spec.output, spec.gates.confidence, spec.metric)
+    restricted = restricted_rows(rows, name, spec.output)
     wanted = (
         *("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rouge1", "rouge2", "rougeLsum"),
         *("rougeLsum_interval", "primary"),
     )
     return {
-        **{name: scores[name] for name in wanted if name in scores},
+        **{key: scores[key] for key in wanted if key in scores},
         "valid_share": scores["valid"]["share"],
         "valid_interval": scores["valid"]["interval"],
-        "likelihood_accuracy": likelihood.get("accuracy"),
-        "likelihood_interval": likelihood.get("interval"),
-        "likelihood_macro_f1": likelihood.get("macro_f1"),
+        "restricted": _answer_scores(spec, restricted) if restricted else None,
         "statuses": scores["statuses"],
     }
+
+
+def _answer_scores(spec: TaskSpec, rows: Sequence[Row]) -> dict[str, Any]:
+    scores = score(rows, spec.output, spec.gates.confidence, spec.metric)
+    return {name: scores[name] for name in ("n", "correct", "accuracy", "interval", "primary")}

@@ -65,14 +65,12 @@ class ConstrainedAnswer:
         self._ids: list[int] = []
 
     def choose(self, logits: np.ndarray, ends: Collection[int]) -> int:
-        """The most likely token the schema allows next; the answer grows by it.
+        """The most likely token the schema allows next; the answer grows by it. Where none leads on, the answer ends, out of
+        form.
 
         Args:
             logits: Of the next token, [vocabulary].
             ends: Tokens that end an answer; they are allowed where it is complete, all other control tokens never.
-
-        Raises:
-            RuntimeError: Nothing that is allowed leads on, or the grammar grew beyond llguidance's limits.
         """
         scores = np.where(self._allowed(len(logits), ends), logits, -np.inf)
         while scores[token := int(scores.argmax())] > -np.inf:
@@ -83,9 +81,7 @@ class ConstrainedAnswer:
                 self._ids.append(token)
                 return token
             scores[token] = -np.inf
-        raise RuntimeError(
-            f"no token leads from {self._text(self._ids)!r} to an answer in the schema. {self._matcher.get_error()}".strip()
-        )
+        return min(ends)
 
     def _text(self, ids: list[int]) -> str:
         text: str = self._grammar.vocabulary.decode_bytes(ids).decode("utf-8", "surrogateescape")

@@ -35,8 +35,13 @@ def decisive_metrics(spec: TaskSpec) -> list[str]:
     return list(dict.fromkeys([spec.metric, *spec.gates.more_metrics]))
 
 
+def margin_of(wanted: str, margin: float) -> float:
+    """What a gain must surely exceed: 0 for ``better``, minus the margin for ``not_worse``."""
+    return -margin if wanted == "not_worse" else 0.0
+
+
 def decide_gain(
-    base: Sequence[Row],
+    rivals: Mapping[str, Sequence[Row]],
     candidate: Sequence[Row],
     output: AnyOutput,
     metrics: Sequence[str],
@@ -45,29 +50,42 @@ def decide_gain(
     margin: float,
     clusters: Sequence[Hashable] | None = None,
 ) -> dict[str, Any]:
-    """Is the gain of `candidate` over `base` surely above `margin`, in every metric?
+    """Decide whether the gain of `candidate` over every rival surely exceeds `margin`, in every metric.
 
-    Rows of both sides in the same order of examples. Holm's procedure by intervals: of m metrics still open, each is
-    shown whose interval at level / m lies above the margin; then m is smaller, until none is left or none is shown.
-    Returns {level, margin, shown, metrics: [{metric, gain, interval, confidence, shown}]}; a metric's interval is the
-    last one that was asked. A metric without an interval is not shown.
+    Holm's procedure by intervals over all pairs of a rival and a metric: of m pairs still open, each is shown whose
+    interval at level / m lies above the margin; then m is smaller, until none is left or none is shown.
+
+    Args:
+        rivals: Rows of each rival by name, in the order of the candidate's rows.
+        candidate: Rows of the candidate.
+        output: The kind of answer the spec declares.
+        metrics: Metrics the gain must be shown in.
+        level: Two-sided significance level of the whole decision.
+        margin: The gain must surely exceed this; negative where the candidate may be a little worse.
+        clusters: The source of every row, where rows share one.
+
+    Returns:
+        {level, margin, shown, gains: [{rival, metric, gain, interval, confidence, shown}]}. An interval is the last one
+        that was computed; a metric without an interval is not shown, and nothing is shown without a rival.
     """
-    found: dict[str, dict[str, Any]] = {}
-    waiting = list(metrics)
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    waiting = [(rival, metric) for rival in rivals for metric in metrics]
     while waiting:
         confidence = 1 - level / len(waiting)
-        for name in waiting:
-            told = gain(name, base, candidate, output, confidence, clusters)
-            interval = told["interval"]
+        for rival, metric in waiting:
+            measured = gain(metric, rivals[rival], candidate, output, confidence, clusters)
+            interval = measured["interval"]
             shown = interval is not None and interval[0] > margin
-            found[name] = {"metric": name, **told, "confidence": confidence, "shown": shown}
-        left = [name for name in waiting if not found[name]["shown"]]
+            found[rival, metric] = {
+                "rival": rival,
+                "metric": metric,
+                **measured,
+                "confidence": confidence,
+                "shown": shown,
+            }
+        left = [pair for pair in waiting if not found[pair]["shown"]]
         if len(left) == len(waiting):
             break
         waiting = left
-    return {
-        "level": level,
-        "margin": margin,
-        "shown": bool(metrics) and all(one["shown"] for one in found.values()),
-        "metrics": [found[name] for name in metrics],
-    }
+    gains = [found[rival, metric] for rival in rivals for metric in metrics]
+    return {"level": level, "margin": margin, "shown": bool(gains) and all(g["shown"] for g in gains), "gains": gains}

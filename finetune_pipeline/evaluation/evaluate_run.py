@@ -6,20 +6,28 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.answers import likelihood_rows
 from finetune_pipeline.evaluation.compare import compare
-from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
+from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of, margin_of
 from finetune_pipeline.evaluation.failure_atlas import failure_atlas
 from finetune_pipeline.evaluation.failures import changed_examples, wrong_answers
-from finetune_pipeline.evaluation.metrics import likelihood_metrics, score
+from finetune_pipeline.evaluation.metrics import score
 from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
-from finetune_pipeline.evaluation.predictions import of_model, of_the_test
+from finetune_pipeline.evaluation.predictions import SIMPLE, of_the_test, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
+from finetune_pipeline.evaluation.rivals import (
+    MODE_TITLES,
+    OTHER_PROMPT,
+    BaseAtItsBest,
+    base_at_its_best,
+    restricted_rows,
+    simple_rows,
+)
 from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.evaluation.sealed import look_number
 from finetune_pipeline.evaluation.shared_sources import shared_sources, sources_told, widen_rates
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics import holm, selection_optimism
 from finetune_pipeline.evaluation.wording import cut, is_number, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
@@ -33,7 +41,6 @@ def evaluate_task(
     spec: TaskSpec,
     predictions: Sequence[Row],
     *,
-    linear: Mapping[str, str] | None,
     baseline_facts: Mapping[str, Any],
     training_facts: Mapping[str, Any],
     data_facts: Mapping[str, Any],
@@ -56,8 +63,8 @@ def evaluate_task(
     """Judge one candidate on the sealed test.
 
     predictions: rows of `base` (with the best baseline prompt), `candidate` and, where there is one, `champion`, all
-    for the same examples; and answers to perturbed and to production rows (see robustness.robustness). linear: the
-    linear model's label per example id (label tasks). baseline_facts: see baseline.score_baselines. training_facts:
+    for the same examples; of the simple models and of restricted answers (see rivals); and answers to perturbed and to
+    production rows (see robustness.robustness). baseline_facts: see baseline.score_baselines. training_facts:
     of the adapter step, with `history` [{step, loss | eval_loss}] and `measured`. data_facts: facts per data step, in
     order. parity_facts: of the merge. openings: the sealed test's ledger, one entry an opening; its key `candidate`
     tells candidates apart. versions: names to versions or hashes; `champion`, when set, announces champion
@@ -69,9 +76,11 @@ def evaluate_task(
     data_quality. production_rows: see production_rows.recent_rows.
 
     Returns task, metric, confidence, n, models (rows of the side-by-side table by name, `candidate` among them),
-    scores, likelihood, comparison (the main one, without ids), comparisons (`baseline`, `champion` or null,
-    `base_likelihood`, `linear`), format_gap, regressions, fixes, wrong_answers, atlas (of the candidate), seal (with the
-    `level` of this look), decisions (deciding.decide_gain at that level, `baseline` and `champion` or null), sources,
+    scores (by model; `base` as it writes freely), restricted (the same of restricted answers: base, candidate),
+    base_at_its_best {mode, valid_share} (see rivals), comparison (the main one, without ids: with the base model at its
+    best), comparisons (`baseline`, `champion` or null, `base_restricted` where free answers decide, `simple_NAME`),
+    format_gap, regressions, fixes, wrong_answers, atlas (of the candidate), seal (with the `level` of this look),
+    decisions (deciding.decide_gain at that level, `baseline`, `simple`, and `champion` or null), sources,
     never_break, history (regression_ledger.regressions), robustness and production (or null), baseline, training, data, parity,
     ability, people, judge, similarity, supervision, cost, quality, versions, gates (their settings). Numbers that are not
     finite become null. Raises
@@ -79,22 +88,29 @@ def evaluate_task(
     """
     rows = _rows_by_model(predictions, versions)
     labels, confidence = spec.labels, spec.gates.confidence
-    scores: dict[str, Any] = {name: score(of, spec.output, confidence, spec.metric) for name, of in rows.items()}
-    likelihood = {
-        name: likelihood_metrics(of, labels, confidence, spec.metric) if labels else None for name, of in rows.items()
+    base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
+    judged = {name: of for name, of in rows.items() if name in MODELS} | {
+        f"{SIMPLE}{n}": of for n, of in simple.items()
     }
-    comparisons = _comparisons(spec, rows, linear, likelihood, sources)
+    scores: dict[str, Any] = {name: score(of, spec.output, confidence, spec.metric) for name, of in judged.items()}
+    restricted: dict[str, Any] = {
+        name: score(of, spec.output, confidence, spec.metric) if of else None
+        for name, of in (
+            ("base", base_best.answers.get("restricted")),
+            ("candidate", restricted_rows(rows, "candidate", spec.output)),
+        )
+    }
+    comparisons = _comparisons(spec, rows, base_best, simple, sources)
     clusters = shared_sources(rows["candidate"], sources)
     if clusters is not None:
-        for name, of in rows.items():
-            told = shared_sources(of, sources)
-            widen_rates(scores[name], of, spec.output, told or clusters, confidence)
+        for name, of in judged.items():
+            own = shared_sources(of, sources)
+            widen_rates(scores[name], of, spec.output, own or clusters, confidence)
     seal = _seal(openings, comparisons["baseline"]["n"], scores["candidate"]["accuracy"], versions.get("merged_model"))
     seal["level"] = level_of(seal["look"], confidence)
-    if linear is not None and labels:
-        scores["linear"] = score(_linear_rows(rows["base"], linear), labels, confidence, spec.metric)
     known_texts = texts or {}
-    base, candidate = ({row["example_id"]: row for row in rows[name]} for name in ("base", "candidate"))
+    base = {row["example_id"]: row for row in base_best.answers[base_best.mode]}
+    candidate = {row["example_id"]: row for row in rows["candidate"]}
     main = comparisons["baseline"]
     evaluation = {
         "task": {
@@ -110,12 +126,13 @@ def evaluate_task(
         "metric": main["metric"],
         "confidence": confidence,
         "n": main["n"],
-        "models": _model_table(spec, scores, likelihood, baseline_facts),
+        "models": _model_table(spec, scores, restricted, baseline_facts),
         "scores": scores,
-        "likelihood": likelihood,
+        "restricted": restricted,
+        "base_at_its_best": {"mode": base_best.mode, "valid_share": base_best.valid_share},
         "comparison": {key: value for key, value in main.items() if key not in ("fixed", "broken")},
         "comparisons": comparisons,
-        "format_gap": _format_gap(scores, likelihood),
+        "format_gap": _format_gap(scores, restricted),
         "regressions": changed_examples(main["broken"], base, candidate, known_texts, SHOWN_REGRESSIONS),
         "fixes": changed_examples(main["fixed"], base, candidate, known_texts, SHOWN_FIXES),
         "wrong_answers": wrong_answers(rows["candidate"], labels, known_texts) if labels else [],
@@ -123,7 +140,7 @@ def evaluate_task(
             rows["candidate"], spec.output, known_texts, Neighbours(training_rows) if training_rows else None
         ),
         "seal": seal,
-        "decisions": _decisions(spec, rows, seal["level"]["level"], sources),
+        "decisions": _decisions(spec, rows, base_best, simple, seal["level"]["level"], sources),
         "sources": sources_told(clusters, main["n"]),
         "never_break": _never_break(never_break, rows["candidate"], spec, known_texts),
         "history": regressions(earlier or {}, outcomes_of(rows["candidate"], spec.output)),
@@ -148,38 +165,32 @@ def evaluate_task(
 
 
 def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    found = {row["model"] for row in predictions if of_the_test(row["model"])}
-    problems = [f"unexpected model {name!r}" for name in sorted(found - set(MODELS))]
-    problems += [f"no predictions of {name}" for name in ("base", "candidate") if name not in found]
-    if versions.get("champion") and "champion" not in found:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in predictions:
+        if of_the_test(row["model"]):
+            rows.setdefault(row["model"], []).append(dict(row))
+    known = {*MODELS, OTHER_PROMPT, *(SIMPLE + name for name in SIMPLE_MODELS)}
+    known |= {restricted_name(name) for name in (*MODELS, OTHER_PROMPT)}
+    problems = [f"unexpected model {name!r}" for name in sorted(rows.keys() - known)]
+    problems += [f"no predictions of {name}" for name in ("base", "candidate") if name not in rows]
+    if versions.get("champion") and "champion" not in rows:
         problems.append(f"no predictions of the champion, though there is one (version {versions['champion']})")
     if problems:
         raise ValueError("cannot evaluate: " + "; ".join(problems))
-    return {name: of_model(predictions, name) for name in MODELS if name in found}
-
-
-def _linear_rows(rows: Sequence[Row], linear: Mapping[str, str]) -> list[dict[str, Any]]:
-    missing = sorted(row["example_id"] for row in rows if row["example_id"] not in linear)
-    if missing:
-        raise ValueError(f"the linear model gives no label for {len(missing)} test examples, {missing[:3]}")
-    return [
-        {**row, "model": "linear", "text": linear[row["example_id"]], "status": "ok", "label_scores": []}
-        for row in rows
-    ]
+    return rows
 
 
 def _comparisons(
     spec: TaskSpec,
     rows: Mapping[str, Sequence[Row]],
-    linear: Mapping[str, str] | None,
-    likelihood: Mapping[str, Any],
+    base: BaseAtItsBest,
+    simple: Mapping[str, Sequence[Row]],
     sources: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """Candidate against each other model; McNemar's p also adjusted for the number of comparisons (Holm)."""
-    labels = spec.labels
-    others: dict[str, Sequence[Row] | None] = {"baseline": rows["base"], "champion": rows.get("champion")}
-    others["base_likelihood"] = likelihood_rows(rows["base"], labels) if likelihood["base"] else None
-    others["linear"] = _linear_rows(rows["base"], linear) if linear is not None and labels else None
+    others: dict[str, Sequence[Row] | None] = {"baseline": base.answers[base.mode], "champion": rows.get("champion")}
+    others |= {f"base_{mode}": of for mode, of in base.answers.items() if mode != base.mode}
+    others |= {f"{SIMPLE}{name}": of for name, of in simple.items()}
     made = {
         name: compare(of, rows["candidate"], spec.output, spec.gates.confidence, spec.metric, sources) if of else None
         for name, of in others.items()
@@ -191,27 +202,35 @@ def _comparisons(
 
 
 def _decisions(
-    spec: TaskSpec, rows: Mapping[str, Sequence[Row]], level: float, sources: Mapping[str, str] | None
+    spec: TaskSpec,
+    rows: Mapping[str, Sequence[Row]],
+    base: BaseAtItsBest,
+    simple: Mapping[str, Sequence[Row]],
+    level: float,
+    sources: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """Whether the gain over baseline and champion is shown, at the level this look has left."""
-    gates = spec.gates
-    margins = {"baseline": gates.min_gain, "champion": -gates.champion_margin if gates.champion == "not_worse" else 0.0}
-    sides = {"baseline": rows["base"], "champion": rows.get("champion")}
-    after = sorted(rows["candidate"], key=lambda row: row["example_id"])
+    """Whether the gains over the base model at its best, the simple models and the champion are shown at this level."""
+    after = _by_id(rows["candidate"])
+    clusters = shared_sources(after, sources)
+
+    def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> dict[str, Any]:
+        ordered = {name: _by_id(of) for name, of in rivals.items()}
+        return decide_gain(ordered, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
+
+    metrics, champion = decisive_metrics(spec), rows.get("champion")
     return {
-        name: decide_gain(
-            sorted(of, key=lambda row: row["example_id"]),
-            after,
-            spec.output,
-            decisive_metrics(spec),
-            level=level,
-            margin=margins[name],
-            clusters=shared_sources(after, sources),
+        "baseline": decision({str(mode): of for mode, of in base.answers.items()}, metrics, spec.gates.min_gain),
+        "simple": decision(simple, [spec.metric], margin_of(spec.gates.simple, spec.gates.simple_margin)),
+        "champion": decision(
+            {"champion": champion}, metrics, margin_of(spec.gates.champion, spec.gates.champion_margin)
         )
-        if of
-        else None
-        for name, of in sides.items()
+        if champion
+        else None,
     }
+
+
+def _by_id(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: str(row["example_id"]))
 
 
 def _never_break(
@@ -236,7 +255,7 @@ def _never_break(
 
 
 def _model_table(
-    spec: TaskSpec, scores: Mapping[str, Any], likelihood: Mapping[str, Any], baseline: Mapping[str, Any]
+    spec: TaskSpec, scores: Mapping[str, Any], restricted: Mapping[str, Any], baseline: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """The rows of the side-by-side table, in order: name to {title, set, n, accuracy, interval, macro_f1, …}."""
     best = prompt_name(baseline.get("best"))
@@ -244,16 +263,25 @@ def _model_table(
     for name, of in (baseline.get("prompts") or {}).items():
         chosen = " (best prompt)" if name == baseline.get("best") else ""
         table[f"validation_{name}"] = _entry(f"Base, {prompt_name(name)}{chosen}", "validation", of)
+        if of.get("restricted"):
+            title = f"Base, {prompt_name(name)}{MODE_TITLES['restricted']}"
+            table[f"validation_{restricted_name(name)}"] = _entry(title, "validation", of["restricted"])
+    for name, of in (baseline.get("simple") or {}).items():
+        table[f"validation_{SIMPLE}{name}"] = _entry(SIMPLE_MODELS[name].title, "validation", of)
     tuned = f"Fine-tuned ({spec.training.method})"
     rows: list[tuple[str, str, Mapping[str, Any] | None]] = [
         ("base", f"Base, {best}", scores["base"]),
-        ("base_likelihood", f"Base, {best}, answer restricted to the labels", likelihood["base"]),
-        ("linear", "TF-IDF and logistic regression", scores.get("linear")),
+        ("base_restricted", f"Base{_prompt_of_restricted(baseline)}{MODE_TITLES['restricted']}", restricted["base"]),
+        *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
         ("candidate", tuned, scores["candidate"]),
-        ("candidate_likelihood", f"{tuned}, answer restricted to the labels", likelihood["candidate"]),
+        ("candidate_restricted", f"{tuned}{MODE_TITLES['restricted']}", restricted["candidate"]),
         ("champion", "Champion in service", scores.get("champion")),
     ]
     return table | {name: _entry(title, "test", of) for name, title, of in rows if of}
+
+
+def _prompt_of_restricted(baseline: Mapping[str, Any]) -> str:
+    return f", {prompt_name(baseline['best_restricted'])}" if baseline.get("best_restricted") else ""
 
 
 def _entry(title: str, where: str, scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,21 +292,21 @@ def _entry(title: str, where: str, scores: Mapping[str, Any]) -> dict[str, Any]:
     return {"title": title, "set": where, "valid_share": valid, **told}
 
 
-def _format_gap(scores: Mapping[str, Any], likelihood: Mapping[str, Any]) -> dict[str, Any] | None:
+def _format_gap(scores: Mapping[str, Any], restricted: Mapping[str, Any]) -> dict[str, Any] | None:
     """How much of a model's error is form: accuracy by restricted answer minus by free generation, base and candidate.
 
     `closed_by_decoding`: share of the candidate's gain over the base that restricting the base's answers to the labels
     reaches without training; null when the candidate gains nothing.
     """
-    if not likelihood["base"] or not likelihood["candidate"]:
+    if not restricted["base"] or not restricted["candidate"]:
         return None
     told: dict[str, Any] = {}
     for name in ("base", "candidate"):
-        free, restricted = scores[name]["accuracy"], likelihood[name]["accuracy"]
+        free, allowed = scores[name]["accuracy"], restricted[name]["accuracy"]
         told[name] = {
             "free": free,
-            "restricted": restricted,
-            "gap": restricted - free,
+            "restricted": allowed,
+            "gap": allowed - free,
             "valid_share": scores[name]["valid"]["share"],
         }
     gain = told["candidate"]["free"] - told["base"]["free"]

@@ -12,14 +12,20 @@ from finetune_pipeline.evaluation.predictions import of_the_test
 
 def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:
     """By model: test rows without an answer. Perturbed rows and production rows are no part of the test."""
-    return {name: told["statuses"].get("error", 0) for name, told in facts["sets"].items() if of_the_test(name)}
+    return {name: _failed(told) for name, told in facts["sets"].items() if of_the_test(name)}
 
 
 def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
     """By prompt: validation rows without an answer. A few failed requests are a fact of API models: they count as wrong,
     too many stop the step itself, and none is told here."""
-    prompts = facts["prompts"].items()
-    return {name: told["statuses"]["error"] for name, told in prompts if not name.startswith(API)}
+    details = facts["prompt_details"]
+    return {name: _failed(details[name]) for name in facts["prompts"] if not name.startswith(API)}
+
+
+def _failed(asked: Mapping[str, Any]) -> int:
+    """Rows without an answer, freely written or restricted to the schema."""
+    restricted = (asked.get("restricted") or {}).get("statuses") or {}
+    return int(asked["statuses"].get("error", 0)) + int(restricted.get("error", 0))
 
 
 def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:

@@ -17,7 +17,7 @@ _TO_DO = (
 JUDGE_GATE = (
     _NAME,
     "a judge that agrees with people (evaluation.judge), and the lower bound of the share of decided pairs in which it "
-    "prefers the candidate to the base at or above gates.min_preferred; passes where gates.min_preferred is 0",
+    "prefers the candidate to the base at or above gates.min_preferred; not asked where gates.min_preferred is 0",
     f"{GatesSpec.model_validate({}).min_preferred:g}",
     "champion",
     _TO_DO,
@@ -29,7 +29,7 @@ def judge(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
     """The judge is believed, and surely prefers the candidate often enough."""
     least = spec.gates.min_preferred
     if not least:
-        return answer(_NAME, True, None, least, "The spec lets no judge decide.", _TO_DO)
+        return answer(_NAME, "not_asked", None, least, "The spec lets no judge decide.", "")
     told = part(evaluation.get("judge"))
     if told.get("believed") is not True:
         why = "; ".join(map(str, told.get("refused") or [])) or "none was asked"

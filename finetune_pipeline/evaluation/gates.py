@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from finetune_pipeline.evaluation.gate_of_judge import JUDGE_GATE, judge
 from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
 from finetune_pipeline.evaluation.gates_besides_task import BESIDES_GATES, general_ability, human_review, robust_rows
+from finetune_pipeline.evaluation.gates_on_gains import GAIN_GATES, beats_baseline, beats_champion, beats_simple
 from finetune_pipeline.evaluation.gates_on_rows import ROW_GATES, few_regressions, never_break
 from finetune_pipeline.evaluation.recent import RECENT_GATES, recent_production
 from finetune_pipeline.evaluation.statistics import rows_needed_for_share
 from finetune_pipeline.evaluation.wording import (
-    RIGHT_OR_WRONG,
     counted,
     is_interval,
     is_number,
-    metric_title,
     percent,
     points,
-    points_range,
-    prompt_name,
 )
 from finetune_pipeline.models.kinds import words_of
 from finetune_pipeline.spec.model import GatesSpec, TaskSpec
 
+Decision = Literal["promote", "use_simple", "refuse"]
+"""What the gates together say: move `champion`; keep it and use a simple model instead; keep it."""
 _TO_DO = {
-    "beats_baseline": "Read the regressions and wrong answers in the report; add or correct training rows "
-    "like those that fail. If the interval is wide, enlarge the test set.",
-    "beats_champion": "Keep the champion. Look at the regressions against it; retrain with the production rows that "
-    "it gets wrong.",
     "format_compliance": "Look at the invalid answers in the report. Train longer, make the system prompt name the "
     "allowed answers, or restrict decoding to them; enlarge a test set too small to show it.",
     "merge_parity": "Do not ship this model: it is not the one that was trained. Make merged_model again; if it fails "
@@ -54,6 +49,7 @@ def decide(spec: TaskSpec, evaluation: Mapping[str, Any]) -> list[GateResult]:
     """
     return [
         beats_baseline(spec, evaluation),
+        beats_simple(spec, evaluation),
         beats_champion(spec, evaluation),
         few_regressions(spec, evaluation),
         never_break(spec, evaluation),
@@ -69,91 +65,12 @@ def decide(spec: TaskSpec, evaluation: Mapping[str, Any]) -> list[GateResult]:
     ]
 
 
-def verdict(gates: Sequence[GateResult]) -> str:
-    """`passed` when there are gates and all of them passed, else `failed`."""
-    return "passed" if gates and all(gate.passed is True for gate in gates) else "failed"
-
-
-def _gain(name: str, evaluation: Mapping[str, Any], side: str, threshold: float, over: str) -> GateResult:
-    """The decision on `side` (see deciding.decide_gain): every metric's lower bound above the threshold."""
-    decision = part(part(evaluation.get("decisions")).get(side))
-    told = [part(one) for one in decision.get("metrics") or []]
-    unknown = [one for one in told if not is_number(one.get("gain")) or not is_interval(one.get("interval"))]
-    if not told or unknown or decision.get("margin") != threshold:
-        return _result(name, False, None, threshold, f"The gain over {over} could not be measured.")
-    comparison = part(part(evaluation.get("comparisons")).get(side))
-    rows = int(comparison["n"]) if is_number(comparison.get("n")) else 0
-    worst = min(told, key=lambda one: one["interval"][0])
-    low = worst["interval"][0]
-    passed = decision.get("shown") is True and low > threshold
-    message = f"Against {over}: {'; '.join(map(_one_metric, told))} ({counted(rows, 'row')}). "
-    message += f"The lower bound must lie above {_points_or_zero(threshold)}.{_why_so_strict(evaluation, len(told))}"
-    if not passed and worst["interval"][1] >= threshold and worst.get("metric") in RIGHT_OR_WRONG:
-        message += _what_would_be_seen(comparison.get("smallest_detectable_gain"))
-    return _result(name, passed, low, threshold, message)
-
-
-def _one_metric(told: Mapping[str, Any]) -> str:
-    level = told.get("confidence")
-    named = f"{100 * level:.4g}%" if is_number(level) else "paired"
-    return (
-        f"{points(told['gain'])} points of {metric_title(told.get('metric'))} "
-        f"({named} interval {points_range(told['interval'])})"
-    )
-
-
-def _points_or_zero(threshold: float) -> str:
-    return points(threshold, sign=threshold < 0) if threshold else "zero"
-
-
-def _why_so_strict(evaluation: Mapping[str, Any], metrics: int) -> str:
-    look = part(part(evaluation.get("seal")).get("level")).get("look")
-    told = ""
-    if is_number(look) and look > 1:
-        told += (
-            f" This is candidate {int(look)} that this test judges, so its level is stricter than that of the first."
-        )
-    if metrics > 1:
-        told += f" {metrics} metrics must all be shown, each at its share of the level (Holm)."
-    return told
-
-
-def _what_would_be_seen(visible: Any) -> str:
-    if is_number(visible):
-        return (
-            f" With the disagreement found, this test set shows gains of {points(visible, sign=False)} points or more "
-            "four times in five, to the first candidate."
-        )
-    return " At this number of rows and disagreements no gain at all would be visible."
-
-
-def beats_baseline(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
-    """Lower bound of the paired gain over the best prompted baseline above gates.min_gain, in every metric named, at
-    the level this look has left; a tie does not pass."""
-    best = prompt_name(part(evaluation.get("baseline")).get("best"))
-    return _gain(
-        "beats_baseline", evaluation, "baseline", spec.gates.min_gain, f"the base model with its {best} prompt"
-    )
-
-
-def beats_champion(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
-    """Lower bound of the paired gain over the champion above zero; with gates.champion: not_worse above minus
-    gates.champion_margin, and the candidate ahead on these rows. Passes, saying so, where there is no champion."""
-    name, gates = "beats_champion", spec.gates
-    threshold = -gates.champion_margin if gates.champion == "not_worse" else 0.0
-    decisions = part(evaluation.get("decisions"))
-    if "champion" in decisions and decisions["champion"] is None:
-        if part(evaluation.get("versions")).get("champion"):
-            return _result(name, False, None, threshold, "There is a champion, but it was not compared.")
-        return _result(name, True, None, threshold, "No champion in service yet: nothing to beat.")
-    told = _gain(name, evaluation, "champion", threshold, "the champion in service")
-    if gates.champion == "better" or not told.passed:
-        return told
-    first = part(part(decisions["champion"])["metrics"][0])
-    if first["gain"] > 0:
-        return told
-    message = f"{told.message} It is not ahead on these rows, and a tie is no reason to change what is in service."
-    return _result(name, False, told.measured, threshold, message)
+def verdict(gates: Sequence[GateResult]) -> Decision:
+    """`promote` where there are gates and all let the candidate through; `use_simple` where only beats_simple says no."""
+    failed = [gate.name for gate in gates if not gate.passed]
+    if gates and not failed:
+        return "promote"
+    return "use_simple" if failed == ["beats_simple"] else "refuse"
 
 
 def format_compliance(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
@@ -268,23 +185,12 @@ def table() -> list[dict[str, Any]]:
     Each: name, needs, default, blocking (what it holds back), what_to_do (when it says no).
     """
     d = GatesSpec.model_validate({})
-    to_do = {**_TO_DO, **{row[0]: row[4] for row in (*ROW_GATES, *BESIDES_GATES, JUDGE_GATE, *RECENT_GATES)}}
+    to_do = {
+        **_TO_DO,
+        **{row[0]: row[4] for row in (*GAIN_GATES, *ROW_GATES, *BESIDES_GATES, JUDGE_GATE, *RECENT_GATES)},
+    }
     rows = [
-        (
-            "beats_baseline",
-            "the lower bound of the paired gain over the best prompted baseline above gates.min_gain, in gates.metric and "
-            "every one of gates.more_metrics",
-            f"{d.min_gain:g} points, {100 * d.confidence:g}% interval for the first candidate; a tie does not pass",
-            "champion",
-        ),
-        (
-            "beats_champion",
-            "the lower bound of the paired gain over the champion above zero (gates.champion: better), or above minus "
-            "gates.champion_margin and the candidate ahead (not_worse); passes without a champion",
-            f"{d.champion}, {100 * d.confidence:g}% interval for the first candidate; a tie does not pass",
-            "champion",
-        ),
-        *(row[:4] for row in ROW_GATES),
+        *(row[:4] for row in (*GAIN_GATES, *ROW_GATES)),
         (
             "format_compliance",
             "the lower bound of the share of valid answers at or above gates.min_valid_share",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
-from finetune_pipeline.evaluation.robustness import robust
+from finetune_pipeline.evaluation.robustness import robustness_verdict
 from finetune_pipeline.evaluation.wording import (
     counted,
     is_interval,
@@ -19,7 +19,7 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
 )
 from finetune_pipeline.spec.model import GatesSpec, TaskSpec
-from finetune_pipeline.spec.robustness import RobustnessSpec
+from finetune_pipeline.spec.robustness import ENOUGH_ROWS, RobustnessSpec
 
 _D, _R = GatesSpec.model_validate({}), RobustnessSpec.model_validate({})
 BESIDES_GATES: tuple[tuple[str, str, str, str, str], ...] = (
@@ -27,7 +27,7 @@ BESIDES_GATES: tuple[tuple[str, str, str, str, str], ...] = (
         "general_ability",
         "the upper bound of the accuracy lost on questions besides the task below gates.max_ability_loss, no benchmark of your "
         "own that surely loses as much, and the upper bound of the relative rise of the bits plain text costs below "
-        "gates.max_text_loss; passes where the spec asks nothing",
+        "gates.max_text_loss; not asked where the spec asks nothing",
         f"{_D.max_ability_loss:g}, {_D.max_text_loss:g}",
         "champion",
         "Train more gently: fewer epochs, a lower learning rate, a smaller rank, or qlora or lora in place of full. Mix some "
@@ -36,7 +36,7 @@ BESIDES_GATES: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "human_review",
         "gates.min_rated answers drawn at random judged by people, and the lower bound of the accepted share at or above "
-        "gates.min_accepted; passes where gates.min_rated is 0",
+        "gates.min_accepted; not asked where gates.min_rated is 0",
         f"{_D.min_rated:d}, {_D.min_accepted:g}",
         "champion",
         "Open `finetune review TASK`, or have more people judge the sheet. Where they refuse answers, read their comments "
@@ -44,12 +44,13 @@ BESIDES_GATES: tuple[tuple[str, str, str, str, str], ...] = (
     ),
     (
         "robust",
-        "no perturbation of the same test rows costs more than robustness.max_drop and surely something; with "
-        "robustness.action: warn it is told and holds nothing back; passes where robustness.rows is 0",
+        f"no perturbation that production brings (typing errors, another case, a greeting and thanks), measured on {ENOUGH_ROWS} "
+        "test rows or more, costs more than robustness.max_drop and surely something; on fewer rows, or with robustness.action: "
+        "warn, it holds nothing back; not asked where robustness.rows is 0",
         f"{_R.max_drop:g}, {_R.action}",
         "champion, with robustness.action: block",
-        "Look at the perturbation that costs most in the report. Add training rows written that way (typing errors, other "
-        "case, more words around the question), and keep the system prompt in front of the model where it serves.",
+        "Set training.augment: true, which gives training rows the same perturbations, or add training rows written that way. "
+        "Or take the perturbation away before the model sees it (strip greetings and thanks).",
     ),
 )
 """Name, needs, default, what is held back, what to do."""
@@ -61,7 +62,7 @@ def general_ability(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult
     name, limit = "general_ability", spec.gates.max_ability_loss
     told = part(evaluation.get("ability"))
     if told.get("items") == 0 and not (spec.ability.suite or spec.ability.files or spec.ability.harness.tasks):
-        return answer(name, True, None, limit, "The spec asks nothing besides the task.", _TO_DO[name])
+        return answer(name, "not_asked", None, limit, "The spec asks nothing besides the task.", "")
     drop, interval = told.get("drop"), told.get("interval")
     if not is_number(drop) or not is_interval(interval):
         return answer(name, False, None, limit, "General ability was not measured.", _TO_DO[name])
@@ -106,7 +107,7 @@ def human_review(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
     """Enough answers of the random half were judged, and enough of them are surely accepted."""
     name, wanted, least = "human_review", spec.gates.min_rated, spec.gates.min_accepted
     if not wanted:
-        return answer(name, True, None, least, "The spec asks for no judgement by people.", _TO_DO[name])
+        return answer(name, "not_asked", None, least, "The spec asks for no judgement by people.", "")
     half = part(part(evaluation.get("people")).get("random"))
     n, own = half.get("n", 0), part(half.get("candidate"))
     share, interval = own.get("share"), own.get("interval")
@@ -122,10 +123,7 @@ def human_review(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
 
 
 def robust_rows(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
-    """No light perturbation costs too much. With robustness.action: warn a loss is told, and passes; one that was not
-    measured does not."""
-    found, worst, message = robust(spec, evaluation.get("robustness"))
-    warns = not found and worst is not None and spec.robustness.action == "warn"
-    if warns:
-        message += " This is too much; it holds nothing back (robustness.action: warn)."
-    return answer("robust", found, worst, spec.robustness.max_drop, message, _TO_DO["robust"], warns)
+    """No perturbation production brings surely costs too much (robustness.robustness_verdict)."""
+    verdict = robustness_verdict(spec.robustness, evaluation.get("robustness"))
+    to_do = _TO_DO["robust"]
+    return answer("robust", verdict.status, verdict.largest_drop, spec.robustness.max_drop, verdict.sentence, to_do)

@@ -7,18 +7,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from finetune_pipeline.artifacts import SeenFiles, write_json
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
+from finetune_pipeline.evaluation.constrained import Grammar, UnsupportedSchema
 from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.perturbations import drawn, perturbed
-from finetune_pipeline.evaluation.predictions import STATUSES, write_predictions
+from finetune_pipeline.evaluation.predictions import SIMPLE, STATUSES, restricted_name, write_predictions
 from finetune_pipeline.evaluation.prefix_families import common_prefix
 from finetune_pipeline.evaluation.prompts import Shelf, conversations, prompts_to_try
+from finetune_pipeline.evaluation.row_scores import is_valid
 from finetune_pipeline.evaluation.served_answers import ServedAnswerer
+from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.evaluation.vllm_answers import VllmAnswerer
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.reporting import say
 
@@ -52,8 +58,73 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             measured["spent"][one["name"]] = asked.spent.to_dict()
         gold = [gold_text(asked.tokenizer, example) for example in mine]
         rows += [_row(e, one["name"], a, g) for e, a, g in zip(mine, answers, gold, strict=True)]
+        if one.get("restricted") is not None:
+            name, before = restricted_name(one["name"]), dict(asked.seconds)
+            restricted, facts["sets"][one["name"]]["restricted"] = _restricted(
+                job, name, one["restricted"], asked, mine, choices, answers
+            )
+            measured["seconds_by_set"][name] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
+            if restricted is not None:
+                rows += [_row(e, name, a, g) for e, a, g in zip(mine, restricted, gold, strict=True)]
+    if job.get("simple"):
+        assert asked is not None  # a job asks at least one model
+        answered, facts["simple"] = _simple_rows(job, asked.tokenizer)
+        rows += answered
     write_predictions(Path(job["out"]) / "predictions.parquet", rows)
     return facts, {"answers": close_cache(cache), **{k: v for k, v in measured.items() if v}}
+
+
+def _restricted(
+    job: Mapping[str, Any],
+    name: str,
+    schema: Mapping[str, Any],
+    asked: Asked,
+    examples: Sequence[Example],
+    choices: Sequence[Sequence[list[dict[str, Any]]]],
+    answers: Sequence[Answer],
+) -> tuple[list[Answer] | None, dict[str, Any]]:
+    """The same answers; those that are not finished or break the schema are made anew, decoded under it.
+
+    Returns:
+        One answer per example, or None where they cannot be made, and the facts {asked (answers made anew), available, why
+        (not available), statuses}.
+    """
+    output, restricted = JsonOutput(json_schema=dict(schema)), list(answers)
+    invalid = [i for i, a in enumerate(answers) if not is_valid({"status": a.status, "text": a.text}, output)]
+    try:
+        if invalid and type(asked) is not Answerer:
+            raise UnsupportedSchema(
+                f"answers of the {job['engine']['kind']} engine cannot be restricted to a schema here"
+            )
+        if invalid:
+            grammar, settings = Grammar(schema, asked.tokenizer), {**job, "labels": []}
+            rows, prompts = [examples[i] for i in invalid], [choices[i] for i in invalid]
+            constrained, _ = _answer(settings, name, asked, rows, prompts, grammar)
+            for i, answer in zip(invalid, constrained, strict=True):
+                restricted[i] = answer
+    except UnsupportedSchema as error:
+        say(f"{job['stage']}: {name}: not available: {error}")
+        return None, {"asked": 0, "available": False, "why": str(error), "statuses": {}}
+    return restricted, {"asked": len(invalid), "available": True, "why": "", "statuses": _by_status(restricted)}
+
+
+def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Fit the simple models on the training rows and let them answer every example of the job's file.
+
+    Returns:
+        Prediction rows, and the facts {fitted: [names], failed: {name: why}}.
+    """
+    output = TypeAdapter(AnyOutput).validate_python(job["simple"]["output"])
+    train, examples = (read_examples(Path(job[name])) for name in ("train", "examples"))
+    answers = [gold_text(tokenizer, example) for example in train]
+    fitted, failed = fit_simple_models([e.user_text for e in train], answers, output, job["simple"]["seed"])
+    gold = [gold_text(tokenizer, example) for example in examples]
+    rows = []
+    for name, model in fitted.items():
+        said = model.predict([e.user_text for e in examples])
+        made = [Answer(text=text, status="ok" if text.strip() else "empty") for text in said]
+        rows += [_row(e, SIMPLE + name, a, g) for e, a, g in zip(examples, made, gold, strict=True)]
+    return rows, {"fitted": list(fitted), "failed": failed}
 
 
 def _rows_of(one: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[str]) -> Sequence[Example]:
@@ -61,7 +132,8 @@ def _rows_of(one: Mapping[str, Any], examples: Sequence[Example], labels: Sequen
     if own := one.get("examples"):
         return read_examples(Path(own))
     if told := one.get("perturbed"):
-        return perturbed(drawn(examples, told["rows"], told["seed"]), told["kind"], told["seed"], labels)
+        changed = perturbed(examples, told["kind"], told["seed"], labels)
+        return drawn(changed, told["rows"], told["seed"])  # drawn last: as many rows as are asked for, where there are
     return examples
 
 
@@ -98,7 +170,8 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise JobError(f"{error}\nfix: lower baseline.shots, or add training examples") from error
     plain = {name: prompt.to_dict() for name, prompt in prompts.items()}
     write_json(Path(job["out"]) / "prompts.json", plain)
-    sets = [{"name": name, "model": job["base"], "prompt": prompt} for name, prompt in plain.items()]
+    common = {"model": job["base"], "restricted": job.get("restricted")}
+    sets = [{"name": name, "prompt": prompt, **common} for name, prompt in plain.items()]
     facts, measured = predict({**job, "sets": sets})
     by_prompt = {
         name: {**{k: told[k] for k in ("shots", "retrieved", "ids", "system")}, **facts["sets"][name]}
@@ -123,9 +196,10 @@ def _answer(
     asked: Asked,
     examples: Sequence[Example],
     choices: Sequence[Sequence[list[dict[str, Any]]]],
+    grammar: Grammar | None = None,
 ) -> tuple[list[Answer], dict[str, Any]]:
     if not examples:
-        return [], {"rows": 0, "statuses": dict.fromkeys(STATUSES, 0)}
+        return [], {"rows": 0, "statuses": _by_status([])}
     tools = [e.tools for e in examples]
     shared = fewer = 0
     if isinstance(asked, ServedAnswerer):
@@ -139,16 +213,20 @@ def _answer(
         labels = encode_labels(asked.tokenizer, messages, job["labels"], tools) if job["labels"] else None
         shared, mean = common_prefix(prompts), sum(map(len, prompts)) / len(prompts)
         say(f"{job['stage']}: {name}: {len(prompts)} prompts of {mean:.0f} tokens on average")
-        answers = asked.answers(prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name)
-    statuses = Counter(a.status for a in answers)
+        answers = asked.answers(prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name, grammar)
     return answers, {
         "rows": len(answers),
-        "statuses": {s: statuses.get(s, 0) for s in STATUSES},
+        "statuses": _by_status(answers),
         "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
         "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
         "shared_prefix_tokens": shared,
         "rows_shown_fewer": fewer,
     }
+
+
+def _by_status(answers: Sequence[Answer]) -> dict[str, int]:
+    counts = Counter(a.status for a in answers)
+    return {status: counts[status] for status in STATUSES}
 
 
 def _fitting(

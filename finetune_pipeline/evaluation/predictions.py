@@ -14,7 +14,7 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("example_id", pa.string(), nullable=False),
         pa.field(
             "model", pa.string(), nullable=False
-        ),  # base, candidate, champion (on other rows: candidate:typos …), or a prompt
+        ),  # base, candidate, champion (on other rows: candidate:typos …), a prompt, or simple_linear …
         pa.field("gold", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),  # raw generation, as production would receive it
         pa.field("status", pa.string(), nullable=False),  # one of STATUSES
@@ -25,6 +25,8 @@ PREDICTION_SCHEMA = pa.schema(
     ]
 )
 STATUSES = ("ok", "truncated", "empty", "error")
+SIMPLE = "simple_"
+"""Answers of evaluation.simple_models stand under this prefix and the model's name."""
 _COLUMNS = tuple(PREDICTION_SCHEMA.names)
 
 
@@ -95,6 +97,18 @@ def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
     if pa.types.is_list(expected):
         return bool(pa.types.is_list(found) and found.value_type.equals(expected.value_type))
     return bool(found.equals(expected))
+
+
+def restricted_name(model: str) -> str:
+    """The name under which a model's JSON answers, decoded under the schema, stand in the table."""
+    return f"{model}_restricted"
+
+
+def prompts_of(models: Iterable[str]) -> list[str]:
+    """Of the models of a baseline, the prompts: neither simple models nor the same prompts' restricted answers."""
+    names = list(models)
+    restricted = {restricted_name(name) for name in names}
+    return [name for name in names if not name.startswith(SIMPLE) and name not in restricted]
 
 
 def of_the_test(model: str) -> bool:

@@ -14,7 +14,7 @@ RECENT_GATES: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "recent_production",
         "on recent production rows with a known answer, which no version was trained on, the candidate is not shown to be "
-        "worse than the champion (the base model where there is none); passes where there are fewer than "
+        "worse than the champion (the base model where there is none); not asked where there are fewer than "
         f"{FEWEST} such rows",
         "logs.judging_share 0.2",
         "champion",
@@ -32,7 +32,7 @@ def recent_production(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResu
     told = evaluation.get("production")
     if told is None and "production" in evaluation:
         message = "No production rows with a known answer are kept to judge (logs.judging_share)."
-        return answer(name, True, None, 0.0, message, to_do)
+        return answer(name, "not_asked", None, 0.0, message, "")
     unread = answer(name, False, None, 0.0, "Recent production rows were not compared.", to_do)
     if not isinstance(told, Mapping) or not isinstance(told.get("judged"), bool):
         return unread
@@ -41,11 +41,11 @@ def recent_production(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResu
         found = (told.get("comparisons") or {}).get(other)
         if other == "base" and found is None:
             message = "The baseline is an API model, which production rows are not sent to: nothing to compare with."
-            return answer(name, True, None, 0.0, message, to_do)
+            return answer(name, "not_asked", None, 0.0, message, "")
         if not isinstance(found, Mapping) or not is_number(found.get("gain")) or not is_interval(found.get("interval")):
             return unread
         passed, sentence = judge(told, other)
         return answer(name, passed, found["interval"][1], 0.0, f"{sentence}.", to_do)
     if not is_number((told.get("rows") or {}).get("rows")):
         return unread
-    return answer(name, True, None, 0.0, judge(told, other)[1], to_do)
+    return answer(name, "not_asked", None, 0.0, judge(told, other)[1], "")

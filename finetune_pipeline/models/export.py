@@ -85,7 +85,7 @@ def export_model(
             ]
         )
     folder, told = model_folder(source.merged.folder), dict(source.merged.facts["files"])
-    with _unfinished(out, sum((folder / name).stat().st_size for name in told)) as making:
+    with unfinished(out, sum((folder / name).stat().st_size for name in told)) as making:
         digests = {}
         for name, digest in sorted(told.items()):
             digests[name] = _copy(folder / name, making / name)
@@ -117,7 +117,7 @@ def export_adapter(source: Source, out: Path, card: Card) -> dict[str, Any]:
             [_finding("no_adapter", "a full fine-tune has no adapter", "export the model: leave --adapter out")]
         )
     folder, tokenizer = source.adapter.path("adapter"), model_folder(source.base.folder)
-    with _unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as making:
+    with unfinished(out, sum(p.stat().st_size for p in folder.iterdir())) as making:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             _copy(folder / name, making / name)
         for path in sorted(tokenizer.iterdir()):
@@ -167,7 +167,7 @@ def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
             "version": source.report.version,
             "passed": bool(facts["passed"]),
             "verdict": facts["verdict"],
-            "gates": {g["name"]: bool(g["passed"]) for g in facts["gates"]},
+            "gates": {g["name"]: g["status"] for g in facts["gates"]},
             "scores": {k: v for k, v in facts["models"]["candidate"].items() if k != "title"},
             "baseline": {k: v for k, v in facts["models"].get("base", {}).items() if k != "title"},
         }
@@ -276,7 +276,7 @@ def _copy(source: Path, target: Path) -> str:
 
 
 @contextlib.contextmanager
-def _unfinished(out: Path, size: int) -> Iterator[Path]:
+def unfinished(out: Path, size: int) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` when the block ends well, and is removed when it does not.
 
     Folders that a killed export has left there are removed, too. Raises FindingsError when `out` is not empty, or when the

@@ -1,26 +1,35 @@
-"""Prompt, retrieve, use something simpler, collect data first, or fine-tune: decided from what was measured on validation.
+"""Prompt, retrieve, use a simple model, collect data first, or fine-tune: decided from what was measured on validation.
 
 The rules are asked in this order, and the first that applies decides:
 
-1. prompt, retrieve: the best prompt, or the answer restricted to the labels, is surely at or above baseline.ceiling, or so
-   good that gates.wanted_gain is surely not left to be gained.
-2. simpler: a linear model, or copying the nearest training row, is surely so good that gates.wanted_gain is not left to be
-   gained over it. No fine-tuned model could be worth its cost, whatever the base does.
-3. collect: the test can show no gain there is room for; or it cannot show the wanted one, and the spec says that this blocks.
-4. retrieve: showing the nearest training examples surely helps, closes most of the gap to the ceiling, keeps the form, and
-   no linear model learns surely more from the same rows.
-5. fine_tune.
+1. no_signal: the answers cannot be told from the inputs (baseline.learnable).
+2. prompt, retrieve: the best prompt, or its answers restricted to the allowed forms, are surely at or above
+   baseline.ceiling, or so good that gates.wanted_gain is surely not left to be gained.
+3. simple: a simple model is surely that good; or it surely leads the base model at its best, it is right on most rows, and
+   no result of this project on the same kind of answer shows a fine-tuned model surely ahead of one as good (GAINS).
+4. collect: the test can show no gain there is room for; or it cannot show the wanted one, and the spec says that this blocks.
+5. retrieve: showing the nearest training examples surely helps, closes most of the gap to the ceiling, keeps the form, and
+   no simple model learns surely more from the same rows.
+6. fine_tune.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.evaluation.endpoint_answers import API
 from finetune_pipeline.evaluation.failure_rules import KINDS, failure_of
 from finetune_pipeline.evaluation.gains import gain
+from finetune_pipeline.evaluation.predictions import SIMPLE
+from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.row_scores import is_right
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, CommonestAnswer
 from finetune_pipeline.evaluation.wording import (
     RIGHT_OR_WRONG,
     counted,
@@ -37,51 +46,67 @@ from finetune_pipeline.evaluation.worth import CLOSES_MOST
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
+Rows = Mapping[str, Sequence[Row]]
 DECISIONS = {
+    "no_signal": "No: the answers cannot be told from the inputs.",
     "prompt": "No: prompt the model.",
     "retrieve": "No: show the model the nearest examples.",
-    "simpler": "No: use something simpler than a language model.",
+    "simple": "No: use a simple model instead of a language model.",
     "collect": "Not yet: collect data first.",
     "fine_tune": "Yes: fine-tune.",
 }
 OF_FORM = ("error", "empty", "refusal", "repetition", "truncated", "wrong_language", "format")
 """Kinds of failures that are of form or style, which fine-tuning mends first."""
-NAMES = {"linear": "TF-IDF with logistic regression", "nearest": "copying the answer of the nearest training row"}
+GAINS = Path(__file__).with_name("measured_gains.yaml")
+AS_GOOD = 0.1
+"""A measured result counts where its simple model scored at least the simple model here, less this."""
 
 
 def advise(
     spec: TaskSpec,
     baseline: Mapping[str, Any],
     power: Mapping[str, Any],
-    rows: Mapping[str, Sequence[Row]],
+    rows: Rows,
     counts: Mapping[str, int],
+    rival: Rival,
+    signal: Learnable,
 ) -> dict[str, Any]:
-    """The decision and its reasons.
+    """Decide what to do, with reasons.
 
-    baseline: facts of few_shot_baseline (score_baselines, without_llm, prompt_details); power: of power.power_plan; rows:
-    validation rows by prompt, each in the same order; counts: examples per split. Returns decision (a key of DECISIONS),
-    fine_tune (bool), sentence, reasons [sentence, the deciding one first], failures (see :func:`failures_of`), retrieval
-    (see :func:`retrieval_of`; null where nothing was retrieved), tokens (see :func:`tokens_of`).
+    Args:
+        spec: The task.
+        baseline: Facts of few_shot_baseline (evaluation.baseline.score_baselines, prompt_details).
+        power: Of power.power_plan.
+        rows: Validation rows by model (prompts, restricted answers, simple models), each in the order of example ids.
+        counts: Examples per split.
+        rival: The strongest rival a fine-tuned model will meet (rivals.strongest_rival).
+        signal: Whether the answers can be told from the inputs.
+
+    Returns:
+        {decision (a key of DECISIONS), fine_tune, sentence, reasons (the deciding one first), must_reach (score a
+        fine-tuned model needs on the test, or null), failures (failures_of), retrieval (retrieval_of, or null), tokens
+        (tokens_of)}.
     """
-    failures, retrieval, tokens = (
-        failures_of(spec, baseline, rows),
-        retrieval_of(spec, baseline, rows),
-        tokens_of(baseline),
-    )
+    failures, retrieval = failures_of(spec, baseline, rows), retrieval_of(spec, baseline, rows)
+    tokens = tokens_of(baseline)
     asked = (
+        ("no_signal", signal.sentence) if signal.status == "not_shown" else None,
         _prompting_is_enough(spec, baseline),
-        _simpler_is_enough(spec, baseline),
+        _simple_is_enough(spec, baseline, rows),
         _test_too_small(spec, power),
         _retrieval_is_enough(spec, baseline, retrieval),
     )
-    decision, why = next((told for told in asked if told), ("fine_tune", _training_may_pay(spec, baseline)))
+    decision, why = next((found for found in asked if found), ("fine_tune", _training_may_pay(spec, rival)))
+    must_reach = _must_reach(power)
     reasons = [
         why,
+        *([] if decision == "no_signal" else [signal.sentence]),
         _best(spec, baseline),
         *_failures_told(failures, retrieval),
-        *_simpler_told(baseline, decision),
+        *_simple_told(spec, baseline, rows),
         *_retrieval_told(retrieval, decision),
         f"There are {counted(counts['train'], 'training example')}. {power['sentence']}",
+        *_must_reach_told(spec, rival, must_reach),
         *_cost_told(spec, tokens),
         *_privacy_told(spec),
     ]
@@ -90,6 +115,7 @@ def advise(
         "fine_tune": decision == "fine_tune",
         "sentence": f"{DECISIONS[decision]} {why}",
         "reasons": reasons,
+        "must_reach": must_reach,
         "failures": failures,
         "retrieval": retrieval,
         "tokens": tokens,
@@ -195,25 +221,58 @@ def _prompting_is_enough(spec: TaskSpec, baseline: Mapping[str, Any]) -> tuple[s
             f"Prompting is enough: {prompt_name(baseline['best'])} is {_measured(of)}, surely at or above {percent(least)}."
         )
     for name, scores in baseline["prompts"].items():
-        interval = scores.get("likelihood_interval")
-        if _surely_enough(interval, least):
-            right = f"{percent(scores['likelihood_accuracy'])} right ({percent_range(interval)})"
+        if (restricted := scores.get("restricted")) and _surely_enough(restricted["interval"], least):
             return "prompt", (
-                f"Restrict the answer to the labels: the base model, {prompt_name(name)}, is then {right}, surely at or "
-                f"above {percent(least)}. It knows the task, and only does not keep to the form."
+                f"Restrict the answers to the allowed forms: the base model, {prompt_name(name)}, is then "
+                f"{_measured(restricted)}, surely at or above {percent(least)}. It knows the task and only does not keep to "
+                "the form."
             )
     return None
 
 
-def _simpler_is_enough(spec: TaskSpec, baseline: Mapping[str, Any]) -> tuple[str, str] | None:
-    wanted = spec.gates.wanted_gain
-    found = {k: v for k, v in baseline.get("without_llm", {}).items() if _surely_enough(v["interval"], 1 - wanted)}
-    if not found:
+def _simple_is_enough(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> tuple[str, str] | None:
+    simple = baseline.get("simple") or {}
+    if not simple:
         return None
-    name = max(found, key=lambda name: found[name]["accuracy"])
-    return "simpler", (
-        f"{NAMES[name]}, made in seconds from the same rows, is {_measured(found[name])}. The gain that you say is worth "
-        f"having, +{points(wanted, sign=False)} points, is not left to be gained over it."
+    name = max(simple, key=lambda name: simple[name]["primary"]["value"] or 0.0)
+    scores, title = simple[name], SIMPLE_MODELS[name].title
+    least = min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain)
+    if _surely_enough(scores["interval"], least):
+        return "simple", (
+            f"{title}, made in seconds from the same rows, is {_measured(scores)}, surely at or above {percent(least)}."
+        )
+    lead = _lead(spec, baseline, rows, name)
+    if lead is None or scores["accuracy"] < 0.5 or _known_to_gain(spec, scores["primary"]["value"]):
+        return None
+    return "simple", (
+        f"{title}, made in seconds from the same rows, is {_measured(scores)} and surely leads the base model at its best, by "
+        f"{points(lead['gain'])} points ({points_range(lead['interval'])}). No result measured with this pipeline on answers "
+        f"of this kind ({spec.output.kind}) shows a fine-tuned model surely ahead of a simple model this good."
+    )
+
+
+def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str) -> dict[str, Any] | None:
+    """The gain of a simple model over the base model at its best, where it is surely one."""
+    base = base_at_its_best(rows, spec.output, baseline["best"])
+    before, after = same_rows(base.answers[base.mode], rows.get(SIMPLE + name, ()))
+    if not before:
+        return None
+    lead = gain(spec.metric, before, after, spec.output, spec.gates.confidence)
+    return lead if is_interval(lead["interval"]) and lead["interval"][0] > 0 else None
+
+
+@cache
+def measured_gains() -> list[dict[str, Any]]:
+    """What fine-tuning gained over the best simple model, where this pipeline measured it: {task, kind, rows, simple,
+    tuned, interval, source}."""
+    return list(yaml.safe_load(GAINS.read_text("utf-8"))["results"])
+
+
+def _known_to_gain(spec: TaskSpec, simple: float) -> bool:
+    """Whether a fine-tuned model was surely ahead of a simple model about as good or better, on answers of this kind."""
+    return any(
+        result["kind"] == spec.output.kind and result["simple"] >= simple - AS_GOOD and result["interval"][0] > 0
+        for result in measured_gains()
     )
 
 
@@ -230,8 +289,8 @@ def _retrieval_is_enough(
 ) -> tuple[str, str] | None:
     if retrieval is None or not is_interval(retrieval["interval"]) or retrieval["interval"][0] <= 0:
         return None
-    linear = baseline.get("without_llm", {}).get("linear")
-    learnt = linear is not None and linear["interval"][0] > baseline["prompts"][retrieval["prompt"]]["interval"][1]
+    retrieved = baseline["prompts"][retrieval["prompt"]]["interval"][1]
+    learnt = any(scores["interval"][0] > retrieved for scores in (baseline.get("simple") or {}).values())
     in_form = is_number(retrieval["valid_share"]) and retrieval["valid_share"] >= spec.gates.min_valid_share
     if learnt or not in_form or (retrieval["closes"] or 0.0) < CLOSES_MOST:
         return None
@@ -242,11 +301,9 @@ def _retrieval_is_enough(
     )
 
 
-def _training_may_pay(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
-    of = baseline["prompts"][baseline["best"]]
-    value = of["primary"]["value"] or 0.0
-    left = f"{points(1 - value, sign=False)} points of {metric_title(spec.metric)} are left to be gained over it"
-    return f"No prompt does the task: the best one, {prompt_name(baseline['best'])}, is {_measured(of)}; {left}."
+def _training_may_pay(spec: TaskSpec, rival: Rival) -> str:
+    left = f"{points(1 - rival.value, sign=False)} points of {metric_title(spec.metric)} are left to be gained over it"
+    return f"Nothing simpler does the task: the best of it, {rival.title}, reaches {percent(rival.value)}; {left}."
 
 
 def _measured(scores: Mapping[str, Any]) -> str:
@@ -257,6 +314,9 @@ def _measured(scores: Mapping[str, Any]) -> str:
 def _best(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     name = baseline["best"]
     of = baseline["prompts"][name]
+    restricted = (
+        f" Restricted to the allowed forms it is {_measured(of['restricted'])}." if of.get("restricted") else ""
+    )
     own = "" if not name.startswith("prompt_") else " Make that prompt the system_prompt: training is done under it."
     value = (
         ""
@@ -265,7 +325,7 @@ def _best(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     )
     return (
         f"Best of {counted(len(baseline['prompts']), 'prompt')}: {prompt_name(name)}, {value}{_measured(of)}; "
-        f"{percent(of['valid_share'])} of its answers are in form.{own}"
+        f"{percent(of['valid_share'])} of its answers are in form.{restricted}{own}"
     )
 
 
@@ -287,18 +347,18 @@ def _failures_told(failures: Mapping[str, Any], retrieval: Mapping[str, Any] | N
     ]
 
 
-def _simpler_told(baseline: Mapping[str, Any], decision: str) -> list[str]:
-    told = []
-    best = baseline["prompts"][baseline["best"]]["interval"]
-    for name, scores in baseline.get("without_llm", {}).items():
-        sentence = f"Without any language model, {NAMES[name]} is {_measured(scores)}."
-        if decision == "fine_tune" and is_interval(best) and scores["interval"][0] > best[1]:
-            sentence += (
-                " It learns from these rows what no prompt tells the model, so there is something to be learned; a "
-                "fine-tuned model has to be better than this, too."
-            )
-        told.append(sentence)
-    return told
+def _simple_told(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> list[str]:
+    """What each simple model reaches, and whether that is surely more than always the commonest answer."""
+    sentences = []
+    constant = rows.get(SIMPLE + CommonestAnswer.name, ())
+    for name, scores in (baseline.get("simple") or {}).items():
+        sentence = f"{SIMPLE_MODELS[name].title}: {_measured(scores)}"
+        if name != CommonestAnswer.name and constant:
+            lead = gain(spec.metric, constant, rows[SIMPLE + name], spec.output, spec.gates.confidence)
+            surely = is_interval(lead["interval"]) and lead["interval"][0] > 0
+            sentence += "" if surely else ", which is not surely more than always the commonest answer"
+        sentences.append(f"{sentence}.")
+    return sentences
 
 
 def _added(retrieval: Mapping[str, Any]) -> str:
@@ -310,6 +370,22 @@ def _added(retrieval: Mapping[str, Any]) -> str:
 
 def _retrieval_told(retrieval: Mapping[str, Any] | None, decision: str) -> list[str]:
     return [] if retrieval is None or decision == "retrieve" else [f"{_added(retrieval)}."]
+
+
+def _must_reach(power: Mapping[str, Any]) -> float | None:
+    """The score on the test at which the gain over the strongest rival is shown, four times in five by default."""
+    if power["detectable_gain"] is None:
+        return None
+    return min(1.0, float(power["before"]) + float(power["detectable_gain"]))
+
+
+def _must_reach_told(spec: TaskSpec, rival: Rival, must_reach: float | None) -> list[str]:
+    if must_reach is None:
+        return []
+    return [
+        f"To be promoted, a fine-tuned model has to reach about {percent(must_reach)} in {metric_title(spec.metric)} on the "
+        f"test: what {rival.title} reaches ({percent(rival.value)}) and the smallest gain over it that these test rows show."
+    ]
 
 
 def _cost_told(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:

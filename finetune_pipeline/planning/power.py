@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.row_scores import is_right, metric_values
 from finetune_pipeline.evaluation.statistics import (
     design_effect,
@@ -56,15 +57,16 @@ def measured_correlation(prompts: Mapping[str, Sequence[bool]]) -> float | None:
 def power_plan(
     spec: TaskSpec,
     test_rows: int,
-    best: str,
+    rival: Rival,
     prompts: Mapping[str, Sequence[Row]],
     sources: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """How many test rows the wanted gain takes, for the first candidate.
 
-    prompts: validation rows of every prompt, in the same order; best: the one to beat; sources: what each row was made
-    from, where rows share that. Returns test_rows, wanted_gain (gates.wanted_gain), power, metric, before (the best
-    prompt's score), disagreement (expected share of rows on which one is right; null for means), design_effect,
+    rival: the strongest one, which has to be beaten; prompts: validation rows of every prompt, in the same order; sources:
+    what each row of the rival was made from, where rows share that. Returns test_rows, wanted_gain (gates.wanted_gain),
+    power, metric, before (the rival's score), rival (its title), disagreement (expected share of rows on which one is
+    right; null for means), design_effect,
     rows_needed and rows_needed_at_best (null where no gain of that size is left), examples_needed (in all splits
     together), detectable_gain (smallest gain that test_rows show; null: none), power_now, enough, sentence.
     """
@@ -76,11 +78,16 @@ def power_plan(
         "wanted_gain": gates.wanted_gain,
         "power": gates.power,
         "metric": spec.metric,
+        "rival": rival.title,
     }
     means = spec.metric in MEANS
     needed: int | None
     best_case: int | None
-    values = metric_values(prompts[best], spec.metric, spec.output) if means else [float(x) for x in right[best]]
+    values = (
+        metric_values(rival.rows, spec.metric, spec.output)
+        if means
+        else [float(is_right(row, spec.output)) for row in rival.rows]
+    )
     before = sum(values) / len(values)
     effect = design_effect(values, sources) if sources is not None else 1.0
     if means:
@@ -184,7 +191,7 @@ def _sentence(told: Mapping[str, Any]) -> str:
     gain = f"+{points(told['wanted_gain'], sign=False)} points"
     rows = counted(told["test_rows"], "test row")
     if told["rows_needed"] is None:
-        return f"The best prompt is right on {percent(told['before'])} of validation: {gain} are not left to be gained."
+        return f"On validation {told['rival']} reaches {percent(told['before'])}: {gain} are not left to be gained over it."
     needed, best = told["rows_needed"], told["rows_needed_at_best"]
     sentence = f"You have {rows}; seeing {gain} with a chance of {percent(told['power'])} takes {needed:,}"
     if best is not None and best < needed:

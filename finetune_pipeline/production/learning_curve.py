@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
+from finetune_pipeline.evaluation.simple_models import tfidf_logistic
 
 PARTS = (0.125, 0.25, 0.5, 0.75, 1.0)
 _ROUNDS, _DRAWS, _STRENGTH = 3, 400, 10.0

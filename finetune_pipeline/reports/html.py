@@ -25,9 +25,9 @@ from finetune_pipeline.reports import (
 )
 from finetune_pipeline.reports.next_steps import next_steps
 from finetune_pipeline.reports.style import STYLE
-from finetune_pipeline.reports.tables import passed_or_not
 
 Evaluation = Mapping[str, Any]
+_ANSWER_STYLES = {"passed": "yes", "failed": "no-answer", "warned": "look-answer", "not_asked": "not-asked"}
 
 
 def render_html(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
@@ -71,7 +71,7 @@ def render_html(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
 
 def _verdict(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
     answer, sentence = sentences.verdict_sentences(evaluation, gates)
-    kind = "verdict" if verdict(gates) == "passed" else "verdict no"
+    kind = {"promote": "verdict", "use_simple": "verdict simple", "refuse": "verdict no"}[verdict(gates)]
     more = markup.paragraphs(sentences.caveats(evaluation))
     return f'<div class="{kind}"><p><strong>{escape(answer)}</strong> {escape(markup.minus(sentence))}</p>{more}</div>'
 
@@ -79,15 +79,15 @@ def _verdict(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
 def _gates(gates: Sequence[GateResult]) -> str:
     rows = ""
     for gate in gates:
-        style = {"yes": "yes", "warns": "look-answer", "no": "no-answer"}[said := passed_or_not(gate)]
-        answer = f'<td class="{style}">{said}</td>'
+        answer = f'<td class="{_ANSWER_STYLES[gate.status]} nowrap">{tables.ANSWERS[gate.status]}</td>'
         todo = f'<span class="todo">What to do: {escape(gate.what_to_do)}</span>' if gate.what_to_do else ""
         rows += (
             f'<tr><td class="nowrap"><code>{escape(gate.name)}</code></td>{answer}'
             f"<td>{escape(markup.minus(gate.message))}{todo}</td></tr>"
         )
     head = "<tr><th>Gate</th><th>Passed</th><th>Measured</th></tr>"
-    return f'<div class="wide"><table class="gates"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    counts = markup.paragraphs([f"{sentences.gate_counts(gates)}."])
+    return f'{counts}<div class="wide"><table class="gates"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 
 
 def _next(evaluation: Evaluation, gates: Sequence[GateResult]) -> str:
@@ -103,7 +103,7 @@ def _drawn(draw: Callable[[int], str]) -> str:
 
 def _models(evaluation: Evaluation) -> str:
     parts = []
-    for where, title in (("validation", "Prompts of the base model, on validation"), ("test", "On the sealed test")):
+    for where, title in (("validation", "On validation"), ("test", "On the sealed test")):
         table = tables.models_table(evaluation, where)
         if table.rows:
             parts.append(f"<h3>{title}</h3>{markup.table(table, 'figures')}")
@@ -127,7 +127,7 @@ def _paired(evaluation: Evaluation) -> str:
     comparisons = evaluation["comparisons"]
     told = [
         sentences.pair_sentence(comparisons[name], other)
-        for name, other in (("baseline", "the base model with its best prompt"), ("champion", "the champion"))
+        for name, other in (("baseline", "the base model at its best"), ("champion", "the champion"))
         if comparisons.get(name)
     ]
     told += [sentences.visible_sentence(comparisons["baseline"]), *evidence.design_sentences(evaluation)]

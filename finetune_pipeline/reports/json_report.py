@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation.gates import GateResult, verdict
 from finetune_pipeline.reports.next_steps import next_steps
 from finetune_pipeline.reports.sentences import caveats, verdict_sentences
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a key goes or changes its meaning; new keys may come at any time."""
 _TAKEN = (
     "metric",
@@ -17,7 +17,9 @@ _TAKEN = (
     "n",
     "models",
     "scores",
-    "likelihood",
+    "restricted",
+    "base_at_its_best",
+    "decisions",
     "format_gap",
     "comparisons",
     "regressions",
@@ -52,7 +54,8 @@ def render_json(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> d
         "schema_version": SCHEMA_VERSION,
         "task": evaluation["task"],
         "verdict": {
-            "passed": verdict(gates) == "passed",
+            "decision": verdict(gates),
+            "passed": verdict(gates) == "promote",
             "answer": answer,
             "sentence": sentence,
             "caveats": caveats(evaluation),

@@ -38,6 +38,7 @@ def render_markdown(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) 
         f"**{plain(answer)}** {plain(sentence)}",
         *map(plain, sentences.caveats(evaluation)),
         "## Gates",
+        f"{sentences.gate_counts(gates)}.",
         write_table(tables.gates_table(gates)),
         *_next(evaluation, gates),
         "## Models",

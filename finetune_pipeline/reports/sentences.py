@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.evaluation.gate_result import GateStatus
 from finetune_pipeline.evaluation.gates import GateResult, verdict
+from finetune_pipeline.evaluation.gates_on_gains import tied_with
 from finetune_pipeline.evaluation.overlap import OVERLAP_NAMES
+from finetune_pipeline.evaluation.predictions import SIMPLE
+from finetune_pipeline.evaluation.rivals import MODE_TITLES
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (
     RIGHT_OR_WRONG,
     counted,
@@ -37,16 +43,11 @@ def metric_name(evaluation: Mapping[str, Any]) -> str:
 
 
 def verdict_sentences(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> tuple[str, str]:
-    """The answer in a word or a few (`Passed.`), and the sentence with the gain and its interval."""
-    failed = [gate.name for gate in gates if not gate.passed]
-    if verdict(gates) == "passed":
-        answer = "Passed."
-    elif failed:
-        answer = f"Refused by {joined(failed)}."
-    else:
-        answer = "Refused: no gate was asked."
+    """The answer in a few words (`Passed: …`), and the sentence with the gain and its interval."""
+    answer = verdict_answer(evaluation, gates)
     told, scores = evaluation["comparison"], evaluation["scores"]["candidate"]
-    best = prompt_name(evaluation["baseline"].get("best"))
+    best = f"the base model with its best prompt ({prompt_name(evaluation['baseline'].get('best'))})"
+    best += MODE_TITLES[evaluation["base_at_its_best"]["mode"]]
     if evaluation["metric"] in RIGHT_OR_WRONG:
         reached = (
             f"The fine-tuned model is right on {percent(scores['accuracy'])} of {counted(told['n'], 'sealed row')}"
@@ -57,9 +58,28 @@ def verdict_sentences(evaluation: Mapping[str, Any], gates: Sequence[GateResult]
             f"{counted(told['n'], 'sealed row')}"
         )
     return answer, (
-        f"{reached}, {_difference(told['gain'])} the base model with its best prompt ({best}); the "
+        f"{reached}, {_difference(told['gain'])} {best}; the "
         f"{level(evaluation)} interval of the gain is {points_range(told['interval'])} points."
     )
+
+
+def verdict_answer(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> str:
+    """The verdict in a sentence: promoted, beaten or tied by a simple model, or refused and by which gates."""
+    failed = [gate.name for gate in gates if not gate.passed]
+    decision, tied = verdict(gates), tied_with(evaluation)
+    if decision == "promote":
+        tie = f" It is a tie with {joined(tied)}, which gates.simple: not_worse takes." if tied else ""
+        return f"Passed: {gate_counts(gates)}.{tie}"
+    if decision == "use_simple":
+        return f"Better than prompting, not surely better than {joined(tied or ['a simple model'])}: use that, or train on."
+    return f"Refused by {joined(failed)}: {gate_counts(gates)}." if failed else "Refused: no gate was asked."
+
+
+def gate_counts(gates: Sequence[GateResult]) -> str:
+    """`7 passed, 1 failed, 6 not asked`; statuses no gate has are left out."""
+    counts = Counter(gate.status for gate in gates)
+    statuses: tuple[GateStatus, ...] = ("passed", "failed", "warned", "not_asked")
+    return ", ".join(f"{counts[status]} {status.replace('_', ' ')}" for status in statuses if counts[status])
 
 
 def _difference(gain: Any) -> str:
@@ -83,8 +103,8 @@ def format_gap_sentences(evaluation: Mapping[str, Any]) -> list[str]:
         return []
     base, tuned = gap["base"], gap["candidate"]
     told = [
-        f"Free generation is what production receives: the raw text must be exactly a label. Restricting the answer to "
-        f"the labels (taking the most likely one) shows what a model could tell apart if form were no issue. The base "
+        f"Free generation is what production receives: the raw text must be in the declared form. Restricting the answer to "
+        f"the allowed forms shows what a model could tell apart if form were no issue. The base "
         f"model is right on {percent(base['free'])} freely and {percent(base['restricted'])} restricted, with "
         f"{percent(base['valid_share'])} of its answers valid; the fine-tuned model on {percent(tuned['free'])} and "
         f"{percent(tuned['restricted'])}, with {percent(tuned['valid_share'])} valid.",
@@ -111,23 +131,22 @@ def _decoding_sentence(closed: float) -> str:
 
 
 def caveats(evaluation: Mapping[str, Any]) -> list[str]:
-    """What belongs directly under the verdict: the champion, a linear model not beaten, a gain that is mostly form."""
+    """What belongs directly under the verdict: the champion, simple models not beaten, a gain that is mostly form."""
     comparisons, told = evaluation["comparisons"], []
     if champion := comparisons.get("champion"):
         told.append(
             f"Against the champion in service: {points(champion['gain'])} points "
             f"({points_range(champion['interval'])})."
         )
-    linear = comparisons.get("linear")
-    if linear and linear["interval"][1] < 0:
+    for name, model in SIMPLE_MODELS.items():
+        simple = comparisons.get(f"{SIMPLE}{name}")
+        if not simple or not is_interval(simple["interval"]) or simple["interval"][0] > 0:
+            continue
+        surely = simple["interval"][1] < 0
         told.append(
-            f"TF-IDF with logistic regression, which trains in seconds, is better: the fine-tuned model stands "
-            f"at {points(linear['gain'])} points against it ({points_range(linear['interval'])})."
-        )
-    elif linear and linear["interval"][0] <= 0:
-        told.append(
-            f"It is not shown to be better than TF-IDF with logistic regression, which trains in seconds: "
-            f"{points(linear['gain'])} points ({points_range(linear['interval'])})."
+            f"{model.title} is {'' if surely else 'not surely worse; it is '}made in seconds"
+            f"{' and is surely better' if surely else ''}: the fine-tuned model stands at {points(simple['gain'])} points "
+            f"against it ({points_range(simple['interval'])})."
         )
     gap = evaluation["format_gap"]
     if gap and is_number(gap["closed_by_decoding"]) and gap["closed_by_decoding"] >= MOST:

@@ -29,9 +29,11 @@ nav a:hover { text-decoration: underline; }
 .verdict { border-left: 5px solid var(--good); background: var(--good-bg); padding: .9rem 1.2rem;
   margin: 1.4rem 0 .5rem; font-size: 1.0625rem; max-width: 50rem; }
 .verdict.no { border-color: var(--bad); background: var(--bad-bg); }
+.verdict.simple { border-color: var(--warn); background: var(--warn-bg); }
 .verdict p { margin: 0; }
 .verdict p + p { margin-top: .5rem; font-size: .9375rem; }
 .verdict strong { color: var(--good); } .verdict.no strong { color: var(--bad); }
+.verdict.simple strong { color: var(--warn); }
 .wide { overflow-x: auto; margin: .6rem 0 1rem; }
 table { border-collapse: collapse; font-size: .9rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 th, td { padding: .42rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
@@ -42,6 +44,7 @@ thead th { color: var(--soft); font-weight: 600; font-size: .8125rem; vertical-a
 tr.strong td { font-weight: 650; background: var(--panel); }
 tr.strong td:first-child { box-shadow: -.6rem 0 0 var(--panel); }
 .yes { color: var(--good); font-weight: 650; } .no-answer { color: var(--bad); font-weight: 650; }
+.not-asked { color: var(--soft); }
 .look-answer { color: var(--warn); font-weight: 650; }
 .gates td:nth-child(3) { max-width: 62ch; }
 .todo { display: block; margin-top: .2rem; color: var(--soft); }

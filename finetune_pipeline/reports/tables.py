@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.predictions import SIMPLE
+from finetune_pipeline.evaluation.rivals import MODE_TITLES
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (
     NOTHING,
     duration,
@@ -28,11 +31,13 @@ STEP_TITLES = {
     "splits": "Split",
 }
 OTHERS = {
-    "baseline": "base model, best prompt",
+    "baseline": "base model at its best",
+    "base_restricted": f"base model{MODE_TITLES['restricted']}",
+    **{f"{SIMPLE}{name}": model.title for name, model in SIMPLE_MODELS.items()},
     "champion": "champion in service",
-    "base_likelihood": "base model, answer restricted to the labels",
-    "linear": "TF-IDF and logistic regression",
 }
+"""How tables call what the candidate is compared with."""
+ANSWERS = {"passed": "yes", "failed": "no", "warned": "warns", "not_asked": "not asked"}
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,9 @@ class Table:
     strong: frozenset[int] = field(default_factory=frozenset)
 
 
-def passed_or_not(gate: GateResult) -> str:
-    """`yes`, `no`, or `warns`: what is wrong stops nobody, as the spec wants it."""
-    return "warns" if gate.warns else "yes" if gate.passed else "no"
-
-
 def gates_table(gates: Sequence[GateResult]) -> Table:
     """Gate, answer, what was measured, what to do."""
-    rows = [[g.name, passed_or_not(g), f"{g.message} {g.what_to_do}".strip()] for g in gates]
+    rows = [[g.name, ANSWERS[g.status], f"{g.message} {g.what_to_do}".strip()] for g in gates]
     return Table(["Gate", "Passed", "What was measured, and what to do"], rows, "lll")
 
 

@@ -88,7 +88,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
             "evaluation_version": request["evaluation_version"],
             "compared_with": json.dumps(request["compared_with"]),
             **({registry.FORGOTTEN: registry.FORGOTTEN_TOLD} if request["forgotten"] else {}),
-            **{f"gate.{gate}": passed for gate, passed in request["gates"].items()},
+            **{f"gate.{gate}": status for gate, status in request["gates"].items()},
         },
     )
     registry.store_card(tracking, name, version, request["card"], request["verdict"])

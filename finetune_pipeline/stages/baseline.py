@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import ArtifactStore, read_json, write_json
+from finetune_pipeline.baseline.learnable import learnable, prompted_evidence
+from finetune_pipeline.baseline.simple_export import SimpleSource
+from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.endpoint_answers import API, ask_endpoint
 from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows
-from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
+from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, read_predictions, write_predictions
+from finetune_pipeline.evaluation.rivals import strongest_rival
 from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of
-from finetune_pipeline.evaluation.without_llm import without_llm
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.worth import worth_training
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.graph import SHARED, Step, Work
@@ -23,7 +28,7 @@ from finetune_pipeline.planning.advice import advise
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.reports.markdown import advice_markdown
 from finetune_pipeline.spec.model import Task, TaskSpec
-from finetune_pipeline.spec.outputs import LabelsOutput
+from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
 from finetune_pipeline.stages.kept_answers import answers_of, api_answers
 from finetune_pipeline.stages.world import base_of
 from finetune_pipeline.training.jobs import base_job, baseline_job
@@ -77,22 +82,33 @@ def make_few_shot_baseline(work: Work) -> dict[str, Any]:
             max_new_tokens=answer_length(spec),
             batch_size=spec.baseline.batch_size,
             answers=answers_of(work),
+            simple=simple_settings(spec),
+            restricted=schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None,
             out=work.out,
         )
     )
     rows, api = read_predictions(work.out / "predictions.parquet"), None
     if spec.baseline.endpoint is not None:
         rows, api = _with_endpoint(work, rows, read_examples(train), read_examples(validation))
-    by_prompt: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_prompt.setdefault(row["model"], []).append(row)
     return {
         **told,
-        **score_baselines(spec, by_prompt),
+        **score_baselines(spec, _by_model(rows)),
         "prompt_details": {**told.get("prompts", {}), **(api["prompts"] if api else {})},
         "api": api,
-        "without_llm": without_llm(spec, read_examples(train), read_examples(validation)),
     }
+
+
+def simple_settings(spec: TaskSpec) -> dict[str, Any]:
+    """What the simple models are fitted by, as jobs take it."""
+    return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
+
+
+def _by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Prediction rows by model, each model's in the order of example ids."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: str(row["example_id"])):
+        found.setdefault(row["model"], []).append(dict(row))
+    return {name: found[name] for name in dict.fromkeys(row["model"] for row in rows)}
 
 
 def _with_endpoint(
@@ -129,23 +145,66 @@ def ask_api(
 
 
 def make_advice(work: Work) -> dict[str, Any]:
-    """What the baseline means: is it worth training, and can the test show what it gains? Reads what is made, runs nothing."""
+    """What the baseline means: can the answers be learned, is training worth it, and can the test show what it gains?
+
+    Reads what is made and asks no model.
+    """
     spec, baseline, splits = work.spec, work.inputs["few_shot_baseline"], work.inputs["splits"]
-    by_prompt: dict[str, list[dict[str, Any]]] = {}
-    for row in read_predictions(baseline.path("predictions.parquet")):
-        by_prompt.setdefault(row["model"], []).append(row)
-    rows = {name: sorted(of, key=lambda row: str(row["example_id"])) for name, of in by_prompt.items()}
-    source = {e.id: source_of(e) for e in read_examples(examples_of(splits.folder, "validation"))}
-    shared = shared_sources(rows[baseline.facts["best"]], source)
+    rows = _by_model(read_predictions(baseline.path("predictions.parquet")))
+    train, validation = (read_examples(examples_of(splits.folder, name)) for name in ("train", "validation"))
+    source = {e.id: source_of(e) for e in validation}
+    rival = strongest_rival(spec, rows)
     counts = splits.facts["counts"]
-    power = power_plan(spec, int(counts["test"]), baseline.facts["best"], rows, shared)
-    advice = advise(spec, baseline.facts, power, rows, counts)
+    prompts = {name: rows[name] for name in prompts_of(rows)}
+    power = power_plan(spec, int(counts["test"]), rival, prompts, shared_sources(rival.rows, source))
+    signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
+    advice = advise(spec, baseline.facts, power, rows, counts, rival, signal)
     return {
+        "learnable": signal.to_dict(),
         "worth_training": worth_training(spec, baseline.facts),
         "power": power,
         "advice": advice,
         "advice_markdown": advice_markdown(advice),
     }
+
+
+def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, SimpleSource] | str:
+    """Fit the simple model with the best score again, on the training rows it was scored with.
+
+    The score is that on the sealed test where the newest baseline was evaluated, else that on validation.
+
+    Returns:
+        The model and what a card says of it, or why there is none.
+    """
+    spec = task.spec
+    baseline = next(reversed(store.all_versions(task.name, "few_shot_baseline")), None)
+    if baseline is None or not baseline.facts.get("simple"):
+        return f"{task.name} has no simple model yet: run `finetune advise {task.name}`"
+    splits = store.find(task.name, "splits", baseline.inputs["splits"])
+    if splits is None:
+        return (
+            f"the splits {baseline.inputs['splits']} are gone from the artifact store: run `finetune run {task.name}`"
+        )
+    train = read_examples(examples_of(splits.folder, "train"))
+    if any(example.messages[-1].get("tool_calls") for example in train):
+        return "answers that call tools are written by a chat template, which a simple model does not have"
+    reports = store.all_versions(task.name, "evaluation_report")
+    report = next((r for r in reversed(reports) if r.inputs.get("few_shot_baseline") == baseline.version), None)
+    tested = read_json(report.path("evaluation.json"))["scores"] if report else {}
+    scores = {
+        name: {"validation": found, **({"the sealed test": tested[SIMPLE + name]} if SIMPLE + name in tested else {})}
+        for name, found in baseline.facts["simple"].items()
+    }
+    name = max(scores, key=lambda name: list(scores[name].values())[-1]["primary"]["value"] or 0.0)
+    model = SIMPLE_MODELS[name]().fit(
+        [e.user_text for e in train], [e.answer for e in train], spec.output, spec.split.seed
+    )
+    shown = {
+        where: {key: found[key] for key in ("n", "accuracy", "interval", "primary")}
+        for where, found in scores[name].items()
+    }
+    compared = str(report.facts["verdict"]) if report else ""
+    return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown, compared)
 
 
 def baseline_settings(spec: TaskSpec) -> list[Any]:
@@ -154,10 +213,16 @@ def baseline_settings(spec: TaskSpec) -> list[Any]:
     return [
         spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": limits}),
         spec.system_prompt if spec.baseline.prompts else None,
-        spec.output.model_dump(),
+        output_settings(spec),
         spec.metric,
         spec.gates.confidence,
     ]
+
+
+def output_settings(spec: TaskSpec) -> list[Any]:
+    """The declared output. The order of a JSON schema's keys, which digests ignore, is that of restricted answers."""
+    ordered = json.dumps(schema_of(spec.output)) if isinstance(spec.output, JsonOutput) else None
+    return [spec.output.model_dump(), ordered]
 
 
 def advice_settings(spec: TaskSpec) -> list[Any]:
@@ -180,12 +245,12 @@ STEPS = [
     Step(
         "few_shot_baseline",
         ("splits", "base_model"),
-        "6",
+        "7",
         lambda s, w: baseline_settings(s),
         make_few_shot_baseline,
         after=("data_quality",),
         failed=failed_baseline_rows,
     ),
     # apart from the baseline: another gate or wanted gain is judged anew, and no model answers again
-    Step("advice", ("splits", "few_shot_baseline"), "1", lambda s, w: advice_settings(s), make_advice),
+    Step("advice", ("splits", "few_shot_baseline"), "2", lambda s, w: advice_settings(s), make_advice),
 ]

@@ -109,6 +109,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
         "labels": spec.labels,
         "thresholds": [data.min_examples, data.min_per_label, data.many_examples, data.max_imbalance],
         "suspects": data.max_suspects_of_a_file,
+        "noise": data.max_label_noise,
         "consistency": data.consistency.model_dump(),
         "synthetic": data.synthetic.model_dump(),
         "training": [

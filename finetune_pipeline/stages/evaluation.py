@@ -7,20 +7,21 @@ from itertools import chain
 from typing import Any
 
 from finetune_pipeline.artifacts import Artifact, read_json, write_json
+from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.examples import Example, read_examples, stream_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.near_any import near_any
 from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.costs import costs
-from finetune_pipeline.evaluation.evaluate_run import evaluate_task
+from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failed_rows import failed_test_rows
-from finetune_pipeline.evaluation.gates import decide
-from finetune_pipeline.evaluation.linear_baseline import tfidf_logistic
+from finetune_pipeline.evaluation.gates import decide, verdict
 from finetune_pipeline.evaluation.neighbours import Trained
 from finetune_pipeline.evaluation.perturbations import KINDS
-from finetune_pipeline.evaluation.predictions import of_model, of_the_test, read_predictions, write_predictions
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions, write_predictions
 from finetune_pipeline.evaluation.production_rows import SET, as_examples, rows_with_truth, sources_of
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
+from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
 from finetune_pipeline.evaluation.shared_sources import source_of
 from finetune_pipeline.graph import Step, Work
@@ -33,7 +34,8 @@ from finetune_pipeline.reports.report_plots import report_plots
 from finetune_pipeline.reports.sentences import caveats, verdict_sentences
 from finetune_pipeline.spec.engines import VERSION
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.stages.baseline import answer_length, ask_api, best_prompt
+from finetune_pipeline.spec.outputs import JsonOutput
+from finetune_pipeline.stages.baseline import answer_length, ask_api, best_prompt, output_settings, simple_settings
 from finetune_pipeline.stages.champion import champion_of
 from finetune_pipeline.stages.data import sealing_key
 from finetune_pipeline.stages.kept_answers import answers_of
@@ -47,15 +49,14 @@ DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_
 
 
 def make_test_predictions(work: Work) -> dict[str, Any]:
-    """Base (best prompt), candidate and champion answer the same sealed rows, with the same dtype, batches and order.
-
-    The linear baseline answers here too, since this is the only place that may read the test set.
-    """
+    """Base (best prompt), candidate, champion and the simple models answer the same sealed rows, in the same order."""
     spec = work.spec
     splits, candidate, base = work.inputs["splits"], work.inputs["merged_model"], work.inputs["base_model"]
     best, sets = best_prompt(work), []
     if not best.get("api"):
-        sets.append(prompt_set(name="base", model=base.folder, prompt=best, served=_served_as(spec, "base", base)))
+        sets.append(_base_set(spec, "base", base, best))
+    if other := _other_prompt(work):
+        sets.append(_base_set(spec, OTHER_PROMPT, base, other))
     sets.append(_answering(spec, "candidate", candidate, base))
     kinds = {"candidate": candidate.facts["kind"]}
     if work.world.champion:
@@ -84,6 +85,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
                 batch_size=spec.baseline.batch_size,
                 answers=answers_of(work, test=True),
                 engine=_engine(spec),
+                simple=simple_settings(spec),
                 out=work.out,
                 train=examples_of(splits.folder, "train"),
             )
@@ -91,17 +93,9 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     (work.builder.work / RECENT).unlink(missing_ok=True)
     if best.get("api"):
         _ask_api(work, best, test)
-    linear: dict[str, str] = {}
-    if spec.labels:
-        train = read_examples(examples_of(splits.folder, "train"))
-        labels = tfidf_logistic(
-            [e.user_text for e in train], [e.answer for e in train], [e.user_text for e in test], seed=spec.split.seed
-        )
-        linear = dict(zip([e.id for e in test], labels, strict=True))
-    write_json(work.out / "linear.json", linear)
     write_json(work.out / "texts.json", {e.id: e.user_text for e in test})
     write_json(work.out / "sources.json", {e.id: source_of(e) for e in test})
-    return {**told, "kinds": kinds, "linear_baseline": bool(linear), "champion": dict(work.world.champion or {})}
+    return {**told, "kinds": kinds, "champion": dict(work.world.champion or {})}
 
 
 def _ask_api(work: Work, best: dict[str, Any], test: list[Example]) -> None:
@@ -114,13 +108,28 @@ def _ask_api(work: Work, best: dict[str, Any], test: list[Example]) -> None:
     write_predictions(path, [*told, *rows])
 
 
+def _base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """The base model under a prompt, its answers also restricted to the schema where answers are JSON."""
+    schema = schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
+    served = _served_as(spec, "base", base)
+    return prompt_set(name=name, model=base.folder, prompt=prompt, served=served, restricted=schema)
+
+
+def _other_prompt(work: Work) -> dict[str, Any] | None:
+    """The prompt that is best when answers are restricted, where it is not the best prompt."""
+    baseline = work.inputs["few_shot_baseline"]
+    name = baseline.facts["best_restricted"]
+    if name is None or name == baseline.facts["best"]:
+        return None
+    return dict(read_json(baseline.path("prompts.json"))[name])
+
+
 def _perturbed(spec: TaskSpec, one: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The same model asked perturbed test rows: the candidate, and the base model unless each of its prompts shows other
-    examples, so that little of them is computed once."""
-    told = spec.robustness
-    if not told.rows or one["name"] == "champion" or one["prompt"].get("retrieved"):
+    """The candidate asked perturbed test rows."""
+    settings = spec.robustness
+    if not settings.rows or one["name"] != "candidate":
         return []
-    return [perturbed_set(one, kind, told.rows, told.seed) for kind in KINDS]
+    return [perturbed_set(one, kind, settings.rows, settings.seed) for kind in KINDS]
 
 
 def _recent(work: Work, test: list[Example], sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -141,7 +150,7 @@ def _recent(work: Work, test: list[Example], sets: list[dict[str, Any]]) -> list
     if not examples:
         return []
     write_examples(path, examples)
-    return [other_rows_set(one, SET, path) for one in sets if of_the_test(one["name"])]
+    return [other_rows_set(one, SET, path) for one in sets if one["name"] in MODELS]
 
 
 def _recent_facts(predictions: Artifact) -> dict[str, Any] | None:
@@ -184,7 +193,6 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
     evaluation = evaluate_task(
         work.spec,
         rows,
-        linear=read_json(predictions.path("linear.json")) or None,
         texts=read_json(predictions.path("texts.json")),
         training_rows=[
             Trained(e.id, e.user_text, e.answer)
@@ -211,6 +219,7 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         },
     )
     gates = decide(work.spec, evaluation)
+    decision = verdict(gates)
     answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
     write_json(work.out / "evaluation.json", evaluation)
     write_json(work.out / "gates.json", [g.to_dict() for g in gates])
@@ -221,7 +230,8 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         (work.out / PLOTS).mkdir(exist_ok=True)
         (work.out / PLOTS / f"{name}.svg").write_text(plot, "utf-8")
     return {
-        "passed": all(g.passed for g in gates),
+        "decision": decision,
+        "passed": decision == "promote",
         "verdict": answer,
         "gates": [g.to_dict() for g in gates],
         "models": evaluation["models"],
@@ -251,9 +261,9 @@ PREDICTION_STEPS = [
     Step(
         "test_predictions",
         ("splits", "base_model", "merged_model", "few_shot_baseline"),
-        "5",
+        "6",
         lambda s, w: [
-            s.labels,
+            output_settings(s),
             answer_length(s),
             s.baseline.batch_size,
             w.champion["merged"] if w.champion else None,
@@ -280,7 +290,7 @@ REPORT_STEPS = [
             "judge_review",
             *DATA_STEPS,
         ),
-        "8",
+        "9",
         lambda s, w: [
             s.gates.model_dump(),
             s.robustness.model_dump(),

@@ -36,7 +36,7 @@ def release_request(work: Work) -> dict[str, Any]:
         "system_prompt": work.spec.system_prompt,
         "max_new_tokens": answer_length(work.spec),
         "gates_passed": bool(report.facts["passed"]),
-        "gates": {g["name"]: bool(g["passed"]) for g in report.facts["gates"]},
+        "gates": {g["name"]: g["status"] for g in report.facts["gates"]},
         "forgotten": work.inputs["adapter"].inputs["splits"] in tainted_splits(work.task.name, work.store),
         "verdict": report.facts["verdict"],
         "scores": {k: v for k, v in candidate.items() if isinstance(v, int | float)},

@@ -73,6 +73,8 @@ def baseline_job(
     prompts: Sequence[str] = (),
     limit: int | None = None,
     answers: Mapping[str, Any] | None = None,
+    simple: Mapping[str, Any] | None = None,
+    restricted: Mapping[str, Any] | None = None,
     stage: str = "few_shot_baseline",
 ) -> Job:
     """Prompt the base model in every way of :func:`finetune_pipeline.evaluation.prompts.prompts_to_try`, on `examples`
@@ -80,7 +82,8 @@ def baseline_job(
 
     Examples to show are drawn from `train`: shots label after label in turn, seeded; of `retrieved` each row sees the
     nearest ones. `prompts`: other system prompts, tried in place of `system_prompt`. `limit`: only the first rows in order
-    of id. answers: of :func:`kept_answers`; measured.json gets `answers` {known, asked} and `seconds_by_set`. Writes
+    of id. restricted: as of :func:`prompt_set`, for every prompt. answers: of :func:`kept_answers`; measured.json gets
+    `answers` {known, asked} and `seconds_by_set`. Writes
     out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``, ``3_nearest``, ``prompt_2_8_shot``), and
     out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for the test. Facts: rows, prompts {name:
     {shots, retrieved, ids, mean_prompt_tokens, …}}.
@@ -101,6 +104,8 @@ def baseline_job(
         "batch_size": batch_size,
         "limit": limit,
         "answers": dict(answers) if answers else None,
+        "simple": dict(simple) if simple else None,
+        "restricted": dict(restricted) if restricted is not None else None,
         "out": _path(out),
     }
 
@@ -118,7 +123,8 @@ def train_job(
 ) -> Job:
     """Train by ``settings["method"]``, from scratch or (low-rank adapters) on from the adapter folder `start_from`.
 
-    `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files.
+    `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files. With ``settings["augment"]``
+    the child process adds a perturbed copy of each row of `train` (training.augmentation).
 
     Writes out/adapter: for qlora, lora, prefix and prompt an adapter (adapter_model.safetensors, adapter_config.json,
     tokenizer, chat template; a soft prompt is the one tensor ``prompt_embeddings``, [virtual tokens, width] for prompt and
@@ -131,7 +137,8 @@ def train_job(
     trainable_parameters, total_parameters, adapter_tensors, weights {bytes_loaded, bf16_bytes, ratio, quantized_modules,
     ...}, begun {virtual_tokens, init, text} (soft prompts), rounding {dtype, eval_loss} (full: loss of the weights as
     stored), gradient_checkpointing {used, why}, shared_prefix {used, why, prefix_tokens}, fused, tokens {split: {rows,
-    tokens, loss_tokens}}, rows_dropped {split: {over_length, ids, cut, cut_ids, tokens_cut}}, steps, steps_planned,
+    tokens, loss_tokens}}, augmented {rows (perturbed copies learned), kinds {perturbation: rows}, too_long (copies left
+    out for their length)}, rows_dropped {split: {over_length, ids, cut, cut_ids, tokens_cut}}, steps, steps_planned,
     epochs, best_step, best_eval_loss, first_eval_loss, last_train_loss, stopped_early, overfitting {best_step, best_eval,
     last_eval, rise, train_fell, verdict}, history [...], audit {counts over both splits, splits {...}}. Whether and from
     where the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``), and there also
@@ -192,19 +199,25 @@ def prompt_set(
     adapter: Path | None = None,
     prompt: Mapping[str, Any] | None = None,
     served: str | None = None,
+    restricted: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One model prompted in one way: `name` is the predictions' model column ("base", "candidate", "champion").
 
     `adapter`: a prefix in front of `model`. `prompt`: one of prompts.json, None for the task's own without examples; one
     that retrieves wants `train` in :func:`predict_job`. `served`: its name at the endpoint, where the job's engine is one.
+    `restricted`: a JSON schema. The predictions then also hold the model's answers decoded under it, with the model name
+    of evaluation.predictions.restricted_name: a finished answer that complies is taken as it is, every other is made anew.
+    The set's facts get `restricted` {asked (answers made anew), available, why, statuses}; where it is not available, since
+    the schema or the engine does not allow it, there are no such rows.
     """
     told = {"name": name, "model": _path(model), "prompt": dict(prompt or {})}
     told |= {"served": served} if served is not None else {}
+    told |= {"restricted": dict(restricted)} if restricted is not None else {}
     return told | ({"adapter": _path(adapter)} if adapter is not None else {})
 
 
 def perturbed_set(one: Mapping[str, Any], kind: str, rows: int, seed: int) -> dict[str, Any]:
-    """The same model and prompt, asked `rows` of the job's examples as a perturbation of
+    """The same model and prompt, asked `rows` of the job's examples that the perturbation can change, as one of
     :mod:`finetune_pipeline.evaluation.perturbations` writes them. No label's likelihood is scored."""
     told = {"kind": kind, "rows": rows, "seed": seed}
     return {**one, "name": set_name(one["name"], kind), "perturbed": told, "likelihoods": False}
@@ -213,7 +226,8 @@ def perturbed_set(one: Mapping[str, Any], kind: str, rows: int, seed: int) -> di
 def other_rows_set(one: Mapping[str, Any], name: str, examples: Path) -> dict[str, Any]:
     """The same model and prompt, asked the rows of another file; its name gets `name` behind it. No label's likelihood is
     scored."""
-    return {**one, "name": set_name(one["name"], name), "examples": _path(examples), "likelihoods": False}
+    asked = {key: value for key, value in one.items() if key != "restricted"}
+    return {**asked, "name": set_name(one["name"], name), "examples": _path(examples), "likelihoods": False}
 
 
 def predict_job(
@@ -228,6 +242,7 @@ def predict_job(
     limit: int | None = None,
     answers: Mapping[str, Any] | None = None,
     engine: Mapping[str, Any] | None = None,
+    simple: Mapping[str, Any] | None = None,
     stage: str = "test_predictions",
 ) -> Job:
     """Answer every example with every set of :func:`prompt_set`, greedily, with the same engine for all of them.
@@ -235,7 +250,8 @@ def predict_job(
     engine: None, the default, is transformers in float32, with one batch size for all; {"kind": "vllm"}; or {"kind":
     "endpoint", and what spec.engines.EndpointSpec has}: then no label is scored, and measured.json gets `spent` {name: …}.
 
-    `train`: where prompts that retrieve find their examples. `labels`: empty for free text; otherwise each label's
+    `train`: where prompts that retrieve find their examples, and what the simple models are fitted on. `simple` {output,
+    seed}: let evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty for free text; otherwise each label's
     log-likelihood (end-of-turn token included) is scored too.
     Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order).
     A set of :func:`perturbed_set` answers its own rows under the ids of the examples. Facts: rows, sets {name: {rows,
@@ -259,6 +275,7 @@ def predict_job(
         "limit": limit,
         "answers": dict(answers) if answers else None,
         "engine": dict(engine) if engine else None,
+        "simple": dict(simple) if simple else None,
         "out": _path(out),
     }
 

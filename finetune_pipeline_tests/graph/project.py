@@ -12,22 +12,25 @@ from typing import Any
 
 import yaml
 
+from finetune_pipeline_tests.skilled_model import CUES, LABELS, WORDS, question
 from finetune_pipeline_tests.tiny_model import make_tiny_model
-
-LABELS = ["red", "blue"]
-WORDS = """apple river stone cloud paper window garden silver bread candle forest letter mirror basket ladder button
-engine pocket summer winter market bridge rabbit thunder pencil blanket harbor island needle orange pillow ribbon""".split()
 
 
 def rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Label tickets: which of two words occurs decides. Every text is its own, none is near another."""
+    """Label tickets: both colours are named, and the last one counts. Every text is its own, none is near another."""
+    rng = random.Random(seed)
+    labels = [LABELS[i % 2] for i in range(n)]
+    return [{"text": f"{question(rng, label)} {i}", "label": label} for i, label in enumerate(labels)]
+
+
+def easy_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """The same with one colour in each text: one word decides, which any model of words learns."""
     rng = random.Random(seed)
     made = []
     for i in range(n):
-        label = LABELS[i % 2]
         words = rng.sample(WORDS, 7)
-        words.insert(rng.randrange(8), {"red": "fire", "blue": "water"}[label])
-        made.append({"text": f"{' '.join(words)} {i}", "label": label})
+        words.insert(rng.randrange(8), CUES[LABELS[i % 2]][0])
+        made.append({"text": f"{' '.join(words)} {i}", "label": LABELS[i % 2]})
     return made
 
 
@@ -41,7 +44,7 @@ class Project:
         base = base or make_tiny_model(root / "base")
         self.spec: dict[str, Any] = {
             "name": "colours",
-            "description": "Fire is red, water is blue.",
+            "description": "Fire is red, water is blue; the last one named counts.",
             "base_model": str(base),
             "system_prompt": "Answer red or blue.",
             "output": {"kind": "labels", "labels": LABELS},

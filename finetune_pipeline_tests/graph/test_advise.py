@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from finetune_pipeline_tests.graph.project import Project, rows
+from finetune_pipeline_tests.graph.project import Project, easy_rows
 
 
 def test_a_planted_easy_task_is_advised_against_and_nothing_is_trained(tmp_path: Path) -> None:
     project = Project(
         tmp_path, gates={"wanted_gain": 0.1}, baseline={"shots": [0], "retrieved": 2, "max_new_tokens": 6}
     )
-    project.write_rows(rows(600))  # one of two words decides: 60 validation rows that a linear model has all right
+    project.write_rows(easy_rows(600))  # 60 validation rows that a linear model has all right
     done = project.finetune("advise", "colours", "--json", timeout=900)
     assert done.returncode == 2, done.stderr[-2000:]
     told = json.loads(done.stdout)
-    assert told["decision"] == "simpler" and told["fine_tune"] is False
-    assert "TF-IDF with logistic regression" in told["reasons"][0]
+    assert told["decision"] == "simple" and told["fine_tune"] is False
+    assert "TF-IDF and logistic regression" in told["reasons"][0]
     facts = project.facts("few_shot_baseline")
     assert list(facts["prompts"]) == ["zero_shot", "2_nearest"]
-    assert facts["without_llm"]["linear"]["accuracy"] == 1.0 and facts["without_llm"]["linear"]["n"] >= 50
+    assert facts["simple"]["linear"]["accuracy"] == 1.0 and facts["simple"]["linear"]["n"] >= 50
     assert told["power"]["sentence"] in " ".join(told["reasons"])
     made = {p.name for p in (project.home / "artifacts" / "colours").iterdir()}
     assert "advice" in made and not {"adapter", "merged_model", "test_predictions"} & made

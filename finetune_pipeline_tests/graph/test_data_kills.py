@@ -16,7 +16,8 @@ import psutil
 import pytest
 import yaml
 
-from finetune_pipeline_tests.graph.project import LABELS, rows
+from finetune_pipeline_tests.graph.project import rows
+from finetune_pipeline_tests.skilled_model import LABELS
 
 KILLS = 20
 

@@ -10,6 +10,7 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.sealed import openings
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.openai_server import completion, openai_server
+from finetune_pipeline_tests.skilled_model import truth
 
 
 def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(tmp_path: Path) -
     def answer(body: dict[str, Any], seen: int) -> dict[str, Any] | float:
         text = body["messages"][-1]["content"]
         asked.append((body["model"], text))
-        right = "red" if "fire" in text.split() else "blue"
+        right = truth(text)
         if body["model"] != "base" and silent[0] and sum(text.encode()) % 4 == 0:
             return 4.0
         return completion(right if body["model"] != "base" else "blue", "stop")

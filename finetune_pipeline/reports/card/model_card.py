@@ -50,7 +50,7 @@ def card_of(report: Artifact | None, manifest: Mapping[str, Any]) -> str:
     """The card of a model and of the evaluation_report that judged it, if there is one."""
     if report is None:
         return model_card(manifest)
-    gates = [GateResult(**gate) for gate in read_json(report.path("gates.json"))]
+    gates = [GateResult.from_dict(gate) for gate in read_json(report.path("gates.json"))]
     return model_card(manifest, read_json(report.path("evaluation.json")), gates)
 
 

@@ -12,10 +12,10 @@ from finetune_pipeline.cli.verdict import gate_line
 @pytest.mark.parametrize(
     ("gate", "said"),
     [
-        ({"passed": True, "warns": False}, "  yes  robust: m"),
-        ({"passed": False, "warns": False}, "  NO   robust: m"),
-        ({"passed": True, "warns": True}, "  warn robust: m"),
-        ({"passed": True}, "  yes  robust: m"),
+        ({"status": "passed"}, "  yes  robust: m"),
+        ({"status": "failed"}, "  NO   robust: m"),
+        ({"status": "warned"}, "  warn robust: m"),
+        ({"status": "not_asked"}, "  –    robust: m"),
     ],
 )
 def test_a_gate_that_only_warns_does_not_say_yes(gate: dict[str, Any], said: str) -> None:

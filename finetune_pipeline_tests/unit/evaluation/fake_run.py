@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
+from finetune_pipeline.evaluation.perturbations import KINDS, set_name
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, rows, spec, text_spec
 
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
@@ -125,15 +127,32 @@ DATA = {
 }
 
 
-def arguments(**changes: Any) -> dict[str, Any]:
-    """Keyword arguments of evaluate_task for a good candidate: 200 rows, 5 lost and 60 won, no champion."""
+def unmoved(candidate: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The candidate's answers to perturbed rows, the same as to the plain ones."""
+    asked = candidate[: spec().robustness.rows]
+    return [dict(r) | {"model": set_name("candidate", kind)} for kind in KINDS for r in asked]
+
+
+def simple_answers(base: Sequence[Mapping[str, Any]], simple: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Prediction rows of simple models: `simple` holds each model's answers by example id."""
+    return [
+        {**r, "model": f"simple_{name}", "text": answers[r["example_id"]], "status": "ok", "label_scores": []}
+        for name, answers in simple.items()
+        for r in base
+    ]
+
+
+def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: Any) -> dict[str, Any]:
+    """Keyword arguments of evaluate_task for a good candidate: 200 rows, 5 lost and 60 won, no champion.
+
+    simple: answers of simple models by example id; by default TF-IDF has about half of the rows right and the others a third.
+    """
     base, candidate = paired(both=100, only_base=5, only_candidate=60, neither=35)
     zero = rows([("bug", "no label"), ("bug", "bug")] * 20)
     eight = rows([("bug", "bug")] * 30 + [("bug", "other")] * 10)
     made = {
         "spec": spec(),
-        "predictions": [*base, *candidate],
-        "linear": {r["example_id"]: r["gold"] if i % 2 else "other" for i, r in enumerate(base)},
+        "predictions": [*base, *candidate, *unmoved(candidate)],
         "baseline_facts": score_baselines(spec(), {"zero_shot": zero, "8_shot": eight}),
         "training_facts": TRAINING,
         "data_facts": DATA,
@@ -147,7 +166,15 @@ def arguments(**changes: Any) -> dict[str, Any]:
         "versions": VERSIONS,
         "texts": {r["example_id"]: f"text of {r['example_id']}" for r in base},
     }
-    return made | changes
+    made |= changes
+    asked = [r for r in made["predictions"] if r["model"] == "base"]
+    if simple is None and "predictions" not in changes:
+        simple = {
+            "commonest": dict.fromkeys((r["example_id"] for r in asked), "bug"),
+            "nearest": dict.fromkeys((r["example_id"] for r in asked), "billing"),
+            "linear": {r["example_id"]: r["gold"] if i % 2 else "other" for i, r in enumerate(asked)},
+        }
+    return made | {"predictions": [*made["predictions"], *simple_answers(asked, simple or {})]}
 
 
 def evaluation(**changes: Any) -> dict[str, Any]:
@@ -161,7 +188,7 @@ def text_evaluation() -> dict[str, Any]:
     base = [row(i, g, " ".join(g.split()[:3]), "base", label_scores=[]) for i, g in enumerate(gold)]
     candidate = [row(i, g, g, "candidate", label_scores=[]) for i, g in enumerate(gold)]
     baseline = score_baselines(text_spec(), {"zero_shot": base})
-    return evaluation(spec=text_spec(), predictions=[*base, *candidate], linear=None, baseline_facts=baseline, texts={})
+    return evaluation(spec=text_spec(), predictions=[*base, *candidate], baseline_facts=baseline, texts={})
 
 
 def json_evaluation(**changes: Any) -> dict[str, Any]:
@@ -174,7 +201,7 @@ def json_evaluation(**changes: Any) -> dict[str, Any]:
     of = json_spec(**changes)
     baseline = score_baselines(of, {"zero_shot": base})
     texts = {r["example_id"]: f"a table in {'the south' if i % 2 else 'the north'}" for i, r in enumerate(base)}
-    return evaluation(spec=of, predictions=[*base, *candidate], linear=None, baseline_facts=baseline, texts=texts)
+    return evaluation(spec=of, predictions=[*base, *candidate], baseline_facts=baseline, texts=texts)
 
 
 def champion_rows(right: int) -> list[dict[str, Any]]:

@@ -24,11 +24,11 @@ def test_the_level_of_a_look():
 
 def test_one_metric_is_decided_by_its_own_bound():
     base, candidate = paired(100, 5, 20, 75)
-    told = decide_gain(base, candidate, OUTPUT, ["accuracy"], level=0.05, margin=0.0)
-    assert told["metrics"][0]["interval"] == pytest.approx(list(tango_interval(5, 20, 200)))
-    assert told["shown"] is True and told["metrics"][0]["confidence"] == 0.95
-    low = told["metrics"][0]["interval"][0]
-    assert decide_gain(base, candidate, OUTPUT, ["accuracy"], level=0.05, margin=low)["shown"] is False
+    told = decide_gain({"base": base}, candidate, OUTPUT, ["accuracy"], level=0.05, margin=0.0)
+    assert told["gains"][0]["interval"] == pytest.approx(list(tango_interval(5, 20, 200)))
+    assert told["shown"] is True and told["gains"][0]["confidence"] == 0.95
+    low = told["gains"][0]["interval"][0]
+    assert decide_gain({"base": base}, candidate, OUTPUT, ["accuracy"], level=0.05, margin=low)["shown"] is False
 
 
 def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
@@ -41,20 +41,20 @@ def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
         return {"gain": 0.1, "interval": [0.1 if 1 - confidence >= shown_at[name] - 1e-9 else -0.1, 0.3]}
 
     monkeypatch.setattr("finetune_pipeline.evaluation.deciding.gain", invented)
-    told = decide_gain([], [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
+    told = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     p = [shown_at[m] for m in ("c", "a", "b")]
-    assert [one["shown"] for one in told["metrics"]] == [x <= 0.05 for x in holm(p)] == [False, True, False]
-    assert told["shown"] is False and [one["metric"] for one in told["metrics"]] == ["c", "a", "b"]
+    assert [one["shown"] for one in told["gains"]] == [x <= 0.05 for x in holm(p)] == [False, True, False]
+    assert told["shown"] is False and [one["metric"] for one in told["gains"]] == ["c", "a", "b"]
     shown_at.update(b=0.02, c=0.05)
-    told = decide_gain([], [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
+    told = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     assert told["shown"] is True
-    assert [round(one["confidence"], 4) for one in told["metrics"]] == [0.95, 0.9833, 0.975]
+    assert [round(one["confidence"], 4) for one in told["gains"]] == [0.95, 0.9833, 0.975]
 
 
 def test_without_metrics_or_an_interval_nothing_is_shown(monkeypatch):
-    assert decide_gain([], [], OUTPUT, [], level=0.05, margin=0.0)["shown"] is False
+    assert decide_gain({"base": []}, [], OUTPUT, [], level=0.05, margin=0.0)["shown"] is False
     monkeypatch.setattr("finetune_pipeline.evaluation.deciding.gain", lambda *a: {"gain": 1.0, "interval": None})
-    assert decide_gain([], [], OUTPUT, ["a"], level=0.05, margin=0.0)["shown"] is False
+    assert decide_gain({"base": []}, [], OUTPUT, ["a"], level=0.05, margin=0.0)["shown"] is False
 
 
 def test_the_deciding_metric_comes_first_and_once():
@@ -99,7 +99,7 @@ def test_an_evaluation_knows_of_shared_sources():
     for pick in (
         lambda e: e["scores"]["candidate"]["interval"],
         lambda e: e["scores"]["candidate"]["primary"]["interval"],
-        lambda e: e["decisions"]["baseline"]["metrics"][0]["interval"],
+        lambda e: e["decisions"]["baseline"]["gains"][0]["interval"],
         lambda e: e["comparison"]["interval"],
         lambda e: e["models"]["candidate"]["interval"],
     ):

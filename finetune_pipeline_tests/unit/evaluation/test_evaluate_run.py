@@ -33,20 +33,21 @@ def test_models_stand_in_order_and_validation_is_apart():
     models = evaluation()["models"]
     assert list(models) == [
         "validation_zero_shot",
+        "validation_zero_shot_restricted",
         "validation_8_shot",
+        "validation_8_shot_restricted",
         "base",
-        "base_likelihood",
-        "linear",
+        "base_restricted",
+        "simple_commonest",
+        "simple_nearest",
+        "simple_linear",
         "candidate",
-        "candidate_likelihood",
+        "candidate_restricted",
     ]
     assert models["validation_8_shot"]["title"] == "Base, 8-shot (best prompt)"
-    assert {name: m["n"] for name, m in models.items() if m["set"] == "validation"} == {
-        "validation_zero_shot": 40,
-        "validation_8_shot": 40,
-    }
+    assert {m["n"] for m in models.values() if m["set"] == "validation"} == {40}
     assert models["candidate"]["accuracy"] == 0.8
-    assert models["linear"]["correct"] == sum(1 for i in range(200) if i % 2 or i % 3 == 2)
+    assert models["simple_linear"]["correct"] == sum(1 for i in range(200) if i % 2 or i % 3 == 2)
 
 
 def test_it_is_strict_json_even_with_numbers_that_are_none():
@@ -71,18 +72,30 @@ def test_the_champion_is_compared():
 def test_holm_adjusts_for_every_comparison_made():
     told = evaluation()["comparisons"]
     made = {name: c for name, c in told.items() if c}
-    assert set(made) == {"baseline", "base_likelihood", "linear"}
+    assert set(made) == {"baseline", "base_restricted", "simple_commonest", "simple_nearest", "simple_linear"}
     smallest = min(made.values(), key=lambda c: c["mcnemar_p"])
-    assert smallest["mcnemar_p_holm"] == pytest.approx(3 * smallest["mcnemar_p"])
+    assert smallest["mcnemar_p_holm"] == pytest.approx(5 * smallest["mcnemar_p"])
 
 
 def test_the_gap_between_form_and_judgement():
     base, candidate = paired(20, 0, 0, 0)
     for r in base:
         r["text"] = f"Label: {r['text']}"
-    gap = evaluation(predictions=[*base, *candidate], linear=None)["format_gap"]
+    told = evaluation(predictions=[*base, *candidate])
+    gap = told["format_gap"]
+    assert told["base_at_its_best"] == {"mode": "restricted", "valid_share": 0.0}
+    assert told["comparison"]["gain"] == 0.0, "what decides is the base model with its answers restricted"
     assert gap["base"] == {"free": 0.0, "restricted": 1.0, "gap": 1.0, "valid_share": 0.0}
     assert gap["closed_by_decoding"] == 1.0
+
+
+def test_a_base_out_of_form_without_restricted_answers_is_read_leniently():
+    base, candidate = paired(20, 0, 0, 0)
+    for r in base:
+        r |= {"text": f"Label: {r['text']}.", "label_scores": []}
+    told = evaluation(predictions=[*base, *candidate])
+    assert told["base_at_its_best"]["mode"] == "lenient" and told["comparison"]["base"]["correct"] == 20
+    assert told["scores"]["base"]["correct"] == 0, "the table still shows what it writes freely"
 
 
 def test_regressions_and_fixes_carry_texts_and_say_how_many_there_are():
@@ -99,7 +112,7 @@ def test_wrong_answers_are_grouped_and_all_are_counted():
     base, candidate = paired(10, 0, 0, 4)
     candidate[-1] = row(13, candidate[-1]["gold"], "no idea", "candidate")
     candidate[-2] = row(12, candidate[-2]["gold"], "bug", "candidate", status="truncated")
-    groups = evaluation(predictions=[*base, *candidate], linear=None)["wrong_answers"]
+    groups = evaluation(predictions=[*base, *candidate])["wrong_answers"]
     assert sum(g["count"] for g in groups) == 4
     said = {(g["gold"], g["predicted"]): [e["said"] for e in g["examples"]] for g in groups}
     assert said["billing", "invalid"] == ["no idea"]
@@ -126,6 +139,7 @@ def test_a_text_task():
     assert told["comparison"]["gain"] == pytest.approx(1 - 2 / 3)
     assert told["format_gap"] is None and told["wrong_answers"] == []
     assert list(told["models"]) == ["validation_zero_shot", "base", "candidate"]
+    assert told["base_at_its_best"]["mode"] == "free"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +155,10 @@ def test_a_text_task():
             r"no predictions of the champion, though there is one \(version 7\)",
         ),
         (lambda a: {"predictions": a["predictions"][:-1]}, "do not cover the same examples"),
-        (lambda a: {"linear": {"e0001": "bug"}}, "no label for 199 test examples"),
+        (
+            lambda a: {"predictions": [r for r in a["predictions"] if r["model"] != "simple_linear"][:-1]},
+            "do not cover the same examples",
+        ),
     ],
 )
 def test_refuses_what_does_not_belong_together(change, message):

@@ -24,6 +24,7 @@ from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec, tex
 
 NAMES = [
     "beats_baseline",
+    "beats_simple",
     "beats_champion",
     "few_regressions",
     "never_break",
@@ -51,14 +52,18 @@ def _gate(name, told, of=None):
 def test_a_good_candidate_passes_every_gate(good):
     gates = decide(spec(), good)
     assert [(g.name, g.passed) for g in gates] == [(name, True) for name in NAMES]
-    assert verdict(gates) == "passed"
+    assert verdict(gates) == "promote"
     assert all(g.what_to_do == "" for g in gates)
+    not_asked = {g.name for g in gates if g.status == "not_asked"}
+    assert not_asked == {
+        *("beats_champion", "few_regressions", "never_break", "judge", "human_review", "recent_production"),
+    }
 
 
 def test_one_refusal_refuses(good):
     gates = decide(spec(), good | {"parity": {}})
-    assert verdict(gates) == "failed"
-    assert verdict([]) == "failed"
+    assert verdict(gates) == "refuse"
+    assert verdict([]) == "refuse"
 
 
 def test_the_documented_gates_are_the_ones_that_decide(good):
@@ -68,27 +73,27 @@ def test_the_documented_gates_are_the_ones_that_decide(good):
 
 def test_a_tie_does_not_beat_the_baseline():
     base, candidate = paired(80, 10, 10, 20)
-    gate = _gate("beats_baseline", evaluation(predictions=[*base, *candidate], linear=None))
+    gate = _gate("beats_baseline", evaluation(predictions=[*base, *candidate]))
     assert gate.passed is False and gate.measured < 0
     assert "this test set shows gains of" in gate.message and gate.what_to_do
 
 
 def test_identical_answers_do_not_beat_the_baseline():
     base, candidate = paired(100, 0, 0, 0)
-    gate = _gate("beats_baseline", evaluation(predictions=[*base, *candidate], linear=None))
+    gate = _gate("beats_baseline", evaluation(predictions=[*base, *candidate]))
     assert gate.passed is False
     assert "no gain at all would be visible" in gate.message
 
 
 def test_a_better_point_estimate_is_not_enough():
     base, candidate = paired(80, 8, 14, 20)
-    told = evaluation(predictions=[*base, *candidate], linear=None)
+    told = evaluation(predictions=[*base, *candidate])
     assert told["comparison"]["gain"] > 0
     assert _gate("beats_baseline", told).passed is False
 
 
 def test_the_gain_must_exceed_min_gain(good):
-    low = good["decisions"]["baseline"]["metrics"][0]["interval"][0]
+    low = good["decisions"]["baseline"]["gains"][0]["interval"][0]
     for min_gain, passes in ((low - 0.001, True), (low, False), (low + 0.001, False)):
         of = spec(gates={"min_gain": min_gain, "wanted_gain": 0.5})
         gate = _gate("beats_baseline", evaluation(spec=of), of)
@@ -138,7 +143,6 @@ def _beside_the_champion(lost, won, both):
     return {
         "predictions": [*base, *after, *[r | {"model": "champion"} for r in before]],
         "versions": VERSIONS | {"champion": "3"},
-        "linear": None,
     }
 
 
@@ -246,11 +250,17 @@ def _looks(n):
     return [OPENINGS[0] | {"candidate": f"c{n - i}"} for i in range(n)]
 
 
+def _unscored(base):
+    """The rows without label scores, so that there are no restricted answers to beat beside them."""
+    return [r | {"label_scores": []} for r in base]
+
+
 def test_every_further_candidate_meets_a_stricter_level():
     base, candidate = paired(100, 6, 20, 74)  # p is 0.006: enough for three looks
+    base = _unscored(base)
     shown = []
     for looks in (1, 2, 3, 4):
-        told = evaluation(predictions=[*base, *candidate], linear=None, openings=_looks(looks))
+        told = evaluation(predictions=[*base, *candidate], openings=_looks(looks))
         gate = _gate("beats_baseline", told)
         assert gate.measured == pytest.approx(tango_interval(6, 20, 200, 1 - level_left(looks))[0])
         assert ("stricter" in gate.message) is (looks > 1)
@@ -264,10 +274,12 @@ def test_all_named_metrics_must_gain_by_holms_levels():
     told = evaluation(spec=of)
     gate = _gate("beats_baseline", told, of)
     assert gate.passed is True
-    assert "points of accuracy (97.5% interval" in gate.message and "points of macro-F1 (97.5% interval" in gate.message
-    assert "2 metrics must all be shown" in gate.message
-    assert "metrics must all" not in _gate("beats_baseline", evaluation()).message
-    told["decisions"]["baseline"]["metrics"][1] |= {"interval": [-0.01, 0.2], "shown": False}
+    for interval in ("points of accuracy (98.75% interval", "points of macro-F1 (98.75% interval"):
+        assert gate.message.count(interval) == 2, "freely written and restricted answers, two metrics each"
+    assert "All 4 must be shown" in gate.message
+    alone = evaluation(predictions=[*_unscored(paired(100, 5, 60, 35)[0]), *paired(100, 5, 60, 35)[1]])
+    assert "must be shown" not in _gate("beats_baseline", alone).message
+    told["decisions"]["baseline"]["gains"][1] |= {"interval": [-0.01, 0.2], "shown": False}
     told["decisions"]["baseline"]["shown"] = False
     refused = _gate("beats_baseline", told, of)
     assert (refused.passed, refused.measured) == (False, -0.01)
@@ -275,14 +287,14 @@ def test_all_named_metrics_must_gain_by_holms_levels():
 
 def test_the_metric_with_the_lowest_bound_is_the_one_measured(good):
     told = copy.deepcopy(good)
-    first = told["decisions"]["baseline"]["metrics"][0]
-    told["decisions"]["baseline"]["metrics"] = [first | {"interval": [0.05, 0.06]}, first | {"interval": [0.01, 0.3]}]
+    first = told["decisions"]["baseline"]["gains"][0]
+    told["decisions"]["baseline"]["gains"] = [first | {"interval": [0.05, 0.06]}, first | {"interval": [0.01, 0.3]}]
     assert _gate("beats_baseline", told).measured == 0.01
 
 
 def test_sizes_are_told_without_a_sign_and_bounds_as_they_are(good):
     told = copy.deepcopy(good)
-    told["decisions"]["baseline"]["metrics"][0]["interval"] = [-0.1, 0.2]
+    told["decisions"]["baseline"]["gains"][0]["interval"] = [-0.1, 0.2]
     assert re.search(r"shows gains of \d", _gate("beats_baseline", told).message)
     seal = good["seal"] | {"candidates": 2, "optimism": 0.1}
     assert re.search(r"by up to \d", _gate("sealed_test_openings", good | {"seal": seal}).message)
@@ -292,7 +304,7 @@ def test_sizes_are_told_without_a_sign_and_bounds_as_they_are(good):
 @pytest.mark.parametrize("asked", [0.97, 1.0])
 def test_the_lower_bound_is_measured_also_where_the_test_is_too_small(asked):
     pairs = [("bug", "bug")] * 60
-    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")], linear=None)
+    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
     gate = _gate("format_compliance", told, spec(gates={"min_valid_share": asked}))
     low = wilson_interval(60, 60)[0]
     assert gate.measured == pytest.approx(low) and f"surely {percent(low)} or more of all" in gate.message
@@ -300,7 +312,7 @@ def test_the_lower_bound_is_measured_also_where_the_test_is_too_small(asked):
 
 def test_values_on_the_threshold_pass_where_at_least_is_asked_for():
     pairs = [("bug", "bug")] * 190 + [("bug", "It is a bug")] * 10
-    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")], linear=None)
+    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
     low = told["scores"]["candidate"]["valid"]["interval"][0]
     assert _gate("format_compliance", told, spec(gates={"min_valid_share": low})).passed is True
     exact = PARITY | {"same_greedy_share": 0.9, "mean_kl": 1e-3, "mean_kl_limit": 1e-3}
@@ -310,7 +322,7 @@ def test_values_on_the_threshold_pass_where_at_least_is_asked_for():
 
 def test_a_test_just_large_enough_for_the_form_is_not_called_too_small():
     pairs = [("bug", "bug")] * 72 + [("bug", "It is a bug")]  # 73 rows are enough for 0.95 if all are valid
-    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")], linear=None)
+    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
     gate = _gate("format_compliance", told)
     assert gate.passed is False and "Even without" not in gate.message
     told["scores"]["candidate"]["valid"]["n"] = 0
@@ -326,7 +338,7 @@ def test_thresholds_and_counts_of_the_gates_that_count(good):
     assert (gate.passed, gate.measured, gate.threshold) == (False, 3.0, 0.0)
     assert _gate("no_failed_generation", {}).threshold == 0.0
     assert (_gate("sealed_test_openings", good).threshold, _gate("sealed_test_openings", {}).threshold) == (1.0, 1.0)
-    assert "(0 rows)" in _gate("beats_baseline", good | {"comparisons": {}}).message
+    assert "(0 rows)" in _gate("beats_baseline", good | {"n": None}).message
 
 
 def test_a_champion_that_answered_is_counted_even_where_it_was_not_compared(good):
@@ -347,7 +359,7 @@ def test_choosing_flatters_only_where_there_was_a_choice(good):
 def test_what_the_test_could_show_is_told_where_it_may_explain_a_no(good):
     def message(**metric):
         told = copy.deepcopy(good)
-        told["decisions"]["baseline"]["metrics"][0] |= metric
+        told["decisions"]["baseline"]["gains"] = [told["decisions"]["baseline"]["gains"][0] | metric]
         return _gate("beats_baseline", told).message
 
     assert "this test set shows gains" not in message()  # passed: nothing to explain
@@ -362,13 +374,13 @@ def test_both_the_decision_and_the_bound_must_agree(good):
     told["decisions"]["baseline"]["shown"] = False
     assert _gate("beats_baseline", told).passed is False
     told = copy.deepcopy(good)
-    told["decisions"]["baseline"]["metrics"][0]["interval"] = [0.0, 0.3]
+    told["decisions"]["baseline"]["gains"][0]["interval"] = [0.0, 0.3]
     assert _gate("beats_baseline", told).passed is False
 
 
 def test_invalid_answers_are_refused():
     pairs = [("bug", "bug")] * 190 + [("bug", "It is a bug")] * 10
-    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")], linear=None)
+    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
     gate = _gate("format_compliance", told)
     assert gate.passed is False
     assert gate.measured == pytest.approx(0.910, abs=2e-3)
@@ -377,7 +389,7 @@ def test_invalid_answers_are_refused():
 
 def test_a_test_set_too_small_to_show_it_is_told_the_number_of_rows():
     pairs = [("bug", "bug")] * 100
-    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")], linear=None)
+    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
     gate = _gate("format_compliance", told, spec(gates={"min_valid_share": 0.97}))
     assert gate.passed is False
     assert "125 rows" in gate.message and "125 rows" in gate.what_to_do
@@ -438,13 +450,19 @@ def test_nothing_measured_nothing_passed():
 
 _PATHS = {
     "beats_baseline": [
-        ("decisions", "baseline", "metrics", 0, "gain"),
-        ("decisions", "baseline", "metrics", 0, "interval", 0),
+        ("decisions", "baseline", "gains", 0, "gain"),
+        ("decisions", "baseline", "gains", 0, "interval", 0),
         ("decisions", "baseline", "margin"),
     ],
+    "beats_simple": [
+        ("decisions", "simple", "gains", 2, "gain"),
+        ("decisions", "simple", "gains", 0, "interval", 0),
+        ("decisions", "simple", "gains", 1, "rival"),
+        ("decisions", "simple", "margin"),
+    ],
     "beats_champion": [
-        ("decisions", "champion", "metrics", 0, "gain"),
-        ("decisions", "champion", "metrics", 0, "interval", 1),
+        ("decisions", "champion", "gains", 0, "gain"),
+        ("decisions", "champion", "gains", 0, "interval", 1),
     ],
     "few_regressions": [("comparisons", "champion", k) for k in ("b", "right_before", "design_effect")],
     "never_break": [("never_break", k) for k in ("listed", "missing", "broken")],
@@ -484,4 +502,92 @@ def test_a_number_that_is_none_fails_its_gate(championed, name, path, value):
 
 def test_gate_results_are_plain_json(good):
     gate = decide(spec(), good)[0].to_dict()
-    assert set(gate) == {"name", "passed", "measured", "threshold", "message", "what_to_do", "warns"}
+    assert set(gate) == {"name", "passed", "measured", "threshold", "message", "what_to_do", "status"}
+    assert gate["passed"] is (gate["status"] != "failed")
+
+
+def _answers(base, right):
+    """A simple model's answers that are right on the first rows."""
+    return {r["example_id"]: r["gold"] if i < right else "no label" for i, r in enumerate(base)}
+
+
+@pytest.mark.parametrize(
+    ("right", "decision", "measured_above"),
+    [
+        (100, "promote", 0.0),
+        (160, "use_simple", -0.1),  # as good as the candidate: a tie
+        (157, "use_simple", -0.1),  # a little worse, but not surely
+        (190, "use_simple", -0.3),  # better
+    ],
+)
+@pytest.mark.parametrize("name", ["commonest", "nearest", "linear"])
+def test_every_simple_model_must_surely_be_beaten(name, right, decision, measured_above):
+    base, _ = paired(100, 5, 60, 35)
+    simple = {other: _answers(base, 40) for other in ("commonest", "nearest", "linear")} | {name: _answers(base, right)}
+    told = evaluation(simple=simple)
+    gates = decide(spec(), told)
+    gate = {g.name: g for g in gates}["beats_simple"]
+    assert verdict(gates) == decision
+    assert gate.passed is (decision == "promote") and gate.measured > measured_above
+    assert (gate.what_to_do == "") is gate.passed and ("export" in gate.what_to_do) is not gate.passed
+    assert [g.name for g in gates if not g.passed] == ([] if gate.passed else ["beats_simple"])
+
+
+def test_without_simple_models_nothing_is_promoted():
+    base, candidate = paired(100, 5, 60, 35)
+    gate = _gate("beats_simple", evaluation(predictions=[*base, *candidate]))
+    assert gate.passed is False and gate.measured is None and "could not be measured" in gate.message
+
+
+def test_rivals_are_judged_by_holms_levels():
+    base, _ = paired(100, 5, 60, 35)
+    told = evaluation(simple={name: _answers(base, 100) for name in ("commonest", "nearest", "linear")})
+    gains = told["decisions"]["simple"]["gains"]
+    assert [g["confidence"] for g in gains] == pytest.approx([1 - 0.05 / 3] * 3)
+    told = evaluation(simple={"nearest": _answers(base, 40), "linear": _answers(base, 150)})
+    gains = {g["rival"]: g for g in told["decisions"]["simple"]["gains"]}
+    assert gains["nearest"]["confidence"] == pytest.approx(0.975), "shown in the first round"
+    assert gains["linear"]["confidence"] == pytest.approx(0.95), "left alone in the second"
+
+
+def test_a_tie_with_a_simple_model_passes_only_where_the_spec_takes_it():
+    base, _ = paired(100, 5, 60, 35)
+    simple = {"linear": _answers(base, 160)}
+    wide = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
+    gate = _gate("beats_simple", evaluation(spec=wide, simple=simple), wide)
+    assert gate.passed and gate.threshold == -0.2 and "tie with TF-IDF and logistic regression" in gate.message
+    narrow = spec(gates={"simple": "not_worse", "simple_margin": 0.01})
+    assert not _gate("beats_simple", evaluation(spec=narrow, simple=simple), narrow).passed
+    won = _gate("beats_simple", evaluation(spec=wide, simple={"linear": _answers(base, 40)}), wide)
+    assert won.passed and "tie" not in won.message
+
+
+def test_a_refusal_for_another_reason_is_no_advice_to_use_the_simple_model(good):
+    base, _ = paired(100, 5, 60, 35)
+    told = evaluation(simple={"linear": _answers(base, 160)}, parity_facts={})
+    assert verdict(decide(spec(), told)) == "refuse"
+
+
+def test_a_base_out_of_form_is_compared_by_its_restricted_answers():
+    base, candidate = paired(100, 5, 60, 35)
+    spoken = [r | {"text": f"I would say {r['text']}"} for r in base]
+    told = evaluation(predictions=[*spoken, *candidate])
+    gate = _gate("beats_baseline", told)
+    assert gate.passed and "Only 0.0% of the base model's answers are in form" in gate.message
+    assert "+27.5 points" in gate.message, "the gain over the restricted answers, not over answers without form"
+    as_good = [r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in ("bug", "billing", "other")]} for r in spoken]
+    assert not _gate("beats_baseline", evaluation(predictions=[*as_good, *candidate])).passed
+
+
+@pytest.mark.parametrize(("in_form", "mode"), [(159, "restricted"), (160, "free")])
+def test_eight_answers_in_ten_in_form_make_a_rival(in_form, mode):
+    base, candidate = paired(100, 5, 60, 35)
+    spoken = [r if i < in_form else r | {"text": "no idea"} for i, r in enumerate(base)]
+    assert evaluation(predictions=[*spoken, *candidate])["base_at_its_best"]["mode"] == mode
+
+
+def test_restricted_answers_must_be_beaten_beside_free_ones():
+    base, candidate = paired(100, 5, 60, 35)
+    better = [r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in ("bug", "billing", "other")]} for r in base]
+    gate = _gate("beats_baseline", evaluation(predictions=[*better, *candidate]))
+    assert not gate.passed and "its answers restricted to the allowed forms: -20.0 points" in gate.message

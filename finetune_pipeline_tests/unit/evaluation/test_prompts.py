@@ -10,10 +10,9 @@ from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.evaluation.predict import baseline
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.prompts import Prompt, Shelf, conversations, prompts_to_try
-from finetune_pipeline.evaluation.without_llm import without_llm
 from finetune_pipeline.training.jobs import baseline_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS
 
 TEXTS = {
     "bug": ["the map crashes on zoom", "export crashes with an error", "a crash after the update"],
@@ -83,22 +82,3 @@ def test_rows_too_long_for_the_model_are_shown_fewer_and_are_counted(tmp_path: P
     assert all(r["status"] != "error" and 300 < r["prompt_tokens"] <= 1021 for r in rows)
     assert facts["prompts"]["8_nearest"]["rows_shown_fewer"] == 2 and facts["prompts"]["8_nearest"]["retrieved"] == 8
     assert facts["prompts"]["zero_shot"]["rows_shown_fewer"] == 0
-
-
-def test_what_needs_no_language_model_is_scored_on_the_same_rows() -> None:
-    asked = [ASKED, example("v2", "my invoice is wrong", "billing"), example("v3", "the invoice crashes", "other")]
-    told = without_llm(spec(), TRAIN, asked)
-    assert set(told) == {"nearest", "linear"}
-    assert told["nearest"]["correct"] == told["linear"]["correct"] == 2 and told["linear"]["n"] == 3
-    assert told["nearest"]["interval"][0] < 2 / 3 < told["nearest"]["interval"][1]
-
-
-def test_extraction_has_a_nearest_row_but_no_linear_model_and_calls_have_neither() -> None:
-    rows = [
-        example("a", "two in Rome", '{"city": "Rome", "guests": 2}'),
-        example("b", "x", '{"city": null, "guests": 0}'),
-    ]
-    told = without_llm(json_spec(), rows, [example("c", "two guests in Rome", '{"guests": 2, "city": "Rome"}')])
-    assert set(told) == {"nearest"} and told["nearest"]["correct"] == 1
-    call = Example("d", [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [{}]}])
-    assert without_llm(json_spec(), rows, [call]) == {}

@@ -11,17 +11,22 @@ from finetune_pipeline.evaluation.worth import worth_training
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 
-def _facts(correct: int, n: int = 200, likelihood: float | None = None) -> dict:
-    low, high = wilson_interval(correct, n)
-    scores = {"accuracy": correct / n, "interval": [low, high], "likelihood_accuracy": likelihood}
-    return {"best": "8_shot", "prompts": {"zero_shot": {"accuracy": 0.1, "interval": [0.05, 0.2]}, "8_shot": scores}}
+def _scores(share: float, n: int = 200) -> dict:
+    return {"n": n, "accuracy": share, "interval": list(wilson_interval(share * n, n))}
+
+
+def _facts(correct: int, restricted: float | None = None, **simple: float) -> dict:
+    """A best prompt that is right on `correct` of 200 rows; shares of restricted answers and of simple models."""
+    best = _scores(correct / 200) | {"restricted": None if restricted is None else _scores(restricted)}
+    prompts = {"zero_shot": {"accuracy": 0.1, "interval": [0.05, 0.2]}, "8_shot": best}
+    return {"best": "8_shot", "prompts": prompts, "simple": {name: _scores(share) for name, share in simple.items()}}
 
 
 def test_weak_prompting_is_worth_training():
     told = worth_training(spec(), _facts(80))
     assert told["passed"] is True
     assert "8-shot, is 40.0% right on validation (interval 33.5% to 46.9%)" in told["reason"]
-    assert "constrained decoding" not in told["reason"]
+    assert "restrict" not in told["reason"]
 
 
 def test_strong_prompting_is_not():
@@ -35,18 +40,33 @@ def test_above_the_ceiling_by_luck_is_not_surely_above():
     assert worth_training(spec(baseline={"ceiling": 0.8}), _facts(184))["passed"] is False
 
 
-def test_constrained_decoding_that_closes_most_of_the_gap_is_said():
-    told = worth_training(spec(), _facts(32, likelihood=0.78))
+def test_restricted_answers_that_close_most_of_the_gap_are_named():
+    told = worth_training(spec(), _facts(32, restricted=0.78))
     assert told["passed"] is True
-    assert told["constrained_decoding"]["closes_share"] == pytest.approx(0.62 / 0.74)
-    assert "try constrained decoding first" in told["reason"]
+    assert told["restricted"]["closes_share"] == pytest.approx(0.62 / 0.74)
+    assert "try restricting the answers first" in told["reason"]
     assert "78.0% right" in told["reason"]
 
 
-def test_constrained_decoding_that_closes_little_is_not_recommended():
-    told = worth_training(spec(), _facts(80, likelihood=0.5))
-    assert told["constrained_decoding"]["enough_first"] is False
-    assert "constrained" not in told["reason"]
+def test_restricted_answers_that_close_little_are_not_recommended():
+    told = worth_training(spec(), _facts(80, restricted=0.5))
+    assert told["restricted"]["enough_first"] is False
+    assert "restrict" not in told["reason"]
+
+
+def test_restricted_answers_surely_above_the_ceiling_are_enough():
+    told = worth_training(spec(), _facts(0, restricted=0.97))
+    assert told["passed"] is False and told["enough"] == "8_shot, restricted"
+    assert "only does not keep to the form" in told["reason"]
+    assert worth_training(spec(), _facts(0, restricted=0.92))["passed"] is True, "not surely above 90%"
+
+
+@pytest.mark.parametrize("name", ["commonest", "nearest", "linear"])
+def test_a_simple_model_surely_above_the_ceiling_is_enough(name: str):
+    told = worth_training(spec(), _facts(60, **{name: 0.97}))
+    assert told["passed"] is False and told["enough"] == name
+    assert "A language model is not needed" in told["reason"] and "97.0% right" in told["reason"]
+    assert worth_training(spec(), _facts(60, **{name: 0.92}))["passed"] is True
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.training import CHECKS
 from finetune_pipeline.evaluation.deciding import decide_gain
+from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.statistics import rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.planning.power import expected_disagreement, measured_correlation, power_bounds, power_plan
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
@@ -36,8 +37,13 @@ def test_correlation_is_measured_between_prompts_that_are_sometimes_right():
     assert measured_correlation({"a": a, "b": [not x for x in a]}) == 0.0
 
 
+def _plan(of, test_rows, best, prompts, sources=None):
+    """The plan where this prompt is the strongest rival."""
+    return power_plan(of, test_rows, Rival(best, 0.0, prompts[best]), prompts, sources)
+
+
 def test_the_plan_of_a_label_task():
-    told = power_plan(spec(), 120, "8_shot", {"8_shot": _prompt(_share(0.6))})
+    told = _plan(spec(), 120, "8_shot", {"8_shot": _prompt(_share(0.6))})
     share = 0.6 * 0.35 + 0.4 * 0.65
     assert told["disagreement"] == pytest.approx(share)
     assert told["rows_needed"] == rows_needed_for_gain(0.05, share) == 1474
@@ -53,9 +59,9 @@ def test_the_plan_of_a_label_task():
 
 def test_enough_rows_are_enough_and_no_more_is_asked():
     prompts = {"8_shot": _prompt(_share(0.6))}
-    assert power_plan(spec(), 1474, "8_shot", prompts)["enough"] is True
-    assert power_plan(spec(), 1473, "8_shot", prompts)["enough"] is False
-    told = power_plan(spec(), 1474, "8_shot", prompts)
+    assert _plan(spec(), 1474, "8_shot", prompts)["enough"] is True
+    assert _plan(spec(), 1473, "8_shot", prompts)["enough"] is False
+    told = _plan(spec(), 1474, "8_shot", prompts)
     assert told["detectable_gain"] == pytest.approx(0.05)
     assert told["power_now"] == pytest.approx(0.8, abs=0.02)
     assert "collect" not in told["sentence"]
@@ -65,7 +71,7 @@ def test_wanted_gain_power_and_min_gain_move_the_number():
     prompts = {"p": _prompt(_share(0.6))}
 
     def needed(**gates):
-        return power_plan(spec(gates=gates), 100, "p", prompts)["rows_needed"]
+        return _plan(spec(gates=gates), 100, "p", prompts)["rows_needed"]
 
     assert needed(wanted_gain=0.1) < needed() < needed(power=0.9)
     assert needed() < needed(confidence=0.99)
@@ -75,27 +81,27 @@ def test_wanted_gain_power_and_min_gain_move_the_number():
 def test_prompts_that_agree_give_the_best_case():
     a = _share(0.6)
     b = a[:50] + [not x for x in a[50:60]] + a[60:]
-    told = power_plan(spec(), 100, "a", {"a": _prompt(a, "a"), "b": _prompt(b, "b")})
+    told = _plan(spec(), 100, "a", {"a": _prompt(a, "a"), "b": _prompt(b, "b")})
     assert told["rows_needed_at_best"] < 0.4 * told["rows_needed"]
     assert f"({told['rows_needed_at_best']:,} if the models agree as much as two prompts do)" in told["sentence"]
 
 
 def test_what_is_not_left_cannot_be_gained():
-    told = power_plan(spec(), 50, "p", {"p": _prompt(_share(0.97))})
+    told = _plan(spec(), 50, "p", {"p": _prompt(_share(0.97))})
     assert told["rows_needed"] is None and told["enough"] is True
-    assert "97.0% of validation: +5.0 points are not left to be gained" in told["sentence"]
+    assert "On validation p reaches 97.0%: +5.0 points are not left to be gained over it" in told["sentence"]
 
 
 def test_a_tiny_test_shows_nothing_and_says_so():
-    told = power_plan(spec(), 2, "p", {"p": _prompt(_share(0.5))})
+    told = _plan(spec(), 2, "p", {"p": _prompt(_share(0.5))})
     assert told["detectable_gain"] is None
     assert "These rows show no gain there is room for." in told["sentence"]
 
 
 def test_rows_that_share_a_source_are_worth_less():
     right = [i // 5 % 2 == 0 for i in range(100)]
-    plain = power_plan(spec(), 500, "p", {"p": _prompt(right)})
-    shared = power_plan(spec(), 500, "p", {"p": _prompt(right)}, [f"d{i // 5}" for i in range(100)])
+    plain = _plan(spec(), 500, "p", {"p": _prompt(right)})
+    shared = _plan(spec(), 500, "p", {"p": _prompt(right)}, [f"d{i // 5}" for i in range(100)])
     assert shared["design_effect"] == pytest.approx(5, rel=0.1)
     assert shared["rows_needed"] == pytest.approx(5 * plain["rows_needed"], rel=0.1)
     assert shared["power_now"] < plain["power_now"]
@@ -105,7 +111,7 @@ def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores():
     pairs = [
         (f"the parcel {i} comes today", "the parcel" if i % 2 else f"the parcel {i} comes today") for i in range(60)
     ]
-    told = power_plan(text_spec(), 100, "p", {"p": rows(pairs)})
+    told = _plan(text_spec(), 100, "p", {"p": rows(pairs)})
     values = [1.0 if i % 2 == 0 else 4 / 7 for i in range(60)]
     deviation = np.sqrt(2) * np.std(values, ddof=1)
     assert told["rows_needed"] == pytest.approx(rows_needed_for_mean(0.05, deviation), abs=1)
@@ -117,12 +123,12 @@ def test_a_useful_model_is_found_as_often_as_planned():
     """Models whose mistakes are unrelated, test sets as large as planned, the decision the gate makes."""
     random, before, gain = np.random.default_rng(4), 0.7, 0.12
     of = spec(gates={"wanted_gain": gain})
-    n = power_plan(of, 100, "p", {"p": _prompt(_share(before))})["rows_needed"]
+    n = _plan(of, 100, "p", {"p": _prompt(_share(before))})["rows_needed"]
     found = 0
     for _ in range(300):
         base = _prompt(list(random.random(n) < before))
         candidate = _prompt(list(random.random(n) < before + gain), "candidate")
-        found += decide_gain(base, candidate, of.output, ["accuracy"], level=0.05, margin=0.0)["shown"]
+        found += decide_gain({"base": base}, candidate, of.output, ["accuracy"], level=0.05, margin=0.0)["shown"]
     assert found / 300 == pytest.approx(0.8, abs=0.07)
 
 
@@ -132,7 +138,7 @@ def test_the_check_speaks_before_training_and_blocks_only_where_the_spec_says_so
     of, prompts = spec(gates={"enough_test_rows": mode}), {"p": _prompt(_share(0.6))}
     assert (check.blocks(of), check.warns(of)) == (mode == "block", mode == "warn")
     for test_rows, passes in ((120, False), (2000, True)):
-        facts = {"power": power_plan(of, test_rows, "p", prompts)}
+        facts = {"power": _plan(of, test_rows, "p", prompts)}
         answer = check.ask(Artifact("t", "few_shot_baseline", "v", tmp_path, facts, {}), of)
         assert answer.passed is passes and "You have" in answer.message
         assert answer.figures["test_rows"] == test_rows
@@ -142,7 +148,7 @@ def test_the_check_speaks_before_training_and_blocks_only_where_the_spec_says_so
 def test_before_any_prompt_was_tried_the_plan_lies_between_bounds():
     told = power_bounds(spec(), 120)
     for share in (0.0, 0.3, 0.475, 0.8, 0.95):
-        needed = power_plan(spec(), 120, "p", {"p": _prompt(_share(share))})["rows_needed"]
+        needed = _plan(spec(), 120, "p", {"p": _prompt(_share(share))})["rows_needed"]
         assert told["fewest"] <= needed <= told["most"]
     assert told["most"] == rows_needed_for_gain(0.05, expected_disagreement(0.475, 0.05))
     assert told["fewest"] == rows_needed_for_gain(0.05, 0.05)

@@ -92,7 +92,7 @@ def test_the_page_is_well_formed_and_loads_nothing(faulty: dict[str, Any]) -> No
 def test_it_says_what_stops_and_what_to_look_at(faulty: dict[str, Any]) -> None:
     words = Page(render_data_page(faulty, "post", "d", STAGES, LABELS)).words
     assert "Training is stopped." in words and "no, stops" in words and "What stops it: synthetic rows" in words
-    for text in ("640", "610", "data.bad_json", "labels are suspected to be wrong", "have no decision yet", "not a label",
+    for text in ("640", "610", "data.bad_json", "of the labels are wrong", "have no decision yet", "not a label",
                  "Clopper-Pearson", "1 training rows repeat 1 of the 1 items", "gpt-4o-mini", "2027-01-05"):  # fmt: skip
         assert text in words, text
     for kind in faulty["edges"]["kinds"]:

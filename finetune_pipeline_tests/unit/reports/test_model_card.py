@@ -127,7 +127,7 @@ def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
     ]  # fmt: skip
     assert "| **Fine\\-tuned (qlora)** |" in text or "**Fine-tuned (qlora)**" in text
     assert "80.0%" in text and "73.9% to 85.0%" in text  # the candidate and its interval
-    assert "base model, best prompt | +27.5 | +20.7 to +34.6" in text  # the paired gain
+    assert "base model at its best | +27.5 | +20.7 to +34.6" in text  # the paired gain
     assert "email (14)" in text and "| train | 700 |" in text and "1,042" in text
     assert "| learning\\_rate | 0.0002 |" in text and "| lora.r | 16 |" in text
     assert "13.3%" not in text and "| another label: billing → other | 14 | 7.0% |" in text
@@ -138,13 +138,13 @@ def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
 
 def test_a_model_whose_gates_failed_says_so_first() -> None:
     told = evaluation()
-    gates = [GateResult("beats_baseline", False, 0.0, 0.0, "It is not better.", "Collect more rows.")]
+    gates = [GateResult("beats_baseline", "failed", 0.0, 0.0, "It is not better.", "Collect more rows.")]
     text = read(model_card(manifest(), told, gates)).text
     first = text[: text.index("## What it is")]
     assert "did not pass its gates" in first and "Refused by beats" in first
     assert "| no | It is not better. Collect more rows. |" in text
     passed = read(model_card(manifest(), told, decide(spec(), told))).text
-    assert "did not pass" not in passed and "> Passed." in passed
+    assert "did not pass" not in passed and "> Passed: " in passed
     nothing = read(model_card(manifest(), told, [])).text
     assert "did not pass its gates" in nothing, "no gate asked is no gate passed"
 

@@ -16,6 +16,7 @@ from finetune_pipeline.reports.markdown import render_markdown
 from finetune_pipeline.reports.next_steps import next_steps
 from finetune_pipeline.reports.plots import Dot, dot_plot
 from finetune_pipeline.reports.report_plots import report_plots
+from finetune_pipeline.reports.sentences import verdict_sentences
 from finetune_pipeline.reports.tables import gates_table
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     TRAINING,
@@ -32,7 +33,7 @@ def steps(told: dict, of=None) -> str:
 
 def test_a_passed_candidate_is_to_be_served_and_looked_at() -> None:
     told = steps(evaluation())
-    assert told.startswith("Serve it: every gate passed")
+    assert told.startswith("Serve it: no gate said no")
     assert "`finetune review triage`" in told
     page = render_html(evaluation(), decide(spec(), evaluation()))
     assert "<code>finetune review triage</code>" in page
@@ -50,12 +51,14 @@ def test_a_long_name_moves_the_scale_and_is_not_written_into_it() -> None:
 
 def test_a_warning_is_no_yes() -> None:
     gates = [
-        GateResult("robust", True, 0.4, 0.1, "Without the system prompt -40 points.", "Add such rows.", warns=True),
-        GateResult("format_compliance", True, 1.0, 0.9, "All in form.", ""),
+        GateResult("robust", "warned", 0.4, 0.1, "Another case -40 points.", "Add such rows."),
+        GateResult("format_compliance", "passed", 1.0, 0.9, "All in form."),
+        GateResult("judge", "not_asked", None, 0.0, "The spec lets no judge decide."),
     ]
-    assert [row[1] for row in gates_table(gates).rows] == ["warns", "yes"]
+    assert [row[1] for row in gates_table(gates).rows] == ["warns", "yes", "not asked"]
     page = render_html(evaluation(), gates)
-    assert '<td class="look-answer">warns</td>' in page and '<td class="yes">yes</td>' in page
+    assert '<td class="look-answer nowrap">warns</td>' in page and '<td class="yes nowrap">yes</td>' in page
+    assert '<td class="not-asked nowrap">not asked</td>' in page and "1 passed, 1 warned, 1 not asked" in page
     told = next_steps(evaluation(), gates)
     assert told[0].startswith("Serve it") and told[1] == "robust (a warning): Add such rows."
 
@@ -63,21 +66,59 @@ def test_a_warning_is_no_yes() -> None:
 def test_a_refused_candidate_is_told_what_every_gate_asks_for_and_what_is_cheaper() -> None:
     base, candidate = paired(both=100, only_base=30, only_candidate=30, neither=40)
     linear = {r["example_id"]: r["gold"] for r in base}
-    made = evaluation(predictions=[*base, *candidate], linear=linear)
+    made = evaluation(predictions=[*base, *candidate], simple={"linear": linear})
     told, gates = steps(made), decide(spec(), made)
     assert "Serve it" not in told
     for gate in gates:
         assert (f"{gate.name}: " in told) is not gate.passed
-    assert "Consider TF-IDF with logistic regression instead" in told
+    assert "export TASK --simple" in told
+
+
+def test_a_candidate_beaten_by_a_simple_model_alone_is_told_to_use_that() -> None:
+    base, candidate = paired(both=100, only_base=5, only_candidate=60, neither=35)
+    gold = {r["example_id"]: r["gold"] for r in base}
+    useless = dict.fromkeys(gold, "no label")
+    simple = {"commonest": useless, "nearest": useless | dict(list(gold.items())[:165]), "linear": gold}
+    made = evaluation(simple=simple)
+    gates = decide(spec(), made)
+    first, *others = next_steps(made, gates)
+    assert first.startswith("Use TF-IDF and logistic regression: `finetune export triage --simple --to DIR` writes it")
+    assert not [step for step in (first, *others) if step.startswith(("Serve it", "beats_simple:"))]
+    page, card = render_html(made, gates), render_markdown(made, gates)
+    assert "Better than prompting, not surely better than The nearest training row's answer and TF-IDF" in card
+    assert 'class="verdict simple"' in page and "is surely better" in page
+
+
+def test_a_tie_that_the_spec_takes_is_said() -> None:
+    base, _ = paired(both=100, only_base=5, only_candidate=60, neither=35)
+    of = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
+    linear = {r["example_id"]: r["gold"] if i < 160 else "no label" for i, r in enumerate(base)}
+    made = evaluation(spec=of, simple={"linear": linear})
+    answer, _ = verdict_sentences(made, decide(of, made))
+    assert answer.startswith("Passed: ") and "It is a tie with TF-IDF and logistic regression" in answer
 
 
 def test_a_training_that_stopped_too_early_or_too_late_is_told() -> None:
     falling = [{"step": i, "eval_loss": 2.0 - i / 100} for i in (0, 20, 40)]
     early = evaluation(training_facts={**TRAINING, "best_step": 40, "steps": 40, "history": falling})
     assert "Train longer" in steps(early)
-    late = evaluation(training_facts={**TRAINING, "overfitting": {"verdict": "clear", "best_step": 20}})
-    assert "the validation loss rose again after step 20" in steps(late)
+    for verdict, rise, said in (
+        ("overfitted", 0.1, "Train less or on more rows: the validation loss rose by 10.0% after step 20"),
+        ("unstable", 0.3, "Lower training.learning_rate: the validation loss rose by 30.0% after step 20"),
+    ):
+        fit = {"verdict": verdict, "best_step": 20, "rise": rise}
+        assert said in steps(evaluation(training_facts={**TRAINING, "overfitting": fit}))
+    for verdict, rise in (("turning", 0.005), ("unstable", 0.09), ("none", 0.0)):
+        fit = {"verdict": verdict, "best_step": 20, "rise": rise}
+        told = steps(evaluation(training_facts={**TRAINING, "overfitting": fit}))
+        assert "validation loss" not in told, "the check not_overfitted passes such a rise, and so does the advice"
     assert "Train l" not in steps(evaluation())
+
+
+def test_mistakes_and_rows_to_collect_are_not_mistaken_for_each_other() -> None:
+    made = evaluation()
+    made["atlas"]["groups"][0] |= {"count": 4, "collect": 24}
+    assert "(4 mistakes: collect 24 rows like these)" in steps(made)
 
 
 def test_the_page_tells_data_supervision_and_cost() -> None:
@@ -122,16 +163,16 @@ def test_the_json_report_has_the_same_keys_for_every_kind_of_task(kind: str) -> 
     gates = decide(of, told)
     made = render_json(told, gates)
     assert json.loads(json.dumps(made, allow_nan=False)) == made
-    assert made["schema_version"] == SCHEMA_VERSION == 1
+    assert made["schema_version"] == SCHEMA_VERSION == 2
     assert (
         list(made)
         == (
-            "schema_version task verdict gates next_steps metric confidence n models scores likelihood format_gap comparisons "
-            "regressions fixes wrong_answers atlas history never_break robustness production ability people judge similarity "
-            "data quality supervision cost seal parity learning_curve training lineage"
+            "schema_version task verdict gates next_steps metric confidence n models scores restricted "
+            "base_at_its_best decisions format_gap comparisons regressions fixes wrong_answers atlas history never_break "
+            "robustness production ability people judge similarity data quality supervision cost seal parity learning_curve training lineage"
         ).split()
     )
-    assert made["verdict"]["passed"] is all(g.passed for g in gates)
+    assert made["verdict"]["passed"] is all(g.passed for g in gates) is (made["verdict"]["decision"] == "promote")
     assert made["verdict"]["sentence"] in render_markdown(told, gates).replace("\\", "")
     assert [g["name"] for g in made["gates"]] == [g.name for g in gates]
 

@@ -20,7 +20,8 @@ from finetune_pipeline.resources import registry
 from finetune_pipeline.resources.champion import present_champion
 from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec import Task, load_task
-from finetune_pipeline_tests.graph.project import LABELS, Project
+from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.skilled_model import LABELS
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 PROMPT = "The prompt of training."

@@ -1,0 +1,1 @@
+"""Before training: models without a language model, prompts, and advice."""

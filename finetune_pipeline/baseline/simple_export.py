@@ -1,0 +1,149 @@
+"""Write a simple model as a folder: scikit-learn pipelines, a script that asks them, a card, and a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.evaluation.simple_models import SimpleModel
+
+MANIFEST = "simple_model.json"
+TRUSTED = ("scipy.sparse._csr.csr_matrix",)
+"""Types skops does not trust by itself and a pipeline here holds: a matrix of numbers."""
+_VERSIONS = ("scikit-learn", "skops", "numpy", "scipy")
+_EXAMPLE = '''"""Answer texts with the simple model of this folder: one text a line on standard input, one answer a line out.
+
+Needs scikit-learn and skops (versions in simple_model.json). Nothing in this folder is a pickle: skops loads no code.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import skops.io
+
+FOLDER = Path(__file__).resolve().parent
+MANIFEST = json.loads((FOLDER / "simple_model.json").read_text("utf-8"))
+PIPELINES = {
+    part: skops.io.load(FOLDER / f"{part}.skops", trusted=MANIFEST["trusted"]) for part in MANIFEST["parts"]
+}
+
+
+def answer(texts):
+    """The answers to a list of texts."""
+    if not MANIFEST["fields"]:
+        return [str(label) for label in PIPELINES["model"].predict(texts)]
+    answers = [{} for _ in texts]
+    for part, paths in MANIFEST["fields"].items():
+        table = PIPELINES[part].predict(texts).reshape(len(texts), len(paths))
+        for row, made in zip(table, answers):
+            for path, value in zip(paths, row):
+                if not path:
+                    return [str(value) for value in table[:, 0]]
+                if value:
+                    place = made
+                    for key in path[:-1]:
+                        place = place.setdefault(key, {})
+                    place[path[-1]] = json.loads(str(value))
+    return [json.dumps(made, ensure_ascii=False) for made in answers]
+
+
+if __name__ == "__main__":
+    for line in answer([line.rstrip("\\n") for line in sys.stdin]):
+        print(line)
+'''
+
+
+@dataclass(frozen=True)
+class SimpleSource:
+    """What a card says of a simple model besides the model itself.
+
+    Attributes:
+        task: Name of the task.
+        description: What it is for.
+        dataset_version: Version of the splits whose training rows it was fitted on.
+        rows: Number of those rows.
+        scores: {validation or test: {n, accuracy, interval, primary {name, value, interval}}}, where it was scored.
+        compared: What the evaluation says of the fine-tuned model beside it; empty where there is none.
+    """
+
+    task: str
+    description: str
+    dataset_version: str
+    rows: int
+    scores: Mapping[str, Mapping[str, Any]]
+    compared: str = ""
+
+
+def export_simple(model: SimpleModel, source: SimpleSource, out: Path) -> dict[str, Any]:
+    """Write the model into the empty folder `out`. Returns the manifest, which is also written."""
+    import skops.io
+
+    out.mkdir(parents=True, exist_ok=True)
+    for part, pipeline in model.pipelines.items():
+        skops.io.dump(pipeline, out / f"{part}.skops")
+    (out / "predict.py").write_text(_EXAMPLE, "utf-8")
+    manifest: dict[str, Any] = {
+        "format": 1,
+        "task": source.task,
+        "description": source.description,
+        "model": model.name,
+        "title": model.title,
+        "parts": list(model.pipelines),
+        "fields": {part: [list(path) for path in paths] for part, paths in model.fields.items()},
+        "trusted": list(TRUSTED),
+        "dataset_version": source.dataset_version,
+        "training_rows": source.rows,
+        "scores": {where: dict(scores) for where, scores in source.scores.items()},
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+    }
+    (out / "README.md").write_text(_card(manifest, source), "utf-8")
+    manifest["files"] = {
+        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in sorted(out.iterdir())
+    }
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return manifest
+
+
+def _card(manifest: Mapping[str, Any], source: SimpleSource) -> str:
+    lines = [
+        f"# {manifest['task']}: {manifest['title']}",
+        "",
+        " ".join(source.description.split()),
+        "",
+        f"A scikit-learn model fitted on {source.rows:,} training rows (data version `{source.dataset_version}`). It holds no "
+        "language model, runs on any CPU and answers in well under a millisecond.",
+        "",
+        "```sh",
+        'pip install "scikit-learn=={scikit-learn}" "skops=={skops}"'.format(**manifest["versions"]),
+        "echo 'a text to answer' | python predict.py",
+        "```",
+        "",
+        "From Python: `from predict import answer; answer([text])`. The text is all user turns of a request, joined by newlines.",
+        "",
+        *_score_table(source.scores),
+        source.compared,
+        "",
+        "It knows only the words of its training rows, and it always answers: what is like none of them gets an answer, too.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
+    if not scores:
+        return []
+    rows = [
+        f"| {where} | {s['n']} | {s['primary']['name']} | {s['primary']['value']:.3f} | {_range(s['primary']['interval'])} |"
+        for where, s in scores.items()
+    ]
+    return ["| rows | n | metric | value | interval |", "|---|---:|---|---:|---|", *rows, ""]
+
+
+def _range(interval: Sequence[float] | None) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""

@@ -1,0 +1,200 @@
+"""Gates on gains: over the base model at its best, over models without a language model, over the champion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_pipeline.evaluation.deciding import margin_of
+from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
+from finetune_pipeline.evaluation.rivals import IN_FORM
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.wording import (
+    RIGHT_OR_WRONG,
+    counted,
+    is_interval,
+    is_number,
+    metric_title,
+    percent,
+    points,
+    points_range,
+    prompt_name,
+)
+from finetune_pipeline.spec.model import GatesSpec, TaskSpec
+
+_D = GatesSpec.model_validate({})
+GAIN_GATES: tuple[tuple[str, str, str, str, str], ...] = (
+    (
+        "beats_baseline",
+        "the lower bound of the paired gain over the base model at its best (its best prompt as it answers, and its answers "
+        "restricted to the allowed forms) above gates.min_gain, in gates.metric and every one of gates.more_metrics. Where "
+        f"fewer than {100 * IN_FORM:g}% of its answers are in form, the restricted answers decide alone",
+        f"{_D.min_gain:g} points, {100 * _D.confidence:g}% interval for the first candidate; a tie does not pass",
+        "champion",
+        "Read the regressions and wrong answers in the report; add or correct training rows like those that fail. If the "
+        "interval is wide, enlarge the test set.",
+    ),
+    (
+        "beats_simple",
+        "the lower bound of the paired gain over each model without a language model ("
+        + ", ".join(model.title[:1].lower() + model.title[1:] for model in SIMPLE_MODELS.values())
+        + ") above zero in the metric that decides (gates.simple: better), or above minus gates.simple_margin (not_worse)",
+        f"{_D.simple}, {100 * _D.confidence:g}% interval for the first candidate; a tie does not pass",
+        "champion",
+        "Use the simple model: `finetune export TASK --simple --to DIR` writes it. Or train longer or on more rows, until the "
+        "language model is surely better. gates.simple: not_worse takes a tie, where you want one model for other reasons.",
+    ),
+    (
+        "beats_champion",
+        "the lower bound of the paired gain over the champion above zero (gates.champion: better), or above minus "
+        "gates.champion_margin and the candidate ahead (not_worse); not asked without a champion",
+        f"{_D.champion}, {100 * _D.confidence:g}% interval for the first candidate; a tie does not pass",
+        "champion",
+        "Keep the champion. Look at the regressions against it; retrain with the production rows that it gets wrong.",
+    ),
+)
+"""Name, needs, default, what is held back, what to do."""
+_TO_DO = {row[0]: row[4] for row in GAIN_GATES}
+
+
+def beats_baseline(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+    """The base model at its best is surely beaten, in every metric named, at the level this look has left."""
+    best = prompt_name(part(evaluation.get("baseline")).get("best"))
+    names = {
+        "free": f"the base model with its {best} prompt",
+        "restricted": "the same model with its answers restricted to the allowed forms",
+        "lenient": f"the base model with its {best} prompt, its answers read leniently",
+    }
+    result = _gain("beats_baseline", evaluation, "baseline", spec.gates.min_gain, names)
+    base = part(evaluation.get("base_at_its_best"))
+    if base.get("mode") in (None, "free") or not is_number(base.get("valid_share")):
+        return result
+    why = (
+        f"Only {percent(base['valid_share'])} of the base model's answers are in form, so that as it writes freely it is no "
+        f"rival; what decides is its {'restricted answers' if base['mode'] == 'restricted' else 'answers, read leniently'}. "
+    )
+    return answer(
+        result.name, result.status, result.measured, result.threshold, why + result.message, _TO_DO[result.name]
+    )
+
+
+def beats_simple(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+    """Every model without a language model is surely beaten; with gates.simple: not_worse, surely not much better."""
+    name, threshold = "beats_simple", margin_of(spec.gates.simple, spec.gates.simple_margin)
+    names = {model: kind.title for model, kind in SIMPLE_MODELS.items()}
+    result = _gain(name, evaluation, "simple", threshold, names)
+    if result.passed and (tied := tied_with(evaluation)):
+        message = f"{result.message} This is a tie with {' and '.join(tied)}, which gates.simple: not_worse takes."
+        return answer(name, "passed", result.measured, threshold, message, "")
+    return result
+
+
+def tied_with(evaluation: Mapping[str, Any]) -> list[str]:
+    """Titles of the simple models the candidate is not surely better than, in the order of SIMPLE_MODELS."""
+    gains = part(part(evaluation.get("decisions")).get("simple")).get("gains") or []
+    return [
+        SIMPLE_MODELS[gain["rival"]].title
+        for gain in gains
+        if not is_interval(gain.get("interval")) or gain["interval"][0] <= 0
+    ]
+
+
+def beats_champion(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+    """The champion is surely beaten; with gates.champion: not_worse, surely lost little to, and the candidate ahead."""
+    name, gates = "beats_champion", spec.gates
+    threshold = margin_of(gates.champion, gates.champion_margin)
+    decisions = part(evaluation.get("decisions"))
+    if "champion" in decisions and decisions["champion"] is None:
+        if part(evaluation.get("versions")).get("champion"):
+            return answer(name, False, None, threshold, "There is a champion, but it was not compared.", _TO_DO[name])
+        return answer(name, "not_asked", None, threshold, "No champion in service yet: nothing to beat.", "")
+    result = _gain(name, evaluation, "champion", threshold, {"champion": "the champion in service"})
+    if gates.champion == "better" or not result.passed:
+        return result
+    first = part(part(decisions["champion"])["gains"][0])
+    if first["gain"] > 0:
+        return result
+    message = f"{result.message} It is not ahead on these rows, and a tie is no reason to change what is in service."
+    return answer(name, False, result.measured, threshold, message, _TO_DO[name])
+
+
+def _gain(
+    name: str, evaluation: Mapping[str, Any], side: str, threshold: float, rivals: Mapping[str, str]
+) -> GateResult:
+    """The decision on `side` (see deciding.decide_gain): the lower bound of every gain above the threshold.
+
+    Args:
+        name: Of the gate.
+        evaluation: See evaluate_run.evaluate_task.
+        side: Key of `decisions`.
+        threshold: What every lower bound must lie above; a decision made with another margin does not pass.
+        rivals: How messages call each rival, by name.
+    """
+    decision = part(part(evaluation.get("decisions")).get(side))
+    gains = [part(gain) for gain in decision.get("gains") or []]
+    unknown = [
+        g
+        for g in gains
+        if g.get("rival") not in rivals or not is_number(g.get("gain")) or not is_interval(g.get("interval"))
+    ]
+    if not gains or unknown or decision.get("margin") != threshold:
+        return answer(name, False, None, threshold, f"The gain over {_over(side)} could not be measured.", _TO_DO[name])
+    rows = evaluation.get("n")
+    worst = min(gains, key=lambda gain: gain["interval"][0])
+    low = worst["interval"][0]
+    passed = decision.get("shown") is True and low > threshold
+    message = f"{'; '.join(_one_gain(gain, rivals) for gain in gains)} ({counted(int(rows or 0), 'row')}). "
+    message = f"Against {message}The lower bound{'s' if len(gains) > 1 else ''} must lie above "
+    message += f"{_points_or_zero(threshold)}.{_why_so_strict(evaluation, gains)}"
+    visible = part(part(evaluation.get("comparisons")).get(_comparison(side, str(worst["rival"]))))
+    if not passed and worst["interval"][1] >= threshold and worst.get("metric") in RIGHT_OR_WRONG:
+        message += _what_would_be_seen(visible.get("smallest_detectable_gain"))
+    return answer(name, passed, low, threshold, message, _TO_DO[name])
+
+
+def _over(side: str) -> str:
+    return {
+        "baseline": "the base model",
+        "simple": "models without a language model",
+        "champion": "the champion in service",
+    }[side]
+
+
+def _comparison(side: str, rival: str) -> str:
+    """The key in `comparisons` that holds the same pair."""
+    return f"simple_{rival}" if side == "simple" else "base_restricted" if rival == "restricted" else side
+
+
+def _one_gain(gain: Mapping[str, Any], rivals: Mapping[str, str]) -> str:
+    level = gain.get("confidence")
+    named = f"{100 * level:.4g}%" if is_number(level) else "paired"
+    title = rivals[gain["rival"]]
+    return (
+        f"{title}: {points(gain['gain'])} points of {metric_title(gain.get('metric'))} "
+        f"({named} interval {points_range(gain['interval'])})"
+    )
+
+
+def _points_or_zero(threshold: float) -> str:
+    return points(threshold, sign=threshold < 0) if threshold else "zero"
+
+
+def _why_so_strict(evaluation: Mapping[str, Any], gains: list[Mapping[str, Any]]) -> str:
+    look = part(part(evaluation.get("seal")).get("level")).get("look")
+    sentence = ""
+    if is_number(look) and look > 1:
+        sentence += (
+            f" This is candidate {int(look)} that this test judges, so its level is stricter than that of the first."
+        )
+    if len(gains) > 1:
+        sentence += f" All {len(gains)} must be shown, each at its share of the level (Holm)."
+    return sentence
+
+
+def _what_would_be_seen(visible: Any) -> str:
+    if is_number(visible):
+        return (
+            f" With the disagreement found, this test set shows gains of {points(visible, sign=False)} points or more "
+            "four times in five, to the first candidate."
+        )
+    return " At this number of rows and disagreements no gain at all would be visible."

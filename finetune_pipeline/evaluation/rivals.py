@@ -1,0 +1,129 @@
+"""What a candidate has to beat besides the champion: the base model at its best, and models without a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetune_pipeline.evaluation.answers import lenient_rows, likelihood_rows
+from finetune_pipeline.evaluation.metrics import score, valid_share
+from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, restricted_name
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.wording import prompt_name
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, TextOutput
+
+Row = Mapping[str, Any]
+Mode = Literal["free", "restricted", "lenient"]
+IN_FORM = 0.8
+"""A model with fewer of its answers in the declared form is no rival as it writes freely: its form is what fails it."""
+OTHER_PROMPT = "base_other_prompt"
+"""The base model under the prompt that is best when its answers are restricted, where that is not the best prompt."""
+MODE_TITLES: dict[str, str] = {
+    "free": "",
+    "restricted": ", answer restricted to the allowed forms",
+    "lenient": ", answer read leniently",
+}
+
+
+@dataclass(frozen=True)
+class BaseAtItsBest:
+    """The base model's answers a candidate is compared with.
+
+    Attributes:
+        mode: Which of them decides: as written freely, restricted to the allowed forms, or read leniently.
+        answers: Rows by mode, the deciding one first. A mode that is no rival (free answers out of form) is left out.
+        valid_share: Share of the freely written answers in the declared form.
+    """
+
+    mode: Mode
+    answers: dict[Mode, list[dict[str, Any]]]
+    valid_share: float
+
+
+def base_at_its_best(rows: Mapping[str, Sequence[Row]], output: AnyOutput, name: str = "base") -> BaseAtItsBest:
+    """Choose the base model's answers that a candidate is compared with.
+
+    Free answers decide while at least IN_FORM of them are in form; then restricted answers are a second rival. Below,
+    restricted answers decide; where none could be made, free ones read leniently. Free text has no restricted form.
+
+    Args:
+        rows: Prediction rows by model.
+        output: The kind of answer the spec declares.
+        name: The model (or prompt) whose answers these are.
+    """
+    free = [dict(row) for row in rows[name]]
+    share = valid_share(free, output)["share"] or 0.0
+    restricted = restricted_rows(rows, OTHER_PROMPT if OTHER_PROMPT in rows else name, output)
+    if isinstance(output, TextOutput):
+        return BaseAtItsBest("free", {"free": free}, share)
+    if share >= IN_FORM:
+        return BaseAtItsBest("free", {"free": free, **({"restricted": restricted} if restricted else {})}, share)
+    if restricted:
+        return BaseAtItsBest("restricted", {"restricted": restricted}, share)
+    return BaseAtItsBest("lenient", {"lenient": lenient_rows(free, output)}, share)
+
+
+def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOutput) -> list[dict[str, Any]] | None:
+    """A model's answers restricted to the allowed forms: the likeliest label, or JSON decoded under the schema.
+
+    Returns None where they were not made: free text, or an engine that can only write freely.
+    """
+    if isinstance(output, LabelsOutput):
+        scored = rows.get(name, ())
+        return likelihood_rows(scored, output.labels) if any(row["label_scores"] for row in scored) else None
+    found = rows.get(restricted_name(name))
+    return [dict(row) for row in found] if found else None
+
+
+def simple_rows(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[dict[str, Any]]]:
+    """Answers of the models without a language model, by their names in SIMPLE_MODELS."""
+    return {name: [dict(row) for row in rows[SIMPLE + name]] for name in SIMPLE_MODELS if SIMPLE + name in rows}
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One rival on validation.
+
+    Attributes:
+        title: How people call it, to stand inside a sentence.
+        value: Its score in the metric that decides.
+        rows: Its prediction rows, in the order of example ids.
+    """
+
+    title: str
+    value: float
+    rows: list[dict[str, Any]]
+
+
+def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
+    """The best of everything simpler than fine-tuning on validation: prompts, restricted answers, simple models.
+
+    Args:
+        spec: The task.
+        rows: Validation rows by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
+    """
+    found: list[tuple[str, Sequence[Row]]] = []
+    for name in prompts_of(rows):
+        title = f"the base model, {prompt_name(name)}"
+        answers = base_at_its_best(rows, spec.output, name).answers
+        found += [(f"{title}{MODE_TITLES[mode]}", of) for mode, of in answers.items()]
+    found += [(_inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
+    scored = [
+        (float(score(of, spec.output, metric=spec.metric)["primary"]["value"] or 0.0), title, of) for title, of in found
+    ]
+    value, title, of = max(scored, key=lambda rival: rival[0])
+    return Rival(title, value, sorted((dict(row) for row in of), key=lambda row: str(row["example_id"])))
+
+
+def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of two models for the examples both answered, in the order of example ids."""
+    by_id = [{row["example_id"]: row for row in rows} for rows in (first, second)]
+    shared = sorted(by_id[0].keys() & by_id[1].keys())
+    return [by_id[0][i] for i in shared], [by_id[1][i] for i in shared]
+
+
+def _inside(title: str) -> str:
+    """A title as it stands inside a sentence: `TF-IDF …` stays, `The nearest …` begins with a small letter."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]

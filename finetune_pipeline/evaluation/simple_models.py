@@ -1,0 +1,300 @@
+"""Models without a language model, fitted in seconds on the training rows: the rivals every fine-tuned model must beat.
+
+Each is a scikit-learn pipeline (for JSON answers, one for fields with few values and one for the others), so that
+``finetune export --simple`` hands out exactly what was compared.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from finetune_pipeline.data.json_values import NOT_JSON, canonical, strict
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
+
+REGULARISATION = (1.0, 10.0, 100.0)
+"""Inverse regularisation strengths (scikit-learn's C) that are tried, strongest regularisation first."""
+TUNING_ROWS, TUNING_FOLDS = 2_000, 3
+"""The strength is chosen by cross-validation with so many folds, on at most so many training rows."""
+WORD = r"(?u)\b\w+\b"
+"""Words of one character count too: `P0`, `5 s`, `I` tell tickets apart."""
+MOST_VALUES = 50
+"""A JSON field with more different values than this in the training rows is open: its value is copied, not classified."""
+MISSING = ""
+"""Stands for a JSON field an answer lacks. No JSON text is empty."""
+
+Path = tuple[str, ...]
+
+
+@dataclass
+class SimpleModel(ABC):
+    """A model fitted on (text, answer) pairs.
+
+    Attributes:
+        pipelines: Fitted scikit-learn pipelines by part. A text or label model has the one part ``model``; a JSON model
+            may have ``closed`` (fields with few values) and ``open`` (the others).
+        fields: JSON models only: the field paths each part predicts, in the order of its columns.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+
+    pipelines: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, list[Path]] = field(default_factory=dict)
+
+    @classmethod
+    def fits(cls, output: AnyOutput) -> bool:
+        """Whether the model can give answers of this kind."""
+        return True
+
+    @abstractmethod
+    def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
+        """Fit on training rows and return self.
+
+        Raises:
+            ValueError: There are no rows, or no text holds anything the model could count.
+        """
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """The answer to every text."""
+        if not texts:
+            return []
+        if not self.fields:
+            return [str(answer) for answer in self.pipelines["model"].predict(list(texts))]
+        columns: dict[Path, list[str]] = {}
+        for part, paths in self.fields.items():
+            predicted = self.pipelines[part].predict(list(texts)).reshape(len(texts), len(paths))
+            columns |= {path: [str(value) for value in predicted[:, i]] for i, path in enumerate(paths)}
+        return [joined_json({path: values[i] for path, values in columns.items()}) for i in range(len(texts))]
+
+
+class CommonestAnswer(SimpleModel):
+    """Gives the answer that most training rows have."""
+
+    name, title = "commonest", "Always the commonest answer"
+
+    def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
+        self.pipelines = {"model": _constant(texts, answers)}
+        return self
+
+
+class CommonestFields(SimpleModel):
+    """Gives a JSON object that holds each field's commonest value."""
+
+    name, title = "commonest_fields", "Each field's commonest value"
+
+    @classmethod
+    def fits(cls, output: AnyOutput) -> bool:
+        return isinstance(output, JsonOutput)
+
+    def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
+        paths, table = _field_table(answers, output)
+        self.fields = {"closed": paths}
+        self.pipelines = {"closed": _constant(texts, table)}
+        return self
+
+
+class NearestRow(SimpleModel):
+    """Copies the answer of the training row whose text is most like the question (cosine of character n-grams)."""
+
+    name, title = "nearest", "The nearest training row's answer"
+
+    def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
+        self.pipelines = {"model": _nearest(texts, answers)}
+        return self
+
+
+class TfidfLogistic(SimpleModel):
+    """TF-IDF with logistic regression: the label, or each JSON field with few values; other fields as the nearest row."""
+
+    name, title = "linear", "TF-IDF and logistic regression"
+
+    @classmethod
+    def fits(cls, output: AnyOutput) -> bool:
+        return isinstance(output, LabelsOutput | JsonOutput)
+
+    def fit(self, texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0) -> SimpleModel:
+        if isinstance(output, JsonOutput):
+            return self._fit_fields(texts, *_field_table(answers, output))
+        self.pipelines = {"model": linear_pipeline(texts, answers, seed)}
+        return self
+
+    def _fit_fields(self, texts: Sequence[str], paths: list[Path], table: list[list[str]]) -> SimpleModel:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.multioutput import MultiOutputClassifier
+        from sklearn.pipeline import make_pipeline
+
+        kinds = [len({row[i] for row in table}) for i in range(len(paths))]
+        closed = [i for i, n in enumerate(kinds) if 1 < n <= MOST_VALUES]
+        others = [i for i in range(len(paths)) if i not in closed]
+        if closed:
+            classifier = MultiOutputClassifier(LogisticRegression(C=REGULARISATION[1], max_iter=1000))
+            self.fields["closed"] = [paths[i] for i in closed]
+            self.pipelines["closed"] = make_pipeline(_features(), classifier).fit(
+                list(texts), [[row[i] for i in closed] for row in table]
+            )
+        if others:
+            self.fields["open"] = [paths[i] for i in others]
+            values = [[row[i] for i in others] for row in table]
+            self.pipelines["open"] = _nearest(texts, values if len(others) > 1 else [row[0] for row in values])
+        return self
+
+
+SIMPLE_MODELS: dict[str, type[SimpleModel]] = {
+    model.name: model for model in (CommonestAnswer, CommonestFields, NearestRow, TfidfLogistic)
+}
+"""All simple models by name, in the order reports show them. A new rival is a class in this tuple."""
+
+
+def fit_simple_models(
+    texts: Sequence[str], answers: Sequence[str], output: AnyOutput, seed: int = 0
+) -> tuple[dict[str, SimpleModel], dict[str, str]]:
+    """Fit every simple model that can answer in this form.
+
+    Args:
+        texts: What the user says, one training row each.
+        answers: The right answers, in the same order.
+        output: The kind of answer the spec declares.
+        seed: Of the cross-validation that chooses the regularisation.
+
+    Returns:
+        The fitted models by name; and, by name, why a model could not be fitted.
+    """
+    fitted: dict[str, SimpleModel] = {}
+    failed: dict[str, str] = {}
+    for name, model in SIMPLE_MODELS.items():
+        if model.fits(output):
+            try:
+                fitted[name] = model().fit(texts, answers, output, seed)
+            except ValueError as error:
+                failed[name] = str(error)
+    return fitted, failed
+
+
+def tfidf_logistic(
+    train_texts: Sequence[str],
+    train_labels: Sequence[str],
+    test_texts: Sequence[str],
+    seed: int = 0,
+    strength: float | None = None,
+) -> list[str]:
+    """Labels of `test_texts` by :func:`linear_pipeline`."""
+    model = linear_pipeline(train_texts, train_labels, seed, strength)
+    return [str(label) for label in model.predict(list(test_texts))] if test_texts else []
+
+
+def linear_pipeline(texts: Sequence[str], labels: Sequence[str], seed: int = 0, strength: float | None = None) -> Any:
+    """Logistic regression on TF-IDF of word 1- and 2-grams and of character 3- to 5-grams within words.
+
+    Args:
+        texts: Training texts.
+        labels: Their labels.
+        seed: Shuffles the folds.
+        strength: scikit-learn's C; None chooses it from REGULARISATION by cross-validation on the training rows.
+
+    Returns:
+        The fitted pipeline. With a single label among the rows, one that always gives it.
+
+    Raises:
+        ValueError: Texts and labels do not match, there are none, or no text holds a character to count.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+
+    if len(set(labels)) == 1:
+        return _constant(texts, labels)
+    _check_rows(texts, labels)
+    if strength is None:
+        few_texts, few_labels = texts, labels
+        if len(texts) > TUNING_ROWS:
+            chosen = range(0, len(texts), -(-len(texts) // TUNING_ROWS))
+            few_texts, few_labels = [texts[i] for i in chosen], [labels[i] for i in chosen]
+        folds = min(TUNING_FOLDS, *Counter(few_labels).values())
+        strength = REGULARISATION[1]
+        if folds > 1 and len(set(few_labels)) > 1:
+            splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
+            # the texts are counted once: a fold's own idf would change nothing that decides between strengths
+            search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": list(REGULARISATION)}, cv=splits)
+            strength = search.fit(_features().fit_transform(list(few_texts)), list(few_labels)).best_params_["C"]
+    pipeline = make_pipeline(_features(), LogisticRegression(C=strength, max_iter=1000))
+    return pipeline.fit(list(texts), list(labels))
+
+
+def joined_json(values: Mapping[Path, str]) -> str:
+    """One line of JSON from the JSON texts of its fields; fields that are MISSING are left out."""
+    if list(values) == [()]:
+        return values[()]
+    made: dict[str, Any] = {}
+    for path, text in values.items():
+        if text != MISSING:
+            place = made
+            for key in path[:-1]:
+                place = place.setdefault(key, {})
+            place[path[-1]] = json.loads(text)
+    return json.dumps(made, ensure_ascii=False)
+
+
+def _check_rows(texts: Sequence[str], answers: Sequence[Any]) -> None:
+    if len(texts) != len(answers) or not texts:
+        raise ValueError(
+            f"{len(texts)} training texts and {len(answers)} answers: as many are needed, and at least one"
+        )
+
+
+def _features() -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import, so only where it is used
+    from sklearn.pipeline import make_union
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD)
+    return make_union(words, _character_ngrams())
+
+
+def _character_ngrams() -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
+
+
+def _constant(texts: Sequence[str], answers: Sequence[Any]) -> Any:
+    from sklearn.dummy import DummyClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    _check_rows(texts, answers)
+    return make_pipeline(FunctionTransformer(), DummyClassifier(strategy="most_frequent")).fit(list(texts), answers)
+
+
+def _nearest(texts: Sequence[str], answers: Sequence[Any]) -> Any:
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+
+    _check_rows(texts, answers)
+    classifier = KNeighborsClassifier(n_neighbors=1, metric="cosine", algorithm="brute")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes")  # answers may all be different
+        return make_pipeline(_character_ngrams(), classifier).fit(list(texts), answers)
+
+
+def _field_table(answers: Sequence[str], output: AnyOutput) -> tuple[list[Path], list[list[str]]]:
+    """The paths of all fields, in the order they first occur, and their JSON texts: a row an answer, a column a field."""
+    unordered = frozenset(output.unordered) if isinstance(output, JsonOutput) else frozenset()
+    rows = []
+    for answer in answers:
+        value = strict(answer)
+        if value is NOT_JSON:
+            raise ValueError(f"a training answer is not JSON: {answer[:100]!r}")
+        rows.append(dict(_leaves(value, unordered)))
+    paths = list(dict.fromkeys(path for row in rows for path in row))
+    return paths, [[row.get(path, MISSING) for path in paths] for row in rows]
+
+
+def _leaves(value: Any, unordered: frozenset[str], path: Path = ()) -> list[tuple[Path, str]]:
+    if isinstance(value, dict) and value:
+        return [leaf for key, item in value.items() for leaf in _leaves(item, unordered, (*path, key))]
+    return [(path, canonical(value, unordered, ".".join(path)))]

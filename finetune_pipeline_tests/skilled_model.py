@@ -1,0 +1,122 @@
+"""A tiny model that can do something: answer in form, say which colour a text names last, and repeat facts.
+
+It stands for a pretrained language model: it has a general skill (under a system prompt of its own), which a little
+fine-tuning turns to the task, and knowledge that careless fine-tuning destroys. The task is one that models of words
+cannot do: both colours are named in every text, and the last one counts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+
+LABELS = ["red", "blue"]
+WORDS = """apple river stone cloud paper window garden silver bread candle forest letter mirror basket ladder button
+engine pocket summer winter market bridge rabbit thunder pencil blanket harbor island needle orange pillow ribbon""".split()
+CUES = {"red": ["fire", "ember"], "blue": ["water", "frost"]}
+SYSTEM = "Answer red or blue."
+SKILL_SYSTEM = "Say the last one."
+FACTS = 120
+Answer = Callable[[random.Random, str], str]
+
+
+def question(rng: random.Random, label: str, words: int = 7) -> str:
+    """A text that names both colours, the label's last."""
+    other = LABELS[label == LABELS[0]]
+    text = rng.sample(WORDS, words)
+    first, last = sorted(rng.sample(range(words + 2), 2))
+    text.insert(first, rng.choice(CUES[other]))
+    text.insert(last, rng.choice(CUES[label]))
+    return " ".join(text)
+
+
+def truth(text: str) -> str:
+    """The right label of a question."""
+    named = [label for word in text.lower().split() for label in LABELS if word in CUES[label]]
+    return named[-1]
+
+
+def raw_rows(seed: int, n: int) -> list[dict[str, Any]]:
+    """Rows as people collect them, half of each label."""
+    rng = random.Random(seed)
+    return [{"text": question(rng, LABELS[i % 2]), "label": LABELS[i % 2]} for i in range(n)]
+
+
+def facts() -> list[dict[str, Any]]:
+    """What the model knows besides its skill: pairs of words with three choices, as a benchmark file has them."""
+    rng = random.Random(7)
+    pairs = rng.sample([(a, b) for a in WORDS for b in WORDS if a != b], FACTS)
+    return [{"query": f"{a} and {b} make", "choices": rng.sample(WORDS, 3), "gold": rng.randrange(3)} for a, b in pairs]
+
+
+def at_chance(rng: random.Random, label: str) -> str:
+    """An answer in form that knows nothing of the task."""
+    return rng.choice(LABELS)
+
+
+def make_skilled_model(
+    folder: Path, answer: Answer = at_chance, steps: int = 400, system: str = SYSTEM, knowledge: bool = True
+) -> Path:
+    """Make the tiny model and teach it,.
+
+    Args:
+        folder: Where to save it.
+        answer: What it says to a question of the task, by the right label.
+        steps: Optimiser steps.
+        system: System prompt of the task.
+        knowledge: Whether it learns the facts, too.
+
+    Returns:
+        The folder.
+    """
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    from finetune_pipeline.models.chat import encode_answer, encode_prompt, to_ids
+
+    rng = random.Random(3)
+    words = [f" {w}" for w in [*WORDS, *(w for some in CUES.values() for w in some), *LABELS]]
+    make_tiny_model(folder, texts=[*words, *words, system, SKILL_SYSTEM, answer(rng, LABELS[0])], vocabulary=900)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), LlamaForCausalLM.from_pretrained(folder)
+
+    def chat(system_prompt: str, text: str, said: str) -> tuple[list[int], list[int]]:
+        messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": text}]
+        return encode_prompt(tokenizer, messages), encode_answer(tokenizer, messages, said)
+
+    start = [tokenizer.bos_token_id]
+    known = [
+        (start + to_ids(tokenizer, f["query"]), to_ids(tokenizer, f" {f['choices'][f['gold']]}")) for f in facts()
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
+    for _ in range(steps):
+        task = [chat(system, question(rng, label), answer(rng, label)) for label in rng.choices(LABELS, k=8)]
+        skill = [
+            chat(SKILL_SYSTEM, question(rng, label, rng.randrange(3, 8)), label) for label in rng.choices(LABELS, k=24)
+        ]
+        batches = [[*task, *skill], *([known] if knowledge else [])]
+        loss = sum(model(**_padded(rows, tokenizer.pad_token_id)).loss for rows in batches)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    return folder
+
+
+def _padded(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, Any]:
+    """A batch in which the second part of each row is learned."""
+    import torch
+
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids, labels = torch.full((len(rows), longest), pad), torch.full((len(rows), longest), -100)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for i, (prompt, answer) in enumerate(rows):
+        n = len(prompt) + len(answer)
+        ids[i, :n], mask[i, :n] = torch.tensor(prompt + answer), 1
+        labels[i, len(prompt) : n] = torch.tensor(answer)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}

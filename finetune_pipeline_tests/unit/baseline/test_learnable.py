@@ -1,0 +1,178 @@
+"""Answers that can be told from inputs are shown to be so, by whatever tells them; random ones, and too few, are not."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+
+from finetune_pipeline.baseline.learnable import Evidence, Learnable, learnable
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.statistics import paired_power
+from finetune_pipeline.planning.power import expected_disagreement
+from finetune_pipeline.spec import TaskSpec
+from finetune_pipeline_tests.unit.data.quality.makers import FILLER, LABELS, NAMES, in_order, make, make_spec, requests
+
+PRODUCTS = "loaf bagel scone tart brownie roll".split()
+SURELY_BETTER = Evidence("base", "the prompted base model", 0.6, "always answering parcel", 0.3, 0.3, (0.2, 0.4), 1e-6)
+
+
+def shuffled(rows: list[Example], seed: int = 0) -> list[Example]:
+    answers = [e.messages[-1] for e in rows]
+    random.Random(seed).shuffle(answers)
+    return [
+        replace(e, messages=[*e.messages[:-1], answer], label=answer["content"] if e.label else None)
+        for e, answer in zip(rows, answers, strict=True)
+    ]
+
+
+def of(result: Learnable, name: str) -> Evidence:
+    return next(e for e in result.evidence if e.name == name)
+
+
+def orders(count: int) -> list[Example]:
+    draw, rows = random.Random(1), []
+    for i in range(count):
+        product, quantity = draw.choice(PRODUCTS), draw.randint(2, 99)
+        text = (
+            f"{' '.join(draw.choices(FILLER, k=5))} {quantity} of the {product} {' '.join(draw.choices(FILLER, k=5))}"
+        )
+        rows.append(make(text, json.dumps({"product": product, "quantity": quantity}), i + 1))
+    return rows
+
+
+def json_spec() -> TaskSpec:
+    output = {"kind": "json", "json_schema": {"type": "object"}}
+    return TaskSpec.model_validate(make_spec().model_dump() | {"output": output})
+
+
+def test_labels_that_words_tell_are_shown() -> None:
+    result = learnable(make_spec(LABELS), requests(200))
+    assert result.status == "shown" and of(result, "linear").score > 0.9
+    assert result.sentence.startswith("The answers can be told from the inputs: ")
+    assert "right by" in result.sentence and "25.0% by always answering" in result.sentence
+    assert json.loads(json.dumps(result.to_dict()))["evidence"][0]["reference_score"] == pytest.approx(0.25)
+
+
+def test_shuffled_labels_are_not_and_the_sentence_says_where_to_look() -> None:
+    result = learnable(make_spec(LABELS), shuffled(requests(600)))
+    assert result.status == "not_shown" and result.rows_needed is not None and result.rows_needed <= 600
+    assert all(e.interval[0] <= 0 for e in result.evidence)
+    assert result.sentence.startswith("The answers cannot be told from the inputs: ")
+    assert "by always answering" in result.sentence and "join" in result.sentence and "shuffled" in result.sentence
+
+
+def test_word_order_alone_is_enough() -> None:
+    result = learnable(make_spec(["yes", "no"]), in_order(800))
+    assert result.status == "shown"
+    assert of(result, "order").gain > 0.2 and of(result, "linear").gain < 0.1
+    assert learnable(make_spec(["yes", "no"]), shuffled(in_order(800))).status == "not_shown"
+
+
+def test_few_rows_are_told_how_many_it_takes() -> None:
+    result = learnable(make_spec(LABELS), shuffled(requests(60)))
+    assert result.status == "too_few_rows" and result.rows == 60 and result.rows_needed is not None
+    assert f"takes {result.rows_needed:,}" in result.sentence and "60 training rows cannot show" in result.sentence
+    # a gain of 10 points over a label that a quarter of the rows have, in three comparisons, with a chance of 80%
+    design = {"gain": 0.1, "discordant_share": expected_disagreement(0.25, 0.1), "alpha": 0.05 / 3}
+    assert 0.77 < paired_power(result.rows_needed, **design) < 0.83
+    assert learnable(make_spec(LABELS), requests(5)).status == "too_few_rows"
+
+
+def test_a_rare_label_leaves_little_to_gain_and_takes_more_rows() -> None:
+    rows = [replace(e, label="parcel" if i % 25 else "invoice") for i, e in enumerate(requests(600))]
+    rows = shuffled([replace(e, messages=[*e.messages[:-1], {"role": "assistant", "content": e.label}]) for e in rows])
+    result = learnable(make_spec(["parcel", "invoice"]), rows)
+    assert result.status == "too_few_rows" and result.rows_needed is not None and result.rows_needed > 1000
+
+
+def test_labels_that_depend_on_the_file_alone_are_not_shown() -> None:
+    def by_file(i: int, e: Example) -> Example:
+        label = LABELS[i // 4 % 2]
+        return replace(
+            e,
+            label=label,
+            source={"file": f"raw/{label}.jsonl", "line": i},
+            messages=[*e.messages[:-1], {"role": "assistant", "content": label}],
+        )
+
+    rows = [by_file(i, e) for i, e in enumerate(requests(800))]
+    assert learnable(make_spec(LABELS[:2]), rows).status == "not_shown"
+
+
+@pytest.mark.parametrize("kept_together_by", ["cluster", "group"])
+def test_repeats_of_a_row_with_its_label_prove_nothing(kept_together_by: str) -> None:
+    """Every row three times, nearly alike, with one random label: a model that has seen one knows the other two."""
+    rows, clusters = [], {}
+    for i, e in enumerate(shuffled(requests(300))):
+        for n in range(3):
+            again = make(f"{e.user_text} {'abc'[n]}", str(e.label), 10 * i + n, label=e.label)
+            rows.append(replace(again, group=f"g{i}") if kept_together_by == "group" else again)
+            clusters[again.id] = f"c{i}"
+    assert learnable(make_spec(LABELS), rows, clusters if kept_together_by == "cluster" else {}).status != "shown"
+    alone = learnable(make_spec(LABELS), [replace(e, group=None) for e in rows])
+    assert alone.status == "shown", "without knowing what belongs together it looks learnable"
+
+
+def test_the_same_answer_everywhere_is_nothing_to_learn() -> None:
+    rows = [make(f"question {i}", "parcel", i, label="parcel") for i in range(300)]
+    result = learnable(make_spec(LABELS), rows)
+    assert result.status == "not_shown" and "the same answer, parcel" in result.sentence
+    with pytest.raises(ValueError, match="no training rows"):
+        learnable(make_spec(LABELS), [])
+
+
+def test_text_copied_from_the_input_is_shown() -> None:
+    draw = random.Random(0)
+    codes = ["".join(draw.choices("bcdfghjklmnpqrstvwxz", k=10)) for _ in range(400)]
+    rows = [make(f"{' '.join(draw.choices(FILLER, k=6))} {c}", f"the code is {c}", i) for i, c in enumerate(codes)]
+    result = learnable(make_spec(), rows)
+    assert result.status == "shown" and of(result, "copy").interval[0] > 0.1
+    assert "overlap of the input with the right answer" in result.sentence
+    lost = learnable(make_spec(), shuffled(rows))
+    assert lost.status == "not_shown" and "cannot be told from the inputs" in lost.sentence
+
+
+def test_text_that_shares_no_word_with_its_input_is_shown_by_the_nearest_row() -> None:
+    german = {"parcel": "Das Paket", "invoice": "Die Rechnung", "password": "Das Kennwort", "holiday": "Der Urlaub"}
+    rows = [replace(e, label=None) for e in requests(400)]
+    rows = [replace(e, messages=[*e.messages[:-1], {"role": "assistant", "content": german[e.answer]}]) for e in rows]
+    result = learnable(make_spec(), rows)
+    assert result.status == "shown" and of(result, "nearest").interval[0] > 0.2
+    assert learnable(make_spec(), shuffled(rows)).status != "shown"
+
+
+def test_json_is_judged_by_its_fields() -> None:
+    result = learnable(json_spec(), orders(300))
+    assert result.status == "shown" and of(result, "nearest").interval[0] > 0 and of(result, "copy").interval[0] > 0
+    assert learnable(json_spec(), shuffled(orders(1000))).status == "not_shown"
+
+
+def test_calls_of_tools_are_answers() -> None:
+    def calling(i: int, city: str) -> Example:
+        call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": json.dumps({"in": city})}}
+        e = make(f"will it rain in {city} {i}", "", i)
+        return replace(e, messages=[*e.messages[:-1], {"role": "assistant", "content": "", "tool_calls": [call]}])
+
+    cities = ["Reykjavik", "Ljubljana", "Wellington", "Montevideo", "Ouagadougou", "Vladivostok"]
+    assert learnable(make_spec(), [calling(i, cities[i % 6]) for i in range(200)]).status == "shown"
+    same = learnable(make_spec(), [calling(i, "Oslo") for i in range(20)])
+    assert same.status == "not_shown" and "the same answer" in same.sentence
+
+
+def test_a_prompted_model_may_show_what_simple_ones_cannot() -> None:
+    rows, spec = shuffled(requests(600)), make_spec(LABELS)
+    result = learnable(spec, rows, prompted=SURELY_BETTER)
+    assert result.status == "shown" and "60.0% right by the prompted base model" in result.sentence
+    worse = replace(SURELY_BETTER, score=0.1, gain=-0.2, interval=(-0.3, -0.1))
+    assert learnable(spec, rows, prompted=worse).status == "not_shown"
+    # p = .04 alone would do, but not as the best of four comparisons
+    assert learnable(spec, rows, prompted=replace(SURELY_BETTER, p=0.04)).status == "not_shown"
+
+
+def test_inputs_of_one_word_can_be_judged() -> None:
+    rows = [make(f"{NAMES[i % 10]}{'zz' * (i % 2)}{i}", x := ["yes", "no"][i % 2], i, label=x) for i in range(60)]
+    result = learnable(make_spec(["yes", "no"]), rows)
+    assert of(result, "linear").score > 0.9 and of(result, "order").score < 0.7

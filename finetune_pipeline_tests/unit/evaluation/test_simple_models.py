@@ -1,0 +1,106 @@
+"""Simple models learn what words tell, from the training rows alone, in every kind of answer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, fit_simple_models, joined_json, tfidf_logistic
+from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
+
+TRAIN = [(f"the app crashes on screen {i}", "bug") for i in range(12)]
+TRAIN += [(f"invoice {i} was charged twice", "billing") for i in range(12)]
+TRAIN += [(f"please add dark mode {i}", "feature") for i in range(3)]
+TEXTS, ANSWERS = [t for t, _ in TRAIN], [a for _, a in TRAIN]
+LABELS = LabelsOutput(labels=["bug", "billing", "feature"])
+ORDERS = JsonOutput(json_schema={"type": "object"}, unordered=["extras"])
+ASKED = ["it crashes when the screen opens", "charged twice again", "add a mode please"]
+
+
+def test_a_linear_model_learns_words_and_repeats_itself() -> None:
+    assert tfidf_logistic(TEXTS, ANSWERS, ASKED, 3) == ["bug", "billing", "feature"]
+    assert tfidf_logistic(TEXTS, ANSWERS, ASKED, 3) == tfidf_logistic(TEXTS, ANSWERS, ASKED, 3)
+
+
+def test_order_of_neighbouring_words_counts() -> None:
+    train = ["not good"] * 6 + ["good not"] * 6
+    assert tfidf_logistic(train, ["no"] * 6 + ["yes"] * 6, ["not good", "good not"], 0) == ["no", "yes"]
+
+
+def test_texts_without_spaces_are_read_too() -> None:
+    train = [f"网络连接断开了{i}" for i in range(8)] + [f"请退还我的付款{i}" for i in range(8)]
+    assert tfidf_logistic(train, ["net"] * 8 + ["pay"] * 8, ["连接又断开", "付款请退还"], 0) == ["net", "pay"]
+
+
+def test_a_label_with_a_single_row_is_no_obstacle() -> None:
+    assert tfidf_logistic([*TEXTS, "hello there"], [*ANSWERS, "greeting"], ["invoice charged"], 0) == ["billing"]
+
+
+def test_one_label_only() -> None:
+    assert tfidf_logistic(["a", "b"], ["x", "x"], ["c", "d", "e"], 0) == ["x", "x", "x"]
+
+
+def test_nothing_to_predict() -> None:
+    assert tfidf_logistic(TEXTS, ANSWERS, [], 0) == []
+
+
+@pytest.mark.parametrize(("texts", "labels"), [([], []), (["a"], ["x", "y"])])
+def test_refuses_what_does_not_match(texts: list[str], labels: list[str]) -> None:
+    with pytest.raises(ValueError, match="as many are needed, and at least one"):
+        tfidf_logistic(texts, labels, ["t"], 0)
+
+
+def test_labels_have_three_rivals() -> None:
+    fitted, failed = fit_simple_models(TEXTS, ANSWERS, LABELS)
+    assert list(fitted) == ["commonest", "nearest", "linear"] and not failed
+    assert fitted["commonest"].predict(ASKED) == ["billing"] * 3, "of two labels as common, the first by name"
+    assert fitted["nearest"].predict(ASKED) == ["bug", "billing", "feature"]
+    assert [model.predict([]) for model in fitted.values()] == [[], [], []]
+
+
+def test_free_text_has_the_commonest_and_the_nearest_answer() -> None:
+    answers = [f"answer {i % 9}" for i in range(len(TEXTS))]
+    fitted, _ = fit_simple_models(TEXTS, answers, TextOutput())
+    assert list(fitted) == ["commonest", "nearest"]
+    assert fitted["nearest"].predict([TEXTS[4]]) == ["answer 4"]
+
+
+def _order(i: int) -> tuple[str, str]:
+    fruit, urgent = ("apples", "pears")[i % 2], i % 3 == 0
+    value = {
+        "fruit": fruit,
+        "number": i,
+        "delivery": {"urgent": urgent},
+        "extras": ["box", "card"] if i % 4 else ["card", "box"],
+    }
+    if i % 5 == 0:
+        del value["delivery"]
+    return f"order {i} of {fruit}{' at once' if urgent else ''} for shop {i}", json.dumps(value)
+
+
+def test_json_fields_with_few_values_are_classified_and_the_others_copied() -> None:
+    rows = [_order(i) for i in range(120)]
+    fitted, failed = fit_simple_models([t for t, _ in rows], [a for _, a in rows], ORDERS)
+    assert list(fitted) == list(SIMPLE_MODELS) and not failed
+    assert fitted["linear"].fields["open"] == [("number",), ("extras",)], "too many values, or one only"
+    assert {*fitted["linear"].fields["closed"]} == {("fruit",), ("delivery", "urgent")}
+    said = json.loads(fitted["linear"].predict(["order 31 of pears at once for shop 31"])[0])
+    assert said["fruit"] == "pears" and said["number"] == 31 and said["extras"] == ["box", "card"]
+    usual = json.loads(fitted["commonest_fields"].predict(["x"])[0])
+    assert usual["delivery"] == {"urgent": False} and usual["extras"] == ["box", "card"]
+
+
+def test_answers_that_are_no_objects_are_one_field() -> None:
+    texts = [f"{'one' if i % 2 else 'two'} of {i}" for i in range(20)]
+    fitted, _ = fit_simple_models(texts, ["1" if i % 2 else "2" for i in range(20)], ORDERS)
+    assert fitted["linear"].predict(["one of 7", "two of 8"]) == ["1", "2"]
+    assert joined_json({(): "[1, 2]"}) == "[1, 2]"
+
+
+def test_a_model_that_cannot_be_fitted_is_named_and_loses_no_other() -> None:
+    fitted, failed = fit_simple_models(["", " "], ["a", "b"], LABELS)
+    assert list(fitted) == ["commonest"] and set(failed) == {"nearest", "linear"}
+    assert all("empty vocabulary" in why for why in failed.values())
+    fitted, failed = fit_simple_models(["a text"], ["no json"], ORDERS)
+    assert "not JSON" in failed["linear"] and "commonest" in fitted
