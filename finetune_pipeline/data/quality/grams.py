@@ -50,7 +50,7 @@ class _Table:
 _TABLE = _Table()
 
 
-def _spread(hashes: np.ndarray) -> np.ndarray:
+def spread(hashes: np.ndarray) -> np.ndarray:
     """Murmur3's 64-bit finaliser, in place."""
     hashes ^= hashes >> np.uint64(33)
     hashes *= np.uint64(0xFF51AFD7ED558CCD)
@@ -64,7 +64,7 @@ def _hash_runs(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nd
     _TABLE.grow(len(codes) + 1)
     sums = np.zeros(len(codes) + 1, np.uint64)
     np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * _TABLE.up[: len(codes)], out=sums[1:])
-    return _spread((sums[ends] - sums[starts]) * _TABLE.down[starts])
+    return spread((sums[ends] - sums[starts]) * _TABLE.down[starts])
 
 
 def _blocks(texts: Sequence[str]) -> Iterator[list[str]]:

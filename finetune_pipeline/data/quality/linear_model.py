@@ -1,20 +1,23 @@
 """What a small linear model thinks of rows it was not trained on: the ground for label noise and for hard items.
 
 TF-IDF of word 1- and 2-grams and of character 3- to 5-grams (hashed, sublinear, those in one text only left out), logistic
-regression, k-fold cross-validation in which rows of one cluster never straddle two folds.
+regression, k-fold cross-validation in which rows of one cluster never straddle two folds. Ordered word pairs may take the
+place of the n-grams.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.grams import Grams, char_grams, word_grams
+from finetune_pipeline.data.quality.grams import Grams, char_grams, spread, word_grams
 from finetune_pipeline.data.quality.sample import chosen, hash_order
 from finetune_pipeline.data.shingles import loose_form
 
@@ -30,6 +33,9 @@ DENSE_COLUMNS = 60_000
 """Most frequent features kept for that: it bounds memory."""
 _COLUMNS = 1 << 20
 _WORD_CHARS, _GRAM_CHARS = 2_000, 256
+_PAIR_WORDS = 60
+_FIRST_WORD = 0x9E3779B97F4A7C15
+"""Multiplies the hash of a pair's first word, so that the pair and its reverse have different hashes."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def _tfidf(grams: Grams, texts: int) -> Any:
     counts = csr_matrix((np.ones(len(columns), np.float32), columns, grams.offsets), shape=(texts, _COLUMNS))
     counts.sum_duplicates()
     frequency = np.bincount(counts.indices, minlength=_COLUMNS)
-    kept = np.flatnonzero(frequency >= 2)
+    kept = np.flatnonzero(frequency >= 2) if frequency.max(initial=0) >= 2 else np.zeros(1, np.int64)
     counts = counts[:, kept]
     counts.data = 1 + np.log(counts.data)
     weights = np.log((1 + texts) / (1 + frequency[kept])) + 1
@@ -86,6 +92,27 @@ def features(texts: Sequence[str]) -> Any:
     return hstack([normalize(half) for half in halves], format="csr", dtype=np.float32)
 
 
+def order_features(texts: Sequence[str]) -> Any:
+    """TF-IDF of ordered word pairs: `a … b`, at any distance, is another feature than `b … a`.
+
+    A linear model on them sees word order (which of two names comes first) and negation (`not … good`), which a model on
+    n-grams does not. Of a text the first 60 words count.
+
+    Returns:
+        Sparse float32 matrix; rows have length one, or zero for a text of a single word.
+    """
+    from sklearn.preprocessing import normalize
+
+    words = word_grams([" ".join(loose_form(text).split()[:_PAIR_WORDS]) for text in texts])
+    pairs = []
+    for start, end in pairwise(words.offsets):
+        first, second = np.triu_indices(end - start, 1)
+        hashes = words.hashes[start:end]
+        pairs.append(spread(hashes[first] * np.uint64(_FIRST_WORD) + hashes[second]))
+    offsets = np.concatenate(([0], np.cumsum([len(row) for row in pairs]))).astype(np.int64)
+    return normalize(_tfidf(Grams(np.concatenate([np.zeros(0, np.uint64), *pairs]), offsets), len(texts)))
+
+
 def folds_by_cluster(labels: Sequence[str], clusters: Sequence[str], folds: int = FOLDS, seed: int = 0) -> np.ndarray:
     """Fold of each row: the clusters of each label (of its majority) go round the folds in the order of their hash."""
     members: dict[str, Counter[str]] = defaultdict(Counter)
@@ -102,11 +129,16 @@ def folds_by_cluster(labels: Sequence[str], clusters: Sequence[str], folds: int 
     return np.array([fold_of[cluster] for cluster in clusters], np.int64)
 
 
-def out_of_fold(examples: Sequence[Example], clusters: Mapping[str, str], seed: int = 0) -> OutOfFold | None:
+def out_of_fold(
+    examples: Sequence[Example],
+    clusters: Mapping[str, str],
+    seed: int = 0,
+    features_of: Callable[[Sequence[str]], Any] = features,
+) -> OutOfFold | None:
     """The model's opinion on every row with a label (a sample of a very large set).
 
     Labels with rows in fewer than two clusters cannot be judged and are left out. None when fewer than two labels or
-    ten rows remain. Deterministic.
+    ten rows remain. Deterministic. features_of: makes the texts' matrix, :func:`features` or :func:`order_features`.
     """
     rows = chosen([e for e in examples if e.label is not None])
     held: dict[str, set[str]] = defaultdict(set)
@@ -118,7 +150,7 @@ def out_of_fold(examples: Sequence[Example], clusters: Mapping[str, str], seed: 
     if len(classes) < 2 or len(rows) < 10:
         return None
     rows = _bounded(rows, set(classes))
-    matrix = features([e.user_text for e in rows])
+    matrix = features_of([e.user_text for e in rows])
     given = np.searchsorted(classes, [str(e.label) for e in rows])
     fold = folds_by_cluster([str(e.label) for e in rows], [clusters.get(e.id, e.id) for e in rows], seed=seed)
     return OutOfFold(rows, classes, given, _cross_validate(matrix, given, fold, len(classes)), left_out)
@@ -132,6 +164,7 @@ def _bounded(rows: list[Example], classes: set[str]) -> list[Example]:
 
 
 def _cross_validate(matrix: Any, given: np.ndarray, fold: np.ndarray, classes: int) -> np.ndarray:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     if matrix.nnz * classes > DENSE_ABOVE:
@@ -150,6 +183,8 @@ def _cross_validate(matrix: Any, given: np.ndarray, fold: np.ndarray, classes: i
             told[:, known] = 1.0
         else:
             model = LogisticRegression(C=STRENGTH, max_iter=60, tol=1e-3)
-            told[:, known] = model.fit(matrix[rest], given[rest]).predict_proba(matrix[held])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # the number of steps is bounded on purpose
+                told[:, known] = model.fit(matrix[rest], given[rest]).predict_proba(matrix[held])
         probabilities[held] = told
     return probabilities

@@ -17,6 +17,11 @@ _WORDS = {
 }
 _COMMON = "please can you tell me about the my our this again today since yesterday still we need help with it".split()
 
+FILLER = (
+    "walked into the room and then after a while very slowly said that it was late today because of the rain".split()
+)
+NAMES = "tom ann bob eve sam kim joe pat liz max".split()
+
 
 def make_spec(labels: list[str] | None = None, training: dict[str, Any] | None = None, **data: Any) -> TaskSpec:
     """A task with these labels, or with free text; keyword arguments go into its `data` section."""
@@ -57,6 +62,20 @@ def requests(count: int, seed: int = 0) -> list[Example]:
         label = LABELS[i % len(LABELS)]
         words = rnd.sample(_WORDS[label].split(), 3) + rnd.choices(_COMMON, k=rnd.randint(4, 9))
         rnd.shuffle(words)
+        rows.append(make(f"{' '.join(words)} {i}", label, i + 1, label=label))
+    return rows
+
+
+def in_order(count: int) -> list[Example]:
+    """Two names in a sentence; the label says whether the one that comes first in the alphabet comes first in it."""
+    draw, rows = random.Random(0), []
+    for i in range(count):
+        first, second = draw.sample(NAMES[:6], 2)
+        words = draw.choices(FILLER, k=8)
+        at = sorted(draw.sample(range(9), 2))
+        words.insert(at[0], first)
+        words.insert(at[1] + 1, second)
+        label = "yes" if first < second else "no"
         rows.append(make(f"{' '.join(words)} {i}", label, i + 1, label=label))
     return rows
 

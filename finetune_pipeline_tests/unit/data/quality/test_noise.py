@@ -6,11 +6,17 @@ import random
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import folds_by_cluster, out_of_fold
-from finetune_pipeline.data.quality.noise import confident_joint, contradicted_files, label_noise, suspect_rows
-from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, requests
+from finetune_pipeline.data.quality.noise import (
+    confident_joint,
+    contradicted_files,
+    label_noise,
+    suspect_rows,
+)
+from finetune_pipeline_tests.unit.data.quality.makers import FILLER, LABELS, in_order, make, make_spec, requests
 
 
 def flipped(rows: list[Example], share: float, seed: int = 0) -> tuple[list[Example], set[str]]:
@@ -39,6 +45,57 @@ def test_planted_flips_are_found() -> None:
     assert margins == sorted(margins) and max(margins) <= 0.5
     true = {e.id: e.label for e in requests(800)}
     assert np.mean([s["suggested"] == true[s["id"]] for s in told["suspects"] if s["id"] in bad]) > 0.9
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.0, "ok"), (0.2, "warns"), (0.45, "blocks"), (0.75, "blocks")])
+def test_the_estimate_holds_the_planted_share_and_too_much_blocks(share: float, verdict: str) -> None:
+    rows, _ = flipped(requests(1000), share)  # at .75 of four labels nothing is left to be learned
+    report = label_noise(rows, {}, make_spec(LABELS))
+    low, high = report["interval"]
+    assert low <= share <= high and low <= report["share"] <= high and high - low < 0.15
+    assert verdict == ("blocks" if report["blocking"] else "ok" if report["passed"] else "warns")
+    if verdict == "blocks":
+        assert report["findings"][0]["severity"] == "error"
+        assert "data.max_label_noise allows 30%" in report["message"] and "raise" in report["findings"][0]["fix"]
+        assert not label_noise(rows, {}, make_spec(LABELS, max_label_noise=1.0))["blocking"]
+
+
+def test_the_limit_is_the_specs_and_must_surely_be_exceeded() -> None:
+    rows, _ = flipped(requests(600), 0.2)
+    report = label_noise(rows, {}, make_spec(LABELS))
+    just_inside, just_outside = report["interval"][0] + 0.001, report["interval"][0] - 0.001
+    assert not label_noise(rows, {}, make_spec(LABELS, max_label_noise=just_inside))["blocking"]
+    assert label_noise(rows, {}, make_spec(LABELS, max_label_noise=just_outside))["blocking"]
+
+
+def test_hard_but_right_labels_do_not_block() -> None:
+    """Two rows in three say nothing of their topic: a model of words is wrong on half of the rows, and no label is."""
+    draw = random.Random(0)
+    rows = [
+        e if i % 3 == 0 else make(f"{' '.join(draw.choices(FILLER, k=8))} {i}", str(e.label), i + 1, label=e.label)
+        for i, e in enumerate(requests(1500))
+    ]
+    report = label_noise(rows, {}, make_spec(LABELS))
+    assert report["accuracy"] < 0.55
+    assert not report["blocking"] and report["share"] < 0.1
+
+
+def test_few_rows_stop_nothing() -> None:
+    few, _ = flipped(requests(200), 0.75)
+    report = label_noise(few, {}, make_spec(LABELS))
+    assert report["interval"][0] > 0.3 and not report["blocking"] and not report["passed"]
+    names = [f"topic_{i}" for i in range(40)]
+    many_labels = [replace(e, label=random.Random(i).choice(names)) for i, e in enumerate(requests(600))]
+    report = label_noise(many_labels, {}, make_spec(names))
+    assert report["interval"][0] > 0.3 and not report["blocking"], "15 rows a label"
+
+
+def test_labels_that_depend_on_word_order_are_not_taken_for_noise() -> None:
+    report = label_noise(in_order(1200), {}, make_spec(["yes", "no"]))
+    assert report["accuracy"] < 0.65, "a model of n-grams cannot tell them"
+    assert not report["blocking"]
+    shuffled = [replace(e, label=random.Random(i).choice(["yes", "no"])) for i, e in enumerate(in_order(1200))]
+    assert label_noise(shuffled, {}, make_spec(["yes", "no"]))["blocking"]
 
 
 def exchanged(share: float, file: str = "b.jsonl") -> list[Example]:
