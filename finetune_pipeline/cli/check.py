@@ -10,8 +10,10 @@ from typing import Any
 import click
 
 from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.baseline.learnable import Learnable, learnable
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder
 from finetune_pipeline.data.duplicates import clean
+from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews
@@ -24,6 +26,7 @@ from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.reports.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, read_spec
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.stages.ability import ability_digest
 from finetune_pipeline.stages.baseline import made_base
 from finetune_pipeline.training.preflight import preflight
@@ -99,6 +102,7 @@ def check(task: str, as_json: bool) -> int:
             stages=stages,
             out=folders["quality"],
         )
+        signal = learnable(loaded.spec, rows) if (rows := read_examples(folders["reviewed"])) else None
         findings = []
         with (kept / "findings.jsonl").open("wb") as full:
             for name in ("validated", "clean", "reviewed", "quality"):
@@ -109,7 +113,7 @@ def check(task: str, as_json: bool) -> int:
             shutil.copyfile(folders["quality"] / file, kept / file)
         for name in ("validated", "clean"):
             shutil.copyfile(folders[name] / "quarantine.jsonl", kept / f"quarantine_{name}.jsonl")
-    stops = _stops(loaded, stages, quality)
+    stops = _stops(loaded, stages, quality, signal)
     power = power_bounds(loaded.spec, round(stages["reviewed_examples"]["kept"] * loaded.spec.split.test))
     grouped = _by_rule(findings)
     if as_json:
@@ -125,6 +129,7 @@ def check(task: str, as_json: bool) -> int:
                 "clean": stages["clean_examples"],
                 "reviewed": stages["reviewed_examples"],
                 "quality": quality,
+                "learnable": signal.to_dict() if signal else None,
                 "power": power,
                 "rules": {rule: {"count": len(found), "examples": found[:EXAMPLES]} for rule, found in grouped.items()},
                 "folder": str(kept),
@@ -135,7 +140,7 @@ def check(task: str, as_json: bool) -> int:
     for finding in problems:
         say(str(finding))
     say(f"chat template: {told_origin(loaded.spec.chat_template, loaded.folder)}")
-    _tell(stages, quality, grouped)
+    _tell(loaded.spec, stages, quality, signal, grouped)
     say(f"\n{power['sentence']}")
     say(f"\nall findings, the quarantine and the report as a page: {kept}")
     for stop in stops:
@@ -152,7 +157,7 @@ def _unusable(task: str, problems: list[Any], as_json: bool) -> int:
     return ERROR
 
 
-def _stops(task: Task, stages: dict[str, Any], quality: dict[str, Any]) -> list[str]:
+def _stops(task: Task, stages: dict[str, Any], quality: dict[str, Any], signal: Learnable | None) -> list[str]:
     """What would stop the pipeline at these data."""
     spec, facts, cleaned = task.spec, stages["validated_examples"], stages["clean_examples"]
     share = facts["quarantined"] / facts["rows_in"] if facts["rows_in"] else 1.0
@@ -166,11 +171,22 @@ def _stops(task: Task, stages: dict[str, Any], quality: dict[str, Any]) -> list[
     few = [f"{label} {n}" for label, n in cleaned["labels"].items() if n < spec.data.min_per_label]
     if few:
         stops.append(f"labels with fewer than data.min_per_label = {spec.data.min_per_label}: {', '.join(few)}")
-    stops += [quality["parts"][name]["message"] for name in quality["blocked_by"] if name != "size"]
+    stops += [f"{name}: {quality['parts'][name]['message']}" for name in quality["blocked_by"] if name != "size"]
+    if signal and signal.status == "not_shown" and spec.gates.learnable == "block":
+        stops.append(
+            f"learnable: {signal.sentence} Where a prompted model can tell them, the run goes on: `finetune advise "
+            f"{task.name}` asks."
+        )
     return stops
 
 
-def _tell(stages: dict[str, Any], quality: dict[str, Any], grouped: dict[str, list[dict[str, Any]]]) -> None:
+def _tell(
+    spec: TaskSpec,
+    stages: dict[str, Any],
+    quality: dict[str, Any],
+    signal: Learnable | None,
+    grouped: dict[str, list[dict[str, Any]]],
+) -> None:
     raw, facts, cleaned = (stages[n] for n in ("raw_examples", "validated_examples", "clean_examples"))
     for file in raw["files"]:
         say(f"{file['file']}: {file['container']}, {file['shape']} ({file['reason']})")
@@ -188,6 +204,9 @@ def _tell(stages: dict[str, Any], quality: dict[str, Any], grouped: dict[str, li
     for name, part in quality["parts"].items():
         mark = "ok   " if part["passed"] else "stops" if part["blocking"] else "look "
         say(f"{mark} {name:14} {part['message']}")
+    if signal:
+        no = "stops" if signal.status == "not_shown" and spec.gates.learnable == "block" else "look "
+        say(f"{'ok   ' if signal.status == 'shown' else no} {'learnable':14} {signal.sentence}")
     width = max((len(rule) for rule in grouped), default=0)
     if grouped:
         say(f"\n{'rule':{width}} {'rows':>7}  severity")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.deciding import margin_of
@@ -12,6 +12,7 @@ from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (
     RIGHT_OR_WRONG,
     counted,
+    inside,
     is_interval,
     is_number,
     metric_title,
@@ -37,7 +38,7 @@ GAIN_GATES: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "beats_simple",
         "the lower bound of the paired gain over each model without a language model ("
-        + ", ".join(model.title[:1].lower() + model.title[1:] for model in SIMPLE_MODELS.values())
+        + ", ".join(inside(model.title) for model in SIMPLE_MODELS.values())
         + ") above zero in the metric that decides (gates.simple: better), or above minus gates.simple_margin (not_worse)",
         f"{_D.simple}, {100 * _D.confidence:g}% interval for the first candidate; a tie does not pass",
         "champion",
@@ -81,10 +82,11 @@ def beats_baseline(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
 def beats_simple(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
     """Every model without a language model is surely beaten; with gates.simple: not_worse, surely not much better."""
     name, threshold = "beats_simple", margin_of(spec.gates.simple, spec.gates.simple_margin)
-    names = {model: kind.title for model, kind in SIMPLE_MODELS.items()}
+    names = {model: inside(kind.title) for model, kind in SIMPLE_MODELS.items()}
     result = _gain(name, evaluation, "simple", threshold, names)
     if result.passed and (tied := tied_with(evaluation)):
-        message = f"{result.message} This is a tie with {' and '.join(tied)}, which gates.simple: not_worse takes."
+        titles = " and ".join(map(inside, tied))
+        message = f"{result.message} This is a tie with {titles}, which gates.simple: not_worse takes."
         return answer(name, "passed", result.measured, threshold, message, "")
     return result
 
@@ -143,9 +145,9 @@ def _gain(
     worst = min(gains, key=lambda gain: gain["interval"][0])
     low = worst["interval"][0]
     passed = decision.get("shown") is True and low > threshold
-    message = f"{'; '.join(_one_gain(gain, rivals) for gain in gains)} ({counted(int(rows or 0), 'row')}). "
-    message = f"Against {message}The lower bound{'s' if len(gains) > 1 else ''} must lie above "
-    message += f"{_points_or_zero(threshold)}.{_why_so_strict(evaluation, gains)}"
+    message = f"{_all_gains(gains, worst, rivals)} ({counted(int(rows or 0), 'row')}). "
+    message += f"The lower bound{'s' if len(gains) > 1 else ''} must lie above {_points_or_zero(threshold)}."
+    message += _why_so_strict(evaluation, gains)
     visible = part(part(evaluation.get("comparisons")).get(_comparison(side, str(worst["rival"]))))
     if not passed and worst["interval"][1] >= threshold and worst.get("metric") in RIGHT_OR_WRONG:
         message += _what_would_be_seen(visible.get("smallest_detectable_gain"))
@@ -163,6 +165,14 @@ def _over(side: str) -> str:
 def _comparison(side: str, rival: str) -> str:
     """The key in `comparisons` that holds the same pair."""
     return f"simple_{rival}" if side == "simple" else "base_restricted" if rival == "restricted" else side
+
+
+def _all_gains(gains: Sequence[Mapping[str, Any]], worst: Mapping[str, Any], rivals: Mapping[str, str]) -> str:
+    """Every gain with its interval; of more than two in one metric, the gain that decides, and the others in short."""
+    if len(gains) < 3 or len({gain["metric"] for gain in gains}) > 1:
+        return f"Against {'; '.join(_one_gain(gain, rivals) for gain in gains)}"
+    others = ", ".join(f"{rivals[gain['rival']]} {points(gain['gain'])}" for gain in gains if gain is not worst)
+    return f"Against {_one_gain(worst, rivals)}, the closest of {len(gains)}; {others}"
 
 
 def _one_gain(gain: Mapping[str, Any], rivals: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.answers import lenient_rows, likelihood_rows
 from finetune_pipeline.evaluation.metrics import score, valid_share
 from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, restricted_name
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.wording import prompt_name
+from finetune_pipeline.evaluation.wording import inside, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, TextOutput
 
@@ -109,7 +109,7 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
         title = f"the base model, {prompt_name(name)}"
         answers = base_at_its_best(rows, spec.output, name).answers
         found += [(f"{title}{MODE_TITLES[mode]}", of) for mode, of in answers.items()]
-    found += [(_inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
+    found += [(inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
     scored = [
         (float(score(of, spec.output, metric=spec.metric)["primary"]["value"] or 0.0), title, of) for title, of in found
     ]
@@ -122,8 +122,3 @@ def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], l
     by_id = [{row["example_id"]: row for row in rows} for rows in (first, second)]
     shared = sorted(by_id[0].keys() & by_id[1].keys())
     return [by_id[0][i] for i in shared], [by_id[1][i] for i in shared]
-
-
-def _inside(title: str) -> str:
-    """A title as it stands inside a sentence: `TF-IDF …` stays, `The nearest …` begins with a small letter."""
-    return title if title[1:2].isupper() else title[:1].lower() + title[1:]

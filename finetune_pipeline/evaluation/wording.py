@@ -115,6 +115,11 @@ def prompt_name(name: Any) -> str:
     return str(name).replace("_", "-")
 
 
+def inside(title: str) -> str:
+    """A title as it stands inside a sentence: `TF-IDF …` stays, `The nearest …` begins with a small letter."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
+
+
 def cut(text: str, limit: int) -> str:
     """The text, or its first `limit` characters and how many more there are: never cut silently."""
     return text if len(text) <= limit else f"{text[:limit]} […{len(text) - limit:,} more characters]"

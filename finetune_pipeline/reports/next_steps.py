@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.gates import GateResult, verdict
 from finetune_pipeline.evaluation.gates_on_gains import tied_with
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.wording import counted, is_number, number, percent
+from finetune_pipeline.evaluation.wording import counted, inside, is_number, number, percent
 from finetune_pipeline.training.history import MUCH_RISE
 
 MOST_FORM = 0.5
@@ -45,8 +45,8 @@ def _use_simple(evaluation: Mapping[str, Any]) -> list[str]:
     scores = {model.title: evaluation["scores"].get(f"{SIMPLE}{key}") for key, model in SIMPLE_MODELS.items()}
     best = max(tied, key=lambda title: scores[title]["primary"]["value"] or 0.0) if tied else "the simple model"
     steps = [
-        f"Use {best}: `finetune export {name} --simple --to DIR` writes it, with a card and an example. It is made in seconds "
-        "and serves for nothing."
+        f"Use {inside(best)}: `finetune export {name} --simple --to DIR` writes it, with a card and an example. It is made in "
+        "seconds and serves for nothing."
     ]
     power = (evaluation.get("baseline") or {}).get("power") or {}
     if is_number(power.get("before")) and is_number(power.get("detectable_gain")):

@@ -16,6 +16,7 @@ from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (
     RIGHT_OR_WRONG,
     counted,
+    inside,
     is_interval,
     is_number,
     metric_title,
@@ -66,12 +67,13 @@ def verdict_sentences(evaluation: Mapping[str, Any], gates: Sequence[GateResult]
 def verdict_answer(evaluation: Mapping[str, Any], gates: Sequence[GateResult]) -> str:
     """The verdict in a sentence: promoted, beaten or tied by a simple model, or refused and by which gates."""
     failed = [gate.name for gate in gates if not gate.passed]
-    decision, tied = verdict(gates), tied_with(evaluation)
+    decision = verdict(gates)
+    tied = joined([inside(title) for title in tied_with(evaluation)])
     if decision == "promote":
-        tie = f" It is a tie with {joined(tied)}, which gates.simple: not_worse takes." if tied else ""
+        tie = f" It is a tie with {tied}, which gates.simple: not_worse takes." if tied else ""
         return f"Passed: {gate_counts(gates)}.{tie}"
     if decision == "use_simple":
-        return f"Better than prompting, not surely better than {joined(tied or ['a simple model'])}: use that, or train on."
+        return f"Better than prompting, not surely better than {tied or 'a simple model'}: use that, or train on."
     return f"Refused by {joined(failed)}: {gate_counts(gates)}." if failed else "Refused: no gate was asked."
 
 
@@ -92,8 +94,8 @@ def _difference(gain: Any) -> str:
 
 
 def joined(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    """`a`, `a and b`, `a, b and c`; nothing for nothing."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def format_gap_sentences(evaluation: Mapping[str, Any]) -> list[str]:

@@ -85,7 +85,7 @@ def test_a_candidate_beaten_by_a_simple_model_alone_is_told_to_use_that() -> Non
     assert first.startswith("Use TF-IDF and logistic regression: `finetune export triage --simple --to DIR` writes it")
     assert not [step for step in (first, *others) if step.startswith(("Serve it", "beats_simple:"))]
     page, card = render_html(made, gates), render_markdown(made, gates)
-    assert "Better than prompting, not surely better than The nearest training row's answer and TF-IDF" in card
+    assert "Better than prompting, not surely better than the nearest training row's answer and TF-IDF" in card
     assert 'class="verdict simple"' in page and "is surely better" in page
 
 
