@@ -177,7 +177,7 @@ def refusals_and_failures(result: Any) -> tuple[list[tuple[str, str, str]], list
     refused = [
         (e.asset_key.path[-1], e.check_name, str(e.description))
         for e in result.get_asset_check_evaluations()
-        if not e.passed and e.blocking
+        if not e.passed and e.blocking and e.severity is dg.AssetCheckSeverity.ERROR
     ]
     failures = [(e.step_key, _cause(e.step_failure_data)) for e in result.all_node_events if e.is_step_failure]
     return refused, [(step, text) for step, text in failures if "AssetCheckFailed" not in text]

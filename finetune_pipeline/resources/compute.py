@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.progress import tell
 from finetune_pipeline.resources import job_failures
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.trainers.device_lease import lease
+from finetune_pipeline.trainers.device_lease import lease, members
 from finetune_pipeline.trainers.supervised import Stopped, run_supervised
 
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ class Compute(dg.ConfigurableResource):
     terminate_s: float = Field(default=10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
     timeout_s: float | None = Field(default=None, gt=0, description="Wall-clock limit of one job.")
     watch_run_s: float = Field(default=5.0, ge=0, description="How often the Dagster run's status is looked at.")
-    lock_folder: str = Field(default="", description="Folder of device locks; empty: one per user of this machine.")
+    lock_folder: str = Field(default="", description="Folder of device locks; empty: below home for the CPU, one per user for GPUs.")
 
     def launch(
         self, context: Any, job: Mapping[str, Any], *, on_tick: Callable[[], None] | None = None
@@ -103,7 +103,7 @@ class Compute(dg.ConfigurableResource):
             log(message)
             tell(stage, message, waiting=True)
 
-        with lease(devices, self._locks(), holder=_named(op, stage), should_stop=should_stop, log=waits) as (
+        with lease(devices, self._locks(devices), holder=_named(op, stage), should_stop=should_stop, log=waits) as (
             device,
             handles,
         ):
@@ -120,8 +120,13 @@ class Compute(dg.ConfigurableResource):
             )
         return code, device
 
-    def _locks(self) -> Path:
-        return Path(self.lock_folder) if self.lock_folder else Path("/tmp") / f"finetune-devices-{os.getuid()}"  # noqa: S108
+    def _locks(self, devices: Sequence[str]) -> Path:
+        """Where leases are kept: GPUs are shared by everything this user runs, the CPU only by steps of one home."""
+        if self.lock_folder:
+            return Path(self.lock_folder)
+        if all(part == "cpu" for device in devices for part in members(device)):
+            return read_settings().home / "locks"
+        return Path("/tmp") / f"finetune-devices-{os.getuid()}"  # noqa: S108
 
 
 def _named(op: Any, stage: str) -> str:

@@ -169,7 +169,8 @@ def test_the_json_report_has_the_same_keys_for_every_kind_of_task(kind: str) -> 
         == (
             "schema_version task verdict gates next_steps metric confidence n models scores restricted "
             "base_at_its_best decisions format_gap comparisons regressions fixes wrong_answers atlas history never_break "
-            "robustness production ability people judge similarity data quality supervision cost seal parity learning_curve training lineage"
+            "robustness production ability people judge similarity data quality supervision cost seal parity learning_curve "
+            "training lineage"
         ).split()
     )
     assert made["verdict"]["passed"] is all(g.passed for g in gates) is (made["verdict"]["decision"] == "promote")

@@ -1,0 +1,158 @@
+"""``finetune export --simple``: a folder that plain scikit-learn loads and that answers as the rival that was compared."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import skops.io
+import yaml
+
+from finetune_pipeline.artifacts import ArtifactStore, Builder, write_json
+from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.data.split_files import FILES, examples_of
+from finetune_pipeline.evaluation.baseline import score_baselines
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.spec import load_task
+from finetune_pipeline_tests.unit.cli.test_commands import finetune
+from finetune_pipeline_tests.unit.evaluation.rows import row
+
+LABELS = ["billing", "bug"]
+ORDER = {"type": "object", "properties": {"fruit": {"type": "string"}, "number": {"type": "integer"}}}
+Kind = tuple[dict[str, Any], Callable[[int], tuple[str, str]]]
+
+
+def ticket(i: int) -> tuple[str, str]:
+    return f"{'invoice' if i % 2 else 'crash'} number {i}", LABELS[i % 2 == 0]
+
+
+def order(i: int) -> tuple[str, str]:
+    fruit = "apples" if i % 2 else "pears"
+    return f"{fruit} please, {i} of them", json.dumps({"fruit": fruit, "number": i})
+
+
+KINDS: dict[str, Kind] = {
+    "labels": ({"kind": "labels", "labels": LABELS}, ticket),
+    "json": ({"kind": "json", "json_schema": ORDER}, order),
+    "text": ({"kind": "text"}, order),
+}
+
+
+def make_store(root: Path, kind: str, best: str | None = None, evaluated: dict[str, float] | None = None) -> None:
+    """A task, and the artifacts of a baseline whose simple model `best` is right most often; with `evaluated` also a report
+    with these scores on the sealed test."""
+    output, make = KINDS[kind]
+    folder = root / "data" / "demo"
+    folder.mkdir(parents=True)
+    spec = {
+        "name": "demo",
+        "description": "Sorts *things*.",
+        "system_prompt": "Answer billing or bug.",
+        "output": output,
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
+    task, store = load_task(folder).spec, ArtifactStore(root / "home" / "artifacts")
+
+    def split(builder: Builder) -> None:
+        rows = []
+        for i, (text, answer) in enumerate(make(i) for i in range(60)):
+            messages = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+            rows.append(Example(id=f"{i:016x}", messages=messages, label=answer if kind == "labels" else None))
+        (builder.folder / "train").mkdir()
+        write_examples(builder.folder / FILES["train"], rows)
+
+    def score(builder: Builder) -> None:
+        if best is None:
+            return
+        gold = [make(i)[1] for i in range(20)]
+        rows = {"zero_shot": [row(i, g, "", label_scores=[]) for i, g in enumerate(gold)]}
+        for name in SIMPLE_MODELS:
+            right = 18 if name == best else 5
+            rows[f"simple_{name}"] = [row(i, g, g if i < right else "no", label_scores=[]) for i, g in enumerate(gold)]
+        builder.facts.update(score_baselines(task, rows))
+
+    def report(builder: Builder) -> None:
+        scores = {
+            f"simple_{name}": {"n": 40, "accuracy": share, "interval": [0.1, 0.9]}
+            | {"primary": {"name": "accuracy", "value": share, "interval": [0.1, 0.9]}}
+            for name, share in (evaluated or {}).items()
+        }
+        write_json(builder.folder / "evaluation.json", {"scores": scores})
+        builder.facts["verdict"] = "Better than prompting, not surely better than that."
+
+    splits = store.build("demo", "splits", code_version="1", inputs={}, settings=None, make=split)
+    inputs = {"splits": splits.version}
+    baseline = store.build("demo", "few_shot_baseline", code_version="1", inputs=inputs, settings=None, make=score)
+    if evaluated:
+        inputs = {"few_shot_baseline": baseline.version}
+        store.build("demo", "evaluation_report", code_version="1", inputs=inputs, settings=None, make=report)
+
+
+def export(root: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    to = str(root / "out")
+    return finetune("export", "demo", "--simple", "--to", to, *more, data=root / "data", home=root / "home")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *[("labels", name) for name in ("commonest", "nearest", "linear")],
+        *[("json", name) for name in SIMPLE_MODELS],
+        *[("text", name) for name in ("commonest", "nearest")],
+    ],
+)
+def test_the_folder_answers_as_the_rival_that_was_compared(tmp_path: Path, kind: str, name: str) -> None:
+    make_store(tmp_path, kind, best=name)
+    done = export(tmp_path)
+    assert done.returncode == 0, done.stderr
+    out, spec = tmp_path / "out", load_task(tmp_path / "data" / "demo").spec
+    manifest = json.loads((out / "simple_model.json").read_text())
+    assert manifest["model"] == name and SIMPLE_MODELS[name].title in done.stdout
+    (splits,) = (tmp_path / "home/artifacts/demo/splits").glob("*/artifact.json")
+    train = read_examples(examples_of(splits.parent, "train"))
+    model = SIMPLE_MODELS[name]().fit([e.user_text for e in train], [e.answer for e in train], spec.output)
+    texts = ["crash number 7", "apples please, 33 of them", "something else"]
+    asked = subprocess.run(
+        [sys.executable, str(out / "predict.py")],
+        input="\n".join(texts) + "\n",
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert asked.stdout.splitlines() == model.predict(texts)
+    for part in manifest["parts"]:
+        untrusted = skops.io.get_untrusted_types(file=out / f"{part}.skops")
+        assert set(untrusted) <= set(manifest["trusted"]), "nothing in it can run code"
+    assert set(manifest["files"]) == {"README.md", "predict.py", *(f"{part}.skops" for part in manifest["parts"])}
+
+
+def test_the_card_says_what_it_is_and_how_good(tmp_path: Path) -> None:
+    make_store(tmp_path, "labels", best="nearest", evaluated={"commonest": 0.5, "nearest": 0.7, "linear": 0.85})
+    told = json.loads(export(tmp_path, "--json").stdout)
+    assert told["manifest"]["model"] == "linear", "what the sealed test says counts for more than validation"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# demo: TF-IDF and logistic regression" in card and "60 training rows" in card
+    assert "| the sealed test | 40 | accuracy | 0.850 | 0.100 to 0.900 |" in card and "| validation | 20 |" in card
+    assert "Better than prompting, not surely better than that." in card
+
+
+def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
+    make_store(tmp_path, "labels")
+    done = export(tmp_path)
+    assert done.returncode == 1 and "no simple model yet: run `finetune advise demo`" in done.stderr
+    done = export(tmp_path, "--adapter")
+    assert done.returncode == 1 and "leave --adapter, --gguf and --alias out" in done.stderr
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    make_store(tmp_path, "labels", best="linear")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("x")
+    done = export(tmp_path)
+    assert done.returncode == 1 and "nothing is ever overwritten" in done.stderr + done.stdout
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
