@@ -201,6 +201,7 @@ CHECKS = [
         "Neither prompting nor a simple model is already good enough.",
         worth_training,
         blocking=lambda spec: spec.gates.worth_training == "block",
+        advisory=lambda spec: spec.gates.worth_training == "warn",
     ),
     Check(
         "advised",

@@ -370,10 +370,12 @@ def test_no_personal_data(spec: TaskSpec, tmp_path: Path) -> None:
     assert not find(*key).blocks(parse_spec(yaml.safe_dump({**SPEC, "data": {"scrub": "warn"}})))
 
 
-def test_worth_training_blocks_unless_the_spec_lowers_it(spec: TaskSpec) -> None:
-    check = find("advice", "worth_training")
-    assert check.blocks(spec)
-    assert not check.blocks(parse_spec(yaml.safe_dump({**SPEC, "gates": {"worth_training": "warn"}})))
+@pytest.mark.parametrize("name", ["learnable", "worth_training", "enough_test_rows"])
+def test_what_may_be_lowered_to_a_warning_blocks_or_warns(name: str) -> None:
+    check = find("advice", name)
+    lowered, raised = (parse_spec(yaml.safe_dump({**SPEC, "gates": {name: action}})) for action in ("warn", "block"))
+    assert check.blocks(raised) and not check.warns(raised)
+    assert check.warns(lowered) and not check.blocks(lowered)
 
 
 @pytest.mark.parametrize(
