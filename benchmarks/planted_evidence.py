@@ -21,7 +21,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.planted_world import ROWS, TASK, Outcome, Serving, World, run
+from benchmarks.planted_world import (
+    ROWS,
+    TASK,
+    Outcome,
+    Serving,
+    World,
+    broken_form_world,
+    forgetting_world,
+    independent_split_world,
+    run,
+    swapped_file_world,
+    swapped_training_world,
+)
 from finetune_pipeline.artifacts import digest_file, read_json, write_json
 from finetune_pipeline.data.scrubbing.mapping import load_key
 from finetune_pipeline.data.sealing import seal_key, unseal
@@ -31,7 +43,7 @@ from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.stages.data import SCRUBBING_KEY
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import openai_server
-from finetune_pipeline_tests.skilled_model import LABELS, WORDS, make_skilled_model, raw_rows
+from finetune_pipeline_tests.skilled_model import LABELS, WORDS, make_skilled_model, other_label, raw_rows
 
 CLEAN_RUNS = 10
 
@@ -86,15 +98,11 @@ def leaked(folder: Path, base: Path) -> Iterator[Planted]:
         "no_leakage",
         run(world),
     )
-    world = World(folder / "splitter", base)
-    rows = raw_rows(0, ROWS)
-    world.write_rows([{**row, "group": f"customer {i // 10}"} for i, row in enumerate(rows)])
-    world.fault = "independent_split"
     yield Planted(
         "leaked rows",
         "a splitter that throws every row on its own, though ten rows at a time are of one customer",
         "no_leakage",
-        run(world),
+        run(independent_split_world(folder / "splitter", base)),
     )
 
 
@@ -128,8 +136,7 @@ def overtrained(folder: Path, base: Path) -> Iterator[Planted]:
 
 def forgetting(folder: Path, base: Path) -> Iterator[Planted]:
     """All weights, a high rate: the task is learned and the facts are gone."""
-    world = World(folder / "forgetting", base, training={"method": "full", "epochs": 5, "learning_rate": 0.003})
-    outcome = run(world)
+    outcome = run(forgetting_world(folder / "forgetting", base))
     yield Planted(
         "forgetting",
         "all weights trained at twice the rate: the task is learned, the facts the base knew are gone",
@@ -141,14 +148,7 @@ def forgetting(folder: Path, base: Path) -> Iterator[Planted]:
 
 def format_breaker(folder: Path, base: Path) -> Iterator[Planted]:
     """Words behind the label, in a part of the rows, while training only."""
-    world = World(
-        folder / "form",
-        base,
-        training={"method": "full", "learning_rate": 0.003},  # two things at once take more than the gentle training
-        ability={"suite": False},
-    )
-    world.fault = "broken_form"
-    outcome = run(world)
+    outcome = run(broken_form_world(folder / "form", base))
     yield Planted(
         "format breaker",
         "the training process reads `red apple` for `red` in the rows that hold one of two words",
@@ -165,7 +165,7 @@ def judge(folder: Path, base: Path) -> Iterator[Planted]:
         # one label in eight is wrong, so that people sometimes prefer the base: who always says the same shows no judgement
         world.write_rows(
             [
-                {**r, "label": LABELS[r["label"] == LABELS[0]] if i % 8 == 3 else r["label"]}
+                {**r, "label": other_label(r["label"]) if i % 8 == 3 else r["label"]}
                 for i, r in enumerate(raw_rows(0, ROWS))
             ]
         )
@@ -198,23 +198,17 @@ def _rate(world: World) -> None:
 
 def label_swap(folder: Path, base: Path) -> Iterator[Planted]:
     """The two labels exchanged: in all training rows behind the split's back, and in one of two raw files."""
-    world = World(folder / "swapped", base)
-    world.fault = "swapped_labels"
     yield Planted(
         "label swap, all rows",
         "the training process reads red for blue and blue for red in every row",
         "beats_baseline",
-        run(world),
+        run(swapped_training_world(folder / "swapped", base)),
     )
-    world = World(folder / "share", base)
-    rows, other = raw_rows(0, 280), raw_rows(1, 120)
-    world.write_rows(rows)
-    world.write_rows([{**r, "label": {"red": "blue", "blue": "red"}[r["label"]]} for r in other], "b.jsonl")
     yield Planted(
         "label swap, a share",
         "one of two raw files, 120 of 400 rows, has the two labels exchanged",
         "labels_believable",
-        run(world),
+        run(swapped_file_world(folder / "share", base)),
     )
 
 

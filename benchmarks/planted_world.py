@@ -1,4 +1,4 @@
-"""The little world of planted_evidence.py: rows to learn from, runs, and what they said.
+"""The little world of planted_evidence.py and verdict_worlds.py: rows to learn from, runs, and what they said.
 
 The base is the tests' tiny model with a skill (finetune_pipeline_tests/skilled_model.py): it answers in form, but at chance,
 and knows 120 facts that have nothing to do with the task. So there is a baseline to beat, a form to break and something to
@@ -21,7 +21,7 @@ from unittest.mock import patch
 from benchmarks.planted_faults import spoilt_text
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.openai_server import completion
-from finetune_pipeline_tests.skilled_model import SYSTEM, facts, raw_rows
+from finetune_pipeline_tests.skilled_model import SYSTEM, facts, other_label, raw_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "colours"
@@ -77,6 +77,42 @@ class World(Project):
         return {**found, "PYTHONPATH": os.pathsep.join(path), "PLANTED_FAULT": self.fault}
 
 
+def independent_split_world(folder: Path, base: Path) -> World:
+    """A splitter that throws every row on its own, though ten rows at a time are of one customer."""
+    world = World(folder, base)
+    world.write_rows([{**row, "group": f"customer {i // 10}"} for i, row in enumerate(raw_rows(0, ROWS))])
+    world.fault = "independent_split"
+    return world
+
+
+def forgetting_world(folder: Path, base: Path) -> World:
+    """All weights, a high rate: the task is learned and the facts are gone."""
+    return World(folder, base, training={"method": "full", "epochs": 5, "learning_rate": 0.003})
+
+
+def broken_form_world(folder: Path, base: Path) -> World:
+    """Words behind the label, in a part of the rows, while training only."""
+    training = {"method": "full", "learning_rate": 0.003}  # two things at once take more than the gentle training
+    world = World(folder, base, training=training, ability={"suite": False})
+    world.fault = "broken_form"
+    return world
+
+
+def swapped_training_world(folder: Path, base: Path) -> World:
+    """The two labels are exchanged in all training rows, behind the split's back."""
+    world = World(folder, base)
+    world.fault = "swapped_labels"
+    return world
+
+
+def swapped_file_world(folder: Path, base: Path) -> World:
+    """One of two raw files, 120 of 400 rows, has the two labels exchanged."""
+    world = World(folder, base)
+    world.write_rows(raw_rows(0, ROWS - 120))
+    world.write_rows([{**row, "label": other_label(row["label"])} for row in raw_rows(1, 120)], "b.jsonl")
+    return world
+
+
 class Serving:
     """The world's own models behind an endpoint (openai_server): the base, and every merged model under its version.
 
@@ -122,13 +158,15 @@ class Asked:
 @dataclass(frozen=True)
 class Outcome:
     """A `finetune run`. failed: steps that ended in an error, with their messages; champion: the version in service after it,
-    None without one; promoted: whether this run put it there."""
+    None without one; promoted: whether this run put it there; decision and verdict: of the report, where it was made."""
 
     code: int
     checks: list[Asked]
     failed: list[tuple[str, str]]
     champion: int | None
     promoted: bool
+    decision: str | None = None
+    verdict: str = ""
 
     def no(self, kind: str = "") -> list[Asked]:
         """Checks that said no, of one kind or of all."""
@@ -145,7 +183,9 @@ def run(world: World) -> Outcome:
     code, told = world.run()
     after = _champion(world)
     failed = [(f["step"], f["message"]) for f in told.get("failed", [])]
-    return Outcome(code, _checks(world, told["run_id"]), failed, after, after is not None and after != before)
+    promoted = after is not None and after != before
+    checks = _checks(world, told["run_id"])
+    return Outcome(code, checks, failed, after, promoted, told.get("decision"), told.get("verdict") or "")
 
 
 @contextlib.contextmanager
@@ -182,7 +222,7 @@ def _checks(world: World, run_id: str | None) -> list[Asked]:
             e.asset_key.path[-1],
             e.check_name,
             e.passed,
-            "blocks" if e.blocking else "warns" if e.severity is dg.AssetCheckSeverity.WARN else "gate",
+            "warns" if e.severity is dg.AssetCheckSeverity.WARN else "blocks" if e.blocking else "gate",
             e.description or "",
         )
         for e in told

@@ -1,6 +1,6 @@
-"""Mutates the code of the gates, one small change at a time, and sees whether a test notices.
+"""Mutates the code that decides (gates, rivals, advice, learnable), one small change at a time, and sees whether a test notices.
 
-    python tools/mutate_gates.py [--out benchmarks/results/DATE-gate-mutants.txt] [--only gates_on_rows] [--every 1]
+    python tools/mutate_gates.py [--out benchmarks/results/DATE-gate-mutants.txt] [--only evaluation.gates,…] [--every 1]
 
 A mutant changes one comparison, one `and` or `or`, one `not`, one sign, one number or one truth value. The tests run in a
 fork of this process, in which the changed module is loaded in place of the real one; evaluations, which do not depend on
@@ -28,24 +28,25 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-PACKAGE, TESTS = "finetune_pipeline.evaluation", "finetune_pipeline_tests/unit/evaluation"
+PACKAGE, TESTS = "finetune_pipeline", "finetune_pipeline_tests/unit"
 TARGETS = {
-    "gate_result": ["test_gates.py"],
-    "gates_on_rows": ["test_gates.py"],
-    "gates_besides_task": ["test_gates_besides_task.py", "test_gates.py"],
-    "gate_of_judge": ["test_gate_of_judge.py"],
-    "gates": ["test_gates.py"],
-    "deciding": ["test_deciding.py"],
+    "evaluation.gate_result": ["evaluation/test_gates.py"],
+    "evaluation.gates_on_gains": ["evaluation/test_gates.py"],
+    "evaluation.gates_on_rows": ["evaluation/test_gates.py"],
+    "evaluation.gates_besides_task": ["evaluation/test_gates_besides_task.py", "evaluation/test_gates.py"],
+    "evaluation.gate_of_judge": ["evaluation/test_gate_of_judge.py"],
+    "evaluation.gates": ["evaluation/test_gates.py"],
+    "evaluation.robustness": ["evaluation/test_robustness.py"],
+    "evaluation.deciding": ["evaluation/test_deciding.py", "evaluation/test_gates.py"],
+    "evaluation.rivals": ["evaluation/test_baseline.py", "evaluation/test_gates.py", "planning/test_advice.py"],
+    "evaluation.worth": ["evaluation/test_worth.py"],
+    "baseline.learnable": ["baseline/test_learnable.py"],
+    "planning.advice": ["planning/test_advice.py"],
 }
-DEPENDENTS = (
-    "gate_result",
-    "gates_on_rows",
-    "gates_besides_task",
-    "gate_of_judge",
-    "gates",
-    "deciding",
-    "evaluate_run",
-)
+"""Modules and the tests that must notice. What evaluates anew for every mutant is in ANEW."""
+ANEW = ("evaluation.robustness", "evaluation.deciding", "evaluation.rivals")
+DECIDING = ("evaluation.", "baseline.", "planning.")
+"""Packages that are loaded anew for a mutant, so that all of them see it."""
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -168,22 +169,14 @@ def survives(target: str, tree: ast.Module) -> bool:
         signal.alarm(SECONDS)
         code = 1
         try:
-            gone = (
-                [f"{PACKAGE}.{name}" for name in DEPENDENTS]
-                if target == "deciding"
-                else [f"{PACKAGE}.{n}" for n in DEPENDENTS[:4]]
-            )
+            drop = [".test_", *([".fake_run"] if target in ANEW else [])]
             for name in list(sys.modules):
-                if name in gone or ".test_" in name:
+                inner = name.removeprefix(f"{PACKAGE}.")
+                if inner.startswith(DECIDING) or any(part in name for part in drop):
                     del sys.modules[name]
-            if target == "deciding":
-                sys.modules.pop("finetune_pipeline_tests.unit.evaluation.fake_run", None)
-            sys.meta_path.insert(
-                0, Finder(f"{PACKAGE}.{target}", ROOT / "finetune_pipeline/evaluation" / f"{target}.py", tree)
-            )
-            importlib.import_module(
-                f"{PACKAGE}.{target}"
-            )  # before pytest's own finder, which takes files named *_test.py
+            path = ROOT / PACKAGE / f"{target.replace('.', '/')}.py"
+            sys.meta_path.insert(0, Finder(f"{PACKAGE}.{target}", path, tree))
+            importlib.import_module(f"{PACKAGE}.{target}")  # before pytest's own finder, which takes files named *_test.py
             code = 0 if run_tests(TARGETS[target]) == 0 else 1
         finally:
             os._exit(code)
@@ -193,7 +186,7 @@ def survives(target: str, tree: ast.Module) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", choices=sorted(TARGETS))
+    parser.add_argument("--only", help="Modules, separated by commas.")
     parser.add_argument("--every", type=int, default=1, help="Try every n-th mutant only.")
     chosen = parser.parse_args()
     remember_evaluations()
@@ -201,8 +194,8 @@ def main() -> int:
         print("the tests fail without any change")
         return 1
     lines, began, tried, left = [], time.monotonic(), 0, 0
-    for target in [chosen.only] if chosen.only else list(TARGETS):
-        source = (ROOT / "finetune_pipeline/evaluation" / f"{target}.py").read_text("utf-8")
+    for target in chosen.only.split(",") if chosen.only else list(TARGETS):
+        source = (ROOT / PACKAGE / f"{target.replace('.', '/')}.py").read_text("utf-8")
         found = list(places(ast.parse(source)))[:: chosen.every]
         alive = []
         for number, which, said in found:
@@ -215,7 +208,7 @@ def main() -> int:
             *(f"  survives: {said}" for said in alive),
         ]
         print(lines[-1 - len(alive)], flush=True)
-    head = f"Mutants of the gates' code, {datetime.now(UTC).date()}: {tried - left} of {tried} found by the tests."
+    head = f"Mutants of the code that decides, {datetime.now(UTC).date()}: {tried - left} of {tried} found by the tests."
     text = "\n".join([head, "", *lines, "", f"{time.monotonic() - began:.0f} s"]) + "\n"
     print(text)
     if chosen.out:

@@ -1,4 +1,4 @@
-"""``finetune advise TASK``: prompt, retrieve, something simpler, collect data first, or fine-tune. Trains nothing."""
+"""``finetune advise TASK``: prompt, retrieve, use a simple model, collect data first, or fine-tune. Trains nothing."""
 
 from __future__ import annotations
 
