@@ -38,7 +38,12 @@ TARGETS = {
     "evaluation.gates": ["evaluation/test_gates.py"],
     "evaluation.robustness": ["evaluation/test_robustness.py"],
     "evaluation.deciding": ["evaluation/test_deciding.py", "evaluation/test_gates.py"],
-    "evaluation.rivals": ["evaluation/test_baseline.py", "evaluation/test_gates.py", "planning/test_advice.py"],
+    "evaluation.rivals": [
+        "evaluation/test_rivals.py",
+        "evaluation/test_baseline.py",
+        "evaluation/test_gates.py",
+        "planning/test_advice.py",
+    ],
     "evaluation.worth": ["evaluation/test_worth.py"],
     "baseline.learnable": ["baseline/test_learnable.py"],
     "planning.advice": ["planning/test_advice.py"],
@@ -176,7 +181,9 @@ def survives(target: str, tree: ast.Module) -> bool:
                     del sys.modules[name]
             path = ROOT / PACKAGE / f"{target.replace('.', '/')}.py"
             sys.meta_path.insert(0, Finder(f"{PACKAGE}.{target}", path, tree))
-            importlib.import_module(f"{PACKAGE}.{target}")  # before pytest's own finder, which takes files named *_test.py
+            importlib.import_module(
+                f"{PACKAGE}.{target}"
+            )  # before pytest's own finder, which takes files named *_test.py
             code = 0 if run_tests(TARGETS[target]) == 0 else 1
         finally:
             os._exit(code)
@@ -208,7 +215,9 @@ def main() -> int:
             *(f"  survives: {said}" for said in alive),
         ]
         print(lines[-1 - len(alive)], flush=True)
-    head = f"Mutants of the code that decides, {datetime.now(UTC).date()}: {tried - left} of {tried} found by the tests."
+    head = (
+        f"Mutants of the code that decides, {datetime.now(UTC).date()}: {tried - left} of {tried} found by the tests."
+    )
     text = "\n".join([head, "", *lines, "", f"{time.monotonic() - began:.0f} s"]) + "\n"
     print(text)
     if chosen.out:
