@@ -62,6 +62,15 @@ SECONDS = 240
 
 def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
     """(number of the node, which change, what it says) for every mutant of a module."""
+    # what a dataclass may do (frozen, slots) decides nothing
+    settings = {
+        id(keyword.value)
+        for cls in ast.walk(tree)
+        if isinstance(cls, ast.ClassDef)
+        for decorator in cls.decorator_list
+        if isinstance(decorator, ast.Call)
+        for keyword in decorator.keywords
+    }
     for number, node in enumerate(ast.walk(tree)):
         line = f"line {getattr(node, 'lineno', '?')}"
         if isinstance(node, ast.Compare):
@@ -78,7 +87,7 @@ def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
             yield number, 0, f"{line}: {type(node.op).__name__} swapped in {ast.unparse(node)}"
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             yield number, 0, f"{line}: not dropped in {ast.unparse(node)}"
-        elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool) and id(node) not in settings:
             yield number, 0, f"{line}: {node.value} turned"
         elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
             yield number, 0, f"{line}: {node.value} raised by one"

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from finetune_pipeline.evaluation.gate_result import GateResult
 from finetune_pipeline.evaluation.gates import decide, table, verdict
 from finetune_pipeline.evaluation.statistics import level_left, tango_interval, wilson_interval
 from finetune_pipeline.evaluation.wording import percent
@@ -504,6 +505,7 @@ def test_gate_results_are_plain_json(good):
     gate = decide(spec(), good)[0].to_dict()
     assert set(gate) == {"name", "passed", "measured", "threshold", "message", "what_to_do", "status"}
     assert gate["passed"] is (gate["status"] != "failed")
+    assert [GateResult.from_dict(g.to_dict()) for g in decide(spec(), good)] == decide(spec(), good)
 
 
 def _answers(base, right):
