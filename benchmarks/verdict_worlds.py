@@ -2,7 +2,7 @@
 
 A world is a project on the real graph (planted_world.py) whose rows, settings or processes are made so that only one verdict
 can be right. All worlds share one base model (verdict_base.py); which skill or habit of it a world meets, the system prompt
-says. The worlds themselves are in verdict_list.py.
+says. The worlds themselves are in verdict_list.py and worlds_to_stop.py.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.planted_world import Outcome, World
-from benchmarks.verdict_tasks import KnownTask
-from finetune_pipeline_tests.skilled_model import other_label
+from benchmarks.planted_world import ROWS, Outcome, World, run
+from benchmarks.verdict_tasks import NONE, ORDER, KnownTask, shaken_text
+from finetune_pipeline_tests.skilled_model import LABELS, WORDS, other_label
 
+FORCED = {"learnable": "warn", "worth_training": "warn"}
+"""Gates of somebody who will train whatever the checks before it say."""
+ANY_NOISE = {"min_examples": 60, "min_per_label": 20, "max_label_noise": 1.0}
 Verdict = Literal["stop", "refuse", "use_simple", "promote"]
 RawRow = dict[str, Any]
 Make = Callable[[Path, Path], World]
@@ -44,9 +47,9 @@ class KnownWorld:
     contents: str
     verdict: Verdict
     make: Make
-    reasons: frozenset[str] = frozenset()
-    besides: frozenset[str] = frozenset()
-    warned: frozenset[str] = frozenset()
+    reasons: tuple[str, ...] = ()
+    besides: tuple[str, ...] = ()
+    warned: tuple[str, ...] = ()
     champion: int | None = None
     says: str = ""
 
@@ -65,7 +68,7 @@ class Given:
     """
 
     verdict: Verdict | Literal["failed"]
-    reasons: frozenset[str]
+    reasons: tuple[str, ...]
 
     def __str__(self) -> str:
         return _in_words(self.verdict, self.reasons)
@@ -73,11 +76,11 @@ class Given:
 
 def given(outcome: Outcome) -> Given:
     """Read the verdict from what a run told: its exit code, its checks, its decision, and where `champion` is."""
-    stops, gates = (frozenset(check.name for check in outcome.no(kind)) for kind in ("blocks", "gate"))
+    stops, gates = (tuple(check.name for check in outcome.no(kind)) for kind in ("blocks", "gate"))
     if outcome.code == 0 and outcome.promoted and outcome.decision == "promote":
         return Given("promote", gates)
     if outcome.code != 2 or outcome.promoted or outcome.failed:
-        return Given("failed", stops | gates)
+        return Given("failed", stops + gates)
     if stops:
         return Given("stop", stops)
     if outcome.decision in ("refuse", "use_simple"):
@@ -91,11 +94,11 @@ def problems(world: KnownWorld, outcome: Outcome) -> list[str]:
     found = []
     if said.verdict != world.verdict:
         found.append(f"the verdict is {said}")
-    if world.verdict != "promote" and not said.reasons & world.reasons:
+    if world.verdict != "promote" and not set(said.reasons) & set(world.reasons):
         found.append("the reason is not named")
-    if unexpected := said.reasons - world.reasons - world.besides:
+    if unexpected := set(said.reasons) - {*world.reasons, *world.besides}:
         found.append(f"{', '.join(sorted(unexpected))} should not have said no")
-    if missing := world.warned - {check.name for check in outcome.no()}:
+    if missing := set(world.warned) - {check.name for check in outcome.no()}:
         found.append(f"{', '.join(sorted(missing))} should have warned")
     if world.verdict != "promote" and outcome.champion != world.champion:
         found.append(f"champion is {outcome.champion}")
@@ -104,19 +107,26 @@ def problems(world: KnownWorld, outcome: Outcome) -> list[str]:
     return found
 
 
-def _in_words(verdict: str, reasons: frozenset[str]) -> str:
+def _in_words(verdict: str, reasons: tuple[str, ...]) -> str:
     return f"{verdict}: {', '.join(sorted(reasons))}" if reasons else verdict
 
 
 def made(
-    task: KnownTask, rows: Callable[[], list[RawRow]], *, seed: int = 0, system: str | None = None, **spec: Any
+    task: KnownTask,
+    change: Callable[[list[RawRow]], list[RawRow]] = list,
+    *,
+    rows: int = ROWS,
+    seed: int = 0,
+    system: str | None = None,
+    **spec: Any,
 ) -> Make:
     """How to make a world of a task's rows.
 
     Args:
         task: Its output and system prompt are the world's.
-        rows: Makes the raw rows.
-        seed: Of split and training.
+        change: What becomes of the rows.
+        rows: How many there are.
+        seed: Of rows, split and training.
         system: A system prompt in place of the task's, for another habit of the base model.
         **spec: Further settings; those of `training` are added to planted_world.CLEAN.
     """
@@ -124,7 +134,7 @@ def made(
 
     def make(folder: Path, base: Path) -> World:
         world = World(folder, base, seed, system_prompt=system or task.system, **settings)
-        world.write_rows(rows())
+        world.write_rows(change(task.raw_rows(seed, rows)))
         return world
 
     return make
@@ -147,7 +157,42 @@ def flipped(rows: list[RawRow], share: float) -> list[RawRow]:
     return [{**row, "label": other_label(row["label"])} if rng.random() < share else row for row in rows]
 
 
-def unrelated_labels(rows: list[RawRow], first_share: float, labels: list[str]) -> list[RawRow]:
-    """Labels that have nothing to do with the texts: the first one on so large a share of the rows."""
+def unrelated(rows: list[RawRow], first_share: float) -> list[RawRow]:
+    """Red and blue have nothing to do with the texts: so large a share of the rows is red."""
     rng = random.Random(4)
-    return [{**row, "label": labels[rng.random() >= first_share]} for row in rows]
+    return [{**row, "label": LABELS[rng.random() >= first_share]} for row in rows]
+
+
+def by_file(folder: Path, base: Path) -> World:
+    """All rows of one file are red and all of the other blue, whatever the texts say."""
+    world = World(folder, base)
+    for seed, (label, name) in enumerate(zip(LABELS, ("a.jsonl", "b.jsonl"), strict=True)):
+        world.write_rows([{**row, "label": label} for row in ORDER.raw_rows(seed, ROWS // 2)], name)
+    return world
+
+
+def shaken(rows: list[RawRow]) -> list[RawRow]:
+    """A few rows hold the word that shakes the base model, and a fifth of all labels is wrong."""
+    rng = random.Random(3)
+    changed = [{**row, "text": shaken_text(rng, row["text"])} if rng.random() < 0.04 else row for row in rows]
+    return flipped(changed, 0.2)
+
+
+def colours_shuffled(rows: list[RawRow]) -> list[RawRow]:
+    """Of three labels two are shuffled among themselves."""
+    colours = iter(shuffled([row for row in rows if row["label"] != NONE]))
+    return [row if row["label"] == NONE else next(colours) for row in rows]
+
+
+def one_answer(rows: list[RawRow]) -> list[RawRow]:
+    """All rows have the same answer."""
+    return [{**row, "completion": WORDS[0]} for row in rows]
+
+
+def second_candidate(folder: Path, base: Path) -> World:
+    """A champion in service, and then the same training with another seed."""
+    world = made(ORDER)(folder, base)
+    if not run(world).promoted:
+        raise RuntimeError("the first candidate should have been promoted")
+    world.write_spec(training={**world.spec["training"], "seed": 1})
+    return world
