@@ -29,7 +29,7 @@ def completion(text: str | None, finish: str = "stop", usage: tuple[int, int] | 
 
 class Server(ThreadingHTTPServer):
     """requests: bodies in order of arrival, with path and key; most_at_once: the largest number answered together; models:
-    the names it lists."""
+    the names it lists; headers: those of the requests."""
 
     daemon_threads = True
 
@@ -38,6 +38,7 @@ class Server(ThreadingHTTPServer):
         self.mind, self.requests, self.most_at_once = mind, list[dict[str, Any]](), 0
         self.at_once, self.lock = 0, threading.Lock()
         self.failing_lists = 0
+        self.headers = list[dict[str, str]]()
         self.models: Callable[[], list[str]] = lambda: ["small", "large"]
 
     @property
@@ -61,6 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             seen = sum({k: v for k, v in r.items() if k not in ("path", "key")} == body for r in self.server.requests)
+            self.server.headers.append(dict(self.headers))
             self.server.requests.append({**body, "path": self.path, "key": self.headers.get("Authorization")})
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
@@ -77,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
             if isinstance(told, tuple):
                 return self._send(*told)
             reply = completion(told) if isinstance(told, str) else told
-            self._send(200, {}, json.dumps(reply).encode())
+            self._send(200, {"Content-Type": "application/json"}, json.dumps(reply).encode())
         finally:
             with self.server.lock:
                 self.server.at_once -= 1

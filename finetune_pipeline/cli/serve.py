@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
-from types import FrameType
+from threading import Event
 
 import click
 
@@ -13,8 +12,9 @@ from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.resources.champion import present_champion
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.log_writer import LogWriter
-from finetune_pipeline.serving.server import serving
+from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import Service
 
 
@@ -52,23 +52,20 @@ def serve(task: str, port: int, labels_only: bool, rotate_mib: float, look_secon
             only_labels=labels_only,
             tell=problem,
         )
-        server = serving(service, port)
+        server = LocalServer(chat_app(service), port)
     except LookupError as error:
         problem(str(error.args[0]))
         return ERROR
     except OSError as error:
         problem(f"cannot serve on port {port}: {error.strerror or error}; choose another with --port")
         return ERROR
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     service.watch(look_seconds)
-    say(f"serving {service.model} at http://127.0.0.1:{server.server_port}/v1 (Ctrl-C ends it)")
-    say(f"logging to {writer.path}")
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        threading.Thread(target=server.shutdown, daemon=True).start()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    server.serve_forever(poll_interval=0.2)
+    with server:
+        say(f"serving {service.model} at {server.url}/v1 (Ctrl-C ends it)")
+        say(f"logging to {writer.path}")
+        stop.wait()
     service.close()
-    server.server_close()
     return DONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,6 @@ class Answerer:
 
     cache: None keeps nothing. seen: remembered digests of model files. seconds: {"load", "answer"}, what each took.
     """
-
-    engine = "transformers"
-    packages: tuple[str, ...] = ("torch", "transformers")
-    """Whose versions an answer may depend on."""
 
     def __init__(
         self, folder: Path, adapter: Path | None = None, cache: AnswerCache | None = None, seen: SeenFiles | None = None
@@ -100,25 +96,11 @@ class Answerer:
             if self.cache:
                 self.cache.keep({keys[i]: answer for i, answer in batch.items()})
 
-        answers = self._compute(prompts, labels, max_new_tokens, batch_size, stage, name, known, keep, grammar)
-        self.seconds["answer"] += time.monotonic() - began
-        return answers
-
-    def _compute(
-        self,
-        prompts: Sequence[Ids],
-        labels: Sequence[Sequence[Ids]] | None,
-        max_new_tokens: int,
-        batch_size: int,
-        stage: str,
-        name: str,
-        known: Mapping[int, Answer],
-        keep: Callable[[Mapping[int, Answer]], None],
-        grammar: Grammar | None,
-    ) -> list[Answer]:
-        return generate_and_score(
+        answers = generate_and_score(
             self.model, self.tokenizer, prompts, labels, max_new_tokens, batch_size, stage, name, known, keep, grammar
         )
+        self.seconds["answer"] += time.monotonic() - began
+        return answers
 
     def _keys(
         self,
@@ -132,8 +114,8 @@ class Answerer:
             return []
         settings = {
             "code": CODE,
-            "versions": {name: importlib.metadata.version(name) for name in self.packages},
-            "engine": self.engine,
+            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+            "engine": "transformers",
             "device": _device_name(),
             "dtype": "float32",
             "model": self.digest,

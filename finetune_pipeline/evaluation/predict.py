@@ -22,8 +22,8 @@ from finetune_pipeline.evaluation.prompts import Shelf, conversations, prompts_t
 from finetune_pipeline.evaluation.row_scores import is_valid
 from finetune_pipeline.evaluation.served_answers import ServedAnswerer
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
-from finetune_pipeline.evaluation.vllm_answers import VllmAnswerer
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
+from finetune_pipeline.spec.engines import ServedModelsSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.reporting import say
@@ -92,10 +92,8 @@ def _restricted(
     output, restricted = JsonOutput(json_schema=dict(schema)), list(answers)
     invalid = [i for i, a in enumerate(answers) if not is_valid({"status": a.status, "text": a.text}, output)]
     try:
-        if invalid and type(asked) is not Answerer:
-            raise UnsupportedSchema(
-                f"answers of the {job['engine']['kind']} engine cannot be restricted to a schema here"
-            )
+        if invalid and isinstance(asked, ServedAnswerer):
+            raise UnsupportedSchema("answers of an endpoint cannot be restricted to a schema here")
         if invalid:
             grammar, settings = Grammar(schema, asked.tokenizer), {**job, "labels": []}
             rows, prompts = [examples[i] for i in invalid], [choices[i] for i in invalid]
@@ -140,18 +138,12 @@ def _rows_of(one: Mapping[str, Any], examples: Sequence[Example], labels: Sequen
 def _asked(
     job: dict[str, Any], one: Mapping[str, Any], cache: AnswerCache | None, seen: SeenFiles | None, spent: Any
 ) -> Asked:
-    """What answers for one set, by the job's engine."""
+    """What answers for one set: the job's endpoint, or the model itself."""
     folder, prefix = Path(one["model"]), Path(one["adapter"]) if one.get("adapter") else None
-    engine = job.get("engine") or {"kind": "transformers"}
-    match engine["kind"]:
-        case "transformers":
-            return Answerer(folder, prefix, cache, seen)
-        case "vllm":
-            return VllmAnswerer(folder, prefix, cache, seen)
-        case "endpoint":
-            used = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
-            return ServedAnswerer(engine, one["served"], folder, cache, used)
-    raise JobError(f"unknown engine {engine['kind']!r}; engines: transformers, vllm, endpoint")
+    if not job.get("endpoint"):
+        return Answerer(folder, prefix, cache, seen)
+    used = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
+    return ServedAnswerer(ServedModelsSpec(**job["endpoint"]), one["served"], folder, cache, used)
 
 
 def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from finetune_pipeline.planning.batches import Batch
 from finetune_pipeline.planning.memory import Memory, training_memory
-from finetune_pipeline.planning.parallel import ROOM
 from finetune_pipeline.planning.shape import ModelShape, trainable_parameters
 
 Strategy = Literal["single", "ddp", "fsdp2"]
+ROOM = 0.8
+"""Share of a device's memory that a training may be planned to take; the rest is for fragmentation and peaks."""
 
 
 @dataclass(frozen=True, slots=True)

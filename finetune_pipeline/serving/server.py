@@ -1,128 +1,99 @@
-"""HTTP around a service, on 127.0.0.1: chat completions in OpenAI's form, models, health, feedback."""
+"""The champion's HTTP interface: chat completions in OpenAI's form, models, health and feedback."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_body
 from finetune_pipeline.serving.requests import BadRequest
-from finetune_pipeline.serving.service import Service
+from finetune_pipeline.serving.service import WAITING, Service
 
 MAX_BODY = 1 << 20
-_POSTS = ("/v1/chat/completions", "/feedback")
-_GETS = ("/v1/models", "/health")
+_METHODS = {"/v1/chat/completions": "POST", "/feedback": "POST", "/v1/models": "GET", "/health": "GET"}
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+def chat_app(service: Service) -> Starlette:
+    """The application around a service.
 
-
-def serving(service: Service, port: int = 0) -> ThreadingHTTPServer:
-    """A server on 127.0.0.1 (port 0: any that is free), not yet serving.
-
-    Only requests to this very address count, and only JSON is taken: a web page open in a browser on this machine cannot
-    ask or teach the model. Raises OSError when the port is taken.
+    Only JSON is accepted, so that a web page open in a browser on this machine cannot ask or teach the model: browsers
+    send cross-origin JSON only after asking the server, and this one does not permit it.
     """
+    threads = ThreadPoolExecutor(2 * WAITING, "request")  # beyond WAITING the service itself refuses
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = 60
+    async def in_thread(call: Callable[[Any], Any], request: Request) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(threads, call, await _json(request))
 
-        def do_GET(self) -> None:
-            self._guarded(self._get)
+    async def chat(request: Request) -> Response:
+        asked, completion = await in_thread(service.chat, request)
+        if asked.stream:
+            return StreamingResponse(_events(completion), media_type="text/event-stream", headers=NO_STORE)
+        return JSONResponse(completion, headers=NO_STORE)
 
-        def do_POST(self) -> None:
-            self._guarded(self._post)
+    async def feedback(request: Request) -> Response:
+        return JSONResponse(await in_thread(service.feedback, request), headers=NO_STORE)
 
-        def _guarded(self, work: Any) -> None:
-            try:
-                if self.headers.get("Host", "").lower() not in (f"127.0.0.1:{bound}", f"localhost:{bound}"):
-                    raise BadRequest("this server answers on 127.0.0.1 only", status=403)
-                work()
-            except BadRequest as error:
-                self.close_connection = True  # what is left of the body was not read
-                self._answer(error.status, error.body())
-            except (BrokenPipeError, ConnectionResetError, TimeoutError):
-                self.close_connection = True  # the client has gone
+    async def models(_: Request) -> Response:
+        return JSONResponse(service.models(), headers=NO_STORE)
 
-        def _get(self) -> None:
-            path = self.path.split("?")[0]
-            if path == "/health":
-                self._answer(200, service.health())
-            elif path == "/v1/models":
-                self._answer(200, service.models())
-            else:
-                self._unknown(path, _POSTS)
+    async def health(_: Request) -> Response:
+        return JSONResponse(service.health(), headers=NO_STORE)
 
-        def _post(self) -> None:
-            path = self.path.split("?")[0]
-            if path not in _POSTS:
-                self._unknown(path, _GETS)
-            body = self._body()
-            if path == "/feedback":
-                self._answer(200, service.feedback(body))
-                return
-            chat, made = service.chat(body)
-            if chat.stream:
-                self._stream(made)
-            else:
-                self._answer(200, made)
+    async def bad_request(_: Request, error: Exception) -> Response:
+        assert isinstance(error, BadRequest)
+        return JSONResponse(error.body(), error.status, headers=CLOSE)
 
-        def _unknown(self, path: str, other: tuple[str, ...]) -> None:
-            if path in other:
-                raise BadRequest(f"{path} wants {'POST' if path in _POSTS else 'GET'}", status=405)
-            raise BadRequest(f"there is no {path:.80}; there are {', '.join((*_POSTS, *_GETS))}", status=404)
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path, message = request.url.path, error.detail
+        if error.status_code == 404:
+            message = f"there is no {path:.80}; there are {', '.join(_METHODS)}"
+        elif error.status_code == 405:
+            message = f"{path} wants {_METHODS[path]}"
+        return _refuse(error.status_code, message)
 
-        def _body(self) -> Any:
-            if self.headers.get("Content-Type", "").split(";")[0].strip().lower() != "application/json":
-                raise BadRequest("send JSON, with the header Content-Type: application/json", status=415)
-            length = self.headers.get("Content-Length", "")
-            if not length.isdigit():
-                raise BadRequest("the header Content-Length is missing", status=411)
-            if int(length) > MAX_BODY:
-                raise BadRequest(f"the body has more than {MAX_BODY} bytes", status=413)
-            data = self.rfile.read(int(length))
-            try:
-                return json.loads(data)
-            except (ValueError, RecursionError) as error:
-                raise BadRequest(f"the body is no JSON: {error}") from error
+    endpoints = (chat, feedback, models, health)
+    return Starlette(
+        routes=[Route(path, call, methods=[_METHODS[path]]) for path, call in zip(_METHODS, endpoints, strict=True)],
+        exception_handlers={BadRequest: bad_request, HTTPException: http_error},
+        middleware=[host_guard(_refuse)],
+    )
 
-        def _stream(self, made: dict[str, Any]) -> None:
-            """The answer as server-sent events: who speaks, what is said (in one piece), why it ends."""
-            choice = made["choices"][0]
-            self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream")
-            self.send_header("Cache-Control", "no-store")
-            self.send_header("Connection", "close")
-            self.end_headers()
-            self.close_connection = True
-            shared = {**{k: made[k] for k in ("id", "created", "model")}, "object": "chat.completion.chunk"}
-            for delta, finish in (
-                ({"role": "assistant", "content": ""}, None),
-                ({"content": choice["message"]["content"]}, None),
-                ({}, choice["finish_reason"]),
-            ):
-                told = {**shared, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
-                self.wfile.write(b"data: " + json.dumps(told).encode() + b"\n\n")
-            self.wfile.write(b"data: [DONE]\n\n")
 
-        def _answer(self, status: int, told: dict[str, Any]) -> None:
-            data = json.dumps(told).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("Cache-Control", "no-store")
-            self.send_header("X-Content-Type-Options", "nosniff")
-            if self.close_connection:
-                self.send_header("Connection", "close")
-            self.end_headers()
-            self.wfile.write(data)
+def _refuse(status: int, message: str) -> Response:
+    return JSONResponse(BadRequest(message, status=status).body(), status, headers=CLOSE)
 
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Silence: rows are logged where production's rows belong."""
 
-    server = _Server(("127.0.0.1", port), Handler)
-    bound = server.server_port
-    return server
+async def _json(request: Request) -> Any:
+    """The decoded body. Raises BadRequest or HTTPException."""
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise BadRequest("send JSON, with the header Content-Type: application/json", status=415)
+    data = await read_body(request, MAX_BODY)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is no JSON: {error}") from error
+
+
+def _events(completion: dict[str, Any]) -> Iterator[str]:
+    """A completion as server-sent events: the role, the whole text in one piece, why it ends."""
+    choice = completion["choices"][0]
+    shared = {**{k: completion[k] for k in ("id", "created", "model")}, "object": "chat.completion.chunk"}
+    deltas: list[tuple[dict[str, str], str | None]] = [
+        ({"role": "assistant", "content": ""}, None),
+        ({"content": choice["message"]["content"]}, None),
+        ({}, choice["finish_reason"]),
+    ]
+    for delta, finish in deltas:
+        chunk = {**shared, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+        yield f"data: {json.dumps(chunk)}\n\n"
+    yield "data: [DONE]\n\n"

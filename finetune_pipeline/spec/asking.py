@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
+from finetune_pipeline.spec.endpoints import ChatEndpointSpec
 from finetune_pipeline.spec.outputs import Section, Share
 
 
-class EndpointSpec(Section):
+class ApiModelSpec(ChatEndpointSpec):
     """An API model that is asked the same, through an OpenAI-style endpoint. It costs money, and the texts of the validation
     rows go there; those of the test too when this model's prompt is the best one."""
 
-    url: str = Field(min_length=1, description="Up to and without /chat/completions; https, or http on this machine.")
     model: str = Field(min_length=1)
-    key_variable: str | None = Field(
-        None, description="Environment variable that holds the key. The key itself belongs nowhere else."
-    )
     max_requests: int = Field(2000, ge=1, description="More rows than this are not sent at all.")
     max_tokens: int = Field(
         2_000_000, ge=1, description="Of prompts and answers together; what could exceed it is not sent."
-    )
-    timeout: float = Field(60.0, gt=0, description="Seconds for a whole request.")
-    concurrency: int = Field(4, ge=1, le=64, description="Requests at once.")
-    body: dict[str, Any] = Field(
-        default_factory=dict, description="Fields of the request to add or replace; null removes one."
     )
 
 
@@ -45,7 +35,7 @@ class BaselineSpec(Section):
     rows: int = Field(
         300, ge=1, description="Validation rows that are asked at most, drawn by their id: each prompt asks every one."
     )
-    endpoint: EndpointSpec | None = Field(None, description="An API model to ask the same; none unless given.")
+    endpoint: ApiModelSpec | None = Field(None, description="An API model to ask the same; none unless given.")
     seed: int = Field(0, ge=0)
     max_new_tokens: int = Field(12, ge=1, description="Longest free answer of a label task, in tokens.")
     ceiling: Share = Field(0.9, description="Prompting surely better than this means: do not fine-tune.")
@@ -59,4 +49,4 @@ class AdviseSpec(Section):
     dollars_per_million_tokens: float | None = Field(
         None, ge=0, description="What the tokens of a call cost, read and written alike; own machines included."
     )
-    private: bool = Field(False, description="The texts must not leave your machines: no API model is asked.")
+    private: bool = Field(False, description="The texts must not leave your machines: no endpoint elsewhere is asked.")

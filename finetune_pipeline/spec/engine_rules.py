@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.endpoints import address_findings
 from finetune_pipeline.spec.engines import VERSION
 from finetune_pipeline.spec.model import TaskSpec
-
-LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def _finding(rule: str, key: str, message: str, fix: str, severity: str = "error") -> Finding:
@@ -18,27 +16,17 @@ def _finding(rule: str, key: str, message: str, fix: str, severity: str = "error
 
 
 def check_engine(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """The engine must be there, and able to run what the method leaves."""
-    told, found = spec.evaluation, []
-    if told.engine == "vllm" and importlib.util.find_spec("vllm") is None:
-        found.append(
-            _finding("engine", "engine", "vllm is not installed", "pip install vllm, or set engine: transformers")
-        )
-    if told.engine != "transformers" and spec.training.method == "prefix":
-        found.append(
-            _finding(
-                "engine",
-                "engine",
-                f"{told.engine} cannot load a trained prefix",
-                "set engine: transformers, or another training.method",
-            )
-        )
-    if (told.engine == "endpoint") != (told.endpoint is not None):
-        wanted = "endpoint: {url, base, candidate} is missing" if told.endpoint is None else "it is not asked"
-        found.append(
-            _finding("engine", "endpoint", f"engine is {told.engine}, and {wanted}", "give both engine and endpoint")
-        )
-    return found
+    """An endpoint must be named, and able to serve what the method leaves."""
+    evaluation, findings = spec.evaluation, []
+    if evaluation.engine == "endpoint" and spec.training.method == "prefix":
+        message = "a server cannot load a trained prefix"
+        fix = "set engine: transformers, or another training.method"
+        findings.append(_finding("engine", "engine", message, fix))
+    if (evaluation.engine == "endpoint") != (evaluation.endpoint is not None):
+        problem = "endpoint: {url, base, candidate} is missing" if evaluation.endpoint is None else "it is not asked"
+        message = f"engine is {evaluation.engine}, and {problem}"
+        findings.append(_finding("engine", "endpoint", message, "give both engine and endpoint"))
+    return findings
 
 
 def check_harness(spec: TaskSpec, folder: Path) -> list[Finding]:
@@ -51,73 +39,46 @@ def check_harness(spec: TaskSpec, folder: Path) -> list[Finding]:
 
 def check_judge(spec: TaskSpec, folder: Path) -> list[Finding]:
     """A judge is asked safely, where it can be right, and a gate that needs one has one."""
-    told, found = spec.evaluation.judge, []
-    if told is None:
+    judge, findings = spec.evaluation.judge, []
+    if judge is None:
         if spec.gates.min_preferred:
             message = f"gates.min_preferred is {spec.gates.min_preferred:g}, and no judge is asked"
-            found.append(_finding("judge", "judge", message, "name a judge: {url, model}, or set it to 0"))
-        return found
-    parts = urlsplit(told.url)
-    local = parts.hostname in LOCAL
-    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
-        message = f"{told.url!r} is neither https nor on this machine: texts and the key would travel in the clear"
-        found.append(_finding("judge", "judge.url", message, "write https://…, or http://127.0.0.1:PORT/v1"))
-    elif not local:
-        message = f"the rows of the test are sent to {parts.hostname}"
-        fix = "serve the judge on this machine, if they must not leave it"
-        found.append(_finding("judge", "judge.url", message, fix, "error" if spec.advise.private else "note"))
-    if parts.username or parts.password:
-        message = "the address holds a login"
-        found.append(_finding("judge", "judge.url", message, "put the key into key_variable's variable"))
+            findings.append(_finding("judge", "judge", message, "name a judge: {url, model}, or set it to 0"))
+        return findings
+    findings += address_findings("judge", "evaluation.judge", judge.url, "the rows of the test", spec.advise.private)
     if spec.labels:
         message = "an answer of a label task is right or wrong without a judge"
-        found.append(_finding("judge", "judge", message, "leave it out, unless labels overlap in meaning", "note"))
-    if told.min_kappa_bound > told.min_kappa:
-        message = f"min_kappa_bound {told.min_kappa_bound:g} is above min_kappa {told.min_kappa:g}"
-        found.append(_finding("judge", "judge.min_kappa_bound", message, "ask less of the bound than of kappa itself"))
-    return found
+        findings.append(_finding("judge", "judge", message, "leave it out, unless labels overlap in meaning", "note"))
+    if judge.min_kappa_bound > judge.min_kappa:
+        message = f"min_kappa_bound {judge.min_kappa_bound:g} is above min_kappa {judge.min_kappa:g}"
+        findings.append(
+            _finding("judge", "judge.min_kappa_bound", message, "ask less of the bound than of kappa itself")
+        )
+    return findings
 
 
 def check_endpoint(spec: TaskSpec, folder: Path) -> list[Finding]:
     """A served model must be told from yesterday's; texts and keys do not travel in the clear."""
-    told, found = spec.evaluation.endpoint, []
-    if told is None:
+    endpoint = spec.evaluation.endpoint
+    if endpoint is None:
         return []
-    parts = urlsplit(told.url)
-    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)):
-        found.append(
-            _finding(
-                "endpoint",
-                "endpoint.url",
-                f"{told.url!r} is neither https nor on this machine: texts and the key would travel in the clear",
-                "write https://…, or http://127.0.0.1:PORT/v1",
-            )
-        )
-    elif parts.hostname not in LOCAL:
-        found.append(
-            _finding(
-                "endpoint",
-                "endpoint.url",
-                f"the rows of the test are sent to {parts.hostname}",
-                "serve the models on this machine, if they must not leave it",
-                "note",
-            )
-        )
-    if parts.username or parts.password:
-        found.append(
-            _finding(
-                "endpoint", "endpoint.url", "the address holds a login", "put the key into key_variable's variable"
-            )
-        )
-    for name in ("candidate", "champion"):
-        served = getattr(told, name)
-        if served is not None and VERSION not in served:
-            found.append(
-                _finding(
-                    "endpoint",
-                    f"endpoint.{name}",
-                    f"{served!r} is the same name for every version: the model of an earlier run could be measured",
-                    f"put {VERSION} into it, and serve each model under the name of its version",
-                )
-            )
-    return found
+    findings = address_findings(
+        "endpoint", "evaluation.endpoint", endpoint.url, "the rows of the test", spec.advise.private
+    )
+    for key in ("candidate", "champion"):
+        name = getattr(endpoint, key)
+        if name is not None and VERSION not in name:
+            message = f"{name!r} is the same name for every version: the model of an earlier run could be measured"
+            fix = f"put {VERSION} into it, and serve each model under the name of its version"
+            findings.append(_finding("endpoint", f"endpoint.{key}", message, fix))
+    return findings
+
+
+def check_private(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """An API model is asked safely, and not at all where texts must not leave."""
+    endpoint = spec.baseline.endpoint
+    if endpoint is None:
+        return []
+    return address_findings(
+        "private", "baseline.endpoint", endpoint.url, "the rows of the validation split", spec.advise.private
+    )

@@ -237,20 +237,6 @@ def check_shots(spec: TaskSpec, folder: Path) -> list[Finding]:
     return found
 
 
-def check_private(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """Texts that must not leave are not sent to an API model."""
-    if not spec.advise.private or spec.baseline.endpoint is None:
-        return []
-    return [
-        _finding(
-            "private",
-            "baseline.endpoint",
-            "advise.private says that the texts must not leave, and this would send them away",
-            "remove one of the two",
-        )
-    ]
-
-
 def check_other_prompts(spec: TaskSpec, folder: Path) -> list[Finding]:
     """Each prompt to try is one, and another one: the same prompt twice costs its rows twice."""
     told = [spec.system_prompt, *spec.baseline.prompts]

@@ -27,6 +27,7 @@ from finetune_pipeline.models.chat_templates import read_chat_template, template
 from finetune_pipeline.planning.advice import advise
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.reports.markdown import advice_markdown
+from finetune_pipeline.spec.endpoints import PATIENCE
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
 from finetune_pipeline.stages.kept_answers import answers_of, api_answers
@@ -209,9 +210,8 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
 
 def baseline_settings(spec: TaskSpec) -> list[Any]:
     """The part of the spec the answers and scores of the prompts depend on: not what is made of them afterwards."""
-    limits = {"max_requests", "max_tokens", "timeout", "concurrency", "key_variable"}  # they decide no answer
     return [
-        spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": limits}),
+        spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": PATIENCE}),
         spec.system_prompt if spec.baseline.prompts else None,
         output_settings(spec),
         spec.metric,

@@ -84,7 +84,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
                 max_new_tokens=answer_length(spec),
                 batch_size=spec.baseline.batch_size,
                 answers=answers_of(work, test=True),
-                engine=_engine(spec),
+                endpoint=_endpoint(spec),
                 simple=simple_settings(spec),
                 out=work.out,
                 train=examples_of(splits.folder, "train"),
@@ -164,19 +164,18 @@ def _answering(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> d
     return prompt_set(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
 
 
-def _engine(spec: TaskSpec) -> dict[str, Any] | None:
-    told = spec.evaluation
-    if told.engine == "transformers":
-        return None
-    return {"kind": told.engine, **(told.endpoint.model_dump() if told.endpoint else {})}
+def _endpoint(spec: TaskSpec) -> dict[str, Any] | None:
+    """The endpoint that answers, as jobs take it; None with the transformers engine."""
+    evaluation = spec.evaluation
+    return evaluation.endpoint.model_dump() if evaluation.endpoint and evaluation.engine == "endpoint" else None
 
 
 def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
     """The name of a model at the endpoint; None where there is none."""
-    told = spec.evaluation.endpoint
-    if told is None or spec.evaluation.engine != "endpoint":
+    endpoint = spec.evaluation.endpoint
+    if endpoint is None or spec.evaluation.engine != "endpoint":
         return None
-    pattern = getattr(told, name) or told.candidate
+    pattern = getattr(endpoint, name) or endpoint.candidate
     return str(pattern).replace(VERSION, artifact.version)
 
 

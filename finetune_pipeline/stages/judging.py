@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.preferences.qualify import Standards
 from finetune_pipeline.evaluation.preferences.rated import prediction_pairs
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.graph import Step, Work
-from finetune_pipeline.spec.judging import JudgeSpec
+from finetune_pipeline.spec.engines import JudgeSpec
 from finetune_pipeline.stages.kept_answers import api_answers
 
 
@@ -50,10 +50,7 @@ def standards_of(told: JudgeSpec) -> Standards:
 
 
 def _judge(work: Work, told: JudgeSpec) -> Judge:
-    endpoint = Endpoint(
-        told.url, told.model, told.key_variable, timeout=told.timeout, concurrency=told.concurrency, body=told.body
-    )
-    return Judge(endpoint, cache=api_answers(work, test=True), max_tokens=told.max_tokens)
+    return Judge(Endpoint.of(told, told.model), cache=api_answers(work, test=True), max_tokens=told.max_tokens)
 
 
 def _problem(key: str, error: Exception, fix: str) -> FindingsError:
@@ -64,7 +61,7 @@ STEPS = [
     Step(
         "judge_review",
         ("test_predictions", "human_review"),
-        "1",
+        "2",
         lambda s, w: [
             s.evaluation.judge.settings() if s.evaluation.judge else None,
             s.evaluation.similarity,

@@ -11,10 +11,9 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.findings import as_rows, count_by_rule
 from finetune_pipeline.graph import Step, Work
-from finetune_pipeline.people.blinding import load_secret
-from finetune_pipeline.people.ratings import ratings_digest, read_ratings
-from finetune_pipeline.people.sheet import SheetItem, draw, make_sheet, read_sheet_name, sheet_name
-from finetune_pipeline.people.summary import summarise
+from finetune_pipeline.review.ratings import ratings_digest, read_ratings
+from finetune_pipeline.review.sheet import SheetItem, draw, load_secret, make_sheet, read_sheet_name, sheet_name
+from finetune_pipeline.review.summary import summarise
 from finetune_pipeline.spec.model import Task
 
 KEY_FILE = "review.key"

@@ -11,9 +11,9 @@ from finetune_pipeline.data.review import reviews_digest
 from finetune_pipeline.graph import World
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
-from finetune_pipeline.people.ratings import ratings_digest
 from finetune_pipeline.production.ingest import corrections_digest, read_logs
 from finetune_pipeline.production.judging import judging_digest, learned_by
+from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.spec.never_break import never_break_ids
 from finetune_pipeline.stages.ability import ability_digest

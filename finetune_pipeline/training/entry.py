@@ -2,7 +2,7 @@
 
 Writes out/result.json (facts), out/measured.json, or out/error.json {kind, message, findings}; exit codes in
 :mod:`finetune_pipeline.trainers.exit_codes`. Works alike from a plain shell and under Dagster Pipes. With
-FINETUNE_PROCESSES above 1 a training is handed to :mod:`.launch`, which starts this module again in each process.
+FINETUNE_PROCESSES above 1 :mod:`.launch` starts this module again in several processes that train together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.data.sealing import SealedError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
-from finetune_pipeline.training import process, rank_environment
+from finetune_pipeline.training import launch, process
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.jobs import ACTIONS
 from finetune_pipeline.training.reporting import listen, mute, say
@@ -34,7 +34,6 @@ def prepare_environment(job: dict[str, Any]) -> None:
     """Set what must stand before torch and transformers are imported."""
     if "torch" in sys.modules:
         raise RuntimeError("torch was imported before its environment was set")
-    rank_environment.take_own_device()
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait must not spin: other processes share the cores
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -96,7 +95,7 @@ def _quieten() -> None:
 @contextlib.contextmanager
 def _pipes(job: dict[str, Any]) -> Iterator[None]:
     """Messages go to Dagster too when it started this process; of several that train together, the first one's."""
-    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or not rank_environment.tells() or _to_be_launched(job):
+    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or not launch.is_first() or _to_be_launched(job):
         yield
         return
     from dagster_pipes import open_dagster_pipes
@@ -145,41 +144,30 @@ def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
 
 
 def _to_be_launched(job: dict[str, Any]) -> bool:
-    several = rank_environment.processes_wanted() > 1 and not rank_environment.is_rank()
-    return several and job.get("action") == "train"
+    return launch.processes_wanted() > 1 and not launch.is_worker() and job.get("action") == "train"
 
 
 def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
-    """Tell what ended the job: in error.json, or, of several processes, to their launcher. Returns the exit code."""
+    """Write error.json about what ended the job. Returns the exit code."""
     code, kind, message = _judge(error, job)
     if code == 1:
         traceback.print_exc()
     findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
-    told = {"kind": kind, "message": message, "findings": findings}
-    if rank_environment.is_rank():
-        from finetune_pipeline.training.launch import write_end
-
-        write_end(code, told, time.time())
-    else:
-        write_json(out / "error.json", told)
-    if rank_environment.tells():
+    write = launch.write_worker_error if launch.is_worker() else launch.write_error
+    write(out, code, kind, message, findings)
+    if launch.is_first():
         say(f"{job.get('stage', job.get('action'))}: {message}")
     return code
 
 
 def _launch(job: dict[str, Any], path: Path, out: Path) -> int:
     """Have several processes do the job. Returns the exit code; negative: the signal that ended one of them."""
-    from finetune_pipeline.training import launch
-
-    processes = rank_environment.processes_wanted()
+    processes = launch.processes_wanted()
     strategy, why = launch.choose(job, processes)
     say(f"{job['stage']}: {processes} processes, {strategy}: {why}")
-    code, error = launch.launch(path, out, processes, strategy)
-    if error is not None:
-        for name in ("result.json", "measured.json"):
-            (out / name).unlink(missing_ok=True)
-        write_json(out / "error.json", error)
-        say(f"{job['stage']}: {error['message']}")
+    code = launch.launch(path, out, processes, strategy)
+    if code != 0:
+        say(f"{job['stage']}: {read_json(out / 'error.json')['message']}")
     return code
 
 
@@ -197,12 +185,12 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{arguments[0]} is not a readable job file: {error!r}", file=sys.stderr)
         return EXIT_CONFIG
-    tells = rank_environment.tells()
-    if rank_environment.is_rank():
+    first = launch.is_first()
+    if launch.is_worker():
         process.watch_parent()
-        if not tells:
+        if not first:
             mute()
-    if tells:
+    if first:
         for name in ("result.json", "measured.json", "error.json"):
             (out / name).unlink(missing_ok=True)
     began = time.monotonic()
@@ -212,7 +200,7 @@ def main(arguments: list[str]) -> int:
                 return _launch(job, Path(arguments[0]), out)
             prepare_environment(job)
             facts, measured = run(job)
-            if tells:
+            if first:
                 write_json(out / "measured.json", {**_measured(began), **measured})
                 write_json(out / "result.json", facts)
         except BaseException as error:  # noqa: BLE001 - whatever ends the job is told, then the process ends with it

@@ -204,11 +204,11 @@ def prompt_set(
     """One model prompted in one way: `name` is the predictions' model column ("base", "candidate", "champion").
 
     `adapter`: a prefix in front of `model`. `prompt`: one of prompts.json, None for the task's own without examples; one
-    that retrieves wants `train` in :func:`predict_job`. `served`: its name at the endpoint, where the job's engine is one.
+    that retrieves wants `train` in :func:`predict_job`. `served`: its name at the job's endpoint, where it has one.
     `restricted`: a JSON schema. The predictions then also hold the model's answers decoded under it, with the model name
     of evaluation.predictions.restricted_name: a finished answer that complies is taken as it is, every other is made anew.
     The set's facts get `restricted` {asked (answers made anew), available, why, statuses}; where it is not available, since
-    the schema or the engine does not allow it, there are no such rows.
+    the schema or an endpoint does not allow it, there are no such rows.
     """
     told = {"name": name, "model": _path(model), "prompt": dict(prompt or {})}
     told |= {"served": served} if served is not None else {}
@@ -241,14 +241,14 @@ def predict_job(
     train: Path | None = None,
     limit: int | None = None,
     answers: Mapping[str, Any] | None = None,
-    engine: Mapping[str, Any] | None = None,
+    endpoint: Mapping[str, Any] | None = None,
     simple: Mapping[str, Any] | None = None,
     stage: str = "test_predictions",
 ) -> Job:
-    """Answer every example with every set of :func:`prompt_set`, greedily, with the same engine for all of them.
+    """Answer every example with every set of :func:`prompt_set`, greedily.
 
-    engine: None, the default, is transformers in float32, with one batch size for all; {"kind": "vllm"}; or {"kind":
-    "endpoint", and what spec.engines.EndpointSpec has}: then no label is scored, and measured.json gets `spent` {name: …}.
+    endpoint: None, the default, answers with transformers in float32, with one batch size for all; otherwise the fields of
+    spec.engines.ServedModelsSpec: then no label is scored, and measured.json gets `spent` {name: …}.
 
     `train`: where prompts that retrieve find their examples, and what the simple models are fitted on. `simple` {output,
     seed}: let evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty for free text; otherwise each label's
@@ -274,7 +274,7 @@ def predict_job(
         "batch_size": batch_size,
         "limit": limit,
         "answers": dict(answers) if answers else None,
-        "engine": dict(engine) if engine else None,
+        "endpoint": dict(endpoint) if endpoint else None,
         "simple": dict(simple) if simple else None,
         "out": _path(out),
     }

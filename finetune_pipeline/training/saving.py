@@ -21,18 +21,32 @@ _TEXTS = (".json", ".jinja", ".model", ".txt")
 def save_trained(
     model: Any, tokenizer: Any, base: Path, method: str, folder: Path, gathered: dict[str, torch.Tensor] | None = None
 ) -> dict[str, Any]:
-    """Write `folder` anew. Facts: kind (low_rank, soft_prompt or model), bytes of the weight files, tensors [names].
+    """Write `folder` anew.
 
     Adapters: adapter_model.safetensors (float32), adapter_config.json (naming the base by its id, not by a path here), the
     tokenizer and its chat template. full: the base's own configuration and tokenizer files with the new weights, in the
-    base's dtype. Raises RuntimeError if the file holds tensors that do not belong there.
+    base's dtype.
+
+    Args:
+        model: What was trained.
+        tokenizer: Its tokenizer.
+        base: The base model's folder.
+        method: The training method.
+        folder: Where to write.
+        gathered: All weights, where the model is split over several processes.
+
+    Returns:
+        {kind (low_rank, soft_prompt or model), bytes of the weight files, tensors [names]}.
+
+    Raises:
+        RuntimeError: The file holds tensors that do not belong there.
     """
     shutil.rmtree(folder, ignore_errors=True)
     if method == "full":
         _save_model(model, base, folder, gathered)
         kind = "model"
     else:
-        _save_adapter(model, base, folder)
+        _save_adapter(model, base, folder, gathered)
         tokenizer.save_pretrained(folder)
         kind = "low_rank" if method in LOW_RANK else "soft_prompt"
     names, size = [], 0
@@ -52,8 +66,8 @@ def _belongs(name: str, method: str) -> bool:
     return method == "full" or "lora_" in name
 
 
-def _save_adapter(model: Any, base: Path, folder: Path) -> None:
-    model.save_pretrained(folder, save_embedding_layers=False)
+def _save_adapter(model: Any, base: Path, folder: Path, gathered: dict[str, torch.Tensor] | None) -> None:
+    model.save_pretrained(folder, state_dict=gathered, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     record = model_record(base)
     config = read_json(folder / "adapter_config.json")
@@ -96,7 +110,8 @@ def _save_model(model: Any, base: Path, folder: Path, gathered: dict[str, torch.
     if gathered is None:
         model.to(dtype).save_pretrained(folder)
     else:
-        model.save_pretrained(folder, state_dict={name: t.to(dtype) for name, t in gathered.items()})
+        once = {name for name, _ in model.named_parameters()}  # gathering makes a copy for each name of a tied weight
+        model.save_pretrained(folder, state_dict={name: t.to(dtype) for name, t in gathered.items() if name in once})
     for path in sorted(source.iterdir()):
         if path.suffix in _TEXTS and path.is_file() and path.name not in ("model.json", "model.safetensors.index.json"):
             shutil.copyfile(path, folder / path.name)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 from trl import SFTConfig
@@ -19,17 +21,14 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import Encoded
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
-from finetune_pipeline.planning.parallel import per_process
 from finetune_pipeline.reports.audit_page import render_audit
-from finetune_pipeline.training import checkpoints, history, ranks
+from finetune_pipeline.training import checkpoints, history, launch
 from finetune_pipeline.training.augmentation import augmented_facts, training_examples
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.methods import Built, build
-from finetune_pipeline.training.ranks import ALONE, Ranks, SharedCollator
 from finetune_pipeline.training.reporting import say
 from finetune_pipeline.training.rows import Prepared, longest_allowed, prepare_split
 from finetune_pipeline.training.saving import ADAPTER_FILE, round_to_base, save_trained
-from finetune_pipeline.training.sharded_trainer import ShardedTrainer
 from finetune_pipeline.training.shared_prefix import (
     PaddedCollator,
     common_prefix,
@@ -39,9 +38,9 @@ from finetune_pipeline.training.shared_prefix import (
 from finetune_pipeline.training.trainer import TokenTrainer, Told, load_finished
 
 
-def job_digest(job: dict[str, Any], among: Ranks = ALONE) -> str:
+def job_digest(job: dict[str, Any], processes: int = 1) -> str:
     """What a checkpoint must agree with to be taken up: settings, data, base model and first adapter, not paths; and how
-    many processes train, since each draws its own dropout."""
+    many processes train, since each keeps its own random state."""
     start = job.get("start_from")
     return digest_json(
         {
@@ -50,7 +49,7 @@ def job_digest(job: dict[str, Any], among: Ranks = ALONE) -> str:
             "validation": digest_examples(Path(job["validation"])),
             "base": record_digest(Path(job["base"])),
             "start_from": digest_file(Path(start) / ADAPTER_FILE) if start else None,
-            **({"processes": among.number, "strategy": among.strategy} if among.number > 1 else {}),
+            **({"processes": processes, "strategy": launch.strategy()} if processes > 1 else {}),
         }
     )
 
@@ -65,8 +64,9 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     settings, out, work, base = job["settings"], Path(job["out"]), Path(job["work"]), Path(job["base"])
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
-    among = ranks.join()
     device = pick_device()
+    state = PartialState(cpu=device.type == "cpu", backend=_backend())
+    processes, sharded = state.num_processes, launch.strategy() == "fsdp2"
     tokenizer = load_tokenizer(base)
     examples = {split: read_examples(Path(job[split])) for split in ("train", "validation")}
     limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
@@ -75,10 +75,11 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         split: prepare_split(tokenizer, rows, limit, settings["over_length"], f"{split} split")
         for split, rows in learned.items()
     }
-    _tell_audit(job, splits, among)
+    _tell_audit(job, splits, state.is_main_process)
 
-    digest = job_digest(job, among)
-    resume = among.told_by_first(checkpoints.find_resumable(work / "checkpoints", digest) if among.first else None)
+    digest = job_digest(job, processes)
+    resume = checkpoints.find_resumable(work / "checkpoints", digest) if state.is_main_process else checkpoints.Resume()
+    (resume,) = broadcast_object_list([resume])
     for skipped in resume.skipped:
         say(f"{job['stage']}: {skipped['name']} is not used: {skipped['reason']}")
     if resume.folder is not None:
@@ -89,36 +90,30 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before writing it
     compute = resolve_precision(settings["precision"], device)
     start = Path(job["start_from"]) if job.get("start_from") else None
-    at_first = torch.device("cpu") if among.sharded else device  # no device has to hold all of what is to be sharded
+    at_first = torch.device("cpu") if sharded else device  # no device has to hold all of what is to be sharded
     built = build(base, settings, compute, at_first, tokenizer, examples["train"], start)
     packed, why = (
         supports_shared_prefix(built.model) if settings["shared_prefix"] else (False, "training.shared_prefix is off")
     )
     fused = fuse(built.model)
     collator: Any = packed_collator(built.model) if packed else PaddedCollator(tokenizer.pad_token_id)
-    if among.number > 1:
-        collator = SharedCollator(collator, among)
-    if among.sharded:
-        ranks.shard(built.model)
     say(
         f"{job['stage']}: {settings['method']} in {str(compute).removeprefix('torch.')}, weights at "
         f"{built.weights['ratio']:.0%} of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
     )
 
-    trainer, told = _trainer(job, built, tokenizer, collator, splits, digest, among)
+    trainer, told = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
     began, used = time.monotonic(), time.process_time()
     if resume.folder is None:
-        if among.first:
+        if state.is_main_process:
             (work / "history.jsonl").unlink(missing_ok=True)
-        trainer.evaluate()  # step 0: what the base model starts from
         set_seed(settings["seed"])
-        ranks.seed_apart(among, settings["seed"])
         trainer.train()
     elif resume.finished and resume.best is not None:
         told.first_step = resume.step
         load_finished(trainer, resume.folder, resume.best)
     else:
-        if among.first:
+        if state.is_main_process:
             history.cut_back(work / "history.jsonl", resume.step)
         trainer.train(resume_from_checkpoint=str(resume.folder))
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - used
@@ -126,21 +121,21 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     assert trainer.model is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     rounding = _rounding(trainer, base) if settings["method"] == "full" else None
-    gathered = ranks.whole_weights(trainer.model) if among.sharded and settings["method"] == "full" else None
-    if not among.first:
-        among.wait()
+    gathered = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
+    if not state.is_main_process:
+        state.wait_for_everyone()
         return {}, {}
     trained = save_trained(trainer.model, tokenizer, base, settings["method"], out / "adapter", gathered)
-    among.wait()
+    state.wait_for_everyone()
     entries = history.without_times(history.read(work / "history.jsonl"))
     (out / "history.jsonl").write_text("".join(history.to_line(e) for e in entries), "utf-8")
-    state = trainer.state
+    progress = trainer.state
     facts = {
         "method": settings["method"],
         "precision": str(compute).removeprefix("torch."),
         "device": device.type,
-        "processes": among.number,
-        "strategy": among.strategy,
+        "processes": processes,
+        "strategy": launch.strategy(),
         "trained": {"folder": "adapter", **trained},
         "trainable_parameters": trainable,
         "total_parameters": built.weights["parameters"],
@@ -158,12 +153,12 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "tokens": {name: {k: s.audit[k] for k in ("rows", "tokens", "loss_tokens")} for name, s in splits.items()},
         "augmented": augmented_facts((r.id for r in splits["train"].rows), splits["train"].copies_too_long),
         "rows_dropped": {name: s.length_facts() for name, s in splits.items()},
-        "steps": state.global_step,
-        "steps_planned": state.max_steps,
-        "epochs": round(state.epoch or 0.0, 4),
-        "stopped_early": state.global_step < state.max_steps,
-        "best_step": state.best_global_step,
-        "best_eval_loss": state.best_metric,
+        "steps": progress.global_step,
+        "steps_planned": progress.max_steps,
+        "epochs": round(progress.epoch or 0.0, 4),
+        "stopped_early": progress.global_step < progress.max_steps,
+        "best_step": progress.best_global_step,
+        "best_eval_loss": progress.best_metric,
         "first_eval_loss": next(e["eval_loss"] for e in entries if "eval_loss" in e),
         "last_train_loss": [e["loss"] for e in entries if "loss" in e][-1],
         "overfitting": history.overfitting(entries),
@@ -173,7 +168,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     measured = {
         "train_seconds": round(seconds, 2),
         "train_cpu_seconds": round(cpu_seconds, 2),
-        "steps_run": state.global_step - told.first_step,
+        "steps_run": progress.global_step - told.first_step,
         "resumed_from": resume.folder.name if resume.folder else None,
         "checkpoints_skipped": resume.skipped,
         "saved_prefix_tokens": getattr(collator, "saved_tokens", 0),
@@ -182,12 +177,24 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return facts, measured
 
 
-def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared], among: Ranks) -> None:
+def _backend() -> str | None:
+    """How processes on the CPU talk to each other; None: Accelerate chooses, or there is only one."""
+    return "gloo" if launch.is_worker() and not torch.cuda.is_available() else None
+
+
+def _sharding() -> dict[str, Any]:
+    """Settings of the trainer that split the model over the processes; checkpoints hold whole weights all the same."""
+    if launch.strategy() != "fsdp2":
+        return {}
+    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
+
+
+def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared], first: bool) -> None:
     """Write audit.json and audit.html. Raises FindingsError with everything that was found in either split."""
     audits = {name: split.audit for name, split in splits.items()}
     page = render_audit(audits, job["settings"])
     # both, because what an unsuccessful job leaves in `out` may be swept away
-    for folder in (Path(job["out"]), Path(job["work"])) if among.first else ():
+    for folder in (Path(job["out"]), Path(job["work"])) if first else ():
         write_json(folder / "audit.json", audits)
         (folder / "audit.html").write_text(page, "utf-8")
     for name, split in splits.items():
@@ -224,13 +231,12 @@ def _trainer(
     collator: Any,
     splits: dict[str, Prepared],
     digest: str,
-    among: Ranks,
+    processes: int,
+    begins: bool,
 ) -> tuple[TokenTrainer, Told]:
     settings, work = job["settings"], Path(job["work"])
-    # rows per pass of all processes together: the collator takes each one's share out of them
-    micro = among.number * per_process(settings["batch_size"], settings["micro_batch_size"], among.number)
-    accumulate = settings["batch_size"] // micro
-    per_epoch = math.ceil(math.ceil(len(splits["train"].rows) / micro) / accumulate)
+    micro = launch.rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
+    per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
     every = max(1, round(per_epoch / settings["evals_per_epoch"]))
     args = SFTConfig(
         output_dir=str(work / "checkpoints"),
@@ -239,13 +245,14 @@ def _trainer(
         data_seed=settings["seed"],
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=settings["batch_size"],
-        gradient_accumulation_steps=accumulate,
+        gradient_accumulation_steps=settings["batch_size"] // (micro * processes),
         learning_rate=settings["learning_rate"],
         lr_scheduler_type=settings["scheduler"],
         warmup_steps=settings["warmup_share"],
         weight_decay=settings["weight_decay"],
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
+        eval_on_start=begins,  # step 0: what the base model starts from
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
@@ -260,6 +267,10 @@ def _trainer(
         report_to=[],
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
+        ddp_backend=_backend(),
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        **_sharding(),
         bf16=False,
         fp16=False,
         gradient_checkpointing=built.checkpointing,
@@ -268,19 +279,17 @@ def _trainer(
         max_length=None,
         dataloader_pin_memory=False,
     )
-    told = Told(job["stage"], work / "history.jsonl" if among.first else None)
+    told = Told(job["stage"], work / "history.jsonl" if launch.is_first() else None)
     exact: dict[str, torch.Tensor] = {}
     if built.weights["quantized_modules"]:
         exact = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}
-    whole = not among.sharded or settings["method"] != "full"
-    trainer = (TokenTrainer if whole else ShardedTrainer)(
+    trainer = TokenTrainer(
         model=built.model,
         args=args,
         data_collator=collator,
         processing_class=tokenizer,
         job_digest=digest,
         autocast=built.autocast,
-        among=among,
         train_dataset=_dataset(splits["train"].rows),
         eval_dataset=_dataset(splits["validation"].rows),
         callbacks=[EarlyStoppingCallback(settings["patience"]), told],

@@ -42,7 +42,8 @@ class PackedCollator:
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """input_ids [1, T] and position_ids [1, leading + T]; logit_positions [n] and labels [n]: where logits are
-        needed, and for which token (several may ask the same position); shared_prefix: the layout; row_ids."""
+        needed, and for which token (several may ask the same position); shared_prefix: the layout; row_ids and learned: the
+        rows in the order of `labels`, and how many of those each has."""
         rows = sorted(rows, key=lambda r: -len(r["ids"]))
         inner, leaves = prefix_tree(rows)
         first = 1 if self.leading else 0  # number of the first segment with tokens
@@ -54,7 +55,9 @@ class PackedCollator:
         for s in [*inner, *leaves]:
             ids += rows[s.row]["ids"][s.start : s.end]
             places += range(ahead + s.start, ahead + s.end)
-        asked, labels = [], []
+        asked: list[int] = []
+        labels: list[int] = []
+        learned_by_row: list[int] = []
         for number, s in enumerate(leaves, first + len(inner)):
             row = rows[s.row]
             parent = layout.parents[number]
@@ -65,6 +68,7 @@ class PackedCollator:
                         starts[number] + before if before >= 0 else starts[parent] + layout.lengths[parent] - 1
                     )
                     labels.append(row["ids"][q])
+            learned_by_row.append(len(labels) - sum(learned_by_row))
         self.saved_tokens += sum(self.leading + len(r["ids"]) for r in rows) - len(places)
         return {
             "input_ids": torch.tensor([ids]),
@@ -72,7 +76,8 @@ class PackedCollator:
             "logit_positions": torch.tensor(asked),
             "labels": torch.tensor(labels),
             "shared_prefix": layout,
-            "row_ids": [r["id"] for r in rows],
+            "row_ids": [rows[s.row]["id"] for s in leaves],
+            "learned": learned_by_row,
         }
 
 
@@ -88,7 +93,8 @@ class PaddedCollator:
     pad: int
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """input_ids and attention_mask [n, T]; label_mask [n, T] of bool; labels [m]: the tokens to learn, row by row."""
+        """input_ids and attention_mask [n, T]; label_mask [n, T] of bool; labels [m]: the tokens to learn, row by row;
+        row_ids and learned: the rows, and how many of the labels each has."""
         length = max(len(r["ids"]) for r in rows)
         ids = torch.full((len(rows), length), self.pad)
         seen = torch.zeros(len(rows), length, dtype=torch.long)
@@ -105,6 +111,7 @@ class PaddedCollator:
             "label_mask": learn,
             "labels": ids[learn],
             "row_ids": [r["id"] for r in rows],
+            "learned": learn.sum(1).tolist(),
         }
 
 

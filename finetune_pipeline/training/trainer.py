@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from finetune_pipeline import progress
-from finetune_pipeline.training import checkpoints, history, ranks
+from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.faults import Diverged
 from finetune_pipeline.training.fused import token_losses
 from finetune_pipeline.training.reporting import say
@@ -32,13 +33,10 @@ class TokenTrainer(SFTTrainer):
         *args: Any,
         job_digest: str,
         autocast: torch.dtype | None = None,
-        among: ranks.Ranks = ranks.ALONE,
         **kwargs: Any,
     ) -> None:
-        """autocast: the dtype in which a float32 model's products are computed, in training and validation alike.
-        among: the processes that train this model together; the collator must give each its own rows."""
+        """autocast: the dtype in which a float32 model's products are computed, in training and validation alike."""
         self.job_digest = job_digest
-        self.among = among
         self.autocast = autocast
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the step itself
@@ -46,30 +44,16 @@ class TokenTrainer(SFTTrainer):
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         batches, _ = super().get_batch_samples(*args, **kwargs)
-        learned = sum(batch["labels"].numel() for batch in batches if not batch.get("idle"))
-        return batches, self.among.total(torch.tensor(learned, device=self.args.device))
-
-    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
-        if training and self.among.strategy == "ddp":
-            return ranks.replicate(model)
-        return super()._wrap_model(model, training, dataloader)
+        learned = torch.tensor(sum(batch["labels"].numel() for batch in batches), device=self.args.device)
+        return batches, self.accelerator.reduce(learned)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         began, used = time.perf_counter(), time.process_time()
-        last = self.accelerator.gradient_state.sync_gradients or self.among.number == 1
-        with contextlib.nullcontext() if last else ranks.not_yet(model):
-            loss = super().training_step(model, inputs, *args, **kwargs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
         if self.args.device.type == "cuda":
             torch.cuda.synchronize(self.args.device)
-        if not inputs.get("idle"):
-            self.meter.add(inputs, time.perf_counter() - began, time.process_time() - used)
-        return self.among.total(loss) / self.among.number
-
-    def _clip_grad_norm(self, model: Any) -> Any:
-        if self.among.sharded:
-            ranks.average(model, self.among)
-        norm = super()._clip_grad_norm(model)
-        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        self.meter.add(inputs, time.perf_counter() - began, time.process_time() - used)
+        return loss
 
     def compute_loss(
         self,
@@ -82,10 +66,8 @@ class TokenTrainer(SFTTrainer):
         total = losses.sum()
         if not torch.isfinite(total):
             raise Diverged(self.state.global_step + 1, list(inputs["row_ids"]))
-        if inputs.get("idle"):
-            total = total * 0.0
         loss = total / (num_items_in_batch if num_items_in_batch is not None else losses.numel())
-        loss = loss * self.among.number  # gradients are averaged over the processes, and are to be summed
+        loss = loss * self.accelerator.num_processes  # gradients are averaged over the processes, and are to be summed
         return (loss, {}) if return_outputs else loss
 
     def _losses(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
@@ -98,21 +80,18 @@ class TokenTrainer(SFTTrainer):
         """Mean cross-entropy of all learned tokens of the validation rows, in nats."""
         assert self.model is not None
         self.model.eval()
-        total, tokens = 0.0, 0
+        by_row: dict[str, tuple[float, int]] = {}
         with torch.no_grad():
             for batch in self.get_eval_dataloader():
-                batch = self._prepare_inputs(batch)
-                losses = self._losses(self.model, batch)
-                if batch.get("idle"):
-                    continue
-                total += losses.double().sum().item()
-                if not math.isfinite(total):
+                losses = self._losses(self.model, self._prepare_inputs(batch)).double()
+                sums = torch.stack([part.sum() for part in losses.split(batch["learned"])]).tolist()
+                if not all(map(math.isfinite, sums)):
                     raise Diverged(self.state.global_step, list(batch["row_ids"]))
-                tokens += losses.numel()
-        if self.among.sharded:
-            ranks.reshard(self.model)
-        summed = self.among.total(torch.tensor([total, tokens], dtype=torch.float64, device=self.args.device))
-        return (summed[0] / summed[1]).item()
+                by_row |= zip(batch["row_ids"], zip(sums, batch["learned"], strict=True), strict=True)
+        if self.accelerator.num_processes > 1:
+            # Accelerate gives a row to two processes where that makes their batches equally many
+            by_row = {row: entry for part in gather_object([by_row]) for row, entry in part.items()}
+        return math.fsum(total for total, _ in by_row.values()) / sum(tokens for _, tokens in by_row.values())
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """The validation loss as a logged metric, told to the callbacks."""
@@ -122,26 +101,17 @@ class TokenTrainer(SFTTrainer):
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        root, among = Path(str(self.args.output_dir)), self.among
+        root = Path(str(self.args.output_dir))
         folder = root / f"checkpoint-{self.state.global_step}"
         best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
-        if among.first:
-            Trainer._save_checkpoint(self, model, trial)  # TRL's adds a model card, which asks the hub
-        among.wait()
+        Trainer._save_checkpoint(self, model, trial)  # TRL's adds a model card, which asks the hub
+        self.accelerator.wait_for_everyone()
         if best is not None and (root / best).exists():
             self.state.best_model_checkpoint = str(root / best)
-        if not among.first:
-            torch.save(ranks.random_state(), ranks.random_file(folder, among))
-        among.wait()
-        if among.first:
+        if self.accelerator.is_main_process:
             finished = self.control.should_training_stop or self.state.global_step >= self.state.max_steps
             checkpoints.mark_complete(folder, self.job_digest, best, finished)
-        among.wait()  # nobody trains on before the checkpoint counts
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint is not None and not self.among.first:
-            ranks.restore_random(torch.load(ranks.random_file(Path(checkpoint), self.among), weights_only=True))
+        self.accelerator.wait_for_everyone()  # nobody trains on before the checkpoint counts
 
 
 def load_finished(trainer: TokenTrainer, last: Path, best: Path) -> None:
@@ -191,7 +161,7 @@ class Told(TrainerCallback):
             numbers["seconds_left"] = round(left, 1)
         progress.tell(self.stage, "validation" if "eval_loss" in told else "", **numbers)
         if "eval_loss" in told:
-            when = f"step {state.global_step} of {of}" if of else "before training"
+            when = f"step {state.global_step} of {of}" if state.global_step else "before training"
             say(f"{self.stage}: {when}, validation loss {told['eval_loss']:.4f}")
         elif state.global_step % max(1, -(-of // self.lines)) == 0:
             rest = f", about {left:.0f} s left" if left is not None else ""

@@ -7,15 +7,15 @@ import json
 import re
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_pipeline.people.desks import Desk, outputs_desk, synthetic_desk
-from finetune_pipeline.people.server import review_server
-from finetune_pipeline.people.sheet import RANDOM, SheetItem, sheet_name
+from finetune_pipeline.review.queues import ReviewQueue, outputs_queue, synthetic_queue
+from finetune_pipeline.review.server import review_app
+from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
+from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -70,11 +70,11 @@ def with_driver(page: str, script: str) -> str:
     return page.replace("</body>", DRIVER % script + "</body>")
 
 
-def desk(task: Task) -> Desk:
+def queue(task: Task) -> ReviewQueue:
     items = [
         SheetItem(f"e{i}", EVIL if i == 0 else f"q{i}", "ref", f"left {i}", f"right {i}", RANDOM) for i in range(3)
     ]
-    return outputs_desk(task, SHEET, items)
+    return outputs_queue(task, SHEET, items)
 
 
 def test_keys_decide_and_a_reload_loses_nothing(task: Task, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_keys_decide_and_a_reload_loses_nothing(task: Task, tmp_path: Path) -> N
         'else tell({ seen: JSON.parse(kept_before), again: { rows: lines(), at, rater: $("rater").value } });'
     )
     file = tmp_path / "page.html"
-    file.write_text(with_driver(desk(task).page(), script))
+    file.write_text(with_driver(queue(task).page(), script))
     both = drive(file, tmp_path / "profile")
     told, again = both["seen"], both["again"]
     assert told["refused"] == "write your name first"
@@ -108,7 +108,7 @@ def test_keys_decide_and_a_reload_loses_nothing(task: Task, tmp_path: Path) -> N
     assert again["rows"] == told["rows"]
     assert (again["at"], again["rater"]) == (2, "Ada")
     for row in again["rows"]:
-        assert desk(task).take(row)[0] is not None
+        assert queue(task).take(row)[0] is not None
 
 
 def test_another_answer_is_asked_for_before_a_row_counts(task: Task, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_another_answer_is_asked_for_before_a_row_counts(task: Task, tmp_path: P
     file = tmp_path / "page.html"
     file.write_text(
         with_driver(
-            synthetic_desk(task, rows).page("Ada"),
+            synthetic_queue(task, rows).page("Ada"),
             'press("3"); const open = lines().length, asked = $("answer-row").className; type("answer", "no");'
             "tell({ open, asked, rows: lines() });",
         )
@@ -125,21 +125,16 @@ def test_another_answer_is_asked_for_before_a_row_counts(task: Task, tmp_path: P
     assert (told["open"], told["asked"]) == (0, "row")
     (row,) = told["rows"]
     assert (row["decision"], row["label"], row["reviewer"]) == ("relabel", "no", "Ada")
-    assert synthetic_desk(task, rows).take(row)[0] is not None
+    assert synthetic_queue(task, rows).take(row)[0] is not None
 
 
 def test_served_decisions_are_stored_as_they_are_made(task: Task, tmp_path: Path) -> None:
-    made, stored = desk(task), tmp_path / "out.jsonl"
+    made, stored = queue(task), tmp_path / "out.jsonl"
     page = with_driver(
         made.page("Ada", "token"), 'press("2"); await sending; tell({ state: $("state").textContent, rows: lines() });'
     )
-    server = review_server(page, "token", made.take, stored)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        told = drive(f"http://127.0.0.1:{server.server_address[1]}/", tmp_path / "profile")
-    finally:
-        server.shutdown()
-        server.server_close()
+    with LocalServer(review_app(page, "token", made.take, stored)) as server:
+        told = drive(f"{server.url}/", tmp_path / "profile")
     assert told["state"] == "stored"
     assert [json.loads(line) for line in stored.read_text().splitlines()] == told["rows"]
     assert told["rows"][0]["choice"] == "B"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.generated import Answer
-from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, EndpointError, Spent, answer_all
+from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, EndpointError, Spent, ask
 from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair
 from finetune_pipeline.evaluation.wording import counted
 
@@ -27,9 +24,15 @@ MOST_FAILED = 0.05
 class Judge:
     """Asks a chat endpoint which of two answers is better.
 
-    cache: replies by content: what was asked once is not asked (nor paid) again, whenever the process died. max_tokens:
-    what all questions of this object may cost together. What the endpoint failed at, or answered with other words, is
-    `failed`, and told in `failures`.
+    Args:
+        endpoint: The judging model.
+        cache: Replies that are known: nothing is asked (nor paid) twice, whenever the process died.
+        max_tokens: What all questions of this object may cost together.
+        stage: For the progress line.
+
+    Attributes:
+        failures: What the endpoint failed at, or answered with other words.
+        spent: What the questions cost.
     """
 
     def __init__(
@@ -49,47 +52,34 @@ class Judge:
         return self._endpoint.name
 
     def choose(self, pairs: Sequence[Pair]) -> list[Choice]:
-        """One choice a pair, `a` seen first. A question that occurs twice is sent once.
+        """One choice a pair, `a` seen first.
 
-        Raises EndpointError when the endpoint cannot be used, or more than :data:`MOST_FAILED` of the questions bring no
-        reply; those that came are kept.
+        Raises:
+            EndpointError: The endpoint cannot be used, or more than :data:`MOST_FAILED` of the questions bring no reply;
+                those that came are kept.
         """
-        asked = [
+        questions = [
             [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": _question(pair)}] for pair in pairs
         ]
-        keys = [self._key(messages) for messages in asked]
-        places = {key: i for i, key in reversed(list(enumerate(keys)))}
-        found = self._cache.find(list(places)) if self._cache else {}
-        known = {key: found[i] for i, key in enumerate(places) if i in found}
-        missing = [key for key in places if key not in known]
-        known |= dict(zip(missing, self._ask([asked[places[key]] for key in missing], missing), strict=True))
-        lost = [known[key].error for key in places if known[key].status == "error"]
-        if len(lost) > MOST_FAILED * len(places):
-            raise EndpointError(
-                f"{self.name}: {counted(len(lost), 'question')} of {len(places)} brought no reply ({lost[0]}); those that "
-                "came are kept: run it again"
-            )
-        return [self._read(pair, known[key]) for pair, key in zip(pairs, keys, strict=True)]
-
-    def _ask(self, asked: Sequence[Sequence[dict[str, str]]], keys: Sequence[bytes]) -> list[Answer]:
-        def keep(place: int, answer: Answer) -> None:
-            if self._cache:
-                self._cache.keep({keys[place]: answer})
-
-        used = self.spent.prompt_tokens + self.spent.new_tokens
-        budget = Budget(tokens=None if self._max_tokens is None else max(0, self._max_tokens - used))
-        answers, spent = answer_all(
-            self._endpoint, asked, _REPLY_TOKENS, budget=budget, keep=keep, stage=self._stage, name=self.name
+        left = None if self._max_tokens is None else max(0, self._max_tokens - self.spent.tokens)
+        result = ask(
+            self._endpoint,
+            questions,
+            _REPLY_TOKENS,
+            budget=Budget(tokens=left),
+            cache=self._cache,
+            stage=self._stage,
+            name=self.name,
         )
         before = self.spent.to_dict()
-        self.spent = Spent(**{name: before[name] + more for name, more in spent.to_dict().items()})
-        return answers
-
-    def _key(self, messages: Sequence[dict[str, str]]) -> bytes:
-        content: list[Any] = [self._endpoint.url, self._endpoint.model, dict(self._endpoint.body), messages]
-        if self._cache:
-            return self._cache.key(["judge", *content])
-        return hashlib.sha256(json.dumps(content, default=str).encode("utf-8", "surrogatepass")).digest()
+        self.spent = Spent(**{name: before[name] + more for name, more in result.spent.to_dict().items()})
+        errors = [answer.error for answer in result.answers if answer.status == "error"]
+        if len(errors) > MOST_FAILED * len(pairs):
+            raise EndpointError(
+                f"{self.name}: {counted(len(errors), 'question')} of {len(pairs)} brought no reply ({errors[0]}); those "
+                "that came are kept: run it again"
+            )
+        return [self._read(pair, answer) for pair, answer in zip(pairs, result.answers, strict=True)]
 
     def _read(self, pair: Pair, answer: Answer) -> Choice:
         if answer.status == "error":

@@ -12,7 +12,7 @@ from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.prompts import Prompt
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.spec.asking import EndpointSpec
+from finetune_pipeline.spec.asking import ApiModelSpec
 from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 from finetune_pipeline_tests.unit.evaluation.test_prompts import TRAIN, example
@@ -23,7 +23,7 @@ PROMPTS = {"api_zero_shot": Prompt(api=True).to_dict(), "api_2_nearest": Prompt(
 
 
 def ask(url: str, cache: AnswerCache | None = None, **limits: Any) -> tuple[list[dict], dict]:
-    told = EndpointSpec(url=url, model="large", concurrency=2, **limits)
+    told = ApiModelSpec(url=url, model="large", concurrency=2, **limits)
     return ask_endpoint(told, PROMPTS, ASKED, TRAIN, 8, GOLD, cache=cache, stage="few_shot_baseline")
 
 
@@ -80,7 +80,7 @@ def test_a_few_failed_rows_are_wrong_and_many_stop_with_what_came_kept(tmp_path:
 
 def test_limits_hold_and_a_missing_key_is_told_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     with openai_server(knows) as server:
-        with pytest.raises(FindingsError, match="40 rows are to be asked, and max_requests allows 39"):
+        with pytest.raises(FindingsError, match="40 rows are to be asked of large at 127.0.0.1, and 39 are allowed"):
             ask(server.url, max_requests=39)
         with pytest.raises(FindingsError, match="budget"):
             ask(server.url, max_tokens=100)

@@ -1,20 +1,11 @@
-"""Each engine of ``evaluation.engine``: the same table, its own faults as failed rows, and no model of another version.
-
-vLLM does not run on this project's machines, so its class is run against a stand-in with vLLM's interface, behind which
-the tiny model answers for real: tokens, ends and likelihoods must be those of transformers.
-"""
+"""Each engine of ``evaluation.engine``: the same table, its own faults as failed rows, and no model of another version."""
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.metadata
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation import generation
@@ -22,7 +13,6 @@ from finetune_pipeline.evaluation.gates import no_failed_generation
 from finetune_pipeline.evaluation.metrics import score
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
-from finetune_pipeline.models.loading import load_for_prediction, pick_device
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.jobs import kept_answers, predict_job, prompt_set
@@ -39,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(made: Path, out: Path, engine: Any = None, sets: Any = None, **more: Any) -> tuple[Any, Any, list[Any]]:
+def run(made: Path, out: Path, endpoint: Any = None, sets: Any = None, **more: Any) -> tuple[Any, Any, list[Any]]:
     job = predict_job(
         sets=sets or [prompt_set(name="candidate", model=made / "base")],
         examples=made / "rows.jsonl",
@@ -47,7 +37,7 @@ def run(made: Path, out: Path, engine: Any = None, sets: Any = None, **more: Any
         max_new_tokens=4,
         batch_size=3,
         out=out,
-        engine=engine,
+        endpoint=endpoint,
         answers=kept_answers(folder=out / "kept", key_file=out / "key", scope="t", limit_mib=8),
         **more,
     )
@@ -63,13 +53,12 @@ def stopped(rows: list[dict[str, Any]]) -> Any:
 
 def endpoint(url: str, **more: Any) -> dict[str, Any]:
     return {
-        "kind": "endpoint",
         "url": url,
-        "key_variable": None,
+        "base": "small",
+        "candidate": "large",
         "timeout": 30.0,
         "concurrency": 2,
         "tries": 2,
-        "max_tokens": None,
         **more,
     }
 
@@ -183,88 +172,6 @@ def test_a_raise_inside_the_model_is_one_failed_row(
     assert [r["text"] for r in mended] == [r["text"] for r in whole] and stopped(mended).passed
 
 
-class StandIn:
-    """vLLM's LLM as far as it is used here, answered by transformers a row at a time."""
-
-    faults: set[int] = set()  # noqa: RUF012 - places of prompts by length that raise
-
-    def __init__(self, model: str, **settings: Any) -> None:
-        assert settings["dtype"] == "float32" and settings["trust_remote_code"] is False
-        self.model = load_for_prediction(Path(model), pick_device())
-
-    @torch.no_grad()
-    def generate(self, prompts: Any, params: Any, use_tqdm: bool) -> list[Any]:
-        return [self._one(p["prompt_token_ids"], params) for p in prompts]
-
-    def _one(self, ids: list[int], params: Any) -> Any:
-        if params.prompt_logprobs is None and len(ids) in self.faults:
-            raise RuntimeError("planted in vLLM")
-        told = SimpleNamespace(prompt_logprobs=None)
-        if params.prompt_logprobs is not None:
-            logits = self.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-            told.prompt_logprobs = [
-                None,
-                *({t: SimpleNamespace(logprob=logits[i, t].item())} for i, t in enumerate(ids[1:])),
-            ]
-        new: list[int] = []
-        while len(new) < params.max_tokens and not (new and new[-1] in (params.stop_token_ids or [])):
-            new.append(int(self.model(input_ids=torch.tensor([ids + new])).logits[0, -1].argmax()))
-        ended = new[-1] in (params.stop_token_ids or [])
-        told.outputs = [SimpleNamespace(token_ids=tuple(new), finish_reason="stop" if ended else "length")]
-        return told
-
-
-class Params:
-    def __init__(self, **told: Any) -> None:
-        assert told.pop("temperature") == 0.0
-        self.stop_token_ids = self.prompt_logprobs = None
-        self.__dict__.update(told)
-
-
-@pytest.fixture
-def vllm(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
-    module = ModuleType("vllm")
-    module.__spec__ = importlib.machinery.ModuleSpec("vllm", None)
-    module.LLM, module.SamplingParams = StandIn, Params  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vllm", module)
-    version = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.11" if name == "vllm" else version(name))
-    monkeypatch.setattr(StandIn, "faults", set())
-    return StandIn
-
-
-def test_vllm_gives_the_table_of_transformers(made: Path, tmp_path: Path, vllm: type[StandIn]) -> None:
-    _, _, plain = run(made, tmp_path)
-    _, measured, rows = run(made, tmp_path, {"kind": "vllm"})
-    assert measured["answers"] == {"known": 0, "asked": 7}, "another engine's answers are not taken"
-    for mine, other in zip(rows, plain, strict=True):
-        assert mine["label_scores"] == pytest.approx(other["label_scores"], abs=1e-4)
-        assert {k: v for k, v in mine.items() if k != "label_scores"} == {
-            k: v for k, v in other.items() if k != "label_scores"
-        }
-    assert run(made, tmp_path, {"kind": "vllm"})[1]["answers"] == {"known": 7, "asked": 0}
-
-
-def test_a_row_that_vllm_fails_on_loses_no_other(made: Path, tmp_path: Path, vllm: type[StandIn]) -> None:
-    _, _, plain = run(made, tmp_path / "plain")
-    longest = max(r["prompt_tokens"] for r in plain)
-    vllm.faults = {longest}
-    _, _, rows = run(made, tmp_path / "failed", {"kind": "vllm"})
-    assert [r["status"] == "error" for r in rows] == [r["prompt_tokens"] == longest for r in plain]
-    assert any("planted in vLLM" in r["error"] for r in rows) and not stopped(rows).passed
-
-
-def test_vllm_that_is_not_installed_is_told(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(JobError, match="vllm is not installed\nfix: pip install vllm"):
-        run(made, tmp_path, {"kind": "vllm"})
-
-
-def test_an_unknown_engine_is_told(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="engines: transformers, vllm, endpoint"):
-        run(made, tmp_path, {"kind": "ouija"})
-
-
 GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-{version}"}
 
 
@@ -278,13 +185,11 @@ GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-
         ({"engine": "endpoint", "endpoint": {**GOOD, "candidate": "triage"}}, {}, "same name for every version"),
         ({"engine": "endpoint", "endpoint": {**GOOD, "champion": "best"}}, {}, "same name for every version"),
         ({"engine": "endpoint", "endpoint": GOOD}, {"method": "prefix"}, "cannot load a trained prefix"),
-        ({"engine": "vllm"}, {}, "vllm is not installed"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_in_the_spec(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluation: Any, training: Any, told: str
+    tmp_path: Path, evaluation: Any, training: Any, told: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)
     found = check_all(spec(evaluation=evaluation, training=training), tmp_path)
     assert [f for f in found if f.severity == "error" and told in f.message], [str(f) for f in found]
 
@@ -300,7 +205,7 @@ def test_a_good_endpoint_is_not_refused_and_one_far_away_is_noted(tmp_path: Path
 
 def test_answers_of_another_engine_are_another_version() -> None:
     endpoint_spec = spec(evaluation={"engine": "endpoint", "endpoint": GOOD})
-    assert spec().evaluation.settings() == [] and spec(evaluation={"engine": "vllm"}).evaluation.settings() == ["vllm"]
+    assert spec().evaluation.settings() == []
     assert endpoint_spec.evaluation.settings()[1]["candidate"] == "triage-{version}"
     patient = spec(evaluation={"engine": "endpoint", "endpoint": {**GOOD, "timeout": 9.0}})
     assert patient.evaluation.settings() == endpoint_spec.evaluation.settings(), "patience changes no answer"

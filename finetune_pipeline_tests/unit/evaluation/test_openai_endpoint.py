@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.generated import Answer
-from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, EndpointError, answer_all, models_of
+from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, EndpointError, TooManyRows, ask, models_of
 from finetune_pipeline_tests.openai_server import completion, openai_server
 
 KEY = "sk-test-do-not-tell"
@@ -31,13 +33,10 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_answers_come_in_order_greedily_and_with_what_they_cost() -> None:
     with openai_server(lambda body, seen: last(body).upper()) as server:
         endpoint = Endpoint(server.url, "small", "ENDPOINT_KEY", concurrency=3)
-        kept: dict[int, str] = {}
-        answers, spent = answer_all(
-            endpoint, [asked(f"t{n}") for n in range(12)], 9, keep=lambda i, a: kept.update({i: a.text})
-        )
-        assert [a.text for a in answers] == [f"T{n}" for n in range(12)]
+        result = ask(endpoint, [*(asked(f"t{n}") for n in range(12)), asked("t0")], 9)
+        answers, spent = result.answers, result.spent
+        assert [a.text for a in answers] == [*(f"T{n}" for n in range(12)), "T0"]
         assert {(a.status, a.prompt_tokens, a.new_tokens, tuple(a.label_scores)) for a in answers} == {("ok", 7, 3, ())}
-        assert kept == dict(enumerate(f"T{n}" for n in range(12)))
         assert spent.to_dict() == {
             "requests": 12,
             "repeated": 0,
@@ -82,7 +81,7 @@ TOLD = {
     "number": ("error", "garbled"),
     "silence": ("error", "timeout"),
     "drip": ("error", "timeout"),
-    "half": ("error", "garbled"),
+    "half": ("error", "unreachable"),
     "filter": ("error", "filtered"),
     "call": ("error", "called_tool"),
     "empty": ("empty", ""),
@@ -99,8 +98,9 @@ def test_every_fault_is_a_failed_row_and_no_paid_request_is_sent_twice() -> None
     names = ["fine", *FAULTS, "fine too"]
     with openai_server(mind) as server:
         endpoint = Endpoint(server.url, "small", "ENDPOINT_KEY", timeout=2, concurrency=2)
-        answers, spent = answer_all(endpoint, [asked(n) for n in names], 9)
+        result = ask(endpoint, [asked(n) for n in names], 9)
         assert sorted(last(r) for r in server.requests) == sorted(names)  # each once
+    answers, spent = result.answers, result.spent
     by_name: dict[str, Answer] = dict(zip(names, answers, strict=True))
     assert by_name["fine"].text == by_name["fine too"].text == "how_to"
     for name, (status, error) in TOLD.items():
@@ -122,7 +122,8 @@ def test_busy_endpoints_and_broken_connections_are_tried_again() -> None:
 
     with openai_server(mind) as server:
         endpoint = Endpoint(server.url, "small", concurrency=1)
-        answers, spent = answer_all(endpoint, [asked("busy"), asked("always busy"), asked("x")], 9)
+        result = ask(endpoint, [asked("busy"), asked("always busy"), asked("x")], 9)
+        answers, spent = result.answers, result.spent
         assert [(a.text, a.status) for a in answers] == [("how_to", "ok"), ("", "error"), ("how_to", "ok")]
         assert answers[1].error.startswith("refused: 429")
         assert (spent.requests, spent.repeated, spent.prompt_tokens) == (3 + 4 + 1, 5, 14)
@@ -131,10 +132,36 @@ def test_busy_endpoints_and_broken_connections_are_tried_again() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         gone = Endpoint(f"http://127.0.0.1:{free.getsockname()[1]}/v1", "small", tries=1)
-        (answer,), spent = answer_all(gone, [asked("x")], 9)
-        assert answer.error.startswith("unreachable") and spent.prompt_tokens == 0
+        result = ask(gone, [asked("x")], 9)
+        assert result.answers[0].error.startswith("unreachable") and result.spent.tokens == 0
         with pytest.raises(EndpointError, match="unreachable"):
             models_of(gone)
+
+
+def test_the_environment_changes_neither_the_way_nor_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "OPENAI_BASE_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-service")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-another-service")
+    with openai_server(lambda body, seen: "a") as server:
+        assert ask(Endpoint(server.url, "small"), [asked("x")], 9).answers[0].text == "a"
+        assert server.requests[0]["key"] == "Bearer none"
+        assert "another-service" not in str(server.headers)
+
+
+def test_known_answers_are_not_paid_again_and_those_that_came_before_the_end_are_known(tmp_path: Path) -> None:
+    def mind(body: dict[str, Any], seen: int) -> Any:
+        return (401, {}, b"no") if last(body) == "t3" else "a"
+
+    cache = AnswerCache(tmp_path, bytes(64), "test", 8)
+    rows = [asked(f"t{n}") for n in range(6)]
+    with openai_server(mind) as server:
+        endpoint = Endpoint(server.url, "small", concurrency=1)
+        with pytest.raises(EndpointError, match="401"):
+            ask(endpoint, rows, 9, cache=cache)
+        result = ask(endpoint, rows[:3], 9, cache=cache)
+        assert (result.known, result.spent.requests, len(server.requests)) == (3, 0, 4)
+        assert ask(endpoint, rows[:3], 8, cache=cache).known == 0, "a shorter answer is another one"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +177,7 @@ def test_what_no_row_can_survive_stops_at_once(reply: Any, said: str) -> None:
     with openai_server(lambda body, seen: reply) as server:
         endpoint = Endpoint(server.url, "small", "ENDPOINT_KEY", concurrency=2)
         with pytest.raises(EndpointError, match=said) as caught:
-            answer_all(endpoint, [asked(f"t{n}") for n in range(60)], 9)
+            ask(endpoint, [asked(f"t{n}") for n in range(60)], 9)
         assert KEY not in str(caught.value)
         assert len(server.requests) <= 8
 
@@ -161,13 +188,14 @@ def test_budget_of_rows_and_tokens_is_never_exceeded() -> None:
     ) as server:
         endpoint = Endpoint(server.url, "small", concurrency=2)
         rows = [asked(f"t{n}") for n in range(20)]
-        with pytest.raises(ValueError, match="20 rows .* more than the 19"):
-            answer_all(endpoint, rows, 9, budget=Budget(rows=19))
+        with pytest.raises(TooManyRows, match="20 rows are to be asked of .*, and 19 are allowed"):
+            ask(endpoint, rows, 9, budget=Budget(rows=19))
         assert not server.requests
-        answers, spent = answer_all(endpoint, rows, 9, budget=Budget(rows=20, tokens=1000))
+        result = ask(endpoint, rows, 9, budget=Budget(rows=20, tokens=1000))
+        answers, spent = result.answers, result.spent
         done = [a for a in answers if a.status == "ok"]
         assert 5 <= len(done) == len(server.requests) < 20
-        assert spent.prompt_tokens + spent.new_tokens <= 1000 and spent.untold == 1
+        assert spent.tokens <= 1000 and spent.untold == 1
         assert {a.error.partition(":")[0] for a in answers if a.status == "error"} == {"budget"}
 
 
@@ -190,7 +218,7 @@ def test_a_key_with_a_line_break_is_not_told(monkeypatch: pytest.MonkeyPatch) ->
 def test_fields_of_the_request_can_be_replaced() -> None:
     with openai_server(lambda body, seen: "a") as server:
         body = {"max_tokens": None, "temperature": None, "max_completion_tokens": 5}
-        answer_all(Endpoint(server.url, "small", body=body), [asked("x")], 9, tools=[[{"type": "function"}]])
+        ask(Endpoint(server.url, "small", body=body), [asked("x")], 9, tools=[[{"type": "function"}]])
         sent = server.requests[0]
         assert {"max_tokens", "temperature"}.isdisjoint(sent)
         assert (sent["max_completion_tokens"], sent["tools"]) == (5, [{"type": "function"}])

@@ -3,10 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_pipeline.evaluation.ability.drop import ability_drop
-from finetune_pipeline.people.summary import summarise
 from finetune_pipeline.reports.besides_task import ability_sentences, ability_table, comments_table, people_sentences
+from finetune_pipeline.review.summary import summarise
 from finetune_pipeline_tests.unit.evaluation.ability.test_drop import choice, text
-from finetune_pipeline_tests.unit.people.test_summary import SECRET, SHEET, said
+from finetune_pipeline_tests.unit.review.test_summary import SECRET, SHEET, said
 
 
 def ability() -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,10 +16,11 @@ import yaml
 
 from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.log_writer import LogWriter
 from finetune_pipeline.serving.model import Champion
-from finetune_pipeline.serving.server import MAX_BODY, serving
-from finetune_pipeline.serving.service import Service
+from finetune_pipeline.serving.server import MAX_BODY, chat_app
+from finetune_pipeline.serving.service import WAITING, Service
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 
@@ -51,12 +51,18 @@ class Running:
         self.service = Service(
             task, lambda: self.champion, LogWriter(task.folder / "logs", rotate), tell=self.told.append, **more
         )
-        self.server = serving(self.service)
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        self.server = LocalServer(chat_app(self.service))
+
+    def __enter__(self) -> Running:
+        self.server.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.server.__exit__(None, None, None)
 
     def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """(status, decoded answer); a body that is bytes is sent as it is."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         if body is None:
             connection.request("GET", path, headers=headers)
         else:
@@ -73,10 +79,8 @@ class Running:
 
 @pytest.fixture
 def running(task: Task, models: Path) -> Iterator[Running]:
-    run = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6, LABELS))
-    yield run
-    run.server.shutdown()
-    run.server.server_close()
+    with Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6, LABELS)) as run:
+        yield run
 
 
 def lines(task: Task) -> list[dict[str, Any]]:
@@ -122,10 +126,9 @@ def test_the_prompt_is_the_one_of_training_and_a_system_turn_may_only_repeat_it(
 
 
 def test_only_labels(task: Task, models: Path) -> None:
-    run = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6, LABELS), only_labels=True)
-    answers = {run.chat(f"ticket {i}")[1]["choices"][0]["message"]["content"] for i in range(3)}
+    with Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 6, LABELS), only_labels=True) as run:
+        answers = {run.chat(f"ticket {i}")[1]["choices"][0]["message"]["content"] for i in range(3)}
     assert answers <= set(LABELS)
-    run.server.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -199,10 +202,10 @@ def test_an_answer_as_a_stream(running: Running) -> None:
 def test_many_at_once_each_get_their_own_answer_and_the_log_rotates_whole(
     task: Task, models: Path, tmp_path: Path
 ) -> None:
-    run = Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 4, LABELS), rotate=1500)
-    alone = {i: run.chat(f"ticket {i}")[1]["choices"] for i in range(3)}
-    with ThreadPoolExecutor(12) as pool:
-        got = list(pool.map(lambda i: run.chat(f"ticket {i % 3}"), range(24)))
+    with Running(task, Champion("tickets", 1, models / "one", None, SYSTEM, 4, LABELS), rotate=1500) as run:
+        alone = {i: run.chat(f"ticket {i}")[1]["choices"] for i in range(3)}
+        with ThreadPoolExecutor(12) as pool:
+            got = list(pool.map(lambda i: run.chat(f"ticket {i % 3}"), range(24)))
     assert all(status == 200 and made["choices"] == alone[i % 3] for i, (status, made) in enumerate(got))
     assert len(list((task.folder / "logs").glob("served.jsonl.*"))) >= 3
     logs = read_logs(task, ArtifactStore(tmp_path / "store"))
@@ -210,7 +213,15 @@ def test_many_at_once_each_get_their_own_answer_and_the_log_rotates_whole(
     assert (logs.lines, len(logs.rows), len(logs.quarantine)) == (27, 27, 0)
     again = Service(task, lambda: run.champion, LogWriter(task.folder / "logs"))
     assert again.feedback({"id": got[0][1]["id"], "flag": True})["stored"] == {"flag": True}, "after a restart, too"
-    run.server.shutdown()
+
+
+def test_a_server_with_too_many_waiting_requests_says_so_and_recovers(running: Running) -> None:
+    places = [running.service._places.acquire(blocking=False) for _ in range(WAITING)]
+    status, answer = running.chat()
+    assert all(places) and (status, answer["error"]["code"]) == (503, "overloaded")
+    for _ in places:
+        running.service._places.release()
+    assert running.chat()[0] == 200
 
 
 def test_another_champion_is_loaded_and_one_that_cannot_be_leaves_the_old(running: Running, models: Path) -> None:

@@ -166,10 +166,10 @@ def test_served_models_are_asked_under_the_names_of_their_versions(tmp_path: Pat
     stage.judge("90-a")
     stage.spec = spec(evaluation={"engine": "endpoint", "endpoint": served})
     stage.judge("91-b")
-    assert stage.jobs[0]["engine"] is None and "served" not in stage.jobs[0]["sets"][0]
+    assert stage.jobs[0]["endpoint"] is None and "served" not in stage.jobs[0]["sets"][0]
     asked = [one for one in stage.jobs[1]["sets"] if "perturbed" not in one]
     assert [one["served"] for one in asked] == ["plain", "triage-91-b"]
-    assert stage.jobs[1]["engine"].items() >= {"kind": "endpoint", "url": served["url"], "max_tokens": 9}.items()
+    assert stage.jobs[1]["endpoint"].items() >= {"url": served["url"], "max_tokens": 9}.items()
 
 
 def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Path) -> None:

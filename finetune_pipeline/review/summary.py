@@ -8,9 +8,8 @@ from itertools import combinations
 from typing import Any
 
 from finetune_pipeline.evaluation.statistics import cohens_kappa, mcnemar_exact, tango_interval, wilson_interval
-from finetune_pipeline.people.blinding import candidate_is_a
-from finetune_pipeline.people.ratings import Rating
-from finetune_pipeline.people.sheet import RANDOM, SELECTED
+from finetune_pipeline.review.ratings import Rating
+from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a
 
 SHOWN = 40
 

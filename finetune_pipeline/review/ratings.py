@@ -14,7 +14,7 @@ from typing import Any
 from finetune_pipeline.data.json_lines import digest_files
 from finetune_pipeline.data.review import RATINGS
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.people.sheet import CHOICES, read_sheet_name
+from finetune_pipeline.review.sheet import CHOICES, read_sheet_name
 
 FOLDER = RATINGS
 """Folder of the ratings, below the task's reviews."""

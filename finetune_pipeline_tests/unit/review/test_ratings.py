@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.people.ratings import Rating, parse_rating, ratings_digest, read_ratings
-from finetune_pipeline.people.sheet import sheet_name
-from finetune_pipeline_tests.unit.people.answers import VERSION
+from finetune_pipeline.review.ratings import Rating, parse_rating, ratings_digest, read_ratings
+from finetune_pipeline.review.sheet import sheet_name
+from finetune_pipeline_tests.unit.review.answers import VERSION
 
 SHEET = sheet_name(VERSION, 10)
 

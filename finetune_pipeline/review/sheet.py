@@ -1,21 +1,25 @@
-"""The sheet people fill in: answers of two models to the same inputs, half drawn at random and half where they may fail.
+"""The blind sheet people fill in: answers of two models to the same inputs, half drawn at random, half where they may fail.
 
 Only the random half gives a rate: what was picked because it looks wrong is wrong more often. The other half shows how.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-from finetune_pipeline.people.blinding import candidate_is_a, keyed
 
 RANDOM, SELECTED = "random", "selected"
 CHOICES = ("A", "B", "both", "neither")
 """Which of the two answers is acceptable."""
-_SHEET = re.compile(r"^([0-9a-f]{16})-([1-9][0-9]{0,3})$")
+_SHEET_NAME = re.compile(r"^([0-9a-f]{16})-([1-9][0-9]{0,3})$")
+_SECRET_BYTES = 32
 
 Row = Mapping[str, Any]
 
@@ -39,7 +43,7 @@ def sheet_name(predictions: str, items: int) -> str:
 
 def read_sheet_name(name: str) -> tuple[str, int] | None:
     """(predictions version, items) of a sheet's name; None for anything else."""
-    match = _SHEET.match(name)
+    match = _SHEET_NAME.match(name)
     return (match.group(1), int(match.group(2))) if match else None
 
 
@@ -94,3 +98,33 @@ def shown(row: Row) -> str:
     if row["status"] == "error":
         return "(no answer: the generation failed)"
     return row["text"] if row["text"].strip() else "(an empty answer)"
+
+
+def load_secret(path: Path) -> bytes:
+    """The 32 secret bytes in a file only its owner can read, made when it is not there. Safe in several processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        secret = path.read_bytes()
+        if len(secret) != _SECRET_BYTES:
+            raise ValueError(
+                f"{path.name} does not hold {_SECRET_BYTES} bytes: remove it, and start the review again"
+            ) from None
+        return secret
+    with os.fdopen(handle, "wb") as out:
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        out.write(secret)
+        out.flush()
+        os.fsync(out.fileno())
+    return secret
+
+
+def keyed(secret: bytes, *parts: str) -> bytes:
+    """32 bytes that follow from the secret and the parts, and from which neither can be derived (HMAC-SHA-256)."""
+    return hmac.new(secret, "\0".join(parts).encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+
+
+def candidate_is_a(secret: bytes, sheet: str, item: str) -> bool:
+    """Whether side A of this item shows the candidate. Half of the items, in no order anybody could see."""
+    return keyed(secret, "side", sheet, item)[0] % 2 == 0

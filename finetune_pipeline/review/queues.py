@@ -1,14 +1,11 @@
-"""Three things people review with the same page: answers of the models, synthetic rows, and flagged production rows.
+"""What people review: answers of two models, synthetic rows, and flagged production rows.
 
-A desk knows what is shown, which lines may come back, and which file of the task folder they belong into.
+A queue holds what is shown, checks which lines may come back, and names the file of the task folder they go into.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +13,10 @@ from typing import Any
 
 from finetune_pipeline.data.review import DECISIONS
 from finetune_pipeline.data.row_rules import nearest_label
-from finetune_pipeline.people.ratings import COLUMNS, FOLDER, parse_rating
-from finetune_pipeline.people.sheet import SheetItem
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.reports.review_page import render_review
+from finetune_pipeline.review.ratings import COLUMNS, FOLDER, parse_rating
+from finetune_pipeline.review.sheet import SheetItem
 from finetune_pipeline.spec.model import Task
 
 Parsed = tuple[dict[str, Any] | None, list[str]]
@@ -43,14 +40,22 @@ _FLAG_CHOICES: list[dict[str, Any]] = [
 
 
 @dataclass(frozen=True)
-class Desk:
-    """question: what is asked of every item. sheet: a name under which browsers keep what is decided. take: judges one line
-    that comes back, and gives the row to store (None with no reasons: nothing was decided). target: the file for a rater.
-    table: the rows of a sheet to be filled in by file."""
+class ReviewQueue:
+    """Items that wait for people's decisions.
+
+    Attributes:
+        sheet: Name under which browsers keep the decisions.
+        mode: `outputs` (two answers side by side) or `rows`.
+        choices: What can be decided: value, label, key, and `answer` where another answer is asked for.
+        take: Checks one line that comes back. Gives the row to store, or the problems; neither: nothing was decided.
+        target: The file for a rater's decisions.
+        table: The rows of a sheet to be filled in by file.
+        answers: The labels another answer must be one of.
+        done: Decisions that are stored already.
+    """
 
     title: str
     intro: str
-    question: str
     sheet: str
     mode: str
     choices: Sequence[Mapping[str, Any]]
@@ -83,23 +88,24 @@ def safe_name(rater: str) -> str:
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in rater)[:60] or "somebody"
 
 
-def outputs_desk(task: Task, sheet: str, items: Sequence[SheetItem], done: Sequence[Mapping[str, Any]] = ()) -> Desk:
+def outputs_queue(
+    task: Task, sheet: str, items: Sequence[SheetItem], done: Sequence[Mapping[str, Any]] = ()
+) -> ReviewQueue:
     """Answers of base and candidate, blind."""
     known = {item.id for item in items}
 
     def take(row: Any) -> Parsed:
-        rating, wrong = parse_rating(row)
+        rating, problems = parse_rating(row)
         if rating and rating.sheet != sheet:
-            wrong = [f"it belongs to the sheet {rating.sheet}, not to {sheet}"]
+            problems = [f"it belongs to the sheet {rating.sheet}, not to {sheet}"]
         elif rating and rating.id not in known:
-            wrong = [f"the sheet has no item {rating.id!r}"]
-        return (rating.to_dict() if rating and not wrong else None), wrong
+            problems = [f"the sheet has no item {rating.id!r}"]
+        return (rating.to_dict() if rating and not problems else None), problems
 
-    return Desk(
+    return ReviewQueue(
         f"Review: {task.name}",
         "Two answers to the same input. Which of them would you accept? Which model wrote which is not shown, and changes "
         "from item to item.",
-        "Which answers would you accept?",
         sheet,
         "outputs",
         _RATING_CHOICES,
@@ -126,36 +132,33 @@ def _decision(row: Any, task: Task, known: Mapping[str, Any]) -> Parsed:
     """A decision about a row of data, as data.review reads it."""
     if not isinstance(row, Mapping):
         return None, ["it is no object"]
-    told = {k: row.get(k) or "" for k in ("id", "decision", "label", "reviewer", "comment", "time")}
-    wrong = [f"`{k}` must be text" for k, v in told.items() if not isinstance(v, str)]
-    if wrong or not told["decision"].strip():
-        return None, wrong
-    told = {k: v.strip() for k, v in told.items()}
-    if told["decision"] not in DECISIONS:
-        wrong.append(f"`decision` is {told['decision']!r}, not one of {', '.join(DECISIONS)}")
-    if told["id"] not in known:
-        wrong.append(f"there is no row {told['id']!r} to decide")
-    if not told["reviewer"]:
-        wrong.append("`reviewer` is missing")
-    if told["decision"] == "relabel":
-        if not told["label"]:
-            wrong.append("the right answer is missing")
-        elif task.spec.labels and told["label"] not in task.spec.labels:
-            wrong.append(
-                f"{told['label']!r} is no label of this task; {nearest_label(told['label'], task.spec.labels)}"
-            )
-    else:
-        told["label"] = ""
-    return (None if wrong else {k: v for k, v in told.items() if v}), wrong
+    decision = {k: row.get(k) or "" for k in ("id", "decision", "label", "reviewer", "comment", "time")}
+    problems = [f"`{k}` must be text" for k, v in decision.items() if not isinstance(v, str)]
+    if problems or not decision["decision"].strip():
+        return None, problems
+    decision = {k: v.strip() for k, v in decision.items()}
+    if decision["decision"] not in DECISIONS:
+        problems.append(f"`decision` is {decision['decision']!r}, not one of {', '.join(DECISIONS)}")
+    if decision["id"] not in known:
+        problems.append(f"there is no row {decision['id']!r} to decide")
+    if not decision["reviewer"]:
+        problems.append("`reviewer` is missing")
+    label = decision["label"]
+    if decision["decision"] != "relabel":
+        decision["label"] = ""
+    elif not label:
+        problems.append("the right answer is missing")
+    elif task.spec.labels and label not in task.spec.labels:
+        problems.append(f"{label!r} is no label of this task; {nearest_label(label, task.spec.labels)}")
+    return (None if problems else {k: v for k, v in decision.items() if v}), problems
 
 
-def synthetic_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
+def synthetic_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueue:
     """Synthetic rows that wait for a decision; rows: the lines of the data report's to_review.jsonl."""
     known = {str(row["id"]): row for row in rows}
-    return Desk(
+    return ReviewQueue(
         f"Synthetic rows: {task.name}",
         "A model wrote these examples. Keep what is right and true to life, drop what is not, or give the right answer.",
-        "Is this example right, and true to life?",
         f"{task.name}-synthetic",
         "rows",
         _ROW_CHOICES,
@@ -179,23 +182,27 @@ def synthetic_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
     )
 
 
-def flagged_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
-    """Production rows that wait for people; rows: of production.choosing's queue, with `why`.
+def flagged_queue(task: Task, rows: Sequence[Mapping[str, Any]]) -> ReviewQueue:
+    """Production rows that wait for people.
 
-    What is decided becomes feedback: a line of the logs with the same id and the correction, or that the row is left out,
-    which the next run takes in.
+    A decision becomes feedback: a log line with the same id and the correction, or with `left_out`, which the next run
+    takes in.
+
+    Args:
+        task: The task.
+        rows: Of production.choosing's queue, with `why`.
     """
     known = {str(row["id"]): row for row in rows}
 
     def take(row: Any) -> Parsed:
-        told, wrong = _decision(row, task, known)
-        if told is None:
-            return None, wrong
-        logged = known[told["id"]]
-        right = told["label"] if told["decision"] == "relabel" else logged["output"].strip()
-        said: dict[str, Any] = {"flag": logged["flag"], "correction": right}
-        if told["decision"] == "drop":
-            said = {"left_out": True}
+        decision, problems = _decision(row, task, known)
+        if decision is None:
+            return None, problems
+        logged = known[decision["id"]]
+        right = decision["label"] if decision["decision"] == "relabel" else logged["output"].strip()
+        feedback: dict[str, Any] = {"flag": logged["flag"], "correction": right}
+        if decision["decision"] == "drop":
+            feedback = {"left_out": True}
         elif task.spec.labels and right not in task.spec.labels:
             return None, [f"what was answered, {right!r}, is no label of this task: give another answer"]
         return {
@@ -204,15 +211,17 @@ def flagged_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
             "model_version": logged["model_version"],
             "input": logged["input"],
             "output": logged["output"],
-            "feedback": said,
-            "metadata": {"reviewer": told["reviewer"], "time": told.get("time") or datetime.now(UTC).isoformat()},
+            "feedback": feedback,
+            "metadata": {
+                "reviewer": decision["reviewer"],
+                "time": decision.get("time") or datetime.now(UTC).isoformat(),
+            },
         }, []
 
-    return Desk(
+    return ReviewQueue(
         f"Answers of production: {task.name}",
         "Answers of production that failed, were drawn as a sample, or whose correction is held back. Say what the right one "
         "is: it becomes a training example.",
-        "Is this answer of production right?",
         f"{task.name}-flagged",
         "rows",
         _FLAG_CHOICES,
@@ -235,57 +244,3 @@ def flagged_desk(task: Task, rows: Sequence[Mapping[str, Any]]) -> Desk:
         ],
         answers=task.spec.labels,
     )
-
-
-def write_table(desk: Desk, path: Path) -> None:
-    """The sheet as a file to fill in: CSV (for spreadsheets) or JSON Lines, by the suffix. Raises ValueError for others.
-
-    A cell that a spreadsheet would take for a formula is written with an apostrophe in front.
-    """
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in desk.table), "utf-8")
-    elif path.suffix == ".csv":
-        told = io.StringIO()
-        writer = csv.DictWriter(told, fieldnames=list(desk.table[0]) if desk.table else ["id"])
-        writer.writeheader()
-        for row in desk.table:
-            writer.writerow({k: f"'{v}" if v[:1] in ("=", "+", "-", "@") else v for k, v in row.items()})
-        path.write_text("\ufeff" + told.getvalue(), "utf-8", newline="")
-    else:
-        raise ValueError(f"{path.name}: a sheet is written as .csv or .jsonl")
-
-
-def read_table(desk: Desk, path: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """A file that came back: (rows to store by rater, what is wrong, with its line). Nothing good is lost for a bad line.
-
-    Raises ValueError for a file that is neither CSV nor JSON Lines.
-    """
-    text = path.read_text("utf-8-sig")
-    rows: list[tuple[int, Any]] = []
-    wrong: list[str] = []
-    if path.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        rows = [(reader.line_num, row) for row in reader]
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    rows.append((number, json.loads(line)))
-                except ValueError as error:
-                    wrong.append(f"{path.name}, line {number}: it is no JSON: {error}")
-    else:
-        raise ValueError(f"{path.name}: sheets come back as .csv or .jsonl")
-    by_rater, refused = judge(desk, ((f"{path.name}, line {number}", row) for number, row in rows))
-    return by_rater, wrong + refused
-
-
-def judge(desk: Desk, lines: Iterable[tuple[str, Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """(rows to store by rater, what is wrong with its place). lines: (place, line). Nothing good is lost for a bad line."""
-    by_rater: dict[str, list[dict[str, Any]]] = {}
-    wrong: list[str] = []
-    for place, line in lines:
-        told, reasons = desk.take(line)
-        wrong += [f"{place}: {reason}" for reason in reasons]
-        if told is not None:
-            by_rater.setdefault(str(line.get("rater") or line.get("reviewer")), []).append(told)
-    return by_rater, wrong

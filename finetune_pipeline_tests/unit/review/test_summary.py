@@ -4,11 +4,10 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from finetune_pipeline.evaluation.statistics import mcnemar_exact, tango_interval, wilson_interval
-from finetune_pipeline.people.blinding import candidate_is_a
-from finetune_pipeline.people.ratings import Rating
-from finetune_pipeline.people.sheet import RANDOM, SELECTED, sheet_name
-from finetune_pipeline.people.summary import acceptable, summarise
-from finetune_pipeline_tests.unit.people.answers import SECRET, VERSION
+from finetune_pipeline.review.ratings import Rating
+from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a, sheet_name
+from finetune_pipeline.review.summary import acceptable, summarise
+from finetune_pipeline_tests.unit.review.answers import SECRET, VERSION
 
 SHEET = sheet_name(VERSION, 40)
 

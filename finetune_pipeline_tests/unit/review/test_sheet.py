@@ -5,9 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.people.blinding import candidate_is_a, load_secret
-from finetune_pipeline.people.sheet import RANDOM, SELECTED, draw, make_sheet, read_sheet_name, sheet_name
-from finetune_pipeline_tests.unit.people.answers import SECRET, VERSION, pair, row
+from finetune_pipeline.review.sheet import (
+    RANDOM,
+    SELECTED,
+    candidate_is_a,
+    draw,
+    load_secret,
+    make_sheet,
+    read_sheet_name,
+    sheet_name,
+)
+from finetune_pipeline_tests.unit.review.answers import SECRET, VERSION, pair, row
 
 
 def drawn(n: int = 200, items: int = 60, wrong: int = 10, secret: bytes = SECRET) -> dict[str, str]:

@@ -10,13 +10,13 @@ import pytest
 
 from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.review import read_decisions, reviews_digest
-from finetune_pipeline.people.desks import Desk, flagged_desk, outputs_desk, read_table, synthetic_desk, write_table
-from finetune_pipeline.people.server import append_line
-from finetune_pipeline.people.sheet import RANDOM, SheetItem, sheet_name
 from finetune_pipeline.production.choosing import choose
 from finetune_pipeline.production.ingest import chosen, corrections, read_logs
+from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
+from finetune_pipeline.review.sheet import RANDOM, SheetItem, sheet_name
+from finetune_pipeline.review.sheet_files import append_line, read_table, store, write_table
 from finetune_pipeline.spec.model import Task, TaskSpec
-from finetune_pipeline_tests.unit.people.answers import VERSION
+from finetune_pipeline_tests.unit.review.answers import VERSION
 
 SHEET = sheet_name(VERSION, 3)
 ITEMS = [
@@ -50,14 +50,14 @@ def task(tmp_path: Path) -> Task:
 
 
 def test_the_page_gives_nothing_away(task: Task) -> None:
-    page = outputs_desk(task, SHEET, ITEMS).page(rater="Ada")
+    page = outputs_queue(task, SHEET, ITEMS).page(rater="Ada")
     for word in ("candidate", "fine-tuned", RANDOM, "selected"):
         assert word not in page.split('id="data">')[1].split("</script>")[0]
 
 
 def test_texts_of_strangers_stay_data(task: Task) -> None:
     evil = [SheetItem("e0", "</script><script>alert(1)</script>", "<b>", "\u2028", "&lt;", RANDOM)]
-    page = outputs_desk(task, SHEET, evil).page()
+    page = outputs_queue(task, SHEET, evil).page()
     assert "<script>alert" not in page
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert data["items"][0]["blocks"][0]["text"] == evil[0].text
@@ -66,18 +66,18 @@ def test_texts_of_strangers_stay_data(task: Task) -> None:
 
 
 def test_ratings_of_this_sheet_only(task: Task) -> None:
-    desk = outputs_desk(task, SHEET, ITEMS)
+    queue = outputs_queue(task, SHEET, ITEMS)
     good = {"sheet": SHEET, "id": "e1", "choice": "both", "rater": "Ada"}
-    assert desk.take(good) == (good, [])
-    assert "belongs to the sheet" in desk.take({**good, "sheet": sheet_name(VERSION, 9)})[1][0]
-    assert "no item 'e9'" in desk.take({**good, "id": "e9"})[1][0]
-    assert desk.take({**good, "choice": ""}) == (None, [])
+    assert queue.take(good) == (good, [])
+    assert "belongs to the sheet" in queue.take({**good, "sheet": sheet_name(VERSION, 9)})[1][0]
+    assert "no item 'e9'" in queue.take({**good, "id": "e9"})[1][0]
+    assert queue.take({**good, "choice": ""}) == (None, [])
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_a_sheet_goes_out_and_comes_back_by_file(task: Task, tmp_path: Path, suffix: str) -> None:
-    desk, file = outputs_desk(task, SHEET, ITEMS), tmp_path / f"sheet.{suffix}"
-    write_table(desk, file)
+    queue, file = outputs_queue(task, SHEET, ITEMS), tmp_path / f"sheet.{suffix}"
+    write_table(queue, file)
     if suffix == "csv":
         with file.open(encoding="utf-8-sig", newline="") as handle:
             rows = list(csv.DictReader(handle))
@@ -92,32 +92,33 @@ def test_a_sheet_goes_out_and_comes_back_by_file(task: Task, tmp_path: Path, suf
         rows = [json.loads(line) for line in file.read_text().splitlines()]
         rows = [{**r, "choice": c, "rater": "Ada"} for r, c in zip(rows, ["A", "c", ""], strict=True)]
         file.write_text("".join(json.dumps(r) + "\n" for r in rows) + "no json\n")
-    taken, wrong = read_table(desk, file)
-    assert [r["id"] for r in taken["Ada"]] == ["e0"]
-    assert any("`choice` is 'c'" in w for w in wrong)
-    assert len(wrong) == (1 if suffix == "csv" else 2)
+    sheet = read_table(queue, file)
+    assert [r["id"] for r in sheet.rows["Ada"]] == ["e0"]
+    assert any("`choice` is 'c'" in problem for problem in sheet.problems)
+    assert len(sheet.problems) == (1 if suffix == "csv" else 2)
+    assert (store(queue, sheet.rows).added, store(queue, sheet.rows).known) == (1, 1), "stored once, however often"
 
 
 def test_other_files_are_refused(task: Task, tmp_path: Path) -> None:
-    desk = outputs_desk(task, SHEET, ITEMS)
+    queue = outputs_queue(task, SHEET, ITEMS)
     with pytest.raises(ValueError, match=r"\.csv or \.jsonl"):
-        write_table(desk, tmp_path / "sheet.xlsx")
+        write_table(queue, tmp_path / "sheet.xlsx")
     (tmp_path / "sheet.txt").write_text("")
     with pytest.raises(ValueError, match=r"\.csv or \.jsonl"):
-        read_table(desk, tmp_path / "sheet.txt")
+        read_table(queue, tmp_path / "sheet.txt")
 
 
-def take(desk: Desk, rater: str, row: dict) -> None:
-    told, wrong = desk.take(row)
+def take(queue: ReviewQueue, rater: str, row: dict) -> None:
+    told, wrong = queue.take(row)
     assert told is not None, wrong
-    append_line(desk.target(rater), told)
+    append_line(queue.target(rater), told)
 
 
 def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task) -> None:
     rows = [{"id": "a" * 16, "generator": "g", "text": "is ice hot?", "answer": "yes"}]
-    desk = synthetic_desk(task, rows)
+    queue = synthetic_queue(task, rows)
     before = reviews_digest(task.folder / "reviews")
-    take(desk, "Ada Byron", {"id": "a" * 16, "decision": "relabel", "label": "no", "reviewer": "Ada Byron"})
+    take(queue, "Ada Byron", {"id": "a" * 16, "decision": "relabel", "label": "no", "reviewer": "Ada Byron"})
     decisions, found, lines = read_decisions(task.folder / "reviews", task.spec)
     assert not found
     assert lines == 1
@@ -130,15 +131,15 @@ def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task
         ({"decision": "keep", "id": "b" * 16}, "no row"),
         ({"decision": "keep", "reviewer": ""}, "`reviewer`"),
     ):
-        row, wrong = desk.take({"id": "a" * 16, "reviewer": "Ada", **bad})
+        row, wrong = queue.take({"id": "a" * 16, "reviewer": "Ada", **bad})
         assert row is None
         assert told in "; ".join(wrong)
 
 
 def test_ratings_of_outputs_decide_nothing_about_data(task: Task) -> None:
-    desk = outputs_desk(task, SHEET, ITEMS)
+    queue = outputs_queue(task, SHEET, ITEMS)
     before = reviews_digest(task.folder / "reviews")
-    take(desk, "Ada", {"sheet": SHEET, "id": "e1", "choice": "both", "rater": "Ada"})
+    take(queue, "Ada", {"sheet": SHEET, "id": "e1", "choice": "both", "rater": "Ada"})
     assert reviews_digest(task.folder / "reviews") == before
     assert read_decisions(task.folder / "reviews", task.spec) == ([], [], 0)
 
@@ -151,7 +152,7 @@ def test_what_is_said_of_a_flagged_row_becomes_a_correction(task: Task) -> None:
     store = ArtifactStore(task.folder / "store")
     rows = [{**row, "why": why} for row, why in choose(task.spec, read_logs(task, store).rows).queue]
     assert [row["why"] for row in rows] == ["flagged: wrong"]
-    take(flagged_desk(task, rows), "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
+    take(flagged_queue(task, rows), "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
     after = read_logs(task, store)
     assert not after.quarantine
     (example,) = corrections(task.spec, after)
@@ -159,8 +160,8 @@ def test_what_is_said_of_a_flagged_row_becomes_a_correction(task: Task) -> None:
 
 
 def test_a_flagged_answer_that_is_no_label_cannot_be_kept(task: Task) -> None:
-    desk = flagged_desk(task, [{**FLAGGED, "output": "perhaps"}])
-    row, wrong = desk.take({"id": "log-1", "decision": "keep", "reviewer": "Ada"})
+    queue = flagged_queue(task, [{**FLAGGED, "output": "perhaps"}])
+    row, wrong = queue.take({"id": "log-1", "decision": "keep", "reviewer": "Ada"})
     assert row is None
     assert "no label" in wrong[0]
 
@@ -179,19 +180,19 @@ def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:
     before = read_logs(task, store)
     (example,) = corrections(task.spec, before)
     assert corrections(task.spec, read_logs(task, store))[0] is example, "the same rows are not sorted out again"
-    desk = flagged_desk(task, [{**row, "why": "flagged: wrong"} for row in before.rows])
+    queue = flagged_queue(task, [{**row, "why": "flagged: wrong"} for row in before.rows])
     for name in ("log-1", "log-2"):
-        take(desk, "Ada", {"id": name, "decision": "drop", "reviewer": "Ada"})
+        take(queue, "Ada", {"id": name, "decision": "drop", "reviewer": "Ada"})
     after = read_logs(task, store)
     assert not after.quarantine
     assert [(r["flag"], r["score"], r["correction"]) for r in after.rows[:2]] == [(None, None, None)] * 2
     made = chosen(task.spec, after)
     assert made.examples == []
     assert [row["id"] for row, _ in made.queue] == ["log-3"], "what production says of itself leaves nothing out"
-    take(desk, "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
+    take(queue, "Ada", {"id": "log-1", "decision": "relabel", "label": "no", "reviewer": "Ada"})
     assert [e.answer for e in corrections(task.spec, read_logs(task, store))] == ["no"], "the last decision counts"
 
 
 def test_a_raters_name_is_no_path(task: Task) -> None:
-    target = outputs_desk(task, SHEET, ITEMS).target("../../etc/passwd")
+    target = outputs_queue(task, SHEET, ITEMS).target("../../etc/passwd")
     assert target.parent == task.folder / "reviews" / "outputs"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_pipeline.people.server import MAX_BODY, review_server
+from finetune_pipeline.review.server import MAX_BODY, review_app
+from finetune_pipeline.serving.local_server import LocalServer
 
 TOKEN = "a-token"
 
@@ -23,20 +22,15 @@ def judge(row: Any) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[ThreadingHTTPServer, Path]]:
-    made = review_server("<p>page</p>", TOKEN, judge, tmp_path / "deep" / "out.jsonl")
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    yield made, tmp_path / "deep" / "out.jsonl"
-    made.shutdown()
-    made.server_close()
+def server(tmp_path: Path) -> Iterator[tuple[LocalServer, Path]]:
+    file = tmp_path / "deep" / "out.jsonl"
+    with LocalServer(review_app("<p>page</p>", TOKEN, judge, file)) as made:
+        yield made, file
 
 
-def ask(server: ThreadingHTTPServer, path: str = "/", body: bytes | None = None, **headers: str) -> tuple[int, str]:
-    host, port = server.server_address[:2]
-    assert host == "127.0.0.1"
-    told = {k.replace("_", "-"): v for k, v in headers.items()}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, told)
+def ask(server: LocalServer, path: str = "/", body: bytes | None = None, **headers: str) -> tuple[int, str]:
+    sent = {k.replace("_", "-"): v for k, v in headers.items()}
+    request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", body, sent)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.read().decode()
@@ -59,8 +53,8 @@ def test_what_is_wrong_is_told_and_not_stored(server: tuple) -> None:
     status, told = ask(made, "/ratings", b"\xff{", X_Token=TOKEN)
     assert status == 400
     assert "no JSON" in told
-    assert ask(made, "/ratings", b"x" * (MAX_BODY + 1), X_Token=TOKEN)[0] == 400
-    assert ask(made, "/elsewhere", b'{"good": 1}', X_Token=TOKEN)[0] == 400
+    assert ask(made, "/ratings", b"x" * (MAX_BODY + 1), X_Token=TOKEN)[0] == 413
+    assert ask(made, "/elsewhere", b'{"good": 1}', X_Token=TOKEN)[0] == 404
     assert ask(made, "/elsewhere")[0] == 404
     assert not file.exists()
 

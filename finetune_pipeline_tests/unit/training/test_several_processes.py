@@ -16,17 +16,16 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_pipeline.training import checkpoints, history
-from finetune_pipeline.training.launch import judge
-from finetune_pipeline.training.ranks import Ranks, SharedCollator
+from finetune_pipeline.training.launch import _outcome, choose, rows_per_process, write_worker_error
 from finetune_pipeline.training.sft import train
-from finetune_pipeline.training.shared_prefix import PaddedCollator
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, wait_until
-from finetune_pipeline_tests.unit.training.jobs import finish, job, start
-from finetune_pipeline_tests.unit.training.rows import rows
+from finetune_pipeline_tests.unit.training.jobs import finish, job, settings, start
 
-# 17 rows in batches of 8: the last batch has one row, so that one of two processes has none
+# batches of 8 rows; 16 rows are two whole ones, so that no process is given a row twice
 SMALL: dict[str, Any] = {"epochs": 2, "evals_per_epoch": 1, "dropout": 0.0, "batch_size": 8}
+TOLERANCE = 2e-5
+"""Relative, of losses and gradient norms: sums over two processes add in another order than sums over one."""
 Trained = tuple[dict[str, Any], dict[str, torch.Tensor]]
 
 
@@ -46,7 +45,7 @@ def _write(path: Path, numbers: range) -> None:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     make_tiny_model(folder / "base")
-    _write(folder / "train.jsonl", range(17))
+    _write(folder / "train.jsonl", range(16))
     _write(folder / "validation.jsonl", range(100, 107))
     return folder
 
@@ -71,39 +70,30 @@ def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
     return of
 
 
-def _together(inputs: Path, place: Path, strategy: str, **changes: Any) -> Trained:
-    told = {**SMALL, "micro_batch_size": 2, **changes}
-    code, errors = finish(start(job(inputs, place, **told), place, **_two(strategy)))
+def _together(inputs: Path, place: Path, **changes: Any) -> Trained:
+    settings = {**SMALL, "micro_batch_size": 2, **changes}
+    code, errors = finish(start(job(inputs, place, **settings), place, **TWO))
     assert code == 0, errors
     return json.loads((place / "out" / "result.json").read_text()), _weights(place)
 
 
-def _two(strategy: str) -> dict[str, str]:
-    return {"FINETUNE_PROCESSES": "2", "FINETUNE_PARALLEL": strategy}
+TWO = {"FINETUNE_PROCESSES": "2"}
 
 
-@pytest.mark.parametrize(
-    ("strategy", "method", "packed"),
-    [
-        ("ddp", "lora", True),
-        ("ddp", "qlora", False),
-        ("fsdp2", "lora", True),
-        ("fsdp2", "full", False),
-    ],
-)
+@pytest.mark.parametrize(("method", "packed"), [("lora", True), ("qlora", False), ("full", False)])
 def test_two_processes_train_what_one_trains(
-    inputs: Path, alone: Callable[..., Trained], tmp_path: Path, strategy: str, method: str, packed: bool
+    inputs: Path, alone: Callable[..., Trained], tmp_path: Path, method: str, packed: bool
 ) -> None:
-    facts, weights = _together(inputs, tmp_path, strategy, method=method, shared_prefix=packed)
+    facts, weights = _together(inputs, tmp_path, method=method, shared_prefix=packed)
     expected, expected_weights = alone(method, packed)
-    assert (facts["processes"], facts["strategy"], expected["processes"]) == (2, strategy, 1)
+    assert (facts["processes"], facts["strategy"], expected["processes"]) == (2, "ddp", 1)
     assert facts["shared_prefix"]["used"] is packed
-    assert facts["steps"] == expected["steps"] == 6
+    assert facts["steps"] == expected["steps"] == 4
     assert len(facts["history"]) == len(expected["history"])
     for ours, theirs in zip(facts["history"], expected["history"], strict=True):
         for key in ("loss", "eval_loss", "grad_norm"):
             assert (key in ours) is (key in theirs)
-            assert ours.get(key, 0.0) == pytest.approx(theirs.get(key, 0.0), rel=2e-5), (ours, theirs)
+            assert ours.get(key, 0.0) == pytest.approx(theirs.get(key, 0.0), rel=TOLERANCE), (ours, theirs)
         assert ours.get("learning_rate") == theirs.get("learning_rate")
     assert weights.keys() == expected_weights.keys()
     changed = False
@@ -114,13 +104,18 @@ def test_two_processes_train_what_one_trains(
     assert not any(t.abs().sum() == 0 for name, t in weights.items() if "lora_B" in name), "a slice was not saved"
 
 
-def test_every_row_belongs_to_one_process_and_an_empty_share_does_not_count() -> None:
-    made = rows(5)
-    shares = [Ranks(rank, 2, "ddp").share(made) for rank in range(2)]
-    assert sorted(r["id"] for share in shares for r in share) == sorted(r["id"] for r in made)
-    batches = [SharedCollator(PaddedCollator(0), Ranks(rank, 2, "ddp"))(made[:1]) for rank in range(2)]
-    assert [b["idle"] for b in batches] == [False, True]
-    assert batches[1]["row_ids"] == [made[0]["id"]]
+def test_a_last_batch_that_cannot_be_shared_evenly_is_filled_up_and_validation_still_counts_each_row_once(
+    inputs: Path, tmp_path: Path
+) -> None:
+    _write(tmp_path / "train.jsonl", range(17))
+    one, two = ({**job(inputs, tmp_path / n), "train": str(tmp_path / "train.jsonl")} for n in ("one", "two"))
+    changes = settings(**{**SMALL, "epochs": 1, "micro_batch_size": 4, "method": "lora"})
+    expected = train({**one, "settings": changes})[0]
+    code, errors = finish(start({**two, "settings": {**changes, "micro_batch_size": 2}}, tmp_path / "two", **TWO))
+    assert code == 0, errors
+    facts = json.loads((tmp_path / "two" / "out" / "result.json").read_text())
+    assert facts["steps"] == expected["steps"] == 3
+    assert facts["first_eval_loss"] == pytest.approx(expected["first_eval_loss"], rel=TOLERANCE), "7 rows, not 8"
 
 
 # --- one process, one end
@@ -132,7 +127,7 @@ class Pair:
     def __init__(self, inputs: Path, place: Path, **changes: Any) -> None:
         self.place = place
         self.job = job(inputs, place, **{**SMALL, "micro_batch_size": 2, "epochs": 6, **changes})
-        self.process: subprocess.Popen[str] = start(self.job, place, **_two("ddp"))
+        self.process: subprocess.Popen[str] = start(self.job, place, **TWO)
 
     def ranks(self) -> list[psutil.Process]:
         """The training processes, in order of rank."""
@@ -175,7 +170,7 @@ def test_the_death_of_one_process_ends_all_and_the_next_try_ends_as_if_nothing_h
     assert killed.error()["kind"] == "killed" and "process 1" in killed.error()["message"]
     wait_until(lambda: not any(is_running(p.pid) for p in processes))
     assert not (tmp_path / "killed" / "out" / "result.json").exists()
-    code, errors = finish(start(killed.job, killed.place, **_two("ddp")))
+    code, errors = finish(start(killed.job, killed.place, **TWO))
     assert code == 0, errors
     assert json.loads((killed.place / "out" / "measured.json").read_text())["resumed_from"]
     ours, theirs = (
@@ -200,10 +195,14 @@ def test_the_processes_end_with_their_launcher(inputs: Path, tmp_path: Path, num
 
 def test_what_cannot_be_shared_is_refused_before_any_process_starts(inputs: Path, tmp_path: Path) -> None:
     work = job(inputs, tmp_path, **{**SMALL, "batch_size": 9, "micro_batch_size": 3, "method": "qlora"})
-    code, errors = finish(start(work, tmp_path, **_two("fsdp2")))
+    code, errors = finish(start(work, tmp_path, **TWO, FINETUNE_PARALLEL="fsdp2"))
     assert code == 64, errors
     error = json.loads((tmp_path / "out" / "error.json").read_text())
-    assert [f["rule"] for f in error["findings"]] == ["training.batch_over_devices", "training.four_bit_sharded"]
+    assert [f["rule"] for f in error["findings"]] == [
+        "training.batch_over_devices",
+        "training.four_bit_sharded",
+        "training.cpu_sharded",
+    ]
     assert "8 or 10" in error["message"]
 
 
@@ -211,26 +210,46 @@ def test_the_fault_of_a_process_is_told(inputs: Path, tmp_path: Path) -> None:
     broken = job(inputs, tmp_path, **SMALL, micro_batch_size=2)
     broken["validation"] = str(tmp_path / "broken.jsonl")
     (tmp_path / "broken.jsonl").write_text('{"not": "an example"}\n')
-    code, errors = finish(start(broken, tmp_path, **_two("ddp")))
+    code, errors = finish(start(broken, tmp_path, **TWO))
     assert code == 1, errors
     error = json.loads((tmp_path / "out" / "error.json").read_text())
     assert error["kind"] == "error" and "broken.jsonl: row 1 is not a canonical example" in error["message"]
 
 
-def _end(code: int, kind: str = "error", time: float = 1.0) -> dict[str, Any]:
-    return {"code": code, "kind": kind, "message": kind, "findings": [], "time": time}
+def test_the_cause_decides_not_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome(codes: dict[int, int], *errors: tuple[int, int, str], stopped: str | None = None) -> int:
+        (tmp_path / "error.json").unlink(missing_ok=True)
+        monkeypatch.setenv("FINETUNE_STRATEGY", "ddp")
+        for rank, code, kind in errors:  # in the order in which the processes write
+            monkeypatch.setenv("RANK", str(rank))
+            write_worker_error(tmp_path, code, kind, kind, [])
+        code = _outcome(tmp_path, codes, stopped)
+        assert json.loads((tmp_path / "error.json").read_text())["code"] == code
+        return code
+
+    lost = (0, 1, "error")  # connection closed by peer
+    assert outcome({0: 1, 1: 75}, lost, (1, 75, "memory")) == 75
+    assert outcome({0: 1, 1: 64}, (1, 64, "findings"), lost) == 64
+    assert outcome({1: 1}, (0, 85, "stopped"), (1, 1, "error"), stopped="SIGTERM") == 85
+    assert outcome({0: 1}, lost, (1, 75, "memory"), stopped="SIGTERM") == 75, "the signal came after memory ran out"
+    assert outcome({0: 1, 1: -9}, lost) == -9
+    assert outcome({0: 1, 1: -15}, lost) == 1, "the launcher itself ends the others by SIGTERM"
+    assert outcome({}) == 1
 
 
-def test_the_cause_decides_not_what_came_of_it() -> None:
-    lost = _end(1, "error", 1.0)  # connection closed by peer
-    assert judge({0: 1, 1: 75}, {0: lost, 1: _end(75, "memory", 2.0)}, None)[0] == 75
-    assert judge({0: 1, 1: 64}, {0: lost, 1: _end(64, "findings", 2.0)}, None)[0] == 64
-    assert judge({1: 1}, {0: _end(85, "stopped"), 1: lost}, "SIGTERM")[0] == 85
-    assert judge({0: 1}, {0: lost, 1: _end(75, "memory")}, "SIGTERM")[0] == 75, (
-        "the signal came after the memory ran out"
-    )
-    code, error = judge({0: 1, 1: -9}, {0: lost}, None)
-    assert code == -9 and error is not None and "out-of-memory killer" in error["message"]
-    assert judge({0: 1, 1: -15}, {0: lost}, None)[0] == 1, "the launcher itself ends the others by SIGTERM"
-    assert judge({0: 85, 1: 1}, {0: _end(85, "stopped", 2.0), 1: lost}, None)[0] == 85
-    assert judge({}, {}, None)[0] == 1
+def test_what_fits_on_one_device_is_not_split(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(gib: int, **changes: Any) -> str:
+        return choose({**job(inputs, tmp_path, **{**SMALL, **changes}), "memory_bytes": gib * 2**30}, 2)[0]
+
+    assert chosen(10_000) == "ddp", "on the CPU"
+    monkeypatch.setattr("finetune_pipeline.training.launch._cards", lambda: [80 * 2**30] * 2)
+    assert (chosen(60), chosen(70, method="lora")) == ("ddp", "fsdp2")
+    monkeypatch.setenv("FINETUNE_PARALLEL", "ddp")
+    assert chosen(70) == "ddp"
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "processes", "rows"), [(16, 8, 2, 8), (8, 8, 2, 4), (12, 4, 2, 3), (8, 8, 8, 1), (6, 4, 1, 3)]
+)
+def test_rows_of_a_process(batch: int, micro: int, processes: int, rows: int) -> None:
+    assert rows_per_process(batch, micro, processes) == rows

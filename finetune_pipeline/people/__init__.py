@@ -1,1 +1,0 @@
-"""What people judge: which answers they are shown, blind; what they said; and what that proves."""

@@ -1,0 +1,74 @@
+"""The review page over HTTP: every decision is appended to a file as it is made, and is on disk before it is confirmed."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from finetune_pipeline.review.sheet_files import append_line
+from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_body
+
+MAX_BODY = 64 * 1024
+_HEADERS = {**NO_STORE, "Content-Security-Policy": "frame-ancestors 'none'; form-action 'none'"}
+
+Judge = Callable[[Any], tuple[dict[str, Any] | None, list[str]]]
+
+
+def review_app(page: str, token: str, judge: Judge, file: Path) -> Starlette:
+    """The application: GET / gives the page, POST /ratings stores one decision.
+
+    A decision needs the page's token in the header X-Token, so that a web page from elsewhere open in the same browser
+    cannot hand one in.
+
+    Args:
+        page: HTML that knows the token.
+        token: Secret of this review.
+        judge: Gives the row to store for what came back, or what is wrong with it.
+        file: Where rows are appended.
+    """
+    lock = Lock()
+
+    async def show(_: Request) -> Response:
+        return HTMLResponse(page, headers=_HEADERS)
+
+    async def rate(request: Request) -> Response:
+        if not hmac.compare_digest(request.headers.get("x-token", "").encode(), token.encode()):
+            raise HTTPException(403, "the token of this review is missing: reload the page")
+        body = await read_body(request, MAX_BODY)
+        try:
+            row, wrong = judge(json.loads(body))
+        except (ValueError, RecursionError) as error:
+            row, wrong = None, [f"it is no JSON: {error}"]
+        if row is None:
+            raise HTTPException(400, "; ".join(wrong) or "nothing was decided")
+        await run_in_threadpool(_store, row)
+        return PlainTextResponse("stored", headers=_HEADERS)
+
+    def _store(row: dict[str, Any]) -> None:
+        with lock:
+            append_line(file, row)
+
+    async def http_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _refuse(error.status_code, error.detail)
+
+    return Starlette(
+        routes=[Route("/", show), Route("/index.html", show), Route("/ratings", rate, methods=["POST"])],
+        exception_handlers={HTTPException: http_error},
+        middleware=[host_guard(_refuse)],
+    )
+
+
+def _refuse(status: int, message: str) -> Response:
+    return PlainTextResponse(message, status, headers={**_HEADERS, **CLOSE})

@@ -1,0 +1,118 @@
+"""Review sheets as files: written to be filled in, read back line by line, and decisions stored once."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.review.queues import ReviewQueue
+
+
+@dataclass(frozen=True)
+class FilledSheet:
+    """rows: decisions to store, by rater. problems: bad lines, each with its place."""
+
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """added: decisions appended. known: decisions that were stored already. files: where they are."""
+
+    added: int
+    known: int
+    files: list[str]
+
+
+def write_table(queue: ReviewQueue, path: Path) -> None:
+    """Write the sheet as a file to fill in: CSV (for spreadsheets) or JSON Lines, by the suffix.
+
+    A cell that a spreadsheet would take for a formula gets an apostrophe in front.
+
+    Raises:
+        ValueError: Another suffix.
+    """
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in queue.table), "utf-8")
+    elif path.suffix == ".csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(queue.table[0]) if queue.table else ["id"])
+        writer.writeheader()
+        for row in queue.table:
+            writer.writerow({k: f"'{v}" if v[:1] in ("=", "+", "-", "@") else v for k, v in row.items()})
+        path.write_text("\ufeff" + text.getvalue(), "utf-8", newline="")
+    else:
+        raise ValueError(f"{path.name}: a sheet is written as .csv or .jsonl")
+
+
+def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
+    """Read a file that came back. A bad line is reported and costs no other line.
+
+    Raises:
+        ValueError: The file is neither CSV nor JSON Lines.
+    """
+    text = path.read_text("utf-8-sig")
+    sheet = FilledSheet()
+    lines: list[tuple[int, Any]] = []
+    if path.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        lines = [(reader.line_num, line) for line in reader]
+    elif path.suffix == ".jsonl":
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                try:
+                    lines.append((number, json.loads(line)))
+                except ValueError as error:
+                    sheet.problems.append(f"{path.name}, line {number}: it is no JSON: {error}")
+    else:
+        raise ValueError(f"{path.name}: sheets come back as .csv or .jsonl")
+    for number, line in lines:
+        row, problems = queue.take(line)
+        sheet.problems.extend(f"{path.name}, line {number}: {problem}" for problem in problems)
+        if row is not None:
+            sheet.rows.setdefault(str(line.get("rater") or line.get("reviewer")), []).append(row)
+    return sheet
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one JSON line to a file; on disk when it returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, Any]]]) -> Stored:
+    """Append the decisions of each rater that are not stored yet."""
+    added = known = 0
+    files = []
+    for rater, decisions in rows.items():
+        target = queue.target(rater)
+        stored = _rows(target)
+        for row in decisions:
+            if row in stored:
+                known += 1
+                continue
+            append_line(target, row)
+            stored.append(row)
+            added += 1
+        files.append(str(target))
+    return Stored(added, known, files)
+
+
+def _rows(path: Path) -> list[Any]:
+    """The JSON lines of a file that people may have edited; other lines are reported when the ratings are read."""
+    rows = []
+    for line in path.read_text("utf-8-sig", errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows

@@ -1,0 +1,95 @@
+"""An HTTP server on 127.0.0.1 for a Starlette application: other hosts are refused, bodies are limited."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from threading import Thread
+from types import TracebackType
+
+import uvicorn
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+HOST = "127.0.0.1"
+NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Headers of every response."""
+CLOSE = {**NO_STORE, "Connection": "close"}
+"""Headers of a refusal: the rest of the request's body is not read."""
+
+
+class HostGuard:
+    """ASGI middleware that refuses requests whose Host header names another machine.
+
+    Without it a web page elsewhere could rebind its own name to 127.0.0.1 and read what this server answers.
+    """
+
+    def __init__(self, app: ASGIApp, refuse: Callable[[int, str], Response]) -> None:
+        self._app, self._refuse = app, refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        port = scope["server"][1]
+        if Headers(scope=scope).get("host", "").lower() in (f"{HOST}:{port}", f"localhost:{port}"):
+            await self._app(scope, receive, send)
+        else:
+            await self._refuse(403, "this server answers on 127.0.0.1 only")(scope, receive, send)
+
+
+def host_guard(refuse: Callable[[int, str], Response]) -> Middleware:
+    """The guard as an entry of Starlette's middleware list; refuse: makes the response for a status and a message."""
+    return Middleware(HostGuard, refuse=refuse)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body. Raises HTTPException (413) as soon as it is known to have more than `limit` bytes."""
+    announced = request.headers.get("content-length", "")
+    body = b""
+    if not (announced.isdigit() and int(announced) > limit):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                break
+        else:
+            return body
+    raise HTTPException(413, f"the body has more than {limit} bytes")
+
+
+class LocalServer:
+    """Serves an application on 127.0.0.1 from a thread of its own while its `with` block runs.
+
+    Args:
+        app: The ASGI application.
+        port: 0 takes any that is free; `self.port` says which.
+
+    Raises:
+        OSError: The port is taken.
+    """
+
+    def __init__(self, app: ASGIApp, port: int = 0) -> None:
+        self._socket = socket.create_server((HOST, port), backlog=128)
+        self.port: int = self._socket.getsockname()[1]
+        settings = uvicorn.Config(
+            app, ws="none", lifespan="off", access_log=False, log_config=None, timeout_graceful_shutdown=2
+        )
+        self._server = uvicorn.Server(settings)
+        # off the main thread uvicorn leaves the process's signal handlers alone
+        self._thread = Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True, name="http")
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def __enter__(self) -> LocalServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
