@@ -11,7 +11,7 @@ import msgspec
 from finetune_pipeline.data.fields import is_row_key
 from finetune_pipeline.data.readers.csv_dialect import find_dialect
 from finetune_pipeline.data.readers.json_document import FIRST_PAIR
-from finetune_pipeline.data.readers.raw_stream import UTF8, Line
+from finetune_pipeline.data.readers.raw_stream import Line, is_utf8
 from finetune_pipeline.data.readers.tables import Dialect
 from finetune_pipeline.spec import TaskSpec
 
@@ -48,7 +48,7 @@ def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Contain
     csv = spec.data.csv
     declared = csv.delimiter is not None or csv.quote is not None
     table = suffix in _TABLE_SUFFIXES or (declared and suffix not in _JSON_SUFFIXES)
-    if head.startswith(_UTF16) and csv.encoding.lower() in UTF8:
+    if head.startswith(_UTF16) and is_utf8(csv.encoding):
         if not table:
             return Container("unknown", "the file begins with the mark of UTF-16; save it as UTF-8")
         fix = "save it as UTF-8, or add to task.yaml: `data: {csv: {encoding: utf-16}}`"

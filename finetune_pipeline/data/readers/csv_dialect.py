@@ -17,23 +17,18 @@ _FIT = 0.6
 """Share of the lines that must stand in rows of equally many fields."""
 _MARGIN = 0.1
 """By so much more of the lines must the best delimiter fit than the next one."""
-_WRAPPED = 10
-"""Quotes are meant when they wrap so many cells for each line they break."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What one delimiter and quote make of the first lines. good: lines in rows of `fields` fields; wrapped: cells that
-    stand in quotes; doubt: why the quote cannot be told."""
+    """What one delimiter makes of the first lines; `good` of them stand in rows of `fields` fields."""
 
     delimiter: str
     quote: str
     fields: int
     good: int
     lines: int
-    wrapped: int
     first: tuple[str, ...]
-    doubt: str = ""
 
     def __str__(self) -> str:
         quote = f"quote {self.quote}" if self.quote else "no quoting"
@@ -47,15 +42,16 @@ class _Reading:
 def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     """The dialect of a table from its first lines.
 
-    What ``data.csv`` declares is taken. A delimiter is taken when under it at least _FIT of the lines stand in rows of
+    What ``data.csv`` declares is taken. The quote is a double one if none is declared. A delimiter is taken when under it at least _FIT of the lines stand in rows of
     equally many fields (two or more), and under no other one nearly as many do; known column names in the first row, and
     tabs in a .tsv file, decide a tie. What cannot be told is a `problem`, and its `fix` the line to add to task.yaml.
     """
     declared = spec.data.csv
+    quote = {None: '"', "none": ""}.get(declared.quote, declared.quote or "")
     lines = [line for line in lines if line.text.strip()]
     labels = frozenset(spec.labels)
     readings = [
-        _reading(lines, delimiter, declared.quote, labels)
+        _read(lines, delimiter, quote, labels)
         for delimiter in ([declared.delimiter] if declared.delimiter else _DELIMITERS)
         if any(delimiter in line.text for line in lines)
     ]
@@ -72,8 +68,6 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     if near := [r for r in others if rank(r) == rank(best) and r.good > best.good - _MARGIN * best.lines]:
         problem = f"the delimiter cannot be told: {best}; {near[0]}"
         return Dialect(problem=problem, fix=_declare("delimiter", quoted(best.delimiter), quoted(near[0].delimiter)))
-    if best.doubt:
-        return Dialect(problem=best.doubt, fix=_declare("quote", "'\"'", "`quote: none`"))
     return _with_columns(Dialect(best.delimiter, best.quote, why=str(best)), best, spec)
 
 
@@ -86,20 +80,8 @@ def _no_table(readings: Sequence[_Reading]) -> Dialect:
     if not readings:
         problem = "no line holds a delimiter (, ; | or tab); is it JSON Lines, or another format?"
         return Dialect(problem=f"the file is not a table: {problem}", fix=fix)
-    seen = "; ".join(str(r) for r in readings)
+    seen = "; ".join(str(r) for r in readings[:2])
     return Dialect(problem=f"no delimiter gives most rows equally many fields, two or more: {seen}", fix=fix)
-
-
-def _reading(lines: Sequence[Line], delimiter: str, quote: str | None, labels: frozenset[str]) -> _Reading:
-    """The reading with the declared quote, or with double quotes, or without any; in doubt when that cannot be told."""
-    if quote is not None:
-        return _read(lines, delimiter, "" if quote == "none" else quote, labels)
-    plain, wrapping = _read(lines, delimiter, "", labels), _read(lines, delimiter, '"', labels)
-    if wrapping.good >= plain.good or wrapping.wrapped >= _WRAPPED * (wrapping.lines - wrapping.good):
-        return wrapping
-    if wrapping.wrapped == 0:
-        return plain
-    return replace(plain, doubt=f"whether double quotes wrap fields cannot be told: {wrapping}; {plain}")
 
 
 def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[str]) -> _Reading:
@@ -111,8 +93,7 @@ def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[s
     rows = list(split_rows(lines, delimiter, quote, fields, labels))
     good = [row for row in rows if not row.problem and len(row.cells) == fields]
     first = next((row.cells for row in rows if not row.problem), [])
-    wrapped = sum(row.text.startswith(quote) + row.text.count(delimiter + quote) for row in good) if quote else 0
-    return _Reading(delimiter, quote, fields, sum(r.lines for r in good), len(lines), wrapped, tuple(first))
+    return _Reading(delimiter, quote, fields, sum(r.lines for r in good), len(lines), tuple(first))
 
 
 def _plain_names(spec: TaskSpec) -> set[str]:

@@ -74,23 +74,25 @@ class _Document:
 
     def __init__(self, stream: RawStream) -> None:
         self._source = stream.buffered()
-        self._decode = json.JSONDecoder(strict=False).raw_decode
+        self._decode = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).raw_decode  # int() has a limit
         self._dropped = self._lines_dropped = 0
         self._counted, self._lines = 0, 0  # line ends in `text` before `_counted`
+        self._over = False
         self.text = ""
         self.position = 0
         self._fill()
 
     def _fill(self) -> None:
-        """Keep at least MAX_LINE_BYTES ahead of the position in memory, as far as the file goes."""
-        if len(self.text) - self.position > MAX_LINE_BYTES:
+        """Keep more than MAX_LINE_BYTES ahead of the position in memory, as far as the file goes."""
+        if self._over or len(self.text) - self.position > MAX_LINE_BYTES:
             return
-        if more := self._source.read(MAX_LINE_BYTES + 1).decode("latin-1"):
-            _ = self.line
-            self._dropped += self.position
-            self._lines_dropped += self._lines
-            self.text = self.text[self.position :] + more
-            self.position = self._counted = self._lines = 0
+        more = self._source.read(MAX_LINE_BYTES + 1).decode("latin-1")
+        self._over = not more
+        _ = self.line
+        self._dropped += self.position
+        self._lines_dropped += self._lines
+        self.text = self.text[self.position :] + more
+        self.position = self._counted = self._lines = 0
 
     @property
     def offset(self) -> int:
@@ -109,7 +111,7 @@ class _Document:
         while True:
             self._fill()
             self.position = _BLANKS.match(self.text, self.position).end()  # type: ignore[union-attr]
-            if self.position < len(self.text) or not self._source.peek(1):
+            if self.position < len(self.text) or self._over:
                 return self.text[self.position : self.position + 1]
 
     def take(self, wanted: str) -> str:
@@ -138,7 +140,7 @@ class _Document:
             if self.take(",]") == "]":
                 return
 
-    def keys(self) -> Iterator[str]:
+    def members(self) -> Iterator[str]:
         """Each key of the object that begins here, stopping in front of its value. The caller reads the value."""
         self.take("{")
         if self.peek() == "}":
@@ -157,7 +159,7 @@ class _Document:
         """Move behind the value that begins here, element by element where it is a list or an object."""
         opening = self.peek()
         if opening and opening in "[{":
-            for _ in self.items() if opening == "[" else self.keys():
+            for _ in self.items() if opening == "[" else self.members():
                 self.value()
         else:
             self.value()
@@ -170,7 +172,7 @@ def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> It
         if opening != "{":
             document.skip()
             return
-        for key in document.keys():
+        for key in document.members():
             if key == path[0]:
                 yield from _rows(document, file, spec, path[1:])
             else:
@@ -180,7 +182,7 @@ def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> It
     elif opening == "{" and _is_row(document.text, document.position, spec):
         yield _row(document, file)
     elif opening == "{":
-        for key in document.keys():
+        for key in document.members():
             if document.peek() == "[":
                 yield from (_row(document, file, key) for _ in document.items())
                 continue

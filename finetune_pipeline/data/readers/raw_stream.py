@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import zlib
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 GZIP = b"\x1f\x8b"
-UTF8 = ("utf-8", "utf-8-sig")
 _GZIP_PIECE = 1 << 13
 _BUFFER = 1 << 20
 
@@ -77,7 +77,7 @@ def read_lines(stream: RawStream, encoding: str, limit: int) -> Iterator[Line]:
     Bytes that are not UTF-8 stand as lone surrogates; in any other encoding as U+FFFD. What cannot be decoded at all ends
     the text and is the stream's `problem`. A last line that a broken stream cut off is given, too.
     """
-    errors = "surrogateescape" if encoding in UTF8 else "replace"
+    errors = "surrogateescape" if is_utf8(encoding) else "replace"
     text = io.TextIOWrapper(stream.buffered(), encoding, errors, newline="")
     number, at = 1, 0
     try:
@@ -95,6 +95,10 @@ def read_lines(stream: RawStream, encoding: str, limit: int) -> Iterator[Line]:
 
 def _width(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+
+
+def is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
 def check_encoding(name: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from finetune_pipeline.data.decoding import broken_utf8
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.raw_stream import UTF8, Line, RawStream, read_lines
+from finetune_pipeline.data.readers.raw_stream import Line, RawStream, is_utf8, read_lines
 from finetune_pipeline.data.readers.records import SHOWN, Record, broken_stream, byte_order_mark, too_long
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
@@ -140,7 +140,7 @@ def bare(cell: str) -> str:
 
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
     """The rows of a table, as objects of text under the names of the columns."""
-    encoding = spec.data.csv.encoding.lower()
+    encoding = spec.data.csv.encoding
     fields, labels = len(dialect.columns), frozenset(spec.labels)
     named = not dialect.header
     notes: tuple[Finding, ...] = ()
@@ -151,7 +151,7 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
         for line in read_lines(stream, encoding, MAX_LINE_BYTES):
             if line.number == 1 and line.text.startswith("\ufeff"):
                 notes = (byte_order_mark(file),)
-                line = replace(line, text=line.text[1:])  # noqa: PLW2901
+                line = replace(line, text=line.text[1:], at=3)  # noqa: PLW2901
             if stream.problem and not line.text.endswith(("\n", "\r")):
                 last = line
                 return
@@ -185,13 +185,18 @@ def _record(row: Row, file: str, dialect: Dialect, encoding: str, notes: tuple[F
         message = (
             f"a quote ({dialect.quote}) is not closed where the field ends: {row.problem}: {quoted(row.text[:80])}"
         )
-        add("unclosed_quote", message, "close the quote, or double the quotes inside the field")
+        fix = "close the quote, or double the quotes inside the field"
+        add(
+            "unclosed_quote",
+            message,
+            f"{fix}; if quotes mean nothing here: `data: {{csv: {{quote: none}}}}` in task.yaml",
+        )
     elif len(row.cells) != len(dialect.columns):
         quote = f"quote {dialect.quote}" if dialect.quote else "no quoting"
         message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected"
         fix = "put fields that hold the delimiter in quotes, or declare data.csv in task.yaml"
         add("wrong_field_count", f"{message} (delimiter {dialect.delimiter!r}, {quote})", fix)
-    if encoding in UTF8:
+    if is_utf8(encoding):
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as error:

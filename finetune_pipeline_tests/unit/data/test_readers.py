@@ -219,6 +219,7 @@ def document(item: bytes, style: str) -> bytes:
         b'{"text": "twice", "text": "twice", "label": "bug_report"}',
         b'"a text"',
         b"NaN",
+        b"1" * 5000,
     ],
 )
 def test_a_wrong_row_costs_itself_only(tmp_path: Path, item: bytes) -> None:
@@ -264,30 +265,21 @@ def test_a_document_that_is_cut_off_loses_its_last_row_only(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "kept", "expected"),
     [
-        ("[%s %s]", 1, [("bad_json", 1)]),
-        ("[%s,,%s]", 1, [("bad_json", 1)]),
-        ("[%s,%s,]", 2, [("bad_json", 1)]),
-        ("[%s},%s]", 1, [("bad_json", 1)]),
-        ("[%s],%s]", 1, [("bad_json", 1)]),
-        ("[%s]\n[%s]", 2, []),
-        ("[\n%s\n]\nend %s", 1, [("bad_json", 4)]),
-        ('{"a": [%s], "b" [%s]}', 1, [("bad_json", 1)]),
-        ('{"a": [%s], b: [%s]}', 1, [("bad_json", 1)]),
-        ("[]", 0, [("no_rows", 1)]),
-        ("[\n]", 0, [("no_rows", 2)]),
+        ("[%s %s]", 1, ("bad_json", 1)),
+        ("[%s,,%s]", 1, ("bad_json", 1)),
+        ("[%s,%s,]", 2, ("bad_json", 1)),
+        ("[%s],%s]", 1, ("bad_json", 1)),
+        ("[\n%s\n]\nend %s", 1, ("bad_json", 4)),
+        ('{"a": [%s], "b" [%s]}', 1, ("bad_json", 1)),
+        ('{"a": [%s], b: [%s]}', 1, ("bad_json", 1)),
+        ("[]", 0, ("no_rows", 1)),
+        ("[\n]", 0, ("no_rows", 2)),
     ],
 )
-def test_what_is_wrong_between_rows_is_named(
-    tmp_path: Path, text: str, kept: int, expected: list[tuple[str, int]]
-) -> None:
+def test_what_is_wrong_between_rows_is_named(tmp_path: Path, text: str, kept: int, expected: tuple[str, int]) -> None:
     rows = [json.dumps(r) for r in ROWS[: text.count("%s")]]
-    if text == "[%s]\n[%s]":  # JSON Lines of lists
-        judged = judge_bytes(tmp_path, (text % tuple(rows)).encode(), SPEC, "a.json")
-        assert rules(judged) == {"not_an_object": 2}
-        return
     judged = judge_bytes(tmp_path, (text % tuple(rows)).encode(), SPEC, "a.json")
-    assert judged.kept == kept
-    assert sorted(set(told(judged))) == expected
+    assert (judged.kept, told(judged)) == (kept, [expected])
 
 
 def test_a_row_longer_than_a_line_may_be(tmp_path: Path) -> None:
