@@ -42,9 +42,10 @@ class _Reading:
 def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     """The dialect of a table from its first lines.
 
-    What ``data.csv`` declares is taken. The quote is a double one if none is declared. A delimiter is taken when under it at least _FIT of the lines stand in rows of
-    equally many fields (two or more), and under no other one nearly as many do; known column names in the first row, and
-    tabs in a .tsv file, decide a tie. What cannot be told is a `problem`, and its `fix` the line to add to task.yaml.
+    What ``data.csv`` declares is taken; an undeclared quote is a double one. A delimiter is taken when under it at least
+    _FIT of the lines stand in rows of equally many fields (two or more), and under no other one nearly as many do; known
+    column names in the first row, and tabs in a .tsv file, decide a tie. What cannot be told is a `problem`, and its
+    `fix` names the line to add to task.yaml.
     """
     declared = spec.data.csv
     quote = {None: '"', "none": ""}.get(declared.quote, declared.quote or "")
