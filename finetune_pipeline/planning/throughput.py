@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.models.hardware import cpu_model
 
 FILE = "throughput.json"
@@ -104,13 +105,13 @@ def estimate_seconds(
         rates: Rates of any machine and kind; only those of this machine and of the phase's own kind count.
     """
     low = expected = high = 0.0
-    counted: list[Rate] = []
+    used: list[Rate] = []
     for method, tokens in phases:
         same = [r for r in rates if r.kind == (machine_name(), model, method, precision)]
         if not same:
             return None
         seconds = [tokens / r.tokens_per_second for r in same]
         low, expected, high = low + min(seconds), expected + seconds[-1], high + max(seconds)
-        counted += same
-    source = f"{len(counted)} trainings of this kind here, last on {counted[-1].date}"
+        used += same
+    source = f"{counted(len(used), 'training')} of this kind here, last on {used[-1].date}"
     return Seconds(round(low * _SPREAD[0], 1), round(expected, 1), round(high * _SPREAD[1], 1), source)

@@ -25,7 +25,7 @@ def test_only_trainings_of_the_same_kind_on_the_same_machine_count() -> None:
     assert estimate_seconds([("qlora", 2000)], others, "m", "float32") is None
     seconds = estimate_seconds([("qlora", 2000)], [*others, RATE], "m", "float32")
     assert seconds and (seconds.low, seconds.expected, seconds.high) == (8.0, 10.0, 13.0)
-    assert "1 trainings of this kind here, last on 2026-11-01" in seconds.source
+    assert "1 training of this kind here, last on 2026-11-01" in seconds.source
     newest = replace(RATE, tokens_per_second=100.0)
     two = estimate_seconds([("qlora", 2000)], [RATE, newest], "m", "float32")
     assert two and (two.low, two.expected, two.high) == (8.0, 20.0, 26.0)
