@@ -14,7 +14,7 @@ from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.planning.available import available_memory
 from finetune_pipeline.planning.memory import Memory
-from finetune_pipeline.planning.planner import Phase, Planner, compute_width
+from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import estimate_prices, load_prices
 from finetune_pipeline.planning.search import as_yaml, changes, nearest, reasons
 from finetune_pipeline.planning.shape import trainable_parameters
@@ -142,7 +142,7 @@ def training_plan(
     near = None if fits else nearest_plan(planner, settings, available)
     plan = TrainingPlan(
         method=settings["method"],
-        precision="bfloat16" if compute_width(settings["precision"], planner.device) == 2 else "float32",
+        precision=planner.precision(settings),
         device=device,
         train_examples=len(train),
         validation_examples=len(validation),
@@ -193,9 +193,8 @@ def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) 
 
 
 def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Sequence[Rate], model: str) -> Seconds | None:
-    precision = "bfloat16" if compute_width(settings["precision"], planner.device) == 2 else "float32"
     phases = [(p.method, p.tokens) for p in planner.phases(settings)] if rates else []
-    return estimate_seconds(phases, rates, model, precision) if phases else None
+    return estimate_seconds(phases, rates, model, planner.precision(settings)) if phases else None
 
 
 def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:

