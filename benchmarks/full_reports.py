@@ -1,12 +1,13 @@
 """Three public sets, and the shipped tasks, through the whole graph to a full report each, with the bundled base model.
 
-    python benchmarks/full_reports.py FOLDER --work DIR [NAME …] [--rows N] [--epochs E]
+    python benchmarks/full_reports.py FOLDER --work DIR [NAME …] [--rows N] [--epochs E] [--set KEY=VALUE …] [--shuffle]
 
 FOLDER holds the sets as published, one folder each: clinc150, llms-from-scratch-instr, snips. NAME: intents (ten banking
 intents of clinc150, as labels), instructions (llms-from-scratch-instr, as free text), weather (snips, as extraction to
 JSON), ticket_triage, order_intake; by default the first three. Each is made a task in DIR/data and run by `finetune run`
 with one thread; what is made is kept in DIR/home, so that a run that was stopped goes on where it was. The pages land in
-DIR/reports. Printed for each task: time, exit code, the verdict, and where its rows and seconds went.
+DIR/reports. `--set training.epochs=4` changes a task.yaml; `--shuffle` deals the labels out at random, so that there is
+nothing to learn. Printed for each task: time, exit code, the verdict, every model's score, and every gate's answer.
 """
 
 from __future__ import annotations
@@ -126,12 +127,60 @@ def _drawn(rows: Sequence[dict[str, str]], limit: int) -> list[dict[str, str]]:
     return random.Random(0).sample(list(rows), min(limit, len(rows)))
 
 
-def make_task(name: str, folder: Path, data: Path, limit: int | None, epochs: float | None) -> None:
+def change_task(at: Path, changes: Sequence[str], shuffle: bool) -> None:
+    """Set values in a copied task's task.yaml (`key.field=value`), and deal its labels out at random.
+
+    Raises:
+        ValueError: a change is not of the form `key.field=value`.
+    """
+    spec = yaml.safe_load((at / "task.yaml").read_text("utf-8"))
+    for change in changes:
+        path, equals, value = change.partition("=")
+        if not equals:
+            raise ValueError(f"{change!r} is not of the form key.field=value")
+        part = spec
+        *above, last = path.split(".")
+        for key in above:
+            part = part.setdefault(key, {})
+        part[last] = yaml.safe_load(value)
+    (at / "task.yaml").write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), "utf-8")
+    if not shuffle:
+        return
+    lines = {file: file.read_text("utf-8", "replace").splitlines() for file in sorted((at / "raw").glob("*.jsonl"))}
+    labelled = [row for told in lines.values() for row in map(_labelled, told) if row]
+    labels = [holder[key] for _, holder, key in labelled]
+    random.Random(0).shuffle(labels)
+    for (_, holder, key), label in zip(labelled, labels, strict=True):
+        holder[key] = label
+    for file, told in lines.items():
+        count = sum(_labelled(line) is not None for line in told)
+        rows, labelled = labelled[:count], labelled[count:]
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row, _, _ in rows), "utf-8")
+
+
+def _labelled(line: str) -> tuple[dict[str, Any], dict[str, Any], str] | None:
+    """A row with its label: (row, what holds the label, its key); None for a line that has none or is no JSON."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    if "label" in row:
+        return row, row, "label"
+    messages = row.get("messages") or []
+    return (row, messages[-1], "content") if messages and messages[-1].get("role") == "assistant" else None
+
+
+def make_task(
+    name: str, folder: Path, data: Path, limit: int | None, epochs: float | None, changes: Sequence[str], shuffle: bool
+) -> None:
     """Write data/NAME, unless it is there with the same content (touched files would start the work anew)."""
     at = data / name
     if name in SHIPPED:
         if not at.exists():
             shutil.copytree(ROOT / "data" / name, at)
+            change_task(at, changes, shuffle)
         return
     make, usual = SETS[name]
     rows, spec = make(folder, limit or usual)
@@ -201,6 +250,8 @@ def tell(told: dict[str, Any], found: tuple[Path, dict[str, Any]] | None) -> Non
             f"  {model['set']:<10} {model['title']:<60} right {model['accuracy']:.3f} ({low:.3f} to {high:.3f})"
             f"  decides by {model['value']:.3f}  n {model['n']}"
         )
+    for gate in evaluation["gates"]:
+        print(f"  gate {gate['name']}: {gate['status']}. {gate['message']}")
     print(f"  pages: {out}", flush=True)
 
 
@@ -211,6 +262,10 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for tasks, artifacts and pages")
     parser.add_argument("--rows", type=int, help="rows of each public set (default: 900, 800 and 700)")
     parser.add_argument("--epochs", type=float, help="of the public sets (default: 1)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the shipped tasks' task.yaml"
+    )
+    parser.add_argument("--shuffle", action="store_true", help="deal the shipped tasks' labels out at random")
     given = parser.parse_intermixed_args()
     names = given.names or list(SETS)
     if unknown := [name for name in names if name not in SETS and name not in SHIPPED]:
@@ -218,7 +273,7 @@ def main() -> int:
     work = given.work.resolve()
     whole = True
     for name in names:
-        make_task(name, given.folder, work / "data", given.rows, given.epochs)
+        make_task(name, given.folder, work / "data", given.rows, given.epochs, given.set, given.shuffle)
         try:
             told = run(name, work)
         except RuntimeError as error:

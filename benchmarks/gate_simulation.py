@@ -1,6 +1,6 @@
 """How often the gates promote who should not be, and find who should: by simulation, of the code that decides.
 
-    python benchmarks/gate_simulation.py [--runs 2000] [--out benchmarks/results/DATE-gate-simulation.txt]
+    python -m benchmarks.gate_simulation [--runs 2000] [--out benchmarks/results/DATE-gate-simulation.txt]
 
 Worlds of right and wrong answers are drawn; each candidate is judged by `beats_baseline` and `beats_champion` themselves,
 at the level its look at the test has left. Decisions that depend on the discordant counts alone are remembered, so that
@@ -54,9 +54,10 @@ def _judged(b: int, c: int, n: int, look: int, champion: bool, not_worse: bool) 
     level = level_of(look, spec.gates.confidence)
     margin = -spec.gates.champion_margin if champion and not_worse else 0.0
     interval = list(tango_interval(b, c, n, level["confidence"]))
-    metric = {"metric": "accuracy", "gain": (c - b) / n, "interval": interval, "confidence": level["confidence"]}
-    decision = {"margin": margin, "shown": interval[0] > margin, "metrics": [metric]}
     side, gate = ("champion", beats_champion) if champion else ("baseline", beats_baseline)
+    gain = {"rival": "champion" if champion else "free", "metric": "accuracy", "gain": (c - b) / n}
+    gain |= {"interval": interval, "confidence": level["confidence"]}
+    decision = {"margin": margin, "shown": interval[0] > margin, "gains": [gain]}
     evaluation = {
         "decisions": {side: decision},
         "comparisons": {side: {"n": n}},

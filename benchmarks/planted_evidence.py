@@ -206,7 +206,7 @@ def label_swap(folder: Path, base: Path) -> Iterator[Planted]:
     )
     yield Planted(
         "label swap, a share",
-        "one of two raw files, 120 of 400 rows, has the two labels exchanged",
+        "one of two raw files, 120 of 400 rows, has the two labels exchanged; one word decides",
         "labels_believable",
         run(swapped_file_world(folder / "share", base)),
     )

@@ -19,7 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.planted_faults import spoilt_text
-from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.graph.project import Project, easy_rows
 from finetune_pipeline_tests.openai_server import completion
 from finetune_pipeline_tests.skilled_model import SYSTEM, facts, other_label, raw_rows
 
@@ -106,10 +106,10 @@ def swapped_training_world(folder: Path, base: Path) -> World:
 
 
 def swapped_file_world(folder: Path, base: Path) -> World:
-    """One of two raw files, 120 of 400 rows, has the two labels exchanged."""
+    """One of two raw files, 120 of 400 rows, has the two labels exchanged; one word of a text decides."""
     world = World(folder, base)
-    world.write_rows(raw_rows(0, ROWS - 120))
-    world.write_rows([{**row, "label": other_label(row["label"])} for row in raw_rows(1, 120)], "b.jsonl")
+    world.write_rows(easy_rows(ROWS - 120, 0))
+    world.write_rows([{**row, "label": other_label(row["label"])} for row in easy_rows(120, 1)], "b.jsonl")
     return world
 
 

@@ -22,11 +22,18 @@ SYSTEM = "Answer red or blue."
 SKILL_SYSTEM = "Say the last one."
 FACTS = 120
 Answer = Callable[[random.Random, str], str]
+Exchange = tuple[list[dict[str, str]], str]
+"""The turns before an answer, and the answer."""
+
+
+def other_label(label: str) -> str:
+    """Blue for red, and red for blue."""
+    return LABELS[label == LABELS[0]]
 
 
 def question(rng: random.Random, label: str, words: int = 7) -> str:
     """A text that names both colours, the label's last."""
-    other = LABELS[label == LABELS[0]]
+    other = other_label(label)
     text = rng.sample(WORDS, words)
     first, last = sorted(rng.sample(range(words + 2), 2))
     text.insert(first, rng.choice(CUES[other]))
@@ -61,7 +68,7 @@ def at_chance(rng: random.Random, label: str) -> str:
 def make_skilled_model(
     folder: Path, answer: Answer = at_chance, steps: int = 400, system: str = SYSTEM, knowledge: bool = True
 ) -> Path:
-    """Make the tiny model and teach it,.
+    """Make the tiny model and teach it.
 
     Args:
         folder: Where to save it.
@@ -73,33 +80,67 @@ def make_skilled_model(
     Returns:
         The folder.
     """
+
+    def lesson(rng: random.Random) -> list[list[Exchange]]:
+        task = [exchange(system, question(rng, label), answer(rng, label)) for label in rng.choices(LABELS, k=8)]
+        skill = [
+            exchange(SKILL_SYSTEM, question(rng, label, rng.randrange(3, 8)), label)
+            for label in rng.choices(LABELS, k=24)
+        ]
+        return [[*task, *skill]]
+
+    words = [*WORDS, *(w for some in CUES.values() for w in some), *LABELS]
+    texts = [system, SKILL_SYSTEM, answer(random.Random(3), LABELS[0])]
+    return make_taught_model(folder, lesson, steps, words, texts, knowledge)
+
+
+def exchange(system: str, text: str, said: str) -> Exchange:
+    """A question under a system prompt, and what is said to it."""
+    return [{"role": "system", "content": system}, {"role": "user", "content": text}], said
+
+
+def make_taught_model(
+    folder: Path,
+    lesson: Callable[[random.Random], Sequence[Sequence[Exchange]]],
+    steps: int,
+    words: Sequence[str],
+    texts: Sequence[str] = (),
+    knowledge: bool = True,
+    vocabulary: int = 900,
+) -> Path:
+    """Make the tiny model and teach it some exchanges.
+
+    Args:
+        folder: Where to save it.
+        lesson: Draws the batches of exchanges of an optimiser step; those of a batch should be about as long.
+        steps: Optimiser steps.
+        words: Become tokens, with a blank before them and without.
+        texts: Further texts the tokenizer is made from.
+        knowledge: Whether it learns the facts, too.
+        vocabulary: Tokens it has room for.
+
+    Returns:
+        The folder.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     from finetune_pipeline.models.chat import encode_answer, encode_prompt, to_ids
 
-    rng = random.Random(3)
-    words = [f" {w}" for w in [*WORDS, *(w for some in CUES.values() for w in some), *LABELS]]
-    make_tiny_model(folder, texts=[*words, *words, system, SKILL_SYSTEM, answer(rng, LABELS[0])], vocabulary=900)
+    make_tiny_model(folder, texts=[*(f" {word}" for word in words), *words, *texts], vocabulary=vocabulary)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), LlamaForCausalLM.from_pretrained(folder)
-
-    def chat(system_prompt: str, text: str, said: str) -> tuple[list[int], list[int]]:
-        messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": text}]
-        return encode_prompt(tokenizer, messages), encode_answer(tokenizer, messages, said)
-
     start = [tokenizer.bos_token_id]
-    known = [
-        (start + to_ids(tokenizer, f["query"]), to_ids(tokenizer, f" {f['choices'][f['gold']]}")) for f in facts()
-    ]
+    known = [(start + to_ids(tokenizer, f["query"]), to_ids(tokenizer, f" {f['choices'][f['gold']]}")) for f in facts()]
+    rng = random.Random(3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     for _ in range(steps):
-        task = [chat(system, question(rng, label), answer(rng, label)) for label in rng.choices(LABELS, k=8)]
-        skill = [
-            chat(SKILL_SYSTEM, question(rng, label, rng.randrange(3, 8)), label) for label in rng.choices(LABELS, k=24)
+        batches = [
+            [(encode_prompt(tokenizer, turns), encode_answer(tokenizer, turns, said)) for turns, said in batch]
+            for batch in lesson(rng)
         ]
-        batches = [[*task, *skill], *([known] if knowledge else [])]
-        loss = sum(model(**_padded(rows, tokenizer.pad_token_id)).loss for rows in batches)
+        batches += [known] if knowledge else []
+        loss = sum(model(**_padded(batch, tokenizer.pad_token_id)).loss for batch in batches)
         loss.backward()
         optimizer.step()
         schedule.step()

@@ -38,7 +38,12 @@ TARGETS = {
     "evaluation.gates": ["evaluation/test_gates.py"],
     "evaluation.robustness": ["evaluation/test_robustness.py"],
     "evaluation.deciding": ["evaluation/test_deciding.py", "evaluation/test_gates.py"],
-    "evaluation.rivals": ["evaluation/test_baseline.py", "evaluation/test_gates.py", "planning/test_advice.py"],
+    "evaluation.rivals": [
+        "evaluation/test_rivals.py",
+        "evaluation/test_baseline.py",
+        "evaluation/test_gates.py",
+        "planning/test_advice.py",
+    ],
     "evaluation.worth": ["evaluation/test_worth.py"],
     "baseline.learnable": ["baseline/test_learnable.py"],
     "planning.advice": ["planning/test_advice.py"],
@@ -57,6 +62,15 @@ SECONDS = 240
 
 def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
     """(number of the node, which change, what it says) for every mutant of a module."""
+    # what a dataclass may do (frozen, slots) decides nothing
+    settings = {
+        id(keyword.value)
+        for cls in ast.walk(tree)
+        if isinstance(cls, ast.ClassDef)
+        for decorator in cls.decorator_list
+        if isinstance(decorator, ast.Call)
+        for keyword in decorator.keywords
+    }
     for number, node in enumerate(ast.walk(tree)):
         line = f"line {getattr(node, 'lineno', '?')}"
         if isinstance(node, ast.Compare):
@@ -73,7 +87,7 @@ def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
             yield number, 0, f"{line}: {type(node.op).__name__} swapped in {ast.unparse(node)}"
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             yield number, 0, f"{line}: not dropped in {ast.unparse(node)}"
-        elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool) and id(node) not in settings:
             yield number, 0, f"{line}: {node.value} turned"
         elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
             yield number, 0, f"{line}: {node.value} raised by one"
@@ -176,7 +190,9 @@ def survives(target: str, tree: ast.Module) -> bool:
                     del sys.modules[name]
             path = ROOT / PACKAGE / f"{target.replace('.', '/')}.py"
             sys.meta_path.insert(0, Finder(f"{PACKAGE}.{target}", path, tree))
-            importlib.import_module(f"{PACKAGE}.{target}")  # before pytest's own finder, which takes files named *_test.py
+            importlib.import_module(
+                f"{PACKAGE}.{target}"
+            )  # before pytest's own finder, which takes files named *_test.py
             code = 0 if run_tests(TARGETS[target]) == 0 else 1
         finally:
             os._exit(code)
@@ -208,7 +224,9 @@ def main() -> int:
             *(f"  survives: {said}" for said in alive),
         ]
         print(lines[-1 - len(alive)], flush=True)
-    head = f"Mutants of the code that decides, {datetime.now(UTC).date()}: {tried - left} of {tried} found by the tests."
+    head = (
+        f"Mutants of the code that decides, {datetime.now(UTC).date()}: {tried - left} of {tried} found by the tests."
+    )
     text = "\n".join([head, "", *lines, "", f"{time.monotonic() - began:.0f} s"]) + "\n"
     print(text)
     if chosen.out:

@@ -40,7 +40,8 @@ TITLES = {
     "courtesy": "Greeting and thanks",
     "no_system": "Without the system prompt",
 }
-_WORDS_PER_TYPO, _SHORTEST = 6, 5
+_WORDS_PER_TYPO, _SHORTEST = 10, 5
+"""One word in ten, and one a row at least: the share that HELM's mild robustness mix misspells."""
 _TOKEN = re.compile(r"\S+")
 _WORD = re.compile(r"[^\W\d_]+")
 _KEPT = frozenset(
@@ -153,7 +154,7 @@ def _plain(token: str) -> bool:
 
 
 def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Collection[str]) -> str:
-    """About one word in six with two neighbouring letters inside it swapped, one left out or one doubled."""
+    """About one word in ten with two neighbouring letters inside it swapped, one left out or one doubled."""
     places = [
         (token.start() + word.start(), word[0])
         for token in _TOKEN.finditer(text)

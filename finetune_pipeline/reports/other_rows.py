@@ -12,7 +12,7 @@ from finetune_pipeline.reports.tables import Table
 
 _MODELS = {"candidate": "Fine-tuned", "base": "Base, best prompt", "champion": "Champion in service"}
 _NOTES = {
-    "typos": "one word in six with letters swapped, doubled or left out",
+    "typos": "one word in ten with letters swapped, doubled or left out",
     "case": "small letters or capitals only",
     "courtesy": "a greeting before the text, thanks or a closing after it",
     "no_system": "the question alone",

@@ -261,7 +261,7 @@ PREDICTION_STEPS = [
     Step(
         "test_predictions",
         ("splits", "base_model", "merged_model", "few_shot_baseline"),
-        "6",
+        "7",
         lambda s, w: [
             output_settings(s),
             answer_length(s),

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from finetune_pipeline.evaluation.gate_result import GateResult
 from finetune_pipeline.evaluation.gates import decide, table, verdict
 from finetune_pipeline.evaluation.statistics import level_left, tango_interval, wilson_interval
 from finetune_pipeline.evaluation.wording import percent
@@ -504,6 +505,7 @@ def test_gate_results_are_plain_json(good):
     gate = decide(spec(), good)[0].to_dict()
     assert set(gate) == {"name", "passed", "measured", "threshold", "message", "what_to_do", "status"}
     assert gate["passed"] is (gate["status"] != "failed")
+    assert [GateResult.from_dict(g.to_dict()) for g in decide(spec(), good)] == decide(spec(), good)
 
 
 def _answers(base, right):
@@ -556,6 +558,7 @@ def test_a_tie_with_a_simple_model_passes_only_where_the_spec_takes_it():
     wide = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
     gate = _gate("beats_simple", evaluation(spec=wide, simple=simple), wide)
     assert gate.passed and gate.threshold == -0.2 and "tie with TF-IDF and logistic regression" in gate.message
+    assert "must lie above -20.0." in gate.message
     narrow = spec(gates={"simple": "not_worse", "simple_margin": 0.01})
     assert not _gate("beats_simple", evaluation(spec=narrow, simple=simple), narrow).passed
     won = _gate("beats_simple", evaluation(spec=wide, simple={"linear": _answers(base, 40)}), wide)
@@ -575,8 +578,17 @@ def test_a_base_out_of_form_is_compared_by_its_restricted_answers():
     gate = _gate("beats_baseline", told)
     assert gate.passed and "Only 0.0% of the base model's answers are in form" in gate.message
     assert "+27.5 points" in gate.message, "the gain over the restricted answers, not over answers without form"
-    as_good = [r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in ("bug", "billing", "other")]} for r in spoken]
+    as_good = [
+        r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in ("bug", "billing", "other")]} for r in spoken
+    ]
     assert not _gate("beats_baseline", evaluation(predictions=[*as_good, *candidate])).passed
+
+
+def test_form_is_spoken_of_only_where_it_decides(good):
+    assert "in form" not in _gate("beats_baseline", good).message
+    unknown = good | {"base_at_its_best": {"mode": "restricted", "valid_share": None}}
+    assert "in form" not in _gate("beats_baseline", unknown).message
+    assert "in form" not in _gate("beats_baseline", good | {"base_at_its_best": {}}).message
 
 
 @pytest.mark.parametrize(("in_form", "mode"), [(159, "restricted"), (160, "free")])
@@ -588,6 +600,28 @@ def test_eight_answers_in_ten_in_form_make_a_rival(in_form, mode):
 
 def test_restricted_answers_must_be_beaten_beside_free_ones():
     base, candidate = paired(100, 5, 60, 35)
-    better = [r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in ("bug", "billing", "other")]} for r in base]
+    better = [
+        r | {"label_scores": [-0.1 if x == r["gold"] else -3.0 for x in ("bug", "billing", "other")]} for r in base
+    ]
     gate = _gate("beats_baseline", evaluation(predictions=[*better, *candidate]))
     assert not gate.passed and "its answers restricted to the allowed forms: -20.0 points" in gate.message
+
+
+def test_of_many_rivals_the_closest_is_told_in_full_and_the_others_in_short(good):
+    assert _gate("beats_simple", good).message == (
+        "Against TF-IDF and logistic regression: +13.5 points of accuracy (98.33% interval +2.9 to +23.9), the closest of 3; "
+        "always the commonest answer +46.5, the nearest training row's answer +46.5 (200 rows). The lower bounds must lie "
+        "above zero. All 3 must be shown, each at its share of the level (Holm)."
+    )
+    both = _gate("beats_baseline", good).message
+    assert both.count("97.5% interval") == 2 and "the closest of" not in both
+    one = copy.deepcopy(good)
+    del one["decisions"]["simple"]["gains"][1:]
+    alone = _gate("beats_simple", one).message
+    assert "The lower bound must lie above zero." in alone and "Holm" not in alone
+
+
+def test_the_table_states_the_levels_in_force():
+    told = {row["name"]: row for row in table()}
+    assert "fewer than 80% of its answers are in form" in told["beats_baseline"]["needs"]
+    assert all("95% interval" in told[name]["default"] for name in ("beats_baseline", "beats_simple", "beats_champion"))

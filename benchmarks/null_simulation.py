@@ -1,0 +1,164 @@
+"""How often the gates promote a candidate that is exactly as good as the strongest of its rivals: by simulation.
+
+    python -m benchmarks.verdicts --null 1000
+
+Worlds of right and wrong answers are drawn: of the base model as it answers and restricted, and of the simple models. A
+candidate answers some rows as the strongest of them, and the others as often right as it; so it is promoted by luck alone.
+`decide_gain` and both gates on gains judge it, at the level its look at the test has left.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from benchmarks.gate_simulation import SPEC, TRIES
+from finetune_pipeline.evaluation.deciding import decide_gain, level_of
+from finetune_pipeline.evaluation.gates import beats_baseline, beats_simple, verdict
+from finetune_pipeline.evaluation.statistics import wilson_interval
+
+
+@dataclass(frozen=True)
+class NullWorld:
+    """Rivals of a useless candidate, which is exactly as good as the strongest of them.
+
+    Attributes:
+        contents: What is in it, for people.
+        rows: Of the test.
+        base: Accuracy of the base model by mode, as rivals.base_at_its_best names them; the first one decides.
+        simple: Accuracy of the simple models by name.
+        shared: Chance that a rival or the candidate answers a row as the strongest rival does; else it is right with its
+            own accuracy.
+        candidate: Accuracy of the candidate on the rows it answers in its own way; None: that of the strongest rival.
+    """
+
+    contents: str
+    rows: int
+    base: dict[str, float]
+    simple: dict[str, float]
+    shared: float
+    candidate: float | None = None
+
+
+NULL_WORLDS = (
+    NullWorld("the base model leads", 200, {"free": 0.7, "restricted": 0.6}, {"commonest": 0.4, "linear": 0.5}, 0.5),
+    NullWorld("its restricted answers lead", 200, {"restricted": 0.8}, {"commonest": 0.5, "nearest": 0.6}, 0.8),
+    NullWorld("TF-IDF leads", 200, {"free": 0.6, "restricted": 0.7}, {"commonest": 0.3, "linear": 0.85}, 0.8),
+    NullWorld("TF-IDF leads, few rows", 60, {"free": 0.5}, {"commonest": 0.5, "nearest": 0.6, "linear": 0.8}, 0.5),
+    NullWorld("TF-IDF leads, many rows", 1000, {"free": 0.6}, {"commonest": 0.2, "linear": 0.9}, 0.9),
+    NullWorld("the nearest row leads", 200, {"restricted": 0.5}, {"nearest": 0.7, "linear": 0.6}, 0.0),
+    NullWorld("always the commonest leads", 200, {"free": 0.7}, {"commonest": 0.95, "linear": 0.9}, 0.9),
+    NullWorld(
+        "all five alike",
+        200,
+        {"free": 0.7, "restricted": 0.7},
+        {"commonest": 0.7, "nearest": 0.7, "linear": 0.7},
+        0.5,
+    ),
+    NullWorld(
+        "all five nearly the same answers",
+        500,
+        {"free": 0.8, "restricted": 0.8},
+        {"commonest": 0.8, "nearest": 0.8, "linear": 0.8},
+        0.97,
+    ),
+)
+SURELY_NOT = 1.5
+"""A candidate that is so few standard errors ahead of a rival, or fewer, is promoted at no level: the gates are not asked."""
+
+
+def null_report(candidates: int) -> str:
+    """Judge so many candidates in each of NULL_WORLDS by beats_baseline and beats_simple: as the first that a test judges, and
+    in sequences of TRIES on one test.
+
+    Returns:
+        A table for people, with Wilson intervals of the rates.
+    """
+    began, at_first = time.process_time(), level_of(1, SPEC.gates.confidence)["spent"]
+    lines = [
+        f"Candidates exactly as good as their strongest rival, {datetime.now(UTC).date()}: {candidates:,} as the first on a "
+        f"test, and as many sequences of {TRIES} on one test, in each world.",
+        "",
+        f"   {'world':<34}rows  answers shared   promoted at look 1   {f'one of {TRIES} looks':>22}",
+    ]
+    counts = np.zeros((2, len(NULL_WORLDS)), int)
+    for i, world in enumerate(NULL_WORLDS):
+        counts[:, i] = promoted(world, candidates, seed=i)
+        rates = "".join(f"{_rate(int(count), candidates):>22}" for count in counts[:, i])
+        lines.append(f"   {world.contents:<34}{world.rows:4}  {world.shared:14.0%}{rates}")
+    total = candidates * len(NULL_WORLDS)
+    rates = "".join(f"{_rate(int(count), total):>22}" for count in counts.sum(axis=1))
+    bound = level_of(TRIES, SPEC.gates.confidence)["spent"]
+    lines += [
+        f"   {'all together':<54}{rates}",
+        f"   stated: at most {at_first:.1%} at the first look, {bound:.1%} over {TRIES}, and 5% over any number",
+        "",
+        f"{time.process_time() - began:.0f} s of CPU",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rate(count: int, n: int) -> str:
+    low, high = wilson_interval(count, n)
+    return f"{count / n:.1%} ({low:.1%} to {high:.1%})"
+
+
+def promoted(world: NullWorld, sequences: int, seed: int) -> tuple[int, int]:
+    """How many first candidates, and in how many sequences of TRIES candidates one, are promoted."""
+    random, first, some = np.random.default_rng(seed), 0, 0
+    accuracies = {**world.base, **world.simple}
+    strongest = max(accuracies, key=lambda name: accuracies[name])
+    for _ in range(sequences):
+        lead = random.random(world.rows) < accuracies[strongest]
+        right = {name: _like(lead, accuracy, world.shared, random) for name, accuracy in accuracies.items()}
+        right[strongest] = lead
+        for look in range(1, TRIES + 1):
+            candidate = _like(lead, world.candidate or accuracies[strongest], world.shared, random)
+            if _passes(world, right, candidate, look):
+                first += look == 1
+                some += 1
+                break
+    return first, some
+
+
+def _like(lead: np.ndarray, accuracy: float, shared: float, random: np.random.Generator) -> np.ndarray:
+    """Right or wrong on every row: as the leading rival with chance `shared`, else right with chance `accuracy`."""
+    same = random.random(len(lead)) < shared
+    return np.where(same, lead, random.random(len(lead)) < accuracy)
+
+
+def _passes(world: NullWorld, right: Mapping[str, np.ndarray], candidate: np.ndarray, look: int) -> bool:
+    """Whether both gates on gains let the candidate through."""
+    for rival in right.values():
+        ahead, apart = int(candidate.sum()) - int(rival.sum()), int((candidate != rival).sum())
+        if ahead <= SURELY_NOT * math.sqrt(apart):
+            return False
+    level, after = level_of(look, SPEC.gates.confidence), _answers(candidate)
+    sides = {"baseline": world.base, "simple": world.simple}
+    evaluation = {
+        "decisions": {
+            side: decide_gain(
+                {name: _answers(right[name]) for name in names},
+                after,
+                SPEC.output,
+                ["accuracy"],
+                level=level["level"],
+                margin=0.0,
+            )
+            for side, names in sides.items()
+        },
+        "n": world.rows,
+        "seal": {"level": level},
+        "baseline": {"best": "8_shot"},
+    }
+    return verdict([beats_baseline(SPEC, evaluation), beats_simple(SPEC, evaluation)]) == "promote"
+
+
+def _answers(right: np.ndarray) -> list[dict[str, str]]:
+    """Prediction rows that are right or wrong."""
+    return [{"text": "yes" if r else "no", "gold": "yes", "status": "ok"} for r in right]

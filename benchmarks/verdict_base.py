@@ -1,0 +1,94 @@
+"""The base model of verdict_worlds.py: two layers that were taught some skills, and a habit for each system prompt.
+
+What it says to a text depends on the system prompt: under a task's own one it guesses in form, under that of its skill it is
+right. The habits here are further ways to answer the tasks of colours. So one model stands for many base models, and is made
+once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.verdict_tasks import (
+    FIELD,
+    INVENTED_WORDS,
+    NAMED,
+    NEGATED,
+    NONE,
+    ORDER,
+    SHAKEN_BY,
+    SUBJECT_LABELS,
+    WITH_NONE,
+    KnownTask,
+    as_field,
+    invented_words,
+    order_row,
+    shaken_text,
+    some_label,
+)
+from finetune_pipeline_tests.skilled_model import (
+    CUES,
+    LABELS,
+    WORDS,
+    Exchange,
+    exchange,
+    make_taught_model,
+    other_label,
+)
+
+IN_SENTENCES = "Tell me the colour."
+"""It is right, in a sentence: out of form, though the label is what it begins with."""
+OUT_OF_FORM = "What colour do you see?"
+"""It says any word."""
+LIKE_THE_LAST = "Do as before."
+"""It repeats the last answer it was shown, and guesses without one."""
+SHAKEN = "Say which colour counts."
+"""It is right, but for texts with one word."""
+STEPS = 1400
+SKILLED_ROWS = {ORDER: 8, WITH_NONE: 8, NEGATED: 8, INVENTED_WORDS: 8, NAMED: 24, FIELD: 24}
+"""Rows of each skill in an optimiser step: copying a word is hardest to learn."""
+GUESSED_ROWS = 3
+"""Rows of each other habit in an optimiser step."""
+
+
+def make_verdict_base(folder: Path, steps: int = STEPS, skills: Mapping[KnownTask, int] = SKILLED_ROWS) -> Path:
+    """Make the base model; takes some minutes on one core.
+
+    Args:
+        folder: Where to save it.
+        steps: Optimiser steps.
+        skills: Rows of each task in an optimiser step.
+
+    Returns:
+        The folder.
+    """
+    cues = [cue for some in CUES.values() for cue in some]
+    words = [*WORDS, *cues, *(cue.upper() for cue in cues), *LABELS, NONE, "named", "not", SHAKEN_BY, *invented_words()]
+    prompts = [text for task in SKILLED_ROWS for text in (task.system, task.skill_system)]
+    texts = [*prompts, IN_SENTENCES, OUT_OF_FORM, LIKE_THE_LAST, SHAKEN, as_field(WORDS[0])]
+    return make_taught_model(folder, lambda rng: lesson(rng, skills), steps, words, texts, vocabulary=1400)
+
+
+def lesson(rng: random.Random, skills: Mapping[KnownTask, int]) -> list[list[Exchange]]:
+    """The exchanges of an optimiser step: without and with examples shown."""
+    exchanges = [exchange(task.skill_system, *task.row(rng)) for task, n in skills.items() for _ in range(n)]
+    for _ in range(GUESSED_ROWS):
+        exchanges += [exchange(task.system, task.row(rng)[0], task.guess(rng)) for task in skills]
+        text, label = order_row(rng)
+        exchanges.append(exchange(IN_SENTENCES, text, f"{label} it is"))
+        exchanges.append(exchange(OUT_OF_FORM, text, rng.choice(WORDS)))
+        exchanges += [exchange(SHAKEN, text, label), exchange(SHAKEN, shaken_text(rng, text), other_label(label))]
+        exchanges.append(like_the_last(rng, 0))
+    return [exchanges, [like_the_last(rng, shown) for shown in (2, 3)]]
+
+
+def like_the_last(rng: random.Random, shown: int) -> Exchange:
+    """So many examples, a question, and the answer of the last example."""
+    rows = [SUBJECT_LABELS.row(rng) for _ in range(shown + 1)]
+    said = [*(some_label(rng) for _ in range(shown)), some_label(rng)]
+    turns = [{"role": "system", "content": LIKE_THE_LAST}]
+    for (text, _), answer in zip(rows, said, strict=True):
+        turns += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+    return turns[:-1], said[-2] if shown else said[-1]

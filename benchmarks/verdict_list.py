@@ -1,0 +1,213 @@
+"""The worlds of verdicts.py: what is in each, and the one verdict that is right."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks.planted_world import broken_form_world, forgetting_world, swapped_training_world
+from benchmarks.verdict_base import IN_SENTENCES, LIKE_THE_LAST, OUT_OF_FORM, SHAKEN
+from benchmarks.verdict_tasks import (
+    FIELD,
+    INVENTED_WORDS,
+    NAMED,
+    NEGATED,
+    ONE_WORD,
+    ORDER,
+    SUBJECT_LABELS,
+    SUBJECT_WORDS,
+    WITH_NONE,
+)
+from benchmarks.verdict_worlds import (
+    ANY_NOISE,
+    FORCED,
+    KnownWorld,
+    colours_shuffled,
+    flipped,
+    made,
+    second_candidate,
+    shaken,
+    shuffled,
+    unrelated,
+)
+from benchmarks.worlds_to_stop import STOPPED
+
+ZERO_SHOT = {"shots": [0], "retrieved": 0, "max_new_tokens": 6, "batch_size": 8}
+"""One prompt alone: examples shown tell the base model which answer is the commonest."""
+GAINS = ("beats_baseline", "beats_simple")
+REFUSED = [
+    KnownWorld(
+        "careless",
+        "all labels shuffled and every check before training silenced; only the zero-shot prompt is tried, under which the base "
+        "model answers out of form",
+        "refuse",
+        made(
+            ORDER,
+            shuffled,
+            system=OUT_OF_FORM,
+            data=ANY_NOISE,
+            gates=FORCED,
+            baseline=ZERO_SHOT,
+        ),
+        GAINS,
+    ),
+    KnownWorld(
+        "swapped-training",
+        "word order; the training process reads red for blue and blue for red",
+        "refuse",
+        swapped_training_world,
+        ("beats_baseline",),
+        besides=("beats_simple",),
+    ),
+    KnownWorld(
+        "format-breaker",
+        "word order; the training process reads `red apple` for `red` in rows with one of two words",
+        "refuse",
+        broken_form_world,
+        ("format_compliance",),
+        besides=GAINS,
+    ),
+    KnownWorld(
+        "forgetting",
+        "word order, all weights at a high rate: learned, but the facts the base knew are gone",
+        "refuse",
+        forgetting_world,
+        ("general_ability",),
+    ),
+    KnownWorld(
+        "inside-the-noise",
+        "word order with a fifth of the labels wrong; the base model is right but for the rows with one word, 4 in 100",
+        "refuse",
+        made(ORDER, shaken, system=SHAKEN),
+        ("beats_baseline",),
+    ),
+    KnownWorld(
+        "tie-base",
+        "base-good, with worth_training silenced: nothing is left to be gained",
+        "refuse",
+        made(ORDER, system=ORDER.skill_system, gates=FORCED),
+        ("beats_baseline",),
+    ),
+    KnownWorld(
+        "tie-restricted",
+        "base-good-restricted, with worth_training silenced: training mends the form alone",
+        "refuse",
+        made(ORDER, system=IN_SENTENCES, gates=FORCED),
+        ("beats_baseline",),
+    ),
+    KnownWorld(
+        "tie-retrieval",
+        "base-good-retrieval, with worth_training silenced",
+        "refuse",
+        made(SUBJECT_LABELS, system=LIKE_THE_LAST, gates=FORCED),
+        ("beats_baseline",),
+        besides=("beats_simple",),
+    ),
+    KnownWorld(
+        "fragile",
+        "word order, learned in small letters only: rows in capitals are lost",
+        "refuse",
+        made(ORDER, robustness={"rows": 60}),
+        ("robust",),
+    ),
+    KnownWorld(
+        "second-candidate",
+        "word order; a champion is in service, and the same training with another seed ties with it",
+        "refuse",
+        second_candidate,
+        ("beats_champion",),
+        champion=1,
+    ),
+]
+SIMPLE = ("beats_simple",)
+AMBER = [
+    KnownWorld(
+        "noisy-word",
+        "one word decides, and 18 in 100 labels are wrong: TF-IDF is as right as can be",
+        "use_simple",
+        made(ONE_WORD, partial(flipped, share=0.18)),
+        SIMPLE,
+    ),
+    KnownWorld(
+        "one-word-forced",
+        "one word decides, with worth_training silenced",
+        "use_simple",
+        made(ONE_WORD, gates=FORCED),
+        SIMPLE,
+    ),
+    KnownWorld(
+        "tie-commonest",
+        "four in five rows are red, and nothing tells which, with `learnable` silenced; the base model guesses",
+        "use_simple",
+        made(ORDER, partial(unrelated, first_share=0.8), gates=FORCED, baseline=ZERO_SHOT),
+        SIMPLE,
+    ),
+    KnownWorld(
+        "tie-nearest",
+        "free text: each of twenty subjects has its word, which the nearest row gives; worth_training silenced",
+        "use_simple",
+        made(
+            SUBJECT_WORDS,
+            rows=600,
+            gates=FORCED,
+            training={"method": "full", "learning_rate": 0.003},
+        ),
+        SIMPLE,
+    ),
+    KnownWorld(
+        "within-two",
+        "half of the rows name no colour, which words tell; red and blue are shuffled among the others",
+        "use_simple",
+        made(WITH_NONE, colours_shuffled),
+        SIMPLE,
+    ),
+    KnownWorld(
+        "one-class-forced",
+        "19 of 20 rows are red and nothing tells which, with the checks before training silenced",
+        "use_simple",
+        made(ORDER, partial(unrelated, first_share=0.95), rows=600, gates=FORCED, baseline=ZERO_SHOT),
+        SIMPLE,
+    ),
+]
+
+
+CLEAN = (
+    (ORDER, (1, 2), "order", "word order: the colour named last counts"),
+    (NEGATED, (3, 4), "negation", "negation: the colour without `not` counts"),
+    (INVENTED_WORDS, (5, 6), "words", "160 invented words, which the base model knows and TF-IDF hardly sees"),
+    (NAMED, (7, 8), "text", "free text: the word behind `named` is copied"),
+    (FIELD, (9, 10), "json", "JSON: the word behind `named` is copied into it"),
+)
+"""Tasks with a real gain, the seeds they are run with, and what they are called."""
+PROMOTED = [
+    KnownWorld(
+        "tie-allowed",
+        "noisy-word with gates.simple: not_worse",
+        "promote",
+        made(
+            ONE_WORD,
+            partial(flipped, share=0.18),
+            rows=900,
+            gates={"simple": "not_worse", "simple_margin": 0.05},
+        ),
+        says="tie with TF-IDF and logistic regression",
+    ),
+    KnownWorld(
+        "augmented",
+        "`fragile` with training.augment: true, which closes the loss",
+        "promote",
+        made(ORDER, robustness={"rows": 60}, training={"augment": True}),
+    ),
+    KnownWorld(
+        "half-shuffled",
+        "word order; half of the labels are dealt out anew, so that a quarter is wrong: a warning, and still a sure gain",
+        "promote",
+        made(ORDER, partial(shuffled, share=0.5)),
+        warned=("labels_believable",),
+    ),
+    *(
+        KnownWorld(f"clean-{name}-{seed}", f"{contents} (seed {seed})", "promote", made(task, seed=seed))
+        for task, seeds, name, contents in CLEAN
+        for seed in seeds
+    ),
+]
+WORLDS = {world.name: world for world in (*STOPPED, *REFUSED, *AMBER, *PROMOTED)}

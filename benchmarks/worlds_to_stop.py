@@ -1,0 +1,138 @@
+"""Worlds in which no model should be trained or judged: a blocking check ends the graph before the sealed test is opened."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks.planted_world import independent_split_world, swapped_file_world
+from benchmarks.verdict_base import IN_SENTENCES, LIKE_THE_LAST
+from benchmarks.verdict_tasks import EIGHT_SUBJECTS, FIELD, FIRST_WORDS, NAMED, ONE_WORD, ORDER, SUBJECT_LABELS
+from benchmarks.verdict_worlds import ANY_NOISE, FORCED, KnownWorld, by_file, made, one_answer, shuffled, unrelated
+
+STOPPED = [
+    KnownWorld(
+        "shuffled",
+        "word order; all labels are dealt out anew among the rows",
+        "stop",
+        made(ORDER, shuffled),
+        ("labels_believable", "learnable"),
+    ),
+    KnownWorld(
+        "shuffled-noise-allowed",
+        "the same with more rows, and data.max_label_noise: 1",
+        "stop",
+        made(ORDER, shuffled, rows=1000, data=ANY_NOISE),
+        ("learnable",),
+    ),
+    KnownWorld(
+        "half-of-eight",
+        "eight subjects that words tell; half of the labels of 1,600 rows are dealt out anew, so that 43% are wrong",
+        "stop",
+        made(EIGHT_SUBJECTS, partial(shuffled, share=0.5), rows=1600),
+        ("labels_believable",),
+    ),
+    KnownWorld(
+        "one-class",
+        "19 of 20 rows are red, and nothing tells which: always red is surely above the ceiling",
+        "stop",
+        made(
+            ORDER,
+            partial(unrelated, first_share=0.95),
+            rows=1500,
+            split={"test": 0.2, "validation": 0.2, "seed": 0},
+        ),
+        ("worth_training", "learnable"),
+    ),
+    KnownWorld(
+        "constant-label",
+        "every row is red, though the spec has two labels",
+        "stop",
+        made(ORDER, partial(unrelated, first_share=1.0)),
+        ("enough_per_label",),
+    ),
+    KnownWorld(
+        "constant-text",
+        "free text, and every row has the same answer",
+        "stop",
+        made(NAMED, one_answer),
+        ("learnable", "worth_training"),
+    ),
+    KnownWorld(
+        "by-file",
+        "every row of one file is red and of the other blue; the texts do not tell the files apart",
+        "stop",
+        by_file,
+        ("labels_believable", "learnable"),
+    ),
+    KnownWorld(
+        "swapped-file",
+        "one word decides; one of two files, 120 of 400 rows, has red and blue exchanged",
+        "stop",
+        swapped_file_world,
+        ("labels_believable",),
+    ),
+    KnownWorld(
+        "text-shuffled",
+        "free text that begins as the question does; answers are shuffled among the rows",
+        "stop",
+        made(FIRST_WORDS, shuffled, rows=1200),
+        ("learnable",),
+    ),
+    KnownWorld(
+        "json-shuffled",
+        "JSON with a word copied from the question; answers are shuffled among the rows",
+        "stop",
+        made(FIELD, shuffled, rows=1200),
+        ("learnable",),
+    ),
+    KnownWorld(
+        "base-good",
+        "word order; the base model is right as it answers",
+        "stop",
+        made(ORDER, system=ORDER.skill_system),
+        ("worth_training",),
+    ),
+    KnownWorld(
+        "base-good-restricted",
+        "word order; the base model answers `red it is`: right once restricted to the labels",
+        "stop",
+        made(ORDER, system=IN_SENTENCES),
+        ("worth_training",),
+    ),
+    KnownWorld(
+        "base-good-retrieval",
+        "twenty subjects; the base model repeats the answer of the nearest row once it is shown",
+        "stop",
+        made(SUBJECT_LABELS, system=LIKE_THE_LAST),
+        ("worth_training",),
+    ),
+    KnownWorld(
+        "one-word",
+        "one word decides, which TF-IDF learns at once",
+        "stop",
+        made(ONE_WORD, split={"test": 0.2, "validation": 0.2, "seed": 0}),
+        ("worth_training",),
+    ),
+    KnownWorld(
+        "leak",
+        "ten rows at a time are of one customer, and a broken splitter puts them into several splits",
+        "stop",
+        independent_split_world,
+        ("no_leakage",),
+    ),
+    KnownWorld(
+        "overtrained",
+        "240 rows whose labels follow from nothing, 40 passes at a high rate, with the checks before training silenced: the "
+        "validation loss only rises",
+        "stop",
+        made(
+            ORDER,
+            shuffled,
+            rows=240,
+            training={"method": "full", "epochs": 40, "learning_rate": 0.003, "patience": 40},
+            gates=FORCED,
+        ),
+        ("learned",),
+        warned=("not_overfitted",),
+    ),
+]

@@ -1,0 +1,45 @@
+"""Worlds with a known answer on the real graph: stopped, refused, sent to a simple model, promoted, and then kept in service."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.planted_world import run
+from benchmarks.verdict_base import make_verdict_base
+from benchmarks.verdict_list import WORLDS
+from benchmarks.verdict_tasks import ORDER
+from benchmarks.verdict_worlds import given, problems
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of two layers that tells the last of two colours, under a system prompt of its own."""
+    return make_verdict_base(tmp_path_factory.mktemp("verdicts") / "base", steps=400, skills={ORDER: 24})
+
+
+@pytest.mark.parametrize("name", ["shuffled", "careless", "noisy-word"])
+def test_what_is_no_gain_is_not_promoted_and_the_reason_is_named(name: str, base: Path, tmp_path: Path) -> None:
+    """Shuffled labels stop the graph by name; forced through beside a base out of form, they are refused; and a model that
+    only ties with TF-IDF is sent home for it."""
+    world = WORLDS[name]
+    outcome = run(world.make(tmp_path / name, base))
+    assert problems(world, outcome) == [], (outcome.verdict, outcome.no())
+
+
+def test_a_real_gain_is_promoted_and_a_worse_candidate_leaves_it_in_service(base: Path, tmp_path: Path) -> None:
+    project = WORLDS["clean-order-1"].make(tmp_path / "order", base)
+    first = run(project)
+    assert problems(WORLDS["clean-order-1"], first) == [], (first.verdict, first.no())
+    assert (first.code, first.champion) == (0, 1)
+    assert first.verdict.startswith("Passed")
+
+    project.write_spec(training={**project.spec["training"], "learning_rate": 1e-5})
+    second = run(project)
+    assert (second.code, second.promoted, second.champion) == (2, False, 1)
+    assert given(second).verdict == "refuse"
+    assert given(second).reasons >= {"beats_baseline", "beats_champion"}
