@@ -32,7 +32,7 @@ from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.sealed import open_sealed
 from finetune_pipeline.models.chat_templates import read_chat_template
 from finetune_pipeline.models.kinds import served
-from finetune_pipeline.planning.measured_methods import FILE
+from finetune_pipeline.planning.plan import MEASURED_METHODS
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.spec.method_defaults import METHODS
@@ -191,7 +191,7 @@ def keep(rows: list[dict[str, Any]], task: str, base: str) -> None:
         ],
     }
     head = "# Written by benchmarks/methods_table.py --write. What each method came to, once.\n"
-    FILE.write_text(head + yaml.safe_dump(told, sort_keys=False), "utf-8")
+    MEASURED_METHODS.write_text(head + yaml.safe_dump(told, sort_keys=False), "utf-8")
 
 
 def main() -> None:

@@ -29,7 +29,6 @@ from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.training import fused, shared_prefix
 from finetune_pipeline.training.methods import build
 from finetune_pipeline.training.prefix_tree import Segment
-from finetune_pipeline.training.throughput import Meter, model_shape
 
 CPU = torch.device("cpu")
 
@@ -161,7 +160,6 @@ def main() -> None:
     bench = Bench(base, {**settings, "unquantized_epochs": 0.0}, rows, tokenizer.pad_token_id)
     chosen = [v for v in VARIANTS if not given.only or any(part in v.name for part in given.only)]
     times: dict[str, list[float]] = {v.name: [] for v in chosen}
-    meters = {v.name: Meter(model_shape(bench.model(v))) for v in chosen}
     for turn in range(given.rounds + 1):
         for line in chosen:
             v = line if turn else replace(line, rows=2)  # the first turn only makes what is made once
@@ -170,18 +168,16 @@ def main() -> None:
                 if v.keep_dequantized:
                     run()
                 began = time.process_time()
-                batch = run()
+                run()
                 spent = time.process_time() - began
             if turn:
                 times[v.name].append(spent * 8 / v.rows)
-                meters[v.name].add(batch, spent, spent)
     best = {name: min(values) for name, values in times.items()}
     print(f"{len(rows[:8])} rows of {sum(len(r['ids']) for r in rows[:8]) / 8:.0f} tokens, {given.rounds} rounds")
-    print(f"{'':50} {'CPU s':>7} {'times as fast':>14} {'as':40} {'of product':>10}")
+    print(f"{'':50} {'CPU s':>7} {'times as fast':>14} as")
     for v in chosen:
         gain = f"{best[v.against] / best[v.name]:.2f}" if v.against in best else "?"
-        share = meters[v.name].facts(v.dtype, CPU)["utilisation"]
-        print(f"{v.name:50} {best[v.name]:7.2f} {gain:>14} {v.against[:40]:40} {share:10.0%}")
+        print(f"{v.name:50} {best[v.name]:7.2f} {gain:>14} {v.against}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune_pipeline.data.formats import ANSWERS, CHATS, INPUTS, OPTIONAL, PROMPTS
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted
-from finetune_pipeline.data.readers.encodings import check_encoding
+from finetune_pipeline.data.readers.raw_stream import check_encoding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import FieldsSpec, TaskSpec
 

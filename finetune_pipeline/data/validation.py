@@ -22,7 +22,7 @@ from finetune_pipeline.data.readers.blocks import Block, read_blocks
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
-CODE = "3"
+CODE = "4"
 """Raise when the judgement of equal rows changes: parts of earlier artifacts are then not taken over."""
 LARGE = 32 << 20
 SOURCES = "sources.json"

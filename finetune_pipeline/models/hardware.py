@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -15,6 +16,11 @@ def cpu_has_bfloat16() -> bool:
 def cpu_maker() -> str:
     """Who made this CPU, as it says itself (GenuineIntel, AuthenticAMD, …). Empty where that is unknown."""
     return _told_of_cpu("vendor_id")
+
+
+def cpu_model() -> str:
+    """The processor's name. Where the kernel tells none, its architecture."""
+    return _told_of_cpu("model name") or platform.machine()
 
 
 def _told_of_cpu(*names: str) -> str:

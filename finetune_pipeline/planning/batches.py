@@ -1,4 +1,4 @@
-"""What training will compute: rows as it encodes them, batches as it packs or pads them, steps as it counts them."""
+"""What a training computes: its rows as they are encoded, batches as they are packed or padded, and steps."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ from finetune_pipeline.training.prefix_tree import Row, buckets, prefix_tree, se
 from finetune_pipeline.training.rows import longest_allowed
 
 _DRAWN = 400
-"""Most batches that are drawn to find the largest one."""
+"""Batches drawn at most to find the largest one."""
 
 
 @dataclass
 class Rows:
-    """A split as rows {id, ids, loss}. over: examples longer than allowed (of them `dropped` or `cut` when the spec says
-    so); limit: tokens allowed; findings: examples that cannot be encoded."""
+    """A split as rows {id, ids, loss}.
+
+    Attributes:
+        examples: Examples of the split.
+        over: Examples longer than `limit` tokens; of them `dropped` or `cut` as training.over_length says.
+        findings: Why examples cannot be encoded.
+    """
 
     rows: list[Row] = field(default_factory=list)
     examples: int = 0
@@ -41,16 +46,11 @@ class Rows:
     def lengths(self) -> list[int]:
         return [len(row["ids"]) for row in self.rows]
 
-    @property
-    def learned(self) -> int:
-        """Tokens with loss."""
-        return sum(sum(row["loss"]) for row in self.rows)
-
 
 def encode_rows(folder: Path, examples: Sequence[Example], settings: Mapping[str, Any]) -> Rows:
-    """The rows training makes of `examples` with the tokenizer and chat template in `folder`, by the same functions.
+    """Encode examples with the tokenizer and chat template in `folder`, by the functions that training uses.
 
-    With over_length ``fail`` longer rows are counted and kept; perturbed copies that are too long are left out.
+    With over_length ``fail``, longer rows are counted and kept. Perturbed copies that are too long are left out.
     """
     counter = TokenCounter(folder)
     done = Rows(examples=len(examples), limit=longest_allowed(settings, read_json(folder / "config.json")))
@@ -78,10 +78,14 @@ def encode_rows(folder: Path, examples: Sequence[Example], settings: Mapping[str
 class Batch:
     """One forward pass, in numbers of positions.
 
-    tokens: that go through every layer; queries, keys: rows of attention's tensors after packing (padding included, a
-    shared beginning once for every row that has it); scores: elements of the attention matrices of one head that are kept
-    for the backward pass (packed batches only); mask: elements of the mask (padded ones only); learned: tokens with loss;
-    logits: positions whose logits are made.
+    Attributes:
+        tokens: Tokens that go through every layer.
+        queries: Rows of attention's query tensor after packing, padding included.
+        keys: Rows of its key and value tensors; a shared beginning counts once for every row that has it.
+        scores: Elements of one head's attention matrices kept for the backward pass (packed batches only).
+        mask: Elements of the attention mask (padded batches only).
+        learned: Tokens with loss.
+        logits: Positions whose logits are made.
     """
 
     rows: int
@@ -95,7 +99,7 @@ class Batch:
 
 
 def virtual_tokens(settings: Mapping[str, Any]) -> tuple[int, int]:
-    """(virtual tokens in the sequence, virtual tokens that are keys and values only)."""
+    """(virtual tokens in the sequence, virtual tokens that are only keys and values)."""
     method = settings["method"]
     number = int(settings[method]["tokens"]) if method in SOFT_PROMPTS else 0
     return (number, 0) if method == "prompt" else (0, number)
@@ -134,8 +138,7 @@ def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> 
 
 
 def drawn_batches(rows: Sequence[Row], size: int, epochs: float, seed: int) -> Iterator[Sequence[Row]]:
-    """Batches of `size` rows as shuffling might make them, at most 400; the trainer draws in another order, of the same
-    kind."""
+    """Batches of `size` rows in random order, at most 400. The trainer's own order is another one of the same kind."""
     draw, left = random.Random(seed), _DRAWN  # noqa: S311 - a shuffle, no secret
     for _ in range(math.ceil(epochs)):
         order = list(rows)
@@ -149,7 +152,7 @@ def drawn_batches(rows: Sequence[Row], size: int, epochs: float, seed: int) -> I
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What the trainer will do in one phase: optimiser steps, and passes over the validation split."""
+    """Optimiser steps of one phase, and passes over the validation split: one every `every` steps."""
 
     per_epoch: int
     steps: int
@@ -158,8 +161,10 @@ class Steps:
 
 
 def count_steps(rows: int, settings: Mapping[str, Any], epochs: float) -> Steps:
-    """Steps as transformers' Trainer counts them: micro-batches an epoch, divided by their number a step, rounded up; an
-    evaluation before the first step, every `every` steps, and after the last."""
+    """Count steps as transformers' Trainer does: micro-batches of an epoch divided by those of a step, rounded up.
+
+    Validation comes before the first step, every `every` steps, and after the last.
+    """
     micro = settings["micro_batch_size"]
     accumulate = settings["batch_size"] // micro
     per_epoch = max(1, math.ceil(math.ceil(rows / micro) / accumulate))

@@ -1,21 +1,24 @@
-"""The training plan: what will happen, what it takes, whether that fits, and the nearest plan that does."""
+"""The training plan: what a training takes, whether that fits, and the nearest plan that does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.planning.available import available_memory
-from finetune_pipeline.planning.measured_methods import measured_methods
 from finetune_pipeline.planning.memory import Memory
-from finetune_pipeline.planning.planner import Planner, compute_width
-from finetune_pipeline.planning.prices import Price, estimate_prices, load_prices
+from finetune_pipeline.planning.planner import Phase, Planner
+from finetune_pipeline.planning.prices import estimate_prices, load_prices
 from finetune_pipeline.planning.search import as_yaml, changes, nearest, reasons
 from finetune_pipeline.planning.shape import trainable_parameters
-from finetune_pipeline.planning.throughput import Rate, Time, estimate_time, read_rates
+from finetune_pipeline.planning.throughput import Rate, Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.method_defaults import DEFAULTS, METHODS
@@ -23,6 +26,88 @@ from finetune_pipeline.spec.model import TaskSpec, TrainingSpec
 
 MARGIN = 1.1
 """A plan fits when its formula's peak, and a tenth more, is free: the formula is right to 15%, mostly to 5%."""
+MEASURED_METHODS = Path(__file__).with_name("measured_methods.yaml")
+
+
+@dataclass(frozen=True)
+class NearestPlan:
+    """The cheapest change of settings that fits.
+
+    Attributes:
+        fits: Whether any change does.
+        change: The settings to change, also as lines of task.yaml (`yaml`), with what each costs (`reasons`).
+        memory_mib: Peak of the changed plan.
+        tried: Every change tried on the way: {change, mib, fits}.
+    """
+
+    fits: bool
+    yaml: str
+    change: dict[str, Any]
+    memory_mib: dict[str, int] | None
+    reasons: list[str]
+    tried: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One method for this model and these data; measured: what it came to on the shipped task, if that was measured."""
+
+    method: str
+    chosen: bool
+    trainable_parameters: int
+    memory_mib: int
+    fits: bool
+    seconds: Seconds | None
+    result_bytes: int
+    measured: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training takes.
+
+    Attributes:
+        rows: Rows of one epoch.
+        tokens: Statistics of the training split, with training.augment its perturbed copies too.
+        computed_share: Share of these tokens that is computed after packing.
+        over_length: Examples longer than `limit` tokens.
+        refused_rows: Findings about examples that cannot be encoded.
+        parameters: Parameters of the base model.
+        memory_mib: Parts of the peak, what is `needed` of it, and the `total`.
+        seconds: Time by earlier trainings of this kind on this machine; None where there is none.
+        prices: What it would cost elsewhere.
+        sentence: The plan in one sentence.
+    """
+
+    method: str
+    precision: str
+    device: str
+    train_examples: int
+    validation_examples: int
+    rows: int
+    tokens: dict[str, Any]
+    computed_share: float
+    over_length: int
+    limit: int
+    refused_rows: int
+    steps_per_epoch: int
+    steps: int
+    evaluations: int
+    phases: list[Phase]
+    trainable_parameters: int
+    parameters: int
+    memory_mib: dict[str, int]
+    available_mib: int
+    fits: bool
+    nearest: NearestPlan | None
+    seconds: Seconds | None
+    prices: list[dict[str, Any]]
+    methods: list[MethodRow]
+    sentence: str
+
+    def facts(self) -> dict[str, Any]:
+        """The plan as plain JSON values."""
+        return asdict(self)
 
 
 def training_plan(
@@ -34,177 +119,143 @@ def training_plan(
     *,
     home: Path | None = None,
     task_folder: Path | None = None,
-    model: str | None = None,
     available: int | None = None,
-) -> dict[str, Any]:
-    """Plan for training on `train` with the base model folder `base`. Writes out/plan.json where `out` is given.
+) -> TrainingPlan:
+    """Plan a training on `train` with the base model in the folder `base`.
 
-    home: where rates of this machine are kept (throughput.json) and prices.yaml may lie, as it may in task_folder; model:
-    the name rates are kept under (default: spec.base_model). available: bytes to plan for (default: what is free now).
-
-    Facts: method, precision, device, train_examples, validation_examples, rows, tokens (statistics of the training split,
-    with training.augment its perturbed copies too), computed_share (of its tokens, after packing), over_length, limit,
-    steps_per_epoch, steps, evaluations, phases [...], trainable_parameters, memory_mib (parts and total), available_mib,
-    fits, nearest {fits, yaml, change, memory_mib, reasons, tried}, seconds {low, expected, high, source}, prices [...],
-    methods [a row each], sentence.
+    Args:
+        out: Folder for plan.json.
+        home: Folder with throughput.json, and with prices.yaml unless `task_folder` has one.
+        available: Bytes to plan for; by default what is free now.
     """
     settings = spec.training.model_dump()
     device = read_settings().devices[0]
     planner = Planner(base, train, validation, device)
-    memory = planner.memory(settings)
     available = available_memory(device) if available is None else available
-    phases = planner.phases(settings)
+    rates = read_rates(home) if home else []
+    memory, phases = planner.memory(settings), planner.phases(settings)
+    rows = planner.rows("train", settings)
     tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
     tokens.pop("lengths")
-    rates = read_rates(home) if home else []
-    times = _times(planner, settings, rates, model or spec.base_model)
-    rows = planner.rows("train", settings)
     fits = memory.needed * MARGIN <= available
-    facts: dict[str, Any] = {
-        "method": settings["method"],
-        "precision": "bfloat16" if compute_width(settings["precision"], planner.device) == 2 else "float32",
-        "device": device,
-        "train_examples": len(train),
-        "validation_examples": len(validation),
-        "rows": len(rows.rows),
-        "tokens": tokens,
-        "computed_share": round(planner.tokens_computed(settings), 3),
-        "over_length": rows.over,
-        "limit": rows.limit,
-        "refused_rows": len(rows.findings),
-        "steps_per_epoch": phases[0].steps.per_epoch,
-        "steps": sum(p.steps.steps for p in phases),
-        "evaluations": sum(p.steps.evaluations for p in phases),
-        "phases": [
-            {
-                "method": p.settings["method"],
-                "epochs": p.epochs,
-                "steps": p.steps.steps,
-                "evaluations": p.steps.evaluations,
-                "flops": p.flops,
-            }
-            for p in phases
-        ],
-        "trainable_parameters": trainable_parameters(planner.shape, settings),
-        "parameters": planner.shape.parameters,
-        "memory_mib": in_mib(memory),
-        "available_mib": round(available / 2**20),
-        "fits": fits,
-        "nearest": None if fits else nearest_plan(planner, settings, available),
-        "seconds": times,
-        "prices": _money(planner, settings, tokens["total"], times, home, task_folder),
-        "methods": method_table(planner, spec, rates, available, model or spec.base_model),
-    }
-    facts["sentence"] = _sentence(facts)
+    seconds = _seconds(planner, settings, rates, spec.base_model)
+    near = None if fits else nearest_plan(planner, settings, available)
+    plan = TrainingPlan(
+        method=settings["method"],
+        precision=planner.precision(settings),
+        device=device,
+        train_examples=len(train),
+        validation_examples=len(validation),
+        rows=len(rows.rows),
+        tokens=tokens,
+        computed_share=round(planner.computed_share(settings), 3),
+        over_length=rows.over,
+        limit=rows.limit,
+        refused_rows=len(rows.findings),
+        steps_per_epoch=phases[0].steps_per_epoch,
+        steps=sum(p.steps for p in phases),
+        evaluations=sum(p.evaluations for p in phases),
+        phases=phases,
+        trainable_parameters=trainable_parameters(planner.shape, settings),
+        parameters=planner.shape.parameters,
+        memory_mib=in_mib(memory),
+        available_mib=round(available / 2**20),
+        fits=fits,
+        nearest=near,
+        seconds=seconds,
+        prices=estimate_prices(
+            tokens["total"] * sum(p.epochs for p in phases),
+            load_prices(home=home, task_folder=task_folder),
+            planner.shape.parameters,
+        ),
+        methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
+        sentence=_sentence(sum(p.steps for p in phases), len(rows.rows), tokens, memory, available, seconds, near),
+    )
     if out is not None:
-        write_json(out / "plan.json", facts)
-    return facts
+        write_json(out / "plan.json", plan.facts())
+    return plan
 
 
 def in_mib(memory: Memory) -> dict[str, int]:
-    """The parts and the total, in MiB."""
+    """The parts of a peak, what is needed of it and the total, in MiB."""
     parts = {k: round(v / 2**20) for k, v in memory.parts().items()}
     return {**parts, "needed": round(memory.needed / 2**20), "total": round(memory.total / 2**20)}
 
 
-def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) -> dict[str, Any]:
-    """The first settings on the ladder of costs that fit: {fits, yaml, change, memory_mib, reasons, tried}."""
-    found, tried = nearest(settings, lambda s: int(planner.memory(s).needed * MARGIN), available)
-    rungs = [{**t, "bytes": None, "mib": round(t["bytes"] / 2**20)} for t in tried]
-    for rung in rungs:
-        rung.pop("bytes")
-    if found is None:
-        return {"fits": False, "yaml": "", "change": {}, "memory_mib": None, "reasons": [], "tried": rungs}
-    change = changes(settings, found)
-    return {
-        "fits": True,
-        "yaml": as_yaml(change),
-        "change": change,
-        "memory_mib": in_mib(planner.memory(found)),
-        "reasons": reasons(change),
-        "tried": rungs,
-    }
+def nearest_plan(planner: Planner, settings: Mapping[str, Any], available: int) -> NearestPlan:
+    """The first settings on the ladder of costs that fit into `available` bytes."""
+    fitting, rungs = nearest(settings, lambda s: int(planner.memory(s).needed * MARGIN), available)
+    tried = [{"change": r.change, "fits": r.fits, "mib": round(r.bytes / 2**20)} for r in rungs]
+    if fitting is None:
+        return NearestPlan(False, "", {}, None, [], tried)
+    change = changes(settings, fitting)
+    return NearestPlan(True, as_yaml(change), change, in_mib(planner.memory(fitting)), reasons(change), tried)
 
 
-def _times(planner: Planner, settings: Mapping[str, Any], rates: Sequence[Rate], model: str) -> dict[str, Any]:
-    precision = "bfloat16" if compute_width(settings["precision"], planner.device) == 2 else "float32"
-    found: list[Time] = [
-        estimate_time(p.flops, rates, model=model, method=p.settings["method"], precision=precision)
-        for p in planner.phases(settings)
-    ]
-    return {
-        "low": round(sum(t.low for t in found), 1),
-        "expected": round(sum(t.expected for t in found), 1),
-        "high": round(sum(t.high for t in found), 1),
-        "source": "; ".join(dict.fromkeys(t.source for t in found)),
-    }
-
-
-def _money(
-    planner: Planner,
-    settings: Mapping[str, Any],
-    tokens: int,
-    times: Mapping[str, Any],
-    home: Path | None,
-    task_folder: Path | None,
-) -> list[dict[str, Any]]:
-    epochs = settings["epochs"] + (settings["unquantized_epochs"] if settings["method"] == "qlora" else 0)
-    prices: list[Price] = load_prices(home=home, task_folder=task_folder)
-    return estimate_prices(tokens * epochs, prices, parameters=planner.shape.parameters, seconds=times)
+def _seconds(planner: Planner, settings: Mapping[str, Any], rates: Sequence[Rate], model: str) -> Seconds | None:
+    phases = [(p.method, p.tokens) for p in planner.phases(settings)] if rates else []
+    return estimate_seconds(phases, rates, model, planner.precision(settings)) if phases else None
 
 
 def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:
     """The task's settings with another method: what task.yaml sets stays, what a method decides is its own."""
     if method == spec.training.method:
         return spec.training.model_dump()
-    told = spec.training.model_dump(exclude_unset=True)
-    own = [key for key in DEFAULTS if key not in ("batch_size", "micro_batch_size")]
-    told = {k: v for k, v in told.items() if k not in (*own, "method")}
+    own = {"method", *DEFAULTS} - {"batch_size", "micro_batch_size"}
     if method == "prefix":
-        told.pop("gradient_checkpointing", None)
-    return TrainingSpec.model_validate({**told, "method": method}).model_dump()
+        own.add("gradient_checkpointing")
+    kept = {k: v for k, v in spec.training.model_dump(exclude_unset=True).items() if k not in own}
+    return TrainingSpec.model_validate({**kept, "method": method}).model_dump()
 
 
-def method_table(
-    planner: Planner, spec: TaskSpec, rates: Sequence[Rate], available: int, model: str
-) -> list[dict[str, Any]]:
-    """Each method for this model and these data: trainable_parameters, memory_mib, fits, seconds, result_bytes, and what
-    was measured once on the shipped task (measured: test accuracy with its interval, or None)."""
-    table = []
-    for method in METHODS:
-        settings = method_settings(spec, method)
-        memory = planner.memory(settings)
-        trainable = trainable_parameters(planner.shape, settings)
-        table.append(
-            {
-                "method": method,
-                "chosen": method == spec.training.method,
-                "trainable_parameters": trainable,
-                "memory_mib": round(memory.total / 2**20),
-                "fits": memory.needed * MARGIN <= available,
-                "seconds": _times(planner, settings, rates, model),
-                "result_bytes": planner.shape.stored_bytes if method == "full" else 4 * trainable,
-                "measured": measured_methods().get(method),
-            }
-        )
-    return table
-
-
-def _sentence(facts: Mapping[str, Any]) -> str:
-    needed, free = facts["memory_mib"]["needed"] / 1024, facts["available_mib"] / 1024
-    told = (
-        f"{facts['steps']} steps over {facts['rows']} rows of {facts['tokens']['mean']} tokens; about {needed:.1f} GiB at the "
-        f"peak, {free:.1f} GiB free; {duration(facts['seconds']['low'])} to {duration(facts['seconds']['high'])}"
+def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Sequence[Rate], available: int) -> MethodRow:
+    """What another method would take."""
+    settings = method_settings(spec, method)
+    memory, trainable = planner.memory(settings), trainable_parameters(planner.shape, settings)
+    return MethodRow(
+        method=method,
+        chosen=method == spec.training.method,
+        trainable_parameters=trainable,
+        memory_mib=round(memory.total / 2**20),
+        fits=memory.needed * MARGIN <= available,
+        seconds=_seconds(planner, settings, rates, spec.base_model),
+        result_bytes=planner.shape.stored_bytes if method == "full" else 4 * trainable,
+        measured=measured_methods().get(method),
     )
-    if facts["fits"]:
-        return told + "."
-    near = facts["nearest"]
-    if not near["fits"]:
-        return told + ": it does not fit, and nothing that task.yaml can say makes it fit. Use a smaller base_model."
-    wanted = ", ".join(f"training.{k}: {v}" for k, v in near["change"].items())
+
+
+@cache
+def measured_methods() -> dict[str, dict[str, Any]]:
+    """{method: {accuracy, interval, loss, date, task, base, passes}} as benchmarks/methods_table.py wrote it."""
+    if not MEASURED_METHODS.exists():
+        return {}
+    table = yaml.safe_load(MEASURED_METHODS.read_text("utf-8"))
+    common = {k: table[k] for k in ("date", "task", "base")}
+    return {row["method"]: {**row, **common} for row in table["rows"]}
+
+
+def _sentence(
+    steps: int,
+    rows: int,
+    tokens: Mapping[str, Any],
+    memory: Memory,
+    available: int,
+    seconds: Seconds | None,
+    near: NearestPlan | None,
+) -> str:
+    plan = (
+        f"{steps} steps over {rows} rows of {tokens['mean']} tokens; about {memory.needed / 2**30:.1f} GiB at the peak, "
+        f"{available / 2**30:.1f} GiB free"
+    )
+    if seconds:
+        plan += f"; {duration(seconds.low)} to {duration(seconds.high)}"
+    if near is None:
+        return f"{plan}."
+    if near.memory_mib is None:
+        return f"{plan}: it does not fit, and no setting of task.yaml makes it fit. Use a smaller base_model."
+    change = ", ".join(f"training.{k}: {v}" for k, v in near.change.items())
     return (
-        told
-        + f": it does not fit. The nearest plan that does: {wanted} ({near['memory_mib']['needed'] / 1024:.1f} GiB)."
+        f"{plan}: it does not fit. The nearest plan that does: {change} ({near.memory_mib['needed'] / 1024:.1f} GiB)."
     )
 
 

@@ -1,8 +1,7 @@
-"""One task's training as numbers: what any settings would take, asked as often as a search likes."""
+"""One task's training in numbers, for any settings: rows, batches, phases and memory."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,25 @@ from typing import Any
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.planning.batches import Batch, Rows, Steps, batch_of, count_steps, drawn_batches, encode_rows
+from finetune_pipeline.planning.batches import (
+    Batch,
+    Rows,
+    batch_of,
+    count_steps,
+    drawn_batches,
+    encode_rows,
+    virtual_tokens,
+)
 from finetune_pipeline.planning.memory import Memory, evaluation_memory, training_memory
 from finetune_pipeline.planning.shape import ModelShape, model_shape
-from finetune_pipeline.planning.work import Mean, mean_batch, phase_flops
 from finetune_pipeline.training.augmentation import training_examples
+
+_FORWARD_ONLY = 1 / 3
+"""Work of a validation token compared with a training token, which goes forwards and (twice the work) backwards."""
 
 
 def compute_width(precision: str, device: str = "cpu") -> int:
-    """Bytes of the compute type that a precision setting comes to (models.loading.resolve_precision): on this CPU, or on a
-    GPU, of which bfloat16 is assumed."""
+    """Bytes of the compute type a precision setting comes to; a GPU is assumed to have bfloat16."""
     if precision == "auto":
         precision = "bfloat16" if device != "cpu" or cpu_has_bfloat16() else "float32"
     return 2 if precision == "bfloat16" else 4
@@ -28,18 +36,35 @@ def compute_width(precision: str, device: str = "cpu") -> int:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One training within a plan: qlora has a second one on the unquantized base, as lora."""
+    """One training within a plan: qlora has a second one, lora on the unquantized base.
 
-    settings: Mapping[str, Any]
+    Attributes:
+        evaluations: Passes over the validation split.
+        tokens: Tokens computed, after packing; those of validation count a third.
+    """
+
+    method: str
     epochs: float
-    steps: Steps
-    flops: float
+    steps: int
+    steps_per_epoch: int
+    evaluations: int
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The batches of a split: the largest one, and the means of all."""
+
+    largest: Batch
+    mean_rows: float
+    mean_tokens: float
 
 
 class Planner:
-    """Answers for one base model and one pair of splits; what is costly is done once.
+    """Answers for one base model and one pair of splits.
 
-    rows are encoded again only for other values of max_tokens and over_length, batches drawn again only for other sizes.
+    What is costly is done once: rows are encoded again only for other values of max_tokens and over_length, batches are
+    drawn again only for other sizes.
     """
 
     def __init__(
@@ -50,7 +75,7 @@ class Planner:
         self.examples = {"train": train, "validation": validation}
         self.device = "cpu" if device == "cpu" else "cuda"
         self._rows: dict[Any, Rows] = {}
-        self._drawn: dict[Any, tuple[Batch, Batch]] = {}
+        self._batches: dict[Any, Batches] = {}
         tokenizer = self.folder / "tokenizer.json"
         self.tokenizer_bytes = tokenizer.stat().st_size if tokenizer.exists() else 0
 
@@ -60,35 +85,47 @@ class Planner:
 
     def rows(self, split: str, settings: Mapping[str, Any]) -> Rows:
         """A split's rows under these settings."""
-        virtual = settings[settings["method"]]["tokens"] if settings["method"] in ("prefix", "prompt") else 0
-        key = (split, settings["max_tokens"], settings["over_length"], virtual, settings["augment"])
+        key = (
+            split,
+            settings["max_tokens"],
+            settings["over_length"],
+            sum(virtual_tokens(settings)),
+            settings["augment"],
+        )
         if key not in self._rows:
             examples = self.epoch_examples(settings) if split == "train" else self.examples[split]
             self._rows[key] = encode_rows(self.folder, examples, settings)
         return self._rows[key]
 
+    def precision(self, settings: Mapping[str, Any]) -> str:
+        """The compute type: float32 or bfloat16."""
+        return "bfloat16" if compute_width(settings["precision"], self.device) == 2 else "float32"
+
     def packed(self, settings: Mapping[str, Any]) -> bool:
-        """Whether batches will be packed behind shared beginnings."""
+        """Whether batches are packed behind shared beginnings."""
         return bool(settings["shared_prefix"]) and self.shape.packs
 
-    def batches(self, split: str, settings: Mapping[str, Any]) -> tuple[Batch, Batch] | None:
-        """(largest, mean) batch of a split; None for an empty one. Training batches are drawn at random, `seed` decides;
-        validation batches are those there will be."""
+    def batches(self, split: str, settings: Mapping[str, Any]) -> Batches | None:
+        """The batches of a split, None for an empty one. Training batches are drawn at random (`seed` decides); validation
+        batches are those there will be."""
         rows = [r for r in self.rows(split, settings).rows if True in r["loss"]]
         if not rows:
             return None
         size = settings["micro_batch_size"] if split == "train" else settings["batch_size"]
-        virtual = settings[settings["method"]]["tokens"] if settings["method"] in ("prefix", "prompt") else 0
-        packed = self.packed(settings)
+        virtual, packed = sum(virtual_tokens(settings)), self.packed(settings)
         key = (split, size, settings["method"] if virtual else None, virtual, packed, len(rows), settings["max_tokens"])
-        if key not in self._drawn:
+        if key not in self._batches:
             if split == "train":
                 chosen = drawn_batches(rows, size, max(1.0, settings["epochs"]), settings["seed"])
             else:
                 chosen = (rows[i : i + size] for i in range(0, len(rows), size))
             made = [batch_of(batch, settings, packed) for batch in chosen]
-            self._drawn[key] = (max(made, key=lambda b: (b.tokens + b.scores / 500, b.logits)), mean_batch(made))
-        return self._drawn[key]
+            self._batches[key] = Batches(
+                max(made, key=lambda b: (b.tokens + b.scores / 500, b.logits)),
+                sum(b.rows for b in made) / len(made),
+                sum(b.tokens for b in made) / len(made),
+            )
+        return self._batches[key]
 
     def phase_settings(self, settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """The settings of each phase, as training.phases trains them."""
@@ -96,54 +133,51 @@ class Planner:
             return [settings]
         return [settings, {**settings, "method": "lora", "epochs": settings["unquantized_epochs"]}]
 
+    def phases(self, settings: Mapping[str, Any]) -> list[Phase]:
+        """Steps, validation passes and tokens of each phase."""
+        phases = []
+        for phase in self.phase_settings(settings):
+            rows = len(self.rows("train", phase).rows)
+            steps = count_steps(rows, phase, phase["epochs"])
+            trained = self._tokens("train", phase) * steps.steps / steps.per_epoch
+            validated = self._tokens("validation", phase) * steps.evaluations
+            tokens = trained + validated * _FORWARD_ONLY
+            phases.append(
+                Phase(
+                    phase["method"], phase["epochs"], steps.steps, steps.per_epoch, steps.evaluations, round(tokens, 1)
+                )
+            )
+        return phases
+
+    def _tokens(self, split: str, settings: Mapping[str, Any]) -> float:
+        """Tokens computed in one pass over a split."""
+        batches = self.batches(split, settings)
+        if batches is None:
+            return 0.0
+        return batches.mean_tokens * len(self.rows(split, settings).rows) / batches.mean_rows
+
+    def computed_share(self, settings: Mapping[str, Any]) -> float:
+        """Share of the training rows' tokens that packing leaves to be computed."""
+        total = sum(self.rows("train", settings).lengths)
+        return self._tokens("train", settings) / total if total else 1.0
+
     def memory(self, settings: Mapping[str, Any]) -> Memory:
-        """The peak, over both phases, of training and validation."""
-        most: Memory | None = None
+        """The peak of training and validation, over all phases."""
+        candidates: list[Memory] = []
         width = compute_width(settings["precision"], self.device)
         tokens = sum(sum(self.rows(split, settings).lengths) for split in self.examples)
         for phase in self.phase_settings(settings):
-            found = self.batches("train", phase)
-            batch = found[0] if found else Batch(0, 0, 0, 0, 0, 0, 0, 0)
-            told = training_memory(
+            batches = self.batches("train", phase)
+            training = training_memory(
                 self.shape,
                 phase,
-                batch,
+                batches.largest if batches else Batch(0, 0, 0, 0, 0, 0, 0, 0),
                 width=width,
                 device=self.device,
                 tokenizer_bytes=self.tokenizer_bytes,
                 tokens=tokens,
             )
-            candidates = [told]
+            candidates.append(training)
             if validation := self.batches("validation", phase):
-                candidates.append(evaluation_memory(self.shape, phase, validation[0], told, width=width))
-            most = max([*candidates, *([most] if most else [])], key=lambda m: m.total)
-        assert most is not None
-        return most
-
-    def phases(self, settings: Mapping[str, Any]) -> list[Phase]:
-        """Steps, evaluations and arithmetic of each phase."""
-        found = []
-        for phase in self.phase_settings(settings):
-            rows = len(self.rows("train", phase).rows)
-            steps = count_steps(rows, phase, phase["epochs"])
-            train, validation = self.batches("train", phase), self.batches("validation", phase)
-            flops = 0.0
-            if train:
-                mean = Mean(
-                    train[1],
-                    validation[1] if validation else None,
-                    math.ceil(rows / phase["micro_batch_size"]),
-                    math.ceil(len(self.rows("validation", phase).rows) / phase["batch_size"]),
-                )
-                flops = phase_flops(self.shape, phase, mean, steps)
-            found.append(Phase(phase, phase["epochs"], steps, flops))
-        return found
-
-    def tokens_computed(self, settings: Mapping[str, Any]) -> float:
-        """Share of the rows' tokens that packing leaves to be computed."""
-        found = self.batches("train", settings)
-        lengths = self.rows("train", settings).lengths
-        if not found or not lengths:
-            return 1.0
-        mean = sum(lengths) / len(lengths) * found[1].rows
-        return found[1].tokens / mean if mean else 1.0
+                candidates.append(evaluation_memory(self.shape, phase, validation.largest, training, width=width))
+        return max(candidates, key=lambda m: m.total)

@@ -1,9 +1,9 @@
-"""What a training run would cost, by where it happens: a dated list that people edit, and arithmetic."""
+"""What a training would cost elsewhere, from a dated list of prices that people edit."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from finetune_pipeline.findings import Finding, FindingsError
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
-HERE = "this machine"
-"""The engine whose hours are those of the plan."""
 
 
 class Price(BaseModel):
-    """One line of the list. unit ``million_tokens`` (of training), or ``hour`` with the assumed `tokens_per_second` of a
-    model of `parameters`. low, high: between which the price lies, where it varies."""
+    """One line of the list.
+
+    Attributes:
+        unit: ``million_tokens`` of training, or ``hour`` with the assumed `tokens_per_second` of a model of `parameters`.
+        low, high: Between which the price lies, where it varies.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,20 +41,22 @@ class Price(BaseModel):
     def _speed_belongs_to_hours(self) -> Price:
         if (self.unit == "hour") != (self.tokens_per_second is not None):
             raise ValueError("tokens_per_second goes with unit: hour, and only with it")
-        if (
-            not (self.low if self.low is not None else self.price)
-            <= self.price
-            <= (self.high if self.high is not None else self.price)
-        ):
+        low, high = self.between
+        if not low <= self.price <= high:
             raise ValueError("low, price and high must be in this order")
         return self
 
+    @property
+    def between(self) -> tuple[float, float]:
+        """The lowest and the highest price."""
+        return self.price if self.low is None else self.low, self.price if self.high is None else self.high
+
 
 def load_prices(path: Path | None = None, *, home: Path | None = None, task_folder: Path | None = None) -> list[Price]:
-    """The list in a file, in its order: in `path`, else in task_folder/prices.yaml, else in home/prices.yaml, else the
-    shipped one.
+    """Read a price list: `path`, else task_folder/prices.yaml, else home/prices.yaml, else the shipped one.
 
-    Raises FindingsError with all problems: entry, field, what is wrong.
+    Raises:
+        FindingsError: With every problem: entry, field, what is wrong.
     """
     own = [folder / SHIPPED.name for folder in (task_folder, home) if folder is not None]
     path = path or next((p for p in own if p.is_file()), SHIPPED)
@@ -82,46 +86,35 @@ def _problem(path: Path, where: str, message: str) -> Finding:
     )
 
 
-_SLOWER = 2.5
-"""How much longer a rented machine may take than its assumed speed says, and how much shorter (its inverse's root)."""
+_FASTER, _SLOWER = 2.5**-0.5, 2.5
+"""Range of the hours of a rented machine, as factors of what its assumed speed says."""
 
 
 def estimate_prices(
-    training_tokens: float,
-    prices: Sequence[Price],
-    parameters: float | None = None,
-    seconds: Mapping[str, float] | None = None,
+    training_tokens: float, prices: Sequence[Price], parameters: float | None = None
 ) -> list[dict[str, Any]]:
-    """Dollars (and hours, of rented machines) for so many tokens of training, cheapest first, each with an interval.
+    """Dollars (and hours of rented machines) for a training, cheapest first, each with an interval.
 
-    training_tokens: tokens of the rows, times the epochs. parameters: of the model to be trained; assumed speeds are
-    scaled to it where the list says for which size they hold. seconds: {low, expected, high} on this machine. The
-    intervals: prices from `low` to `high`; speeds that were assumed, from 1.6 times as fast to 2.5 times as slow.
-    Estimates: dates and notes say what they rest on.
+    Args:
+        training_tokens: Tokens of the rows, times the epochs.
+        parameters: Of the model to be trained; assumed speeds are scaled to it where the list says for which size they are.
     """
-    told = []
+    rows = []
     for p in prices:
-        hours = spread = None
+        hours = None
+        amount, between = training_tokens / 1e6, (training_tokens / 1e6, training_tokens / 1e6)
         if p.tokens_per_second:
             scale = parameters / p.parameters if parameters and p.parameters else 1.0
-            hours = training_tokens * scale / p.tokens_per_second / 3600
-            spread = (hours / _SLOWER**0.5, hours * _SLOWER)
-        elif p.engine == HERE and seconds:
-            hours, spread = seconds["expected"] / 3600, (seconds["low"] / 3600, seconds["high"] / 3600)
-        low, high = (p.price if p.low is None else p.low), (p.price if p.high is None else p.high)
-        if p.unit == "hour" and hours is not None and spread is not None:
-            dollars, between = p.price * hours, (low * spread[0], high * spread[1])
-        else:
-            amount = training_tokens / 1e6
-            dollars, between = p.price * amount, (low * amount, high * amount)
-        told.append(
+            amount = hours = training_tokens * scale / p.tokens_per_second / 3600
+            between = (hours * _FASTER, hours * _SLOWER)
+        rows.append(
             {
                 "engine": p.engine,
                 "model": p.model,
-                "dollars": round(dollars, 4),
-                "dollars_between": [round(x, 4) for x in between],
+                "dollars": round(p.price * amount, 4),
+                "dollars_between": [round(x * y, 4) for x, y in zip(p.between, between, strict=True)],
                 "hours": None if hours is None else round(hours, 3),
-                "hours_between": None if spread is None else [round(x, 3) for x in spread],
+                "hours_between": None if hours is None else [round(x, 3) for x in between],
                 "price": p.price,
                 "unit": p.unit,
                 "tokens_per_second": p.tokens_per_second,
@@ -130,4 +123,4 @@ def estimate_prices(
                 "note": p.note,
             }
         )
-    return sorted(told, key=lambda row: (row["dollars"], row["engine"], row["model"]))
+    return sorted(rows, key=lambda row: (row["dollars"], row["engine"], row["model"]))

@@ -1,8 +1,9 @@
-"""The nearest plan that fits: settings that need less memory, in the order of what they cost."""
+"""Search for the nearest plan that fits: settings that need less memory, in the order of what they cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -22,9 +23,9 @@ WHY = {
 
 
 def ladder(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Settings with one cost after the other taken on, cheapest first; each rung with every smaller micro-batch.
+    """Settings that need less and less memory, the cheapest change first; each with every smaller micro-batch.
 
-    Order: a smaller micro-batch (same result), gradient checkpointing (same result), no second phase of qlora, low-rank
+    Order: smaller micro-batch (same result), gradient checkpointing (same result), no second phase of qlora, low-rank
     training instead of full, four bits, shorter examples.
     """
     for rung in _rungs(dict(settings)):
@@ -57,21 +58,26 @@ def _rungs(now: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield now
 
 
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One plan that was tried: the settings changed, the bytes it needs, and whether it fits."""
+
+    change: dict[str, Any]
+    bytes: int
+    fits: bool
+
+
 def nearest(
     settings: Mapping[str, Any], needs: Callable[[Mapping[str, Any]], int], available: int
-) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """(the first settings on the ladder that need at most `available` bytes, or None; every rung tried on the way).
-
-    A rung: {change, bytes, fits}, change being the keys that differ from `settings`.
-    """
-    tried: list[dict[str, Any]] = []
+) -> tuple[dict[str, Any] | None, list[Rung]]:
+    """(the first settings on the ladder that need at most `available` bytes, or None; every rung tried on the way)."""
+    rungs: list[Rung] = []
     for candidate in ladder(settings):
         needed = needs(candidate)
-        fits = needed <= available
-        tried.append({"change": changes(settings, candidate), "bytes": needed, "fits": fits})
-        if fits:
-            return candidate, tried
-    return None, tried
+        rungs.append(Rung(changes(settings, candidate), needed, needed <= available))
+        if rungs[-1].fits:
+            return candidate, rungs
+    return None, rungs
 
 
 def changes(settings: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""What a base model is made of, from its config.json and the headers of its weight files; nothing is loaded."""
+"""Sizes of a base model, from its config.json and the headers of its weight files; nothing is loaded."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,15 @@ _OWN_NORMS = ("gemma", "gemma2", "gemma3_text")
 """Architectures whose RMSNorm multiplies by 1 + weight, which the fused norm of training leaves alone."""
 _FOUR_NORMS = ("gemma2", "gemma3_text")
 _HEAD_NORMS = ("qwen3", "gemma3_text")
-_BIASED = ("qwen2",)
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """One linear layer: full module name, widths, and whether it has a bias."""
+    """One linear layer: full module name and widths."""
 
     name: str
     fan_in: int
     fan_out: int
-    bias: bool = False
 
     @property
     def parameters(self) -> int:
@@ -39,14 +38,18 @@ class Linear:
 class ModelShape:
     """Sizes of a causal language model. All counts are of parameters.
 
-    linears: the linear layers of the blocks (an adapter can be put beside them, four bits can hold them); embedding: the
-    input embedding; head: an output head of its own, 0 where it is the embedding (tied); other: norms, biases and the
-    rest. norms: RMSNorms of full width in a block, head_norms: of one head's width (queries, keys); own_norms: of a
-    formula that training cannot fuse. windows: the sliding window of each layer, None where it sees everything.
-    packs: whether rows can be packed behind the beginnings they share. stored_bytes: of the weight files.
+    Attributes:
+        inner: Width of the MLP.
+        linears: Linear layers of the blocks: an adapter can be put beside them, four bits can hold them.
+        head: An output head of its own; 0 where the embedding is used (tied).
+        other: Norms, biases and the rest.
+        norms: RMSNorms of full width in a block.
+        head_norms: RMSNorms of one head's width (queries, keys) in a block.
+        own_norms: The norms have a formula that training cannot fuse.
+        packs: Rows can be packed behind the beginnings they share.
+        stored_bytes: Bytes of the weight files.
     """
 
-    kind: str
     layers: int
     hidden: int
     inner: int
@@ -61,7 +64,6 @@ class ModelShape:
     norms: int
     head_norms: int
     own_norms: bool
-    windows: tuple[int | None, ...]
     packs: bool
     stored_bytes: int
 
@@ -87,36 +89,28 @@ class ModelShape:
 
 
 def model_shape(folder: Path) -> ModelShape:
-    """The shape of the model in a folder in the transformers format.
+    """The shape of the model in a folder in the transformers format, exact: every tensor's size is in its file's header.
 
-    Exact where weight files are there: every tensor's size is read from their headers. With a config.json alone, it is
-    that of a Llama-like model with these widths (exact for llama, mistral, qwen2, qwen3 and gemma3_text).
+    Raises:
+        FileNotFoundError: The folder holds no safetensors files.
     """
     config = read_json(folder / "config.json")
-    files = sorted(folder.glob("*.safetensors"))
     tensors: dict[str, tuple[str, list[int]]] = {}
-    for file in files:
+    for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as handle:
             header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
         tensors |= {name: (t["dtype"], t["shape"]) for name, t in header.items() if name != "__metadata__"}
-    return shape_of(config, tensors or None)
-
-
-def shape_of(config: Mapping[str, Any], tensors: Mapping[str, tuple[str, Sequence[int]]] | None = None) -> ModelShape:
-    """The shape by a config.json, and by the weights' {name: (safetensors dtype, shape)} where they are known."""
+    if not tensors:
+        raise FileNotFoundError(f"no safetensors files in {folder.name}")
     text = config.get("text_config") or config
     kind = str(text.get("model_type", "llama"))
     layers = text.get("num_hidden_layers") or text["n_layer"]
     hidden = text.get("hidden_size") or text["n_embd"]
     heads = text.get("num_attention_heads") or text["n_head"]
     tied = bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", kind.startswith("gemma"))))
-    if tensors is None:
-        tensors = dict(_llama_like(text, kind, tied))
-    linears, embedding, head, other = _sorted_out(tensors, tied)
-    window = text.get("sliding_window") if text.get("use_sliding_window", True) else None
-    kinds = text.get("layer_types") or ["sliding_attention" if window else "full_attention"] * layers
+    linears, embedding, head, other = _by_role(tensors, tied)
+    kinds = text.get("layer_types") or ["full_attention"]
     return ModelShape(
-        kind=kind,
         layers=layers,
         hidden=hidden,
         inner=text.get("intermediate_size") or text.get("n_inner") or 4 * hidden,
@@ -131,71 +125,30 @@ def shape_of(config: Mapping[str, Any], tensors: Mapping[str, tuple[str, Sequenc
         norms=4 if kind in _FOUR_NORMS else 2,
         head_norms=2 if kind in _HEAD_NORMS else 0,
         own_norms=kind in _OWN_NORMS,
-        windows=tuple(window if k == "sliding_attention" else None for k in kinds),
         packs=not text.get("attention_dropout")
         and not text.get("attn_logit_softcapping")
         and "hidden_size" in text
         and set(kinds) <= {"full_attention", "sliding_attention"},
-        stored_bytes=sum(_BYTES.get(dtype, 1) * _product(shape) for dtype, shape in tensors.values()),
+        stored_bytes=sum(_BYTES.get(dtype, 1) * math.prod(shape) for dtype, shape in tensors.values()),
     )
 
 
-def _product(shape: Iterable[int]) -> int:
-    n = 1
-    for width in shape:
-        n *= width
-    return n
-
-
-def _sorted_out(
-    tensors: Mapping[str, tuple[str, Sequence[int]]], tied: bool
-) -> tuple[tuple[Linear, ...], int, int, int]:
+def _by_role(tensors: Mapping[str, tuple[str, Sequence[int]]], tied: bool) -> tuple[tuple[Linear, ...], int, int, int]:
     """(linear layers of the blocks, parameters of the embedding, of a head of its own, of everything else)."""
     linears, embedding, head, other = [], 0, 0, 0
     for name, (_, shape) in tensors.items():
         module, _, part = name.rpartition(".")
         last = module.rpartition(".")[2]
-        size = _product(shape)
+        size = math.prod(shape)
         if part == "weight" and last in _EMBEDDINGS:
             embedding += size
         elif part == "weight" and last in _HEADS:
             head += 0 if tied else size  # some files hold the tied matrix twice
         elif part == "weight" and len(shape) == 2 and last != "wpe":
-            linears.append(Linear(module, shape[1], shape[0], f"{module}.bias" in tensors))
+            linears.append(Linear(module, shape[1], shape[0]))
         else:
             other += size
     return tuple(linears), embedding, head, other
-
-
-def _llama_like(config: Mapping[str, Any], kind: str, tied: bool) -> Iterator[tuple[str, tuple[str, list[int]]]]:
-    """Names and sizes of a Llama-like model's tensors, as its weight file would hold them in 16 bits."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    heads = config["num_attention_heads"]
-    dim = config.get("head_dim") or hidden // heads
-    kv = (config.get("num_key_value_heads") or heads) * dim
-    yield "model.embed_tokens.weight", ("BF16", [config["vocab_size"], hidden])
-    if not tied:
-        yield "lm_head.weight", ("BF16", [config["vocab_size"], hidden])
-    yield "model.norm.weight", ("BF16", [hidden])
-    for i in range(config["num_hidden_layers"]):
-        block = f"model.layers.{i}"
-        for name, fan_in, fan_out in (
-            ("self_attn.q_proj", hidden, heads * dim),
-            ("self_attn.k_proj", hidden, kv),
-            ("self_attn.v_proj", hidden, kv),
-            ("self_attn.o_proj", heads * dim, hidden),
-            ("mlp.gate_proj", hidden, inner),
-            ("mlp.up_proj", hidden, inner),
-            ("mlp.down_proj", inner, hidden),
-        ):
-            yield f"{block}.{name}.weight", ("BF16", [fan_out, fan_in])
-            if kind in _BIASED and name[-6:] in ("q_proj", "k_proj", "v_proj"):
-                yield f"{block}.{name}.bias", ("BF16", [fan_out])
-        for number in range(4 if kind in _FOUR_NORMS else 2):
-            yield f"{block}.norm_{number}.weight", ("BF16", [hidden])
-        if kind in _HEAD_NORMS:
-            for which in "qk":
-                yield f"{block}.self_attn.{which}_norm.weight", ("BF16", [dim])
 
 
 def trainable_parameters(shape: ModelShape, settings: Mapping[str, Any]) -> int:

@@ -48,8 +48,10 @@ def methods_markdown(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def time_said(seconds: Mapping[str, Any]) -> str:
+def time_said(seconds: Mapping[str, Any] | None) -> str:
     """An interval of time for people."""
+    if not seconds:
+        return "not measured here"
     return f"{duration(seconds['low'])} to {duration(seconds['high'])}"
 
 

@@ -56,8 +56,8 @@ class FieldsSpec(Section):
 
 
 class CsvSpec(Section):
-    """The dialect of CSV and TSV files. What is not said is proven: the reading under which every row has equally many
-    fields is taken, and shown."""
+    """The dialect of CSV and TSV files. What is declared is taken; anything else must follow from the file itself, or the
+    file is refused with the line to add here."""
 
     delimiter: Literal[",", ";", "\t", "|"] | None = None
     quote: Literal['"', "'", "none"] | None = Field(None, description="`none`: quotes are ordinary characters.")

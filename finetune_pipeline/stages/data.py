@@ -143,12 +143,12 @@ STEPS = [
     Step(
         "raw_examples",
         (),
-        "2",
+        "3",
         lambda s, w: [w.raw, w.corrections, s.data.raw, s.data.benchmarks],
         make_raw,
         after=("production_logs",),
     ),
-    Step("validated_examples", ("raw_examples",), "3", lambda s, w: judged_by(s), make_validated),
+    Step("validated_examples", ("raw_examples",), "4", lambda s, w: judged_by(s), make_validated),
     Step(
         "clean_examples",
         ("validated_examples", "raw_examples"),

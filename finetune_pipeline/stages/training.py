@@ -22,7 +22,7 @@ def make_training_plan(work: Work) -> dict[str, Any]:
     if wrong := errors(preflight(work.spec, work.task.folder, work.inputs["base_model"].folder)):
         raise FindingsError(wrong)
     splits = work.inputs["splits"].folder
-    facts = training_plan(
+    plan = training_plan(
         work.spec,
         work.inputs["base_model"].folder,
         read_examples(examples_of(splits, "train")),
@@ -31,6 +31,7 @@ def make_training_plan(work: Work) -> dict[str, Any]:
         home=work.store.root.parent,
         task_folder=work.task.folder,
     )
+    facts = plan.facts()
     return {**facts, "plan_markdown": plan_markdown(facts)}
 
 
@@ -67,7 +68,7 @@ def make_merged_model(work: Work) -> dict[str, Any]:
 
 
 STEPS = [
-    Step("training_plan", ("splits", "base_model"), "2", lambda s, w: s.training.model_dump(), make_training_plan),
+    Step("training_plan", ("splits", "base_model"), "3", lambda s, w: s.training.model_dump(), make_training_plan),
     # after the advice: its gate decides whether training happens at all, but not what training makes
     Step(
         "adapter",

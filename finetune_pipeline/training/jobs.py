@@ -142,7 +142,7 @@ def train_job(
     epochs, best_step, best_eval_loss, first_eval_loss, last_train_loss, stopped_early, overfitting {best_step, best_eval,
     last_eval, rise, train_fell, verdict}, history [...], audit {counts over both splits, splits {...}}. Whether and from
     where the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``), and there also
-    ``throughput`` (training.throughput.Meter.facts: what this process computed, how fast, and the utilisation).
+    ``throughput`` (training.trainer.Meter.facts: tokens this process computed, and how fast).
     """
     return {
         "action": "train",

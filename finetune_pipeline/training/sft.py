@@ -172,7 +172,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "resumed_from": resume.folder.name if resume.folder else None,
         "checkpoints_skipped": resume.skipped,
         "saved_prefix_tokens": getattr(collator, "saved_tokens", 0),
-        "throughput": trainer.meter.facts(compute, device),
+        "throughput": trainer.meter.facts(),
     }
     return facts, measured
 

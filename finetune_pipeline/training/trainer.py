@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,38 @@ from finetune_pipeline.training.faults import Diverged
 from finetune_pipeline.training.fused import token_losses
 from finetune_pipeline.training.reporting import say
 from finetune_pipeline.training.shared_prefix import logits_to_learn
-from finetune_pipeline.training.throughput import Meter, model_shape
+
+
+@dataclass
+class Meter:
+    """Adds up what training steps compute and how long they take, validation and saving left out.
+
+    Attributes:
+        tokens: Tokens that went through the layers, after packing.
+        learned: Tokens with loss.
+    """
+
+    tokens: int = 0
+    learned: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def add(self, batch: dict[str, Any], seconds: float, cpu_seconds: float) -> None:
+        """One forward and backward pass on `batch`."""
+        self.tokens += batch["position_ids" if "position_ids" in batch else "input_ids"].numel()
+        self.learned += batch["labels"].numel()
+        self.seconds += seconds
+        self.cpu_seconds += cpu_seconds
+
+    def facts(self) -> dict[str, Any]:
+        """The sums, and tokens a second."""
+        return {
+            "tokens": self.tokens,
+            "learned": self.learned,
+            "seconds": round(self.seconds, 2),
+            "cpu_seconds": round(self.cpu_seconds, 2),
+            "tokens_per_second": round(self.tokens / self.seconds, 1) if self.seconds else 0.0,
+        }
 
 
 class TokenTrainer(SFTTrainer):
@@ -40,7 +72,7 @@ class TokenTrainer(SFTTrainer):
         self.autocast = autocast
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the number of tokens of the step itself
-        self.meter = Meter(model_shape(self.model))
+        self.meter = Meter()
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         batches, _ = super().get_batch_samples(*args, **kwargs)

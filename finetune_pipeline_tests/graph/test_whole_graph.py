@@ -153,12 +153,12 @@ def test_the_plan_is_told_and_the_training_taught_it(finished: tuple[Project, in
     assert plan["fits"] is True and "| **qlora** |" in plan["plan_markdown"]
     measured = json.loads((project.artifact("adapter") / "measured.json").read_text())
     assert plan["memory_mib"]["total"] == pytest.approx(measured["peak_memory_mib"], rel=0.2)
+    assert plan["seconds"] is None, "nothing was trained here before"
     rates = json.loads((project.home / "throughput.json").read_text())
-    assert [(r["method"], r["source"]) for r in rates] == [("qlora", "training"), ("lora", "training")]
+    assert [r["method"] for r in rates] == ["qlora", "lora"]
     again = json.loads(project.finetune("plan", "colours", "--json").stdout)
     assert again["source"] == f"splits {finished[2]['steps']['splits']['version']}"
-    width, before = (told["high"] / max(told["low"], 0.1) for told in (again["seconds"], plan["seconds"]))
-    assert "of this kind here" in again["seconds"]["source"] and width < before
+    assert "of this kind here" in again["seconds"]["source"]
     assert again["seconds"]["low"] <= measured["train_seconds"] <= again["seconds"]["high"]
 
 

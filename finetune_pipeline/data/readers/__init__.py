@@ -1,1 +1,1 @@
-"""Raw files as records: one module a container, and :mod:`.blocks` in front of them."""
+"""Readers of raw files: one module a container, and :mod:`.blocks` in front of them."""

@@ -2,115 +2,107 @@
 
 from __future__ import annotations
 
-import re
+import io
 from dataclasses import dataclass
 from pathlib import PurePath
 
 import msgspec
 
 from finetune_pipeline.data.fields import is_row_key
-from finetune_pipeline.data.readers.csv_dialect import Dialect, prove
-from finetune_pipeline.data.readers.encodings import head_as_utf8, is_utf8
+from finetune_pipeline.data.readers.csv_dialect import find_dialect
+from finetune_pipeline.data.readers.json_document import FIRST_PAIR
+from finetune_pipeline.data.readers.raw_stream import Line, is_utf8
+from finetune_pipeline.data.readers.tables import Dialect
 from finetune_pipeline.spec import TaskSpec
 
 BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_PARQUET = b"PAR1"
-_LINES = 50
 _BLANK = b" \t\r\n"
-_LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
+_LINES = 50
+_TABLE_LINES = 1000
+_JSON_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 
 
 @dataclass(frozen=True)
 class Container:
-    """kind: json_lines, json, csv, parquet or unknown; why: for people; bom: a byte order mark comes first."""
+    """What a file is.
+
+    Attributes:
+        kind: json_lines, json, csv, parquet or unknown.
+        why: The reason, for people.
+        dialect: The dialect of a table.
+    """
 
     kind: str
     why: str
-    bom: bool = False
     dialect: Dialect | None = None
-
-
-def suffix_of(file: str) -> str:
-    """The suffix that says what is in a file, in lower case: ``.csv`` of ``a.CSV.gz``."""
-    path = PurePath(file.lower())
-    return PurePath(path.stem).suffix if path.suffix in (".gz", ".gzip") else path.suffix
 
 
 def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Container:
     """The container of a file from its first bytes (a MiB or so; `whole`: that is all of it)."""
-    suffix = suffix_of(file)
-    if head.startswith(_PARQUET):
+    path = PurePath(file.lower())
+    suffix = PurePath(path.stem).suffix if path.suffix in (".gz", ".gzip") else path.suffix
+    if head.startswith(b"PAR1"):
         return Container("parquet", "the file begins with Parquet's mark")
-    bom = head.startswith(BOM)
-    body = head[len(BOM) :] if bom else head
-    if head.startswith(_UTF16) and suffix not in _TABLE_SUFFIXES:
-        return Container("unknown", "the file begins with the mark of UTF-16; save it as UTF-8")
-    if head.startswith(_UTF16) and is_utf8(spec.data.csv.encoding):
-        return Container("csv", "the file begins with the mark of UTF-16; declare data.csv.encoding: utf-16")
+    csv = spec.data.csv
+    declared = csv.delimiter is not None or csv.quote is not None
+    table = suffix in _TABLE_SUFFIXES or (declared and suffix not in _JSON_SUFFIXES)
+    if head.startswith(_UTF16) and is_utf8(csv.encoding):
+        if not table:
+            return Container("unknown", "the file begins with the mark of UTF-16; save it as UTF-8")
+        fix = "save it as UTF-8, or add to task.yaml: `data: {csv: {encoding: utf-16}}`"
+        why = "the file begins with the mark of UTF-16"
+        return Container("csv", why, Dialect(problem=why, fix=fix))
+    body = head.removeprefix(BOM)
     if not body.strip(_BLANK):
-        return Container("json_lines", "the file holds no rows" if whole else "blank lines come first", bom)
-    declared = spec.data.csv.delimiter is not None or spec.data.csv.quote is not None
-    table = suffix in _TABLE_SUFFIXES or (declared and suffix not in (*_LINES_SUFFIXES, ".json"))
+        return Container("json_lines", "the file holds no rows" if whole else "blank lines come first")
     if not table:
+        lines = [line for line in body.split(b"\n")[: 4 * _LINES] if line.strip(_BLANK)][:_LINES]
         if body.lstrip(_BLANK)[:1] in (b"[", b"{"):
             kind, why = _json_kind(body, whole, spec)
-            return Container(kind, why + (", whatever the suffix says" if _says_else(kind, suffix) else ""), bom)
-        lines = [line for line in body.split(b"\n")[:_LINES] if line.strip(_BLANK)]
+            odd = suffix in _JSON_SUFFIXES and (kind == "json_lines") == (suffix == ".json")
+            return Container(kind, why + (", whatever the suffix says" if odd else ""))
         objects = sum(line.lstrip(_BLANK).startswith(b"{") for line in lines)
-        if objects or suffix in (*_LINES_SUFFIXES, ".json"):
+        if objects or suffix in _JSON_SUFFIXES:
             why = f"of the first {len(lines)} lines {objects} begin with {{" if objects else "the suffix says so"
-            return Container("json_lines", f"JSON Lines: {why}", bom)
-    text, wrong = head_as_utf8(body, spec.data.csv.encoding)
-    dialect = Dialect(problem=wrong) if wrong else prove(text, whole, file, spec)
-    if dialect.problem:
-        return Container("csv" if table else "unknown", dialect.problem, bom, dialect)
-    return Container("csv", dialect.why, bom, dialect)
+            return Container("json_lines", f"JSON Lines: {why}")
+    dialect = find_dialect(_text_lines(body, whole, csv.encoding), file, spec)
+    return Container("csv" if table or not dialect.problem else "unknown", dialect.problem or dialect.why, dialect)
 
 
-def _says_else(kind: str, suffix: str) -> bool:
-    return (kind == "json_lines") == (suffix == ".json") if suffix in (*_LINES_SUFFIXES, ".json") else True
+def _text_lines(body: bytes, whole: bool, encoding: str) -> list[Line]:
+    """The first lines of a table; the last one only when the file ends with it."""
+    try:
+        text = io.TextIOWrapper(io.BytesIO(body), encoding, "replace", newline="").readlines()
+    except UnicodeError:
+        text = []
+    lines = [Line(number, 0, line.removeprefix("\ufeff")) for number, line in enumerate(text, 1)]
+    return lines[:_TABLE_LINES] if whole or len(lines) < 2 else lines[:-1][:_TABLE_LINES]
 
 
 def _json_kind(body: bytes, whole: bool, spec: TaskSpec) -> tuple[str, str]:
-    """JSON Lines or a document, of a text that begins with a bracket."""
+    """JSON Lines or a document, of a text that begins with a bracket; and the reason."""
     ended = body.split(b"\n") if whole else body.split(b"\n")[:-1]
-    lines = [line for line in ended[: 4 * _LINES] if line.strip(_BLANK)][:_LINES]
+    lines = [line.strip(_BLANK) for line in ended[: 4 * _LINES] if line.strip(_BLANK)][:_LINES]
+    if len(lines) < 2:  # all there is, or all that was looked at, stands in one line
+        line = (lines or [body.lstrip(_BLANK)])[0]
+        if line[:1] == b"[":
+            return "json", "JSON array in one line"
+        pair = FIRST_PAIR.match(line.decode("utf-8", "replace"))
+        if spec.data.fields.rows or (pair and pair[2] == "[" and not is_row_key(pair[1], spec)):
+            return "json", "JSON object in one line"
+        return "json_lines", "JSON Lines: one line"
     complete = sum(_is_value(line) for line in lines)
-    if not lines:  # no line ends in what was looked at
-        return _one_line(body.lstrip(_BLANK), spec)
-    first = lines[0].strip(_BLANK)
-    if len(lines) == 1:
-        return _one_line(first, spec)
-    if 2 * complete >= len(lines) and _is_value(first):
-        return "json_lines", f"JSON Lines: {complete} of the first {len(lines)} lines are JSON values"
-    if 2 * complete > len(lines) and first != b"[":
-        return "json_lines", f"JSON Lines: {complete} of the first {len(lines)} lines are JSON values"
-    second = lines[1].strip(_BLANK)
-    ends, begins = first[-1:], second[:1]
-    goes_on = ends in (b"[", b"{", b",", b":") or begins in (b",", b"]", b"}", b":")
-    in_object = first[:1] == b"{" and ends in (b"{", b",") and begins == b"{"
-    if (goes_on and not in_object) or first[:1] == b"[":
-        return "json", f"JSON {_shape(first)} over several lines"
-    return "json_lines", f"JSON Lines: {complete} of the first {len(lines)} lines are JSON values"
-
-
-def _shape(first: bytes) -> str:
-    return "array" if first[:1] == b"[" else "object"
-
-
-_FIRST_KEY = re.compile(rb'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(\[?)')
-
-
-def _one_line(line: bytes, spec: TaskSpec) -> tuple[str, str]:
-    """All there is, in one line: a list, an object of lists of rows, or one row."""
-    if line[:1] == b"[":
-        return "json", "JSON array in one line"
-    key = _FIRST_KEY.match(line)
-    if spec.data.fields.rows or (key and key[2] and not is_row_key(key[1].decode("utf-8", "replace"), spec)):
-        return "json", "JSON object in one line"
-    return "json_lines", "JSON Lines: one line"
+    told = f"JSON Lines: {complete} of the first {len(lines)} lines are JSON values"
+    first, second = lines[0], lines[1]
+    if 2 * complete >= len(lines) and (_is_value(first) or (2 * complete > len(lines) and first != b"[")):
+        return "json_lines", told
+    goes_on = first[-1:] in (b"[", b"{", b",", b":") or second[:1] in (b",", b"]", b"}", b":")
+    row_after_row = first[:1] == b"{" and first[-1:] in (b"{", b",") and second[:1] == b"{"
+    if first[:1] == b"[" or (goes_on and not row_after_row):
+        return "json", f"JSON {'array' if first[:1] == b'[' else 'object'} over several lines"
+    return "json_lines", told
 
 
 def _is_value(line: bytes) -> bool:
@@ -118,4 +110,4 @@ def _is_value(line: bytes) -> bool:
         msgspec.json.decode(line, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    return line.lstrip(_BLANK)[:1] in (b"[", b"{")
+    return line[:1] in (b"[", b"{")

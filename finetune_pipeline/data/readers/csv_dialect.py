@@ -1,219 +1,149 @@
-"""The dialect of a table: what is not declared is proven by trying every reading."""
+"""The dialect of a CSV or TSV file: what is declared, and otherwise what only one reading of the file allows."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from finetune_pipeline.data.fields import ROW_KEYS, named_in_fields, plain_path
+from finetune_pipeline.data.fields import ROW_KEYS, named_in_fields
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.csv_rows import Line, Row, read_rows
+from finetune_pipeline.data.readers.raw_stream import Line
+from finetune_pipeline.data.readers.tables import Dialect, bare, split_rows
 from finetune_pipeline.spec import TaskSpec
 
 _DELIMITERS = (",", "\t", ";", "|")
-_QUOTES = ('"', "'", "none")
-_SAMPLE_LINES = 3000
-_ENOUGH = 0.6
-_KNOWN = ROW_KEYS | {
-    "utterance",
-    "intent",
-    "sentence",
-    "category",
-    "class",
-    "target",
-    "content",
-    "message",
-    "title",
-    "body",
-}
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How a table is read. quote: empty where quotes mean nothing; header: the first row names the columns; problem:
-    why no reading fits (then the rest means nothing)."""
-
-    delimiter: str = ","
-    quote: str = '"'
-    columns: tuple[str, ...] = ()
-    header: bool = True
-    why: str = ""
-    problem: str = ""
-
-    def is_row(self, label_at: int | None, labels: frozenset[str], cells: list[str]) -> bool | None:
-        """Whether cells hold a known label where one belongs, None when that cannot be told."""
-        if label_at is None or not labels or label_at >= len(cells):
-            return None
-        return _unquoted(cells[label_at]) in labels
+_FIT = 0.6
+"""Share of the lines that must stand in rows of equally many fields."""
+_MARGIN = 0.1
+"""By so much more of the lines must the best delimiter fit than the next one."""
 
 
 @dataclass(frozen=True)
 class _Reading:
+    """What one delimiter makes of the first lines; `good` of them stand in rows of `fields` fields."""
+
     delimiter: str
     quote: str
     fields: int
-    share: float
-    bad: int
-    wrapped: int
+    good: int
+    lines: int
     first: tuple[str, ...]
 
-    @property
-    def told(self) -> str:
+    def __str__(self) -> str:
         quote = f"quote {self.quote}" if self.quote else "no quoting"
-        return f"delimiter {self.delimiter!r} and {quote} give {self.fields} fields"
+        if self.good == self.lines:
+            where = f"in all of the first {self.lines} lines"
+        else:
+            where = f"in {self.good / self.lines:.1%} of the first {self.lines} lines"
+        return f"delimiter {self.delimiter!r} and {quote} give {self.fields} fields {where}"
 
 
-def sample_lines(body: bytes, whole: bool) -> list[Line]:
-    """The lines of the beginning of a table; the last one only when the file ends with it."""
-    parts = body.split(b"\n")
-    if not whole:
-        parts = parts[:-1] or parts
-    lines, at = [], 0
-    for number, data in enumerate(parts[:_SAMPLE_LINES], 1):
-        lines.append(Line(number, at, data.removesuffix(b"\r")))
-        at += len(data) + 1
-    return lines
+def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
+    """The dialect of a table from its first lines.
 
-
-def prove(body: bytes, whole: bool, file: str, spec: TaskSpec) -> Dialect:
-    """The reading under which the most lines stand in rows of equally many fields, at least two.
-
-    Ties go to the reading whose first row names known columns, then to the delimiter the suffix names, then to the one
-    with more fields. A dialect with a `problem` when less than three fifths of the lines agree under any.
+    What ``data.csv`` declares is taken; an undeclared quote is a double one. A delimiter is taken when under it at least
+    _FIT of the lines stand in rows of equally many fields (two or more), and under no other one nearly as many do; known
+    column names in the first row, and tabs in a .tsv file, decide a tie. What cannot be told is a `problem`, and its
+    `fix` names the line to add to task.yaml.
     """
     declared = spec.data.csv
-    lines = [line for line in sample_lines(body, whole) if line.data.strip()]
-    delimiters = (declared.delimiter,) if declared.delimiter else _DELIMITERS
-    quotes = (declared.quote,) if declared.quote else _QUOTES
-    readings = []
-    for delimiter in delimiters:
-        if delimiter.encode() not in body and not declared.delimiter:
-            continue
-        tried = [_try(lines, delimiter, "" if q == "none" else q, frozenset(spec.labels)) for q in quotes]
-        readings.append(_best_quoting([r for r in tried if r]))
-    fitting = [r for r in readings if r and r.fields >= 2]
-    if not fitting:
-        told = "no line holds a delimiter (, ; | or tab)" if not readings else "every row has a single field"
-        return Dialect(problem=f"the file is no table: {told}; is it JSON Lines, or another format?")
-    names = _names(spec)
-    suffix = {".tsv": "\t", ".tab": "\t", ".csv": ","}.get(
-        "." + file.lower().removesuffix(".gz").rpartition(".")[2], ""
-    )
-    best = max(
-        fitting,
-        key=lambda r: (round(r.share, 3), sum(_plain(c) in names for c in r.first), r.delimiter == suffix, r.fields),
-    )
-    if best.share < _ENOUGH:
-        told = "; ".join(f"{r.told} in {r.share:.0%} of the lines" for r in fitting[:4])
-        return Dialect(problem=f"no reading gives equally many fields: {told}; declare data.csv, or repair the file")
-    every = (
-        f"in all of the first {len(lines)} lines"
-        if not best.bad
-        else (f"in {best.share:.1%} of the first {len(lines)} lines")
-    )
-    dialect = Dialect(best.delimiter, best.quote, why=f"{best.told} {every}")
-    return _with_columns(dialect, best, spec, names)
-
-
-def _try(lines: list[Line], delimiter: str, quote: str, labels: frozenset[str]) -> _Reading | None:
-    """What a reading makes of the lines: the commonest number of fields, and the share of lines in rows that have it."""
-    counts: Counter[int] = Counter()
-    for row in read_rows(lines, delimiter, quote):
-        if not row.broken:
-            counts[len(row.cells)] += row.lines
-    if not counts:
-        return None
-    fields = max(counts, key=lambda n: (counts[n] if n > 1 else counts[n] / 10, n))
-
-    def is_row(cells: list[str]) -> bool | None:
-        return any(_unquoted(cell) in labels for cell in cells) if labels else None
-
-    rows = list(read_rows(lines, delimiter, quote, fields, is_row))
-    good = [row for row in rows if not row.broken and len(row.cells) == fields]
-    agreeing = sum(row.lines for row in good)
-    first: Row | None = next((row for row in rows if not row.broken), None)
-    return _Reading(
-        delimiter,
-        quote,
-        fields,
-        agreeing / len(lines),
-        len(lines) - agreeing,
-        sum(row.wrapped for row in good),
-        tuple(first.cells) if first else (),
-    )
-
-
-def _best_quoting(readings: list[_Reading]) -> _Reading | None:
-    """Of the readings with one delimiter. Quotes are meant where they wrap many cells and break few lines."""
-    plain = next((r for r in readings if not r.quote), None)
-    quoting = [
-        r
-        for r in readings
-        if r.quote
-        and (plain is None or r.share > plain.share or (r.share > plain.share - 0.02 and r.wrapped >= 10 * r.bad))
-        and (r.quote == '"' or plain is None or 2 * r.wrapped >= r.fields)
+    quote = {None: '"', "none": ""}.get(declared.quote, declared.quote or "")
+    lines = [line for line in lines if line.text.strip()]
+    labels = frozenset(spec.labels)
+    readings = [
+        _read(lines, delimiter, quote, labels)
+        for delimiter in ([declared.delimiter] if declared.delimiter else _DELIMITERS)
+        if any(delimiter in line.text for line in lines)
     ]
-    if quoting:
-        return max(quoting, key=lambda r: (r.share, r.wrapped, r.quote == '"'))
-    return plain or max(readings, key=lambda r: r.share, default=None)
+    fitting = [r for r in readings if r.fields >= 2 and (declared.delimiter or r.good >= _FIT * r.lines)]
+    if not fitting:
+        return _no_table(readings)
+    names = _plain_names(spec) | {name.casefold() for name in ROW_KEYS}
+    tabs = file.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
+
+    def rank(reading: _Reading) -> tuple[int, bool]:
+        return sum(bare(c).casefold() in names for c in reading.first), tabs and reading.delimiter == "\t"
+
+    best, *others = sorted(fitting, key=lambda r: (*rank(r), r.good), reverse=True)
+    if near := [r for r in others if rank(r) == rank(best) and r.good > best.good - _MARGIN * best.lines]:
+        problem = f"the delimiter cannot be told: {best}; {near[0]}"
+        return Dialect(problem=problem, fix=_declare("delimiter", quoted(best.delimiter), quoted(near[0].delimiter)))
+    return _with_columns(Dialect(best.delimiter, best.quote, why=str(best)), best, spec)
 
 
-def _names(spec: TaskSpec) -> set[str]:
-    return {_plain(n) for n in named_in_fields(spec)} | _KNOWN
+def _declare(name: str, value: str, other: str) -> str:
+    return f"add to task.yaml: `data: {{csv: {{{name}: {value}}}}}`, or {other}"
 
 
-def _unquoted(cell: str) -> str:
-    return cell.strip().strip("\"'").strip()
+def _no_table(readings: Sequence[_Reading]) -> Dialect:
+    fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
+    if not readings:
+        problem = "no line holds a delimiter (, ; | or tab); is it JSON Lines, or another format?"
+        return Dialect(problem=f"the file is not a table: {problem}", fix=fix)
+    seen = "; ".join(str(r) for r in readings[:2])
+    return Dialect(problem=f"no delimiter gives most rows equally many fields, two or more: {seen}", fix=fix)
 
 
-def _plain(cell: str) -> str:
-    return _unquoted(cell).casefold()
+def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[str]) -> _Reading:
+    counts: Counter[int] = Counter()
+    for row in split_rows(lines, delimiter, quote):
+        if not row.problem:
+            counts[len(row.cells)] += row.lines
+    fields = max(counts, key=lambda n: (counts[n] if n > 1 else counts[n] / 10, n), default=0)
+    rows = list(split_rows(lines, delimiter, quote, fields, labels))
+    good = [row for row in rows if not row.problem and len(row.cells) == fields]
+    first = next((row.cells for row in rows if not row.problem), [])
+    return _Reading(delimiter, quote, fields, sum(r.lines for r in good), len(lines), tuple(first))
 
 
-def _with_columns(dialect: Dialect, reading: _Reading, spec: TaskSpec, names: set[str]) -> Dialect:
-    """Whether the first row names the columns, by what is declared or by what it holds."""
+def _plain_names(spec: TaskSpec) -> set[str]:
+    return {name.casefold() for name in named_in_fields(spec)}
+
+
+def _with_columns(dialect: Dialect, reading: _Reading, spec: TaskSpec) -> Dialect:
+    """The dialect with its columns: whether the first row names them is declared, or follows from what it holds."""
     cells = [c.strip() for c in reading.first]
     numbered = tuple(f"c{i}" for i in range(1, reading.fields + 1))
-    wanted = {_plain(n) for n in named_in_fields(spec)}
     header, reason = spec.data.csv.header, "as declared"
     if header is None:
-        header, reason = _is_header(cells, wanted, names, spec, reading.fields)
-    why = f"{dialect.why}; the first row {'names the columns' if header else 'is data'}: {reason}"
+        header, reason = _is_header([bare(c) for c in cells], numbered, spec)
+    if header is None:
+        first = ", ".join(quoted(c) for c in cells[:4])
+        problem = f"whether the first row names the columns cannot be told: it holds {first}, no known or declared name"
+        return replace(
+            dialect, problem=problem, fix=_declare("header", "true", "false; and name columns in data.fields")
+        )
+    dialect = replace(
+        dialect,
+        header=header,
+        why=f"{dialect.why}; the first row {'names the columns' if header else 'is data'}: {reason}",
+    )
     if not header:
-        return replace(dialect, columns=numbered, header=False, why=why)
+        return replace(dialect, columns=numbered)
     columns = tuple(c or n for c, n in zip([*cells, *[""] * reading.fields], numbered, strict=False))
-    twice = [name for name, n in Counter(columns).items() if n > 1]
+    fix = "correct the first row, or add to task.yaml: `data: {csv: {header: false}}`"
     if len(cells) != reading.fields:
         problem = f"the first row names {len(cells)} columns, the rows have {reading.fields} fields"
-        return replace(dialect, columns=numbered, why=why, problem=f"{problem}; correct the header or declare data.csv")
+        return replace(dialect, problem=problem, fix=fix)
+    twice = [name for name, count in Counter(columns).items() if count > 1]
     if twice:
-        problem = f"two columns are called {quoted(twice[0])}; rename one of them"
-        return replace(dialect, columns=columns, why=why, problem=problem)
-    return replace(dialect, columns=columns, why=why)
+        return replace(dialect, problem=f"two columns are called {quoted(twice[0])}", fix=fix)
+    return replace(dialect, columns=columns)
 
 
-def _is_header(cells: list[str], wanted: set[str], names: set[str], spec: TaskSpec, fields: int) -> tuple[bool, str]:
-    plain = [_plain(c) for c in cells]
-    label = next((c for c in cells if c in set(spec.labels) and _plain(c) not in wanted), None)
-    if hits := [c for c in plain if c in wanted]:
-        return True, f"it holds {quoted(hits[0])}, which data.fields names"
-    if label is not None:
-        return False, f"it holds the label {quoted(label)}"
-    if wanted and wanted <= {f"c{i}" for i in range(1, fields + 1)}:
+def _is_header(cells: list[str], numbered: tuple[str, ...], spec: TaskSpec) -> tuple[bool | None, str]:
+    """(whether a first row names the columns, why); None when that cannot be told."""
+    declared = _plain_names(spec)
+    names = [c for c in cells if c.casefold() in declared]
+    if names:
+        return True, f"it holds {quoted(names[0])}, which data.fields names"
+    labels = [c for c in cells if c in spec.labels]
+    if labels:
+        return False, f"it holds the label {quoted(labels[0])}"
+    if declared and declared <= set(numbered):
         return False, "data.fields names the columns by number"
-    if hits := [c for c in plain if c in names]:
-        return True, f"it holds {quoted(hits[0])}, a known column name"
-    return False, "it holds no name that is known or declared"
-
-
-def label_column(dialect: Dialect, spec: TaskSpec) -> int | None:
-    """Which column holds the labels, None when that cannot be told."""
-    expression = spec.data.fields.label
-    path = None
-    if expression is not None:
-        try:
-            path = plain_path(expression)
-        except ValueError:
-            return None
-    name = "label" if expression is None else path[0] if path and len(path) == 1 else None
-    return dialect.columns.index(name) if name in dialect.columns else None
+    known = [c for c in cells if c.casefold() in ROW_KEYS]
+    if known:
+        return True, f"it holds {quoted(known[0])}, a known column name"
+    return None, ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 
@@ -12,254 +13,240 @@ from finetune_pipeline.data.decoding import decode_line
 from finetune_pipeline.data.fields import compile_expression, is_row_key, plain_path
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.document_cursor import Cursor
-from finetune_pipeline.data.readers.json_lines import SHOWN, broken_stream
 from finetune_pipeline.data.readers.raw_stream import RawStream
-from finetune_pipeline.data.readers.records import Block, Gather, Record, problem
+from finetune_pipeline.data.readers.records import SHOWN, Record, broken_stream, byte_order_mark, too_long, unreadable
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
-_OPEN_LIST, _CLOSE_LIST, _OPEN, _CLOSE, _COMMA, _COLON, _QUOTE = b'[]{},:"'
-_FIX = "write the document with a JSON library"
+FIRST_PAIR = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(\S)')
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_MARK = "\xef\xbb\xbf"
+_TOKEN = 16
+"""More characters than any of JSON's words and escapes has."""
 
 
-def read_json_document(stream: RawStream, file: str, spec: TaskSpec, size: int, bom: bool) -> Iterator[Block]:
-    """Blocks of the rows of a document, each row's JSON as it stands in the file, to be decoded by whoever judges it.
+def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator[Record]:
+    """The rows of a document, each with its JSON as it stands in the file.
 
-    A broken row costs only itself; a document that is cut off loses only its last row.
+    The standard library's scanner reads one row after the other. Where the document breaks (or is cut off), the rows
+    before the break are kept, and a last record says at which byte it broke and that nothing behind it was read. A
+    problem within a row (a bad byte, a key written twice) costs that row only.
+
+    Memory is constant, unless ``data.fields.rows`` is an expression that needs the document as a whole.
     """
-    gather = Gather(file, size)
     expression = spec.data.fields.rows
-    path = plain_path(expression) if expression else None
-    records = (
-        _whole(stream, file, expression, bom)
-        if expression and path is None
-        else _Walk(stream, file, spec, path).records(bom)
-    )
-    for record, end in records:
-        if block := gather.add(record, end):
-            yield block
-    if block := gather.rest():
-        yield block
-
-
-def byte_order_mark(file: str) -> Finding:
-    """The note about a byte order mark."""
-    return Finding(
-        "data.byte_order_mark",
-        "note",
-        f"{file}:1",
-        "the file starts with a byte order mark",
-        "nothing to do; it was left out",
-    )
-
-
-class _Walk:
-    def __init__(self, stream: RawStream, file: str, spec: TaskSpec, path: list[str] | None) -> None:
-        self._stream, self._file, self._spec, self._path = stream, file, spec, path
-        self._cursor = Cursor(stream)
-        self._missing_comma = False
-        self._found = False
-        self._cut = self._torn = False
-
-    def records(self, bom: bool) -> Iterator[tuple[Record, int]]:
-        """(record, byte offset behind it) of every row of the document."""
-        cursor = self._cursor
-        notes: tuple[Finding, ...] = ()
-        if bom:
-            cursor.peek()
-            cursor.skip(3)
-            notes = (byte_order_mark(self._file),)
-        for record, end in self._top():
-            if notes:
-                yield replace(record, findings=(*notes, *record.findings)), end
-                notes = ()
-                continue
-            yield record, end
-        if self._stream.problem:
-            yield broken_stream(self._stream, self._file, cursor.line), cursor.offset
-        elif self._path is not None and not self._found:
-            expression = self._spec.data.fields.rows
-            message = f"data.fields.rows: {expression!r} leads to no list of rows in this document"
-            yield self._bad("missing_field", message, "correct the expression"), cursor.offset
-        elif not self._found:
-            yield self._bad("no_rows", "the document holds no rows", "remove the file, or fill it"), cursor.offset
-
-    def _bad(
-        self, rule: str, message: str, fix: str, raw: bytes = b"", line: int = 0, key: str | None = None
-    ) -> Record:
-        line = line or self._cursor.line
-        return Record(line, None, raw[:SHOWN], (problem(rule, f"{self._file}:{line}", message, fix),), key=key)
-
-    def _top(self) -> Iterator[tuple[Record, int]]:
-        """What stands at the top: the document, and whatever wrongly stands behind it."""
-        cursor, first = self._cursor, True
-        while (byte := cursor.peek()) is not None:
-            if not first:
-                self._found = True
-                message = "text stands behind the end of the document"
-                yield self._bad("bad_json", message, _FIX, b""), cursor.offset
-            if byte == _OPEN_LIST and self._path is None:
-                yield from self._list(None)
-            elif byte == _OPEN and first:
-                yield from self._object(list(self._path or ()), self._path is None)
-            elif byte in (_OPEN, _OPEN_LIST) and not first:
-                yield self._item(None)
-            elif byte == _OPEN_LIST:
-                cursor.value()
-            else:
-                cursor.skip()
-                cursor.skip_to(b"[{")
-            first = False
-
-    def _item(self, key: str | None) -> tuple[Record, int]:
-        cursor = self._cursor
-        line, at = cursor.line, cursor.offset
-        raw, state = cursor.value()
-        self._cut, self._torn = state == "cut", state == "torn"
-        self._found = True
-        if state == "long":
-            message = f"the row is longer than {MAX_LINE_BYTES} bytes"
-            return self._bad("line_too_long", message, "shorten or remove it", raw, line, key), cursor.offset
-        found: tuple[Finding, ...] = ()
-        if self._missing_comma:
-            message = "no comma stands between this row and the one before it"
-            found = (Finding("data.bad_json", "warning", f"{self._file}:{line}", message, _FIX),)
-        return Record(line, None, raw, found, at, key, encoded=True), cursor.offset
-
-    def _list(self, key: str | None) -> Iterator[tuple[Record, int]]:
-        """The rows of the list that begins here."""
-        cursor = self._cursor
-        opened = cursor.line
-        cursor.skip()
-        comma = True  # whether a row may begin here
-        empty = True
-        while True:
-            byte = cursor.peek()
-            if byte is None:
-                yield from self._end_missing(f"the list that begins in line {opened}")
-                return
-            if byte == _CLOSE_LIST or (byte == _COMMA and comma):
-                if comma and not empty:
-                    message = "a comma with no row behind it: a row is missing here"
-                    yield self._bad("bad_json", message, _FIX, key=key), cursor.offset
-                cursor.skip()
-                if byte == _CLOSE_LIST:
-                    return
-                empty = False
-            elif byte == _COMMA:
-                cursor.skip()
-                comma = True
-            elif byte in (_CLOSE, _COLON):
-                self._found = True
-                rubbish = cursor.skip_to(b"[{],")
-                yield (
-                    self._bad(
-                        "bad_json",
-                        f"{quoted(rubbish[:40].decode('utf-8', 'replace'))} stands between rows",
-                        _FIX,
-                        rubbish,
-                    ),
-                    cursor.offset,
-                )
-            else:
-                self._missing_comma = not comma
-                yield self._item(key)
-                self._missing_comma = False
-                comma, empty = self._torn, False  # what tore a row may have been its comma
-
-    def _end_missing(self, where: str) -> Iterator[tuple[Record, int]]:
-        """The document ends too early: told once, and not again where a row that was cut off tells it."""
-        if not (self._stream.problem or self._cut):
-            message = f"the document ends within {where}; rows may be missing"
-            yield self._bad("bad_json", message, "take the whole file from its source again"), self._cursor.offset
-        self._cut = self._found = True
-
-    def _object(self, path: list[str], rows_wanted: bool) -> Iterator[tuple[Record, int]]:
-        """The object that begins here: one row, or lists of rows under its keys, or the way to them along `path`."""
-        cursor = self._cursor
-        if rows_wanted and self._is_row():
-            yield self._item(None)
-            return
-        cursor.skip()
-        while (byte := cursor.peek()) is not None and byte != _CLOSE:
-            line = cursor.line
-            key = cursor.string() if byte == _QUOTE else None
-            if key is None or cursor.peek() != _COLON:
-                self._found = True
-                rubbish = cursor.skip_to(b",}[{") if byte not in b"[{" else b""
-                if not rubbish:
-                    cursor.value() if byte in b"[{" else cursor.skip()
-                message = "a key in double quotes, then a colon, is needed here"
-                yield self._bad("bad_json", message, _FIX, rubbish, line), cursor.offset
-                continue
-            cursor.skip()
-            yield from self._under_key(key, path, rows_wanted)
-            if cursor.peek() == _COMMA:
-                cursor.skip()
-        if byte is None:
-            yield from self._end_missing("an object")
-        else:
-            cursor.skip()
-
-    def _under_key(self, key: str, path: list[str], rows_wanted: bool) -> Iterator[tuple[Record, int]]:
-        """What stands under one key of an object."""
-        cursor = self._cursor
-        byte = cursor.peek()
-        if path and key == path[0]:
-            if byte == _OPEN:
-                yield from self._object(path[1:], len(path) == 1)
-                return
-            if byte == _OPEN_LIST and len(path) == 1:
-                self._found = True
-                yield from self._list(None)
-                return
-        if not path and rows_wanted and byte == _OPEN_LIST:
-            yield from self._list(key)
-            return
-        if byte is None:
-            return
-        line, (raw, _) = cursor.line, cursor.value()
-        if rows_wanted and not path:
-            self._found = True
-            message = f"what stands under {quoted(key)} is no list of rows"
-            yield (
-                self._bad("not_rows", message, "say in data.fields.rows where the rows are", raw, line, key),
-                cursor.offset,
-            )
-
-    def _is_row(self) -> bool:
-        """Whether an object at the top is one row: its first value is no list, or its first key is one of a row's."""
-        key, listed = self._cursor.first_pair()
-        return not listed or is_row_key(key or "", self._spec)
-
-
-def _whole(stream: RawStream, file: str, expression: str, bom: bool) -> Iterator[tuple[Record, int]]:
-    """Rows that an expression finds in the document as a whole; `line` is then the number of the row.
-
-    The document is in memory as a whole.
-    """
-    data = b"".join(iter(lambda: stream.read(1 << 20), b""))
-    value, found, readable = decode_line(data[3:] if bom else data, f"{file}:1", 3 if bom else 0)
+    path = plain_path(expression) if expression else []
+    if path is None:
+        yield from _rows_of_expression(stream, file, expression or "")
+        return
+    document = _Document(stream)
+    notes: tuple[Finding, ...] = ()
+    if document.text.startswith(_MARK):
+        document.position = len(_MARK)
+        notes = (byte_order_mark(file),)
+    found = False
+    try:
+        for record in _rows(document, file, spec, path):
+            found = True
+            yield replace(record, findings=(*notes, *record.findings)) if notes else record
+            notes = ()
+        if document.peek():
+            raise json.JSONDecodeError("text stands behind the end of the document", document.text, document.position)
+    except (json.JSONDecodeError, RecursionError) as error:
+        yield _break(document, stream, file, error)
+        return
     if stream.problem:
-        yield broken_stream(stream, file, 1, data[:SHOWN]), 0
+        yield broken_stream(stream, file, document.line)
         return
-    rows: Any = None
-    if readable and not found:
-        try:
-            rows = compile_expression(expression)[0](value, file, None)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError) as error:
-            message = f"data.fields.rows: {expression!r} cannot be worked out: {quoted(str(error), 160)}"
-            found.append(problem("field_expression", f"{file}:1", message, "correct the expression"))
-        if not isinstance(rows, list) and not found:
-            message = f"data.fields.rows: {expression!r} gives {quoted(rows)}, not a list of rows"
-            found.append(problem("missing_field", f"{file}:1", message, "correct the expression"))
-    if found:
-        yield Record(1, None, data[:SHOWN], tuple(found)), 0
+    if not found and path:
+        message = f"data.fields.rows: {expression!r} leads to no rows in this document"
+        yield unreadable("missing_field", file, document.line, message, "correct the expression")
+    elif not found:
+        message, fix = "the document holds no rows", "remove the file, or fill it"
+        yield unreadable("no_rows", file, document.line, message, fix)
+
+
+class _Document:
+    """A place in a JSON text of which a piece is in memory, always enough of it for the longest row.
+
+    Bytes are characters here (Latin-1): JSON's own signs are ASCII, and positions are byte offsets.
+    """
+
+    def __init__(self, stream: RawStream) -> None:
+        self._source = stream.buffered()
+        self._decode = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).raw_decode  # int() has a limit
+        self._dropped = self._lines_dropped = 0
+        self._counted, self._lines = 0, 0  # line ends in `text` before `_counted`
+        self._over = False
+        self.text = ""
+        self.position = 0
+        self._fill()
+
+    def _fill(self) -> None:
+        """Keep more than MAX_LINE_BYTES ahead of the position in memory, as far as the file goes."""
+        if self._over or len(self.text) - self.position > MAX_LINE_BYTES:
+            return
+        more = self._source.read(MAX_LINE_BYTES + 1).decode("latin-1")
+        self._over = not more
+        _ = self.line
+        self._dropped += self.position
+        self._lines_dropped += self._lines
+        self.text = self.text[self.position :] + more
+        self.position = self._counted = self._lines = 0
+
+    @property
+    def offset(self) -> int:
+        """Byte offset of the position in the file."""
+        return self._dropped + self.position
+
+    @property
+    def line(self) -> int:
+        """Line of the position, from 1."""
+        self._lines += self.text.count("\n", self._counted, self.position)
+        self._counted = self.position
+        return 1 + self._lines_dropped + self._lines
+
+    def peek(self) -> str:
+        """The next character that is not blank, empty at the end; the position moves to it."""
+        while True:
+            self._fill()
+            self.position = _BLANKS.match(self.text, self.position).end()  # type: ignore[union-attr]
+            if self.position < len(self.text) or self._over:
+                return self.text[self.position : self.position + 1]
+
+    def take(self, wanted: str) -> str:
+        """Move behind the next character, which must be one of `wanted`. Raises json.JSONDecodeError otherwise."""
+        character = self.peek()
+        if not character or character not in wanted:
+            raise json.JSONDecodeError(f"{' or '.join(wanted)} is missing", self.text, self.position)
+        self.position += 1
+        return character
+
+    def value(self) -> bytes:
+        """The JSON of the value that begins here; the position moves behind it."""
+        self.peek()
+        begin = self.position
+        self.position = self._decode(self.text, begin)[1]
+        return self.text[begin : self.position].encode("latin-1")
+
+    def items(self) -> Iterator[None]:
+        """Stop in front of each element of the list that begins here. The caller reads the element."""
+        self.take("[")
+        if self.peek() == "]":
+            self.position += 1
+            return
+        while True:
+            yield
+            if self.take(",]") == "]":
+                return
+
+    def members(self) -> Iterator[str]:
+        """Each key of the object that begins here, stopping in front of its value. The caller reads the value."""
+        self.take("{")
+        if self.peek() == "}":
+            self.position += 1
+            return
+        while True:
+            if self.peek() != '"':
+                raise json.JSONDecodeError("a key in double quotes is missing", self.text, self.position)
+            key = json.loads(self.value().decode("utf-8", "replace"), strict=False)
+            self.take(":")
+            yield key
+            if self.take(",}") == "}":
+                return
+
+    def skip(self) -> None:
+        """Move behind the value that begins here, element by element where it is a list or an object."""
+        opening = self.peek()
+        if opening and opening in "[{":
+            for _ in self.items() if opening == "[" else self.members():
+                self.value()
+        else:
+            self.value()
+
+
+def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> Iterator[Record]:
+    """The rows of what begins at the document's position; `path`: the keys that lead to them."""
+    opening = document.peek()
+    if path:
+        if opening != "{":
+            document.skip()
+            return
+        for key in document.members():
+            if key == path[0]:
+                yield from _rows(document, file, spec, path[1:])
+            else:
+                document.skip()
+    elif opening == "[":
+        yield from (_row(document, file) for _ in document.items())
+    elif opening == "{" and _is_row(document.text, document.position, spec):
+        yield _row(document, file)
+    elif opening == "{":
+        for key in document.members():
+            if document.peek() == "[":
+                yield from (_row(document, file, key) for _ in document.items())
+                continue
+            line, begin = document.line, document.offset
+            document.skip()
+            message = f"the value of {quoted(key)} is not a list of rows"
+            fix = "say in data.fields.rows where the rows are"
+            yield replace(unreadable("not_rows", file, line, message, fix, at=begin), key=key)
+    else:
+        document.skip()
+
+
+def _is_row(text: str, position: int, spec: TaskSpec) -> bool:
+    """Whether an object at the top is one row: its first value is not a list, or its first key is one of a row's."""
+    pair = FIRST_PAIR.match(text, position)
+    return pair is None or pair[2] != "[" or is_row_key(pair[1].encode("latin-1").decode("utf-8", "replace"), spec)
+
+
+def _row(document: _Document, file: str, key: str | None = None) -> Record:
+    document.peek()
+    line, at = document.line, document.offset
+    raw = document.value()
+    if len(raw) > MAX_LINE_BYTES:
+        return replace(too_long(file, line, MAX_LINE_BYTES, raw, at), key=key)
+    return Record(line, None, raw, (), at, key, encoded=True)
+
+
+def _break(document: _Document, stream: RawStream, file: str, error: json.JSONDecodeError | RecursionError) -> Record:
+    """The record that stands for the break and everything behind it."""
+    line, at = document.line, document.offset
+    rest = document.text[document.position : document.position + SHOWN].encode("latin-1")
+    if stream.problem:
+        return broken_stream(stream, file, line, rest, at)
+    reason, where = "the JSON is nested too deeply", document.position
+    if isinstance(error, json.JSONDecodeError):
+        reason, where = error.msg, error.pos
+        ran_out = error.msg.startswith("Unterminated string") or where > len(document.text) - _TOKEN
+        if ran_out and len(document.text) - document.position > MAX_LINE_BYTES:
+            return too_long(file, line, MAX_LINE_BYTES, rest, at)
+    message = f"the document is broken at byte {at + where - document.position}: {reason}; nothing behind it was read"
+    return unreadable("bad_json", file, line, message, "repair it there, or write it with a JSON library", rest, at)
+
+
+def _rows_of_expression(stream: RawStream, file: str, expression: str) -> Iterator[Record]:
+    """Rows that an expression finds in the document as a whole; `line` is then the number of the row."""
+    data = stream.buffered().read()
+    if stream.problem:
+        yield broken_stream(stream, file, 1, data)
         return
-    notes = (byte_order_mark(file),) if bom else ()
-    end = 0
+    body = data.removeprefix(_MARK.encode("latin-1"))
+    notes = (byte_order_mark(file),) if len(body) < len(data) else ()
+    value, findings, readable = decode_line(body, f"{file}:1", len(data) - len(body))
+    if not readable or findings:
+        yield Record(1, None, data[:SHOWN], tuple(findings))
+        return
+    try:
+        rows = compile_expression(expression)[0](value, file, None)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError) as error:
+        message = f"data.fields.rows: {expression!r} cannot be worked out: {quoted(str(error), 160)}"
+        yield unreadable("field_expression", file, 1, message, "correct the expression", data)
+        return
+    if not isinstance(rows, list):
+        message = f"data.fields.rows: {expression!r} gives {quoted(rows)}, not a list of rows"
+        yield unreadable("missing_field", file, 1, message, "correct the expression", data)
+        return
     for number, row in enumerate(rows, 1):
-        raw = msgspec.json.encode(row)
-        end += len(raw)
-        yield Record(number, None, raw, notes if number == 1 else (), encoded=True), end
+        yield Record(number, None, msgspec.json.encode(row), notes if number == 1 else (), encoded=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,16 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.records import Block, Record, problem
+from finetune_pipeline.data.readers.records import Record, unreadable
 
-_ROWS = 10_000
 _BATCH = 1_000
 
 
-def read_parquet(path: Path, file: str) -> Iterator[Block]:
-    """Blocks of 10,000 rows; `line` is the number of the row. Needs a file on disk, and no more memory than a batch."""
+def read_parquet(path: Path, file: str) -> Iterator[Record]:
+    """The rows of a Parquet file; `line` is the number of the row. Takes the memory of a batch."""
     import pyarrow
     import pyarrow.parquet as pq
 
-    records: list[Record] = []
     number = 0
     try:
         with pq.ParquetFile(path) as table:
@@ -33,25 +31,15 @@ def read_parquet(path: Path, file: str) -> Iterator[Block]:
             for batch in table.iter_batches(batch_size=_BATCH):
                 for row in _rows(batch):
                     number += 1
-                    records.append(_record(row, number, file))
-                    if len(records) == _ROWS:
-                        yield Block(file, "records", records[0].line, b"", tuple(records))
-                        records = []
+                    yield _record(row, number, file)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
-        said = quoted(" ".join(str(error).split()), 200)
-        finding = problem(
-            "bad_parquet",
-            f"{file}:{number + 1}",
-            f"the Parquet file cannot be read behind row {number}: {said}",
-            "write or copy the file again",
-        )
-        records.append(Record(number + 1, None, b"", (finding,)))
-    if records:
-        yield Block(file, "records", records[0].line, b"", tuple(records))
+        reason = quoted(" ".join(str(error).split()), 200)
+        message = f"the Parquet file cannot be read behind row {number}: {reason}"
+        yield unreadable("bad_parquet", file, number + 1, message, "write or copy the file again")
 
 
 def _rows(batch: Any) -> list[dict[str, Any] | Exception]:
-    """The rows of a batch; where one cannot be turned into Python's values, what that says instead."""
+    """The rows of a batch; an exception for each row that cannot be turned into Python's values."""
     try:
         return list(batch.to_pylist())
     except (ValueError, OverflowError, TypeError) as error:
@@ -64,32 +52,23 @@ def _record(row: dict[str, Any] | Exception, number: int, file: str) -> Record:
     if isinstance(row, Exception):
         rule = "invalid_utf8" if isinstance(row, UnicodeDecodeError) else "bad_parquet"
         message = f"the row cannot be read: {quoted(str(row), 160)}"
-        return Record(number, None, b"", (problem(rule, f"{file}:{number}", message, "write the file again"),))
-    value = {name: _plain(item) for name, item in row.items()}
-    return Record(number, value, _shown(value), flat=True)
-
-
-def _shown(value: dict[str, Any]) -> bytes:
+        return unreadable(rule, file, number, message, "write the file again")
+    value = {name: _as_json(item) for name, item in row.items()}
     try:
-        return msgspec.json.encode(value)
+        raw = msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError):
-        return repr(value).encode("utf-8", "backslashreplace")
+        raw = repr(value).encode("utf-8", "backslashreplace")
+    return Record(number, value, raw, flat=True)
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON would have it; dates stay dates, since `data.fields.time` reads them."""
+def _as_json(value: Any) -> Any:
+    """A value as JSON would have it; dates stay dates, because `data.fields.time` reads them."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _as_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return [_as_json(v) for v in value]
+    if isinstance(value, float | Decimal):
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    if isinstance(value, Decimal):
-        return float(value) if value.is_finite() else None
-    if isinstance(value, datetime | date | str | int | bool) or value is None:
-        return value
-    if isinstance(value, time | timedelta):
-        return str(value)
-    return str(value)
+    return value if value is None or isinstance(value, datetime | date | str | int) else str(value)

@@ -1,81 +1,110 @@
-"""The bytes of a file piece by piece, unpacked where they are gzipped."""
+"""The bytes of a raw file, unpacked where it is gzipped, and its lines."""
 
 from __future__ import annotations
 
+import codecs
+import gzip
+import io
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 GZIP = b"\x1f\x8b"
-_PIECE = 1 << 14
-_GZIP_WINDOW = 16 + zlib.MAX_WBITS
+_GZIP_PIECE = 1 << 13
+_BUFFER = 1 << 20
 
 
-class RawStream:
-    """Reads a file, plain or gzipped (told by its first bytes, not by its name), in bounded memory.
+class RawStream(io.RawIOBase):
+    """A file's bytes in constant memory; gzip is recognised by its first bytes, not by the file's name.
 
-    A gzip file that is broken or cut off gives what could be unpacked before that; then `problem` says what happened.
+    A gzip file that is broken or cut off gives what can be unpacked before the break; then `problem` says what happened.
     """
 
     def __init__(self, path: Path) -> None:
-        self._handle = path.open("rb")
-        head = self._handle.read(2)
-        self._handle.seek(0)
-        self.compressed = head == GZIP
         self.problem = ""
-        self._unpack = zlib.decompressobj(_GZIP_WINDOW) if self.compressed else None
-        self._packed = b""
-        self._begun = False
+        self._file = path.open("rb")
+        self.compressed = self._file.peek(2)[:2] == GZIP
+        self._source: Any = gzip.GzipFile(fileobj=self._file) if self.compressed else self._file
 
-    def __enter__(self) -> RawStream:
-        return self
+    def readable(self) -> bool:
+        return True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._handle.close()
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes; nothing at the end only."""
-        if not self.compressed:
-            return self._handle.read(size)
-        while not self.problem:
-            if not self._packed:
-                self._packed = self._handle.read(_PIECE)
-                if not self._packed:
-                    if self._unpack is not None and self._begun and not self._unpack.eof:
-                        self.problem = "the gzip file is cut off"
-                    return b""
-            out = self._unpacked(size)
-            if out:
-                return out
-        return b""
-
-    def _unpacked(self, size: int) -> bytes:
-        """Unpack some of what was read; a gzip file may hold several members one after the other."""
-        if self._unpack is None or self._unpack.eof:
-            self._packed = self._packed.lstrip(b"\0")  # padding between members is allowed
-            if not self._packed:
-                return b""
-            self._unpack = zlib.decompressobj(_GZIP_WINDOW)
-        self._begun = True
-        before = self._unpack.copy()
+    def readinto(self, buffer: Any) -> int:
+        if self.problem:
+            return 0
         try:
-            out = self._unpack.decompress(self._packed, size)
-        except zlib.error as error:
+            data = self._source.read1(min(len(buffer), _GZIP_PIECE) if self.compressed else len(buffer))
+        except EOFError:
+            self.problem = "the gzip file is cut off"
+            return 0
+        except (gzip.BadGzipFile, zlib.error) as error:
             self.problem = f"the gzip file is broken: {error}"
-            return _up_to_the_fault(before, self._packed)
-        self._packed = self._unpack.unused_data if self._unpack.eof else self._unpack.unconsumed_tail
-        return out
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def buffered(self) -> io.BufferedReader:
+        """The stream with a buffer, for reading lines or exact lengths."""
+        return io.BufferedReader(self, _BUFFER)
 
 
-def _up_to_the_fault(unpack: Any, packed: bytes) -> bytes:
-    """What can be unpacked of a piece that is broken somewhere."""
-    out = bytearray()
-    for at in range(len(packed)):
-        try:
-            out += unpack.decompress(packed[at : at + 1])
-        except zlib.error:
-            break
-    return bytes(out)
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line with its line end: number from 1, byte offset, text.
+
+    cut: the line is longer than the limit, and only its beginning is here.
+    """
+
+    number: int
+    at: int
+    text: str
+    cut: bool = False
+
+    def encoded(self) -> bytes:
+        """The line's bytes in UTF-8; bytes that were no text in the file come out as they went in."""
+        return self.text.encode("utf-8", "surrogateescape")
+
+
+def read_lines(stream: RawStream, encoding: str, limit: int) -> Iterator[Line]:
+    """The lines of a text, in constant memory.
+
+    Bytes that are not UTF-8 stand as lone surrogates; in any other encoding as U+FFFD. What cannot be decoded at all ends
+    the text and is the stream's `problem`. A last line that a broken stream cut off is given, too.
+    """
+    errors = "surrogateescape" if is_utf8(encoding) else "replace"
+    text = io.TextIOWrapper(stream.buffered(), encoding, errors, newline="")
+    number, at = 1, 0
+    try:
+        while line := text.readline(limit + 1):
+            cut = len(line) > limit and not line.endswith(("\n", "\r"))
+            yield Line(number, at, line, cut)
+            at += _width(line)
+            while cut and (rest := text.readline(limit)):
+                at += _width(rest)
+                cut = not rest.endswith(("\n", "\r"))
+            number += 1
+    except UnicodeError as error:
+        stream.problem = f"the file is not {encoding}: {error}"
+
+
+def _width(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+
+
+def is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
+def check_encoding(name: str) -> str:
+    """What is wrong with the name of a text encoding; empty when nothing is."""
+    try:
+        io.TextIOWrapper(io.BytesIO(), name)
+    except (LookupError, ValueError) as error:
+        return str(error).partition(";")[0]
+    return ""

@@ -1,24 +1,34 @@
-"""What every reader gives: records, and blocks of them. A block is what one process judges at a time."""
+"""Records and blocks: what every reader of raw files returns."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
+from finetune_pipeline.data.readers.raw_stream import RawStream
 from finetune_pipeline.findings import Finding
+
+SHOWN = 8000
+"""Bytes kept of what cannot be read; the quarantine shows a part of them."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row as it stands in a file.
+    """One row of a raw file.
 
-    line: where it starts, lines counted from 1 (Parquet: the number of the row); value: what it says, None when it
-    could not be read and `findings` say why; raw: its bytes; at: the byte offset of `raw` in the file, where that means
-    something; key: the key of the list it stands in, in a JSON document that is an object of lists; encoded: `value` is
-    still to be read, from the JSON in `raw`; flat: the values are a table's cells, so that an empty text means nothing.
+    Attributes:
+        line: Line where the row starts, from 1. In a Parquet file: the number of the row.
+        value: The row's value. None when it cannot be read (then `findings` say why) or when it is `encoded`.
+        raw: The row's bytes.
+        findings: Problems the reader found.
+        at: Byte offset of `raw` in the unpacked file, where there is one.
+        key: In a JSON document that is an object of lists: the key of the list the row stands in.
+        encoded: The value is still to be decoded from the JSON in `raw`.
+        flat: The values are cells of a table, so an empty text means "no value".
     """
 
     line: int
@@ -33,9 +43,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of a file: whole lines of JSON Lines (`data`), or `records` of any other container.
+    """A piece of a file that one process validates at a time.
 
-    file: the name rows are known by; first: the line (Parquet: row) it begins with; start: its byte offset.
+    Attributes:
+        file: Name of the file, as rows are known by.
+        kind: ``lines`` for whole lines of JSON Lines in `data`, ``records`` for `records` of any other container.
+        first: Line (Parquet: row) of the first row.
+        start: Byte offset of the first row.
     """
 
     file: str
@@ -47,45 +61,55 @@ class Block:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of everything the judgement depends on besides the spec."""
-        whole = hashlib.sha256(msgspec.json.encode([self.file, self.kind, self.first, self.start, len(self.data)]))
-        whole.update(self.data)
+        """Hex SHA-256 of everything in the block that validation depends on."""
+        digest = hashlib.sha256(msgspec.json.encode([self.file, self.kind, self.first, self.start, len(self.data)]))
+        digest.update(self.data)
         for r in self.records:
-            told = [f.to_dict() for f in r.findings]
-            head = msgspec.json.encode([r.line, r.at, r.key, r.encoded, r.flat, len(r.raw), told])
+            findings = [f.to_dict() for f in r.findings]
+            head = msgspec.json.encode([r.line, r.at, r.key, r.encoded, r.flat, len(r.raw), findings])
             value = b"" if r.encoded or r.value is None else repr(r.value).encode("utf-8", "backslashreplace")
-            whole.update(b"%d:%d:" % (len(head), len(value)) + head + value + r.raw)
-        return whole.hexdigest()
+            digest.update(b"%d:%d:" % (len(head), len(value)) + head + value + r.raw)
+        return digest.hexdigest()
 
 
-class Gather:
-    """Puts records into blocks whose borders stand at multiples of `size` bytes of the file.
-
-    So a file that only grows keeps all its earlier blocks but the last as they were.
-    """
-
-    def __init__(self, file: str, size: int) -> None:
-        self._file, self._size = file, size
-        self._records: list[Record] = []
-        self._stripe = 0
-
-    def add(self, record: Record, end: int) -> Block | None:
-        """Take a record that ends at byte `end`; the block that is full with it, if one is."""
-        self._records.append(record)
-        stripe = end // self._size
-        if stripe == self._stripe:
-            return None
-        self._stripe = stripe
-        return self.rest()
-
-    def rest(self) -> Block | None:
-        """The records not yet given out, as a block."""
-        records, self._records = tuple(self._records), []
-        if not records:
-            return None
-        return Block(self._file, "records", records[0].line, b"", records, records[0].at or 0)
+def in_blocks(records: Iterable[Record], file: str, size: int) -> Iterator[Block]:
+    """Group records into blocks of about `size` bytes."""
+    block: list[Record] = []
+    length = 0
+    for record in records:
+        block.append(record)
+        length += len(record.raw)
+        if length >= size:
+            yield Block(file, "records", block[0].line, b"", tuple(block), block[0].at or 0)
+            block, length = [], 0
+    if block:
+        yield Block(file, "records", block[0].line, b"", tuple(block), block[0].at or 0)
 
 
-def problem(rule: str, place: str, message: str, fix: str) -> Finding:
-    """An error a reader has found."""
-    return Finding(f"data.{rule}", "error", place, message, fix)
+def unreadable(
+    rule: str, file: str, line: int, message: str, fix: str, raw: bytes = b"", at: int | None = None
+) -> Record:
+    """A record that stands for something that cannot be read, with the finding that says why."""
+    return Record(line, None, raw[:SHOWN], (Finding(f"data.{rule}", "error", f"{file}:{line}", message, fix),), at)
+
+
+def broken_stream(stream: RawStream, file: str, line: int, raw: bytes = b"", at: int | None = None) -> Record:
+    """The record that stands for everything behind the place where a stream broke off."""
+    rule = "bad_gzip" if "gzip" in stream.problem else "invalid_encoding"
+    message = f"{stream.problem}; what came before line {line} was read"
+    fix = (
+        "copy or download the file again" if rule == "bad_gzip" else "declare the right data.csv.encoding in task.yaml"
+    )
+    return unreadable(rule, file, line, message, fix, raw, at)
+
+
+def too_long(file: str, line: int, limit: int, raw: bytes, at: int) -> Record:
+    """The record that stands for a line longer than a row may be."""
+    message = f"the line is longer than {limit} bytes"
+    return unreadable("line_too_long", file, line, message, "write one row a line", raw, at)
+
+
+def byte_order_mark(file: str) -> Finding:
+    """The note about a byte order mark."""
+    message, fix = "the file starts with a byte order mark", "nothing to do; it was left out"
+    return Finding("data.byte_order_mark", "note", f"{file}:1", message, fix)

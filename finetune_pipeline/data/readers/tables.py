@@ -1,123 +1,209 @@
-"""CSV and TSV files."""
+"""CSV and TSV files, read by the standard library's reader so that one wrong quote costs one line.
+
+The strict mode of ``csv`` refuses a quoted field that is not closed, or closed in the middle of a field. The first line
+of such a row is then a broken row, and reading goes on with the next line. So it does when a quoted field has swallowed
+lines that are whole rows by themselves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+import csv
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from finetune_pipeline.data.decoding import broken_utf8
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.csv_dialect import Dialect, label_column
-from finetune_pipeline.data.readers.csv_rows import Line, Row, read_rows
-from finetune_pipeline.data.readers.encodings import Bytes, as_utf8
-from finetune_pipeline.data.readers.json_document import byte_order_mark
-from finetune_pipeline.data.readers.json_lines import SHOWN, broken_stream
-from finetune_pipeline.data.readers.raw_stream import RawStream
-from finetune_pipeline.data.readers.records import Block, Gather, Record, problem
+from finetune_pipeline.data.readers.raw_stream import Line, RawStream, is_utf8, read_lines
+from finetune_pipeline.data.readers.records import SHOWN, Record, broken_stream, byte_order_mark, too_long
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
-_PIECE = 1 << 20
+_AHEAD_LINES = 5000
+_AHEAD_CHARACTERS = 1 << 20
+_REPLACED = "\ufffd"
+csv.field_size_limit(MAX_LINE_BYTES)
 
 
-def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect, size: int, bom: bool) -> Iterator[Block]:
-    """Blocks of a table's rows, as objects of text under the names of the columns."""
-    gather = Gather(file, size)
-    labels = frozenset(spec.labels)
-    is_row = partial(dialect.is_row, label_column(dialect, spec), labels)
-    text = as_utf8(stream, spec.data.csv.encoding)
-    lines = _Lines(text, file, bom, exact=text is stream)
-    rows = read_rows(lines.read(), dialect.delimiter, dialect.quote, len(dialect.columns), is_row)
+@dataclass(frozen=True)
+class Dialect:
+    """How a table is read.
+
+    Attributes:
+        quote: Empty where quotes mean nothing.
+        columns: Names of the columns; c1, c2, … without a header.
+        header: The first row names the columns.
+        why: What was seen, for people.
+        problem: Why the table cannot be read; then the rest means nothing.
+        fix: What to do about the problem.
+    """
+
+    delimiter: str = ","
+    quote: str = '"'
+    columns: tuple[str, ...] = ()
+    header: bool = True
+    why: str = ""
+    problem: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: its first line, how many lines it takes, its text and its cells.
+
+    problem: why the first line cannot be read as a row; then there are no cells.
+    """
+
+    first: Line
+    lines: int
+    text: str
+    cells: list[str]
+    problem: str = ""
+
+
+def split_rows(
+    lines: Iterable[Line],
+    delimiter: str,
+    quote: str,
+    fields: int | None = None,
+    labels: frozenset[str] = frozenset(),
+) -> Iterator[Row]:
+    """The rows of the lines that are not blank.
+
+    Args:
+        quote: Empty where quotes mean nothing.
+        fields: Cells a whole row has, where that is known.
+        labels: Labels of the task; lines that hold one each are rows by themselves.
+    """
+    source = iter(lines)
+    ahead: deque[Line] = deque()  # read beyond the row
+    while line := ahead.popleft() if ahead else next(source, None):
+        if not line.text.strip():
+            continue
+        if line.cut or not quote or quote not in line.text:
+            yield Row(line, 1, line.text, line.text.rstrip("\r\n").split(delimiter), "too long" if line.cut else "")
+            continue
+        reader = csv.reader(_following(line, ahead, source), delimiter=delimiter, quotechar=quote, strict=True)
+        try:
+            cells = next(reader)
+        except csv.Error as error:
+            yield Row(line, 1, line.text, [], str(error))
+            continue
+        own = [line, *(ahead[i] for i in range(reader.line_num - 1))]
+        if len(own) > 1 and _swallowed(own, cells, delimiter, fields, labels):
+            yield Row(line, 1, line.text, [], "the field has swallowed the next lines, which are rows by themselves")
+            continue
+        yield Row(line, len(own), "".join(each.text for each in own), cells)
+        for _ in own[1:]:
+            ahead.popleft()
+
+
+def _following(first: Line, ahead: deque[Line], source: Iterator[Line]) -> Iterator[str]:
+    """The text of a line and of those behind it, which stay in `ahead`; only as many as a row may take."""
+    yield first.text
+    size = len(first.text)
+    for i in range(_AHEAD_LINES):
+        if i == len(ahead):
+            line = next(source, None)
+            if line is None:
+                return
+            ahead.append(line)
+        size += len(ahead[i].text)
+        if size > _AHEAD_CHARACTERS:
+            return
+        yield ahead[i].text
+
+
+def _swallowed(own: list[Line], cells: list[str], delimiter: str, fields: int | None, labels: frozenset[str]) -> bool:
+    """Whether a field over several lines is rather a stray quote in front of lines that are rows themselves.
+
+    Each line must have a row's number of cells when quotes mean nothing. Then labels decide. Without labels, in a table
+    with commas (which prose is full of), it takes three lines to be sure.
+    """
+    if fields is None:
+        return False
+    if len(cells) != fields:
+        return True
+    alone = [line.text.rstrip("\r\n").split(delimiter) for line in own]
+    if any(len(cells) != fields for cells in alone):
+        return False
+    if labels:
+        return all(any(bare(cell) in labels for cell in cells) for cells in alone)
+    return delimiter != "," or len(own) > 2
+
+
+def bare(cell: str) -> str:
+    """A cell without the quotes and blanks around it."""
+    return cell.strip().strip("\"'").strip()
+
+
+def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
+    """The rows of a table, as objects of text under the names of the columns."""
+    encoding = spec.data.csv.encoding
+    fields, labels = len(dialect.columns), frozenset(spec.labels)
     named = not dialect.header
-    notes: tuple[Finding, ...] = (byte_order_mark(file),) if bom else ()
-    for row in rows:
-        if not named and not row.broken:
+    notes: tuple[Finding, ...] = ()
+    last: Line | None = None
+
+    def lines() -> Iterator[Line]:
+        nonlocal last, notes
+        for line in read_lines(stream, encoding, MAX_LINE_BYTES):
+            if line.number == 1 and line.text.startswith("\ufeff"):
+                notes = (byte_order_mark(file),)
+                line = replace(line, text=line.text[1:], at=3)  # noqa: PLW2901
+            if stream.problem and not line.text.endswith(("\n", "\r")):
+                last = line
+                return
+            yield line
+
+    for row in split_rows(lines(), dialect.delimiter, dialect.quote, fields, labels):
+        if not named and not row.problem:
             named = True
             continue
-        record = _record(row, file, dialect, spec, notes, lines.exact)
+        yield _record(row, file, dialect, encoding, notes)
         notes = ()
-        if block := gather.add(record, row.first.at + len(row.raw)):
-            yield block
-    for record in lines.problems:
-        if block := gather.add(record, record.at or 0):
-            yield block
-    if block := gather.rest():
-        yield block
+    if stream.problem:
+        yield (
+            broken_stream(stream, file, last.number, last.encoded(), last.at)
+            if last
+            else broken_stream(stream, file, 1)
+        )
 
 
-class _Lines:
-    """The lines of a stream. Lines that are too long, and a gzip file that breaks off, become `problems`."""
+def _record(row: Row, file: str, dialect: Dialect, encoding: str, notes: tuple[Finding, ...]) -> Record:
+    line, at, raw = row.first.number, row.first.at, row.text.encode("utf-8", "surrogateescape").rstrip(b"\r\n")
+    place = f"{file}:{line}"
+    if row.first.cut:
+        return too_long(file, line, MAX_LINE_BYTES, raw, at)
+    findings = list(notes)
 
-    def __init__(self, stream: Bytes, file: str, bom: bool, exact: bool) -> None:
-        self._stream, self._file, self._bom = stream, file, bom
-        self.problems: list[Record] = []
-        self.exact = exact
-        """Whether byte offsets are those of the file (unpacked), not of its UTF-8."""
+    def add(rule: str, message: str, fix: str) -> None:
+        findings.append(Finding(f"data.{rule}", "error", place, message, fix))
 
-    def read(self) -> Iterator[Line]:
-        rest, at, number, skipped = b"", 0, 1, 0
-        while piece := self._stream.read(_PIECE):
-            parts = (rest + piece).split(b"\n")
-            rest = parts.pop()
-            for part in parts:
-                if skipped:
-                    self._too_long(number, at)
-                else:
-                    yield self._line(number, at, part)
-                at, number, skipped = at + skipped + len(part) + 1, number + 1, 0
-            if len(rest) > MAX_LINE_BYTES:
-                skipped, rest = skipped + len(rest), b""
-        if self._stream.problem:
-            self.problems.append(broken_stream(self._stream, self._file, number, rest[:SHOWN], at))
-        elif skipped:
-            self._too_long(number, at)
-        elif rest:
-            yield self._line(number, at, rest)
-
-    def _line(self, number: int, at: int, data: bytes) -> Line:
-        if number == 1 and self._bom:
-            data = data.removeprefix(b"\xef\xbb\xbf")
-        return Line(number, at, data.removesuffix(b"\r"))
-
-    def _too_long(self, number: int, at: int) -> None:
-        place = f"{self._file}:{number}"
-        message = f"the line is longer than {MAX_LINE_BYTES} bytes"
-        finding = problem("line_too_long", place, message, "one row a line; is the file a table at all?")
-        self.problems.append(Record(number, None, b"", (finding,), at))
-
-
-def _record(row: Row, file: str, dialect: Dialect, spec: TaskSpec, notes: tuple[Finding, ...], exact: bool) -> Record:
-    place, raw, at = f"{file}:{row.first.number}", row.raw, row.first.at
-    found = list(notes)
-    if row.broken:
-        found.append(
-            problem(
-                "unclosed_quote",
-                place,
-                f"a quote ({dialect.quote}) opens a field and does not close it: {quoted(raw[:80].decode('utf-8', 'replace'))}",
-                "close the quote, or double the quotes inside the field",
-            )
+    if row.problem:
+        message = (
+            f"a quote ({dialect.quote}) is not closed where the field ends: {row.problem}: {quoted(row.text[:80])}"
+        )
+        fix = "close the quote, or double the quotes inside the field"
+        add(
+            "unclosed_quote",
+            message,
+            f"{fix}; if quotes mean nothing here: `data: {{csv: {{quote: none}}}}` in task.yaml",
         )
     elif len(row.cells) != len(dialect.columns):
-        found.append(
-            problem(
-                "wrong_field_count",
-                place,
-                f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected "
-                f"(delimiter {dialect.delimiter!r}, {'quote ' + dialect.quote if dialect.quote else 'no quoting'})",
-                "put fields that hold the delimiter in quotes, or declare data.csv",
-            )
-        )
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if exact:
-            found.append(broken_utf8(raw, error.start, place, at))
-        else:
-            message = f"the row holds bytes that are no {spec.data.csv.encoding}"
-            found.append(problem("invalid_encoding", place, message, "declare the right data.csv.encoding"))
-    if any(f.severity == "error" for f in found):
-        return Record(row.first.number, None, raw, tuple(found), at, flat=True)
-    value = dict(zip(dialect.columns, row.cells, strict=True))
-    return Record(row.first.number, value, raw, tuple(found), at, flat=True)
+        quote = f"quote {dialect.quote}" if dialect.quote else "no quoting"
+        message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected"
+        fix = "put fields that hold the delimiter in quotes, or declare data.csv in task.yaml"
+        add("wrong_field_count", f"{message} (delimiter {dialect.delimiter!r}, {quote})", fix)
+    if is_utf8(encoding):
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            fix = "save the file as UTF-8, or add to task.yaml: `data: {csv: {encoding: cp1252}}` with its encoding"
+            findings.append(replace(broken_utf8(raw, error.start, place, at), fix=fix))
+    elif _REPLACED in row.text:
+        add("invalid_encoding", f"the row holds bytes that are not {encoding}", "declare the right data.csv.encoding")
+    if any(f.severity == "error" for f in findings):
+        return Record(line, None, raw[:SHOWN], tuple(findings), at, flat=True)
+    return Record(line, dict(zip(dialect.columns, row.cells, strict=True)), raw, tuple(findings), at, flat=True)

@@ -1,4 +1,4 @@
-"""``finetune plan``: before anything is made, from raw data; refusals first; exit codes; several GPUs."""
+"""``finetune plan``: from raw data alone; refusals first; exit codes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def test_a_plan_from_raw_data_alone(project: Project) -> None:
 def test_what_does_not_fit_is_refused_with_the_nearest_that_does(project: Project) -> None:
     facts = json.loads(project.finetune("plan", "colours", "--json").stdout)
     enough = facts["memory_mib"]["needed"] * 1.1 / 1024
-    done = project.finetune("plan", "colours", "--memory", str(enough - 0.001), "--devices", "2")
+    done = project.finetune("plan", "colours", "--memory", str(enough - 0.001))
     assert done.returncode == 2, done.stdout
     assert "does not fit" in done.stdout and "for task.yaml:\ntraining:" in done.stdout
-    assert "spread over GPUs: " in done.stdout
+    assert "time      not measured on this machine yet" in done.stdout
     hopeless = project.finetune("plan", "colours", "--memory", "0.1")
     assert hopeless.returncode == 2 and "use a smaller base_model" in hopeless.stdout
 

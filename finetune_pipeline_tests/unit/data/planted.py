@@ -161,32 +161,29 @@ def free_text() -> File:
 
 
 def document() -> File:
-    broken = [
-        ("broken row in a document", b'{"text": "It broke", "label" "bug_report"}'),
-        ("open quote in a document", b'{"text": "It broke, "label": "bug_report"}'),
-        ("missing bracket in a document", b'{"text": "It broke", "label": "bug_report"'),
-        ("rubbish in a document", b"rubbish"),
+    """Two wrong rows between sound ones, and a break in the last one."""
+    wrong = [
+        (
+            "key twice in a document",
+            "duplicate_key",
+            b'{"text": "It broke", "text": "It broke", "label": "bug_report"}',
+        ),
+        ("bad byte in a document", "invalid_utf8", b'{"text": "It \xff broke", "label": "bug_report"}'),
     ]
     lines, faults = [b"["], []
-    for i, (kind, item) in enumerate(broken):
+    for i, (kind, rule, item) in enumerate(wrong):
         lines += [_line(_pair(i)) + b",", item + b","]
-        faults.append((kind, "bad_json", len(lines)))
+        faults.append((kind, rule, len(lines)))
     lines.append(b'{"text": "It bro')
     faults.append(("document cut off", "bad_json", len(lines)))
-    return File("a.json", _bytes(b"\n".join(lines)), spec_of(), faults, len(broken), len(broken) + 1)
+    return File("a.json", _bytes(b"\n".join(lines)), spec_of(), faults, len(wrong), len(wrong) + 1)
 
 
-def between_rows() -> File:
+def keyed_document() -> File:
     row = _line(_pair(1)).decode()
-    text = f'{{"a": [\n{row}\n{row},\n,{row},\n],\n"b": 5\n}}\nmore'
-    faults = [
-        ("no comma between rows", "bad_json", 3),
-        ("two commas", "bad_json", 4),
-        ("comma at the end", "bad_json", 5),
-        ("no list under a key", "not_rows", 6),
-        ("text behind the document", "bad_json", 8),
-    ]
-    return File("between.json", _bytes(text.encode()), spec_of(), faults, 3, 4)
+    text = f'{{"a": [\n{row}\n],\n"b": 5\n}}\nmore'
+    faults = [("no list under a key", "not_rows", 4), ("text behind the document", "bad_json", 6)]
+    return File("keyed.json", _bytes(text.encode()), spec_of(), faults, 1, 2)
 
 
 def mapped() -> File:
@@ -284,7 +281,7 @@ PLANTED = [
     json_lines,
     free_text,
     document,
-    between_rows,
+    keyed_document,
     mapped,
     table,
     other_encoding,

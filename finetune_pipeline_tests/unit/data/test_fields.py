@@ -196,7 +196,7 @@ def test_an_expression_that_fails_on_a_row_costs_that_row(tmp_path: Path) -> Non
         ({"fields": {"text": "a", "label": "b", "messages": "c"}}, "data.fields", "several forms"),
         ({"fields": {"text": "a", "label": "b"}, "format": "messages"}, "data.fields", "data.format says `messages`"),
         ({"csv": {"encoding": "klingon"}}, "data.csv.encoding", "klingon"),
-        ({"csv": {"encoding": "base64"}}, "data.csv.encoding", "no encoding of text"),
+        ({"csv": {"encoding": "base64"}}, "data.csv.encoding", "not a text encoding"),
     ],
 )
 def test_wrong_mappings_are_found_when_the_spec_is_loaded(data: dict[str, Any], key: str, said: str) -> None:

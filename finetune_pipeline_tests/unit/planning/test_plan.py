@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.planning.plan import MARGIN, training_plan
+from finetune_pipeline.planning.plan import MARGIN, TrainingPlan, duration, training_plan
 from finetune_pipeline.planning.planner import Planner
+from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.reports.plan_page import plan_markdown
 from finetune_pipeline.spec import TaskSpec, parse_spec
@@ -69,50 +70,59 @@ def test_a_model_without_a_template_is_named(tmp_path: Path) -> None:
 
 
 def test_the_plan_counts_steps_of_both_phases(base: Path, examples: list[Example], tmp_path: Path) -> None:
-    facts = training_plan(spec(), base, examples, examples[:4], tmp_path)
-    assert facts["steps_per_epoch"] == 3
-    assert facts["steps"] == 9
-    assert facts["over_length"] == 0
-    assert facts["fits"] is True
-    assert read_json(tmp_path / "plan.json") == facts
+    plan = training_plan(spec(), base, examples, examples[:4], tmp_path)
+    assert (plan.steps_per_epoch, plan.steps, plan.over_length, plan.fits) == (3, 9, 0, True)
+    assert read_json(tmp_path / "plan.json") == plan.facts()
 
 
-def test_rows_over_the_limit_are_counted(base: Path, examples: list[Example], tmp_path: Path) -> None:
+def test_rows_over_the_limit_are_counted(base: Path, examples: list[Example]) -> None:
     lengths = sorted(TokenCounter(base).count(e.messages) for e in examples)
-    facts = training_plan(spec(max_tokens=lengths[-2]), base, examples, [], tmp_path)
-    assert facts["over_length"] == sum(n > lengths[-2] for n in lengths)
+    plan = training_plan(spec(max_tokens=lengths[-2]), base, examples, [])
+    assert plan.over_length == sum(n > lengths[-2] for n in lengths)
 
 
 def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, examples: list[Example]) -> None:
     fitting = training_plan(spec(), base, examples, examples[:4])
-    assert fitting["fits"] is True and fitting["nearest"] is None
+    assert fitting.fits and fitting.nearest is None
     enough = Planner(base, examples, examples[:4]).memory(spec().training.model_dump()).needed * MARGIN
-    told = training_plan(spec(), base, examples, examples[:4], available=int(enough) - 1000)
-    assert told["fits"] is False and told["nearest"]["fits"] is True
-    wanted = yaml.safe_load(told["nearest"]["yaml"])["training"]
-    assert wanted == told["nearest"]["change"] and wanted.keys() <= TrainingSpec.model_fields.keys()
-    assert "does not fit" in told["sentence"] and next(iter(wanted)) in told["sentence"]
-    assert [rung["fits"] for rung in told["nearest"]["tried"]] == [False] * (len(told["nearest"]["tried"]) - 1) + [True]
+    plan = training_plan(spec(), base, examples, examples[:4], available=int(enough) - 1000)
+    assert plan.fits is False and plan.nearest and plan.nearest.fits
+    change = yaml.safe_load(plan.nearest.yaml)["training"]
+    assert change == plan.nearest.change and change.keys() <= TrainingSpec.model_fields.keys()
+    assert "does not fit" in plan.sentence and next(iter(change)) in plan.sentence
+    assert [rung["fits"] for rung in plan.nearest.tried] == [False] * (len(plan.nearest.tried) - 1) + [True]
     changed = spec().model_copy(
-        update={"training": TrainingSpec.model_validate({**spec().training.model_dump(), **wanted})}
+        update={"training": TrainingSpec.model_validate({**spec().training.model_dump(), **change})}
     )
     again = training_plan(changed, base, examples, examples[:4], available=int(enough) - 1000)
-    assert again["fits"] is True, "the plan it names fits by its own formula"
-    nothing = training_plan(spec(), base, examples, examples[:4], available=2**20)
-    assert nothing["nearest"]["fits"] is False and "smaller base_model" in nothing["sentence"]
+    assert again.fits, "the plan it names fits by its own formula"
+    hopeless = training_plan(spec(), base, examples, examples[:4], available=2**20)
+    assert hopeless.nearest and not hopeless.nearest.fits and "smaller base_model" in hopeless.sentence
 
 
 def test_every_method_has_its_row(base: Path, examples: list[Example]) -> None:
-    told = training_plan(spec(), base, examples, examples[:4])
-    rows = {row["method"]: row for row in told["methods"]}
-    assert list(rows) == list(METHODS) and [r["method"] for r in told["methods"] if r["chosen"]] == ["qlora"]
-    assert rows["full"]["trainable_parameters"] == told["parameters"]
-    assert rows["prompt"]["trainable_parameters"] == 100 * 64
-    assert rows["qlora"]["trainable_parameters"] == rows["lora"]["trainable_parameters"] == told["trainable_parameters"]
-    assert all(0 <= row["seconds"]["low"] <= row["seconds"]["high"] for row in rows.values())
-    page = plan_markdown(told)
-    assert "data:image/svg+xml;base64," in page and "| **qlora** |" in page
+    plan = training_plan(spec(), base, examples, examples[:4])
+    rows = {row.method: row for row in plan.methods}
+    assert list(rows) == list(METHODS) and [r.method for r in plan.methods if r.chosen] == ["qlora"]
+    assert rows["full"].trainable_parameters == plan.parameters
+    assert rows["prompt"].trainable_parameters == 100 * 64
+    assert rows["qlora"].trainable_parameters == rows["lora"].trainable_parameters == plan.trainable_parameters
+    page = plan_markdown(plan.facts())
     assert all(f"| {m} |" in page or f"| **{m}** |" in page for m in METHODS)
+
+
+def test_there_is_a_time_only_where_it_was_measured(base: Path, examples: list[Example], tmp_path: Path) -> None:
+    def plan() -> TrainingPlan:
+        return training_plan(spec(), base, examples, examples[:4], home=tmp_path)
+
+    before = plan()
+    assert before.seconds is None and all(row.seconds is None for row in before.methods)
+    measured = {"phases": [{"steps_run": 6, "train_seconds": 60.0}, {"steps_run": 3, "train_seconds": 40.0}]}
+    record_training(tmp_path, spec().base_model, before.facts(), {"precision": before.precision}, measured)
+    after = plan()
+    assert after.seconds and after.seconds.low < after.seconds.expected == pytest.approx(100, abs=0.2)
+    assert {row.method for row in after.methods if row.seconds} == {"qlora", "lora"}
+    assert duration(after.seconds.high) in after.sentence
 
 
 def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(
@@ -123,10 +133,10 @@ def test_prices_of_the_task_come_before_those_of_the_home_and_the_shipped_ones(
     for folder, name in ((home, "home"), (task, "ours")):
         folder.mkdir()
         (folder / "prices.yaml").write_text(line % name)
-    told = training_plan(spec(), base, examples, [], home=home, task_folder=task)["prices"]
-    assert [p["engine"] for p in told] == ["ours"]
-    millions = training_plan(spec(), base, examples, [])["tokens"]["total"] * 3 / 1e6
-    assert told[0]["dollars"] == pytest.approx(2 * millions, abs=1e-4)
-    assert told[0]["dollars_between"] == pytest.approx([millions, 4 * millions], abs=1e-4)
-    assert training_plan(spec(), base, examples, [], home=home)["prices"][0]["engine"] == "home"
-    assert len(training_plan(spec(), base, examples, [], home=tmp_path / "none")["prices"]) > 3
+    plan = training_plan(spec(), base, examples, [], home=home, task_folder=task)
+    (price,) = plan.prices
+    millions = plan.tokens["total"] * 3 / 1e6
+    assert price["engine"] == "ours" and price["dollars"] == pytest.approx(2 * millions, abs=1e-4)
+    assert price["dollars_between"] == pytest.approx([millions, 4 * millions], abs=1e-4)
+    assert training_plan(spec(), base, examples, [], home=home).prices[0]["engine"] == "home"
+    assert len(training_plan(spec(), base, examples, [], home=tmp_path / "none").prices) > 3

@@ -62,7 +62,7 @@ def test_a_rung_needs_less_than_the_one_above_it(tmp_path: Path, method: str) ->
 def test_the_first_that_fits_is_taken_and_told() -> None:
     found, tried = nearest(settings(), lambda s: 100 * s["micro_batch_size"], 250)
     assert found is not None and found["micro_batch_size"] == 2
-    assert [t["fits"] for t in tried] == [False, False, True]
+    assert [rung.fits for rung in tried] == [False, False, True]
     change = changes(settings(), found)
     assert as_yaml(change) == "training:\n  micro_batch_size: 2"
     assert "stays the same" in reasons(change)[0]

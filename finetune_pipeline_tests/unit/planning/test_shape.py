@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig
+from transformers import AutoModelForCausalLM
 
-from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.models.loading import load_tokenizer
-from finetune_pipeline.planning.shape import model_shape, shape_of, trainable_parameters
+from finetune_pipeline.planning.shape import model_shape, trainable_parameters
 from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline.training.methods import build
 from finetune_pipeline_tests.tiny_model import write_tiny_examples
@@ -53,12 +52,7 @@ def test_every_parameter_is_counted_once(models: dict[tuple[str, bool], Path], n
     assert shape.parameters == sum(p.numel() for p in model.parameters())
     assert (shape.head == 0) == tied
     assert shape.stored_bytes == 4 * shape.parameters
-    if name != "gpt2":  # whose config alone says nothing about the names of its layers
-        alone = shape_of(read_json(folder / "config.json"))
-        assert (alone.parameters, alone.linear, alone.head) == (shape.parameters, shape.linear, shape.head)
-        assert {(x.name, x.fan_in, x.fan_out, x.bias) for x in alone.linears} == {
-            (x.name, x.fan_in, x.fan_out, x.bias) for x in shape.linears
-        }
+    if name != "gpt2":
         norms = [m for n, m in model.named_modules() if type(m).__name__.endswith("RMSNorm") and ".0." in n]
         widths = [m.weight.numel() for m in norms]
         assert widths.count(shape.hidden) == shape.norms and widths.count(16) == shape.head_norms
@@ -75,11 +69,3 @@ def test_what_a_method_trains_is_what_is_built(
     built = build(folder, settings, torch.float32, torch.device("cpu"), load_tokenizer(folder), examples)
     real = sum(p.numel() for p in built.model.parameters() if p.requires_grad)
     assert trainable_parameters(model_shape(folder), settings) == real
-
-
-def test_a_config_alone_gives_the_published_size() -> None:
-    shape = shape_of(MistralConfig(num_key_value_heads=8, tie_word_embeddings=False).to_dict())
-    assert shape.parameters == 7_241_732_096, "Mistral-7B"
-    assert shape.windows == (4096,) * 32
-    lora = TrainingSpec(method="lora").model_dump()
-    assert trainable_parameters(shape, lora) == 41_943_040

@@ -67,7 +67,7 @@ def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(inputs: dic
     spec = TaskSpec.model_validate({**SPEC, "training": {"method": "lora", "precision": "float32"}})
     plan = {
         "memory_mib": {"needed": 700},
-        "phases": [{"method": "lora", "steps": 4, "flops": 8e9}],
+        "phases": [{"method": "lora", "steps": 4, "tokens": 8000}],
     }
     seen: list[dict[str, Any]] = []
 
@@ -88,7 +88,7 @@ def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(inputs: dic
     assert make_adapter(work) == {"precision": "float32"}
     assert [job["memory_bytes"] for job in seen] == [700 * 2**20]
     (rate,) = read_rates(tmp_path / "home")
-    assert (rate.method, rate.model, rate.flops_per_second) == ("lora", spec.base_model, 4e9)
+    assert (rate.method, rate.model, rate.tokens_per_second) == ("lora", spec.base_model, 4000)
 
 
 def test_a_prefix_is_loaded_in_front_of_its_base_and_everything_else_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.evaluation.perturbations import BLOCKING, kind_of
 from finetune_pipeline.models.loading import load_tokenizer
-from finetune_pipeline.planning.plan import training_plan
+from finetune_pipeline.planning.plan import TrainingPlan, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training.augmentation import training_examples
@@ -89,7 +89,7 @@ def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, 
 
     planner = Planner(inputs / "base", *(read_examples(inputs / f"{split}.jsonl") for split in ("train", "validation")))
     (phase,) = planner.phases(augmented_job["settings"])
-    assert phase.steps.steps == facts["steps_planned"]
+    assert phase.steps == facts["steps_planned"]
 
     audit = json.loads((tmp_path / "augmented/out/audit.json").read_text())
     assert audit["train"]["examples"] == 2 * ROWS and not facts["augmented"]["too_long"]
@@ -116,7 +116,7 @@ def test_a_copy_that_is_too_long_is_left_out_and_counted(inputs: Path, rows: lis
 
 
 def test_the_plan_counts_tokens_and_steps_of_the_copies(inputs: Path, rows: list[Example]) -> None:
-    def planned(augment: bool) -> dict[str, Any]:
+    def planned(augment: bool) -> TrainingPlan:
         spec = TaskSpec.model_validate(
             {
                 "name": "demo",
@@ -129,10 +129,10 @@ def test_the_plan_counts_tokens_and_steps_of_the_copies(inputs: Path, rows: list
         return training_plan(spec, inputs / "base", rows, rows[:4])
 
     plain, augmented = planned(False), planned(True)
-    assert augmented["rows"] == 2 * plain["rows"] and augmented["steps"] == 2 * plain["steps"]
-    assert augmented["tokens"]["examples"] == 2 * plain["tokens"]["examples"]
-    assert augmented["tokens"]["total"] > 2 * plain["tokens"]["total"], "courtesies and typing errors make texts longer"
-    assert augmented["train_examples"] == plain["train_examples"] == ROWS
+    assert augmented.rows == 2 * plain.rows and augmented.steps == 2 * plain.steps
+    assert augmented.tokens["examples"] == 2 * plain.tokens["examples"]
+    assert augmented.tokens["total"] > 2 * plain.tokens["total"], "courtesies and typing errors make texts longer"
+    assert augmented.train_examples == plain.train_examples == ROWS
 
 
 def test_a_checkpoint_without_copies_is_not_taken_up_with_them(inputs: Path, tmp_path: Path) -> None:
