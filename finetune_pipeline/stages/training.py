@@ -72,7 +72,7 @@ STEPS = [
     Step(
         "adapter",
         ("splits", "base_model"),
-        "1",
+        "2",
         lambda s, w: s.training.model_dump(),
         make_adapter,
         after=("advice", "training_plan"),
