@@ -95,7 +95,8 @@ def materialize(
         run.set_tags({"artifact_folder": str(artifact.folder)})
         if "verdict" in artifact.facts:
             run.set_tags({"mlflow.note.content": artifact.facts["verdict"]})
-        shown = {k: v for k, v in artifact.facts.items() if k not in ("history", "files") or name == "raw_examples"}
+        shown = _without_quotes(artifact.facts)
+        shown = {k: v for k, v in shown.items() if k not in ("history", "files") or name == "raw_examples"}
         metadata = as_metadata(
             {
                 **shown,
@@ -112,6 +113,15 @@ def materialize(
             metadata[f"plot_{plot.stem}"] = as_picture(plot.read_bytes(), plot.stem.replace("_", " "))
     tell(name, "done", reused=artifact.reused, sentence=str(artifact.facts.get("sentence", "")))
     return artifact, metadata
+
+
+def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts without what people or a judge wrote about rows, which may quote them."""
+    return {
+        name: _without_quotes(value) if isinstance(value, Mapping) else value
+        for name, value in facts.items()
+        if not (name in ("comments", "failures") and isinstance(value, list))
+    }
 
 
 def _settings(task: Task, name: str, world: World) -> dict[str, Any]:
