@@ -13,7 +13,7 @@ from finetune_pipeline.automation.schedules import retraining_schedule
 from finetune_pipeline.automation.sensors import drift_sensor, mlflow_closers, new_logs_sensor
 from finetune_pipeline.findings import errors
 from finetune_pipeline.resources.compute import Compute
-from finetune_pipeline.resources.pool_waiting import sleep_while_waiting
+from finetune_pipeline.resources.dagster_internals import sleep_while_waiting
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.settings import read_settings

@@ -16,7 +16,7 @@ from finetune_pipeline.findings import errors
 from finetune_pipeline.graph import World, pinned_world
 from finetune_pipeline.progress import tell
 from finetune_pipeline.resources.compute import Compute
-from finetune_pipeline.resources.job_failures import AUDIT_PAGE, audit_pages
+from finetune_pipeline.resources.job_failures import AUDIT_PAGE
 from finetune_pipeline.resources.release import present_world, release
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import StepRun, Tracking
@@ -39,25 +39,11 @@ USES = {
     "test_predictions": ("test",),
     "splits": ("train", "validation", "test"),
 }
-SHOWN = (
-    "report.html",
-    "report.md",
-    "report.json",
-    "plots",
-    "evaluation.json",
-    "gates.json",
-    "findings.jsonl",
-    "predictions.parquet",
-    "history.jsonl",
-    "audit.json",
-    AUDIT_PAGE,
-    "plan.json",
-    "drift.json",
-    "drift.html",
-    "decision.json",
-    "model_version.json",
-)
-"""Files worth having in MLflow too. Weights and examples stay in the artifact store."""
+SHOWN = ("plots", "gates.json", "history.jsonl", "plan.json", "decision.json", "model_version.json")
+"""Files logged to MLflow: figures, settings and verdicts. Whatever holds texts of rows stays in the artifact store alone, so
+that forgetting a person needs no search of databases that belong to others."""
+PAGES = {"report_page": "report.html", "audit_page": AUDIT_PAGE, "drift_page": "drift.html"}
+"""Pages in the artifact that Dagster's metadata points to."""
 
 
 def world_of(context: Any, task: Task, store: Store, tracking: Tracking) -> World:
@@ -93,12 +79,7 @@ def materialize(
     with tracking.step(context, task.name, name, version, reused=stands) as run:
 
         def launch(job: Mapping[str, Any]) -> dict[str, Any]:
-            try:
-                return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
-            except dg.Failure:
-                for page in audit_pages(job):  # an audit that stops the training is the one that has to be seen
-                    run.log_artifact(page)
-                raise
+            return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
 
         run.log_params({"version": version, **_settings(task, name, world)})
         artifact = PIPELINE.run(
@@ -111,9 +92,11 @@ def materialize(
         for file in SHOWN:
             if (artifact.folder / file).exists():
                 run.log_artifact(artifact.folder / file, file if (artifact.folder / file).is_dir() else None)
+        run.set_tags({"artifact_folder": str(artifact.folder)})
         if "verdict" in artifact.facts:
             run.set_tags({"mlflow.note.content": artifact.facts["verdict"]})
-        shown = {k: v for k, v in artifact.facts.items() if k not in ("history", "files") or name == "raw_examples"}
+        shown = _without_quotes(artifact.facts)
+        shown = {k: v for k, v in shown.items() if k not in ("history", "files") or name == "raw_examples"}
         metadata = as_metadata(
             {
                 **shown,
@@ -123,18 +106,22 @@ def materialize(
                 "mlflow": run.url,
             }
         )
-        if (artifact.folder / AUDIT_PAGE).exists():
-            metadata["audit_page"] = dg.MetadataValue.path(artifact.folder / AUDIT_PAGE)
-        if (artifact.folder / "drift.html").exists():
-            metadata["drift_page"] = dg.MetadataValue.path(artifact.folder / "drift.html")
-        report = artifact.folder / "report.md"
-        if report.exists():
-            metadata["report"] = dg.MetadataValue.md(report.read_text("utf-8"))
-            metadata["report_page"] = dg.MetadataValue.path(artifact.folder / "report.html")
+        for key, page in PAGES.items():
+            if (artifact.folder / page).exists():
+                metadata[key] = dg.MetadataValue.path(artifact.folder / page)
         for plot in sorted((artifact.folder / "plots").glob("*.svg")):
             metadata[f"plot_{plot.stem}"] = as_picture(plot.read_bytes(), plot.stem.replace("_", " "))
     tell(name, "done", reused=artifact.reused, sentence=str(artifact.facts.get("sentence", "")))
     return artifact, metadata
+
+
+def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts without what people or a judge wrote about rows, which may quote them."""
+    return {
+        name: _without_quotes(value) if isinstance(value, Mapping) else value
+        for name, value in facts.items()
+        if not (name in ("comments", "failures") and isinstance(value, list))
+    }
 
 
 def _settings(task: Task, name: str, world: World) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``finetune forget TASK``: a person's rows are removed everywhere, and models trained on them are blocked."""
+"""``finetune forget TASK``: a person's rows are removed, and models trained on them are blocked."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import click
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
 from finetune_pipeline.production.forget import forget as remove
 from finetune_pipeline.production.forget import trained_models
+from finetune_pipeline.production.log_erasure import StillWritten
 from finetune_pipeline.resources import registry
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.resources.tracking import Tracking
-from finetune_pipeline.settings import read_settings
 
 
 @click.command()
@@ -32,23 +32,27 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
         return ERROR
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
-    told = remove(loaded, store, read_settings().home, users, ids)
-    blocked = registry.block_forgotten(tracking, loaded.name, told.splits)
+    try:
+        done = remove(loaded, store, users, ids)
+    except StillWritten as error:
+        problem(str(error))
+        return ERROR
+    blocked = registry.block_forgotten(tracking, loaded.name, done.splits)
     serving = registry.champion(tracking, loaded.name)
-    models = trained_models(store, loaded.name, told.splits)
+    models = trained_models(store, loaded.name, done.splits)
     if as_json:
-        emit({"task": loaded.name, **asdict(told), "blocked": blocked, "champion": serving, "models": models})
+        emit({"task": loaded.name, **asdict(done), "blocked": blocked, "champion": serving, "models": models})
         return DONE
     say(
-        f"{told.lines} lines overwritten in log files, {told.rows} rows removed from what was taken in, "
-        f"{len(told.artifacts)} data artifacts removed, {told.files} other files swept"
+        f"{done.lines} lines removed from log files, {done.rows} rows from what was taken in; deleted: "
+        f"{', '.join(done.artifacts) or 'no artifact'}"
     )
-    for place in told.out_of_reach:
+    for place in done.out_of_reach:
         problem(f"{place} is not on this machine: remove the rows there, too; they are not taken in again")
-    if not told.adapters and not blocked:
+    if not done.adapters and not blocked:
         say("no model was trained on them")
         return DONE
-    for adapter in told.adapters:
+    for adapter in done.adapters:
         version = next((m["model_version"] for m in models if m["adapter"] == adapter), None)
         say(f"trained on them: adapter {adapter}" + (f", registered as version {version}" if version else ""))
     say(f"blocked from promotion: {', '.join(f'version {v}' for v in blocked) or 'none registered'}")

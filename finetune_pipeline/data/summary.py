@@ -1,4 +1,7 @@
-"""What a set of examples looks like, for people: counts, lengths, a histogram, three rows."""
+"""What a set of examples looks like, for people: counts, lengths, a histogram.
+
+No text of a row: summaries are stored by Dagster, from where nobody's rows could be removed.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,12 @@ import numpy as np
 
 from finetune_pipeline.data.examples import Example
 
-SHOWN = 300
 _BINS = 10
 _BAR = 24
 
 
 def summarise(examples: Sequence[Example]) -> dict[str, Any]:
-    """Counts per label and origin; min, p50, p90, max of characters and words of the user text; histogram; three rows.
+    """Counts per label and origin; min, p50, p90, max of characters and words of the user text; histogram.
 
     The histogram has up to 10 bins of whole words of equal width: {from, to, count}, both ends included.
     """
@@ -29,7 +31,6 @@ def summarise(examples: Sequence[Example]) -> dict[str, Any]:
         "characters": _spread([len(t) for t in texts]),
         "words": _spread(words),
         "histogram": _histogram(words),
-        "examples": _three(examples),
     }
 
 
@@ -55,22 +56,8 @@ def _histogram(words: Sequence[int]) -> list[dict[str, int]]:
     ]
 
 
-def _three(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """The shortest, the middle and the longest row (user text), cut to 300 characters."""
-    ordered = sorted(examples, key=lambda e: (len(e.user_text), e.id))
-    places = {"shortest": 0, "median": (len(ordered) - 1) // 2, "longest": len(ordered) - 1} if ordered else {}
-    return [
-        {"which": name, "id": ordered[i].id, "answer": _cut(ordered[i].answer), "text": _cut(ordered[i].user_text)}
-        for name, i in places.items()
-    ]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
-
-
 def markdown(summary: dict[str, Any]) -> str:
-    """The summary as Markdown. Texts stand in code blocks and spans that they cannot break out of."""
+    """The summary as Markdown. Labels stand in code spans that they cannot break out of."""
     lines = [f"**{summary['rows']} rows**", ""]
     for title, key in (("Label", "labels"), ("Origin", "origins")):
         if summary[key]:
@@ -84,17 +71,6 @@ def markdown(summary: dict[str, Any]) -> str:
             for key in ("characters", "words")
         ]
         lines += ["", "Words per row:", "", "```text", *_bars(summary["histogram"]), "```", ""]
-    for row in summary["examples"]:
-        text = row["text"]
-        fence = "`" * max(3, 1 + _longest_run(text))
-        lines += [
-            f"{row['which'].capitalize()} ({_span(row['id'])} → {_span(row['answer'])}):",
-            "",
-            f"{fence}text",
-            text,
-            fence,
-            "",
-        ]
     return "\n".join(lines).rstrip() + "\n"
 
 

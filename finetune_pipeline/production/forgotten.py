@@ -15,7 +15,7 @@ from finetune_pipeline.production.log_rows import hash_user
 FILE = "forgotten.json"
 
 
-class Forgotten:
+class ForgottenList:
     """The list of a task, below its log store's folder. Whoever writes holds the task's lock ``logs``.
 
     users, ids: keyed hashes. trained: {version of splits: hashes of the log ids in its training and validation rows}, noted
@@ -24,10 +24,10 @@ class Forgotten:
 
     def __init__(self, folder: Path, key: bytes) -> None:
         self._path, self._key = folder / FILE, key
-        told = read_json(self._path) if self._path.exists() else {}
-        self.users: set[str] = set(told.get("users", []))
-        self.ids: set[str] = set(told.get("ids", []))
-        self.trained: dict[str, list[str]] = dict(told.get("trained", {}))
+        stored = read_json(self._path) if self._path.exists() else {}
+        self.users: set[str] = set(stored.get("users", []))
+        self.ids: set[str] = set(stored.get("ids", []))
+        self.trained: dict[str, list[str]] = dict(stored.get("trained", {}))
 
     def holds(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of the log store is a forgotten person's, or has a forgotten id."""

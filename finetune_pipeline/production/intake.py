@@ -20,8 +20,7 @@ import msgspec
 
 from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.json_lines import is_blank
-from finetune_pipeline.production.forgotten import Forgotten
-from finetune_pipeline.production.log_erasure import MARK
+from finetune_pipeline.production.forgotten import ForgottenList
 from finetune_pipeline.production.log_files import (
     OWN_FOLDER,
     LineReader,
@@ -60,7 +59,7 @@ class _Batch:
     ledger: dict[str, Any]
     spec: TaskSpec
     key: bytes
-    forgotten: Forgotten
+    forgotten: ForgottenList
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def commit(self) -> None:
@@ -85,7 +84,7 @@ def take_in(task: Task, store: ArtifactStore, now: float | None = None) -> Taken
         kept.sweep()
         ledger = kept.ledger()
         key = user_key(store)
-        batch = _Batch(kept, ledger, task.spec, key, Forgotten(kept.folder, key))
+        batch = _Batch(kept, ledger, task.spec, key, ForgottenList(kept.folder, key))
         files = log_files(task)
         seen = ledger["seen"]
         ledger["seen"] = {f.path: seen[f.path] for f in files if f.path in seen}
@@ -113,7 +112,7 @@ def take_records(
         ledger = kept.ledger()
         known = ledger["others"].get(source, {})
         ledger["others"][source] = {name: told for name, told in known.items() if told[0] >= since}
-        batch = _Batch(kept, ledger, task.spec, key, Forgotten(kept.folder, key))
+        batch = _Batch(kept, ledger, task.spec, key, ForgottenList(kept.folder, key))
         for number, (name, moment, record) in enumerate(records, 1):
             line = msgspec.json.encode(record, order="sorted")
             digest = hashlib.blake2b(line, key=key, digest_size=8).hexdigest()
@@ -132,7 +131,7 @@ def _take_file(file: LogFile, batch: _Batch, taken: Taken, now: float) -> bool:
     """Read on in one file. Returns whether the ledger learnt something."""
     try:
         with opened(file) as handle:
-            name = _stream_of(handle, batch.ledger["streams"])
+            name = stream_of(handle, batch.ledger["streams"])
             if name is None:
                 taken.waiting.append(file.shown)
                 return False
@@ -151,7 +150,7 @@ def _take_file(file: LogFile, batch: _Batch, taken: Taken, now: float) -> bool:
     return lines > 0
 
 
-def _stream_of(handle: IO[bytes], streams: dict[str, Any]) -> str | None:
+def stream_of(handle: IO[bytes], streams: dict[str, Any]) -> str | None:
     """The name under which the file is known, or a new one; None before its first line is complete.
 
     Of files that begin with the same line, the one that has the same bytes at the last place known of it.
@@ -232,7 +231,7 @@ class _Part:
             self.number += 1
             if self.number & (self.number - 1) == 0:
                 self.tails.append([reader.offset, reader.tail])
-            if not is_blank(line) and not line.startswith(MARK):
+            if not is_blank(line):
                 source = {"file": shown, "line": self.number}
                 row = take_line(line, cut, source, batch.spec, batch.key)
                 if batch.forgotten.holds(row):

@@ -1,100 +1,148 @@
-"""Takes single lines out of log files that somebody may be writing to: each is overwritten where it stands, with blanks.
+"""Takes lines out of log files: each file is written anew without them and put in the old one's place.
 
-Length, offsets and all other lines stay, so a writer that appends loses nothing, and what was read stays read. A first
-line, by which the file is recognised, becomes a mark of its own, and the ledger learns the new name before.
+A process that appends to the old file would go on writing to a file that no longer has a name. So a file that is still
+being written is refused. `finetune serve` opens its log anew for every row and takes a lock, which is respected here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
 import io
-import json
 import os
-import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
-from finetune_pipeline.data.json_lines import is_blank
+from finetune_pipeline.artifacts import sync_folder
+from finetune_pipeline.production.intake import stream_of
 from finetune_pipeline.production.log_files import LineReader, LogFile, hash_line, opened
+from finetune_pipeline.production.log_store import LogStore
 
-MARK = b'{"forgotten": '
+QUIET_S = 10.0
+"""Seconds since its last change after which a file that no visible process has open counts as no longer written."""
 
 Wanted = Callable[[Any], bool]
 
 
-def erase(file: LogFile, wanted: Wanted, renamed: Callable[[str, str, list[list[Any]]], None]) -> int:
-    """Overwrite every line whose decoded object is wanted. Returns how many there were.
+class StillWritten(RuntimeError):
+    """Log files that hold such lines are still being written."""
 
-    renamed(hash of the first line, the same afterwards, tails afterwards): called before the file changes; tails are those
-    the ledger keeps of a file. The file must lie on this machine. May be repeated. Raises RuntimeError when the file was
-    rotated meanwhile.
+
+def holds(file: LogFile, wanted: Wanted) -> bool:
+    """Whether a line of the file is wanted."""
+    with opened(file) as handle:
+        return any(_is_wanted(line, wanted) for line, _ in LineReader(handle, 0))
+
+
+def writer_of(file: LogFile) -> str | None:
+    """Who is still writing a file on this machine, for people; None: nobody that can be seen."""
+    path = Path(file.path)
+    if path.name.startswith("served.jsonl"):
+        return None  # opened anew for every row, under a lock
+    for process in psutil.process_iter(["name"]):
+        with contextlib.suppress(psutil.Error, OSError):
+            if any(f.path == str(path.resolve()) and f.mode not in ("r", "") for f in process.open_files()):
+                return f"process {process.pid} ({process.info['name']}) has it open"
+    age = time.time() - path.stat().st_mtime
+    return f"it changed {max(age, 0.0):.0f} s ago" if age < QUIET_S else None
+
+
+def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
+    """Write a file on this machine anew without the wanted lines. May be repeated.
+
+    What was read of the file stays read: the ledger learns the new content before it is put in place.
+
+    Args:
+        file: The log file.
+        wanted: Tells of a decoded line whether it goes.
+        kept: The task's log store; the caller holds its lock.
+
+    Returns:
+        How many lines went.
+
+    Raises:
+        StillWritten: The file changed while it was rewritten.
     """
     path = Path(file.path)
-    places, zipped = _places(file, wanted)
-    if not places:
-        return 0
-    with opened(file) as handle:
-        before = handle.read()
-    after = _blanked(before, places)
-    renamed(_first(before), _first(after), _tails(after))
-    if zipped:
+    with _writers_lock(path):
+        before = path.stat()
+        with opened(file) as handle:
+            ledger = kept.ledger()
+            name = stream_of(handle, ledger["streams"])
+            handle.seek(0)
+            data = handle.read()
+            zipped = isinstance(handle, gzip.GzipFile)
+        read_to = ledger["streams"].get(name, {"offset": 0})["offset"] if name else 0
+        read, rest, removed = _without(data, read_to, wanted)
+        if not removed:
+            return 0
+        if read:
+            first, stream = _stream(read)
+            number = sum(known.startswith(f"{first}-") for known in ledger["streams"])
+            ledger["streams"][f"{first}-{number}"] = stream
+            kept.append([], ledger)
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(gzip.compress(after))
+        content = read + rest
+        temporary.write_bytes(gzip.compress(content) if zipped else content)
+        os.chmod(temporary, before.st_mode & 0o777)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        now = path.stat()
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            temporary.unlink()
+            raise StillWritten(f"{path} changed while rows were removed from it; stop or rotate it and run this again")
         os.replace(temporary, path)
-        return len(places)
-    written = os.open(path, os.O_RDWR)
+        sync_folder(path.parent)
+    return removed
+
+
+@contextlib.contextmanager
+def _writers_lock(path: Path) -> Iterator[None]:
+    """The lock `finetune serve` takes for each row (serving.log_writer)."""
+    lock = path.with_name(".served.lock")
+    if not lock.exists():
+        yield
+        return
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _is_wanted(line: bytes, wanted: Wanted) -> bool:
     try:
-        for start, length in places:
-            if os.pread(written, length, start) != before[start : start + length]:
-                raise RuntimeError(f"{path} was rotated while rows were removed from it; run this again")
-            os.pwrite(written, after[start : start + length], start)
-        os.fsync(written)
-    finally:
-        os.close(written)
-    return len(places)
-
-
-def _places(file: LogFile, wanted: Wanted) -> tuple[list[tuple[int, int]], bool]:
-    """(start, length without the line end) of the wanted lines, and whether the file is gzipped."""
-    found = []
-    with opened(file) as handle:
-        reader, start = LineReader(handle, 0), 0
-        for line, cut in reader:
-            if not cut and not is_blank(line) and wanted(_decoded(line)):
-                found.append((start, reader.offset - start - 1))
-            start = reader.offset
-        return found, isinstance(handle, gzip.GzipFile)
-
-
-def _decoded(line: bytes) -> Any:
-    try:
-        return msgspec.json.decode(line)
+        return wanted(msgspec.json.decode(line))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        return False
 
 
-def _blanked(data: bytes, places: list[tuple[int, int]]) -> bytes:
-    """The bytes with blanks in these places; in the first line a mark that no other file has."""
-    changed = bytearray(data)
-    for start, length in places:
-        mark = MARK + json.dumps(secrets.token_hex(8)).encode() + b"}" if start == 0 else b""
-        changed[start : start + length] = (mark if len(mark) <= length else b"").ljust(length)
-    return bytes(changed)
+def _without(data: bytes, read_to: int, wanted: Wanted) -> tuple[bytes, bytes, int]:
+    """(what stays of the bytes before `read_to`, what stays of the others, lines that go)."""
+    read: list[bytes] = []
+    rest: list[bytes] = []
+    start = removed = 0
+    reader = LineReader(io.BytesIO(data), 0)
+    for line, _ in reader:
+        if _is_wanted(line, wanted):
+            removed += 1
+        else:
+            (read if start < read_to else rest).append(data[start : reader.offset])
+        start = reader.offset
+    return b"".join(read), b"".join(rest) + data[start:], removed
 
 
-def _first(data: bytes) -> str:
-    line, _ = next(iter(LineReader(io.BytesIO(data), 0)))
-    return hash_line(line)
-
-
-def _tails(data: bytes) -> list[list[Any]]:
-    """The tails the ledger keeps: after every line whose number is a power of two, and after the last."""
-    reader, tails, number = LineReader(io.BytesIO(data), 0), [], 0
-    for _ in reader:
-        number += 1
-        if number & (number - 1) == 0:
+def _stream(data: bytes) -> tuple[str, dict[str, Any]]:
+    """(the name by which a file beginning with these lines is recognised, the ledger's entry once they are read)."""
+    reader, tails, lines, first = LineReader(io.BytesIO(data), 0), [], 0, ""
+    for line, _ in reader:
+        lines += 1
+        first = first or hash_line(line)
+        if lines & (lines - 1) == 0:
             tails.append([reader.offset, reader.tail])
-    return [t for t in tails if t[0] != reader.offset] + ([[reader.offset, reader.tail]] if number else [])
+    tails = [*(t for t in tails if t[0] != reader.offset), [reader.offset, reader.tail]]
+    return first, {"offset": reader.offset, "lines": lines, "tails": tails}

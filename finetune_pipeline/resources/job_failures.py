@@ -32,12 +32,6 @@ def failure(context: Any, message: str, metadata: Mapping[str, Any], *, retry: b
     return dg.Failure(message, metadata=dict(metadata), allow_retries=retry)
 
 
-def audit_pages(job: Mapping[str, Any]) -> list[Path]:
-    """The supervision audit a training job has left in its work folder: the page, and the figures behind it."""
-    folder = Path(str(job.get("work") or ""))
-    return [p for name in (AUDIT_PAGE, "audit.json") if job.get("work") and (p := folder / name).is_file()]
-
-
 def of_exit(context: Any, stage: str, code: int, device: str, job: Mapping[str, Any]) -> Exception:
     """The error for a child that ended with a code other than 0."""
     out = Path(job["out"])
@@ -48,8 +42,9 @@ def of_exit(context: Any, stage: str, code: int, device: str, job: Mapping[str, 
     if code != EXIT_CONFIG or "fix:" not in told:
         lines.append(f"fix: {_FIXES.get(code, _OTHERWISE)}")
     metadata: dict[str, Any] = {"exit_code": code, "error_kind": kind, "device": device}
-    if pages := audit_pages(job):
-        metadata["audit_page"] = dg.MetadataValue.path(pages[0])
+    page = Path(str(job.get("work") or "")) / AUDIT_PAGE
+    if job.get("work") and page.is_file():
+        metadata["audit_page"] = dg.MetadataValue.path(page)
     return failure(context, "\n".join(lines), metadata, retry=code not in NO_RETRY and code != KILLED)
 
 

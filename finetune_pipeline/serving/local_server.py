@@ -73,7 +73,13 @@ class LocalServer:
         self._socket = socket.create_server((HOST, port), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         settings = uvicorn.Config(
-            app, ws="none", lifespan="off", access_log=False, log_config=None, timeout_graceful_shutdown=2
+            app,
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(settings)
         # off the main thread uvicorn leaves the process's signal handlers alone

@@ -382,12 +382,12 @@ def test_automation_is_switched_on_and_off_and_tells_its_state(
     home = tmp_path / "dagster"
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
-        off = switch(instance, str(workspace), task.name, "status")
+        off = switch(instance, workspace, task.name, "status")
         names = {f"colours__{n}" for n in ("new_logs", "drift", "champion", "retraining")}
         assert {row["name"] for row in off} == names
         assert not any(row["on"] for row in off), "stopped by default"
-        assert all(row["on"] for row in switch(instance, str(workspace), task.name, "on"))
-        assert not any(row["on"] for row in switch(instance, str(workspace), task.name, "off"))
+        assert all(row["on"] for row in switch(instance, workspace, task.name, "on"))
+        assert not any(row["on"] for row in switch(instance, workspace, task.name, "off"))
 
 
 def test_a_broken_task_is_shown_and_the_others_load(task: Task) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,15 @@ def test_a_persons_rows_are_forgotten(tmp_path: Path) -> None:
     log.write_text("".join(lines))
     code, told = project.run()
     assert code in (0, 2), told
+    versions = {step: entry["version"] for step, entry in told["steps"].items()}
     tracking = Tracking(tracking_uri=f"sqlite:///{project.home}/mlflow/mlflow.db")
     first = registry.aliases(tracking, "colours")["candidate"]
     adapter = project.artifact("adapter").name
-    assert holding(project.home, SECRET.encode()), "or the test shows nothing"
+    assert holding(project.home / "artifacts", SECRET.encode()), "or the test shows nothing"
+    for elsewhere in ("dagster", "mlflow"):
+        assert not holding(project.home / elsewhere, SECRET.encode(), SECRET[:30].encode(), b"served-00900")
+    past = time.time() - 60
+    os.utime(log, (past, past))
 
     done = project.finetune("forget", "colours", "--user", "ann", "--json")
     assert done.returncode == 0, done.stderr
@@ -52,6 +59,7 @@ def test_a_persons_rows_are_forgotten(tmp_path: Path) -> None:
     assert (forgot["lines"], forgot["rows"], forgot["blocked"]) == (12, 12, [first])
     assert forgot["adapters"] == [adapter] and forgot["models"][0]["model_version"] == first
     assert not holding(project.home, SECRET.encode(), SECRET[:30].encode(), b"served-00900", b"served-00911")
+    assert f"production_logs/{versions['production_logs']}" in forgot["artifacts"]
     assert "ann" not in log.read_text() and log.read_text().count("served-000") == 40
     assert (project.home / "artifacts" / "colours" / "adapter" / adapter).is_dir()
     with pytest.raises(ValueError, match="gates are|forgotten since"):

@@ -108,7 +108,7 @@ def test_mlflow_holds_the_same_names_under_one_parent(finished: tuple[Project, i
     assert adapter["curve"] >= 3
     assert [d[0] for d in adapter["datasets"]] == ["colours_train", "colours_validation"]
     assert len({d[1] for d in adapter["datasets"]}) == 2
-    assert "report.html" in nested["colours/evaluation_report"]["artifacts"]
+    assert nested["colours/evaluation_report"]["artifacts"] == ["gates.json", "plots"]
     assert seen["model"]["name"] == "colours"
     assert seen["model"]["versions"] == 1
     assert seen["model"]["aliases"]["candidate"] == 1

@@ -6,7 +6,7 @@ from finetune_pipeline.data.summary import markdown, summarise
 from finetune_pipeline_tests.unit.data.rows import example
 
 
-def test_counts_lengths_and_three_rows() -> None:
+def test_counts_and_lengths() -> None:
     rows = [example("w " * n + "x", "P0_incident" if n > 90 else "bug_report", n) for n in range(100)]
     told = summarise([*rows, example("y", "feature_request", origin="production")])
     assert told["rows"] == 101
@@ -18,8 +18,6 @@ def test_counts_lengths_and_three_rows() -> None:
         (1, 10, 11),
         *((i, i + 9, 10) for i in range(11, 100, 10)),
     ]
-    assert [e["which"] for e in told["examples"]] == ["shortest", "median", "longest"]
-    assert [len(e["text"]) for e in told["examples"]] == [1, 99, 199]
     json.dumps(told, allow_nan=False)
 
 
@@ -30,22 +28,14 @@ def test_histogram_counts_every_row_once() -> None:
         assert bins[0]["from"] == min(lengths) and bins[-1]["to"] >= max(lengths)
 
 
-def test_long_texts_are_cut() -> None:
-    text = summarise([example("z" * 1000)])["examples"][0]["text"]
-    assert len(text) == 300 and text.endswith("z…")
-
-
-def test_markdown_shows_bars_and_nothing_breaks_out() -> None:
-    shown = markdown(
-        summarise([example("one two"), example("```\n<script>alert(1)</script>\n| a |", "a`b|c"), example("x " * 30)])
-    )
-    assert "| `bug_report` | 2 | 100.0% |" not in shown and "**3 rows**" in shown
+def test_markdown_shows_bars_and_no_text() -> None:
+    shown = markdown(summarise([example("one two"), example("a secret of ann"), example("x " * 30)]))
+    assert "**3 rows**" in shown
     assert "| words | 2 |" in shown and "█" in shown
-    assert "````text\n```\n<script>alert(1)</script>\n| a |\n````" in shown
-    assert "``a`b\\|c``" in shown
+    assert "secret" not in shown
 
 
 def test_no_rows() -> None:
     told = summarise([])
-    assert told["rows"] == 0 and told["words"] == {} and told["examples"] == []
+    assert told["rows"] == 0 and told["words"] == {}
     assert markdown(told) == "**0 rows**\n"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from finetune_pipeline.resources.compute import Compute
-from finetune_pipeline.resources.dagster_home import dagster_folder
+from finetune_pipeline.resources.dagster_internals import dagster_folder
 from finetune_pipeline.resources.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]

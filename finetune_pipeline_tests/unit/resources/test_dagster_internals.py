@@ -9,9 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
-
-from finetune_pipeline.resources import pool_waiting
-from finetune_pipeline.resources.pool_waiting import LONGEST, sleep_while_waiting
+from finetune_pipeline.resources.dagster_internals import LONGEST_SLEEP, _interval, sleep_while_waiting
 
 HOLDS, WAITS = "10000000-0000-4000-8000-000000000000", "20000000-0000-4000-8000-000000000000"
 
@@ -33,7 +31,7 @@ def test_a_run_that_waits_for_a_slot_may_sleep_until_it_looks_again(
         with InstanceConcurrencyContext(instance, run) as context:
             assert context.interval_to_next_pending_claim_check() == 0, "nothing is waited for yet"
             assert not context.claim("gpu", "adapter")
-            assert 0 < context.interval_to_next_pending_claim_check() <= LONGEST
+            assert 0 < context.interval_to_next_pending_claim_check() <= LONGEST_SLEEP
             storage.free_concurrency_slots_for_run(HOLDS)
             looks = 0
             while not context.claim("gpu", "adapter"):
@@ -50,7 +48,7 @@ def test_the_next_look_comes_when_it_is_due_and_within_half_a_second() -> None:
         def has_pending_claims(self) -> bool:
             return bool(self._pending_timeouts)
 
-    assert pool_waiting._interval(Context()) == 0
-    assert pool_waiting._interval(Context(30, 40)) == LONGEST
-    assert 0 < pool_waiting._interval(Context(30, LONGEST / 2)) < LONGEST
-    assert pool_waiting._interval(Context(30, -5)) == 0, "its time has come"
+    assert _interval(Context()) == 0
+    assert _interval(Context(30, 40)) == LONGEST_SLEEP
+    assert 0 < _interval(Context(30, LONGEST_SLEEP / 2)) < LONGEST_SLEEP
+    assert _interval(Context(30, -5)) == 0, "its time has come"

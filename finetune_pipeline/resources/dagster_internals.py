@@ -1,0 +1,165 @@
+"""All that is used of Dagster's private modules (1.13), in one place, each with the reason.
+
+- **Storages below the pipeline's home** (:class:`HomeStorage` and the two after it, named in dagster.yaml). They are Dagster's
+  own local storages with the folder taken from :mod:`finetune_pipeline.settings`. Publicly, ``base_dir`` is a fixed text,
+  relative to each process's working folder, or an environment variable that has to be set before every ``dagster`` command
+  (dagster-io/dagster pull request 11031).
+- **Sleeping while a run waits for a slot of a pool** (:func:`sleep_while_waiting`). Executors ask how long they may sleep, and
+  get the least of the times that are left *and of zero*: every waiting run keeps one core busy, on a small machine for hours
+  (dagster-io/dagster pull request 20367, closed without a fix).
+- **Switching sensors and schedules on and off** (:func:`instigators`). There is no public interface to their state
+  (dagster-io/dagster issue 12825); the command ``dagster sensor start`` loads all definitions anew for each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.root import LocalArtifactStorage
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._serdes import ConfigurableClassData
+
+from finetune_pipeline.settings import read_settings
+
+if TYPE_CHECKING:
+    from dagster._core.remote_representation.external import RemoteSchedule, RemoteSensor
+
+LONGEST_SLEEP = 0.5
+"""Seconds; a run that is cancelled, or whose other steps end, must notice soon."""
+
+
+def dagster_folder() -> Path:
+    """<home>/dagster, made if it does not exist."""
+    folder = read_settings().home / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class HomeStorage(DagsterSqliteStorage):
+    """Runs, events and schedules in SQLite files."""
+
+    @classmethod
+    def config_type(cls) -> Any:
+        """Nothing to configure here: FINETUNE_HOME decides."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeStorage:  # type: ignore[override]
+        """The storage below the present home."""
+        return cls.from_local(str(dagster_folder() / "history"), inst_data)
+
+
+class HomeArtifacts(LocalArtifactStorage):
+    """What Dagster's own IO managers write (this pipeline's assets use none)."""
+
+    @classmethod
+    def config_type(cls) -> Any:
+        """Nothing to configure here: FINETUNE_HOME decides."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeArtifacts:  # type: ignore[override]
+        """The storage below the present home."""
+        return cls(str(dagster_folder()), inst_data)
+
+
+class HomeComputeLogs(LocalComputeLogManager):
+    """Standard output and error of every step."""
+
+    @classmethod
+    def config_type(cls) -> Any:
+        """Nothing to configure here: FINETUNE_HOME decides."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeComputeLogs:
+        """The log manager below the present home."""
+        return cls(str(dagster_folder() / "compute_logs"), inst_data=inst_data)
+
+
+def sleep_while_waiting() -> None:
+    """Correct the time for this process. May be called again; where Dagster is built otherwise, nothing is changed."""
+    try:
+        module: Any = importlib.import_module("dagster._core.execution.plan.instance_concurrency_context")
+        context = module.InstanceConcurrencyContext
+        _ = context.interval_to_next_pending_claim_check
+    except (ImportError, AttributeError):
+        return
+    context.interval_to_next_pending_claim_check = _interval
+
+
+def _interval(self: Any) -> float:
+    """Seconds to the next look at a slot; 0 when none is waited for."""
+    if not self.has_pending_claims():
+        return 0.0
+    now = time.time()
+    left = [max(0.0, at - now) for at in getattr(self, "_pending_timeouts", {}).values()]
+    return min([LONGEST_SLEEP, *left])
+
+
+@dataclass(frozen=True)
+class Instigator:
+    """A sensor or a schedule of a loaded code location."""
+
+    instance: dg.DagsterInstance
+    remote: RemoteSensor | RemoteSchedule
+
+    @property
+    def name(self) -> str:
+        return self.remote.name
+
+    @property
+    def is_on(self) -> bool:
+        stored = self.instance.get_instigator_state(self.remote.get_remote_origin_id(), self.remote.selector_id)
+        return self.remote.get_current_instigator_state(stored).is_running
+
+    def switch(self, on: bool) -> None:
+        """Start or stop it, unless it is so already."""
+        from dagster._core.remote_representation.external import RemoteSensor
+
+        if self.is_on == on:
+            return
+        origin, selector = self.remote.get_remote_origin_id(), self.remote.selector_id
+        if isinstance(self.remote, RemoteSensor):
+            if on:
+                self.instance.start_sensor(self.remote)
+            else:
+                self.instance.stop_sensor(origin, selector, self.remote)
+        elif on:
+            self.instance.start_schedule(self.remote)
+        else:
+            self.instance.stop_schedule(origin, selector, self.remote)
+
+    def last_tick(self) -> tuple[str, str] | None:
+        """(when, what it decided) of the last tick; None before the first."""
+        ticks = self.instance.get_ticks(self.remote.get_remote_origin_id(), self.remote.selector_id, limit=1)
+        if not ticks:
+            return None
+        tick = ticks[0]
+        started = f"started {', '.join(i[:8] for i in tick.run_ids)}" if tick.run_ids else ""
+        error = tick.error.message.strip() if tick.error else ""
+        return datetime.fromtimestamp(tick.timestamp, UTC).strftime(
+            "%Y-%m-%d %H:%M"
+        ), tick.skip_reason or started or error
+
+
+@contextlib.contextmanager
+def instigators(instance: dg.DagsterInstance, workspace: Path) -> Iterator[list[Instigator]]:
+    """All sensors and schedules of a workspace file, which is loaded while the block runs."""
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    with WorkspaceProcessContext(instance, WorkspaceFileTarget([str(workspace)])) as process:
+        context = process.create_request_context()
+        repositories = [r for location in context.code_locations for r in location.get_repositories().values()]
+        sensors = [Instigator(instance, sensor) for r in repositories for sensor in r.get_sensors()]
+        yield sensors + [Instigator(instance, schedule) for r in repositories for schedule in r.get_schedules()]
