@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.evaluation.gate_result import GateResult
-from finetune_pipeline.reports.html import render_html
-from finetune_pipeline.reports.markdown import render_markdown
+from finetune_pipeline.report.html import render_html
+from finetune_pipeline.report.markdown import render_markdown
 from finetune_pipeline_tests.graph.disturbed import digests
 from finetune_pipeline_tests.graph.project import Project
 

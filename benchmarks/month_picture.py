@@ -8,7 +8,7 @@ from html import escape
 
 from month_story import Story, right, served_by
 
-from finetune_pipeline.reports.plots import standalone
+from finetune_pipeline.report.plots import standalone
 
 _WIDTH, _CHART, _LEFT, _RIGHT, _LINE, _COLUMNS = 900, 230, 46, 12, 17, 136
 _TITLE = "A month of one task: share of right answers day by day, and what happened"

@@ -10,7 +10,7 @@ from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.evaluation.failed_rows import failed_test_rows
 from finetune_pipeline.evaluation.gates import table
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
-from finetune_pipeline.reports.preferences import judge_sentences
+from finetune_pipeline.report.preferences import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 
 

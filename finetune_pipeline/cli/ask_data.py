@@ -10,7 +10,7 @@ from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.state import open_project
 from finetune_pipeline.evaluation.data_request import as_json_lines, as_markdown, request_rows
-from finetune_pipeline.reports.markdown import plain
+from finetune_pipeline.report.markdown import plain
 
 
 @click.command("ask-data")

@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.preferences.compared import judged_pairs
 from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.rated import prediction_pairs, read_ratings
-from finetune_pipeline.reports.preferences import judge_sentences
+from finetune_pipeline.report.preferences import judge_sentences
 from finetune_pipeline.stages.kept_answers import open_answers
 
 

@@ -28,7 +28,7 @@ from finetune_pipeline.planning.devices import spread
 from finetune_pipeline.planning.plan import duration, training_plan
 from finetune_pipeline.planning.planner import Planner, compute_width
 from finetune_pipeline.planning.power import power_bounds
-from finetune_pipeline.reports.plan_page import PARTS, quality_said, size_said, time_said
+from finetune_pipeline.report.plan_page import PARTS, quality_said, size_said, time_said
 from finetune_pipeline.settings import Settings, read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.stages.pipeline import PIPELINE

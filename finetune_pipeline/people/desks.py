@@ -19,7 +19,7 @@ from finetune_pipeline.data.row_rules import nearest_label
 from finetune_pipeline.people.ratings import COLUMNS, FOLDER, parse_rating
 from finetune_pipeline.people.sheet import SheetItem
 from finetune_pipeline.production.log_files import OWN_FOLDER
-from finetune_pipeline.reports.review_page import render_review
+from finetune_pipeline.report.review_page import render_review
 from finetune_pipeline.spec.model import Task
 
 Parsed = tuple[dict[str, Any] | None, list[str]]

@@ -8,7 +8,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from finetune_pipeline.reports.style import STYLE
+from finetune_pipeline.report.style import STYLE
 
 Audit = Mapping[str, Any]
 _LONG = 160

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.evaluation.wording import NOTHING, counted, duration, is_number, number, percent
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report.tables import Table
 
 Evaluation = Mapping[str, Any]
 SHORT_HASH = 16

@@ -18,7 +18,7 @@ from finetune_pipeline.evaluation.wording import (
     points,
     points_range,
 )
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report.tables import Table
 
 
 def ability_sentences(told: Mapping[str, Any] | None) -> list[str]:

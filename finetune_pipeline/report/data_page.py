@@ -8,9 +8,9 @@ from typing import Any
 
 from finetune_pipeline.data.quality.report import PARTS
 from finetune_pipeline.evaluation.wording import counted, percent
-from finetune_pipeline.reports import data_plots, data_tables, tables
-from finetune_pipeline.reports.markup import bars, minus, page, paragraphs, table
-from finetune_pipeline.reports.style import STYLE
+from finetune_pipeline.report import data_plots, data_tables, tables
+from finetune_pipeline.report.markup import bars, minus, page, paragraphs, table
+from finetune_pipeline.report.style import STYLE
 
 Report = Mapping[str, Any]
 SHOWN_SUSPECTS, SHOWN_MATCHES, SHOWN_FIXES = 20, 20, 4

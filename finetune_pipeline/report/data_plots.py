@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from finetune_pipeline.reports.plots import WIDTH, _line, _svg, _text, _tick, nice_ticks
+from finetune_pipeline.report.plots import WIDTH, _line, _svg, _text, _tick, nice_ticks
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, WIDTH - 24, 26, 240
 

@@ -17,7 +17,7 @@ from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.ledger import SPLITS
 from finetune_pipeline.data.quality.report import PARTS, data_quality, write_review_sample
 from finetune_pipeline.data.splitting import placed_rows
-from finetune_pipeline.reports.data_page import render_data_page
+from finetune_pipeline.report.data_page import render_data_page
 from finetune_pipeline.spec.model import TaskSpec
 
 TO_REVIEW = "to_review.jsonl"

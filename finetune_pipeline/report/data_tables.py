@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.wording import NOTHING, number, p_value, percent, percent_range
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report.tables import Table
 
 Report = Mapping[str, Any]
 VERDICTS = {

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from finetune_pipeline.reports.markup import page, paragraphs, table
-from finetune_pipeline.reports.plots import nice_ticks
-from finetune_pipeline.reports.style import STYLE
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report.markup import page, paragraphs, table
+from finetune_pipeline.report.plots import nice_ticks
+from finetune_pipeline.report.style import STYLE
+from finetune_pipeline.report.tables import Table
 
 _STYLE = STYLE + "svg .alarm { fill: var(--bad); stroke: var(--paper); stroke-width: 1.5; }\n"
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 880, 150, 56, 20, 14, 26

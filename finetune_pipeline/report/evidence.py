@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.wording import counted, is_number, number, percent, points
 from finetune_pipeline.planning.advice import DECISIONS
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report.tables import Table
 
 Evaluation = Mapping[str, Any]
 

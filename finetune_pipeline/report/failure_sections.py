@@ -9,8 +9,8 @@ from typing import Any
 from finetune_pipeline.evaluation.data_request import group_title, share_sentence
 from finetune_pipeline.evaluation.failure_rules import KINDS
 from finetune_pipeline.evaluation.wording import counted, cut, percent
-from finetune_pipeline.reports import evidence
-from finetune_pipeline.reports.markup import paragraphs, table
+from finetune_pipeline.report import evidence
+from finetune_pipeline.report.markup import paragraphs, table
 
 Evaluation = Mapping[str, Any]
 LONG_ANSWER = 60

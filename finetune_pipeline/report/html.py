@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.evaluation.answers import INVALID
 from finetune_pipeline.evaluation.gates import GateResult, verdict
 from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG
-from finetune_pipeline.reports import (
+from finetune_pipeline.report import (
     audit_page,
     background,
     besides_task,
@@ -23,8 +23,8 @@ from finetune_pipeline.reports import (
     sentences,
     tables,
 )
-from finetune_pipeline.reports.next_steps import next_steps
-from finetune_pipeline.reports.style import STYLE
+from finetune_pipeline.report.next_steps import next_steps
+from finetune_pipeline.report.style import STYLE
 
 Evaluation = Mapping[str, Any]
 _ANSWER_STYLES = {"passed": "yes", "failed": "no-answer", "warned": "look-answer", "not_asked": "not-asked"}

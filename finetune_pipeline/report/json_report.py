@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.gates import GateResult, verdict
-from finetune_pipeline.reports.next_steps import next_steps
-from finetune_pipeline.reports.sentences import caveats, verdict_sentences
+from finetune_pipeline.report.next_steps import next_steps
+from finetune_pipeline.report.sentences import caveats, verdict_sentences
 
 SCHEMA_VERSION = 2
 """Raised when a key goes or changes its meaning; new keys may come at any time."""

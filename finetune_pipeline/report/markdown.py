@@ -9,7 +9,7 @@ from typing import Any
 from finetune_pipeline.evaluation.answers import INVALID
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.wording import counted, cut, number
-from finetune_pipeline.reports import (
+from finetune_pipeline.report import (
     background,
     besides_task,
     evidence,
@@ -19,8 +19,8 @@ from finetune_pipeline.reports import (
     sentences,
     tables,
 )
-from finetune_pipeline.reports.next_steps import next_steps
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report.next_steps import next_steps
+from finetune_pipeline.report.tables import Table
 
 SHOWN, TEXT_LIMIT = 5, 200
 LIST_START = r"^(-(?=[-\s]|$)|\+(?=\s|$)|\d+[.)](?=\s|$))"

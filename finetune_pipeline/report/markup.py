@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report.tables import Table
 
 _CODE = re.compile(r"`([^`\n]+)`")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.overlap import OVERLAP_NAMES
 from finetune_pipeline.evaluation.wording import metric_title, number, percent, percent_range, points, points_range
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report.tables import Table
 
 _MODELS = {"base": "Base, best prompt", "candidate": "Fine-tuned", "champion": "Champion"}
 

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_pipeline.evaluation.perturbations import BLOCKING, TITLES
 from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, number, p_value, percent, points
 from finetune_pipeline.evaluation.wording import points_range as range_of
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report.tables import Table
 
 _MODELS = {"candidate": "Fine-tuned", "base": "Base, best prompt", "champion": "Champion in service"}
 _NOTES = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.evaluation.wording import counted, is_number, p_value, percent, percent_range
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report.tables import Table
 
 
 def judge_sentences(told: Mapping[str, Any] | None) -> list[str]:

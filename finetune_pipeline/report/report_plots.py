@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_pipeline.reports import plots, sentences, tables
+from finetune_pipeline.report import plots, sentences, tables
 
 
 def report_plots(evaluation: Mapping[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.reports.style import STYLE
+from finetune_pipeline.report.style import STYLE
 
 _STYLE = """
 main { max-width: 76rem; }

@@ -26,7 +26,7 @@ from finetune_pipeline.graph import SHARED, Step, Work
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.planning.advice import advise
 from finetune_pipeline.planning.power import power_plan
-from finetune_pipeline.reports.markdown import advice_markdown
+from finetune_pipeline.report.markdown import advice_markdown
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
 from finetune_pipeline.stages.kept_answers import answers_of, api_answers

@@ -27,11 +27,11 @@ from finetune_pipeline.evaluation.shared_sources import source_of
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.kinds import served
 from finetune_pipeline.production.judging import judging_rows, learned_by
-from finetune_pipeline.reports.html import render_html
-from finetune_pipeline.reports.json_report import render_json
-from finetune_pipeline.reports.markdown import render_markdown
-from finetune_pipeline.reports.report_plots import report_plots
-from finetune_pipeline.reports.sentences import caveats, verdict_sentences
+from finetune_pipeline.report.html import render_html
+from finetune_pipeline.report.json_report import render_json
+from finetune_pipeline.report.markdown import render_markdown
+from finetune_pipeline.report.report_plots import report_plots
+from finetune_pipeline.report.sentences import caveats, verdict_sentences
 from finetune_pipeline.spec.engines import VERSION
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput

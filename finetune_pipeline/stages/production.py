@@ -20,7 +20,7 @@ from finetune_pipeline.production.learning_curve import measure_curve
 from finetune_pipeline.production.signals import Reference
 from finetune_pipeline.production.used import logged_as, rows_of_data
 from finetune_pipeline.production.watch import moment
-from finetune_pipeline.reports.drift_page import render_drift
+from finetune_pipeline.report.drift_page import render_drift
 
 
 def make_production_logs(work: Work) -> dict[str, Any]:

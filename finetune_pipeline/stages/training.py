@@ -11,7 +11,7 @@ from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.throughput import record_training
-from finetune_pipeline.reports.plan_page import plan_markdown
+from finetune_pipeline.report.plan_page import plan_markdown
 from finetune_pipeline.stages.baseline import answer_length
 from finetune_pipeline.training.jobs import merge_job
 from finetune_pipeline.training.phases import train_adapter

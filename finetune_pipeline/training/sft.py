@@ -20,7 +20,7 @@ from finetune_pipeline.models.chat import Encoded
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
 from finetune_pipeline.planning.parallel import per_process
-from finetune_pipeline.reports.audit_page import render_audit
+from finetune_pipeline.report.audit_page import render_audit
 from finetune_pipeline.training import checkpoints, history, ranks
 from finetune_pipeline.training.augmentation import augmented_facts, training_examples
 from finetune_pipeline.training.fused import fuse

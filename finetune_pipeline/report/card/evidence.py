@@ -8,9 +8,9 @@ from typing import Any
 
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.wording import counted, is_number, number, percent, percent_range
-from finetune_pipeline.reports import background, besides_task, evidence, metric_tables, sentences, tables
-from finetune_pipeline.reports.markdown import plain, write_table
-from finetune_pipeline.reports.tables import Table
+from finetune_pipeline.report import background, besides_task, evidence, metric_tables, sentences, tables
+from finetune_pipeline.report.markdown import plain, write_table
+from finetune_pipeline.report.tables import Table
 
 Evaluation = Mapping[str, Any]
 Manifest = Mapping[str, Any]

@@ -7,10 +7,10 @@ from typing import Any
 
 from finetune_pipeline.artifacts import Artifact, read_json
 from finetune_pipeline.evaluation.gates import GateResult
-from finetune_pipeline.reports.card import evidence
-from finetune_pipeline.reports.card.header import card_data
-from finetune_pipeline.reports.card.usage import asking, serving, what_sentences
-from finetune_pipeline.reports.markdown import plain
+from finetune_pipeline.report.card import evidence
+from finetune_pipeline.report.card.header import card_data
+from finetune_pipeline.report.card.usage import asking, serving, what_sentences
+from finetune_pipeline.report.markdown import plain
 
 
 def model_card(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_pipeline.reports.markdown import fenced, plain
+from finetune_pipeline.report.markdown import fenced, plain
 
 Manifest = Mapping[str, Any]
 REGISTERED = "registered"

@@ -12,7 +12,7 @@ from finetune_pipeline.evaluation.failure_atlas import ENOUGH_TO_MEASURE, failur
 from finetune_pipeline.evaluation.failure_clusters import clusters
 from finetune_pipeline.evaluation.failure_rules import KINDS, Failure, failure_of
 from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
-from finetune_pipeline.reports.markdown import plain
+from finetune_pipeline.report.markdown import plain
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row
 

@@ -11,7 +11,7 @@ import pytest
 from finetune_pipeline.evaluation.perturbations import BLOCKING, KINDS, set_name
 from finetune_pipeline.evaluation.predictions import of_the_test
 from finetune_pipeline.evaluation.robustness import RobustnessVerdict, robustness, robustness_verdict
-from finetune_pipeline.reports.other_rows import robustness_sentences, robustness_table
+from finetune_pipeline.report.other_rows import robustness_sentences, robustness_table
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.robustness import ENOUGH_ROWS
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, spec, text_spec

@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.planning.plan import MARGIN, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
-from finetune_pipeline.reports.plan_page import plan_markdown
+from finetune_pipeline.report.plan_page import plan_markdown
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.spec.method_defaults import METHODS
 from finetune_pipeline.spec.model import TrainingSpec

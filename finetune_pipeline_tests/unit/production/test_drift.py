@@ -15,7 +15,7 @@ from finetune_pipeline.production.drift import as_learned, drift_report
 from finetune_pipeline.production.signals import Reference, categories, more_often, signals_of
 from finetune_pipeline.production.token_distance import permutation_p, rarity, word_vectors
 from finetune_pipeline.production.watch import level_of, moment
-from finetune_pipeline.reports.drift_page import render_drift
+from finetune_pipeline.report.drift_page import render_drift
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline_tests.unit.production.streams import LABELS, labels, served, text
 

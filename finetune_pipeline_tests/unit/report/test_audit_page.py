@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.reports.audit_page import render_audit
+from finetune_pipeline.report.audit_page import render_audit
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer, tiny_messages
 

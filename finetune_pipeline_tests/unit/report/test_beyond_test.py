@@ -4,7 +4,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.ability.drop import ability_drop
 from finetune_pipeline.people.summary import summarise
-from finetune_pipeline.reports.besides_task import ability_sentences, ability_table, comments_table, people_sentences
+from finetune_pipeline.report.besides_task import ability_sentences, ability_table, comments_table, people_sentences
 from finetune_pipeline_tests.unit.evaluation.ability.test_drop import choice, text
 from finetune_pipeline_tests.unit.people.test_summary import SECRET, SHEET, said
 

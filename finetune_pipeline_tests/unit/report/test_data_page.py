@@ -13,9 +13,9 @@ from finetune_pipeline.data.quality.benchmark_files import Item
 from finetune_pipeline.data.quality.contamination import BenchmarkIndex, contamination
 from finetune_pipeline.data.quality.report import data_quality
 from finetune_pipeline.data.quality.synthetic import review_sample
-from finetune_pipeline.reports.data_page import render_data_page
-from finetune_pipeline.reports.data_plots import operating_curve_plot, token_histogram
-from finetune_pipeline.reports.data_tables import dollars
+from finetune_pipeline.report.data_page import render_data_page
+from finetune_pipeline.report.data_plots import operating_curve_plot, token_histogram
+from finetune_pipeline.report.data_tables import dollars
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, answers, dealt, make, make_spec, requests
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from finetune_pipeline.evaluation.gates import decide
-from finetune_pipeline.reports import evidence
-from finetune_pipeline.reports.html import render_html
-from finetune_pipeline.reports.markdown import render_markdown
+from finetune_pipeline.report import evidence
+from finetune_pipeline.report.html import render_html
+from finetune_pipeline.report.markdown import render_markdown
 from finetune_pipeline_tests.unit.evaluation.fake_run import OPENINGS, arguments, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 

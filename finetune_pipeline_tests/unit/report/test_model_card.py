@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from finetune_pipeline.evaluation.gates import GateResult, decide
-from finetune_pipeline.reports.card.model_card import model_card
+from finetune_pipeline.report.card.model_card import model_card
 from finetune_pipeline.spec.card import CardSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     SUPERVISION,
@@ -21,7 +21,7 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     text_evaluation,
 )
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, spec, text_spec
-from finetune_pipeline_tests.unit.reports.test_pages import HOSTILE
+from finetune_pipeline_tests.unit.report.test_pages import HOSTILE
 
 
 def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from finetune_pipeline.evaluation.gates import decide
-from finetune_pipeline.reports.html import render_html
-from finetune_pipeline.reports.markdown import plain, render_markdown
+from finetune_pipeline.report.html import render_html
+from finetune_pipeline.report.markdown import plain, render_markdown
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     arguments,
     champion_rows,

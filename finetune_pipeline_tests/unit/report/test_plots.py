@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from finetune_pipeline.reports.plots import Dot, dot_plot, gains_plot, learning_curve, models_plot, nice_ticks
+from finetune_pipeline.report.plots import Dot, dot_plot, gains_plot, learning_curve, models_plot, nice_ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_pipeline.reports.html import render_html
-from finetune_pipeline.reports.markdown import render_markdown
-from finetune_pipeline.reports.preferences import judge_sentences, judge_table, similarity_sentences
+from finetune_pipeline.report.html import render_html
+from finetune_pipeline.report.markdown import render_markdown
+from finetune_pipeline.report.preferences import judge_sentences, judge_table, similarity_sentences
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 
 TEST = {"wins": 3, "losses": 1, "ties": 0, "n": 4, "share": 0.75, "interval": [0.3, 0.95], "p": 0.625}

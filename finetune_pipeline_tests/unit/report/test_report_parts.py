@@ -10,14 +10,14 @@ import pytest
 
 from finetune_pipeline.evaluation.gate_result import GateResult
 from finetune_pipeline.evaluation.gates import decide
-from finetune_pipeline.reports.html import render_html
-from finetune_pipeline.reports.json_report import SCHEMA_VERSION, render_json
-from finetune_pipeline.reports.markdown import render_markdown
-from finetune_pipeline.reports.next_steps import next_steps
-from finetune_pipeline.reports.plots import Dot, dot_plot
-from finetune_pipeline.reports.report_plots import report_plots
-from finetune_pipeline.reports.sentences import verdict_sentences
-from finetune_pipeline.reports.tables import gates_table
+from finetune_pipeline.report.html import render_html
+from finetune_pipeline.report.json_report import SCHEMA_VERSION, render_json
+from finetune_pipeline.report.markdown import render_markdown
+from finetune_pipeline.report.next_steps import next_steps
+from finetune_pipeline.report.plots import Dot, dot_plot
+from finetune_pipeline.report.report_plots import report_plots
+from finetune_pipeline.report.sentences import verdict_sentences
+from finetune_pipeline.report.tables import gates_table
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     TRAINING,
     evaluation,

@@ -12,7 +12,7 @@ from finetune_pipeline.evaluation.ability.drop import read_rows
 from finetune_pipeline.evaluation.ability.scoring import ability
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.graph import Work, World, no_tool
-from finetune_pipeline.reports.besides_task import ability_sentences, ability_table
+from finetune_pipeline.report.besides_task import ability_sentences, ability_table
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.stages.ability import ability_digest, make_base_ability, make_general_ability
 from finetune_pipeline_tests.tiny_model import make_tiny_model
