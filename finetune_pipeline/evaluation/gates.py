@@ -121,7 +121,8 @@ def merge_parity(spec: TaskSpec, parity: Parity) -> GateResult:
 def no_failed_generation(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
     """No prediction of any compared model ended in an error: a failed row would count against one side only."""
     name, scores = "no_failed_generation", evaluation.scores
-    models = ["base", "candidate"] + (["champion"] if evaluation.comparisons.get("champion") else [])
+    compared = evaluation.comparisons.get("champion") is not None or "champion" in scores
+    models = ["base", "candidate"] + (["champion"] if compared else [])
     errors = {model: scores[model].statuses.get("error") if model in scores else None for model in models}
     if unknown := [model for model, count in errors.items() if count is None]:
         return _result(name, False, None, 0.0, f"Failed answers were not counted for {', '.join(unknown)}.")

@@ -1,16 +1,32 @@
-"""The data_quality report as one self-contained HTML page: no script, nothing loaded, every text escaped."""
+"""The data_quality report as a page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.data.quality.report import PARTS
-from finetune_pipeline.evaluation.wording import counted, percent
-from finetune_pipeline.report import data_plots, data_tables, tables
-from finetune_pipeline.report.markup import bars, minus, page, paragraphs, table
-from finetune_pipeline.report.style import STYLE
+from finetune_pipeline.evaluation.step_facts import DataStep
+from finetune_pipeline.evaluation.wording import NOTHING, counted, number, p_value, percent, percent_range
+from finetune_pipeline.report.background import data_tables
+from finetune_pipeline.report.page import (
+    Answer,
+    Answers,
+    Bars,
+    Blocks,
+    Example,
+    Examples,
+    Heading,
+    Page,
+    Places,
+    Section,
+    Table,
+    Verdict,
+    figure,
+    notes,
+    text,
+)
+from finetune_pipeline.report.plots import operating_curve, token_histogram
 
 Report = Mapping[str, Any]
 SHOWN_SUSPECTS, SHOWN_MATCHES, SHOWN_FIXES = 20, 20, 4
@@ -26,274 +42,273 @@ TITLES = {
     "tokens": "Tokens",
 }
 _ANCHORS = {"size": "labels", "balance": "labels", "origins": "labels"}
-_STYLE = """
-@media print {
-  .note, .places, .notes td:last-child { font-size: 8pt !important; } }
-.verdict.look { border-color: var(--warn); background: var(--warn-bg); } .verdict.look strong { color: var(--warn); }
-.glance td:nth-child(1), .glance td:nth-child(2) { white-space: nowrap; } .glance td:nth-child(3) { max-width: 62ch; }
-.glance a { color: inherit; text-decoration: none; } .glance a:hover { text-decoration: underline; }
-.forms td:nth-child(n+4), .notes td:last-child { min-width: 14rem; max-width: 26rem; overflow-wrap: anywhere; }
-.notes td:last-child { color: var(--soft); font-size: .8125rem; }
-.notes td:nth-child(5), .forms td:nth-child(2) { white-space: nowrap; }
-.kinds td:first-child { max-width: 24rem; }
-.bad { color: var(--bad); font-weight: 650; }
-.bars td.bar { width: 16rem; min-width: 8rem; vertical-align: middle; }
-.bar span { display: block; height: .7rem; background: var(--accent); border-radius: 2px; min-width: 1px; }
-.places { color: var(--soft); font-size: .8125rem; margin: .1rem 0 .7rem; overflow-wrap: anywhere; max-width: 58rem; }
-.places b { color: var(--ink); font-weight: 600; }
-.places code { white-space: nowrap; margin-right: .55em; }
-svg .column { fill: var(--accent); }
-@media (max-width: 40rem) { .glance thead { display: none; } .glance tr { display: grid; grid-template-columns: 1fr auto;
-    border-bottom: 1px solid var(--line); padding: .4rem 0; } .glance td { border: 0; padding: .1rem 0; }
-  .glance td:nth-child(3) { grid-column: 1 / 3; } .places code { white-space: normal; } }
-"""
+_VERDICTS = {"uniform": "uniform", "stray": "stray rows", "mixed": "no rule", "free": "free", "few": "too few to judge"}
+_ROLES = ("system", "user", "assistant", "tool")
 
 
-def render_data_page(
+def data_page(
     report: Report,
     name: str,
     description: str,
     stages: Mapping[str, Any] | None = None,
     labels: Sequence[str] = (),
-) -> str:
-    """The page of a report (see data.quality.report.data_quality).
+) -> Page:
+    """Build the page of a report.
 
-    name, description: of the task; stages: {step: facts} of the data steps, for the counts from one to the next; labels:
-    of the task, in their order.
+    Args:
+        report: Of data.quality.report.data_quality.
+        name: Of the task.
+        description: Of the task.
+        stages: Facts of the data steps by name, for the counts from one to the next.
+        labels: Of the task, in their order.
     """
+    steps = {step: DataStep.model_validate(facts) for step, facts in (stages or {}).items()}
     sections = [
-        ("glance", "At a glance", _glance(report)),
-        ("stages", "Rows through the stages", _stages(stages or {}, labels)),
-        ("tokens", "Tokens", _tokens(report)),
-        ("price", "What training would cost", _prices(report)),
-        ("labels", "Labels and origins", _labels(report)),
-        ("consistency", "One output format", _consistency(report)),
-        ("noise", "Labels that may be wrong", _noise(report)),
-        ("edges", "Edge cases in every split", _edges(report)),
-        ("synthetic", "Review of synthetic rows", _synthetic(report)),
-        ("contamination", "Benchmarks in the training data", _contamination(report)),
+        Section.of("glance", "At a glance", [_glance(report)]),
+        Section.of("stages", "Rows through the stages", _stages(steps, labels)),
+        *(
+            Section.of(anchor, title, content(report))
+            for anchor, title, part, content in _SECTIONS
+            if part in report
+        ),
     ]
-    return page(f"{name}: data quality", description, STYLE + _STYLE, _verdict(report), sections)
+    return Page(f"{name}: data quality", description, _verdict(report), sections)
 
 
-def _verdict(report: Report) -> str:
-    blocked = [TITLES[part].lower() for part in report["blocked_by"]]
-    open_parts = [part for part in PARTS if not report[part]["passed"] and part not in report["blocked_by"]]
-    if blocked:
-        kind, answer = "verdict no", "Training is stopped."
-        sentence = f"What stops it: {', '.join(blocked)}."
-    elif open_parts:
-        kind, answer = "verdict look", "Training may begin."
-        names = [TITLES[part].lower() for part in open_parts]
-        sentence = f"Look first at: {', '.join(names)}."
-    else:
-        kind, answer, sentence = "verdict", "Training may begin.", "Nothing stands out."
-    said = f"{counted(report['rows'], 'row')} after review. {sentence}"
-    return f'<div class="{kind}"><p><strong>{answer}</strong> {escape(said)}</p></div>'
+def _verdict(report: Report) -> Verdict:
+    rows = f"{counted(report['rows'], 'row')} after review."
+    if report["blocked_by"]:
+        names = ", ".join(TITLES[part].lower() for part in report["blocked_by"])
+        return Verdict("failed", "Training is stopped.", f"{rows} What stops it: {names}.")
+    if open_parts := [part for part in PARTS if not report[part]["passed"]]:
+        names = ", ".join(TITLES[part].lower() for part in open_parts)
+        return Verdict("warned", "Training may begin.", f"{rows} Look first at: {names}.")
+    return Verdict("passed", "Training may begin.", f"{rows} Nothing stands out.")
 
 
-def _glance(report: Report) -> str:
-    rows = ""
+def _glance(report: Report) -> Answers:
+    rows = []
     for name in PARTS:
-        told = report[name]
-        if told["passed"]:
-            answer = '<td class="yes">yes</td>' if told.get("applies", True) else '<td class="note">not asked</td>'
-        else:
-            answer = '<td class="no-answer">no, stops</td>' if told["blocking"] else '<td class="look-answer">look</td>'
-        fixes = list(dict.fromkeys(f["fix"] for f in told["findings"]))
-        todo = "".join(f'<span class="todo">{escape(_sentence(fix))}</span>' for fix in fixes[:SHOWN_FIXES])
-        anchor = _ANCHORS.get(name, name)
-        rows += (
-            f'<tr><td><a href="#{anchor}">{escape(TITLES[name])}</a></td>{answer}'
-            f"<td>{escape(minus(_sentence(told['message'])))}{_sample(told)}{todo}</td></tr>"
+        part = report[name]
+        status = "not_asked" if not part.get("applies", True) else "passed"
+        if not part["passed"]:
+            status = "failed" if part["blocking"] else "warned"
+        answer = {"passed": "yes", "not_asked": "not asked", "failed": "no, stops", "warned": "look"}[status]
+        fixes = list(dict.fromkeys(_sentence(finding["fix"]) for finding in part["findings"]))[:SHOWN_FIXES]
+        if "sampled" in part:
+            fixes.insert(0, f"Looked at {part['sampled']:,} of {part['of']:,} rows, chosen by hash.")
+        rows.append(
+            Answer(TITLES[name], status, answer, _sentence(part["message"]), fixes, _ANCHORS.get(name, name))
         )
-    head = "<tr><th>Question</th><th>Fine</th><th>Measured, and what to do</th></tr>"
-    return f'<div class="wide"><table class="glance"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    return Answers(("Question", "Fine", "Measured, and what to do"), rows)
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+def _sentence(message: str) -> str:
+    return message[:1].upper() + message[1:] + ("" if message.endswith((".", "?", "!")) else ".")
 
 
-def _sample(told: Mapping[str, Any]) -> str:
-    if "sampled" not in told:
-        return ""
-    return f'<span class="todo">Looked at {told["sampled"]:,} of {told["of"]:,} rows, chosen by hash.</span>'
+def _stages(steps: Mapping[str, DataStep], labels: Sequence[str]) -> Blocks:
+    for block in data_tables(steps, labels):
+        yield block.without_empty_columns() if isinstance(block, Table) else block
 
 
-def _stages(stages: Mapping[str, Any], labels: Sequence[str]) -> str:
-    found, splits = tables.findings_table(stages), tables.splits_table(stages, labels)
-    told = tables.stages_table(stages)
-    # columns that say nothing in any row are noise
-    kept = [j for j in range(len(told.headers)) if j == 0 or any(row[j] for row in told.rows)]
-    told = tables.Table([told.headers[j] for j in kept], [[row[j] for j in kept] for row in told.rows],
-                        "".join(told.align[j] for j in kept))  # fmt: skip
-    return (
-        table(told, "figures")
-        + table(splits, "figures")
-        + ("<h3>What was found on the way</h3>" + table(found, "figures") if found.rows else "")
-    )
+def _tokens(report: Report) -> Blocks:
+    tokens = report["tokens"]
+    yield _sentence(tokens["message"])
+    if not tokens.get("applies"):
+        return
+    yield token_histogram(tokens["histogram"], tokens["max_tokens"])
+    keys = {"min": "Least", "p50": "Median", "p90": "90%", "p99": "99%", "max": "Most", "mean": "Mean"}
 
+    def row(title: str, total: Any, of: Mapping[str, Any]) -> list[str]:
+        return [title, number(total), *(number(of[key], 1) if key in of else "" for key in keys)]
 
-def _tokens(report: Report) -> str:
-    told = report["tokens"]
-    if not told.get("applies"):
-        return paragraphs([_sentence(told["message"])])
-    plot = data_plots.token_histogram(told["histogram"], told["max_tokens"])
+    roles = sorted(tokens["roles"].items(), key=lambda kv: (_ROLES.index(kv[0]) if kv[0] in _ROLES else 9, kv[0]))
+    rows = [row("whole row, as training renders it", tokens["total"], tokens["whole"])]
+    rows += [row(f"{role} turns", of["total"], of) for role, of in roles]
+    rows.append(row("chat template", tokens["template"], {}))
+    yield Table([("Tokens", text), ("In all", figure), *((title, figure) for title in keys.values())], rows, strong=[0])
+    if tokens["over"]:
+        yield _places("Longer than training.max_tokens", tokens["over"], tokens["over_rows"])
     note = "Counted with the base model's tokenizer on rows rendered by its chat template."
-    if told["interval"]:
-        low, high = told["interval"]
-        note += f" From a sample of {told['sampled']:,} rows: the true total lies between {low:,} and {high:,} (95%)."
-    over = _places("Longer than training.max_tokens", told["over"], told["over_rows"]) if told["over"] else ""
-    return (
-        paragraphs([_sentence(told["message"])])
-        + f'<div class="wide">{plot}</div>'
-        + table(data_tables.tokens_table(report), "figures")
-        + over
-        + paragraphs([note], "note")
-    )
+    if tokens["interval"]:
+        low, high = tokens["interval"]
+        note += f" From a sample of {tokens['sampled']:,} rows: the true total lies between {low:,} and {high:,} (95%)."
+    yield from notes(note)
 
 
-def _prices(report: Report) -> str:
-    told = report["tokens"]
-    if not told.get("prices"):
-        return ""
-    note = (
-        f"Estimates for {told['training_tokens']:,} tokens of training ({told['epochs']:g} epochs), from a price list that "
+def _prices(report: Report) -> Blocks:
+    tokens = report["tokens"]
+    if not tokens.get("prices"):
+        return
+    rows = []
+    for p in tokens["prices"]:
+        basis = f"${p['price']:,.2f} a million tokens" if p["price"] else "nothing to pay"
+        if p["unit"] == "hour":
+            basis = f"${p['price']:,.2f} an hour, {p['tokens_per_second']:,.0f} tokens/s assumed"
+        hours = f", {p['hours']:,.2f} h" if p["hours"] is not None else ""
+        until = f"Offered until {p['until']}. " if p["until"] else ""
+        note = f"{until}{_sentence(p['note'])}"
+        rows.append([p["engine"], p["model"], dollars(p["dollars"]) + hours, basis, p["date"], note])
+    columns = [("Where", text), ("For a model of", text), ("Estimate", figure), ("Rests on", text), ("As of", text)]
+    yield Table([*columns, ("Note", text)], rows, style="figures notes")
+    yield from notes(
+        f"Estimates for {tokens['training_tokens']:,} tokens of training ({tokens['epochs']:g} epochs), from a price list that "
         "people keep up to date. Serving the model costs extra. Nothing is bought by these numbers."
     )
-    return table(data_tables.prices_table(report), "figures notes") + paragraphs([note], "note")
 
 
-def _labels(report: Report) -> str:
-    balance, origins = report["balance"], report["origins"]
-    made = bars(list(origins["origins"].items()), "Origin", report["rows"])
-    by = bars(list(origins["generators"].items()), "Generator", sum(origins["generators"].values()))
-    return (
-        paragraphs([_sentence(report["size"]["message"])])
-        + (paragraphs([_sentence(balance["message"])]) if balance["labels"] else "")
-        + bars(list(balance["labels"].items()), "Label")
-        + made
-        + by
+def dollars(amount: float) -> str:
+    """$0, under a cent, or cents; whole dollars from 100 on."""
+    if amount == 0:
+        return "$0"
+    return "under $0.01" if amount < 0.01 else f"${amount:,.2f}" if amount < 100 else f"${amount:,.0f}"
+
+
+def _labels(report: Report) -> Blocks:
+    balance, origins = report["balance"]["labels"], report["origins"]
+    yield _sentence(report["size"]["message"])
+    yield _sentence(report["balance"]["message"]) if balance else None
+    yield Bars("Label", list(balance.items()), sum(balance.values()))
+    yield Bars("Origin", list(origins["origins"].items()), report["rows"])
+    yield Bars("Generator", list(origins["generators"].items()), sum(origins["generators"].values()))
+
+
+def _places(title: str, count: int, rows: Sequence[Mapping[str, str]]) -> Places:
+    return Places(title, count, [(row["id"], row["place"]) for row in rows])
+
+
+def _consistency(report: Report) -> Blocks:
+    part, rows = report["consistency"], []
+    for d in part["dimensions"]:
+        others = ", ".join(f"{m['form']} ({number(m['count'])})" for m in d["minority"][:4])
+        more = len(d["minority"][4:]) + d["other_forms"]
+        others += f", {number(more)} more" if more else ""
+        rows.append([d["title"], _VERDICTS[d["verdict"]], d["rows"], f"{d['form']} ({percent(d['share'])})", others])
+    columns = [("What", text), ("Verdict", text), ("Answers", number), ("Usual form", text), ("Other forms", text)]
+    marks = {(i, 1): "warned" for i, d in enumerate(part["dimensions"]) if not d["passed"]}
+    yield Table(columns, rows, style="figures forms", marks=marks)
+    yield from notes(
+        f"Stray rows: one form has {percent(1 - part['max_minority'])} of the answers or more, but not all; the others are most "
+        "likely mistakes. No rule: no form reaches that, in a task that owes one. Free: prose, where no rule is owed."
     )
-
-
-def _places(title: str, count: int, rows: Sequence[Mapping[str, str]]) -> str:
-    named = "".join(f'<code title="{escape(r["id"])}">{escape(r["place"])}</code> ' for r in rows)
-    more = f"and {count - len(rows):,} more" if count > len(rows) else ""
-    return f'<p class="places"><b>{escape(title)}</b>, {counted(count, "row")}: {named}{more}</p>'
-
-
-def _consistency(report: Report) -> str:
-    told = report["consistency"]
-    dimensions = told["dimensions"]
-    marks = {(i, 1): "look-answer" for i, d in enumerate(dimensions) if not d["passed"]}
-    rest = 1 - told["max_minority"]
-    note = (
-        f"Stray rows: one form has {percent(rest)} of the answers or more, but not all; the others are most likely "
-        "mistakes. No rule: no form reaches that, in a task that owes one. Free: prose, where no rule is owed."
-    )
-    listed = ""
-    for d in dimensions:
+    for d in part["dimensions"]:
         if d["verdict"] in ("stray", "mixed", "few") and d["minority"]:
-            listed += f"<h3>{escape(d['title'][:1].upper() + d['title'][1:])}</h3>"
-            listed += "".join(_places(m["form"], m["count"], m["rows"]) for m in d["minority"])
-            if d["other_forms"]:
-                listed += paragraphs([f"{counted(d['other_forms'], 'more form')}, rarer still."], "note")
-    return table(data_tables.consistency_table(report), "figures forms", marks) + paragraphs([note], "note") + listed
+            yield Heading(d["title"][:1].upper() + d["title"][1:])
+            yield from (_places(m["form"], m["count"], m["rows"]) for m in d["minority"])
+            yield from notes(f"{counted(d['other_forms'], 'more form')}, rarer still." if d["other_forms"] else "")
 
 
-def _noise(report: Report) -> str:
-    told = report["noise"]
-    if not told.get("applies"):
-        return paragraphs([_sentence(told["message"])])
-    shown = told["suspects"][:SHOWN_SUSPECTS]
-    texts = [_sentence(told["message"])]
-    if told["left_out"]:
-        texts.append(f"Too few rows to judge: {', '.join(told['left_out'])}.")
-    note = (
+def _noise(report: Report) -> Blocks:
+    part = report["noise"]
+    yield _sentence(part["message"])
+    if not part.get("applies"):
+        return
+    yield f"Too few rows to judge: {', '.join(part['left_out'])}." if part["left_out"] else None
+    columns = [("Given label", text), ("Model is sure of", text), ("Rows", number)]
+    yield Table(columns, [[p["given"], p["suggested"], p["rows"]] for p in part.get("pairs", [])[:10]])
+    yield from notes(
         "By confident learning: a linear model, trained without the row and its duplicates, is surer of another label than "
         "it usually is of that label's own rows. A suspicion, not a verdict: hard rows look the same. Nothing was changed."
     )
-    cases = ""
+    shown = part["suspects"][:SHOWN_SUSPECTS]
     if shown:
-        head = (
-            f"The {len(shown)} most suspicious of {told['suspected']:,}"
-            if told["suspected"] > len(shown)
-            else "All suspects"
-        )
-        cases = f"<h3>{head}</h3>" + "".join(_suspect(s) for s in shown)
-    return paragraphs(texts) + table(data_tables.pairs_table(report), "figures") + paragraphs([note], "note") + cases
+        some = f"The {len(shown)} most suspicious of {part['suspected']:,}"
+        yield Heading(some if part["suspected"] > len(shown) else "All suspects")
+    yield Examples([_suspect(s) for s in shown])
 
 
-def _suspect(s: Mapping[str, Any]) -> str:
-    said = (
-        f"given: <b>{escape(s['given'])}</b> ({percent(s['self_confidence'])}) \u00b7 model: "
-        f"<b>{escape(s['suggested'])}</b> ({percent(s['confidence'])})"
-    )
-    where = f'<span class="id nowrap">{escape(s["place"])} \u00b7 {escape(s["id"])}</span>'
-    return f'<div class="case"><pre>{escape(s["text"])}</pre><p class="said">{said} {where}</p></div>'
+def _suspect(s: Mapping[str, Any]) -> Example:
+    given = ("given", f"{s['given']} ({percent(s['self_confidence'])})")
+    return Example(s["id"], s["text"], [given, ("model", f"{s['suggested']} ({percent(s['confidence'])})")], s["place"])
 
 
-def _edges(report: Report) -> str:
-    told = report["edges"]
-    if not told["kinds"]:
-        return paragraphs([_sentence(told["message"])])
-    cells, bad = data_tables.edges_table(report)
-    note = (
+def _edges(report: Report) -> Blocks:
+    part = report["edges"]
+    yield _sentence(part["message"])
+    if not part["kinds"]:
+        return
+    splits, rows, marks = list(part["splits"]), [], {}
+    for i, kind in enumerate(part["kinds"]):
+        cells = [kind["splits"][name] for name in splits]
+        written = [f"{number(c['count'])} ({c['expected']:,.1f})" for c in cells]
+        rows.append([kind["title"], kind["rows"], *written, min(c["p"] for c in cells)])
+        if not kind["passed"]:
+            marks |= {(i, 2 + j): "bad" for j, c in enumerate(cells) if not c["count"] or c["p"] < 0.001}
+            marks[i, len(splits) + 2] = "bad"
+    sizes = [(f"{name} ({number(part['splits'][name])})", figure) for name in splits]
+    columns = [("Kind of edge case", text), ("Rows", number), *sizes, ("p, Holm", p_value)]
+    yield Table(columns, rows, style="kinds", marks=marks)
+    yield from notes(
         "Rows of each kind, and in brackets how many the split's share lets expect. p: the smallest over the splits, "
         "two-sided hypergeometric test on clusters, adjusted for the number of kinds and splits. A kind fails when it is "
         "absent where five or more were expected, or with p below .001."
     )
-    marks = dict.fromkeys(bad, "bad")
-    return paragraphs([_sentence(told["message"])]) + table(cells, "kinds", marks) + paragraphs([note], "note")
 
 
-def _synthetic(report: Report) -> str:
-    told = report["synthetic"]
-    texts = [_sentence(told["message"])]
-    plan = told["plan"]
+def _synthetic(report: Report) -> Blocks:
+    part = report["synthetic"]
+    plan = part["plan"]
+    yield _sentence(part["message"])
     if plan is None:
-        return paragraphs(texts)
+        return
     limit = plan["c"]
     allowed = "too small to accept anything"
     if limit >= 0:
         allowed = f"accepted when {'at most ' + str(limit) if limit else 'none'} of them {'are' if limit > 1 else 'is'} rejected"
-    texts.append(
+    review = (
         f"The sample of {plan['n']:,} is {allowed}. A set with {percent(plan['intolerable'])} bad rows has then a chance of "
         f"{percent(plan['consumer_risk'])} to pass, one with {percent(plan['acceptable'])} a chance of "
         f"{percent(plan['producer_risk'])} to fail."
-        + (
-            f" Reviewing {plan['fair_n']:,} rows would keep both at {percent(plan['risk'])} or less."
-            if plan["fair_n"] and plan["producer_risk"] > plan["risk"] and plan["fair_n"] <= told["rows"]
-            else ""
-        )
     )
-    if told["decided"]:
-        low, high = told["rejected_interval"]
-        texts.append(
-            f"{told['rejected']:,} of {told['decided']:,} reviewed rows were rejected; of all synthetic rows it "
-            f"would be {percent(low)} to {percent(high)} (95% Clopper-Pearson interval)."
+    if plan["fair_n"] and plan["producer_risk"] > plan["risk"] and plan["fair_n"] <= part["rows"]:
+        review += f" Reviewing {plan['fair_n']:,} rows would keep both at {percent(plan['risk'])} or less."
+    yield review
+    if part["decided"]:
+        yield (
+            f"{part['rejected']:,} of {part['decided']:,} reviewed rows were rejected; of all synthetic rows it would be "
+            f"{percent_range(part['rejected_interval'])} (95% Clopper-Pearson interval)."
         )
-    count = told["sample"] - told["decided"]
-    waiting = _places("Waiting for a decision", count, told["waiting"]) if told["waiting"] else ""
-    rejected = _places("Rejected", told["rejected"], told["rejected_rows"]) if told["rejected_rows"] else ""
-    return (
-        paragraphs(texts)
-        + table(data_tables.generators_table(report), "figures")
-        + waiting
-        + rejected
-        + f'<div class="wide">{data_plots.operating_curve_plot(plan)}</div>'
+    columns = [(title, number) for title in ("Rows", "To review", "Reviewed", "Rejected")]
+    yield Table(
+        [("Generator", text), *columns, ("Rejected of all, 95% interval", figure)],
+        [
+            [g["generator"], g["rows"], g["sample"], g["decided"], g["rejected"]]
+            + [percent_range(g["interval"]) if g["decided"] else NOTHING]
+            for g in part.get("generators", [])
+        ],
     )
+    yield _places("Waiting for a decision", part["sample"] - part["decided"], part["waiting"])
+    yield _places("Rejected", part["rejected"], part["rejected_rows"])
+    yield operating_curve(plan)
 
 
-def _contamination(report: Report) -> str:
-    told = report["contamination"]
-    matches = data_tables.matches_table(report, SHOWN_MATCHES)
-    rest = told["repeated"] - len(matches.rows)
-    return (
-        paragraphs([_sentence(told["message"])])
-        + table(data_tables.benchmarks_table(report), "figures")
-        + table(matches, "figures")
-        + (paragraphs([f"And {counted(rest, 'more row')}."], "note") if rest > 0 else "")
+def _contamination(report: Report) -> Blocks:
+    part = report["contamination"]
+    matches = part["matches"][:SHOWN_MATCHES]
+    yield _sentence(part["message"])
+    columns = [("Items", number), ("Repeated in training", number), ("Training rows", number)]
+    yield Table(
+        [("Benchmark file", text), *columns],
+        [[b["file"], b["items"], b["repeated"], b["rows"]] for b in part["benchmarks"]],
     )
+    rows = [
+        [m["place"], f"{m['file']}:{m['line']}", "equal" if m["how"] == "exact" else f"{percent(m['covered'])} of its words"]
+        for m in matches
+    ]
+    yield Table([("Training row", text), ("Benchmark item", text), ("How", text)], rows)
+    rest = part["repeated"] - len(matches)
+    yield from notes(f"And {counted(rest, 'more row')}." if rest > 0 else "")
+
+
+_SECTIONS: tuple[tuple[str, str, str, Callable[[Report], Blocks]], ...] = (
+    ("tokens", "Tokens", "tokens", _tokens),
+    ("price", "What training would cost", "tokens", _prices),
+    ("labels", "Labels and origins", "balance", _labels),
+    ("consistency", "One output format", "consistency", _consistency),
+    ("noise", "Labels that may be wrong", "noise", _noise),
+    ("edges", "Edge cases in every split", "edges", _edges),
+    ("synthetic", "Review of synthetic rows", "synthetic", _synthetic),
+    ("contamination", "Benchmarks in the training data", "contamination", _contamination),
+)
+"""Anchor, title, the part of the report that has to be there, and content."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.ledger import SPLITS
 from finetune_pipeline.data.quality.report import PARTS, data_quality, write_review_sample
 from finetune_pipeline.data.splitting import placed_rows
-from finetune_pipeline.report.data_page import render_data_page
+from finetune_pipeline.report.data_page import data_page
+from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.spec.model import TaskSpec
 
 TO_REVIEW = "to_review.jsonl"
@@ -62,9 +64,9 @@ def write_quality(
     write_json(out / "quality.json", report)
     write_rows(out / "findings.jsonl", report["findings"])
     waiting = write_review_sample(out / TO_REVIEW, stream_examples(clean), clusters, decisions, spec.data.synthetic)
-    page = render_data_page(report, spec.name, spec.description, stages, spec.labels)
-    (out / "report.html").write_text(page, "utf-8")
-    (out / "report.md").write_text(markdown(report), "utf-8")
+    page = data_page(report, spec.name, spec.description, stages, spec.labels)
+    (out / "report.html").write_text(page_html(page), "utf-8")
+    (out / "report.md").write_text(page_markdown(replace(page, sections=page.sections[:1])), "utf-8")
     tokens = {k: report["tokens"].get(k) for k in ("total", "training_tokens", "whole")}
     return {
         "rows": report["rows"],
@@ -86,14 +88,3 @@ def _seal(report: dict[str, Any], assignments: Mapping[str, str]) -> None:
 
 def _hex(numbers: np.ndarray) -> list[str]:
     return [f"{n:016x}" for n in numbers.tolist()]
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report at a glance."""
-    lines = ["| check | answer | |", "|---|---|---|"]
-    for name in PARTS:
-        part = report[name]
-        answer = "yes" if part["passed"] else "**stops**" if part["blocking"] else "look"
-        message = str(part["message"]).replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {name} | {answer} | {message} |")
-    return "\n".join(lines) + "\n"

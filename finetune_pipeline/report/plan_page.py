@@ -1,13 +1,13 @@
-"""The training plan as Markdown: what it takes, the verdict, and the methods side by side."""
+"""The training plan as a page: what it takes, whether it fits, and the methods side by side."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 from finetune_pipeline.planning.plan import duration
+from finetune_pipeline.report.page import Code, Page, Plot, Section, Table, figure, text
+from finetune_pipeline.report.plots import stacked_bar
 
 PARTS = {
     "weights": "#4c78a8",
@@ -19,77 +19,67 @@ PARTS = {
     "overhead": "#b0b0b0",
     "resident": "#dddddd",
 }
-_WIDTH = 640
+"""Parts of the memory at the peak, and their colours."""
 
 
-def plan_markdown(facts: Mapping[str, Any]) -> str:
-    """The whole plan, with its picture."""
-    lines = [facts["sentence"], "", f"![memory](data:image/svg+xml;base64,{_encoded(memory_plot(facts))})", ""]
-    lines += ["| part of the peak | MiB |", "|---|---:|"]
-    lines += [f"| {name} | {facts['memory_mib'][name]:,} |" for name in PARTS if facts["memory_mib"][name]]
-    lines += [f"| **total** | **{facts['memory_mib']['total']:,}** |", ""]
-    if facts["nearest"] and facts["nearest"]["fits"]:
-        lines += ["```yaml", facts["nearest"]["yaml"], "```", ""]
-    return "\n".join([*lines, methods_markdown(facts)])
+def plan_page(facts: Mapping[str, Any]) -> Page:
+    """Build the page of a plan. `facts`: of planning.plan.training_plan."""
+    memory, nearest = facts["memory_mib"], facts["nearest"]
+    parts = [[name, f"{memory[name]:,}"] for name in PARTS if memory[name]]
+    table = Table([("Part of the peak", text), ("MiB", figure)], [*parts, ["total", f"{memory['total']:,}"]], [len(parts)])
+    fitting = Code(nearest["yaml"], "yaml") if nearest and nearest["fits"] else None
+    return Page(
+        "Training plan",
+        facts["sentence"],
+        None,
+        [
+            Section.of("memory", "Memory", [memory_plot(facts), table, fitting]),
+            Section.of("methods", "Methods side by side", [methods_table(facts)]),
+        ],
+    )
 
 
-def methods_markdown(facts: Mapping[str, Any]) -> str:
-    """Method × trainable parameters × memory × time × what is stored × what was measured on the shipped task."""
-    lines = [
-        "| method | trainable parameters | memory | fits | time | result | accuracy measured on the shipped task |",
-        "|---|---:|---:|---|---:|---:|---|",
+def memory_plot(facts: Mapping[str, Any]) -> Plot:
+    """One bar of the peak's parts, and a line at what is free."""
+    memory, free = facts["memory_mib"], facts["available_mib"]
+    parts = {f"{name} {memory[name]:,} MiB": (memory[name], color) for name, color in PARTS.items() if memory[name]}
+    return stacked_bar("memory", "Parts of the memory at the peak, and what is free", parts, (free, f"free: {free:,} MiB"))
+
+
+def methods_table(facts: Mapping[str, Any]) -> Table:
+    """Method, trainable parameters, memory, time, what is stored, and what was measured on the shipped task."""
+    timed = all(row.get("seconds") for row in facts["methods"])
+    rows = [
+        [
+            row["method"],
+            f"{row['trainable_parameters']:,}",
+            f"{row['memory_mib']:,} MiB",
+            "yes" if row["fits"] else "no",
+            *([time_range(row["seconds"])] if timed else []),
+            file_size(row["result_bytes"]),
+            measured_accuracy(row["measured"]),
+        ]
+        for row in facts["methods"]
     ]
-    for row in facts["methods"]:
-        name = f"**{row['method']}**" if row["chosen"] else row["method"]
-        lines.append(
-            f"| {name} | {row['trainable_parameters']:,} | {row['memory_mib']:,} MiB | {'yes' if row['fits'] else 'no'} | "
-            f"{time_said(row['seconds'])} | {size_said(row['result_bytes'])} | {quality_said(row['measured'])} |"
-        )
-    return "\n".join(lines)
+    columns = [("Method", text), ("Trainable parameters", figure), ("Memory", figure), ("Fits", text)]
+    columns += [("Time", figure)] if timed else []
+    columns += [("Result", figure), ("Accuracy measured on the shipped task", text)]
+    return Table(columns, rows, [i for i, row in enumerate(facts["methods"]) if row["chosen"]])
 
 
-def time_said(seconds: Mapping[str, Any]) -> str:
+def time_range(seconds: Mapping[str, Any]) -> str:
     """An interval of time for people."""
     return f"{duration(seconds['low'])} to {duration(seconds['high'])}"
 
 
-def size_said(size: int) -> str:
+def file_size(size: int) -> str:
     """A file's size for people."""
     return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
 
 
-def quality_said(measured: Mapping[str, Any] | None) -> str:
+def measured_accuracy(measured: Mapping[str, Any] | None) -> str:
     """What was measured on the shipped task, which says little about another one."""
     if not measured or measured.get("accuracy") is None:
         return "not measured"
     low, high = measured["interval"]
     return f"{measured['accuracy']:.2f} ({low:.2f} to {high:.2f}), {measured['date']}"
-
-
-def memory_plot(facts: Mapping[str, Any]) -> str:
-    """One bar of the peak's parts, and a line at what is free."""
-    parts = [(name, facts["memory_mib"][name]) for name in PARTS if facts["memory_mib"][name]]
-    free = facts["available_mib"]
-    scale = _WIDTH / max(sum(size for _, size in parts), free, 1)
-    x, drawn = 0.0, []
-    for name, size in parts:
-        drawn.append(
-            f'<rect x="{x:.1f}" y="20" width="{size * scale:.1f}" height="30" fill="{PARTS[name]}">'
-            f"<title>{escape(name)} {size} MiB</title></rect>"
-        )
-        x += size * scale
-    legend = "".join(
-        f'<rect x="{10 + 155 * (i % 4)}" y="{66 + 20 * (i // 4)}" width="10" height="10" fill="{PARTS[name]}"/>'
-        f'<text x="{25 + 155 * (i % 4)}" y="{75 + 20 * (i // 4)}" font-size="12">{escape(name)} {size:,} MiB</text>'
-        for i, (name, size) in enumerate(parts)
-    )
-    line = f'<line x1="{free * scale:.1f}" x2="{free * scale:.1f}" y1="12" y2="56" stroke="black" stroke-width="2"/>'
-    told = f'<text x="{min(free * scale, _WIDTH - 110):.1f}" y="10" font-size="12">free: {free:,} MiB</text>'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH + 4} 110" width="{_WIDTH + 4}" height="110" '
-        f'font-family="sans-serif">{"".join(drawn)}{line}{told}{legend}</svg>'
-    )
-
-
-def _encoded(svg: str) -> str:
-    return base64.b64encode(svg.encode()).decode()

@@ -1,210 +1,322 @@
-"""Plots as inline SVG, written by hand: no script, no library, colours from the page's style so that they follow its
-light and dark scheme. All text is escaped here."""
+"""Plots drawn by matplotlib as SVG: the same file for the same values, text as text, colours that follow the page."""
 
 from __future__ import annotations
 
+import io
 import math
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, cut, is_interval, is_number, metric_title
+from markupsafe import escape
 
-WIDTH, NARROW = 880, 440
-"""Widths of a plot, in its own units: for a desk, and for a telephone."""
-LABELS, VALUES, ROW, TOP, BOTTOM = 330, 190, 30, 12, 34
-_LETTER, _BOLD = 6.9, 1.06
-"""Mean width of a letter of a label at its size, amply, and how much wider a strong one is."""
-_STACKED = 60
-"""Height of a line in a narrow plot, where the names and values stand above the dots."""
+from finetune_pipeline.evaluation.wording import cut
+from finetune_pipeline.report.page import Plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDE, NARROW = 880, 440
+"""Widths in pixels: for a desk, and for a telephone."""
+INK, SOFT, LINE, ACCENT, BAD = "#1d2126", "#5b6470", "#dcdfe3", "#1f5fae", "#a8281f"
+"""Colours on paper. On a page each is a variable of its style sheet, which has them for light and for dark."""
+_VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent", BAD: "bad"}
+_LETTER = 7.2
+"""Mean width of a letter in pixels, amply."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One line of a dot plot: label left, dot with interval, value written right. `strong`: the one to look at."""
+    """One line of a dot plot: a value with its interval, and both in words. `strong`: the one to look at."""
 
     label: str
     value: float
-    low: float
-    high: float
+    interval: tuple[float, float]
     text: str
     strong: bool = False
 
 
-def nice_ticks(low: float, high: float, wanted: int = 6) -> list[float]:
-    """Round numbers from at or below `low` to at or above `high`, about `wanted` of them."""
-    span = high - low
-    if span <= 0 or not math.isfinite(span):
-        return [low, low + 1.0]
-    raw = span / max(1, wanted - 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw - 1e-12)
-    first = math.floor(low / step + 1e-9)
-    last = math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+def draw(name: str, title: str, figure: Callable[[int], Figure], embedded: bool = False) -> Plot:
+    """Draw a plot at both widths.
+
+    Args:
+        name: Of the plot's file.
+        title: What the plot shows, for who cannot see it.
+        figure: Draws it at a width in pixels.
+        embedded: Whether Markdown holds the plot as well.
+    """
+    return Plot(name, title, *(_svg(name, title, figure, width) for width in (WIDE, NARROW)), embedded)
 
 
-def _tick(value: float) -> str:
-    return f"{value:g}".replace("-", "\u2212")
+def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> str:
+    import matplotlib
 
-
-def _text(x: float, y: float, text: str, style: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{style}"/>'
-
-
-def _svg(width: int, height: float, title: str, parts: Sequence[str]) -> str:
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": f"{name} {width}",
+        "text.parse_math": False,
+        "font.family": "DejaVu Sans",
+        "font.size": 13,
+        "text.color": INK,
+    }
+    written = io.StringIO()
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # widths of letters the font lacks are guessed; the text stays
+        made = figure(width)
+        for artist in made.findobj():
+            artist.set_clip_on(False)
+        made.savefig(written, format="svg", dpi=72, transparent=True)
+        height = made.get_figheight() * 72
+    body = written.getvalue()
+    body = body[body.index('<g id="figure_1">') :]
+    body = re.sub(r'<g id="[^"]*"/>\s*', "", body)
+    body = re.sub(r'<g id="[^"]*">', "<g>", body)
+    body = re.sub(r'style="[^"]*"', lambda style: _styled(style[0]), body)
     return (
-        f'<svg viewBox="0 0 {width} {height:.0f}" width="{width}" height="{height:.0f}" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width} {height:.0f}" width="{width}" height="{height:.0f}" role="img" '
+        f'font-family="system-ui, sans-serif" aria-label="{escape(title)}">{body.strip()}'
     )
 
 
-_PLAIN = (
-    "text{font:13px system-ui,sans-serif;fill:#1d2126}.tick{fill:#5b6470;font-size:12px}.strong{font-weight:650}"
-    ".grid{stroke:#dcdfe3}.zero{stroke:#1d2126;stroke-width:1.5}.mark{stroke:#5b6470;stroke-dasharray:3 3}"
-    ".whisker{stroke:#5b6470;stroke-width:1.6}.whisker.strong{stroke:#1f5fae;stroke-width:2.4}.dot,.point{fill:#5b6470}"
-    ".dot.strong,.point{fill:#1f5fae}.curve{fill:none;stroke-width:1.5}.curve.train{stroke:#5b6470}"
-    ".curve.valid{stroke:#1f5fae;stroke-width:2.4}"
-)
+def _styled(style: str) -> str:
+    """A style whose colours are variables of the page and whose font is that of the page."""
+    style = re.sub(r" ?font-family: [^;\"]*;?", "", style)
+    return re.sub(
+        r"#[0-9a-f]{6}", lambda c: f"var(--{_VARIABLES[c[0]]}, {c[0]})" if c[0] in _VARIABLES else c[0], style
+    )
 
 
-def standalone(svg: str) -> str:
-    """A plot as a file of its own, on white, for places without the page's style. Empty text stays empty."""
-    if not svg:
-        return ""
-    style = f'<style>{_PLAIN}</style><rect width="100%" height="100%" fill="#fff"/>'
-    head, rest = svg.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
+def canvas(width: int, height: int, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
+    """A figure with axes that leave these margins, all in pixels."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width / 72, height / 72), dpi=72)
+    axes = made.add_axes((left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height))
+    axes.patch.set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0, labelsize=12, labelcolor=SOFT, pad=6)
+    axes.set_axisbelow(True)
+    return made, axes
+
+
+def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: str = "") -> None:
+    """Round ticks from at or below `low` to at or above `high`, with lines where `which` is the axis of values."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    high = high if high > low and math.isfinite(high - low) else low + 1
+    at = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xlim if which == "x" else axes.set_ylim)(at[0], at[-1])
+    axis.set_ticks(list(at))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\u2212")))
+    axis.grid(True, color=LINE, linewidth=1)
+    if label:
+        axis.set_label_text(label, color=SOFT, fontsize=12)
 
 
 def dot_plot(
-    dots: Sequence[Dot], title: str, axis: str, limits: tuple[float, float] | None = None, width: int = WIDTH
-) -> str:
-    """Values with intervals, one under the other; a line at zero when zero lies inside the scale.
+    name: str, title: str, dots: Sequence[Dot], axis: str, limits: tuple[float, float] | None = None
+) -> Plot | None:
+    """Draw values with intervals, one under the other. On narrow screens names and values stand above the dots.
 
-    limits: ends of the scale; otherwise round numbers around all intervals and zero. width: below 600 names and values
-    stand above the dots. Empty text without dots.
+    Args:
+        name: Of the plot's file.
+        title: What the plot shows.
+        dots: From top to bottom; without any there is no plot.
+        axis: Title of the scale.
+        limits: Ends of the scale; otherwise around all intervals and zero.
     """
     if not dots:
-        return ""
-    low, high = limits or (min(0.0, *(d.low for d in dots)), max(0.0, *(d.high for d in dots)))
-    ticks = nice_ticks(low, high)
-    stacked = width < 600
-    longest = max(len(d.label) * (_BOLD if d.strong else 1) for d in dots)
-    labels = min(max(LABELS, longest * _LETTER + 16), width - VALUES - 200)  # the scale keeps a width that can be read
-    left, right = (12, width - 12) if stacked else (labels, width - VALUES)
-    height = _STACKED if stacked else ROW
-    bottom = TOP + height * len(dots)
+        return None
+    ends = [end for dot in dots for end in (*dot.interval, dot.value)]
+    low, high = limits or (min(0.0, *ends), max(0.0, *ends))
+    labels = [cut(" ".join(dot.label.split()), 60) for dot in dots]
 
-    def x(value: float) -> float:
-        return left + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (right - left)
+    def figure(width: int) -> Figure:
+        narrow = width < WIDE
+        row = 56 if narrow else 30
+        left = 14.0 if narrow else min(max(map(len, labels)) * _LETTER + 16, width - 400)
+        right = 14.0 if narrow else max(len(dot.text) for dot in dots) * _LETTER + 24
+        height = row * len(dots) + 58
+        made, axes = canvas(width, height, left, right, 8, 50)
+        scale(axes, "x", low, high, 4 if narrow else 6, axis)
+        axes.set_ylim(len(dots), 0)
+        axes.set_yticks([])
+        if low < 0:
+            axes.axvline(0, color=INK, linewidth=1.5)
+        for i, (dot, label) in enumerate(zip(dots, labels, strict=True)):
+            y, color, weight = i + (0.78 if narrow else 0.5), *((ACCENT, "bold") if dot.strong else (SOFT, "normal"))
+            size = 2.4 if dot.strong else 1.6
+            axes.plot(dot.interval, [y, y], color=color, linewidth=size, marker="|", markersize=8, markeredgewidth=size)
+            axes.plot([dot.value], [y], "o", color=color, markersize=10 if dot.strong else 8)
+            at = 1 - (8 + row * y) / height
+            above = 15 / height if narrow else 0
+            made.text(0, at + 2 * above if narrow else at, label, va="center", weight=weight)
+            made.text(0 if narrow else 1 - (right - 16) / width, at + above, dot.text, va="center", weight=weight)
+        return made
 
-    parts = []
-    for tick in ticks:
-        parts.append(_line(x(tick), TOP, x(tick), bottom, "zero" if tick == 0 and ticks[0] < 0 else "grid"))
-        parts.append(_text(x(tick), bottom + 14, _tick(tick), "tick", "middle"))
-    parts.append(_text((left + right) / 2, bottom + 29, axis, "tick", "middle"))
-    for i, dot in enumerate(dots):
-        y = TOP + height * (i + (0.8 if stacked else 0.5))
-        kind = "strong" if dot.strong else "plain"
-        parts.append(_text(0, y - 28 if stacked else y + 4, cut(dot.label, 60), f"label {kind}"))
-        parts.append(_line(x(dot.low), y, x(dot.high), y, f"whisker {kind}"))
-        parts += [_line(x(end), y - 4, x(end), y + 4, f"whisker {kind}") for end in (dot.low, dot.high)]
-        parts.append(
-            f'<circle cx="{x(dot.value):.1f}" cy="{y:.1f}" r="{5 if dot.strong else 4}" class="dot {kind}">'
-            f"<title>{escape(f'{dot.label}: {dot.text}')}</title></circle>"
-        )
-        if stacked:
-            parts.append(_text(0, y - 12, dot.text, f"label {kind}"))
-        else:
-            parts.append(_text(right + 16, y + 4, dot.text, f"label {kind}"))
-    return _svg(width, bottom + BOTTOM, title, parts)
+    return draw(name, title, figure)
 
 
-def models_plot(models: Mapping[str, Mapping[str, Any]], metric: str, width: int = WIDTH) -> str:
-    """Scores of all models with their intervals, in percent; validation first, as in the tables."""
-    dots = []
-    for name, model in models.items():
-        if is_number(model["value"]) and is_interval(model["value_interval"]):
-            value, low, high = (100 * v for v in (model["value"], *model["value_interval"]))
-            title = model["title"] + (", validation" if model["set"] == "validation" else "")
-            dots.append(Dot(title, value, low, high, f"{value:.1f} ({low:.1f} to {high:.1f})", name == "candidate"))
-    axis = "right answers, %" if metric in RIGHT_OR_WRONG else f"{metric_title(metric)}, points"
-    return dot_plot(dots, "Scores of all models with intervals", axis, (0.0, 100.0), width)
+def learning_curve(history: Sequence[tuple[float | None, float | None, float | None]], kept: int | None) -> Plot | None:
+    """Draw training and validation loss over the steps; None without two points of either.
 
-
-def gains_plot(comparisons: Mapping[str, Any], names: Mapping[str, str], axis: str, width: int = WIDTH) -> str:
-    """Gains of the candidate over the other models with their paired intervals."""
-    dots = []
-    for name, title in names.items():
-        told = comparisons.get(name)
-        if told and is_number(told["gain"]) and is_interval(told["interval"]):
-            value, low, high = (100 * v for v in (told["gain"], *told["interval"]))
-            text = f"{value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\u2212")
-            dots.append(Dot(f"over {title}", value, low, high, text, name == "baseline"))
-    return dot_plot(dots, "Gains of the fine-tuned model with paired intervals", axis, width=width)
-
-
-def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None, width: int = WIDTH) -> str:
-    """Training and validation loss against the optimiser step. Empty text without two points of either."""
-    logged = [row for row in history if is_number(row.get("step"))]
+    Args:
+        history: Step, training loss and validation loss of every logged step.
+        kept: The step whose checkpoint was kept.
+    """
     series = {
-        key: [(float(row["step"]), float(row[key])) for row in logged if is_number(row.get(key))]
-        for key in ("loss", "eval_loss")
+        "training": [(step, loss) for step, loss, _ in history if step is not None and loss is not None],
+        "validation": [(step, loss) for step, _, loss in history if step is not None and loss is not None],
     }
-    points = [p for of in series.values() for p in of]
+    points = [point for of in series.values() for point in of]
     if max(map(len, series.values())) < 2:
-        return ""
-    steps, losses = (
-        nice_ticks(0.0, max(s for s, _ in points), 7 if width >= 600 else 4),
-        nice_ticks(0.0, max(v for _, v in points)),
-    )
-    left, right, top, bottom = 44, width - (150 if width >= 600 else 84), 30, 290
+        return None
+    most = max(loss for _, loss in points)
 
-    def x(step: float) -> float:
-        return left + step / steps[-1] * (right - left)
+    def figure(width: int) -> Figure:
+        made, axes = canvas(width, 320, 48, 92, 28, 52)
+        scale(axes, "x", 0, max(step for step, _ in points), 7 if width == WIDE else 4, "optimiser step")
+        scale(axes, "y", 0, most, 5)
+        axes.xaxis.grid(False)
+        axes.text(-0.01, 1.04, "loss", transform=axes.transAxes, ha="right", color=SOFT, fontsize=12)
+        ends = {}
+        for title, color, size in (("training", SOFT, 1.5), ("validation", ACCENT, 2.4)):
+            if series[title]:
+                marker = "o" if title == "validation" else ""
+                axes.plot(*zip(*series[title], strict=True), color=color, linewidth=size, marker=marker, markersize=7)
+                ends[title] = series[title][-1][1]
+        if kept is not None and any(step == kept for step, _ in series["validation"]):
+            axes.axvline(kept, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+            axes.annotate("kept", (kept, 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset pixels",
+                          ha="center", color=SOFT, fontsize=12)  # fmt: skip
+        least = 0.07 * axes.get_ylim()[1]
+        if len(ends) == 2 and abs(gap := ends["training"] - ends["validation"]) < least:  # keep the two names apart
+            apart = (least - abs(gap)) / 2 * (1 if gap >= 0 else -1)
+            ends = {"training": ends["training"] + apart, "validation": ends["validation"] - apart}
+        for title, y in ends.items():
+            color = ACCENT if title == "validation" else SOFT
+            axes.annotate(title, (1, y), (10, 0), xycoords=("axes fraction", "data"), textcoords="offset pixels",
+                          va="center", color=color)  # fmt: skip
+        return made
 
-    def y(loss: float) -> float:
-        return bottom - (loss - losses[0]) / (losses[-1] - losses[0]) * (bottom - top)
-
-    parts = [_line(left, y(v), right, y(v), "grid") for v in losses]
-    parts += [_text(left - 8, y(v) + 4, _tick(v), "tick", "end") for v in losses]
-    parts += [_text(x(s), bottom + 16, _tick(s), "tick", "middle") for s in steps]
-    parts += [
-        _text((left + right) / 2, bottom + 34, "optimiser step", "tick", "middle"),
-        _text(left - 8, 14, "loss", "tick", "end"),
-    ]
-    if best_step is not None and any(s == best_step for s, _ in series["eval_loss"]):
-        parts += [
-            _line(x(best_step), top, x(best_step), bottom, "mark"),
-            _text(x(best_step), top - 6, "kept", "tick", "middle"),
-        ]
-    parts += _curves(series, x, y, right)
-    return _svg(width, bottom + 42, "Training and validation loss against the optimiser step", parts)
+    return draw("learning_curve", "Training and validation loss over the optimiser steps", figure)
 
 
-def _curves(
-    series: Mapping[str, Sequence[tuple[float, float]]],
-    x: Callable[[float], float],
-    y: Callable[[float], float],
-    right: float,
-) -> list[str]:
-    parts, ends = [], []
-    for key, title, kind in (("loss", "training", "train"), ("eval_loss", "validation", "valid")):
-        if series[key]:
-            path = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in series[key])
-            parts.append(f'<polyline points="{path}" class="curve {kind}"/>')
-            ends.append((y(series[key][-1][1]), title, kind))
-    for s, v in series["eval_loss"]:
-        hover = f"<title>step {s:g}: {v:.3f}</title>"
-        parts.append(f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3.5" class="point">{hover}</circle>')
-    ends.sort()
-    if len(ends) == 2 and ends[1][0] - ends[0][0] < 16:  # keep the two names apart
-        middle = (ends[0][0] + ends[1][0]) / 2
-        ends = [(middle - 8, *ends[0][1:]), (middle + 8, *ends[1][1:])]
-    return parts + [_text(right + 10, at + 4, title, f"label {kind}") for at, title, kind in ends]
+def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | None:
+    """Draw rows by number of tokens, with a line at the longest allowed length where it lies inside.
+
+    Args:
+        bins: `from`, `to` and `count` of each; all of one width but the last, which may take the long tail.
+        limit: training.max_tokens.
+    """
+    if not bins:
+        return None
+    width_of = bins[0]["to"] - bins[0]["from"] + 1
+    tail = len(bins) > 1 and bins[-1]["to"] - bins[-1]["from"] >= width_of
+    at = (limit - bins[0]["from"] + 1) / width_of
+
+    def figure(width: int) -> Figure:
+        made, axes = canvas(width, 280, 60, 30, 28, 52)
+        scale(axes, "y", 0, max(b["count"] for b in bins), 5)
+        axes.bar([i + 0.5 for i in range(len(bins))], [b["count"] for b in bins], 0.92, color=ACCENT)
+        every = max(1, -(-len(bins) // (12 if width == WIDE else 5)))
+        ticks = [i for i in range(0, len(bins), every) if not tail or i <= len(bins) - 1 - every]
+        names = [f"{bins[i]['from']:,}" for i in ticks]
+        if tail:
+            ticks, names = [*ticks, len(bins) - 1], [*names, f"{bins[-1]['from']:,} and more"]
+        axes.set_xticks(ticks, names)
+        axes.set_xlim(0, len(bins))
+        axes.set_xlabel("tokens of a rendered row", color=SOFT, fontsize=12)
+        axes.text(-0.01, 1.05, "rows", transform=axes.transAxes, ha="right", color=SOFT, fontsize=12)
+        if 0 <= at <= len(bins) - (1 if tail else 0):
+            axes.axvline(at, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+            axes.annotate(f"max_tokens {limit:,}", (at, 1), (0, 5), xycoords=("data", "axes fraction"),
+                          textcoords="offset pixels", ha="center", color=SOFT, fontsize=12)  # fmt: skip
+        return made
+
+    return draw("tokens", "Rows by number of tokens", figure)
+
+
+def operating_curve(plan: Mapping[str, Any]) -> Plot:
+    """Draw the chance that a reviewed sample is accepted over the true share of bad rows (data.quality.synthetic)."""
+    rates = [100 * point["rate"] for point in plan["curve"]]
+    chances = [100 * point["accept"] for point in plan["curve"]]
+
+    def figure(width: int) -> Figure:
+        made, axes = canvas(width, 300, 60, 30, 48, 52)
+        scale(axes, "x", 0, max(rates), 9 if width == WIDE else 5, "rows that are truly bad, %")
+        scale(axes, "y", 0, 100, 4)
+        axes.xaxis.grid(False)
+        axes.plot(rates, chances, color=ACCENT, linewidth=2.4, marker="o", markersize=6)
+        made.text(0, 1 - 12 / 300, "chance of acceptance, %", color=SOFT, fontsize=12, va="center")
+        for key, title in (("acceptable", "good enough"), ("intolerable", "intolerable")):
+            axes.axvline(100 * plan[key], color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+            axes.annotate(title, (100 * plan[key], 1), (4, -2), xycoords=("data", "axes fraction"),
+                          textcoords="offset pixels", color=SOFT, fontsize=12)  # fmt: skip
+        return made
+
+    return draw("operating_curve", "Chance of acceptance over the share of bad rows", figure)
+
+
+def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tuple[float, bool, bool]]) -> Plot:
+    """Draw the size of a drift signal over the windows.
+
+    Args:
+        name: Of the signal.
+        windows: The last day of every window.
+        sizes: By number of the window: size, whether it was judged, and whether it is an alarm.
+    """
+
+    def figure(width: int) -> Figure:
+        made, axes = canvas(width, 160, 60, 30, 14, 34)
+        scale(axes, "y", 0, max([0.1, *(size for size, _, _ in sizes.values())]), 4)
+        axes.plot(list(sizes), [size for size, _, _ in sizes.values()], color=ACCENT, linewidth=2)
+        for window, (size, judged, alarm) in sizes.items():
+            color = BAD if alarm else ACCENT
+            axes.plot([window], [size], "o", color=color, markersize=8,
+                      fillstyle="full" if judged else "none", markeredgewidth=1.5)  # fmt: skip
+        every = max(1, -(-len(windows) // (8 if width == WIDE else 4)))
+        axes.set_xticks(range(1, len(windows) + 1, every), windows[::every])
+        axes.set_xlim(0.5, len(windows) + 0.5)
+        return made
+
+    return draw(name, f"{name}: size over time", figure)
+
+
+def stacked_bar(name: str, title: str, parts: Mapping[str, tuple[float, str]], mark: tuple[float, str]) -> Plot:
+    """Draw one bar of parts with a legend, and a line at a limit.
+
+    Args:
+        name: Of the plot's file.
+        title: What it shows.
+        parts: Size and colour by name.
+        mark: Where the line stands, and what it means.
+    """
+
+    def figure(width: int) -> Figure:
+        columns = 4 if width == WIDE else 2
+        lines = -(-len(parts) // columns)
+        made, axes = canvas(width, 78 + 22 * lines, 4, 4, 26, 10 + 22 * lines)
+        begin, whole = 0.0, max(sum(size for size, _ in parts.values()), mark[0])
+        for i, (part, (size, color)) in enumerate(parts.items()):
+            axes.barh([0], [size], 0.8, left=begin, color=color)
+            begin += size
+            x, y = (i % columns) / columns, 22 * (lines - 1 - i // columns) + 10
+            made.text(x + 4 / width, y / made.bbox.height, "\u25a0", color=color, fontsize=14)
+            made.text(x + 22 / width, y / made.bbox.height, part, fontsize=12)
+        axes.axvline(mark[0], color=INK, linewidth=2)
+        far = mark[0] > whole / 2
+        axes.annotate(mark[1], (mark[0], 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset pixels",
+                      ha="right" if far else "left", fontsize=12)  # fmt: skip
+        axes.set_xlim(0, whole * 1.005)
+        axes.set_yticks([])
+        axes.set_xticks([])
+        return made
+
+    return draw(name, title, figure, embedded=True)

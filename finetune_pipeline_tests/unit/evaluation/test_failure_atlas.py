@@ -108,15 +108,15 @@ def planted(seed: int = 0) -> tuple[list[dict], dict[str, str], dict[str, set[st
 def test_planted_families_are_recovered_and_named(seed: int) -> None:
     rows, texts, families = planted(seed)
     atlas = failure_atlas(rows, LABELLED, texts)
-    assert atlas["wrong"] == sum(g["count"] for g in atlas["groups"]) == atlas["kinds"]["label_pair"]
-    named = [g for g in atlas["groups"] if g["terms"]]
+    assert atlas.wrong == sum(g.count for g in atlas.groups) == atlas.kinds["label_pair"]
+    named = [g for g in atlas.groups if g.terms]
     for name, members in families.items():
-        best = max(named, key=lambda g: len(set(g["ids"]) & members))
-        found = set(best["ids"])
+        best = max(named, key=lambda g: len(set(g.ids) & members))
+        found = set(best.ids)
         assert len(found & members) >= 0.9 * len(members), name
         assert len(found & members) >= 0.9 * len(found), name
-        assert set(" ".join(best["terms"]).split()) <= set(FAMILIES[name].casefold().replace(",", "").split())
-        assert best["share_with_term"] > 0.7 and best["interval"][0] > 0.3
+        assert set(" ".join(best.terms).split()) <= set(FAMILIES[name].casefold().replace(",", "").split())
+        assert best.share_with_term > 0.7 and best.interval and best.interval[0] > 0.3
 
 
 def test_failures_at_random_are_no_family() -> None:
@@ -135,12 +135,12 @@ def training(german: int) -> Neighbours:
 
 def test_rows_are_asked_for_where_training_has_few_like_them_and_only_there() -> None:
     rows, texts, families = planted()
-    poor, rich = (failure_atlas(rows, LABELLED, texts, training(n))["groups"] for n in (1, 200))
+    poor, rich = (failure_atlas(rows, LABELLED, texts, training(n)).groups for n in (1, 200))
     for groups, asked in ((poor, True), (rich, False)):
-        german = max(groups, key=lambda g: len(set(g["ids"]) & families["german"]))
-        assert bool(german["collect"]) is asked, german["advice"]
-        assert len(german["nearest"]) == 3
-    assert "bitte" in max(poor, key=lambda g: len(set(g["ids"]) & families["german"]))["nearest"][0]["text"]
+        german = max(groups, key=lambda g: len(set(g.ids) & families["german"]))
+        assert bool(german.collect) is asked, german.advice
+        assert len(german.nearest) == 3
+    assert "bitte" in max(poor, key=lambda g: len(set(g.ids) & families["german"])).nearest[0].text
 
 
 def test_the_number_to_collect_follows_from_what_is_missing() -> None:
@@ -159,7 +159,7 @@ def test_the_request_holds_every_group_and_no_text_of_the_sealed_test() -> None:
     texts = {i: f"{text} sealed{i}" for i, text in texts.items()}
     atlas = failure_atlas(rows, LABELLED, texts, training(1))
     asked = request_rows(atlas, "triage", "v1")
-    assert sum(r["failed"] for r in asked) == atlas["wrong"]
+    assert sum(r["failed"] for r in asked) == atlas.wrong
     assert [r["collect"] for r in asked] == sorted((r["collect"] for r in asked), reverse=True)
     lines, page = as_json_lines(asked), as_markdown(atlas, "triage", plain)
     assert [json.loads(line) for line in lines.splitlines()] == asked
