@@ -267,9 +267,7 @@ def _by_id(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: str(row["example_id"]))
 
 
-def _never_break(
-    wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec, texts: Mapping[str, str]
-) -> NeverBreak:
+def _never_break(wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec, texts: Mapping[str, str]) -> NeverBreak:
     by_id = {row["example_id"]: row for row in rows}
     broken = [by_id[i] for i in wanted if i in by_id and not is_right(by_id[i], spec.output)]
     return NeverBreak(

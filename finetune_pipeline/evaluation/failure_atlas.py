@@ -61,9 +61,7 @@ def failure_atlas(
         for (kind, detail), ids in together.items()
         for cluster in clusters(ids, known)
     ]
-    groups.sort(
-        key=lambda g: (-counts[g.kind], -g.count, g.kind, g.detail, g.terms, g.examples[0].id)
-    )
+    groups.sort(key=lambda g: (-counts[g.kind], -g.count, g.kind, g.detail, g.terms, g.examples[0].id))
     kinds = {kind: counts[kind] for kind in sorted(counts, key=lambda k: (-counts[k], list(KINDS).index(k)))}
     return Atlas(n=len(rows), wrong=len(found), kinds=kinds, groups=groups)
 

@@ -92,9 +92,7 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> GateResult:
         if not text.before or text.before < 0 or text.rise is None or text.interval is None:
             return answer(name, False, None, limit, "What plain text costs was not measured.", _TO_DO[name])
         bound, allowed = text.interval[1] / text.before, spec.gates.max_text_loss
-        message += (
-            f" Plain text costs {text.rise / text.before:+.1%} bits (surely at most {bound:+.1%}; allowed {allowed:+.0%})."
-        )
+        message += f" Plain text costs {text.rise / text.before:+.1%} bits (surely at most {bound:+.1%}; allowed {allowed:+.0%})."
         passed = passed and bound < allowed
     return answer(name, passed, high, limit, message, _TO_DO[name])
 

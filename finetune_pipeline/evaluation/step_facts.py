@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune_pipeline.evaluation.measured import Count, Facts, Flag, Interval, Number
 
+
 class Power(Facts):
     """Whether the test can show the wanted gain (planning.power)."""
 
@@ -12,11 +13,13 @@ class Power(Facts):
     enough: Flag = None
     sentence: str = ""
 
+
 class Advice(Facts):
     """What was advised before training (planning.advice)."""
 
     decision: str
     reasons: list[str]
+
 
 class Baseline(Facts):
     """Of few_shot_baseline and advice. `best`: the best prompt; `best_restricted`: the best with restricted answers."""
@@ -26,12 +29,14 @@ class Baseline(Facts):
     power: Power | None = None
     advice: Advice | None = None
 
+
 class LoggedLoss(Facts):
     """One logged step of a training: loss on training rows, on validation, or both."""
 
     step: Number = None
     loss: Number = None
     eval_loss: Number = None
+
 
 class Overfitting(Facts):
     """How the validation loss went after its best step. `rise`: relative."""
@@ -40,6 +45,7 @@ class Overfitting(Facts):
     best_step: Count = None
     rise: Number = None
 
+
 class SharedPrefix(Facts):
     """Whether the common beginning of all rows was computed once."""
 
@@ -47,11 +53,13 @@ class SharedPrefix(Facts):
     why: str = ""
     prefix_tokens: Count = None
 
+
 class SoftPrompt(Facts):
     """What virtual tokens were begun from."""
 
     init: str = ""
     virtual_tokens: Count = None
+
 
 class Rounding(Facts):
     """Validation loss of full weights as they are stored."""
@@ -59,10 +67,12 @@ class Rounding(Facts):
     dtype: str = ""
     eval_loss: Number = None
 
+
 class Weights(Facts):
     """`ratio`: base weights in memory, of their size in 16 bits."""
 
     ratio: Number = None
+
 
 class Measured(Facts):
     """Time in seconds and memory in MiB of a step's process. `resumed_from`: the step a training was taken up again at."""
@@ -72,6 +82,7 @@ class Measured(Facts):
     train_seconds: Number = None
     peak_memory_mib: Number = None
     resumed_from: Count = None
+
 
 class Training(Facts):
     """Of the step adapter."""
@@ -93,6 +104,7 @@ class Training(Facts):
     rounding: Rounding | None = None
     measured: Measured = Measured()
 
+
 class RawFile(Facts):
     """One raw file."""
 
@@ -100,6 +112,7 @@ class RawFile(Facts):
     lines: Count = None
     shape: str = ""
     sha256: str = ""
+
 
 class DataStep(Facts):
     """Rows in and out of one data step, and what it found. `counts`: rows by split, or by split and label."""
@@ -119,6 +132,7 @@ class DataStep(Facts):
     origins: dict[str, dict[str, Count]] = {}
     leaks: dict[str, Count] | int | None = None
 
+
 class Parity(Facts):
     """What is served against what was trained, on `rows` rows. `mean_kl`: nats a token."""
 
@@ -129,11 +143,13 @@ class Parity(Facts):
     passed: Flag = True
     kind: str | None = None
 
+
 class Accuracy(Facts):
     """Accuracy with its interval."""
 
     accuracy: Number = None
     interval: Interval = None
+
 
 class Loss(Facts):
     """Accuracy lost on questions (positive: worse), with its interval."""
@@ -142,12 +158,14 @@ class Loss(Facts):
     drop: Number = None
     interval: Interval = None
 
+
 class Category(Loss):
     """One category before and after; `unit`: accuracy or bits_per_byte."""
 
     unit: str = "accuracy"
     before: Number = None
     after: Number = None
+
 
 class TextCost(Facts):
     """Bits a byte of plain text before and after training (positive rise: worse)."""
@@ -156,6 +174,7 @@ class TextCost(Facts):
     after: Number = None
     rise: Number = None
     interval: Interval = None
+
 
 class AbilityLoss(Loss):
     """General ability before and after (ability.drop.ability_drop). `items`: how many were asked."""
@@ -174,6 +193,7 @@ class AbilityLoss(Loss):
     lost_items: list[str] = []
     failed: list[str] = []
 
+
 class HarnessTask(Facts):
     """One task of lm-evaluation-harness."""
 
@@ -181,11 +201,13 @@ class HarnessTask(Facts):
     rows: int = 0
     shots: int = 0
 
+
 class Harness(Facts):
     """What lm-evaluation-harness ran. `lm_eval`: its version."""
 
     lm_eval: str = ""
     tasks: dict[str, HarnessTask] = {}
+
 
 class Ability(AbilityLoss):
     """Of general_ability, against the base model and against the champion in service."""
@@ -193,11 +215,13 @@ class Ability(AbilityLoss):
     harness: Harness | None = None
     champion: AbilityLoss | None = None
 
+
 class Accepted(Facts):
     """Share of a model's answers that people accept."""
 
     share: Number = None
     interval: Interval = None
+
 
 class Ratings(Facts):
     """Answers judged by people; `candidate`, `base` and `gain` only where they were drawn at random."""
@@ -213,12 +237,14 @@ class Ratings(Facts):
     interval: Interval = None
     p: Number = None
 
+
 class Agreement(Facts):
     """Of people with each other. `kappa`: Cohen's, None where it is undefined."""
 
     items: int
     share: Number = None
     kappa: Number = None
+
 
 class Comment(Facts):
     """What a person wrote about one example, and which answers they accept."""
@@ -228,6 +254,7 @@ class Comment(Facts):
     base: bool
     comment: str
     rater: str
+
 
 class People(Facts):
     """Of human_review (people.summary.summarise)."""
@@ -240,6 +267,7 @@ class People(Facts):
     comments: list[Comment] = []
     of_earlier_candidates: int = 0
 
+
 class Preferred(Facts):
     """A sign test of one choice against another."""
 
@@ -251,6 +279,7 @@ class Preferred(Facts):
     share: Number = None
     interval: Interval = None
     p: Number = None
+
 
 class JudgeFindings(Facts):
     """A judging model: whether it is believed, why not, and what it prefers (preferences.compared.judged_pairs)."""
@@ -268,6 +297,7 @@ class JudgeFindings(Facts):
     padding: Preferred = Preferred()
     verdict: Preferred | None = None
 
+
 class Similarity(Facts):
     """Likeness to the reference answers by embeddings (preferences.compared.similar)."""
 
@@ -281,6 +311,7 @@ class Similarity(Facts):
     kappa: Number = None
     kappa_interval: Interval = None
 
+
 class Spread(Facts):
     """Least, median and most."""
 
@@ -288,6 +319,7 @@ class Spread(Facts):
     p50: Count = None
     p99: Count = None
     max: Count = None
+
 
 class AuditedRow(Facts):
     """A row token by token: `pieces` holds text, kind (loss, context, lost) and whether it is a special token."""
@@ -301,12 +333,14 @@ class AuditedRow(Facts):
     tokens_lost: int = 0
     pieces: list[tuple[str, str, bool]] = []
 
+
 class AuditProblem(Facts):
     """A fault of supervision that stops the training."""
 
     place: str
     message: str
     fix: str
+
 
 class Audit(Facts):
     """Supervision of one split (training.audit). Its counters are further keys; see `count`."""
@@ -323,17 +357,20 @@ class Audit(Facts):
         """Return one counter of the audit."""
         return int(getattr(self, name))
 
+
 class TokensOfRequest(Facts):
     """Mean tokens of a request."""
 
     prompt: float
     answer: float
 
+
 class TimeRange(Facts):
     """Seconds."""
 
     low: Number = None
     high: Number = None
+
 
 class Price(Facts):
     """What the same training would cost elsewhere, in US dollars."""
@@ -342,6 +379,7 @@ class Price(Facts):
     model: str
     dollars_between: tuple[float, float]
     date: str
+
 
 class Cost(Facts):
     """Time, memory and tokens of making and asking the candidate (costs.costs)."""
@@ -353,16 +391,19 @@ class Cost(Facts):
     tokens: dict[str, TokensOfRequest] = {}
     saved_share: Number = None
 
+
 class QualityPart(Facts):
     """One question asked of all rows."""
 
     passed: Flag = None
     message: str = ""
 
+
 class QualityTokens(Facts):
     """Tokens of whole rows."""
 
     whole: Spread | None = None
+
 
 class Quality(Facts):
     """Of data_quality."""

@@ -10,8 +10,8 @@ from finetune_pipeline.evaluation.model_scores import Scores
 from finetune_pipeline.evaluation.overlap import OVERLAP_NAMES
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import metric_title, number, percent, percent_range, points
+from finetune_pipeline.report.blocks import Blocks, Matrix, Table, figure, notes, text
 from finetune_pipeline.report.comparison import unsigned
-from finetune_pipeline.report.page import Blocks, Matrix, Table, figure, notes, text
 
 MODELS = {"base": "Base, best prompt", "candidate": "Fine-tuned", "champion": "Champion"}
 _RATES = {
@@ -91,8 +91,10 @@ def _fields(evaluation: EvaluationResult) -> Table:
     before = evaluation.scores["base"].fields
     names = ("Precision", "Recall", "F1", "F1, base", "Right", "Claimed", "Expected")
     rows = [
-        [field, of.precision, of.recall, of.f1, before[field].f1 if field in before else None]
-        + [of.right, of.claimed, of.expected]
+        [
+            *(field, of.precision, of.recall, of.f1, before[field].f1 if field in before else None),
+            *(of.right, of.claimed, of.expected),
+        ]
         for field, of in evaluation.scores["candidate"].fields.items()
     ]
     return Table([("Field", text), *((name, number) for name in names)], rows)
@@ -106,9 +108,7 @@ def calibration_section(evaluation: EvaluationResult) -> Blocks:
         if (c := of.calibration)
     ]
     columns = [("Model", text), ("Rows", number), ("Mean confidence", percent), ("Right", percent)]
-    yield Table(
-        [*columns, ("Calibration error, points", unsigned), ("Brier", number), ("Log loss", number)], rows
-    )
+    yield Table([*columns, ("Calibration error, points", unsigned), ("Brier", number), ("Log loss", number)], rows)
     if candidate := evaluation.scores["candidate"].calibration:
         yield Table(
             [("Confidence of the fine-tuned model", text), ("Rows", number), ("Mean", percent), ("Right", percent)],

@@ -9,8 +9,8 @@ from typing import Any
 
 from finetune_pipeline.evaluation.step_facts import Audit, AuditedRow
 from finetune_pipeline.evaluation.wording import NOTHING, counted, number, percent
-from finetune_pipeline.report.page import Legend, Page, Section, Span, Table, Text, TokenRow, TokenRows, Verdict
-from finetune_pipeline.report.page import text as left
+from finetune_pipeline.report.blocks import Legend, Page, Section, Span, Table, Text, TokenRow, TokenRows, Verdict
+from finetune_pipeline.report.blocks import text as left
 
 _LONG, _EDGE = 160, 60
 """Tokens of context in a row from which their middle is folded away, and how many are shown at either end."""
@@ -79,7 +79,7 @@ def counters(audits: Mapping[str, Audit]) -> Table:
         spreads = [getattr(a, key) for a in audits.values()]
         cells = [" … ".join(map(number, (s.min, s.p50, s.max))) if s else "–" for s in spreads]
         rows.append([f"{title} (least, median, most)", *cells])
-    marks = {}
+    marks: dict[tuple[int, int], str] = {}
     for name, title in (FAULTS | _DONE).items():
         counts = [a.count(name) for a in audits.values()]
         if name in FAULTS:

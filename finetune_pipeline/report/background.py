@@ -11,7 +11,7 @@ from finetune_pipeline.evaluation.step_facts import DataStep
 from finetune_pipeline.evaluation.wording import NOTHING, counted, duration, number, percent, points
 from finetune_pipeline.report.answers import MODELS
 from finetune_pipeline.report.audit_page import counters, token_rows
-from finetune_pipeline.report.page import Blocks, Heading, Legend, Plot, Table, Text, figure, text
+from finetune_pipeline.report.blocks import Blocks, Heading, Legend, Plot, Table, Text, figure, text
 from finetune_pipeline.report.plots import learning_curve
 
 _DATA_STEPS = {
@@ -67,7 +67,7 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
         )
     yield from _scrubbed(data.get("clean_examples"))
     yield from _leaks(data.get("splits"))
-    for name, part in (quality.parts if quality else None or {}).items():
+    for name, part in ((quality.parts if quality else None) or {}).items():
         if part.passed is False:
             yield Text(f"Found over all rows ({name.replace('_', ' ')}): {part.message}.", audience="team")
     if quality:
@@ -93,7 +93,8 @@ def _leaks(splits: DataStep | None) -> list[str]:
     if splits is None or splits.leaks is None:
         return []
     n = splits.leaks if isinstance(splits.leaks, int) else sum(count or 0 for count in splits.leaks.values())
-    return [f"{counted(n, 'test row')} repeats or resembles a training row." if n else "No test row repeats or resembles a training row."]
+    some = counted(n, "test row") if n else "No test row"
+    return [f"{some} repeats or resembles a training row."]
 
 
 def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
@@ -105,8 +106,10 @@ def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
     for step, of in data.items():
         out = of.kept if of.kept is not None else sum(map(_total, of.counts.values())) if of.counts else None
         rows.append(
-            [_DATA_STEPS.get(step, step), of.lines if of.rows_in is None else of.rows_in, of.quarantined]
-            + [of.exact_duplicates, of.near_duplicates, of.dropped, out]
+            [
+                *(_DATA_STEPS.get(step, step), of.lines if of.rows_in is None else of.rows_in, of.quarantined),
+                *(of.exact_duplicates, of.near_duplicates, of.dropped, out),
+            ]
         )
     yield Table(columns, rows)
     yield _splits(data.get("splits"), order)
@@ -160,7 +163,12 @@ def origins_sentence(evaluation: EvaluationResult) -> str | None:
 def training_section(evaluation: EvaluationResult) -> Blocks:
     """How the adapter was made, and what it took."""
     of = evaluation.training
-    trainable, total, memory, prefix = of.trainable_parameters, of.total_parameters, of.measured.peak_memory_mib, of.shared_prefix
+    trainable, total, memory, prefix = (
+        of.trainable_parameters,
+        of.total_parameters,
+        of.measured.peak_memory_mib,
+        of.shared_prefix,
+    )
     share = f" ({percent(trainable / total)} of all)" if trainable is not None and total else ""
     shared = NOTHING
     if prefix.used is not None:
@@ -233,7 +241,12 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
         [[_STEPS.get(name, name), m.seconds, m.cpu_seconds, m.peak_memory_mib] for name, m in cost.steps.items()],
     )
     yield Table(
-        [("Mean tokens a request", text), ("Prompt", "{:.0f}".format), ("Answer", "{:.1f}".format), ("Together", "{:.0f}".format)],
+        [
+            ("Mean tokens a request", text),
+            ("Prompt", "{:.0f}".format),
+            ("Answer", "{:.1f}".format),
+            ("Together", "{:.0f}".format),
+        ],
         [[MODELS.get(name, name), of.prompt, of.answer, of.prompt + of.answer] for name, of in cost.tokens.items()],
     )
     prices = [

@@ -14,6 +14,7 @@ from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.evaluation.wording import (
     RIGHT_OR_WRONG,
     counted,
+    inside,
     metric_title,
     number,
     p_value,
@@ -23,7 +24,7 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
 )
 from finetune_pipeline.planning.advice import DECISIONS
-from finetune_pipeline.report.page import Blocks, Heading, Plot, Table, notes, text
+from finetune_pipeline.report.blocks import Blocks, Format, Heading, Plot, Table, notes, text
 from finetune_pipeline.report.plots import Dot, dot_plot
 from finetune_pipeline.report.verdict import MOST, closed_by_decoding, decoding_sentence, level
 
@@ -151,7 +152,7 @@ def gains_plot(evaluation: EvaluationResult) -> Plot | None:
         if comparison.gain is not None and comparison.interval is not None:
             value, low, high = (100 * v for v in (comparison.gain, *comparison.interval))
             written = f"{value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\u2212")
-            dots.append(Dot(f"over {OTHERS[name]}", value, (low, high), written, name == "baseline"))
+            dots.append(Dot(f"over {inside(OTHERS[name])}", value, (low, high), written, name == "baseline"))
     axis = f"gain of the fine-tuned model, points of {metric_title(evaluation.metric)}"
     return dot_plot("gains", "Gains of the fine-tuned model with paired intervals", dots, axis)
 
@@ -159,7 +160,7 @@ def gains_plot(evaluation: EvaluationResult) -> Plot | None:
 def comparisons_table(evaluation: EvaluationResult) -> Table:
     """Gain, rows won and lost, and tests, by other model."""
     labels = evaluation.task.kind == "labels"
-    columns = [
+    columns: list[tuple[str, Format]] = [
         ("Fine-tuned against", text),
         ("Gain" if labels else f"Gain, {metric_title(evaluation.metric)}", points),
         ("Interval", points_range),

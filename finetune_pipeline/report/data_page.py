@@ -7,9 +7,9 @@ from typing import Any
 
 from finetune_pipeline.data.quality.report import PARTS
 from finetune_pipeline.evaluation.step_facts import DataStep
-from finetune_pipeline.evaluation.wording import NOTHING, counted, number, p_value, percent, percent_range
+from finetune_pipeline.evaluation.wording import counted, number, p_value, percent, percent_range
 from finetune_pipeline.report.background import data_tables
-from finetune_pipeline.report.page import (
+from finetune_pipeline.report.blocks import (
     Answer,
     Answers,
     Bars,
@@ -66,11 +66,7 @@ def data_page(
     sections = [
         Section.of("glance", "At a glance", [_glance(report)]),
         Section.of("stages", "Rows through the stages", _stages(steps, labels)),
-        *(
-            Section.of(anchor, title, content(report))
-            for anchor, title, part, content in _SECTIONS
-            if part in report
-        ),
+        *(Section.of(anchor, title, content(report)) for anchor, title, part, content in _SECTIONS if part in report),
     ]
     return Page(f"{name}: data quality", description, _verdict(report), sections)
 
@@ -97,9 +93,7 @@ def _glance(report: Report) -> Answers:
         fixes = list(dict.fromkeys(_sentence(finding["fix"]) for finding in part["findings"]))[:SHOWN_FIXES]
         if "sampled" in part:
             fixes.insert(0, f"Looked at {part['sampled']:,} of {part['of']:,} rows, chosen by hash.")
-        rows.append(
-            Answer(TITLES[name], status, answer, _sentence(part["message"]), fixes, _ANCHORS.get(name, name))
-        )
+        rows.append(Answer(TITLES[name], status, answer, _sentence(part["message"]), fixes, _ANCHORS.get(name, name)))
     return Answers(("Question", "Fine", "Measured, and what to do"), rows)
 
 
@@ -228,7 +222,8 @@ def _edges(report: Report) -> Blocks:
     yield _sentence(part["message"])
     if not part["kinds"]:
         return
-    splits, rows, marks = list(part["splits"]), [], {}
+    splits, rows = list(part["splits"]), []
+    marks: dict[tuple[int, int], str] = {}
     for i, kind in enumerate(part["kinds"]):
         cells = [kind["splits"][name] for name in splits]
         written = [f"{number(c['count'])} ({c['expected']:,.1f})" for c in cells]
@@ -273,8 +268,14 @@ def _synthetic(report: Report) -> Blocks:
     yield Table(
         [("Generator", text), *columns, ("Rejected of all, 95% interval", figure)],
         [
-            [g["generator"], g["rows"], g["sample"], g["decided"], g["rejected"]]
-            + [percent_range(g["interval"]) if g["decided"] else NOTHING]
+            [
+                g["generator"],
+                g["rows"],
+                g["sample"],
+                g["decided"],
+                g["rejected"],
+                percent_range(g["decided"] and g["interval"]),
+            ]
             for g in part.get("generators", [])
         ],
     )
@@ -293,7 +294,11 @@ def _contamination(report: Report) -> Blocks:
         [[b["file"], b["items"], b["repeated"], b["rows"]] for b in part["benchmarks"]],
     )
     rows = [
-        [m["place"], f"{m['file']}:{m['line']}", "equal" if m["how"] == "exact" else f"{percent(m['covered'])} of its words"]
+        [
+            m["place"],
+            f"{m['file']}:{m['line']}",
+            "equal" if m["how"] == "exact" else f"{percent(m['covered'])} of its words",
+        ]
         for m in matches
     ]
     yield Table([("Training row", text), ("Benchmark item", text), ("How", text)], rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_pipeline.report.page import Page, Section, Table, Verdict, figure, text
+from finetune_pipeline.report.blocks import Page, Section, Table, Verdict, figure, text
 from finetune_pipeline.report.plots import signal_over_time
 
 
@@ -41,10 +41,15 @@ def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page
     return Page(
         f"Drift: {task}",
         lead,
-        Verdict("failed", "Alarm.", facts["sentence"]) if facts["drifted"] else Verdict("passed", "No alarm.", facts["sentence"]),
+        Verdict("failed", "Alarm.", facts["sentence"])
+        if facts["drifted"]
+        else Verdict("passed", "No alarm.", facts["sentence"]),
         [
             Section.of("signals", "Newest judgement", [note, _signals(facts)]),
-            *(Section.of(f"signal-{i}", name, [plot]) for i, (name, plot) in enumerate(zip(signals, plots, strict=True))),
+            *(
+                Section.of(f"signal-{i}", name, [plot])
+                for i, (name, plot) in enumerate(zip(signals, plots, strict=True))
+            ),
             Section.of("windows", "Windows", [_windows(history)]),
         ],
     )

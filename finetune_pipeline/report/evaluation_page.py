@@ -18,6 +18,7 @@ from finetune_pipeline.report.background import (
     training_section,
     versions_section,
 )
+from finetune_pipeline.report.blocks import Blocks, Page, Section
 from finetune_pipeline.report.comparison import (
     advice_section,
     form_section,
@@ -29,7 +30,6 @@ from finetune_pipeline.report.comparison import (
 from finetune_pipeline.report.failures import atlas_section, changes_section, wrong_section
 from finetune_pipeline.report.judgements import ability_section, judge_section, people_section
 from finetune_pipeline.report.other_rows import production_section, robustness_section
-from finetune_pipeline.report.page import Blocks, Page, Section
 from finetune_pipeline.report.verdict import (
     caveats,
     gates_section,
@@ -68,10 +68,20 @@ SECTIONS: tuple[tuple[str, str, Callable[[EvaluationResult], Blocks]], ...] = (
 SCHEMA_VERSION = 2
 """Of report.json. Raised when a key goes or changes its meaning; new keys may come at any time."""
 _KEYS = (
-    "metric confidence n models scores restricted base_at_its_best decisions format_gap comparisons regressions fixes "
-    "wrong_answers atlas history never_break robustness production ability people judge similarity data quality supervision "
-    "cost seal parity"
-).split()
+    *("metric", "confidence", "n", "models", "scores", "restricted", "base_at_its_best", "decisions", "format_gap"),
+    *(
+        "comparisons",
+        "regressions",
+        "fixes",
+        "wrong_answers",
+        "atlas",
+        "history",
+        "never_break",
+        "robustness",
+        "production",
+    ),
+    *("ability", "people", "judge", "similarity", "data", "quality", "supervision", "cost", "seal", "parity"),
+)
 
 
 def evaluation_page(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Page:

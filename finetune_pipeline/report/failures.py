@@ -6,7 +6,7 @@ from finetune_pipeline.evaluation.data_request import group_title, in_order, kin
 from finetune_pipeline.evaluation.failure_rules import KINDS
 from finetune_pipeline.evaluation.result import Atlas, Case, EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, cut, number, percent, points
-from finetune_pipeline.report.page import Blocks, Example, Examples, Heading, Items, Page, Section, Table, Text, text
+from finetune_pipeline.report.blocks import Blocks, Example, Examples, Heading, Items, Page, Section, Table, Text, text
 
 SHOWN_GROUPS, SHOWN_WRONG, SHOWN_MISTAKES = 8, 10, 12
 TEXT_SHOWN = 400
@@ -61,8 +61,10 @@ def history_table(evaluation: EvaluationResult) -> Table:
     """This candidate against every earlier one, on the rows both answered."""
     names = ("Rows", "Fixed", "Broken", "Both right", "Both wrong")
     rows = [
-        [v.candidate, v.rows, v.fixed, v.broken, v.both_right, v.both_wrong]
-        + [(v.fixed - v.broken) / v.rows if v.rows else None]
+        [
+            *(v.candidate, v.rows, v.fixed, v.broken, v.both_right, v.both_wrong),
+            (v.fixed - v.broken) / v.rows if v.rows else None,
+        ]
         for v in evaluation.history.versions
     ]
     return Table([("Against", text), *((name, number) for name in names), ("Gain, points", points)], rows)

@@ -17,7 +17,7 @@ from finetune_pipeline.evaluation.wording import (
     points,
     points_range,
 )
-from finetune_pipeline.report.page import Blocks, Table, Text, figure, text
+from finetune_pipeline.report.blocks import Blocks, Table, Text, figure, text
 
 
 def ability_section(evaluation: EvaluationResult) -> Blocks:
@@ -127,7 +127,9 @@ def people_sentences(people: People, task: str) -> list[str]:
     if not people.rated:
         waiting = people.of_earlier_candidates
         earlier = f" {counted(waiting, 'rating')} of earlier candidates stay where they are." if waiting else ""
-        return [f"Nobody has looked at these answers yet: `finetune review {task}` shows them, side by side and blind.{earlier}"]
+        return [
+            f"Nobody has looked at these answers yet: `finetune review {task}` shows them, side by side and blind.{earlier}"
+        ]
     sentences = []
     if half := people.random:
         sentences.append(

@@ -14,9 +14,10 @@ from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import metric_title, number
 from finetune_pipeline.report.background import origins_sentence
+from finetune_pipeline.report.blocks import Block, Section, Table, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.failures import limits_blocks
-from finetune_pipeline.report.page import Block, Section, Table, markdown_templates, text, tidy
+from finetune_pipeline.report.page import markdown_templates, tidy
 
 Manifest = Mapping[str, Any]
 REGISTERED = "registered"
@@ -44,9 +45,7 @@ def card_of(report: Artifact | None, manifest: Manifest) -> str:
     return model_card(manifest, EvaluationResult.model_validate(read_json(report.path("evaluation.json"))), gates)
 
 
-def model_card(
-    manifest: Manifest, evaluation: EvaluationResult | None = None, gates: Sequence[GateResult] = ()
-) -> str:
+def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, gates: Sequence[GateResult] = ()) -> str:
     """Write the card: Markdown behind a YAML header, without a row of the data. Texts of strangers start no markup.
 
     Args:

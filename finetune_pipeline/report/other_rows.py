@@ -5,8 +5,8 @@ from __future__ import annotations
 from finetune_pipeline.evaluation.perturbations import BLOCKING, TITLES
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, number, p_value, percent, points, points_range
+from finetune_pipeline.report.blocks import Blocks, Format, Table, figure, text
 from finetune_pipeline.report.comparison import unsigned
-from finetune_pipeline.report.page import Blocks, Table, figure, text
 
 _MODELS = {"base": "Base, best prompt", "champion": "Champion in service", "candidate": "Fine-tuned"}
 _NOTES = {
@@ -32,7 +32,12 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
     if unchanged := [TITLES[kind].lower() for kind, scores in measured.kinds.items() if not scores.n]:
         yield f"Could change none of these rows: {', '.join(unchanged)}."
     share = percent if measured.metric in RIGHT_OR_WRONG else unsigned
-    columns = [("Perturbation", text), ("Rows", number), ("Plain", share), ("Perturbed", share)]
+    columns: list[tuple[str, Format]] = [
+        ("Perturbation", text),
+        ("Rows", number),
+        ("Plain", share),
+        ("Perturbed", share),
+    ]
     columns += [(f"Change ({100 * (measured.confidence or 0):.4g}% interval)", figure)]
     columns += [("Lost", number), ("Won", number), ("p", p_value), ("Can block", text)]
     rows = []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.planning.plan import duration
-from finetune_pipeline.report.page import Code, Page, Plot, Section, Table, figure, text
+from finetune_pipeline.report.blocks import Code, Page, Plot, Section, Table, figure, text
 from finetune_pipeline.report.plots import stacked_bar
 
 PARTS = {
@@ -26,7 +26,9 @@ def plan_page(facts: Mapping[str, Any]) -> Page:
     """Build the page of a plan. `facts`: of planning.plan.training_plan."""
     memory, nearest = facts["memory_mib"], facts["nearest"]
     parts = [[name, f"{memory[name]:,}"] for name in PARTS if memory[name]]
-    table = Table([("Part of the peak", text), ("MiB", figure)], [*parts, ["total", f"{memory['total']:,}"]], [len(parts)])
+    table = Table(
+        [("Part of the peak", text), ("MiB", figure)], [*parts, ["total", f"{memory['total']:,}"]], [len(parts)]
+    )
     fitting = Code(nearest["yaml"], "yaml") if nearest and nearest["fits"] else None
     return Page(
         "Training plan",
@@ -43,7 +45,9 @@ def memory_plot(facts: Mapping[str, Any]) -> Plot:
     """One bar of the peak's parts, and a line at what is free."""
     memory, free = facts["memory_mib"], facts["available_mib"]
     parts = {f"{name} {memory[name]:,} MiB": (memory[name], color) for name, color in PARTS.items() if memory[name]}
-    return stacked_bar("memory", "Parts of the memory at the peak, and what is free", parts, (free, f"free: {free:,} MiB"))
+    return stacked_bar(
+        "memory", "Parts of the memory at the peak, and what is free", parts, (free, f"free: {free:,} MiB")
+    )
 
 
 def methods_table(facts: Mapping[str, Any]) -> Table:

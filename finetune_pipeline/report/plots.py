@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
-from finetune_pipeline.evaluation.wording import cut
-from finetune_pipeline.report.page import Plot
+from finetune_pipeline.report.blocks import Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDE, NARROW = 880, 440
+WIDE, NARROW = 880, 400
 """Widths in pixels: for a desk, and for a telephone."""
 INK, SOFT, LINE, ACCENT, BAD = "#1d2126", "#5b6470", "#dcdfe3", "#1f5fae", "#a8281f"
 """Colours on paper. On a page each is a variable of its style sheet, which has them for light and for dark."""
@@ -48,13 +47,18 @@ def draw(name: str, title: str, figure: Callable[[int], Figure], embedded: bool 
         figure: Draws it at a width in pixels.
         embedded: Whether Markdown holds the plot as well.
     """
-    return Plot(name, title, *(_svg(name, title, figure, width) for width in (WIDE, NARROW)), embedded)
+    return Plot(name, title, _svg(name, title, figure, WIDE), _svg(name, title, figure, NARROW), embedded)
+
+
+def draw_document(name: str, title: str, figure: Callable[[int], Figure], width: int = WIDE) -> str:
+    """Draw a plot at one width as a file of its own, on white."""
+    return Plot(name, title, _svg(name, title, figure, width), "").document
 
 
 def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> str:
     import matplotlib
 
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": f"{name} {width}",
         "text.parse_math": False,
@@ -72,6 +76,7 @@ def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> 
         height = made.get_figheight() * 72
     body = written.getvalue()
     body = body[body.index('<g id="figure_1">') :]
+    body = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", body)  # no XML may hold these
     body = re.sub(r'<g id="[^"]*"/>\s*', "", body)
     body = re.sub(r'<g id="[^"]*">', "<g>", body)
     body = re.sub(r'style="[^"]*"', lambda style: _styled(style[0]), body)
@@ -95,7 +100,9 @@ def canvas(width: int, height: int, left: float, right: float, top: float, botto
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width / 72, height / 72), dpi=72)
-    axes = made.add_axes((left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height))
+    axes = made.add_axes(
+        (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+    )
     axes.patch.set_visible(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -135,13 +142,14 @@ def dot_plot(
         return None
     ends = [end for dot in dots for end in (*dot.interval, dot.value)]
     low, high = limits or (min(0.0, *ends), max(0.0, *ends))
-    labels = [cut(" ".join(dot.label.split()), 60) for dot in dots]
+    names = [" ".join(dot.label.split()) for dot in dots]
 
     def figure(width: int) -> Figure:
         narrow = width < WIDE
+        labels = [label if len(label) <= (most := 50 if narrow else 70) else f"{label[: most - 1]}…" for label in names]
         row = 56 if narrow else 30
-        left = 14.0 if narrow else min(max(map(len, labels)) * _LETTER + 16, width - 400)
-        right = 14.0 if narrow else max(len(dot.text) for dot in dots) * _LETTER + 24
+        left = 14.0 if narrow else min(max(map(len, labels)) * _LETTER + 16, width - 376)
+        right = 14.0 if narrow else min(max(len(dot.text) for dot in dots) * _LETTER + 24, 240)
         height = row * len(dots) + 58
         made, axes = canvas(width, height, left, right, 8, 50)
         scale(axes, "x", low, high, 4 if narrow else 6, axis)

@@ -24,7 +24,7 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
     prompt_name,
 )
-from finetune_pipeline.report.page import Answer, Answers, Blocks, Items, Verdict
+from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Items, Verdict
 from finetune_pipeline.training.history import MUCH_RISE
 
 MOST = 0.5
@@ -131,7 +131,9 @@ def gates_section(gates: Sequence[GateResult]) -> Blocks:
     yield Answers(
         ("Gate", "Passed", "Measured"),
         [
-            Answer(g.name, g.status, ANSWERS[g.status], g.message, [f"What to do: {g.what_to_do}"] if g.what_to_do else [])
+            Answer(
+                g.name, g.status, ANSWERS[g.status], g.message, [f"What to do: {g.what_to_do}"] if g.what_to_do else []
+            )
             for g in gates
         ],
     )

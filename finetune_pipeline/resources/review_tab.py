@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.people.desks import Desk
 from finetune_pipeline.people.handed_in import line_of
-from finetune_pipeline.report.markdown import fenced
+from finetune_pipeline.report.page import fenced
 from finetune_pipeline.resources.mlflow_store import experiment_id, locked, reaching
 from finetune_pipeline.resources.tracking import Tracking
 

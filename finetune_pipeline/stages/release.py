@@ -10,8 +10,7 @@ from finetune_pipeline.models.export import Source, describe
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.kinds import WHOLE
 from finetune_pipeline.production.forget import tainted_splits
-from finetune_pipeline.report.card.model_card import card_of
-from finetune_pipeline.report.card.usage import REGISTERED
+from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.stages.baseline import answer_length
 
 CARD = "README.md"

@@ -7,12 +7,13 @@ import random
 
 import pytest
 
-from finetune_pipeline.evaluation.data_request import as_json_lines, as_markdown, request_rows
+from finetune_pipeline.evaluation.data_request import as_json_lines, request_rows
 from finetune_pipeline.evaluation.failure_atlas import ENOUGH_TO_MEASURE, failure_atlas, what_to_do
 from finetune_pipeline.evaluation.failure_clusters import clusters
 from finetune_pipeline.evaluation.failure_rules import KINDS, Failure, failure_of
 from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
-from finetune_pipeline.report.markdown import plain
+from finetune_pipeline.report.failures import request_page
+from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row
 
@@ -161,7 +162,7 @@ def test_the_request_holds_every_group_and_no_text_of_the_sealed_test() -> None:
     asked = request_rows(atlas, "triage", "v1")
     assert sum(r["failed"] for r in asked) == atlas.wrong
     assert [r["collect"] for r in asked] == sorted((r["collect"] for r in asked), reverse=True)
-    lines, page = as_json_lines(asked), as_markdown(atlas, "triage", plain)
+    lines, page = as_json_lines(asked), page_markdown(request_page(atlas, "triage"))
     assert [json.loads(line) for line in lines.splitlines()] == asked
     assert "sealede" not in lines and "sealede" not in page
     assert page.startswith("# Data wanted for triage") and "new rows are asked for" in page

@@ -13,7 +13,8 @@ from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.planning.plan import MARGIN, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
-from finetune_pipeline.report.plan_page import plan_markdown
+from finetune_pipeline.report.page import page_markdown
+from finetune_pipeline.report.plan_page import plan_page
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.spec.method_defaults import METHODS
 from finetune_pipeline.spec.model import TrainingSpec
@@ -110,7 +111,7 @@ def test_every_method_has_its_row(base: Path, examples: list[Example]) -> None:
     assert rows["prompt"]["trainable_parameters"] == 100 * 64
     assert rows["qlora"]["trainable_parameters"] == rows["lora"]["trainable_parameters"] == told["trainable_parameters"]
     assert all(0 <= row["seconds"]["low"] <= row["seconds"]["high"] for row in rows.values())
-    page = plan_markdown(told)
+    page = page_markdown(plan_page(told))
     assert "data:image/svg+xml;base64," in page and "| **qlora** |" in page
     assert all(f"| {m} |" in page or f"| **{m}** |" in page for m in METHODS)
 

@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from finetune_pipeline.evaluation.gates import GateResult, decide
-from finetune_pipeline.report.card.model_card import model_card
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.report.model_card import model_card
 from finetune_pipeline.spec.card import CardSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     SUPERVISION,
@@ -21,7 +22,7 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     text_evaluation,
 )
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, spec, text_spec
-from finetune_pipeline_tests.unit.report.test_pages import HOSTILE
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 
 
 def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
@@ -92,13 +93,13 @@ def test_the_metadata_is_what_the_hub_wants(good: ModelCard) -> None:
 
 
 def test_results_are_the_reports(good: ModelCard) -> None:
-    scores = evaluation()["scores"]["candidate"]
+    scores = evaluation().scores["candidate"]
     told = {(r.dataset_type, r.metric_name): r for r in good.data.eval_results}
-    low, high = scores["interval"]
+    low, high = scores.interval or (0.0, 0.0)
     accuracy = told["tickets", f"Accuracy (95% interval {low:.3f} to {high:.3f})"]
-    assert accuracy.metric_value == scores["accuracy"] == 0.8 and accuracy.dataset_split == "test"
+    assert accuracy.metric_value == scores.accuracy == 0.8 and accuracy.dataset_split == "test"
     assert accuracy.dataset_revision == "t1" and accuracy.dataset_name == "tickets, sealed test of 200 rows"
-    assert told["tickets", "Macro-F1"].metric_value == round(scores["macro_f1"], 4)
+    assert told["tickets", "Macro-F1"].metric_value == round(scores.macro_f1 or 0, 4)
     assert told["general_ability", "Accuracy (95% interval 0.460 to 0.580)"].metric_value == 0.521
     assert good.data.metrics == ["accuracy", "f1", "valid_answers"]
 
@@ -142,7 +143,7 @@ def test_a_model_whose_gates_failed_says_so_first() -> None:
     text = read(model_card(manifest(), told, gates)).text
     first = text[: text.index("## What it is")]
     assert "did not pass its gates" in first and "Refused by beats" in first
-    assert "| no | It is not better. Collect more rows. |" in text
+    assert "| no | It is not better. What to do: Collect more rows. |" in text
     passed = read(model_card(manifest(), told, decide(spec(), told))).text
     assert "did not pass" not in passed and "> Passed: " in passed
     nothing = read(model_card(manifest(), told, [])).text
@@ -228,6 +229,6 @@ def test_what_the_spec_tells() -> None:
 
 def test_strict_json_of_a_stored_report_gives_the_same_card() -> None:
     told = evaluation()
-    again = json.loads(json.dumps(told))
+    again = EvaluationResult.model_validate(json.loads(json.dumps(told.to_json())))
     gates = decide(spec(), told)
     assert model_card(manifest(), told, gates) == model_card(manifest(), again, gates)

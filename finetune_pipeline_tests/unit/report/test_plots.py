@@ -1,78 +1,128 @@
-"""Plots: right places, escaped text, sound XML."""
+"""Plots: the same file for the same values, escaped, readable at both widths, and following the page's colours."""
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 
 import pytest
 
-from finetune_pipeline.report.plots import Dot, dot_plot, gains_plot, learning_curve, models_plot, nice_ticks
+from finetune_pipeline.report.blocks import Plot
+from finetune_pipeline.report.comparison import gains_plot, models_plot
+from finetune_pipeline.report.plots import (
+    Dot,
+    dot_plot,
+    learning_curve,
+    operating_curve,
+    signal_over_time,
+    stacked_bar,
+    token_histogram,
+)
+from finetune_pipeline_tests.unit.evaluation.fake_run import changed, evaluation
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 
 SVG = "{http://www.w3.org/2000/svg}"
+BINS = [{"from": 0, "to": 9, "count": 4}, {"from": 10, "to": 19, "count": 8}, {"from": 20, "to": 400, "count": 1}]
+PLAN = {"curve": [{"rate": 0.0, "accept": 1.0}, {"rate": 0.2, "accept": 0.1}], "acceptable": 0.02, "intolerable": 0.1}
 
 
-def _parse(svg: str) -> ET.Element:
-    return ET.fromstring(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+def texts(svg: str) -> dict[str, tuple[float, float]]:
+    """Every text of a plot with its place."""
+    return {
+        str(t.text): (float(t.get("x", "nan")), float(t.get("y", "nan"))) for t in ET.fromstring(svg).iter(f"{SVG}text")
+    }
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 100, [0, 20, 40, 60, 80, 100]),
-        (-0.4, 2.3, [-1, 0, 1, 2, 3]),
-        (0, 0.07, [0, 0.02, 0.04, 0.06, 0.08]),
-    ],
-)
-def test_ticks_are_round_and_cover_the_range(low, high, ticks):
-    assert nice_ticks(low, high) == ticks
+def dots(labels: Sequence[str]) -> Plot:
+    plot = dot_plot(
+        "d", "t", [Dot(label, 25, (20, 30), "25 (20 to 30)", i == 0) for i, label in enumerate(labels)], "%", (0, 100)
+    )
+    assert plot is not None
+    return plot
 
 
-def test_ticks_of_an_empty_range_are_still_a_range():
-    assert nice_ticks(2.0, 2.0) == [2.0, 3.0]
+def drawn() -> list[Plot]:
+    """One plot of each kind."""
+    curve = learning_curve([(0, None, 2.0), (5, 1.5, None), (10, 1.0, None), (10, None, 0.8)], 10)
+    histogram = token_histogram(BINS, 15)
+    assert curve is not None and histogram is not None
+    signal = signal_over_time("length", ["2026-01-01", "2026-01-02"], {1: (0.1, False, False), 2: (0.4, True, True)})
+    bar = stacked_bar("memory", "t", {"weights 3 MiB": (3, "#4c78a8")}, (2, "free: 2 MiB"))
+    return [dots(["a", "b"]), curve, histogram, operating_curve(PLAN), signal, bar]
 
 
-def test_dots_stand_where_their_values_are():
-    root = _parse(dot_plot([Dot("a", 25, 20, 30, "25"), Dot("b", 75, 70, 80, "75", True)], "t", "%", (0, 100)))
-    a, b = [float(c.get("cx")) for c in root.iter(f"{SVG}circle")]
-    lines = {t.text: float(t.get("x")) for t in root.iter(f"{SVG}text") if t.text in ("0", "100")}
-    assert (a - lines["0"]) / (lines["100"] - lines["0"]) == pytest.approx(0.25, abs=1e-3)
-    assert (b - lines["0"]) / (lines["100"] - lines["0"]) == pytest.approx(0.75, abs=1e-3)
+def test_plots_are_deterministic_documents_without_ids_that_could_meet_on_a_page() -> None:
+    for first, second in zip(drawn(), drawn(), strict=True):
+        assert first == second
+        for svg in (first.wide, first.narrow, first.document):
+            root = ET.fromstring(svg)
+            assert root.tag == f"{SVG}svg" and root.get("aria-label") == first.title
+            assert "script" not in svg and "metadata" not in svg and "<style" not in svg and "url(" not in svg
+        ids = re.findall(r' id="([^"]+)"', first.wide) + re.findall(r' id="([^"]+)"', first.narrow)
+        assert len(ids) == len(set(ids))
 
 
-def test_text_is_escaped():
-    svg = dot_plot([Dot("<script>x</script>", 1, 0, 2, "&")], '"t"', "<b>")
-    assert "<script>" not in svg and "<b>" not in svg
-    _parse(svg)
+def test_colours_are_those_of_the_page_and_text_is_text() -> None:
+    for plot in drawn():
+        assert "var(--soft, #5b6470)" in plot.wide or "var(--ink, #1d2126)" in plot.wide
+        assert "#000000" not in plot.wide, "black would not be seen on a dark page"
+        assert "font-family: " not in plot.wide and "<text" in plot.wide
+    alarm = drawn()[4]
+    assert alarm.wide.count("fill: var(--bad, #a8281f)") == 1
 
 
-def test_gains_plot_has_a_zero_line_only_where_gains_are_negative():
-    lost = {"x": {"gain": -0.1, "interval": [-0.2, 0.05]}, "y": None}
-    won = {"x": {"gain": 0.1, "interval": [0.05, 0.2]}}
-    assert 'class="zero"' in gains_plot(lost, {"x": "X", "y": "Y"}, "points")
-    assert 'class="zero"' not in gains_plot(won, {"x": "X"}, "points")
+def test_a_narrow_plot_shows_the_same_values() -> None:
+    plot = models_plot(evaluation())
+    assert plot is not None
+    values = [re.findall(r">([^<>]*\([^<>]* to [^<>]*\))</text>", svg) for svg in (plot.wide, plot.narrow)]
+    assert values[0] == values[1] and len(values[0]) == len(evaluation().models)
+    assert 'viewBox="0 0 400 ' in plot.narrow and 'viewBox="0 0 880 ' in plot.wide
 
 
-def test_models_without_an_interval_are_left_out_of_the_plot():
-    model = {"title": "M", "set": "test", "value": 0.5, "value_interval": [0.4, 0.6]}
-    root = _parse(models_plot({"a": model, "b": model | {"value": None}}, "accuracy"))
-    assert len(list(root.iter(f"{SVG}circle"))) == 1
-    assert models_plot({}, "accuracy") == ""
+def test_dots_stand_where_their_values_are() -> None:
+    plot = dot_plot("d", "t", [Dot("a", 25, (20, 30), "v"), Dot("b", 75, (70, 80), "w", True)], "%", (0, 100))
+    assert plot is not None
+    places = texts(plot.wide)
+    circles = [float(x) for x in re.findall(r'<use [^>]*?x="([\d.]+)"[^>]*fill: var\(--(?:soft|accent)', plot.wide)]
+    zero, hundred = places["0"][0], places["100"][0]
+    share = sorted({round((x - zero) / (hundred - zero), 2) for x in circles})
+    assert {0.25, 0.75} <= set(share)
+    assert places["a"][1] < places["b"][1]
 
 
-def test_learning_curve_draws_both_losses_and_marks_the_kept_step():
-    history = [
-        {"step": 0, "eval_loss": 2.0},
-        {"step": 5, "loss": 1.5},
-        {"step": 10, "loss": 1.0, "eval_loss": None},
-        {"step": 10, "eval_loss": 0.8},
-    ]
-    root = _parse(learning_curve(history, 10))
-    assert [len(p.get("points").split()) for p in root.iter(f"{SVG}polyline")] == [2, 2]
-    first, second = [float(c.get("cy")) for c in root.iter(f"{SVG}circle")]
-    assert first < second
-    assert "kept" in [t.text for t in root.iter(f"{SVG}text")]
+@pytest.mark.parametrize("label", [HOSTILE, "costs $5 or $6", "漢字 \u202e \x07 label", "x" * 300])
+def test_any_label_can_be_drawn(label: str) -> None:
+    plot = dots([label, "short"])
+    for svg in (plot.wide, plot.narrow):
+        ET.fromstring(svg)
+        assert "<script" not in svg and "<img" not in svg
+    assert max(map(len, texts(plot.wide))) <= 70
+    scale = sorted(x for text, (x, _) in texts(plot.wide).items() if text in ("0", "20", "40", "60", "80", "100"))
+    assert scale[-1] - scale[0] > 150, "the scale keeps its room"
 
 
-def test_learning_curve_of_nothing():
-    assert learning_curve([], None) == ""
-    assert learning_curve([{"step": 0, "eval_loss": 1.0}, {"step": 3, "eval_loss": float("nan")}], 0) == ""
+def test_a_zero_line_only_where_gains_are_negative() -> None:
+    won = gains_plot(evaluation())
+    lost = gains_plot(
+        changed(evaluation(), {"comparisons.baseline.gain": -0.1, "comparisons.baseline.interval": [-0.2, 0.1]})
+    )
+    assert won is not None and lost is not None
+    assert "stroke: var(--ink" in lost.wide and "stroke: var(--ink" not in won.wide
+
+
+def test_what_was_not_measured_is_left_out_and_nothing_gives_no_plot() -> None:
+    result = evaluation()
+    without = models_plot(changed(result, {"models.candidate.value": None}))
+    assert without is not None and "Fine-tuned (qlora)" not in texts(without.wide)
+    assert dot_plot("d", "t", [], "%") is None and token_histogram([], 10) is None
+    assert learning_curve([], None) is None and learning_curve([(0, None, 1.0), (3, None, None)], 0) is None
+
+
+def test_the_kept_step_and_the_longest_length_are_marked_where_they_lie_inside() -> None:
+    _, curve, histogram, review, *_ = drawn()
+    assert {"kept", "training", "validation", "optimiser step"} <= set(texts(curve.wide))
+    assert {"max_tokens 15", "20 and more"} <= set(texts(histogram.wide))
+    outside = token_histogram(BINS, 1000)
+    assert outside is not None and "max_tokens" not in outside.wide
+    assert {"good enough", "intolerable"} <= set(texts(review.wide))
