@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.step_facts import Audit, AuditedRow
 from finetune_pipeline.evaluation.wording import NOTHING, counted, number, percent
-from finetune_pipeline.report.blocks import Legend, Page, Section, Span, Table, Text, TokenRow, TokenRows, Verdict
+from finetune_pipeline.report.blocks import Legend, Page, Section, Span, Table, Text, TokenRow, Tokens, Verdict
 from finetune_pipeline.report.blocks import text as left
 
 _LONG, _EDGE = 160, 60
@@ -88,9 +88,9 @@ def counters(audits: Mapping[str, Audit]) -> Table:
     return Table([("", left), *((split, number) for split in audits)], rows, marks=marks)
 
 
-def token_rows(rows: Sequence[AuditedRow]) -> TokenRows:
+def token_rows(rows: Sequence[AuditedRow]) -> Tokens:
     """Rows token by token, as the audit wrote them down."""
-    return TokenRows([_row(row) for row in rows])
+    return Tokens([_row(row) for row in rows])
 
 
 def _row(row: AuditedRow) -> TokenRow:

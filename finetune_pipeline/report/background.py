@@ -65,6 +65,7 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
             f"A row has {number(whole.p50)} tokens in the median, {number(whole.p99)} in 99 of 100 rows at most, and "
             f"{number(whole.max)} at the longest."
         )
+    yield _origins(data.get("splits"))
     yield from _scrubbed(data.get("clean_examples"))
     yield from _leaks(data.get("splits"))
     for name, part in ((quality.parts if quality else None) or {}).items():
@@ -80,6 +81,13 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
         audience="team",
     )
     yield from data_tables(data, evaluation.task.labels)
+
+
+def _origins(splits: DataStep | None) -> str | None:
+    """Who wrote the training rows."""
+    origins = splits.origins.get("train", {}) if splits else {}
+    written = ", ".join(f"{number(n)} {name}" for name, n in origins.items() if n is not None)
+    return f"Origin of the training rows: {written}." if written else None
 
 
 def _scrubbed(clean: DataStep | None) -> list[str]:
@@ -115,7 +123,7 @@ def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
     yield _splits(data.get("splits"), order)
     found = Table([("Step", text), ("Finding", text), ("Count", number)], list(_findings(data)), audience="team")
     if found:
-        yield Heading("What was found", "team")
+        yield Heading("What was found", audience="team")
         yield found
 
 
@@ -150,14 +158,6 @@ def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
         title = _DATA_STEPS.get(step, step)
         yield from ([title, rule, n] for rule, n in of.by_rule.items())
         yield from ([title, f"scrubbed: {kind}", n] for kind, n in of.scrubbed.items() if n)
-
-
-def origins_sentence(evaluation: EvaluationResult) -> str | None:
-    """Who wrote the training rows."""
-    splits = evaluation.data.get("splits")
-    origins = splits.origins.get("train", {}) if splits else {}
-    written = ", ".join(f"{number(n)} {name}" for name, n in origins.items() if n is not None)
-    return f"Origin of the training rows: {written}." if written else None
 
 
 def training_section(evaluation: EvaluationResult) -> Blocks:
@@ -216,7 +216,7 @@ def supervision_section(evaluation: EvaluationResult) -> Blocks:
         yield Legend()
     for split, audit in audits.items():
         if audit.shown:
-            yield Heading(split[:1].upper() + split[1:], "page")
+            yield Heading(split[:1].upper() + split[1:], audience="page")
             yield token_rows(audit.shown)
 
 

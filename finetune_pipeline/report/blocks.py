@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 Audience = Literal["public", "team", "page"]
 """Who sees a block: everybody (it may stand in a model card), readers of the Markdown report, or of the HTML page alone
@@ -24,39 +24,53 @@ def figure(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Text:
-    """A paragraph. Backticks mark code."""
+class Block:
+    """A part of a section. Templates know it by its `kind`; one without rows is left out."""
+
+    audience: Audience = field(default="public", kw_only=True)
+
+    @property
+    def kind(self) -> str:
+        """The name of the class, in small letters."""
+        return type(self).__name__.lower()
+
+    def __bool__(self) -> bool:
+        return bool(getattr(self, "rows", True))
+
+
+@dataclass(frozen=True)
+class Text(Block):
+    """A paragraph. Backticks mark code; a note is small print."""
 
     text: str
     note: bool = False
-    audience: Audience = "public"
-    kind: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True)
-class Heading:
+class Heading(Block):
     """A heading inside a section."""
 
     text: str
-    audience: Audience = "public"
-    kind: ClassVar[str] = "heading"
 
 
 @dataclass(frozen=True)
-class Items:
+class Items(Block):
     """A list of sentences."""
 
-    texts: Sequence[str]
+    rows: Sequence[str]
     ordered: bool = False
-    audience: Audience = "public"
-    kind: ClassVar[str] = "items"
-
-    def __bool__(self) -> bool:
-        return bool(self.texts)
 
 
 @dataclass(frozen=True)
-class Table:
+class Code(Block):
+    """Lines of code or of a file."""
+
+    text: str
+    language: str = "text"
+
+
+@dataclass(frozen=True)
+class Table(Block):
     """Columns (title and format of their values) and rows of values.
 
     Attributes:
@@ -70,11 +84,6 @@ class Table:
     strong: Collection[int] = ()
     style: str = "figures"
     marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
-    audience: Audience = "public"
-    kind: ClassVar[str] = "table"
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
 
     @property
     def headers(self) -> list[str]:
@@ -98,17 +107,12 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Bars:
+class Bars(Block):
     """Names with counts, shares of `total` and bars."""
 
     title: str
     rows: Sequence[tuple[str, int]]
     total: int
-    audience: Audience = "public"
-    kind: ClassVar[str] = "bars"
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
 
 
 @dataclass(frozen=True)
@@ -124,17 +128,15 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Answers(Block):
     """Gates or checks with their answers. `headers`: of name, answer, and what was measured."""
 
     headers: tuple[str, str, str]
     rows: Sequence[Answer]
-    audience: Audience = "public"
-    kind: ClassVar[str] = "answers"
 
 
 @dataclass(frozen=True)
-class Matrix:
+class Matrix(Block):
     """Counts of rows by right answer and given answer; `outside`: the column of invalid answers."""
 
     title: str
@@ -142,8 +144,7 @@ class Matrix:
     columns: Sequence[str]
     counts: Sequence[Sequence[int]]
     outside: str
-    audience: Audience = "team"
-    kind: ClassVar[str] = "matrix"
+    audience: Audience = field(default="team", kw_only=True)
 
     @property
     def lines(self) -> list[list[str]]:
@@ -162,29 +163,21 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(Block):
     """Rows with their texts."""
 
     rows: Sequence[Example]
-    audience: Audience = "page"
-    kind: ClassVar[str] = "examples"
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
+    audience: Audience = field(default="page", kw_only=True)
 
 
 @dataclass(frozen=True)
-class Places:
+class Places(Block):
     """Where rows stand, as (id, file and line); `count`: all of them, also those not named."""
 
     title: str
     count: int
     rows: Sequence[tuple[str, str]]
-    audience: Audience = "team"
-    kind: ClassVar[str] = "places"
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
+    audience: Audience = field(default="team", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -206,30 +199,27 @@ class TokenRow:
 
 
 @dataclass(frozen=True)
-class TokenRows:
+class Tokens(Block):
     """Rows token by token."""
 
     rows: Sequence[TokenRow]
-    audience: Audience = "page"
-    kind: ClassVar[str] = "tokens"
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
+    audience: Audience = field(default="page", kw_only=True)
 
 
 @dataclass(frozen=True)
-class Legend:
+class Legend(Block):
     """What the colours of tokens mean."""
 
-    audience: Audience = "page"
-    kind: ClassVar[str] = "legend"
+    audience: Audience = field(default="page", kw_only=True)
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(Block):
     """A plot for wide and one for narrow screens, as SVG that follows the colours of the page.
 
     Attributes:
+        name: Of the plot's file.
+        title: What the plot shows.
         embedded: Whether Markdown holds the plot too, as an image.
         values: What Markdown shows in its place.
     """
@@ -240,8 +230,7 @@ class Plot:
     narrow: str
     embedded: bool = False
     values: Table | None = None
-    audience: Audience = "team"
-    kind: ClassVar[str] = "plot"
+    audience: Audience = field(default="team", kw_only=True)
 
     @property
     def document(self) -> str:
@@ -255,19 +244,8 @@ class Plot:
         return base64.b64encode(self.document.encode()).decode()
 
 
-@dataclass(frozen=True)
-class Code:
-    """Lines of code or of a file."""
-
-    text: str
-    language: str = "text"
-    audience: Audience = "public"
-    kind: ClassVar[str] = "code"
-
-
-Block = Text | Heading | Items | Table | Bars | Answers | Matrix | Examples | Places | TokenRows | Legend | Plot | Code
 Blocks = Iterable[Block | str | None]
-"""What a section is made of: a string is a paragraph; None and empty blocks are left out."""
+"""What a section is made of: a string is a paragraph; None and blocks without rows are left out."""
 
 
 def notes(*texts: str) -> list[Text]:

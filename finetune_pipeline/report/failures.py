@@ -8,7 +8,7 @@ from finetune_pipeline.evaluation.result import Atlas, Case, EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, cut, number, percent, points
 from finetune_pipeline.report.blocks import Blocks, Example, Examples, Heading, Items, Page, Section, Table, Text, text
 
-SHOWN_GROUPS, SHOWN_WRONG, SHOWN_MISTAKES = 8, 10, 12
+SHOWN_GROUPS, SHOWN_WRONG = 8, 10
 TEXT_SHOWN = 400
 
 
@@ -83,15 +83,14 @@ def wrong_section(evaluation: EvaluationResult) -> Blocks:
     yield Table(
         [("Right", text), ("Said", text), ("Rows", number)],
         [[group.gold, group.predicted, group.count] for group in groups[:SHOWN_WRONG]],
-        audience="team",
     )
     if len(groups) > SHOWN_WRONG:
         left = sum(group.count for group in groups[SHOWN_WRONG:])
         smaller = counted(len(groups) - SHOWN_WRONG, "smaller group")
-        yield Text(f"{counted(left, 'more wrong answer')} in {smaller}.", audience="team")
+        yield f"{counted(left, 'more wrong answer')} in {smaller}."
     for group in groups[:SHOWN_GROUPS]:
         shown = f", {len(group.examples)} shown" if len(group.examples) < group.count else ""
-        yield Heading(f"{group.gold} \u2192 {group.predicted} ({group.count}{shown})", "page")
+        yield Heading(f"{group.gold} \u2192 {group.predicted} ({group.count}{shown})", audience="page")
         yield Examples([Example(c.id, c.text, [("said", c.said)]) for c in group.examples])
 
 
@@ -109,7 +108,7 @@ def atlas_section(evaluation: EvaluationResult) -> Blocks:
         audience="team",
     )
     for group in atlas.groups[:SHOWN_GROUPS]:
-        yield Heading(f"{group_title(group)} ({group.count})", "page")
+        yield Heading(f"{group_title(group)} ({group.count})", audience="page")
         yield Text(share_sentence(group), audience="page") if share_sentence(group) else None
         near = "; ".join(f"{cut(n.text, 160)} ({cut(n.answer, 80)})" for n in group.nearest)
         yield Text(f"Nearest training rows: {near}.", audience="page") if near else None
@@ -118,27 +117,6 @@ def atlas_section(evaluation: EvaluationResult) -> Blocks:
 
 def _example(case: Case) -> Example:
     return Example(case.id, case.text, [("right", case.gold), ("said", case.said)])
-
-
-def limits_blocks(evaluation: EvaluationResult) -> Blocks:
-    """How the model fails, for its card. Kinds of mistakes only: examples and their words are rows of the sealed test."""
-    atlas, valid, kinds = evaluation.atlas, evaluation.scores["candidate"].valid, dict[str, int]()
-    for group in atlas.groups:
-        kinds[kind_title(group)] = kinds.get(kind_title(group), 0) + group.count
-    largest = sorted(kinds.items(), key=lambda kind: -kind[1])[:SHOWN_MISTAKES]
-    yield (
-        "It was measured on rows like those it was trained on. For other inputs, other languages and other lengths nothing is "
-        "known but what stands here."
-    )
-    yield f"{counted(atlas.wrong, 'answer')} of {number(evaluation.n)} were wrong."
-    yield Table(
-        [("Mistake", text), ("Rows", number), ("Of all", percent)],
-        [[kind, n, n / evaluation.n if evaluation.n else None] for kind, n in largest],
-    )
-    yield f"{percent(valid.share)} of the answers have the declared form."
-    yield (
-        f"{counted(evaluation.regressions.total, 'row')} that the base model with its best prompt has right this one gets wrong."
-    )
 
 
 def request_page(atlas: Atlas, task: str) -> Page:

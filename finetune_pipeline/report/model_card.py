@@ -13,10 +13,8 @@ from finetune_pipeline.artifacts import Artifact, read_json
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import metric_title, number
-from finetune_pipeline.report.background import origins_sentence
 from finetune_pipeline.report.blocks import Block, Section, Table, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
-from finetune_pipeline.report.failures import limits_blocks
 from finetune_pipeline.report.page import markdown_templates, tidy
 
 Manifest = Mapping[str, Any]
@@ -56,10 +54,8 @@ def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, g
     sections: dict[str, list[Block]] = {"data": []}
     titles: list[tuple[str, str]] = []
     page = evaluation_page(evaluation, gates) if evaluation else None
-    if page and evaluation:
+    if page:
         sections = {section.id: section.public() for section in page.sections}
-        sections["data"] += _blocks(origins_sentence(evaluation))
-        sections["limits"] = _blocks(*limits_blocks(evaluation))
         by_id = {section.id: section.title for section in page.sections}
         titles = [(id_, by_id[id_]) for id_ in _EVALUATION]
     sections["settings"] = _blocks(Table([("Setting", text), ("", _setting)], _flat(manifest["training"]), style=""))

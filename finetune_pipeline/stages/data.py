@@ -179,7 +179,7 @@ STEPS = [
 QUALITY_STEP = Step(
     "data_quality",
     ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
-    "2",
+    "3",
     lambda s, w: quality_settings(s),
     make_data_quality,
 )

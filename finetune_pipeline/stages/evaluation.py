@@ -285,7 +285,7 @@ REPORT_STEPS = [
             "judge_review",
             *DATA_STEPS,
         ),
-        "9",
+        "10",
         lambda s, w: [
             s.gates.model_dump(),
             s.robustness.model_dump(),

@@ -131,7 +131,7 @@ STEPS = [
     Step(
         "drift_report",
         ("production_logs",),
-        "5",
+        "6",
         lambda s, w: [
             s.output.model_dump(),
             s.drift.model_dump(exclude={"action"}),

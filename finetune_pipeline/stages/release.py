@@ -80,7 +80,7 @@ STEPS = [
     Step(
         "model_version",
         ("evaluation_report", "adapter", "merged_model"),
-        "4",
+        "5",
         lambda s, w: [s.card.model_dump(), s.description],
         make_model_version,
         after=("base_model",),

@@ -68,7 +68,7 @@ def make_merged_model(work: Work) -> dict[str, Any]:
 
 
 STEPS = [
-    Step("training_plan", ("splits", "base_model"), "2", lambda s, w: s.training.model_dump(), make_training_plan),
+    Step("training_plan", ("splits", "base_model"), "3", lambda s, w: s.training.model_dump(), make_training_plan),
     # after the advice: its gate decides whether training happens at all, but not what training makes
     Step(
         "adapter",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from finetune_pipeline_tests.unit.evaluation.fake_run import (
     arguments,
     champion_rows,
     evaluation,
+    json_evaluation,
     text_evaluation,
 )
 from finetune_pipeline_tests.unit.evaluation.rows import paired, row
@@ -57,6 +59,15 @@ def test_it_is_strict_json_even_with_numbers_that_are_none():
     assert EvaluationResult.model_validate(stored) == told and stored == told.to_json()
     assert stored["training"]["best_eval_loss"] is None
     assert stored["training"]["scale"] == 0.5, "facts that nobody reads are kept"
+
+
+@pytest.mark.parametrize("result", [evaluation, json_evaluation, text_evaluation])
+def test_the_published_schema_describes_what_is_written(result):
+    schema = EvaluationResult.model_json_schema()
+    jsonschema.validate(result().to_json(), schema)
+    assert {"scores", "decisions", "gates"} <= set(schema["required"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(result().to_json() | {"decisions": None}, schema)
 
 
 def test_plain_json():

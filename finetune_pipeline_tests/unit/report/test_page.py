@@ -26,7 +26,7 @@ from finetune_pipeline.report.blocks import (
     Table,
     Text,
     TokenRow,
-    TokenRows,
+    Tokens,
     Verdict,
     notes,
     text,
@@ -51,7 +51,7 @@ def every_block(words: str) -> Page:
         Matrix(words, [words, "b"], [words, "b", "invalid"], [[1, 0, 2], [0, 3, 0]], "invalid"),
         Examples([Example(words, words, [(words, words)], words), Example("x", None, [])]),
         Places(words, 5, [(words, words)]),
-        TokenRows([TokenRow(words, True, words, [(False, spans), (True, spans)])]),
+        Tokens([TokenRow(words, True, words, [(False, spans), (True, spans)])]),
         Legend(),
         dot_plot("dots", words, [Dot(words, 1.0, (0.0, 2.0), words)], words),
         stacked_bar("bar", words, {words: (1.0, "#4c78a8")}, (2.0, words)),
@@ -94,7 +94,7 @@ def test_texts_of_rows_stand_on_the_html_page_alone() -> None:
         Examples([Example("e1", "SECRET", [("said", "SECRET")])]),
         Table([("Text", text)], [["SECRET"]], audience="page"),
         Text("SECRET", audience="page"),
-        TokenRows([TokenRow("SECRET", False, "", [])]),
+        Tokens([TokenRow("SECRET", False, "", [])]),
     ]
     section = Section.of("s", "Some rows", [*secret, Text("for the team", audience="team"), "for all"])
     page = Page("t", "l", None, [section, Section.of("r", "Rows only", secret)])
