@@ -5,6 +5,10 @@ from __future__ import annotations
 from finetune_pipeline.evaluation.measured import Count, Facts, Flag, Interval, Number
 
 
+Counts = dict[str, Count | dict[str, Count]]
+"""Rows by name, or by two names."""
+
+
 class Power(Facts):
     """Whether the test can show the wanted gain (planning.power)."""
 
@@ -127,9 +131,9 @@ class DataStep(Facts):
     files: list[RawFile] = []
     by_rule: dict[str, Count] = {}
     scrubbed: dict[str, Count] = {}
-    counts: dict[str, Count | dict[str, Count]] = {}
-    labels: dict[str, dict[str, Count]] = {}
-    origins: dict[str, dict[str, Count]] = {}
+    counts: Counts = {}
+    labels: Counts = {}
+    origins: Counts = {}
     leaks: dict[str, Count] | int | None = None
 
 

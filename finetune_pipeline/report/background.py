@@ -85,8 +85,9 @@ def data_section(evaluation: EvaluationResult) -> Blocks:
 
 def _origins(splits: DataStep | None) -> str | None:
     """Who wrote the training rows."""
-    origins = splits.origins.get("train", {}) if splits else {}
-    written = ", ".join(f"{number(n)} {name}" for name, n in origins.items() if n is not None)
+    origins = splits.origins.get("train") if splits else None
+    counts = origins.items() if isinstance(origins, Mapping) else ()
+    written = ", ".join(f"{number(n)} {name}" for name, n in counts if n is not None)
     return f"Origin of the training rows: {written}." if written else None
 
 
@@ -141,7 +142,8 @@ def _splits(splits: DataStep | None, order: Sequence[str]) -> Table | None:
         return None
     by_label: dict[str, Mapping[str, int | None]] = {}
     for name, count in splits.counts.items():
-        by_label[name] = splits.labels.get(name) or (count if isinstance(count, Mapping) else {})
+        candidates = (splits.labels.get(name), count)
+        by_label[name] = next((of for of in candidates if isinstance(of, Mapping)), {})
     present = {label for of in by_label.values() for label in of}
     labels = [label for label in order if label in present] + sorted(present - set(order))
     columns = [("Split", text), ("Rows", number), *((label, number) for label in labels)]
