@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_pipeline.evaluation.measured import Count, Facts, Flag, Interval, Number
 
 
-Counts = dict[str, Count | dict[str, Count]]
+Counts = dict[str, int | dict[str, int | None] | None]
 """Rows by name, or by two names."""
 
 

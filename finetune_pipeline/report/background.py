@@ -176,7 +176,7 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
     if prefix.used is not None:
         shared = f"yes, {number(prefix.prefix_tokens)} tokens" if prefix.used else f"no: {prefix.why}"
     rows: list[list[Any]] = [["Method", of.method]]
-    if of.begun:
+    if of.begun and of.begun.virtual_tokens:
         first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(of.begun.init, "a text")
         rows.append(["Virtual tokens", f"{number(of.begun.virtual_tokens)}, begun from {first}"])
     if of.rounding:

@@ -59,11 +59,16 @@ def _p_value(p: float | None) -> str:
     return "not judged" if p is None else f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
 
 
+def _minute(time: str | None) -> str:
+    """An RFC 3339 time to the minute."""
+    return (time or "")[:16].replace("T", " ")
+
+
 def _signals(facts: Mapping[str, Any]) -> Table:
     columns = [("Signal", text), ("Side", text), ("Size", "{:.3f}".format), ("p of one test", _p_value)]
     columns += [("p over the watch", _p_value), ("Alarm since", text), ("What the size means", text)]
     rows = [
-        [name, s["side"], s["size"], s["p"], s["p_watch"], s["since"] or "", s["meaning"]]
+        [name, s["side"], s["size"], s["p"], s["p_watch"], _minute(s["since"]), s["meaning"]]
         for name, s in facts["signals"].items()
     ]
     return Table(columns, rows, strong=[i for i, name in enumerate(facts["signals"]) if name in facts["drifted"]])
@@ -71,7 +76,12 @@ def _signals(facts: Mapping[str, Any]) -> Table:
 
 def _windows(history: list[Mapping[str, Any]]) -> Table:
     rows = [
-        [w["window"], w["first"], w["last"], ", ".join(n for n, s in w["signals"].items() if s["alarm"]) or "none"]
+        [
+            w["window"],
+            _minute(w["first"]),
+            _minute(w["last"]),
+            ", ".join(n for n, s in w["signals"].items() if s["alarm"]) or "none",
+        ]
         for w in history
     ]
     columns = [("Window", figure), ("From", text), ("To", text), ("Alarms", text)]

@@ -119,6 +119,7 @@ def test_the_matrix_shows_the_counts_and_the_invalid_column(good: tuple[str, str
         "Validated 1,042 23 1,019",
         "Cleaned 1,019 16 31 21 951",
         "Split 951 0 951",
+        "train 700 300 300 100",
         "data.bad_json 23",
         "scrubbed: email 14",
         "raw/a<b>.jsonl 1,042 text label ab12ab12ab12ab12",
