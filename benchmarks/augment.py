@@ -133,23 +133,20 @@ def show_variant(name: str, done: Outcome) -> None:
         f"{done.run_seconds:.0f} s, exit code {done.code}, perturbed copies {done.augmented}"
     )
     plain = of_model(done.predictions, "candidate")
-    scored = compare(plain, plain, done.spec.output, done.spec.gates.confidence, done.spec.metric)["candidate"][
-        "primary"
-    ]
+    scored = compare(plain, plain, done.spec.output, done.spec.gates.confidence, done.spec.metric).candidate.primary
     print(
-        f"    plain rows: {done.spec.metric} {percent(scored['value'])} ({percent_range(scored['interval'])}), n {len(plain)}"
+        f"    plain rows: {done.spec.metric} {percent(scored.value)} ({percent_range(scored.interval)}), n {len(plain)}"
     )
     measured = robustness(done.spec, done.predictions)
     assert measured is not None  # rows were asked for
-    for kind, figures in measured["kinds"].items():
-        if figures["n"]:
-            low, high = figures["interval"] or (None, None)
-            interval = points_range([-high, -low]) if low is not None else "no interval"
+    for kind, scores in measured.kinds.items():
+        if scores.n and scores.drop is not None:
+            interval = points_range((-scores.interval[1], -scores.interval[0])) if scores.interval else "no interval"
             print(
-                f"    {TITLES[kind].lower()}: {percent(figures['perturbed'])}, {points(-figures['drop'])} points ({interval}), "
-                f"n {figures['n']}, {figures['lost']} lost, {figures['gained']} won"
+                f"    {TITLES[kind].lower()}: {percent(scores.perturbed)}, {points(-scores.drop)} points ({interval}), "
+                f"n {scores.n}, {scores.lost} lost, {scores.gained} won"
             )
-    print(f"    verdict: {measured['verdict']['status']}")
+    print(f"    verdict: {measured.verdict.status}")
 
 
 def show_gains(plain: Outcome, augmented: Outcome) -> None:
@@ -162,7 +159,7 @@ def show_gains(plain: Outcome, augmented: Outcome) -> None:
             continue
         paired = compare(before, after, plain.spec.output, plain.spec.gates.confidence, plain.spec.metric)
         title = "plain rows" if kind is None else TITLES[kind].lower()
-        print(f"    {title}: {points(paired['gain'])} points ({points_range(paired['interval'])}), n {paired['n']}")
+        print(f"    {title}: {points(paired.gain)} points ({points_range(paired.interval)}), n {paired.n}")
     ratio = augmented.cpu_seconds / plain.cpu_seconds if plain.cpu_seconds else float("nan")
     print(f"    processor time of training: {ratio:.2f} times", flush=True)
 

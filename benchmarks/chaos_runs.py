@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_pipeline.evaluation.gate_result import GateResult
-from finetune_pipeline.reports.html import render_html
-from finetune_pipeline.reports.markdown import render_markdown
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.report.evaluation_page import evaluation_page
+from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline_tests.graph.disturbed import digests
 from finetune_pipeline_tests.graph.project import Project
 
@@ -91,11 +92,15 @@ def contents(project: Project) -> dict[str, str]:
             text = json.dumps(_without(MEASURED[path.name], json.loads(path.read_text("utf-8"))), sort_keys=True)
             found[name] = hashlib.sha256(text.encode()).hexdigest()
         elif path.name in _PAGES and (path.parent / "evaluation.json").exists():
-            evaluation = json.loads((path.parent / "evaluation.json").read_text("utf-8"))
-            gates = [GateResult(**told) for told in json.loads((path.parent / "gates.json").read_text("utf-8"))]
-            render = render_html if path.name == "report.html" else render_markdown
-            page = path.read_text("utf-8")
-            found[name] = "as its evaluation" if page == render(evaluation, gates) else f"not as its evaluation: {path}"
+            evaluation, gates = (
+                json.loads((path.parent / f"{n}.json").read_text("utf-8")) for n in ("evaluation", "gates")
+            )
+            page = evaluation_page(
+                EvaluationResult.model_validate(evaluation), [GateResult.from_dict(g) for g in gates]
+            )
+            rendered = page_html(page) if path.name == "report.html" else page_markdown(page)
+            same = path.read_text("utf-8") == rendered
+            found[name] = "as its evaluation" if same else f"not as its evaluation: {path}"
     return found
 
 

@@ -30,6 +30,7 @@ from finetune_pipeline.evaluation.ability.harness_tasks import HarnessTask, harn
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
+from finetune_pipeline.evaluation.step_facts import Ability
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -151,7 +152,7 @@ def main() -> None:
         print("\novertrained on purpose, against the base model:")
         for title, rows in (("overtrained", after), ("the same model again", again)):
             lost = {"items": len(rows), **ability_drop(before, rows)}
-            gate = general_ability(TaskSpec.model_validate(spec), {"ability": lost})
+            gate = general_ability(TaskSpec.model_validate(spec), Ability.model_validate(lost))
             print(f"  {title}: gate {'passes' if gate.passed else 'stops'}. {gate.message}")
             for name, of in lost["categories"].items():
                 low, high = of["interval"]

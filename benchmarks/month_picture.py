@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from month_story import Story, right, served_by
 
-from finetune_pipeline.reports.plots import standalone
+from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, canvas, draw_document
 
-_WIDTH, _CHART, _LEFT, _RIGHT, _LINE, _COLUMNS = 900, 230, 46, 12, 17, 136
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CHART, _LINE, _COLUMNS = 230, 17, 136
 _TITLE = "A month of one task: share of right answers day by day, and what happened"
 
 
@@ -19,65 +22,51 @@ def draw(story: Story, events: Sequence[tuple[int, str, str]]) -> str:
     numbers: dict[int, list[int]] = {}
     for number, (day, _, _) in enumerate(events, 1):
         numbers.setdefault(day, []).append(number)
+    lines = [
+        (str(number) if i == 0 else "", line)
+        for number, (day, who, what) in enumerate(events, 1)
+        for i, line in enumerate(textwrap.wrap(f"day {day}, {who}: {what}", _COLUMNS))
+    ]
     above = 40 + 13 * max(map(len, numbers.values()), default=1)
-    bottom = above + _CHART
-    step = (_WIDTH - _LEFT - _RIGHT) / (len(story.days) + 1)
+    below = 70 + _LINE * len(lines)
+    height = above + _CHART + below
 
-    def x(day: float) -> float:
-        return _LEFT + day * step
-
-    def y(share: float) -> float:
-        return bottom - share * _CHART
-
-    parts = [_text(_LEFT, 14, "Right answers, of those people judged; a day is 60 requests", "strong", "start")]
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(_line(_LEFT, y(share), _WIDTH - _RIGHT, y(share), "grid"))
-        parts.append(_text(_LEFT - 6, y(share) + 4, f"{share:.0%}", anchor="end"))
-    for day, found in numbers.items():
-        parts.append(_line(x(day), above - 6, x(day), bottom, "mark"))
-        for level, number in enumerate(reversed(found)):
-            parts.append(_text(x(day), above - 10 - 13 * level, str(number), "strong"))
-    shares = [(n, good / max(told, 1)) for n, (good, told) in enumerate(map(right, story.days), 1)]
-    line = " ".join(f"{x(n):.1f},{y(share):.1f}" for n, share in shares)
-    parts.append(f'<polyline points="{line}" class="curve valid"/>')
-    for n, share in shares:
-        title = f"day {n}: {share:.0%}, version {', '.join(served_by(story.days[n - 1]))}"
-        parts.append(
-            f'<circle cx="{x(n):.1f}" cy="{y(share):.1f}" r="3.5" class="point"><title>{title}</title></circle>'
+    def figure(width: int) -> Figure:
+        made, axes = canvas(width, height, 46, 12, above, below)
+        axes.set_xlim(0, len(story.days) + 1)
+        axes.set_ylim(0, 1)
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], [f"{share}%" for share in (0, 25, 50, 75, 100)])
+        axes.yaxis.grid(True, color=LINE)
+        axes.set_xticks(range(1, len(story.days) + 1))
+        made.text(
+            46 / width, 1 - 14 / height, "Right answers, of those people judged; a day is 60 requests", weight="bold"
         )
-        parts.append(_text(x(n), bottom + 18, str(n)))
-    parts.append(_text(_LEFT - 6, bottom + 18, "day", anchor="end"))
-    parts += _versions(story, x, step, bottom + 26)
-    top = bottom + 74.0
-    for number, (day, who, what) in enumerate(events, 1):
-        parts.append(_text(_LEFT - 6, top, str(number), "strong", "end"))
-        for told in textwrap.wrap(f"day {day}, {who}: {what}", _COLUMNS):
-            parts.append(_text(_LEFT, top, told, anchor="start"))
-            top += _LINE
-        top += 3
-    return standalone(
-        f'<svg viewBox="0 0 {_WIDTH} {top:.0f}" width="{_WIDTH}" height="{top:.0f}" role="img" aria-label="{_TITLE}">'
-        f"{''.join(parts)}</svg>"
-    )
+        for day, found in numbers.items():
+            axes.axvline(day, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+            for i, number in enumerate(reversed(found)):
+                axes.annotate(str(number), (day, 1), (0, 6 + 13 * i), xycoords=("data", "axes fraction"),
+                              textcoords="offset pixels", ha="center", weight="bold", fontsize=12)  # fmt: skip
+        shares = [good / max(judged, 1) for good, judged in map(right, story.days)]
+        axes.plot(range(1, len(shares) + 1), shares, "o-", color=ACCENT, linewidth=2.4, markersize=7)
+        for first, last, version in _served(story):
+            axes.plot([first - 0.45, last + 0.45], [-0.13, -0.13], color=INK, linewidth=1.5)
+            name = f"version {version}" if last - first >= 2 else version
+            axes.text((first + last) / 2, -0.2, name, ha="center", color=SOFT, fontsize=12)
+        for i, (number, line) in enumerate(lines):
+            y = (below - 76 - _LINE * i) / height
+            made.text(40 / width, y, number, weight="bold", ha="right", fontsize=12)
+            made.text(46 / width, y, line, color=SOFT, fontsize=12)
+        return made
+
+    return draw_document("month", _TITLE, figure, 900)
 
 
-def _versions(story: Story, x: Callable[[float], float], step: float, top: float) -> list[str]:
-    """A band below the days: which version answered."""
-    parts, start = [], 1
-    served = ["+".join(served_by(day)) for day in story.days]
-    for n, version in enumerate(served, 1):
-        if n == len(served) or served[n] != version:
-            left, right_end = x(start) - step / 2 + 1, x(n) + step / 2 - 1
-            parts.append(_line(left, top + 4, right_end, top + 4, "zero"))
-            name = f"version {version}" if n - start >= 2 else version
-            parts.append(_text((left + right_end) / 2, top + 18, name))
-            start = n + 1
-    return parts
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{style}"/>'
-
-
-def _text(left: float, top: float, told: str, style: str = "tick", anchor: str = "middle") -> str:
-    return f'<text x="{left:.1f}" y="{top:.1f}" class="{style}" text-anchor="{anchor}">{escape(told)}</text>'
+def _served(story: Story) -> list[tuple[int, int, str]]:
+    """Runs of days with the same versions: first and last day, and the versions."""
+    runs: list[tuple[int, int, str]] = []
+    for day, versions in enumerate(("+".join(served_by(day)) for day in story.days), 1):
+        if runs and runs[-1][2] == versions:
+            runs[-1] = (runs[-1][0], day, versions)
+        else:
+            runs.append((day, day, versions))
+    return runs

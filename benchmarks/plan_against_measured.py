@@ -109,7 +109,9 @@ def main() -> int:
             off = planned / measured - 1
             worst = max(worst, abs(off))
             parts = ", ".join(f"{k} {v / 2**20:.0f}" for k, v in memory.parts().items() if v)
-            print(f"{name:38} {planned:>9.0f} {measured:>9.0f} {off:>+7.1%}   {batch.largest.tokens}: {parts}", flush=True)
+            print(
+                f"{name:38} {planned:>9.0f} {measured:>9.0f} {off:>+7.1%}   {batch.largest.tokens}: {parts}", flush=True
+            )
     print(f"furthest off: {worst:.1%}, allowed {LIMIT:.0%}")
     return 0 if worst <= LIMIT else 1
 

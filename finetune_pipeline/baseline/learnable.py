@@ -325,16 +325,16 @@ def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Map
         return None
     metric = BY_ROW.get(spec.metric, spec.metric)
     compared = compare(before, after, spec.output, spec.gates.confidence, metric)
-    if compared["metric_p"] is None or compared["interval"] is None:
+    if compared.metric_p is None or compared.interval is None:
         return None
     return Evidence(
         "prompted",
         f"the base model, {prompt_name(best)}{MODE_TITLES[base.mode]}, on validation",
-        float(compared["candidate"]["primary"]["value"]),
+        float(compared.candidate.primary.value or 0.0),
         "always the commonest answer",
-        float(compared["base"]["primary"]["value"]),
-        float(compared["gain"]),
-        (compared["interval"][0], compared["interval"][1]),
-        float(compared["metric_p"]),
+        float(compared.base.primary.value or 0.0),
+        float(compared.gain or 0.0),
+        (compared.interval[0], compared.interval[1]),
+        float(compared.metric_p),
         "right" if metric in RIGHT_OR_WRONG else "overlap",
     )

@@ -10,7 +10,8 @@ from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.evaluation.failed_rows import failed_test_rows
 from finetune_pipeline.evaluation.gates import table
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
-from finetune_pipeline.reports.preferences import judge_sentences
+from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings
+from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 
 
@@ -44,7 +45,7 @@ def ability_kept(artifact: Artifact, spec: TaskSpec) -> Answer:
     f = artifact.facts
     if not f["items"]:
         return Answer(True, f["sentence"])
-    gate = general_ability(spec, {"ability": f})
+    gate = general_ability(spec, Ability.model_validate(f))
     return Answer(
         not f["unscored"] and gate.passed, gate.message, {"categories": f["categories"], "lost_items": f["lost_items"]}
     )
@@ -63,7 +64,7 @@ def judge_believed(artifact: Artifact, spec: TaskSpec) -> Answer:
         return Answer(spec.evaluation.judge is None, "the spec asks no judge")
     figures = {k: told[k] for k in ("kappa", "interval", "consistent", "rated")}
     believed = told["believed"] is True and not told["refused"]
-    return Answer(believed, " ".join(judge_sentences(told)), figures)
+    return Answer(believed, " ".join(judge_sentences(JudgeFindings.model_validate(told))), figures)
 
 
 def aliases_consistent(artifact: Artifact, spec: TaskSpec) -> Answer:

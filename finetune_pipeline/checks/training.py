@@ -10,6 +10,7 @@ from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.evaluation import gates
 from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows
+from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training.history import MUCH_RISE
@@ -173,7 +174,7 @@ def four_bit(artifact: Artifact, spec: TaskSpec) -> Answer:
 
 def merge_parity(artifact: Artifact, spec: TaskSpec) -> Answer:
     parity = artifact.facts["parity"]
-    gate = gates.merge_parity(spec, {"parity": parity})
+    gate = gates.merge_parity(spec, Parity.model_validate(parity))
     message = gate.message
     message += (
         f" {len(parity['weights_off'])} stored tensors are not what they should be."

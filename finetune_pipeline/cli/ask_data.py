@@ -9,8 +9,10 @@ import click
 from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.state import open_project
-from finetune_pipeline.evaluation.data_request import as_json_lines, as_markdown, request_rows
-from finetune_pipeline.reports.markdown import plain
+from finetune_pipeline.evaluation.data_request import as_json_lines, request_rows
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.report.failures import request_page
+from finetune_pipeline.report.page import page_markdown
 
 
 @click.command("ask-data")
@@ -28,16 +30,13 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     if artifact is None:
         problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
         return ERROR
-    atlas = read_json(artifact.path("evaluation.json")).get("atlas")
-    if atlas is None:
-        problem(f"the last evaluation of {loaded.name} holds no failure atlas: run `finetune run {loaded.name}` again")
-        return ERROR
+    atlas = EvaluationResult.model_validate(read_json(artifact.path("evaluation.json"))).atlas
     rows = request_rows(atlas, loaded.name, artifact.version)
     out = folder or project.store.state_folder(loaded.name) / "requests"
     out.mkdir(parents=True, exist_ok=True)
     lines, page = out / f"{loaded.name}-{artifact.version}.jsonl", out / f"{loaded.name}-{artifact.version}.md"
     lines.write_text(as_json_lines(rows), "utf-8")
-    page.write_text(as_markdown(atlas, loaded.name, plain), "utf-8")
+    page.write_text(page_markdown(request_page(atlas, loaded.name)), "utf-8")
     if as_json:
         emit(
             {"task": loaded.name, "version": artifact.version, "jsonl": str(lines), "markdown": str(page), "rows": rows}
@@ -45,7 +44,7 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
         return DONE
     wanted = sum(row["collect"] for row in rows)
     say(
-        f"{loaded.name}: {atlas['wrong']} of {atlas['n']} test rows wrong, in {len(rows)} groups; {wanted} new rows asked for"
+        f"{loaded.name}: {atlas.wrong} of {atlas.n} test rows wrong, in {len(rows)} groups; {wanted} new rows asked for"
     )
     for row in rows[:12]:
         like = f" like {', '.join(row['like'])}" if row["like"] else ""

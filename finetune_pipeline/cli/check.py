@@ -23,7 +23,7 @@ from finetune_pipeline.models.base_template import own_template
 from finetune_pipeline.models.chat_templates import told_origin
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.power import power_bounds
-from finetune_pipeline.reports.data_quality import TO_REVIEW, write_quality
+from finetune_pipeline.report.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, read_spec
 from finetune_pipeline.spec.model import TaskSpec

@@ -15,7 +15,7 @@ from finetune_pipeline.graph import SHARED
 from finetune_pipeline.models.export import Source, check_place, export_adapter, export_model, unfinished
 from finetune_pipeline.models.gguf import VARIABLE, convert, find_converter
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.reports.card.model_card import card_of
+from finetune_pipeline.report.model_card import card_of
 from finetune_pipeline.resources.store import Store
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.stages.baseline import best_simple_model

@@ -14,7 +14,8 @@ from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.preferences.compared import judged_pairs
 from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.rated import prediction_pairs, read_ratings
-from finetune_pipeline.reports.preferences import judge_sentences
+from finetune_pipeline.evaluation.step_facts import JudgeFindings
+from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.stages.kept_answers import open_answers
 
 
@@ -61,6 +62,6 @@ def judge(task: str, url: str, model: str, key_variable: str | None, ratings: Pa
     else:
         for line in problems:
             problem(line)
-        for sentence in judge_sentences(told):
+        for sentence in judge_sentences(JudgeFindings.model_validate(told)):
             say(sentence)
     return DONE if told["believed"] else REFUSED

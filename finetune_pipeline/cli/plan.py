@@ -20,7 +20,7 @@ from finetune_pipeline.graph import World
 from finetune_pipeline.models.identity import model_kind
 from finetune_pipeline.planning.plan import duration, training_plan
 from finetune_pipeline.planning.power import power_bounds
-from finetune_pipeline.reports.plan_page import PARTS, quality_said, size_said, time_said
+from finetune_pipeline.report.plan_page import PARTS, file_size, measured_accuracy, time_range
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.stages.pipeline import PIPELINE
@@ -161,7 +161,7 @@ def _show(facts: dict[str, Any]) -> None:
     parts = ", ".join(f"{name} {memory[name]:,}" for name in PARTS if memory[name])
     say(f"memory    {memory['total']:,} MiB at the peak ({parts}); {facts['available_mib']:,} MiB free")
     if seconds := facts["seconds"]:
-        say(f"time      {time_said(seconds)}, likely {duration(seconds['expected'])}; from {seconds['source']}")
+        say(f"time      {time_range(seconds)}, likely {duration(seconds['expected'])}; from {seconds['source']}")
     else:
         say("time      not measured on this machine yet: the training says it after its first steps")
     say("money, in US dollars (planning/prices.yaml, FINETUNE_HOME or the task's folder may hold another list)")
@@ -176,7 +176,7 @@ def _show(facts: dict[str, Any]) -> None:
         fits = "yes" if row["fits"] else "no"
         say(
             f"{row['method']:8} {row['trainable_parameters']:>13,} {row['memory_mib']:>6,} MiB  {fits:4}  "
-            f"{time_said(row['seconds']):22} {size_said(row['result_bytes']):>9}  {quality_said(row['measured'])}"
+            f"{time_range(row['seconds']):22} {file_size(row['result_bytes']):>9}  {measured_accuracy(row['measured'])}"
         )
     say()
     if facts["fits"]:

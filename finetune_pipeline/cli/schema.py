@@ -1,4 +1,4 @@
-"""``finetune schema``: what may stand in a task.yaml."""
+"""``finetune schema``: what may stand in a task.yaml, and what an evaluation holds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from finetune_pipeline.spec.schema import json_schema
 
 
 @click.command()
+@click.option("--evaluation", is_flag=True, help="Print the JSON schema of evaluation.json instead.")
 @as_json
-def schema(as_json: bool) -> int:
+def schema(evaluation: bool, as_json: bool) -> int:
     """Print what task.yaml may hold: a table, or with --json the JSON schema for editors."""
+    if evaluation:
+        from finetune_pipeline.evaluation.result import EvaluationResult
+
+        emit(EvaluationResult.model_json_schema())
+        return DONE
     told = json_schema()
     if as_json:
         emit(told)

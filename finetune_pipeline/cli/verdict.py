@@ -8,7 +8,7 @@ from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.cli.state import Project
 from finetune_pipeline.evaluation.gate_result import GateResult
 from finetune_pipeline.evaluation.wording import metric_title
-from finetune_pipeline.reports.sentences import gate_counts
+from finetune_pipeline.report.verdict import gate_counts
 
 
 def gate_line(gate: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.gains import gain
 from finetune_pipeline.evaluation.metrics import score
+from finetune_pipeline.evaluation.result import Comparison, Side
 from finetune_pipeline.evaluation.row_scores import Form, as_output, is_right, metric_values
 from finetune_pipeline.evaluation.shared_sources import shared_sources
 from finetune_pipeline.evaluation.statistics import (
@@ -58,21 +59,19 @@ def compare(
     confidence: float = 0.95,
     metric: str | None = None,
     sources: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Paired comparison of two sets of predictions for the same examples; form: see metrics.score. sources: what each
-    example was made from, by id; where examples share one, intervals and p count sources.
+) -> Comparison:
+    """Compare two models on the same examples, row by row.
 
-    Returns `metric` (what decides, by default that of the kind of output), n, `base` and `candidate` (score, correct,
-    interval, `primary`), `gain` (candidate minus base of the metric) and its `interval` (see gains.gain), b (only base
-    right), c (only candidate right), `accuracy_gain` with `accuracy_interval` (of right answers, whatever the metric),
-    `mcnemar_p` (exact; of sign flips of whole sources where rows share them) and `mcnemar_mid_p`, `metric_p` (of the
-    deciding metric: the same, a permutation test for means, null for F1), `macro_f1_gain` and its bootstrap
-    `macro_f1_interval` (labels only), `discordant_share`, `right_before` (rows base has right), `design_effect` (1 where
-    rows share no source), `smallest_detectable_gain` of right answers at power 0.8 (null: none at this size), and the
-    ids `fixed` (wrong
-    before, right now) and `broken` (right before, wrong now), sorted.
+    Args:
+        rows_base: Predictions of the model to beat.
+        rows_candidate: Predictions of the other one.
+        form: The kind of answer; see metrics.score.
+        confidence: Of all intervals.
+        metric: What decides; by default that of the kind of output.
+        sources: What each example was made from, by id. Where examples share one, intervals and p count sources.
 
-    Raises ValueError when a side holds an example twice, the sides do not cover exactly the same ids, or gold differs.
+    Raises:
+        ValueError: A side holds an example twice, the sides do not cover exactly the same ids, or gold differs.
     """
     pairs = _pairs(rows_base, rows_candidate)
     output, n = as_output(form), len(pairs)
@@ -84,33 +83,36 @@ def compare(
     broken = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if x and not y]
     b, c = len(broken), len(fixed)
     name = metric or default_metric(output)
-    result: dict[str, Any] = {
-        "metric": name,
-        "n": n,
-        "confidence": confidence,
-        "base": _side(base, output, confidence, name),
-        "candidate": _side(candidate, output, confidence, name),
-        "b": b,
-        "c": c,
-        "discordant_share": (b + c) / n,
-        "accuracy_gain": (c - b) / n,
-        "accuracy_interval": gain("exact", base, candidate, output, confidence, clusters)["interval"],
-        **gain(name, base, candidate, output, confidence, clusters),
-        "mcnemar_p": mcnemar_exact(b, c) if clusters is None else cluster_sign_flip(ones, clusters),
-        "mcnemar_mid_p": mcnemar_mid_p(b, c) if clusters is None else None,
-        "right_before": sum(before),
-        "design_effect": 1.0 if clusters is None else design_effect(ones, clusters),
-        "smallest_detectable_gain": None,
-        "fixed": fixed,
-        "broken": broken,
-    }
-    rows_worth = int(n / result["design_effect"])
-    result["smallest_detectable_gain"] = smallest_detectable_gain(rows_worth, (b + c) / n, alpha=1 - confidence)
-    result["metric_p"] = _metric_p(name, result["mcnemar_p"], base, candidate, output, clusters)
+    decides = gain(name, base, candidate, output, confidence, clusters)
+    effect = 1.0 if clusters is None else design_effect(ones, clusters)
+    mcnemar = mcnemar_exact(b, c) if clusters is None else cluster_sign_flip(ones, clusters)
+    f1 = {}
     if isinstance(output, LabelsOutput):
-        told = gain("macro_f1", base, candidate, output, confidence, clusters)
-        result |= {"macro_f1_gain": told["gain"], "macro_f1_interval": told["interval"]}
-    return result
+        macro = gain("macro_f1", base, candidate, output, confidence, clusters)
+        f1 = {"macro_f1_gain": macro["gain"], "macro_f1_interval": macro["interval"]}
+    return Comparison(
+        metric=name,
+        n=n,
+        confidence=confidence,
+        base=_side(base, output, confidence, name),
+        candidate=_side(candidate, output, confidence, name),
+        b=b,
+        c=c,
+        discordant_share=(b + c) / n,
+        accuracy_gain=(c - b) / n,
+        accuracy_interval=gain("exact", base, candidate, output, confidence, clusters)["interval"],
+        gain=decides["gain"],
+        interval=decides["interval"],
+        mcnemar_p=mcnemar,
+        mcnemar_mid_p=mcnemar_mid_p(b, c) if clusters is None else None,
+        metric_p=_metric_p(name, mcnemar, base, candidate, output, clusters),
+        right_before=sum(before),
+        design_effect=effect,
+        smallest_detectable_gain=smallest_detectable_gain(int(n / effect), (b + c) / n, alpha=1 - confidence),
+        fixed=fixed,
+        broken=broken,
+        **f1,
+    )
 
 
 def _metric_p(
@@ -129,7 +131,7 @@ def _metric_p(
     return paired_permutation(before, after, clusters=clusters)
 
 
-def _side(rows: Sequence[Row], output: AnyOutput, confidence: float, metric: str) -> dict[str, Any]:
+def _side(rows: Sequence[Row], output: AnyOutput, confidence: float, metric: str) -> Side:
     scores = score(rows, output, confidence, metric)
     wanted = ("correct", "accuracy", "interval", "macro_f1", "rougeLsum", "rougeLsum_interval", "primary")
-    return {name: scores[name] for name in wanted if name in scores}
+    return Side.model_validate({name: scores[name] for name in wanted if name in scores})

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.gains import gain
+from finetune_pipeline.evaluation.result import Decision, Level, RivalGain
 from finetune_pipeline.evaluation.statistics import level_left, looks_spent
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
@@ -13,21 +14,15 @@ from finetune_pipeline.spec.outputs import AnyOutput
 Row = Mapping[str, Any]
 
 
-def level_of(look: int, confidence: float) -> dict[str, Any]:
-    """The level of the look-th candidate on one test set: {look, level, confidence, alpha, spent}.
+def level_of(look: int, confidence: float) -> Level:
+    """Return the level of the look-th candidate on one test set.
 
-    `confidence`: of the two-sided interval whose lower bound decides, 1 - `level`; `spent`: bound on the chance that
-    this look or an earlier one promotes a useless candidate; `alpha`: what that can never exceed.
+    The confidence of the level is that of the two-sided interval whose lower bound decides. `alpha` is what the chance of a
+    useless promotion can never exceed, however many candidates follow.
     """
     alpha = 1 - confidence
     level = level_left(look, alpha)
-    return {
-        "look": look,
-        "level": level,
-        "confidence": 1 - level,
-        "alpha": alpha,
-        "spent": looks_spent(look, alpha),
-    }
+    return Level(look=look, level=level, confidence=1 - level, alpha=alpha, spent=looks_spent(look, alpha))
 
 
 def decisive_metrics(spec: TaskSpec) -> list[str]:
@@ -49,7 +44,7 @@ def decide_gain(
     level: float,
     margin: float,
     clusters: Sequence[Hashable] | None = None,
-) -> dict[str, Any]:
+) -> Decision:
     """Decide whether the gain of `candidate` over every rival surely exceeds `margin`, in every metric.
 
     Holm's procedure by intervals over all pairs of a rival and a metric: of m pairs still open, each is shown whose
@@ -65,27 +60,22 @@ def decide_gain(
         clusters: The source of every row, where rows share one.
 
     Returns:
-        {level, margin, shown, gains: [{rival, metric, gain, interval, confidence, shown}]}. An interval is the last one
-        that was computed; a metric without an interval is not shown, and nothing is shown without a rival.
+        The decision. An interval is the last one that was computed; a metric without an interval is not shown, and nothing
+        is shown without a rival.
     """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    measured: dict[tuple[str, str], RivalGain] = {}
     waiting = [(rival, metric) for rival in rivals for metric in metrics]
     while waiting:
         confidence = 1 - level / len(waiting)
         for rival, metric in waiting:
-            measured = gain(metric, rivals[rival], candidate, output, confidence, clusters)
-            interval = measured["interval"]
-            shown = interval is not None and interval[0] > margin
-            found[rival, metric] = {
-                "rival": rival,
-                "metric": metric,
-                **measured,
-                "confidence": confidence,
-                "shown": shown,
-            }
-        left = [pair for pair in waiting if not found[pair]["shown"]]
+            values = gain(metric, rivals[rival], candidate, output, confidence, clusters)
+            shown = values["interval"] is not None and values["interval"][0] > margin
+            measured[rival, metric] = RivalGain(
+                rival=rival, metric=metric, **values, confidence=confidence, shown=shown
+            )
+        left = [pair for pair in waiting if not measured[pair].shown]
         if len(left) == len(waiting):
             break
         waiting = left
-    gains = [found[rival, metric] for rival in rivals for metric in metrics]
-    return {"level": level, "margin": margin, "shown": bool(gains) and all(g["shown"] for g in gains), "gains": gains}
+    gains = [measured[rival, metric] for rival in rivals for metric in metrics]
+    return Decision(level=level, margin=margin, shown=bool(gains) and all(g.shown for g in gains), gains=gains)

@@ -1,20 +1,34 @@
-"""Everything the report and the gates need to know about one candidate, as one plain JSON value."""
+"""Judge one candidate on the sealed test: everything that report and gates need to know about it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of, margin_of
 from finetune_pipeline.evaluation.failure_atlas import failure_atlas
-from finetune_pipeline.evaluation.failures import changed_examples, wrong_answers
+from finetune_pipeline.evaluation.failures import changed_examples, said, shown_text, wrong_answers
+from finetune_pipeline.evaluation.measured import plain_json
 from finetune_pipeline.evaluation.metrics import score
+from finetune_pipeline.evaluation.model_scores import ModelRow, Scores
 from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
 from finetune_pipeline.evaluation.predictions import SIMPLE, of_the_test, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
+from finetune_pipeline.evaluation.result import (
+    BaseMode,
+    Case,
+    Comparison,
+    Decision,
+    Decisions,
+    EvaluationResult,
+    FormGap,
+    FormOf,
+    NeverBreak,
+    Seal,
+    Task,
+)
 from finetune_pipeline.evaluation.rivals import (
     MODE_TITLES,
     OTHER_PROMPT,
@@ -26,10 +40,23 @@ from finetune_pipeline.evaluation.rivals import (
 from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.evaluation.sealed import look_number
-from finetune_pipeline.evaluation.shared_sources import shared_sources, sources_told, widen_rates
+from finetune_pipeline.evaluation.shared_sources import count_sources, shared_sources, widen_rates
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics import holm, selection_optimism
-from finetune_pipeline.evaluation.wording import cut, is_number, prompt_name
+from finetune_pipeline.evaluation.step_facts import (
+    Ability,
+    Audit,
+    Baseline,
+    Cost,
+    DataStep,
+    JudgeFindings,
+    Parity,
+    People,
+    Quality,
+    Similarity,
+    Training,
+)
+from finetune_pipeline.evaluation.wording import prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -59,109 +86,117 @@ def evaluate_task(
     cost: Mapping[str, Any] | None = None,
     quality_facts: Mapping[str, Any] | None = None,
     production_rows: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Judge one candidate on the sealed test.
 
-    predictions: rows of `base` (with the best baseline prompt), `candidate` and, where there is one, `champion`, all
-    for the same examples; of the simple models and of restricted answers (see rivals); and answers to perturbed and to
-    production rows (see robustness.robustness). baseline_facts: see baseline.score_baselines. training_facts:
-    of the adapter step, with `history` [{step, loss | eval_loss}] and `measured`. data_facts: facts per data step, in
-    order. parity_facts: of the merge. openings: the sealed test's ledger, one entry an opening; its key `candidate`
-    tells candidates apart. versions: names to versions or hashes; `champion`, when set, announces champion
-    predictions, and `merged_model` is the candidate of the ledger. texts: user text per example id, for the failures
-    shown. sources: what each example was made from (shared_sources.source_of). never_break: ids the candidate must
-    have right. earlier: outcomes per earlier candidate (regression_ledger.recorded). training_rows: what was trained
-    on, to find the rows nearest to a failure. ability_facts, people_facts, judge_facts: of the steps general_ability,
-    human_review and judge_review. supervision: the audit per split; cost: costs.costs; quality_facts: of
-    data_quality. production_rows: see production_rows.recent_rows.
+    Args:
+        spec: The task.
+        predictions: Rows of `base` (with the best prompt), `candidate` and, where there is one, `champion`, all for the same
+            examples; of the simple models and of restricted answers (see rivals); and answers to perturbed and to production
+            rows (see robustness.robustness).
+        baseline_facts: Of few_shot_baseline (see baseline.score_baselines) and advice.
+        training_facts: Of adapter, with `measured`.
+        data_facts: Facts by data step, in order.
+        parity_facts: Of the merge.
+        openings: The ledger of the sealed test, one entry an opening; `candidate` tells candidates apart.
+        versions: Versions of artifacts by name. `champion` announces champion predictions; `merged_model` is the candidate
+            of the ledger.
+        texts: User text by example id, for the rows that are shown.
+        training_rows: What was trained on, to find the rows nearest to a failure.
+        sources: What each example was made from, by id (shared_sources.source_of).
+        never_break: Ids the candidate must have right.
+        earlier: Outcomes by earlier candidate (regression_ledger.recorded).
+        ability_facts: Of general_ability.
+        people_facts: Of human_review.
+        judge_facts: Of judge_review: `judge` and `similarity`.
+        supervision: The audit by split.
+        cost: See costs.costs.
+        quality_facts: Of data_quality.
+        production_rows: See production_rows.recent_rows.
 
-    Returns task, metric, confidence, n, models (rows of the side-by-side table by name, `candidate` among them),
-    scores (by model; `base` as it writes freely), restricted (the same of restricted answers: base, candidate),
-    base_at_its_best {mode, valid_share} (see rivals), comparison (the main one, without ids: with the base model at its
-    best), comparisons (`baseline`, `champion` or null, `base_restricted` where free answers decide, `simple_NAME`),
-    format_gap, regressions, fixes, wrong_answers, atlas (of the candidate), seal (with the `level` of this look),
-    decisions (deciding.decide_gain at that level, `baseline`, `simple`, and `champion` or null), sources,
-    never_break, history (regression_ledger.regressions), robustness and production (or null), baseline, training, data, parity,
-    ability, people, judge, similarity, supervision, cost, quality, versions, gates (their settings). Numbers that are not
-    finite become null. Raises
-    ValueError when a model's predictions are missing, an unexpected model is there, or the sides of a comparison do not match.
+    Raises:
+        ValueError: Predictions of a model are missing, a model is unexpected, or the sides of a comparison do not match.
     """
     rows = _rows_by_model(predictions, versions)
-    labels, confidence = spec.labels, spec.gates.confidence
+    labels, confidence, known_texts = spec.labels, spec.gates.confidence, texts or {}
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
+    clusters = shared_sources(rows["candidate"], sources)
     judged = {name: of for name, of in rows.items() if name in MODELS} | {
         f"{SIMPLE}{n}": of for n, of in simple.items()
     }
-    scores: dict[str, Any] = {name: score(of, spec.output, confidence, spec.metric) for name, of in judged.items()}
-    restricted: dict[str, Any] = {
-        name: score(of, spec.output, confidence, spec.metric) if of else None
+    scores = {name: _scores(spec, of, sources if clusters is not None else None) for name, of in judged.items()}
+    restricted = {
+        name: _scores(spec, of) if of else None
         for name, of in (
             ("base", base_best.answers.get("restricted")),
             ("candidate", restricted_rows(rows, "candidate", spec.output)),
         )
     }
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
-    clusters = shared_sources(rows["candidate"], sources)
-    if clusters is not None:
-        for name, of in judged.items():
-            own = shared_sources(of, sources)
-            widen_rates(scores[name], of, spec.output, own or clusters, confidence)
-    seal = _seal(openings, comparisons["baseline"]["n"], scores["candidate"]["accuracy"], versions.get("merged_model"))
-    seal["level"] = level_of(seal["look"], confidence)
-    known_texts = texts or {}
+    main = comparisons["baseline"]
+    assert main is not None
+    seal = _seal(openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), confidence)
     base = {row["example_id"]: row for row in base_best.answers[base_best.mode]}
     candidate = {row["example_id"]: row for row in rows["candidate"]}
-    main = comparisons["baseline"]
-    evaluation = {
-        "task": {
-            "name": spec.name,
-            "description": spec.description,
-            "kind": spec.output.kind,
-            "labels": labels,
-            "base_model": spec.base_model,
-            "base_revision": spec.base_revision,
-            "method": spec.training.method,
-            "system_prompt": spec.system_prompt,
-        },
-        "metric": main["metric"],
-        "confidence": confidence,
-        "n": main["n"],
-        "models": _model_table(spec, scores, restricted, baseline_facts),
-        "scores": scores,
-        "restricted": restricted,
-        "base_at_its_best": {"mode": base_best.mode, "valid_share": base_best.valid_share},
-        "comparison": {key: value for key, value in main.items() if key not in ("fixed", "broken")},
-        "comparisons": comparisons,
-        "format_gap": _format_gap(scores, restricted),
-        "regressions": changed_examples(main["broken"], base, candidate, known_texts, SHOWN_REGRESSIONS),
-        "fixes": changed_examples(main["fixed"], base, candidate, known_texts, SHOWN_FIXES),
-        "wrong_answers": wrong_answers(rows["candidate"], labels, known_texts) if labels else [],
-        "atlas": failure_atlas(
-            rows["candidate"], spec.output, known_texts, Neighbours(training_rows) if training_rows else None
+    neighbours = Neighbours(training_rows) if training_rows else None
+    judge, similarity = ((judge_facts or {}).get(name) for name in ("judge", "similarity"))
+    return EvaluationResult(
+        task=Task(
+            name=spec.name,
+            description=spec.description,
+            kind=spec.output.kind,
+            labels=labels,
+            base_model=spec.base_model,
+            base_revision=spec.base_revision,
+            method=spec.training.method,
+            system_prompt=spec.system_prompt,
         ),
-        "seal": seal,
-        "decisions": _decisions(spec, rows, base_best, simple, seal["level"]["level"], sources),
-        "sources": sources_told(clusters, main["n"]),
-        "never_break": _never_break(never_break, rows["candidate"], spec, known_texts),
-        "history": regressions(earlier or {}, outcomes_of(rows["candidate"], spec.output)),
-        "robustness": robustness(spec, predictions, sources),
-        "production": recent_rows(spec, predictions, production_rows),
-        "baseline": baseline_facts,
-        "training": training_facts,
-        "data": data_facts,
-        "parity": parity_facts,
-        "ability": ability_facts,
-        "people": people_facts,
-        "judge": (judge_facts or {}).get("judge"),
-        "similarity": (judge_facts or {}).get("similarity"),
-        "supervision": supervision,
-        "cost": cost,
-        "quality": quality_facts,
-        "versions": versions,
-        "gates": spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling},
-    }
-    plain: dict[str, Any] = plain_json(evaluation)
-    return plain
+        metric=main.metric,
+        confidence=confidence,
+        n=main.n,
+        models=_model_table(spec, scores, restricted, baseline_facts),
+        scores=scores,
+        restricted=restricted,
+        base_at_its_best=BaseMode(mode=base_best.mode, valid_share=base_best.valid_share),
+        comparison=Comparison(**main.model_dump(exclude={"fixed", "broken"}, exclude_unset=True)),
+        comparisons=comparisons,
+        format_gap=_format_gap(scores, restricted),
+        regressions=changed_examples(main.broken, base, candidate, known_texts, SHOWN_REGRESSIONS),
+        fixes=changed_examples(main.fixed, base, candidate, known_texts, SHOWN_FIXES),
+        wrong_answers=wrong_answers(rows["candidate"], labels, known_texts) if labels else [],
+        atlas=failure_atlas(rows["candidate"], spec.output, known_texts, neighbours),
+        seal=seal,
+        decisions=_decisions(spec, rows, base_best, simple, float(seal.level.level or 0.0), sources),
+        sources=count_sources(clusters, main.n),
+        never_break=_never_break(never_break, rows["candidate"], spec, known_texts),
+        history=regressions(earlier or {}, outcomes_of(rows["candidate"], spec.output)),
+        robustness=robustness(spec, predictions, sources),
+        production=recent_rows(spec, predictions, production_rows),
+        baseline=Baseline.model_validate(baseline_facts),
+        training=Training.model_validate(training_facts),
+        data={step: DataStep.model_validate(facts) for step, facts in data_facts.items()},
+        parity=Parity.model_validate(parity_facts),
+        ability=None if ability_facts is None else Ability.model_validate(ability_facts),
+        people=None if people_facts is None else People.model_validate(people_facts),
+        judge=None if judge is None else JudgeFindings.model_validate(judge),
+        similarity=None if similarity is None else Similarity.model_validate(similarity),
+        supervision=None
+        if supervision is None
+        else {split: Audit.model_validate(audit) for split, audit in supervision.items()},
+        cost=None if cost is None else Cost.model_validate(cost),
+        quality=None if quality_facts is None else Quality.model_validate(quality_facts),
+        versions=plain_json(versions),
+        gates=plain_json(spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling}),
+    )
+
+
+def _scores(spec: TaskSpec, rows: Sequence[Row], sources: Mapping[str, str] | None = None) -> Scores:
+    """Scores of one model; with `sources`, its intervals count sources."""
+    scores = score(rows, spec.output, spec.gates.confidence, spec.metric)
+    if sources is not None:
+        clusters = shared_sources(rows, sources) or [sources[row["example_id"]] for row in rows]
+        widen_rates(scores, rows, spec.output, clusters, spec.gates.confidence)
+    return Scores.model_validate(scores)
 
 
 def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -186,7 +221,7 @@ def _comparisons(
     base: BaseAtItsBest,
     simple: Mapping[str, Sequence[Row]],
     sources: Mapping[str, str] | None,
-) -> dict[str, Any]:
+) -> dict[str, Comparison | None]:
     """Candidate against each other model; McNemar's p also adjusted for the number of comparisons (Holm)."""
     others: dict[str, Sequence[Row] | None] = {"baseline": base.answers[base.mode], "champion": rows.get("champion")}
     others |= {f"base_{mode}": of for mode, of in base.answers.items() if mode != base.mode}
@@ -195,10 +230,12 @@ def _comparisons(
         name: compare(of, rows["candidate"], spec.output, spec.gates.confidence, spec.metric, sources) if of else None
         for name, of in others.items()
     }
-    tested = [one for one in made.values() if one]
-    for one, adjusted in zip(tested, holm([one["mcnemar_p"] for one in tested]), strict=True):
-        one["mcnemar_p_holm"] = adjusted
-    return made
+    tested = {name: comparison for name, comparison in made.items() if comparison}
+    adjusted = holm([float(comparison.mcnemar_p or 0.0) for comparison in tested.values()])
+    return made | {
+        name: comparison.model_copy(update={"mcnemar_p_holm": p})
+        for (name, comparison), p in zip(tested.items(), adjusted, strict=True)
+    }
 
 
 def _decisions(
@@ -208,137 +245,113 @@ def _decisions(
     simple: Mapping[str, Sequence[Row]],
     level: float,
     sources: Mapping[str, str] | None,
-) -> dict[str, Any]:
+) -> Decisions:
     """Whether the gains over the base model at its best, the simple models and the champion are shown at this level."""
     after = _by_id(rows["candidate"])
     clusters = shared_sources(after, sources)
 
-    def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> dict[str, Any]:
+    def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> Decision:
         ordered = {name: _by_id(of) for name, of in rivals.items()}
         return decide_gain(ordered, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
 
-    metrics, champion = decisive_metrics(spec), rows.get("champion")
-    return {
-        "baseline": decision({str(mode): of for mode, of in base.answers.items()}, metrics, spec.gates.min_gain),
-        "simple": decision(simple, [spec.metric], margin_of(spec.gates.simple, spec.gates.simple_margin)),
-        "champion": decision(
-            {"champion": champion}, metrics, margin_of(spec.gates.champion, spec.gates.champion_margin)
-        )
-        if champion
-        else None,
-    }
+    gates, metrics, champion = spec.gates, decisive_metrics(spec), rows.get("champion")
+    least = margin_of(gates.champion, gates.champion_margin)
+    return Decisions(
+        baseline=decision({str(mode): of for mode, of in base.answers.items()}, metrics, gates.min_gain),
+        simple=decision(simple, [spec.metric], margin_of(gates.simple, gates.simple_margin)),
+        champion=decision({"champion": champion}, metrics, least) if champion else None,
+    )
 
 
 def _by_id(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: str(row["example_id"]))
 
 
-def _never_break(
-    wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec, texts: Mapping[str, str]
-) -> dict[str, Any]:
-    """{listed, missing (ids that are not in the test), broken: [{id, text, gold, said}]}."""
+def _never_break(wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec, texts: Mapping[str, str]) -> NeverBreak:
     by_id = {row["example_id"]: row for row in rows}
     broken = [by_id[i] for i in wanted if i in by_id and not is_right(by_id[i], spec.output)]
-    return {
-        "listed": len(wanted),
-        "missing": [i for i in wanted if i not in by_id],
-        "broken": [
-            {
-                "id": row["example_id"],
-                "text": cut(texts.get(row["example_id"], ""), 300),
-                "gold": row["gold"],
-                "said": cut(row["text"], 300),
-            }
-            for row in broken
+    return NeverBreak(
+        listed=len(wanted),
+        missing=[i for i in wanted if i not in by_id],
+        broken=[
+            Case(id=r["example_id"], text=shown_text(r["example_id"], texts), gold=r["gold"], said=said(r))
+            for r in broken
         ],
-    }
+    )
 
 
 def _model_table(
-    spec: TaskSpec, scores: Mapping[str, Any], restricted: Mapping[str, Any], baseline: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """The rows of the side-by-side table, in order: name to {title, set, n, accuracy, interval, macro_f1, …}."""
-    best = prompt_name(baseline.get("best"))
+    spec: TaskSpec, scores: Mapping[str, Scores], restricted: Mapping[str, Scores | None], baseline: Mapping[str, Any]
+) -> dict[str, ModelRow]:
+    """The rows of the side-by-side table, in order: validation first, then the sealed test."""
+    best = baseline.get("best")
     table = {}
     for name, of in (baseline.get("prompts") or {}).items():
-        chosen = " (best prompt)" if name == baseline.get("best") else ""
-        table[f"validation_{name}"] = _entry(f"Base, {prompt_name(name)}{chosen}", "validation", of)
+        title = f"Base, {prompt_name(name)}"
+        table[f"validation_{name}"] = _entry(f"{title}{' (best prompt)' if name == best else ''}", "validation", of)
         if of.get("restricted"):
-            title = f"Base, {prompt_name(name)}{MODE_TITLES['restricted']}"
+            title += MODE_TITLES["restricted"]
             table[f"validation_{restricted_name(name)}"] = _entry(title, "validation", of["restricted"])
     for name, of in (baseline.get("simple") or {}).items():
         table[f"validation_{SIMPLE}{name}"] = _entry(SIMPLE_MODELS[name].title, "validation", of)
-    tuned = f"Fine-tuned ({spec.training.method})"
-    rows: list[tuple[str, str, Mapping[str, Any] | None]] = [
-        ("base", f"Base, {best}", scores["base"]),
-        ("base_restricted", f"Base{_prompt_of_restricted(baseline)}{MODE_TITLES['restricted']}", restricted["base"]),
+    tuned, other = f"Fine-tuned ({spec.training.method})", baseline.get("best_restricted")
+    rows: list[tuple[str, str, Scores | None]] = [
+        ("base", f"Base, {prompt_name(best)}", scores["base"]),
+        (
+            "base_restricted",
+            f"Base{f', {prompt_name(other)}' if other else ''}{MODE_TITLES['restricted']}",
+            restricted["base"],
+        ),
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
         ("candidate", tuned, scores["candidate"]),
         ("candidate_restricted", f"{tuned}{MODE_TITLES['restricted']}", restricted["candidate"]),
         ("champion", "Champion in service", scores.get("champion")),
     ]
-    return table | {name: _entry(title, "test", of) for name, title, of in rows if of}
+    return table | {name: _entry(title, "test", of.model_dump()) for name, title, of in rows if of}
 
 
-def _prompt_of_restricted(baseline: Mapping[str, Any]) -> str:
-    return f", {prompt_name(baseline['best_restricted'])}" if baseline.get("best_restricted") else ""
-
-
-def _entry(title: str, where: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    valid = scores.get("valid", {}).get("share", scores.get("valid_share"))
+def _entry(title: str, where: str, scores: Mapping[str, Any]) -> ModelRow:
+    """One row of the table. `scores`: of metrics.score, or of baseline.score_baselines, which keeps the valid share alone."""
+    valid = scores["valid"]["share"] if scores.get("valid") else scores.get("valid_share")
     wanted = ("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rougeLsum", "rougeLsum_interval")
     decides = scores["primary"]
-    told = {"value": decides["value"], "value_interval": decides["interval"], **{k: scores.get(k) for k in wanted}}
-    return {"title": title, "set": where, "valid_share": valid, **told}
+    return ModelRow(
+        title=title,
+        set=where,
+        valid_share=valid,
+        value=decides["value"],
+        value_interval=decides["interval"],
+        **{name: scores.get(name) for name in wanted},
+    )
 
 
-def _format_gap(scores: Mapping[str, Any], restricted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How much of a model's error is form: accuracy by restricted answer minus by free generation, base and candidate.
-
-    `closed_by_decoding`: share of the candidate's gain over the base that restricting the base's answers to the labels
-    reaches without training; null when the candidate gains nothing.
-    """
+def _format_gap(scores: Mapping[str, Scores], restricted: Mapping[str, Scores | None]) -> FormGap | None:
+    """Accuracy by restricted answer minus by free generation, of base and candidate."""
     if not restricted["base"] or not restricted["candidate"]:
         return None
-    told: dict[str, Any] = {}
-    for name in ("base", "candidate"):
-        free, allowed = scores[name]["accuracy"], restricted[name]["accuracy"]
-        told[name] = {
-            "free": free,
-            "restricted": allowed,
-            "gap": allowed - free,
-            "valid_share": scores[name]["valid"]["share"],
-        }
-    gain = told["candidate"]["free"] - told["base"]["free"]
-    return told | {"closed_by_decoding": told["base"]["gap"] / gain if gain > 0 else None}
+    base, candidate = (_form_of(scores[name], of) for name, of in restricted.items() if of)
+    gain = float(candidate.free or 0.0) - float(base.free or 0.0)
+    return FormGap(base=base, candidate=candidate, closed_by_decoding=(base.gap or 0.0) / gain if gain > 0 else None)
 
 
-def _seal(openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None, candidate: Any) -> dict[str, Any]:
-    """Openings of the sealed test, how many candidates it has judged, the how-manieth this one is (`look`; `recorded`:
-    whether the ledger knows it), and what choosing the best of them would add."""
+def _form_of(free: Scores, allowed: Scores) -> FormOf:
+    gap = float(allowed.accuracy or 0.0) - float(free.accuracy or 0.0)
+    return FormOf(free=free.accuracy, restricted=allowed.accuracy, gap=gap, valid_share=free.valid.share)
+
+
+def _seal(
+    openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None, candidate: Any, confidence: float
+) -> Seal:
+    """Openings of the sealed test, how many candidates it has judged, and the level that is left for this one."""
     named = {str(entry["candidate"]) for entry in openings if entry.get("candidate")}
     candidates = len(named) + sum(1 for entry in openings if not entry.get("candidate"))
-    optimism = selection_optimism(n, accuracy, candidates) if is_number(accuracy) else None
-    return {
-        "openings": [dict(entry) for entry in openings],
-        "count": len(openings),
-        "candidates": candidates,
-        "look": look_number(openings, str(candidate) if candidate else None),
-        "recorded": candidate is not None and str(candidate) in named,
-        "optimism": optimism,
-    }
-
-
-def plain_json(value: Any) -> Any:
-    """The value as strict JSON types: tuples become lists, numpy scalars numbers, NaN and infinities null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(plain_json(item) for item in value)
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    look = look_number(openings, str(candidate) if candidate else None)
+    return Seal(
+        openings=plain_json(list(openings)),
+        count=len(openings),
+        candidates=candidates,
+        look=look,
+        recorded=candidate is not None and str(candidate) in named,
+        optimism=None if accuracy is None else selection_optimism(n, accuracy, candidates),
+        level=level_of(look, confidence),
+    )

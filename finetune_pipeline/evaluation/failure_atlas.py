@@ -11,8 +11,9 @@ import numpy as np
 
 from finetune_pipeline.evaluation.failure_clusters import Cluster, clusters
 from finetune_pipeline.evaluation.failure_rules import KINDS, Failure, failure_of
-from finetune_pipeline.evaluation.failures import ANSWER_LIMIT, TEXT_LIMIT, said
+from finetune_pipeline.evaluation.failures import ANSWER_LIMIT, TEXT_LIMIT, said, shown_text
 from finetune_pipeline.evaluation.neighbours import Neighbours
+from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, Case, NearestRow
 from finetune_pipeline.evaluation.statistics import wilson_interval
 from finetune_pipeline.evaluation.wording import counted, cut
 from finetune_pipeline.spec.outputs import AnyOutput
@@ -37,13 +38,14 @@ _NO_MORE_DATA = {
 
 def failure_atlas(
     rows: Sequence[Row], output: AnyOutput, texts: Mapping[str, str], neighbours: Neighbours | None = None
-) -> dict[str, Any]:
-    """Every wrong answer of one model.
+) -> Atlas:
+    """Group every wrong answer of one model by kind and likeness, kinds and groups by size.
 
-    texts: user text per example id, of all rows. Returns {n, wrong, kinds {kind: count}, groups}; a group is {kind,
-    title, detail, terms, count, share_with_term, interval, examples, also, nearest, near_training, near_training_of_right,
-    collect, advice}, largest first within its kind, kinds by size. `share_with_term`: of all test rows with the first
-    term, the share that fails in this way.
+    Args:
+        rows: Its predictions.
+        output: The kind of answer the spec declares.
+        texts: User text by example id, of all rows.
+        neighbours: To find the nearest training rows.
     """
     found = {row["example_id"]: failure for row in rows if (failure := failure_of(row, output)) is not None}
     by_id = {row["example_id"]: row for row in rows}
@@ -59,11 +61,9 @@ def failure_atlas(
         for (kind, detail), ids in together.items()
         for cluster in clusters(ids, known)
     ]
-    groups.sort(
-        key=lambda g: (-counts[g["kind"]], -g["count"], g["kind"], g["detail"], g["terms"], g["examples"][0]["id"])
-    )
+    groups.sort(key=lambda g: (-counts[g.kind], -g.count, g.kind, g.detail, g.terms, g.examples[0].id))
     kinds = {kind: counts[kind] for kind in sorted(counts, key=lambda k: (-counts[k], list(KINDS).index(k)))}
-    return {"n": len(rows), "wrong": len(found), "kinds": kinds, "groups": groups}
+    return Atlas(n=len(rows), wrong=len(found), kinds=kinds, groups=groups)
 
 
 def _group(
@@ -75,39 +75,35 @@ def _group(
     texts: Mapping[str, str],
     neighbours: Neighbours | None,
     usual: float | None,
-) -> dict[str, Any]:
+) -> AtlasGroup:
     inside = [texts[i] for i in cluster.ids if i in texts]
     near = float(np.median(neighbours.counts(inside))) if neighbours and inside else None
     nearest = neighbours.nearest(inside, NEAREST) if neighbours and inside else []
     collect, advice = what_to_do(kind, detail, len(cluster.ids), near, usual, [t.answer for t in nearest])
-    also = Counter(told for i in cluster.ids for told in found[i].also)
-    return {
-        "kind": kind,
-        "title": KINDS[kind],
-        "detail": detail,
-        "terms": list(cluster.terms),
-        "count": len(cluster.ids),
-        "share_with_term": cluster.hit / cluster.held if cluster.held else None,
-        "interval": list(wilson_interval(cluster.hit, cluster.held)) if cluster.held else None,
-        "ids": sorted(cluster.ids),
-        "examples": [
-            {
-                "id": i,
-                "text": cut(texts[i], TEXT_LIMIT) if i in texts else None,
-                "gold": cut(rows[i]["gold"], ANSWER_LIMIT),
-                "said": said(rows[i]),
-            }
-            for i in sorted(cluster.ids)[:SHOWN]
+    also = Counter(other for i in cluster.ids for other in found[i].also)
+    ids = sorted(cluster.ids)
+    return AtlasGroup(
+        kind=kind,
+        title=KINDS[kind],
+        detail=detail,
+        terms=list(cluster.terms),
+        count=len(ids),
+        share_with_term=cluster.hit / cluster.held if cluster.held else None,
+        interval=wilson_interval(cluster.hit, cluster.held) if cluster.held else None,
+        ids=ids,
+        examples=[
+            Case(id=i, text=shown_text(i, texts), gold=cut(rows[i]["gold"], ANSWER_LIMIT), said=said(rows[i]))
+            for i in ids[:SHOWN]
         ],
-        "also": dict(sorted(also.items(), key=lambda told: (-told[1], told[0]))),
-        "nearest": [
-            {"id": t.id, "text": cut(t.text, TEXT_LIMIT), "answer": cut(t.answer, ANSWER_LIMIT)} for t in nearest
+        also=dict(sorted(also.items(), key=lambda item: (-item[1], item[0]))),
+        nearest=[
+            NearestRow(id=t.id, text=cut(t.text, TEXT_LIMIT), answer=cut(t.answer, ANSWER_LIMIT)) for t in nearest
         ],
-        "near_training": near,
-        "near_training_of_right": usual,
-        "collect": collect,
-        "advice": advice,
-    }
+        near_training=near,
+        near_training_of_right=usual,
+        collect=collect,
+        advice=advice,
+    )
 
 
 def what_to_do(

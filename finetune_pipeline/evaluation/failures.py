@@ -1,4 +1,4 @@
-"""Which examples a model gets wrong, told with their texts: what people read after the numbers."""
+"""Which examples a model gets wrong, with their texts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.answers import INVALID, answer_of
+from finetune_pipeline.evaluation.result import Case, ChangedRows, WrongAnswers
 from finetune_pipeline.evaluation.wording import cut
 
 TEXT_LIMIT = 1500
@@ -19,53 +20,47 @@ def changed_examples(
     candidate: Mapping[str, Mapping[str, Any]],
     texts: Mapping[str, str],
     limit: int,
-) -> dict[str, Any]:
-    """{total, shown: [{id, text, gold, base, candidate}]} for regressions or fixes, at most `limit` shown, by id.
-
-    base and candidate: prediction rows by example id. A text that was not given is null.
-    """
+) -> ChangedRows:
+    """Collect regressions or fixes, the first `limit` by id. `base`, `candidate`: prediction rows by example id."""
     shown = [
-        {
-            "id": i,
-            "text": cut(texts[i], TEXT_LIMIT) if i in texts else None,
-            "gold": cut(candidate[i]["gold"], ANSWER_LIMIT),
-            "base": said(base[i]),
-            "candidate": said(candidate[i]),
-        }
+        Case(
+            id=i,
+            text=shown_text(i, texts),
+            gold=cut(candidate[i]["gold"], ANSWER_LIMIT),
+            base=said(base[i]),
+            candidate=said(candidate[i]),
+        )
         for i in sorted(ids)[:limit]
     ]
-    return {"total": len(ids), "shown": shown}
+    return ChangedRows(total=len(ids), shown=shown)
 
 
 def wrong_answers(
     rows: Sequence[Mapping[str, Any]], labels: Sequence[str], texts: Mapping[str, str], per_group: int = 2
-) -> list[dict[str, Any]]:
-    """Wrong answers of a label task grouped by gold and predicted label, largest group first.
-
-    Each: {gold, predicted (a label or `invalid`), count, examples: [{id, text, said}]}, at most `per_group` examples.
-    """
+) -> list[WrongAnswers]:
+    """Group wrong answers of a label task by right and given label (or `invalid`), the largest group first."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         answer = answer_of(row, labels)
         if answer != row["gold"]:
             groups[row["gold"], INVALID if answer is None else answer].append(row)
-    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     return [
-        {
-            "gold": gold,
-            "predicted": predicted,
-            "count": len(members),
-            "examples": [
-                {
-                    "id": row["example_id"],
-                    "text": cut(texts[row["example_id"]], TEXT_LIMIT) if row["example_id"] in texts else None,
-                    "said": said(row),
-                }
-                for row in sorted(members, key=lambda row: row["example_id"])[:per_group]
+        WrongAnswers(
+            gold=gold,
+            predicted=predicted,
+            count=len(members),
+            examples=[
+                Case(id=row["example_id"], text=shown_text(row["example_id"], texts), said=said(row))
+                for row in sorted(members, key=lambda row: str(row["example_id"]))[:per_group]
             ],
-        }
-        for (gold, predicted), members in ordered
+        )
+        for (gold, predicted), members in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     ]
+
+
+def shown_text(example_id: str, texts: Mapping[str, str]) -> str | None:
+    """Return the text of an example, cut; None where it was not kept."""
+    return cut(texts[example_id], TEXT_LIMIT) if example_id in texts else None
 
 
 def said(row: Mapping[str, Any]) -> str:

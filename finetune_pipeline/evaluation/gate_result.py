@@ -1,4 +1,4 @@
-"""One gate's answer, and how gates read values that may be missing."""
+"""One gate's answer."""
 
 from __future__ import annotations
 
@@ -60,8 +60,3 @@ def answer(
         status = "passed" if status else "failed"
     value = float(measured) if is_number(measured) else None
     return GateResult(name, status, value, threshold, message, to_do if status in ("failed", "warned") else "")
-
-
-def part(value: Any) -> Mapping[str, Any]:
-    """A part of an evaluation, empty where it is missing or of another type."""
-    return value if isinstance(value, Mapping) else {}

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from finetune_pipeline.evaluation.gate_of_judge import JUDGE_GATE, judge
-from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
-from finetune_pipeline.evaluation.gates_besides_task import BESIDES_GATES, general_ability, human_review, robust_rows
+from finetune_pipeline.evaluation.gate_result import GateResult, answer
+from finetune_pipeline.evaluation.gates_besides_task import (
+    BESIDES_GATES,
+    general_ability,
+    human_review,
+    judge,
+    recent_production,
+    robust_rows,
+)
 from finetune_pipeline.evaluation.gates_on_gains import GAIN_GATES, beats_baseline, beats_champion, beats_simple
 from finetune_pipeline.evaluation.gates_on_rows import ROW_GATES, few_regressions, never_break
-from finetune_pipeline.evaluation.recent import RECENT_GATES, recent_production
+from finetune_pipeline.evaluation.result import EvaluationResult, Seal
 from finetune_pipeline.evaluation.statistics import rows_needed_for_share
-from finetune_pipeline.evaluation.wording import (
-    counted,
-    is_interval,
-    is_number,
-    percent,
-    points,
-)
+from finetune_pipeline.evaluation.step_facts import Parity
+from finetune_pipeline.evaluation.wording import counted, percent, points
 from finetune_pipeline.models.kinds import words_of
 from finetune_pipeline.spec.model import GatesSpec, TaskSpec
 
@@ -42,11 +43,8 @@ def _result(
     return answer(name, passed, measured, threshold, message, to_do or _TO_DO[name])
 
 
-def decide(spec: TaskSpec, evaluation: Mapping[str, Any]) -> list[GateResult]:
-    """All gates' answers to an evaluation (see evaluate_run.evaluate_task), always the same gates in the same order.
-
-    Nothing in `evaluation` is trusted to be there: a value that is missing or not a finite number fails its gate.
-    """
+def decide(spec: TaskSpec, evaluation: EvaluationResult) -> list[GateResult]:
+    """Ask every gate about an evaluation, always the same gates in the same order. What was not measured does not pass."""
     return [
         beats_baseline(spec, evaluation),
         beats_simple(spec, evaluation),
@@ -54,14 +52,14 @@ def decide(spec: TaskSpec, evaluation: Mapping[str, Any]) -> list[GateResult]:
         few_regressions(spec, evaluation),
         never_break(spec, evaluation),
         format_compliance(spec, evaluation),
-        merge_parity(spec, evaluation),
+        merge_parity(spec, evaluation.parity),
         no_failed_generation(spec, evaluation),
-        sealed_test_openings(spec, evaluation),
-        judge(spec, evaluation),
-        general_ability(spec, evaluation),
-        human_review(spec, evaluation),
-        robust_rows(spec, evaluation),
-        recent_production(spec, evaluation),
+        sealed_test_openings(spec, evaluation.seal),
+        judge(spec, evaluation.judge),
+        general_ability(spec, evaluation.ability),
+        human_review(spec, evaluation.people),
+        robust_rows(spec, evaluation.robustness),
+        recent_production(spec, evaluation.production, evaluation.versions.get("champion")),
     ]
 
 
@@ -73,91 +71,75 @@ def verdict(gates: Sequence[GateResult]) -> Decision:
     return "use_simple" if failed == ["beats_simple"] else "refuse"
 
 
-def format_compliance(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+def format_compliance(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
     """Wilson lower bound of the candidate's valid share at or above gates.min_valid_share."""
     name, threshold = "format_compliance", spec.gates.min_valid_share
-    valid = part(part(part(evaluation.get("scores")).get("candidate")).get("valid"))
-    n, right, interval = valid.get("n"), valid.get("valid"), valid.get("interval")
-    if not is_number(n) or not is_number(right) or not is_interval(interval) or not n:
+    valid = evaluation.scores["candidate"].valid
+    if not valid.n or valid.valid is None or valid.interval is None:
         return _result(name, False, None, threshold, "The share of valid answers could not be measured.")
-    passed = interval[0] >= threshold
+    low = valid.interval[0]
     message = (
-        f"{right:,} of {counted(int(n), 'answer')} in the declared form, so surely {percent(interval[0])} "
+        f"{valid.valid:,} of {counted(valid.n, 'answer')} in the declared form, so surely {percent(low)} "
         f"or more of all; {percent(threshold)} are asked for."
     )
     needed = rows_needed_for_share(threshold, spec.gates.confidence)
-    if passed or (needed is not None and n >= needed):
-        return _result(name, passed, interval[0], threshold, message)
+    if low >= threshold or (needed is not None and valid.n >= needed):
+        return _result(name, low >= threshold, low, threshold, message)
     if needed is None:
-        return _result(
-            name,
-            False,
-            interval[0],
-            threshold,
-            message + " No finite test can show a share of 100%.",
-            to_do="Set gates.min_valid_share below 1.",
-        )
+        message += " No finite test can show a share of 100%."
+        return _result(name, False, low, threshold, message, to_do="Set gates.min_valid_share below 1.")
     enough = counted(needed, "row")
-    return _result(
-        name,
-        False,
-        interval[0],
-        threshold,
-        message + f" Even without a single invalid answer that takes a test set of {enough}.",
-        to_do=f"Enlarge the test set to {enough} or more, or lower gates.min_valid_share.",
-    )
+    message += f" Even without a single invalid answer that takes a test set of {enough}."
+    to_do = f"Enlarge the test set to {enough} or more, or lower gates.min_valid_share."
+    return _result(name, False, low, threshold, message, to_do=to_do)
 
 
-def merge_parity(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+def merge_parity(spec: TaskSpec, parity: Parity) -> GateResult:
     """What was trained and what is served give the same greedy answer on at least gates.parity_min_agreement of the rows.
 
-    Where the parity facts carry `mean_kl` and `mean_kl_limit`, the mean divergence per token must also stay within it;
-    a comparison that itself says it did not pass fails here too.
+    Where a limit of the mean divergence per token is given, it must hold too; a comparison that itself says it did not pass
+    fails here as well.
     """
-    name, threshold = "merge_parity", spec.gates.parity_min_agreement
-    facts = part(evaluation.get("parity"))
-    rows, share = facts.get("rows"), facts.get("same_greedy_share")
-    if not is_number(rows) or not rows or not is_number(share):
+    name, threshold, share = "merge_parity", spec.gates.parity_min_agreement, parity.same_greedy_share
+    if not parity.rows or share is None:
         return _result(name, False, None, threshold, "What is served was not compared with what was trained.")
-    words = words_of(facts.get("kind"))
+    words = words_of(parity.kind)
     message = (
-        f"{percent(share)} of {counted(int(rows), 'answer')} are the same from {words.trained} and {words.served}; "
+        f"{percent(share)} of {counted(parity.rows, 'answer')} are the same from {words.trained} and {words.served}; "
         f"{percent(threshold)} are asked for."
     )
-    passed = share >= threshold and facts.get("passed", True) is True
-    if "mean_kl_limit" in facts:
-        kl, limit = facts.get("mean_kl"), facts["mean_kl_limit"]
-        if not is_number(kl) or not is_number(limit):
+    passed = share >= threshold and parity.passed is True
+    if "mean_kl_limit" in parity.model_fields_set:
+        kl, limit = parity.mean_kl, parity.mean_kl_limit
+        if kl is None or limit is None:
             return _result(name, False, share, threshold, message + " Their divergence could not be measured.")
         passed = passed and kl <= limit
         message += f" Mean divergence {kl:.2g} nats a token, at most {limit:.2g} allowed."
     return _result(name, passed, share, threshold, message)
 
 
-def no_failed_generation(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+def no_failed_generation(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
     """No prediction of any compared model ended in an error: a failed row would count against one side only."""
-    name = "no_failed_generation"
-    scores, comparisons = part(evaluation.get("scores")), part(evaluation.get("comparisons"))
-    models = ["base", "candidate"] + (["champion"] if comparisons.get("champion") or "champion" in scores else [])
-    told = {model: part(part(scores.get(model)).get("statuses")).get("error") for model in models}
-    if unknown := [model for model, count in told.items() if not is_number(count)]:
+    name, scores = "no_failed_generation", evaluation.scores
+    compared = evaluation.comparisons.get("champion") is not None or "champion" in scores
+    models = ["base", "candidate"] + (["champion"] if compared else [])
+    errors = {model: scores[model].statuses.get("error") if model in scores else None for model in models}
+    if unknown := [model for model, count in errors.items() if count is None]:
         return _result(name, False, None, 0.0, f"Failed answers were not counted for {', '.join(unknown)}.")
-    failed = {model: int(count) for model, count in told.items() if is_number(count)}
-    total = sum(failed.values())
-    if not total:
+    failed = {model: count for model, count in errors.items() if count}
+    if not failed:
         return _result(name, True, 0, 0.0, f"Every answer was generated ({', '.join(models)}).")
-    named = ", ".join(f"{model} {count}" for model, count in failed.items() if count)
-    return _result(name, False, total, 0.0, f"{counted(total, 'answer')} could not be generated: {named}.")
+    total = sum(failed.values())
+    of_models = ", ".join(f"{model} {count}" for model, count in failed.items())
+    return _result(name, False, total, 0.0, f"{counted(total, 'answer')} could not be generated: {of_models}.")
 
 
-def sealed_test_openings(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+def sealed_test_openings(spec: TaskSpec, seal: Seal) -> GateResult:
     """The ledger knows of the opening this evaluation rests on; the message says how often the seal was broken, and
     what that leaves of the level."""
-    name, seal = "sealed_test_openings", part(evaluation.get("seal"))
-    count, candidates, level = seal.get("count"), seal.get("candidates"), part(seal.get("level"))
-    look, left, spent = (level.get(key) for key in ("look", "level", "spent"))
-    on_record = bool(count) and seal.get("recorded") is True
-    if not on_record or not is_number(count) or not is_number(candidates) or not is_number(look) or not is_number(left):
+    name, count, candidates = "sealed_test_openings", seal.count, seal.candidates
+    look, left, spent = seal.level.look, seal.level.level, seal.level.spent
+    if not count or seal.recorded is not True or candidates is None or look is None or left is None:
         return _result(
             name,
             False,
@@ -167,15 +149,15 @@ def sealed_test_openings(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateR
         )
     message = (
         f"The sealed test was opened {'once' if count == 1 else f'{count} times'}, for "
-        f"{counted(int(candidates), 'candidate')}; this is number {int(look)}, judged by {100 * (1 - left):.4g}% intervals."
+        f"{counted(candidates, 'candidate')}; this is number {look}, judged by {100 * (1 - left):.4g}% intervals."
     )
-    if look > 1 and is_number(spent):
+    if look > 1 and spent is not None:
         message += (
             f" The chance that it or one before it was promoted without being better is at most {percent(spent)}."
         )
-    optimism = seal.get("optimism")
-    if candidates > 1 and is_number(optimism) and optimism > 0:
-        message += f" Choosing the best of them flatters its accuracy by up to {points(optimism, sign=False)} points."
+    if candidates > 1 and seal.optimism is not None and seal.optimism > 0:
+        flattered = points(seal.optimism, sign=False)
+        message += f" Choosing the best of them flatters its accuracy by up to {flattered} points."
     return _result(name, True, count, 1.0, message)
 
 
@@ -187,7 +169,7 @@ def table() -> list[dict[str, Any]]:
     d = GatesSpec.model_validate({})
     to_do = {
         **_TO_DO,
-        **{row[0]: row[4] for row in (*GAIN_GATES, *ROW_GATES, *BESIDES_GATES, JUDGE_GATE, *RECENT_GATES)},
+        **{row[0]: row[4] for row in (*GAIN_GATES, *ROW_GATES, *BESIDES_GATES)},
     }
     rows = [
         *(row[:4] for row in (*GAIN_GATES, *ROW_GATES)),
@@ -210,8 +192,7 @@ def table() -> list[dict[str, Any]]:
             "1 or more",
             "champion",
         ),
-        JUDGE_GATE[:4],
-        *(row[:4] for row in (*BESIDES_GATES, *RECENT_GATES)),
+        *(row[:4] for row in BESIDES_GATES),
     ]
     return [
         {"name": name, "needs": needs, "default": default, "blocking": blocking, "what_to_do": to_do[name]}

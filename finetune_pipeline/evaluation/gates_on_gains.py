@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Literal
 
 from finetune_pipeline.evaluation.deciding import margin_of
-from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
+from finetune_pipeline.evaluation.gate_result import GateResult, answer
+from finetune_pipeline.evaluation.result import Decision, EvaluationResult, RivalGain
 from finetune_pipeline.evaluation.rivals import IN_FORM
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (
     RIGHT_OR_WRONG,
     counted,
     inside,
-    is_interval,
-    is_number,
     metric_title,
     percent,
     points,
@@ -58,103 +58,92 @@ GAIN_GATES: tuple[tuple[str, str, str, str, str], ...] = (
 _TO_DO = {row[0]: row[4] for row in GAIN_GATES}
 
 
-def beats_baseline(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+def beats_baseline(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
     """The base model at its best is surely beaten, in every metric named, at the level this look has left."""
-    best = prompt_name(part(evaluation.get("baseline")).get("best"))
+    best = prompt_name(evaluation.baseline.best)
     names = {
         "free": f"the base model with its {best} prompt",
         "restricted": "the same model with its answers restricted to the allowed forms",
         "lenient": f"the base model with its {best} prompt, its answers read leniently",
     }
     result = _gain("beats_baseline", evaluation, "baseline", spec.gates.min_gain, names)
-    base = part(evaluation.get("base_at_its_best"))
-    if base.get("mode") in (None, "free") or not is_number(base.get("valid_share")):
+    base = evaluation.base_at_its_best
+    if base.mode == "free" or base.valid_share is None:
         return result
     why = (
-        f"Only {percent(base['valid_share'])} of the base model's answers are in form, so that as it writes freely it is no "
-        f"rival; what decides is its {'restricted answers' if base['mode'] == 'restricted' else 'answers, read leniently'}. "
+        f"Only {percent(base.valid_share)} of the base model's answers are in form, so that as it writes freely it is no "
+        f"rival; what decides is its {'restricted answers' if base.mode == 'restricted' else 'answers, read leniently'}. "
     )
-    return answer(
-        result.name, result.status, result.measured, result.threshold, why + result.message, _TO_DO[result.name]
-    )
+    return replace(result, message=why + result.message)
 
 
-def beats_simple(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+def beats_simple(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
     """Every model without a language model is surely beaten; with gates.simple: not_worse, surely not much better."""
-    name, threshold = "beats_simple", margin_of(spec.gates.simple, spec.gates.simple_margin)
+    threshold = margin_of(spec.gates.simple, spec.gates.simple_margin)
     names = {model: inside(kind.title) for model, kind in SIMPLE_MODELS.items()}
-    result = _gain(name, evaluation, "simple", threshold, names)
+    result = _gain("beats_simple", evaluation, "simple", threshold, names)
     if result.passed and (tied := tied_with(evaluation)):
         titles = " and ".join(map(inside, tied))
         message = f"{result.message} This is a tie with {titles}, which gates.simple: not_worse takes."
-        return answer(name, "passed", result.measured, threshold, message, "")
+        return replace(result, message=message)
     return result
 
 
-def tied_with(evaluation: Mapping[str, Any]) -> list[str]:
+def tied_with(evaluation: EvaluationResult) -> list[str]:
     """Titles of the simple models the candidate is not surely better than, in the order of SIMPLE_MODELS."""
-    gains = part(part(evaluation.get("decisions")).get("simple")).get("gains") or []
-    return [
-        SIMPLE_MODELS[gain["rival"]].title
-        for gain in gains
-        if not is_interval(gain.get("interval")) or gain["interval"][0] <= 0
-    ]
+    gains = evaluation.decisions.simple.gains
+    return [SIMPLE_MODELS[gain.rival].title for gain in gains if gain.interval is None or gain.interval[0] <= 0]
 
 
-def beats_champion(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+def beats_champion(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
     """The champion is surely beaten; with gates.champion: not_worse, surely lost little to, and the candidate ahead."""
     name, gates = "beats_champion", spec.gates
     threshold = margin_of(gates.champion, gates.champion_margin)
-    decisions = part(evaluation.get("decisions"))
-    if "champion" in decisions and decisions["champion"] is None:
-        if part(evaluation.get("versions")).get("champion"):
+    decision = evaluation.decisions.champion
+    if decision is None:
+        if evaluation.versions.get("champion"):
             return answer(name, False, None, threshold, "There is a champion, but it was not compared.", _TO_DO[name])
         return answer(name, "not_asked", None, threshold, "No champion in service yet: nothing to beat.", "")
     result = _gain(name, evaluation, "champion", threshold, {"champion": "the champion in service"})
-    if gates.champion == "better" or not result.passed:
-        return result
-    first = part(part(decisions["champion"])["gains"][0])
-    if first["gain"] > 0:
+    if gates.champion == "better" or not result.passed or (decision.gains[0].gain or 0.0) > 0:
         return result
     message = f"{result.message} It is not ahead on these rows, and a tie is no reason to change what is in service."
     return answer(name, False, result.measured, threshold, message, _TO_DO[name])
 
 
+Side = Literal["baseline", "simple", "champion"]
+
+
 def _gain(
-    name: str, evaluation: Mapping[str, Any], side: str, threshold: float, rivals: Mapping[str, str]
+    name: str, evaluation: EvaluationResult, side: Side, threshold: float, rivals: Mapping[str, str]
 ) -> GateResult:
     """The decision on `side` (see deciding.decide_gain): the lower bound of every gain above the threshold.
 
     Args:
         name: Of the gate.
-        evaluation: See evaluate_run.evaluate_task.
-        side: Key of `decisions`.
+        evaluation: Of evaluate_run.evaluate_task.
+        side: Which of its decisions.
         threshold: What every lower bound must lie above; a decision made with another margin does not pass.
         rivals: How messages call each rival, by name.
     """
-    decision = part(part(evaluation.get("decisions")).get(side))
-    gains = [part(gain) for gain in decision.get("gains") or []]
-    unknown = [
-        g
-        for g in gains
-        if g.get("rival") not in rivals or not is_number(g.get("gain")) or not is_interval(g.get("interval"))
-    ]
-    if not gains or unknown or decision.get("margin") != threshold:
+    decision: Decision | None = getattr(evaluation.decisions, side)
+    gains = decision.gains if decision else []
+    intervals = [g.interval for g in gains if g.rival in rivals and g.gain is not None and g.interval is not None]
+    if decision is None or not gains or len(intervals) < len(gains) or decision.margin != threshold:
         return answer(name, False, None, threshold, f"The gain over {_over(side)} could not be measured.", _TO_DO[name])
-    rows = evaluation.get("n")
-    worst = min(gains, key=lambda gain: gain["interval"][0])
-    low = worst["interval"][0]
-    passed = decision.get("shown") is True and low > threshold
-    message = f"{_all_gains(gains, worst, rivals)} ({counted(int(rows or 0), 'row')}). "
+    low, high, which = min((*interval, i) for i, interval in enumerate(intervals))
+    worst = gains[which]
+    passed = decision.shown is True and low > threshold
+    message = f"{_all_gains(gains, worst, rivals)} ({counted(evaluation.n, 'row')}). "
     message += f"The lower bound{'s' if len(gains) > 1 else ''} must lie above {_points_or_zero(threshold)}."
     message += _why_so_strict(evaluation, gains)
-    visible = part(part(evaluation.get("comparisons")).get(_comparison(side, str(worst["rival"]))))
-    if not passed and worst["interval"][1] >= threshold and worst.get("metric") in RIGHT_OR_WRONG:
-        message += _what_would_be_seen(visible.get("smallest_detectable_gain"))
+    if not passed and high >= threshold and worst.metric in RIGHT_OR_WRONG:
+        comparison = evaluation.comparisons.get(_comparison(side, worst.rival))
+        message += _what_would_be_seen(comparison.smallest_detectable_gain if comparison else None)
     return answer(name, passed, low, threshold, message, _TO_DO[name])
 
 
-def _over(side: str) -> str:
+def _over(side: Side) -> str:
     return {
         "baseline": "the base model",
         "simple": "models without a language model",
@@ -162,26 +151,24 @@ def _over(side: str) -> str:
     }[side]
 
 
-def _comparison(side: str, rival: str) -> str:
+def _comparison(side: Side, rival: str) -> str:
     """The key in `comparisons` that holds the same pair."""
     return f"simple_{rival}" if side == "simple" else "base_restricted" if rival == "restricted" else side
 
 
-def _all_gains(gains: Sequence[Mapping[str, Any]], worst: Mapping[str, Any], rivals: Mapping[str, str]) -> str:
+def _all_gains(gains: Sequence[RivalGain], worst: RivalGain, rivals: Mapping[str, str]) -> str:
     """Every gain with its interval; of more than two in one metric, the gain that decides, and the others in short."""
-    if len(gains) < 3 or len({gain["metric"] for gain in gains}) > 1:
+    if len(gains) < 3 or len({gain.metric for gain in gains}) > 1:
         return f"Against {'; '.join(_one_gain(gain, rivals) for gain in gains)}"
-    others = ", ".join(f"{rivals[gain['rival']]} {points(gain['gain'])}" for gain in gains if gain is not worst)
+    others = ", ".join(f"{rivals[gain.rival]} {points(gain.gain)}" for gain in gains if gain is not worst)
     return f"Against {_one_gain(worst, rivals)}, the closest of {len(gains)}; {others}"
 
 
-def _one_gain(gain: Mapping[str, Any], rivals: Mapping[str, str]) -> str:
-    level = gain.get("confidence")
-    named = f"{100 * level:.4g}%" if is_number(level) else "paired"
-    title = rivals[gain["rival"]]
+def _one_gain(gain: RivalGain, rivals: Mapping[str, str]) -> str:
+    level = "paired" if gain.confidence is None else f"{100 * gain.confidence:.4g}%"
     return (
-        f"{title}: {points(gain['gain'])} points of {metric_title(gain.get('metric'))} "
-        f"({named} interval {points_range(gain['interval'])})"
+        f"{rivals[gain.rival]}: {points(gain.gain)} points of {metric_title(gain.metric)} "
+        f"({level} interval {points_range(gain.interval)})"
     )
 
 
@@ -189,20 +176,18 @@ def _points_or_zero(threshold: float) -> str:
     return points(threshold, sign=threshold < 0) if threshold else "zero"
 
 
-def _why_so_strict(evaluation: Mapping[str, Any], gains: list[Mapping[str, Any]]) -> str:
-    look = part(part(evaluation.get("seal")).get("level")).get("look")
+def _why_so_strict(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> str:
+    look = evaluation.seal.level.look
     sentence = ""
-    if is_number(look) and look > 1:
-        sentence += (
-            f" This is candidate {int(look)} that this test judges, so its level is stricter than that of the first."
-        )
+    if look is not None and look > 1:
+        sentence += f" This is candidate {look} that this test judges, so its level is stricter than that of the first."
     if len(gains) > 1:
         sentence += f" All {len(gains)} must be shown, each at its share of the level (Holm)."
     return sentence
 
 
-def _what_would_be_seen(visible: Any) -> str:
-    if is_number(visible):
+def _what_would_be_seen(visible: float | None) -> str:
+    if visible is not None:
         return (
             f" With the disagreement found, this test set shows gains of {points(visible, sign=False)} points or more "
             "four times in five, to the first candidate."

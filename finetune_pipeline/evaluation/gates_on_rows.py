@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
+from finetune_pipeline.evaluation.gate_result import GateResult, answer
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.statistics import wilson_interval
-from finetune_pipeline.evaluation.wording import counted, is_number, percent, percent_range
+from finetune_pipeline.evaluation.wording import counted, percent, percent_range
 from finetune_pipeline.spec.model import GatesSpec, TaskSpec
 
 _D = GatesSpec.model_validate({})
@@ -34,30 +32,26 @@ ROW_GATES: tuple[tuple[str, str, str, str, str], ...] = (
 _TO_DO = {row[0]: row[4] for row in ROW_GATES}
 
 
-def few_regressions(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+def few_regressions(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
     """Upper bound of the share of lost rows, of those the champion has right, at or below gates.max_regression.
 
     The interval is Wilson's; where rows share sources, for the number of rows divided by the design effect of the
     comparison. Passes, saying so, where there is no champion, or one that has no row right.
     """
     name, limit = "few_regressions", spec.gates.max_regression
-    comparisons = part(evaluation.get("comparisons"))
-    if "champion" in comparisons and comparisons["champion"] is None:
-        if part(evaluation.get("versions")).get("champion"):
+    comparison = evaluation.comparisons.get("champion")
+    if comparison is None:
+        if evaluation.versions.get("champion"):
             return answer(name, False, None, limit, "There is a champion, but it was not compared.", _TO_DO[name])
         return answer(name, "not_asked", None, limit, "No champion in service yet: nothing to lose.", "")
-    told = part(comparisons.get("champion"))
-    lost, right, effect = told.get("b"), told.get("right_before"), told.get("design_effect")
-    uncounted = answer(name, False, None, limit, "Regressions against the champion were not counted.", _TO_DO[name])
-    if not is_number(lost) or not is_number(right) or not is_number(effect):
-        return uncounted
-    if not 0 <= lost <= right or effect < 1:
-        return uncounted
+    lost, right, effect = comparison.b, comparison.right_before, comparison.design_effect
+    if lost is None or right is None or effect is None or not 0 <= lost <= right or effect < 1:
+        return answer(name, False, None, limit, "Regressions against the champion were not counted.", _TO_DO[name])
     if not right:
         return answer(name, True, 0.0, limit, "The champion has no test row right: nothing to lose.", _TO_DO[name])
     interval = wilson_interval(lost / effect, right / effect, spec.gates.confidence)
     message = (
-        f"Of {counted(int(right), 'row')} the champion has right the candidate gets {lost:,} wrong, "
+        f"Of {counted(right, 'row')} the champion has right the candidate gets {lost:,} wrong, "
         f"{percent(lost / right)} ({percent_range(interval)}); surely at most {percent(limit)} are allowed."
     )
     best = wilson_interval(0, right / effect, spec.gates.confidence)[1]
@@ -66,23 +60,23 @@ def few_regressions(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult
     return answer(name, interval[1] <= limit, interval[1], limit, message, _TO_DO[name])
 
 
-def never_break(spec: TaskSpec, evaluation: Mapping[str, Any]) -> GateResult:
+def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
     """Every listed example is in the test and the candidate has it right; passes, saying so, where none is listed."""
-    name, told = "never_break", part(evaluation.get("never_break"))
-    listed, missing, broken = (told.get(key) for key in ("listed", "missing", "broken"))
-    if not is_number(listed) or not isinstance(missing, list) or not isinstance(broken, list):
+    name = "never_break"
+    listed, missing, broken = (getattr(evaluation.never_break, key) for key in ("listed", "missing", "broken"))
+    if listed is None or missing is None or broken is None:
         return answer(name, False, None, 0.0, "The never-break list was not looked at.", _TO_DO[name])
     if not listed:
         return answer(name, "not_asked", 0, 0.0, "No example is listed in gates.never_break.", "")
     failed = len(missing) + len(broken)
     if not failed:
         verb = "is" if listed == 1 else "are all"
-        return answer(name, True, 0, 0.0, f"{counted(int(listed), 'listed example')} {verb} right.", _TO_DO[name])
-    message = f"Of {counted(int(listed), 'listed example')} {len(broken)} wrong"
-    message += f": {_some([str(part(one).get('id')) for one in broken])}" if broken else ""
+        return answer(name, True, 0, 0.0, f"{counted(listed, 'listed example')} {verb} right.", _TO_DO[name])
+    message = f"Of {counted(listed, 'listed example')} {len(broken)} wrong"
+    message += f": {_some([case.id for case in broken])}" if broken else ""
     if missing:
         message += (
-            f"; {len(missing)} not in the sealed test, so nobody knows: {_some([str(one) for one in missing])} "
+            f"; {len(missing)} not in the sealed test, so nobody knows: {_some(missing)} "
             "(ids stand in the report and in predictions.parquet)"
         )
     return answer(name, False, failed, 0.0, f"{message}.", _TO_DO[name])

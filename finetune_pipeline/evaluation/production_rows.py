@@ -4,8 +4,8 @@ The sealed test says how good a model is on what was collected; these rows say h
 truth of a row is what a person said of it: a correction, or a confirmation (a correction equal to the answer).
 
 People correct what is wrong far more often than they confirm what is right, so that on corrected rows the model that
-answered them loses by selection. The comparison therefore can only speak against a candidate, never for one: see
-:func:`judge`. How many rows were confirmed is told beside it.
+answered them loses by selection. The comparison therefore can only speak against a candidate, never for one (gate
+recent_production). The report says how many rows were confirmed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.metrics import score
 from finetune_pipeline.evaluation.perturbations import set_name
 from finetune_pipeline.evaluation.predictions import of_model
+from finetune_pipeline.evaluation.result import ChosenRows, Production
 from finetune_pipeline.spec.model import TaskSpec
 
 MOST, PER_USER, FEWEST = 200, 5, 20
@@ -54,17 +55,17 @@ class ProductionRows:
         """Rows whose answer a person found right."""
         return sum(bool(row["confirmed"]) for row in self.rows)
 
-    def facts(self) -> dict[str, Any]:
-        """{rows, confirmed, looked_at, left_out, first, last} for a report; times are those of the rows."""
+    def facts(self) -> ChosenRows:
+        """Counts for a report, and the first and last time of the rows."""
         times = [row["timestamp"] for row in self.rows]
-        return {
-            "rows": len(self.rows),
-            "confirmed": self.confirmed,
-            "looked_at": self.looked_at,
-            "left_out": dict(self.left_out),
-            "first": min(times, key=moment, default=None),
-            "last": max(times, key=moment, default=None),
-        }
+        return ChosenRows(
+            rows=len(self.rows),
+            confirmed=self.confirmed,
+            looked_at=self.looked_at,
+            left_out=dict(self.left_out),
+            first=min(times, key=moment, default=None),
+            last=max(times, key=moment, default=None),
+        )
 
 
 def moment(timestamp: str) -> float:
@@ -176,77 +177,34 @@ def sources_of(chosen: ProductionRows, examples: Sequence[Example]) -> dict[str,
     }
 
 
-def compare_models(
-    spec: TaskSpec,
-    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
-    rows: Mapping[str, Any],
-    sources: Mapping[str, str],
-    confidence: float = 0.95,
-) -> dict[str, Any]:
-    """Paired comparisons of the candidate with champion and base on the same production rows.
-
-    predictions: {"base": rows, "candidate": rows, "champion": rows}, as the predictions table holds them; the champion
-    may be missing. rows: of :meth:`ProductionRows.facts`. Returns {n, judged, rows, comparisons {name: compare.compare}}; under 20
-    rows nothing is judged.
-    """
-    candidate = predictions["candidate"]
-    told: dict[str, Any] = {"n": len(candidate), "judged": len(candidate) >= FEWEST, "rows": dict(rows)}
-    told["comparisons"] = (
-        {
-            name: compare(other, candidate, spec.output, confidence, spec.metric, sources)
-            for name, other in predictions.items()
-            if name != "candidate"
-        }
-        if told["judged"]
-        else {}
-    )
-    return told
-
-
 SET = "production"
 """What the sets of answers to these rows are called in the predictions table, behind the model's name."""
 
 
 def recent_rows(
-    spec: TaskSpec,
-    predictions: Sequence[Mapping[str, Any]],
-    told: Mapping[str, Any] | None,
-) -> dict[str, Any] | None:
-    """:func:`compare_models` of what the predictions table holds, and the models' scores {name: metrics.score}.
+    spec: TaskSpec, predictions: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any] | None
+) -> Production | None:
+    """Compare the candidate with champion and base on the same production rows, where there are at least FEWEST.
 
-    told: {rows (ProductionRows.facts), sources}, or None where no row is kept to judge.
+    Args:
+        spec: The task.
+        predictions: The predictions table; the champion's answers may be missing.
+        chosen: `rows` (ProductionRows.facts) and `sources` (:func:`sources_of`); None where no row is kept to judge.
     """
-    if not told:
+    if not chosen:
         return None
-    names = ("base", "candidate", "champion")
-    rows = {name: of_model(predictions, set_name(name, SET)) for name in names}
-    there = {name: some for name, some in rows.items() if some or name == "candidate"}
-    level = spec.gates.confidence
-    return {
-        **compare_models(spec, there, told["rows"], told["sources"], level),
-        "metric": spec.metric,
-        "scores": {
-            name: score(some, spec.output, level, spec.metric)["primary"] for name, some in there.items() if some
+    rows = {name: of_model(predictions, set_name(name, SET)) for name in ("base", "candidate", "champion")}
+    candidate, level = rows["candidate"], spec.gates.confidence
+    judged = len(candidate) >= FEWEST
+    others = {name: of for name, of in rows.items() if of and name != "candidate"} if judged else {}
+    return Production(
+        n=len(candidate),
+        judged=judged,
+        rows=ChosenRows.model_validate(chosen["rows"]),
+        comparisons={
+            name: compare(of, candidate, spec.output, level, spec.metric, chosen["sources"])
+            for name, of in others.items()
         },
-    }
-
-
-def judge(told: Mapping[str, Any], other: str = "champion") -> tuple[bool, str]:
-    """(passed, sentence) for a gate: refuses a candidate that is shown to be worse than `other` on production rows.
-
-    Worse is shown when the whole interval of the gain lies below zero. Corrected rows favour whoever did not answer them,
-    which is the candidate: that it loses all the same is evidence, that it wins is not, and nobody is promoted by it.
-    """
-    rows = told["rows"]
-    if not told["judged"]:
-        return True, f"{rows['rows']} recent production rows with a known answer; fewer than {FEWEST} tell nothing."
-    found = told["comparisons"].get(other)
-    if found is None:
-        return True, f"There is no {other} to compare with on production rows."
-    low, high = found["interval"]
-    sentence = (
-        f"On {found['n']} recent production rows ({rows['confirmed']} confirmed, the others corrected): "
-        f"{100 * found['gain']:+.1f} points against the {other} ({100 * low:+.1f} to {100 * high:+.1f}), "
-        f"{len(found['broken'])} of its right answers lost"
+        metric=spec.metric,
+        scores={name: score(of, spec.output, level, spec.metric)["primary"] for name, of in rows.items() if of},
     )
-    return bool(high >= 0), sentence

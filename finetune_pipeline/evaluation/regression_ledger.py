@@ -7,6 +7,7 @@ table, which pyarrow and pandas read as such. Each file is a pure function of on
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune_pipeline.evaluation.result import EarlierVersion, History, RowsOverVersions
 from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -49,37 +51,36 @@ def recorded(state: Path, candidates: Sequence[str]) -> dict[str, dict[str, bool
     return found
 
 
-def regressions(before: Mapping[str, Mapping[str, bool]], now: Mapping[str, bool]) -> dict[str, Any]:
-    """The candidate's outcomes `now` held against those of earlier ones, in the order they were judged.
+def regressions(before: Mapping[str, Mapping[str, bool]], now: Mapping[str, bool]) -> History:
+    """Compare the candidate's outcomes with those of earlier candidates.
 
-    `versions`: per earlier candidate, over the rows both answered, {candidate, rows, fixed, broken, both_right,
-    both_wrong}. `rows`: over all of them and now, how many test rows were right under every version (`always_right`),
-    under none (`never_right`: hard, or labelled wrongly), or under some (`changing`). `lost`: up to SHOWN ids that
-    every earlier version had right and this one has wrong, with their number in `lost_total`.
+    Args:
+        before: Outcomes by earlier candidate, in the order they were judged.
+        now: The candidate's outcomes by example id.
+
+    Returns:
+        Counts per earlier candidate over the rows both answered; test rows by how often they were right (never: hard, or
+        labelled wrongly); and up to SHOWN ids that every earlier candidate had right and this one has wrong.
     """
     versions = []
     for name, then in before.items():
-        pairs = [(then[i], right) for i, right in now.items() if i in then]
+        pairs = Counter((then[i], right) for i, right in now.items() if i in then)
         versions.append(
-            {
-                "candidate": name,
-                "rows": len(pairs),
-                "fixed": sum(not x and y for x, y in pairs),
-                "broken": sum(x and not y for x, y in pairs),
-                "both_right": sum(x and y for x, y in pairs),
-                "both_wrong": sum(not x and not y for x, y in pairs),
-            }
+            EarlierVersion(
+                candidate=name,
+                rows=pairs.total(),
+                fixed=pairs[False, True],
+                broken=pairs[True, False],
+                both_right=pairs[True, True],
+                both_wrong=pairs[False, False],
+            )
         )
     seen = {i: [then[i] for then in before.values() if i in then] for i in now}
     lost = sorted(i for i, right in now.items() if not right and seen[i] and all(seen[i]))
-    ever = {i: [*then, now[i]] for i, then in seen.items()}
-    return {
-        "versions": versions,
-        "rows": {
-            "always_right": sum(all(x) for x in ever.values()),
-            "never_right": sum(not any(x) for x in ever.values()),
-            "changing": sum(any(x) and not all(x) for x in ever.values()),
-        },
-        "lost": lost[:SHOWN],
-        "lost_total": len(lost),
-    }
+    ever = [[*then, now[i]] for i, then in seen.items()]
+    rows = RowsOverVersions(
+        always_right=sum(all(x) for x in ever),
+        never_right=sum(not any(x) for x in ever),
+        changing=sum(any(x) and not all(x) for x in ever),
+    )
+    return History(versions=versions, rows=rows, lost=lost[:SHOWN], lost_total=len(lost))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.result import Sources
 from finetune_pipeline.evaluation.row_scores import is_right, is_valid
 from finetune_pipeline.evaluation.statistics import clustered_share
 from finetune_pipeline.spec.outputs import AnyOutput
@@ -29,15 +30,15 @@ def shared_sources(rows: Sequence[Row], sources: Mapping[str, str] | None) -> li
         return None
     if missing := sorted(row["example_id"] for row in rows if row["example_id"] not in sources):
         raise ValueError(f"no source is known for {len(missing)} test examples, {missing[:3]}")
-    told = [sources[row["example_id"]] for row in rows]
-    return told if len(set(told)) < len(told) else None
+    of_rows = [sources[row["example_id"]] for row in rows]
+    return of_rows if len(set(of_rows)) < len(of_rows) else None
 
 
-def sources_told(clusters: Sequence[str] | None, n: int) -> dict[str, Any]:
-    """{rows, sources, largest, shared}, for the report."""
+def count_sources(clusters: Sequence[str] | None, n: int) -> Sources:
+    """Count the sources of `n` rows. `clusters`: of :func:`shared_sources`."""
     if clusters is None:
-        return {"rows": n, "sources": n, "largest": min(n, 1), "shared": False}
-    return {"rows": n, "sources": len(set(clusters)), "largest": max(Counter(clusters).values()), "shared": True}
+        return Sources(rows=n, sources=n, largest=min(n, 1), shared=False)
+    return Sources(rows=n, sources=len(set(clusters)), largest=max(Counter(clusters).values()), shared=True)
 
 
 def widen_rates(

@@ -14,7 +14,7 @@ from typing import Any
 from finetune_pipeline.data.review import DECISIONS
 from finetune_pipeline.data.row_rules import nearest_label
 from finetune_pipeline.production.log_files import OWN_FOLDER
-from finetune_pipeline.reports.review_page import render_review
+from finetune_pipeline.report.review_page import render_review
 from finetune_pipeline.review.ratings import COLUMNS, FOLDER, parse_rating
 from finetune_pipeline.review.sheet import SheetItem
 from finetune_pipeline.spec.model import Task

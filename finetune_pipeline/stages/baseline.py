@@ -20,13 +20,15 @@ from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, read_pr
 from finetune_pipeline.evaluation.rivals import strongest_rival
 from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
+from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.evaluation.worth import worth_training
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.graph import SHARED, Step, Work
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.planning.advice import advise
 from finetune_pipeline.planning.power import power_plan
-from finetune_pipeline.reports.markdown import advice_markdown
+from finetune_pipeline.report.comparison import advice_sentences
+from finetune_pipeline.report.page import plain
 from finetune_pipeline.spec.endpoints import PATIENCE
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
@@ -160,12 +162,13 @@ def make_advice(work: Work) -> dict[str, Any]:
     power = power_plan(spec, int(counts["test"]), rival, prompts, shared_sources(rival.rows, source))
     signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
     advice = advise(spec, baseline.facts, power, rows, counts, rival, signal)
+    decision, *reasons = advice_sentences(Advice.model_validate(advice))
     return {
         "learnable": signal.to_dict(),
         "worth_training": worth_training(spec, baseline.facts),
         "power": power,
         "advice": advice,
-        "advice_markdown": advice_markdown(advice),
+        "advice_markdown": "\n".join([f"**{plain(decision)}**", "", *(f"- {plain(reason)}" for reason in reasons)]),
     }
 
 

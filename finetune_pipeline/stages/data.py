@@ -17,7 +17,7 @@ from finetune_pipeline.data.validation import judged_by, validate
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.reports.data_quality import write_quality
+from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.spec.model import TaskSpec
 
 SPLIT_LEDGER = "splits"
@@ -179,7 +179,7 @@ STEPS = [
 QUALITY_STEP = Step(
     "data_quality",
     ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
-    "2",
+    "3",
     lambda s, w: quality_settings(s),
     make_data_quality,
 )

@@ -27,11 +27,9 @@ from finetune_pipeline.evaluation.shared_sources import source_of
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.kinds import served
 from finetune_pipeline.production.judging import judging_rows, learned_by
-from finetune_pipeline.reports.html import render_html
-from finetune_pipeline.reports.json_report import render_json
-from finetune_pipeline.reports.markdown import render_markdown
-from finetune_pipeline.reports.report_plots import report_plots
-from finetune_pipeline.reports.sentences import caveats, verdict_sentences
+from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
+from finetune_pipeline.report.page import page_html, page_markdown
+from finetune_pipeline.report.verdict import caveats, verdict_sentences
 from finetune_pipeline.spec.engines import VERSION
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
@@ -145,7 +143,11 @@ def _recent(work: Work, test: list[Example], sets: list[dict[str, Any]]) -> list
     near = near_any(texts, chain(known, (e.user_text for e in test)), work.spec.data.near_duplicate_threshold)
     chosen = rows_with_truth(work.spec, rows, trained=[t for t, known_ in zip(texts, near, strict=True) if known_])
     examples, path = as_examples(work.spec, chosen), work.builder.work / RECENT
-    told = {"rows": chosen.facts(), "sources": sources_of(chosen, examples), "ids": [row["id"] for row in chosen.rows]}
+    told = {
+        "rows": chosen.facts().model_dump(),
+        "sources": sources_of(chosen, examples),
+        "ids": [row["id"] for row in chosen.rows],
+    }
     write_json(work.out / RECENT_FACTS, told)
     if not examples:
         return []
@@ -220,12 +222,13 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
     gates = decide(work.spec, evaluation)
     decision = verdict(gates)
     answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
-    write_json(work.out / "evaluation.json", evaluation)
+    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates)
+    write_json(work.out / "evaluation.json", stored)
     write_json(work.out / "gates.json", [g.to_dict() for g in gates])
-    write_json(work.out / "report.json", render_json(evaluation, gates))
-    (work.out / "report.html").write_text(render_html(evaluation, gates), "utf-8")
-    (work.out / "report.md").write_text(render_markdown(evaluation, gates), "utf-8")
-    for name, plot in report_plots(evaluation).items():
+    write_json(work.out / "report.json", evaluation_json(evaluation, gates))
+    (work.out / "report.html").write_text(page_html(page), "utf-8")
+    (work.out / "report.md").write_text(page_markdown(page), "utf-8")
+    for name, plot in evaluation_plots(evaluation).items():
         (work.out / PLOTS).mkdir(exist_ok=True)
         (work.out / PLOTS / f"{name}.svg").write_text(plot, "utf-8")
     return {
@@ -233,13 +236,9 @@ def make_evaluation_report(work: Work) -> dict[str, Any]:
         "passed": decision == "promote",
         "verdict": answer,
         "gates": [g.to_dict() for g in gates],
-        "models": evaluation["models"],
-        "comparison": evaluation.get("comparison", {}),
-        "seal": {k: v for k, v in evaluation["seal"].items() if k != "openings"},
-        "history": evaluation["history"],
-        "robustness": evaluation["robustness"],
-        "production": evaluation["production"],
-        "cost": {k: v for k, v in evaluation["cost"].items() if k != "prices"},
+        **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
+        "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
+        "cost": {k: v for k, v in stored["cost"].items() if k != "prices"},
     }
 
 
@@ -289,7 +288,7 @@ REPORT_STEPS = [
             "judge_review",
             *DATA_STEPS,
         ),
-        "9",
+        "10",
         lambda s, w: [
             s.gates.model_dump(),
             s.robustness.model_dump(),

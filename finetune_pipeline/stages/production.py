@@ -20,7 +20,8 @@ from finetune_pipeline.production.learning_curve import measure_curve
 from finetune_pipeline.production.signals import Reference
 from finetune_pipeline.production.used import logged_as, rows_of_data
 from finetune_pipeline.production.watch import moment
-from finetune_pipeline.reports.drift_page import render_drift
+from finetune_pipeline.report.drift_page import drift_page
+from finetune_pipeline.report.page import page_html
 
 
 def make_production_logs(work: Work) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def make_drift_report(work: Work) -> dict[str, Any]:
     learned = None if after is None else as_learned(work.spec, rows, after, *_learned_rows(work))
     facts = drift_report(work.spec, reference, rows, work.out, after, told, learned, _other_versions(work))
     facts["trained_on"] = work.world.trained_on
-    (work.out / "drift.html").write_text(render_drift(work.task.name, work.spec.drift.false_alarms, facts), "utf-8")
+    page = drift_page(work.task.name, work.spec.drift.false_alarms, facts)
+    (work.out / "drift.html").write_text(page_html(page), "utf-8")
     return facts
 
 
@@ -129,7 +131,7 @@ STEPS = [
     Step(
         "drift_report",
         ("production_logs",),
-        "5",
+        "6",
         lambda s, w: [
             s.output.model_dump(),
             s.drift.model_dump(exclude={"action"}),

@@ -10,8 +10,7 @@ from finetune_pipeline.models.export import Source, describe
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.kinds import WHOLE
 from finetune_pipeline.production.forget import tainted_splits
-from finetune_pipeline.reports.card.model_card import card_of
-from finetune_pipeline.reports.card.usage import REGISTERED
+from finetune_pipeline.report.model_card import REGISTERED, card_of
 from finetune_pipeline.stages.baseline import answer_length
 
 CARD = "README.md"
@@ -81,7 +80,7 @@ STEPS = [
     Step(
         "model_version",
         ("evaluation_report", "adapter", "merged_model"),
-        "4",
+        "5",
         lambda s, w: [s.card.model_dump(), s.description],
         make_model_version,
         after=("base_model",),

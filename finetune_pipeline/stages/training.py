@@ -11,7 +11,8 @@ from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.throughput import record_training
-from finetune_pipeline.reports.plan_page import plan_markdown
+from finetune_pipeline.report.page import page_markdown
+from finetune_pipeline.report.plan_page import plan_page
 from finetune_pipeline.stages.baseline import answer_length
 from finetune_pipeline.training.jobs import merge_job
 from finetune_pipeline.training.phases import train_adapter
@@ -32,7 +33,7 @@ def make_training_plan(work: Work) -> dict[str, Any]:
         task_folder=work.task.folder,
     )
     facts = plan.facts()
-    return {**facts, "plan_markdown": plan_markdown(facts)}
+    return {**facts, "plan_markdown": page_markdown(plan_page(facts))}
 
 
 def make_adapter(work: Work) -> dict[str, Any]:

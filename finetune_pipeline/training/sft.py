@@ -21,7 +21,8 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import Encoded
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
-from finetune_pipeline.reports.audit_page import render_audit
+from finetune_pipeline.report.audit_page import audit_page
+from finetune_pipeline.report.page import page_html
 from finetune_pipeline.training import checkpoints, history, launch
 from finetune_pipeline.training.augmentation import augmented_facts, training_examples
 from finetune_pipeline.training.fused import fuse
@@ -192,7 +193,7 @@ def _sharding() -> dict[str, Any]:
 def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared], first: bool) -> None:
     """Write audit.json and audit.html. Raises FindingsError with everything that was found in either split."""
     audits = {name: split.audit for name, split in splits.items()}
-    page = render_audit(audits, job["settings"])
+    page = page_html(audit_page(audits, job["settings"]))
     # both, because what an unsuccessful job leaves in `out` may be swept away
     for folder in (Path(job["out"]), Path(job["work"])) if first else ():
         write_json(folder / "audit.json", audits)

@@ -13,6 +13,7 @@ from finetune_pipeline.evaluation.ability.items import suite
 from finetune_pipeline.evaluation.ability.scoring import score_items
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
+from finetune_pipeline.evaluation.step_facts import Ability
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -59,7 +60,7 @@ def test_the_base_model_knows_things_chance_does_not(rows: tuple[list[dict], lis
 
 def test_an_overtrained_model_is_stopped(rows: tuple[list[dict], list[dict]]) -> None:
     told = {"items": len(ITEMS), **ability_drop(*rows)}
-    gate = general_ability(SPEC, {"ability": told})
+    gate = general_ability(SPEC, Ability.model_validate(told))
     assert not gate.passed
     assert told["interval"][0] > 0, told  # not merely not ruled out: the loss is shown
     assert told["text"]["interval"][0] > 0
@@ -67,4 +68,4 @@ def test_an_overtrained_model_is_stopped(rows: tuple[list[dict], list[dict]]) ->
 
 def test_a_model_that_forgot_nothing_passes(rows: tuple[list[dict], list[dict]]) -> None:
     told = {"items": len(ITEMS), **ability_drop(rows[0], rows[0])}
-    assert general_ability(SPEC, {"ability": told}).passed
+    assert general_ability(SPEC, Ability.model_validate(told)).passed

@@ -21,14 +21,14 @@ PLAIN = (
     "training",
     "trainers",
     "evaluation",
-    "reports",
+    "report",
     "production",
     "serving",
     "spec",
     "stages",
 )
 SKIN = ("assets", "automation", "checks", "resources", "cli")
-HEAVY = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+HEAVY = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "matplotlib")
 ENTRY = "training/entry.py"
 
 

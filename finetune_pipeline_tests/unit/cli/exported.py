@@ -84,14 +84,14 @@ def add_report(store: ArtifactStore, passed: bool) -> None:
     ]
 
     def write(builder: Builder) -> None:
-        write_json(builder.folder / "evaluation.json", told)
+        write_json(builder.folder / "evaluation.json", told.to_json())
         write_json(builder.folder / "gates.json", [g.to_dict() for g in gates])
         builder.facts.update(
             {
                 "passed": passed,
                 "verdict": "Better by 27.5 points.",
                 "gates": [g.to_dict() for g in gates],
-                "models": told["models"],
+                "models": told.to_json()["models"],
             }
         )
 

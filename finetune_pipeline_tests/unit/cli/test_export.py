@@ -23,7 +23,7 @@ from finetune_pipeline.artifacts import ArtifactStore, digest_file
 from finetune_pipeline.cli import export as command
 from finetune_pipeline.cli.export import export
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.reports.markdown import fenced
+from finetune_pipeline.report.page import fenced
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.cli.exported import TASK, add_report, change_facts, make_store
 from finetune_pipeline_tests.unit.cli.test_commands import finetune

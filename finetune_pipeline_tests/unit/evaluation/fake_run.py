@@ -9,6 +9,7 @@ from typing import Any
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
 from finetune_pipeline.evaluation.perturbations import KINDS, set_name
+from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, rows, spec, text_spec
 
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
@@ -177,12 +178,24 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
     return made | {"predictions": [*made["predictions"], *simple_answers(asked, simple or {})]}
 
 
-def evaluation(**changes: Any) -> dict[str, Any]:
+def evaluation(**changes: Any) -> EvaluationResult:
     """The evaluation of :func:`arguments`."""
     return evaluate_task(**arguments(**changes))
 
 
-def text_evaluation() -> dict[str, Any]:
+def changed(result: EvaluationResult, places: Mapping[str, Any]) -> EvaluationResult:
+    """The evaluation with other values at dotted places of its JSON, such as `seal.level.look` or `fixes.shown.0.id`."""
+    stored = result.to_json()
+    for place, value in places.items():
+        at: Any = stored
+        *path, last = (int(key) if key.isdigit() else key for key in place.split("."))
+        for key in path:
+            at = at[key]
+        at[last] = value
+    return EvaluationResult.model_validate(stored)
+
+
+def text_evaluation() -> EvaluationResult:
     """A text task whose candidate copies the reference where the base model answers half of it."""
     gold = [f"parcel {i} arrives on monday morning" for i in range(40)]
     base = [row(i, g, " ".join(g.split()[:3]), "base", label_scores=[]) for i, g in enumerate(gold)]
@@ -191,7 +204,7 @@ def text_evaluation() -> dict[str, Any]:
     return evaluation(spec=text_spec(), predictions=[*base, *candidate], baseline_facts=baseline, texts={})
 
 
-def json_evaluation(**changes: Any) -> dict[str, Any]:
+def json_evaluation(**changes: Any) -> EvaluationResult:
     """An extraction whose base model fences its JSON half of the time, and whose candidate misreads every fifth city."""
     gold = [json.dumps({"city": "Rome" if i % 2 else "Oslo", "guests": i}) for i in range(60)]
     fenced = [f"```json\n{g}\n```" if i % 2 else g.replace("guests", "people") for i, g in enumerate(gold)]

@@ -7,7 +7,8 @@ import pytest
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
 from finetune_pipeline.evaluation.gains import gain
-from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of, sources_told
+from finetune_pipeline.evaluation.result import Sources
+from finetune_pipeline.evaluation.shared_sources import count_sources, shared_sources, source_of
 from finetune_pipeline.evaluation.statistics import holm, mcnemar_exact, tango_interval
 from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row, rows, spec
@@ -17,18 +18,18 @@ OUTPUT = spec().output
 
 def test_the_level_of_a_look():
     first, third = level_of(1, 0.95), level_of(3, 0.9)
-    assert (first["level"], first["confidence"], first["spent"]) == pytest.approx((0.05, 0.95, 0.025))
-    assert third["level"] == pytest.approx(0.1 / 6) and third["spent"] == pytest.approx(0.075)
-    assert (third["look"], third["alpha"]) == (3, pytest.approx(0.1))
+    assert (first.level, first.confidence, first.spent) == pytest.approx((0.05, 0.95, 0.025))
+    assert third.level == pytest.approx(0.1 / 6) and third.spent == pytest.approx(0.075)
+    assert (third.look, third.alpha) == (3, pytest.approx(0.1))
 
 
 def test_one_metric_is_decided_by_its_own_bound():
     base, candidate = paired(100, 5, 20, 75)
     told = decide_gain({"base": base}, candidate, OUTPUT, ["accuracy"], level=0.05, margin=0.0)
-    assert told["gains"][0]["interval"] == pytest.approx(list(tango_interval(5, 20, 200)))
-    assert told["shown"] is True and told["gains"][0]["confidence"] == 0.95
-    low = told["gains"][0]["interval"][0]
-    assert decide_gain({"base": base}, candidate, OUTPUT, ["accuracy"], level=0.05, margin=low)["shown"] is False
+    assert told.gains[0].interval == pytest.approx(tango_interval(5, 20, 200))
+    assert told.shown is True and told.gains[0].confidence == 0.95
+    low = told.gains[0].interval[0]
+    assert decide_gain({"base": base}, candidate, OUTPUT, ["accuracy"], level=0.05, margin=low).shown is False
 
 
 def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
@@ -43,18 +44,18 @@ def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
     monkeypatch.setattr("finetune_pipeline.evaluation.deciding.gain", invented)
     told = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     p = [shown_at[m] for m in ("c", "a", "b")]
-    assert [one["shown"] for one in told["gains"]] == [x <= 0.05 for x in holm(p)] == [False, True, False]
-    assert told["shown"] is False and [one["metric"] for one in told["gains"]] == ["c", "a", "b"]
+    assert [one.shown for one in told.gains] == [x <= 0.05 for x in holm(p)] == [False, True, False]
+    assert told.shown is False and [one.metric for one in told.gains] == ["c", "a", "b"]
     shown_at.update(b=0.02, c=0.05)
     told = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
-    assert told["shown"] is True
-    assert [round(one["confidence"], 4) for one in told["gains"]] == [0.95, 0.9833, 0.975]
+    assert told.shown is True
+    assert [round(one.confidence, 4) for one in told.gains] == [0.95, 0.9833, 0.975]
 
 
 def test_without_metrics_or_an_interval_nothing_is_shown(monkeypatch):
-    assert decide_gain({"base": []}, [], OUTPUT, [], level=0.05, margin=0.0)["shown"] is False
+    assert decide_gain({"base": []}, [], OUTPUT, [], level=0.05, margin=0.0).shown is False
     monkeypatch.setattr("finetune_pipeline.evaluation.deciding.gain", lambda *a: {"gain": 1.0, "interval": None})
-    assert decide_gain({"base": []}, [], OUTPUT, ["a"], level=0.05, margin=0.0)["shown"] is False
+    assert decide_gain({"base": []}, [], OUTPUT, ["a"], level=0.05, margin=0.0).shown is False
 
 
 def test_the_deciding_metric_comes_first_and_once():
@@ -92,21 +93,21 @@ def test_an_evaluation_knows_of_shared_sources():
     made = arguments()
     sources = {r["example_id"]: f"d{int(r['example_id'][1:]) // 4}" for r in made["predictions"]}
     told, plain = evaluation(sources=sources), evaluation()
-    assert told["sources"] == {"rows": 200, "sources": 50, "largest": 4, "shared": True}
-    assert plain["sources"] == {"rows": 200, "sources": 200, "largest": 1, "shared": False}
-    effect = told["scores"]["candidate"]["design_effect"]
-    assert effect > 2 and told["comparison"]["design_effect"] > 2
+    assert told.sources == Sources(rows=200, sources=50, largest=4, shared=True)
+    assert plain.sources == Sources(rows=200, sources=200, largest=1, shared=False)
+    effect = told.scores["candidate"].valid.design_effect
+    assert effect is not None and told.comparison.design_effect > 2
     for pick in (
-        lambda e: e["scores"]["candidate"]["interval"],
-        lambda e: e["scores"]["candidate"]["primary"]["interval"],
-        lambda e: e["decisions"]["baseline"]["gains"][0]["interval"],
-        lambda e: e["comparison"]["interval"],
-        lambda e: e["models"]["candidate"]["interval"],
+        lambda e: e.scores["candidate"].interval,
+        lambda e: e.scores["candidate"].primary.interval,
+        lambda e: e.decisions.baseline.gains[0].interval,
+        lambda e: e.comparison.interval,
+        lambda e: e.models["candidate"].interval,
     ):
         assert pick(told)[0] < pick(plain)[0] - 0.01
-    assert told["comparison"]["mcnemar_mid_p"] is None
-    assert plain["comparison"]["mcnemar_p"] == pytest.approx(mcnemar_exact(5, 60))
-    assert told["comparison"]["smallest_detectable_gain"] > plain["comparison"]["smallest_detectable_gain"]
+    assert told.comparison.mcnemar_mid_p is None
+    assert plain.comparison.mcnemar_p == pytest.approx(mcnemar_exact(5, 60))
+    assert told.comparison.smallest_detectable_gain > plain.comparison.smallest_detectable_gain
 
 
 def test_a_row_without_a_source_is_an_error():
@@ -114,7 +115,7 @@ def test_a_row_without_a_source_is_an_error():
         shared_sources(rows([("bug", "bug")] * 2), {"e0000": "a"})
     assert shared_sources(rows([("bug", "bug")] * 2), {"e0000": "a", "e0001": "b"}) is None
     assert shared_sources(rows([("bug", "bug")]), None) is None
-    assert sources_told(None, 0)["largest"] == 0
+    assert count_sources(None, 0).largest == 0
 
 
 def test_the_source_is_the_group_or_the_line_of_the_file():

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 
+import jsonschema
 import numpy as np
 import pytest
 
-from finetune_pipeline.evaluation.evaluate_run import plain_json
+from finetune_pipeline.evaluation.measured import plain_json
+from finetune_pipeline.evaluation.result import BaseMode, EvaluationResult, FormOf
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     OPENINGS,
     TRAINING,
     arguments,
     champion_rows,
     evaluation,
+    json_evaluation,
     text_evaluation,
 )
 from finetune_pipeline_tests.unit.evaluation.rows import paired, row
@@ -22,15 +25,15 @@ from finetune_pipeline_tests.unit.evaluation.rows import paired, row
 
 def test_numbers_of_the_comparison():
     told = evaluation()
-    assert (told["n"], told["comparison"]["b"], told["comparison"]["c"]) == (200, 5, 60)
-    assert told["comparison"]["gain"] == pytest.approx(55 / 200)
-    assert told["scores"]["base"]["correct"] == 105 and told["scores"]["candidate"]["correct"] == 160
-    assert "broken" not in told["comparison"] and len(told["comparisons"]["baseline"]["broken"]) == 5
-    assert told["comparisons"]["champion"] is None
+    assert (told.n, told.comparison.b, told.comparison.c) == (200, 5, 60)
+    assert told.comparison.gain == pytest.approx(55 / 200)
+    assert told.scores["base"].correct == 105 and told.scores["candidate"].correct == 160
+    assert told.comparison.broken == [] and len(told.comparisons["baseline"].broken) == 5
+    assert told.comparisons["champion"] is None
 
 
 def test_models_stand_in_order_and_validation_is_apart():
-    models = evaluation()["models"]
+    models = evaluation().models
     assert list(models) == [
         "validation_zero_shot",
         "validation_zero_shot_restricted",
@@ -44,17 +47,27 @@ def test_models_stand_in_order_and_validation_is_apart():
         "candidate",
         "candidate_restricted",
     ]
-    assert models["validation_8_shot"]["title"] == "Base, 8-shot (best prompt)"
-    assert {m["n"] for m in models.values() if m["set"] == "validation"} == {40}
-    assert models["candidate"]["accuracy"] == 0.8
-    assert models["simple_linear"]["correct"] == sum(1 for i in range(200) if i % 2 or i % 3 == 2)
+    assert models["validation_8_shot"].title == "Base, 8-shot (best prompt)"
+    assert {m.n for m in models.values() if m.set == "validation"} == {40}
+    assert models["candidate"].accuracy == 0.8
+    assert models["simple_linear"].correct == sum(1 for i in range(200) if i % 2 or i % 3 == 2)
 
 
 def test_it_is_strict_json_even_with_numbers_that_are_none():
     told = evaluation(training_facts=TRAINING | {"best_eval_loss": math.nan, "scale": np.float32(0.5)})
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told["training"]["best_eval_loss"] is None
-    assert told["training"]["scale"] == 0.5
+    stored = json.loads(json.dumps(told.to_json(), allow_nan=False))
+    assert EvaluationResult.model_validate(stored) == told and stored == told.to_json()
+    assert stored["training"]["best_eval_loss"] is None
+    assert stored["training"]["scale"] == 0.5, "facts that nobody reads are kept"
+
+
+@pytest.mark.parametrize("result", [evaluation, json_evaluation, text_evaluation])
+def test_the_published_schema_describes_what_is_written(result):
+    schema = EvaluationResult.model_json_schema()
+    jsonschema.validate(result().to_json(), schema)
+    assert {"scores", "decisions", "gates"} <= set(schema["required"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(result().to_json() | {"decisions": None}, schema)
 
 
 def test_plain_json():
@@ -64,17 +77,17 @@ def test_plain_json():
 def test_the_champion_is_compared():
     predictions = [*arguments()["predictions"], *champion_rows(150)]
     told = evaluation(predictions=predictions, versions={"champion": "3"})
-    assert told["scores"]["champion"]["correct"] == 150
-    assert told["comparisons"]["champion"]["gain"] == pytest.approx(10 / 200)
-    assert told["models"]["champion"]["accuracy"] == 0.75
+    assert told.scores["champion"].correct == 150
+    assert told.comparisons["champion"].gain == pytest.approx(10 / 200)
+    assert told.models["champion"].accuracy == 0.75
 
 
 def test_holm_adjusts_for_every_comparison_made():
-    told = evaluation()["comparisons"]
+    told = evaluation().comparisons
     made = {name: c for name, c in told.items() if c}
     assert set(made) == {"baseline", "base_restricted", "simple_commonest", "simple_nearest", "simple_linear"}
-    smallest = min(made.values(), key=lambda c: c["mcnemar_p"])
-    assert smallest["mcnemar_p_holm"] == pytest.approx(5 * smallest["mcnemar_p"])
+    smallest = min(made.values(), key=lambda c: c.mcnemar_p)
+    assert smallest.mcnemar_p_holm == pytest.approx(5 * smallest.mcnemar_p)
 
 
 def test_the_gap_between_form_and_judgement():
@@ -82,11 +95,11 @@ def test_the_gap_between_form_and_judgement():
     for r in base:
         r["text"] = f"Label: {r['text']}"
     told = evaluation(predictions=[*base, *candidate])
-    gap = told["format_gap"]
-    assert told["base_at_its_best"] == {"mode": "restricted", "valid_share": 0.0}
-    assert told["comparison"]["gain"] == 0.0, "what decides is the base model with its answers restricted"
-    assert gap["base"] == {"free": 0.0, "restricted": 1.0, "gap": 1.0, "valid_share": 0.0}
-    assert gap["closed_by_decoding"] == 1.0
+    gap = told.format_gap
+    assert told.base_at_its_best == BaseMode(mode="restricted", valid_share=0.0)
+    assert told.comparison.gain == 0.0, "what decides is the base model with its answers restricted"
+    assert gap.base == FormOf(free=0.0, restricted=1.0, gap=1.0, valid_share=0.0)
+    assert gap.closed_by_decoding == 1.0
 
 
 def test_a_base_out_of_form_without_restricted_answers_is_read_leniently():
@@ -94,52 +107,52 @@ def test_a_base_out_of_form_without_restricted_answers_is_read_leniently():
     for r in base:
         r |= {"text": f"Label: {r['text']}.", "label_scores": []}
     told = evaluation(predictions=[*base, *candidate])
-    assert told["base_at_its_best"]["mode"] == "lenient" and told["comparison"]["base"]["correct"] == 20
-    assert told["scores"]["base"]["correct"] == 0, "the table still shows what it writes freely"
+    assert told.base_at_its_best.mode == "lenient" and told.comparison.base.correct == 20
+    assert told.scores["base"].correct == 0, "the table still shows what it writes freely"
 
 
 def test_regressions_and_fixes_carry_texts_and_say_how_many_there_are():
     told = evaluation()
-    first = told["regressions"]["shown"][0]
-    assert told["regressions"]["total"] == len(told["regressions"]["shown"]) == 5
-    assert first["id"] == "e0100" and first["text"] == "text of e0100"
-    assert first["base"] == first["gold"] != first["candidate"]
-    assert (told["fixes"]["total"], len(told["fixes"]["shown"])) == (60, 10)
-    assert evaluation(texts=None)["regressions"]["shown"][0]["text"] is None
+    first = told.regressions.shown[0]
+    assert told.regressions.total == len(told.regressions.shown) == 5
+    assert first.id == "e0100" and first.text == "text of e0100"
+    assert first.base == first.gold != first.candidate
+    assert (told.fixes.total, len(told.fixes.shown)) == (60, 10)
+    assert evaluation(texts=None).regressions.shown[0].text is None
 
 
 def test_wrong_answers_are_grouped_and_all_are_counted():
     base, candidate = paired(10, 0, 0, 4)
     candidate[-1] = row(13, candidate[-1]["gold"], "no idea", "candidate")
     candidate[-2] = row(12, candidate[-2]["gold"], "bug", "candidate", status="truncated")
-    groups = evaluation(predictions=[*base, *candidate])["wrong_answers"]
-    assert sum(g["count"] for g in groups) == 4
-    said = {(g["gold"], g["predicted"]): [e["said"] for e in g["examples"]] for g in groups}
+    groups = evaluation(predictions=[*base, *candidate]).wrong_answers
+    assert sum(g.count for g in groups) == 4
+    said = {(g.gold, g.predicted): [e.said for e in g.examples] for g in groups}
     assert said["billing", "invalid"] == ["no idea"]
     assert said["bug", "invalid"] == ["bug (cut at the token limit)"]
 
 
 def test_long_texts_are_cut_and_say_so():
     told = evaluation(texts={f"e{i:04d}": "x" * 5000 for i in range(200)})
-    assert told["regressions"]["shown"][0]["text"].endswith("[…3,500 more characters]")
+    assert told.regressions.shown[0].text.endswith("[…3,500 more characters]")
 
 
 def test_the_seal_counts_openings_and_candidates():
     twice = [*OPENINGS, OPENINGS[0], OPENINGS[0] | {"candidate": "c2"}]
-    seal = evaluation(openings=twice)["seal"]
-    assert (seal["count"], seal["candidates"]) == (3, 2)
-    assert 0.01 < seal["optimism"] < 0.03
-    assert evaluation()["seal"]["optimism"] == 0.0
-    assert evaluation(openings=[])["seal"]["count"] == 0
+    seal = evaluation(openings=twice).seal
+    assert (seal.count, seal.candidates) == (3, 2)
+    assert 0.01 < seal.optimism < 0.03
+    assert evaluation().seal.optimism == 0.0
+    assert evaluation(openings=[]).seal.count == 0
 
 
 def test_a_text_task():
     told = text_evaluation()
-    assert told["metric"] == "rougeLsum"
-    assert told["comparison"]["gain"] == pytest.approx(1 - 2 / 3)
-    assert told["format_gap"] is None and told["wrong_answers"] == []
-    assert list(told["models"]) == ["validation_zero_shot", "base", "candidate"]
-    assert told["base_at_its_best"]["mode"] == "free"
+    assert told.metric == "rougeLsum"
+    assert told.comparison.gain == pytest.approx(1 - 2 / 3)
+    assert told.format_gap is None and told.wrong_answers == []
+    assert list(told.models) == ["validation_zero_shot", "base", "candidate"]
+    assert told.base_at_its_best.mode == "free"
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import random
 
 import pytest
 
-from finetune_pipeline.evaluation.data_request import as_json_lines, as_markdown, request_rows
+from finetune_pipeline.evaluation.data_request import as_json_lines, request_rows
 from finetune_pipeline.evaluation.failure_atlas import ENOUGH_TO_MEASURE, failure_atlas, what_to_do
 from finetune_pipeline.evaluation.failure_clusters import clusters
 from finetune_pipeline.evaluation.failure_rules import KINDS, Failure, failure_of
 from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
-from finetune_pipeline.reports.markdown import plain
+from finetune_pipeline.report.failures import request_page
+from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row
 
@@ -108,15 +109,15 @@ def planted(seed: int = 0) -> tuple[list[dict], dict[str, str], dict[str, set[st
 def test_planted_families_are_recovered_and_named(seed: int) -> None:
     rows, texts, families = planted(seed)
     atlas = failure_atlas(rows, LABELLED, texts)
-    assert atlas["wrong"] == sum(g["count"] for g in atlas["groups"]) == atlas["kinds"]["label_pair"]
-    named = [g for g in atlas["groups"] if g["terms"]]
+    assert atlas.wrong == sum(g.count for g in atlas.groups) == atlas.kinds["label_pair"]
+    named = [g for g in atlas.groups if g.terms]
     for name, members in families.items():
-        best = max(named, key=lambda g: len(set(g["ids"]) & members))
-        found = set(best["ids"])
+        best = max(named, key=lambda g: len(set(g.ids) & members))
+        found = set(best.ids)
         assert len(found & members) >= 0.9 * len(members), name
         assert len(found & members) >= 0.9 * len(found), name
-        assert set(" ".join(best["terms"]).split()) <= set(FAMILIES[name].casefold().replace(",", "").split())
-        assert best["share_with_term"] > 0.7 and best["interval"][0] > 0.3
+        assert set(" ".join(best.terms).split()) <= set(FAMILIES[name].casefold().replace(",", "").split())
+        assert best.share_with_term > 0.7 and best.interval and best.interval[0] > 0.3
 
 
 def test_failures_at_random_are_no_family() -> None:
@@ -135,12 +136,12 @@ def training(german: int) -> Neighbours:
 
 def test_rows_are_asked_for_where_training_has_few_like_them_and_only_there() -> None:
     rows, texts, families = planted()
-    poor, rich = (failure_atlas(rows, LABELLED, texts, training(n))["groups"] for n in (1, 200))
+    poor, rich = (failure_atlas(rows, LABELLED, texts, training(n)).groups for n in (1, 200))
     for groups, asked in ((poor, True), (rich, False)):
-        german = max(groups, key=lambda g: len(set(g["ids"]) & families["german"]))
-        assert bool(german["collect"]) is asked, german["advice"]
-        assert len(german["nearest"]) == 3
-    assert "bitte" in max(poor, key=lambda g: len(set(g["ids"]) & families["german"]))["nearest"][0]["text"]
+        german = max(groups, key=lambda g: len(set(g.ids) & families["german"]))
+        assert bool(german.collect) is asked, german.advice
+        assert len(german.nearest) == 3
+    assert "bitte" in max(poor, key=lambda g: len(set(g.ids) & families["german"])).nearest[0].text
 
 
 def test_the_number_to_collect_follows_from_what_is_missing() -> None:
@@ -159,9 +160,9 @@ def test_the_request_holds_every_group_and_no_text_of_the_sealed_test() -> None:
     texts = {i: f"{text} sealed{i}" for i, text in texts.items()}
     atlas = failure_atlas(rows, LABELLED, texts, training(1))
     asked = request_rows(atlas, "triage", "v1")
-    assert sum(r["failed"] for r in asked) == atlas["wrong"]
+    assert sum(r["failed"] for r in asked) == atlas.wrong
     assert [r["collect"] for r in asked] == sorted((r["collect"] for r in asked), reverse=True)
-    lines, page = as_json_lines(asked), as_markdown(atlas, "triage", plain)
+    lines, page = as_json_lines(asked), page_markdown(request_page(atlas, "triage"))
     assert [json.loads(line) for line in lines.splitlines()] == asked
     assert "sealede" not in lines and "sealede" not in page
     assert page.startswith("# Data wanted for triage") and "new rows are asked for" in page

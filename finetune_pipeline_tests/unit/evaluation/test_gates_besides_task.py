@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.gates_besides_task import general_ability, human_review
+from finetune_pipeline.evaluation.gate_result import GateResult
+from finetune_pipeline.evaluation.gates_besides_task import general_ability, human_review, judge
+from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings, People
 from finetune_pipeline.spec.model import TaskSpec
 
 
@@ -22,8 +24,8 @@ def spec(**gates: Any) -> TaskSpec:
     )
 
 
-def ability(drop: float, low: float, high: float, **more: Any) -> dict[str, Any]:
-    return {"ability": {"items": 258, "n": 234, "drop": drop, "interval": [low, high], **more}}
+def ability(drop: float, low: float, high: float, **more: Any) -> Ability:
+    return Ability.model_validate({"items": 258, "n": 234, "drop": drop, "interval": [low, high], **more})
 
 
 def text(before: float, rise: float, high: float) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def test_what_cannot_be_ruled_out_is_stopped_and_said_to_be_open() -> None:
 
 
 def test_a_benchmark_that_surely_loses_too_much_is_stopped_though_all_questions_together_are_not() -> None:
-    def told(low: Any) -> dict[str, Any]:
+    def told(low: Any) -> Ability:
         interval = [low, 0.4] if low is not None else None
         return ability(0.02, -0.02, 0.06, benchmarks={"arc": {"n": 40, "drop": 0.2, "interval": interval}})
 
@@ -72,34 +74,39 @@ def test_text_that_costs_much_more_is_stopped() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "facts",
     [
+        None,
         {},
-        {"ability": None},
-        {"ability": {"items": 0}},
-        {"ability": {"items": 9, "drop": float("nan"), "interval": [0.0, 0.1]}},
-        {"ability": {"items": 9, "drop": 0.0, "interval": None}},
-        ability(0.0, -0.04, 0.04, text={"before": 0.0, "rise": 0.1, "interval": [0, 0.1]}),
-        ability(0.0, -0.04, 0.04, text={}),
+        {"items": 0},
+        {"items": 9, "drop": float("nan"), "interval": [0.0, 0.1]},
+        {"items": 9, "drop": 0.0, "interval": None},
+        {
+            "items": 9,
+            "drop": 0.0,
+            "interval": [-0.04, 0.04],
+            "text": {"before": 0.0, "rise": 0.1, "interval": [0, 0.1]},
+        },
+        {"items": 9, "drop": 0.0, "interval": [-0.04, 0.04], "text": {}},
     ],
 )
-def test_ability_that_was_not_measured_does_not_pass(told: dict[str, Any]) -> None:
-    assert not general_ability(spec(), told).passed
+def test_ability_that_was_not_measured_does_not_pass(facts: dict[str, Any] | None) -> None:
+    assert not general_ability(spec(), None if facts is None else Ability.model_validate(facts)).passed
 
 
 def test_a_spec_that_asks_nothing_is_taken_at_its_word() -> None:
     silent = spec().model_copy(update={"ability": spec().ability.model_copy(update={"suite": False})})
-    assert general_ability(silent, {"ability": {"items": 0}}).passed
-    assert not general_ability(silent, {}).passed
+    assert general_ability(silent, Ability(items=0)).passed
+    assert not general_ability(silent, None).passed
 
 
-def people(n: int, share: float, low: float, high: float) -> dict[str, Any]:
-    return {"people": {"random": {"n": n, "candidate": {"share": share, "interval": [low, high]}}}}
+def people(n: int, share: float, low: float, high: float) -> People:
+    return People.model_validate({"random": {"n": n, "candidate": {"share": share, "interval": [low, high]}}})
 
 
 def test_people_are_asked_for_only_where_the_spec_says_so() -> None:
-    assert human_review(spec(), {}).passed
-    told = human_review(spec(min_rated=30), {})
+    assert human_review(spec(), None).passed
+    told = human_review(spec(min_rated=30), None)
     assert not told.passed
     assert "0 of 30 answers" in told.message
 
@@ -117,23 +124,23 @@ def test_too_few_ratings_and_too_few_accepted_answers_are_stopped() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    ("drawn", "n"),
     [
-        {"people": None},
-        {"people": {"random": None}},
-        {"people": {"random": {"n": 40}}},
-        {"people": {"random": {"n": "40", "candidate": {"share": 0.9, "interval": [0.8, 1]}}}},
-        {"people": {"random": {"n": 40, "candidate": {"share": 0.9, "interval": [float("nan"), 1]}}}},
+        (None, 0),
+        ({"n": 40}, 40),
+        ({"n": "40", "candidate": {"share": 0.9, "interval": [0.8, 1]}}, 0),
+        ({"n": 40, "candidate": {"share": 0.9, "interval": [float("nan"), 1]}}, 40),
     ],
 )
-def test_ratings_that_are_not_there_do_not_pass(told: dict[str, Any]) -> None:
-    assert not human_review(spec(min_rated=30), told).passed
+def test_ratings_that_are_not_there_do_not_pass(drawn: dict[str, Any] | None, n: int) -> None:
+    gate = human_review(spec(min_rated=30), People.model_validate({"random": drawn}))
+    assert not gate.passed and f"judged {n} of 30 answers" in gate.message
 
 
 def test_what_may_be_lost_is_told_only_where_it_is_open() -> None:
     assert "not shown either" not in general_ability(spec(), ability(0.02, -0.02, 0.06)).message
     assert "not shown either" not in general_ability(spec(), ability(0.15, 0.1, 0.2)).message  # all of it is shown
-    told = general_ability(spec(), {"ability": {"items": 9, "drop": 0.0, "interval": [-0.04, 0.04]}})
+    told = general_ability(spec(), Ability(items=9, drop=0.0, interval=(-0.04, 0.04)))
     assert "on 0 questions" in told.message
     assert "a loss of 10.0 points must be ruled out" in told.message
 
@@ -144,6 +151,48 @@ def test_text_at_the_limit_is_not_below_it_and_any_positive_cost_is_one() -> Non
     assert general_ability(spec(), ability(0.0, -0.04, 0.04, text=text(0.9, 0.1, 0.2))).passed
 
 
-def test_a_number_of_ratings_that_is_none_reads_as_none() -> None:
-    told = human_review(spec(min_rated=30), {"people": {"random": {"n": "40"}}})
-    assert "judged 0 of 30 answers" in told.message
+JUDGED: dict[str, Any] = {
+    "name": "m at h",
+    "believed": True,
+    "verdict": {"wins": 60, "losses": 20, "share": 0.75, "interval": [0.645, 0.832]},
+}
+
+
+def asked(least: float = 0.5, **change: Any) -> GateResult:
+    return judge(spec(min_preferred=least), JudgeFindings.model_validate({**JUDGED, **change}))
+
+
+def test_a_judge_decides_nothing_unless_the_spec_says_so() -> None:
+    gate = judge(spec(), None)
+    assert gate.status == "not_asked" and gate.measured is None and gate.message == "The spec lets no judge decide."
+
+
+def test_a_believed_judge_counts_by_its_lower_bound() -> None:
+    gate = asked()
+    assert gate.passed and (gate.measured, gate.threshold, gate.what_to_do) == (0.645, 0.5, "")
+    assert "75.0% of 80 decided pairs" in gate.message
+    assert asked(0.645).passed  # at the limit
+    lost = asked(0.7)
+    assert not lost.passed and "finetune review TASK" in lost.what_to_do
+
+
+def test_a_judge_that_is_not_believed_does_not_count_however_good_its_figures() -> None:
+    gate = asked(believed=False, refused=["it prefers whatever stands first"])
+    assert not gate.passed and gate.measured is None
+    assert gate.message == "There is no judge to be believed: it prefers whatever stands first."
+    assert not asked(believed="yes").passed
+    assert judge(spec(min_preferred=0.5), None).message == "There is no judge to be believed: none was asked."
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        None,
+        {**JUDGED["verdict"], "share": None},
+        {**JUDGED["verdict"], "interval": [float("nan"), 1.0]},
+        {"wins": 60, "losses": 20, "interval": [0.6, 0.8]},
+    ],
+)
+def test_what_was_not_judged_does_not_pass(verdict: dict[str, Any] | None) -> None:
+    gate = asked(verdict=verdict)
+    assert not gate.passed and gate.measured is None

@@ -7,19 +7,18 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_pipeline.evaluation.gates_besides_task import recent_production
 from finetune_pipeline.evaluation.production_rows import (
     FEWEST,
     SET,
     ProductionRows,
     as_examples,
-    compare_models,
-    judge,
     moment,
     recent_rows,
     rows_with_truth,
     sources_of,
 )
-from finetune_pipeline.evaluation.recent import recent_production
+from finetune_pipeline.evaluation.result import Production
 from finetune_pipeline.spec import TaskSpec, parse_spec
 
 
@@ -77,7 +76,7 @@ def test_every_row_is_taken_or_left_out_for_a_reason(spec: TaskSpec) -> None:
     assert chosen.looked_at == len(rows) == len(chosen.rows) + sum(chosen.left_out.values())
     assert [r["id"] for r in chosen.rows][:2] == ["r21", "r20"], "newest first"
     assert chosen.confirmed == 1
-    assert chosen.facts()["last"] == row(21)["timestamp"]
+    assert chosen.facts().last == row(21)["timestamp"]
 
 
 def test_which_rows_of_a_user_count_does_not_depend_on_answers(spec: TaskSpec) -> None:
@@ -104,38 +103,39 @@ def predictions(chosen: ProductionRows, spec: TaskSpec, right: int) -> list[dict
     ]
 
 
+def compared(spec: TaskSpec, n: int, **right: int) -> Production | None:
+    """The comparison on n rows of which each model has so many right."""
+    chosen = rows_with_truth(spec, [row(i) for i in range(n)], trained=[])
+    facts = {"rows": chosen.facts(), "sources": sources_of(chosen, as_examples(spec, chosen))}
+    table = [{**p, "model": f"{name}:{SET}"} for name, k in right.items() for p in predictions(chosen, spec, k)]
+    return recent_rows(spec, table, facts)
+
+
 @pytest.mark.parametrize(("candidate", "champion", "passed"), [(10, 35, False), (35, 10, True), (30, 30, True)])
 def test_only_a_candidate_shown_to_be_worse_is_refused(
     spec: TaskSpec, candidate: int, champion: int, passed: bool
 ) -> None:
-    chosen = rows_with_truth(spec, [row(i) for i in range(40)], trained=[])
-    told = compare_models(
-        spec,
-        {
-            "candidate": predictions(chosen, spec, candidate),
-            "champion": predictions(chosen, spec, champion),
-            "base": predictions(chosen, spec, 0),
-        },
-        chosen.facts(),
-        sources_of(chosen, as_examples(spec, chosen)),
-    )
-    assert set(told["comparisons"]) == {"champion", "base"}
-    assert told["comparisons"]["champion"]["gain"] == pytest.approx((candidate - champion) / 40)
-    verdict, sentence = judge(told)
-    assert verdict is passed
-    assert f"{100 * (candidate - champion) / 40:+.1f} points" in sentence
+    production = compared(spec, 40, base=0, candidate=candidate, champion=champion)
+    assert production is not None and set(production.comparisons) == {"champion", "base"}
+    assert production.comparisons["champion"].gain == pytest.approx((candidate - champion) / 40)
+    gate = recent_production(spec, production, "3")
+    assert gate.passed is passed and "points against the champion" in gate.message
+    assert recent_production(spec, production, None).passed, "against the base it gains"
+
+
+def test_a_champion_that_was_not_asked_is_no_pass(spec: TaskSpec) -> None:
+    gate = recent_production(spec, compared(spec, 40, base=0, candidate=30), "3")
+    assert not gate.passed and gate.measured is None
+    assert recent_production(spec, compared(spec, 40, candidate=30), None).status == "not_asked", "an API baseline"
+    assert recent_production(spec, None, "3").status == "not_asked"
+    assert not recent_production(spec, Production(judged=True), "3").passed
+    assert not recent_production(spec, Production(), "3").passed
 
 
 def test_a_handful_of_rows_says_nothing(spec: TaskSpec) -> None:
-    chosen = rows_with_truth(spec, [row(i) for i in range(FEWEST - 1)], trained=[])
-    told = compare_models(
-        spec,
-        {"candidate": predictions(chosen, spec, 0), "champion": predictions(chosen, spec, 19)},
-        chosen.facts(),
-        sources_of(chosen, as_examples(spec, chosen)),
-    )
-    assert not told["judged"]
-    assert judge(told)[0]
+    production = compared(spec, FEWEST - 1, candidate=0, champion=19)
+    assert production is not None and production.judged is False and production.comparisons == {}
+    assert recent_production(spec, production, "3").status == "not_asked"
 
 
 def test_rows_of_one_user_count_as_one_source(spec: TaskSpec) -> None:
@@ -145,21 +145,3 @@ def test_rows_of_one_user_count_as_one_source(spec: TaskSpec) -> None:
     sources = sources_of(chosen, examples)
     assert len(sources) == 40
     assert len(set(sources.values())) == 8
-
-
-@pytest.mark.parametrize(("candidate", "champion", "passed"), [(10, 35, False), (30, 30, True)])
-def test_the_gate_compares_with_the_champion_where_there_is_one(
-    spec: TaskSpec, candidate: int, champion: int, passed: bool
-) -> None:
-    chosen = rows_with_truth(spec, [row(i) for i in range(40)], trained=[])
-    told = {"rows": chosen.facts(), "sources": sources_of(chosen, as_examples(spec, chosen))}
-    right = {"base": 0, "candidate": candidate, "champion": champion}
-    table = [{**p, "model": f"{name}:{SET}"} for name, n in right.items() for p in predictions(chosen, spec, n)]
-    made = {"production": recent_rows(spec, table, told), "versions": {"champion": "3"}}
-    gate = recent_production(spec, made)
-    assert gate.passed is passed and "against the champion" in gate.message
-    assert recent_production(spec, {**made, "versions": {}}).passed, "against the base it gains"
-    without = [p for p in table if not p["model"].startswith("champion")]
-    unread = recent_production(spec, {**made, "production": recent_rows(spec, without, told)})
-    assert not unread.passed and unread.measured is None, "a champion that was not asked is no pass"
-    assert not recent_production(spec, {}).passed and recent_production(spec, {"production": None}).passed

@@ -35,7 +35,8 @@ def test_equal_outcomes_give_equal_files(tmp_path):
 def test_fixed_broken_and_both_per_earlier_version():
     before, after = paired(50, 3, 7, 40)
     output = spec().output
-    told = regressions({"v1": outcomes_of(before, output), "v2": {"e0000": False}}, outcomes_of(after, output))
+    history = regressions({"v1": outcomes_of(before, output), "v2": {"e0000": False}}, outcomes_of(after, output))
+    told = history.model_dump()
     assert told["versions"] == [
         {"candidate": "v1", "rows": 100, "fixed": 7, "broken": 3, "both_right": 50, "both_wrong": 40},
         {"candidate": "v2", "rows": 1, "fixed": 1, "broken": 0, "both_right": 0, "both_wrong": 0},
@@ -45,16 +46,15 @@ def test_fixed_broken_and_both_per_earlier_version():
 
 
 def test_a_row_is_lost_only_when_every_earlier_version_had_it():
-    told = regressions({"v1": {"x": True, "y": True}, "v2": {"x": True, "y": False}}, {"x": False, "y": False})
-    assert told["lost"] == ["x"]
+    history = regressions({"v1": {"x": True, "y": True}, "v2": {"x": True, "y": False}}, {"x": False, "y": False})
+    assert history.lost == ["x"]
     many = {f"r{i:02}": True for i in range(30)}
-    told = regressions({"v1": many}, dict.fromkeys(many, False))
-    assert (len(told["lost"]), told["lost_total"]) == (20, 30)
+    history = regressions({"v1": many}, dict.fromkeys(many, False))
+    assert (len(history.lost), history.lost_total) == (20, 30)
 
 
 def test_the_first_candidate_has_no_history():
-    told = regressions({}, {"x": True, "y": False})
-    assert told == {
+    assert regressions({}, {"x": True, "y": False}).model_dump() == {
         "versions": [],
         "rows": {"always_right": 1, "never_right": 1, "changing": 0},
         "lost": [],

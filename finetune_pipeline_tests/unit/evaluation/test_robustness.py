@@ -10,8 +10,8 @@ import pytest
 
 from finetune_pipeline.evaluation.perturbations import BLOCKING, KINDS, set_name
 from finetune_pipeline.evaluation.predictions import of_the_test
-from finetune_pipeline.evaluation.robustness import RobustnessVerdict, robustness, robustness_verdict
-from finetune_pipeline.reports.other_rows import robustness_sentences, robustness_table
+from finetune_pipeline.evaluation.result import PerturbedRows, RobustnessVerdict
+from finetune_pipeline.evaluation.robustness import robustness, robustness_verdict
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.robustness import ENOUGH_ROWS
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, spec, text_spec
@@ -44,12 +44,12 @@ def judged(n: int = ENOUGH_ROWS, settings: dict[str, Any] | None = None, **wrong
 def test_each_score_stands_beside_that_of_the_same_rows() -> None:
     base, candidate = paired(both=45, only_base=2, only_candidate=15, neither=20)
     measured = robustness(spec(), [*base, *predicted(candidate, typos=3), *answered(base, "typos", 9)])
-    assert measured is not None and measured["asked"] == ENOUGH_ROWS
-    assert measured["confidence"] == pytest.approx(1 - 0.05 / 3), "shared by the kinds that can block"
-    typos = measured["kinds"]["typos"]
-    assert (typos["n"], typos["plain"], typos["perturbed"]) == (60, pytest.approx(58 / 60), pytest.approx(55 / 60))
-    assert (typos["lost"], typos["gained"], typos["drop"]) == (3, 0, pytest.approx(3 / 60))
-    assert typos["interval"][0] < 3 / 60 < typos["interval"][1] < 0.3
+    assert measured is not None and measured.asked == ENOUGH_ROWS
+    assert measured.confidence == pytest.approx(1 - 0.05 / 3), "shared by the kinds that can block"
+    typos = measured.kinds["typos"]
+    assert (typos.n, typos.plain, typos.perturbed) == (60, pytest.approx(58 / 60), pytest.approx(55 / 60))
+    assert (typos.lost, typos.gained, typos.drop) == (3, 0, pytest.approx(3 / 60))
+    assert typos.interval and typos.interval[0] < 3 / 60 < typos.interval[1] < 0.3
     assert robustness(spec(robustness={"rows": 0}), candidate) is None
     names = ("candidate", "zero_shot", "candidate:typos", "base:production")
     assert [of_the_test(name) for name in names] == [True, True, False, False]
@@ -106,8 +106,8 @@ def test_a_large_drop_that_chance_may_have_made_passes() -> None:
     ]
     others = [r for kind in KINDS[1:] for r in answered(candidate, kind, 0)]
     measured = robustness(spec(), [*candidate, *flipped, *others])
-    assert measured is not None and measured["kinds"]["typos"]["drop"] == pytest.approx(7 / 60)
-    assert measured["kinds"]["typos"]["interval"][0] < 0
+    assert measured is not None and measured.kinds["typos"].drop == pytest.approx(7 / 60)
+    assert (measured.kinds["typos"].interval or (0.0,))[0] < 0
     verdict = robustness_verdict(spec().robustness, measured)
     assert (verdict.status, verdict.largest_drop) == ("passed", pytest.approx(7 / 60))
 
@@ -133,25 +133,24 @@ def test_nothing_asked_is_its_own_answer() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda measured: None,
-        lambda measured: {},
-        lambda measured: {**measured, "kinds": {}},
-        lambda measured: {**measured, "kinds": {k: v for k, v in measured["kinds"].items() if k != "courtesy"}},
-        lambda measured: {**measured, "kinds": {**measured["kinds"], "case": {"n": None}}},
-        lambda measured: {
-            **measured,
-            "kinds": {**measured["kinds"], "typos": {"n": 60, "drop": None, "interval": None}},
-        },
-        lambda measured: {**measured, "kinds": {**measured["kinds"], "typos": {"n": 60, "drop": float("nan")}}},
+        None,
+        {"courtesy": None},
+        {"case": {"n": None}},
+        {"typos": {"n": 60, "drop": None, "interval": None}},
+        {"typos": {"n": 60, "drop": float("nan")}},
+        dict.fromkeys(KINDS),
     ],
-    ids=["nothing", "empty", "no kinds", "a kind is missing", "not counted", "no drop", "no number"],
+    ids=["nothing", "a kind is missing", "not counted", "no drop", "no number", "no kinds"],
 )
-def test_what_was_asked_and_not_measured_fails(action: str, change: Any) -> None:
+def test_what_was_asked_and_not_measured_fails(action: str, change: dict[str, Any] | None) -> None:
     _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
     task = spec(robustness={"action": action})
-    measured = json.loads(json.dumps(robustness(task, predicted(candidate))))
-    assert robustness_verdict(task.robustness, measured).status == "passed"
-    verdict = robustness_verdict(task.robustness, change(measured))
+    measured = robustness(task, predicted(candidate))
+    assert measured is not None and measured.verdict.status == "passed"
+    stored = measured.model_dump(mode="json")
+    stored["kinds"] = {kind: of for kind, of in {**stored["kinds"], **(change or {})}.items() if of is not None}
+    unread = None if change is None else PerturbedRows.model_validate(stored)
+    verdict = robustness_verdict(task.robustness, unread)
     assert verdict.status == "failed" and "not measured" in verdict.sentence
 
 
@@ -197,7 +196,7 @@ def test_every_kind_of_task_is_judged_in_its_own_metric(of: TaskSpec, gold: str,
     assert (clean.status, clean.largest_drop) == ("passed", 0.0)
     broken = [{**r, "text": bad} for r in answered(candidate, "courtesy", 0)]
     measured = robustness(of, [*candidate, *broken, *(r for k in KINDS[:2] for r in answered(candidate, k, 0))])
-    assert measured is not None and measured["metric"] == of.metric and measured["kinds"]["no_system"] == {"n": 0}
+    assert measured is not None and measured.metric == of.metric and measured.kinds["no_system"].n == 0
     verdict = robustness_verdict(of.robustness, measured)
     assert verdict.status == "failed" and (verdict.largest_drop or 0) > 0.2
     assert "greeting and thanks -" in verdict.sentence
@@ -207,19 +206,5 @@ def test_answers_that_failed_are_wrong_and_counted() -> None:
     _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
     failed = [{**r, "status": "error", "text": "", "error": "too long"} for r in answered(candidate, "courtesy", 0)]
     measured = robustness(spec(), [*candidate, *failed])
-    assert measured is not None and measured["kinds"]["courtesy"]["failed"] == ENOUGH_ROWS
-    assert measured["kinds"]["courtesy"]["perturbed"] == 0
-
-
-def test_the_pages_show_plain_beside_perturbed_and_the_verdict() -> None:
-    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
-    measured = json.loads(json.dumps(robustness(spec(), predicted(candidate, typos=12))))
-    table = robustness_table(measured)
-    assert table is not None and table.rows[0][:4] == ["Typing errors", "60", "100%", "80.0%"]
-    assert table.rows[0][4].startswith("-20.0 (")
-    assert [cells[-1] for cells in table.rows] == ["yes", "yes", "yes", "no, informs"]
-    sentences = robustness_sentences(measured)
-    assert "60 test rows a perturbation at most" in sentences[0]
-    assert sentences[1] == measured["verdict"]["sentence"] == robustness_verdict(spec().robustness, measured).sentence
-    assert "Typing errors cost more than 10.0 points (robustness.max_drop), surely a loss" in sentences[1]
-    assert robustness_sentences(None) == [] and robustness_table(None) is None
+    assert measured is not None and measured.kinds["courtesy"].failed == ENOUGH_ROWS
+    assert measured.kinds["courtesy"].perturbed == 0

@@ -56,11 +56,11 @@ def test_an_extraction_is_compared_by_exact_answers_or_by_micro_f1() -> None:
     base = [extraction(i, {"a", "b"}, {"a"}) for i in range(40)]
     candidate = [extraction(i, {"a", "b"}, {"a", "b"} if i < 30 else set()) for i in range(40)]
     told = compare(base, candidate, SCHEMA)
-    assert (told["metric"], told["gain"], told["c"], told["b"]) == ("exact", 0.75, 30, 0)
+    assert (told.metric, told.gain, told.c, told.b) == ("exact", 0.75, 30, 0)
     by_fields = compare(base, candidate, SCHEMA, metric="micro_f1")
-    assert by_fields["gain"] == pytest.approx(2 * 60 / (60 + 80) - 2 * 40 / (40 + 80))
-    low, high = by_fields["interval"]
-    assert low < by_fields["gain"] < high
+    assert by_fields.gain == pytest.approx(2 * 60 / (60 + 80) - 2 * 40 / (40 + 80))
+    low, high = by_fields.interval
+    assert low < by_fields.gain < high
 
 
 TEXTS = [

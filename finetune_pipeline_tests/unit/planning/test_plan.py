@@ -14,7 +14,8 @@ from finetune_pipeline.planning.plan import MARGIN, TrainingPlan, duration, trai
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
-from finetune_pipeline.reports.plan_page import plan_markdown
+from finetune_pipeline.report.page import page_markdown
+from finetune_pipeline.report.plan_page import plan_page
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.spec.method_defaults import METHODS
 from finetune_pipeline.spec.model import TrainingSpec
@@ -107,7 +108,7 @@ def test_every_method_has_its_row(base: Path, examples: list[Example]) -> None:
     assert rows["full"].trainable_parameters == plan.parameters
     assert rows["prompt"].trainable_parameters == 100 * 64
     assert rows["qlora"].trainable_parameters == rows["lora"].trainable_parameters == plan.trainable_parameters
-    page = plan_markdown(plan.facts())
+    page = page_markdown(plan_page(plan.facts()))
     assert all(f"| {m} |" in page or f"| **{m}** |" in page for m in METHODS)
 
 

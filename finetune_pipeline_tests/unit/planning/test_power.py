@@ -128,7 +128,7 @@ def test_a_useful_model_is_found_as_often_as_planned():
     for _ in range(300):
         base = _prompt(list(random.random(n) < before))
         candidate = _prompt(list(random.random(n) < before + gain), "candidate")
-        found += decide_gain({"base": base}, candidate, of.output, ["accuracy"], level=0.05, margin=0.0)["shown"]
+        found += decide_gain({"base": base}, candidate, of.output, ["accuracy"], level=0.05, margin=0.0).shown
     assert found / 300 == pytest.approx(0.8, abs=0.07)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from finetune_pipeline.production.drift import as_learned, drift_report
 from finetune_pipeline.production.signals import Reference, categories, more_often, signals_of
 from finetune_pipeline.production.token_distance import permutation_p, rarity, word_vectors
 from finetune_pipeline.production.watch import level_of, moment
-from finetune_pipeline.reports.drift_page import render_drift
+from finetune_pipeline.report.drift_page import drift_page
+from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline_tests.unit.production.streams import LABELS, labels, served, text
 
@@ -141,7 +143,7 @@ def test_what_other_versions_answered_is_not_the_champions_drift(
     assert (facts["drifted"], facts["by_others"], facts["windows"]) == ([], 100, 6)
     assert facts["history"][3]["signals"]["flags"]["p"] is None, "no answer of the champion in it"
     assert facts["history"][3]["signals"]["vocabulary"]["p"] > 0.01
-    assert "100 were answered by other versions" in render_drift("demo", 0.05, facts)
+    assert "100 were answered by other versions" in page_html(drift_page("demo", 0.05, facts))
 
 
 def test_feedback_is_judged_once_it_had_time_to_come(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
@@ -195,8 +197,9 @@ def test_the_page_shows_each_signal_over_time(spec: TaskSpec, reference: Referen
     rng = random.Random(2)
     rows = served(rng, 300)
     facts = drift_report(spec, reference, [*rows, *served(rng, 300, 300, new_words=0.2)], tmp_path)
-    page = render_drift("demo <task>", 0.05, facts)
-    assert page.count("<svg") == len(facts["signals"])
-    assert page.count('class="alarm"') == sum(s["alarm"] for w in facts["history"] for s in w["signals"].values())
+    page = page_html(drift_page("demo <task>", 0.05, facts))
+    assert page.count("<svg") == 2 * len(facts["signals"]), "one for wide, one for narrow screens"
+    alarms = sum(s["alarm"] for w in facts["history"] for s in w["signals"].values())
+    assert len(re.findall(r"<use [^>]*fill: var\(--bad", page)) == 2 * alarms
     assert "<task>" not in page
     assert facts["sentence"] in page

@@ -18,6 +18,7 @@ from finetune_pipeline.evaluation.ability.scoring import ability
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
+from finetune_pipeline.evaluation.step_facts import Ability
 from finetune_pipeline.training.jobs import ability_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import (
@@ -189,12 +190,12 @@ def test_a_model_that_has_unlearned_a_task_is_stopped_and_an_equal_one_is_not(tm
     assert all(r["right"] for r in before)
     again, _ = run_tasks(asked, tasks, 100, False, 8, "test")
     clean = {"items": len(before), "harness": facts, **ability_drop(before, again)}
-    assert general_ability(spec(), {"ability": clean}).passed
+    assert general_ability(spec(), Ability.model_validate(clean)).passed
 
     unlearn(asked, ROWS["pick"], liked)
     after, _ = run_tasks(asked, tasks, 100, False, 8, "test")
     told = {"items": len(before), "harness": facts, **ability_drop(before, after)}
-    gate = general_ability(spec(), {"ability": told})
+    gate = general_ability(spec(), Ability.model_validate(told))
     assert not gate.passed
     assert told["categories"]["harness: pick"]["interval"][0] > 0.1
     assert "harness: pick surely loses" in gate.message

@@ -1,0 +1,425 @@
+"""What an evaluation found about one candidate: a typed result with a published JSON schema.
+
+Report, gates and tracking read these fields. A number that was not measured, or is not finite, is None.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import JsonValue
+
+from finetune_pipeline.evaluation.measured import Count, Facts, Flag, Interval, Number, Part
+from finetune_pipeline.evaluation.model_scores import ModelRow, Primary, Scores
+from finetune_pipeline.evaluation.step_facts import (
+    Ability,
+    Audit,
+    Baseline,
+    Cost,
+    DataStep,
+    JudgeFindings,
+    Parity,
+    People,
+    Quality,
+    Similarity,
+    Training,
+)
+
+
+class Task(Part):
+    """The task as the spec declares it."""
+
+    name: str
+    description: str
+    kind: str
+    labels: list[str]
+    base_model: str
+    base_revision: str | None
+    method: str
+    system_prompt: str | None
+
+
+class Side(Facts):
+    """One side of a paired comparison."""
+
+    correct: Count = None
+    accuracy: Number = None
+    interval: Interval = None
+    macro_f1: Number = None
+    primary: Primary
+
+
+class Comparison(Part):
+    """The candidate against another model, paired by row (see compare.compare).
+
+    Attributes:
+        b: Rows only the other model has right.
+        c: Rows only the candidate has right.
+        gain: Of the candidate, in `metric`.
+        right_before: Rows the other model has right.
+        design_effect: How many rows are worth one independent row, where rows share a source; else 1.
+        smallest_detectable_gain: Of right answers, at power 0.8; None: no gain at this size.
+        metric_p: Of the metric that decides; None for F1.
+        fixed: Ids that are right only now; `broken`: ids that were right only before. Both sorted.
+    """
+
+    metric: str
+    n: int
+    confidence: float
+    base: Side
+    candidate: Side
+    b: Count = None
+    c: Count = None
+    discordant_share: Number = None
+    accuracy_gain: Number = None
+    accuracy_interval: Interval = None
+    gain: Number = None
+    interval: Interval = None
+    mcnemar_p: Number = None
+    mcnemar_mid_p: Number = None
+    mcnemar_p_holm: Number = None
+    metric_p: Number = None
+    macro_f1_gain: Number = None
+    macro_f1_interval: Interval = None
+    right_before: Count = None
+    design_effect: Number = None
+    smallest_detectable_gain: Number = None
+    fixed: list[str] = []
+    broken: list[str] = []
+
+
+class RivalGain(Part):
+    """The gain over one rival in one metric, with the last interval that was computed."""
+
+    rival: str
+    metric: str
+    gain: Number = None
+    interval: Interval = None
+    confidence: Number = None
+    shown: Flag = None
+
+
+class Decision(Part):
+    """Whether every gain surely exceeds `margin` at a two-sided `level` (see deciding.decide_gain)."""
+
+    level: Number = None
+    margin: Number = None
+    shown: Flag = None
+    gains: list[RivalGain] = []
+
+
+class Decisions(Part):
+    """What the gates on gains rest on. `champion` is None where none is in service."""
+
+    baseline: Decision
+    simple: Decision
+    champion: Decision | None
+
+
+class BaseMode(Part):
+    """Which answers of the base model decide (see rivals.base_at_its_best)."""
+
+    mode: Literal["free", "restricted", "lenient"]
+    valid_share: Number = None
+
+
+class FormOf(Part):
+    """Accuracy of free and restricted answers of one model, and their difference."""
+
+    free: Number = None
+    restricted: Number = None
+    gap: Number = None
+    valid_share: Number = None
+
+
+class FormGap(Part):
+    """How much of a model's error is form. `closed_by_decoding`: share of the candidate's gain that restricting the base
+    model's answers reaches without training; None where the candidate gains nothing."""
+
+    base: FormOf
+    candidate: FormOf
+    closed_by_decoding: Number = None
+
+
+class Level(Part):
+    """The level at which this candidate is judged (see deciding.level_of). `look`: how many candidates the test has
+    judged, this one included; `spent`: bound on the chance of a useless promotion up to now."""
+
+    look: Count = None
+    level: Number = None
+    confidence: Number = None
+    alpha: Number = None
+    spent: Number = None
+
+
+class Seal(Part):
+    """Openings of the sealed test. `recorded`: whether the ledger knows this candidate; `optimism`: by how much choosing
+    the best of all candidates flatters its accuracy."""
+
+    openings: list[dict[str, JsonValue]]
+    count: Count = None
+    candidates: Count = None
+    look: Count = None
+    recorded: Flag = None
+    optimism: Number = None
+    level: Level = Level()
+
+
+class Sources(Part):
+    """How many sources the test rows come from. `shared`: whether two rows come from one."""
+
+    rows: int
+    sources: int
+    largest: int
+    shared: bool
+
+
+class Case(Part):
+    """One row, with the text that was asked (None where it was not kept) and what was answered."""
+
+    id: str
+    text: str | None = None
+    gold: str = ""
+    said: str = ""
+    base: str = ""
+    candidate: str = ""
+
+
+class ChangedRows(Part):
+    """Rows on which two models differ: how many, and those shown."""
+
+    total: int
+    shown: list[Case]
+
+
+class WrongAnswers(Part):
+    """Wrong answers with one right and one given label."""
+
+    gold: str
+    predicted: str
+    count: int
+    examples: list[Case]
+
+
+class NearestRow(Part):
+    """A training row."""
+
+    id: str
+    text: str
+    answer: str
+
+
+class AtlasGroup(Part):
+    """Wrong answers of one kind that read alike (see failure_atlas.failure_atlas)."""
+
+    kind: str
+    title: str
+    detail: str
+    terms: list[str]
+    count: int
+    share_with_term: Number = None
+    interval: Interval = None
+    ids: list[str] = []
+    examples: list[Case] = []
+    also: dict[str, int] = {}
+    nearest: list[NearestRow] = []
+    near_training: Number = None
+    near_training_of_right: Number = None
+    collect: int = 0
+    advice: str = ""
+
+
+class Atlas(Part):
+    """Every wrong answer of the candidate, grouped."""
+
+    n: int
+    wrong: int
+    kinds: dict[str, int]
+    groups: list[AtlasGroup]
+
+
+class NeverBreak(Part):
+    """Examples of gates.never_break that are not in the test (`missing`) or wrong (`broken`)."""
+
+    listed: Count = None
+    missing: list[str] | None = None
+    broken: list[Case] | None = None
+
+
+class EarlierVersion(Part):
+    """The candidate against an earlier one, on the rows both answered."""
+
+    candidate: str
+    rows: int
+    fixed: int
+    broken: int
+    both_right: int
+    both_wrong: int
+
+
+class RowsOverVersions(Part):
+    """Test rows by how often they were right over all versions."""
+
+    always_right: int
+    never_right: int
+    changing: int
+
+
+class History(Part):
+    """The test rows under every version that was judged on them (see regression_ledger.regressions)."""
+
+    versions: list[EarlierVersion]
+    rows: RowsOverVersions
+    lost: list[str]
+    lost_total: int
+
+
+class PerturbedScores(Part):
+    """The candidate's plain and perturbed answers to the same rows. `failed`: answers that could not be generated."""
+
+    n: Count = None
+    plain: Number = None
+    perturbed: Number = None
+    drop: Number = None
+    interval: Interval = None
+    lost: Count = None
+    gained: Count = None
+    p: Number = None
+    failed: Count = None
+
+
+class KindLoss(Part):
+    """What one perturbation cost.
+
+    Attributes:
+        kind: One of perturbations.KINDS.
+        status: `failed` or `warned`: a drop above robustness.max_drop that is surely a loss; `informs`: reported only;
+            `unchanged`: it could change none of the rows.
+        n: Rows it changed and that were asked.
+        drop: The metric on the plain rows minus that on the perturbed ones; None without rows.
+        interval: Of the drop, at the level shared by the blocking kinds; None where there is none.
+    """
+
+    kind: str
+    status: Literal["passed", "failed", "warned", "informs", "unchanged"]
+    n: int
+    drop: Number = None
+    interval: Interval = None
+
+
+class RobustnessVerdict(Part):
+    """Whether the candidate still answers perturbed rows.
+
+    Attributes:
+        status: `failed` holds the candidate back; `warned` does not; `not_asked`: robustness.rows is 0.
+        sentence: All kinds with rows and intervals, and what follows from them.
+        worst: The blocking kind that decides, or else the one with the largest drop; None where nothing was measured.
+        largest_drop: The drop of `worst`.
+        kinds: What each perturbation cost, in the order of perturbations.KINDS.
+    """
+
+    status: Literal["passed", "failed", "warned", "not_asked"]
+    sentence: str
+    worst: str | None = None
+    largest_drop: Number = None
+    kinds: list[KindLoss] = []
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing here holds the candidate back."""
+        return self.status != "failed"
+
+
+class PerturbedRows(Part):
+    """Perturbed test rows: at most `asked` of each kind, intervals at `confidence`, scores in `metric`."""
+
+    asked: Count = None
+    confidence: Number = None
+    metric: str | None = None
+    kinds: dict[str, PerturbedScores] = {}
+
+
+class Robustness(PerturbedRows):
+    """Perturbed test rows and what follows from them."""
+
+    verdict: RobustnessVerdict
+
+
+class ChosenRows(Part):
+    """Which production rows were taken, and how many were left out for which reason."""
+
+    rows: Count = None
+    confirmed: Count = None
+    looked_at: Count = None
+    left_out: dict[str, int] = {}
+    first: str | None = None
+    last: str | None = None
+
+
+class Production(Part):
+    """Recent production rows. `judged`: whether there are enough to compare models by."""
+
+    n: Count = None
+    judged: Flag = None
+    rows: ChosenRows = ChosenRows()
+    comparisons: dict[str, Comparison] = {}
+    metric: str | None = None
+    scores: dict[str, Primary] = {}
+
+
+class EvaluationResult(Part):
+    """Everything that report and gates need to know about one candidate.
+
+    Attributes:
+        metric: The metric that decides.
+        confidence: Of all intervals but those of `decisions`.
+        n: Rows of the sealed test.
+        models: Rows of the table that shows all models side by side, by name.
+        scores: On the sealed test, by model: base (as it writes freely), candidate, champion, simple_NAME.
+        restricted: The same of answers restricted to the allowed forms, of base and candidate.
+        comparison: The main one: the candidate against the base model at its best, without ids.
+        comparisons: `baseline`, `champion` (None without one), `base_restricted`, `simple_NAME`.
+        ability: With the other facts of earlier steps: see step_facts.
+        versions: Of every artifact this rests on; `champion`: the version in service, if any.
+        gates: The settings of the gates.
+    """
+
+    task: Task
+    metric: str
+    confidence: float
+    n: int
+    models: dict[str, ModelRow]
+    scores: dict[str, Scores]
+    restricted: dict[str, Scores | None]
+    base_at_its_best: BaseMode
+    comparison: Comparison
+    comparisons: dict[str, Comparison | None]
+    format_gap: FormGap | None
+    regressions: ChangedRows
+    fixes: ChangedRows
+    wrong_answers: list[WrongAnswers]
+    atlas: Atlas
+    seal: Seal
+    decisions: Decisions
+    sources: Sources
+    never_break: NeverBreak
+    history: History
+    robustness: Robustness | None
+    production: Production | None
+    baseline: Baseline
+    training: Training
+    data: dict[str, DataStep]
+    parity: Parity
+    ability: Ability | None
+    people: People | None
+    judge: JudgeFindings | None
+    similarity: Similarity | None
+    supervision: dict[str, Audit] | None
+    cost: Cost | None
+    quality: Quality | None
+    versions: dict[str, str | None]
+    gates: dict[str, JsonValue]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values under the published names, as in evaluation.json."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

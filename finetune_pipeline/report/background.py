@@ -1,0 +1,301 @@
+"""Sections on what stands behind the scores: data, training, supervision, cost, the sealed test, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.step_facts import DataStep
+from finetune_pipeline.evaluation.wording import NOTHING, counted, duration, number, percent, points
+from finetune_pipeline.report.answers import MODELS
+from finetune_pipeline.report.audit_page import counters, token_rows
+from finetune_pipeline.report.blocks import Blocks, Heading, Legend, Plot, Table, Text, figure, text
+from finetune_pipeline.report.plots import learning_curve
+
+_DATA_STEPS = {
+    "raw_examples": "Raw files",
+    "validated_examples": "Validated",
+    "clean_examples": "Cleaned",
+    "reviewed_examples": "Reviewed",
+    "splits": "Split",
+}
+_STEPS = {
+    "few_shot_baseline": "Prompting the base model on validation",
+    "adapter": "Training",
+    "merged_model": "Merge and comparison with what was trained",
+    "general_ability": "General ability of the candidate",
+    "test_predictions": "Answers to the sealed test, all models",
+}
+_SHORT_HASH = 16
+
+
+def learning_section(evaluation: EvaluationResult) -> Blocks:
+    """How the losses went."""
+    yield curve_sentence(evaluation)
+    yield learning_plot(evaluation)
+
+
+def learning_plot(evaluation: EvaluationResult) -> Plot | None:
+    """Losses over the steps; in Markdown, the validation losses as a table."""
+    history = evaluation.training.history
+    plot = learning_curve([(row.step, row.loss, row.eval_loss) for row in history], evaluation.training.best_step)
+    losses = [[row.step, row.eval_loss] for row in history if row.eval_loss is not None]
+    return plot and replace(plot, values=Table([("Step", number), ("Validation loss", number)], losses))
+
+
+def curve_sentence(evaluation: EvaluationResult) -> str:
+    """How the validation loss went."""
+    training = evaluation.training
+    first, best, step = training.first_eval_loss, training.best_eval_loss, training.best_step
+    if first is None or best is None:
+        return "No validation loss was recorded."
+    sentence = f"Validation loss fell from {number(first)} before training to {number(best)}"
+    if best >= first:
+        sentence = f"Validation loss did not fall: {number(first)} before training, {number(best)} at best"
+    return sentence + ("." if step is None else f" at step {step:,}, which is the checkpoint that was kept.")
+
+
+def data_section(evaluation: EvaluationResult) -> Blocks:
+    """Where rows come from, how many each step kept, and what was found."""
+    quality, data = evaluation.quality, evaluation.data
+    if quality and quality.tokens and (whole := quality.tokens.whole) and whole.p50 is not None:
+        yield (
+            f"A row has {number(whole.p50)} tokens in the median, {number(whole.p99)} in 99 of 100 rows at most, and "
+            f"{number(whole.max)} at the longest."
+        )
+    yield _origins(data.get("splits"))
+    yield from _scrubbed(data.get("clean_examples"))
+    yield from _leaks(data.get("splits"))
+    for name, part in ((quality.parts if quality else None) or {}).items():
+        if part.passed is False:
+            yield Text(f"Found over all rows ({name.replace('_', ' ')}): {part.message}.", audience="team")
+    if quality:
+        yield Text("The page report.html of the step data_quality shows the data in full.", audience="team")
+    files = data["raw_examples"].files if "raw_examples" in data else []
+    yield Table(
+        [("File", text), ("Rows", number), ("Shape", text), ("SHA-256", text)],
+        [[f.file, f.lines, f.shape.replace("_", " "), f.sha256[:_SHORT_HASH]] for f in files if f.lines],
+        style="figures hash",
+        audience="team",
+    )
+    yield from data_tables(data, evaluation.task.labels)
+
+
+def _origins(splits: DataStep | None) -> str | None:
+    """Who wrote the training rows."""
+    origins = splits.origins.get("train") if splits else None
+    counts = origins.items() if isinstance(origins, Mapping) else ()
+    written = ", ".join(f"{number(n)} {name}" for name, n in counts if n is not None)
+    return f"Origin of the training rows: {written}." if written else None
+
+
+def _scrubbed(clean: DataStep | None) -> list[str]:
+    """Personal data and secrets that were taken out, by kind."""
+    kinds = ", ".join(f"{kind} ({number(n)})" for kind, n in (clean.scrubbed if clean else {}).items() if n)
+    return [f"Personal data and secrets were replaced before anything else was done: {kinds}."] if kinds else []
+
+
+def _leaks(splits: DataStep | None) -> list[str]:
+    """Whether test rows resemble training rows."""
+    if splits is None or splits.leaks is None:
+        return []
+    n = splits.leaks if isinstance(splits.leaks, int) else sum(count or 0 for count in splits.leaks.values())
+    some = counted(n, "test row") if n else "No test row"
+    return [f"{some} repeats or resembles a training row."]
+
+
+def data_tables(data: Mapping[str, DataStep], order: Sequence[str]) -> Blocks:
+    """Rows in and out of every data step, rows by split and label (labels in `order`), and what was found."""
+    columns = [("Step", text)]
+    columns += [(title, _count) for title in ("Rows in", "Quarantined", "Exact duplicates", "Near duplicates")]
+    columns += [("Dropped in review", _count), ("Rows out", _count)]
+    rows = []
+    for step, of in data.items():
+        out = of.kept if of.kept is not None else sum(map(_total, of.counts.values())) if of.counts else None
+        rows.append(
+            [
+                *(_DATA_STEPS.get(step, step), of.lines if of.rows_in is None else of.rows_in, of.quarantined),
+                *(of.exact_duplicates, of.near_duplicates, of.dropped, out),
+            ]
+        )
+    yield Table(columns, rows)
+    yield _splits(data.get("splits"), order)
+    found = Table([("Step", text), ("Finding", text), ("Count", number)], list(_findings(data)), audience="team")
+    if found:
+        yield Heading("What was found", audience="team")
+        yield found
+
+
+def _count(value: Any) -> str:
+    return "" if value is None else number(value)
+
+
+def _total(rows: int | Mapping[str, int | None] | None) -> int:
+    """Rows of a split, given as a number or by label."""
+    return sum(n or 0 for n in rows.values()) if isinstance(rows, Mapping) else rows or 0
+
+
+def _splits(splits: DataStep | None, order: Sequence[str]) -> Table | None:
+    if splits is None or not splits.counts:
+        return None
+    by_label: dict[str, Mapping[str, int | None]] = {}
+    for name, count in splits.counts.items():
+        candidates = (splits.labels.get(name), count)
+        by_label[name] = next((of for of in candidates if isinstance(of, Mapping)), {})
+    present = {label for of in by_label.values() for label in of}
+    labels = [label for label in order if label in present] + sorted(present - set(order))
+    columns = [("Split", text), ("Rows", number), *((label, number) for label in labels)]
+    rows = [
+        [name, _total(count), *(by_label[name].get(label) or 0 for label in labels)]
+        for name, count in splits.counts.items()
+    ]
+    return Table(columns, rows)
+
+
+def _findings(data: Mapping[str, DataStep]) -> Iterable[list[Any]]:
+    """Problems of rows by rule, and personal data taken out."""
+    for step, of in data.items():
+        title = _DATA_STEPS.get(step, step)
+        yield from ([title, rule, n] for rule, n in of.by_rule.items())
+        yield from ([title, f"scrubbed: {kind}", n] for kind, n in of.scrubbed.items() if n)
+
+
+def training_section(evaluation: EvaluationResult) -> Blocks:
+    """How the adapter was made, and what it took."""
+    of = evaluation.training
+    trainable, total, memory, prefix = (
+        of.trainable_parameters,
+        of.total_parameters,
+        of.measured.peak_memory_mib,
+        of.shared_prefix,
+    )
+    share = f" ({percent(trainable / total)} of all)" if trainable is not None and total else ""
+    shared = NOTHING
+    if prefix.used is not None:
+        shared = f"yes, {number(prefix.prefix_tokens)} tokens" if prefix.used else f"no: {prefix.why}"
+    rows: list[list[Any]] = [["Method", of.method]]
+    if of.begun and of.begun.virtual_tokens:
+        first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(of.begun.init, "a text")
+        rows.append(["Virtual tokens", f"{number(of.begun.virtual_tokens)}, begun from {first}"])
+    if of.rounding:
+        rows.append([f"Validation loss as stored, in {of.rounding.dtype}", of.rounding.eval_loss])
+    rows += [
+        ["Compute precision", of.precision],
+        ["Optimiser steps", of.steps],
+        ["Kept checkpoint", f"step {number(of.best_step)}"],
+        ["Stopped early", of.stopped_early],
+        ["Trainable parameters", number(trainable) + share],
+        ["Base weights in memory, of their 16-bit size", percent(of.weights.ratio)],
+        ["Shared prefix computed once", shared],
+        ["Peak memory", _mebibytes(memory)],
+        ["Time", duration(of.measured.seconds)],
+        ["Taken up again from", of.measured.resumed_from or "no, one go"],
+    ]
+    yield Table([("Training", text), ("", number)], rows, style="figures words")
+
+
+def _mebibytes(memory: float | None) -> str:
+    return NOTHING if memory is None else f"{memory:,.0f} MiB"
+
+
+def supervision_section(evaluation: EvaluationResult) -> Blocks:
+    """What the model was taught, token by token: counters, and a few rows."""
+    audits = evaluation.supervision or {}
+    rows = sum(audit.rows for audit in audits.values())
+    if not rows:
+        return
+    learned, tokens = (sum(getattr(audit, key) for audit in audits.values()) for key in ("loss_tokens", "tokens"))
+    share = percent(learned / tokens) if tokens else NOTHING
+    yield (
+        f"Before the first step all {number(rows)} rows of training and validation were read token by token: "
+        f"{number(learned)} of {number(tokens)} tokens ({share}) carry loss. Every row counted below as a fault would have "
+        "been learned wrongly or not at all. The page audit.html of the step adapter shows more rows."
+    )
+    yield counters(audits)
+    if any(audit.shown for audit in audits.values()):
+        yield Legend()
+    for split, audit in audits.items():
+        if audit.shown:
+            yield Heading(split[:1].upper() + split[1:], audience="page")
+            yield token_rows(audit.shown)
+
+
+def cost_section(evaluation: EvaluationResult) -> Blocks:
+    """What was spent, and what a request costs from now on."""
+    cost = evaluation.cost
+    if cost is None:
+        return
+    if cost.steps:
+        yield f"Making and judging this candidate took {duration(cost.seconds)} of computing on this machine."
+    took = cost.steps["adapter"].train_seconds if "adapter" in cost.steps else None
+    if cost.planned and cost.planned.low is not None and cost.planned.high is not None and took is not None:
+        yield (
+            f"Training alone, without loading and saving, took {duration(took)}; the plan had said "
+            f"{duration(cost.planned.low)} to {duration(cost.planned.high)}."
+        )
+    if cost.saved_share is not None and abs(cost.saved_share) >= 0.005:
+        size, fewer = percent(abs(cost.saved_share)), "fewer" if cost.saved_share > 0 else "more"
+        yield f"A request takes {size} {fewer} tokens than the base model with its best prompt."
+    yield Table(
+        [("Step", text), ("Time", duration), ("Processor time", duration), ("Peak memory", _mebibytes)],
+        [[_STEPS.get(name, name), m.seconds, m.cpu_seconds, m.peak_memory_mib] for name, m in cost.steps.items()],
+    )
+    yield Table(
+        [
+            ("Mean tokens a request", text),
+            ("Prompt", "{:.0f}".format),
+            ("Answer", "{:.1f}".format),
+            ("Together", "{:.0f}".format),
+        ],
+        [[MODELS.get(name, name), of.prompt, of.answer, of.prompt + of.answer] for name, of in cost.tokens.items()],
+    )
+    prices = [
+        [p.engine, p.model, " to ".join(dict.fromkeys(map(_dollars, p.dollars_between))), p.date] for p in cost.prices
+    ]
+    columns = [("The same training elsewhere", text), ("Model", text), ("Price", figure), ("As of", text)]
+    yield Table(columns, prices, audience="team")
+
+
+def _dollars(amount: float) -> str:
+    return "less than $0.01" if 0 < amount < 0.01 else f"${amount:,.2f}"
+
+
+def seal_section(evaluation: EvaluationResult) -> Blocks:
+    """How often the sealed test was opened and what that is worth."""
+    seal = evaluation.seal
+    if not seal.count:
+        yield "No opening of the sealed test is on record."
+    else:
+        times = "once" if seal.count == 1 else f"{seal.count} times"
+        sentence = f"The sealed test was opened {times}, for {counted(seal.candidates or 0, 'candidate')}."
+        if (seal.candidates or 0) > 1 and seal.optimism is not None:
+            sentence += (
+                f" The best of {seal.candidates} equally good candidates looks up to "
+                f"{points(seal.optimism, sign=False)} points better on it than it is."
+            )
+        yield sentence
+    level = seal.level
+    if level.look is not None and level.level is not None:
+        yield (
+            f"This is candidate {level.look} that the test judges; its gains are judged by {100 * (1 - level.level):.4g}% "
+            f"intervals. The chance that one of the {level.look} was promoted without being better is at most "
+            f"{percent(level.spent)}, and stays under {percent(level.alpha)} however many follow, as long as nobody trains on "
+            "what this report shows of the test."
+        )
+    names = sorted({key for entry in seal.openings for key in entry}, key=lambda k: (k != "time", k))
+    rows = [[entry.get(name) for name in names] for entry in seal.openings]
+    yield Table([(name.capitalize(), _written) for name in names], rows if names else [], style="", audience="team")
+
+
+def _written(value: Any) -> str:
+    return number(value)
+
+
+def versions_section(evaluation: EvaluationResult) -> Blocks:
+    """Names and versions or hashes of everything this report rests on."""
+    task = evaluation.task
+    base = task.base_model + (f" at {task.base_revision}" if task.base_revision else "")
+    rows = [["base model", base], *([name, number(version)] for name, version in evaluation.versions.items())]
+    yield Table([("What", text), ("Version", text)], rows, style="figures hash", audience="team")

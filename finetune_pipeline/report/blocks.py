@@ -1,0 +1,297 @@
+"""What pages are made of: typed blocks, sections of them, and who may see a block."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Audience = Literal["public", "team", "page"]
+"""Who sees a block: everybody (it may stand in a model card), readers of the Markdown report, or of the HTML page alone
+(texts of rows and of people)."""
+Format = Callable[[Any], str]
+
+
+def text(value: Any) -> str:
+    """Format of a column that is aligned to the left."""
+    return str(value)
+
+
+def figure(value: Any) -> str:
+    """Format of a column that is aligned to the right and holds written figures."""
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a section. Templates know it by its `kind`; one without rows is left out."""
+
+    audience: Audience = field(default="public", kw_only=True)
+
+    @property
+    def kind(self) -> str:
+        """The name of the class, in small letters."""
+        return type(self).__name__.lower()
+
+    def __bool__(self) -> bool:
+        return bool(getattr(self, "rows", True))
+
+
+@dataclass(frozen=True)
+class Text(Block):
+    """A paragraph. Backticks mark code; a note is small print."""
+
+    text: str
+    note: bool = False
+
+
+@dataclass(frozen=True)
+class Heading(Block):
+    """A heading inside a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Items(Block):
+    """A list of sentences."""
+
+    rows: Sequence[str]
+    ordered: bool = False
+
+
+@dataclass(frozen=True)
+class Code(Block):
+    """Lines of code or of a file."""
+
+    text: str
+    language: str = "text"
+
+
+@dataclass(frozen=True)
+class Table(Block):
+    """Columns (title and format of their values) and rows of values.
+
+    Attributes:
+        strong: Indices of rows to stress.
+        style: CSS classes.
+        marks: CSS classes of single cells, by (row, column).
+    """
+
+    columns: Sequence[tuple[str, Format]]
+    rows: Sequence[Sequence[Any]]
+    strong: Collection[int] = ()
+    style: str = "figures"
+    marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
+
+    @property
+    def headers(self) -> list[str]:
+        """Titles of the columns."""
+        return [title for title, _ in self.columns]
+
+    @property
+    def right(self) -> list[bool]:
+        """Whether each column is aligned to the right."""
+        return [format_ is not text for _, format_ in self.columns]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The written values."""
+        return [[f(value) for (_, f), value in zip(self.columns, row, strict=True)] for row in self.rows]
+
+    def without_empty_columns(self) -> Table:
+        """The table without columns in which nothing is written."""
+        kept = [j for j in range(len(self.columns)) if j == 0 or any(row[j] for row in self.cells)]
+        return Table([self.columns[j] for j in kept], [[row[j] for j in kept] for row in self.rows], self.strong)
+
+
+@dataclass(frozen=True)
+class Bars(Block):
+    """Names with counts, shares of `total` and bars."""
+
+    title: str
+    rows: Sequence[tuple[str, int]]
+    total: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a gate or a check found. `status`: passed, failed, warned or not_asked; `anchor`: id of a section."""
+
+    name: str
+    status: str
+    answer: str
+    message: str
+    what_to_do: Sequence[str] = ()
+    anchor: str = ""
+
+
+@dataclass(frozen=True)
+class Answers(Block):
+    """Gates or checks with their answers. `headers`: of name, answer, and what was measured."""
+
+    headers: tuple[str, str, str]
+    rows: Sequence[Answer]
+
+
+@dataclass(frozen=True)
+class Matrix(Block):
+    """Counts of rows by right answer and given answer; `outside`: the column of invalid answers."""
+
+    title: str
+    labels: Sequence[str]
+    columns: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    outside: str
+    audience: Audience = field(default="team", kw_only=True)
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """Rows of the matrix as text, each with its label."""
+        return [[label, *map(str, counts)] for label, counts in zip(self.labels, self.counts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row with its text (None where it was not kept) and what was answered, by whom."""
+
+    id: str
+    text: str | None
+    answers: Sequence[tuple[str, str]]
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Examples(Block):
+    """Rows with their texts."""
+
+    rows: Sequence[Example]
+    audience: Audience = field(default="page", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Places(Block):
+    """Where rows stand, as (id, file and line); `count`: all of them, also those not named."""
+
+    title: str
+    count: int
+    rows: Sequence[tuple[str, str]]
+    audience: Audience = field(default="team", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A token: its CSS classes, and its text in parts, of which (True, ...) are signs for what cannot be seen."""
+
+    style: str
+    parts: Sequence[tuple[bool, str]]
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A row token by token: runs of tokens, of which folded ones are hidden at first."""
+
+    title: str
+    fault: bool
+    caption: str
+    runs: Sequence[tuple[bool, Sequence[Span]]]
+
+
+@dataclass(frozen=True)
+class Tokens(Block):
+    """Rows token by token."""
+
+    rows: Sequence[TokenRow]
+    audience: Audience = field(default="page", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Legend(Block):
+    """What the colours of tokens mean."""
+
+    audience: Audience = field(default="page", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Plot(Block):
+    """A plot for wide and one for narrow screens, as SVG that follows the colours of the page.
+
+    Attributes:
+        name: Of the plot's file.
+        title: What the plot shows.
+        embedded: Whether Markdown holds the plot too, as an image.
+        values: What Markdown shows in its place.
+    """
+
+    name: str
+    title: str
+    wide: str
+    narrow: str
+    embedded: bool = False
+    values: Table | None = None
+    audience: Audience = field(default="team", kw_only=True)
+
+    @property
+    def document(self) -> str:
+        """The wide plot as a file of its own, on white."""
+        head, rest = self.wide.split(">", 1)
+        return f'{head}><rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+
+    @property
+    def encoded(self) -> str:
+        """The document in base64, for Markdown."""
+        return base64.b64encode(self.document.encode()).decode()
+
+
+Blocks = Iterable[Block | str | None]
+"""What a section is made of: a string is a paragraph; None and blocks without rows are left out."""
+
+
+def notes(*texts: str) -> list[Text]:
+    """Small print."""
+    return [Text(each, note=True) for each in texts if each]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page. `id`: its anchor."""
+
+    id: str
+    title: str
+    blocks: Sequence[Block]
+
+    @classmethod
+    def of(cls, id_: str, title: str, blocks: Blocks) -> Section:
+        """A section of what there is to show."""
+        return cls(id_, title, [Text(block) if isinstance(block, str) else block for block in blocks if block])
+
+    def public(self) -> list[Block]:
+        """Blocks that may stand in a published model card."""
+        return [block for block in self.blocks if block.audience == "public"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer at the top of a page. `status`: passed, warned or failed; `faults`: what is wrong, and what to do."""
+
+    status: str
+    answer: str
+    sentence: str
+    more: Sequence[str] = ()
+    faults: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page. Sections without blocks are left out."""
+
+    title: str
+    lead: str
+    verdict: Verdict | None
+    sections: Sequence[Section]
+
+    @property
+    def shown(self) -> list[Section]:
+        """Sections in which there is something to show."""
+        return [section for section in self.sections if section.blocks]

@@ -1,0 +1,222 @@
+"""Sections on the scores of all models: side by side, paired, by form, and whether it was worth training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune_pipeline.evaluation.overlap import OVERLAP_NAMES
+from finetune_pipeline.evaluation.predictions import SIMPLE
+from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
+from finetune_pipeline.evaluation.rivals import MODE_TITLES
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.step_facts import Advice
+from finetune_pipeline.evaluation.wording import (
+    RIGHT_OR_WRONG,
+    counted,
+    inside,
+    metric_title,
+    number,
+    p_value,
+    percent,
+    percent_range,
+    points,
+    points_range,
+)
+from finetune_pipeline.planning.advice import DECISIONS
+from finetune_pipeline.report.blocks import Blocks, Format, Heading, Plot, Table, notes, text
+from finetune_pipeline.report.plots import Dot, dot_plot
+from finetune_pipeline.report.verdict import MOST, closed_by_decoding, decoding_sentence, level
+
+OTHERS = {
+    "baseline": "base model at its best",
+    "base_restricted": f"base model{MODE_TITLES['restricted']}",
+    **{f"{SIMPLE}{name}": model.title for name, model in SIMPLE_MODELS.items()},
+    "champion": "champion in service",
+}
+"""How tables call what the candidate is compared with."""
+
+
+def unsigned(value: Any) -> str:
+    """A share in points, without a sign."""
+    return points(value, sign=False)
+
+
+def models_section(evaluation: EvaluationResult) -> Blocks:
+    """All models side by side, on validation and on the sealed test, with a plot."""
+    for where, title in (("validation", "On validation"), ("test", "On the sealed test")):
+        if table := models_table(evaluation, where):
+            yield Heading(title)
+            yield table
+    yield models_plot(evaluation)
+    in_plot = " in the tables, bootstrap intervals of the metric that decides in the plot"
+    absent = evaluation.scores["candidate"].absent_labels
+    yield from notes(
+        f"Intervals are {level(evaluation)} Wilson intervals of the share of right answers"
+        f"{'' if evaluation.metric in RIGHT_OR_WRONG else in_plot}. Prompts are chosen on validation, so that the sealed test "
+        "judges only the chosen one."
+        + (f" Macro-F1 leaves out labels without a row in the test: {', '.join(absent)}." if absent else "")
+    )
+
+
+def models_table(evaluation: EvaluationResult, where: str) -> Table:
+    """All models of one set (`validation` or `test`)."""
+    models = {name: model for name, model in evaluation.models.items() if model.set == where}
+    labels, metric = evaluation.task.kind == "labels", evaluation.metric
+    by_kind = {"labels": ("macro_f1", "Macro-F1"), "json": ("micro_f1", "Micro-F1")}
+    key, title = by_kind.get(evaluation.task.kind, ("rougeLsum", "ROUGE-L"))
+    if metric not in RIGHT_OR_WRONG:
+        key, title = "value", metric_title(metric)
+    columns = [
+        ("Model", text),
+        ("Accuracy" if labels else "Exact", percent),
+        ("Interval", percent_range),
+        (title[:1].upper() + title[1:], number if labels else unsigned),
+        ("Valid answers", percent),
+        ("Rows", number),
+    ]
+    rows = [[m.title, m.accuracy, m.interval, getattr(m, key), m.valid_share, m.n] for m in models.values()]
+    return Table(columns, rows, strong=[i for i, name in enumerate(models) if name == "candidate"])
+
+
+def models_plot(evaluation: EvaluationResult) -> Plot | None:
+    """Scores of all models with their intervals, in percent; validation first, as in the tables."""
+    dots = []
+    for name, model in evaluation.models.items():
+        if model.value is not None and model.value_interval is not None:
+            value, low, high = (100 * v for v in (model.value, *model.value_interval))
+            title = model.title + (", validation" if model.set == "validation" else "")
+            dots.append(Dot(title, value, (low, high), f"{value:.1f} ({low:.1f} to {high:.1f})", name == "candidate"))
+    axis = f"{metric_title(evaluation.metric)}, points"
+    axis = "right answers, %" if evaluation.metric in RIGHT_OR_WRONG else axis
+    return dot_plot("models", "Scores of all models with intervals", dots, axis, (0.0, 100.0))
+
+
+def advice_section(evaluation: EvaluationResult) -> Blocks:
+    """What was advised before training. Empty for evaluations without advice."""
+    return advice_sentences(evaluation.baseline.advice)
+
+
+def advice_sentences(advice: Advice | None) -> list[str]:
+    """The decision before training, and its reasons."""
+    return [DECISIONS[advice.decision], *advice.reasons] if advice else []
+
+
+def form_section(evaluation: EvaluationResult) -> Blocks:
+    """What free generation loses against answers restricted to the allowed forms, and whether that needed training."""
+    gap = evaluation.format_gap
+    if not gap:
+        return
+    base, tuned, closed = gap.base, gap.candidate, gap.closed_by_decoding
+    yield (
+        "Free generation is what production receives: the raw text must be in the declared form. Restricting the answer to the "
+        f"allowed forms shows what a model could tell apart if form were no issue. The base model is right on "
+        f"{percent(base.free)} freely and {percent(base.restricted)} restricted, with {percent(base.valid_share)} of its "
+        f"answers valid; the fine-tuned model on {percent(tuned.free)} and {percent(tuned.restricted)}, with "
+        f"{percent(tuned.valid_share)} valid."
+    )
+    if closed is not None and closed >= MOST:
+        yield decoding_sentence(closed)
+    elif closed is not None and closed > 0:
+        yield (
+            f"Constrained decoding of the untrained base model would bring {percent(closed_by_decoding(evaluation))} of the "
+            "gain; the rest is better judgement, which only training brought."
+        )
+    elif closed is not None:
+        yield "Constrained decoding of the untrained base model would bring none of the gain."
+
+
+def paired_section(evaluation: EvaluationResult) -> Blocks:
+    """The candidate against every other model on the same sealed rows."""
+    for name, other in (("baseline", "the base model at its best"), ("champion", "the champion")):
+        if comparison := evaluation.comparisons.get(name):
+            yield pair_sentence(comparison, other)
+    yield visible_sentence(evaluation.comparison)
+    yield from design_sentences(evaluation)
+    yield gains_plot(evaluation)
+    yield comparisons_table(evaluation)
+    how = "a paired bootstrap; won, lost and p count right answers"
+    if evaluation.metric in RIGHT_OR_WRONG:
+        how = "Tango's score interval of a paired difference of right answers, a paired bootstrap for macro-F1"
+    yield from notes(
+        f"All models answered the same rows. Gains and intervals are in points, at {level(evaluation)}: "
+        f"{how}. Won: rows only the fine-tuned model has right; lost: rows only the other has. p is the exact "
+        "McNemar test; Holm's adjusts it for the number of comparisons shown."
+    )
+
+
+def gains_plot(evaluation: EvaluationResult) -> Plot | None:
+    """Gains of the candidate over the other models with their paired intervals."""
+    dots = []
+    for name, comparison in _compared(evaluation):
+        if comparison.gain is not None and comparison.interval is not None:
+            value, low, high = (100 * v for v in (comparison.gain, *comparison.interval))
+            written = f"{value:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\u2212")
+            dots.append(Dot(f"over {inside(OTHERS[name])}", value, (low, high), written, name == "baseline"))
+    axis = f"gain of the fine-tuned model, points of {metric_title(evaluation.metric)}"
+    return dot_plot("gains", "Gains of the fine-tuned model with paired intervals", dots, axis)
+
+
+def comparisons_table(evaluation: EvaluationResult) -> Table:
+    """Gain, rows won and lost, and tests, by other model."""
+    labels = evaluation.task.kind == "labels"
+    columns: list[tuple[str, Format]] = [
+        ("Fine-tuned against", text),
+        ("Gain" if labels else f"Gain, {metric_title(evaluation.metric)}", points),
+        ("Interval", points_range),
+        ("Won", number),
+        ("Lost", number),
+        ("p", p_value),
+        ("p, Holm", p_value),
+        *([("Macro-F1 gain", points_range)] if labels else []),
+    ]
+    rows: list[Sequence[Any]] = [
+        [OTHERS[name], c.gain, c.interval, c.c, c.b, c.mcnemar_p, c.mcnemar_p_holm, c.macro_f1_interval]
+        for name, c in _compared(evaluation)
+    ]
+    return Table(columns, [row[: len(columns)] for row in rows])
+
+
+def _compared(evaluation: EvaluationResult) -> list[tuple[str, Comparison]]:
+    found = [(name, evaluation.comparisons.get(name)) for name in OTHERS]
+    return [(name, comparison) for name, comparison in found if comparison]
+
+
+def pair_sentence(comparison: Comparison, other: str) -> str:
+    """Wins, losses and the exact test of one comparison."""
+    right = "answered word for word" if comparison.metric in OVERLAP_NAMES else "answered rightly"
+    p, adjusted = p_value(comparison.mcnemar_p), p_value(comparison.mcnemar_p_holm)
+    sentence = (
+        f"Of {counted(comparison.n, 'row')}, {number(comparison.c)} are {right} by the fine-tuned model "
+        f"alone and {number(comparison.b)} by {other} alone; exact McNemar p {p if p.startswith('<') else '= ' + p}"
+    )
+    if comparison.mcnemar_p_holm is not None and adjusted != p:
+        sentence += f" ({adjusted} adjusted for the number of comparisons)"
+    return sentence + "."
+
+
+def visible_sentence(comparison: Comparison) -> str:
+    """What gain a test set of this size shows at all."""
+    visible = comparison.smallest_detectable_gain
+    share = f"exactly one of the two models is right on {percent(comparison.discordant_share)} of the rows"
+    if visible is None:
+        return f"At this size no gain would be visible reliably: {share}."
+    of_what = "" if comparison.metric in RIGHT_OR_WRONG else " of right answers"
+    return (
+        f"A test of this size finds a true gain of {points(visible, sign=False)} points{of_what} or more four "
+        f"times in five ({share}); smaller ones may go unseen."
+    )
+
+
+def design_sentences(evaluation: EvaluationResult) -> list[str]:
+    """What was planned about the size of the test, and whether its rows are independent."""
+    power, sources = evaluation.baseline.power, evaluation.sources
+    sentences = [f"Before training: {power.sentence}"] if power and power.sentence else []
+    if sources.shared:
+        worth = int(evaluation.n / (evaluation.comparison.design_effect or 1.0))
+        sentences.append(
+            f"The {number(sources.rows)} rows come from {number(sources.sources)} sources, the largest with "
+            f"{counted(sources.largest, 'row')}; rows of one source tend to be right or wrong together, so intervals "
+            f"count sources: for the gain the rows are worth {number(worth)} independent ones."
+        )
+    return sentences

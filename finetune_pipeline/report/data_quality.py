@@ -1,0 +1,90 @@
+"""Makes the data_quality artifact: the report as JSON, as a page, as Markdown, and what people have to review."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.artifacts import write_json
+from finetune_pipeline.data.contamination import benchmark_report
+from finetune_pipeline.data.deciding import TABLE
+from finetune_pipeline.data.examples import stream_examples
+from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.data.ledger import SPLITS
+from finetune_pipeline.data.quality.report import PARTS, data_quality, write_review_sample
+from finetune_pipeline.data.splitting import placed_rows
+from finetune_pipeline.report.data_page import data_page
+from finetune_pipeline.report.page import page_html, page_markdown
+from finetune_pipeline.spec.model import TaskSpec
+
+TO_REVIEW = "to_review.jsonl"
+
+
+def write_quality(
+    spec: TaskSpec,
+    *,
+    reviewed: Path,
+    clean: Path,
+    splits: Path | None,
+    raw: Path | None,
+    tokenizer: Path | None,
+    stages: Mapping[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Judge the data of a task as a whole (see :func:`finetune_pipeline.data.quality.report.data_quality`).
+
+    Arguments are folders of artifacts; `stages`: facts of the data steps by name. Writes ``quality.json`` (everything),
+    ``findings.jsonl``, ``report.html``, ``report.md`` and ``to_review.jsonl`` (synthetic rows that wait for a decision:
+    fill in and put into the task's ``reviews/``). Facts: rows, passed, blocked_by, parts ({name: {passed, message,
+    blocking}}), by_rule, to_review, and tokens (the summary, where counted).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rows = np.load(clean / TABLE)
+    clusters = dict(zip(_hex(rows["id"]), _hex(rows["cluster"]), strict=True))
+    ids, codes = placed_rows(splits) if splits else (rows["id"][:0], np.zeros(0, np.int8))
+    assignments = dict(zip(_hex(ids), np.array(SPLITS, object)[codes], strict=True))
+    told = read_rows(reviewed / "decisions.jsonl") if (reviewed / "decisions.jsonl").exists() else []
+    decisions = {row["id"]: row["decision"] for row in told}
+    report = data_quality(
+        stream_examples(reviewed),
+        assignments,
+        clusters,
+        decisions,
+        spec,
+        tokenizer,
+        benchmark_report(raw, clean, len(rows)),
+        unreviewed=stream_examples(clean),
+    )
+    _seal(report, assignments)
+    write_json(out / "quality.json", report)
+    write_rows(out / "findings.jsonl", report["findings"])
+    waiting = write_review_sample(out / TO_REVIEW, stream_examples(clean), clusters, decisions, spec.data.synthetic)
+    page = data_page(report, spec.name, spec.description, stages, spec.labels)
+    (out / "report.html").write_text(page_html(page), "utf-8")
+    (out / "report.md").write_text(page_markdown(replace(page, sections=page.sections[:1])), "utf-8")
+    tokens = {k: report["tokens"].get(k) for k in ("total", "training_tokens", "whole")}
+    return {
+        "rows": report["rows"],
+        "passed": report["passed"],
+        "blocked_by": report["blocked_by"],
+        "parts": {name: {k: report[name][k] for k in ("passed", "message", "blocking")} for name in PARTS},
+        "by_rule": dict(Counter(f["rule"] for f in report["findings"]).most_common()),
+        "to_review": waiting,
+        **({"tokens": tokens} if tokens["total"] is not None else {}),
+    }
+
+
+def _seal(report: dict[str, Any], assignments: Mapping[str, str]) -> None:
+    """Test rows are named in the report, but what they say is not shown before the test is opened."""
+    for suspect in report["noise"].get("suspects", ()):
+        if assignments.get(suspect["id"]) == "test":
+            suspect["text"] = "(a row of the sealed test)"
+
+
+def _hex(numbers: np.ndarray) -> list[str]:
+    return [f"{n:016x}" for n in numbers.tolist()]

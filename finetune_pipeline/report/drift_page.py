@@ -1,0 +1,88 @@
+"""The drift report as a page: every signal's newest judgement, and its size over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_pipeline.report.blocks import Page, Section, Table, Verdict, figure, text
+from finetune_pipeline.report.plots import signal_over_time
+
+
+def drift_page(task: str, false_alarms: float, facts: Mapping[str, Any]) -> Page:
+    """Build the page of a drift report.
+
+    Args:
+        task: Name of the task.
+        false_alarms: Accepted chance of any alarm over a whole watch though nothing changed.
+        facts: Of the step drift_report.
+    """
+    lead = (
+        f"{facts['rows']:,} production rows, {facts['watched']:,} of them watched, {facts['waiting_rows']} waiting for a full "
+        "window."
+    )
+    if facts["by_others"]:
+        lead += f" {facts['by_others']:,} were answered by other versions: only what was asked in them is judged."
+    note = (
+        f"Compared with {facts['reference']}. A red dot is an alarm: the chance that a whole watch raises any of them "
+        f"though nothing changed is at most {false_alarms:.0%}, over all signals and all windows. A hollow dot was not "
+        "judged: too few rows, or no feedback yet."
+    )
+    signals, history = facts["signals"], facts["history"]
+    days = [str(window["last"])[:10] for window in history]
+    plots = []
+    for name in signals:
+        sizes = {
+            window["window"]: (of["size"], of["p"] is not None, bool(of["alarm"]))
+            for window in history
+            if (of := window["signals"].get(name))
+        }
+        plots.append(signal_over_time(name, days, sizes) if sizes else None)
+    return Page(
+        f"Drift: {task}",
+        lead,
+        Verdict("failed", "Alarm.", facts["sentence"])
+        if facts["drifted"]
+        else Verdict("passed", "No alarm.", facts["sentence"]),
+        [
+            Section.of("signals", "Newest judgement", [note, _signals(facts)]),
+            *(
+                Section.of(f"signal-{i}", name, [plot])
+                for i, (name, plot) in enumerate(zip(signals, plots, strict=True))
+            ),
+            Section.of("windows", "Windows", [_windows(history)]),
+        ],
+    )
+
+
+def _p_value(p: float | None) -> str:
+    return "not judged" if p is None else f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
+
+
+def _minute(time: str | None) -> str:
+    """An RFC 3339 time to the minute."""
+    return (time or "")[:16].replace("T", " ")
+
+
+def _signals(facts: Mapping[str, Any]) -> Table:
+    columns = [("Signal", text), ("Side", text), ("Size", "{:.3f}".format), ("p of one test", _p_value)]
+    columns += [("p over the watch", _p_value), ("Alarm since", text), ("What the size means", text)]
+    rows = [
+        [name, s["side"], s["size"], s["p"], s["p_watch"], _minute(s["since"]), s["meaning"]]
+        for name, s in facts["signals"].items()
+    ]
+    return Table(columns, rows, strong=[i for i, name in enumerate(facts["signals"]) if name in facts["drifted"]])
+
+
+def _windows(history: list[Mapping[str, Any]]) -> Table:
+    rows = [
+        [
+            w["window"],
+            _minute(w["first"]),
+            _minute(w["last"]),
+            ", ".join(n for n, s in w["signals"].items() if s["alarm"]) or "none",
+        ]
+        for w in history
+    ]
+    columns = [("Window", figure), ("From", text), ("To", text), ("Alarms", text)]
+    return Table(columns, rows, [i for i, row in enumerate(rows) if row[3] != "none"], style="")

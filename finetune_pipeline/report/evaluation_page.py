@@ -1,0 +1,125 @@
+"""The report on a candidate: one list of sections, as a page and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from finetune_pipeline.evaluation.gates import GateResult, verdict
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.report.answers import calibration_section, confusion_section, detail_section, labels_section
+from finetune_pipeline.report.background import (
+    cost_section,
+    data_section,
+    learning_plot,
+    learning_section,
+    seal_section,
+    supervision_section,
+    training_section,
+    versions_section,
+)
+from finetune_pipeline.report.blocks import Blocks, Page, Section
+from finetune_pipeline.report.comparison import (
+    advice_section,
+    form_section,
+    gains_plot,
+    models_plot,
+    models_section,
+    paired_section,
+)
+from finetune_pipeline.report.failures import atlas_section, changes_section, wrong_section
+from finetune_pipeline.report.judgements import ability_section, judge_section, people_section
+from finetune_pipeline.report.other_rows import production_section, robustness_section
+from finetune_pipeline.report.verdict import (
+    caveats,
+    gates_section,
+    next_section,
+    next_steps,
+    page_verdict,
+    verdict_sentences,
+)
+
+SECTIONS: tuple[tuple[str, str, Callable[[EvaluationResult], Blocks]], ...] = (
+    ("models", "Models side by side", models_section),
+    ("advice", "Was it worth training?", advice_section),
+    ("form", "Form or judgement", form_section),
+    ("paired", "Paired comparison", paired_section),
+    ("confusion", "Confusion", confusion_section),
+    ("labels", "Labels", labels_section),
+    ("detail", "Answers in detail", detail_section),
+    ("calibration", "Calibration", calibration_section),
+    ("learning", "Learning curves", learning_section),
+    ("regressions", "Regressions and fixes", changes_section),
+    ("wrong", "Wrong answers", wrong_section),
+    ("atlas", "Failure atlas", atlas_section),
+    ("robustness", "The same rows, perturbed", robustness_section),
+    ("production", "Recent production rows", production_section),
+    ("ability", "General ability", ability_section),
+    ("people", "Judgement by people", people_section),
+    ("judge", "Judgement by a model", judge_section),
+    ("data", "Data card", data_section),
+    ("training", "Training", training_section),
+    ("supervision", "Supervision", supervision_section),
+    ("cost", "Cost", cost_section),
+    ("seal", "The sealed test", seal_section),
+    ("versions", "Lineage and hashes", versions_section),
+)
+"""Anchor, title and content of every section that rests on the evaluation, in the order of the page."""
+SCHEMA_VERSION = 2
+"""Of report.json. Raised when a key goes or changes its meaning; new keys may come at any time."""
+_KEYS = (
+    *("metric", "confidence", "n", "models", "scores", "restricted", "base_at_its_best", "decisions", "format_gap"),
+    *(
+        "comparisons",
+        "regressions",
+        "fixes",
+        "wrong_answers",
+        "atlas",
+        "history",
+        "never_break",
+        "robustness",
+        "production",
+    ),
+    *("ability", "people", "judge", "similarity", "data", "quality", "supervision", "cost", "seal", "parity"),
+)
+
+
+def evaluation_page(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Page:
+    """Build the page of an evaluation and its gates."""
+    sections = [
+        Section.of("gates", "Gates", gates_section(gates)),
+        Section.of("next", "What to do next", next_section(evaluation, gates)),
+        *(Section.of(anchor, title, content(evaluation)) for anchor, title, content in SECTIONS),
+    ]
+    task = evaluation.task
+    return Page(f"{task.name}: evaluation report", task.description, page_verdict(evaluation, gates), sections)
+
+
+def evaluation_plots(evaluation: EvaluationResult) -> dict[str, str]:
+    """The plots as SVG documents by name, for Dagster's metadata and MLflow's artifacts."""
+    plots = (models_plot(evaluation), gains_plot(evaluation), learning_plot(evaluation))
+    return {plot.name: plot.document for plot in plots if plot}
+
+
+def evaluation_json(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> dict[str, Any]:
+    """The report as plain JSON values, for programs; docs/report.md tells the keys."""
+    stored = evaluation.to_json()
+    answer, sentence = verdict_sentences(evaluation, gates)
+    training = stored["training"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": stored["task"],
+        "verdict": {
+            "decision": verdict(gates),
+            "passed": verdict(gates) == "promote",
+            "answer": answer,
+            "sentence": sentence,
+            "caveats": caveats(evaluation),
+        },
+        "gates": [gate.to_dict() for gate in gates],
+        "next_steps": next_steps(evaluation, gates),
+        **{key: stored[key] for key in _KEYS},
+        "learning_curve": training.get("history") or [],
+        "training": {key: value for key, value in training.items() if key not in ("history", "adapter_tensors")},
+        "lineage": stored["versions"],
+    }

@@ -1,0 +1,190 @@
+"""The README.md of a model: a card in the Hugging Face format, from the manifest of an export and the report's sections."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from finetune_pipeline.artifacts import Artifact, read_json
+from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.wording import metric_title, number
+from finetune_pipeline.report.blocks import Block, Section, Table, text
+from finetune_pipeline.report.evaluation_page import evaluation_page
+from finetune_pipeline.report.page import markdown_templates, tidy
+
+Manifest = Mapping[str, Any]
+REGISTERED = "registered"
+_EVALUATION = ("models", "paired", "form", "labels", "detail", "calibration", "seal", "gates", "people")
+"""Sections of the report that make up the card's evaluation. Only what everybody may read stands in a card."""
+_HUB_METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "exact": "exact_match",
+    "rougeLsum": "rouge",
+    "chrf": "chrf",
+    "bleu": "bleu",
+}
+"""Our metrics, and what the Hub calls them."""
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*\Z")
+_LINK = re.compile(r"(?:https?://)?[\w.\-]+\.[a-z]{2,}/[\w./\-]+")
+
+
+def card_of(report: Artifact | None, manifest: Manifest) -> str:
+    """Write the card of a model and of the evaluation_report that judged it, if there is one."""
+    if report is None:
+        return model_card(manifest)
+    gates = [GateResult.from_dict(gate) for gate in read_json(report.path("gates.json"))]
+    return model_card(manifest, EvaluationResult.model_validate(read_json(report.path("evaluation.json"))), gates)
+
+
+def model_card(manifest: Manifest, evaluation: EvaluationResult | None = None, gates: Sequence[GateResult] = ()) -> str:
+    """Write the card: Markdown behind a YAML header, without a row of the data. Texts of strangers start no markup.
+
+    Args:
+        manifest: See models.export.describe.
+        evaluation: That judged this very model, if any.
+        gates: Its gates.
+    """
+    sections: dict[str, list[Block]] = {"data": []}
+    titles: list[tuple[str, str]] = []
+    page = evaluation_page(evaluation, gates) if evaluation else None
+    if page:
+        sections = {section.id: section.public() for section in page.sections}
+        by_id = {section.id: section.title for section in page.sections}
+        titles = [(id_, by_id[id_]) for id_ in _EVALUATION]
+    sections["settings"] = _blocks(Table([("Setting", text), ("", _setting)], _flat(manifest["training"]), style=""))
+    sections["lineage"] = _blocks(_lineage(manifest, evaluation))
+    return tidy(
+        markdown_templates()
+        .get_template("card.md")
+        .render(
+            header=card_data(manifest, evaluation).to_yaml(line_break="\n"),
+            model=manifest,
+            sections={"training": []} | sections,
+            evaluation=titles,
+            verdict=page.verdict if page else None,
+            n=number(evaluation.n) if evaluation else "",
+            labels=json.dumps(manifest["labels"], ensure_ascii=False),
+            gguf=any(name.endswith(".gguf") for name in manifest["files"]),
+        )
+    )
+
+
+def _blocks(*blocks: Block | str | None) -> list[Block]:
+    return list(Section.of("", "", blocks).blocks)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Settings as they were given, nested ones under dotted names."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, str | int | float | bool):
+            rows.append((f"{prefix}{key}", value))
+    return rows
+
+
+def _setting(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else number(value)
+
+
+def _lineage(manifest: Manifest, evaluation: EvaluationResult | None) -> Table:
+    """Hashes of everything this model was made from and judged by."""
+    base, artifacts = manifest["base_model"], manifest["artifacts"]
+    versions = {**artifacts, **(evaluation.versions if evaluation else {}), **artifacts}
+    rows = [["base model", base["id"] + (f" at {base['revision']}" if base["revision"] else "")]]
+    rows += [[f"base: {name}", f"SHA-256 {digest}"] for name, digest in sorted(base["weights"].items())]
+    rows += [[name.replace("_", " "), version] for name, version in versions.items() if version]
+    rows += [[f"library {name}", version] for name, version in manifest["versions"].items()]
+    return Table([("What", text), ("Version", text)], rows)
+
+
+def card_data(manifest: Manifest, evaluation: EvaluationResult | None) -> ModelCardData:
+    """Metadata of the card, built and checked by huggingface_hub's own classes.
+
+    Every score is a result of its own, with its interval in the metric's name: the format has no other place for it.
+    """
+    base, card = manifest["base_model"], manifest["card"]
+    adapter = manifest["what"] == "adapter"
+    results = _results(manifest, evaluation) if evaluation else []
+    hub = base["id"] if base["identity"].get("kind") == "hub" else None
+    return ModelCardData(
+        base_model=hub,
+        base_model_relation=("adapter" if adapter else "finetune") if hub else None,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        language=list(card["language"]) or None,
+        datasets=list(card["datasets"]) or None,
+        tags=["finetune-pipeline", str(manifest["method"]), str(manifest["task"])],
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=str(manifest["task"]),
+        eval_results=results or None,
+        **_licence(manifest),
+    )
+
+
+def _licence(manifest: Manifest) -> dict[str, Any]:
+    """license, and for one that the Hub does not list license_name and license_link."""
+    base, card = manifest["base_model"], manifest["card"]
+    link, known = card["license_link"], card["license"]
+    if known and not link:
+        return {"license": known}
+    if not known:
+        of_base = str(base["licence"] or "").strip()
+        if _LICENCE.match(of_base.lower()):
+            return {"license": of_base.lower()}
+        match = _LINK.search(of_base)
+        link = link or (f"https://{match[0].removeprefix('https://')}" if match else None)
+    own = next((name for name in manifest["files"] if name.upper().startswith(("LICENSE", "LICENCE"))), None)
+    if link is None and own is None and base["identity"].get("kind") == "hub":
+        link = f"https://huggingface.co/{base['id']}"
+    place = link or own
+    name = known or "that-of-the-base-model"
+    return {"license": "other", "license_name": name, **({"license_link": place} if place else {})}
+
+
+def _results(manifest: Manifest, evaluation: EvaluationResult) -> list[EvalResult]:
+    scores, level = evaluation.scores["candidate"], f"{100 * evaluation.confidence:g}%"
+    sealed = {
+        "task_type": "text-generation",
+        "dataset_type": str(manifest["task"]),
+        "dataset_name": f"{manifest['task']}, sealed test of {scores.n} rows",
+        "dataset_split": "test",
+        "dataset_revision": evaluation.versions.get("splits"),
+    }
+    results = []
+    for name, kind in _HUB_METRICS.items():
+        value = scores.metric(name)
+        if value is not None and not (name == "accuracy" and scores.metric("exact") is not None):
+            # of written answers, exact is the same number under its right name
+            results.append(_result(sealed, kind, metric_title(name), value, scores.metric_interval(name), level))
+    if scores.valid.share is not None:
+        title = "answers in the declared form"
+        results.append(_result(sealed, "valid_answers", title, scores.valid.share, scores.valid.interval, level))
+    ability = evaluation.ability
+    if ability and ability.items and ability.after.accuracy is not None:
+        questions = {
+            "task_type": "text-generation",
+            "dataset_type": "general_ability",
+            "dataset_name": f"general ability, {ability.n} questions besides the task",
+        }
+        after = ability.after
+        results.append(_result(questions, "accuracy", "accuracy", ability.after.accuracy, after.interval, level))
+    return results
+
+
+def _result(
+    about: Mapping[str, Any], kind: str, title: str, value: float, interval: tuple[float, float] | None, level: str
+) -> EvalResult:
+    if interval:
+        title += f" ({level} interval {interval[0]:.3f} to {interval[1]:.3f})"
+    return EvalResult(
+        **about, metric_type=kind, metric_name=title[:1].upper() + title[1:], metric_value=round(float(value), 4)
+    )

@@ -1,0 +1,98 @@
+"""Templates render pages: to HTML, and to Markdown without the texts of rows."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from finetune_pipeline.report.blocks import Page
+
+
+def page_html(page: Page) -> str:
+    """Render a page to one HTML file: no script, nothing loaded, every text escaped."""
+    return html_templates().get_template("page.html").render(page=page)
+
+
+def page_markdown(page: Page) -> str:
+    """Render a page to GitHub-flavoured Markdown, without the texts of rows. All other texts are escaped."""
+    return tidy(markdown_templates().get_template("page.md").render(page=page))
+
+
+def tidy(markdown: str) -> str:
+    """Markdown with one empty line between paragraphs."""
+    return re.sub(r"\n{3,}", "\n\n", markdown).strip() + "\n"
+
+
+@cache
+def html_templates() -> Environment:
+    """Templates of HTML pages: every value is escaped."""
+    environment = _environment()
+    environment.filters |= {"minus": minus, "code_parts": code_parts}
+    return environment
+
+
+@cache
+def markdown_templates() -> Environment:
+    """Templates of Markdown: every value reads as itself and starts no markup, unless a filter wrote it as Markdown."""
+    environment = _environment(finalize=_as_markdown)
+    environment.filters |= {"fenced": _fenced, "code": _code, "verbatim": Markup}
+    return environment
+
+
+def _as_markdown(value: Any) -> Markup:
+    return value if isinstance(value, Markup) else Markup(plain(str(value)))  # noqa: S704 - plain escapes it
+
+
+def _fenced(value: Any, language: str = "text") -> Markup:
+    return Markup(fenced(str(value), language))  # noqa: S704 - no text ends the fence
+
+
+def _code(value: Any) -> Markup:
+    """A short text as code, in which nothing is markup."""
+    return Markup("`" + " ".join(str(value).replace("`", "'").split()) + "`")  # noqa: S704
+
+
+def _environment(**options: Any) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("finetune_pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    environment.globals["zip"] = zip
+    return environment
+
+
+_CODE = re.compile(r"`([^`\n]+)`")
+_MARKUP = "\\`*_{}[]<>#|~!&"
+_LIST_START = re.compile(r"^(-(?=[-\s]|$)|\+(?=\s|$)|\d+[.)](?=\s|$))")
+
+
+def minus(value: str) -> str:
+    """Write hyphens before numbers as minus signs: ` -3.1` but not `8-shot` or `2026-11-24`."""
+    return re.sub(r"(^|[ (])-(?=\d)", "\\1\u2212", value)
+
+
+def code_parts(value: str) -> list[tuple[bool, str]]:
+    """Split a text at its backticks: (whether it is code, part)."""
+    return [(bool(i % 2), part) for i, part in enumerate(_CODE.split(value)) if part]
+
+
+def plain(value: str) -> str:
+    """One line of Markdown that reads as `value`: no markup, link or mention starts in it; line ends become blanks."""
+    escaped = "".join(f"\\{c}" if c in _MARKUP else c for c in " ".join(value.split()))
+    escaped = _LIST_START.sub(lambda start: f"{start[0][:-1]}\\{start[0][-1]}", escaped)
+    return escaped.replace("://", ":\u200b//").replace("@", "@\u200b")
+
+
+def fenced(value: str, language: str = "text") -> str:
+    """Text as a code block, behind a fence longer than any in it."""
+    longest = max((len(m) for m in re.findall(r"`+", value)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{value}\n{fence}"

@@ -1,0 +1,330 @@
+"""Plots drawn by matplotlib as SVG: the same file for the same values, text as text, colours that follow the page."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import escape
+
+from finetune_pipeline.report.blocks import Plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDE, NARROW = 880, 400
+"""Widths in pixels: for a desk, and for a telephone."""
+INK, SOFT, LINE, ACCENT, BAD = "#1d2126", "#5b6470", "#dcdfe3", "#1f5fae", "#a8281f"
+"""Colours on paper. On a page each is a variable of its style sheet, which has them for light and for dark."""
+_VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent", BAD: "bad"}
+_LETTER = 7.2
+"""Mean width of a letter in pixels, amply."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One line of a dot plot: a value with its interval, and both in words. `strong`: the one to look at."""
+
+    label: str
+    value: float
+    interval: tuple[float, float]
+    text: str
+    strong: bool = False
+
+
+def draw(name: str, title: str, figure: Callable[[int], Figure], embedded: bool = False) -> Plot:
+    """Draw a plot at both widths.
+
+    Args:
+        name: Of the plot's file.
+        title: What the plot shows, for who cannot see it.
+        figure: Draws it at a width in pixels.
+        embedded: Whether Markdown holds the plot as well.
+    """
+    return Plot(name, title, _svg(name, title, figure, WIDE), _svg(name, title, figure, NARROW), embedded)
+
+
+def draw_document(name: str, title: str, figure: Callable[[int], Figure], width: int = WIDE) -> str:
+    """Draw a plot at one width as a file of its own, on white."""
+    return Plot(name, title, _svg(name, title, figure, width), "").document
+
+
+def _svg(name: str, title: str, figure: Callable[[int], Figure], width: int) -> str:
+    import matplotlib
+
+    settings: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": f"{name} {width}",
+        "text.parse_math": False,
+        "font.family": "DejaVu Sans",
+        "font.size": 13,
+        "text.color": INK,
+    }
+    written = io.StringIO()
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # widths of letters the font lacks are guessed; the text stays
+        made = figure(width)
+        for artist in made.findobj():
+            artist.set_clip_on(False)
+        made.savefig(written, format="svg", dpi=72, transparent=True)
+        height = made.get_figheight() * 72
+    body = written.getvalue()
+    body = body[body.index('<g id="figure_1">') :]
+    body = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", body)  # no XML may hold these
+    body = re.sub(r'<g id="[^"]*"/>\s*', "", body)
+    body = re.sub(r'<g id="[^"]*">', "<g>", body)
+    body = re.sub(r'style="[^"]*"', lambda style: _styled(style[0]), body)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width} {height:.0f}" width="{width}" height="{height:.0f}" role="img" '
+        f'font-family="system-ui, sans-serif" aria-label="{escape(title)}">{body.strip()}'
+    )
+
+
+def _styled(style: str) -> str:
+    """A style whose colours are variables of the page and whose font is that of the page."""
+    style = re.sub(r" ?font-family: [^;\"]*;?", "", style)
+    return re.sub(
+        r"#[0-9a-f]{6}", lambda c: f"var(--{_VARIABLES[c[0]]}, {c[0]})" if c[0] in _VARIABLES else c[0], style
+    )
+
+
+def canvas(width: int, height: int, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
+    """A figure with axes that leave these margins, all in pixels."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width / 72, height / 72), dpi=72)
+    axes = made.add_axes(
+        (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+    )
+    axes.patch.set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0, labelsize=12, labelcolor=SOFT, pad=6)
+    axes.set_axisbelow(True)
+    return made, axes
+
+
+def scale(axes: Axes, which: str, low: float, high: float, ticks: int, label: str = "") -> None:
+    """Round ticks from at or below `low` to at or above `high`, with lines where `which` is the axis of values."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    high = high if high > low and math.isfinite(high - low) else low + 1
+    at = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xlim if which == "x" else axes.set_ylim)(at[0], at[-1])
+    axis.set_ticks(list(at))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\u2212")))
+    axis.grid(True, color=LINE, linewidth=1)
+    if label:
+        axis.set_label_text(label, color=SOFT, fontsize=12)
+
+
+def dot_plot(
+    name: str, title: str, dots: Sequence[Dot], axis: str, limits: tuple[float, float] | None = None
+) -> Plot | None:
+    """Draw values with intervals, one under the other. On narrow screens names and values stand above the dots.
+
+    Args:
+        name: Of the plot's file.
+        title: What the plot shows.
+        dots: From top to bottom; without any there is no plot.
+        axis: Title of the scale.
+        limits: Ends of the scale; otherwise around all intervals and zero.
+    """
+    if not dots:
+        return None
+    ends = [end for dot in dots for end in (*dot.interval, dot.value)]
+    low, high = limits or (min(0.0, *ends), max(0.0, *ends))
+    names = [" ".join(dot.label.split()) for dot in dots]
+
+    def figure(width: int) -> Figure:
+        narrow = width < WIDE
+        labels = [label if len(label) <= (most := 50 if narrow else 70) else f"{label[: most - 1]}…" for label in names]
+        row = 56 if narrow else 30
+        left = 14.0 if narrow else min(max(map(len, labels)) * _LETTER + 16, width - 376)
+        right = 14.0 if narrow else min(max(len(dot.text) for dot in dots) * _LETTER + 24, 240)
+        height = row * len(dots) + 58
+        made, axes = canvas(width, height, left, right, 8, 50)
+        scale(axes, "x", low, high, 4 if narrow else 6, axis)
+        axes.set_ylim(len(dots), 0)
+        axes.set_yticks([])
+        if low < 0:
+            axes.axvline(0, color=INK, linewidth=1.5)
+        for i, (dot, label) in enumerate(zip(dots, labels, strict=True)):
+            y, color, weight = i + (0.78 if narrow else 0.5), *((ACCENT, "bold") if dot.strong else (SOFT, "normal"))
+            size = 2.4 if dot.strong else 1.6
+            axes.plot(dot.interval, [y, y], color=color, linewidth=size, marker="|", markersize=8, markeredgewidth=size)
+            axes.plot([dot.value], [y], "o", color=color, markersize=10 if dot.strong else 8)
+            at = 1 - (8 + row * y) / height
+            above = 15 / height if narrow else 0
+            made.text(0, at + 2 * above if narrow else at, label, va="center", weight=weight)
+            made.text(0 if narrow else 1 - (right - 16) / width, at + above, dot.text, va="center", weight=weight)
+        return made
+
+    return draw(name, title, figure)
+
+
+def learning_curve(history: Sequence[tuple[float | None, float | None, float | None]], kept: int | None) -> Plot | None:
+    """Draw training and validation loss over the steps; None without two points of either.
+
+    Args:
+        history: Step, training loss and validation loss of every logged step.
+        kept: The step whose checkpoint was kept.
+    """
+    series = {
+        "training": [(step, loss) for step, loss, _ in history if step is not None and loss is not None],
+        "validation": [(step, loss) for step, _, loss in history if step is not None and loss is not None],
+    }
+    points = [point for of in series.values() for point in of]
+    if max(map(len, series.values())) < 2:
+        return None
+    most = max(loss for _, loss in points)
+
+    def figure(width: int) -> Figure:
+        made, axes = canvas(width, 320, 48, 92, 28, 52)
+        scale(axes, "x", 0, max(step for step, _ in points), 7 if width == WIDE else 4, "optimiser step")
+        scale(axes, "y", 0, most, 5)
+        axes.xaxis.grid(False)
+        axes.text(-0.01, 1.04, "loss", transform=axes.transAxes, ha="right", color=SOFT, fontsize=12)
+        ends = {}
+        for title, color, size in (("training", SOFT, 1.5), ("validation", ACCENT, 2.4)):
+            if series[title]:
+                marker = "o" if title == "validation" else ""
+                axes.plot(*zip(*series[title], strict=True), color=color, linewidth=size, marker=marker, markersize=7)
+                ends[title] = series[title][-1][1]
+        if kept is not None and any(step == kept for step, _ in series["validation"]):
+            axes.axvline(kept, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+            axes.annotate("kept", (kept, 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset pixels",
+                          ha="center", color=SOFT, fontsize=12)  # fmt: skip
+        least = 0.07 * axes.get_ylim()[1]
+        if len(ends) == 2 and abs(gap := ends["training"] - ends["validation"]) < least:  # keep the two names apart
+            apart = (least - abs(gap)) / 2 * (1 if gap >= 0 else -1)
+            ends = {"training": ends["training"] + apart, "validation": ends["validation"] - apart}
+        for title, y in ends.items():
+            color = ACCENT if title == "validation" else SOFT
+            axes.annotate(title, (1, y), (10, 0), xycoords=("axes fraction", "data"), textcoords="offset pixels",
+                          va="center", color=color)  # fmt: skip
+        return made
+
+    return draw("learning_curve", "Training and validation loss over the optimiser steps", figure)
+
+
+def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | None:
+    """Draw rows by number of tokens, with a line at the longest allowed length where it lies inside.
+
+    Args:
+        bins: `from`, `to` and `count` of each; all of one width but the last, which may take the long tail.
+        limit: training.max_tokens.
+    """
+    if not bins:
+        return None
+    width_of = bins[0]["to"] - bins[0]["from"] + 1
+    tail = len(bins) > 1 and bins[-1]["to"] - bins[-1]["from"] >= width_of
+    at = (limit - bins[0]["from"] + 1) / width_of
+
+    def figure(width: int) -> Figure:
+        made, axes = canvas(width, 280, 60, 30, 28, 52)
+        scale(axes, "y", 0, max(b["count"] for b in bins), 5)
+        axes.bar([i + 0.5 for i in range(len(bins))], [b["count"] for b in bins], 0.92, color=ACCENT)
+        every = max(1, -(-len(bins) // (12 if width == WIDE else 5)))
+        ticks = [i for i in range(0, len(bins), every) if not tail or i <= len(bins) - 1 - every]
+        names = [f"{bins[i]['from']:,}" for i in ticks]
+        if tail:
+            ticks, names = [*ticks, len(bins) - 1], [*names, f"{bins[-1]['from']:,} and more"]
+        axes.set_xticks(ticks, names)
+        axes.set_xlim(0, len(bins))
+        axes.set_xlabel("tokens of a rendered row", color=SOFT, fontsize=12)
+        axes.text(-0.01, 1.05, "rows", transform=axes.transAxes, ha="right", color=SOFT, fontsize=12)
+        if 0 <= at <= len(bins) - (1 if tail else 0):
+            axes.axvline(at, color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+            axes.annotate(f"max_tokens {limit:,}", (at, 1), (0, 5), xycoords=("data", "axes fraction"),
+                          textcoords="offset pixels", ha="center", color=SOFT, fontsize=12)  # fmt: skip
+        return made
+
+    return draw("tokens", "Rows by number of tokens", figure)
+
+
+def operating_curve(plan: Mapping[str, Any]) -> Plot:
+    """Draw the chance that a reviewed sample is accepted over the true share of bad rows (data.quality.synthetic)."""
+    rates = [100 * point["rate"] for point in plan["curve"]]
+    chances = [100 * point["accept"] for point in plan["curve"]]
+
+    def figure(width: int) -> Figure:
+        made, axes = canvas(width, 300, 60, 30, 48, 52)
+        scale(axes, "x", 0, max(rates), 9 if width == WIDE else 5, "rows that are truly bad, %")
+        scale(axes, "y", 0, 100, 4)
+        axes.xaxis.grid(False)
+        axes.plot(rates, chances, color=ACCENT, linewidth=2.4, marker="o", markersize=6)
+        made.text(0, 1 - 12 / 300, "chance of acceptance, %", color=SOFT, fontsize=12, va="center")
+        for key, title in (("acceptable", "good enough"), ("intolerable", "intolerable")):
+            axes.axvline(100 * plan[key], color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
+            axes.annotate(title, (100 * plan[key], 1), (4, -2), xycoords=("data", "axes fraction"),
+                          textcoords="offset pixels", color=SOFT, fontsize=12)  # fmt: skip
+        return made
+
+    return draw("operating_curve", "Chance of acceptance over the share of bad rows", figure)
+
+
+def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tuple[float, bool, bool]]) -> Plot:
+    """Draw the size of a drift signal over the windows.
+
+    Args:
+        name: Of the signal.
+        windows: The last day of every window.
+        sizes: By number of the window: size, whether it was judged, and whether it is an alarm.
+    """
+
+    def figure(width: int) -> Figure:
+        made, axes = canvas(width, 160, 60, 30, 14, 34)
+        scale(axes, "y", 0, max([0.1, *(size for size, _, _ in sizes.values())]), 4)
+        axes.plot(list(sizes), [size for size, _, _ in sizes.values()], color=ACCENT, linewidth=2)
+        for window, (size, judged, alarm) in sizes.items():
+            color = BAD if alarm else ACCENT
+            axes.plot([window], [size], "o", color=color, markersize=8,
+                      fillstyle="full" if judged else "none", markeredgewidth=1.5)  # fmt: skip
+        every = max(1, -(-len(windows) // (8 if width == WIDE else 4)))
+        axes.set_xticks(range(1, len(windows) + 1, every), windows[::every])
+        axes.set_xlim(0.5, len(windows) + 0.5)
+        return made
+
+    return draw(name, f"{name}: size over time", figure)
+
+
+def stacked_bar(name: str, title: str, parts: Mapping[str, tuple[float, str]], mark: tuple[float, str]) -> Plot:
+    """Draw one bar of parts with a legend, and a line at a limit.
+
+    Args:
+        name: Of the plot's file.
+        title: What it shows.
+        parts: Size and colour by name.
+        mark: Where the line stands, and what it means.
+    """
+
+    def figure(width: int) -> Figure:
+        columns = 4 if width == WIDE else 2
+        lines = -(-len(parts) // columns)
+        made, axes = canvas(width, 78 + 22 * lines, 4, 4, 26, 10 + 22 * lines)
+        begin, whole = 0.0, max(sum(size for size, _ in parts.values()), mark[0])
+        for i, (part, (size, color)) in enumerate(parts.items()):
+            axes.barh([0], [size], 0.8, left=begin, color=color)
+            begin += size
+            x, y = (i % columns) / columns, 22 * (lines - 1 - i // columns) + 10
+            made.text(x + 4 / width, y / made.bbox.height, "\u25a0", color=color, fontsize=14)
+            made.text(x + 22 / width, y / made.bbox.height, part, fontsize=12)
+        axes.axvline(mark[0], color=INK, linewidth=2)
+        far = mark[0] > whole / 2
+        axes.annotate(mark[1], (mark[0], 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset pixels",
+                      ha="right" if far else "left", fontsize=12)  # fmt: skip
+        axes.set_xlim(0, whole * 1.005)
+        axes.set_yticks([])
+        axes.set_xticks([])
+        return made
+
+    return draw(name, title, figure, embedded=True)

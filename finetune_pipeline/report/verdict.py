@@ -1,0 +1,240 @@
+"""The verdict on a candidate in words, its gates, and what to do next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from finetune_pipeline.evaluation.data_request import group_title
+from finetune_pipeline.evaluation.gate_result import GateStatus
+from finetune_pipeline.evaluation.gates import GateResult, verdict
+from finetune_pipeline.evaluation.gates_on_gains import tied_with
+from finetune_pipeline.evaluation.predictions import SIMPLE
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.rivals import MODE_TITLES
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.wording import (
+    RIGHT_OR_WRONG,
+    counted,
+    inside,
+    metric_title,
+    number,
+    percent,
+    points,
+    points_range,
+    prompt_name,
+)
+from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Items, Verdict
+from finetune_pipeline.training.history import MUCH_RISE
+
+MOST = 0.5
+"""From this share of the gain on, constrained decoding of the base model counts as bringing most of it."""
+SHOWN_GROUPS = 3
+ANSWERS = {"passed": "yes", "failed": "no", "warned": "warns", "not_asked": "not asked"}
+_STATUS = {"promote": "passed", "use_simple": "warned", "refuse": "failed"}
+
+
+def level(evaluation: EvaluationResult) -> str:
+    """The confidence level of all intervals, as `95%`."""
+    return f"{100 * evaluation.confidence:g}%"
+
+
+def page_verdict(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Verdict:
+    """The verdict as it stands at the top of the page."""
+    return Verdict(_STATUS[verdict(gates)], *verdict_sentences(evaluation, gates), caveats(evaluation))
+
+
+def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> tuple[str, str]:
+    """The answer in a few words (`Passed: …`), and the sentence with the gain and its interval."""
+    comparison, scores = evaluation.comparison, evaluation.scores["candidate"]
+    best = f"the base model with its best prompt ({prompt_name(evaluation.baseline.best)})"
+    best += MODE_TITLES[evaluation.base_at_its_best.mode]
+    reached = f"reaches {metric_title(evaluation.metric)} {points(scores.primary.value, sign=False)} on"
+    if evaluation.metric in RIGHT_OR_WRONG:
+        reached = f"is right on {percent(scores.accuracy)} of"
+    sentence = (
+        f"The fine-tuned model {reached} {counted(comparison.n, 'sealed row')}, {_difference(comparison.gain)} {best}; the "
+        f"{level(evaluation)} interval of the gain is {points_range(comparison.interval)} points."
+    )
+    return verdict_answer(evaluation, gates), sentence
+
+
+def verdict_answer(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> str:
+    """The verdict in a sentence: promoted, beaten or tied by a simple model, or refused and by which gates."""
+    failed, decision = [gate.name for gate in gates if not gate.passed], verdict(gates)
+    tied = joined([inside(title) for title in tied_with(evaluation)])
+    if decision == "promote":
+        tie = f" It is a tie with {tied}, which gates.simple: not_worse takes." if tied else ""
+        return f"Passed: {gate_counts(gates)}.{tie}"
+    if decision == "use_simple":
+        return f"Better than prompting, not surely better than {tied or 'a simple model'}: use that, or train on."
+    return f"Refused by {joined(failed)}: {gate_counts(gates)}." if failed else "Refused: no gate was asked."
+
+
+def gate_counts(gates: Sequence[GateResult]) -> str:
+    """`7 passed, 1 failed, 6 not asked`; statuses no gate has are left out."""
+    counts = Counter(gate.status for gate in gates)
+    statuses: tuple[GateStatus, ...] = ("passed", "failed", "warned", "not_asked")
+    return ", ".join(f"{counts[status]} {status.replace('_', ' ')}" for status in statuses if counts[status])
+
+
+def _difference(gain: float | None) -> str:
+    if gain is None:
+        return "an unknown distance from"
+    if round(1000 * gain) == 0:
+        return "as often as" if gain == 0 else "about as often as"
+    return f"{abs(100 * gain):.1f} points {'more' if gain > 0 else 'less'} than"
+
+
+def joined(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`; nothing for nothing."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def caveats(evaluation: EvaluationResult) -> list[str]:
+    """What belongs directly under the verdict: the champion, simple models not beaten, a gain that is mostly form."""
+    sentences = []
+    if champion := evaluation.comparisons.get("champion"):
+        gain = f"{points(champion.gain)} points ({points_range(champion.interval)})"
+        sentences.append(f"Against the champion in service: {gain}.")
+    for name, model in SIMPLE_MODELS.items():
+        simple = evaluation.comparisons.get(f"{SIMPLE}{name}")
+        if not simple or simple.interval is None or simple.interval[0] > 0:
+            continue
+        surely = simple.interval[1] < 0
+        sentences.append(
+            f"{model.title} is {'' if surely else 'not surely worse; it is '}made in seconds"
+            f"{' and is surely better' if surely else ''}: the fine-tuned model stands at {points(simple.gain)} points "
+            f"against it ({points_range(simple.interval)})."
+        )
+    closed = closed_by_decoding(evaluation)
+    return sentences + ([decoding_sentence(closed)] if closed >= MOST else [])
+
+
+def closed_by_decoding(evaluation: EvaluationResult) -> float:
+    """The share of the gain that restricting the base model's answers brings; 0 where that is unknown."""
+    return (evaluation.format_gap.closed_by_decoding if evaluation.format_gap else None) or 0.0
+
+
+def decoding_sentence(closed: float) -> str:
+    """What constrained decoding would bring, where that is most of the gain."""
+    share = "all of the gain" if closed >= 1 else f"{percent(closed)} of the gain"
+    return (
+        f"Constrained decoding of the untrained base model would bring {share}: most of what was gained is form, "
+        "and could be had without fine-tuning."
+    )
+
+
+def gates_section(gates: Sequence[GateResult]) -> Blocks:
+    """Every gate with what it measured and, where it says no, what to do."""
+    yield f"{gate_counts(gates)}." if gates else None
+    yield Answers(
+        ("Gate", "Passed", "Measured"),
+        [
+            Answer(
+                g.name, g.status, ANSWERS[g.status], g.message, [f"What to do: {g.what_to_do}"] if g.what_to_do else []
+            )
+            for g in gates
+        ],
+    )
+
+
+def next_section(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Blocks:
+    """What to do next, as a list."""
+    yield Items(next_steps(evaluation, gates), ordered=True)
+
+
+def next_steps(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
+    """What to do next, the most pressing first, each with its reason."""
+    return [
+        *_of_the_gates(evaluation, gates),
+        *_of_training(evaluation),
+        *_of_data(evaluation),
+        *_of_evidence(evaluation),
+    ]
+
+
+def _of_the_gates(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> list[str]:
+    decision = verdict(gates)
+    if decision == "promote":
+        steps = ["Serve it: no gate said no, so the alias champion moves to this version when it is registered."]
+    elif decision == "use_simple":
+        steps = _use_simple(evaluation)
+    else:
+        steps = [f"{gate.name}: {gate.what_to_do}" for gate in gates if not gate.passed and gate.what_to_do]
+    steps += [f"{gate.name} (a warning): {gate.what_to_do}" for gate in gates if gate.status == "warned"]
+    closed = closed_by_decoding(evaluation)
+    if decision != "promote" and closed >= MOST:
+        steps.append(
+            "Consider restricting the base model's answers to the labels instead: that brings "
+            f"{percent(min(closed, 1.0))} of the gain without training."
+        )
+    return steps
+
+
+def _use_simple(evaluation: EvaluationResult) -> list[str]:
+    """The simple model that scores best, and what would have to happen for the language model to pass."""
+    name, power = evaluation.task.name, evaluation.baseline.power
+    scores = {model.title: evaluation.scores.get(f"{SIMPLE}{key}") for key, model in SIMPLE_MODELS.items()}
+    values = {title: of.primary.value or 0.0 for title, of in scores.items() if of and title in tied_with(evaluation)}
+    best = max(values, key=lambda title: values[title], default="the simple model")
+    steps = [
+        f"Use {inside(best)}: `finetune export {name} --simple --to DIR` writes it, with a card and an example. It is made in "
+        "seconds and serves for nothing."
+    ]
+    if power and power.before is not None and power.detectable_gain is not None:
+        needed = percent(min(1.0, power.before + power.detectable_gain))
+        steps.append(f"Or train on: to be promoted, the model has to reach about {needed} on a test of this size.")
+    steps.append(
+        f"Or, where you want one model for other reasons, write gates.simple: not_worse into {name}/task.yaml."
+    )
+    return steps
+
+
+def _of_training(evaluation: EvaluationResult) -> list[str]:
+    training = evaluation.training
+    fit, best = training.overfitting, training.best_step
+    losses = [logged.eval_loss for logged in training.history if logged.eval_loss is not None]
+    if best is not None and best == training.steps and len(losses) > 1 and losses[-1] < losses[-2]:
+        return ["Train longer: the validation loss was still falling at the last step (training.epochs)."]
+    if fit.rise is None or fit.rise < MUCH_RISE:
+        return []
+    rose = f"the validation loss rose by {percent(fit.rise)} after step {number(fit.best_step)}"
+    if fit.verdict == "overfitted":
+        return [
+            f"Train less or on more rows: {rose}, so the model had begun to learn its training rows by heart. The best "
+            "checkpoint was kept."
+        ]
+    return [
+        f"Lower training.learning_rate: {rose}, though the training loss did not fall. The best checkpoint was kept."
+    ]
+
+
+def _of_data(evaluation: EvaluationResult) -> list[str]:
+    name, steps = evaluation.task.name, []
+    wanted = sorted((group for group in evaluation.atlas.groups if group.collect), key=lambda group: -group.count)
+    if wanted:
+        kinds = "; ".join(
+            f"{group_title(g)} ({counted(g.count, 'mistake')}: collect {counted(g.collect, 'row')} like these)"
+            for g in wanted[:SHOWN_GROUPS]
+        )
+        steps.append(
+            f"Collect rows for the largest groups of mistakes: {kinds}. `finetune ask-data {name}` writes the request."
+        )
+    never = evaluation.history.rows.never_right
+    if never and evaluation.history.versions:
+        steps.append(
+            f"Look at the {counted(never, 'row')} that no version ever had right: they are hard, or labelled wrongly."
+        )
+    return steps
+
+
+def _of_evidence(evaluation: EvaluationResult) -> list[str]:
+    steps, power, people = [], evaluation.baseline.power, evaluation.people
+    if power and power.enough is False and power.sentence:
+        steps.append(f"Enlarge the test set: {power.sentence}")
+    if people is not None and not people.rated:
+        steps.append(
+            f"Have people look at the answers: `finetune review {evaluation.task.name}`. No score replaces that."
+        )
+    return steps

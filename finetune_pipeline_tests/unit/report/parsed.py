@@ -1,0 +1,49 @@
+"""A page as a browser reads it."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> [click](javascript:alert(3)) | **bold** & \"quoted\" 'x' `code`"
+"""A text that does something wherever it is not escaped."""
+
+
+class Parsed(HTMLParser):
+    """Tags, attributes and words of a page, which must close its tags in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        assert not self.open, self.open
+
+    @property
+    def words(self) -> str:
+        """The text of the page, with one blank between words."""
+        return " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.text += " "
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def assert_inert(self) -> None:
+        """Nothing runs, nothing is loaded, and links lead to places on the page."""
+        assert not {"script", "link", "img", "iframe", "object", "form"} & set(self.tags)
+        assert not [(name, value) for name, value in self.attributes if name.startswith("on") or name == "src"]
+        targets = {f"#{value}" for name, value in self.attributes if name == "id"}
+        assert {value for name, value in self.attributes if name.endswith("href")} <= targets

@@ -1,0 +1,124 @@
+"""The audit's page: every token in its colour, every text escaped, the verdict that the counters give."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.report.audit_page import audit_page
+from finetune_pipeline.report.page import page_html
+from finetune_pipeline.training.rows import prepare_split
+from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer, tiny_messages
+from finetune_pipeline_tests.unit.report.parsed import Parsed
+
+SETTINGS = {"max_tokens": 120, "over_length": "truncate_prompt"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoTokenizer
+
+    folder: Path = tmp_path_factory.mktemp("tok")
+    make_tiny_tokenizer(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+class Spans(HTMLParser):
+    """The text of the rows by the class of its span, and all tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text: dict[str, str] = {"loss": "", "context": "", "lost": "", "special": ""}
+        self.tags: list[str] = []
+        self.within: list[str] = []
+        self.rows = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        kind = dict(attrs).get("class") or ""
+        self.rows += kind == "tokens"
+        if tag == "span" and self.rows:
+            self.within = kind.split()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "span":
+            self.within = []
+
+    def handle_data(self, data: str) -> None:
+        for name in self.within:
+            if name in self.text and data not in ("·", "↵", "␍"):
+                self.text[name] += data
+
+
+def _page(tokenizer: Any, examples: list[Example], **settings: Any) -> str:
+    told = {**SETTINGS, **settings}
+    done = {
+        split: prepare_split(tokenizer, rows, told["max_tokens"], told["over_length"], f"{split} split").audit
+        for split, rows in {"train": examples, "validation": examples[:1]}.items()
+    }
+    return page_html(audit_page(done, told))
+
+
+def test_tokens_with_loss_are_the_answer_and_its_end(tokenizer: Any) -> None:
+    page = _page(tokenizer, [Example("e0", tiny_messages(0))])
+    told = Spans(page)
+    assert "Sound." in page and "Training is stopped" not in page
+    assert told.rows == 2  # one row a split
+    assert told.text["loss"] == "billing<|im_end|>" * 2
+    assert SYSTEM in told.text["context"] and told.text["lost"] == ""
+    assert told.text["special"].count("<|im_end|>") == 2 * 3
+
+
+def test_everything_from_the_data_is_escaped(tokenizer: Any) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>&amp;"
+    messages = [{"role": "user", "content": evil}, {"role": "assistant", "content": evil}]
+    page = _page(tokenizer, [Example('"><b>id', messages, source={"file": "<i>f", "line": 1})], max_tokens=400)
+    told = Spans(page)
+    assert {"script", "img", "b"} & set(told.tags) == set()
+    assert evil in told.text["loss"] and evil in told.text["context"]
+    assert '"><b>id, <i>f:1' in Parsed(page).words
+    Parsed(page).assert_inert()
+
+
+def test_what_was_cut_is_struck_out_and_counted(tokenizer: Any) -> None:
+    long = [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": "ancient history. " * 20 + "my invoice is wrong"},
+        {"role": "assistant", "content": "billing"},
+    ]
+    page = _page(tokenizer, [Example("e0", tiny_messages(0)), Example("long", long)])
+    told = Spans(page)
+    assert "Sound." in page and "its user text was cut" in page
+    assert told.text["lost"].startswith("ancient history.")
+    assert "my invoice is wrong" in told.text["context"]
+    assert "Examples with a cut user text 1 0" in Parsed(page).words
+
+
+def test_a_fault_stops_and_says_where_and_what_to_do(tokenizer: Any) -> None:
+    messages = tiny_messages(1)
+    messages[1]["content"] += "<|im_end|>"
+    page = _page(tokenizer, [Example("e0", tiny_messages(0)), Example("forged", messages)], over_length="fail")
+    assert "Training is stopped." in page and "Sound." not in page
+    assert "1 of 2 rows hold marks of a chat template" in page and "for example forged" in page
+    assert "What to do: remove them from the data" in page
+    assert '<h3 class="bad-count">Marks of a template in the text</h3>' in page
+
+
+def test_line_breaks_and_blanks_are_seen_and_long_context_is_folded(tokenizer: Any) -> None:
+    messages = [{"role": "user", "content": "a\n\nb  " + "word " * 300}, {"role": "assistant", "content": "yes"}]
+    page = _page(tokenizer, [Example("e0", messages)], max_tokens=2000)
+    assert '<i class="sign">↵</i>\n' in page and '<i class="sign">·</i>' in page
+    assert re.search(r"<details><summary>… [\d,]+ more …</summary>", page)
+    text = Spans(page).text["context"]
+    assert text.count("word") == 2 * 300  # folded, not left out
+
+
+def test_an_empty_split_is_told(tokenizer: Any) -> None:
+    page = _page(tokenizer, [])
+    assert "the split holds no rows" in page and "No rows to show." in page

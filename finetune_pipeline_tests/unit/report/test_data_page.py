@@ -1,0 +1,89 @@
+"""The data page: complete, well formed, safe against hostile texts, and saying what the report says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.quality.benchmark_files import Item
+from finetune_pipeline.data.quality.contamination import BenchmarkIndex, contamination
+from finetune_pipeline.data.quality.report import data_quality
+from finetune_pipeline.data.quality.synthetic import review_sample
+from finetune_pipeline.report.data_page import data_page, dollars
+from finetune_pipeline.report.page import page_html
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.data.quality.makers import LABELS, answers, dealt, make, make_spec, requests
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE, Parsed
+
+STAGES = {
+    "validated_examples": {"rows_in": 640, "kept": 610, "quarantined": 30, "by_rule": {"data.bad_json": 30}},
+    "clean_examples": {"rows_in": 610, "kept": 600, "exact_duplicates": 10, "near_duplicates": 0, "quarantined": 0},
+    "splits": {"rows_in": 600, "counts": {"train": 420, "validation": 60, "test": 120}},
+}
+
+
+def page_of(*arguments: Any) -> Parsed:
+    """The page of a report, as a browser reads it."""
+    return Parsed(page_html(data_page(*arguments)))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def faulty(base: Path) -> dict[str, Any]:
+    """A label task with hostile texts, wrong labels, unreviewed synthetic rows and a repeated benchmark."""
+    rows = requests(600)
+    wrong = {i: LABELS[(LABELS.index(str(rows[i].label)) + 1) % 4] for i in range(0, 600, 15)}
+    rows = [
+        replace(e, label=wrong.get(i, e.label), origin="synthetic" if i % 2 else "human", generator=HOSTILE if i % 2 else None,
+                source={"file": f"raw/{HOSTILE}.jsonl", "line": i})
+        for i, e in enumerate(rows)
+    ]  # fmt: skip
+    rows.append(make(f"{HOSTILE} password login", HOSTILE, 601, label="parcel"))
+    items = [Item(f"{HOSTILE}.jsonl", 1, rows[0].user_text)]
+    benchmarks = contamination(list(BenchmarkIndex(items).find(rows)), items, len(rows))
+    spec = make_spec(LABELS)
+    decisions = {e.id: "drop" for e in review_sample(rows, {}, spec.data.synthetic)[:2]}
+    return data_quality(rows, dealt(rows), {}, decisions, spec, base, benchmarks)
+
+
+def test_the_page_is_well_formed_and_loads_nothing(faulty: dict[str, Any]) -> None:
+    page = page_of(faulty, HOSTILE, HOSTILE, STAGES, LABELS)
+    page.assert_inert()
+    assert HOSTILE in page.text
+
+
+def test_it_says_what_stops_and_what_to_look_at(faulty: dict[str, Any]) -> None:
+    words = page_of(faulty, "post", "d", STAGES, LABELS).words
+    assert "Training is stopped." in words and "no, stops" in words and "What stops it: synthetic rows" in words
+    for text in ("640", "610", "data.bad_json", "of the labels are wrong", "have no decision yet", "not a label",
+                 "Clopper-Pearson", "1 training rows repeat 1 of the 1 items", "gpt-4o-mini", "2027-01-05"):  # fmt: skip
+        assert text in words, text
+    for kind in faulty["edges"]["kinds"]:
+        assert kind["title"] in words.replace("\u2212", "-")
+    assert faulty["noise"]["suspects"][0]["id"] in words
+
+
+def test_prose_with_a_stray_lists_its_row(base: Path) -> None:
+    rows = answers([f"It is number {i}." for i in range(60)] + ["it is Not."])
+    report = data_quality(rows, dealt(rows), {}, {}, make_spec(min_examples=10), base)
+    words = page_of(report, "post", "d").words
+    assert "stray rows" in words and "raw/a.jsonl:61" in words and "Training may begin." in words
+    assert "Look first at: one output format" in words
+
+
+def test_a_clean_report_says_so(base: Path) -> None:
+    rows = requests(600)
+    report = data_quality(rows, dealt(rows), {}, {}, make_spec(LABELS), base)
+    words = page_of(report, "post", "d").words
+    assert "Nothing stands out." in words and "no, stops" not in words and "not asked" in words
+
+
+def test_dollars() -> None:
+    assert [dollars(x) for x in (0, 0.004, 1.5, 99.994, 1234.5)] == ["$0", "under $0.01", "$1.50", "$99.99", "$1,234"]

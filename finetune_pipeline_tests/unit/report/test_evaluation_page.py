@@ -1,0 +1,322 @@
+"""The report on a candidate: complete, in order, safe, and the same in all forms."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.gate_result import GateResult
+from finetune_pipeline.evaluation.gates import decide
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.report.evaluation_page import SCHEMA_VERSION, evaluation_json, evaluation_page, evaluation_plots
+from finetune_pipeline.report.page import page_html, page_markdown, plain
+from finetune_pipeline.report.verdict import next_steps, verdict_sentences
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline_tests.unit.evaluation.fake_run import (
+    TRAINING,
+    arguments,
+    champion_rows,
+    changed,
+    evaluation,
+    json_evaluation,
+    text_evaluation,
+)
+from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, spec, text_spec
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE, Parsed
+
+
+def pages(
+    result: EvaluationResult, of: TaskSpec | None = None, gates: Sequence[GateResult] | None = None
+) -> tuple[str, str]:
+    """HTML and Markdown."""
+    page = evaluation_page(result, decide(of or spec(), result) if gates is None else gates)
+    return page_html(page), page_markdown(page)
+
+
+@pytest.fixture(scope="module")
+def good() -> tuple[str, str]:
+    return pages(evaluation())
+
+
+def test_sections_in_order_and_nothing_loaded(good: tuple[str, str]) -> None:
+    page = Parsed(good[0])
+    page.assert_inert()
+    titles = (
+        "gates next models form paired confusion labels calibration learning regressions wrong atlas robustness ability people "
+        "data training supervision cost seal versions"
+    ).split()
+    assert re.findall(r'<h2 id="(\w+)">', good[0]) == titles == re.findall(r'<a href="#(\w+)">', good[0])
+
+
+def test_the_verdict_comes_first_with_its_interval(good: tuple[str, str]) -> None:
+    low, high = evaluation().comparison.interval or (0.0, 0.0)
+    sentence = (
+        "The fine-tuned model is right on 80.0% of 200 sealed rows, 27.5 points more than the base model with "
+        f"its best prompt (8-shot); the 95% interval of the gain is +{100 * low:.1f} to +{100 * high:.1f} points."
+    )
+    words = Parsed(good[0]).words
+    assert words.index(f"Passed: 8 passed, 6 not asked. {sentence}") < words.index("beats_baseline")
+    assert f"**Passed: 8 passed, 6 not asked.** {plain(sentence)}" in good[1]
+
+
+def test_a_refusal_names_the_gates_and_what_to_do() -> None:
+    base, candidate = paired(80, 14, 8, 20)
+    page, markdown = pages(evaluation(predictions=[*base, *candidate], parity_facts={}))
+    for words in (Parsed(page).words, markdown.replace("\\", "")):
+        assert "Refused by beats_baseline, beats_simple and merge_parity: " in words
+        assert "Read the regressions and wrong answers" in words and "points less than the base model" in words
+
+
+def test_hostile_texts_are_shown_and_do_nothing() -> None:
+    facts = arguments()
+    for row in facts["predictions"]:
+        if row["model"] == "candidate" and row["text"] != row["gold"]:
+            row["text"] = HOSTILE
+    of = spec(description=HOSTILE)
+    result = evaluation(
+        spec=of,
+        predictions=facts["predictions"],
+        texts={i: HOSTILE for i in facts["texts"]},
+        versions={HOSTILE: HOSTILE},
+        openings=[{"candidate": HOSTILE, HOSTILE: "x"}],
+        data_facts={HOSTILE: {"rows_in": 1, "by_rule": {HOSTILE: 1}}},
+        training_facts={"method": HOSTILE, "history": []},
+    )
+    page, markdown = pages(result, of)
+    Parsed(page).assert_inert()
+    assert Parsed(page).text.count("<script>alert(1)</script>") >= 10
+    assert markdown.count(r"\<script\>alert(1)\</script\>") >= 4
+    assert not re.search(r"(?<!\\)<(script|img)", markdown) and not re.search(r"(?<!\\)\]\(javascript", markdown)
+
+
+def test_hostile_labels_are_escaped_in_the_matrix() -> None:
+    labels = ["<b>bug", "billing & co", 'other"x']
+    of = spec(output={"kind": "labels", "labels": labels})
+    base, candidate = paired(30, 2, 9, 3)
+    names = dict(zip(["bug", "billing", "other"], labels, strict=True))
+    for row in [*base, *candidate]:
+        row.update(gold=names[row["gold"]], text=names[row["text"]])
+    page, _ = pages(evaluation(spec=of, predictions=[*base, *candidate]), of)
+    Parsed(page).assert_inert()
+    assert "<b>bug" not in page and "&lt;b&gt;bug" in page
+
+
+def test_the_matrix_shows_the_counts_and_the_invalid_column(good: tuple[str, str]) -> None:
+    matrix = good[0].split('<table class="matrix">')[1].split("</table>")[0]
+    counts = [[int(n) for n in re.findall(r">(\d+)</td>", row)] for row in matrix.split("<tr>")[2:]]
+    confusion = evaluation().scores["candidate"].confusion
+    assert confusion is not None and counts == confusion.counts and "invalid" in matrix
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Validated 1,042 23 1,019",
+        "Cleaned 1,019 16 31 21 951",
+        "Split 951 0 951",
+        "train 700 300 300 100",
+        "data.bad_json 23",
+        "scrubbed: email 14",
+        "raw/a<b>.jsonl 1,042 text label ab12ab12ab12ab12",
+        "No test row repeats or resembles a training row.",
+        "Found over all rows (balance): the largest label is 12 times the smallest.",
+        "Trainable parameters 1,000 (1.0% of all)",
+        "16-bit size 42.0%",
+        "Peak memory 1,234 MiB",
+        "yes, 110 tokens",
+        "fell from 2.000 before training to 0.500 at step 20",
+        "2,000 of 50,000 tokens (4.0%) carry loss",
+        "Examples with a cut user text 3",
+        "<b>hi",
+        "Training 1 min 15 s 1 min 14 s 1,234 MiB",
+        "took 1 min 10 s; the plan had said 1 min 0 s to 1 min 40 s",
+        "A request takes 75.0% fewer tokens",
+        "Fine-tuned 200 1.0 201",
+        "rented 8B $0.50 to $1.50 2026-05-31",
+    ],
+)
+def test_facts_of_data_training_and_cost(good: tuple[str, str], words: str) -> None:
+    assert words in Parsed(good[0]).words
+    assert "iban" not in good[0], "nothing of that kind was found"
+
+
+def test_markdown_holds_the_same_sections_without_texts_of_rows(good: tuple[str, str]) -> None:
+    for title in ("What to do next", "Learning curves", "Data card", "Supervision", "Cost", "Lineage and hashes"):
+        assert f"## {title}\n" in good[1], title
+    assert "| 20 | 0.500 |" in good[1] and "| Cleaned | 1,019 | 16 | 31 | 21 |  | 951 |" in good[1]
+    assert "text of e0100" in good[0] and "text of" not in good[1] and plain("<b>hi") not in good[1]
+
+
+def test_a_linear_model_that_is_better_is_said_under_the_verdict() -> None:
+    rows = arguments()["predictions"]
+    page, markdown = pages(evaluation(simple={"linear": {row["example_id"]: row["gold"] for row in rows}}))
+    assert "TF-IDF and logistic regression is made in seconds and is surely better" in page.split("<nav>")[0]
+    assert "is surely better: the fine-tuned model stands at" in markdown
+    beaten = evaluation(simple={"linear": {row["example_id"]: "other" for row in rows}})
+    assert "TF-IDF" not in pages(beaten)[0].split("<nav>")[0]
+
+
+def test_the_champion_is_shown_when_there_is_one(good: tuple[str, str]) -> None:
+    predictions = [*arguments()["predictions"], *champion_rows(150)]
+    page, _ = pages(evaluation(predictions=predictions, versions={"champion": "3"}))
+    assert "Against the champion in service: +5.0 points" in page
+    assert "Champion in service" not in good[0]
+
+
+def test_more_regressions_than_shown_are_counted() -> None:
+    base, candidate = paired(20, 45, 2, 3)
+    page, markdown = pages(evaluation(predictions=[*base, *candidate]))
+    counts = "45 rows that the base model has right and the fine-tuned one wrong."
+    assert counts in page and "The first 30 by id are shown." in page and plain(counts) in markdown
+
+
+def test_a_text_task_has_pages_too() -> None:
+    page, markdown = pages(text_evaluation(), text_spec())
+    Parsed(page).assert_inert()
+    assert "ROUGE-L 100.0 on 40 sealed rows, 33.3 points more" in page
+    assert 'id="confusion"' not in page and 'id="form"' not in page and "## Labels" not in markdown
+
+
+@pytest.mark.parametrize("metric", ["exact", "micro_f1"])
+def test_an_extraction_has_pages_with_its_fields(metric: str) -> None:
+    page, markdown = pages(json_evaluation(gates={"metric": metric}), json_spec(gates={"metric": metric}))
+    words = Parsed(page).words
+    if metric == "exact":
+        assert "The fine-tuned model is right on 90.0% of 60 sealed rows, 40.0 points more than" in words
+        assert "its answers read leniently" in words
+    else:
+        assert "The fine-tuned model reaches micro-F1 of the fields 95.0 on 60 sealed rows" in words
+    assert "city 0.900 0.900 0.900 0.667" in words
+    assert "JSON only after repair Base, best prompt 30 50.0%" in words
+    assert "a field holds another value: city (6)" in words
+    assert "| city | 0.900 |" in markdown and "## Failure atlas" in markdown
+    assert 'id="confusion"' not in page and "ROUGE" not in page
+
+
+def test_what_is_missing_is_shown_as_missing_or_left_out() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(("supervision", "cost", "quality_facts", "ability_facts", "people_facts"))
+    page, markdown = pages(evaluation(training_facts={}, data_facts={}, openings=[], versions={}, **nothing))
+    assert "No validation loss was recorded." in page and "No validation loss was recorded." in markdown
+    assert "No opening of the sealed test is on record." in page and "Peak memory n/a" in Parsed(page).words
+    assert not {"supervision", "cost", "ability", "people"} & set(re.findall(r'<h2 id="(\w+)">', page))
+    assert "## Cost" not in markdown
+
+
+def test_pages_repeat_themselves() -> None:
+    assert pages(evaluation()) == pages(evaluation())
+
+
+def test_plots_are_kept_as_files() -> None:
+    plots = evaluation_plots(evaluation())
+    assert list(plots) == ["models", "gains", "learning_curve"] and "Fine-tuned (qlora)" in plots["models"]
+    assert list(evaluation_plots(evaluation(training_facts={}))) == ["models", "gains"]
+
+
+def test_a_warning_is_no_yes() -> None:
+    gates = [
+        GateResult("robust", "warned", 0.4, 0.1, "Another case -40 points.", "Add such rows."),
+        GateResult("format_compliance", "passed", 1.0, 0.9, "All in form."),
+        GateResult("judge", "not_asked", None, 0.0, "The spec lets no judge decide."),
+    ]
+    page, _ = pages(evaluation(), gates=gates)
+    for status, answer in (("warned", "warns"), ("passed", "yes"), ("not_asked", "not asked")):
+        assert f'<td class="{status} nowrap">{answer}</td>' in page
+    assert "1 passed, 1 warned, 1 not asked" in page
+    steps = next_steps(evaluation(), gates)
+    assert steps[0].startswith("Serve it") and steps[1] == "robust (a warning): Add such rows."
+
+
+def steps(result: EvaluationResult, of: TaskSpec | None = None) -> str:
+    return "\n".join(next_steps(result, decide(of or spec(), result)))
+
+
+def test_a_passed_candidate_is_to_be_served_and_looked_at(good: tuple[str, str]) -> None:
+    assert steps(evaluation()).startswith("Serve it: no gate said no")
+    assert "<code>finetune review triage</code>" in good[0]
+
+
+def test_a_refused_candidate_is_told_what_every_gate_asks_for_and_what_is_cheaper() -> None:
+    base, candidate = paired(both=100, only_base=30, only_candidate=30, neither=40)
+    linear = {row["example_id"]: row["gold"] for row in base}
+    result = evaluation(predictions=[*base, *candidate], simple={"linear": linear})
+    told = steps(result)
+    assert "Serve it" not in told and "export TASK --simple" in told
+    for gate in decide(spec(), result):
+        assert (f"{gate.name}: " in told) is not gate.passed
+    form = changed(result, {"format_gap.closed_by_decoding": 0.7})
+    assert "restricting the base model's answers to the labels instead: that brings 70.0% of the gain" in steps(form)
+
+
+def test_a_candidate_beaten_by_a_simple_model_alone_is_told_to_use_that() -> None:
+    base, _ = paired(both=100, only_base=5, only_candidate=60, neither=35)
+    gold = {row["example_id"]: row["gold"] for row in base}
+    useless = dict.fromkeys(gold, "no label")
+    simple = {"commonest": useless, "nearest": useless | dict(list(gold.items())[:165]), "linear": gold}
+    result = evaluation(simple=simple)
+    first, *others = next_steps(result, decide(spec(), result))
+    assert first.startswith("Use TF-IDF and logistic regression: `finetune export triage --simple --to DIR` writes it")
+    assert not [step for step in (first, *others) if step.startswith(("Serve it", "beats_simple:"))]
+    page, markdown = pages(result)
+    assert "Better than prompting, not surely better than the nearest training row's answer and TF-IDF" in markdown
+    assert 'class="verdict warned"' in page and "is surely better" in page
+
+
+def test_a_tie_that_the_spec_takes_is_said() -> None:
+    base, _ = paired(both=100, only_base=5, only_candidate=60, neither=35)
+    of = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
+    linear = {row["example_id"]: row["gold"] if i < 160 else "no label" for i, row in enumerate(base)}
+    result = evaluation(spec=of, simple={"linear": linear})
+    answer, _ = verdict_sentences(result, decide(of, result))
+    assert answer.startswith("Passed: ") and "It is a tie with TF-IDF and logistic regression" in answer
+
+
+def test_a_training_that_stopped_too_early_or_too_late_is_told() -> None:
+    falling = [{"step": i, "eval_loss": 2.0 - i / 100} for i in (0, 20, 40)]
+    early = evaluation(training_facts={**TRAINING, "best_step": 40, "steps": 40, "history": falling})
+    assert "Train longer" in steps(early) and "Train l" not in steps(evaluation())
+    for verdict, rise, said in (
+        ("overfitted", 0.1, "Train less or on more rows: the validation loss rose by 10.0% after step 20"),
+        ("unstable", 0.3, "Lower training.learning_rate: the validation loss rose by 30.0% after step 20"),
+        ("turning", 0.005, None),
+        ("unstable", 0.09, None),  # the check not_overfitted passes such a rise, and so does the advice
+    ):
+        fit = {"verdict": verdict, "best_step": 20, "rise": rise}
+        told = steps(evaluation(training_facts={**TRAINING, "overfitting": fit}))
+        assert said in told if said else "validation loss" not in told
+
+
+def test_mistakes_and_rows_to_collect_are_not_mistaken_for_each_other() -> None:
+    result = changed(evaluation(), {"atlas.groups.0.count": 4, "atlas.groups.0.collect": 24})
+    assert "(4 mistakes: collect 24 rows like these)" in steps(result)
+
+
+@pytest.mark.parametrize("kind", ["labels", "json", "text"])
+def test_the_json_report_has_the_same_documented_keys_for_every_kind_of_task(kind: str) -> None:
+    result, of = {
+        "labels": (evaluation(), spec()),
+        "json": (json_evaluation(), json_spec()),
+        "text": (text_evaluation(), text_spec()),
+    }[kind]
+    gates = decide(of, result)
+    report = evaluation_json(result, gates)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["schema_version"] == SCHEMA_VERSION == 2
+    assert (
+        list(report)
+        == (
+            "schema_version task verdict gates next_steps metric confidence n models scores restricted "
+            "base_at_its_best decisions format_gap comparisons regressions fixes wrong_answers atlas history never_break "
+            "robustness production ability people judge similarity data quality supervision cost seal parity learning_curve "
+            "training lineage"
+        ).split()
+    )
+    documented = (Path(__file__).parents[3] / "docs" / "report.md").read_text("utf-8")
+    assert not [key for key in report if f"`{key}`" not in documented]
+    assert report["verdict"]["passed"] is all(g.passed for g in gates) is (report["verdict"]["decision"] == "promote")
+    assert report["verdict"]["sentence"] in pages(result, of)[1].replace("\\", "")
+    assert [g["name"] for g in report["gates"]] == [g.name for g in gates]

@@ -1,0 +1,234 @@
+"""The model card: valid by huggingface_hub's own reader, the report's own numbers, and nothing of the data in it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from finetune_pipeline.evaluation.gates import GateResult, decide
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.report.model_card import model_card
+from finetune_pipeline.spec.card import CardSpec
+from finetune_pipeline_tests.unit.evaluation.fake_run import (
+    SUPERVISION,
+    arguments,
+    evaluation,
+    json_evaluation,
+    text_evaluation,
+)
+from finetune_pipeline_tests.unit.evaluation.rows import json_spec, spec, text_spec
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE
+
+
+def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
+    """As models.export.describe makes it, with files of an export."""
+    told: dict[str, Any] = {
+        "task": "tickets",
+        "description": "Sorts tickets.",
+        "what": what,
+        "method": "lora",
+        "prompt": {
+            "system_prompt": "Answer with one label.",
+            "chat_template_sha256": "ab" * 32,
+            "rendered": "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n",
+            "soft_tokens": [],
+        },
+        "generation": {"max_new_tokens": 12, "stop_tokens": ["<|im_end|>"]},
+        "labels": ["bug", "billing", "other"],
+        "dtype": "bfloat16",
+        "stored_float32_because": None,
+        "base_model": {
+            "id": "acme/tiny",
+            "revision": "0123abc",
+            "identity": {"kind": "hub"},
+            "licence": None,
+            "licence_note": "The licence of acme/tiny goes on to hold.",
+            "weights": {"model.safetensors": "cd" * 32},
+        },
+        "artifacts": {
+            "merged_model": "m1",
+            "adapter": "a1",
+            "base_model": "b1",
+            "dataset": "d1",
+            "adapter_sha256": "e1",
+        },
+        "training": {"method": "lora", "epochs": 2.0, "learning_rate": 2e-4, "lora": {"r": 16, "alpha": 32}},
+        "parity": {"same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-5},
+        "card": CardSpec().model_dump(),
+        "versions": {"torch": "2.13.0"},
+        "files": {"model.safetensors": {}},
+    }
+    return told | changes
+
+
+def read(text: str) -> ModelCard:
+    """As the Hub's library reads it; nothing of its metadata is lost on the way through."""
+    card = ModelCard(text)
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert yaml.safe_load(card.data.to_yaml()) == header
+    return card
+
+
+@pytest.fixture(scope="module")
+def good() -> ModelCard:
+    told = evaluation()
+    return read(model_card(manifest(), told, decide(spec(), told)))
+
+
+def test_the_metadata_is_what_the_hub_wants(good: ModelCard) -> None:
+    data = good.data
+    assert data.base_model == "acme/tiny" and data["base_model_relation"] == "finetune"
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
+    assert data.tags == ["finetune-pipeline", "lora", "tickets"] and data.model_name == "tickets"
+    assert data.license == "other" and data.license_link == "https://huggingface.co/acme/tiny"
+    assert data.language is None and data.datasets is None
+    adapter = read(model_card(manifest("adapter"))).data
+    assert adapter.library_name == "peft" and adapter["base_model_relation"] == "adapter"
+    assert adapter.eval_results is None
+
+
+def test_results_are_the_reports(good: ModelCard) -> None:
+    scores = evaluation().scores["candidate"]
+    told = {(r.dataset_type, r.metric_name): r for r in good.data.eval_results}
+    low, high = scores.interval or (0.0, 0.0)
+    accuracy = told["tickets", f"Accuracy (95% interval {low:.3f} to {high:.3f})"]
+    assert accuracy.metric_value == scores.accuracy == 0.8 and accuracy.dataset_split == "test"
+    assert accuracy.dataset_revision == "t1" and accuracy.dataset_name == "tickets, sealed test of 200 rows"
+    assert told["tickets", "Macro-F1"].metric_value == round(scores.macro_f1 or 0, 4)
+    assert told["general_ability", "Accuracy (95% interval 0.460 to 0.580)"].metric_value == 0.521
+    assert good.data.metrics == ["accuracy", "f1", "valid_answers"]
+
+
+@pytest.mark.parametrize(
+    ("make", "of", "names"),
+    [
+        (json_evaluation, json_spec, {"Exact answers (95% interval 0.799 to 0.953)": 0.9}),
+        (text_evaluation, text_spec, {"ROUGE-L (95% interval 1.000 to 1.000)": 1.0}),
+    ],
+)
+def test_written_answers_have_their_own_metrics(make: Any, of: Any, names: dict[str, float]) -> None:
+    told = make()
+    card = read(model_card(manifest(labels=[]), told, decide(of(), told)))
+    results = {r.metric_name: r.metric_value for r in card.data.eval_results if r.dataset_type == "tickets"}
+    assert names.items() <= results.items()
+    assert not [name for name in results if name.startswith("Accuracy")], "the same number under its right name only"
+
+
+def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
+    text = good.text
+    titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "What it is", "How to ask it", "How to serve it", "Training data", "Training", "Evaluation", "Limits",
+        "General ability", "Cost", "Lineage", "Licence",
+    ]  # fmt: skip
+    assert "| **Fine\\-tuned (qlora)** |" in text or "**Fine-tuned (qlora)**" in text
+    assert "80.0%" in text and "73.9% to 85.0%" in text  # the candidate and its interval
+    assert "base model at its best | +27.5 | +20.7 to +34.6" in text  # the paired gain
+    assert "email (14)" in text and "| train | 700 |" in text and "1,042" in text
+    assert "| learning\\_rate | 0.0002 |" in text and "| lora.r | 16 |" in text
+    assert "| billing | other | 14 |" in text and "another label (40)" in text
+    assert "53.4%" in text and "52.1%" in text and "75.2" not in text and "1 min 15 s" in text
+    assert "cd" * 32 in text and "| adapter | a1 |" in text and "| splits | t1 |" in text
+    assert "Answer with one label." in text and "<|im_start|>user\n{text}<|im_end|>" in text
+
+
+def test_a_model_whose_gates_failed_says_so_first() -> None:
+    told = evaluation()
+    gates = [GateResult("beats_baseline", "failed", 0.0, 0.0, "It is not better.", "Collect more rows.")]
+    text = read(model_card(manifest(), told, gates)).text
+    first = text[: text.index("## What it is")]
+    assert "did not pass its gates" in first and "Refused by beats" in first
+    assert "| no | It is not better. What to do: Collect more rows. |" in text
+    passed = read(model_card(manifest(), told, decide(spec(), told))).text
+    assert "did not pass" not in passed and "> Passed: " in passed
+    nothing = read(model_card(manifest(), told, [])).text
+    assert "did not pass its gates" in nothing, "no gate asked is no gate passed"
+
+
+def test_not_evaluated_is_said() -> None:
+    card = read(model_card(manifest()))
+    assert "It was not evaluated" in card.text and card.data.eval_results is None
+    assert "## Evaluation" not in card.text
+
+
+def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> None:
+    texts = {row["example_id"]: f"SECRET-ROW {row['example_id']}" for row in arguments()["predictions"]}
+    people = {
+        "rated": 1, "unknown": 0, "raters": {"Ann": 1}, "random": None, "selected": None, "agreement": None,
+        "comments": [{"id": "e1", "candidate": True, "base": False, "comment": "SECRET-COMMENT", "rater": "Ann"}],
+        "of_earlier_candidates": 0,
+    }  # fmt: skip
+    told = evaluation(texts=texts, people_facts=people, supervision=SUPERVISION)
+    card = {**CardSpec().model_dump(), "intended_use": HOSTILE, "out_of_scope": HOSTILE, "data_licenses": [HOSTILE]}
+    fence = "```\n# not a title\n<script>"
+    dirty = manifest(
+        description=f"---\nlicense: mit\n---\n{HOSTILE}",
+        card=card,
+        prompt={**manifest()["prompt"], "system_prompt": fence, "rendered": fence},
+        stored_float32_because=HOSTILE,
+    )
+    dirty["base_model"] = {
+        **dirty["base_model"],
+        "id": f"a`b{HOSTILE}",
+        "licence_note": HOSTILE,
+        "identity": {"kind": "local"},
+    }
+    made = model_card(dirty, told, decide(spec(), told))
+    parsed = read(made)
+    assert parsed.data.license == "other" and parsed.data.base_model is None
+    assert "SECRET" not in made and "Ann" not in made and "text of" not in made
+    outside = made
+    for block in [f"````text\n{fence}\n````"]:
+        assert made.count(block) == 2
+        outside = outside.replace(block, "")
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(made.split("---\n", 2)[2])
+    kinds = {t.type for block in tokens for t in (block, *(block.children or []))}
+    assert not kinds & {"html_inline", "html_block", "link_open", "image"}
+    assert [t.content for t in tokens if t.type == "fence" and "<script>" in t.content] == [f"{fence}\n"] * 2
+    assert not [line for line in outside.splitlines() if line.startswith("# ")][1:]
+
+
+@pytest.mark.parametrize(
+    ("base", "card", "expected"),
+    [
+        ("Apache-2.0", {}, {"license": "apache-2.0"}),
+        ("Gemma terms of use (ai.google.dev/gemma/terms)", {},
+         {"license": "other", "license_name": "that-of-the-base-model", "license_link": "https://ai.google.dev/gemma/terms"}),
+        (None, {"license": "mit"}, {"license": "mit"}),
+        ("Apache-2.0", {"license": "acme-1.0", "license_link": "https://acme.example/l"},
+         {"license": "other", "license_name": "acme-1.0", "license_link": "https://acme.example/l"}),
+    ],
+)  # fmt: skip
+def test_the_licence(base: str | None, card: dict[str, Any], expected: dict[str, str]) -> None:
+    told = manifest(card={**CardSpec().model_dump(), **card})
+    told["base_model"] = {**told["base_model"], "licence": base}
+    data = read(model_card(told)).data.to_dict()
+    assert {k: v for k, v in data.items() if k.startswith("license")} == expected
+
+
+def test_what_the_spec_tells() -> None:
+    card = CardSpec(
+        language=["en", "multilingual"], datasets=["acme/tickets"], data_licenses=["CC BY 4.0"], intended_use="Routing.",
+        out_of_scope="Medical advice.",
+    )  # fmt: skip
+    told = evaluation()
+    made = read(model_card(manifest(card=card.model_dump()), told, decide(spec(), told)))
+    assert made.data.language == ["en", "multilingual"] and made.data.datasets == ["acme/tickets"]
+    assert "Licences of the rows: CC BY 4.0." in made.text and "Not meant for: Medical advice." in made.text
+    assert "Made from acme/tickets." in made.text and "Meant for: Routing." in made.text
+    with pytest.raises(ValueError, match="language"):
+        CardSpec(language=["English"])
+    with pytest.raises(ValueError, match="license"):
+        CardSpec(license="Apache 2")
+
+
+def test_strict_json_of_a_stored_report_gives_the_same_card() -> None:
+    told = evaluation()
+    again = EvaluationResult.model_validate(json.loads(json.dumps(told.to_json())))
+    gates = decide(spec(), told)
+    assert model_card(manifest(), told, gates) == model_card(manifest(), again, gates)

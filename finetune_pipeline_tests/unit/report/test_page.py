@@ -1,0 +1,153 @@
+"""Blocks rendered to HTML and Markdown: complete, escaped, and the texts of rows on the HTML page alone."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from markdown_it import MarkdownIt
+
+from finetune_pipeline.evaluation.wording import number
+from finetune_pipeline.report.blocks import (
+    Answer,
+    Answers,
+    Bars,
+    Code,
+    Example,
+    Examples,
+    Heading,
+    Items,
+    Legend,
+    Matrix,
+    Page,
+    Places,
+    Section,
+    Span,
+    Table,
+    Text,
+    TokenRow,
+    Tokens,
+    Verdict,
+    notes,
+    text,
+)
+from finetune_pipeline.report.page import fenced, page_html, page_markdown, plain
+from finetune_pipeline.report.plots import Dot, dot_plot, stacked_bar
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE, Parsed
+
+
+def every_block(words: str) -> Page:
+    """A page that holds every kind of block, with these words wherever words may stand."""
+    answer = Answer(words, "failed", words, words, [words], "first")
+    spans = [Span("loss", [(False, words), (True, "↵")])]
+    blocks = [
+        words,
+        *notes(words),
+        Heading(words),
+        Items([words], ordered=True),
+        Table([(words, text), ("Rows", number)], [[words, 1200], ["other", 3]], strong=[0], marks={(1, 1): "bad"}),
+        Bars(words, [(words, 3), ("b", 0)], 3),
+        Answers((words, "Passed", "Measured"), [answer]),
+        Matrix(words, [words, "b"], [words, "b", "invalid"], [[1, 0, 2], [0, 3, 0]], "invalid"),
+        Examples([Example(words, words, [(words, words)], words), Example("x", None, [])]),
+        Places(words, 5, [(words, words)]),
+        Tokens([TokenRow(words, True, words, [(False, spans), (True, spans)])]),
+        Legend(),
+        dot_plot("dots", words, [Dot(words, 1.0, (0.0, 2.0), words)], words),
+        stacked_bar("bar", words, {words: (1.0, "#4c78a8")}, (2.0, words)),
+        Code(words),
+    ]
+    first = Section.of("first", words, blocks)
+    return Page(
+        words, words, Verdict("failed", words, words, [words], [(words, words)]), [first, Section.of("e", "E", [])]
+    )
+
+
+def test_every_block_shows_a_hostile_text_and_it_does_nothing() -> None:
+    page = Parsed(page_html(every_block(HOSTILE)))
+    page.assert_inert()
+    assert page.text.count("<script>alert(1)</script>") >= 30
+
+
+def test_hostile_texts_start_no_markup_in_markdown() -> None:
+    markdown = page_markdown(every_block(HOSTILE))
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
+    flat = [t for block in tokens for t in (block, *(block.children or []))]
+    assert not {"html_inline", "html_block", "link_open", "image"} & {t.type for t in flat}
+    assert markdown.count("](data:image/svg+xml;base64,") == 1, "the one plot that is embedded"
+    rows = re.findall(r"(?:^\|.*\|\n)+", markdown, re.M)
+    assert len(rows) == 4, "table, bars, answers and matrix"
+    for table in rows:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_the_page_is_one_file_that_follows_light_and_dark() -> None:
+    page = page_html(every_block("words"))
+    assert page.startswith("<!doctype html>")
+    assert "url(" not in page and "@import" not in page and "prefers-color-scheme" in page
+    assert '<h2 id="first">' in page and '<a href="#first">' in page
+    assert 'id="e"' not in page, "a section without blocks is left out"
+
+
+def test_texts_of_rows_stand_on_the_html_page_alone() -> None:
+    secret = [
+        Examples([Example("e1", "SECRET", [("said", "SECRET")])]),
+        Table([("Text", text)], [["SECRET"]], audience="page"),
+        Text("SECRET", audience="page"),
+        Tokens([TokenRow("SECRET", False, "", [])]),
+    ]
+    section = Section.of("s", "Some rows", [*secret, Text("for the team", audience="team"), "for all"])
+    page = Page("t", "l", None, [section, Section.of("r", "Rows only", secret)])
+    assert page_html(page).count("SECRET") == 10
+    markdown = page_markdown(page)
+    assert "SECRET" not in markdown and "## Rows only" not in markdown and "for the team" in markdown
+    assert section.public() == [Text("for all")]
+
+
+def test_tables_and_lists_in_markdown() -> None:
+    markdown = page_markdown(every_block("a"))
+    assert "| a | Rows |\n| --- | ---: |\n| **a** | **1,200** |\n| other | 3 |\n" in markdown
+    assert "1. a\n" in markdown and "| a | 3 | 100.0% |" in markdown
+    assert "|  | a | b | invalid |\n" in markdown and "| a | 1 | 0 | 2 |\n" in markdown
+    assert "\n\n\n" not in markdown
+
+
+def test_code_in_sentences_and_minus_signs_on_the_page() -> None:
+    page = page_html(Page("t", "l", None, [Section.of("s", "S", ["Run `a <b>`, it lost -3.1 (-2 to -1), 8-shot."])]))
+    assert "Run <code>a &lt;b&gt;</code>, it lost \u22123.1 (\u22122 to \u22121), 8-shot." in page
+
+
+def test_a_long_run_of_tokens_can_be_unfolded() -> None:
+    page = page_html(every_block("w"))
+    assert "<details><summary>… 1 more …</summary>" in page and '<i class="sign">↵</i>' in page
+
+
+def test_columns_without_content_can_be_left_out() -> None:
+    table = Table([("a", text), ("b", text), ("c", number)], [["x", "", 1], ["", "", 2]]).without_empty_columns()
+    assert table.headers == ["a", "c"] and table.cells == [["x", "1"], ["", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("a*b_c`d", r"a\*b\_c\`d"),
+        ("# title", r"\# title"),
+        ("- item", r"\- item"),
+        ("1. one", r"1\. one"),
+        ("+49.5 points", "+49.5 points"),
+        ("two\nlines", "two lines"),
+        ("a|b", r"a\|b"),
+        ("-3.1", "-3.1"),
+        ("---", r"\---"),
+        ("<b>", r"\<b\>"),
+        ("C:\\x", "C:\\\\x"),
+        ("see https://a.b", "see https:\u200b//a.b"),
+        ("ask @ops", "ask @\u200bops"),
+    ],
+)
+def test_markdown_text_shows_itself(given: str, shown: str) -> None:
+    assert plain(given) == shown
+
+
+def test_a_fence_is_longer_than_any_in_it() -> None:
+    assert fenced("a\n```\nb") == "````text\na\n```\nb\n````"

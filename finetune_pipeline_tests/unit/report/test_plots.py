@@ -1,0 +1,128 @@
+"""Plots: the same file for the same values, escaped, readable at both widths, and following the page's colours."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+
+import pytest
+
+from finetune_pipeline.report.blocks import Plot
+from finetune_pipeline.report.comparison import gains_plot, models_plot
+from finetune_pipeline.report.plots import (
+    Dot,
+    dot_plot,
+    learning_curve,
+    operating_curve,
+    signal_over_time,
+    stacked_bar,
+    token_histogram,
+)
+from finetune_pipeline_tests.unit.evaluation.fake_run import changed, evaluation
+from finetune_pipeline_tests.unit.report.parsed import HOSTILE
+
+SVG = "{http://www.w3.org/2000/svg}"
+BINS = [{"from": 0, "to": 9, "count": 4}, {"from": 10, "to": 19, "count": 8}, {"from": 20, "to": 400, "count": 1}]
+PLAN = {"curve": [{"rate": 0.0, "accept": 1.0}, {"rate": 0.2, "accept": 0.1}], "acceptable": 0.02, "intolerable": 0.1}
+
+
+def texts(svg: str) -> dict[str, tuple[float, float]]:
+    """Every text of a plot with its place."""
+    return {
+        str(t.text): (float(t.get("x", "nan")), float(t.get("y", "nan"))) for t in ET.fromstring(svg).iter(f"{SVG}text")
+    }
+
+
+def dots(labels: Sequence[str]) -> Plot:
+    plot = dot_plot(
+        "d", "t", [Dot(label, 25, (20, 30), "25 (20 to 30)", i == 0) for i, label in enumerate(labels)], "%", (0, 100)
+    )
+    assert plot is not None
+    return plot
+
+
+def drawn() -> list[Plot]:
+    """One plot of each kind."""
+    curve = learning_curve([(0, None, 2.0), (5, 1.5, None), (10, 1.0, None), (10, None, 0.8)], 10)
+    histogram = token_histogram(BINS, 15)
+    assert curve is not None and histogram is not None
+    signal = signal_over_time("length", ["2026-01-01", "2026-01-02"], {1: (0.1, False, False), 2: (0.4, True, True)})
+    bar = stacked_bar("memory", "t", {"weights 3 MiB": (3, "#4c78a8")}, (2, "free: 2 MiB"))
+    return [dots(["a", "b"]), curve, histogram, operating_curve(PLAN), signal, bar]
+
+
+def test_plots_are_deterministic_documents_without_ids_that_could_meet_on_a_page() -> None:
+    for first, second in zip(drawn(), drawn(), strict=True):
+        assert first == second
+        for svg in (first.wide, first.narrow, first.document):
+            root = ET.fromstring(svg)
+            assert root.tag == f"{SVG}svg" and root.get("aria-label") == first.title
+            assert "script" not in svg and "metadata" not in svg and "<style" not in svg and "url(" not in svg
+        ids = re.findall(r' id="([^"]+)"', first.wide) + re.findall(r' id="([^"]+)"', first.narrow)
+        assert len(ids) == len(set(ids))
+
+
+def test_colours_are_those_of_the_page_and_text_is_text() -> None:
+    for plot in drawn():
+        assert "var(--soft, #5b6470)" in plot.wide or "var(--ink, #1d2126)" in plot.wide
+        assert "#000000" not in plot.wide, "black would not be seen on a dark page"
+        assert "font-family: " not in plot.wide and "<text" in plot.wide
+    alarm = drawn()[4]
+    assert alarm.wide.count("fill: var(--bad, #a8281f)") == 1
+
+
+def test_a_narrow_plot_shows_the_same_values() -> None:
+    plot = models_plot(evaluation())
+    assert plot is not None
+    values = [re.findall(r">([^<>]*\([^<>]* to [^<>]*\))</text>", svg) for svg in (plot.wide, plot.narrow)]
+    assert values[0] == values[1] and len(values[0]) == len(evaluation().models)
+    assert 'viewBox="0 0 400 ' in plot.narrow and 'viewBox="0 0 880 ' in plot.wide
+
+
+def test_dots_stand_where_their_values_are() -> None:
+    plot = dot_plot("d", "t", [Dot("a", 25, (20, 30), "v"), Dot("b", 75, (70, 80), "w", True)], "%", (0, 100))
+    assert plot is not None
+    places = texts(plot.wide)
+    circles = [float(x) for x in re.findall(r'<use [^>]*?x="([\d.]+)"[^>]*fill: var\(--(?:soft|accent)', plot.wide)]
+    zero, hundred = places["0"][0], places["100"][0]
+    share = sorted({round((x - zero) / (hundred - zero), 2) for x in circles})
+    assert {0.25, 0.75} <= set(share)
+    assert places["a"][1] < places["b"][1]
+
+
+@pytest.mark.parametrize("label", [HOSTILE, "costs $5 or $6", "漢字 \u202e \x07 label", "x" * 300])
+def test_any_label_can_be_drawn(label: str) -> None:
+    plot = dots([label, "short"])
+    for svg in (plot.wide, plot.narrow):
+        ET.fromstring(svg)
+        assert "<script" not in svg and "<img" not in svg
+    assert max(map(len, texts(plot.wide))) <= 70
+    scale = sorted(x for text, (x, _) in texts(plot.wide).items() if text in ("0", "20", "40", "60", "80", "100"))
+    assert scale[-1] - scale[0] > 150, "the scale keeps its room"
+
+
+def test_a_zero_line_only_where_gains_are_negative() -> None:
+    won = gains_plot(evaluation())
+    lost = gains_plot(
+        changed(evaluation(), {"comparisons.baseline.gain": -0.1, "comparisons.baseline.interval": [-0.2, 0.1]})
+    )
+    assert won is not None and lost is not None
+    assert "stroke: var(--ink" in lost.wide and "stroke: var(--ink" not in won.wide
+
+
+def test_what_was_not_measured_is_left_out_and_nothing_gives_no_plot() -> None:
+    result = evaluation()
+    without = models_plot(changed(result, {"models.candidate.value": None}))
+    assert without is not None and "Fine-tuned (qlora)" not in texts(without.wide)
+    assert dot_plot("d", "t", [], "%") is None and token_histogram([], 10) is None
+    assert learning_curve([], None) is None and learning_curve([(0, None, 1.0), (3, None, None)], 0) is None
+
+
+def test_the_kept_step_and_the_longest_length_are_marked_where_they_lie_inside() -> None:
+    _, curve, histogram, review, *_ = drawn()
+    assert {"kept", "training", "validation", "optimiser step"} <= set(texts(curve.wide))
+    assert {"max_tokens 15", "20 and more"} <= set(texts(histogram.wide))
+    outside = token_histogram(BINS, 1000)
+    assert outside is not None and "max_tokens" not in outside.wide
+    assert {"good enough", "intolerable"} <= set(texts(review.wide))

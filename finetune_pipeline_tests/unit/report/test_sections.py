@@ -1,0 +1,194 @@
+"""What single sections say: the evidence, earlier versions, ability, people, judges, perturbed rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_pipeline.evaluation.ability.drop import ability_drop
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.robustness import robustness
+from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings, People, Similarity
+from finetune_pipeline.report.blocks import Section, Table
+from finetune_pipeline.report.comparison import design_sentences
+from finetune_pipeline.report.evaluation_page import SECTIONS, evaluation_page
+from finetune_pipeline.report.failures import history_sentences, history_table
+from finetune_pipeline.report.judgements import (
+    ability_sentences,
+    judge_sentences,
+    people_sentences,
+    similarity_sentences,
+)
+from finetune_pipeline.report.page import page_html, page_markdown
+from finetune_pipeline.review.summary import summarise
+from finetune_pipeline_tests.unit.evaluation.ability.test_drop import choice, text
+from finetune_pipeline_tests.unit.evaluation.fake_run import OPENINGS, arguments, changed, evaluation
+from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
+from finetune_pipeline_tests.unit.evaluation.test_robustness import predicted
+from finetune_pipeline_tests.unit.people.test_summary import SECRET, SHEET, said
+from finetune_pipeline_tests.unit.report.parsed import Parsed
+
+
+def section(name: str, result: EvaluationResult) -> Section:
+    """One section of the report."""
+    anchor, title, content = next(of for of in SECTIONS if of[0] == name)
+    return Section.of(anchor, title, content(result))
+
+
+def tables(of: Section) -> list[Table]:
+    return [block for block in of.blocks if isinstance(block, Table)]
+
+
+def words(of: Section) -> str:
+    return " ".join(getattr(block, "text", "") for block in of.blocks)
+
+
+def test_the_level_of_this_look_is_told() -> None:
+    told = words(section("seal", evaluation(openings=[OPENINGS[0] | {"candidate": "c0"}, *OPENINGS])))
+    assert "candidate 2 that the test judges; its gains are judged by 98.33% intervals" in told
+    assert "one of the 2 was promoted without being better is at most 3.3%, and stays under 5.0%" in told
+    unknown = changed(evaluation(), {"seal.level.look": None})
+    assert "intervals" not in words(section("seal", unknown))
+
+
+def test_rows_over_all_versions() -> None:
+    ids = [r["example_id"] for r in arguments()["predictions"] if r["model"] == "candidate"]
+    earlier = {"v1": dict.fromkeys(ids, True), "v2": {i: n < 50 for n, i in enumerate(ids)}}
+    result = evaluation(earlier=earlier)
+    assert history_table(result).cells == [
+        ["v1", "200", "0", "40", "160", "0", "-20.0"],
+        ["v2", "200", "110", "0", "50", "40", "+55.0"],
+    ]
+    (only,) = history_sentences(result)
+    assert "50 rows were always right, 0 never" in only and "150 sometimes" in only
+    lost = history_sentences(evaluation(earlier={"v1": dict.fromkeys(ids, True)}))[1]
+    assert lost.startswith("40 rows that every earlier version had right this one gets")
+    assert lost.endswith(" and 20 more.")
+    assert not history_table(evaluation()) and history_sentences(evaluation()) == []
+
+
+def test_listed_examples_that_broke_are_shown_escaped() -> None:
+    result = evaluation(never_break=["e0000", "e0100", "nowhere"], texts={"e0100": "<b>pay & go</b>"})
+    table = tables(section("regressions", result))[0]
+    assert [row[0] for row in table.rows] == ["e0100", "nowhere"] and table.audience == "page"
+    page = evaluation_page(result, [])
+    assert "&lt;b&gt;pay &amp; go&lt;/b&gt;" in page_html(page) and "pay" not in page_markdown(page)
+    assert not tables(section("regressions", evaluation(never_break=["e0000"])))
+
+
+def test_shared_sources_and_the_plan_are_told() -> None:
+    made = arguments()
+    sources = {r["example_id"]: f"d{int(r['example_id'][1:]) // 4}" for r in made["predictions"]}
+    facts = made["baseline_facts"] | {"power": {"sentence": "You have 200 test rows."}}
+    result = evaluation(sources=sources, baseline_facts=facts)
+    first, second = design_sentences(result)
+    assert first == "Before training: You have 200 test rows."
+    assert "200 rows come from 50 sources, the largest with 4 rows" in second
+    assert f"worth {int(200 / (result.comparison.design_effect or 0))} independent ones" in second
+    assert design_sentences(evaluation()) == []
+
+
+def test_the_loss_of_ability_is_told_with_its_interval() -> None:
+    before = [choice(i, i < 60) for i in range(100)] + [text(200, 1.0), text(201, 1.0)]
+    after = [choice(i, 10 <= i < 64) for i in range(100)] + [text(200, 1.2), text(201, 1.3)]
+    result = evaluation(ability_facts={"items": 102, **ability_drop(before, after)})
+    told = words(section("ability", result))
+    assert "the base model has 60.0% right and the fine-tuned one 54.0%: 6.0 points lost" in told
+    assert "10 lost, 4 gained" in told and "1.000 bits a byte before and 1.250 after" in told
+    row = ["text", "2", "1.000 bits a byte", "1.250 bits a byte", "+0.250 (+0.200 to +0.300)"]
+    assert row in tables(section("ability", result))[0].cells
+    nothing = section("ability", evaluation(ability_facts={"items": 0}))
+    assert "was not measured" in words(nothing) and not tables(nothing)
+    assert ability_sentences(Ability(items=1)), "facts that are missing are no reason to break"
+
+
+def test_ability_stands_beside_the_champions() -> None:
+    category = {"n": 9, "before": 0.5, "after": 0.4, "interval": [0.0, 0.2]}
+    champion = {
+        "n": 9,
+        "drop": 0.1,
+        "interval": [0.0, 0.2],
+        "before": {"accuracy": 0.5},
+        "categories": {"a_b": category},
+    }
+    facts = {"items": 9, "n": 9, "categories": {"a_b": category, "other": category}, "champion": champion}
+    result = section("ability", evaluation(ability_facts=facts))
+    assert "The present champion has 50.0% of 9 questions right; against it 10.0 points lost" in words(result)
+    table = tables(result)[0]
+    assert table.headers[3] == "Champion" and [row[3] for row in table.cells] == ["50.0%", "n/a"]
+
+
+def test_ratings_are_told_and_their_absence_too() -> None:
+    drawn = {SHEET: {f"e{i}": "random" if i < 10 else "selected" for i in range(14)}}
+    ratings = [said(f"e{i}", candidate=i < 8, base=i < 2) for i in range(14)]
+    people = section("people", evaluation(people_facts=summarise(ratings, drawn, SECRET)))
+    told = words(people)
+    assert "Of 10 answers drawn at random people accept 80.0% of the fine-tuned model's" in told
+    assert "gain +60.0 points" in told and "4 from neither" in told and "Raters: Ada (14)." in told
+    assert not tables(people)
+    assert "Ada" not in " ".join(getattr(block, "text", "") for block in people.public())
+    nobody = people_sentences(People(of_earlier_candidates=3), "demo")
+    assert "finetune review demo" in nobody[0] and "3 ratings of earlier candidates" in nobody[0]
+
+
+TEST = {"wins": 3, "losses": 1, "ties": 0, "n": 4, "share": 0.75, "interval": [0.3, 0.95], "p": 0.625}
+BELIEVED: dict[str, Any] = {
+    "name": "m <b> at h",
+    "believed": True,
+    "refused": [],
+    "rated": 40,
+    "kappa": 0.8,
+    "interval": [0.62, 0.93],
+    "agreement": 0.9,
+    "consistent": 0.95,
+    **dict.fromkeys(("place", "length", "padding"), TEST),
+    "verdict": {**TEST, "wins": 30, "losses": 10, "failed": 2, "equal": 7},
+}
+SIMILAR = {"model": "hashed", "n": 50, "base": 0.41, "candidate": 0.52, "gain": 0.11, "interval": [0.05, 0.17]}
+
+
+def test_a_believed_judge_is_told_with_its_kappa_before_its_verdict() -> None:
+    first, second, third = judge_sentences(JudgeFindings.model_validate(BELIEVED))
+    assert first == "m <b> at h is believed: it agrees with people."
+    assert "40 pairs of different answers: Cohen's kappa 0.80 (0.62 to 0.93)" in second
+    assert "Of 40 decided pairs of the test it prefers the fine-tuned answer in 75.0%" in third
+    assert "7 equal answers, 2 not judged" in third
+
+
+def test_a_refused_judge_is_told_with_its_faults_and_without_an_opinion() -> None:
+    refused = {**BELIEVED, "believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}
+    told = judge_sentences(JudgeFindings.model_validate(refused))
+    assert told[0] == "m <b> at h is not believed, and its opinion does not count: it prefers whatever stands first."
+    assert not any("prefers the fine-tuned" in sentence for sentence in told)
+    unasked = section("judge", evaluation(judge_facts={"judge": {**refused, "rated": 0}}))
+    assert len(unasked.blocks) == 1, "no table of biases"
+    undefined = judge_sentences(JudgeFindings.model_validate({**refused, "kappa": None, "interval": None}))
+    assert "kappa undefined" in undefined[1]
+
+
+def test_likeness_is_told_with_what_it_does_not_know() -> None:
+    first, second = similarity_sentences(Similarity.model_validate(SIMILAR))
+    assert "base 0.410, fine-tuned 0.520, gain +0.110 (+0.050 to +0.170)" in first and "nothing of facts" in first
+    assert second.startswith("Nobody has rated")
+    assert "kappa 0.40" in similarity_sentences(Similarity.model_validate({**SIMILAR, "rated": 9, "kappa": 0.4}))[1]
+
+
+def test_the_pages_hold_a_judge_escaped_and_say_nothing_where_none_was_asked() -> None:
+    result = evaluation(judge_facts={"judge": BELIEVED, "similarity": SIMILAR})
+    assert tables(section("judge", result))[0].cells[0][1:3] == ["3", "1"]
+    page, markdown = page_html(evaluation_page(result, [])), page_markdown(evaluation_page(result, []))
+    assert "m <b> at h is believed" in Parsed(page).words and "m <b>" not in page
+    assert "## Judgement by a model" in markdown and "+0.110" in markdown
+    assert not section("judge", evaluation()).blocks
+
+
+def test_perturbed_rows_stand_beside_plain_ones_with_the_verdict() -> None:
+    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
+    measured = robustness(spec(), predicted(candidate, typos=12))
+    assert measured is not None
+    shown = section("robustness", changed(evaluation(), {"robustness": measured.model_dump(mode="json")}))
+    (table,) = tables(shown)
+    assert table.cells[0][:4] == ["Typing errors", "60", "100%", "80.0%"] and table.cells[0][4].startswith("-20.0 (")
+    assert [cells[-1] for cells in table.cells] == ["yes", "yes", "yes", "no, informs"]
+    assert "60 test rows a perturbation at most" in words(shown) and measured.verdict.sentence in words(shown)
+    assert "Typing errors cost more than 10.0 points (robustness.max_drop), surely a loss" in words(shown)
+    assert not section("robustness", changed(evaluation(), {"robustness": None})).blocks
