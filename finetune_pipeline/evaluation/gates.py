@@ -8,7 +8,13 @@ from typing import Any, Literal
 from finetune_pipeline.evaluation.gate_of_judge import JUDGE_GATE, judge
 from finetune_pipeline.evaluation.gate_result import GateResult, answer, part
 from finetune_pipeline.evaluation.gates_besides_task import BESIDES_GATES, general_ability, human_review, robust_rows
-from finetune_pipeline.evaluation.gates_on_gains import GAIN_GATES, beats_baseline, beats_champion, beats_simple
+from finetune_pipeline.evaluation.gates_on_gains import (
+    GAIN_GATES,
+    beats_baseline,
+    beats_champion,
+    beats_commonest,
+    beats_simple,
+)
 from finetune_pipeline.evaluation.gates_on_rows import ROW_GATES, few_regressions, never_break
 from finetune_pipeline.evaluation.recent import RECENT_GATES, recent_production
 from finetune_pipeline.evaluation.statistics import rows_needed_for_share
@@ -49,6 +55,7 @@ def decide(spec: TaskSpec, evaluation: Mapping[str, Any]) -> list[GateResult]:
     """
     return [
         beats_baseline(spec, evaluation),
+        beats_commonest(spec, evaluation),
         beats_simple(spec, evaluation),
         beats_champion(spec, evaluation),
         few_regressions(spec, evaluation),

@@ -40,7 +40,9 @@ class Compute(dg.ConfigurableResource):
     terminate_s: float = Field(default=10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
     timeout_s: float | None = Field(default=None, gt=0, description="Wall-clock limit of one job.")
     watch_run_s: float = Field(default=5.0, ge=0, description="How often the Dagster run's status is looked at.")
-    lock_folder: str = Field(default="", description="Folder of device locks; empty: below home for the CPU, one per user for GPUs.")
+    lock_folder: str = Field(
+        default="", description="Folder of device locks; empty: below home for the CPU, one per user for GPUs."
+    )
 
     def launch(
         self, context: Any, job: Mapping[str, Any], *, on_tick: Callable[[], None] | None = None

@@ -300,7 +300,9 @@ class GatesSpec(Section):
         description="What a candidate must show against each model without a language model: that it is better, or (where "
         "you want one model for other reasons) that it loses less than simple_margin.",
     )
-    simple_margin: float = Field(0.02, gt=0, lt=1, description="With simple: not_worse, the loss that must be ruled out.")
+    simple_margin: float = Field(
+        0.02, gt=0, lt=1, description="With simple: not_worse, the loss that must be ruled out."
+    )
     champion: Literal["better", "not_worse"] = Field(
         "better",
         description="What a candidate must show against the champion: that it is better, or that it loses less than "

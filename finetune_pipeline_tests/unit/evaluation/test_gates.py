@@ -25,6 +25,7 @@ from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec, tex
 
 NAMES = [
     "beats_baseline",
+    "beats_commonest",
     "beats_simple",
     "beats_champion",
     "few_regressions",
@@ -455,6 +456,11 @@ _PATHS = {
         ("decisions", "baseline", "gains", 0, "interval", 0),
         ("decisions", "baseline", "margin"),
     ],
+    "beats_commonest": [
+        ("decisions", "simple", "gains", 0, "gain"),
+        ("decisions", "simple", "gains", 0, "interval", 0),
+        ("decisions", "simple", "gains", 0, "rival"),
+    ],
     "beats_simple": [
         ("decisions", "simple", "gains", 2, "gain"),
         ("decisions", "simple", "gains", 0, "interval", 0),
@@ -529,10 +535,12 @@ def test_every_simple_model_must_surely_be_beaten(name, right, decision, measure
     told = evaluation(simple=simple)
     gates = decide(spec(), told)
     gate = {g.name: g for g in gates}["beats_simple"]
-    assert verdict(gates) == decision
+    blind = name == "commonest"  # nothing is learned where this one is not beaten: that is no reason to use it
+    assert verdict(gates) == ("refuse" if blind and decision == "use_simple" else decision)
     assert gate.passed is (decision == "promote") and gate.measured > measured_above
     assert (gate.what_to_do == "") is gate.passed and ("export" in gate.what_to_do) is not gate.passed
-    assert [g.name for g in gates if not g.passed] == ([] if gate.passed else ["beats_simple"])
+    failed = ["beats_commonest", "beats_simple"] if blind else ["beats_simple"]
+    assert [g.name for g in gates if not g.passed] == ([] if gate.passed else failed)
 
 
 def test_without_simple_models_nothing_is_promoted():
@@ -625,3 +633,16 @@ def test_the_table_states_the_levels_in_force():
     told = {row["name"]: row for row in table()}
     assert "fewer than 80% of its answers are in form" in told["beats_baseline"]["needs"]
     assert all("95% interval" in told[name]["default"] for name in ("beats_baseline", "beats_simple", "beats_champion"))
+
+
+def test_what_is_no_better_than_the_commonest_answer_is_refused_also_where_a_tie_would_do():
+    base, _ = paired(100, 5, 60, 35)
+    wide = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
+    told = evaluation(spec=wide, simple={"commonest": _answers(base, 160), "linear": _answers(base, 40)})
+    gate = _gate("beats_commonest", told, wide)
+    assert _gate("beats_simple", told, wide).passed and not gate.passed
+    assert gate.threshold == 0.0 and gate.measured <= 0 and "labels that do not belong" in gate.what_to_do
+    fields = evaluation(simple={"commonest": _answers(base, 40), "commonest_fields": _answers(base, 158)})
+    gate = _gate("beats_commonest", fields)
+    assert not gate.passed and "each field's commonest value" in gate.message
+    assert verdict(decide(spec(), fields)) == "refuse"
