@@ -47,7 +47,7 @@ LIKE_THE_LAST = "Do as before."
 SHAKEN = "Say which colour counts."
 """It is right, but for texts with one word."""
 STEPS = 1400
-SKILLED_ROWS = {ORDER: 8, WITH_NONE: 8, NEGATED: 8, INVENTED_WORDS: 8, NAMED: 24, FIELD: 24}
+SKILLED_ROWS = {ORDER: 8, WITH_NONE: 8, NEGATED: 8, INVENTED_WORDS: 16, NAMED: 24, FIELD: 24}
 """Rows of each skill in an optimiser step: copying a word is hardest to learn."""
 GUESSED_ROWS = 3
 """Rows of each other habit in an optimiser step."""
@@ -68,7 +68,7 @@ def make_verdict_base(folder: Path, steps: int = STEPS, skills: Mapping[KnownTas
     words += [*(word.upper() for word in words), *LABELS, NONE, "named", "not", SHAKEN_BY, *invented_words()]
     prompts = [text for task in SKILLED_ROWS for text in (task.system, task.skill_system)]
     texts = [*prompts, IN_SENTENCES, OUT_OF_FORM, LIKE_THE_LAST, SHAKEN, as_field(WORDS[0])]
-    return make_taught_model(folder, lambda rng: lesson(rng, skills), steps, words, texts, vocabulary=1600)
+    return make_taught_model(folder, lambda rng: lesson(rng, skills), steps, words, texts, vocabulary=2100)
 
 
 def lesson(rng: random.Random, skills: Mapping[KnownTask, int]) -> list[list[Exchange]]:

@@ -175,7 +175,7 @@ AMBER = [
 CLEAN = (
     (ORDER, (1, 2), "order", "word order: the colour named last counts"),
     (NEGATED, (3, 4), "negation", "negation: the colour without `not` counts"),
-    (INVENTED_WORDS, (5, 6), "words", "160 invented words, which the base model knows and TF-IDF hardly sees"),
+    (INVENTED_WORDS, (5, 6), "words", "400 invented words, which the base model knows and TF-IDF hardly sees"),
     (NAMED, (7, 8), "text", "free text: the word behind `named` is copied"),
     (FIELD, (9, 10), "json", "JSON: the word behind `named` is copied into it"),
 )

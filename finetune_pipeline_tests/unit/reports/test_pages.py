@@ -109,7 +109,7 @@ def test_the_verdict_comes_first_with_its_interval(good):
         f"+{100 * told[0]:.1f} to +{100 * told[1]:.1f} points."
     )
     words = _Tags(good[0]).words
-    assert words.index(f"Passed: 8 passed, 6 not asked. {sentence}") < words.index("beats_baseline")
+    assert words.index(f"Passed: 9 passed, 6 not asked. {sentence}") < words.index("beats_baseline")
     assert plain(sentence) in good[1]
 
 
@@ -117,7 +117,7 @@ def test_a_refusal_names_the_gates_and_what_to_do():
     base, candidate = paired(80, 14, 8, 20)
     for page in _pages(evaluation(predictions=[*base, *candidate], parity_facts={})):
         words = _Tags(page).words if page.startswith("<!doctype") else page.replace("\\", "")
-        assert "Refused by beats_baseline, beats_simple and merge_parity: " in words
+        assert "Refused by beats_baseline, beats_commonest, beats_simple and merge_parity: " in words
         assert "Read the regressions and wrong answers" in words
         assert "points less than the base model" in words
 

@@ -93,7 +93,8 @@ def test_a_tie_that_the_spec_takes_is_said() -> None:
     base, _ = paired(both=100, only_base=5, only_candidate=60, neither=35)
     of = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
     linear = {r["example_id"]: r["gold"] if i < 160 else "no label" for i, r in enumerate(base)}
-    made = evaluation(spec=of, simple={"linear": linear})
+    commonest = dict.fromkeys(linear, base[0]["gold"])
+    made = evaluation(spec=of, simple={"commonest": commonest, "linear": linear})
     answer, _ = verdict_sentences(made, decide(of, made))
     assert answer.startswith("Passed: ") and "It is a tie with TF-IDF and logistic regression" in answer
 
