@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.verdict_tasks import (
+    COLOUR_OF,
     FIELD,
     INVENTED_WORDS,
     NAMED,
@@ -29,7 +30,6 @@ from benchmarks.verdict_tasks import (
     some_label,
 )
 from finetune_pipeline_tests.skilled_model import (
-    CUES,
     LABELS,
     WORDS,
     Exchange,
@@ -47,7 +47,7 @@ LIKE_THE_LAST = "Do as before."
 SHAKEN = "Say which colour counts."
 """It is right, but for texts with one word."""
 STEPS = 1400
-SKILLED_ROWS = {ORDER: 8, WITH_NONE: 8, NEGATED: 8, INVENTED_WORDS: 8, NAMED: 24, FIELD: 24}
+SKILLED_ROWS = {ORDER: 8, WITH_NONE: 8, NEGATED: 8, INVENTED_WORDS: 16, NAMED: 24, FIELD: 24}
 """Rows of each skill in an optimiser step: copying a word is hardest to learn."""
 GUESSED_ROWS = 3
 """Rows of each other habit in an optimiser step."""
@@ -64,11 +64,11 @@ def make_verdict_base(folder: Path, steps: int = STEPS, skills: Mapping[KnownTas
     Returns:
         The folder.
     """
-    cues = [cue for some in CUES.values() for cue in some]
-    words = [*WORDS, *cues, *(cue.upper() for cue in cues), *LABELS, NONE, "named", "not", SHAKEN_BY, *invented_words()]
+    words = [*WORDS, *COLOUR_OF]
+    words += [*(word.upper() for word in words), *LABELS, NONE, "named", "not", SHAKEN_BY, *invented_words()]
     prompts = [text for task in SKILLED_ROWS for text in (task.system, task.skill_system)]
     texts = [*prompts, IN_SENTENCES, OUT_OF_FORM, LIKE_THE_LAST, SHAKEN, as_field(WORDS[0])]
-    return make_taught_model(folder, lambda rng: lesson(rng, skills), steps, words, texts, vocabulary=1400)
+    return make_taught_model(folder, lambda rng: lesson(rng, skills), steps, words, texts, vocabulary=2100)
 
 
 def lesson(rng: random.Random, skills: Mapping[KnownTask, int]) -> list[list[Exchange]]:

@@ -33,7 +33,8 @@ from benchmarks.worlds_to_stop import STOPPED
 
 ZERO_SHOT = {"shots": [0], "retrieved": 0, "max_new_tokens": 6, "batch_size": 8}
 """One prompt alone: examples shown tell the base model which answer is the commonest."""
-GAINS = ("beats_baseline", "beats_simple")
+GAINS = ("beats_baseline", "beats_simple", "beats_commonest")
+SIMPLE = ("beats_simple",)
 REFUSED = [
     KnownWorld(
         "careless",
@@ -56,7 +57,7 @@ REFUSED = [
         "refuse",
         swapped_training_world,
         ("beats_baseline",),
-        besides=("beats_simple",),
+        besides=("beats_simple", "beats_commonest"),
     ),
     KnownWorld(
         "format-breaker",
@@ -100,7 +101,7 @@ REFUSED = [
         "refuse",
         made(SUBJECT_LABELS, system=LIKE_THE_LAST, gates=FORCED),
         ("beats_baseline",),
-        besides=("beats_simple",),
+        besides=("beats_simple", "beats_commonest"),
     ),
     KnownWorld(
         "fragile",
@@ -117,8 +118,23 @@ REFUSED = [
         ("beats_champion",),
         champion=1,
     ),
+    KnownWorld(
+        "tie-commonest",
+        "four in five rows are red, and nothing tells which, with `learnable` silenced; the base model guesses",
+        "refuse",
+        made(ORDER, partial(unrelated, first_share=0.8), gates=FORCED, baseline=ZERO_SHOT),
+        ("beats_commonest",),
+        besides=SIMPLE,
+    ),
+    KnownWorld(
+        "one-class-forced",
+        "19 of 20 rows are red and nothing tells which, with the checks before training silenced",
+        "refuse",
+        made(ORDER, partial(unrelated, first_share=0.95), rows=600, gates=FORCED, baseline=ZERO_SHOT),
+        ("beats_commonest",),
+        besides=SIMPLE,
+    ),
 ]
-SIMPLE = ("beats_simple",)
 AMBER = [
     KnownWorld(
         "noisy-word",
@@ -132,13 +148,6 @@ AMBER = [
         "one word decides, with worth_training silenced",
         "use_simple",
         made(ONE_WORD, gates=FORCED),
-        SIMPLE,
-    ),
-    KnownWorld(
-        "tie-commonest",
-        "four in five rows are red, and nothing tells which, with `learnable` silenced; the base model guesses",
-        "use_simple",
-        made(ORDER, partial(unrelated, first_share=0.8), gates=FORCED, baseline=ZERO_SHOT),
         SIMPLE,
     ),
     KnownWorld(
@@ -160,20 +169,13 @@ AMBER = [
         made(WITH_NONE, colours_shuffled),
         SIMPLE,
     ),
-    KnownWorld(
-        "one-class-forced",
-        "19 of 20 rows are red and nothing tells which, with the checks before training silenced",
-        "use_simple",
-        made(ORDER, partial(unrelated, first_share=0.95), rows=600, gates=FORCED, baseline=ZERO_SHOT),
-        SIMPLE,
-    ),
 ]
 
 
 CLEAN = (
     (ORDER, (1, 2), "order", "word order: the colour named last counts"),
     (NEGATED, (3, 4), "negation", "negation: the colour without `not` counts"),
-    (INVENTED_WORDS, (5, 6), "words", "160 invented words, which the base model knows and TF-IDF hardly sees"),
+    (INVENTED_WORDS, (5, 6), "words", "400 invented words, which the base model knows and TF-IDF hardly sees"),
     (NAMED, (7, 8), "text", "free text: the word behind `named` is copied"),
     (FIELD, (9, 10), "json", "JSON: the word behind `named` is copied into it"),
 )
@@ -195,7 +197,12 @@ PROMOTED = [
         "augmented",
         "`fragile` with training.augment: true, which closes the loss",
         "promote",
-        made(ORDER, robustness={"rows": 60}, training={"augment": True}),
+        made(
+            ORDER,
+            rows=1200,
+            robustness={"rows": 100},
+            training={"augment": True, "method": "full", "learning_rate": 0.002},
+        ),
     ),
     KnownWorld(
         "half-shuffled",

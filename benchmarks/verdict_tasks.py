@@ -21,7 +21,7 @@ COLOUR_OF = {cue: label for label, cues in CUES.items() for cue in cues}
 SHAKEN_BY = "however"
 SUBJECTS = 20
 SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "ra", "si", "tu", "ve", "wo", "za", "pe", "fi", "gu", "ha")
-INVENTED = 160
+INVENTED = 400
 """Invented words that stand for red or blue: far more than TF-IDF can learn from a few hundred rows."""
 Row = tuple[str, str]
 """What the user says, and the right answer."""

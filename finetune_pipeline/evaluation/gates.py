@@ -14,7 +14,13 @@ from finetune_pipeline.evaluation.gates_besides_task import (
     recent_production,
     robust_rows,
 )
-from finetune_pipeline.evaluation.gates_on_gains import GAIN_GATES, beats_baseline, beats_champion, beats_simple
+from finetune_pipeline.evaluation.gates_on_gains import (
+    GAIN_GATES,
+    beats_baseline,
+    beats_champion,
+    beats_commonest,
+    beats_simple,
+)
 from finetune_pipeline.evaluation.gates_on_rows import ROW_GATES, few_regressions, never_break
 from finetune_pipeline.evaluation.result import EvaluationResult, Seal
 from finetune_pipeline.evaluation.statistics import rows_needed_for_share
@@ -47,6 +53,7 @@ def decide(spec: TaskSpec, evaluation: EvaluationResult) -> list[GateResult]:
     """Ask every gate about an evaluation, always the same gates in the same order. What was not measured does not pass."""
     return [
         beats_baseline(spec, evaluation),
+        beats_commonest(spec, evaluation),
         beats_simple(spec, evaluation),
         beats_champion(spec, evaluation),
         few_regressions(spec, evaluation),

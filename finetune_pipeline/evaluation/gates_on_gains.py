@@ -36,6 +36,15 @@ GAIN_GATES: tuple[tuple[str, str, str, str, str], ...] = (
         "interval is wide, enlarge the test set.",
     ),
     (
+        "beats_commonest",
+        "the lower bound of the paired gain over always giving the commonest answer (for JSON also each field's commonest "
+        "value) above zero in the metric that decides, whatever gates.simple says",
+        f"{100 * _D.confidence:g}% interval for the first candidate; a tie does not pass",
+        "champion",
+        "The model has learned nothing that shows. Look for labels that do not belong to their texts (joins, shifted columns), "
+        "and for answers that depend on something the input does not hold.",
+    ),
+    (
         "beats_simple",
         "the lower bound of the paired gain over each model without a language model ("
         + ", ".join(inside(model.title) for model in SIMPLE_MODELS.values())
@@ -55,6 +64,8 @@ GAIN_GATES: tuple[tuple[str, str, str, str, str], ...] = (
     ),
 )
 """Name, needs, default, what is held back, what to do."""
+BLIND = ("commonest", "commonest_fields")
+"""Simple models that look at no input."""
 _TO_DO = {row[0]: row[4] for row in GAIN_GATES}
 
 
@@ -75,6 +86,19 @@ def beats_baseline(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
         f"rival; what decides is its {'restricted answers' if base.mode == 'restricted' else 'answers, read leniently'}. "
     )
     return replace(result, message=why + result.message)
+
+
+def beats_commonest(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:
+    """The answers that look at no input are surely beaten: what does not beat them has learned nothing."""
+    name = "beats_commonest"
+    blind = [gain for gain in evaluation.decisions.simple.gains if gain.rival in BLIND]
+    measured = [(gain.interval[0], gain) for gain in blind if gain.gain is not None and gain.interval is not None]
+    if not blind or len(measured) < len(blind):
+        message = "The gain over always giving the commonest answer could not be measured."
+        return answer(name, False, None, 0.0, message, _TO_DO[name])
+    low, worst = min(measured, key=lambda pair: pair[0])
+    message = f"Against {_one_gain(worst, {rival: inside(SIMPLE_MODELS[rival].title) for rival in BLIND})}."
+    return answer(name, low > 0, low, 0.0, f"{message} The lower bound must lie above zero.", _TO_DO[name])
 
 
 def beats_simple(spec: TaskSpec, evaluation: EvaluationResult) -> GateResult:

@@ -22,13 +22,14 @@ from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder, weight_files
-from finetune_pipeline.planning.devices import ROOM
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.trainers.exit_codes import EXIT_PREEMPTED, NO_RETRY, describe
 from finetune_pipeline.trainers.supervised import PARENT_VARIABLE
 
 STOP_SECONDS = 10
 """How long processes may take to end after one of them failed or a signal came, before they are killed."""
+ROOM = 0.8
+"""Share of a device's memory that a training may take; the rest is left to fragmentation and the driver."""
 _PROCESSES = "FINETUNE_PROCESSES"
 _STRATEGY = "FINETUNE_STRATEGY"
 

@@ -310,9 +310,8 @@ def test_an_endpoint_is_asked_for_free_answers_alone(folder: Path, tmp_path: Pat
         return said if body["messages"][-1]["content"] == first else json.dumps({"kind": "how_to"})
 
     with openai_server(mind) as server:
-        engine = {"kind": "endpoint", "url": server.url, "key_variable": None, "timeout": 30.0, "concurrency": 2}
-        engine |= {"tries": 2, "max_tokens": None}
-        facts, _, rows = run(folder, tmp_path, "base", TICKET, engine=engine, of_set={"served": "small"})
+        endpoint = {"url": server.url, "base": "small", "candidate": "small", "concurrency": 2, "tries": 2}
+        facts, _, rows = run(folder, tmp_path, "base", TICKET, endpoint=endpoint, of_set={"served": "small"})
         assert len(server.requests) == 6
     assert facts["restricted"]["available"] is available and len(of_model(rows, "base_restricted")) == 6 * available
     assert facts["restricted"]["why"] == (

@@ -18,6 +18,7 @@ from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.jobs import kept_answers, predict_job, prompt_set
 from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.unit.evaluation.fake_run import changed, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 
@@ -48,7 +49,7 @@ def run(made: Path, out: Path, endpoint: Any = None, sets: Any = None, **more: A
 def stopped(rows: list[dict[str, Any]]) -> Any:
     """The gate, on these rows as a candidate's."""
     told = score(rows, LABELS, 0.95)
-    return no_failed_generation(spec(), {"scores": {"base": told, "candidate": told}})
+    return no_failed_generation(spec(), changed(evaluation(), {"scores": {"base": told, "candidate": told}}))
 
 
 def endpoint(url: str, **more: Any) -> dict[str, Any]:

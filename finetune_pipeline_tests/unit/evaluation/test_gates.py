@@ -25,6 +25,7 @@ from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec, tex
 
 NAMES = [
     "beats_baseline",
+    "beats_commonest",
     "beats_simple",
     "beats_champion",
     "few_regressions",
@@ -429,6 +430,7 @@ def test_the_opening_must_be_on_record():
 
 _PLACES = {
     "beats_baseline": ["decisions.baseline." + k for k in ("gains.0.gain", "gains.0.interval.0", "margin")],
+    "beats_commonest": ["decisions.simple.gains.0." + k for k in ("gain", "interval.0")],
     "beats_simple": ["decisions.simple." + k for k in ("gains.2.gain", "gains.0.interval.0", "margin")],
     "beats_champion": ["decisions.champion.gains.0.gain", "decisions.champion.gains.0.interval.1"],
     "few_regressions": ["comparisons.champion." + k for k in ("b", "right_before", "design_effect")],
@@ -503,10 +505,12 @@ def test_every_simple_model_must_surely_be_beaten(name, right, decision, measure
     told = evaluation(simple=simple)
     gates = decide(spec(), told)
     gate = {g.name: g for g in gates}["beats_simple"]
-    assert verdict(gates) == decision
+    blind = name == "commonest"  # nothing is learned where this one is not beaten: that is no reason to use it
+    assert verdict(gates) == ("refuse" if blind and decision == "use_simple" else decision)
     assert gate.passed is (decision == "promote") and gate.measured > measured_above
     assert (gate.what_to_do == "") is gate.passed and ("export" in gate.what_to_do) is not gate.passed
-    assert [g.name for g in gates if not g.passed] == ([] if gate.passed else ["beats_simple"])
+    failed = ["beats_commonest", "beats_simple"] if blind else ["beats_simple"]
+    assert [g.name for g in gates if not g.passed] == ([] if gate.passed else failed)
 
 
 def test_without_simple_models_nothing_is_promoted():
@@ -560,9 +564,8 @@ def test_a_base_out_of_form_is_compared_by_its_restricted_answers():
 
 def test_form_is_spoken_of_only_where_it_decides(good):
     assert "in form" not in _gate("beats_baseline", good).message
-    unknown = good | {"base_at_its_best": {"mode": "restricted", "valid_share": None}}
+    unknown = changed(good, {"base_at_its_best": {"mode": "restricted", "valid_share": None}})
     assert "in form" not in _gate("beats_baseline", unknown).message
-    assert "in form" not in _gate("beats_baseline", good | {"base_at_its_best": {}}).message
 
 
 @pytest.mark.parametrize(("in_form", "mode"), [(159, "restricted"), (160, "free")])
@@ -589,9 +592,8 @@ def test_of_many_rivals_the_closest_is_told_in_full_and_the_others_in_short(good
     )
     both = _gate("beats_baseline", good).message
     assert both.count("97.5% interval") == 2 and "the closest of" not in both
-    one = copy.deepcopy(good)
-    del one["decisions"]["simple"]["gains"][1:]
-    alone = _gate("beats_simple", one).message
+    first = good.decisions.simple.gains[0].model_dump(mode="json")
+    alone = _gate("beats_simple", changed(good, {"decisions.simple.gains": [first]})).message
     assert "The lower bound must lie above zero." in alone and "Holm" not in alone
 
 
@@ -599,3 +601,16 @@ def test_the_table_states_the_levels_in_force():
     told = {row["name"]: row for row in table()}
     assert "fewer than 80% of its answers are in form" in told["beats_baseline"]["needs"]
     assert all("95% interval" in told[name]["default"] for name in ("beats_baseline", "beats_simple", "beats_champion"))
+
+
+def test_what_is_no_better_than_the_commonest_answer_is_refused_also_where_a_tie_would_do():
+    base, _ = paired(100, 5, 60, 35)
+    wide = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
+    told = evaluation(spec=wide, simple={"commonest": _answers(base, 160), "linear": _answers(base, 40)})
+    gate = _gate("beats_commonest", told, wide)
+    assert _gate("beats_simple", told, wide).passed and not gate.passed
+    assert gate.threshold == 0.0 and gate.measured <= 0 and "labels that do not belong" in gate.what_to_do
+    fields = evaluation(simple={"commonest": _answers(base, 40), "commonest_fields": _answers(base, 158)})
+    gate = _gate("beats_commonest", fields)
+    assert not gate.passed and "each field's commonest value" in gate.message
+    assert verdict(decide(spec(), fields)) == "refuse"

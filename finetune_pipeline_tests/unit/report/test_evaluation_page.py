@@ -60,15 +60,15 @@ def test_the_verdict_comes_first_with_its_interval(good: tuple[str, str]) -> Non
         f"its best prompt (8-shot); the 95% interval of the gain is +{100 * low:.1f} to +{100 * high:.1f} points."
     )
     words = Parsed(good[0]).words
-    assert words.index(f"Passed: 8 passed, 6 not asked. {sentence}") < words.index("beats_baseline")
-    assert f"**Passed: 8 passed, 6 not asked.** {plain(sentence)}" in good[1]
+    assert words.index(f"Passed: 9 passed, 6 not asked. {sentence}") < words.index("beats_baseline")
+    assert f"**Passed: 9 passed, 6 not asked.** {plain(sentence)}" in good[1]
 
 
 def test_a_refusal_names_the_gates_and_what_to_do() -> None:
     base, candidate = paired(80, 14, 8, 20)
     page, markdown = pages(evaluation(predictions=[*base, *candidate], parity_facts={}))
     for words in (Parsed(page).words, markdown.replace("\\", "")):
-        assert "Refused by beats_baseline, beats_simple and merge_parity: " in words
+        assert "Refused by beats_baseline, beats_commonest, beats_simple and merge_parity: " in words
         assert "Read the regressions and wrong answers" in words and "points less than the base model" in words
 
 
@@ -270,7 +270,8 @@ def test_a_tie_that_the_spec_takes_is_said() -> None:
     base, _ = paired(both=100, only_base=5, only_candidate=60, neither=35)
     of = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
     linear = {row["example_id"]: row["gold"] if i < 160 else "no label" for i, row in enumerate(base)}
-    result = evaluation(spec=of, simple={"linear": linear})
+    commonest = dict.fromkeys(linear, base[0]["gold"])
+    result = evaluation(spec=of, simple={"commonest": commonest, "linear": linear})
     answer, _ = verdict_sentences(result, decide(of, result))
     assert answer.startswith("Passed: ") and "It is a tie with TF-IDF and logistic regression" in answer
 
