@@ -27,8 +27,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.texts import KINDS, make_texts
-from finetune_pipeline.data.near_duplicates import components, near_duplicate_pairs
-from finetune_pipeline.data.shingles import loose_form, window_hashes
+from finetune_pipeline.data.dedup.near_duplicates import components, near_duplicate_pairs
+from finetune_pipeline.data.dedup.text_similarity import loose_form, window_hashes
 
 PLANTED, REPORTED = 50_000, 20_000
 BANDS, ROWS = 21, 6
@@ -74,9 +74,8 @@ def datasketch(texts: Sequence[str], threshold: float) -> np.ndarray:
 
 def rensa(texts: Sequence[str], threshold: float) -> np.ndarray:
     """Signatures by rensa, the rest by numpy and by this package's verification."""
-    from rensa import RMinHash
-
     from finetune_pipeline.data.sketches import loose_forms, similarities
+    from rensa import RMinHash
 
     signed = np.empty((len(texts), BANDS * ROWS), np.uint32)
     for start in range(0, len(texts), 4096):

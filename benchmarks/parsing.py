@@ -34,8 +34,8 @@ WARM_ROWS = 2_000
 
 def ours(path: Path, write: bool, fast_from: int | None = None) -> set[int]:
     """Lines this package quarantines."""
-    from finetune_pipeline.data.judging import FAST_FROM, judge_block
     from finetune_pipeline.data.readers.blocks import read_blocks
+    from finetune_pipeline.data.validate.row_validation import FAST_FROM, judge_block
     from finetune_pipeline.spec import TaskSpec
 
     spec = TaskSpec.model_validate(

@@ -1,4 +1,4 @@
-"""What a raw file is and how its rows look, with the reason: for the people who declare the task."""
+"""Detects what a raw file is and which format its rows are in, and says why."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.fields import mapping_of
-from finetune_pipeline.data.formats import shape_of
+from finetune_pipeline.data.formats import FORMATS, format_of
 from finetune_pipeline.data.json_lines import is_blank
 from finetune_pipeline.data.readers.blocks import Block, look_at, read_blocks
 from finetune_pipeline.spec import TaskSpec
 
 SAMPLE = 200
 _SIZE = 1 << 16
-_MARKS = {
-    "messages": "`messages`: OpenAI chat",
-    "sharegpt": "`conversations`: ShareGPT",
-    "instruction": "`instruction`",
-    "prompt_completion": "a prompt and its completion",
-    "text_label": "`text` or `label`",
-    "mapped": "what data.fields names",
-}
 
 
 @dataclass(frozen=True)
 class Detected:
-    """container: json_lines, json, csv, parquet or unknown; shape: a format, mapped, mixed or unknown; reason: one
-    sentence for people; details: the dialect of a table (delimiter, quote, header, columns)."""
+    """What a file looks like.
+
+    Attributes:
+        container: json_lines, json, csv, parquet or unknown.
+        compressed: Whether it is gzipped.
+        shape: A format of the registry, mapped, mixed or unknown.
+        reason: One sentence.
+        details: The dialect of a table (delimiter, quote, header, columns).
+    """
 
     container: str
     compressed: bool
@@ -62,12 +61,13 @@ def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
                 counts.update([] if mapped.findings else ["mapped"])
                 continue
             value = mapped.row  # noqa: PLW2901
-        if isinstance(value, dict) and (shape := shape_of(value)):
+        if isinstance(value, dict) and (shape := format_of(value)):
             counts[shape] += 1
     why = f"{'gzip; ' if compressed else ''}{container.why}"
     if not seen:
         return Detected(container.kind, compressed, "unknown", f"{why}; the file holds no rows", details)
-    told = " and ".join(f"{n} hold {_MARKS[shape]}" for shape, n in counts.most_common()) or "none is in a known format"
+    held = {**{name: of.described for name, of in FORMATS.items()}, "mapped": "what data.fields names"}
+    told = " and ".join(f"{n} hold {held[shape]}" for shape, n in counts.most_common()) or "none is in a known format"
     shape = "unknown" if not counts else next(iter(counts)) if len(counts) == 1 else "mixed"
     return Detected(container.kind, compressed, shape, f"{why}; of the first {seen} rows {told}", details)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.review import DECISIONS
-from finetune_pipeline.data.row_rules import nearest_label
+from finetune_pipeline.data.validate.row_rules import nearest_label
 from finetune_pipeline.people.ratings import COLUMNS, FOLDER, parse_rating
 from finetune_pipeline.people.sheet import SheetItem
 from finetune_pipeline.production.log_files import OWN_FOLDER

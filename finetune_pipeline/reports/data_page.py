@@ -21,7 +21,6 @@ TITLES = {
     "synthetic": "Synthetic rows",
     "consistency": "One output format",
     "noise": "Label noise",
-    "edges": "Edge cases in every split",
     "contamination": "Benchmarks kept out",
     "tokens": "Tokens",
 }
@@ -35,7 +34,6 @@ _STYLE = """
 .forms td:nth-child(n+4), .notes td:last-child { min-width: 14rem; max-width: 26rem; overflow-wrap: anywhere; }
 .notes td:last-child { color: var(--soft); font-size: .8125rem; }
 .notes td:nth-child(5), .forms td:nth-child(2) { white-space: nowrap; }
-.kinds td:first-child { max-width: 24rem; }
 .bad { color: var(--bad); font-weight: 650; }
 .bars td.bar { width: 16rem; min-width: 8rem; vertical-align: middle; }
 .bar span { display: block; height: .7rem; background: var(--accent); border-radius: 2px; min-width: 1px; }
@@ -69,7 +67,6 @@ def render_data_page(
         ("labels", "Labels and origins", _labels(report)),
         ("consistency", "One output format", _consistency(report)),
         ("noise", "Labels that may be wrong", _noise(report)),
-        ("edges", "Edge cases in every split", _edges(report)),
         ("synthetic", "Review of synthetic rows", _synthetic(report)),
         ("contamination", "Benchmarks in the training data", _contamination(report)),
     ]
@@ -233,20 +230,6 @@ def _suspect(s: Mapping[str, Any]) -> str:
     )
     where = f'<span class="id nowrap">{escape(s["place"])} \u00b7 {escape(s["id"])}</span>'
     return f'<div class="case"><pre>{escape(s["text"])}</pre><p class="said">{said} {where}</p></div>'
-
-
-def _edges(report: Report) -> str:
-    told = report["edges"]
-    if not told["kinds"]:
-        return paragraphs([_sentence(told["message"])])
-    cells, bad = data_tables.edges_table(report)
-    note = (
-        "Rows of each kind, and in brackets how many the split's share lets expect. p: the smallest over the splits, "
-        "two-sided hypergeometric test on clusters, adjusted for the number of kinds and splits. A kind fails when it is "
-        "absent where five or more were expected, or with p below .001."
-    )
-    marks = dict.fromkeys(bad, "bad")
-    return paragraphs([_sentence(told["message"])]) + table(cells, "kinds", marks) + paragraphs([note], "note")
 
 
 def _synthetic(report: Report) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.wording import NOTHING, number, p_value, percent, percent_range
+from finetune_pipeline.evaluation.wording import NOTHING, number, percent, percent_range
 from finetune_pipeline.reports.tables import Table
 
 Report = Mapping[str, Any]
@@ -34,28 +34,6 @@ def consistency_table(report: Report) -> Table:
             ]
         )
     return Table(["What", "Verdict", "Answers", "Usual form", "Other forms"], rows, "llrll")
-
-
-def edges_table(report: Report) -> tuple[Table, set[tuple[int, int]]]:
-    """Kinds of edge cases against splits, `count (expected)`; and the cells that fail."""
-    told = report["edges"]
-    names = list(told["splits"])
-    rows, bad = [], set()
-    for i, kind in enumerate(told["kinds"]):
-        cells = kind["splits"]
-        rows.append(
-            [
-                kind["title"],
-                number(kind["rows"]),
-                *[f"{number(cells[n]['count'])} ({cells[n]['expected']:,.1f})" for n in names],
-                p_value(min(c["p"] for c in cells.values())),
-            ]
-        )
-        if not kind["passed"]:
-            bad.add((i, len(names) + 2))
-            bad |= {(i, 2 + j) for j, n in enumerate(names) if not cells[n]["count"] or cells[n]["p"] < 0.001}
-    sizes = [f"{n} ({number(told['splits'][n])})" for n in names]
-    return Table(["Kind of edge case", "Rows", *sizes, "p, Holm"], rows, "lr" + "r" * len(names) + "r"), bad
 
 
 def tokens_table(report: Report) -> Table:

@@ -12,12 +12,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import verdict_tasks
 from benchmarks.null_simulation import NullWorld, promoted
-from benchmarks.planted_world import Asked, Outcome
 from benchmarks.verdict_list import WORLDS
 from benchmarks.verdict_tasks import KnownTask
 from benchmarks.verdict_worlds import given, problems, shuffled
+
+from benchmarks import verdict_tasks
+from benchmarks.planted_world import Asked, Outcome
 
 STOP = Asked("data_quality", "labels_believable", False, "blocks", "m")
 WARNED = replace(STOP, kind="warns")

@@ -1,231 +1,57 @@
-"""Rows of training that repeat an item of a benchmark: the score on it would measure memory.
-
-Texts are compared in the exact form (see shingles). A row repeats an item when
-
-- its prompt equals the item (``exact``), or
-- runs of 13 words that both have cover at least half of the item's words (``overlap``; 13-grams as in Brown et al. 2020,
-  appendix C). Runs that many items of the file share are its boilerplate: they prove nothing, and are counted neither as
-  covered nor as words. An item with fewer than 13 words of its own is matched by equality alone.
-
-Every match is verified on the words themselves; hashes only find candidates. One pass over the rows, microseconds each.
-"""
+"""The report's part on benchmarks: rows that repeated one of their items and were left out."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.benchmark_files import Item
-from finetune_pipeline.data.quality.grams import word_grams
+from finetune_pipeline.data.dedup.benchmark_items import Item
+from finetune_pipeline.data.dedup.contamination import MATCHES, Match, load_benchmarks
+from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.quality.sample import part
-from finetune_pipeline.data.shingles import exact_form
 from finetune_pipeline.findings import Finding
 
-SIZE = 13
-COVERED = 0.5
 LISTED = 200
-_BLOCK_ROWS = 4096
-_FILTER_BITS = 24
 
 
-@dataclass(frozen=True)
-class Match:
-    """One row that repeats a benchmark item; `covered`: share of the item's words, 1 for an exact match."""
-
-    id: str
-    place: str
-    file: str
-    line: int
-    how: str
-    covered: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {
-            "id": self.id,
-            "place": self.place,
-            "file": self.file,
-            "line": self.line,
-            "how": self.how,
-            "covered": round(self.covered, 4),
-        }
-
-
-class BenchmarkIndex:
-    """Benchmark items, ready to be looked up. Build once, use for any number of rows."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = list(items)
-        forms = [exact_form(item.text) for item in self.items]
-        self.exact: dict[str, int] = {}
-        for number, form in enumerate(forms):
-            self.exact.setdefault(form, number)
-        self.words = [form.split(" ") for form in forms]
-        grams = word_grams(forms, SIZE)
-        owners = grams.rows
-        places = np.arange(len(owners)) - grams.offsets[owners]
-        common = self._boilerplate(grams.hashes, owners)
-        self.shared = self._shared_words(owners[common], places[common])
-        self.own_words = np.array([len(words) for words in self.words], np.int64)
-        for number, mask in self.shared.items():
-            self.own_words[number] -= int(mask.sum())
-        kept = ~common & (self.own_words[owners] >= SIZE)
-        order = np.argsort(grams.hashes[kept], kind="stable")
-        self.hashes = grams.hashes[kept][order]
-        self.owners, self.places = owners[kept][order], places[kept][order]
-        self.filter = np.zeros(1 << _FILTER_BITS, bool)
-        self.filter[self.hashes >> np.uint64(64 - _FILTER_BITS)] = True
-
-    def _boilerplate(self, hashes: np.ndarray, owners: np.ndarray) -> np.ndarray:
-        """Which grams stand in more than ten items of a file and in over 1% of them."""
-        if not len(hashes):
-            return np.zeros(0, bool)
-        files = {name: i for i, name in enumerate(dict.fromkeys(item.file for item in self.items))}
-        file_of = np.array([files[item.file] for item in self.items])
-        sizes = np.bincount(file_of, minlength=len(files))
-        _, ids = np.unique(hashes, return_inverse=True)
-        # each gram once per item, then how often per file
-        once = np.unique(ids.astype(np.int64) * len(self.items) + owners)
-        key = (once // len(self.items)) * len(files) + file_of[once % len(self.items)]
-        keys, counts = np.unique(key, return_counts=True)
-        at = np.searchsorted(keys, ids.astype(np.int64) * len(files) + file_of[owners])
-        return counts[at] > np.maximum(10, 0.01 * sizes[file_of[owners]])
-
-    def _shared_words(self, owners: np.ndarray, places: np.ndarray) -> dict[int, np.ndarray]:
-        """{item: which of its words boilerplate covers}, of the items that have any."""
-        return {number: _mask(starts, len(self.words[number])) for number, starts in _by_owner(owners, places)}
-
-    def _own_covered(self, number: int, starts: np.ndarray) -> int:
-        """Words of the item's own that runs beginning at these places cover."""
-        if number not in self.shared:
-            return _covered(starts)
-        return int((_mask(starts, len(self.words[number])) & ~self.shared[number]).sum())
-
-    def find(self, examples: Iterable[Example]) -> Iterator[Match]:
-        """The rows that repeat an item, in order; of several items the best covered one is named."""
-        block: list[Example] = []
-        for e in examples:
-            block.append(e)
-            if len(block) == _BLOCK_ROWS:
-                yield from self._find_in(block)
-                block = []
-        yield from self._find_in(block)
-
-    def _find_in(self, block: Sequence[Example]) -> Iterator[Match]:
-        prompts = [exact_form(e.user_text) for e in block]
-        answers = [exact_form("\n".join(m["content"] for m in e.messages if m["role"] == "assistant")) for e in block]
-        best = {
-            row: (1.0, number)
-            for row, form in enumerate(prompts)
-            if (number := self.exact.get(form)) is not None and form
-        }
-        exact = set(best)
-        for row, number, share in self._overlaps(prompts, answers):
-            if row not in exact and share > best.get(row, (0.0, 0))[0]:
-                best[row] = (share, number)
-        for row in sorted(best):
-            share, number = best[row]
-            item, e = self.items[number], block[row]
-            yield Match(e.id, e.place, item.file, item.line, "exact" if row in exact else "overlap", share)
-
-    def _overlaps(self, prompts: Sequence[str], answers: Sequence[str]) -> Iterator[tuple[int, int, float]]:
-        """(row, item, share of its words covered) of every pair that is covered enough, verified."""
-        if not len(self.hashes):
-            return
-        grams = word_grams([*prompts, *answers], SIZE)
-        passed = np.flatnonzero(self.filter[grams.hashes >> np.uint64(64 - _FILTER_BITS)])
-        left = np.searchsorted(self.hashes, grams.hashes[passed])
-        found = left < len(self.hashes)
-        passed, left = passed[found], left[found]
-        found = self.hashes[left] == grams.hashes[passed]
-        passed, left = passed[found], left[found]
-        if not len(passed):
-            return
-        rows = (np.searchsorted(grams.offsets, passed, "right") - 1) % len(prompts)
-        right = np.searchsorted(self.hashes, grams.hashes[passed], "right")
-        times = right - left
-        at = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times) + np.repeat(left, times)
-        pair = np.repeat(rows, times).astype(np.int64) * len(self.items) + self.owners[at]
-        for key, starts in _by_owner(pair, self.places[at]):
-            row, number = divmod(key, len(self.items))
-            if self._own_covered(number, starts) >= COVERED * self.own_words[number]:
-                share = self._verified(number, starts, (prompts[row], answers[row])) / self.own_words[number]
-                if share >= COVERED:
-                    yield row, number, min(1.0, float(share))
-
-    def _verified(self, number: int, starts: np.ndarray, texts: Sequence[str]) -> int:
-        """Own words covered by those runs of the item that truly stand in one of the texts."""
-        held = [f" {text} " for text in texts]
-        words = self.words[number]
-        sure = [s for s in starts.tolist() if any(f" {' '.join(words[s : s + SIZE])} " in text for text in held)]
-        return self._own_covered(number, np.array(sure, np.int64))
-
-
-def _by_owner(owners: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(owner, its distinct places in order)."""
-    order = np.lexsort((places, owners))
-    owners, places = owners[order], places[order]
-    cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(owners)]
-    for a, b in pairwise(cuts):
-        if b > a:
-            yield int(owners[a]), np.unique(places[a:b])
-
-
-def _mask(starts: np.ndarray, words: int) -> np.ndarray:
-    """Which words runs of 13 that begin at these places cover."""
-    covered = np.zeros(words, bool)
-    for start in starts.tolist():
-        covered[start : start + SIZE] = True
-    return covered
-
-
-def _covered(starts: np.ndarray) -> int:
-    """Words covered by runs of 13 words that begin at these places (ascending)."""
-    return int(np.minimum(np.diff(starts), SIZE).sum()) + SIZE if len(starts) else 0
+def benchmark_report(raw: Path | None, clean: Path, rows: int) -> dict[str, Any] | None:
+    """The part, from the matches the cleaning step noted; None where the task names no benchmarks."""
+    benchmarks = load_benchmarks(raw)
+    if benchmarks is None:
+        return None
+    return contamination([Match(**row) for row in read_rows(clean / MATCHES)], benchmarks.index.items, rows)
 
 
 def contamination(matches: Sequence[Match], items: Sequence[Item], rows: int) -> dict[str, Any]:
-    """The contamination part of the report, of the matches of `rows` training rows.
+    """The part, of the matches of `rows` training rows.
 
-    benchmarks: {file, items, repeated (items), rows}; matches: up to 200 of {id, place, file, line, how, covered}.
+    Returns:
+        benchmarks: {file, items, repeated (items), rows}; matches: up to 200 of {id, place, file, line, how, covered};
+        rows; repeated.
     """
-    sizes = Counter(item.file for item in items)
-    hit: dict[str, set[int]] = defaultdict(set)
-    by_file: Counter[str] = Counter()
-    for m in matches:
-        hit[m.file].add(m.line)
-        by_file[m.file] += 1
     if not items:
-        return part(
-            True,
-            "not asked: data.benchmarks names no file",
-            applies=False,
-            benchmarks=[],
-            matches=[],
-            rows=rows,
-            repeated=0,
-        )
-    findings = [
-        Finding("quality.contamination", "warning", next(m.place for m in matches if m.file == name),
-                f"{by_file[name]:,} training rows repeat {len(hit[name]):,} of the {sizes[name]:,} items of {name}",
-                "remove these rows from training; a score on this benchmark would measure memory")
-        for name in sorted(by_file)
-    ]  # fmt: skip
-    told = (
-        "; ".join(f.message for f in findings) or f"none of {rows:,} training rows repeats one of {len(items):,} items"
-    )
+        message = "not asked: data.benchmarks names no file"
+        return part(True, message, applies=False, benchmarks=[], matches=[], rows=rows, repeated=0)
+    sizes = Counter(item.file for item in items)
+    repeated: dict[str, set[int]] = defaultdict(set)
+    for match in matches:
+        repeated[match.file].add(match.line)
+    by_file = Counter(match.file for match in matches)
+    findings = []
+    for name in sorted(by_file):
+        told = f"{by_file[name]:,} training rows repeat {len(repeated[name]):,} of the {sizes[name]:,} items of {name}"
+        fix = "remove these rows from training; a score on this benchmark would measure memory"
+        place = next(m.place for m in matches if m.file == name)
+        findings.append(Finding("quality.contamination", "warning", place, told, fix))
+    message = "; ".join(f.message for f in findings)
     return part(
         not matches,
-        told,
+        message or f"none of {rows:,} training rows repeats one of {len(items):,} items",
         findings=findings,
         benchmarks=[
-            {"file": name, "items": n, "repeated": len(hit[name]), "rows": by_file[name]}
+            {"file": name, "items": n, "repeated": len(repeated[name]), "rows": by_file[name]}
             for name, n in sorted(sizes.items())
         ],
         matches=[m.to_dict() for m in matches[:LISTED]],

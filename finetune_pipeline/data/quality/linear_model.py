@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from finetune_pipeline.data.dedup.grams import Grams, char_grams, spread, word_grams
+from finetune_pipeline.data.dedup.text_similarity import loose_form
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.grams import Grams, char_grams, spread, word_grams
 from finetune_pipeline.data.quality.sample import chosen, hash_order
-from finetune_pipeline.data.shingles import loose_form
 
 FOLDS = 5
 STRENGTH = 10.0

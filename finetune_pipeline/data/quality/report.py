@@ -10,8 +10,6 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.balance import class_balance, origins, size_rules
 from finetune_pipeline.data.quality.consistency import consistency
 from finetune_pipeline.data.quality.contamination import contamination
-from finetune_pipeline.data.quality.edges import edge_cases
-from finetune_pipeline.data.quality.linear_model import out_of_fold
 from finetune_pipeline.data.quality.noise import label_noise
 from finetune_pipeline.data.quality.sample import gather
 from finetune_pipeline.data.quality.synthetic import review_sample, synthetic_rows, to_review_lines
@@ -20,7 +18,7 @@ from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.model import SyntheticSpec, TaskSpec
 
-PARTS = ("size", "balance", "origins", "synthetic", "consistency", "noise", "edges", "contamination", "tokens")
+PARTS = ("size", "balance", "origins", "synthetic", "consistency", "noise", "contamination", "tokens")
 
 
 def data_quality(
@@ -50,7 +48,6 @@ def data_quality(
     counter = TokenCounter(tokenizer) if tokenizer is not None else None
     all_rows = gather(examples, assignments)
     some, total = all_rows.sample, all_rows.rows
-    opinion = out_of_fold(some, clusters) if spec.labels else None
     before, before_total = (all_rows.synthetic, total) if unreviewed is None else _synthetic(unreviewed)
     parts: dict[str, Any] = {
         "size": size_rules(all_rows.labels, spec),
@@ -58,8 +55,7 @@ def data_quality(
         "origins": origins(all_rows.origins, all_rows.generators),
         "synthetic": synthetic_rows(before, clusters, decisions, spec, before_total),
         "consistency": consistency(some, spec, total),
-        "noise": label_noise(some, clusters, spec, opinion, total),
-        "edges": edge_cases(some, assignments, clusters, spec.labels, opinion, all_rows.assigned),
+        "noise": label_noise(some, clusters, spec, of=total),
         "contamination": dict(benchmarks) if benchmarks is not None else contamination([], [], all_rows.train_rows),
         "tokens": token_counts(all_rows.train, counter, spec, load_prices(prices), all_rows.train_rows),
     }

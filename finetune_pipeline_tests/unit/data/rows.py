@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from finetune_pipeline.data.clean_rows import CLEAN_ROW
-from finetune_pipeline.data.columns import Table
-from finetune_pipeline.data.deciding import TABLE
-from finetune_pipeline.data.duplicates import PREPARED, TEMPLATES, keep_rows
-from finetune_pipeline.data.examples import Example, example_id, write_examples
-from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.parts import part_key, read_index, seal_part, write_index
 from finetune_pipeline.data.preparing import Preparation, prepare_part
 from finetune_pipeline.data.prompt_skeletons import with_known
 from finetune_pipeline.data.settling import KEPT, NEAR
-from finetune_pipeline.data.templates import Templates
+
+from finetune_pipeline.data.dedup.boilerplate import Templates
+from finetune_pipeline.data.dedup.cleaning import PREPARED, TEMPLATES, keep_rows
+from finetune_pipeline.data.dedup.row_table import TABLE, Table
+from finetune_pipeline.data.examples import Example, example_id, write_examples
+from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.judging import check_line, judge_block
 from finetune_pipeline.data.readers.blocks import Block
 from finetune_pipeline.data.review import _read_decision
+from finetune_pipeline.data.validate.row_validation import check_line, judge_block
 from finetune_pipeline.production.log_rows import problems_of
 from finetune_pipeline.spec import TaskSpec
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from finetune_pipeline.data.array_files import Columns, array_file
 from finetune_pipeline.data.band_search import sharing
 from finetune_pipeline.data.buckets import COLUMNS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 
 import pytest
-
 from finetune_pipeline.data.cycles import cycles_left_alone
 
 

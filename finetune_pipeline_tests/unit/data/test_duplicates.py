@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.data.duplicates import clean
+from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.scrubbing import fingerprint
-from finetune_pipeline.data.shingles import similarity
+from finetune_pipeline.data.scrub import fingerprint
 from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_validated
 
 LONG = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday evening"

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finetune_pipeline.data.band_search import bounds_of, sharing, taken
+from finetune_pipeline.data.growth import grown, isin
 
 from finetune_pipeline.data import band_search, bucket_kernels, deciding, splitting
-from finetune_pipeline.data.band_search import bounds_of, sharing, taken
-from finetune_pipeline.data.duplicates import clean
-from finetune_pipeline.data.growth import grown, isin
-from finetune_pipeline.data.ledger import record_assignments
+from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.review import apply_reviews
-from finetune_pipeline.data.splitting import split
-from finetune_pipeline.data.validation import validate
+from finetune_pipeline.data.split.ledger import record_assignments
+from finetune_pipeline.data.split.splitting import split
+from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline_tests.unit.data.rows import LABELS, make_spec, write_raw
 
 WORDS = "export import sync login invoice report calendar crew tablet route photo signature map offline update".split()

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finetune_pipeline.data.parts import Workers, link, read_index
 
 from finetune_pipeline.artifacts import read_json
-from finetune_pipeline.data.duplicates import PREPARED, clean
+from finetune_pipeline.data.dedup.cleaning import PREPARED, clean
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.parts import Workers, link, read_index
-from finetune_pipeline.data.validation import validate
+from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline_tests.unit.data.rows import LABELS, make_spec, read_lines, write_raw
 
 SPEC = make_spec(min_chars=1)
@@ -98,8 +98,8 @@ def test_parts_that_lose_nothing_are_links(tmp_path: Path) -> None:
 
 
 def test_a_pool_of_processes_makes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_pipeline.data.validation.LARGE", 0)
-    monkeypatch.setattr("finetune_pipeline.data.duplicates.LARGE_ROWS", 0)
+    monkeypatch.setattr("finetune_pipeline.data.validate.validation.LARGE", 0)
+    monkeypatch.setattr("finetune_pipeline.data.dedup.cleaning.LARGE_ROWS", 0)
     source = raw(tmp_path / "r", {n: lines(i * 30, i * 30 + 30) for i, n in enumerate("abcd")} | {"e": [b"broken"]})
     for name, processes in (("one", 1), ("two", 2)):
         validate(source, SPEC, tmp_path / name / "v", processes=processes)

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from finetune_pipeline.data.examples import Example, example_id
-from finetune_pipeline.data.judging import Checked, check_line
-from finetune_pipeline.data.row_rules import nearest_label
+from finetune_pipeline.data.validate.row_rules import nearest_label
+from finetune_pipeline.data.validate.row_validation import Checked, check_line
 from finetune_pipeline_tests.unit.data.raw_rows import (
     FILE,
     LABELS,

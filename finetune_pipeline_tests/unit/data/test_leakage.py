@@ -10,14 +10,13 @@ import pytest
 
 from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.data import certificate, leakage
-from finetune_pipeline.data.canaries import make_canaries
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
-from finetune_pipeline.data.leakage import find_leaks, fingerprints, leakage_report, write_fingerprints
-from finetune_pipeline.data.ledger import ENTRY, record_assignments
-from finetune_pipeline.data.shingles import similarity
-from finetune_pipeline.data.split_files import FILES, examples_of
-from finetune_pipeline.data.splitting import split
-from finetune_pipeline.data.templates import Templates, strip
+from finetune_pipeline.data.dedup.boilerplate import Templates, strip
+from finetune_pipeline.data.dedup.text_similarity import similarity
+from finetune_pipeline.data.examples import FILES, Example, examples_of, read_examples, write_examples
+from finetune_pipeline.data.split.canaries import make_canaries
+from finetune_pipeline.data.split.leakage import find_leaks, fingerprints, leakage_report, write_fingerprints
+from finetune_pipeline.data.split.ledger import ENTRY, record_assignments
+from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline_tests.unit.data.rows import example, make_spec, write_clean
 
 WORDS = [
@@ -80,7 +79,7 @@ def test_another_file_than_the_certified_one_is_noticed(tmp_path: Path) -> None:
 
 
 def test_large_sets_are_certified_without_comparing_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_pipeline.data.splitting.SMALL", 10)
+    monkeypatch.setattr("finetune_pipeline.data.split.splitting.SMALL", 10)
     base = some(0, 60)
     out = made(tmp_path, [*base, *(example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base))])
     assert not (out / "test/fingerprints.json").exists()

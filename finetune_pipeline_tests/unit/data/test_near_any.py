@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from finetune_pipeline.data.near_any import near_any
-from finetune_pipeline.data.shingles import similarity
+from finetune_pipeline.data.dedup.text_similarity import near_any, similarity
 
 
 def test_a_text_is_near_when_any_other_reaches_the_threshold() -> None:

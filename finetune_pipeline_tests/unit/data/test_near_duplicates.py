@@ -10,9 +10,9 @@ import pytest
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from finetune_pipeline.data.near_duplicates import components, near_duplicate_clusters, near_duplicate_pairs
-from finetune_pipeline.data.shingles import loose_form
-from finetune_pipeline.data.templates import Templates
+from finetune_pipeline.data.dedup.boilerplate import Templates
+from finetune_pipeline.data.dedup.near_duplicates import components, near_duplicate_clusters, near_duplicate_pairs
+from finetune_pipeline.data.dedup.text_similarity import loose_form
 
 WORDS = [
     a + b

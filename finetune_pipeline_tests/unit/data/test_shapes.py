@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import Example, example_id
-from finetune_pipeline.data.judging import Checked, check_line
+from finetune_pipeline.data.validate.row_validation import Checked, check_line
 from finetune_pipeline_tests.unit.data.raw_rows import FILE, PROMPT, TEXT_OUTPUT, chat, spec_of, turn
 
 SPEC = spec_of(max_chars=400)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finetune_pipeline.data.shingles import (
+from finetune_pipeline.data.dedup.text_similarity import (
     exact_form,
     incidence,
     jaccard,

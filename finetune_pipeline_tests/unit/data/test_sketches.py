@@ -5,11 +5,6 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from finetune_pipeline.data import buckets, sketches
-from finetune_pipeline.data.shingles import loose_form
 from finetune_pipeline.data.sketches import (
     Forms,
     bands_for,
@@ -19,6 +14,11 @@ from finetune_pipeline.data.sketches import (
     similarities,
     sketch,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_pipeline.data import buckets, sketches
+from finetune_pipeline.data.dedup.text_similarity import loose_form
 
 LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", np.uint8)
 ODD = "aäß東京éＡﬁ½İıΣςσ ,.!?-_+#%\t\n\u3000\u00a0😀\ud800\u0301\u0345ㄱ가각ẞ𝔸x y'’“”\x1c"

@@ -4,11 +4,11 @@ import json
 import random
 
 import pytest
-
-from finetune_pipeline.data.judging import judge_block
 from finetune_pipeline.data.line_scan import scan_lines
-from finetune_pipeline.data.readers.blocks import Block
 from finetune_pipeline.data.sound_lines import sort_out
+
+from finetune_pipeline.data.readers.blocks import Block
+from finetune_pipeline.data.validate.row_validation import judge_block
 from finetune_pipeline_tests.unit.data.raw_rows import PROMPT, TEXT_OUTPUT, as_lines, chat, spec_of, turn
 
 S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from finetune_pipeline.data import splitting
-from finetune_pipeline.data.examples import Example, decode_examples, example_files, read_examples
-from finetune_pipeline.data.ledger import SPLITS, read_ledger, record_assignments
+from finetune_pipeline.data.examples import Example, decode_examples, example_files, examples_of, read_examples
 from finetune_pipeline.data.sealing import SealedError, seal, seal_key, unseal
-from finetune_pipeline.data.split_files import examples_of
-from finetune_pipeline.data.splitting import assignments_in, split
+from finetune_pipeline.data.split.ledger import SPLITS, read_ledger, record_assignments
+from finetune_pipeline.data.split.splitting import assignments_in, split
 from finetune_pipeline_tests.unit.data.rows import LABELS, TEXT_OUTPUT, example, make_spec, read_lines, write_clean
 
 SPEC = make_spec()

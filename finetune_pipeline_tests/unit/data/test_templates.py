@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.templates import LONG, MOST, Templates, find_templates, strip
+from finetune_pipeline.data.dedup.boilerplate import LONG, MOST, Templates, find_templates, strip
 
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"

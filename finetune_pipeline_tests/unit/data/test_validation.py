@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.judging import Checked, check_line
-from finetune_pipeline.data.validation import validate
+from finetune_pipeline.data.validate.row_validation import Checked, check_line
+from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline_tests.unit.data.rows import LABELS, PROMPT, TEXT_OUTPUT, chat, make_spec, read_lines, write_raw
 
 SPEC = make_spec(max_chars=400)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.quality.benchmark_files import Item, read_benchmark
+from finetune_pipeline.data.dedup.benchmark_items import Item, read_benchmark
 from finetune_pipeline.data.quality.contamination import BenchmarkIndex, contamination
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline_tests.unit.data.quality.makers import make

@@ -6,12 +6,12 @@ import random
 
 import numpy as np
 import pytest
+from finetune_pipeline.data.quality.edges import edge_cases, edge_kinds, holm, two_sided
+from finetune_pipeline.data.quality.surprise import surprise
 from scipy.stats import fisher_exact
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.edges import edge_cases, edge_kinds, holm, two_sided
 from finetune_pipeline.data.quality.linear_model import out_of_fold
-from finetune_pipeline.data.quality.surprise import surprise
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, dealt, make, requests
 
 
