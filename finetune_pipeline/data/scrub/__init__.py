@@ -1,12 +1,19 @@
 """Personal data and secrets: found by shape, check digits and context, replaced by typed placeholders."""
 
-from finetune_pipeline.data.scrub.examples import scrub_example, spans_left
 from finetune_pipeline.data.scrub.find import Recogniser, find_spans
+from finetune_pipeline.data.scrub.keys import fingerprint, load_key
 from finetune_pipeline.data.scrub.kinds import KINDS, MODEL_KINDS, SHAPE_KINDS, Span, canonical
-from finetune_pipeline.data.scrub.mapping import fingerprint, load_key
 from finetune_pipeline.data.scrub.names import load_recogniser
 from finetune_pipeline.data.scrub.payments import iban_ok, luhn_ok
-from finetune_pipeline.data.scrub.placeholders import Scrubbed, Scrubber, scrub_messages, scrub_text, scrub_turns
+from finetune_pipeline.data.scrub.placeholders import (
+    Scrubbed,
+    Scrubber,
+    scrub_example,
+    scrub_messages,
+    scrub_text,
+    scrub_turns,
+    spans_left,
+)
 from finetune_pipeline.data.scrub.secrets import entropy
 
 __all__ = [

@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterable
 
 from finetune_pipeline.data.scrub import dates, national_ids, network, payments, phones, secrets
 from finetune_pipeline.data.scrub.kinds import Span
-from finetune_pipeline.data.scrub.plain import FULL_WIDTH, lower_form, plain_form
 
 Recogniser = Callable[[str], list[Span]]
 """Finds names and postal addresses; see ``names.load_recogniser``."""
 
+# Full-width forms (U+FF01..FF5E), blanks that do not break, hyphens and dashes that are not the ASCII one.
+_ODD = re.compile("[\u00a0\u2007\u2009\u202f\u3000\u2010-\u2015\u2212\uff01-\uff5e]")
+_BLANKS = "\u00a0\u2007\u2009\u202f\u3000"
+_FULL_WIDTH = b"\xef\xbc"
+"""How the full-width signs, figures and capitals (U+FF01..FF3F) begin in UTF-8."""
 _DIGITS, _LETTERS = b"0123456789", b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Tables for bytes.translate. Shape: figures as 0, letters as a; hex: hexadecimal figures as h; token: characters of keys
 # as a, others as blanks
@@ -99,12 +103,12 @@ def _shapes(text: str) -> list[Span]:
     raw = text.encode("utf-8", "surrogatepass")
     shape = raw.translate(_SHAPE)
     digits = shape.count(b"0")
-    if len(raw) != len(text) and (digits or FULL_WIDTH in raw):
-        text = plain_form(text)
+    if len(raw) != len(text) and (digits or _FULL_WIDTH in raw):
+        text = _plain_form(text)
         raw = text.encode("utf-8", "surrogatepass")
         shape = raw.translate(_SHAPE)
         digits = shape.count(b"0")
-    low = lower_form(text)
+    low = _lower_form(text)
     found = _Found(text)
     long = _LONG in raw.translate(_TOKEN)
     if long:
@@ -194,3 +198,23 @@ def _in_hex(text: str, raw: bytes, found: _Found, mixed: bool) -> None:
             found.add("ip", network.ipv6(text))
         if b"hh:hh:hh:hh:hh:hh" in digits or b"hh-hh-hh-hh-hh-hh" in digits or b"hhhh.hhhh.hhhh" in digits:
             found.add("mac", network.macs(text))
+
+
+def _plain_form(text: str) -> str:
+    """The text with such characters as their ASCII likeness, each in its place: both texts have the same positions."""
+    return _ODD.sub(_likeness, text)
+
+
+def _lower_form(text: str) -> str:
+    """The text in lower case, each character in its place (a few letters have a lower form of two: they stay)."""
+    low = text.lower()
+    if len(low) == len(text):
+        return low
+    return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def _likeness(hit: re.Match[str]) -> str:
+    char = hit[0]
+    if char in _BLANKS:
+        return " "
+    return chr(ord(char) - 0xFEE0) if char > "\uff00" else "-"

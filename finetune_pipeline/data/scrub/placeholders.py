@@ -6,11 +6,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune_pipeline.data.scrub.find import Recogniser, find_spans
+from finetune_pipeline.data.scrub.keys import fingerprint
 from finetune_pipeline.data.scrub.kinds import KINDS, canonical
-from finetune_pipeline.data.scrub.mapping import fingerprint
+from finetune_pipeline.data.scrub.names import load_recogniser
+
+if TYPE_CHECKING:
+    from finetune_pipeline.data.examples import Example
 
 _PLACEHOLDER = re.compile(r"\[([A-Z]+(?:_[A-Z]+)*)_([0-9]{1,6})\]")
 # a JSON text's strings (with the colon that makes one a key) and numbers
@@ -163,3 +168,31 @@ def _scrub_call(call: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
     elif arguments is not None:
         function["arguments"] = scrubber.scrub_value(arguments)
     return {**call, "function": function}
+
+
+def scrub_example(
+    example: Example, labels: Sequence[str] = (), key: bytes | None = None, names: bool = False
+) -> tuple[Example, dict[str, int], dict[str, list[str]]]:
+    """(the example with placeholders, hits per kind, fingerprints per kind: one a value, in the order met).
+
+    System turns and tool definitions are the task's own words and stay, and so does the answer of a task with labels.
+    Arguments of tool calls are scrubbed. Without a key the lists of fingerprints are empty. With `names` the recogniser
+    model is used; raises FindingsError where none is installed.
+    """
+    done = scrub_turns(example.messages, _kept(example, labels), key, load_recogniser() if names else None)
+    if not done.counts:
+        return example, {}, {}
+    fingerprints: dict[str, list[str]] = {kind: [] for kind in done.counts}
+    for record in done.records:
+        fingerprints[record["kind"]].append(record["fingerprint"])
+    return replace(example, messages=done.messages), done.counts, fingerprints
+
+
+def spans_left(example: Example, labels: Sequence[str] = (), names: bool = False) -> list[str]:
+    """The kind of each hit that is in an example still, in the texts that ``scrub_example`` scrubs."""
+    counts = scrub_turns(example.messages, _kept(example, labels), None, load_recogniser() if names else None).counts
+    return list(Counter(counts).elements())
+
+
+def _kept(example: Example, labels: Sequence[str]) -> tuple[int, ...]:
+    return (len(example.messages) - 1,) if labels else ()
