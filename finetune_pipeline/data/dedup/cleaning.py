@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from finetune_pipeline.data.dedup.benchmarks import MATCHES, load_benchmarks
 from finetune_pipeline.data.dedup.boilerplate import find_boilerplate
 from finetune_pipeline.data.dedup.clustering import Clusters, cluster_rows
-from finetune_pipeline.data.dedup.contamination import MATCHES, load_benchmarks
 from finetune_pipeline.data.dedup.duplicate_resolution import resolve
 from finetune_pipeline.data.dedup.preparation import Preparation, PreparedRows, prepare_rows
 from finetune_pipeline.data.dedup.row_table import (

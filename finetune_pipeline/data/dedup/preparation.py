@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from finetune_pipeline.data.dedup.benchmarks import Benchmarks
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
-from finetune_pipeline.data.dedup.contamination import Benchmarks
 from finetune_pipeline.data.dedup.near_duplicates import COLUMNS, loose_forms, sketch
 from finetune_pipeline.data.dedup.row_table import GONE, ROW, quarantine_row, table_of
 from finetune_pipeline.data.examples import Example, decode_examples

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.dedup.benchmark_items import Item
-from finetune_pipeline.data.dedup.contamination import MATCHES, Match, load_benchmarks
+from finetune_pipeline.data.dedup.benchmarks import MATCHES, Item, Match, load_benchmarks
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.quality.sample import part
 from finetune_pipeline.findings import Finding

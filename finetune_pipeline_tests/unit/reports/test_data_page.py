@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.dedup.benchmark_items import Item
+from finetune_pipeline.data.dedup.benchmarks import Item
 from finetune_pipeline.data.quality.contamination import BenchmarkIndex, contamination
 from finetune_pipeline.data.quality.report import data_quality
 from finetune_pipeline.data.quality.synthetic import review_sample

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.dedup.benchmark_items import Item, read_benchmark
-from finetune_pipeline.data.quality.contamination import BenchmarkIndex, contamination
+from finetune_pipeline.data.dedup.benchmarks import BenchmarkIndex, Item, Match, read_benchmark
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.quality.contamination import contamination
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline_tests.unit.data.quality.makers import make
 
@@ -26,8 +27,13 @@ ITEMS = [Item("bench.jsonl", i + 1, question(i)) for i in range(50)]
 CLEAN = [make(question(1000 + i), question(2000 + i), i + 1) for i in range(200)]
 
 
+def find(items: list[Item], rows: list[Example]) -> list[Match]:
+    """The matches, in the order of rows."""
+    return list(BenchmarkIndex(items).find(rows).values())
+
+
 def test_clean_rows_pass() -> None:
-    matches = list(BenchmarkIndex(ITEMS).find(CLEAN))
+    matches = find(ITEMS, CLEAN)
     told = contamination(matches, ITEMS, len(CLEAN))
     assert not matches and told["passed"] and not told["findings"]
 
@@ -35,7 +41,7 @@ def test_clean_rows_pass() -> None:
 def test_planted_items_are_found_one_to_one() -> None:
     planted = [make(item.text, "an answer", 500 + item.line) for item in ITEMS]
     rows = CLEAN[:100] + planted + CLEAN[100:]
-    matches = list(BenchmarkIndex(ITEMS).find(rows))
+    matches = find(ITEMS, rows)
     assert [(m.id, m.line, m.how) for m in matches] == [
         (e.id, item.line, "exact") for e, item in zip(planted, ITEMS, strict=True)
     ]
@@ -56,7 +62,7 @@ def test_an_item_in_disguise_is_found(where: str) -> None:
         "edited": make(" ".join(words), "x"),
         "cased": make(text.upper().replace(" ", "\n", 3), "x"),
     }[where]
-    (match,) = BenchmarkIndex(ITEMS).find([*CLEAN, row])
+    (match,) = find(ITEMS, [*CLEAN, row])
     assert (match.id, match.line) == (row.id, 8)
     assert match.how == ("exact" if where == "cased" else "overlap") and match.covered >= 0.5
 
@@ -64,7 +70,7 @@ def test_an_item_in_disguise_is_found(where: str) -> None:
 def test_less_than_half_of_an_item_is_not_it() -> None:
     words = ITEMS[7].text.split()
     half = [make(" ".join(words[:n]) + " and something else entirely", "x", n) for n in (13, 19, 20)]
-    assert [(m.place, m.covered) for m in BenchmarkIndex(ITEMS).find(half)] == [("raw/a.jsonl:20", 0.5)]
+    assert [(m.place, m.covered) for m in find(ITEMS, half)] == [("raw/a.jsonl:20", 0.5)]
 
 
 def test_short_items_match_by_equality_alone() -> None:
@@ -73,7 +79,7 @@ def test_short_items_match_by_equality_alone() -> None:
         make("what is the  capital of france?", "Paris", 1),
         make("Now: What is the capital of France?", "Paris", 2),
     ]
-    assert [(m.place, m.how) for m in BenchmarkIndex(items).find(rows)] == [("raw/a.jsonl:1", "exact")]
+    assert [(m.place, m.how) for m in find(items, rows)] == [("raw/a.jsonl:1", "exact")]
 
 
 def test_the_boilerplate_of_a_benchmark_proves_nothing() -> None:
@@ -82,8 +88,8 @@ def test_the_boilerplate_of_a_benchmark_proves_nothing() -> None:
     )
     items = [Item("framed.jsonl", i + 1, frame + question(i, 15)) for i in range(100)]
     rows = [make(frame + question(5000 + i, 15), "x", i) for i in range(50)]
-    assert not list(BenchmarkIndex(items).find(rows))
-    (match,) = BenchmarkIndex(items).find([*rows, make("Please: " + question(3, 15), "x", 99)])
+    assert not find(items, rows)
+    (match,) = find(items, [*rows, make("Please: " + question(3, 15), "x", 99)])
     assert match.line == 4
 
 
