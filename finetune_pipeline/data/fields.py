@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.formats.base import OPTIONAL
-from finetune_pipeline.data.quoting import key_name, keys_shown, quoted
+from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import FieldsSpec, TaskSpec
 
@@ -84,51 +84,30 @@ class Mapping:
                 found.append(self._failed(name, error, place))
                 continue
             if value is not None:
-                made[name] = str(value) if name in _AS_TEXT and _is_number(value) else value
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                made[name] = str(value) if name in _AS_TEXT and number else value
             elif name in CONTENT and name != "input":
                 found.append(self._nothing(name, row, place, "nothing"))
         if not isinstance(row, dict):
             if not self.content:
-                found.append(_not_an_object(row, place))
+                message = f"the row is {quoted(row)}, not an object"
+                fix = 'write one object a row: {"text": "…", "label": "…"}, or say in data.fields where things are'
+                found.append(row_finding("not_an_object", place, message, fix))
             return Mapped(made, found)
-        if not self.content:
-            rest = {k: v for k, v in row.items() if k not in (self.names or ())}
+        rest = {k: v for k, v in row.items() if k not in (self.names or ())}
+        if not self.content:  # the texts are found by the format
             return Mapped({**rest, **made}, found)
-        unread = () if self.names is None else (k for k in row if k not in self.names)
-        return Mapped(made, found, sorted(key_name(k) for k in unread))
+        return Mapped(made, found, [] if self.names is None else sorted(map(key_name, rest)))
 
     def _failed(self, name: str, error: Exception, place: str) -> Finding:
-        return Finding(
-            "data.field_expression",
-            "error",
-            place,
-            f"data.fields.{name}: {self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}",
-            "correct the expression, or remove the row if it lacks what the others have",
-        )
+        what = f"{self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}"
+        fix = "correct the expression, or remove the row if it lacks what the others have"
+        return row_finding("field_expression", place, f"data.fields.{name}: {what}", fix)
 
     def _nothing(self, name: str, row: Any, place: str, what: str) -> Finding:
         shown = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
-        return Finding(
-            "data.missing_field",
-            "error",
-            place,
-            f"data.fields.{name}: {self.expressions[name]!r} gives {what} ({shown})",
-            "fill it in, or correct the expression",
-        )
-
-
-def _not_an_object(row: Any, place: str) -> Finding:
-    return Finding(
-        "data.not_an_object",
-        "error",
-        place,
-        f"the row is {quoted(row)}, not an object",
-        'write one object a row: {"text": "…", "label": "…"}, or say in data.fields where things are',
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        message = f"data.fields.{name}: {self.expressions[name]!r} gives {what} ({shown})"
+        return row_finding("missing_field", place, message, "fill it in, or correct the expression")
 
 
 def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:

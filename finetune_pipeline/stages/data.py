@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_pipeline.data.dedup.cleaning import clean
-from finetune_pipeline.data.quality.tokens import epochs_of
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline.data.scrub import load_key
@@ -16,6 +15,7 @@ from finetune_pipeline.data.validate.validation import validate, validation_sett
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.planning.token_counts import epochs_of
 from finetune_pipeline.reports.data_quality import write_quality
 from finetune_pipeline.spec.model import TaskSpec
 

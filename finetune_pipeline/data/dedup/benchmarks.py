@@ -117,7 +117,8 @@ class BenchmarkIndex:
         self._exact = {form: number for number, form in reversed(list(enumerate(forms)))}
         self._words = [form.split(" ") for form in forms]
         grams = word_grams(forms, SIZE)
-        frequency = Counter((self.items[i].file, h) for i, h in set(zip(grams.rows.tolist(), grams.hashes.tolist())))
+        of_items = set(zip(grams.rows.tolist(), grams.hashes.tolist(), strict=True))
+        frequency = Counter((self.items[number].file, h) for number, h in of_items)
         sizes = Counter(item.file for item in self.items)
         self._places: list[list[int]] = []  # of each item: where its own runs of 13 words begin
         self._own: list[np.ndarray] = []  # of each item: which words are no boilerplate
@@ -201,10 +202,10 @@ def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
 def _asked(text: str, suffix: str, name: str) -> Iterator[tuple[int, str]]:
     """(line, what is asked) of every item in a file's text."""
     if suffix in (".txt", ".md"):
-        line = 1
+        at = 1
         for piece in _BETWEEN_PARAGRAPHS.split(text):
-            yield line + piece[: len(piece) - len(piece.lstrip())].count("\n"), piece.strip()
-            line += piece.count("\n")
+            yield at + piece[: len(piece) - len(piece.lstrip())].count("\n"), piece.strip()
+            at += piece.count("\n")
     elif suffix == ".jsonl":
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():

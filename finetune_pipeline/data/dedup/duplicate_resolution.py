@@ -13,7 +13,7 @@ from finetune_pipeline.data.dedup.row_table import CONTRADICTION, EXACT, KEPT, N
 from finetune_pipeline.data.dedup.text_similarity import exact_form, similarity
 from finetune_pipeline.data.examples import ORIGINS, Example
 from finetune_pipeline.data.quoting import quoted, row_finding
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec
 
 _PARTNERS = 50
@@ -153,5 +153,5 @@ def _contradiction(example: Example, others: Sequence[Example], spec: TaskSpec) 
     answers = f"answered {quoted(example.answer)} here, but {alike} is answered {quoted(partner.answer)}"
     fix = "decide which answer is right and remove or correct the other row"
     fix += "" if spec.labels else "; if both are right, set data.contradictions: warn"
-    severity = "error" if spec.data.contradictions == "quarantine" else "warning"
+    severity: Severity = "error" if spec.data.contradictions == "quarantine" else "warning"
     return row_finding("contradiction", example.place, f"{answers} in {partner.place}", fix, severity)

@@ -92,7 +92,7 @@ def sketch_rows(
 @_compiled
 def _differing(bits: np.ndarray, a: int, b: int) -> int:
     """In how many bits two rows differ."""
-    total = 0
+    total: Any = 0
     for j in range(bits.shape[1]):
         x = bits[a, j] ^ bits[b, j]
         x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))

@@ -63,9 +63,8 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
             plant("edited", i, edited)
     worded = [i for i in order if len(strip(sources[i].user_text, boilerplate).split()) >= _LEAST_WORDS]
     for number, i in enumerate((worded or order)[:EACH]):
-        preamble = PREAMBLES[number % len(PREAMBLES)]
-        content_only = strip(sources[i].user_text, boilerplate)
-        plant("template_swapped", i, _with_text(sources[i], lambda _, p=preamble, c=content_only: f"{p}\n\n{c}"))
+        text = f"{PREAMBLES[number % len(PREAMBLES)]}\n\n{strip(sources[i].user_text, boilerplate)}"
+        plant("template_swapped", i, _with_text(sources[i], text))
     for i in order[:EACH]:
         grouped = replace(sources[i], group=sources[i].group or f"canary group of {sources[i].id}")
         plant("same_group", i, _with_text(grouped, lambda t: f"canary {t[::-1]}"))
@@ -89,12 +88,12 @@ def _reformatted(
     return None
 
 
-def _with_text(example: Example, change: Callable[[str], str]) -> Example:
-    """The example with its last user turn changed."""
-    last = max(i for i, m in enumerate(example.messages) if m["role"] == "user")
-    messages: list[Message] = [
-        {**m, "content": change(m["content"])} if i == last else m for i, m in enumerate(example.messages)
-    ]
+def _with_text(example: Example, change: Callable[[str], str] | str) -> Example:
+    """The example with its last user turn changed, or replaced by a text."""
+    messages: list[Message] = list(example.messages)
+    last = max(i for i, m in enumerate(messages) if m["role"] == "user")
+    text = change if isinstance(change, str) else change(messages[last]["content"])
+    messages[last] = {**messages[last], "content": text}
     return replace(example, messages=messages)
 
 

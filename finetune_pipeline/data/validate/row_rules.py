@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from datetime import UTC, date, datetime
 from typing import Any
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
@@ -15,6 +16,8 @@ from finetune_pipeline.data.validate.text_rules import check_texts
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
+_LATEST = 32_503_680_000
+"""The year 3000, in seconds since 1970: a larger number counts something smaller than seconds."""
 _SAME = re.compile(r"[\s_\-]+")
 _ORDER = "at most one system turn, first; then user and assistant in turn; after a call the tool's result"
 
@@ -165,3 +168,35 @@ def check_extras(row: dict[str, Any], place: str) -> list[Finding]:
             told = f"`{key}` must be text or null, found {quoted(value)}"
             found.append(row_finding("wrong_type", place, told, "write it as text"))
     return found
+
+
+def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
+    """(RFC 3339 in UTC or None, findings) of RFC 3339 text, of seconds since 1970, or of a date of Python's own.
+
+    A time without a zone is read as UTC, with a warning.
+    """
+    if value is None or value == "":
+        return None, []
+    fix, found = "write RFC 3339, such as 2026-05-01T12:00:00Z", []
+    try:
+        if isinstance(value, datetime):
+            moment = value
+        elif isinstance(value, date):
+            moment = datetime(value.year, value.month, value.day, tzinfo=UTC)
+        elif isinstance(value, str):
+            moment = datetime.fromisoformat(value.strip())
+        elif not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError
+        elif abs(value) > _LATEST:
+            fix = "seconds since 1970 are meant; divide milliseconds by 1000"
+            raise ValueError
+        else:
+            moment = datetime.fromtimestamp(value, UTC)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+            message = f"`time` is {quoted(value)}, without a time zone; it was read as UTC"
+            add = "add Z, or the offset from UTC, such as +02:00"
+            found.append(row_finding("time_without_zone", place, message, add, "warning"))
+        return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), found
+    except (ValueError, OverflowError, OSError):  # also an offset that leads out of the years 1 to 9999
+        return None, [row_finding("bad_time", place, f"`time` is {quoted(value)}, not a point in time", fix)]

@@ -18,8 +18,7 @@ from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.raw_files import PRODUCTION_FILE
 from finetune_pipeline.data.readers.blocks import Block, Record
 from finetune_pipeline.data.scrub import scrub_text
-from finetune_pipeline.data.validate.row_rules import check_row, final_messages
-from finetune_pipeline.data.validate.timestamps import read_time
+from finetune_pipeline.data.validate.row_rules import check_row, final_messages, read_time
 from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.spec import TaskSpec
 

@@ -12,7 +12,7 @@ import pytest
 
 from finetune_pipeline.data.dedup.benchmarks import BenchmarkIndex, Item, Match, read_benchmark
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.contamination import contamination
+from finetune_pipeline.data.quality.report import contamination
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline_tests.unit.data.quality.makers import make
 

@@ -9,7 +9,7 @@ import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.scrub import Span, find_spans, load_recogniser, scrub_example
-from finetune_pipeline.data.scrub.addresses import addresses
+from finetune_pipeline.data.scrub.names import addresses
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline_tests.unit.data.scrubbing_rows import labelled_rows
 

@@ -10,7 +10,7 @@ import pytest
 
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.data import no_leakage
-from finetune_pipeline.data import semantic
+from finetune_pipeline.data.dedup import semantic
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.split.canaries import prove_semantic, rewordings
 from finetune_pipeline.data.split.leakage import leakage_report

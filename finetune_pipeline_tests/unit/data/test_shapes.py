@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import Example, example_id
-from finetune_pipeline.data.validate.row_validation import Checked, check_line
+from finetune_pipeline.data.validate.row_validation import ValidatedRow, validate_line
 from finetune_pipeline_tests.unit.data.raw_rows import FILE, PROMPT, TEXT_OUTPUT, chat, spec_of, turn
 
 SPEC = spec_of(max_chars=400)
@@ -15,8 +15,8 @@ S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistan
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
 
 
-def check(row: Any, spec: Any = SPEC) -> Checked:
-    return check_line(json.dumps(row).encode(), FILE, 7, spec)
+def check(row: Any, spec: Any = SPEC) -> ValidatedRow:
+    return validate_line(json.dumps(row).encode(), FILE, 7, spec)
 
 
 def rules(row: Any, spec: Any = SPEC) -> list[str]:

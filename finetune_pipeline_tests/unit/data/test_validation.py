@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.validate.row_validation import Checked, check_line
+from finetune_pipeline.data.validate.row_validation import ValidatedRow, validate_line
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline_tests.unit.data.rows import LABELS, PROMPT, TEXT_OUTPUT, chat, make_spec, read_lines, write_raw
 
@@ -19,9 +19,9 @@ U, A, S = (
 )
 
 
-def check(row: Any, spec: Any = SPEC, file: str = "raw/a.jsonl") -> Checked:
+def check(row: Any, spec: Any = SPEC, file: str = "raw/a.jsonl") -> ValidatedRow:
     data = row if isinstance(row, bytes) else json.dumps(row).encode()
-    return check_line(data, file, 7, spec)
+    return validate_line(data, file, 7, spec)
 
 
 def rules(row: Any, spec: Any = SPEC) -> list[str]:
@@ -78,7 +78,7 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
     )
     write_raw(raw, [{"text": "It is down, mail jane@example.com", "label": "P0"}], "production.jsonl")
     facts = validate(raw, SPEC, tmp_path / "out")
-    assert facts | {"labels": 0, "files": 0, "shapes": 0, "parts": 0} == {
+    assert facts | {"labels": 0, "files": 0, "shapes": 0} == {
         "rows_in": 6,
         "kept": 2,
         "quarantined": 4,
@@ -94,8 +94,6 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
         },
         "files": 0,
         "shapes": 0,
-        "parts": 0,
-        "taken_over": 0,
         "ignored_keys": {"extra": 1},
     }
     assert facts["labels"] == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
@@ -123,7 +121,7 @@ def test_same_bytes_same_files(tmp_path: Path) -> None:
     for out in ("a", "b"):
         validate(raw, SPEC, tmp_path / out)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert {p.name for p in files} >= {"examples.jsonl", "quarantine.jsonl", "findings.jsonl", "parts.json"}
+    assert [str(name) for name in files] == ["examples.jsonl", "findings.jsonl", "quarantine.jsonl"]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

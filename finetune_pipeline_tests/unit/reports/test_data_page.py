@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.dedup.benchmarks import Item
-from finetune_pipeline.data.quality.contamination import BenchmarkIndex, contamination
-from finetune_pipeline.data.quality.report import data_quality
+from finetune_pipeline.data.quality.report import BenchmarkIndex, contamination, data_quality
 from finetune_pipeline.data.quality.synthetic import review_sample
 from finetune_pipeline.reports.data_page import render_data_page
 from finetune_pipeline.reports.data_plots import operating_curve_plot, token_histogram

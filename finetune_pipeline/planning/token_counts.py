@@ -29,7 +29,7 @@ def epochs_of(training: TrainingSpec) -> float:
 
 def token_counts(
     train: Sequence[Example],
-    counter: TokenCounter | None,
+    counter: TokenCounter,
     spec: TaskSpec,
     prices: Sequence[Price],
     of: int | None = None,
@@ -42,8 +42,6 @@ def token_counts(
     above training.max_tokens. A row the template refuses is counted in `refused` and is a finding.
     """
     limit, epochs = spec.training.max_tokens, epochs_of(spec.training)
-    if counter is None:
-        return part(True, "not asked: no tokenizer at hand", applies=False, prices=[])
     rows, of = chosen(train), of or len(train)
     whole, roles, refused = _count(rows, counter)
     counted = whole[whole >= 0]

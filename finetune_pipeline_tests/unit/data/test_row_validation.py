@@ -10,7 +10,7 @@ import pytest
 
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.data.validate.row_rules import nearest_label
-from finetune_pipeline.data.validate.row_validation import Checked, check_line
+from finetune_pipeline.data.validate.row_validation import ValidatedRow, validate_line
 from finetune_pipeline_tests.unit.data.raw_rows import (
     FILE,
     LABELS,
@@ -31,9 +31,9 @@ S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistan
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"order": 7}'}}
 
 
-def check(row: Any, spec: Any = SPEC, file: str = FILE) -> Checked:
+def check(row: Any, spec: Any = SPEC, file: str = FILE) -> ValidatedRow:
     data = row if isinstance(row, bytes) else json.dumps(row).encode()
-    return check_line(data, file, 7, spec)
+    return validate_line(data, file, 7, spec)
 
 
 def rules(row: Any, spec: Any = SPEC) -> list[str]:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.dedup.boilerplate import LONG, MOST, Templates, find_templates, strip
+from finetune_pipeline.data.dedup.boilerplate import LONG, MOST, Boilerplate, find_boilerplate, strip
 
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
@@ -29,7 +30,7 @@ def sayings(count: int, words: int, seed: int = 0) -> list[str]:
 
 
 def stripped(texts: list[str]) -> list[str]:
-    templates = find_templates(texts)
+    templates = find_boilerplate(texts)
     return [strip(t, templates) for t in texts]
 
 
@@ -80,30 +81,30 @@ def test_what_some_rows_happen_to_say_first_is_not_part_of_the_template() -> Non
 )
 def test_a_repeated_question_is_no_template(question: str) -> None:
     texts = [question.format(100 + i) for i in range(50)] + sayings(200, 9)
-    assert find_templates(texts) == Templates()
+    assert find_boilerplate(texts) == Boilerplate()
 
 
 def test_an_often_repeated_row_is_no_template() -> None:
     question = "What is the best way to reset the password of my account on the website?"
-    assert find_templates([question] * 500 + sayings(200, 9)) == Templates()
+    assert find_boilerplate([question] * 500 + sayings(200, 9)) == Boilerplate()
 
 
 def test_unrelated_rows_and_small_sets_have_no_templates() -> None:
-    assert find_templates(sayings(2000, 30)) == Templates()
-    assert find_templates([ALPACA.format(c) for c in sayings(19, 12)]) == Templates()
-    assert find_templates([]) == Templates()
+    assert find_boilerplate(sayings(2000, 30)) == Boilerplate()
+    assert find_boilerplate([ALPACA.format(c) for c in sayings(19, 12)]) == Boilerplate()
+    assert find_boilerplate([]) == Boilerplate()
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
     texts = [ALPACA.format(c) for c in sayings(100, 12)] + sayings(300, 20, 1)
-    found = find_templates(texts)
-    assert found.segments and found == find_templates(reversed(texts)) == find_templates(texts + texts[:50])
+    found = find_boilerplate(texts)
+    assert found.segments and found == find_boilerplate(reversed(texts)) == find_boilerplate(texts + texts[:50])
     assert len(found.segments) <= MOST
 
 
 def test_a_row_with_nothing_left_keeps_its_text() -> None:
     preamble = "You are a careful assistant of a bank and answer in one short sentence."
-    templates = Templates((preamble, "### Input:"))
+    templates = Boilerplate((preamble, "### Input:"))
     assert strip(preamble, templates) == preamble
     assert strip(f"{preamble} ...", templates) == f"{preamble} ..."
     assert strip(f"{preamble} 😀", templates) == "😀"
@@ -111,19 +112,20 @@ def test_a_row_with_nothing_left_keeps_its_text() -> None:
 
 
 def test_short_segments_go_only_where_they_are_a_line() -> None:
-    templates = Templates(("### Input:",))
+    templates = Boilerplate(("### Input:",))
     assert len("### Input:") < LONG
     assert strip("### Input:\nabc", templates) == "abc"
     assert strip("write ### Input: before it", templates) == "write ### Input: before it"
 
 
-def test_to_dict_and_back() -> None:
-    templates = Templates(("b" * 50, "a:"))
-    assert Templates.from_dict(templates.to_dict()) == templates and hash(templates)
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    boilerplate = Boilerplate(("b" * 50, "a:"))
+    boilerplate.save(tmp_path / "boilerplate.json")
+    assert Boilerplate.load(tmp_path / "boilerplate.json") == boilerplate and hash(boilerplate)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=200), st.lists(st.text(min_size=1, max_size=60), max_size=3))
 def test_strip_never_empties_a_row(text: str, segments: list[str]) -> None:
-    left = strip(text, Templates(tuple(segments)))
+    left = strip(text, Boilerplate(tuple(segments)))
     assert left or not text

@@ -5,14 +5,15 @@ import pytest
 
 from finetune_pipeline.data.dedup.text_similarity import (
     exact_form,
-    incidence,
+    gram_hashes,
     jaccard,
     keeps,
     loose_form,
+    near_any,
     shingle_sets,
+    similar_pairs,
     similarity,
     text_key,
-    window_hashes,
 )
 
 
@@ -38,8 +39,8 @@ def test_similarity_is_the_jaccard_of_character_5_grams() -> None:
 
 
 def test_windows_do_not_reach_into_the_next_row() -> None:
-    alone = [window_hashes([t])[0] for t in ("abcdefg", "xy", "hello world")]
-    hashes, offsets = window_hashes(["abcdefg", "xy", "hello world"])
+    alone = [gram_hashes([t])[0] for t in ("abcdefg", "xy", "hello world")]
+    hashes, offsets = gram_hashes(["abcdefg", "xy", "hello world"])
     assert offsets.tolist() == [0, 3, 4, 11]
     assert np.array_equal(hashes, np.concatenate(alone))
     assert shingle_sets(["abcdefg"])[0].dtype == np.uint32
@@ -58,8 +59,27 @@ def test_which_characters_stay() -> None:
     assert not any(map(keeps, " \t.,:;!?'\"()[]{}-_–“\u200b\x00"))
 
 
-def test_incidence_leaves_out_what_is_in_no_column() -> None:
-    sets = shingle_sets(["abcdefg", "cdefghi"])
-    both = np.intersect1d(*sets)
-    matrix = incidence(sets, both)
-    assert matrix.toarray().tolist() == [[1], [1]] and jaccard(*sets) == pytest.approx(1 / 5)
+def test_similar_pairs_are_those_of_all_pairs_compared() -> None:
+    texts = [
+        "the invoice of may is wrong",
+        "the invoice of may was wrong",
+        "a parcel never came",
+        "The invoice of May!",
+    ]
+    sets = shingle_sets([loose_form(t) for t in texts])
+    wanted = {(i, j): jaccard(a, b) for i, a in enumerate(sets) for j, b in enumerate(sets) if jaccard(a, b) >= 0.5}
+    assert {(i, j): s for i, j, s in similar_pairs(sets, sets, 0.5)} == pytest.approx(wanted) and len(wanted) > 4
+    assert list(similar_pairs(sets, [], 0.5)) == [] == list(similar_pairs([], sets, 0.5))
+
+
+def test_a_text_is_near_when_any_other_reaches_the_threshold() -> None:
+    texts = ["the invoice of may is wrong, please look", "a parcel never came to the harbour", "", "short"]
+    others = [
+        *(f"something else entirely, number {i}" for i in range(3000)),
+        "The invoice of May is wrong; please look!",
+    ]
+    others.append("the parcel never came to a harbour")
+    likest = max(similarity(texts[1], o) for o in others)
+    assert near_any(texts, others, 0.8) == [True, False, False, False]
+    assert near_any(texts, others, likest)[1] and not near_any(texts, others, likest + 0.01)[1]
+    assert near_any([], others, 0.8) == [] and near_any(texts, [], 0.8) == [False] * 4

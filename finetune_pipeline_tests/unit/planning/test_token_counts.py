@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality import sample
-from finetune_pipeline.data.quality.sample import chosen, gather
-from finetune_pipeline.data.quality.tokens import token_counts
+from finetune_pipeline.data.quality.sample import chosen
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.prices import SHIPPED, estimate_prices, load_prices
+from finetune_pipeline.planning.token_counts import token_counts
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, requests
@@ -75,11 +73,6 @@ def test_a_sample_has_an_interval_that_holds_the_truth(counter: TokenCounter) ->
     assert "about" in told["message"]
 
 
-def test_without_a_tokenizer_nothing_is_asked() -> None:
-    told = token_counts(ROWS, None, make_spec(LABELS), load_prices())
-    assert told["passed"] and told["applies"] is False
-
-
 def test_prices_by_hand() -> None:
     shipped = load_prices()
     told = {(p["engine"], p["model"]): p for p in estimate_prices(2_000_000, shipped)}
@@ -112,22 +105,3 @@ def test_a_bad_price_list_is_explained(tmp_path: Path, text: str, message: str) 
     path.write_text(text)
     with pytest.raises(FindingsError, match=message):
         load_prices(path)
-
-
-def test_one_pass_gathers_counts_and_the_same_sample() -> None:
-    assignments = {e.id: "train" if i % 3 else "test" for i, e in enumerate(ROWS)}
-    told = gather(iter(ROWS), assignments, limit=40)
-    assert told.sample == chosen(ROWS, 40) and told.rows == 300
-    assert told.train == chosen([e for e in ROWS if assignments[e.id] == "train"], 40) and told.train_rows == 200
-    assert told.labels == dict.fromkeys(LABELS, 75)
-
-
-def test_the_sample_hardly_changes_when_rows_are_added() -> None:
-    before = {e.id for e in chosen(ROWS[:280], 100)}
-    after = {e.id for e in chosen(ROWS, 100)}
-    assert len(before & after) >= 85 and sample.SAMPLE == 20_000
-
-
-def test_a_sample_keeps_the_order() -> None:
-    rows: list[Example] = chosen(ROWS, 50)
-    assert [e.source["line"] for e in rows] == sorted(e.source["line"] for e in rows)
