@@ -165,7 +165,9 @@ def main() -> None:
     for name, step in {**told["steps"], "all": told}.items():
         print(f"{name:22} {step['seconds']:9.2f} {step['cpu']:9.2f}")
     met = told["seconds"] <= LIMITS["seconds"] and told["mebibytes"] <= LIMITS["mebibytes"]
-    print(f"peak memory {told['mebibytes']:.0f} MiB; limits for a million rows ({LIMITS}): {'met' if met else 'not met'}")
+    print(
+        f"peak memory {told['mebibytes']:.0f} MiB; limits for a million rows ({LIMITS}): {'met' if met else 'not met'}"
+    )
     for name in ("clean_examples", "splits"):
         print(name, told["steps"][name]["facts"])
     if not given.folder:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.sample import chosen, named, part, sampled
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.planning.prices import Price, estimate_prices
+from finetune_pipeline.planning.prices import Price, estimate_prices, load_prices
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec.model import TaskSpec, TrainingSpec
 
@@ -25,6 +26,12 @@ _STEPS = (1, 2, 4, 5, 8)
 def epochs_of(training: TrainingSpec) -> float:
     """Passes over the data: those in four bits, and those on the unquantized base."""
     return training.epochs + (training.unquantized_epochs if training.method == "qlora" else 0)
+
+
+def counted_by(tokenizer: Path, spec: TaskSpec) -> Callable[[Sequence[Example], int], dict[str, Any]]:
+    """:func:`token_counts` by the tokenizer in a folder and the shipped price list."""
+    counter = TokenCounter(tokenizer)
+    return lambda train, of: token_counts(train, counter, spec, load_prices(), of)
 
 
 def token_counts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,12 @@ import numpy as np
 
 from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.data.dedup.row_table import TABLE
-from finetune_pipeline.data.examples import Example, stream_examples
+from finetune_pipeline.data.examples import stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.quality.report import PARTS, benchmark_report, data_quality, write_review_sample
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.splitting import placed_rows
-from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.planning.token_counts import token_counts
-from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.planning.token_counts import counted_by
 from finetune_pipeline.reports.data_page import render_data_page
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -50,18 +48,13 @@ def write_quality(
     assignments = dict(zip(_hex(ids), np.array(SPLITS, object)[codes], strict=True))
     told = read_rows(reviewed / "decisions.jsonl") if (reviewed / "decisions.jsonl").exists() else []
     decisions = {row["id"]: row["decision"] for row in told}
-
-    def count_tokens(train: Sequence[Example], of: int) -> dict[str, Any]:
-        assert tokenizer is not None
-        return token_counts(train, TokenCounter(tokenizer), spec, load_prices(), of)
-
     report = data_quality(
         stream_examples(reviewed),
         assignments,
         clusters,
         decisions,
         spec,
-        count_tokens if tokenizer else None,
+        counted_by(tokenizer, spec) if tokenizer else None,
         benchmark_report(raw, clean, len(rows)),
         unreviewed=stream_examples(clean),
     )

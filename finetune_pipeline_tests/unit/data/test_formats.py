@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.data.fields import check_fields
+from finetune_pipeline.data.formats import FORMATS, RawFormat, Turns, register
+from finetune_pipeline.data.formats.base import read_single_texts
+from finetune_pipeline.data.raw_files import detect
 from finetune_pipeline.data.validate.row_validation import ValidatedRow, validate_line
 from finetune_pipeline_tests.unit.data.raw_rows import FILE, PROMPT, TEXT_OUTPUT, chat, spec_of, turn
 
@@ -161,3 +167,41 @@ def test_other_names_of_roles_are_declared() -> None:
     row = {"messages": [S, turn("USER", "It broke"), turn("SYSTEM", "bug_report")]}
     assert rules(row) == ["unknown_role", "unknown_role"]
     assert kept(row, spec_of(roles={"USER": "user", "SYSTEM": "assistant"})).label == "bug_report"
+
+
+@pytest.fixture
+def question_answer() -> Iterator[None]:
+    @register
+    class QuestionAnswer(RawFormat):
+        name, order = "question_answer", 35
+        keys, described, documented = "`q` and `a`", "a question and its answer", "`q`, `a`"
+        row_keys = renames = ("q", "a")
+
+        def recognises(self, row: dict[str, Any]) -> bool:
+            return "q" in row and "a" in row
+
+        def read(self, row: dict[str, Any], spec: Any, place: str, turns: Turns) -> set[str]:
+            return read_single_texts(row, "q", "a", spec, place, turns)
+
+    yield
+    del FORMATS["question_answer"]
+
+
+@pytest.mark.usefixtures("question_answer")
+def test_a_format_is_one_class(tmp_path: Path) -> None:
+    row = {"q": "1+1?", "a": "2", "extra": 1}
+    spec = spec_of(TEXT_OUTPUT, format="question_answer")
+    checked = check(row, spec)
+    assert checked.example is not None and (checked.example.user_text, checked.example.answer) == ("1+1?", "2")
+    assert (checked.shape, checked.ignored, check_fields(spec)) == ("question_answer", ["extra"], [])
+    assert rules({"text": "x", "label": "y"}, spec) == ["unknown_shape"]
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    found = detect(tmp_path / "a.jsonl", "a.jsonl", spec)
+    assert found.shape == "question_answer" and "1 hold a question and its answer" in found.reason
+    assert list(FORMATS) == sorted(FORMATS, key=lambda name: FORMATS[name].order)
+
+
+def test_an_unknown_format_is_told_with_the_nearest() -> None:
+    (finding,) = check_fields(spec_of(format="mesages"))
+    assert finding.place == "task.yaml: data.format" and finding.fix == "did you mean 'messages'?"
+    assert "use auto or one of messages, sharegpt" in check_fields(spec_of(format="x"))[0].fix
