@@ -35,11 +35,11 @@ _LABELS = tuple(
 )
 SAMPLE = 20_000  # distinct texts looked at
 LONG = 40  # characters from which shared text can be boilerplate wherever it stands
-MOST = 100  # boilerplate; the most frequent are kept
+MOST = 100  # segments; the most frequent are kept
 _SHORT = 3  # characters of the shortest label on a line of its own, such as `### Input:`
 _LABEL_SHARE = 0.2  # of the rows that must have such a label
 _SAME = 0.8  # share of a segment's rows from which a longer one is the same boilerplate
-_LEFT = 20  # characters a row must say besides its boilerplate, in the middle of its own rows
+_LEFT = 20  # characters that the median of a segment's rows must say besides it
 _ALIKE = 0.5  # Jaccard similarity at which what two rows say besides is alike
 _RUN = 8  # words in a row
 _WORDS = 2_000_000  # looked at for runs

@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune_pipeline.data.scrub.find import Recogniser, find_spans
-from finetune_pipeline.data.scrub.keys import fingerprint
-from finetune_pipeline.data.scrub.kinds import KINDS, canonical
+from finetune_pipeline.data.scrub.kinds import KINDS, canonical, fingerprint
 from finetune_pipeline.data.scrub.names import load_recogniser
 
 if TYPE_CHECKING:

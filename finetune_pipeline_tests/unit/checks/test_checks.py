@@ -117,7 +117,6 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
             ("class_balance", "balance"),
             ("one_output_format", "consistency"),
             ("labels_believable", "noise"),
-            ("edge_cases_in_every_split", "edges"),
             ("benchmarks_kept_out", "contamination"),
             ("rows_fit", "tokens"),
         )
