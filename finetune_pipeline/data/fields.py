@@ -244,8 +244,8 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
     forms = [name for name, of in FORMATS.items() if given & set(of.fields)]
     ways = "; or ".join(" and ".join(f"`{n}`" for n in of.fields) for of in FORMATS.values() if of.fields)
     if len(forms) > 1:
-        told = ", ".join(f"`{n}`" for n in CONTENT if n in given)
-        add("fields", f"the fields {told} belong to several forms", f"keep those of one form: {ways}")
+        named = ", ".join(f"`{n}`" for n in CONTENT if n in given)
+        add("fields", f"the fields {named} belong to several forms", f"keep those of one form: {ways}")
     elif given and not forms:
         add("fields.input", "`input` alone says nothing", "add `instruction` and `output`")
     elif forms:

@@ -205,9 +205,11 @@ def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
     if not seen:
         return Detected(container.kind, compressed, "unknown", f"{why}; the file holds no rows", details)
     held = {**{name: of.described for name, of in FORMATS.items()}, "mapped": "what data.fields names"}
-    told = " and ".join(f"{n} hold {held[shape]}" for shape, n in counts.most_common()) or "none is in a known format"
+    formats = (
+        " and ".join(f"{n} hold {held[shape]}" for shape, n in counts.most_common()) or "none is in a known format"
+    )
     shape = "unknown" if not counts else next(iter(counts)) if len(counts) == 1 else "mixed"
-    return Detected(container.kind, compressed, shape, f"{why}; of the first {seen} rows {told}", details)
+    return Detected(container.kind, compressed, shape, f"{why}; of the first {seen} rows {formats}", details)
 
 
 def _values(blocks: Iterator[Block]) -> Iterator[tuple[Any, str | None]]:

@@ -37,7 +37,7 @@ from finetune_pipeline.spec import TaskSpec
 
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
 _SAMPLE = 20_000
-_REPEATS_SHOWN, _SUSPECTS_SHOWN = 3, 200
+_SUSPECTS_SHOWN = 200
 
 
 def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
@@ -58,7 +58,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     Returns:
         Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates, contradictions (rows), benchmark_rows,
         by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts, similar_pairs,
-        semantic_suspects, examples (a few repeats). Always rows_in == kept + quarantined + exact_duplicates +
+        semantic_suspects. Always rows_in == kept + quarantined + exact_duplicates +
         near_duplicates.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     np.save(out / TABLE, table.rows)
     np.save(out / SKETCHES, prepared.sketches)
     boilerplate.save(out / BOILERPLATE)
-    write_rows(out / "duplicates.jsonl", (row for _, _, row in resolved.repeats))
+    write_rows(out / "duplicates.jsonl", (row for _, row in resolved.repeats))
     write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *resolved.quarantine])
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
@@ -88,7 +88,6 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
         "prompts": clusters.prompts,
         "similar_pairs": clusters.pairs,
         "semantic_suspects": len(clusters.suspects),
-        "examples": _shown(table, resolved.repeats),
     }
 
 
@@ -107,9 +106,9 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
 
 @dataclass
 class _Resolved:
-    """repeats: (row, the row that stays, its line in duplicates.jsonl); quarantine and findings of contradictions."""
+    """repeats: (row, its line in duplicates.jsonl); quarantine and findings of contradictions."""
 
-    repeats: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
+    repeats: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     contradictions: list[Finding] = field(default_factory=list)
 
@@ -128,7 +127,7 @@ def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
             contradictions += [(int(members[i]), rows[i], finding) for i, finding in resolution.contradictions]
             for i, (stays, likeness) in resolution.repeats.items():
                 line = _duplicate(rows[i], rows[stays], resolution.states[i], likeness)
-                resolved.repeats.append((int(members[i]), int(members[stays]), line))
+                resolved.repeats.append((int(members[i]), line))
         done += len(batch)
         tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
     resolved.repeats.sort(key=lambda repeat: repeat[0])
@@ -159,23 +158,6 @@ def _suspected(table: RowTable, clusters: Clusters) -> list[Finding]:
         fix = "look at the two; drop one by a line in reviews/ if they repeat each other"
         found.append(row_finding("semantic_suspect", row.place, message, fix, "warning"))
     return found
-
-
-def _shown(table: RowTable, repeats: Sequence[tuple[int, int, dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """A few removed repeats of each kind, each with the row that stays."""
-    shown: dict[str, list[dict[str, Any]]] = {}
-    for kind in ("exact", "near"):
-        for row, stays, line in [repeat for repeat in repeats if repeat[2]["kind"] == kind][:_REPEATS_SHOWN]:
-            pair = table.fetch(np.array([row, stays]))
-            told = {"place": pair[0].place, "text": _cut(pair[0].user_text), "stays": pair[1].place}
-            told |= {"text_that_stays": _cut(pair[1].user_text), "similarity": line["similarity"]}
-            shown.setdefault(kind, []).append(told)
-    return shown
-
-
-def _cut(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= 200 else flat[:199] + "…"
 
 
 def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:

@@ -184,16 +184,16 @@ def jaccard_pairs(points: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, ou
             mask = 2 * mask + 1
         both = either = 0
         for side in range(2):
-            row, mine = pairs[i, side], 2 * i + side
+            row, mark = pairs[i, side], 2 * i + side
             for at in range(offsets[row], offsets[row + 1] - 4):
                 gram = _gram(points, at)
                 slot = np.int64(gram >> np.uint64(20)) & mask
                 while marks[slot] >= 2 * i and table[slot] != gram:
                     slot = (slot + 1) & mask
                 if marks[slot] < 2 * i:
-                    table[slot], marks[slot] = gram, mine
+                    table[slot], marks[slot] = gram, mark
                     either += 1
-                elif marks[slot] != mine and shared[slot] != i:
+                elif marks[slot] != mark and shared[slot] != i:
                     shared[slot] = i
                     both += 1
         out[i] = both / either

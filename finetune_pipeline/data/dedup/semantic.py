@@ -37,7 +37,7 @@ def suspects(texts: Sequence[str], spec: SemanticSpec, top: int = 1) -> list[tup
     """(row, other row, cosine similarity) of suspects, row < other row, most similar first.
 
     A pair is one if either row is among the other's `top` nearest and their similarity reaches ``spec.threshold``. All
-    rows of :func:`compared` are compared with each other, 256 rows at a time; how many is told as progress. Raises
+    rows of :func:`compared` are compared with each other, 256 rows at a time; their number is reported as progress. Raises
     FileNotFoundError or ValueError where the model is missing or is none.
     """
     rows = compared(len(texts))

@@ -193,8 +193,8 @@ def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec, plac
         formats = {known[new] for _, new in renames}
         nearest = next(name for name in FORMATS if name in formats)
         fix = f"nearest format: `{nearest}`; rename " + ", ".join(f"{quoted(k)} to `{new}`" for k, new in renames)
-    elif told := next(filter(None, (of.completion_of(row) for of in FORMATS.values())), ""):
-        fix = told
+    elif completion := next(filter(None, (of.completion_of(row) for of in FORMATS.values())), ""):
+        fix = completion
     elif keys and all(k.startswith("c") and k[1:].isdigit() for k in keys):
         fix = "no row names the columns: say in data.fields which is which (for example text: c1 and label: c2)"
     return row_finding("unknown_shape", place, f"no known format; keys here: {shown}", fix)

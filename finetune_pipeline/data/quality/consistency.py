@@ -82,15 +82,15 @@ def consistency(examples: Sequence[Example], spec: TaskSpec, of: int | None = No
     judged = [
         _judge(d, rows, limit, structured or short) for d in dimensions if any(form is not None for form in d.forms)
     ]
-    bad = [told["title"] for told, _ in judged if not told["passed"]]
+    bad = [dimension["title"] for dimension, _ in judged if not dimension["passed"]]
     consistent = f"answers are consistent in all {len(judged)} respects looked at"
     return part(
         not bad,
         "answers differ in " + ", ".join(bad) if bad else consistent,
-        findings=[_finding(told, fix) for told, fix in judged if not told["passed"]],
+        findings=[_finding(dimension, fix) for dimension, fix in judged if not dimension["passed"]],
         kind="json" if structured else "short answers" if short else "prose",
         max_minority=limit,
-        dimensions=[told for told, _ in judged],
+        dimensions=[dimension for dimension, _ in judged],
         **sampled(len(looked_at), of or len(examples)),
     )
 
@@ -196,22 +196,20 @@ def _judge(of: _Dimension, rows: Sequence[Example], limit: float, strict: bool) 
     }, of.fix
 
 
-def _finding(told: dict[str, Any], fix: str) -> Finding:
-    usual, total = round(told["share"] * told["rows"]), told["rows"]
-    others = ", ".join(f"{m['form']}: {m['count']:,}" for m in told["minority"][:3])
-    more = len(told["minority"]) - 3 + told["other_forms"]
+def _finding(dimension: dict[str, Any], fix: str) -> Finding:
+    usual, total = round(dimension["share"] * dimension["rows"]), dimension["rows"]
+    others = ", ".join(f"{m['form']}: {m['count']:,}" for m in dimension["minority"][:3])
+    more = len(dimension["minority"]) - 3 + dimension["other_forms"]
     if more > 0:
         others += f", and {more} more"
-    first = told["minority"][0]["rows"][0]["place"]
+    first = dimension["minority"][0]["rows"][0]["place"]
     message = (
-        f"{told['title']}: {usual:,} of {total:,} answers have the form “{told['form']}”, "
+        f"{dimension['title']}: {usual:,} of {total:,} answers have the form “{dimension['form']}”, "
         f"{total - usual:,} stray from it ({others})"
     )
-    if told["verdict"] == "mixed":
-        message = (
-            f"{told['title']}: no form is the rule; “{told['form']}” has {usual:,} of {total:,} answers ({others})"
-        )
-    return Finding(f"quality.consistency.{told['name'].split(':')[0]}", "warning", first, message, fix)
+    if dimension["verdict"] == "mixed":
+        message = f"{dimension['title']}: no form is the rule; “{dimension['form']}” has {usual:,} of {total:,} answers ({others})"
+    return Finding(f"quality.consistency.{dimension['name'].split(':')[0]}", "warning", first, message, fix)
 
 
 def _cut(text: str, limit: int = 80) -> str:

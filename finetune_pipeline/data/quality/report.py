@@ -133,10 +133,12 @@ def contamination(matches: Sequence[Match], items: Sequence[Item], rows: int) ->
     by_file = Counter(match.file for match in matches)
     findings = []
     for name in sorted(by_file):
-        told = f"{by_file[name]:,} training rows repeat {len(repeated[name]):,} of the {sizes[name]:,} items of {name}"
+        message = (
+            f"{by_file[name]:,} training rows repeat {len(repeated[name]):,} of the {sizes[name]:,} items of {name}"
+        )
         fix = "remove these rows from training; a score on this benchmark would measure memory"
         place = next(m.place for m in matches if m.file == name)
-        findings.append(Finding("quality.contamination", "warning", place, told, fix))
+        findings.append(Finding("quality.contamination", "warning", place, message, fix))
     message = "; ".join(f.message for f in findings)
     return part(
         not matches,

@@ -57,8 +57,8 @@ def check_roles(turns: Turns, place: str) -> list[Finding]:
         if role not in expected:
             order = f"{', '.join(roles[:8])}{', …' if len(roles) > 8 else ''}"
             wanted = " or ".join(map(repr, expected))
-            told = f"turn {i + 1} is by {role!r} where {wanted} must speak (order: {order})"
-            found.append(row_finding("role_order", place, told, _ORDER))
+            problem = f"turn {i + 1} is by {role!r} where {wanted} must speak (order: {order})"
+            found.append(row_finding("role_order", place, problem, _ORDER))
             break
         if role == "assistant":
             expected = ("tool",) if "tool_calls" in message else ("user",)
@@ -67,8 +67,8 @@ def check_roles(turns: Turns, place: str) -> list[Finding]:
     if len(roles) == start:
         found.append(row_finding("role_order", place, "there is no user turn", "add what the user says"))
     if roles[-1] != "assistant":
-        told = f"the last turn is by {roles[-1]!r}: there is no answer to learn"
-        found.append(row_finding("no_assistant_last", place, told, "end the row with the assistant's answer"))
+        problem = f"the last turn is by {roles[-1]!r}: there is no answer to learn"
+        found.append(row_finding("no_assistant_last", place, problem, "end the row with the assistant's answer"))
     elif all(m.get("weight") == 0 for m in turns.messages if m["role"] == "assistant"):
         fix = "give the answer to be learnt the weight 1, or remove the row"
         found.append(row_finding("nothing_to_learn", place, "every assistant turn has the weight 0", fix))
@@ -92,11 +92,11 @@ def check_system_prompt(turns: Turns, spec: TaskSpec, place: str) -> list[Findin
         return []
     differing = (i for i, (a, b) in enumerate(zip(prompt, wanted, strict=False)) if a != b)
     at = next(differing, min(len(prompt), len(wanted)))
-    told = (
+    problem = (
         f"the system turn differs from the spec's system_prompt from character {at + 1} on: "
         f"{quoted(prompt[at : at + 40])} where the spec has {quoted(wanted[at : at + 40])}"
     )
-    return [row_finding("wrong_system_prompt", place, told, "use the spec's system_prompt word for word")]
+    return [row_finding("wrong_system_prompt", place, problem, "use the spec's system_prompt word for word")]
 
 
 def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
@@ -105,14 +105,14 @@ def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -
     found = []
     declared = None if turns.shape == "text_label" else row.get("label")
     if declared is not None and not isinstance(declared, str):
-        told = f"`label` must be text or null, found {quoted(declared)}"
-        found.append(row_finding("wrong_type", place, told, "write it as text, in double quotes"))
+        problem = f"`label` must be text or null, found {quoted(declared)}"
+        found.append(row_finding("wrong_type", place, problem, "write it as text, in double quotes"))
     elif declared and answer is not None and spec.labels and declared.strip() != answer:
-        told = f"`label` says {quoted(declared)}, the assistant's answer {quoted(answer)}"
-        found.append(row_finding("label_mismatch", place, told, "make them equal, or leave `label` out"))
+        problem = f"`label` says {quoted(declared)}, the assistant's answer {quoted(answer)}"
+        found.append(row_finding("label_mismatch", place, problem, "make them equal, or leave `label` out"))
     if spec.labels and answer is not None and answer not in spec.labels:
-        told = f"{quoted(answer)} is not one of the {len(spec.labels)} labels"
-        found.append(row_finding("unknown_label", place, told, nearest_label(answer, spec.labels)))
+        problem = f"{quoted(answer)} is not one of the {len(spec.labels)} labels"
+        found.append(row_finding("unknown_label", place, problem, nearest_label(answer, spec.labels)))
     return found
 
 
@@ -142,13 +142,13 @@ def check_size(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
     found = []
     total = sum(len(m["content"]) for m in turns.messages)
     if total > spec.data.max_chars:
-        told = f"{total} characters in all turns, {spec.data.max_chars} are allowed"
-        found.append(row_finding("too_long", place, told, "shorten the row, or raise data.max_chars"))
+        problem = f"{total} characters in all turns, {spec.data.max_chars} are allowed"
+        found.append(row_finding("too_long", place, problem, "shorten the row, or raise data.max_chars"))
     users = [m["content"] for m in turns.messages if m["role"] == "user"]
     length = len("\n".join(users))
     if users and length < spec.data.min_chars:
-        told = f"{length} characters of user text, {spec.data.min_chars} are needed"
-        found.append(row_finding("too_short", place, told, "remove the row, or lower data.min_chars"))
+        problem = f"{length} characters of user text, {spec.data.min_chars} are needed"
+        found.append(row_finding("too_short", place, problem, "remove the row, or lower data.min_chars"))
     return found
 
 
@@ -160,13 +160,13 @@ def check_extras(row: dict[str, Any], place: str) -> list[Finding]:
         fix = f"use one of {', '.join(ORIGINS)}"
         found.append(row_finding("unknown_origin", place, f"`origin` is {quoted(origin)}", fix))
     if tags is not None and not (isinstance(tags, list) and all(isinstance(t, str) for t in tags)):
-        told = f"`tags` must be a list of texts, found {quoted(tags)}"
-        found.append(row_finding("wrong_type", place, told, 'write ["…"]'))
+        problem = f"`tags` must be a list of texts, found {quoted(tags)}"
+        found.append(row_finding("wrong_type", place, problem, 'write ["…"]'))
     for key in ("group", "generator"):
         value = row.get(key)
         if value is not None and not isinstance(value, str):
-            told = f"`{key}` must be text or null, found {quoted(value)}"
-            found.append(row_finding("wrong_type", place, told, "write it as text"))
+            problem = f"`{key}` must be text or null, found {quoted(value)}"
+            found.append(row_finding("wrong_type", place, problem, "write it as text"))
     return found
 
 

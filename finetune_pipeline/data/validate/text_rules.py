@@ -93,8 +93,8 @@ def check_texts(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
         if _SUSPECT.search(text):
             found += _check_text(text, role, f"the {role} text (turn {i + 1})", place)
         if role == "user" and len(text) < 12 and text.casefold() in NO_INPUT and "input" in text.casefold():
-            told = f"the user text (turn {i + 1}) is {quoted(text)}: a word a template put where nothing was"
-            found.append(row_finding("template_residue", place, told, "remove the row"))
+            problem = f"the user text (turn {i + 1}) is {quoted(text)}: a word a template put where nothing was"
+            found.append(row_finding("template_residue", place, problem, "remove the row"))
     return found + _check_echo(turns, spec, place)
 
 
@@ -103,21 +103,21 @@ def _check_text(text: str, role: str, where: str, place: str) -> list[Finding]:
     if control := _CONTROL.search(text):
         name = unicodedata.name(control[0], f"U+{ord(control[0]):04X}")
         many = len(_CONTROL.findall(text))
-        told = f"{where} holds {many} control characters, the first ({name}) at character {control.start() + 1}"
+        problem = f"{where} holds {many} control characters, the first ({name}) at character {control.start() + 1}"
         found.append(
-            row_finding("control_characters", place, told, "remove them; only line breaks and tabs are allowed")
+            row_finding("control_characters", place, problem, "remove them; only line breaks and tabs are allowed")
         )
     for rule, pattern, what, fix, severity in _PATTERNS:
         if hit := pattern.search(text):
             found.append(row_finding(rule, place, f"{where} holds {what}: {quoted(hit[0])}", fix, severity))
     if "\ufffd" in text:
         fix = "take the text from its source again, read as UTF-8"
-        told = f"{where} holds U+FFFD: characters were lost before"
-        found.append(row_finding("replacement_character", place, told, fix, "warning"))
+        problem = f"{where} holds U+FFFD: characters were lost before"
+        found.append(row_finding("replacement_character", place, problem, fix, "warning"))
     if role == "assistant" and (hit := _REFUSAL.search(text)):
-        told = f"{where} speaks of itself as a model ({quoted(hit[0])}): perhaps a refusal, not an answer"
+        problem = f"{where} speaks of itself as a model ({quoted(hit[0])}): perhaps a refusal, not an answer"
         found.append(
-            row_finding("refusal", place, told, "give the answer that is wanted, or remove the row", "warning")
+            row_finding("refusal", place, problem, "give the answer that is wanted, or remove the row", "warning")
         )
     return found
 
@@ -129,9 +129,9 @@ def _check_echo(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
     answer = turns.messages[-1]["content"]
     if not answer or not any(_echoes(answer, said) for said in (turns.messages[-2]["content"], turns.subject) if said):
         return []
-    told = f"the answer repeats the words of the input: {quoted(answer)}"
+    problem = f"the answer repeats the words of the input: {quoted(answer)}"
     fix = "check that more was to be changed than case and punctuation, or remove the row"
-    return [row_finding("answer_equals_input", place, told, fix, "warning")]
+    return [row_finding("answer_equals_input", place, problem, fix, "warning")]
 
 
 def _echoes(answer: str, said: str) -> bool:

@@ -194,9 +194,3 @@ def test_rows_that_may_mean_the_same_are_told_and_removed_only_when_asked(tmp_pa
     run(tmp_path / "removed", rows, semantic={**semantic, "remove": True})
     names = clusters(tmp_path / "removed/out")
     assert names[rows[0].id] == names[rows[1].id] != names[rows[2].id]
-
-
-def test_repeats_are_shown_for_people(tmp_path: Path) -> None:
-    facts, _ = run(tmp_path, [example(LONG, line=1), example(NEAR, line=2), example(LONG.upper(), line=3)])
-    assert {kind: len(rows) for kind, rows in facts["examples"].items()} == {"exact": 1, "near": 1}
-    assert facts["examples"]["near"][0]["text"] in (LONG, LONG.upper(), NEAR)
