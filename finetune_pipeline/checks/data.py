@@ -279,7 +279,11 @@ CHECKS = [
         Check(name, "data_quality", description, _quality(part), blocking=False, advisory=True)
         for name, part, description in (
             ("class_balance", "balance", "The largest label has at most data.max_imbalance times the smallest's rows."),
-            ("one_output_format", "consistency", "JSON answers have the same keys and types; answers that recur are spelt alike."),
+            (
+                "one_output_format",
+                "consistency",
+                "JSON answers have the same keys and types; answers that recur are spelt alike.",
+            ),
             ("benchmarks_kept_out", "contamination", "Rows that repeat a benchmark item were left out, and few."),
             ("rows_fit", "tokens", "No row is longer than training.max_tokens."),
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate, strip
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate, stripper
 from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, SIZE, loose_form
 
 BANDS, BINS = 40, 256
@@ -34,7 +34,7 @@ _PAIRS_AT_ONCE = 20_000
 
 def loose_forms(texts: Sequence[str], boilerplate: Boilerplate | None = None) -> list[str]:
     """The loose forms of texts without their boilerplate."""
-    return [loose_form(text if boilerplate is None else strip(text, boilerplate)) for text in texts]
+    return list(map(loose_form, texts if boilerplate is None else map(stripper(boilerplate), texts)))
 
 
 def rows_of_a_band(threshold: float) -> int:
