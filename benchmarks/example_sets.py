@@ -20,11 +20,11 @@ import numpy as np
 import yaml
 
 from benchmarks.public_sets import SETS
-from finetune_pipeline.data.deciding import TABLE
-from finetune_pipeline.data.duplicates import clean
+from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.dedup.row_table import TABLE
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.raw_files import collect_raw
-from finetune_pipeline.data.validation import validate
+from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.spec import Task, TaskSpec, load_task
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data"

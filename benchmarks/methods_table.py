@@ -23,10 +23,9 @@ from typing import Any
 import yaml
 
 from finetune_pipeline.artifacts import Artifact, ArtifactStore, digest_json, read_json, write_json
-from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.scrubbing import load_key
+from finetune_pipeline.data.examples import examples_of, read_examples
+from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.sealing import seal_key
-from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.metrics import label_metrics
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.sealed import open_sealed

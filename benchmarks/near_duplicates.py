@@ -6,8 +6,8 @@ Every method works in a process of its own on the texts of texts.py. CPU seconds
 clusters; the peak is that of the whole process, interpreter and texts included. Recall: the share of planted pairs with
 true similarity at the threshold or above that end in one cluster. Precision: the share of reported pairs that have it.
 The truth is computed apart, by Python sets of strings, on up to 50,000 planted and 20,000 reported pairs. datasketch
-and rensa get 21 bands of 6 (126 permutations), and their candidates are verified too. The kernels are compiled before,
-in a process of its own; how long that takes, once for an installation, is the last line.
+and rensa get 21 bands of 6 (126 permutations), and their candidates are verified too. The kernels are compiled before, in
+a process of their own; how long that takes, once for an installation, is the last line.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.texts import KINDS, make_texts
-from finetune_pipeline.data.near_duplicates import components, near_duplicate_pairs
-from finetune_pipeline.data.shingles import loose_form, window_hashes
+from finetune_pipeline.data.dedup.near_duplicates import components, near_duplicate_pairs
+from finetune_pipeline.data.dedup.text_similarity import gram_hashes, loose_form
 
 PLANTED, REPORTED = 50_000, 20_000
 BANDS, ROWS = 21, 6
@@ -76,11 +76,11 @@ def rensa(texts: Sequence[str], threshold: float) -> np.ndarray:
     """Signatures by rensa, the rest by numpy and by this package's verification."""
     from rensa import RMinHash
 
-    from finetune_pipeline.data.sketches import loose_forms, similarities
+    from finetune_pipeline.data.dedup.near_duplicates import loose_forms, similarities
 
     signed = np.empty((len(texts), BANDS * ROWS), np.uint32)
     for start in range(0, len(texts), 4096):
-        hashes, offsets = window_hashes([loose_form(t) for t in texts[start : start + 4096]])
+        hashes, offsets = gram_hashes([loose_form(t) for t in texts[start : start + 4096]])
         digest = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), BANDS * ROWS, 42)
         signed[start : start + 4096] = np.asarray(digest.to_rows(), np.uint32)
     found = np.zeros(0, np.int64)
@@ -99,14 +99,7 @@ def rensa(texts: Sequence[str], threshold: float) -> np.ndarray:
             left = left[keys[order[left]] == keys[order[left + distance]]]
         found = np.unique(np.concatenate(fresh))
     pairs = np.stack([found >> 32, found & 0xFFFFFFFF], 1)
-    likeness = np.concatenate(
-        [np.zeros(0)]
-        + [
-            similarities(loose_forms([texts[i] for i in rows]), places.reshape(-1, 2))
-            for part in np.array_split(pairs, max(1, len(pairs) // 20_000))
-            for rows, places in [np.unique(part, return_inverse=True)]
-        ]
-    )
+    likeness = similarities(pairs, lambda rows: loose_forms([texts[i] for i in rows]))
     return pairs[likeness >= threshold - 1e-9]
 
 
@@ -156,8 +149,11 @@ def run(method: str, rows: int, threshold: float) -> dict[str, float | str]:
 
 
 def compile_seconds() -> float:
-    """CPU seconds to compile all kernels into an empty cache."""
-    code = "import time, finetune_pipeline.data.kernels; print(time.process_time())"
+    """CPU seconds of a first search in a process with an empty cache, most of which go into compiling."""
+    code = (
+        "import time\nfrom finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters\n"
+        "near_duplicate_clusters(['a', 'b'], 0.8)\nprint(time.process_time())"
+    )
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -181,8 +177,8 @@ def main() -> None:
     if told.method:
         print(json.dumps(measure(told.method, told.rows, told.threshold)))
         return
-    import finetune_pipeline.data.kernels  # noqa: F401  (compiled here, so that no method pays for it)
 
+    near_duplicate_pairs(["compiled here,", "so that no method pays for it"], told.threshold)
     methods = ["ours"] + ["rensa"] * told.rensa + ["datasketch"] * told.datasketch
     results = [run(method, told.rows, told.threshold) for method in methods]
     base = float(results[-1]["CPU s"])

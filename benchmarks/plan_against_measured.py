@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import read_json, write_json
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
-from finetune_pipeline.data.split_files import examples_of
+from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline.training.jobs import base_job, train_job

@@ -35,7 +35,7 @@ from benchmarks.planted_world import (
     swapped_training_world,
 )
 from finetune_pipeline.artifacts import digest_file, read_json, write_json
-from finetune_pipeline.data.scrubbing.mapping import load_key
+from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.sealing import seal_key, unseal
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.row_scores import is_right

@@ -109,7 +109,7 @@ def empty(generation: ModuleType) -> None:
 
 
 FAULTS: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
-    "independent_split": ("finetune_pipeline.data.splitting", independent_split),
+    "independent_split": ("finetune_pipeline.data.split.splitting", independent_split),
     "swapped_labels": ("finetune_pipeline.training.sft", swapped_labels),
     "broken_form": ("finetune_pipeline.training.sft", broken_form),
     "exception": ("finetune_pipeline.evaluation.generation", exception),

@@ -22,11 +22,11 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.data.duplicates import clean
+from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews
-from finetune_pipeline.data.splitting import split
-from finetune_pipeline.data.validation import validate
+from finetune_pipeline.data.split.splitting import split
+from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.spec import Task, TaskSpec
 
 Labels = Callable[[Path], list[str]] | None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune_pipeline.data.scrubbing import KINDS, SHAPE_KINDS, find_spans, load_recogniser
+from finetune_pipeline.data.scrub import KINDS, SHAPE_KINDS, find_spans, load_recogniser
 from finetune_pipeline_tests.unit.data.scrubbing_rows import Labelled, labelled_rows
 
 Finder = Callable[[str], Iterable[tuple[int, int, str]]]

@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "artifact.json"
-DIGESTS = "digests.json"
-"""Lists the digests of the other files of its folder; the manifest then names this list in their place."""
 
 
 def digest_json(value: Any) -> str:
@@ -217,7 +215,7 @@ class ArtifactStore:
             builder = Builder(making, work)
             try:
                 make(builder)
-                files = self._digests(making, self._linked(task, step, inputs))
+                files = _digests(making)
                 write_json(
                     making / MANIFEST,
                     {
@@ -255,47 +253,19 @@ class ArtifactStore:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(left, ignore_errors=True)
 
-    def _linked(self, task: str, step: str, inputs: Mapping[str, str]) -> dict[tuple[int, int], dict[str, Any]]:
-        """What the manifests of the inputs and of the step's last artifacts say of their files, by device and inode.
 
-        A hard link to one of them has its content (files of artifacts are never written again), hence its digest.
-        """
-        folders = [self.root / task / name / version for name, version in inputs.items()]
-        folders += [artifact.folder for artifact in self.all_versions(task, step)[-_LOOK_BACK:]]
-        known: dict[tuple[int, int], dict[str, Any]] = {}
-        for folder in folders:
-            if not (folder / MANIFEST).is_file():
-                continue
-            for name, told in read_json(folder / MANIFEST)["files"].items():
-                with contextlib.suppress(FileNotFoundError):
-                    mark = (folder / name).stat()
-                    if mark.st_nlink > 1 and mark.st_size == told["bytes"]:
-                        known[mark.st_dev, mark.st_ino] = told
-        return known
-
-    @staticmethod
-    def _digests(folder: Path, known: Mapping[tuple[int, int], dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Digest and size of the files of a folder; where one lists the digests of the others, of that list alone."""
-        files: dict[str, dict[str, Any]] = {}
-        unknown: list[Path] = []
-        for path in sorted(folder.rglob("*")):
-            if not path.is_file() or (path.name != DIGESTS and (path.parent / DIGESTS).exists()):
-                continue
-            mark = path.stat()
-            told = known.get((mark.st_dev, mark.st_ino))
-            files[str(path.relative_to(folder))] = told or {"bytes": mark.st_size}
-            if told is None:
-                unknown.append(path)
-        unknown.sort(key=lambda path: -files[str(path.relative_to(folder))]["bytes"])  # the large ones side by side
-        with ThreadPoolExecutor(2) as threads:  # hashing holds no interpreter lock
-            for path, digest in zip(unknown, threads.map(digest_file, unknown), strict=True):
-                files[str(path.relative_to(folder))]["sha256"] = digest
-        return files
+def _digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Digest and size of the files of a folder."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    with ThreadPoolExecutor(2) as threads:  # hashing holds no interpreter lock
+        digests = list(threads.map(digest_file, paths))
+    return {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(paths, digests, strict=True)
+    }
 
 
 _MAKING = ".making-"
-_LOOK_BACK = 3
-"""Earlier artifacts of a step that may share files with a new one."""
 
 
 def sync_folder(folder: Path) -> None:

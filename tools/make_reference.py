@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune_pipeline.checks.all import CHECKS
 from finetune_pipeline.checks.base import Check
+from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.evaluation.gates import table
 from finetune_pipeline.graph import Step
 from finetune_pipeline.spec.schema import json_schema
@@ -102,6 +103,12 @@ def render() -> str:
             "## Keys of task.yaml",
             "",
             *rows(["key", "default", "meaning"], spec_lines()),
+            "",
+            "## Raw formats",
+            "",
+            "One file each in `data/formats/`; tried in this order, unless `data.format` names one.",
+            "",
+            *rows(["format", "keys"], [[f"`{name}`", of.documented or of.keys] for name, of in FORMATS.items()]),
             "",
             "## Steps",
             "",

@@ -7,8 +7,7 @@ import dagster as dg
 from finetune_pipeline.assets.materialize import world_of
 from finetune_pipeline.assets.metadata import as_metadata, numbers
 from finetune_pipeline.assets.node import Node
-from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.split_files import examples_of
+from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.summary import markdown, summarise
 from finetune_pipeline.progress import tell
 from finetune_pipeline.resources.store import Store
@@ -51,7 +50,7 @@ NODES = [
     Node(
         "data_quality",
         ["splits", "base_model"],
-        "What no single row shows: size, balance, one format, label noise, edge cases, synthetic rows, tokens, price.",
+        "What no single row shows: size, balance, one format, label noise, synthetic rows, tokens, price.",
         ["html", "python"],
         GROUP,
     ),

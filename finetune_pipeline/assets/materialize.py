@@ -9,9 +9,9 @@ from typing import Any
 
 import dagster as dg
 
-from finetune_pipeline.artifacts import Artifact, read_json
+from finetune_pipeline.artifacts import Artifact, digest_file, read_json
 from finetune_pipeline.assets.metadata import as_metadata, as_picture, numbers
-from finetune_pipeline.data.split_files import digest_examples, examples_of
+from finetune_pipeline.data.examples import examples_of
 from finetune_pipeline.findings import errors
 from finetune_pipeline.graph import World, pinned_world
 from finetune_pipeline.progress import tell
@@ -149,7 +149,7 @@ def _log_datasets(run: StepRun, task: Task, name: str, world: World, store: Stor
             path = examples_of(splits.folder, split)
             run.log_dataset(
                 f"{task.name}_{split}",
-                digest_examples(path, trust=True),
+                digest_file(path),
                 str(path),
                 role,
                 {"num_rows": splits.facts["counts"][split], "version": splits.version},

@@ -8,9 +8,10 @@ import msgspec
 
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.base import Answer, Check
-from finetune_pipeline.data.examples import decode_examples, example_files, stream_examples
-from finetune_pipeline.data.leakage import leakage_report
-from finetune_pipeline.data.scrubbing import spans_left
+from finetune_pipeline.data.examples import decode_examples, examples_file, stream_examples
+from finetune_pipeline.data.json_lines import read_blocks_of_lines
+from finetune_pipeline.data.scrub import spans_left
+from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.spec.model import TaskSpec
 
 PERSONAL_DATA_SAMPLE = 20_000
@@ -53,8 +54,8 @@ def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> Answer:
     what is looked for cannot stand in one."""
     turn = msgspec.json.encode({"role": "system", "content": spec.system_prompt})
     rows, without = 0, []
-    for file in example_files(artifact.folder):
-        data = file.read_bytes()
+    file = examples_file(artifact.folder)
+    for data in read_blocks_of_lines(file):
         lines = data.count(b"\n")
         rows += lines
         if data.count(b'"messages":[' + turn) != lines:
@@ -278,8 +279,11 @@ CHECKS = [
         Check(name, "data_quality", description, _quality(part), blocking=False, advisory=True)
         for name, part, description in (
             ("class_balance", "balance", "The largest label has at most data.max_imbalance times the smallest's rows."),
-            ("one_output_format", "consistency", "Answers have one form: punctuation, casing, JSON keys, markdown."),
-            ("edge_cases_in_every_split", "edges", "Rare and hard rows are in every split in proportion."),
+            (
+                "one_output_format",
+                "consistency",
+                "JSON answers have the same keys and types; answers that recur are spelt alike.",
+            ),
             ("benchmarks_kept_out", "contamination", "Rows that repeat a benchmark item were left out, and few."),
             ("rows_fit", "tokens", "No row is longer than training.max_tokens."),
         )

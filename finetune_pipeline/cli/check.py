@@ -12,12 +12,12 @@ import click
 from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.baseline.learnable import Learnable, learnable
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder
-from finetune_pipeline.data.duplicates import clean
+from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews
-from finetune_pipeline.data.validation import validate
+from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.base_template import own_template
 from finetune_pipeline.models.chat_templates import told_origin

@@ -13,8 +13,7 @@ import click
 
 from finetune_pipeline.artifacts import ArtifactStore, read_json, write_json
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
-from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.split_files import examples_of
+from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.findings import Finding, as_rows, errors
 from finetune_pipeline.graph import World
 from finetune_pipeline.models.identity import model_kind

@@ -1,4 +1,4 @@
-"""One raw line, bytes to JSON value, with every way it can be broken told apart."""
+"""Decodes one JSON value from bytes, and tells every way apart in which it can be broken."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.findings import Finding
 
 _KEY = re.compile(rb'"\s*:')
@@ -16,11 +17,18 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, list[Finding], bool]:
-    """(value, findings, readable) of one line, or of any other piece of bytes that should be one JSON value.
+    """Decode one line, or any other piece of bytes that should be one JSON value.
 
-    A strict decoder takes the sound lines; what it refuses is read again by a lenient one, so that the reason can be
-    named and the row's other problems can still be found. `readable` is False when there is no value to look at.
-    `at`: where the line begins in its file, in bytes; then a broken byte is named by its place in the file as well.
+    A strict decoder takes the sound lines. What it refuses is read again by a lenient one, so that the reason can be
+    named and the row's other problems can be found.
+
+    Args:
+        data: The bytes.
+        place: ``file:line``.
+        at: Byte offset of the line in its file, so that a broken byte can be named by its place in the file.
+
+    Returns:
+        (value, findings, readable). `readable` is False when there is no value to look at.
     """
     found: list[Finding] = []
     try:
@@ -35,7 +43,7 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
         except (msgspec.DecodeError, RecursionError) as error:
             strict_error = str(error)
         else:
-            if len(_KEY.findall(data)) == _count_keys(value):
+            if len(_KEY.findall(data)) == _count_keys(value):  # else a key may be there twice
                 return value, [], True
     value, more, readable = _decode_leniently(text, place)
     if readable and strict_error and not more:
@@ -48,22 +56,17 @@ def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> F
     """The finding about the byte at `start` of `data`, which begins at byte `at` of its file (both from 0)."""
     where = f"byte offset {start} of the line" + ("" if at is None else f" (byte offset {at + start} of the file)")
     if is_cesu8(data, start):
-        return Finding(
-            "data.invalid_utf8",
-            "error",
-            place,
+        message = (
             f"the bytes {data[start : start + 6].hex(' ')} at {where} are CESU-8, not UTF-8: one character written as "
-            f"two halves of three bytes each",
-            "decode the file as CESU-8 (in Python: .decode('utf-8', 'surrogatepass').encode('utf-16', 'surrogatepass')"
-            ".decode('utf-16')) and save it as UTF-8",
+            "two halves of three bytes each"
         )
-    return Finding(
-        "data.invalid_utf8",
-        "error",
-        place,
-        f"the byte 0x{data[start]:02x} at {where} is not UTF-8",
-        "save the file as UTF-8",
-    )
+        fix = (
+            "decode the file as CESU-8 (in Python: .decode('utf-8', 'surrogatepass').encode('utf-16', 'surrogatepass')"
+            ".decode('utf-16')) and save it as UTF-8"
+        )
+        return row_finding("invalid_utf8", place, message, fix)
+    message = f"the byte 0x{data[start]:02x} at {where} is not UTF-8"
+    return row_finding("invalid_utf8", place, message, "save the file as UTF-8")
 
 
 def is_cesu8(data: bytes, start: int) -> bool:
@@ -79,25 +82,25 @@ def _count_keys(value: Any) -> int:
         item = stack.pop()
         if isinstance(item, dict):
             count += len(item)
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)
+            stack += [v for v in item.values() if isinstance(v, dict | list)]
+        else:
+            stack += [v for v in item if isinstance(v, dict | list)] if isinstance(item, list) else ()
     return count
 
 
 def _bad_json(place: str, message: str, fix: str) -> Finding:
-    return Finding("data.bad_json", "error", place, message, fix)
+    return row_finding("bad_json", place, message, fix)
 
 
 def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
     numbers: list[str] = []
-    twice: list[str] = []
+    repeated: list[str] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         made: dict[str, Any] = {}
         for key, value in items:
             if key in made:
-                twice.append(key)
+                repeated.append(key)
             made[key] = value
         return made
 
@@ -123,51 +126,26 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
     found = []
     if numbers:
         shown = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(numbers))[:5])
-        found.append(
-            Finding(
-                "data.non_finite_number",
-                "error",
-                place,
-                f"not a finite number: {shown}",
-                "JSON has no such number; write null, or leave the field out",
-            )
-        )
-    if twice:
-        keys = ", ".join(repr(k) for k in sorted(set(twice))[:5])
-        found.append(
-            Finding(
-                "data.duplicate_key",
-                "error",
-                place,
-                f"written twice in one object: {keys}",
-                "keep one of the two values; a reader would drop the other in silence",
-            )
-        )
-    where = _surrogates(value)
-    if where:
-        found.append(
-            Finding(
-                "data.lone_surrogate",
-                "error",
-                place,
-                f"half of a surrogate pair (such as \\ud800) in {', '.join(where[:5])}: this is not text",
-                "the text was cut inside a character (often an emoji); take it from the source again",
-            )
-        )
+        fix = "JSON has no such number; write null, or leave the field out"
+        found.append(row_finding("non_finite_number", place, f"not a finite number: {shown}", fix))
+    if repeated:
+        message = f"written twice in one object: {', '.join(repr(k) for k in sorted(set(repeated))[:5])}"
+        fix = "keep one of the two values; a reader would drop the other in silence"
+        found.append(row_finding("duplicate_key", place, message, fix))
+    if where := _surrogates(value):
+        message = f"half of a surrogate pair (such as \\ud800) in {', '.join(where[:5])}: this is not text"
+        fix = "the text was cut inside a character (often an emoji); take it from the source again"
+        found.append(row_finding("lone_surrogate", place, message, fix))
     return value, found, True
 
 
 def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
     column = error.pos + 1
     rest = text[error.pos :]
+    if not rest.strip() or error.msg.startswith("Unterminated string"):
+        message = f"not valid JSON at column {column}: {error.msg}; the line looks cut off (truncated)"
+        return _bad_json(place, message, "take the whole row from its source again")
     fix = "write the row with a JSON library, one object a line"
-    cut_off = not rest.strip() or error.msg.startswith("Unterminated string")
-    if cut_off:
-        return _bad_json(
-            place,
-            f"not valid JSON at column {column}: {error.msg}; the line looks cut off (truncated)",
-            "take the whole row from its source again",
-        )
     if error.msg == "Extra data":
         fix = "one JSON object a line: put what follows on its own line"
     elif rest.startswith("'") or "property name" in error.msg:

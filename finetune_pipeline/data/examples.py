@@ -12,13 +12,14 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.sealing import refuse_sealed
 
 _ALWAYS = ("id", "messages", "label", "group", "origin", "source", "tags")
 _WHERE_ANY = ("tools", "time", "generator")
-_BLOCK = 1 << 23
-PARTS, INDEX = "parts", "parts.json"
+EXAMPLES = "examples.jsonl"
+SPLIT_FILES = {"train": "train/examples.jsonl", "validation": "validation/examples.jsonl", "test": "test/sealed.jsonl"}
+"""Where the rows of each split are in a splits artifact."""
 ORIGINS = ("human", "production", "synthetic")
 Message = dict[str, Any]
 """One chat turn: role (system, user, assistant, tool) and content (text); an assistant's turn may also carry
@@ -30,10 +31,17 @@ Message = dict[str, Any]
 class Example:
     """One row to learn from.
 
-    id: 16 hex digits from the content as it came in (it survives scrubbing and relabelling); messages: chat turns, the
-    last one by the assistant; label: the answer of a label task, else None; group: rows of one group share a split;
-    origin: who made it; source: file and line; tags: free words; tools: functions the assistant may call (OpenAI's
-    form); time: when it was made (RFC 3339); generator: the model or program a synthetic row comes from.
+    Attributes:
+        id: 16 hex digits from the content as it came in; it survives scrubbing and relabelling.
+        messages: Chat turns, the last one by the assistant.
+        label: The answer of a label task, else None.
+        group: Rows of one group share a split.
+        origin: Who made it: human, production or synthetic.
+        source: File and line.
+        tags: Free words.
+        tools: Functions the assistant may call, in OpenAI's form.
+        time: When it was made (RFC 3339).
+        generator: The model or program a synthetic row comes from.
     """
 
     id: str
@@ -118,34 +126,40 @@ def _decode_one(line: bytes, number: int, place: str) -> Example:
         raise ValueError(f"{place}: row {number} is not a canonical example: {error}") from error
 
 
-def example_files(path: Path) -> list[Path]:
-    """The files that hold the examples of `path`: a file itself, or the parts of a stage's folder in their order.
+def examples_file(path: Path) -> Path:
+    """The file that holds the examples of `path`: the file itself, or the one in an artifact's folder.
 
-    Raises FileNotFoundError when there are none to be found.
+    Raises FileNotFoundError when there is none.
     """
-    if path.is_file():
-        return [path]
-    index = path / INDEX
-    if not index.is_file():
-        raise FileNotFoundError(f"{path} is neither an examples file nor a folder with {INDEX}")
-    return [path / PARTS / part["key"] / "examples.jsonl" for part in msgspec.json.decode(index.read_bytes())]
+    file = path / EXAMPLES if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is neither an examples file nor a folder with {EXAMPLES}")
+    return file
+
+
+def examples_of(splits: Path, name: str) -> Path:
+    """The file with the rows of a split. Raises FileNotFoundError naming what is missing."""
+    file = splits / SPLIT_FILES[name]
+    if not file.is_file():
+        raise FileNotFoundError(f"{splits} holds no rows of the split {name!r}")
+    return file
 
 
 def stream_examples(path: Path) -> Iterator[Example]:
-    """Examples of a file or of a stage's folder, in order, in memory bounded by a block.
+    """Examples of a file or of an artifact's folder, in order, in memory bounded by a block.
 
-    Raises SealedError when it is the sealed test (see :mod:`finetune_pipeline.data.sealing`), and ValueError
-    naming file and row when a row is not a canonical example (such a file was not written by us).
+    Raises:
+        SealedError: It is the sealed test (see :mod:`finetune_pipeline.data.sealing`).
+        ValueError: A row is not a canonical example; the message names file and row.
     """
-    for file in example_files(path):
-        with file.open("rb") as handle:
-            while block := handle.read(_BLOCK):
-                refuse_sealed(block, str(file))
-                yield from decode_examples(block + handle.readline(), str(file))
+    file = examples_file(path)
+    for block in read_blocks_of_lines(file):
+        refuse_sealed(block, str(file))
+        yield from decode_examples(block, str(file))
 
 
 def read_examples(path: Path) -> list[Example]:
-    """All examples of a file or of a stage's folder, in order. Raises as :func:`stream_examples`."""
+    """All examples of a file or of an artifact's folder, in order. Raises as :func:`stream_examples`."""
     return list(stream_examples(path))
 
 

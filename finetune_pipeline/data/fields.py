@@ -1,8 +1,7 @@
-"""Rows of other forms, brought into a known one by the expressions of ``data.fields``.
+"""Rows in other forms, brought into a known one by the expressions of ``data.fields``.
 
-Expressions are JMESPath. ``$file`` and ``$key`` stand for the file's name and for the key of the list a row stands in,
-``='text'`` for the text itself. A plain name or path is looked up without the JMESPath machine, which takes ten times
-as long.
+Expressions are JMESPath. ``$file`` is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text
+itself. A plain path (``a.b.c``) is looked up directly, which is ten times as fast as JMESPath.
 """
 
 from __future__ import annotations
@@ -10,25 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from finetune_pipeline.data.formats import ANSWERS, CHATS, INPUTS, OPTIONAL, PROMPTS
-from finetune_pipeline.data.quoting import key_name, keys_shown, quoted
-from finetune_pipeline.data.readers.raw_stream import check_encoding
+from finetune_pipeline.data.formats import FORMATS
+from finetune_pipeline.data.formats.base import OPTIONAL
+from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import FieldsSpec, TaskSpec
 
 CONTENT = ("messages", "text", "label", "prompt", "completion", "instruction", "input", "output")
-_FORMS = {
-    "messages": ("messages",),
-    "text_label": ("text", "label"),
-    "prompt_completion": ("prompt", "completion"),
-    "instruction": ("instruction", "output"),
-}
-ROW_KEYS = frozenset(
-    {*CONTENT, *PROMPTS, *ANSWERS, *CHATS, *INPUTS, *OPTIONAL, "tools", "system", "chosen", "rejected"}
-)
+"""The fields that say where a row's texts are."""
+ROW_KEYS = frozenset({*OPTIONAL, *(key for of in FORMATS.values() for key in of.row_keys)})
 """Keys of the known formats."""
 _BESIDES = ("system", "tools", "id", "group", "origin", "generator", "time", "tags")
 _AS_TEXT = ("id", "group", "generator")
@@ -50,8 +43,14 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Mapping:
-    """The compiled expressions of one spec. `content`: whether they say where the texts are; `names`: keys they read
-    (None: everything)."""
+    """The compiled expressions of one spec.
+
+    Attributes:
+        getters: A function for each field.
+        expressions: The fields as the spec writes them.
+        content: Whether they say where the texts are.
+        names: Keys of the row that they read; None: all of them.
+    """
 
     getters: dict[str, Getter]
     expressions: dict[str, str]
@@ -85,51 +84,30 @@ class Mapping:
                 found.append(self._failed(name, error, place))
                 continue
             if value is not None:
-                made[name] = str(value) if name in _AS_TEXT and _is_number(value) else value
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                made[name] = str(value) if name in _AS_TEXT and number else value
             elif name in CONTENT and name != "input":
                 found.append(self._nothing(name, row, place, "nothing"))
         if not isinstance(row, dict):
             if not self.content:
-                found.append(_not_an_object(row, place))
+                message = f"the row is {quoted(row)}, not an object"
+                fix = 'write one object a row: {"text": "…", "label": "…"}, or say in data.fields where things are'
+                found.append(row_finding("not_an_object", place, message, fix))
             return Mapped(made, found)
-        if not self.content:
-            rest = {k: v for k, v in row.items() if k not in (self.names or ())}
+        rest = {k: v for k, v in row.items() if k not in (self.names or ())}
+        if not self.content:  # the texts are found by the format
             return Mapped({**rest, **made}, found)
-        unread = () if self.names is None else (k for k in row if k not in self.names)
-        return Mapped(made, found, sorted(key_name(k) for k in unread))
+        return Mapped(made, found, [] if self.names is None else sorted(map(key_name, rest)))
 
     def _failed(self, name: str, error: Exception, place: str) -> Finding:
-        return Finding(
-            "data.field_expression",
-            "error",
-            place,
-            f"data.fields.{name}: {self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}",
-            "correct the expression, or remove the row if it lacks what the others have",
-        )
+        what = f"{self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}"
+        fix = "correct the expression, or remove the row if it lacks what the others have"
+        return row_finding("field_expression", place, f"data.fields.{name}: {what}", fix)
 
     def _nothing(self, name: str, row: Any, place: str, what: str) -> Finding:
         shown = f"keys here: {keys_shown(row)}" if isinstance(row, dict) else f"the row is {quoted(row)}"
-        return Finding(
-            "data.missing_field",
-            "error",
-            place,
-            f"data.fields.{name}: {self.expressions[name]!r} gives {what} ({shown})",
-            "fill it in, or correct the expression",
-        )
-
-
-def _not_an_object(row: Any, place: str) -> Finding:
-    return Finding(
-        "data.not_an_object",
-        "error",
-        place,
-        f"the row is {quoted(row)}, not an object",
-        'write one object a row: {"text": "…", "label": "…"}, or say in data.fields where things are',
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        message = f"data.fields.{name}: {self.expressions[name]!r} gives {what} ({shown})"
+        return row_finding("missing_field", place, message, "fill it in, or correct the expression")
 
 
 def compile_expression(expression: str) -> tuple[Getter, frozenset[str] | None]:
@@ -242,48 +220,51 @@ def _declared(fields: FieldsSpec, names: tuple[str, ...]) -> tuple[tuple[str, st
 
 
 def check_fields(spec: TaskSpec) -> list[Finding]:
-    """Findings about ``data.fields``: expressions that cannot be read, and forms that are not complete."""
+    """Findings about how raw rows are declared: `data.format`, `data.fields` and `data.csv.encoding`."""
     found = []
-    fields = spec.data.fields
+    data = spec.data
 
-    def add(name: str, message: str, fix: str) -> None:
-        found.append(Finding("spec.fields", "error", f"task.yaml: data.fields{name}", message, fix))
+    def add(name: str, message: str, fix: str, rule: str = "fields") -> None:
+        found.append(Finding(f"spec.{rule}", "error", f"task.yaml: data.{name}", message, fix))
 
-    for name, expression in _declared(fields, ("rows", "each", *CONTENT, *_BESIDES)):
+    for name, expression in _declared(data.fields, ("rows", "each", *CONTENT, *_BESIDES)):
         try:
             compile_expression(expression)
         except _BROKEN as error:
-            said = " ".join(str(error).split())[:200]
-            add(
-                f".{name}",
-                f"{expression!r} is no JMESPath expression: {said}",
-                "see jmespath.org; names with odd characters need double quotes",
-            )
-    if wrong := check_encoding(spec.data.csv.encoding):
+            message = f"{expression!r} is no JMESPath expression: {' '.join(str(error).split())[:200]}"
+            add(f"fields.{name}", message, "see jmespath.org; names with odd characters need double quotes")
+    if not _is_text_encoding(data.csv.encoding):
         fix = "use a name Python knows, such as utf-8, cp1252 or latin-1"
-        found.append(Finding("spec.csv_encoding", "error", "task.yaml: data.csv.encoding", wrong, fix))
-    given = {name for name, _ in _declared(fields, CONTENT)}
-    forms = [form for form, needs in _FORMS.items() if given & set(needs)]
+        add("csv.encoding", f"{data.csv.encoding!r} is no encoding of text", fix, "csv_encoding")
+    if data.format not in ("auto", *FORMATS):
+        near = get_close_matches(data.format, [*FORMATS], 1, 0.5)
+        fix = f"did you mean {near[0]!r}?" if near else f"use auto or one of {', '.join(FORMATS)}"
+        add("format", f"{data.format!r} is no raw format", fix, "format")
+    given = {name for name, _ in _declared(data.fields, CONTENT)}
+    forms = [name for name, of in FORMATS.items() if given & set(of.fields)]
+    ways = "; or ".join(" and ".join(f"`{n}`" for n in of.fields) for of in FORMATS.values() if of.fields)
     if len(forms) > 1:
-        told = ", ".join(f"`{n}`" for n in CONTENT if n in given)
-        add("", f"the fields {told} belong to several forms", f"keep those of one form: {_forms_told()}")
+        named = ", ".join(f"`{n}`" for n in CONTENT if n in given)
+        add("fields", f"the fields {named} belong to several forms", f"keep those of one form: {ways}")
     elif given and not forms:
-        add(".input", "`input` alone says nothing", "add `instruction` and `output`")
+        add("fields.input", "`input` alone says nothing", "add `instruction` and `output`")
     elif forms:
-        missing = [n for n in _FORMS[forms[0]] if n not in given]
+        missing = [n for n in FORMATS[forms[0]].fields if n not in given]
         if missing:
-            add("", f"`{missing[0]}` is missing beside {', '.join(sorted(given))}", f"name {_forms_told()}")
-        if spec.data.format not in ("auto", forms[0]):
-            add(
-                "",
-                f"data.fields is of the form `{forms[0]}`, data.format says `{spec.data.format}`",
-                "leave data.format out",
-            )
+            add("fields", f"`{missing[0]}` is missing beside {', '.join(sorted(given))}", f"name {ways}")
+        if data.format not in ("auto", forms[0]):
+            message = f"data.fields is of the form `{forms[0]}`, data.format says `{data.format}`"
+            add("fields", message, "leave data.format out")
     return found
 
 
-def _forms_told() -> str:
-    return "; or ".join(" and ".join(f"`{n}`" for n in needs) for needs in _FORMS.values())
+def _is_text_encoding(name: str) -> bool:
+    """Whether Python has an encoding of this name that makes text of bytes."""
+    try:
+        "".encode(name)
+    except (LookupError, UnicodeError, ValueError):
+        return False
+    return True
 
 
 def named_in_fields(spec: TaskSpec) -> frozenset[str]:

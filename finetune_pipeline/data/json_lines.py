@@ -1,4 +1,4 @@
-"""JSON Lines files: lines of strangers read as bytes with a cap, our own rows read and written strictly."""
+"""JSON Lines files: lines of unknown origin are read as bytes with a cap, our own rows strictly."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[tuple[int, b
                     pass
                 line = line[:limit]
             yield number, line.rstrip(b"\r\n"), cut
+
+
+def read_blocks_of_lines(path: Path, size: int = 8 << 20) -> Iterator[bytes]:
+    """The file in blocks of whole lines of about `size` bytes."""
+    with path.open("rb") as handle:
+        while block := handle.read(size):
+            yield block + handle.readline()
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

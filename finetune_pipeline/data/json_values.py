@@ -1,4 +1,4 @@
-"""Answers that are JSON: read strictly, held against a schema, told apart field by field."""
+"""Answers that are JSON: read strictly, held against a schema, compared field by field."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def claims(value: Any, unordered: Collection[str] = ()) -> dict[str, Counter[str
                 walk(inner, f"{path}.{key}" if path else key)
         elif isinstance(item, list):
             for place, inner in enumerate(item):
-                told = canonical(inner, unordered, path)
-                found.setdefault(path, Counter())[told if path in unordered else f"{place}:{told}"] += 1
+                text = canonical(inner, unordered, path)
+                found.setdefault(path, Counter())[text if path in unordered else f"{place}:{text}"] += 1
         elif item is not None and item != "":
             found.setdefault(path, Counter())[canonical(item)] += 1
 

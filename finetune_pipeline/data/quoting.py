@@ -1,17 +1,23 @@
-"""Values of strangers, made fit to be shown in a message."""
+"""Findings about raw rows, and values of unknown origin made safe to show in a message."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from finetune_pipeline.data.scrubbing import scrub_text
+from finetune_pipeline.data.scrub import scrub_text
+from finetune_pipeline.findings import Finding, Severity
 
 _PLAIN = re.compile(r"[a-zA-Z_]{1,40}")
 
 
+def row_finding(rule: str, place: str, message: str, fix: str, severity: Severity = "error") -> Finding:
+    """A finding about a raw row; `rule` without its ``data.``."""
+    return Finding(f"data.{rule}", severity, place, message, fix)
+
+
 def quoted(value: Any, limit: int = 60) -> str:
-    """A value of a stranger as it may be shown in a message: scrubbed, cut, with odd characters escaped."""
+    """A value of unknown origin as a message may show it: scrubbed, cut, with odd characters escaped."""
     if isinstance(value, str):
         if not _PLAIN.fullmatch(value):
             value = scrub_text(value[:1000])
@@ -22,7 +28,7 @@ def quoted(value: Any, limit: int = 60) -> str:
 
 
 def key_name(key: Any) -> str:
-    """A key of a stranger, without the quotes."""
+    """A key as a message may show it, without quotes."""
     return quoted(key)[1:-1] if isinstance(key, str) else quoted(key)
 
 

@@ -1,94 +1,76 @@
-"""Takes a snapshot of the files a task declares, so that every later stage reads bytes that no longer change."""
+"""Takes a snapshot of the files a task declares, so that every later step reads bytes that no longer change, and detects
+what each of them is.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from finetune_pipeline.artifacts import SeenFiles, digest_file
-from finetune_pipeline.data.detection import detect
-from finetune_pipeline.data.fields import check_fields
-from finetune_pipeline.data.json_lines import combine_digests
-from finetune_pipeline.data.parts import link
+from finetune_pipeline.data.fields import check_fields, mapping_of
+from finetune_pipeline.data.formats import FORMATS, format_of
+from finetune_pipeline.data.json_lines import combine_digests, is_blank
+from finetune_pipeline.data.readers.blocks import Block, look_at, read_blocks
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import Task, TaskSpec
 
 FILES = "files"
 PRODUCTION_FILE = "production.jsonl"
 BENCHMARKS = "benchmarks"
+_ROWS_LOOKED_AT = 200
+_BLOCK = 1 << 16
 
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
     """(name relative to the task folder, path) of every file the globs of ``data.raw`` match, sorted by name.
 
-    Raises FindingsError when nothing matches, for links that lead out of the task folder, and for a mapping in
-    ``data.fields`` that cannot be used: without it no file can be read.
+    Raises FindingsError when nothing matches, for links that lead out of the task folder, and when what the spec says
+    about raw rows cannot be used.
     """
     folder = task.folder.resolve()
-    found: dict[str, Path] = {}
-    problems: list[Finding] = check_fields(task.spec)
-    for pattern in task.spec.data.raw:
-        for path in folder.glob(pattern):
-            name = path.relative_to(folder).as_posix()
-            if not name.isprintable():
-                problems.append(
-                    Finding(
-                        "data.odd_file_name",
-                        "error",
-                        ascii(name),
-                        "the name holds characters that cannot be shown",
-                        "rename the file",
-                    )
-                )
-            elif not path.resolve().is_relative_to(folder):
-                problems.append(
-                    Finding(
-                        "data.link_leaves_folder",
-                        "error",
-                        name,
-                        "this link leads out of the task folder",
-                        "copy the file itself into the task folder",
-                    )
-                )
-            elif path.is_file():
-                found[name] = path
-    if not found and not any(f.rule.startswith("data.") for f in problems):
+    paths: dict[str, Path] = {}
+    problems: set[Finding] = set(check_fields(task.spec))
+
+    def say(rule: str, place: str, message: str, fix: str) -> None:
+        problems.add(Finding(f"data.{rule}", "error", place, message, fix))
+
+    for path in (path for pattern in task.spec.data.raw for path in folder.glob(pattern)):
+        name = path.relative_to(folder).as_posix()
+        if not name.isprintable():
+            say("odd_file_name", ascii(name), "the name holds characters that cannot be shown", "rename the file")
+        elif not path.resolve().is_relative_to(folder):
+            fix = "copy the file itself into the task folder"
+            say("link_leaves_folder", name, "this link leads out of the task folder", fix)
+        elif path.is_file():
+            paths[name] = path
+    if not paths and not any(f.rule.startswith("data.") for f in problems):
         patterns = ", ".join(repr(p) for p in task.spec.data.raw)
-        problems.append(
-            Finding(
-                "data.no_raw_files",
-                "error",
-                "task.yaml: data.raw",
-                f"no file in the folder of task {task.name!r} matches {patterns}; {_seen(folder)}",
-                "put the raw files there, or correct the globs: JSON Lines, JSON, CSV, TSV, Parquet, gzipped or not",
-            )
-        )
-    if PRODUCTION_FILE in found:
-        problems.append(
-            Finding(
-                "data.reserved_name",
-                "error",
-                PRODUCTION_FILE,
-                "this name is kept for rows taken from production logs",
-                "rename the file",
-            )
+        message = f"no file in the folder of task {task.name!r} matches {patterns}; {_present(folder)}"
+        fix = "put the raw files there, or correct the globs: JSON Lines, JSON, CSV, TSV, Parquet, gzipped or not"
+        say("no_raw_files", "task.yaml: data.raw", message, fix)
+    if PRODUCTION_FILE in paths:
+        say(
+            "reserved_name", PRODUCTION_FILE, "this name is kept for rows taken from production logs", "rename the file"
         )
     if problems:
-        raise FindingsError(sorted(set(problems), key=lambda f: (f.place, f.rule)))
-    return sorted(found.items())
+        raise FindingsError(sorted(problems, key=lambda f: (f.place, f.rule)))
+    return sorted(paths.items())
 
 
-def _seen(folder: Path) -> str:
-    """What lies in the folder instead, for people."""
+def _present(folder: Path) -> str:
+    """The files in the raw folder, for a message."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.glob("raw/**/*") if p.is_file())
+    if not names:
+        return "raw/ is empty"
     shown = ", ".join(repr(n) for n in names[:5])
-    return (
-        f"there are {len(names)} files under raw/: {shown}{', …' if len(names) > 5 else ''}"
-        if names
-        else "raw/ is empty"
-    )
+    return f"there are {len(names)} files under raw/: {shown}{', …' if len(names) > 5 else ''}"
 
 
 def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
@@ -97,89 +79,73 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
     Raises FindingsError when a glob matches nothing: a check against no benchmark would pass for ever.
     """
     folder = task.folder.resolve()
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     problems = []
     for pattern in task.spec.data.benchmarks:
         matches = [p for p in folder.glob(pattern) if p.is_file() and p.resolve().is_relative_to(folder)]
-        found.update({p.relative_to(folder).as_posix(): p for p in matches})
+        paths.update({p.relative_to(folder).as_posix(): p for p in matches})
         if not matches:
             message = f"no file in the folder of task {task.name!r} matches {pattern!r}"
             fix = "put the benchmark file there, or correct the glob"
             problems.append(Finding("data.no_benchmark_files", "error", "task.yaml: data.benchmarks", message, fix))
     if problems:
         raise FindingsError(problems)
-    return sorted(found.items())
+    return sorted(paths.items())
 
 
 def raw_digest(task: Task, seen: SeenFiles | None = None) -> str:
-    """Hex SHA-256 over names and content of the raw files and of the benchmark files. `seen`: what need not be read."""
-    seen = seen or SeenFiles()
+    """Hex SHA-256 over names and content of the raw files and of the benchmark files.
+
+    Args:
+        task: The task.
+        seen: Digests of files that have not changed since they were digested.
+    """
+    digest = seen.digest if seen else digest_file
     files = [*raw_paths(task), *((f"{BENCHMARKS}/{name}", path) for name, path in benchmark_paths(task))]
-    return combine_digests((name, seen.digest(path)) for name, path in files)
+    return combine_digests((name, digest(path)) for name, path in files)
 
 
-def collect_raw(
-    task: Task,
-    out: Path,
-    production: Path | None = None,
-    earlier: Sequence[Mapping[str, Any]] = (),
-    seen: SeenFiles | None = None,
-) -> dict[str, Any]:
+def collect_raw(task: Task, out: Path, production: Path | None = None) -> dict[str, Any]:
     """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``,
     benchmark files to ``out/benchmarks/<name>``.
 
-    `earlier`: facts of earlier snapshots, each with ``folder`` (Path); a file with an equal digest is linked from there;
-    `seen`: files whose digest is known.
-    Facts: ``files`` (file, sha256, bytes, lines, container, shape, compressed, reason), ``lines`` (all files),
-    ``bytes``, ``benchmarks`` (names) and ``digest``: what :func:`raw_digest` gives for the bytes copied (a difference
-    means a file changed meanwhile).
+    Returns:
+        Facts: files (file, sha256, bytes, lines, container, compressed, shape, reason), lines and bytes (of all files),
+        benchmarks (names) and digest: what :func:`raw_digest` gives for the bytes copied. Where they differ, a file
+        changed meanwhile.
     """
-    known = {
-        (told["file"], told["sha256"]): (told, Path(facts["folder"]) / FILES / told["file"])
-        for facts in earlier
-        for told in facts["files"]
-    }
-    seen = seen or SeenFiles()
     digests: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []
-    sources = [*raw_paths(task), *([(PRODUCTION_FILE, production)] if production else [])]
-    for name, path in sources:
-        copy = out / FILES / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        same = known.get((name, seen.digest(path))) if known else None
-        if same and same[1].is_file():
-            link(same[1], copy)
-            digest, told = same[0]["sha256"], {k: v for k, v in same[0].items() if k in _DETECTED}
-        else:
-            shutil.copyfile(path, copy)
-            digest, told = digest_file(copy), _look_into(copy, name, task.spec)
-        if name != PRODUCTION_FILE or not production:
+    for name, path in [*raw_paths(task), *([(PRODUCTION_FILE, production)] if production else [])]:
+        copy = _copied(path, out / FILES / name)
+        digest = digest_file(copy)
+        if name != PRODUCTION_FILE:
             digests.append((name, digest))
-        files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **told})
-    benchmarks = []
-    for name, path in benchmark_paths(task):
-        copy = out / BENCHMARKS / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
-        digests.append((f"{BENCHMARKS}/{name}", digest_file(copy)))
-        benchmarks.append(name)
+        files.append(
+            {"file": name, "sha256": digest, "bytes": copy.stat().st_size, **_described(copy, name, task.spec)}
+        )
+    benchmarks = benchmark_paths(task)
+    for name, path in benchmarks:
+        digests.append((f"{BENCHMARKS}/{name}", digest_file(_copied(path, out / BENCHMARKS / name))))
     return {
         "files": files,
         "lines": sum(f["lines"] for f in files),
         "bytes": sum(f["bytes"] for f in files),
-        "benchmarks": benchmarks,
+        "benchmarks": [name for name, _ in benchmarks],
         "digest": combine_digests(digests),
     }
 
 
-_DETECTED = ("lines", "container", "compressed", "shape", "reason")
+def _copied(path: Path, copy: Path) -> Path:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, copy)
+    return copy
 
 
-def _look_into(path: Path, name: str, spec: TaskSpec) -> dict[str, Any]:
+def _described(path: Path, name: str, spec: TaskSpec) -> dict[str, Any]:
     detected = detect(path, name, spec)
-    lines = 0
+    lines, last = 0, b""
     with path.open("rb") as handle:
-        last = b""
         while block := handle.read(1 << 22):
             lines += block.count(b"\n")
             last = block[-1:]
@@ -190,3 +156,74 @@ def _look_into(path: Path, name: str, spec: TaskSpec) -> dict[str, Any]:
         "shape": detected.shape,
         "reason": detected.reason,
     }
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a file looks like.
+
+    Attributes:
+        container: json_lines, json, csv, parquet or unknown.
+        compressed: Whether it is gzipped.
+        shape: A format of the registry, mapped, mixed or unknown.
+        reason: One sentence.
+        details: The dialect of a table (delimiter, quote, header, columns).
+    """
+
+    container: str
+    compressed: bool
+    shape: str
+    reason: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
+    """Look at the first rows of a raw file."""
+    container, compressed = look_at(path, file, spec)
+    details: dict[str, Any] = {}
+    if container.dialect is not None and not container.dialect.problem:
+        d = container.dialect
+        details = {"delimiter": d.delimiter, "quote": d.quote, "header": d.header, "columns": list(d.columns)}
+    if container.kind == "unknown" or (container.dialect is not None and container.dialect.problem):
+        return Detected(container.kind, compressed, "unknown", container.why, details)
+    mapping = mapping_of(spec)
+    counts: Counter[str] = Counter()
+    seen = 0
+    for value, key in _values(read_blocks(path, file, spec, _BLOCK)):
+        if seen == _ROWS_LOOKED_AT:
+            break
+        seen += 1
+        if mapping is not None:
+            mapped = mapping.apply(value, file, key, "")[0]
+            if mapping.content:
+                counts.update([] if mapped.findings else ["mapped"])
+                continue
+            value = mapped.row  # noqa: PLW2901
+        if isinstance(value, dict) and (shape := format_of(value)):
+            counts[shape] += 1
+    why = f"{'gzip; ' if compressed else ''}{container.why}"
+    if not seen:
+        return Detected(container.kind, compressed, "unknown", f"{why}; the file holds no rows", details)
+    held = {**{name: of.described for name, of in FORMATS.items()}, "mapped": "what data.fields names"}
+    formats = (
+        " and ".join(f"{n} hold {held[shape]}" for shape, n in counts.most_common()) or "none is in a known format"
+    )
+    shape = "unknown" if not counts else next(iter(counts)) if len(counts) == 1 else "mixed"
+    return Detected(container.kind, compressed, shape, f"{why}; of the first {seen} rows {formats}", details)
+
+
+def _values(blocks: Iterator[Block]) -> Iterator[tuple[Any, str | None]]:
+    """(value, key) of every row; None for one that cannot be read."""
+    for block in blocks:
+        for line in block.data.split(b"\n") if block.kind == "lines" else ():
+            if not is_blank(line):
+                yield _decoded(line.removeprefix(b"\xef\xbb\xbf")), None
+        for record in block.records:
+            yield (_decoded(record.raw) if record.encoded else record.value), record.key
+
+
+def _decoded(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,13 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
-from finetune_pipeline.data.cycles import cycles_left_alone
-from finetune_pipeline.data.deciding import GONE, TABLE
 from finetune_pipeline.data.decoding import decode_line
-from finetune_pipeline.data.examples import ORIGINS, PARTS, Example, decode_examples
-from finetune_pipeline.data.formats import quoted
-from finetune_pipeline.data.growth import isin
+from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE
+from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import digest_files, is_blank, read_lines, write_rows
-from finetune_pipeline.data.parts import link, part_key, read_index, seal_part, take_over, write_index
-from finetune_pipeline.data.row_rules import nearest_label
-from finetune_pipeline.data.scrubbing import scrub_messages
-from finetune_pipeline.data.settling import KEPT
+from finetune_pipeline.data.quoting import quoted, row_finding
+from finetune_pipeline.data.scrub import scrub_messages
+from finetune_pipeline.data.validate.row_rules import nearest_label
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
 
@@ -85,38 +80,30 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
     return decisions, found, lines
 
 
-@cycles_left_alone()
-def apply_reviews(
-    clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path, earlier: Sequence[Path] = ()
-) -> dict[str, Any]:
+def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     """Apply the decisions in ``reviews_folder/**/*.jsonl``; of several about a row the last by (time, file, line) wins.
 
     A decision without a time counts as older than any with one. A relabelled row keeps its id and gets the tag
-    ``relabelled``. Decisions that cannot be used are findings. Writes parts with ``examples.jsonl`` (those without a
-    decision are links), ``decisions.jsonl`` (those applied), ``findings.jsonl`` and ``rows.npy`` (as the clean stage's,
-    dropped rows with the state GONE). Facts: rows_in, kept, dropped, relabelled, confirmed, decisions (lines),
-    overruled, by_rule, reviewers, labels, origins.
+    ``relabelled``. Decisions that cannot be used are findings. Writes ``examples.jsonl``, ``decisions.jsonl`` (those
+    applied), ``findings.jsonl`` and ``rows.npy`` (as the cleaning step's, dropped rows with the state GONE).
+
+    Returns:
+        Facts: rows_in, kept, dropped, relabelled, confirmed, decisions (lines), overruled, by_rule, reviewers, labels,
+        origins.
     """
     out.mkdir(parents=True, exist_ok=True)
     decisions, found, lines = read_decisions(reviews_folder, spec)
-    rows = np.load(clean / TABLE, mmap_mode=None if decisions else "r")
-    kept = rows["state"] == KEPT
-    rows_in = int(kept.sum())
-    decided = np.array([_number(d.id) for d in decisions if _number(d.id) >= 0], np.uint64)
-    where = {int(rows["id"][i]): int(i) for i in np.flatnonzero(isin(rows["id"], decided) & kept)}
+    rows = np.load(clean / TABLE)
+    kept = np.flatnonzero(rows["state"] == KEPT)
+    where = dict(zip(rows["id"][kept].tolist(), kept.tolist(), strict=True)) if decisions else {}
     last: dict[int, Decision] = {}
     known = 0
     for decision in sorted(decisions, key=lambda d: d.time):  # stable: file and line order breaks ties
         row = where.get(_number(decision.id))
         if row is None:
-            found.append(
-                _warning(
-                    "review_unknown_id",
-                    decision.place,
-                    f"no row has the id {quoted(decision.id)}",
-                    "the row was removed or quarantined since, or the id is mistyped",
-                )
-            )
+            message = f"no row has the id {quoted(decision.id)}"
+            fix = "the row was removed or quarantined since, or the id is mistyped"
+            found.append(_warning("review_unknown_id", decision.place, message, fix))
             continue
         known += 1
         last[row] = decision
@@ -126,29 +113,28 @@ def apply_reviews(
             rows["state"][row] = GONE
         elif decision.decision == "relabel":
             rows["label"][row] = ranks.get(decision.label or "", -1)
-    by_part: defaultdict[int, dict[str, Decision]] = defaultdict(dict)
-    for row, decision in last.items():
-        by_part[int(rows["part"][row])][decision.id] = decision
-    index = read_index(clean)
-    parts = [_review_part(clean, part, by_part.get(i, {}), spec, out, earlier) for i, part in enumerate(index)]
-    write_index(out, parts)
-    if last:
-        np.save(out / TABLE, rows)
-    else:
-        link(clean / TABLE, out / TABLE)
+    with examples_file(clean).open("rb") as source, (out / EXAMPLES).open("wb") as written:
+        for row, line in zip(kept.tolist(), source, strict=True):
+            decided = last.get(row)
+            if decided is None or decided.decision == "keep":
+                written.write(line)
+            elif decided.decision == "relabel":
+                example = _relabelled(decode_examples(line, str(clean))[0], str(decided.label), spec)
+                written.write(msgspec.json.encode(example.to_dict()) + b"\n")
+    np.save(out / TABLE, rows)
     applied = [last[row] for row in sorted(last)]
-    write_rows(out / "decisions.jsonl", (_told(d) for d in applied))
+    write_rows(out / "decisions.jsonl", (_as_row(d) for d in applied))
     write_rows(out / "findings.jsonl", as_rows(found))
-    done = Counter(d.decision for d in applied)
+    counts = Counter(d.decision for d in applied)
     left = rows["state"] == KEPT
     labels = np.bincount(rows["label"][left] + 1, minlength=len(ranks) + 1)
     origins = np.bincount(rows["origin"][left], minlength=len(ORIGINS))
     return {
-        "rows_in": rows_in,
+        "rows_in": len(kept),
         "kept": int(left.sum()),
-        "dropped": done["drop"],
-        "relabelled": done["relabel"],
-        "confirmed": done["keep"],
+        "dropped": counts["drop"],
+        "relabelled": counts["relabel"],
+        "confirmed": counts["keep"],
         "decisions": lines,
         "overruled": known - len(last),
         "by_rule": count_by_rule(found),
@@ -163,121 +149,56 @@ def _number(row_id: str) -> int:
     return int(row_id, 16) if re.fullmatch("[0-9a-f]{16}", row_id) else -1
 
 
-def _told(d: Decision) -> dict[str, Any]:
-    return {
-        "id": d.id,
-        "decision": d.decision,
-        "label": d.label,
-        "reviewer": d.reviewer,
-        "comment": d.comment,
-        "time": None if d.time == _EARLIEST else d.time.isoformat(),
-        "place": d.place,
-    }
-
-
-def _review_part(
-    clean: Path,
-    part: dict[str, Any],
-    decisions: dict[str, Decision],
-    spec: TaskSpec,
-    out: Path,
-    earlier: Sequence[Path],
-) -> dict[str, Any]:
-    """One part with its decisions applied; a link where there are none."""
-    if not decisions:
-        take_over(PARTS, part["key"], out, [clean])
-        return part
-    told = sorted((d.id, d.decision, d.label or "") for d in decisions.values())
-    key = part_key("reviewed", part["key"], told, spec.data.scrub, spec.labels)
-    source = clean / PARTS / part["key"] / "examples.jsonl"
-    if not take_over(PARTS, key, out, earlier):
-        making = out / PARTS / f".making-{key}"
-        making.mkdir(parents=True, exist_ok=True)
-        with (making / "examples.jsonl").open("wb") as written:
-            for line in source.read_bytes().splitlines(keepends=True):
-                example = decode_examples(line, str(source))[0]
-                decision = decisions.get(example.id)
-                if decision is None:
-                    written.write(line)
-                elif decision.decision != "drop":
-                    written.write(msgspec.json.encode(_apply(example, decision, spec).to_dict()) + b"\n")
-        seal_part(making, out / PARTS / key)
-    dropped = sum(d.decision == "drop" for d in decisions.values())
-    return {**part, "key": key, "kept": part["kept"] - dropped}
+def _as_row(d: Decision) -> dict[str, Any]:
+    return {**asdict(d), "time": None if d.time == _EARLIEST else d.time.isoformat()}
 
 
 def _warning(rule: str, place: str, message: str, fix: str) -> Finding:
-    return Finding(f"data.{rule}", "warning", f"reviews/{place}", message, fix)
+    return row_finding(rule, f"reviews/{place}", message, fix, "warning")
 
 
 def _read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
     found = []
+
+    def say(rule: str, message: str, fix: str) -> None:
+        found.append(_warning(f"review_{rule}", place, message, fix))
+
     for key, needed in (("id", True), ("decision", True), ("reviewer", True), ("label", False), ("comment", False)):
         value = row.get(key)
         if (needed and not value) or (value is not None and not isinstance(value, str)):
-            found.append(
-                _warning("review_bad_field", place, f"`{key}` must be text, found {quoted(value)}", f"write `{key}`")
-            )
+            say("bad_field", f"`{key}` must be text, found {quoted(value)}", f"write `{key}`")
     decision, label = row.get("decision"), row.get("label")
     if isinstance(decision, str) and decision and decision not in DECISIONS:
-        found.append(
-            _warning(
-                "review_bad_decision", place, f"`decision` is {quoted(decision)}", f"use one of {', '.join(DECISIONS)}"
-            )
-        )
+        say("bad_decision", f"`decision` is {quoted(decision)}", f"use one of {', '.join(DECISIONS)}")
     if decision == "relabel" and (label is None or isinstance(label, str)):
         label = (label or "").strip()
         if not label:
-            found.append(_warning("review_bad_field", place, "`relabel` without a `label`", "write the right answer"))
+            say("bad_field", "`relabel` without a `label`", "write the right answer")
         elif spec.labels and label not in spec.labels:
-            found.append(
-                _warning(
-                    "review_unknown_label",
-                    place,
-                    f"{quoted(label)} is not a label of the task",
-                    nearest_label(label, spec.labels),
-                )
-            )
+            say("unknown_label", f"{quoted(label)} is not a label of the task", nearest_label(label, spec.labels))
         elif has_form(spec.output):
-            found += [
-                _warning(f"review_answer_{rule}", place, told, LAST_FIX)
-                for rule, told in form_problems(label, spec.output)
-            ]
+            for rule, message in form_problems(label, spec.output):
+                say(f"answer_{rule}", message, LAST_FIX)
     time = _EARLIEST
     if row.get("time") is not None:
         try:
             time = datetime.fromisoformat(row["time"])
             time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
         except (TypeError, ValueError, OverflowError):
-            found.append(
-                _warning(
-                    "review_bad_field",
-                    place,
-                    f"`time` is {quoted(row['time'])}, not an RFC 3339 time",
-                    "for example 2025-01-31T12:00:00Z",
-                )
-            )
+            message = f"`time` is {quoted(row['time'])}, not an RFC 3339 time"
+            say("bad_field", message, "for example 2025-01-31T12:00:00Z")
     if found:
         return None, found
-    return Decision(
-        row["id"],
-        row["decision"],
-        label if decision == "relabel" else None,
-        row["reviewer"],
-        row.get("comment") or "",
-        time,
-        place,
-    ), []
+    label = label if decision == "relabel" else None
+    return Decision(row["id"], row["decision"], label, row["reviewer"], row.get("comment") or "", time, place), []
 
 
-def _apply(example: Example, decision: Decision, spec: TaskSpec) -> Example:
-    if decision.decision != "relabel" or decision.label is None:
-        return example
-    messages = [*example.prompt_messages, {"role": "assistant", "content": decision.label}]
+def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
+    messages = [*example.prompt_messages, {"role": "assistant", "content": answer}]
     if not spec.labels and spec.data.scrub != "warn":
         messages = scrub_messages(messages)[0]  # what reviewers write is scrubbed like any other text
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
-    return replace(example, messages=messages, label=decision.label if spec.labels else None, tags=tags)
+    return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)
 
 
 def decision_line(

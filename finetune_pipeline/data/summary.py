@@ -1,6 +1,6 @@
-"""What a set of examples looks like, for people: counts, lengths, a histogram.
+"""Counts and lengths of a set of examples as Markdown, for the metadata of an asset.
 
-No text of a row: summaries are stored by Dagster, from where nobody's rows could be removed.
+No text of a row is part of it: Dagster stores summaries, and nobody's rows could be removed from there.
 """
 
 from __future__ import annotations
@@ -18,24 +18,20 @@ _BAR = 24
 
 
 def summarise(examples: Sequence[Example]) -> dict[str, Any]:
-    """Counts per label and origin; min, p50, p90, max of characters and words of the user text; histogram.
+    """Counts per label and origin; min, p50, p90, max of characters and words of the user text; a histogram of words.
 
-    The histogram has up to 10 bins of whole words of equal width: {from, to, count}, both ends included.
+    The histogram has up to 10 bins of equal width: {from, to, count}, both ends included.
     """
     texts = [e.user_text for e in examples]
     words = [len(t.split()) for t in texts]
     return {
         "rows": len(examples),
-        "labels": _counts(e.label for e in examples if e.label is not None),
-        "origins": _counts(e.origin for e in examples),
+        "labels": dict(Counter(e.label for e in examples if e.label is not None).most_common()),
+        "origins": dict(Counter(e.origin for e in examples).most_common()),
         "characters": _spread([len(t) for t in texts]),
         "words": _spread(words),
         "histogram": _histogram(words),
     }
-
-
-def _counts(values: Any) -> dict[str, int]:
-    return dict(sorted(Counter(values).items(), key=lambda kv: (-kv[1], kv[0])))
 
 
 def _spread(values: Sequence[int]) -> dict[str, int]:
@@ -62,15 +58,13 @@ def markdown(summary: dict[str, Any]) -> str:
     for title, key in (("Label", "labels"), ("Origin", "origins")):
         if summary[key]:
             lines += [f"| {title} | rows | share |", "|---|---:|---:|"]
-            lines += [f"| {_span(name)} | {n} | {n / summary['rows']:.1%} |" for name, n in summary[key].items()]
+            lines += [f"| {_plain(name)} | {n} | {n / summary['rows']:.1%} |" for name, n in summary[key].items()]
             lines.append("")
     if summary["words"]:
         lines += ["| user text | min | p50 | p90 | max |", "|---|---:|---:|---:|---:|"]
-        lines += [
-            f"| {key} | {' | '.join(str(summary[key][k]) for k in ('min', 'p50', 'p90', 'max'))} |"
-            for key in ("characters", "words")
-        ]
-        lines += ["", "Words per row:", "", "```text", *_bars(summary["histogram"]), "```", ""]
+        for key in ("characters", "words"):
+            lines.append(f"| {key} | {' | '.join(str(summary[key][k]) for k in ('min', 'p50', 'p90', 'max'))} |")
+        lines += ["", "Words per row:", "", "```text", *_bars(summary["histogram"]), "```"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -84,17 +78,6 @@ def _bars(histogram: Sequence[dict[str, int]]) -> list[str]:
     ]
 
 
-def _longest_run(text: str) -> int:
-    longest = run = 0
-    for char in text:
-        run = run + 1 if char == "`" else 0
-        longest = max(longest, run)
-    return longest
-
-
-def _span(text: str) -> str:
-    """Text as an inline code span in a table cell."""
-    flat = " ".join(text.split()).replace("|", "\\|")
-    marks = "`" * (1 + _longest_run(flat))
-    pad = " " if flat.startswith("`") or flat.endswith("`") else ""
-    return f"{marks}{pad}{flat}{pad}{marks}"
+def _plain(name: str) -> str:
+    """A label in a table cell, as code that it cannot break out of."""
+    return f"`{' '.join(name.split()).replace('|', '/').replace('`', chr(39))}`"

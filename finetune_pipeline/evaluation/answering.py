@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import SeenFiles, digest_json
-from finetune_pipeline.data.scrubbing.mapping import load_key
+from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.constrained import Grammar
 from finetune_pipeline.evaluation.generated import Answer

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import digest_json, write_json
-from finetune_pipeline.data.examples import decode_examples, example_files
+from finetune_pipeline.data.examples import decode_examples
 from finetune_pipeline.data.sealing import unseal
 
 LEDGER = "test_openings.jsonl"
@@ -76,11 +76,11 @@ def open_sealed(
 ) -> Iterator[Path]:
     """Record an opening of the test set for a candidate, durably, and only then hand out a readable copy of its rows.
 
-    sealed: the sealed file, or folder of sealed parts; work: where the copy lies, readable by its owner alone, until
+    sealed: the sealed file; work: where the copy lies, readable by its owner alone, until
     the block is left; test, candidate: versions. The same candidate again (a rerun after a kill, a new champion to
     compare with) is the same opening, not a second look. Raises SealedError when the file was not sealed with `key`.
     """
-    rows = b"".join(unseal(file.read_bytes(), key) for file in example_files(sealed))
+    rows = unseal(sealed.read_bytes(), key)
     ids = sorted(example.id for example in decode_examples(rows, sealed.name))
     _record(state, ids, test=test, candidate=candidate, reason=reason)
     work.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_pipeline.data.dedup.text_similarity import text_key
 from finetune_pipeline.data.examples import Example, example_id
-from finetune_pipeline.data.shingles import text_key
 from finetune_pipeline.production.poison import Held, hold_back
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.near_duplicates import near_duplicate_clusters
+from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
 from finetune_pipeline.evaluation.simple_models import tfidf_logistic
 from finetune_pipeline.spec.model import TaskSpec
 

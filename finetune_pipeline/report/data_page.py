@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.data.quality.report import PARTS
 from finetune_pipeline.evaluation.step_facts import DataStep
-from finetune_pipeline.evaluation.wording import counted, number, p_value, percent, percent_range
+from finetune_pipeline.evaluation.wording import counted, number, percent, percent_range
 from finetune_pipeline.report.background import data_tables
 from finetune_pipeline.report.blocks import (
     Answer,
@@ -37,7 +37,6 @@ TITLES = {
     "synthetic": "Synthetic rows",
     "consistency": "One output format",
     "noise": "Label noise",
-    "edges": "Edge cases in every split",
     "contamination": "Benchmarks kept out",
     "tokens": "Tokens",
 }
@@ -217,30 +216,6 @@ def _suspect(s: Mapping[str, Any]) -> Example:
     return Example(s["id"], s["text"], [given, ("model", f"{s['suggested']} ({percent(s['confidence'])})")], s["place"])
 
 
-def _edges(report: Report) -> Blocks:
-    part = report["edges"]
-    yield _sentence(part["message"])
-    if not part["kinds"]:
-        return
-    splits, rows = list(part["splits"]), []
-    marks: dict[tuple[int, int], str] = {}
-    for i, kind in enumerate(part["kinds"]):
-        cells = [kind["splits"][name] for name in splits]
-        written = [f"{number(c['count'])} ({c['expected']:,.1f})" for c in cells]
-        rows.append([kind["title"], kind["rows"], *written, min(c["p"] for c in cells)])
-        if not kind["passed"]:
-            marks |= {(i, 2 + j): "bad" for j, c in enumerate(cells) if not c["count"] or c["p"] < 0.001}
-            marks[i, len(splits) + 2] = "bad"
-    sizes = [(f"{name} ({number(part['splits'][name])})", figure) for name in splits]
-    columns = [("Kind of edge case", text), ("Rows", number), *sizes, ("p, Holm", p_value)]
-    yield Table(columns, rows, style="kinds", marks=marks)
-    yield from notes(
-        "Rows of each kind, and in brackets how many the split's share lets expect. p: the smallest over the splits, "
-        "two-sided hypergeometric test on clusters, adjusted for the number of kinds and splits. A kind fails when it is "
-        "absent where five or more were expected, or with p below .001."
-    )
-
-
 def _synthetic(report: Report) -> Blocks:
     part = report["synthetic"]
     plan = part["plan"]
@@ -312,7 +287,6 @@ _SECTIONS: tuple[tuple[str, str, str, Callable[[Report], Blocks]], ...] = (
     ("labels", "Labels and origins", "balance", _labels),
     ("consistency", "One output format", "consistency", _consistency),
     ("noise", "Labels that may be wrong", "noise", _noise),
-    ("edges", "Edge cases in every split", "edges", _edges),
     ("synthetic", "Review of synthetic rows", "synthetic", _synthetic),
     ("contamination", "Benchmarks in the training data", "contamination", _contamination),
 )

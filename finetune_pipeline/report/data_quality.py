@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.artifacts import write_json
-from finetune_pipeline.data.contamination import benchmark_report
-from finetune_pipeline.data.deciding import TABLE
+from finetune_pipeline.data.dedup.row_table import TABLE
 from finetune_pipeline.data.examples import stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
-from finetune_pipeline.data.ledger import SPLITS
-from finetune_pipeline.data.quality.report import PARTS, data_quality, write_review_sample
-from finetune_pipeline.data.splitting import placed_rows
+from finetune_pipeline.data.quality.report import PARTS, benchmark_report, data_quality, write_review_sample
+from finetune_pipeline.data.split.ledger import SPLITS
+from finetune_pipeline.data.split.splitting import placed_rows
+from finetune_pipeline.planning.token_counts import counted_by
 from finetune_pipeline.report.data_page import data_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.spec.model import TaskSpec
@@ -56,7 +56,7 @@ def write_quality(
         clusters,
         decisions,
         spec,
-        tokenizer,
+        counted_by(tokenizer, spec) if tokenizer else None,
         benchmark_report(raw, clean, len(rows)),
         unreviewed=stream_examples(clean),
     )

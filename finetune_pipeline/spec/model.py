@@ -21,7 +21,6 @@ from finetune_pipeline.spec.robustness import RobustnessSpec
 from finetune_pipeline.spec.watching import DriftSpec, LogsSpec, RetrainingSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
-RawFormat = Literal["auto", "messages", "text_label", "prompt_completion", "instruction", "sharegpt"]
 
 
 class FieldsSpec(Section):
@@ -103,7 +102,10 @@ class DataSpec(Section):
         min_length=1,
         description="Globs relative to the task folder (jsonl, json, csv, tsv, parquet, .gz).",
     )
-    format: RawFormat = Field("auto", description="Shape of a raw row; `auto` decides per row and says why.")
+    format: str = Field(
+        "auto",
+        description="Format of the raw rows, by its name in docs/data.md; `auto` finds it row by row and says why.",
+    )
     fields: FieldsSpec = FieldsSpec()
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(
         default_factory=dict, description="Other names of roles: {USER: user, SYSTEM: assistant}."

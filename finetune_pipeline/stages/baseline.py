@@ -11,8 +11,7 @@ from finetune_pipeline.artifacts import ArtifactStore, read_json, write_json
 from finetune_pipeline.baseline.learnable import learnable, prompted_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
 from finetune_pipeline.data.answer_rules import schema_of
-from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.split_files import examples_of
+from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.endpoint_answers import API, ask_endpoint
 from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows

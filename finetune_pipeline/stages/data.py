@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.duplicates import clean
-from finetune_pipeline.data.ledger import record_assignments
-from finetune_pipeline.data.quality.tokens import epochs_of
+from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
-from finetune_pipeline.data.scrubbing import load_key
+from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.sealing import seal, seal_key
-from finetune_pipeline.data.splitting import split
-from finetune_pipeline.data.validation import judged_by, validate
+from finetune_pipeline.data.split.ledger import record_assignments
+from finetune_pipeline.data.split.splitting import assignments_in, split
+from finetune_pipeline.data.validate.validation import validate, validation_settings
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.planning.token_counts import epochs_of
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.spec.model import TaskSpec
 
 SPLIT_LEDGER = "splits"
 SCRUBBING_KEY = "scrubbing.key"
-_LOOK_BACK = 3
-"""Earlier artifacts of a step that are searched for parts to take over."""
 
 
 def sealing_key(work: Work) -> bytes:
@@ -31,21 +28,9 @@ def sealing_key(work: Work) -> bytes:
     return seal_key(load_key(work.store.root / SCRUBBING_KEY))
 
 
-def earlier(work: Work, step: str) -> list[Path]:
-    """Folders of the step's last artifacts, newest first."""
-    return [a.folder for a in reversed(work.store.all_versions(work.task.name, step)[-_LOOK_BACK:])]
-
-
 def make_raw(work: Work) -> dict[str, Any]:
     """Snapshot of the raw files, and of corrected production rows. Fails if files changed while being copied."""
-    before = work.store.all_versions(work.task.name, "raw_examples")[-_LOOK_BACK:]
-    facts = collect_raw(
-        work.task,
-        work.out,
-        work.inputs["production_logs"].path("examples.jsonl"),
-        [{**a.facts, "folder": a.folder} for a in before],
-        work.store.seen_files(work.task.name),
-    )
+    facts = collect_raw(work.task, work.out, work.inputs["production_logs"].path("examples.jsonl"))
     if facts["digest"] != work.world.raw:
         raise RuntimeError(
             f"raw files of {work.task.name} changed since this run began; run it again to use the new ones"
@@ -54,25 +39,17 @@ def make_raw(work: Work) -> dict[str, Any]:
 
 
 def make_validated(work: Work) -> dict[str, Any]:
-    raw = work.inputs["raw_examples"].folder
-    return validate(raw, work.spec, work.out, earlier(work, "validated_examples"))
+    return validate(work.inputs["raw_examples"].folder, work.spec, work.out)
 
 
 def make_clean(work: Work) -> dict[str, Any]:
-    return clean(
-        work.inputs["validated_examples"].folder,
-        work.spec,
-        work.out,
-        raw=work.inputs["raw_examples"].folder,
-        key=load_key(work.store.root / SCRUBBING_KEY),
-        earlier=earlier(work, "clean_examples"),
-    )
+    raw, validated = (work.inputs[name].folder for name in ("raw_examples", "validated_examples"))
+    return clean(validated, work.spec, work.out, raw=raw, key=load_key(work.store.root / SCRUBBING_KEY))
 
 
 def make_reviewed(work: Work) -> dict[str, Any]:
     reviews = work.task.folder / "reviews"
-    cleaned = work.inputs["clean_examples"].folder
-    facts = apply_reviews(cleaned, reviews, work.spec, work.out, earlier(work, "reviewed_examples"))
+    facts = apply_reviews(work.inputs["clean_examples"].folder, reviews, work.spec, work.out)
     if reviews_digest(reviews) != work.world.reviews:
         raise RuntimeError(
             f"reviews of {work.task.name} changed since this run began; run it again to use the new ones"
@@ -90,16 +67,9 @@ def make_splits(work: Work) -> dict[str, Any]:
     key = sealing_key(work)
     reviewed, cleaned = (work.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
     with work.store.lock(work.task.name, "split-ledger"):
-        return split(
-            reviewed,
-            cleaned,
-            work.spec,
-            ledger,
-            work.out,
-            earlier(work, "splits"),
-            seal=lambda rows: seal(rows, key),
-            record=lambda assignments, name: record_assignments(assignments, ledger, name),
-        )
+        facts = split(reviewed, cleaned, work.spec, ledger, work.out, lambda rows: seal(rows, key))
+        record_assignments(assignments_in(work.out), ledger)
+    return facts
 
 
 def quality_settings(spec: TaskSpec) -> dict[str, Any]:
@@ -123,7 +93,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
 
 
 def make_data_quality(work: Work) -> dict[str, Any]:
-    """What no single row shows: sizes, balance, consistency, label noise, edge cases, synthetic rows, tokens and price."""
+    """What no single row shows: sizes, balance, consistency, label noise, synthetic rows, tokens and price."""
     names = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
     folders = {name: work.inputs[name].folder for name in names}
     report = write_quality(
@@ -144,15 +114,15 @@ STEPS = [
         "raw_examples",
         (),
         "3",
-        lambda s, w: [w.raw, w.corrections, s.data.raw, s.data.benchmarks],
+        lambda s, w: [w.raw, w.corrections, s.data.model_dump(include={"raw", "benchmarks", "fields", "csv"})],
         make_raw,
         after=("production_logs",),
     ),
-    Step("validated_examples", ("raw_examples",), "4", lambda s, w: judged_by(s), make_validated),
+    Step("validated_examples", ("raw_examples",), "4", lambda s, w: validation_settings(s), make_validated),
     Step(
         "clean_examples",
         ("validated_examples", "raw_examples"),
-        "3",
+        "4",
         lambda s, w: [
             s.output.kind,
             s.data.near_duplicate_threshold,
@@ -163,11 +133,11 @@ STEPS = [
         ],
         make_clean,
     ),
-    Step("reviewed_examples", ("clean_examples",), "2", lambda s, w: w.reviews, make_reviewed),
+    Step("reviewed_examples", ("clean_examples",), "3", lambda s, w: w.reviews, make_reviewed),
     Step(
         "splits",
         ("reviewed_examples", "clean_examples"),
-        "5",
+        "6",
         lambda s, w: [
             s.split.model_dump(),
             s.data.near_duplicate_threshold,

@@ -8,10 +8,9 @@ from typing import Any
 
 from finetune_pipeline.artifacts import Artifact, read_json, write_json
 from finetune_pipeline.data.answer_rules import schema_of
-from finetune_pipeline.data.examples import Example, read_examples, stream_examples, write_examples
+from finetune_pipeline.data.dedup.text_similarity import near_any
+from finetune_pipeline.data.examples import Example, examples_of, read_examples, stream_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.data.near_any import near_any
-from finetune_pipeline.data.split_files import examples_of
 from finetune_pipeline.evaluation.costs import costs
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.failed_rows import failed_test_rows

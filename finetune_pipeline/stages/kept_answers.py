@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import ArtifactStore
-from finetune_pipeline.data.scrubbing.mapping import load_key
+from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.graph import Work
 from finetune_pipeline.settings import read_settings

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.artifacts import read_json
-from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.split_files import examples_of
+from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.graph import MissingInput, Step, Work

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_pipeline.artifacts import read_json
-from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.split_files import examples_of
+from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.graph import Step, Work
 from finetune_pipeline.planning.plan import training_plan

@@ -16,7 +16,6 @@ from trl import SFTConfig
 
 from finetune_pipeline.artifacts import digest_file, digest_json, read_json, write_json
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.split_files import digest_examples
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import Encoded
 from finetune_pipeline.models.identity import model_folder, record_digest
@@ -46,8 +45,8 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
     return digest_json(
         {
             "settings": job["settings"],
-            "train": digest_examples(Path(job["train"])),
-            "validation": digest_examples(Path(job["validation"])),
+            "train": digest_file(Path(job["train"])),
+            "validation": digest_file(Path(job["validation"])),
             "base": record_digest(Path(job["base"])),
             "start_from": digest_file(Path(start) / ADAPTER_FILE) if start else None,
             **({"processes": processes, "strategy": launch.strategy()} if processes > 1 else {}),

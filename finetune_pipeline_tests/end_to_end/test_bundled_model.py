@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune_pipeline.data.duplicates import clean
+from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import read_examples, write_examples
 from finetune_pipeline.data.raw_files import collect_raw
-from finetune_pipeline.data.validation import validate
+from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.training.jobs import base_job, baseline_job, merge_job, train_job

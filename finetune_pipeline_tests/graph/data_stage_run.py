@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.artifacts import ArtifactStore
-from finetune_pipeline.data import duplicates, splitting, validation
+from finetune_pipeline.data import workers
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
 from finetune_pipeline.graph import Graph, Step, World
@@ -22,7 +22,7 @@ def no_logs(work: Any) -> dict[str, Any]:
 
 def main(folder: Path, store: Path, pool: bool) -> None:
     if pool:
-        validation.LARGE = duplicates.LARGE_ROWS = splitting.SMALL = 0
+        workers.LARGE = 0
     task = load_task(folder)
     world = World(raw_digest(task), reviews_digest(folder / "reviews"), "none", "none", {})
     graph = Graph([Step("production_logs", (), "0", lambda s, w: None, no_logs), *STEPS])

@@ -144,23 +144,6 @@ def test_write_json_replaces_whole_files_and_cleans_up(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_a_link_to_an_earlier_file_is_not_digested_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ArtifactStore(tmp_path)
-    first = build(store)
-    read: list[str] = []
-    real = artifacts.digest_file
-    monkeypatch.setattr(artifacts, "digest_file", lambda path: (read.append(path.name), real(path))[1])
-
-    def linked(builder: Builder) -> None:
-        os.link(first.path("a.txt"), builder.folder / "b.txt")
-        (builder.folder / "c.txt").write_text("hello")
-
-    second = build(store, linked, settings=2)
-    files = read_json(second.folder / "artifact.json")["files"]
-    assert read == ["c.txt"]
-    assert files["b.txt"] == files["c.txt"] == read_json(first.folder / "artifact.json")["files"]["a.txt"]
-
-
 def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = tmp_path / "large", tmp_path / "small"
     large.write_bytes(b"x" * (1 << 20))

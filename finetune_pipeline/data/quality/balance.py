@@ -26,10 +26,10 @@ def size_rules(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str, An
         )  # fmt: skip
     few = {label: counts.get(label, 0) for label in spec.labels if counts.get(label, 0) < data.min_per_label}
     if few:
-        told = ", ".join(f"{label}: {n:,}" for label, n in sorted(few.items(), key=lambda kv: (kv[1], kv[0])))
+        counted = ", ".join(f"{label}: {n:,}" for label, n in sorted(few.items(), key=lambda kv: (kv[1], kv[0])))
         findings.append(
             Finding("quality.too_few_of_a_label", "error", _PLACE + "min_per_label",
-                    f"under {data.min_per_label:,} examples of a label: {told}",
+                    f"under {data.min_per_label:,} examples of a label: {counted}",
                     "collect more of these, or merge labels that are handled alike")
         )  # fmt: skip
     passed = not findings
@@ -90,8 +90,8 @@ def origins(counts: Mapping[str, int], generators: Mapping[str, int]) -> dict[st
     """Rows per origin and, of synthetic rows, per generator; most first."""
     order = _most_first(counts)
     total = max(1, sum(counts.values()))
-    told = ", ".join(f"{name} {n / total:.1%}" for name, n in order.items())
-    return part(True, told or "no rows", origins=order, generators=_most_first(generators))
+    shares = ", ".join(f"{name} {n / total:.1%}" for name, n in order.items())
+    return part(True, shares or "no rows", origins=order, generators=_most_first(generators))
 
 
 def _most_first(counts: Mapping[str, int]) -> dict[str, int]:

@@ -1,84 +1,96 @@
-"""One consistent output format: for each thing a writer decides, which form is usual, and which rows stray from it.
+"""One output format: JSON answers have the same keys with the same types, and answers that recur are spelt alike.
 
-The rule, per dimension (say, how answers end), over the answers to which the question applies:
+The rule, per dimension (say, the keys of JSON answers), over the answers to which the question applies:
 
 - ``uniform``: all have one form.
-- ``stray``: one form has at least ``1 - max_minority`` of them, but not all. Nearly everybody follows a rule here, so the
-  others are most likely mistakes. Fails.
-- ``mixed``: no form reaches that. Fails where a form is owed: in tasks with labels, JSON or short answers, and for JSON
-  itself. In prose it is ``free`` (no rule that a model could learn wrongly).
+- ``stray``: one form has at least ``1 - max_minority`` of them, but not all; the others are most likely mistakes. Fails.
+- ``mixed``: no form reaches that. Fails for JSON and short answers; in prose it is ``free``.
 - ``few``: fewer than 20 answers; listed, not judged.
 
-The length of free answers is content, not form: outliers are listed and never fail.
+Labels are not asked about here: validation takes them letter by letter.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from finetune_pipeline.data.dedup.text_similarity import loose_form
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality import answer_forms, json_forms
 from finetune_pipeline.data.quality.sample import chosen, named, part, sampled
-from finetune_pipeline.data.shingles import loose_form
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
 
 FEW = 20
 DOMINANT = 0.6
+"""Share of answers from which a set is one of JSON answers."""
 FORMS = 10
+"""Rarer forms that are listed."""
+KEYS = 30
+"""Keys whose types are looked at."""
 _SHORT_WORDS, _SHORT_CHARS = 5, 40
-_WRITE = "rewrite the rows named, so that all answers follow one rule"
+_FENCE = re.compile(r"^```[a-zA-Z]*\s*\n(.*)\n```$", re.DOTALL)
+_LOOKS_LIKE = re.compile(r'^(\{\s*["}]|\[\s*(?:[\[{"\]]|-?\d+\s*[,\]]))')
+_PYTHON = re.compile(r"^[{\[]\s*\{?\s*'")
+_TYPES = ((bool, "true/false"), ((int, float), "number"), (str, "text"), (list, "list"), (dict, "object"))
 
 
 @dataclass(frozen=True)
 class _Dimension:
-    """name, title for people, the form of each answer (None: not asked), what to do, and whether a form is owed."""
+    """name, title for people, the form of each answer (None: not asked), what to do."""
 
     name: str
     title: str
     forms: Sequence[str | None]
-    fix: str = _WRITE
-    owed: bool = False
-    content: bool = False
+    fix: str
 
 
 def consistency(examples: Sequence[Example], spec: TaskSpec, of: int | None = None) -> dict[str, Any]:
     """The consistency part of the report: the dimensions with their verdicts, and a finding for each that fails.
 
-    of: how many rows there are, when `examples` are a sample already.
-    A dimension: name, title, verdict, passed, rows (answers it applies to), form (the usual one), share, minority: a list
-    of {form, count, share, rows: up to 20 of {place, id}}, and other_forms (forms not listed).
+    Args:
+        examples: The rows, or a sample of them.
+        spec: The task.
+        of: How many rows there are, when `examples` are a sample already.
+
+    Returns:
+        A part of the report with kind (json, short answers or prose), max_minority, and dimensions: each name, title,
+        verdict, passed, rows (answers it applies to), form (the usual one), share, minority: a list of {form, count,
+        share, rows: up to 20 of {place, id}}, and other_forms (forms not listed).
     """
+    limit = spec.data.consistency.max_minority
+    if spec.labels:
+        message = "not asked: labels are checked letter by letter in every row"
+        return part(True, message, applies=False, kind="labels", max_minority=limit, dimensions=[])
     looked_at = chosen(examples)
     rows = [e for e in looked_at if e.answer or not e.messages[-1].get("tool_calls")]
     answers = [e.answer for e in rows]
-    read = [json_forms.read_json_answer(a) for a in answers]
-    structured = sum(a.form != "text" for a in read) >= DOMINANT * max(1, len(rows))
-    short = not spec.labels and not structured and _mostly_short(answers)
-    strict = bool(spec.labels) or structured or short
-    if spec.labels:
-        dimensions = _label_dimensions(rows, spec.labels)
-    else:
-        dimensions = [*_text_dimensions(answers, read), *_json_dimensions(read)]
-    limit = spec.data.consistency.max_minority
-    judged = [_judge(d, rows, limit, strict) for d in dimensions if any(f is not None for f in d.forms)]
-    findings = [_finding(told, fix) for told, fix in judged if not told["passed"]]
-    bad = [told["title"] for told, _ in judged if not told["passed"]]
-    kind = "labels" if spec.labels else "json" if structured else "short answers" if short else "prose"
+    read = [read_json(a) for a in answers]
+    structured = sum(form != "text" for form, _ in read) >= DOMINANT * max(1, len(rows))
+    short = not structured and _mostly_short(answers)
+    dimensions = [
+        _Dimension("answer_spelling", "spelling of repeated answers", _spellings(answers, read),
+                   "rewrite the rows named, so that all answers follow one rule"),
+        *_json_dimensions(read),
+    ]  # fmt: skip
+    judged = [
+        _judge(d, rows, limit, structured or short) for d in dimensions if any(form is not None for form in d.forms)
+    ]
+    bad = [dimension["title"] for dimension, _ in judged if not dimension["passed"]]
+    consistent = f"answers are consistent in all {len(judged)} respects looked at"
     return part(
         not bad,
-        f"answers are consistent in all {len(judged)} respects looked at"
-        if not bad
-        else "answers differ in " + ", ".join(bad),
-        findings=findings,
-        kind=kind,
+        "answers differ in " + ", ".join(bad) if bad else consistent,
+        findings=[_finding(dimension, fix) for dimension, fix in judged if not dimension["passed"]],
+        kind="json" if structured else "short answers" if short else "prose",
         max_minority=limit,
-        dimensions=[told for told, _ in judged],
+        dimensions=[dimension for dimension, _ in judged],
         **sampled(len(looked_at), of or len(examples)),
     )
 
@@ -90,77 +102,54 @@ def _mostly_short(answers: Sequence[str]) -> bool:
     return bool(np.percentile(words, 50) <= 3 and np.percentile(words, 90) <= 12)
 
 
-def _label_dimensions(rows: Sequence[Example], labels: Sequence[str]) -> list[_Dimension]:
-    declared = {loose_form(label): label for label in labels}
-    spelled: list[str | None] = []
-    for e in rows:
-        answer = e.answer.strip()
-        usual = declared.get(loose_form(answer))
-        spelled.append(
-            "as declared" if answer in labels else _cut(f"“{answer}” for “{usual}”") if usual else "not a label"
-        )
-    blanks = [answer_forms.outer_blanks(e.answer) for e in rows]
-    return [
-        _Dimension("answer_spelling", "label spelling", spelled, "write the labels as they are declared", owed=True),
-        _Dimension("outer_blanks", "blanks around the answer", blanks, "remove them", owed=True),
-    ]
+def read_json(answer: str) -> tuple[str, Any]:
+    """(form, value) of an answer seen as JSON: ``JSON object``, ``JSON list``, either in a code block, ``broken JSON``,
+    Python's quotes, or ``text``; the value is None unless it is sound."""
+    stripped = answer.strip()
+    fence = _FENCE.match(stripped)
+    raw = fence.group(1).strip() if fence else stripped
+    if not raw.startswith(("{", "[")):
+        return "text", None
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        if _PYTHON.match(raw):
+            return "single quotes in place of JSON's", None
+        return ("broken JSON" if _LOOKS_LIKE.match(raw) else "text"), None
+    kind = "JSON object" if isinstance(value, dict) else "JSON list"
+    return kind + (" in a code block" if fence else ""), value
 
 
-def _text_dimensions(answers: Sequence[str], read: Sequence[json_forms.JsonAnswer]) -> list[_Dimension]:
-    plain = [j.form == "text" for j in read]
-
-    def prose(form: Callable[[str], str | None]) -> list[str | None]:
-        return [form(a) if is_plain else None for a, is_plain in zip(answers, plain, strict=True)]
-
-    def every(form: Callable[[str], str | None]) -> list[str | None]:
-        return [form(a) for a in answers]
-
-    return [
-        _Dimension("final_mark", "final punctuation", prose(answer_forms.final_mark)),
-        _Dimension("first_letter", "casing", prose(answer_forms.first_letter)),
-        _Dimension("answer_spelling", "spelling of repeated answers", _spellings(answers, plain)),
-        _Dimension("markdown", "Markdown", prose(answer_forms.markdown)),
-        _Dimension("bullet_mark", "sign of bullets", prose(answer_forms.bullet_mark)),
-        _Dimension("wrapping", "quotes or code block around the answer", prose(answer_forms.wrapping)),
-        _Dimension("outer_blanks", "blanks around the answer", every(answer_forms.outer_blanks), "remove them"),
-        _Dimension("line_ends", "line ends", every(answer_forms.line_ends), "write \\n"),
-        _Dimension("lead_in", "opening phrase", prose(answer_forms.lead_in), "remove the opening phrase"),
-        _Dimension("script", "script", every(answer_forms.script)),
-        _Dimension("mixed_word", "words of two scripts", every(answer_forms.mixed_word), "type the words named again"),
-        _Dimension("language", "language (guessed by function words)", prose(answer_forms.language)),
-        _Dimension("length", "length", _lengths(answers), "look whether the rows named belong to the task", content=True),
-    ]  # fmt: skip
-
-
-def _json_dimensions(read: Sequence[json_forms.JsonAnswer]) -> list[_Dimension]:
-    if all(a.form == "text" for a in read):
+def _json_dimensions(read: Sequence[tuple[str, Any]]) -> list[_Dimension]:
+    if all(form == "text" for form, _ in read):
         return []
-    usual = json_forms.usual_order(read)
+    objects = [value if isinstance(value, dict) else None for _, value in read]
+    keys = [None if value is None else ", ".join(sorted(value)) or "no key" for value in objects]
     dimensions = [
-        _Dimension("json", "JSON or not", [a.form for a in read], "write JSON with a JSON library, in every row"),
-        _Dimension("json_layout", "JSON layout", [json_forms.layout(a) for a in read],
-                   "write all with one call of a JSON library", owed=True),
-        _Dimension("json_keys", "JSON keys", [json_forms.key_set(a) for a in read],
-                   "give every answer the same keys, with null where there is no value", owed=True),
-        _Dimension("json_key_order", "JSON key order", [json_forms.key_order(a, usual) for a in read],
-                   "write the keys in one order", owed=True),
-        _Dimension("json_key_style", "JSON key style", [json_forms.key_style(a) for a in read],
-                   "write all keys in one style", owed=True),
+        _Dimension("json", "JSON or not", [form for form, _ in read], "write JSON with a JSON library, in every row"),
+        _Dimension("json_keys", "JSON keys", keys,
+                   "give every answer the same keys, with null where there is no value"),
     ]  # fmt: skip
-    for key in json_forms.common_keys(read):
-        types = [json_forms.type_name(a.value.get(key)) if isinstance(a.value, dict) else None for a in read]
+    counts = Counter(key for value in objects if value is not None for key in list(value)[:KEYS])
+    for key, _ in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))[:KEYS]:
+        types = [None if value is None else _type_name(value.get(key)) for value in objects]
         if len(set(types) - {None}) > 1:
             title = f"JSON type of `{_cut(key)}`"
-            dimensions.append(_Dimension(f"json_type:{key}", title, types, "give the key one type", owed=True))
+            dimensions.append(_Dimension(f"json_type:{key}", title, types, "give the key one type"))
     return dimensions
 
 
-def _spellings(answers: Sequence[str], plain: Sequence[bool]) -> list[str | None]:
+def _type_name(value: Any) -> str | None:
+    """JSON type of a value; None for null."""
+    return next((name for kind, name in _TYPES if isinstance(value, kind)), None)  # type: ignore[arg-type]
+
+
+def _spellings(answers: Sequence[str], read: Sequence[tuple[str, Any]]) -> list[str | None]:
     """Whether a short answer that occurs again is written as it mostly is ("yes" and "Yes." are one answer)."""
     keys: list[str | None] = []
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for answer, is_plain in zip(answers, plain, strict=True):
-        short = is_plain and 0 < len(answer) <= _SHORT_CHARS and len(answer.split()) <= _SHORT_WORDS
+    for answer, (form, _) in zip(answers, read, strict=True):
+        short = form == "text" and 0 < len(answer) <= _SHORT_CHARS and len(answer.split()) <= _SHORT_WORDS
         key = loose_form(answer) if short else None
         keys.append(key)
         if key is not None:
@@ -173,17 +162,6 @@ def _spellings(answers: Sequence[str], plain: Sequence[bool]) -> list[str | None
     ]  # fmt: skip
 
 
-def _lengths(answers: Sequence[str]) -> list[str | None]:
-    """Usual, or beyond the outer fences of Tukey (1977): three interquartile ranges of the logarithm outside."""
-    sizes = np.log2([max(1, len(a)) for a in answers]) if answers else np.zeros(0)
-    if len(sizes) < FEW:
-        return [None] * len(answers)
-    low, high = np.percentile(sizes, [25, 75])
-    reach = 3 * max(float(high - low), 0.5)
-    usual = f"{round(2 ** max(0.0, low - reach)):,} to {round(2 ** (high + reach)):,} characters"
-    return ["far shorter" if s < low - reach else "far longer" if s > high + reach else usual for s in sizes]
-
-
 def _judge(of: _Dimension, rows: Sequence[Example], limit: float, strict: bool) -> tuple[dict[str, Any], str]:
     members: dict[str, list[Example]] = defaultdict(list)
     for e, form in zip(rows, of.forms, strict=True):
@@ -192,7 +170,6 @@ def _judge(of: _Dimension, rows: Sequence[Example], limit: float, strict: bool) 
     order = sorted(members, key=lambda form: (-len(members[form]), form))
     total = sum(map(len, members.values()))
     share = len(members[order[0]]) / total
-    owed = of.owed or strict
     if len(order) == 1:
         verdict = "uniform"
     elif total < FEW:
@@ -200,43 +177,39 @@ def _judge(of: _Dimension, rows: Sequence[Example], limit: float, strict: bool) 
     elif share >= 1 - limit:
         verdict = "stray"
     else:
-        verdict = "mixed" if owed and not (of.content and not strict) else "free"
-    told = {
+        verdict = "mixed" if strict else "free"
+    minority = [
+        {"form": form, "count": len(members[form]), "share": round(len(members[form]) / total, 6),
+         "rows": named(members[form])}
+        for form in order[1 : FORMS + 1]
+    ]  # fmt: skip
+    return {
         "name": of.name,
         "title": of.title,
         "verdict": verdict,
-        "passed": verdict not in ("stray", "mixed") or (of.content and not strict),
+        "passed": verdict not in ("stray", "mixed"),
         "rows": total,
         "form": order[0],
         "share": round(share, 6),
-        "minority": [
-            {"form": form, "count": len(members[form]), "share": round(len(members[form]) / total, 6),
-             "rows": named(members[form])}
-            for form in order[1 : FORMS + 1]
-        ],
+        "minority": minority,
         "other_forms": max(0, len(order) - FORMS - 1),
-    }  # fmt: skip
-    return told, of.fix
+    }, of.fix
 
 
-def _finding(told: dict[str, Any], fix: str) -> Finding:
-    usual, total = round(told["share"] * told["rows"]), told["rows"]
-    others = ", ".join(f"{m['form']}: {m['count']:,}" for m in told["minority"][:3])
-    more = len(told["minority"]) - 3 + told["other_forms"]
+def _finding(dimension: dict[str, Any], fix: str) -> Finding:
+    usual, total = round(dimension["share"] * dimension["rows"]), dimension["rows"]
+    others = ", ".join(f"{m['form']}: {m['count']:,}" for m in dimension["minority"][:3])
+    more = len(dimension["minority"]) - 3 + dimension["other_forms"]
     if more > 0:
         others += f", and {more} more"
-    first = told["minority"][0]["rows"][0]["place"]
-    if told["verdict"] == "stray":
-        message = (
-            f"{told['title']}: {usual:,} of {total:,} answers have the form “{told['form']}”, "
-            f"{total - usual:,} stray from it ({others})"
-        )
-    else:
-        message = (
-            f"{told['title']}: no form is the rule; the commonest, “{told['form']}”, has {usual:,} of {total:,} answers "
-            f"({others})"
-        )
-    return Finding(f"quality.consistency.{told['name'].split(':')[0]}", "warning", first, message, fix)
+    first = dimension["minority"][0]["rows"][0]["place"]
+    message = (
+        f"{dimension['title']}: {usual:,} of {total:,} answers have the form “{dimension['form']}”, "
+        f"{total - usual:,} stray from it ({others})"
+    )
+    if dimension["verdict"] == "mixed":
+        message = f"{dimension['title']}: no form is the rule; “{dimension['form']}” has {usual:,} of {total:,} answers ({others})"
+    return Finding(f"quality.consistency.{dimension['name'].split(':')[0]}", "warning", first, message, fix)
 
 
 def _cut(text: str, limit: int = 80) -> str:

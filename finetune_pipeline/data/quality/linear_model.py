@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from finetune_pipeline.data.dedup.grams import Grams, char_grams, spread, word_grams
+from finetune_pipeline.data.dedup.text_similarity import loose_form
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.grams import Grams, char_grams, spread, word_grams
 from finetune_pipeline.data.quality.sample import chosen, hash_order
-from finetune_pipeline.data.shingles import loose_form
 
 FOLDS = 5
 STRENGTH = 10.0
@@ -178,13 +178,13 @@ def _cross_validate(matrix: Any, given: np.ndarray, fold: np.ndarray, classes: i
     for number in np.unique(fold):
         held, rest = fold == number, fold != number
         known = np.unique(given[rest])
-        told = np.zeros((int(held.sum()), classes))
+        of_fold = np.zeros((int(held.sum()), classes))
         if len(known) == 1:
-            told[:, known] = 1.0
+            of_fold[:, known] = 1.0
         else:
             model = LogisticRegression(C=STRENGTH, max_iter=60, tol=1e-3)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # the number of steps is bounded on purpose
-                told[:, known] = model.fit(matrix[rest], given[rest]).predict_proba(matrix[held])
-        probabilities[held] = told
+                of_fold[:, known] = model.fit(matrix[rest], given[rest]).predict_proba(matrix[held])
+        probabilities[held] = of_fold
     return probabilities

@@ -146,11 +146,7 @@ def estimate_noise(opinion: OutOfFold) -> NoiseEstimate:
 
 
 def label_noise(
-    examples: Sequence[Example],
-    clusters: Mapping[str, str],
-    spec: TaskSpec,
-    opinion: OutOfFold | None = None,
-    of: int | None = None,
+    examples: Sequence[Example], clusters: Mapping[str, str], spec: TaskSpec, of: int | None = None
 ) -> dict[str, Any]:
     """The label-noise part of the report: how many labels are wrong, which ones may be, and whether that stops training.
 
@@ -165,54 +161,34 @@ def label_noise(
         examples: Rows with labels, or a sample of them.
         clusters: Near-duplicate cluster of each row, by id.
         spec: The task.
-        opinion: Of linear_model.out_of_fold on the same rows, where it was made already.
         of: How many rows there are, where `examples` are a sample.
 
     Returns:
         A part of the report (see sample.part) with share and interval (of wrong labels), suspected (how many suspects there
-        are), suspects (up to 200 of {id, place, given, suggested, confidence (probability of the suggested label),
-        self_confidence (of the given one), margin, text (cut)}, most suspicious first), pairs (the most frequent given and
-        suggested labels with their rows), accuracy (of the linear model on rows it has not seen), left_out.
+        are), suspects (up to 200, most suspicious first), pairs (the most frequent given and suggested labels with their
+        rows), accuracy (of the linear model on rows it has not seen), left_out.
     """
-    if not spec.labels:
-        return part(True, "not asked: the answers are no labels", applies=False, suspects=[])
-    opinion = opinion or out_of_fold(examples, clusters)
+    opinion = out_of_fold(examples, clusters) if spec.labels else None
     if opinion is None:
-        return part(True, "not asked: too few rows to train a model on", applies=False, suspects=[])
-    given, probabilities = opinion.given, opinion.probabilities
-    margins = opinion.margins
-    suspects = np.flatnonzero(suspect_rows(given, probabilities))
+        why = "too few rows to train a model on" if spec.labels else "the answers are no labels"
+        return part(True, f"not asked: {why}", applies=False, suspects=[])
+    given, margins, likeliest = opinion.given, opinion.margins, opinion.probabilities.argmax(axis=1)
+    suspects = np.flatnonzero(suspect_rows(given, opinion.probabilities))
     suspects = suspects[np.argsort(margins[suspects], kind="stable")]
-    likeliest = probabilities.argmax(axis=1)
     noise = estimate_noise(opinion)
     limit = spec.data.max_label_noise
     enough = len(given) >= max(STOPS_FROM, STOPS_FROM_A_LABEL * len(opinion.classes))
     if noise.interval[0] > limit and enough:
         by_order = out_of_fold(examples, clusters, features_of=order_features)
         noise = min((noise, *([estimate_noise(by_order)] if by_order else [])), key=lambda estimate: estimate.share)
-    pairs: dict[tuple[str, str], int] = {}
-    for i in suspects:
-        pair = (opinion.classes[given[i]], opinion.classes[likeliest[i]])
-        pairs[pair] = pairs.get(pair, 0) + 1
-    listed = [
-        {
-            "id": opinion.rows[i].id,
-            "place": opinion.rows[i].place,
-            "given": opinion.classes[given[i]],
-            "suggested": opinion.classes[likeliest[i]],
-            "confidence": round(float(probabilities[i, likeliest[i]]), 4),
-            "self_confidence": round(float(probabilities[i, given[i]]), 4),
-            "margin": round((float(margins[i]) + 1) / 2, 4),
-            "text": _cut(opinion.rows[i].user_text),
-        }
-        for i in suspects[:LISTED]
-    ]
     errors = int((likeliest != given).sum())
     too_many = noise.interval[0] > limit and enough
     contradicted = len(suspects) > max(FEWEST * len(given), OF_ERRORS * errors)
     against = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file) if contradicted else []
     stops = too_many or bool(against)
     passed = not stops and not contradicted and noise.share <= WARNS_ABOVE
+    listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
+    pairs = Counter((opinion.classes[given[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
     message = (
         f"an estimated {noise.share:.1%} of the labels are wrong (95% interval {noise.interval[0]:.1%} to "
         f"{noise.interval[1]:.1%}); {len(suspects):,} of {len(given):,} are suspects"
@@ -232,17 +208,16 @@ def label_noise(
         fix = "correct that file or take it out; where its labels are right, raise data.max_suspects_of_a_file"
     severity: Severity = "error" if stops else "warning"
     place = listed[0]["place"] if listed else "data"
-    findings = [] if passed else [Finding("quality.label_noise", severity, place, message, fix)]
     return part(
         passed,
         message,
         blocking=stops,
-        findings=findings,
+        findings=[] if passed else [Finding("quality.label_noise", severity, place, message, fix)],
         applies=True,
         suspected=len(suspects),
         share=round(noise.share, 6),
         interval=[round(bound, 6) for bound in noise.interval],
-        accuracy=round(float((likeliest == given).mean()), 4),
+        accuracy=round(1 - errors / len(given), 4),
         suspects=listed,
         pairs=[
             {"given": a, "suggested": b, "rows": n}
@@ -253,5 +228,18 @@ def label_noise(
     )
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+def _suspect(opinion: OutOfFold, row: int, margin: float) -> dict[str, Any]:
+    """A suspect for the report. confidence: probability of the suggested label; self_confidence: of the given one."""
+    example, given = opinion.rows[row], opinion.given[row]
+    suggested = int(opinion.probabilities[row].argmax())
+    text = example.user_text
+    return {
+        "id": example.id,
+        "place": example.place,
+        "given": opinion.classes[given],
+        "suggested": opinion.classes[suggested],
+        "confidence": round(float(opinion.probabilities[row, suggested]), 4),
+        "self_confidence": round(float(opinion.probabilities[row, given]), 4),
+        "margin": round((margin + 1) / 2, 4),
+        "text": text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…",
+    }

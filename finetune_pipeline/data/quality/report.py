@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.dedup.benchmarks import MATCHES, Item, Match, load_benchmarks
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.quality.balance import class_balance, origins, size_rules
 from finetune_pipeline.data.quality.consistency import consistency
-from finetune_pipeline.data.quality.contamination import contamination
-from finetune_pipeline.data.quality.edges import edge_cases
-from finetune_pipeline.data.quality.linear_model import out_of_fold
 from finetune_pipeline.data.quality.noise import label_noise
-from finetune_pipeline.data.quality.sample import gather
+from finetune_pipeline.data.quality.sample import gather, part
 from finetune_pipeline.data.quality.synthetic import review_sample, synthetic_rows, to_review_lines
-from finetune_pipeline.data.quality.tokens import token_counts
-from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import SyntheticSpec, TaskSpec
 
-PARTS = ("size", "balance", "origins", "synthetic", "consistency", "noise", "edges", "contamination", "tokens")
+PARTS = ("size", "balance", "origins", "synthetic", "consistency", "noise", "contamination", "tokens")
+
+
+TokenCounts = Callable[[Sequence[Example], int], dict[str, Any]]
+"""Makes the report's part on tokens from training rows (or a sample of them) and how many there are."""
+_MATCHES_LISTED = 200
 
 
 def data_quality(
@@ -29,28 +32,32 @@ def data_quality(
     clusters: Mapping[str, str],
     decisions: Mapping[str, str],
     spec: TaskSpec,
-    tokenizer: Path | None = None,
+    count_tokens: TokenCounts | None = None,
     benchmarks: Mapping[str, Any] | None = None,
-    *,
     unreviewed: Iterable[Example] | None = None,
-    prices: Path | None = None,
 ) -> dict[str, Any]:
     """Everything there is to say about a set of examples that no single row shows. Plain JSON, deterministic.
 
     One pass over `examples`, which may be a stream: counts are of all rows, and the rest is asked of 20,000 rows chosen by
     hash where there are more (each such part says so: sampled, of).
 
-    examples: after review; assignments: {id: split}; clusters: {id: near-duplicate cluster}; decisions: {id: keep, drop or
-    relabel}; tokenizer: folder of the base model (token counts are not asked without it); benchmarks: the part that
-    contamination.contamination made; unreviewed: the rows before review, for the synthetic sample (a dropped row must
-    count as rejected) - the examples when not given; prices: another price list than the shipped one.
+    Args:
+        examples: The rows after review.
+        assignments: {id: split}.
+        clusters: {id: near-duplicate cluster}.
+        decisions: {id: keep, drop or relabel}.
+        spec: The task.
+        count_tokens: Tokens are not counted without it.
+        benchmarks: The part that :func:`benchmark_report` made.
+        unreviewed: The rows before review, for the synthetic sample (a dropped row must count as rejected); the examples
+            when not given.
 
-    Each of PARTS has passed, message (one sentence), blocking, and findings; `findings` holds those of all parts.
+    Returns:
+        rows, each of PARTS (with passed, message (one sentence), blocking, and findings), passed, blocked_by (names of
+        parts), and the findings of all parts.
     """
-    counter = TokenCounter(tokenizer) if tokenizer is not None else None
     all_rows = gather(examples, assignments)
     some, total = all_rows.sample, all_rows.rows
-    opinion = out_of_fold(some, clusters) if spec.labels else None
     before, before_total = (all_rows.synthetic, total) if unreviewed is None else _synthetic(unreviewed)
     parts: dict[str, Any] = {
         "size": size_rules(all_rows.labels, spec),
@@ -58,10 +65,9 @@ def data_quality(
         "origins": origins(all_rows.origins, all_rows.generators),
         "synthetic": synthetic_rows(before, clusters, decisions, spec, before_total),
         "consistency": consistency(some, spec, total),
-        "noise": label_noise(some, clusters, spec, opinion, total),
-        "edges": edge_cases(some, assignments, clusters, spec.labels, opinion, all_rows.assigned),
+        "noise": label_noise(some, clusters, spec, of=total),
         "contamination": dict(benchmarks) if benchmarks is not None else contamination([], [], all_rows.train_rows),
-        "tokens": token_counts(all_rows.train, counter, spec, load_prices(prices), all_rows.train_rows),
+        "tokens": count_tokens(all_rows.train, all_rows.train_rows) if count_tokens else _no_tokens(),
     }
     return {
         "rows": total,
@@ -70,6 +76,10 @@ def data_quality(
         "blocked_by": [name for name in PARTS if parts[name]["blocking"] and not parts[name]["passed"]],
         "findings": [finding for name in PARTS for finding in parts[name]["findings"]],
     }
+
+
+def _no_tokens() -> dict[str, Any]:
+    return part(True, "not asked: no tokenizer at hand", applies=False, prices=[])
 
 
 def _synthetic(rows: Iterable[Example]) -> tuple[list[Example], int]:
@@ -96,3 +106,49 @@ def write_review_sample(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), "utf-8", newline="\n")
     return len(lines)
+
+
+def benchmark_report(raw: Path | None, clean: Path, rows: int) -> dict[str, Any] | None:
+    """The part, from the matches the cleaning step noted; None where the task names no benchmarks."""
+    benchmarks = load_benchmarks(raw)
+    if benchmarks is None:
+        return None
+    return contamination([Match(**row) for row in read_rows(clean / MATCHES)], benchmarks.index.items, rows)
+
+
+def contamination(matches: Sequence[Match], items: Sequence[Item], rows: int) -> dict[str, Any]:
+    """The part, of the matches of `rows` training rows.
+
+    Returns:
+        benchmarks: {file, items, repeated (items), rows}; matches: up to 200 of {id, place, file, line, how, covered};
+        rows; repeated.
+    """
+    if not items:
+        message = "not asked: data.benchmarks names no file"
+        return part(True, message, applies=False, benchmarks=[], matches=[], rows=rows, repeated=0)
+    sizes = Counter(item.file for item in items)
+    repeated: dict[str, set[int]] = defaultdict(set)
+    for match in matches:
+        repeated[match.file].add(match.line)
+    by_file = Counter(match.file for match in matches)
+    findings = []
+    for name in sorted(by_file):
+        message = (
+            f"{by_file[name]:,} training rows repeat {len(repeated[name]):,} of the {sizes[name]:,} items of {name}"
+        )
+        fix = "remove these rows from training; a score on this benchmark would measure memory"
+        place = next(m.place for m in matches if m.file == name)
+        findings.append(Finding("quality.contamination", "warning", place, message, fix))
+    message = "; ".join(f.message for f in findings)
+    return part(
+        not matches,
+        message or f"none of {rows:,} training rows repeats one of {len(items):,} items",
+        findings=findings,
+        benchmarks=[
+            {"file": name, "items": n, "repeated": len(repeated[name]), "rows": by_file[name]}
+            for name, n in sorted(sizes.items())
+        ],
+        matches=[m.to_dict() for m in matches[:_MATCHES_LISTED]],
+        rows=rows,
+        repeated=len(matches),
+    )

@@ -1,11 +1,12 @@
-"""Which rows are looked at when there are too many, and how a part of the report is written down."""
+"""Samples of rows for analyses that need not see all of them, and the form of a part of the report."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import islice
 from typing import Any
 
@@ -33,10 +34,17 @@ def chosen(examples: Sequence[Example], limit: int = SAMPLE, salt: str = "qualit
 
 @dataclass
 class Gathered:
-    """What one pass over any number of rows leaves: counts of all, and a sample of up to 20,000 by hash of the id.
+    """What one pass over any number of rows leaves.
 
-    labels, origins, generators (of synthetic rows): counts; synthetic: the synthetic rows; assigned: rows with a split;
-    train: a sample of the training rows (of those with a split; of all when no row has one), `train_rows` how many.
+    Attributes:
+        rows: Number of rows.
+        labels: Rows per label (None: rows without one).
+        origins: Rows per origin.
+        generators: Synthetic rows per generator.
+        synthetic: The synthetic rows.
+        sample: Up to 20,000 rows by hash of the id.
+        train: The training rows among the sample (all of it when no row has a split).
+        train_rows: Number of training rows.
     """
 
     rows: int = 0
@@ -45,54 +53,32 @@ class Gathered:
     generators: Counter[str] = field(default_factory=Counter)
     synthetic: list[Example] = field(default_factory=list)
     sample: list[Example] = field(default_factory=list)
-    assigned: int = 0
     train: list[Example] = field(default_factory=list)
     train_rows: int = 0
 
 
-class _Lowest:
-    """The `limit` items of a stream with the lowest hash, given back in the order of the stream."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.kept: list[tuple[int, int, Example]] = []
-        self.highest, self.seen = 1 << 64, 0
-
-    def add(self, order: int, example: Example) -> None:
-        self.seen += 1
-        if order < self.highest:
-            self.kept.append((order, self.seen, example))
-            if len(self.kept) >= 2 * self.limit:
-                self._cut()
-
-    def _cut(self) -> None:
-        self.kept = sorted(self.kept, key=lambda k: k[:2])[: self.limit]
-        if len(self.kept) == self.limit:
-            self.highest = self.kept[-1][0]
-
-    def rows(self) -> list[Example]:
-        self._cut()
-        return [e for _, _, e in sorted(self.kept, key=lambda k: k[1])]
-
-
 def gather(examples: Iterable[Example], assignments: Mapping[str, str], limit: int = SAMPLE) -> Gathered:
-    """One pass over the rows; only the samples and the synthetic rows are held in memory."""
-    told = Gathered()
-    whole, train = _Lowest(limit), _Lowest(limit)
-    for e in examples:
-        order = hash_order(e.id, "quality")
-        told.rows += 1
-        told.labels[e.label] += 1
-        told.origins[e.origin] += 1
-        if e.origin == "synthetic":
-            told.generators[e.generator or "unknown"] += 1
-            told.synthetic.append(e)
-        told.assigned += e.id in assignments
-        whole.add(order, e)
-        if not assignments or assignments.get(e.id) == "train":
-            train.add(order, e)
-    told.sample, told.train, told.train_rows = whole.rows(), train.rows(), train.seen
-    return told
+    """One pass over the rows; only the sample and the synthetic rows are held in memory."""
+    gathered = Gathered()
+
+    def trains(e: Example) -> bool:
+        return not assignments or assignments.get(e.id) == "train"
+
+    def ordered() -> Iterator[tuple[int, int, Example]]:
+        for e in examples:
+            gathered.rows += 1
+            gathered.labels[e.label] += 1
+            gathered.origins[e.origin] += 1
+            gathered.train_rows += trains(e)
+            if e.origin == "synthetic":
+                gathered.generators[e.generator or "unknown"] += 1
+                gathered.synthetic.append(e)
+            yield hash_order(e.id, "quality"), gathered.rows, e
+
+    lowest = nsmallest(limit, ordered())
+    gathered.sample = [e for _, _, e in sorted(lowest, key=lambda row: row[1])]
+    gathered.train = [e for e in gathered.sample if trains(e)]
+    return gathered
 
 
 def sampled(seen: int, of: int) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Rows a model has written: which of them people must look at before training, and what their decisions prove."""
+"""Rows a model has written: which of them people must look at before training, and what their decisions prove.
+
+Acceptance sampling by attributes, single sampling plans (Dodge and Romig 1929; ISO 2859-1): how many bad rows a sample may
+have for the whole to be taken. Chances are binomial, which for a finite set errs on the safe side.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.acceptance import (
-    acceptance_number,
-    chance_of_acceptance,
-    exact_interval,
-    fair_sample,
-    operating_curve,
-    smallest_sample,
-)
 from finetune_pipeline.data.quality.sample import hash_order, named, part
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import SyntheticSpec, TaskSpec
@@ -25,6 +22,52 @@ from finetune_pipeline.spec.model import SyntheticSpec, TaskSpec
 UNKNOWN = "unknown"
 CURVE_STEPS = 20
 _REJECTING = ("drop", "relabel")
+_MOST_REVIEWED = 10_000
+
+
+def chance_of_acceptance(n: int, c: int, rate: float) -> float:
+    """Chance that a sample of `n` has at most `c` bad rows when the share `rate` of all rows is bad."""
+    from scipy.stats import binom
+
+    return float(binom.cdf(c, n, rate)) if c >= 0 else 0.0
+
+
+def acceptance_number(n: int, intolerable: float, risk: float) -> int:
+    """The largest c < n with chance_of_acceptance(n, c, intolerable) <= risk; -1 when the sample is too small for any."""
+    from scipy.stats import binom
+
+    return int(np.searchsorted(binom.cdf(np.arange(n), n, intolerable), risk, side="right")) - 1
+
+
+def smallest_sample(intolerable: float, risk: float) -> int | None:
+    """Rows of the smallest sample that can accept anything: (1 - intolerable)^n <= risk. None when there is none."""
+    if not 0 < intolerable < 1:
+        return None if intolerable <= 0 else 1
+    n = math.ceil(math.log(risk) / math.log1p(-intolerable))
+    return n if (1 - intolerable) ** n <= risk else n + 1
+
+
+def fair_sample(acceptable: float, intolerable: float, risk: float) -> tuple[int, int] | None:
+    """(n, c) of the smallest plan wrong with at most `risk` at either level; None when there is none up to 10,000 rows."""
+    c, n = 0, 1
+    while acceptable < intolerable and n <= _MOST_REVIEWED:
+        if chance_of_acceptance(n, c, intolerable) > risk:
+            n += 1
+        elif chance_of_acceptance(n, c, acceptable) >= 1 - risk:
+            return n, c
+        else:
+            c += 1
+    return None
+
+
+def exact_interval(bad: int, n: int, confidence: float = 0.95) -> list[float]:
+    """Clopper-Pearson interval of a share (Clopper and Pearson 1934). [0, 1] without rows."""
+    from scipy.stats import binomtest
+
+    if not n:
+        return [0.0, 1.0]
+    interval = binomtest(bad, n).proportion_ci(confidence, "exact")
+    return [round(float(interval.low), 6), round(float(interval.high), 6)]
 
 
 def sample_size(rows: int, spec: SyntheticSpec) -> int:
@@ -34,9 +77,8 @@ def sample_size(rows: int, spec: SyntheticSpec) -> int:
     """
     if not rows or not spec.review_share:
         return 0
-    least = smallest_sample(spec.intolerable_rejected, spec.risk)
-    # 0.1 * 30 is 3.0000000000000004 in binary
-    return min(rows, max(math.ceil(spec.review_share * rows - 1e-9), rows if least is None else least))
+    least = smallest_sample(spec.intolerable_rejected, spec.risk) or rows
+    return min(rows, max(math.ceil(spec.review_share * rows - 1e-9), least))  # 0.1 * 30 is 3.0000000000000004
 
 
 def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec: SyntheticSpec) -> list[Example]:
@@ -56,31 +98,25 @@ def review_sample(examples: Sequence[Example], clusters: Mapping[str, str], spec
 
 
 def _allocate(sizes: Mapping[str, int], spec: SyntheticSpec) -> dict[str, int]:
-    total = sum(sizes.values())
-    n = sample_size(total, spec)
+    """Rows to review of each generator, by largest remainders."""
+    n, total = sample_size(sum(sizes.values()), spec), max(1, sum(sizes.values()))
     exact = {name: n * size / total for name, size in sizes.items()}
-    shares = {name: math.floor(of + 1e-9) for name, of in exact.items()}
-    if n >= len(sizes):
-        shares = {name: max(1, of) for name, of in shares.items()}
-    order = sorted(sizes, key=lambda name: (shares[name] - exact[name], name))
-    while sum(shares.values()) < n:
-        name = min((x for x in order if shares[x] < sizes[x]), key=lambda x: (shares[x] - exact[x], x))
-        shares[name] += 1
-    while sum(shares.values()) > n:
-        name = max((x for x in order if shares[x] > 1), key=lambda x: (shares[x] - exact[x], x))
-        shares[name] -= 1
+    shares = {name: max(math.floor(of + 1e-9), 1 if n >= len(sizes) else 0) for name, of in exact.items()}
+    while sum(shares.values()) != n:
+        step = 1 if sum(shares.values()) < n else -1
+        free = [name for name in sizes if (shares[name] < sizes[name] if step > 0 else shares[name] > 1)]
+        shares[min(free, key=lambda name: (step * (shares[name] - exact[name]), name))] += step
     return shares
 
 
 def _by_cluster(rows: Sequence[Example], clusters: Mapping[str, str]) -> list[Example]:
     """Rows by hash, but the second of a cluster only after the first of every cluster, and so on."""
-    ordered = sorted(rows, key=lambda e: (hash_order(e.id, "review"), e.id))
-    turn: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     keyed = []
-    for place, e in enumerate(ordered):
+    for place, e in enumerate(sorted(rows, key=lambda e: (hash_order(e.id, "review"), e.id))):
         cluster = clusters.get(e.id, e.id)
-        keyed.append((turn[cluster], place, e))
-        turn[cluster] += 1
+        keyed.append((seen[cluster], place, e))
+        seen[cluster] += 1
     return [e for _, _, e in sorted(keyed, key=lambda k: k[:2])]
 
 
@@ -89,23 +125,18 @@ def to_review_lines(sample: Iterable[Example]) -> list[str]:
 
     Filled in, the file belongs into the task's reviews folder. Lines whose decision is empty decide nothing.
     """
-    return [
-        msgspec.json.encode(
-            {
-                "id": e.id,
-                "place": e.place,
-                "generator": e.generator or UNKNOWN,
-                "text": e.user_text,
-                "answer": e.answer,
-                "decision": "",
-                "label": "",
-                "reviewer": "",
-                "comment": "",
-            }
-        ).decode()
-        + "\n"
-        for e in sample
-    ]
+    empty = dict.fromkeys(("decision", "label", "reviewer", "comment"), "")
+    lines = []
+    for e in sample:
+        row = {
+            "id": e.id,
+            "place": e.place,
+            "generator": e.generator or UNKNOWN,
+            "text": e.user_text,
+            "answer": e.answer,
+        }
+        lines.append(msgspec.json.encode({**row, **empty}).decode() + "\n")
+    return lines
 
 
 def synthetic_rows(
@@ -117,38 +148,53 @@ def synthetic_rows(
 ) -> dict[str, Any]:
     """The synthetic part of the report; blocking: training must wait until the sample is decided, and is accepted.
 
-    examples: rows before review; of: how many rows there are, when `examples` are only the synthetic ones; decisions:
-    {id: keep, drop or relabel}. `drop` and `relabel` reject a row, `keep`
-    accepts it. verdict: ``none`` (no synthetic rows), ``off`` (review_share 0), ``waiting``, ``accepted``, ``rejected``.
     A set all of whose rows were reviewed is accepted whatever was found: its bad rows are out or corrected.
-    plan: n, c, consumer_risk (chance to accept at intolerable_rejected), producer_risk (chance to reject at
-    acceptable_rejected), fair_n (rows of the smallest sample with both chances within the risk), curve. rejected_interval:
-    95% Clopper-Pearson interval of the rejected rate; the same per generator.
+
+    Args:
+        examples: Rows before review.
+        clusters: {id: near-duplicate cluster}.
+        decisions: {id: keep, drop or relabel}. `drop` and `relabel` reject a row, `keep` accepts it.
+        spec: The task.
+        of: How many rows there are, when `examples` are only the synthetic ones.
+
+    Returns:
+        A part of the report with verdict (``none``: no synthetic rows, ``off``: review_share is 0, ``waiting``,
+        ``accepted``, ``rejected``), counts, plan (n, c, consumer_risk: chance to accept at intolerable_rejected,
+        producer_risk: chance to reject at acceptable_rejected, fair_n: rows of the smallest sample with both chances within
+        the risk, curve), rejected_interval (95% Clopper-Pearson, of the rejected share), and the same per generator.
     """
     rules, total = spec.data.synthetic, len(examples) if of is None else of
     rows = [e for e in examples if e.origin == "synthetic"]
     sample = review_sample(examples, clusters, rules)
-    n, decided = len(sample), [e for e in sample if e.id in decisions]
-    bad = [e for e in decided if decisions[e.id] in _REJECTING]
+    decided = [e for e in sample if e.id in decisions]
+    rejected = [e for e in decided if decisions[e.id] in _REJECTING]
     waiting = [e for e in sample if e.id not in decisions]
+    n, bad = len(sample), len(rejected)
     c = acceptance_number(n, rules.intolerable_rejected, rules.risk) if n else -1
     everything = bool(rows) and all(e.id in decisions for e in rows)
-    verdict = _verdict(rows, sample, waiting, len(bad), c, everything)
-    told = _message(verdict, rows, n, waiting, len(bad), c, everything, total)
+    share = f"{len(rows):,} of {total:,} rows are synthetic ({len(rows) / max(1, total):.1%})"
     findings = []
-    if verdict == "waiting":
-        findings.append(
-            Finding("quality.synthetic_unreviewed", "error", waiting[0].place, told,
-                    "fill in the review sample (decision and reviewer of each line) and put it into reviews/")
-        )  # fmt: skip
-    elif verdict == "rejected":
-        findings.append(
-            Finding("quality.synthetic_rejected", "error", bad[0].place, told,
-                    "leave out or make anew the rows of the generator that fails, or review every synthetic row")
-        )  # fmt: skip
+    if not rows:
+        verdict, message = "none", "no synthetic rows"
+    elif not sample:
+        verdict, message = "off", f"{share}; none is reviewed, because data.synthetic.review_share is 0"
+    elif waiting:
+        undecided = f"{len(waiting):,} of the {n:,} to be reviewed have no decision yet: training waits for people"
+        verdict, message = "waiting", f"{share}; {undecided}"
+        fix = "fill in the review sample (decision and reviewer of each line) and put it into reviews/"
+        findings.append(Finding("quality.synthetic_unreviewed", "error", waiting[0].place, message, fix))
+    elif everything:
+        verdict, message = "accepted", f"{share}; all were reviewed, {bad:,} of {n:,} sampled ones dropped or corrected"
+    else:
+        allowed = f"at most {c}" if c >= 0 else "a larger sample"
+        verdict = "accepted" if bad <= c else "rejected"
+        message = f"{share}; {bad:,} of {n:,} reviewed ones were rejected, {allowed} may be for the set to be accepted"
+        if verdict == "rejected":
+            fix = "leave out or make anew the rows of the generator that fails, or review every synthetic row"
+            findings.append(Finding("quality.synthetic_rejected", "error", rejected[0].place, message, fix))
     return part(
         verdict in ("none", "off", "accepted"),
-        told,
+        message,
         blocking=True,
         findings=findings,
         applies=verdict not in ("none", "off"),
@@ -158,55 +204,18 @@ def synthetic_rows(
         sample=n,
         review_share=rules.review_share,
         decided=len(decided),
-        rejected=len(bad),
+        rejected=bad,
         waiting=named(waiting),
-        decided_outside=sum(e.id in decisions for e in rows) - len(decided),
         plan=_plan(n, c, rules) if n else None,
-        rejected_interval=[round(x, 6) for x in exact_interval(len(bad), len(decided))],
-        rejected_rows=named(bad),
+        rejected_interval=exact_interval(bad, len(decided)),
+        rejected_rows=named(rejected),
         generators=_generators(rows, sample, decisions),
     )
-
-
-def _verdict(
-    rows: Sequence[Example], sample: Sequence[Example], waiting: Sequence[Example], bad: int, c: int, everything: bool
-) -> str:
-    if not rows:
-        return "none"
-    if not sample:
-        return "off"
-    if waiting:
-        return "waiting"
-    return "accepted" if everything or bad <= c else "rejected"
-
-
-def _message(
-    verdict: str,
-    rows: Sequence[Example],
-    n: int,
-    waiting: Sequence[Example],
-    bad: int,
-    c: int,
-    everything: bool,
-    total: int,
-) -> str:
-    if verdict == "none":
-        return "no synthetic rows"
-    share = f"{len(rows):,} of {total:,} rows are synthetic ({len(rows) / total:.1%})"
-    if verdict == "off":
-        return f"{share}; none is reviewed, because data.synthetic.review_share is 0"
-    if verdict == "waiting":
-        return f"{share}; {len(waiting):,} of the {n:,} to be reviewed have no decision yet: training waits for people"
-    if everything:
-        return f"{share}; all were reviewed, {bad:,} of {n:,} sampled ones dropped or corrected"
-    allowed = f"at most {c}" if c >= 0 else "a larger sample"
-    return f"{share}; {bad:,} of {n:,} reviewed ones were rejected, {allowed} may be for the set to be accepted"
 
 
 def _plan(n: int, c: int, rules: SyntheticSpec) -> dict[str, Any]:
     top = min(1.0, 2 * rules.intolerable_rejected)
     rates = [round(top * i / CURVE_STEPS, 6) for i in range(CURVE_STEPS + 1)]
-    curve = operating_curve(n, c, rates)
     fair = fair_sample(rules.acceptable_rejected, rules.intolerable_rejected, rules.risk)
     return {
         "n": n,
@@ -217,27 +226,20 @@ def _plan(n: int, c: int, rules: SyntheticSpec) -> dict[str, Any]:
         "consumer_risk": round(chance_of_acceptance(n, c, rules.intolerable_rejected), 6),
         "producer_risk": round(1 - chance_of_acceptance(n, c, rules.acceptable_rejected), 6),
         "fair_n": fair[0] if fair else None,
-        "curve": [{"rate": point["rate"], "accept": round(point["accept"], 6)} for point in curve],
+        "curve": [{"rate": rate, "accept": round(chance_of_acceptance(n, c, rate), 6)} for rate in rates],
     }
 
 
 def _generators(
     rows: Sequence[Example], sample: Sequence[Example], decisions: Mapping[str, str]
 ) -> list[dict[str, Any]]:
+    """Rows, sample and decisions of each generator, the most frequent first."""
     counts = Counter(e.generator or UNKNOWN for e in rows)
-    told = []
+    generators = []
     for name, n in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])):
-        mine = [e for e in sample if (e.generator or UNKNOWN) == name]
-        decided = [decisions[e.id] for e in mine if e.id in decisions]
-        bad = sum(d in _REJECTING for d in decided)
-        told.append(
-            {
-                "generator": name,
-                "rows": n,
-                "sample": len(mine),
-                "decided": len(decided),
-                "rejected": bad,
-                "interval": [round(x, 6) for x in exact_interval(bad, len(decided))],
-            }
-        )
-    return told
+        own = [e for e in sample if (e.generator or UNKNOWN) == name]
+        decided = [decisions[e.id] for e in own if e.id in decisions]
+        bad = sum(decision in _REJECTING for decision in decided)
+        numbers = {"rows": n, "sample": len(own), "decided": len(decided), "rejected": bad}
+        generators.append({"generator": name, **numbers, "interval": exact_interval(bad, len(decided))})
+    return generators

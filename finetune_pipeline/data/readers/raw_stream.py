@@ -99,12 +99,3 @@ def _width(text: str) -> int:
 
 def is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-
-
-def check_encoding(name: str) -> str:
-    """What is wrong with the name of a text encoding; empty when nothing is."""
-    try:
-        io.TextIOWrapper(io.BytesIO(), name)
-    except (LookupError, ValueError) as error:
-        return str(error).partition(";")[0]
-    return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_pipeline.data.semantic import embed
+from finetune_pipeline.data.dedup.semantic import embed
 from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair
 
 

@@ -15,7 +15,7 @@ from finetune_pipeline.artifacts import Artifact, read_json, write_json
 from finetune_pipeline.checks.all import CHECKS
 from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.splitting import split
+from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.stages.pipeline import PIPELINE
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
@@ -117,7 +117,6 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
             ("class_balance", "balance"),
             ("one_output_format", "consistency"),
             ("labels_believable", "noise"),
-            ("edge_cases_in_every_split", "edges"),
             ("benchmarks_kept_out", "contamination"),
             ("rows_fit", "tokens"),
         )

@@ -14,8 +14,7 @@ import skops.io
 import yaml
 
 from finetune_pipeline.artifacts import ArtifactStore, Builder, write_json
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
-from finetune_pipeline.data.split_files import FILES, examples_of
+from finetune_pipeline.data.examples import SPLIT_FILES, Example, examples_of, read_examples, write_examples
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.spec import load_task
@@ -64,7 +63,7 @@ def make_store(root: Path, kind: str, best: str | None = None, evaluated: dict[s
             messages = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
             rows.append(Example(id=f"{i:016x}", messages=messages, label=answer if kind == "labels" else None))
         (builder.folder / "train").mkdir()
-        write_examples(builder.folder / FILES["train"], rows)
+        write_examples(builder.folder / SPLIT_FILES["train"], rows)
 
     def score(builder: Builder) -> None:
         if best is None:

@@ -1,4 +1,4 @@
-"""Raw rows and files the ingest tests share, and the whole way from a file to a judgement."""
+"""Raw rows and files the ingest tests share, and the whole way from a file to validated rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.judging import Judged, judge_block
 from finetune_pipeline.data.readers.blocks import Record, read_blocks
+from finetune_pipeline.data.validate.row_validation import ValidatedBlock, validate_block
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
@@ -47,24 +47,24 @@ def as_lines(rows: list[Any]) -> bytes:
     return b"".join((r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode()) + b"\n" for r in rows)
 
 
-def judge_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20, fast_from: int = 1 << 40) -> Judged:
-    """The judgement of all blocks of a file together."""
-    whole = Judged()
+def judge_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20) -> ValidatedBlock:
+    """The result for all blocks of a file together."""
+    whole = ValidatedBlock()
     for block in read_blocks(path, file or path.name, spec, size):
-        judged = judge_block(block, spec, fast_from=fast_from)
-        assert judged.rows_in == judged.kept + len(judged.quarantine)
-        whole.examples += judged.examples
-        whole.quarantine += judged.quarantine
-        whole.findings += judged.findings
+        result = validate_block(block, spec)
+        assert result.rows_in == result.kept + len(result.quarantine)
+        whole.examples += result.examples
+        whole.quarantine += result.quarantine
+        whole.findings += result.findings
         for name in ("rows_in", "kept", "blank"):
-            setattr(whole, name, getattr(whole, name) + getattr(judged, name))
+            setattr(whole, name, getattr(whole, name) + getattr(result, name))
         for name in ("by_rule", "labels", "ignored", "shapes"):
-            getattr(whole, name).update(getattr(judged, name))
+            getattr(whole, name).update(getattr(result, name))
     return whole
 
 
-def judge_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl", **more: Any) -> Judged:
-    """The judgement of a file that holds these bytes."""
+def judge_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl", **more: Any) -> ValidatedBlock:
+    """The result for a file that holds these bytes."""
     path = folder / name
     path.write_bytes(data)
     return judge_file(path, spec, **more)
@@ -77,20 +77,20 @@ def records_of(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.json", 
     return [record for block in read_blocks(path, name, spec, size) for record in block.records]
 
 
-def examples(judged: Judged) -> list[dict[str, Any]]:
+def examples(result: ValidatedBlock) -> list[dict[str, Any]]:
     """The kept rows, by another reader than the code under test."""
-    return [json.loads(line) for line in judged.examples.decode().split("\n") if line]
+    return [json.loads(line) for line in result.examples.decode().split("\n") if line]
 
 
-def texts(judged: Judged) -> list[str]:
+def texts(result: ValidatedBlock) -> list[str]:
     """What the user says in each kept row."""
-    return ["\n".join(m["content"] for m in e["messages"] if m["role"] == "user") for e in examples(judged)]
+    return ["\n".join(m["content"] for m in e["messages"] if m["role"] == "user") for e in examples(result)]
 
 
-def told(judged: Judged) -> list[tuple[str, int]]:
+def told(result: ValidatedBlock) -> list[tuple[str, int]]:
     """(rule, line) of every finding, sorted."""
-    return sorted((f["rule"].removeprefix("data."), int(f["place"].rpartition(":")[2])) for f in judged.findings)
+    return sorted((f["rule"].removeprefix("data."), int(f["place"].rpartition(":")[2])) for f in result.findings)
 
 
-def rules(judged: Judged) -> Counter[str]:
-    return Counter({rule.removeprefix("data."): n for rule, n in judged.by_rule.items()})
+def rules(result: ValidatedBlock) -> Counter[str]:
+    return Counter({rule.removeprefix("data."): n for rule, n in result.by_rule.items()})

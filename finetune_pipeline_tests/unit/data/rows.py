@@ -9,17 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.clean_rows import CLEAN_ROW
-from finetune_pipeline.data.columns import Table
-from finetune_pipeline.data.deciding import TABLE
-from finetune_pipeline.data.duplicates import PREPARED, TEMPLATES, keep_rows
-from finetune_pipeline.data.examples import Example, example_id, write_examples
-from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.data.parts import part_key, read_index, seal_part, write_index
-from finetune_pipeline.data.preparing import Preparation, prepare_part
-from finetune_pipeline.data.prompt_skeletons import with_known
-from finetune_pipeline.data.settling import KEPT, NEAR
-from finetune_pipeline.data.templates import Templates
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
+from finetune_pipeline.data.dedup.preparation import Preparation, prepare_rows
+from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, NEAR, TABLE, RowTable, write_kept
+from finetune_pipeline.data.examples import EXAMPLES, Example, example_id, write_examples
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
@@ -73,19 +67,9 @@ def write_raw(folder: Path, lines: list[Any], file: str = "raw/a.jsonl") -> Path
     return folder
 
 
-def write_validated(folder: Path, examples: list[Example], parts: int = 1, size: int = 0) -> Path:
-    """A validated_examples artifact of these rows, in so many parts, or in parts of `size` rows."""
-    index = []
-    size = size or max(1, -(-len(examples) // parts))
-    for start in range(0, max(1, len(examples)), size):
-        chosen = examples[start : start + size]
-        key = part_key(start, [e.to_dict() for e in chosen])
-        making = folder / "parts" / f".making-{key}"
-        making.mkdir(parents=True)
-        write_examples(making / "examples.jsonl", chosen)
-        seal_part(making, folder / "parts" / key)
-        index.append({"key": key, "file": "raw/a.jsonl", "first": start + 1, "kept": len(chosen)})
-    write_index(folder, index)
+def write_validated(folder: Path, examples: list[Example]) -> Path:
+    """A validated_examples artifact of these rows."""
+    write_examples(folder / EXAMPLES, examples)
     return folder
 
 
@@ -95,33 +79,20 @@ def write_clean(
     spec: TaskSpec,
     clusters: dict[str, str] | None = None,
     removed: Iterable[str] = (),
-    parts: int = 2,
-    size: int = 0,
 ) -> Path:
     """A clean_examples artifact in which every row is its own cluster unless told otherwise; `removed`: ids of rows that
     are near-duplicates of others."""
-    validated = write_validated(folder.parent / f"{folder.name}-validated", examples, parts, size)
-    how = Preparation(spec, with_known(Templates()), None, b"key")
-    index, prepared = read_index(validated), []
-    for part in index:
-        final = folder / PREPARED / part["key"]
-        prepare_part(validated / "parts" / part["key"], final.with_name(f".{final.name}"), final, how)
-        prepared.append(final)
-    table = Table.load(prepared, [part["file"] for part in index])
-    rows = np.zeros(len(examples), CLEAN_ROW)
-    for name in ("id", "prompt", "group", "time", "label", "origin", "start", "end"):
-        rows[name] = table.rows[name]
-    rows["part"] = table.part
+    validated = write_validated(folder.parent / f"{folder.name}-validated", examples)
+    folder.mkdir(parents=True, exist_ok=True)
+    boilerplate = Boilerplate().with_known()
+    prepared = prepare_rows(validated / EXAMPLES, Preparation(spec, boilerplate, None, b"key"), folder / ALL_ROWS)
+    rows = prepared.rows
     rows["cluster"] = [int((clusters or {}).get(e.id, e.id), 16) for e in examples]
     rows["state"] = [NEAR if e.id in set(removed) else KEPT for e in examples]
     np.save(folder / TABLE, rows)
-    write_rows(folder / TEMPLATES, [with_known(Templates()).to_dict()])
-    told = []
-    for number, (part, source) in enumerate(zip(index, prepared, strict=True)):
-        mask = rows["state"][rows["part"] == number] == KEPT
-        keep_rows((source, mask, folder / "parts" / ".making", folder / "parts" / part["key"]))
-        told.append({**part, "prepared": part["key"], "kept": int(mask.sum())})
-    write_index(folder, told)
+    np.save(folder / SKETCHES, prepared.sketches)
+    boilerplate.save(folder / BOILERPLATE)
+    write_kept(RowTable(rows, folder / ALL_ROWS), folder / EXAMPLES)
     return folder
 
 

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_pipeline.data.scrubbing import Span
+from finetune_pipeline.data.scrub import Span
 
 PATH = Path(__file__).with_name("scrubbing_fixture.jsonl")
 

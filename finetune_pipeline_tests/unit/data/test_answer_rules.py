@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.judging import check_line, judge_block
-from finetune_pipeline.data.readers.blocks import Block
 from finetune_pipeline.data.review import _read_decision
+from finetune_pipeline.data.validate.row_validation import validate_line
 from finetune_pipeline.production.log_rows import problems_of
 from finetune_pipeline.spec import TaskSpec
 
@@ -30,7 +29,7 @@ def spec(**output: object) -> TaskSpec:
 
 def findings(answer: str, of: TaskSpec | None = None) -> list[tuple[str, str]]:
     line = json.dumps({"prompt": "A table for four on the first of May", "completion": answer}).encode()
-    checked = check_line(line, "a.jsonl", 7, of or spec())
+    checked = validate_line(line, "a.jsonl", 7, of or spec())
     assert (checked.example is None) == any(f.severity == "error" for f in checked.findings)
     return [(f.rule, f.place) for f in checked.findings]
 
@@ -64,18 +63,6 @@ def test_text_answers_are_held_to_their_form() -> None:
         ("data.answer_required", "a.jsonl:7"),
         ("data.answer_forbidden", "a.jsonl:7"),
     ]
-
-
-def test_large_blocks_are_judged_no_differently() -> None:
-    def line(answer: str) -> bytes:
-        turns = [("system", "Extract."), ("user", "A table for four"), ("assistant", answer)]
-        return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}).encode()
-
-    data = b"\n".join(line(a) for a in ['{"day": "2026-05-01", "guests": 4}', "{}"] * 20) + b"\n"
-    block = Block(file="a.jsonl", kind="lines", data=data, first=1, start=0)
-    slow, fast = (judge_block(block, spec(), fast_from=size) for size in (1 << 30, 1))
-    assert slow.kept == fast.kept == 20
-    assert slow.by_rule == fast.by_rule == {"data.answer_schema": 40}
 
 
 def test_corrections_are_held_to_the_same_form(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.detection import detect
+from finetune_pipeline.data.raw_files import detect
 from finetune_pipeline_tests.unit.data.raw_rows import TEXT_OUTPUT, as_lines, chat, spec_of
 
 SHAREGPT = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.fields import check_fields, mapping_of, named_in_fields
-from finetune_pipeline.data.judging import check_record
 from finetune_pipeline.data.readers.blocks import Record
+from finetune_pipeline.data.validate.row_validation import validate_record
 from finetune_pipeline_tests.unit.data.raw_rows import TEXT_OUTPUT, as_lines, examples, judge_bytes, rules, spec_of
 
 
 def check(row: Any, key: str | None = None, output: Any = None, file: str = "raw/a.json", **data: Any) -> Any:
     spec = spec_of(output, **data)
     record = Record(3, None, json.dumps(row).encode(), key=key, encoded=True)
-    return check_record(record, file, spec, mapping_of(spec))
+    return validate_record(record, file, spec, mapping_of(spec))
 
 
 def said(row: Any, **more: Any) -> list[tuple[str, str]]:

@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.artifacts import read_json, write_json
-from finetune_pipeline.data import certificate, leakage
-from finetune_pipeline.data.canaries import make_canaries
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
-from finetune_pipeline.data.leakage import find_leaks, fingerprints, leakage_report, write_fingerprints
-from finetune_pipeline.data.ledger import ENTRY, record_assignments
-from finetune_pipeline.data.shingles import similarity
-from finetune_pipeline.data.split_files import FILES, examples_of
-from finetune_pipeline.data.splitting import split
-from finetune_pipeline.data.templates import Templates, strip
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate, strip
+from finetune_pipeline.data.dedup.text_similarity import similarity
+from finetune_pipeline.data.examples import SPLIT_FILES, Example, read_examples, write_examples
+from finetune_pipeline.data.split import leakage
+from finetune_pipeline.data.split.canaries import make_canaries
+from finetune_pipeline.data.split.leakage import find_leaks, fingerprints, leakage_report, write_fingerprints
+from finetune_pipeline.data.split.ledger import ENTRY, record_assignments
+from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline_tests.unit.data.rows import example, make_spec, write_clean
 
 WORDS = [
@@ -25,7 +23,7 @@ WORDS = [
     for a in ("lo", "ti", "me", "kur", "san", "plo", "wex", "an")
     for b in ("gin", "cket", "ssage", "ball", "der", "rix", "on")
 ]
-NONE = Templates()
+NONE = Boilerplate()
 
 
 def some(start: int, count: int, words: int = 20) -> list[Example]:
@@ -58,7 +56,7 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
     edits = [example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base[20:40])]
     out = made(tmp_path, [*base, *copies, *edits])
     report = leakage_report(out, make_spec())
-    placed = {e.id: name for name, file in FILES.items() for e in read_examples(out / file)}
+    placed = {e.id: name for name, file in SPLIT_FILES.items() for e in read_examples(out / file)}
     assert all(placed[a.id] == placed[b.id] for a, b in zip(base[:20], copies, strict=True))
     near = sum(placed[a.id] != placed[b.id] for a, b in zip(base[20:40], edits, strict=True))
     assert near > 2
@@ -71,16 +69,16 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
 
 def test_another_file_than_the_certified_one_is_noticed(tmp_path: Path) -> None:
     out = made(tmp_path, some(0, 60))
-    rows = read_examples(out / FILES["train"])
-    planted = read_examples(out / FILES["test"])[0]
-    write_examples(out / FILES["train"], [*rows, planted])
+    rows = read_examples(out / SPLIT_FILES["train"])
+    planted = read_examples(out / SPLIT_FILES["test"])[0]
+    write_examples(out / SPLIT_FILES["train"], [*rows, planted])
     report = leakage_report(out, make_spec())
     assert report["changed"] == ["train"]
     assert report["all_pairs"]["train-test"] == {"exact": 1, "near": 0}
 
 
 def test_large_sets_are_certified_without_comparing_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune_pipeline.data.splitting.SMALL", 10)
+    monkeypatch.setattr("finetune_pipeline.data.split.splitting.SMALL", 10)
     base = some(0, 60)
     out = made(tmp_path, [*base, *(example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base))])
     assert not (out / "test/fingerprints.json").exists()
@@ -99,7 +97,7 @@ def test_a_group_in_two_splits_is_a_leak(tmp_path: Path) -> None:
     """Groups are joined by the split itself; here the rows of one group had their splits before they had a group."""
     rows = some(0, 60)
     made(tmp_path, rows)
-    placed = {e.id: i for i, file in enumerate(FILES.values()) for e in read_examples(tmp_path / "out" / file)}
+    placed = {e.id: i for i, file in enumerate(SPLIT_FILES.values()) for e in read_examples(tmp_path / "out" / file)}
     told = np.zeros(len(rows), ENTRY)
     told["id"] = [int(e.id, 16) for e in rows]
     told["key"] = np.load(tmp_path / "clean/rows.npy")["prompt"]
@@ -123,7 +121,9 @@ def test_leaks_are_those_of_all_pairs_compared() -> None:
         rows.append(example(" ".join(words), line=len(rows)))
     wanted = {(a.id, b.id) for a in rows for b in others if similarity(a.user_text, b.user_text) >= 0.7}
     assert len(wanted) > 5
-    assert {(x["id"], x["other_id"]) for x in find_leaks(rows, fingerprints(others, NONE), 0.7, NONE)} == wanted
+    assert {
+        (x["id"], x["other_id"]) for x in find_leaks(fingerprints(rows, NONE), fingerprints(others, NONE), 0.7)
+    } == wanted
 
 
 def test_fingerprints_hold_no_text_and_survive_a_file(tmp_path: Path) -> None:
@@ -132,24 +132,25 @@ def test_fingerprints_hold_no_text_and_survive_a_file(tmp_path: Path) -> None:
     write_fingerprints(tmp_path / "f.json", prints)
     told = (tmp_path / "f.json").read_text()
     assert not any(word in told for word in rows[0].user_text.split())
-    assert leakage.read_fingerprints(tmp_path / "f.json") == prints == json.loads(told)
-    assert set(prints[0]) == {"id", "exact", "shingles"}
+    assert prints == json.loads(told) and set(prints[0]) == {"id", "exact", "shingles"}
     assert prints[0]["shingles"] == sorted(set(prints[0]["shingles"])) and prints[0]["shingles"][-1] < 2**32
 
 
 def test_short_and_sign_only_texts_match_only_themselves() -> None:
-    prints = fingerprints([example("??"), example("ok")], NONE)
-    assert find_leaks([example("!!"), example("no")], prints, 0.8, NONE) == []
-    found = find_leaks([example("??"), example("OK")], prints, 0.8, NONE)
-    assert [(x["kind"], x["similarity"]) for x in found] == [("exact", 1.0)] * 2
-    assert find_leaks([], prints, 0.8, NONE) == [] == find_leaks(some(0, 2), [], 0.8, NONE)
+    def leaks(left: list[str], right: list[str]) -> list[tuple[str, float]]:
+        prints = [fingerprints([example(t) for t in texts], NONE) for texts in (left, right)]
+        return [(x["kind"], x["similarity"]) for x in find_leaks(*prints, 0.8)]
+
+    assert leaks(["!!", "no"], ["??", "ok"]) == []
+    assert leaks(["??", "OK"], ["??", "ok"]) == [("exact", 1.0)] * 2
+    assert leaks([], ["??"]) == [] == leaks(["??"], [])
 
 
 def test_a_long_template_round_short_texts_is_no_reason_to_miss_a_canary() -> None:
     """A template is known to the letter: in other case it counts as what the row says, and outweighs that."""
     template = "Please sort the following message into one of our queues, and answer with its name alone:"
     rows = [example(f"{template} {e.user_text}", line=i) for i, e in enumerate(some(0, 9, words=5))]
-    templates = Templates((template,))
+    templates = Boilerplate((template,))
     canaries = [c for c in make_canaries(rows, 0.8, templates) if c.kind == "reformatted"]
     assert len(canaries) == 3
     for canary in canaries:
@@ -163,77 +164,13 @@ def test_a_long_template_round_short_texts_is_no_reason_to_miss_a_canary() -> No
 @pytest.mark.parametrize("blind", ["near", "exact", "group"])
 def test_a_blind_search_betrays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: str) -> None:
     if blind == "near":
-        monkeypatch.setattr(certificate, "similarities", lambda forms, pairs: np.zeros(len(pairs)))
+        monkeypatch.setattr(leakage, "similarities", lambda pairs, forms_of: np.zeros(len(pairs)))
     else:
-        real = certificate._shared
+        real = leakage._shared
         monkeypatch.setattr(
-            certificate, "_shared", lambda v, c, zero=True: [] if zero is (blind == "exact") else real(v, c, zero)
+            leakage, "_shared", lambda v, c, zero=True: [] if zero is (blind == "exact") else real(v, c, zero)
         )
     report = leakage_report(made(tmp_path, some(0, 60)), make_spec())
     assert report["canaries"]["found"] < report["canaries"]["planted"]
     kinds = {"near": "reformatted", "exact": "exact", "group": "same_group"}
     assert any(name.startswith(f"canary-{kinds[blind]}") for name in report["canaries"]["missed"])
-
-
-def grown(folder: Path, name: str, rows: list[Example], earlier: list[Path]) -> dict[str, Any]:
-    """The certificate of a split of these rows, in parts of ten, that the ledger learns of."""
-    spec = make_spec()
-    cleaned = write_clean(folder / name, rows, spec, size=10)
-    told: list[Any] = []
-    split(
-        cleaned,
-        cleaned,
-        spec,
-        folder / "ledger",
-        folder / f"out-{name}",
-        earlier,
-        record=lambda *made: told.append(made),
-    )
-    record_assignments(told[0][0], folder / "ledger", told[0][1])
-    return dict(read_json(folder / f"out-{name}/leakage.json"))
-
-
-def test_the_next_certificate_compares_only_what_is_new(tmp_path: Path) -> None:
-    rows = some(0, 60)
-    grown(tmp_path, "a", rows, [])
-    leak = example(rows[5].user_text + " indeed", line=900)
-    more = [*rows, *some(100, 4), leak]
-    told = grown(tmp_path, "b", more, [tmp_path / "out-a"])
-    assert (told["rows"], told["compared_anew"]) == (65, 5)
-    again = grown(tmp_path, "c", more, [])
-    assert again.pop("compared_anew") == 65 and told.pop("compared_anew") == 5
-    assert told == again and told["canaries"]["missed"] == []
-
-
-def test_a_leak_between_a_new_row_and_an_old_one_is_found(tmp_path: Path) -> None:
-    rows = some(0, 200)
-    grown(tmp_path, "a", rows, [])
-    leaks = [example(e.user_text + " indeed", line=900 + i) for i, e in enumerate(rows[:12])]
-    told = grown(tmp_path, "b", [*rows, *leaks], [tmp_path / "out-a"])
-    assert told["compared_anew"] == 12  # so few that only what shares a band key with them is looked at
-    codes = [
-        {e.id: s for s in FILES for e in read_examples(examples_of(tmp_path / "out-b", s))}[e.id]
-        for e in [*rows[:12], *leaks]
-    ]
-    assert told["near"] == sum(a != b for a, b in zip(codes[:12], codes[12:], strict=True)) > 0
-
-
-def test_a_certificate_with_leaks_is_not_built_upon(tmp_path: Path) -> None:
-    rows = some(0, 60)
-    leaks = [example(e.user_text + " indeed", line=900 + i) for i, e in enumerate(rows[:20])]
-    first = grown(tmp_path, "a", [*rows, *leaks], [])
-    told = grown(tmp_path, "b", [*rows, *leaks, *some(100, 4)], [tmp_path / "out-a"])
-    assert first["near"] > 2 and (told["near"], told["compared_anew"]) == (first["near"], 84)
-
-
-@pytest.mark.parametrize("what", ["canaries", "ledger"])
-def test_nor_one_that_proved_nothing_or_that_others_followed(tmp_path: Path, what: str) -> None:
-    rows = some(0, 60)
-    grown(tmp_path, "a", rows, [])
-    if what == "canaries":
-        told = read_json(tmp_path / "out-a/leakage.json")
-        told["canaries"]["found"] -= 1
-        write_json(tmp_path / "out-a/leakage.json", told)
-    else:
-        grown(tmp_path, "x", some(300, 30), [])
-    assert grown(tmp_path, "b", [*rows, *some(100, 4)], [tmp_path / "out-a"])["compared_anew"] == 64

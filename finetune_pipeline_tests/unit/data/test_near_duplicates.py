@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from finetune_pipeline.data.near_duplicates import components, near_duplicate_clusters, near_duplicate_pairs
-from finetune_pipeline.data.shingles import loose_form
-from finetune_pipeline.data.templates import Templates
+from finetune_pipeline.data.dedup import kernels
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.near_duplicates import (
+    BANDS,
+    COLUMNS,
+    candidate_pairs,
+    components,
+    near_duplicate_clusters,
+    near_duplicate_pairs,
+    rows_of_a_band,
+    similarities,
+    sketch,
+)
+from finetune_pipeline.data.dedup.text_similarity import loose_form
 
 WORDS = [
     a + b
@@ -85,13 +95,13 @@ def test_a_template_with_very_many_rows_is_one_cluster_of_few_pairs() -> None:
     assert len(pairs) < 30 * len(texts)
 
 
-def test_templates_are_left_out() -> None:
+def test_boilerplate_is_left_out() -> None:
     preamble = "You are a careful assistant of a bank. Answer the following question in one short sentence.\n"
     texts = [
         preamble + t for t in ("Where is the branch?", "How do I pay a bill?", "how do I pay a bill", "My card is gone")
     ]
     assert len(set(near_duplicate_clusters(texts, 0.7).tolist())) < 3
-    pairs, likeness = near_duplicate_pairs(texts, 0.7, Templates((preamble,)))
+    pairs, likeness = near_duplicate_pairs(texts, 0.7, Boilerplate((preamble,)))
     assert pairs.tolist() == [[1, 2]] and likeness.tolist() == [1.0]
 
 
@@ -108,14 +118,66 @@ def test_small_inputs() -> None:
     assert got[2] == got[3] and len(set(got)) == 4
 
 
-def test_numba_is_loaded_for_large_inputs_only() -> None:
-    code = """
-import sys
-from finetune_pipeline.data import near_duplicates
-texts = [f"row {i} says {i * i} and then {i % 7}" for i in range(300)]
-few = near_duplicates.near_duplicate_clusters(texts, 0.6)
-assert "numba" not in sys.modules, "loaded for 300 rows"
-import finetune_pipeline.data.kernels
-assert "numba" in sys.modules and (near_duplicates.near_duplicate_clusters(texts, 0.6) == few).all()
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", np.uint8)
+ODD = "aäß東京éＡﬁ½İıΣςσ ,.!?-_+#%\t\n\u3000\u00a0😀\ud800\u0301\u0345ㄱ가각ẞ𝔸x y'’“”\x1c"
+
+
+def odd_forms(count: int) -> list[str]:
+    rng = random.Random(1)
+    texts = ["".join(rng.choices(ODD, k=rng.randint(0, 80))) for _ in range(count)]
+    texts += ["", "a", "!!!", "...", " \n", "—", "abcd", "日本", "plain words, plain words; and More"]
+    return [loose_form(t) for t in texts + [t.upper() + " edited" for t in texts[:100]]]
+
+
+def test_similarities_are_those_of_sets_of_strings() -> None:
+    forms = odd_forms(60)
+    pairs = np.array(list(combinations(range(len(forms)), 2)))[:: len(forms) // 20]
+    sets = [{f[i : i + 5] for i in range(len(f) - 4)} for f in (form.ljust(5) for form in forms)]
+    wanted = [len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for a, b in pairs]
+    assert similarities(pairs, lambda rows: [forms[i] for i in rows]).tolist() == wanted
+
+
+def test_a_sketch_does_not_depend_on_the_rows_beside_it() -> None:
+    forms = odd_forms(50)
+    whole = sketch(forms, 0.8)
+    assert whole.shape == (len(forms), COLUMNS) and whole.dtype == np.uint32
+    for i in (0, 7, len(forms) - 1):
+        assert np.array_equal(sketch([forms[i]], 0.8)[0], whole[i])
+
+
+def test_bands_miss_almost_nothing_at_any_threshold() -> None:
+    for threshold in (0.35, 0.5, 0.65, 0.8, 0.9, 1.0):
+        rows = rows_of_a_band(threshold)
+        assert 1 <= rows <= 16 and (1 - threshold**rows) ** BANDS < 1e-4
+    assert rows_of_a_band(0.8) == 7
+
+
+@pytest.mark.parametrize(("threshold", "grams"), [(0.5, 100), (0.8, 25), (0.8, 700), (0.95, 120)])
+def test_pairs_just_at_the_threshold_are_candidates(threshold: float, grams: int) -> None:
+    """Texts i and i + 3000 are as alike as the threshold, hardly more; their union has about `grams` 5-grams."""
+    rng, count = np.random.default_rng(0), 3000
+    own = max(1, round(grams * (1 - threshold) / 2))
+    shared = int(np.ceil(threshold * 2 * own / (1 - threshold) - 1e-9))
+    head = LETTERS[rng.integers(0, 36, (count, shared + 4))]
+    tails = [LETTERS[rng.integers(0, 36, (count, own))] for _ in range(2)]
+    forms = [bytes(row).decode() for tail in tails for row in np.concatenate([head, tail], 1)]
+    planted = np.stack([np.arange(count), np.arange(count) + count], 1)
+    alike = similarities(planted, lambda rows: [forms[i] for i in rows])
+    planted = planted[alike >= threshold - 1e-9]  # a chance repeat in a text may take one below
+    assert len(planted) > 2500 and alike.mean() < threshold + 0.03
+    found = set(map(tuple, candidate_pairs(sketch(forms, threshold), threshold).tolist()))
+    assert sum((a, b) in found for a, b in planted.tolist()) >= 0.998 * len(planted)
+    assert len(found) < 1.2 * len(planted)
+
+
+def test_kernels_are_compiled_without_a_cache_where_no_folder_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def njit(cache: bool = False, **options: Any) -> Any:
+        told.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(kernels.numba, "njit", njit)
+    assert kernels._compiled(len) is len and told == [True, False]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.scrubbing import (
+from finetune_pipeline.data.scrub import (
     KINDS,
     MODEL_KINDS,
     SHAPE_KINDS,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.scrubbing import canonical, fingerprint, load_key
+from finetune_pipeline.data.scrub import canonical, fingerprint, load_key
 from finetune_pipeline.findings import FindingsError
 
 KEY = bytes(range(32))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.scrubbing import Span, find_spans, load_recogniser, scrub_example
-from finetune_pipeline.data.scrubbing.addresses import addresses
+from finetune_pipeline.data.scrub import Span, find_spans, load_recogniser, scrub_example
+from finetune_pipeline.data.scrub.names import addresses
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline_tests.unit.data.scrubbing_rows import labelled_rows
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.scrubbing import (
+from finetune_pipeline.data.scrub import (
     Scrubber,
     Span,
     fingerprint,

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from finetune_pipeline.data import semantic
-from finetune_pipeline.data.semantic import compared, embed, suspects
+from finetune_pipeline.data.dedup import semantic
+from finetune_pipeline.data.dedup.semantic import compared, embed, suspects
 from finetune_pipeline.spec.model import SemanticSpec
 from finetune_pipeline_tests.unit.data.wordings import HARD_NEGATIVES, PARAPHRASES, pairs
 

@@ -10,11 +10,11 @@ import pytest
 
 from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.data import no_leakage
-from finetune_pipeline.data import semantic
-from finetune_pipeline.data.leakage import leakage_report
-from finetune_pipeline.data.semantic_leaks import prove_semantic, rewordings
-from finetune_pipeline.data.shingles import similarity
-from finetune_pipeline.data.splitting import split
+from finetune_pipeline.data.dedup import semantic
+from finetune_pipeline.data.dedup.text_similarity import similarity
+from finetune_pipeline.data.split.canaries import prove_semantic, rewordings
+from finetune_pipeline.data.split.leakage import leakage_report
+from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline.spec.model import SemanticSpec
 from finetune_pipeline_tests.unit.data.rows import example, make_spec, write_clean
 from finetune_pipeline_tests.unit.data.test_leakage import some

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.data import splitting
-from finetune_pipeline.data.examples import Example, decode_examples, example_files, read_examples
-from finetune_pipeline.data.ledger import SPLITS, read_ledger, record_assignments
+from finetune_pipeline.data.examples import Example, decode_examples, examples_of, read_examples
 from finetune_pipeline.data.sealing import SealedError, seal, seal_key, unseal
-from finetune_pipeline.data.split_files import examples_of
-from finetune_pipeline.data.splitting import assignments_in, split
+from finetune_pipeline.data.split.ledger import SPLITS, read_ledger, record_assignments
+from finetune_pipeline.data.split.splitting import assignments_in, split
 from finetune_pipeline_tests.unit.data.rows import LABELS, TEXT_OUTPUT, example, make_spec, read_lines, write_clean
 
 SPEC = make_spec()
@@ -214,12 +212,11 @@ def test_same_input_same_files_also_once_recorded(tmp_path: Path, record: bool) 
     run(tmp_path, "b", examples, record=record)
     names = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
     assert [str(n) for n in names] == [
-        "basis.json",
+        "boilerplate.json",
         "leakage.json",
         "placed.npy",
         "quarantine.jsonl",
         "rows.npy",
-        "templates.json",
         "test/fingerprints.json",
         "test/sealed.jsonl",
         "train/examples.jsonl",
@@ -228,17 +225,12 @@ def test_same_input_same_files_also_once_recorded(tmp_path: Path, record: bool) 
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
 
 
-def test_blocks_of_the_test_are_sealed_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "SMALL", 10)
+def test_the_test_is_sealed_and_its_rows_come_back(tmp_path: Path) -> None:
     key = seal_key(b"k" * 32)
     made = write_clean(tmp_path / "in", rows(0, 60), SPEC)
-    outs = [tmp_path / "a", tmp_path / "b"]
-    for out, earlier in zip(outs, ([], outs[:1]), strict=True):
-        facts = split(made, made, SPEC, tmp_path / "ledger", out, earlier, seal=lambda data: seal(data, key))
-    sealed = [example_files(examples_of(out, "test")) for out in outs]
-    assert all(a.samefile(b) for a, b in zip(*sealed, strict=True)) and sealed[0]
+    facts = split(made, made, SPEC, tmp_path / "ledger", tmp_path / "out", seal=lambda data: seal(data, key))
     with pytest.raises(SealedError):
-        read_examples(examples_of(outs[0], "test"))
-    found = decode_examples(b"".join(unseal(file.read_bytes(), key) for file in sealed[0]))
-    other = [e for name in ("train", "validation") for e in read_examples(examples_of(outs[0], name))]
+        read_examples(examples_of(tmp_path / "out", "test"))
+    found = decode_examples(unseal(examples_of(tmp_path / "out", "test").read_bytes(), key))
+    other = [e for name in ("train", "validation") for e in read_examples(examples_of(tmp_path / "out", name))]
     assert len(found) == facts["counts"]["test"] > 5 and {e.id for e in [*found, *other]} == {e.id for e in rows(0, 60)}

@@ -12,13 +12,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.duplicates import clean
-from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.ledger import SPLITS, record_assignments
+from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.review import apply_reviews
-from finetune_pipeline.data.split_files import examples_of
-from finetune_pipeline.data.splitting import assignments_in, split
-from finetune_pipeline.data.validation import validate
+from finetune_pipeline.data.split.ledger import SPLITS, record_assignments
+from finetune_pipeline.data.split.splitting import assignments_in, split
+from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline_tests.unit.data.rows import LABELS, TEXT_OUTPUT, make_spec, read_lines
 
 WORDS = [

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 from finetune_pipeline.data.summary import markdown, summarise
 from finetune_pipeline_tests.unit.data.rows import example
 
@@ -18,21 +16,15 @@ def test_counts_and_lengths() -> None:
         (1, 10, 11),
         *((i, i + 9, 10) for i in range(11, 100, 10)),
     ]
-    json.dumps(told, allow_nan=False)
 
 
-def test_histogram_counts_every_row_once() -> None:
-    for lengths in ([5], [1, 1000], [3, 3, 3], list(range(2, 40))):
-        bins = summarise([example("a " * n, line=i) for i, n in enumerate(lengths)])["histogram"]
-        assert sum(b["count"] for b in bins) == len(lengths) and len(bins) <= 10
-        assert bins[0]["from"] == min(lengths) and bins[-1]["to"] >= max(lengths)
-
-
-def test_markdown_shows_bars_and_no_text() -> None:
-    shown = markdown(summarise([example("one two"), example("a secret of ann"), example("x " * 30)]))
-    assert "**3 rows**" in shown
+def test_markdown_shows_bars_and_no_text_of_a_row() -> None:
+    rows = [example("one two"), example("```\n<script>alert(1)</script>\n| a |"), example("x " * 30)]
+    shown = markdown(summarise([*rows, example("two words", "a`b|c", label="a`b|c")]))
+    assert "**4 rows**" in shown and "| `bug_report` | 3 | 75.0% |" in shown
+    assert "| `a'b/c` | 1 | 25.0% |" in shown
     assert "| words | 2 |" in shown and "█" in shown
-    assert "secret" not in shown
+    assert "alert" not in shown and "one two" not in shown
 
 
 def test_no_rows() -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune_pipeline.data.detection import detect
+from finetune_pipeline.data.raw_files import detect
 from finetune_pipeline.data.readers.blocks import read_blocks
 from finetune_pipeline_tests.unit.data.raw_rows import (
     PROMPT,

@@ -4,24 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.judging import Checked, check_line
-from finetune_pipeline.data.validation import validate
-from finetune_pipeline_tests.unit.data.rows import LABELS, PROMPT, TEXT_OUTPUT, chat, make_spec, read_lines, write_raw
+from finetune_pipeline.data.validate.row_validation import ValidatedRow, validate_line
+from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline_tests.unit.data.rows import chat, make_spec, read_lines, write_raw
 
 SPEC = make_spec(max_chars=400)
-U, A, S = (
-    {"role": r, "content": c} for r, c in (("user", "It broke again"), ("assistant", "bug_report"), ("system", PROMPT))
-)
 
 
-def check(row: Any, spec: Any = SPEC, file: str = "raw/a.jsonl") -> Checked:
+def check(row: Any, spec: Any = SPEC, file: str = "raw/a.jsonl") -> ValidatedRow:
     data = row if isinstance(row, bytes) else json.dumps(row).encode()
-    return check_line(data, file, 7, spec)
+    return validate_line(data, file, 7, spec)
 
 
 def rules(row: Any, spec: Any = SPEC) -> list[str]:
@@ -57,12 +50,6 @@ def test_all_problems_of_a_row_come_at_once() -> None:
     ]
 
 
-def test_a_text_task_takes_any_answer() -> None:
-    spec = make_spec(output=TEXT_OUTPUT)
-    done = check({"text": "Say hi", "label": "Hello there"}, spec).example
-    assert done is not None and done.label is None and done.answer == "Hello there"
-
-
 def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
     raw = write_raw(
         tmp_path / "raw",
@@ -78,7 +65,7 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
     )
     write_raw(raw, [{"text": "It is down, mail jane@example.com", "label": "P0"}], "production.jsonl")
     facts = validate(raw, SPEC, tmp_path / "out")
-    assert facts | {"labels": 0, "files": 0, "shapes": 0, "parts": 0} == {
+    assert facts | {"labels": 0, "files": 0, "shapes": 0} == {
         "rows_in": 6,
         "kept": 2,
         "quarantined": 4,
@@ -94,8 +81,6 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
         },
         "files": 0,
         "shapes": 0,
-        "parts": 0,
-        "taken_over": 0,
         "ignored_keys": {"extra": 1},
     }
     assert facts["labels"] == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
@@ -123,53 +108,6 @@ def test_same_bytes_same_files(tmp_path: Path) -> None:
     for out in ("a", "b"):
         validate(raw, SPEC, tmp_path / out)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert {p.name for p in files} >= {"examples.jsonl", "quarantine.jsonl", "findings.jsonl", "parts.json"}
+    assert [str(name) for name in files] == ["examples.jsonl", "findings.jsonl", "quarantine.jsonl"]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=12),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["messages", "role", "content", "text", "label", "origin", "tags", "weight", "é"])
-            | st.text(max_size=3),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
-)
-TURN = st.fixed_dictionaries(
-    {
-        "role": st.sampled_from(["system", "user", "assistant", "tool", "User"]) | JSON,
-        "content": st.sampled_from([PROMPT, "bug_report", "hello\x00", "<|a|>", "\ud800"]) | JSON,
-    }
-)
-ROW = (
-    JSON
-    | st.fixed_dictionaries({"messages": st.lists(TURN, max_size=4)})
-    | st.fixed_dictionaries({"text": JSON, "label": st.sampled_from(LABELS) | JSON})
-)
-LINE = (
-    st.binary(max_size=60)
-    | ROW.map(lambda v: json.dumps(v).encode())
-    | st.tuples(ROW, st.integers(0, 80)).map(
-        lambda t: json.dumps(t[0], ensure_ascii=False).encode("utf-8", "surrogatepass")[: t[1]]
-    )
-)
-
-
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
-@given(lines=st.lists(LINE, max_size=6))
-def test_any_bytes_end_kept_or_quarantined(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
-    folder = tmp_path_factory.mktemp("any")
-    raw = write_raw(folder, lines)
-    facts = validate(raw, SPEC, folder / "out")
-    assert facts["rows_in"] == facts["kept"] + facts["quarantined"]
-    assert len(read_examples(folder / "out")) == facts["kept"]
-    quarantined = read_lines(folder / "out/quarantine.jsonl")
-    assert len(quarantined) == facts["quarantined"] and all(row["findings"] for row in quarantined)

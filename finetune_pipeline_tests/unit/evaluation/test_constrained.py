@@ -315,5 +315,5 @@ def test_an_endpoint_is_asked_for_free_answers_alone(folder: Path, tmp_path: Pat
         assert len(server.requests) == 6
     assert facts["restricted"]["available"] is available and len(of_model(rows, "base_restricted")) == 6 * available
     assert facts["restricted"]["why"] == (
-        "" if available else "answers of the endpoint engine cannot be restricted to a schema here"
+        "" if available else "answers of an endpoint cannot be restricted to a schema here"
     )

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.quality.benchmark_files import Item
-from finetune_pipeline.data.quality.contamination import BenchmarkIndex, contamination
-from finetune_pipeline.data.quality.report import data_quality
+from finetune_pipeline.data.dedup.benchmarks import BenchmarkIndex, Item
+from finetune_pipeline.data.quality.report import contamination, data_quality
 from finetune_pipeline.data.quality.synthetic import review_sample
+from finetune_pipeline.planning.token_counts import counted_by
 from finetune_pipeline.report.data_page import data_page, dollars
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -47,10 +47,10 @@ def faulty(base: Path) -> dict[str, Any]:
     ]  # fmt: skip
     rows.append(make(f"{HOSTILE} password login", HOSTILE, 601, label="parcel"))
     items = [Item(f"{HOSTILE}.jsonl", 1, rows[0].user_text)]
-    benchmarks = contamination(list(BenchmarkIndex(items).find(rows)), items, len(rows))
+    benchmarks = contamination(list(BenchmarkIndex(items).find(rows).values()), items, len(rows))
     spec = make_spec(LABELS)
     decisions = {e.id: "drop" for e in review_sample(rows, {}, spec.data.synthetic)[:2]}
-    return data_quality(rows, dealt(rows), {}, decisions, spec, base, benchmarks)
+    return data_quality(rows, dealt(rows), {}, decisions, spec, counted_by(base, spec), benchmarks)
 
 
 def test_the_page_is_well_formed_and_loads_nothing(faulty: dict[str, Any]) -> None:
@@ -62,25 +62,23 @@ def test_the_page_is_well_formed_and_loads_nothing(faulty: dict[str, Any]) -> No
 def test_it_says_what_stops_and_what_to_look_at(faulty: dict[str, Any]) -> None:
     words = page_of(faulty, "post", "d", STAGES, LABELS).words
     assert "Training is stopped." in words and "no, stops" in words and "What stops it: synthetic rows" in words
-    for text in ("640", "610", "data.bad_json", "of the labels are wrong", "have no decision yet", "not a label",
+    for text in ("640", "610", "data.bad_json", "of the labels are wrong", "have no decision yet",
                  "Clopper-Pearson", "1 training rows repeat 1 of the 1 items", "gpt-4o-mini", "2027-01-05"):  # fmt: skip
         assert text in words, text
-    for kind in faulty["edges"]["kinds"]:
-        assert kind["title"] in words.replace("\u2212", "-")
     assert faulty["noise"]["suspects"][0]["id"] in words
 
 
-def test_prose_with_a_stray_lists_its_row(base: Path) -> None:
-    rows = answers([f"It is number {i}." for i in range(60)] + ["it is Not."])
-    report = data_quality(rows, dealt(rows), {}, {}, make_spec(min_examples=10), base)
+def test_a_stray_answer_is_listed_with_its_row(base: Path) -> None:
+    rows, spec = answers(["yes", "no"] * 30 + ["Yes."]), make_spec(min_examples=10)
+    report = data_quality(rows, dealt(rows), {}, {}, spec, counted_by(base, spec))
     words = page_of(report, "post", "d").words
     assert "stray rows" in words and "raw/a.jsonl:61" in words and "Training may begin." in words
     assert "Look first at: one output format" in words
 
 
 def test_a_clean_report_says_so(base: Path) -> None:
-    rows = requests(600)
-    report = data_quality(rows, dealt(rows), {}, {}, make_spec(LABELS), base)
+    rows, spec = requests(600), make_spec(LABELS)
+    report = data_quality(rows, dealt(rows), {}, {}, spec, counted_by(base, spec))
     words = page_of(report, "post", "d").words
     assert "Nothing stands out." in words and "no, stops" not in words and "not asked" in words
 

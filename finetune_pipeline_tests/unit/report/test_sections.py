@@ -24,8 +24,8 @@ from finetune_pipeline_tests.unit.evaluation.ability.test_drop import choice, te
 from finetune_pipeline_tests.unit.evaluation.fake_run import OPENINGS, arguments, changed, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
 from finetune_pipeline_tests.unit.evaluation.test_robustness import predicted
-from finetune_pipeline_tests.unit.review.test_summary import SECRET, SHEET, said
 from finetune_pipeline_tests.unit.report.parsed import Parsed
+from finetune_pipeline_tests.unit.review.test_summary import SECRET, SHEET, said
 
 
 def section(name: str, result: EvaluationResult) -> Section:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.quality.grams import Grams, char_grams, word_grams
+from finetune_pipeline.data.dedup.grams import Grams, char_grams, word_grams
 
 TEXTS = ["a b c d", "b c", "x", "", "é b c ü", "日本 b c d", "b c d"]
 

@@ -1,0 +1,1 @@
+"""Near-duplicates, contradictions and text that rows share: which rows of a set stay."""

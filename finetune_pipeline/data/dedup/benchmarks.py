@@ -1,0 +1,270 @@
+"""Finds rows that repeat an item of a benchmark: trained on, they would make its score measure memory.
+
+Texts are compared in the exact form (see text_similarity). A row repeats an item when
+
+- its prompt equals the item (``exact``), or
+- runs of 13 words that both have cover at least half of the item's words (``overlap``; 13-grams as in Brown et al. 2020,
+  appendix C). Runs that many items of the file share are its boilerplate: they prove nothing, and are counted neither as
+  covered nor as words. An item with fewer than 13 words of its own is matched by equality alone.
+
+Hashes only find candidates; every match is verified on the words themselves.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.data.dedup.grams import word_grams
+from finetune_pipeline.data.dedup.text_similarity import exact_form
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.quoting import row_finding
+from finetune_pipeline.data.raw_files import BENCHMARKS
+from finetune_pipeline.findings import Finding, FindingsError
+
+MATCHES = "benchmark_matches.jsonl"
+SIZE = 13
+COVERED = 0.5
+_JOINED = (
+    ("instruction", "input"), ("context", "question"), ("passage", "question"), ("premise", "hypothesis"),
+    ("sentence1", "sentence2"), ("context", "query"),
+)  # fmt: skip
+_SINGLE = ("question", "query", "prompt", "instruction", "problem", "goal", "premise", "context", "passage", "sentence",
+           "input", "text", "content", "utterance")  # fmt: skip
+_CHATS = ("messages", "conversations", "conversation")
+_USERS = ("user", "human")
+_BETWEEN_PARAGRAPHS = re.compile(r"(\n[ \t]*\n)")
+_SUFFIXES = (".jsonl", ".json", ".txt", ".md")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing a benchmark asks. line: of a JSON Lines or text file; of a JSON document the item's number."""
+
+    file: str
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """One row that repeats a benchmark item; `covered`: share of the item's words, 1 for an exact match."""
+
+    id: str
+    place: str
+    file: str
+    line: int
+    how: str
+    covered: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+    def finding(self) -> Finding:
+        """Why the row is left out."""
+        how = "its prompt is that item" if self.how == "exact" else f"it covers {self.covered:.0%} of that item"
+        message = f"the row repeats an item of the benchmark {self.file} (line {self.line}): {how}"
+        fix = "nothing to do; the row is left out, else the benchmark's score would measure memory"
+        return row_finding("benchmark_contamination", self.place, message, fix)
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """The benchmark files below a folder. Small enough to be sent to other processes, which read the files themselves."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    @property
+    def index(self) -> BenchmarkIndex:
+        """Their items."""
+        return _index(self.folder, self.names)
+
+
+@lru_cache(maxsize=2)
+def _index(folder: Path, names: tuple[str, ...]) -> BenchmarkIndex:
+    return BenchmarkIndex([item for name in names for item in read_benchmark(folder / name, name)])
+
+
+def load_benchmarks(raw: Path | None) -> Benchmarks | None:
+    """The benchmark files of a raw artifact; None where there are none. Raises FindingsError for unreadable ones."""
+    folder = raw / BENCHMARKS if raw else None
+    if folder is None or not folder.is_dir():
+        return None
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    benchmarks = Benchmarks(folder, tuple(names))
+    assert benchmarks.index  # unreadable files are found now, not in a process of the pool
+    return benchmarks
+
+
+class BenchmarkIndex:
+    """Benchmark items, ready to be looked up. Build once, use for any number of rows."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = list(items)
+        forms = [exact_form(item.text) for item in self.items]
+        self._exact = {form: number for number, form in reversed(list(enumerate(forms)))}
+        self._words = [form.split(" ") for form in forms]
+        grams = word_grams(forms, SIZE)
+        of_items = set(zip(grams.rows.tolist(), grams.hashes.tolist(), strict=True))
+        frequency = Counter((self.items[number].file, h) for number, h in of_items)
+        sizes = Counter(item.file for item in self.items)
+        self._places: list[list[int]] = []  # of each item: where its own runs of 13 words begin
+        self._own: list[np.ndarray] = []  # of each item: which words are no boilerplate
+        self._having: defaultdict[int, list[int]] = defaultdict(list)  # items by the hash of a run
+        for number, item in enumerate(self.items):
+            hashes = grams.hashes[grams.offsets[number] : grams.offsets[number + 1]].tolist()
+            shared = [frequency[item.file, h] > max(10, 0.01 * sizes[item.file]) for h in hashes]
+            own = ~_covered_words([i for i, common in enumerate(shared) if common], len(self._words[number]))
+            places = [i for i, common in enumerate(shared) if not common] if own.sum() >= SIZE else []
+            self._own.append(own)
+            self._places.append(places)
+            for place in places:
+                self._having[hashes[place]].append(number)
+        self._hashes = np.array(sorted(self._having), np.uint64)
+
+    def find(self, examples: Sequence[Example]) -> dict[int, Match]:
+        """The rows (by place) that repeat an item; of several items the best covered one is named."""
+        prompts = [exact_form(e.user_text) for e in examples]
+        answers = [
+            exact_form("\n".join(m["content"] for m in e.messages if m["role"] == "assistant")) for e in examples
+        ]
+        best = {row: (1.0, self._exact[form], "exact") for row, form in enumerate(prompts) if form in self._exact}
+        for row, number in sorted(self._candidates([*prompts, *answers], len(prompts)) if len(self._hashes) else ()):
+            share = self._share(number, (prompts[row], answers[row]))
+            if share >= COVERED and share > best.get(row, (0.0,))[0]:
+                best[row] = (share, number, "overlap")
+        matches = {}
+        for row, (share, number, how) in sorted(best.items()):
+            item, e = self.items[number], examples[row]
+            matches[row] = Match(e.id, e.place, item.file, item.line, how, round(share, 4))
+        return matches
+
+    def _candidates(self, texts: Sequence[str], rows: int) -> set[tuple[int, int]]:
+        """(row, item) of those with the hash of a run in common; text i belongs to row i modulo `rows`."""
+        grams = word_grams(texts, SIZE)
+        hits = np.flatnonzero(np.isin(grams.hashes, self._hashes))
+        owners = (np.searchsorted(grams.offsets, hits, "right") - 1) % max(1, rows)
+        found = zip(owners.tolist(), grams.hashes[hits].tolist(), strict=True)
+        return {(row, number) for row, h in found for number in self._having[h]}
+
+    def _share(self, number: int, texts: Sequence[str]) -> float:
+        """Share of an item's own words that its own runs cover which one of the texts holds."""
+        held, words, own = [f" {text} " for text in texts], self._words[number], self._own[number]
+        there = [s for s in self._places[number] if any(f" {' '.join(words[s : s + SIZE])} " in text for text in held)]
+        return float((_covered_words(there, len(words)) & own).sum() / own.sum())
+
+
+def _covered_words(starts: Sequence[int], words: int) -> np.ndarray:
+    """Which words the runs of 13 that begin at these places cover."""
+    covered = np.zeros(words, bool)
+    for start in starts:
+        covered[start : start + SIZE] = True
+    return covered
+
+
+def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
+    """The items of a file: JSON Lines, a JSON document, or text by paragraphs; any of them gzipped.
+
+    Of an object the item is what is asked: instruction and input, context and question, the user's turns, or the first of
+    the usual fields; where no name is usual, its longest text. Raises FindingsError naming file and line of what cannot
+    be read.
+    """
+    name = name or path.name
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix not in _SUFFIXES:
+        fix = f"write {', '.join(_SUFFIXES)}"
+        raise _unreadable(name, f"files that end in {suffix or 'nothing'} are not read", fix)
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(name, str(error), "make the file readable") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(name, f"byte {error.start:,} is not UTF-8", "save the file as UTF-8") from error
+    items = [Item(name, line, asked) for line, asked in _asked(text, suffix, name) if asked.strip()]
+    if not items:
+        raise _unreadable(name, "no text was found in it", "give a file whose rows hold what is asked")
+    return items
+
+
+def _asked(text: str, suffix: str, name: str) -> Iterator[tuple[int, str]]:
+    """(line, what is asked) of every item in a file's text."""
+    if suffix in (".txt", ".md"):
+        at = 1
+        for piece in _BETWEEN_PARAGRAPHS.split(text):
+            yield at + piece[: len(piece) - len(piece.lstrip())].count("\n"), piece.strip()
+            at += piece.count("\n")
+    elif suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield from ((number, asked) for asked in _item_texts(_decoded(line, f"{name}:{number}")))
+    else:
+        document = _decoded(text, name)
+        lists = [v for v in document.values() if isinstance(v, list)] if isinstance(document, dict) else []
+        rows = [row for of in lists for row in of] if lists else document if isinstance(document, list) else [document]
+        yield from ((number, asked) for number, row in enumerate(rows, 1) for asked in _item_texts(row))
+
+
+def _decoded(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(place, f"not JSON: {error}", "write it with a JSON library") from error
+
+
+def _unreadable(place: str, message: str, fix: str) -> FindingsError:
+    return FindingsError([row_finding("benchmark_unreadable", place, message, fix)])
+
+
+def _item_texts(row: Any) -> list[str]:
+    """What a row asks; more than one text when it nests instances of one instruction."""
+    if isinstance(row, Mapping):
+        for name in _CHATS:
+            if isinstance(row.get(name), list) and (asked := _user_turns(row[name])):
+                return [asked]
+        nested = row.get("instances")
+        if isinstance(nested, list) and nested and all(isinstance(n, Mapping) for n in nested):
+            outer = {k: v for k, v in row.items() if k != "instances"}
+            return list(dict.fromkeys(text for n in nested for text in _item_texts({**outer, **n})))
+        for pair in _JOINED:
+            if all(isinstance(row.get(name), str) for name in pair):
+                return ["\n\n".join(row[name] for name in pair if row[name].strip())]
+        for name in _SINGLE:
+            if isinstance(row.get(name), str) and row[name].strip():
+                return [row[name]]
+    texts = list(_strings(row))
+    return [max(texts, key=len)] if texts else []
+
+
+def _user_turns(turns: Sequence[Any]) -> str:
+    users = [t for t in turns if isinstance(t, Mapping) and (t.get("role") or t.get("from")) in _USERS]
+    said: list[str] = []
+    for content in (turn.get("content", turn.get("value")) for turn in users):
+        parts = content if isinstance(content, list) else [content]
+        said += [text for part in parts for text in _strings(part, besides="type")]
+    return "\n".join(said)
+
+
+def _strings(value: Any, besides: str = "") -> Iterator[str]:
+    """All texts in a value, but those under the key `besides`."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key != besides:
+                yield from _strings(inner, besides)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner, besides)

@@ -1,0 +1,255 @@
+"""Boilerplate: text that many rows share (preambles, suffixes, prompt skeletons) and that must not make them look alike.
+
+Candidates: text many rows begin with, text many end with, lines, sentences and runs of words many contain. A candidate
+is boilerplate only if what its rows say besides is long enough and differs from row to row; so "I want to cancel order
+123", with whatever number, is a question and no boilerplate with a number in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.data.dedup.text_similarity import SIZE, keeps, loose_form
+
+PREAMBLES = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.",
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+)
+_LABELS = tuple(
+    f"### {name}:" for name in ("Instruction", "Input", "Response", "Human", "Assistant", "Question", "Answer")
+)
+SAMPLE = 20_000  # distinct texts looked at
+LONG = 40  # characters from which shared text can be boilerplate wherever it stands
+MOST = 100  # segments; the most frequent are kept
+_SHORT = 3  # characters of the shortest label on a line of its own, such as `### Input:`
+_LABEL_SHARE = 0.2  # of the rows that must have such a label
+_SAME = 0.8  # share of a segment's rows from which a longer one is the same boilerplate
+_LEFT = 20  # characters that the median of a segment's rows must say besides it
+_ALIKE = 0.5  # Jaccard similarity at which what two rows say besides is alike
+_RUN = 8  # words in a row
+_WORDS = 2_000_000  # looked at for runs
+_LOOKED_AT = 100  # rows of a candidate
+_SENTENCES = re.compile(r"\n+|(?<=[.!?:])\s+")
+_LABEL = re.compile(r".*:|[#<\[*=_-].*")
+
+
+@dataclass(frozen=True)
+class Boilerplate:
+    """segments: shared text, longest first. Segments of 40 characters or more are taken off wherever they stand,
+    shorter ones only where they are a whole line."""
+
+    segments: tuple[str, ...] = ()
+
+    def with_known(self) -> Boilerplate:
+        """These segments, and the prompt skeletons that travel from set to set."""
+        return Boilerplate(_longest_first({*self.segments, *PREAMBLES, *_LABELS}))
+
+    def save(self, path: Path) -> None:
+        """Write the segments as JSON."""
+        write_json(path, {"segments": list(self.segments)}, durable=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Boilerplate:
+        """The boilerplate in a file that :meth:`save` wrote."""
+        return cls(tuple(read_json(path)["segments"]))
+
+
+def _longest_first(segments: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(segments, key=lambda s: (-len(s), s)))
+
+
+def find_boilerplate(texts: Iterable[str], share: float = 0.005, at_least: int = 20) -> Boilerplate:
+    """The boilerplate of a set of texts: shared by so large a share of the distinct texts and by so many of them.
+
+    The order of the texts does not matter. Of more than 20,000 distinct texts those with the smallest hashes are looked
+    at, so that a few new rows seldom change the result.
+    """
+    sample = sorted(set(texts), key=_hash)[:SAMPLE]
+    fewest = max(at_least, round(share * len(sample)))
+    if len(sample) < fewest:
+        return Boilerplate()
+    rows = Counter(_pieces(sample, fewest))
+    endings = _shared([t[::-1] for t in sample], fewest)
+    for segment, count in (
+        *_shared(sample, fewest).items(),
+        *((ending[::-1], count) for ending, count in endings.items()),
+        *_runs(sample, fewest).items(),
+    ):
+        rows[segment] = max(rows[segment], count)
+    chosen = _independent(rows)
+    while True:
+        boilerplate = Boilerplate(_longest_first(chosen))
+        take_off = stripper(boilerplate)
+        kept = [segment for segment in chosen if _wraps_content(segment, sample, take_off)]
+        if len(kept) == len(chosen):
+            return boilerplate
+        chosen = kept
+
+
+def strip(text: str, boilerplate: Boilerplate) -> str:
+    """The text without its boilerplate; the whole text where nothing would be left. For many texts see `stripper`."""
+    return stripper(boilerplate)(text)
+
+
+@lru_cache(maxsize=16)
+def stripper(boilerplate: Boilerplate) -> Callable[[str], str]:
+    """A function that takes this boilerplate off a text, in a microsecond for ten segments."""
+    long = [s for s in boilerplate.segments if len(s) >= LONG]
+    short = [s for s in boilerplate.segments if len(s) < LONG]
+    lines = re.compile(r"^[ \t]*(?:" + "|".join(map(re.escape, short)) + r")[ \t]*$", re.MULTILINE)
+
+    def take_off(text: str) -> str:
+        left = text
+        for segment in long:
+            if segment in left:
+                left = left.replace(segment, "\n")
+        if any(segment in left for segment in short):
+            left = lines.sub("", left)
+        if left is text:
+            return text
+        return left.strip() if any(map(keeps, left)) else text
+
+    return take_off
+
+
+def _independent(rows: Mapping[str, int]) -> list[str]:
+    """The segments of which none is only a part of another, and none another and what some rows happen to say next.
+
+    A segment that goes on from another counts if it is 40 characters longer, or nearly all rows of the other have it.
+    """
+    chosen: list[str] = []
+    for segment in sorted(rows, key=lambda s: (-rows[s], -len(s), s)):
+        if any(segment in s and rows[s] >= rows[segment] for s in chosen):
+            continue
+        inner = max((s for s in chosen if s in segment), key=len, default="")
+        if not inner or len(segment) - len(inner) >= LONG or rows[segment] >= _SAME * rows[inner]:
+            chosen.append(segment)
+            if len(chosen) == MOST:
+                break
+    return chosen
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _pieces(texts: Sequence[str], fewest: int) -> dict[str, int]:
+    """Long sentences and lines, and short labels on a line of their own, with the number of texts they stand in."""
+    long: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    for text in texts:
+        lines = {line.strip() for line in text.split("\n")}
+        long.update({piece for s in (*_SENTENCES.split(text), *lines) if len(piece := s.strip()) >= LONG})
+        labels.update({s for s in lines if _SHORT <= len(s) < LONG and _LABEL.fullmatch(s)})
+    many = max(fewest, round(_LABEL_SHARE * len(texts)))
+    found = {s: n for s, n in long.items() if n >= fewest}
+    return found | {s: n for s, n in labels.items() if n >= many}
+
+
+def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
+    """Long runs of words that stand anywhere in many texts, with the number of texts: stretches all of whose eight
+    words in a row are that frequent."""
+    numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    ids: list[int] = []
+    ends = [0]
+    for text in texts:
+        ids.extend(map(numbers.__getitem__, text.split()))
+        ends.append(len(ids))
+        if len(ids) > _WORDS:
+            break
+    windows = len(ids) - _RUN + 1
+    if windows < 1:
+        return {}
+    fewest = max(2, round(fewest * (len(ends) - 1) / len(texts)))
+    word, keys = np.array(ids, np.uint64), np.zeros(windows, np.uint64)
+    for j in range(_RUN):
+        keys = (keys ^ word[j : j + windows]) * np.uint64(0x9E3779B97F4A7C15)
+        keys ^= keys >> np.uint64(32)
+    row = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+    inside = row[:windows] == row[_RUN - 1 :]
+    frequent = np.zeros(windows + 2, np.int8)
+    frequent[1:-1][inside] = _rows_with(keys[inside], row[:windows][inside]) >= fewest
+    seen: set[tuple[int, str]] = set()
+    for first, last in np.flatnonzero(np.diff(frequent)).reshape(-1, 2).tolist():
+        at = int(row[first])
+        words = list(re.finditer(r"\S+", texts[at]))[first - ends[at] : last - ends[at] + _RUN - 1]
+        seen.add((at, texts[at][words[0].start() : words[-1].end()]))
+    found = Counter(run for _, run in seen)
+    return {run: count for run, count in found.items() if count >= fewest and len(run) >= LONG}
+
+
+def _rows_with(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """For every (key, row) the number of rows with that key."""
+    order = np.lexsort((rows, keys))
+    keys, rows = keys[order], rows[order]
+    new_key, new = np.ones(len(keys), np.bool_), np.ones(len(keys), np.bool_)
+    new_key[1:] = keys[1:] != keys[:-1]
+    new[1:] = new_key[1:] | (rows[1:] != rows[:-1])
+    group = np.cumsum(new_key) - 1
+    counts = np.empty(len(keys), np.int64)
+    counts[order] = np.bincount(group[new], minlength=len(keys))[group]
+    return counts
+
+
+def _shared(texts: Sequence[str], fewest: int) -> dict[str, int]:
+    """Every long common beginning of that many texts, cut at a word's end, with the number of texts.
+
+    The intervals of the array of longest common prefixes (Abouelhoda, Kurtz and Ohlebusch 2004).
+    """
+    ordered = sorted(texts)
+    depths = [_common(*pair) for pair in pairwise(ordered)] + [0]
+    found: dict[str, int] = {}
+    open_: list[tuple[int, int]] = []  # (depth, first text)
+    for i, depth in enumerate(depths):
+        first = i
+        while open_ and open_[-1][0] > depth:
+            deep, first = open_.pop()
+            if i + 1 - first >= fewest:
+                shared = re.sub(r"\w+$", "", ordered[first][:deep])
+                if len(shared.strip()) >= LONG:
+                    found[shared] = max(found.get(shared, 0), i + 1 - first)
+        if depth and (not open_ or open_[-1][0] < depth):
+            open_.append((depth, first))
+    return found
+
+
+def _common(a: str, b: str) -> int:
+    """Length of the longest common beginning."""
+    least, most = 0, min(len(a), len(b))
+    while least < most:
+        middle = (least + most + 1) // 2
+        if a[least:middle] == b[least:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    return least
+
+
+def _wraps_content(segment: str, texts: Sequence[str], take_off: Callable[[str], str]) -> bool:
+    """Whether the texts with this segment say long and different things besides all boilerplate."""
+    besides = []
+    for text in texts:
+        if segment in text:
+            left = take_off(text)
+            besides.append("" if left == text else loose_form(left))
+            if len(besides) == _LOOKED_AT:
+                break
+    if not besides or len(set(besides)) < len(besides) / 2 or median(map(len, besides)) < _LEFT:
+        return False
+    grams = [{b[i : i + SIZE] for i in range(max(1, len(b) - SIZE + 1))} for b in besides]
+    return median(len(a & b) / len(a | b) for a, b in pairwise(grams)) < _ALIKE

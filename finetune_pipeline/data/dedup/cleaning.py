@@ -1,0 +1,183 @@
+"""The cleaning step: personal data out, duplicates out, rows that contradict each other into quarantine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.data.dedup.benchmarks import MATCHES, load_benchmarks
+from finetune_pipeline.data.dedup.boilerplate import find_boilerplate
+from finetune_pipeline.data.dedup.clustering import Clusters, cluster_rows
+from finetune_pipeline.data.dedup.duplicate_resolution import resolve
+from finetune_pipeline.data.dedup.preparation import Preparation, PreparedRows, prepare_rows
+from finetune_pipeline.data.dedup.row_table import (
+    ALL_ROWS,
+    CONTRADICTION,
+    EXACT,
+    GONE,
+    KEPT,
+    NEAR,
+    TABLE,
+    RowTable,
+    quarantine_row,
+    write_kept,
+)
+from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file
+from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
+from finetune_pipeline.data.quoting import row_finding
+from finetune_pipeline.data.scrub import KINDS
+from finetune_pipeline.findings import Finding, as_rows
+from finetune_pipeline.progress import tell
+from finetune_pipeline.spec import TaskSpec
+
+BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
+_SAMPLE = 20_000
+_SUSPECTS_SHOWN = 200
+
+
+def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
+    """Scrub, find rows that ask the same, remove repeats, quarantine contradictions and copies of benchmark items.
+
+    Writes ``examples.jsonl`` (rows kept, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
+    records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl`` (id, source, kept_id,
+    kept_source, kind, similarity of the prompts), ``quarantine.jsonl``, ``findings.jsonl``, ``scrubbed.jsonl`` (id,
+    source, kind, count, fingerprints) and ``benchmark_matches.jsonl``.
+
+    Args:
+        validated: Folder of the validated examples.
+        spec: The task.
+        out: Where to write.
+        raw: Folder of the raw artifact, for its benchmark files.
+        key: Of the fingerprints of what was scrubbed.
+
+    Returns:
+        Facts: rows_in, kept, quarantined, exact_duplicates, near_duplicates, contradictions (rows), benchmark_rows,
+        by_rule, scrubbed (hits per kind), scrub, scrubbed_rows, labels, boilerplate, clusters, prompts, similar_pairs,
+        semantic_suspects. Always rows_in == kept + quarantined + exact_duplicates +
+        near_duplicates.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    source = examples_file(validated)
+    found = find_boilerplate(_sample_of_prompts(source))
+    boilerplate = found.with_known()
+    prepared = prepare_rows(source, Preparation(spec, boilerplate, load_benchmarks(raw), key), out / ALL_ROWS)
+    table = RowTable(prepared.rows, out / ALL_ROWS)
+    tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
+    clusters = cluster_rows(table, prepared.sketches, boilerplate, spec)
+    table.rows["cluster"] = clusters.names(table.rows["id"])
+    resolved = _resolve(table, clusters, spec)
+    findings = [*prepared.findings, *resolved.contradictions, *_suspected(table, clusters)]
+    write_kept(table, out / EXAMPLES)
+    np.save(out / TABLE, table.rows)
+    np.save(out / SKETCHES, prepared.sketches)
+    boilerplate.save(out / BOILERPLATE)
+    write_rows(out / "duplicates.jsonl", (row for _, row in resolved.repeats))
+    write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *resolved.quarantine])
+    write_rows(out / "findings.jsonl", as_rows(findings))
+    write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
+    write_rows(out / MATCHES, prepared.matches)
+    return {
+        **_counts(table.rows, prepared, findings, spec),
+        "boilerplate": len(found.segments),
+        "clusters": clusters.count,
+        "prompts": clusters.prompts,
+        "similar_pairs": clusters.pairs,
+        "semantic_suspects": len(clusters.suspects),
+    }
+
+
+def _sample_of_prompts(source: Path) -> Iterator[str]:
+    """User texts to find boilerplate in: all, or of a large set those whose id (a hash) begins with enough zeros."""
+    rows = sum(block.count(b"\n") for block in read_blocks_of_lines(source))
+    zeros = 0
+    while rows / 16**zeros > _SAMPLE:
+        zeros += 1
+    beginning = b'{"id":"' + b"0" * zeros
+    with source.open("rb") as lines:
+        for line in lines:
+            if line.startswith(beginning):
+                yield decode_examples(line, str(source))[0].user_text
+
+
+@dataclass
+class _Resolved:
+    """repeats: (row, its line in duplicates.jsonl); quarantine and findings of contradictions."""
+
+    repeats: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    contradictions: list[Finding] = field(default_factory=list)
+
+
+def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
+    """Decide about the members of every cluster; the states go into the table."""
+    resolved = _Resolved()
+    contradictions: list[tuple[int, Example, Finding]] = []
+    done = 0
+    for batch in clusters.of_several(np.flatnonzero(table.rows["state"] == KEPT)):
+        examples = iter(table.fetch(np.concatenate(batch)))
+        for members in batch:
+            rows = [next(examples) for _ in members]
+            resolution = resolve(rows, spec)
+            table.rows["state"][members] = resolution.states
+            contradictions += [(int(members[i]), rows[i], finding) for i, finding in resolution.contradictions]
+            for i, (stays, likeness) in resolution.repeats.items():
+                line = _duplicate(rows[i], rows[stays], resolution.states[i], likeness)
+                resolved.repeats.append((int(members[i]), line))
+        done += len(batch)
+        tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
+    resolved.repeats.sort(key=lambda repeat: repeat[0])
+    for _, example, finding in sorted(contradictions, key=lambda c: c[0]):
+        resolved.contradictions.append(finding)
+        if finding.severity == "error":
+            resolved.quarantine.append(quarantine_row(example, finding))
+    return resolved
+
+
+def _duplicate(example: Example, stays: Example, state: int, likeness: float) -> dict[str, Any]:
+    return {
+        "id": example.id,
+        "source": {"file": example.source["file"], "line": example.source["line"]},
+        "kept_id": stays.id,
+        "kept_source": {"file": stays.source["file"], "line": stays.source["line"]},
+        "kind": "exact" if state == EXACT else "near",
+        "similarity": round(likeness, 4),
+    }
+
+
+def _suspected(table: RowTable, clusters: Clusters) -> list[Finding]:
+    """Rows that may mean the same, the likeliest first."""
+    found = []
+    for i, j, likeness in clusters.suspects[:_SUSPECTS_SHOWN]:
+        row, other = table.fetch(np.array([i, j]))
+        message = f"may mean the same as {other.place} (cosine similarity {likeness:.2f})"
+        fix = "look at the two; drop one by a line in reviews/ if they repeat each other"
+        found.append(row_finding("semantic_suspect", row.place, message, fix, "warning"))
+    return found
+
+
+def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:
+    counts = np.bincount(rows["state"], minlength=GONE + 1).tolist()
+    labels = np.bincount(rows["label"][rows["state"] == KEPT] + 1, minlength=len(spec.labels) + 1)
+    rules = Counter(f.rule for f in findings)
+    hits = Counter(dict.fromkeys(KINDS, 0))
+    for row in prepared.scrubbed:
+        hits[row["kind"]] += row["count"]
+    return {
+        "rows_in": len(rows),
+        "kept": counts[KEPT],
+        "quarantined": counts[CONTRADICTION] + counts[GONE],
+        "exact_duplicates": counts[EXACT],
+        "near_duplicates": counts[NEAR],
+        "contradictions": counts[CONTRADICTION],
+        "benchmark_rows": rules["data.benchmark_contamination"],
+        "by_rule": dict(sorted(rules.items(), key=lambda kv: (-kv[1], kv[0]))),
+        "scrubbed": dict(hits),
+        "scrub": spec.data.scrub,
+        "scrubbed_rows": len({(r["source"]["file"], r["source"]["line"]) for r in prepared.scrubbed}),
+        "labels": {label: int(n) for label, n in zip(spec.labels, labels[1:], strict=True)},
+    }

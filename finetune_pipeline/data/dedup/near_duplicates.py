@@ -1,0 +1,194 @@
+"""Near-duplicate texts of a whole set: MinHash proposes pairs, and their exact Jaccard similarity decides.
+
+One hash per 5-gram: its top 8 bits choose one of 256 bins, and a bin keeps its smallest hash (one-permutation hashing, Li,
+Owen and Zhang 2012). A second hash fills bins left empty (Dahlgaard, Knudsen and Thorup 2017), the rest borrow from another
+bin (densification, Shrivastava 2017). Two texts agree in a bin with a probability of their Jaccard similarity. Every seven
+bins (at threshold 0.8) make a band key: two texts of similarity s share one of b keys of r bins with probability
+1 - (1 - s^r)^b (Leskovec et al., Mining of Massive Datasets, ch. 3). One bit of every bin is kept too: the share of equal
+bits estimates (1 + s) / 2 (Li and König 2010), so that most pairs that share a key by chance need not be verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate, stripper
+from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, SIZE, loose_form
+
+BANDS, BINS = 40, 256
+COLUMNS = BANDS + BINS // 32
+"""Of a sketch: band keys, then one bit per bin."""
+_WHOLE = 32
+"""Rows of a bucket up to which all of its pairs are candidates."""
+_REACH = 8
+"""In larger buckets each row is compared with so many next to it, in an order that differs from band to band."""
+_FORESTS = 6
+"""And a pair is a candidate only while its rows are connected less than so many times."""
+_ERRORS = 3.7
+"""Standard errors that the estimated similarity may lie below the threshold: one pair in 3,000 is lost."""
+_ROWS_AT_ONCE = 2048
+_PAIRS_AT_ONCE = 20_000
+
+
+def loose_forms(texts: Sequence[str], boilerplate: Boilerplate | None = None) -> list[str]:
+    """The loose forms of texts without their boilerplate."""
+    return list(map(loose_form, texts if boilerplate is None else map(stripper(boilerplate), texts)))
+
+
+def rows_of_a_band(threshold: float) -> int:
+    """The most bins a band may join while a pair exactly at the threshold is missed less than once in 10,000."""
+    rows = 1
+    while rows < 16 and (1 - threshold ** (rows + 1)) ** BANDS < 1e-4:
+        rows += 1
+    return rows
+
+
+def sketch(forms: Sequence[str], threshold: float) -> np.ndarray:
+    """uint32 of shape [n, 48]: 40 band keys, then 256 bits of signature.
+
+    Sketches can be compared where they were made for the same threshold.
+    """
+    from finetune_pipeline.data.dedup import kernels
+
+    rows = rows_of_a_band(threshold)
+    place = np.arange(BANDS * rows)
+    turn = place // BINS  # every bin in turn, then again in another order
+    bands = ((place * (74 * turn + 1) + 11 * turn) % BINS).reshape(BANDS, rows)
+    donors = np.random.default_rng(0).permutation(np.arange(1, BINS))
+    keys = np.empty((len(forms), BANDS), np.uint32)
+    bits = np.empty((len(forms), BINS // 64), np.uint64)
+    for start in range(0, len(forms), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        kernels.sketch_rows(*_points(forms[part]), bands, donors, keys[part], bits[part])
+    return np.concatenate([keys, bits.view(np.uint32)], 1)
+
+
+def _points(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(code points (uint32) of all forms, where each begins (int64)); short forms are padded with blanks."""
+    padded = [form.ljust(SIZE) for form in forms]
+    offsets = np.zeros(len(padded) + 1, np.int64)
+    np.cumsum([len(p) for p in padded], out=offsets[1:])
+    return np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32), offsets
+
+
+def candidate_pairs(sketches: np.ndarray, threshold: float) -> np.ndarray:
+    """Pairs of rows (int64, [m, 2], first < second, sorted) whose sketches (uint32, [n, 48]) are alike enough.
+
+    Buckets of up to 32 rows with one band key give all their pairs. Larger ones (a template with very many rows) give only
+    enough pairs to connect every row six times, so that time stays linear.
+    """
+    from finetune_pipeline.data.dedup import kernels
+
+    n = len(sketches)
+    bits = np.ascontiguousarray(sketches[:, BANDS:]).view(np.uint64)
+    most = (_differing_bits(threshold, _ERRORS), _differing_bits(threshold, 0))
+    forests = np.tile(np.arange(n, dtype=np.int32), (_FORESTS, 1))
+    found = [np.zeros(0, np.uint64)]
+    for band in range(BANDS):
+        rows, starts = _buckets(np.ascontiguousarray(sketches[:, band]), band)
+        sizes = np.diff(starts)
+        room = np.where(sizes > _WHOLE, sizes * _REACH, sizes * (sizes - 1) // 2).sum()
+        out = np.empty(int(room), np.uint64)
+        count = kernels.pair_up(rows, starts, bits, most, _WHOLE, _REACH, forests, out)
+        found.append(out[:count].copy())
+        if sum(map(len, found[1:])) > len(found[0]) + 1_000_000:
+            found = [np.unique(np.concatenate(found))]
+    packed = np.unique(np.concatenate(found))
+    return np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], 1).astype(np.int64)
+
+
+def _differing_bits(threshold: float, errors: float) -> int:
+    """How many of the 256 signature bits may differ in a candidate: at the threshold, and so many standard errors more.
+
+    A bit differs with probability p = (1 - s) / 2 where the similarity is s, so the standard error is sqrt(256 p (1 - p)).
+    """
+    p = (1 - threshold) / 2
+    return min(BINS, int(BINS * p + errors * (BINS * p * (1 - p)) ** 0.5) + 2)
+
+
+def _buckets(keys: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (int64) that share a key (uint32, [n]): bucket k is ``rows[starts[k]:starts[k + 1]]``.
+
+    Rows of a bucket come in an order that looks random and differs from band to band: that of ``row * odd`` modulo 2^32.
+    """
+    odd = (2 * band + 1) * 0x9E3779B1 % 2**32
+    order = keys.astype(np.uint64) << np.uint64(32) | np.arange(len(keys), dtype=np.uint32) * np.uint32(odd)
+    order.sort()
+    ordered = order >> np.uint64(32)
+    same = ordered[1:] == ordered[:-1]
+    shared = np.append(same, False) | np.append(False, same) if len(keys) else same
+    rows = (order[shared] & np.uint64(0xFFFFFFFF)).astype(np.uint32) * np.uint32(pow(odd, -1, 2**32))
+    values = ordered[shared]
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.zeros(0, int)
+    return rows.astype(np.int64), np.append(starts, len(values)).astype(np.int64)
+
+
+def similarities(pairs: np.ndarray, forms_of: Callable[[np.ndarray], Sequence[str]]) -> np.ndarray:
+    """Jaccard similarity (float64, [m]) of each pair of rows (int64, [m, 2]), in bounded memory.
+
+    Args:
+        pairs: The pairs.
+        forms_of: Gives the loose forms of rows (int64).
+    """
+    from finetune_pipeline.data.dedup import kernels
+
+    found = np.empty(len(pairs), np.float64)
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        rows, places = np.unique(pairs[part], return_inverse=True)
+        kernels.jaccard_pairs(*_points(forms_of(rows)), places.reshape(-1, 2), found[part])
+    return found
+
+
+def verified_pairs(
+    sketches: np.ndarray, threshold: float, forms_of: Callable[[np.ndarray], Sequence[str]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(pairs (int64, [m, 2], first < second, sorted), their similarity (float64, [m])) at the threshold or above."""
+    pairs = candidate_pairs(sketches, threshold)
+    likeness = similarities(pairs, forms_of)
+    alike = likeness >= threshold - NEAR_ENOUGH
+    return pairs[alike], likeness[alike]
+
+
+def near_duplicate_pairs(
+    texts: Sequence[str], threshold: float, boilerplate: Boilerplate | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(pairs (int64, [m, 2], first < second, sorted), their similarity (float64, [m])) at the threshold or above.
+
+    Rows with equal loose forms are collapsed: each later one is paired with the first of them only, and other rows are
+    paired with the first.
+    """
+    forms = loose_forms(texts, boilerplate)
+    first: dict[str, int] = {}
+    links = [(at, i) for i, form in enumerate(forms) if (at := first.setdefault(form, i)) != i]
+    rows = np.array(list(first.values()), np.int64)
+    pairs, likeness = verified_pairs(
+        sketch([forms[i] for i in rows], threshold), threshold, lambda which: [forms[i] for i in rows[which]]
+    )
+    pairs = np.concatenate([rows[pairs], np.array(links, np.int64).reshape(-1, 2)])
+    likeness = np.concatenate([likeness, np.ones(len(links))])
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    return pairs[order], likeness[order]
+
+
+def near_duplicate_clusters(
+    texts: Sequence[str], threshold: float, boilerplate: Boilerplate | None = None
+) -> np.ndarray:
+    """Cluster number (int64, [n]) of every text: connected components of the pairs with similarity ≥ threshold."""
+    return components(len(texts), near_duplicate_pairs(texts, threshold, boilerplate)[0])
+
+
+def components(n: int, pairs: np.ndarray) -> np.ndarray:
+    """Component number (int64, [n], from 0 by first row) of every row, rows being joined by pairs (int64, [m, 2])."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    if not n:
+        return np.zeros(0, np.int64)
+    graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    _, first, number = np.unique(connected_components(graph, directed=False)[1], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[number]

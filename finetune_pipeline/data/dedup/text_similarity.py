@@ -1,0 +1,141 @@
+"""Normal forms of text, and the Jaccard similarity of sets of character 5-grams: the measure of likeness used everywhere.
+
+Jaccard similarity: |A ∩ B| / |A ∪ B| of the two sets (Jaccard 1912; Broder 1997 for shingles).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
+from typing import Any
+
+import numpy as np
+
+SIZE = 5
+NEAR_ENOUGH = 1e-9
+"""What rounding may take off a similarity."""
+_KEPT_MARKS = set("#%&@*/\\")
+_ROWS_AT_ONCE = 512
+
+
+def keeps(char: str) -> bool:
+    """Whether a character stays in the loose form: letters, digits, symbols, marks and ``# % & @ * / \\``."""
+    return unicodedata.category(char)[0] in "LMNS" or char in _KEPT_MARKS
+
+
+class _Loose(dict[int, int | str]):
+    """A table for str.translate: what `keeps` says stays, the rest becomes a blank."""
+
+    def __missing__(self, code: int) -> int | str:
+        self[code] = code if keeps(chr(code)) else " "
+        return self[code]
+
+
+_LOOSE = _Loose()
+
+
+def exact_form(text: str) -> str:
+    """Compatibility-composed, case folded, blanks collapsed. Digits, punctuation and symbols stay as they are."""
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return " ".join(plain.casefold().split())
+
+
+def loose_form(text: str) -> str:
+    """The exact form without punctuation (`c++`, `c#` and `95%` still differ); the exact form where nothing is left."""
+    exact = exact_form(text)
+    return " ".join(exact.translate(_LOOSE).split()) or exact
+
+
+def text_key(text: str) -> str:
+    """32 hex digits of the SHA-256 of a text's exact form."""
+    return hashlib.sha256(exact_form(text).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def gram_hashes(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes uint64, offsets int64): row i's 5-grams, repeats kept, are ``hashes[offsets[i]:offsets[i + 1]]``.
+
+    A row shorter than five characters is padded with blanks and has one 5-gram.
+    """
+    padded = [f.ljust(SIZE) for f in forms]
+    offsets = np.zeros(len(padded) + 1, np.int64)
+    np.cumsum([len(p) - SIZE + 1 for p in padded], out=offsets[1:])
+    if not padded:
+        return np.zeros(0, np.uint64), offsets
+    codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    count = len(codes) - SIZE + 1
+    hashes = np.zeros(count, np.uint64)
+    for j in range(SIZE):
+        hashes = (hashes ^ codes[j : j + count]) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+    hashes *= np.uint64(0xC4CEB9FE1A85EC53)
+    hashes ^= hashes >> np.uint64(32)
+    inside = np.ones(count, bool)
+    ends = np.cumsum([len(p) for p in padded])[:-1]
+    for j in range(1, SIZE):  # 5-grams that reach into the next row
+        inside[ends - j] = False
+    return hashes[inside], offsets
+
+
+def shingle_sets(forms: Sequence[str]) -> list[np.ndarray]:
+    """Sorted distinct 32-bit hashes (uint32) of each form's 5-grams."""
+    hashes, offsets = gram_hashes(forms)
+    short = (hashes >> np.uint64(32)).astype(np.uint32)
+    return [np.unique(short[a:b]) for a, b in pairwise(offsets)]
+
+
+def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    """Jaccard similarity of two sorted distinct arrays."""
+    both = len(np.intersect1d(a, b, assume_unique=True))
+    return both / (len(a) + len(b) - both)
+
+
+def similarity(text_a: str, text_b: str) -> float:
+    """Jaccard similarity of two texts."""
+    a, b = shingle_sets([loose_form(text_a), loose_form(text_b)])
+    return jaccard(a, b)
+
+
+def similar_pairs(
+    sets: Sequence[np.ndarray], others: Sequence[np.ndarray], threshold: float
+) -> Iterator[tuple[int, int, float]]:
+    """(i, j, similarity) of every pair of a set and another at the threshold or above; all pairs are compared."""
+    if not len(sets) or not len(others):
+        return
+    columns = np.unique(np.concatenate(others))
+    sizes = np.array([len(s) for s in others])
+    against = _incidence(others, columns).T.tocsr()
+    for start in range(0, len(sets), _ROWS_AT_ONCE):
+        part = sets[start : start + _ROWS_AT_ONCE]
+        both = (_incidence(part, columns) @ against).tocoo()
+        likeness = both.data / (np.array([len(s) for s in part])[both.row] + sizes[both.col] - both.data)
+        for k in np.flatnonzero(likeness >= threshold - NEAR_ENOUGH):
+            yield start + int(both.row[k]), int(both.col[k]), float(likeness[k])
+
+
+def _incidence(sets: Sequence[np.ndarray], columns: np.ndarray) -> Any:
+    """Sparse 0/1 matrix (int32, CSR): rows are sets, columns the sorted hashes in `columns`; others are left out."""
+    from scipy.sparse import csr_matrix
+
+    flat = np.concatenate(sets)
+    rows = np.repeat(np.arange(len(sets)), [len(s) for s in sets])
+    at = np.searchsorted(columns, flat)
+    at[at == len(columns)] = 0
+    known = columns[at] == flat
+    ones = np.ones(int(known.sum()), np.int32)
+    return csr_matrix((ones, (rows[known], at[known])), shape=(len(sets), len(columns)))
+
+
+def near_any(texts: Sequence[str], others: Iterable[str], threshold: float) -> list[bool]:
+    """For each text whether its similarity with any of `others` reaches the threshold.
+
+    Every pair is compared; memory grows with `texts` alone, time with both.
+    """
+    sets = shingle_sets([loose_form(text) for text in texts])
+    found = [False] * len(texts)
+    rest = iter(others)
+    while some := list(islice(rest, 2048)):
+        for _, i, _ in similar_pairs(shingle_sets([loose_form(text) for text in some]), sets, threshold):
+            found[i] = True
+    return found

@@ -1,0 +1,200 @@
+"""What a raw format says about itself, the registry of formats, and how a row is read in whichever format it is.
+
+A format is one module of this package with one class::
+
+    @register
+    class QuestionAnswer(RawFormat):
+        name, order = "question_answer", 35
+        keys, described = "`q` and `a`", "a question and its answer"
+        row_keys = ("q", "a")
+
+        def recognises(self, row): return "q" in row and "a" in row
+        def read(self, row, spec, place, turns): return read_single_texts(row, "q", "a", spec, place, turns)
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from finetune_pipeline.data.examples import Message
+from finetune_pipeline.data.formats.chat_turns import text_of
+from finetune_pipeline.data.formats.tool_calls import read_tools
+from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec import TaskSpec
+
+OPTIONAL = ("id", "group", "origin", "source", "tags", "time", "generator")
+"""Keys that a row of any format may have."""
+ANSWERS = ("completion", "response", "answer", "output")
+"""Names of the answer in rows of single texts."""
+_TOOLS = ("tools", "functions")
+
+
+@dataclass
+class Turns:
+    """What a row says.
+
+    Attributes:
+        shape: Name of the row's format; None if it is in none.
+        messages: The turns that could be read.
+        whole: Every turn of the row is in `messages`, so their order can be judged.
+        findings: What is wrong.
+        ignored: Keys that nothing reads.
+        chat: The row brings its own system turn, or says that it has none.
+        tools: In OpenAI's form.
+        subject: The text an instruction is about.
+    """
+
+    shape: str | None
+    messages: list[Message] = field(default_factory=list)
+    whole: bool = False
+    findings: list[Finding] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    chat: bool = False
+    tools: list[dict[str, Any]] | None = None
+    subject: str | None = None
+
+
+class RawFormat(ABC):
+    """A form raw rows come in.
+
+    Attributes:
+        name: As `data.format` calls it.
+        order: Formats are tried in ascending order; the first that recognises a row reads it.
+        keys: The keys it asks for, as messages name them.
+        described: What its rows hold, as `finetune check` says it.
+        documented: Keys and their variants, for the table in docs/data.md.
+        row_keys: Keys by which an object in a JSON document, or a table's header, is known to be (of) a row.
+        renames: Keys that a misspelt key is compared with.
+        fields: Names in `data.fields` that together make a row of this format; empty where they cannot.
+    """
+
+    name: ClassVar[str]
+    order: ClassVar[int]
+    keys: ClassVar[str]
+    described: ClassVar[str]
+    documented: ClassVar[str] = ""
+    row_keys: ClassVar[tuple[str, ...]] = ()
+    renames: ClassVar[tuple[str, ...]] = ()
+    fields: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def recognises(self, row: dict[str, Any]) -> bool:
+        """Whether a row is in this format."""
+
+    @abstractmethod
+    def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
+        """Fill `turns` with what the row says, or with the reasons why it says nothing. Returns the keys it read."""
+
+    def completion_of(self, row: dict[str, Any]) -> str:
+        """What to add to a row that has only some of the keys; empty where it has none of them."""
+        return ""
+
+
+FORMATS: dict[str, RawFormat] = {}
+"""The formats by name, in the order in which they are tried."""
+Class = TypeVar("Class", bound=type[RawFormat])
+
+
+def register(kind: Class) -> Class:
+    """Class decorator: adds a format to the registry."""
+    found = sorted([*(f for f in FORMATS.values() if f.name != kind.name), kind()], key=lambda f: f.order)
+    FORMATS.clear()
+    FORMATS.update({f.name: f for f in found})
+    return kind
+
+
+def first_key(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    """The first of the keys that the row has."""
+    return next((k for k in keys if k in row), None)
+
+
+def format_of(row: dict[str, Any]) -> str | None:
+    """The name of the format a row is in, or None."""
+    return next((name for name, of in FORMATS.items() if of.recognises(row)), None)
+
+
+def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
+    """Read the chat turns of a raw row; outer blanks of its texts are removed."""
+    shape = format_of(row)
+    turns = Turns(shape)
+    if shape is None or spec.data.format not in ("auto", shape):
+        turns.findings.append(_unknown_format(row, shape, spec, place))
+        return turns
+    read = FORMATS[shape].read(row, spec, place, turns)
+    if row.get("tool_choice"):
+        message = "`tool_choice` changes what the row means and is not supported"
+        turns.findings.append(row_finding("unsupported_key", place, message, "remove it"))
+    for key in _TOOLS:
+        if key in row:
+            tools, problems = read_tools(row[key], place)
+            turns.tools = turns.tools or tools
+            turns.findings += problems
+    known = {*OPTIONAL, *_TOOLS, "tool_choice", "label", *read}
+    turns.ignored = sorted({*turns.ignored, *(key_name(k) for k in row if k not in known)})
+    return turns
+
+
+def read_single_texts(
+    row: dict[str, Any], said: str, answered: str, spec: TaskSpec, place: str, turns: Turns, subject: str | None = None
+) -> set[str]:
+    """Read a row with one text of the user's and one answer. Returns the keys it read.
+
+    Args:
+        row: The raw row.
+        said: Key of the user's text.
+        answered: Key of the answer; `chosen` of a preference row is one too.
+        spec: The task; its system prompt goes in front unless the row brings one.
+        place: ``file:line``.
+        turns: Filled.
+        subject: A text that belongs below the user's.
+    """
+    findings = turns.findings
+    prompt = text_of(row, said, said, place, findings)
+    if prompt is not None and subject is not None:
+        prompt = f"{prompt}\n\n{subject}"
+    answers = {answered: chosen_text(row[answered])} if answered == "chosen" else row
+    answer = text_of(answers, answered, answered, place, findings)
+    system = spec.system_prompt
+    if row.get("system") not in (None, ""):
+        turns.chat = True
+        system = text_of(row, "system", "system", place, findings, note=False) or system
+    turns.messages = [{"role": "system", "content": system}]
+    turns.messages += [{"role": "user", "content": prompt}] if prompt is not None else []
+    turns.messages += [{"role": "assistant", "content": answer}] if answer is not None else []
+    turns.whole = prompt is not None and answer is not None
+    return {said, answered, "system"}
+
+
+def chosen_text(value: Any) -> Any:
+    """The better answer of a preference row: text, a turn, or a list of turns that ends with it."""
+    if isinstance(value, list) and value:
+        value = value[-1]
+    if isinstance(value, dict):
+        return value.get("content", value.get("value"))
+    return value
+
+
+def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec, place: str) -> Finding:
+    shown = keys_shown(row)
+    if shape is not None:
+        wanted = spec.data.format
+        message = f"the row is in the format `{shape}`, the spec allows `{wanted}` only (keys: {shown})"
+        return row_finding("unknown_shape", place, message, f"write {FORMATS[wanted].keys}, or set data.format: auto")
+    keys = sorted(str(k) for k in row)
+    known = {key: name for name, of in FORMATS.items() for key in of.renames}
+    near = {k: difflib.get_close_matches(k.casefold(), list(known), 1, 0.7) for k in keys}
+    renames = [(k, n[0]) for k, n in near.items() if n]
+    fix = "say in data.fields where things are (for example text: and label:), or write `messages` (a chat)"
+    if renames:
+        formats = {known[new] for _, new in renames}
+        nearest = next(name for name in FORMATS if name in formats)
+        fix = f"nearest format: `{nearest}`; rename " + ", ".join(f"{quoted(k)} to `{new}`" for k, new in renames)
+    elif completion := next(filter(None, (of.completion_of(row) for of in FORMATS.values())), ""):
+        fix = completion
+    elif keys and all(k.startswith("c") and k[1:].isdigit() for k in keys):
+        fix = "no row names the columns: say in data.fields which is which (for example text: c1 and label: c2)"
+    return row_finding("unknown_shape", place, f"no known format; keys here: {shown}", fix)

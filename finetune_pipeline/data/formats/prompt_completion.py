@@ -1,0 +1,39 @@
+"""A prompt and its completion, under one of several names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_pipeline.data.formats.base import ANSWERS, RawFormat, Turns, first_key, read_single_texts, register
+from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.spec import TaskSpec
+
+_PROMPTS = ("prompt", "question", "query", "input")
+_ANSWERS = (*ANSWERS, "chosen")
+
+
+@register
+class PromptCompletion(RawFormat):
+    """``{"prompt": "…", "completion": "…"}``"""
+
+    name, order = "prompt_completion", 40
+    keys, described = "`prompt` and `completion`", "a prompt and its completion"
+    documented = "`prompt`, `completion` (or response, answer; question/answer, query/response)"
+    row_keys = (*_PROMPTS, *ANSWERS)
+    renames = ("prompt", "completion")
+    fields = ("prompt", "completion")
+
+    def recognises(self, row: dict[str, Any]) -> bool:
+        both = first_key(row, _PROMPTS) and first_key(row, _ANSWERS)
+        return bool(both) and not ("text" in row and "label" in row)
+
+    def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
+        said, answered = first_key(row, _PROMPTS) or "prompt", first_key(row, _ANSWERS) or "completion"
+        return read_single_texts(row, said, answered, spec, place, turns)
+
+    def completion_of(self, row: dict[str, Any]) -> str:
+        if prompt := first_key(row, _PROMPTS):
+            return f"nearest format: `{self.name}`; {quoted(prompt)} is there, the answer is missing: add `completion`"
+        if answer := first_key(row, _ANSWERS):
+            return f"nearest format: `{self.name}`; {quoted(answer)} is there, the question is missing: add `prompt`"
+        return ""

@@ -1,0 +1,26 @@
+"""A text and its label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_pipeline.data.formats.base import RawFormat, Turns, read_single_texts, register
+from finetune_pipeline.spec import TaskSpec
+
+
+@register
+class TextLabel(RawFormat):
+    """``{"text": "…", "label": "…"}``"""
+
+    name, order = "text_label", 50
+    keys, described = "`text` and `label`", "`text` or `label`"
+    documented = "`text`, `label`"
+    row_keys = ("text", "label")
+    renames = ("text", "label")
+    fields = ("text", "label")
+
+    def recognises(self, row: dict[str, Any]) -> bool:
+        return "text" in row or "label" in row
+
+    def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
+        return read_single_texts(row, "text", "label", spec, place, turns)

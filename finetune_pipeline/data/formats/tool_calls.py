@@ -1,0 +1,128 @@
+"""Tools and calls of tools, from the forms they come in to OpenAI's form.
+
+A tool is ``{"type": "function", "function": {"name", "description", "parameters"}}``; a call is ``{"id", "type":
+"function", "function": {"name", "arguments"}}`` with the arguments as JSON text. An id that was not given is absent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from finetune_pipeline.data.quoting import quoted, row_finding
+from finetune_pipeline.findings import Finding
+
+_CALL_FIX = 'write {"type": "function", "function": {"name": "…", "arguments": "{…}"}}'
+_TOOL_FIX = 'write [{"type": "function", "function": {"name": "…", "parameters": {…}}}]'
+
+
+def unpacked(value: Any) -> Any:
+    """A value that was written as JSON text, read; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return msgspec.json.decode(value.encode("utf-8", "surrogatepass"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return value
+    return value
+
+
+def read_tools(value: Any, place: str) -> tuple[list[dict[str, Any]] | None, list[Finding]]:
+    """(tools in OpenAI's form or None, findings) of a row's `tools`: a list, or JSON text of one; flat entries too."""
+    value = unpacked(value)
+    if value is None or value in ("", []):
+        return None, []
+    if not isinstance(value, list):
+        return None, [
+            row_finding("bad_tool", place, f"`tools` must be a list of functions, found {quoted(value)}", _TOOL_FIX)
+        ]
+    tools: list[dict[str, Any]] = []
+    found = []
+    for i, entry in enumerate(map(unpacked, value)):
+        function = entry.get("function", entry) if isinstance(entry, dict) else None
+        if isinstance(entry, dict) and entry.get("type", "function") != "function":
+            what = quoted(entry["type"])
+            found.append(row_finding("bad_tool", place, f"`tools[{i}].type` is {what}, not 'function'", _TOOL_FIX))
+        elif not isinstance(function, dict) or not _is_name(function.get("name")):
+            found.append(row_finding("bad_tool", place, f"`tools[{i}]` has no name: {quoted(entry)}", _TOOL_FIX))
+        else:
+            own = function if "function" in entry else {k: v for k, v in function.items() if k != "type"}
+            tools.append({"type": "function", "function": own})
+    return tools or None, found
+
+
+def read_calls(value: Any, name: str, place: str) -> tuple[list[dict[str, Any]], list[Finding]]:
+    """(calls in OpenAI's form, findings) of a turn's `tool_calls`, or of JSON text that holds one call or several."""
+    value = unpacked(value)
+    if value is None:
+        return [], []
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        shown = "an empty list" if value == [] else quoted(value)
+        return [], [row_finding("bad_tool_call", place, f"`{name}` must be a list of calls, found {shown}", _CALL_FIX)]
+    calls: list[dict[str, Any]] = []
+    found = []
+    for i, entry in enumerate(value):
+        call, why = _read_call(unpacked(entry))
+        if call:
+            calls.append(call)
+        else:
+            found.append(row_finding("bad_tool_call", place, f"`{name}[{i}]` {why}", _CALL_FIX))
+    return calls, found
+
+
+def _read_call(entry: Any) -> tuple[dict[str, Any] | None, str]:
+    """(the call, "") or (None, what is wrong with it)."""
+    if not isinstance(entry, dict):
+        return None, f"must be an object, found {quoted(entry)}"
+    if entry.get("type", "function") != "function":
+        return None, f"has the type {quoted(entry['type'])}; only functions are known"
+    function = entry.get("function", entry)
+    if not isinstance(function, dict) or not _is_name(function.get("name")):
+        return None, "names no function"
+    arguments = function.get("arguments", function.get("parameters", {}))
+    if isinstance(arguments, str):
+        try:
+            plain = msgspec.json.decode(arguments.encode("utf-8", "surrogatepass")) if arguments.strip() else {}
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None, f"has arguments that are not JSON: {quoted(arguments)}"
+        arguments = arguments.strip() or "{}"
+    else:
+        plain = {} if arguments is None else arguments
+        arguments = msgspec.json.encode(plain).decode()
+    if not isinstance(plain, dict):
+        return None, f"has arguments that are no object: {quoted(arguments)}"
+    call: dict[str, Any] = {"id": entry["id"]} if isinstance(entry.get("id"), str) and entry["id"] else {}
+    return {**call, "type": "function", "function": {"name": function["name"], "arguments": arguments}}, ""
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def check_calls(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, place: str) -> list[Finding]:
+    """Calls name a tool that is offered (where tools are given); results answer a call that was made."""
+    found = []
+    offered = {t["function"]["name"] for t in tools or ()}
+    open_ids: set[str] = set()
+    for i, message in enumerate(messages):
+        calls = message.get("tool_calls", ())
+        if calls:
+            open_ids = {c["id"] for c in calls if "id" in c}
+        for call in calls:
+            name = call["function"]["name"]
+            if tools and name not in offered:
+                fix = f"add it to `tools`, or use one of: {', '.join(quoted(n) for n in sorted(offered)[:8])}"
+                found.append(row_finding("unknown_tool", place, f"turn {i + 1} calls {quoted(name)}, not a tool", fix))
+        answered = message.get("tool_call_id")
+        if answered and open_ids and answered not in open_ids:
+            found.append(
+                row_finding(
+                    "bad_tool_call",
+                    place,
+                    f"turn {i + 1} answers the call {quoted(answered)}, which nobody made",
+                    "give the result the id of its call",
+                )
+            )
+    return found

@@ -1,0 +1,220 @@
+"""Finds personal data and secrets in a text: cheap signs first, then only the shapes whose signs are there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from finetune_pipeline.data.scrub import dates, national_ids, network, payments, phones, secrets
+from finetune_pipeline.data.scrub.kinds import Span
+
+Recogniser = Callable[[str], list[Span]]
+"""Finds names and postal addresses; see ``names.load_recogniser``."""
+
+# Full-width forms (U+FF01..FF5E), blanks that do not break, hyphens and dashes that are not the ASCII one.
+_ODD = re.compile("[\u00a0\u2007\u2009\u202f\u3000\u2010-\u2015\u2212\uff01-\uff5e]")
+_BLANKS = "\u00a0\u2007\u2009\u202f\u3000"
+_FULL_WIDTH = b"\xef\xbc"
+"""How the full-width signs, figures and capitals (U+FF01..FF3F) begin in UTF-8."""
+_DIGITS, _LETTERS = b"0123456789", b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# Tables for bytes.translate. Shape: figures as 0, letters as a; hex: hexadecimal figures as h; token: characters of keys
+# as a, others as blanks
+_SHAPE = bytes.maketrans(_DIGITS + _LETTERS, b"0" * 10 + b"a" * 52)
+_HEX = bytes.maketrans(b"0123456789abcdefABCDEF", b"h" * 22)
+_TOKEN = bytes(97 if b in _DIGITS + _LETTERS + b"_-" else 32 for b in range(256))
+_LONG = b"a" * 16
+_DIGIT = re.compile("[0-9]")
+# quick to search for; _RUN is the exact one; six figures alone are nobody's, with letters before them they may be
+_NEAR_RUN = re.compile(r"[0-9][0-9 ./()-]{5,}[0-9]")
+_NEAR_RUN_SIX = re.compile(r"[0-9][0-9 ./()-]{4,}[0-9]")
+_RUN = re.compile(r"[0-9](?:[ ./()-]{0,3}[0-9]){5,}")
+# Dates, ranges of years, seconds since 1970, sums
+_PLAIN_RUN = re.compile(
+    r"(?:(?:19|20)[0-9]{2}[-/.][01]?[0-9][-/.][0-3]?[0-9]|[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:19|20)?[0-9]{2})"
+    r"(?: -?[0-2]?[0-9](?:\.[0-5][0-9])?)?"
+    r"|(?:19|20)[0-9]{2}(?:[ /.-]{1,3}(?:19|20)[0-9]{2})+"
+    r"|1[5-9][0-9]{8}(?:[0-9]{3})?"
+    r"|[1-9][0-9]{0,4}(?:\.[0-9]+)?(?: [-/] [1-9][0-9]{0,4}(?:\.[0-9]+)?)+"
+)
+# Numbers that look like others: UUIDs, ISO and written dates and times, hashes.
+_HARMLESS = re.compile(r"""(?ax)
+    \b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b
+  | \b(?:1[0-9]|20)[0-9]{2}[-/.][01]?[0-9][-/.][0-3]?[0-9](?![0-9])
+    (?:[T ,]{1,2}[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]+)?)?(?:\s?Z|\s?[+-][0-9]{2}:?[0-9]{2})?)?
+  | \b[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:1[0-9]|20)[0-9]{2}(?![0-9])(?:[T ,]{1,2}[0-9]{1,2}[:.][0-9]{2})?
+  | \b(?=[0-9a-f]*[a-f])[0-9a-f]{32,128}\b
+""")
+_PLACEHOLDER = re.compile(r"\[[A-Z]+(?:_[A-Z]+)*_[0-9]{1,6}\]")
+
+
+class _Found:
+    """Places found so far, none overlapping another."""
+
+    def __init__(self, text: str) -> None:
+        self.spans: list[Span] = []
+        self._text = text
+        self._closed = [hit.span() for hit in _PLACEHOLDER.finditer(text)] if "[" in text else []
+
+    def add(self, kind: str, places: Iterable[tuple[int, int]]) -> None:
+        for start, end in places:
+            if start < end and self.free(start, end):
+                self.spans.append(Span(start, end, kind))
+
+    def add_numbers(self, kind: str, places: Iterable[tuple[int, int]]) -> None:
+        """Those that are not part of a date, a UUID or a hash."""
+        for start, end in places:
+            if self.free(start, end) and not self._harmless(start, end):
+                self.spans.append(Span(start, end, kind))
+
+    def free(self, start: int, end: int) -> bool:
+        return all(end <= s.start or start >= s.end for s in self.spans) and all(
+            end <= a or start >= b for a, b in self._closed
+        )
+
+    def _harmless(self, start: int, end: int) -> bool:
+        low = max(0, start - 140)
+        return any(
+            a.start() < end and start < a.end()
+            for a in _HARMLESS.finditer(self._text, low, min(len(self._text), end + 140))
+        )
+
+
+def find_spans(text: str, recogniser: Recogniser | None = None) -> list[Span]:
+    """All hits in a text, in order, none overlapping another; where two kinds fit, the earlier of KINDS wins.
+
+    With a recogniser names and postal addresses are found too. Placeholders are never part of a hit.
+    """
+    spans = _shapes(text)
+    if recogniser is not None:
+        found = _Found(text)
+        found.spans = spans
+        for span in recogniser(text):
+            found.add(span.kind, [(span.start, span.end)])
+        spans = found.spans
+    return sorted(spans, key=_start) if len(spans) > 1 else spans
+
+
+def _start(span: Span) -> int:
+    return span.start
+
+
+def _shapes(text: str) -> list[Span]:
+    """Hits of the kinds that have a shape. The order of the tests is the order of KINDS, but for costs."""
+    raw = text.encode("utf-8", "surrogatepass")
+    shape = raw.translate(_SHAPE)
+    digits = shape.count(b"0")
+    if len(raw) != len(text) and (digits or _FULL_WIDTH in raw):
+        text = _plain_form(text)
+        raw = text.encode("utf-8", "surrogatepass")
+        shape = raw.translate(_SHAPE)
+        digits = shape.count(b"0")
+    low = _lower_form(text)
+    found = _Found(text)
+    long = _LONG in raw.translate(_TOKEN)
+    if long:
+        _in_long_words(text, found)
+    at, colon, dash = "@" in text, ":" in text, "-" in text
+    if dash and "-----BEGIN" in text:
+        found.add("secret", secrets.private_keys(text))
+    if at and colon and "://" in text:
+        found.add("secret", secrets.logins(text))
+    if (
+        (long and ("bearer" in low or "token " in low))
+        or (colon and "basic " in low)
+        or (dash and " -" in low and (" -u" in low or " -p" in low or "--user" in low))
+    ):
+        found.add("secret", secrets.credentials(text))
+    if secrets.named_in(
+        low,
+        long or "=" in text or (dash and " --" in text) or (colon and shape.count(b":") > shape.count(b"0:0")),
+        len(raw) == len(text),
+    ):
+        found.add("secret", secrets.named_secrets(text, low))
+    if "phrase" in low or (colon and "mnemonic" in low):
+        found.add("secret", secrets.seed_phrases(text))
+    if at:
+        found.add("email", network.emails(text))
+    if ("]" in text or ")" in text) and ("at]" in low or "at)" in low or "at ]" in low or "at )" in low):
+        found.add("email", network.spelt_emails(text))
+    if digits >= 4:
+        _in_digits(text, low, raw, shape, found)
+    elif colon:
+        _in_hex(text, raw, found, False)
+    return found.spans
+
+
+def _in_long_words(text: str, found: _Found) -> None:
+    aws, end = "AKIA" in text or "ASIA" in text or "aws" in text or "AWS" in text, 0
+    for word in text.split():
+        if len(word) >= 16 and _DIGIT.search(word):
+            start = text.index(word, end)
+            end = start + len(word)
+            found.add("secret", secrets.known_secrets(text, start, end, aws))
+            found.add("wallet", payments.wallets(text, start, end))
+            found.add("national_id", national_ids.bare_ids(text, start, end))
+
+
+def _in_digits(text: str, low: str, raw: bytes, shape: bytes, found: _Found) -> None:
+    mixed = b"0a" in shape[::-1]  # a figure behind a letter; figures are rarer, so that this way round is quicker
+    if mixed and b"aa00" in shape:
+        found.add("iban", payments.ibans(text))
+    runs: list[tuple[int, int]] = []
+    dots = shape.count(b".0")
+    octets = dots > 2 and (b".0." in shape or b".00." in shape or b".000." in shape)
+    if b"000000" in raw.translate(_SHAPE, b" ./()-"):
+        for near in (_NEAR_RUN_SIX if mixed else _NEAR_RUN).finditer(text):
+            if not _PLAIN_RUN.fullmatch(text, *near.span()):
+                runs += [run.span() for run in _RUN.finditer(text, *near.span())]
+        runs = [
+            (start, end) for start, end in runs if end - start > 6 or text[max(0, start - 2) : start].strip().isalpha()
+        ]
+    for start, end in runs:
+        found.add_numbers("card", payments.cards(text, start, end))
+    if mixed:
+        if b"aaaaa0000a" in shape:
+            found.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
+        if national_ids.documents_in(low):
+            found.add_numbers("national_id", national_ids.document_numbers(text))
+    for start, end in runs:
+        found.add_numbers("national_id", national_ids.national_ids(text, start, end))
+    _in_hex(text, raw, found, mixed)
+    if octets:
+        found.add("ip", network.ipv4(text))
+    if (b"0000" in shape or dots > 1 or b"/00" in shape or b"-00" in shape) and dates.birth_in(
+        low, len(raw) == len(text)
+    ):
+        found.add("birth_date", dates.birth_dates(text))
+    for start, end in runs:
+        found.add_numbers("phone", phones.phones(text, start, end))
+
+
+def _in_hex(text: str, raw: bytes, found: _Found, mixed: bool) -> None:
+    colons = raw.count(b":") if ":" in text else 0
+    if colons > 1 and b"::" in raw:
+        found.add("ip", network.ipv6(text))
+    if colons > 4 or ("-" in text and raw.count(b"-") > 4) or (mixed and raw.count(b".") > 1):
+        digits = raw.translate(_HEX)
+        if colons > 6 and digits.count(b"h:h") > 6:
+            found.add("ip", network.ipv6(text))
+        if b"hh:hh:hh:hh:hh:hh" in digits or b"hh-hh-hh-hh-hh-hh" in digits or b"hhhh.hhhh.hhhh" in digits:
+            found.add("mac", network.macs(text))
+
+
+def _plain_form(text: str) -> str:
+    """The text with such characters as their ASCII likeness, each in its place: both texts have the same positions."""
+    return _ODD.sub(_likeness, text)
+
+
+def _lower_form(text: str) -> str:
+    """The text in lower case, each character in its place (a few letters have a lower form of two: they stay)."""
+    low = text.lower()
+    if len(low) == len(text):
+        return low
+    return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def _likeness(hit: re.Match[str]) -> str:
+    char = hit[0]
+    if char in _BLANKS:
+        return " "
+    return chr(ord(char) - 0xFEE0) if char > "\uff00" else "-"

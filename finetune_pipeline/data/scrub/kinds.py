@@ -1,0 +1,109 @@
+"""The kinds of personal data and secrets, what a hit is, when two values are the same, and keyed fingerprints of values."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+import re
+import secrets as random
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_pipeline.findings import Finding, FindingsError
+
+SHAPE_KINDS = (
+    "secret",
+    "wallet",
+    "email",
+    "iban",
+    "card",
+    "national_id",
+    "ip",
+    "mac",
+    "birth_date",
+    "phone",
+)
+"""Found by shape, check digits and the words around them; always looked for."""
+MODEL_KINDS = ("address", "name")
+"""Found with the recogniser model, where the task asks for it (``data.scrub_names``)."""
+KINDS = SHAPE_KINDS + MODEL_KINDS
+"""All kinds; where two fit the same characters, the earlier one wins."""
+
+KEY_BYTES = 32
+_LOOSE = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class Span:
+    """One hit: characters start to end (exclusive) of a text are of this kind."""
+
+    start: int
+    end: int
+    kind: str
+
+
+def canonical(kind: str, value: str) -> str:
+    """The form in which two spellings of one value are equal: ``DE89 3704`` and ``de893704``, ``A@b.com`` and ``a@b.com``."""
+    if kind == "email":
+        return re.sub(r"\s*[\[(]\s*(at|dot)\s*[\])]\s*", lambda m: "@" if m[1] == "at" else ".", value.casefold())
+    if kind == "phone":
+        digits = re.sub(r"[^0-9+]", "", value.replace("(0)", "") if "+" in value else value)
+        return "+" + digits[2:] if digits.startswith("00") else digits
+    if kind in ("iban", "card", "national_id", "mac"):
+        return _LOOSE.sub("", value).upper()
+    if kind == "ip":
+        try:
+            return str(ipaddress.ip_address(value))
+        except ValueError:
+            return value
+    if kind in ("name", "address", "birth_date"):
+        return _LOOSE.sub(" ", value).strip().casefold()
+    return value
+
+
+def fingerprint(key: bytes, kind: str, value: str) -> str:
+    """First 32 hex digits of HMAC-SHA256 (RFC 2104) over kind, a zero byte, and the value's canonical form.
+
+    Equal for two spellings of one value, in every row and every run with this key. Without the key a value can neither
+    be read back nor be tried out: a plain hash of a telephone number is found by trying all numbers.
+    """
+    message = f"{kind}\0{canonical(kind, value)}".encode("utf-8", "surrogatepass")
+    return hmac.digest(key, message, "sha256").hex()[:32]
+
+
+def load_key(path: Path) -> bytes:
+    """The 32 bytes of a key file; a random one that only its owner can read is made where there is none.
+
+    Whoever makes it first wins: processes that start together all get the same key, and none sees half a file. Raises
+    FindingsError when the file is no key, or when others than its owner may read it.
+    """
+    if not path.exists():
+        _make(path)
+    key, mode = path.read_bytes(), path.stat().st_mode
+    if len(key) != KEY_BYTES:
+        fix = "restore the key from a copy, or remove the file for a new key"
+        raise _unfit(path, f"holds {len(key)} bytes, a key has {KEY_BYTES}", fix)
+    if os.name == "posix" and mode & 0o077:
+        raise _unfit(path, f"others can read the key (mode {mode & 0o777:o})", f"chmod 600 {path}")
+    return key
+
+
+def _make(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{random.token_hex(8)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(random.token_bytes(KEY_BYTES))
+            out.flush()
+            os.fsync(out.fileno())
+        os.link(draft, path)  # fails where somebody else was first
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _unfit(path: Path, message: str, fix: str) -> FindingsError:
+    return FindingsError([Finding("data.scrub_key", "error", str(path), message, fix)])

@@ -1,0 +1,186 @@
+"""Numbers that states give to people: by shape and check digits alone where both are strict, else after their name.
+
+The check digits are python-stdnum's. Without its name before it a number is taken only if its shape is rare *and* its
+check digits are right; after its name (`SSN`, `Steuer-ID`, `PESEL`) it is taken by its length, so that one with a slip
+of the pen is not left in the text. Names that are words of other things too (`SIN`, `NIF`, `ID number`) ask for the
+check as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+
+from finetune_pipeline.data.scrub.context import NUMBER_WORD, before, stems
+
+# (standard number of python-stdnum, "" for none; shape). Taken without a word before them.
+_BARE = (
+    ("", r"(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}"),  # US social security
+    ("us.itin", r"9[0-9]{2}-[0-9]{2}-[0-9]{4}"),
+    (
+        "any",
+        r"(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]",
+    ),  # UK NINO
+    ("fr.nir", r"[1-478] ?[0-9]{2} ?[0-9]{2} ?[0-9][0-9AB] ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}"),
+    ("es.dni", r"[0-9]{8}-?[A-HJ-NP-TV-Z]"),
+    ("es.nie", r"[XYZ]-?[0-9]{7}-?[A-HJ-NP-TV-Z]"),
+    ("it.codicefiscale", r"[A-Z]{6}[0-9]{2}[A-Z][0-9]{2}[A-Z][0-9]{3}[A-Z]"),
+    ("br.cpf", r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}"),
+    ("se.personnummer", r"(?:19|20)?[0-9]{6}[-+][0-9]{4}"),
+    ("fi.hetu", r"[0-9]{6}[-+ABCDEFUVWXY][0-9]{3}[0-9A-FHJ-NPR-Y]"),
+    ("be.nn", r"[0-9]{2}\.[0-9]{2}\.[0-9]{2}-[0-9]{3}\.[0-9]{2}"),
+    ("ch.ssn", r"756\.[0-9]{4}\.[0-9]{4}\.[0-9]{2}"),
+    ("cn.ric", r"[1-9][0-9]{16}[0-9X]"),
+    ("kr.rrn", r"[0-9]{6}-[0-9]{7}"),
+    ("cl.rut", r"[0-9]{1,2}\.[0-9]{3}\.[0-9]{3}-[0-9kK]"),
+    ("cz.rc", r"[0-9]{6}/[0-9]{4}"),
+    ("mx.curp", r"[A-Z]{4}[0-9]{6}[HMX][A-Z]{5}[0-9A-Z][0-9]"),
+    ("in_.pan", r"[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]"),
+)
+_ANY = r"[A-Z]{0,3}[0-9](?:[ ./-]?[0-9]){4,14}(?:[ -]?[A-Z])?"
+# (words, shape, standard numbers of which one must be right or () for none)
+_AFTER_WORD: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (r"ssn|itin|social\ssecurity|soc\.?\ssec", r"[0-9]{3}[- ]?[0-9]{2}[- ]?[0-9]{4}", ()),
+    (r"national\sinsurance|nino|(?-i:NI)(?=\W+(?:n[or]|number))", r"[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]?", ()),
+    (r"nhs", r"[0-9]{3}[- ]?[0-9]{3}[- ]?[0-9]{4}", ()),
+    (r"steuer-?\s?id\w*|steuernummer|steuer-?nr|idnr", r"[0-9]{2,3}[ /]?[0-9]{3,4}[ /]?[0-9]{3,5}(?: ?[0-9]{3})?", ()),
+    (r"sozialversicherungs\w*|svnr|rentenversicherungs\w*", r"[0-9]{2,4} ?[0-9]{6}(?: ?[A-Z] ?[0-9]{3})?", ()),
+    (r"s[eé]curit[eé]\ssociale|(?-i:NIR)|s[eé]cu(?=\W)", r"[1-478](?: ?[0-9]){5} ?[0-9AB](?: ?[0-9]){6,8}", ()),
+    (r"dni|nie|c[eé]dula", r"[XYZ]?[- ]?[0-9]{1,2}\.?[0-9]{3}\.?[0-9]{3}(?:[- ]?[A-Z])?", ()),
+    (r"(?-i:NIF)|contribuinte", r"[XYZ]?-?[0-9]{3} ?[0-9]{3} ?[0-9]{1,3}(?:-?[A-Z])?", ("pt.nif", "es.nif")),
+    (r"codice\sfiscale", r"[A-Z]{6}[0-9]{2}[A-Z][0-9]{2}[A-Z][0-9]{3}[A-Z]", ()),
+    (r"bsn|burgerservicenummer|sofi-?nummer", r"[0-9](?:[. ]?[0-9]){7,8}", ()),
+    (r"pesel", r"[0-9]{11}", ()),
+    (r"cpf", r"[0-9]{3}[. ]?[0-9]{3}[. ]?[0-9]{3}[- ]?[0-9]{2}", ()),
+    (r"aadha+r|uidai|आधार", r"[0-9]{4}[- ]?[0-9]{4}[- ]?[0-9]{4}", ()),
+    (r"(?-i:SIN)|social\sinsurance", r"[0-9]{3}[- ]?[0-9]{3}[- ]?[0-9]{3}", ("luhn",)),
+    (r"(?-i:TFN)|tax\sfile", r"[0-9]{3} ?[0-9]{3} ?[0-9]{2,3}", ()),
+    (r"medicare", r"[0-9]{4} ?[0-9]{5} ?[0-9](?:/?[0-9])?", ()),
+    (r"personnummer|cpr(?:-?\w{2,6})?", r"(?:[0-9]{2})?[0-9]{6}[-+ ]?[0-9]{4,5}", ()),
+    (r"f[øo]dselsnummer", r"[0-9]{6} ?[0-9]{5}", ()),
+    (r"henkil[öo]tunnus|hetu", r"[0-9]{6}[-+A-Y][0-9]{3}[0-9A-Y]", ()),
+    (r"rijksregister\w*|num[eé]ro\snational|registre\snational", r"[0-9]{2}\.?[0-9]{2}\.?[0-9]{2}[- ]?[0-9]{3}[. ]?[0-9]{2}", ()),
+    (r"ahv\w*|(?-i:AVS)", r"756\.?[0-9]{4}\.?[0-9]{4}\.?[0-9]{2}", ()),
+    (r"身份证号?码?", r"[0-9]{17}[0-9X]", ()),
+    (r"주민등록번호", r"[0-9]{6}-?[0-9]{7}", ()),
+    (r"マイナンバー|個人番号|my\snumber", r"[0-9]{4}[- ]?[0-9]{4}[- ]?[0-9]{4}", ("my_number",)),
+    (r"(?-i:RUT|RUN)", r"[0-9]{1,2}\.?[0-9]{3}\.?[0-9]{3}-?[0-9kK]", ("cl.rut",)),
+    (r"curp", r"[A-Z]{4}[0-9]{6}[HMX][A-Z]{5}[0-9A-Z][0-9]", ()),
+    (r"rodn[eé]\s[čc][ií]slo", r"[0-9]{6}/?[0-9]{3,4}", ()),
+    (r"nric|(?-i:FIN)\s(?:no|number)", r"[STFGM][0-9]{7}[A-Z]|[0-9]{6}-?[0-9]{2}-?[0-9]{4}", ()),
+    (r"pps\w?", r"[0-9]{7}[A-W][A-IW]?", ()),
+    (r"kimlik|tckn", r"[1-9][0-9]{10}", ()),
+    (r"(?-i:CNP|EGN|OIB|AMKA)|ЕГН|ΑΜΚΑ|(?-i:ИНН|СНИЛС)", r"[0-9](?:[- ]?[0-9]){9,12}", ()),
+    (r"permanent\saccount|(?-i:PAN)", r"[A-Z]{5}[0-9]{4}[A-Z]", ()),
+    (r"(?:national|identity|south\safrican|tax(?:payer)?)\s(?:id|identi\w+|card|number)\b|(?-i:ID)(?=\W+(?:n[or]|number|card))"
+     r"|ausweis\w*", _ANY, ("za.idnr", "de.idnr", "il.idnr", "us.ssn", "us.itin", "us.tin", "bg.egn", "ro.cnp", "tr.tckimlik")),
+    (r"(?:reise)?pass(?:port|eport|aporto)?(?:-?n(?:r|o|ummer|umber))?|pasaporte|paspoort|paszport\w*|passaporto|パスポート|護照|护照",
+     r"(?=(?:[A-Z]*[0-9]){5})[A-Z0-9]{7,9}|[0-9]{2} ?[0-9]{2} [0-9]{6}", ()),
+    (r"driv(?:ing|er'?s?)\slicen[cs]e|f[üu]hrerschein\w*|permis\sde\sconduire", r"(?=(?:[A-Z]*[0-9]){4})[A-Z0-9-]{6,18}", ()),
+)  # fmt: skip
+_WORDS = re.compile(
+    r"(?i)(?<![^\W_])(?:"
+    + "|".join(f"(?P<w{i}>{words})" for i, (words, _, _) in enumerate(_AFTER_WORD))
+    + r")(?![a-z])[^0-9\n]{0,30}$"
+)
+# how the words of letters begin (the others are in scripts without blanks between words)
+_STEM_WORDS = (
+    "ssn itin soc soci nati nino ni nhs steu idnr sozi svnr rent sécu secu nir numé nume núme dni nie cédu cedu nif cont codi"
+    " bsn burg sofi pese cpf aadh uida आधा sin tfn tax medi pers cpr føds fods henk hetu rijk regi ahv avs rut run curp rodn"
+    " nric fin pps kiml tckn cnp egn oib amka егн αμκα инн снил perm pan iden sout id ausw pass reis pasa pasz pasp driv führ"
+    " fuhr my"
+)
+_STEMS = frozenset(_STEM_WORDS.split())
+_LETTER = re.compile("[A-Z]")
+_SHAPES = [re.compile(rf"(?<![A-Za-z0-9])(?:{shape})(?![A-Za-z0-9]|[-.][0-9])") for _, shape, _ in _AFTER_WORD]
+_BARE_SHAPE = re.compile(
+    r"(?<![A-Za-z0-9])(?<![0-9][-./ ])(?:"
+    + "|".join(f"(?P<b{i}>{shape})" for i, (_, shape) in enumerate(_BARE))
+    + r")(?![A-Za-z0-9]|[-./][0-9])"
+)
+_LETTERED_WORD = re.compile(
+    r"(?i)(?<![^\W_])(?:(?:reise)?pass(?:port|eport)?|pasaporte|passaporto|paspoort|paszport\w*|driv(?:ing|er'?s?)\slicen[cs]e"
+    r"|f[üu]hrerschein\w*|permis\sde\sconduire|codice\sfiscale)(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|nr|no|is|ist|est|es|my|card|id))*[\W_]{1,3}"
+    r"(?P<value>(?-i:(?=(?:[A-Z-]*[0-9]){4})[A-Z0-9-]{7,18}))(?![A-Za-z0-9])"
+)
+
+
+def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Places of ids among the digits from start to end; letters that belong to one may stand up to eight places before."""
+    window = max(0, start - 8), min(len(text), end + 4)
+    if end - start == 7 and not _LETTER.search(text[max(0, start - 2) : start] + text[end : end + 2]):
+        return  # seven figures alone are nobody's
+    for hit in _BARE_SHAPE.finditer(text, *window):
+        standard = _BARE[int(str(hit.lastgroup)[1:])][0]
+        if (not standard or _is(standard, hit[0])) and not _other(text, hit.start()):
+            yield hit.span()
+    words = before(text, start)
+    named = _WORDS.search(words) if not words.isascii() or stems(words) & _STEMS else None
+    if named:
+        number = int(str(named.lastgroup)[1:])
+        place = _SHAPES[number].search(text, *window)
+        standards = _AFTER_WORD[number][2]
+        if place and place.end() > start and (not standards or any(_is(s, place[0]) for s in standards)):
+            yield place.span()
+
+
+def bare_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Places of ids of letters and digits mixed, proven by check digits, within a word."""
+    for hit in _BARE_SHAPE.finditer(text, start, end):
+        standard = _BARE[int(str(hit.lastgroup)[1:])][0]
+        if standard and _is(standard, hit[0]) and not _other(text, hit.start()):
+            yield hit.span()
+
+
+def documents_in(low: str) -> bool:
+    """Whether a text in lower case names a passport or a driving licence."""
+    return (
+        "passp" in low
+        or "licen" in low
+        or "pasap" in low
+        or "passap" in low
+        or "reisepass" in low
+        or "passeport" in low
+        or "paspo" in low
+        or "paszp" in low
+        or "permis de" in low
+        or "hrerschein" in low
+        or "codice" in low
+    )
+
+
+def document_numbers(text: str) -> Iterator[tuple[int, int]]:
+    """Places of passport and driving licence numbers, letters among them, after their name."""
+    for hit in _LETTERED_WORD.finditer(text):
+        yield hit.span("value")
+
+
+def _other(text: str, start: int) -> bool:
+    """Whether the words before say that it is an order, a part or the like."""
+    words = before(text, start)
+    return bool(NUMBER_WORD.search(words)) and not _WORDS.search(words)
+
+
+@cache
+def _check(standard: str) -> Callable[[str], bool]:
+    if standard == "any":
+        return bool
+    if standard == "my_number":
+        return _my_number_ok
+    valid: Callable[[str], bool] = import_module(f"stdnum.{standard}").is_valid
+    return valid
+
+
+def _is(standard: str, value: str) -> bool:
+    return bool(_check(standard)(re.sub(r"[ -]", "", value) if standard in ("luhn", "in_.pan") else value))
+
+
+def _my_number_ok(value: str) -> bool:
+    """Check digit of Japan's individual number (ordinance 85 of 2014, article 5)."""
+    digits = [int(c) for c in value if c.isdigit()]
+    if len(digits) != 12:
+        return False
+    rest = sum(d * (n + 1 if n <= 6 else n - 5) for n, d in enumerate(reversed(digits[:11]), 1)) % 11
+    return digits[11] == (0 if rest <= 1 else 11 - rest)

@@ -1,0 +1,197 @@
+"""Typed placeholders in the place of what was found, the same one for the same value within an example."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finetune_pipeline.data.scrub.find import Recogniser, find_spans
+from finetune_pipeline.data.scrub.kinds import KINDS, canonical, fingerprint
+from finetune_pipeline.data.scrub.names import load_recogniser
+
+if TYPE_CHECKING:
+    from finetune_pipeline.data.examples import Example
+
+_PLACEHOLDER = re.compile(r"\[([A-Z]+(?:_[A-Z]+)*)_([0-9]{1,6})\]")
+# a JSON text's strings (with the colon that makes one a key) and numbers
+_JSON_PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"(?P<key>\s*:)?|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.S)
+
+
+class Scrubbed(NamedTuple):
+    """An example without personal data.
+
+    messages: its turns; counts: hits per kind; records: one per value that was replaced, {kind, placeholder,
+    fingerprint}, in the order in which the values were met; without a key no records.
+    """
+
+    messages: list[dict[str, Any]]
+    counts: dict[str, int]
+    records: list[dict[str, str]]
+
+
+class Scrubber:
+    """Placeholders for one example: the same value gets the same placeholder wherever it stands in it.
+
+    texts: all texts of the example; numbers of placeholders that stand in them already are not given again.
+    """
+
+    def __init__(
+        self, texts: Iterable[str] = (), key: bytes | None = None, recogniser: Recogniser | None = None
+    ) -> None:
+        self._names: dict[tuple[str, str], str] = {}
+        self._next: Counter[str] = Counter()
+        self._key = key
+        self._recogniser = recogniser
+        for text in texts:
+            if "[" in text:
+                for kind, number in _PLACEHOLDER.findall(text):
+                    self._next[kind.lower()] = max(self._next[kind.lower()], int(number))
+        self.counts: Counter[str] = Counter()
+        self.records: list[dict[str, str]] = []
+
+    def scrub(self, text: str) -> str:
+        """The text with placeholders, until nothing is found any more; every replacement is counted in `counts`."""
+        while spans := find_spans(text, self._recogniser):
+            parts, at = [], 0
+            for span in spans:
+                parts += [text[at : span.start], self._placeholder(span.kind, text[span.start : span.end])]
+                at = span.end
+                self.counts[span.kind] += 1
+            text = "".join([*parts, text[at:]])
+        return text
+
+    def scrub_json(self, text: str) -> str:
+        """A JSON text with placeholders in its strings; what was valid JSON stays valid, and all else stays as it is.
+
+        A value is read together with its key (``"phone": "5550142000"``). A number that is a hit becomes a string. Keys
+        stay. What is no JSON is scrubbed as plain text.
+        """
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return self.scrub(text)
+        key = ""
+        parts, at = [], 0
+        for hit in _JSON_PART.finditer(text):
+            if hit["key"] is not None:
+                key = json.loads(text[hit.start() : hit.start("key")])
+                continue
+            value = json.loads(hit[0])
+            shown = value if isinstance(value, str) else hit[0]
+            done = self._scrub_after(f"{key}: " if key else "", shown)
+            if done != shown:
+                parts += [text[at : hit.start()], json.dumps(done, ensure_ascii=False)]
+                at = hit.end()
+        return "".join([*parts, text[at:]])
+
+    def scrub_value(self, value: Any, key: str = "") -> Any:
+        """A decoded JSON value with placeholders in its strings, keys and shape as they are."""
+        if isinstance(value, str):
+            return self._scrub_after(f"{key}: " if key else "", value)
+        if isinstance(value, Mapping):
+            return {k: self.scrub_value(v, str(k)) for k, v in value.items()}
+        if isinstance(value, Sequence):
+            return [self.scrub_value(v, key) for v in value]
+        return value
+
+    def _scrub_after(self, lead: str, text: str) -> str:
+        """The text with placeholders, found as if `lead` stood before it."""
+        while spans := [s for s in find_spans(lead + text, self._recogniser) if s.end > len(lead)]:
+            parts, at = [], 0
+            for span in spans:
+                start, end = max(0, span.start - len(lead)), span.end - len(lead)
+                parts += [text[at:start], self._placeholder(span.kind, text[start:end])]
+                at = end
+                self.counts[span.kind] += 1
+            text = "".join([*parts, text[at:]])
+        return text
+
+    def _placeholder(self, kind: str, value: str) -> str:
+        same = (kind, canonical(kind, value))
+        if same not in self._names:
+            self._next[kind] += 1
+            self._names[same] = f"[{kind.upper()}_{self._next[kind]}]"
+            if self._key is not None:
+                self.records.append(
+                    {"kind": kind, "placeholder": self._names[same], "fingerprint": fingerprint(self._key, kind, value)}
+                )
+        return self._names[same]
+
+
+def scrub_turns(
+    messages: Sequence[Mapping[str, Any]],
+    keep: Sequence[int] = (),
+    key: bytes | None = None,
+    recogniser: Recogniser | None = None,
+) -> Scrubbed:
+    """The turns with placeholders in contents and in the arguments of tool calls; the turns that came are not changed.
+
+    System turns (the spec's own words) and the turns in `keep` stay. With a key, records of the values; with a recogniser
+    (``load_recogniser``) names and postal addresses too.
+    """
+    scrubber = Scrubber((m["content"] for m in messages), key, recogniser)
+    done: list[dict[str, Any]] = []
+    for i, message in enumerate(messages):
+        turn = dict(message)
+        if message["role"] != "system" and i not in keep:
+            turn["content"] = scrubber.scrub(message["content"])
+            if message.get("tool_calls"):
+                turn["tool_calls"] = [_scrub_call(call, scrubber) for call in message["tool_calls"]]
+        done.append(turn)
+    counts = {kind: scrubber.counts[kind] for kind in KINDS if scrubber.counts[kind]} if scrubber.counts else {}
+    return Scrubbed(done, counts, scrubber.records)
+
+
+def scrub_messages(
+    messages: Sequence[Mapping[str, Any]], keep: Sequence[int] = ()
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """(turns with placeholders, hits per kind): ``scrub_turns`` without key and recogniser."""
+    done = scrub_turns(messages, keep)
+    return done.messages, done.counts
+
+
+def scrub_text(text: str) -> str:
+    """A text with placeholders."""
+    return Scrubber([text]).scrub(text)
+
+
+def _scrub_call(call: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
+    function = dict(call["function"])
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        function["arguments"] = scrubber.scrub_json(arguments)
+    elif arguments is not None:
+        function["arguments"] = scrubber.scrub_value(arguments)
+    return {**call, "function": function}
+
+
+def scrub_example(
+    example: Example, labels: Sequence[str] = (), key: bytes | None = None, names: bool = False
+) -> tuple[Example, dict[str, int], dict[str, list[str]]]:
+    """(the example with placeholders, hits per kind, fingerprints per kind: one a value, in the order met).
+
+    System turns and tool definitions are the task's own words and stay, and so does the answer of a task with labels.
+    Arguments of tool calls are scrubbed. Without a key the lists of fingerprints are empty. With `names` the recogniser
+    model is used; raises FindingsError where none is installed.
+    """
+    done = scrub_turns(example.messages, _kept(example, labels), key, load_recogniser() if names else None)
+    if not done.counts:
+        return example, {}, {}
+    fingerprints: dict[str, list[str]] = {kind: [] for kind in done.counts}
+    for record in done.records:
+        fingerprints[record["kind"]].append(record["fingerprint"])
+    return replace(example, messages=done.messages), done.counts, fingerprints
+
+
+def spans_left(example: Example, labels: Sequence[str] = (), names: bool = False) -> list[str]:
+    """The kind of each hit that is in an example still, in the texts that ``scrub_example`` scrubs."""
+    counts = scrub_turns(example.messages, _kept(example, labels), None, load_recogniser() if names else None).counts
+    return list(Counter(counts).elements())
+
+
+def _kept(example: Example, labels: Sequence[str]) -> tuple[int, ...]:
+    return (len(example.messages) - 1,) if labels else ()

@@ -1,0 +1,1 @@
+"""Leak-free splits: where rows go, the ledger that keeps them there, and the proof that nothing leaks."""

@@ -1,0 +1,137 @@
+"""Canaries: leaks planted in a copy at every run. A leakage check that does not find them is broken, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from finetune_pipeline.data.dedup import semantic
+from finetune_pipeline.data.dedup.boilerplate import PREAMBLES, Boilerplate, strip
+from finetune_pipeline.data.dedup.text_similarity import similarity
+from finetune_pipeline.data.examples import Example, Message
+from finetune_pipeline.spec.model import SemanticSpec
+
+KINDS = ("exact", "reformatted", "edited", "template_swapped", "same_group", "semantic")
+EACH = 3
+_LEAST_WORDS = 4
+_SURE = 0.02
+"""Above the threshold of cosine similarity, since rarity weights shift a little with the texts compared."""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A row made to leak: `example` is the planted row, `source` the row's number it was made from."""
+
+    kind: str
+    example: Example
+    source: int
+
+
+def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boilerplate) -> list[Canary]:
+    """Up to three canaries of each kind from rows that must not leak (validation and test), in a fixed order.
+
+    exact: a copy; reformatted: case, blanks and punctuation changed (within a template only where the rest still makes
+    the texts alike: a template is known by its wording to the letter); edited: one letter added, where that leaves the
+    similarity at the threshold or above; template_swapped: the same content in another template; same_group: another
+    text of the same group. Raises ValueError without rows: a check that cannot be tested proves nothing.
+    """
+    if not sources:
+        raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
+    order = sorted(range(len(sources)), key=lambda i: sources[i].id)
+    made: list[Canary] = []
+
+    def plant(kind: str, i: int, example: Example) -> None:
+        name = f"canary-{kind}-{sum(c.kind == kind for c in made)}"
+        made.append(Canary(kind, replace(example, id=name), i))
+
+    for i in order[:EACH]:
+        plant("exact", i, sources[i])
+    lettered = [i for i in order if any(c.isalpha() for c in sources[i].user_text)]
+    reformatted = (
+        made_of for i in lettered or order if (made_of := _reformatted(i, sources[i], threshold, boilerplate))
+    )
+    for i, example in islice(reformatted, EACH):
+        plant("reformatted", i, example)
+    longest = sorted(order, key=lambda i: (-len(sources[i].user_text), sources[i].id))
+    for i in longest[:EACH]:
+        edited = _with_text(sources[i], lambda t: t + "s")
+        content = strip(edited.user_text, boilerplate), strip(sources[i].user_text, boilerplate)
+        if similarity(*content) >= threshold:
+            plant("edited", i, edited)
+    worded = [i for i in order if len(strip(sources[i].user_text, boilerplate).split()) >= _LEAST_WORDS]
+    for number, i in enumerate((worded or order)[:EACH]):
+        text = f"{PREAMBLES[number % len(PREAMBLES)]}\n\n{strip(sources[i].user_text, boilerplate)}"
+        plant("template_swapped", i, _with_text(sources[i], text))
+    for i in order[:EACH]:
+        grouped = replace(sources[i], group=sources[i].group or f"canary group of {sources[i].id}")
+        plant("same_group", i, _with_text(grouped, lambda t: f"canary {t[::-1]}"))
+    return made
+
+
+def _reformatted(
+    number: int, source: Example, threshold: float, boilerplate: Boilerplate
+) -> tuple[int, Example] | None:
+    """The row's number and the row in other case, blanks and punctuation; only what it says besides its templates where
+    a template in other case would count as new text; None where even that is not alike."""
+
+    def change(text: str) -> str:
+        return "  " + text.swapcase().replace(" ", "   ") + " !!"
+
+    content = strip(source.user_text, boilerplate)
+    for made in (_with_text(source, change), _with_text(source, lambda t: t.replace(content, change(content)))):
+        other = strip(made.user_text, boilerplate)
+        if made.user_text != source.user_text and similarity(other, content) >= threshold:
+            return number, made
+    return None
+
+
+def _with_text(example: Example, change: Callable[[str], str] | str) -> Example:
+    """The example with its last user turn changed, or replaced by a text."""
+    messages: list[Message] = list(example.messages)
+    last = max(i for i, m in enumerate(messages) if m["role"] == "user")
+    text = change if isinstance(change, str) else change(messages[last]["content"])
+    messages[last] = {**messages[last], "content": text}
+    return replace(example, messages=messages)
+
+
+def semantic_leaks(texts: Sequence[str], split: np.ndarray, spec: SemanticSpec) -> list[tuple[int, int, float]]:
+    """(row, other row, cosine similarity) of suspects in different splits among rows with these user texts."""
+    return [(i, j, float(s)) for i, j, s in semantic.suspects(texts, spec) if split[i] != split[j]]
+
+
+def prove_semantic(sources: Sequence[Example], others: Sequence[str], spec: SemanticSpec) -> list[tuple[Canary, bool]]:
+    """Plant up to three rewordings of rows that must not leak, and say for each whether the search for suspects finds it.
+
+    Each is the farthest of :func:`rewordings` that the embedding still takes for the same; so a search that is blind, or an
+    embedding that sees nothing, misses them. Searched are the sources, `others` (user texts) and the canaries.
+    """
+    order = sorted(range(len(sources)), key=lambda i: (len(sources[i].user_text.split()) < _LEAST_WORDS, sources[i].id))
+    chosen = order[:EACH]
+    held = list(dict.fromkeys([*(e.user_text for e in sources), *others]))
+    options = [rewordings(sources[i].user_text) for i in chosen]
+    vectors = semantic.embed([*held, *(text for texts in options for text in texts)], spec.model)
+    canaries = []
+    at = len(held)
+    for number, (i, texts) in enumerate(zip(chosen, options, strict=True)):
+        likeness = vectors[at : at + len(texts)] @ vectors[held.index(sources[i].user_text)]
+        at += len(texts)
+        near = np.flatnonzero(likeness >= min(spec.threshold + _SURE, 1 - 1e-5))
+        text = texts[int(near[0])] if len(near) else texts[-1]
+        turns = [{"role": "user", "content": text}, sources[i].messages[-1]]
+        canaries.append(Canary("semantic", replace(sources[i], id=f"canary-semantic-{number}", messages=turns), i))
+    # canaries may be nearest to each other, so as many neighbours are looked at as there are
+    found = semantic.suspects([*held, *(c.example.user_text for c in canaries)], spec, max(1, len(canaries)))
+    seen = {j - len(held) for i, j, _ in found if i < len(held) <= j}
+    return [(canary, number in seen) for number, canary in enumerate(canaries)]
+
+
+def rewordings(text: str) -> list[str]:
+    """The same words in another order, from the farthest to the nearest: reversed, halves swapped, the first word last;
+    and at last in their own order between other blanks."""
+    words = text.split()
+    middle = len(words) // 2
+    orders = [words[::-1], words[middle:] + words[:middle], words[1:] + words[:1]]
+    return [*(" ".join(order) for order in orders), "  ".join(words)]

@@ -1,0 +1,251 @@
+"""The leakage certificate: no row of one split says what a row of another says, and the search for it is proven.
+
+Exact (the same prompt), near (verified Jaccard similarity of prompts, boilerplate left out) and by group, between each two
+splits; semantic where the spec asks for it. The search is proven at every run: leaks are planted in a copy of the
+validation and test rows, and the same search must find them. Up to 20,000 rows all pairs are compared again, without
+MinHash, when the certificate is checked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from finetune_pipeline.artifacts import digest_file, read_json
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.cleaning import BOILERPLATE
+from finetune_pipeline.data.dedup.near_duplicates import candidate_pairs, loose_forms, similarities, sketch
+from finetune_pipeline.data.dedup.row_table import RowTable, group_hash, prompt_hash
+from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, shingle_sets, similar_pairs, text_key
+from finetune_pipeline.data.examples import SPLIT_FILES, Example, examples_of, read_examples
+from finetune_pipeline.data.split.canaries import KINDS, Canary, make_canaries, prove_semantic, semantic_leaks
+from finetune_pipeline.data.split.ledger import SPLITS
+from finetune_pipeline.spec import TaskSpec
+
+LEAKAGE, FINGERPRINTS = "leakage.json", "test/fingerprints.json"
+SMALL = 20_000
+"""Rows up to which all pairs are compared again."""
+BETWEEN = (("train", "test"), ("validation", "test"), ("train", "validation"))
+_PAIRS_SHOWN = 20
+_CANARY_SOURCES = 64
+_TRAIN = SPLITS.index("train")
+Leak = tuple[int, int, float]
+"""(row, other row, similarity) of two rows in different splits."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows that are compared: columns of prompts, groups (0: none), splits and sketches, and a way to their loose forms."""
+
+    prompt: np.ndarray
+    group: np.ndarray
+    split: np.ndarray
+    sketches: np.ndarray
+    forms_of: Callable[[np.ndarray], Sequence[str]]
+
+    def leaks(self, threshold: float) -> dict[str, list[Leak]]:
+        """The leaks of each kind. Pairs of equal prompts are exact leaks, not near ones."""
+        pairs = candidate_pairs(self.sketches, threshold)
+        left, right = pairs[:, 0], pairs[:, 1]
+        pairs = pairs[(self.split[left] != self.split[right]) & (self.prompt[left] != self.prompt[right])]
+        likeness = similarities(pairs, self.forms_of)
+        alike = np.flatnonzero(likeness >= threshold - NEAR_ENOUGH)
+        return {
+            "exact": [(i, j, 1.0) for i, j in _shared(self.prompt, self.split)],
+            "group": [(i, j, 1.0) for i, j in _shared(self.group, self.split, zero=False)],
+            "near": [(int(pairs[k, 0]), int(pairs[k, 1]), float(likeness[k])) for k in alike],
+        }
+
+
+def certify(
+    table: RowTable, split: np.ndarray, sketches: np.ndarray, boilerplate: Boilerplate, spec: TaskSpec
+) -> dict[str, Any]:
+    """Compare all rows that have a split with each other.
+
+    Args:
+        table: The rows.
+        split: Their splits (int8, place in SPLITS; negative: none).
+        sketches: Their sketches.
+        boilerplate: Left out of prompts.
+        spec: The task.
+
+    Returns:
+        exact, near, semantic, group (pairs or groups), by_pair ({"train-test": {…}}), pairs (up to 20 shown by id),
+        threshold, rows, canaries ({planted, found, by_kind, missed}).
+    """
+    threshold = spec.data.near_duplicate_threshold
+    there = np.flatnonzero(split >= 0)
+    found = _rows(table, there, split, sketches, boilerplate).leaks(threshold)
+    if spec.data.semantic is not None:
+        texts = [e.user_text for e in table.fetch(there)]
+        found["semantic"] = semantic_leaks(texts, split[there], spec.data.semantic)
+    by_pair = {f"{a}-{b}": Counter(exact=0, near=0, semantic=0, group=0) for a, b in BETWEEN}
+    shown: list[dict[str, Any]] = []
+    ids = table.rows["id"][there]
+    for kind in ("exact", "group", "near", "semantic"):
+        for i, j, likeness in found.get(kind, ()):
+            names = {SPLITS[split[there[i]]], SPLITS[split[there[j]]]}
+            between = next(f"{a}-{b}" for a, b in BETWEEN if {a, b} == names)
+            by_pair[between][kind] += 1
+            pair = {"id": f"{ids[i]:016x}", "other_id": f"{ids[j]:016x}", "similarity": round(likeness, 4)}
+            shown.append({"splits": between, "kind": kind, **pair})
+    return {
+        **{kind: sum(counts[kind] for counts in by_pair.values()) for kind in ("exact", "near", "semantic", "group")},
+        "by_pair": {name: dict(counts) for name, counts in by_pair.items()},
+        "pairs": shown[:_PAIRS_SHOWN],
+        "threshold": threshold,
+        "rows": len(there),
+        "canaries": _prove(table, split, sketches, boilerplate, spec),
+    }
+
+
+def _rows(
+    table: RowTable, which: np.ndarray, split: np.ndarray, sketches: np.ndarray, boilerplate: Boilerplate
+) -> _Rows:
+    def forms_of(rows: np.ndarray) -> list[str]:
+        return loose_forms([e.user_text for e in table.fetch(which[rows])], boilerplate)
+
+    prompt, group = (table.rows[name][which] for name in ("prompt", "group"))
+    return _Rows(prompt, group, split[which], sketches[which], forms_of)
+
+
+def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tuple[int, int]]:
+    """For every value that occurs in several splits and each two of them: one row of either. `zero`: 0 is a value."""
+    some = np.arange(len(values)) if zero else np.flatnonzero(values != 0)
+    order = np.lexsort((codes[some], values[some]))
+    value, code = values[some][order], codes[some][order]
+    new = np.ones(len(order), bool)
+    new[1:] = (value[1:] != value[:-1]) | (code[1:] != code[:-1])
+    first, distinct = some[order[new]], value[new]
+    found = []
+    for step in (1, 2):  # a value in all three splits: its first and third, too
+        same = np.flatnonzero(distinct[step:] == distinct[:-step])
+        found += list(zip(first[same].tolist(), first[same + step].tolist(), strict=True))
+    return sorted(found)
+
+
+def _prove(
+    table: RowTable, split: np.ndarray, sketches: np.ndarray, boilerplate: Boilerplate, spec: TaskSpec
+) -> dict[str, Any]:
+    """Plant canaries among the training rows of a copy, and look for them as leaks are looked for.
+
+    Returns planted, found, by_kind ({kind: [planted, found]}) and missed (names).
+    """
+    guarded = np.flatnonzero(split > _TRAIN)
+    chosen = guarded[np.argsort(table.rows["id"][guarded], kind="stable")[:_CANARY_SOURCES]]
+    sources = table.fetch(chosen)
+    canaries = make_canaries(sources, spec.data.near_duplicate_threshold, boilerplate)
+    copy = _with_planted(_rows(table, guarded, split, sketches, boilerplate), canaries, boilerplate, spec)
+    for canary in canaries:
+        if canary.kind == "same_group":
+            copy.group[np.searchsorted(guarded, chosen[canary.source])] = group_hash(canary.example.group)
+    leaks = copy.leaks(spec.data.near_duplicate_threshold)
+    prompts = set(copy.prompt[[i for i, _, _ in leaks["exact"]]].tolist())
+    groups = set(copy.group[[i for i, _, _ in leaks["group"]]].tolist())
+    near = {max(i, j) for i, j, _ in leaks["near"]}
+    verdicts = []
+    for place, canary in enumerate(canaries, len(guarded)):
+        seen = place in near or int(copy.prompt[place]) in prompts or int(copy.group[place]) in groups
+        verdicts.append((canary, seen))
+    if spec.data.semantic is not None:
+        some = guarded[np.argsort(table.rows["id"][guarded], kind="stable")[:2000]]
+        verdicts += prove_semantic(sources, [e.user_text for e in table.fetch(some)], spec.data.semantic)
+    counts = {kind: [0, 0] for kind in KINDS}
+    for canary, seen in verdicts:
+        counts[canary.kind][0] += 1
+        counts[canary.kind][1] += seen
+    return {
+        "planted": len(verdicts),
+        "found": sum(seen for _, seen in verdicts),
+        "by_kind": {kind: pair for kind, pair in counts.items() if pair[0]},
+        "missed": [canary.example.id for canary, seen in verdicts if not seen],
+    }
+
+
+def _with_planted(rows: _Rows, canaries: Sequence[Canary], boilerplate: Boilerplate, spec: TaskSpec) -> _Rows:
+    """The rows, and the canaries behind them as if they were training rows."""
+    n = len(rows.split)
+    texts = [canary.example.user_text for canary in canaries]
+    forms = loose_forms(texts, boilerplate)
+    groups = [group_hash(c.example.group) if c.kind == "same_group" else 0 for c in canaries]
+
+    def forms_of(which: np.ndarray) -> list[str]:
+        return [*rows.forms_of(which[which < n]), *(forms[i - n] for i in which[which >= n])]
+
+    return _Rows(
+        np.append(rows.prompt, np.array([prompt_hash(text) for text in texts], np.uint64)),
+        np.append(rows.group, np.array(groups, np.uint64)),
+        np.append(rows.split, np.full(len(canaries), _TRAIN, rows.split.dtype)),
+        np.concatenate([rows.sketches, sketch(forms, spec.data.near_duplicate_threshold)]),
+        forms_of,
+    )
+
+
+def fingerprints(examples: Sequence[Example], boilerplate: Boilerplate) -> list[dict[str, Any]]:
+    """id, exact (hash of the prompt's exact form) and shingles (sorted 32-bit hashes of its 5-grams, boilerplate left out)
+    of every row. Enough to find leaks, without the texts."""
+    sets = shingle_sets(loose_forms([e.user_text for e in examples], boilerplate))
+    return [
+        {"id": e.id, "exact": text_key(e.user_text), "shingles": s.tolist()}
+        for e, s in zip(examples, sets, strict=True)
+    ]
+
+
+def write_fingerprints(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write fingerprints as one JSON list."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.encode(rows) + b"\n")
+
+
+def find_leaks(
+    prints: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], threshold: float
+) -> list[dict[str, Any]]:
+    """Every pair of fingerprints with the same prompt or Jaccard similarity ≥ threshold; all pairs are compared.
+
+    Returns {id, other_id, kind: exact|near, similarity}, in the order of `prints`.
+    """
+    exact: dict[str, list[int]] = {}
+    for j, p in enumerate(others):
+        exact.setdefault(p["exact"], []).append(j)
+    same = {(i, j) for i, p in enumerate(prints) for j in exact.get(p["exact"], ())}
+    sets, other_sets = ([np.array(p["shingles"], np.uint32) for p in of] for of in (prints, others))
+    near = {(i, j): s for i, j, s in similar_pairs(sets, other_sets, threshold)}
+    return [
+        {
+            "id": prints[i]["id"],
+            "other_id": others[j]["id"],
+            "kind": "exact" if (i, j) in same else "near",
+            "similarity": 1.0 if (i, j) in same else round(near[i, j], 4),
+        }
+        for i, j in sorted(same | near.keys())
+    ]
+
+
+def leakage_report(split_folder: Path, spec: TaskSpec) -> dict[str, Any]:
+    """The certificate in ``leakage.json``, held against the files it speaks of, which are read for it.
+
+    Adds ``changed`` (splits whose files are not those certified) and, where the set is small enough to have
+    fingerprints, ``all_pairs``: {"train-test": {exact, near}, …} from comparing all rows again, the test seen through
+    its fingerprints only. Raises FileNotFoundError without a certificate.
+    """
+    report: dict[str, Any] = read_json(split_folder / LEAKAGE)
+    digests = {name: digest_file(examples_of(split_folder, name)) for name in SPLIT_FILES}
+    report["changed"] = [name for name, digest in digests.items() if digest != report["files"].get(name)]
+    prints = split_folder / FINGERPRINTS
+    if not prints.is_file():
+        return report
+    boilerplate = Boilerplate.load(split_folder / BOILERPLATE)
+    rows = {name: fingerprints(read_examples(examples_of(split_folder, name)), boilerplate) for name in SPLITS[:2]}
+    rows["test"] = msgspec.json.decode(prints.read_bytes())
+    report["all_pairs"] = {}
+    for a, b in BETWEEN:
+        leaks = find_leaks(rows[a], rows[b], spec.data.near_duplicate_threshold)
+        report["all_pairs"][f"{a}-{b}"] = {k: sum(leak["kind"] == k for leak in leaks) for k in ("exact", "near")}
+        report["pairs"] = [*report["pairs"], *({"splits": f"{a}-{b}", **leak} for leak in leaks)][:_PAIRS_SHOWN]
+    return report

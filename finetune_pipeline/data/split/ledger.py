@@ -1,0 +1,108 @@
+"""Which split each row ever was given: a folder that only grows, so that a row keeps its split for good."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finetune_pipeline.artifacts import sync_folder
+
+SPLITS = ("train", "validation", "test")
+ENTRY = np.dtype([("id", "<u8"), ("key", "<u8"), ("cluster", "<u8"), ("split", "<u1")])
+"""One assignment: a row's id, its key (the hash of its prompt), the cluster it was in, the split's place in SPLITS."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All assignments (ENTRY, [n]) in the order they were made.
+
+    A row has two names: its id (content as it came in) and its key. The id survives a change of the scrubbing rules,
+    the key a change of the answer or of the system prompt.
+    """
+
+    entries: np.ndarray
+
+    def split_of(self, ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """The split (int8, place in SPLITS) every row was given before, found by key, else by id; -1: none."""
+        by_key = self._last("key", keys)
+        by_id = self._last("id", ids)
+        return np.where(by_key >= 0, by_key, by_id)
+
+    def _last(self, name: str, wanted: np.ndarray) -> np.ndarray:
+        """What the latest entry with this name says."""
+        found = np.full(len(wanted), -1, np.int8)
+        if len(self.entries):
+            order = np.argsort(self.entries[name], kind="stable")
+            ordered = self.entries[name][order]
+            at = np.searchsorted(ordered, wanted, side="right") - 1
+            hit = (at >= 0) & (ordered[at] == wanted)
+            found[hit] = self.entries["split"][order[at[hit]]]
+        return found
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """The ledger; an empty one when there is no folder. Raises ValueError for a broken file: it must not be guessed."""
+    parts = [np.zeros(0, ENTRY)]
+    for path in sorted(folder.glob("*.npy")):
+        try:
+            part = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path}: not readable ({error}); restore the file from a backup") from error
+        if part.dtype != ENTRY or (len(part) and part["split"].max() >= len(SPLITS)):
+            raise ValueError(f"{path}: not a file of split assignments; restore it from a backup")
+        parts.append(part)
+    return Ledger(np.concatenate(parts))
+
+
+def record_assignments(assignments: np.ndarray, folder: Path) -> int:
+    """Add assignments (ENTRY, [n]) of a split to the ledger. Returns the number of entries added.
+
+    All or nothing, durable when it returns, safe to repeat and to run from two processes. Raises RuntimeError if the
+    ledger gives one of the rows another split: two splits were made from one state of it; the later must be redone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ledger = read_ledger(folder)
+        new = assignments[~_listed(ledger.entries, assignments)]
+        before = ledger.split_of(new["id"], new["key"])
+        moved = np.flatnonzero((before >= 0) & (before != new["split"]))
+        if len(moved):
+            shown = "; ".join(
+                f"{row['id']:016x} was in {SPLITS[was]}, now {SPLITS[row['split']]}"
+                for row, was in zip(new[moved[:5]], before[moved[:5]], strict=True)
+            )
+            raise RuntimeError(
+                f"{len(moved)} rows would move between splits: {shown}. "
+                "Another run has split the task meanwhile; run the split again"
+            )
+        if len(new):
+            number = 1 + max([0, *(int(p.stem) for p in folder.glob("*.npy"))])
+            _write(folder / f"{number:06d}.npy", new)
+    return len(new)
+
+
+def _listed(entries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Which rows the ledger holds with the same id, key and split."""
+
+    def mixed(of: np.ndarray) -> np.ndarray:
+        value = (of["id"] * np.uint64(0x9E3779B97F4A7C15)) ^ of["key"]
+        return (value ^ (value >> np.uint64(31))) * np.uint64(0xC4CEB9FE1A85EC53) + of["split"]
+
+    found: np.ndarray = np.isin(mixed(rows), mixed(entries))
+    return found
+
+
+def _write(path: Path, entries: np.ndarray) -> None:
+    """Put a file in place in one step, durably; a process that dies leaves only a name that the next one uses again."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as out:
+        np.save(out, entries)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)

@@ -1,0 +1,236 @@
+"""Decides which split a row belongs to: whole units, label by label, and never a row that changes sides."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from finetune_pipeline.data.dedup.near_duplicates import components
+from finetune_pipeline.data.dedup.row_table import CONTRADICTION, GONE, KEPT
+from finetune_pipeline.data.examples import ORIGINS
+from finetune_pipeline.data.split.ledger import ENTRY, SPLITS
+from finetune_pipeline.spec import TaskSpec
+
+NOWHERE, NOT_HUMAN, BRIDGE = -1, -2, -3
+"""Why a kept row has no split: it is not kept; it is like a test row but not by a person; it is like rows of two splits."""
+_HUMAN = ORIGINS.index("human")
+_TEST = SPLITS.index("test")
+OUT = np.uint64(2**64 - 1)
+PLACED = np.dtype(
+    [
+        ("unit", "<u8"),  # the name of the row's unit; OUT: the row is gone
+        ("split", "<i1"),  # place in SPLITS, or a reason
+        ("recorded", "<i1"),  # the split the ledger has to know of, for removed repeats too; -1: none
+        ("bridged", "<u1"),  # for a BRIDGE row the bit mask of the splits it is like
+    ]
+)
+"""What is decided about a row. A removed row with a split stays in it after all: the row it repeats is a BRIDGE."""
+
+
+def shares_of(spec: TaskSpec) -> dict[str, float]:
+    """The wanted share of each split."""
+    return {
+        "train": 1 - spec.split.validation - spec.split.test,
+        "validation": spec.split.validation,
+        "test": spec.split.test,
+    }
+
+
+def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(unit of every row (int64, -1: out), names of the units): clusters, joined where rows have one group or prompt."""
+    unit = np.full(len(rows), -1, np.int64)
+    alive = np.flatnonzero((rows["state"] != GONE) & (rows["state"] != CONTRADICTION))
+    names, cluster = np.unique(rows["cluster"][alive], return_inverse=True)
+    kept = rows["state"][alive] == KEPT
+    ties = [_ties(cluster, rows[name][alive], kept & (rows[name][alive] != 0)) for name in ("group", "prompt")]
+    edges = np.concatenate(ties)
+    if len(edges):
+        joined = components(len(names), edges)
+        smallest = np.full(int(joined.max()) + 1, np.iinfo(np.uint64).max, np.uint64)
+        np.minimum.at(smallest, joined, names)
+        names, number = np.unique(smallest, return_inverse=True)
+        cluster = number[joined][cluster]
+    unit[alive] = cluster
+    occupied = np.zeros(len(names), bool)  # units whose kept rows are all gone (dropped by reviewers) need no split
+    occupied[cluster[kept]] = True
+    unit[alive[~occupied[cluster]]] = -1
+    number = np.cumsum(occupied) - 1
+    unit[unit >= 0] = number[unit[unit >= 0]]
+    return unit, names[occupied]
+
+
+def _ties(cluster: np.ndarray, value: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Pairs of clusters (int64, [m, 2]) that have rows with the same value."""
+    order = np.lexsort((cluster[which], value[which]))
+    values, owners = value[which][order], cluster[which][order]
+    same = (values[1:] == values[:-1]) & (owners[1:] != owners[:-1])
+    return np.stack([owners[:-1][same], owners[1:][same]], 1).astype(np.int64)
+
+
+def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec) -> tuple[np.ndarray, int]:
+    """Give every kept row a split: the one it, or a row of its unit, had before; else by `spec.split`.
+
+    New units come in the order of sha256(seed, name), label by label; each goes to the split farthest below its share of
+    that label's rows (``by: time``: the newest units fill the test, then validation). Test takes only units all of whose
+    rows are by people.
+
+    Args:
+        rows: ROW, [n].
+        before: The split every row was given earlier (int8, place in SPLITS; -1: none).
+        spec: The task.
+
+    Returns:
+        (PLACED, [n]; number of units).
+    """
+    unit, names = units_of(rows)
+    placed = np.zeros(len(rows), PLACED)
+    placed["unit"], placed["split"], placed["recorded"] = OUT, NOWHERE, -1
+    if not len(names):
+        return placed, 0
+    kept = (rows["state"] == KEPT) & (unit >= 0)
+    before = np.where(unit >= 0, before, -1).astype(np.int8)
+    seen = np.zeros(len(names), np.uint8)
+    had = before >= 0
+    np.bitwise_or.at(seen, unit[had], (1 << before[had]).astype(np.uint8))
+    split = np.full(len(rows), NOWHERE, np.int8)
+    home = np.full(len(names), -1, np.int8)
+    for code in range(len(SPLITS)):
+        home[seen == 1 << code] = code
+    known = kept & (home[unit] >= 0)
+    split[known] = home[unit[known]]
+    split[known & (split == _TEST) & (rows["origin"] != _HUMAN)] = NOT_HUMAN
+    several = kept & (seen[unit] > 0) & (home[unit] < 0)
+    split[several] = np.where(before[several] >= 0, before[several], BRIDGE)
+    restored = _restored(rows, unit, before, split)
+    split[restored] = before[restored]
+    fresh = np.flatnonzero(seen == 0)
+    home[fresh] = _assign(rows, unit, kept, names, fresh, split, spec)
+    new = kept & (seen[unit] == 0)
+    split[new] = home[unit[new]]
+    inside = unit >= 0
+    whole = inside & (home[unit] >= 0)  # removed repeats belong to the unit's split too
+    placed["unit"][inside] = names[unit[inside]]
+    placed["split"] = split
+    placed["recorded"] = np.where(whole, home[unit], np.maximum(split, -1))
+    placed["bridged"] = np.where(split == BRIDGE, seen[unit], 0)
+    return placed, len(names)
+
+
+def assignments_of(rows: np.ndarray, placed: np.ndarray) -> np.ndarray:
+    """What the ledger has to learn of rows (ROW) that were placed (PLACED): ENTRY, sorted, each once."""
+    listed = np.flatnonzero(placed["recorded"] >= 0)
+    assignments = np.zeros(len(listed), ENTRY)
+    assignments["id"], assignments["key"] = rows["id"][listed], rows["prompt"][listed]
+    assignments["cluster"], assignments["split"] = placed["unit"][listed], placed["recorded"][listed]
+    assignments = assignments[np.lexsort([assignments[name] for name in ("split", "cluster", "key", "id")])]
+    different = np.ones(len(assignments), bool)
+    different[1:] = assignments[1:] != assignments[:-1]
+    return assignments[different]
+
+
+def _restored(rows: np.ndarray, unit: np.ndarray, before: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """For each unit with a BRIDGE row: one removed row for every split that was in it and has no kept row there now.
+
+    Without this a new row that is like a train row and like a test row would take the place of both, and then be refused.
+    """
+    torn = np.unique(unit[split == BRIDGE])
+    inside = np.flatnonzero(np.isin(unit, torn) & (unit >= 0))
+    there = {(int(unit[i]), int(split[i])) for i in inside if split[i] >= 0}
+    chosen = []
+    for i in inside[rows["state"][inside] != KEPT].tolist():
+        name = (int(unit[i]), int(before[i]))
+        if before[i] >= 0 and name not in there:
+            there.add(name)
+            chosen.append(i)
+    return np.array(chosen, np.int64)
+
+
+def _assign(
+    rows: np.ndarray,
+    unit: np.ndarray,
+    kept: np.ndarray,
+    names: np.ndarray,
+    fresh: np.ndarray,
+    split: np.ndarray,
+    spec: TaskSpec,
+) -> np.ndarray:
+    """A split (int8) for every new unit; deficits count what is placed already."""
+    if not len(fresh):
+        return np.zeros(0, np.int8)
+    shares = np.array(list(shares_of(spec).values()))
+    size = np.bincount(unit[kept], minlength=len(names))
+    human = np.bincount(unit[kept & (rows["origin"] != _HUMAN)], minlength=len(names)) == 0
+    stratum = _strata(rows, unit, kept, len(names))
+    if spec.split.by == "time":
+        stratum[:] = 0
+    placed = np.zeros((len(spec.labels) + 1, len(SPLITS)), np.int64)
+    there = split >= 0
+    np.add.at(placed, (rows["label"][there].astype(np.int64) + 1, split[there]), 1)
+    if spec.split.by == "time":
+        newest = np.full(len(names), -np.inf)
+        np.maximum.at(newest, unit[kept], np.nan_to_num(rows["time"][kept], nan=-np.inf))
+        return _newest(fresh, newest, names, size, human, placed.sum(0), shares)
+    order = _hash_order(names[fresh], spec.split.seed)
+    chosen = np.zeros(len(fresh), np.int8)
+    totals = placed.sum(1) + np.bincount(stratum[fresh], size[fresh], minlength=len(placed)).astype(np.int64)
+    have = placed.tolist()
+    wanted = (shares[None, :] * totals[:, None]).tolist()
+    where, many, allowed = stratum[fresh].tolist(), size[fresh].tolist(), human[fresh].tolist()
+    for i in order.tolist():
+        h, w = have[where[i]], wanted[where[i]]
+        best, most = 0, w[0] - h[0]
+        for code in (1, 2) if allowed[i] else (1,):
+            if w[code] - h[code] > most:
+                best, most = code, w[code] - h[code]
+        h[best] += many[i]
+        chosen[i] = best
+    return chosen
+
+
+def _strata(rows: np.ndarray, unit: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:
+    """The commonest label (+ 1; 0: none) among each unit's kept rows, the first in the spec's order on a tie."""
+    labels = rows["label"][kept].astype(np.int64) + 1
+    width = int(labels.max(initial=0)) + 1
+    pair, many = np.unique(unit[kept] * width + labels, return_counts=True)
+    owner, label = pair // width, pair % width
+    order = np.lexsort((label, -many, owner))
+    first = np.unique(owner[order], return_index=True)
+    stratum = np.zeros(count, np.int64)
+    stratum[first[0]] = label[order][first[1]]
+    return stratum
+
+
+def _hash_order(names: np.ndarray, seed: int) -> np.ndarray:
+    """Places of the names in the order of sha256("<seed>:<name>")."""
+    start = hashlib.sha256(f"{seed}:".encode())
+    keys = bytearray()
+    for name in names.tolist():
+        whole = start.copy()
+        whole.update(b"%016x" % name)
+        keys += whole.digest()
+    words = np.frombuffer(bytes(keys), ">u8").reshape(-1, 4)
+    return np.lexsort((words[:, 3], words[:, 2], words[:, 1], words[:, 0]))
+
+
+def _newest(
+    fresh: np.ndarray,
+    newest: np.ndarray,
+    names: np.ndarray,
+    size: np.ndarray,
+    human: np.ndarray,
+    placed: np.ndarray,
+    shares: np.ndarray,
+) -> np.ndarray:
+    """The newest new units fill what the test lacks, the next what validation lacks, the rest is for training."""
+    total = placed.sum() + size[fresh].sum()
+    lacking = shares * total - placed
+    chosen = np.zeros(len(fresh), np.int8)
+    for i in np.lexsort((names[fresh], -newest[fresh])).tolist():
+        many = size[fresh[i]]
+        if human[fresh[i]] and lacking[_TEST] >= many / 2:
+            chosen[i] = _TEST
+        elif lacking[1] >= many / 2:
+            chosen[i] = 1
+        lacking[chosen[i]] -= many
+    return chosen

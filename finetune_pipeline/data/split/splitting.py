@@ -1,0 +1,164 @@
+"""The splitting step: train, validation and sealed test; whole units, by label, and never a row that changes sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.artifacts import digest_file, write_json
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
+from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, quarantine_row
+from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decode_examples, examples_file, examples_of
+from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.quoting import row_finding
+from finetune_pipeline.data.split.leakage import FINGERPRINTS, LEAKAGE, SMALL, certify, fingerprints, write_fingerprints
+from finetune_pipeline.data.split.ledger import SPLITS, read_ledger
+from finetune_pipeline.data.split.placement import BRIDGE, NOT_HUMAN, assignments_of, place, shares_of
+from finetune_pipeline.findings import Finding, count_by_rule
+from finetune_pipeline.progress import tell
+from finetune_pipeline.spec import TaskSpec
+
+PLACED_FILE = "placed.npy"
+_TEST = SPLITS.index("test")
+
+
+def split(
+    reviewed: Path,
+    clean: Path,
+    spec: TaskSpec,
+    ledger: Path,
+    out: Path,
+    seal: Callable[[bytes], bytes] | None = None,
+) -> dict[str, Any]:
+    """Give every row a split (see :func:`~.placement.place`) and prove that nothing leaks.
+
+    Writes the rows of the three splits (``train/examples.jsonl``, ``validation/examples.jsonl``, ``test/sealed.jsonl``),
+    ``quarantine.jsonl``, ``rows.npy`` (that of the reviewed rows), ``placed.npy`` (placement.PLACED, for every one of
+    them), ``leakage.json`` (see :func:`~.leakage.certify`) with the digests of the three files, ``boilerplate.json``, and
+    for small sets ``test/fingerprints.json``. The same rows give the same files again, once they are recorded.
+
+    Args:
+        reviewed: Folder of the reviewed examples.
+        clean: Folder of the clean examples.
+        spec: The task.
+        ledger: Folder of earlier assignments. It is only read: see :func:`assignments_in`.
+        out: Where to write.
+        seal: Makes the rows of the test unreadable (see :mod:`finetune_pipeline.data.sealing`).
+
+    Returns:
+        Facts: rows_in, kept, quarantined, restored, counts, labels (per split and label), origins (per split), shares,
+        wanted_shares, clusters, by_rule, seed, leaks.
+    """
+    rows = np.load(reviewed / TABLE)
+    table = RowTable(rows, clean / ALL_ROWS)
+    boilerplate = Boilerplate.load(clean / BOILERPLATE)
+    placed, units = place(rows, read_ledger(ledger).split_of(rows["id"], rows["prompt"]), spec)
+    tell("splits", f"{units} clusters placed; looking for leaks", rows=len(rows))
+    certificate = certify(table, placed["split"], np.load(clean / SKETCHES, mmap_mode="r"), boilerplate, spec)
+    test, refused = _write_rows(table, placed, examples_file(reviewed), out)
+    if int((placed["split"] >= 0).sum()) <= SMALL:
+        prints = fingerprints(decode_examples(test), boilerplate)
+        write_fingerprints(out / FINGERPRINTS, prints)
+    (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
+    write_rows(out / "quarantine.jsonl", (quarantine_row(e, f) for e, f in refused))
+    np.save(out / PLACED_FILE, placed)
+    np.save(out / TABLE, rows)
+    boilerplate.save(out / BOILERPLATE)
+    certificate["files"] = {name: digest_file(examples_of(out, name)) for name in SPLITS}
+    write_json(out / LEAKAGE, certificate, durable=False)
+    leaks = {name: certificate[name] for name in ("exact", "near", "group")}
+    return {**_facts(rows, placed, units, [f for _, f in refused], spec), "leaks": leaks}
+
+
+def assignments_in(splits: Path) -> np.ndarray:
+    """What a splits folder has to tell the ledger (ENTRY; see :func:`~.ledger.record_assignments`)."""
+    return assignments_of(np.load(splits / TABLE), np.load(splits / PLACED_FILE))
+
+
+def placed_rows(splits: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, uint64; places in SPLITS, int8) of all rows that have a split."""
+    split = np.load(splits / PLACED_FILE)["split"]
+    ids: np.ndarray = np.load(splits / TABLE)["id"][split >= 0]
+    return ids, split[split >= 0]
+
+
+def _write_rows(
+    table: RowTable, placed: np.ndarray, reviewed: Path, out: Path
+) -> tuple[bytes, list[tuple[Example, Finding]]]:
+    """Write the rows of train and validation. Returns those of the test, and kept rows without a split with the reason."""
+    split, kept = placed["split"], table.rows["state"] == KEPT
+    refused: list[tuple[Example, Finding]] = []
+    test: list[bytes] = []
+    for name in SPLITS:
+        (out / SPLIT_FILES[name]).parent.mkdir(parents=True, exist_ok=True)
+    with (
+        reviewed.open("rb") as lines,
+        (out / SPLIT_FILES["train"]).open("wb") as train,
+        (out / SPLIT_FILES["validation"]).open("wb") as validation,
+    ):
+        write = (train.write, validation.write, test.append)
+        for row, line in zip(np.flatnonzero(kept).tolist(), lines, strict=True):
+            if split[row] >= 0:
+                write[split[row]](line)
+            else:
+                example = decode_examples(line, str(reviewed))[0]
+                refused.append((example, _refusal(example, placed[row])))
+        restored = np.flatnonzero((split >= 0) & ~kept)
+        with table.path.open("rb") as all_rows:
+            for row in restored.tolist():
+                start, end = (int(table.rows[name][row]) for name in ("start", "end"))
+                all_rows.seek(start)
+                write[split[row]](all_rows.read(end - start))
+    return b"".join(test), refused
+
+
+def _refusal(example: Example, placed: np.void) -> Finding:
+    fix = "nothing to do; the row is left out"
+    if placed["split"] == NOT_HUMAN:
+        message = (
+            f"a row of origin {example.origin!r} says nearly the same as a row of the test set: in train it "
+            "would leak, in test it would be no judge"
+        )
+        return row_finding("not_human_in_test_cluster", example.place, message, fix)
+    if placed["split"] != BRIDGE:
+        raise RuntimeError(f"row {example.id} has no split, and no reason for it")
+    mask = int(placed["bridged"])
+    names = " and ".join(name for code, name in enumerate(SPLITS) if mask >> code & 1)
+    message = f"this new row is close to rows in {names}: wherever it went, it would leak"
+    return row_finding("bridges_splits", example.place, message, fix)
+
+
+def _facts(
+    rows: np.ndarray, placed: np.ndarray, units: int, findings: Sequence[Finding], spec: TaskSpec
+) -> dict[str, Any]:
+    split, kept = placed["split"], rows["state"] == KEPT
+    counts = {name: int((split == code).sum()) for code, name in enumerate(SPLITS)}
+    total = max(1, sum(counts.values()))
+    restored = int(((split >= 0) & ~kept).sum())
+    return {
+        "rows_in": int(kept.sum()),
+        "kept": sum(counts.values()) - restored,
+        "restored": restored,
+        "quarantined": len(findings),
+        "counts": counts,
+        "labels": {name: _numbers(rows["label"], split == code, spec.labels) for code, name in enumerate(SPLITS)},
+        "origins": {
+            name: {origin: n for origin, n in sorted(_numbers(rows["origin"], split == code, ORIGINS).items()) if n}
+            for code, name in enumerate(SPLITS)
+        },
+        "shares": {name: round(n / total, 6) for name, n in counts.items()},
+        "wanted_shares": {name: round(share, 6) for name, share in shares_of(spec).items()},
+        "clusters": units,
+        "by_rule": count_by_rule(findings),
+        "seed": spec.split.seed,
+    }
+
+
+def _numbers(values: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """How many of the chosen rows have each value: a place in `names`; -1 is none of them."""
+    counts = np.bincount(values[chosen].astype(np.int64) + 1, minlength=len(names) + 1)[1:]
+    return {name: int(n) for name, n in zip(names, counts, strict=True)}

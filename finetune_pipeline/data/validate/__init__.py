@@ -1,0 +1,1 @@
+"""Raw files become canonical examples; every bad row goes into quarantine with all its reasons."""

@@ -1,0 +1,61 @@
+"""Runs a function over blocks of work, in a pool of processes where the work is large."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+LARGE = 64 << 20
+"""Bytes of work from which a pool pays: its processes take two seconds to start."""
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], size: int) -> Iterator[Result]:
+    """Yield function(item) for every item, in order.
+
+    Args:
+        function: Can be pickled.
+        items: At most two for each process are under way, so memory stays bounded.
+        size: Bytes of all items together; from LARGE on a pool of processes works on them.
+
+    Raises:
+        RuntimeError: A process of the pool died.
+    """
+    cores = min(available_cores(), 8)
+    if size < LARGE or cores < 2:
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * cores:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"one of {cores} worker processes ended by itself, most likely for lack of memory: "
+                "close other programs, or run on a machine with more memory, and start again"
+            ) from error
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent dies; it would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.dedup.text_similarity import similarity
+from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.scrub import fingerprint
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_validated
+
+LONG = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday evening"
+NEAR = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday morning"
+
+
+def run(folder: Path, examples: list[Example], **data: Any) -> tuple[dict[str, Any], list[Example]]:
+    output = data.pop("output", None)
+    write_validated(folder / "in", examples)
+    facts = clean(folder / "in", make_spec(output=output, **data), folder / "out", key=b"key")
+    assert (
+        facts["rows_in"] == facts["kept"] + facts["quarantined"] + facts["exact_duplicates"] + facts["near_duplicates"]
+    )
+    kept = read_examples(folder / "out")
+    assert len(kept) == facts["kept"]
+    return facts, kept
+
+
+def clusters(out: Path) -> dict[str, str]:
+    """Cluster by id of every valid row."""
+    rows = np.load(out / "rows.npy")
+    return {f"{r['id']:016x}": f"{r['cluster']:016x}" for r in rows}
+
+
+def test_different_rows_all_stay(tmp_path: Path) -> None:
+    rows = [
+        example("Error 41 in the log", line=1),
+        example("Error 42 in the log", "P0_incident", line=2),
+        example("Please add dark mode", "feature_request", line=3),
+        example("C++ SDK", line=4),
+        example("C# SDK", "feature_request", line=5),
+    ]
+    facts, kept = run(tmp_path, rows)
+    assert kept == rows
+    assert facts["contradictions"] == facts["quarantined"] == 0 and facts["by_rule"] == {}
+    assert facts["labels"] == {"bug_report": 2, "feature_request": 2, "P0_incident": 1}
+    assert clusters(tmp_path / "out") == {e.id: e.id for e in rows}
+
+
+def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
+    rows = [
+        example(NEAR, line=1),
+        example(LONG + "!", line=2),
+        example(LONG + "!", line=3),
+        example(LONG.upper().replace(" ", "  ") + "!", line=4),
+        example("Something else entirely", line=5),
+    ]
+    facts, kept = run(tmp_path, rows)
+    assert (facts["exact_duplicates"], facts["near_duplicates"]) == (2, 1)
+    dropped = {r["source"]["line"]: r for r in read_lines(tmp_path / "out/duplicates.jsonl")}
+    assert [e.source["line"] for e in kept] == [4, 5]  # the longest stays
+    assert {n: r["kind"] for n, r in dropped.items()} == {1: "near", 2: "exact", 3: "exact"}
+    assert dropped[1]["kept_id"] == kept[0].id and dropped[1]["kept_source"]["line"] == 4
+    assert dropped[1]["similarity"] == round(similarity(NEAR, LONG), 4) and 0.8 <= dropped[1]["similarity"] < 1
+    assert {clusters(tmp_path / "out")[e.id] for e in rows[:4]} == {min(e.id for e in rows[:4])}
+
+
+def test_threshold_is_obeyed(tmp_path: Path) -> None:
+    facts, kept = run(tmp_path, [example(LONG), example(NEAR, line=2)], near_duplicate_threshold=0.99)
+    assert len(kept) == 2 and facts["near_duplicates"] == 0
+
+
+def test_a_shared_system_prompt_makes_no_duplicates(tmp_path: Path) -> None:
+    rows = [example(t, line=i) for i, t in enumerate(("No sound", "No image", "No network"))]
+    rows = [
+        Example(**{**e.to_dict(), "messages": [{"role": "system", "content": "x " * 2000}, *e.messages[1:]]})
+        for e in rows
+    ]
+    assert len(run(tmp_path, rows)[1]) == 3
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+def test_people_come_before_production_before_synthetic(tmp_path: Path, order: list[int]) -> None:
+    rows = [
+        example(LONG, line=1),
+        example(LONG + " again", line=2, origin="production"),
+        example(LONG + " again, I think", line=3, origin="synthetic"),
+    ]
+    assert [e.origin for e in run(tmp_path, [rows[i] for i in order])[1]] == ["human"]
+    assert [e.origin for e in run(tmp_path, [rows[i] for i in order if i])[1]] == ["production"]
+
+
+@pytest.mark.parametrize("other", [LONG, LONG.lower(), NEAR])
+def test_contradictions_are_quarantined_with_the_partners_place(tmp_path: Path, other: str) -> None:
+    rows = [
+        example(LONG, line=1),
+        example("Fine and different", line=2),
+        example(other, "P0_incident", line=3),
+        example(LONG, line=4),
+    ]
+    facts, kept = run(tmp_path, rows)
+    assert [e.source["line"] for e in kept] == [2]
+    assert (facts["quarantined"], facts["contradictions"], facts["by_rule"]) == (3, 3, {"data.contradiction": 3})
+    quarantine = {r["line"]: r["findings"][0] for r in read_lines(tmp_path / "out/quarantine.jsonl")}
+    assert "raw/a.jsonl:3" in quarantine[1]["message"] and "'P0_incident'" in quarantine[1]["message"]
+    assert "raw/a.jsonl:1" in quarantine[3]["message"] and quarantine[3]["place"] == "raw/a.jsonl:3"
+
+
+def test_free_answers_may_differ(tmp_path: Path) -> None:
+    rows = [
+        example("Name a colour", "Red, like a ripe tomato", 1),
+        example("name a colour ", "Blue, like the sea", 2),
+        example("Name a colour", "red, like a ripe tomato", 3),
+        example(LONG, "Take the new exporter: 41 rows", 4),
+        example(NEAR, "Take the new exporter: 42 rows", 5),
+        example(NEAR, "Take the new exporter: 41 rows!", 6),
+    ]
+    facts, kept = run(tmp_path, rows, output=TEXT_OUTPUT, contradictions="warn")
+    lines = [e.source["line"] for e in kept]
+    assert len(lines) == 4 and 2 in lines and 5 in lines and len({1, 3} & set(lines)) == len({4, 6} & set(lines)) == 1
+    assert (facts["exact_duplicates"], facts["near_duplicates"], facts["quarantined"]) == (1, 1, 0)
+    names = [clusters(tmp_path / "out")[e.id] for e in kept]
+    assert names[0] == names[1] != names[2] == names[3]
+    told = read_lines(tmp_path / "out/findings.jsonl")
+    assert [f["severity"] for f in told[:2]] == ["warning", "warning"]
+    first = next(line for line in lines if line in (1, 3))
+    assert "raw/a.jsonl:2" in next(f["message"] for f in told if f["place"] == f"raw/a.jsonl:{first}")
+
+
+def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
+    rows = [
+        example("Mail me: jane@example.com or jane@example.com", line=1),
+        example("Call +1 555 010 2030", line=2),
+        example("Nothing to hide", line=3),
+        example("Mail me: joe@example.org or joe@example.org", line=4),
+    ]
+    facts, kept = run(tmp_path, rows)
+    assert sorted(e.user_text for e in kept) == ["Call [PHONE_1]", "Mail me: [EMAIL_1] or [EMAIL_1]", "Nothing to hide"]
+    assert {e.id for e in kept} < {e.id for e in rows}
+    assert facts["exact_duplicates"] == 1  # they differed in the address only
+    assert {k: n for k, n in facts["scrubbed"].items() if n} == {"email": 4, "phone": 1} and facts["scrubbed_rows"] == 3
+    assert read_lines(tmp_path / "out/scrubbed.jsonl")[0] == {
+        "id": rows[0].id,
+        "source": {"file": "raw/a.jsonl", "line": 1},
+        "kind": "email",
+        "count": 2,
+        "fingerprints": [fingerprint(b"key", "email", "jane@example.com")],
+    }
+    written = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert b"example.com" not in written and b"2030" not in written
+
+
+def test_rows_with_personal_data_can_be_dropped_or_only_named(tmp_path: Path) -> None:
+    rows = [example("Mail me: jane@example.com", line=1), example("Nothing to hide", line=2)]
+    facts, kept = run(tmp_path / "drop", rows, scrub="drop")
+    assert [e.source["line"] for e in kept] == [2] and facts["by_rule"] == {"data.personal_data": 1}
+    quarantine = (tmp_path / "drop/out/quarantine.jsonl").read_text()
+    assert "[EMAIL_1]" in quarantine and "jane" not in quarantine
+    facts, kept = run(tmp_path / "warn", rows, scrub="warn")
+    assert kept == rows and facts["by_rule"] == {"data.personal_data": 1} and facts["quarantined"] == 0
+    assert facts["scrubbed"]["email"] == 1
+
+
+def test_same_rows_same_files(tmp_path: Path) -> None:
+    rows = [example(f"{LONG} {i % 7} {'x' * (i % 5)}", line=i) for i in range(60)]
+    run(tmp_path / "a", rows)
+    run(tmp_path / "b", rows)
+    files = [p.relative_to(tmp_path / "a") for p in (tmp_path / "a/out").rglob("*") if p.is_file()]
+    assert len(files) == 10
+    for path in files:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    facts, kept = run(tmp_path, [])
+    assert kept == [] and facts["rows_in"] == 0
+
+
+def test_rows_that_may_mean_the_same_are_told_and_removed_only_when_asked(tmp_path: Path) -> None:
+    rows = [
+        example("please export the whole invoice list now as file", line=1),
+        example("now export the invoice list as whole file please", line=2),
+        example("the map of the depot is empty since noon", line=3),
+    ]
+    semantic = {"model": "hashed", "threshold": 0.5}
+    facts, kept = run(tmp_path / "told", rows, semantic=semantic)
+    assert len(kept) == 3 and facts["by_rule"] == {"data.semantic_suspect": 1} and facts["semantic_suspects"] == 1
+    told = read_lines(tmp_path / "told/out/findings.jsonl")[0]
+    assert {told["place"], "raw/a.jsonl:2", "raw/a.jsonl:1"} <= {told["place"], *told["message"].split()}
+    names = clusters(tmp_path / "told/out")
+    assert names[rows[0].id] != names[rows[1].id]
+    run(tmp_path / "removed", rows, semantic={**semantic, "remove": True})
+    names = clusters(tmp_path / "removed/out")
+    assert names[rows[0].id] == names[rows[1].id] != names[rows[2].id]

@@ -1,0 +1,107 @@
+"""Token counts equal the counter's own, long rows are named, and prices are arithmetic."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.data.quality.sample import chosen
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.planning.prices import SHIPPED, estimate_prices, load_prices
+from finetune_pipeline.planning.token_counts import token_counts
+from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, requests
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory: pytest.TempPathFactory) -> TokenCounter:
+    return TokenCounter(make_tiny_model(tmp_path_factory.mktemp("base")))
+
+
+ROWS = requests(300)
+LORA = {"method": "lora", "epochs": 2, "max_tokens": 200}
+
+
+def test_counts_are_exact(counter: TokenCounter) -> None:
+    told = token_counts(ROWS, counter, make_spec(LABELS, LORA), load_prices())
+    whole = [counter.count(e.messages) for e in ROWS]
+    assert told["passed"] and told["total"] == sum(whole) and told["training_tokens"] == 2 * sum(whole)
+    assert (told["whole"]["min"], told["whole"]["max"]) == (min(whole), max(whole))
+    assert told["roles"]["user"]["total"] == sum(counter.count_texts([e.user_text for e in ROWS]))
+    assert told["total"] == told["template"] + sum(r["total"] for r in told["roles"].values())
+    assert sum(b["count"] for b in told["histogram"]) == 300 and told["interval"] is None
+
+
+def test_the_last_bin_takes_the_giant(counter: TokenCounter) -> None:
+    rows = [*ROWS, make("giant " * 5000, "x", 999)]
+    told = token_counts(rows, counter, make_spec(LABELS, {**LORA, "max_tokens": 100_000}), [])
+    bins = told["histogram"]
+    assert sum(b["count"] for b in bins) == 301 and bins[-1]["to"] == told["whole"]["max"]
+    assert bins[0]["to"] < 500 and all(a["to"] + 1 == b["from"] for a, b in pairwise(bins))
+
+
+def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(counter: TokenCounter) -> None:
+    rows = [*ROWS, make("long " * 400, "x", 999)]
+    told = token_counts(rows, counter, make_spec(LABELS, LORA), [])
+    assert not told["passed"] and told["over"] == 1
+    assert told["over_rows"] == [{"place": "raw/a.jsonl:999", "id": rows[-1].id}]
+    dropped = token_counts(rows, counter, make_spec(LABELS, {**LORA, "over_length": "drop"}), [])
+    assert dropped["passed"] and dropped["findings"][0]["severity"] == "note"
+
+
+def test_a_row_the_template_refuses_is_counted(counter: TokenCounter, monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = counter.template.environment.from_string(
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{{ m.content }}{% endfor %}"
+    )
+    monkeypatch.setattr(counter, "template", strict)
+    rows = [*ROWS[:5], make("x", "y", 77)]
+    rows[-1].messages.insert(2, {"role": "tool", "content": "z"})
+    told = token_counts(rows, counter, make_spec(LABELS, LORA), [])
+    assert told["refused"] == 1 and not told["passed"]
+    assert told["findings"][0]["place"] == "raw/a.jsonl:77" and "no tools" in told["findings"][0]["message"]
+
+
+def test_a_sample_has_an_interval_that_holds_the_truth(counter: TokenCounter) -> None:
+    truth = sum(counter.count(e.messages) for e in ROWS)
+    few = chosen(ROWS, 100)
+    told = token_counts(few, counter, make_spec(LABELS, LORA), [], of=300)
+    low, high = told["interval"]
+    assert low <= truth <= high and (told["sampled"], told["of"], told["rows"]) == (100, 300, 300)
+    assert "about" in told["message"]
+
+
+def test_prices_by_hand() -> None:
+    shipped = load_prices()
+    told = {(p["engine"], p["model"]): p for p in estimate_prices(2_000_000, shipped)}
+    assert told["OpenAI", "gpt-4o-mini"]["dollars"] == 6.0
+    assert told["this machine", "any size that fits"]["dollars"] == 0
+    h100 = told["rented H100, 80 GB", "8B, LoRA"]
+    assert h100["hours"] == pytest.approx(2e6 / 12_000 / 3600, abs=1e-3)
+    assert h100["dollars"] == pytest.approx(2.95 * 2e6 / 12_000 / 3600, abs=1e-4)
+    assert [p["dollars"] for p in estimate_prices(10, shipped)] == sorted(
+        p["dollars"] for p in estimate_prices(10, shipped)
+    )
+    assert all(p.note and p.date for p in shipped) and SHIPPED.is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("engine: x", "must be a list"),
+        ("- {engine: x, model: m, unit: hour, price: 1, date: 2026-01-01, note: n}", "tokens_per_second"),
+        ("- {engine: x, model: m, unit: million_tokens, price: -1, date: 2026-01-01, note: n}", "price 1, price"),
+        (
+            "- {engine: x, model: m, unit: million_tokens, price: 1, date: 2026-01-01, note: n, cost: 1}",
+            "price 1, cost",
+        ),
+        ("- [", "prices.yaml"),
+    ],
+)
+def test_a_bad_price_list_is_explained(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text(text)
+    with pytest.raises(FindingsError, match=message):
+        load_prices(path)
