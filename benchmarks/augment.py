@@ -26,8 +26,8 @@ from typing import Any
 
 import yaml
 
+from finetune_pipeline.data.perturbations import KINDS, TITLES, set_name
 from finetune_pipeline.evaluation.compare import compare
-from finetune_pipeline.evaluation.perturbations import KINDS, TITLES, set_name
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.evaluation.wording import percent, percent_range, points, points_range

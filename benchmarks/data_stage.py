@@ -24,11 +24,11 @@ from typing import Any
 
 import psutil
 
-from finetune_pipeline.artifacts import ArtifactStore, write_json
 from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
-from finetune_pipeline.graph import Graph, World
+from finetune_pipeline.engine.step import Graph, World
+from finetune_pipeline.engine.store import ArtifactStore, write_json
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.stages.data import STEPS
+from finetune_pipeline.steps.data import STEPS
 
 SPEC = """\
 name: bench
@@ -115,7 +115,7 @@ def _no_reviews() -> str:
 
 
 def _logs_step() -> Any:
-    from finetune_pipeline.graph import Step
+    from finetune_pipeline.engine.step import Step
 
     def make(work: Any) -> dict[str, Any]:
         (work.out / "examples.jsonl").touch()

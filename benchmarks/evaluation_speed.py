@@ -45,16 +45,16 @@ from lm_eval.models.huggingface import HFLM
 from training_tasks import ROOT, make_base
 from transformers import AutoModelForCausalLM
 
-from finetune_pipeline.artifacts import SeenFiles
+from finetune_pipeline.engine.store import SeenFiles
 from finetune_pipeline.evaluation import answering
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
-from finetune_pipeline.evaluation.generated import Answer
-from finetune_pipeline.evaluation.generation import Ids, Reader
 from finetune_pipeline.evaluation.predict import encode_labels
 from finetune_pipeline.evaluation.prompts import with_turns
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.inference.generation import Ids, Reader
 from finetune_pipeline.spec import load_task
 
 LIMITS = {"labels": 8.0, "long answers": 3.0, "label likelihoods, 4 shots": 20.0}

@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production import intake as module
 from finetune_pipeline.production.intake import log_store, take_in
 from finetune_pipeline.spec import load_task

@@ -22,26 +22,26 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore, digest_json, read_json, write_json
 from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.sealing import seal_key
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, digest_json, read_json, write_json
 from finetune_pipeline.evaluation.metrics import label_metrics
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.sealed import open_sealed
 from finetune_pipeline.models.chat_templates import read_chat_template
 from finetune_pipeline.models.kinds import served
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.plan import MEASURED_METHODS
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.spec.method_defaults import METHODS
 from finetune_pipeline.spec.model import TrainingSpec
-from finetune_pipeline.stages.baseline import answer_length
-from finetune_pipeline.stages.data import SCRUBBING_KEY
-from finetune_pipeline.stages.pipeline import PIPELINE
-from finetune_pipeline.stages.world import look
-from finetune_pipeline.training.jobs import base_job, merge_job, predict_job, prompt_set
+from finetune_pipeline.steps.baseline import answer_length
+from finetune_pipeline.steps.data import SCRUBBING_KEY
+from finetune_pipeline.steps.run_inputs import look
 from finetune_pipeline.training.phases import train_adapter
+from finetune_pipeline.worker.jobs import base_job, merge_job, predict_job, prompt_set
 
 DATA = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 
@@ -55,7 +55,7 @@ def launch(job: Mapping[str, Any]) -> dict[str, Any]:
         return dict(read_json(done))
     write_json(out / "job.json", dict(job))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-m", "finetune_pipeline.training.entry", str(out / "job.json")]
+    command = [sys.executable, "-m", "finetune_pipeline.worker.entry", str(out / "job.json")]
     subprocess.run(command, env=environment, check=True)
     write_json(same, digest_json(dict(job)))
     return dict(read_json(done))

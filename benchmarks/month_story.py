@@ -9,15 +9,15 @@ from typing import Any
 import dagster as dg
 from month_world import A_DAY, SENSORS, TASK
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore
-from finetune_pipeline.checks.production import CHAMPION_SERVES
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.orchestration.store import Store
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.production.watch import moment, version_of
-from finetune_pipeline.resources import registry
-from finetune_pipeline.resources.store import Store
-from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import load_task
+from finetune_pipeline.steps.production_checks import CHAMPION_SERVES
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 
 

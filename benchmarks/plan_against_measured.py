@@ -18,11 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, write_examples
+from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.spec.model import TrainingSpec
-from finetune_pipeline.training.jobs import base_job, train_job
+from finetune_pipeline.worker.jobs import base_job, train_job
 
 LIMIT = 0.15
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -54,7 +54,7 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Do a job in a child process; its measured.json."""
     write_json(folder / "job.json", job)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-m", "finetune_pipeline.training.entry", str(folder / "job.json")]
+    command = [sys.executable, "-m", "finetune_pipeline.worker.entry", str(folder / "job.json")]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     return dict(read_json(Path(job["out"]) / "measured.json"))
 

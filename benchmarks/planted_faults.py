@@ -112,8 +112,8 @@ FAULTS: dict[str, tuple[str, Callable[[ModuleType], None]]] = {
     "independent_split": ("finetune_pipeline.data.split.splitting", independent_split),
     "swapped_labels": ("finetune_pipeline.training.sft", swapped_labels),
     "broken_form": ("finetune_pipeline.training.sft", broken_form),
-    "exception": ("finetune_pipeline.evaluation.generation", exception),
-    "empty": ("finetune_pipeline.evaluation.generation", empty),
+    "exception": ("finetune_pipeline.models.inference.generation", exception),
+    "empty": ("finetune_pipeline.models.inference.generation", empty),
 }
 
 

@@ -198,8 +198,8 @@ def _at_home(world: World) -> Iterator[None]:
 
 
 def _champion(world: World) -> int | None:
-    from finetune_pipeline.resources import registry
-    from finetune_pipeline.resources.tracking import Tracking
+    from finetune_pipeline.tracking import registry
+    from finetune_pipeline.tracking.tracking import Tracking
 
     if not (world.home / "mlflow").exists():
         return None

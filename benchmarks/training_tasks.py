@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.artifacts import ArtifactStore, read_json, write_json
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
-from finetune_pipeline.graph import Graph, Step, Work, World
+from finetune_pipeline.engine.step import Graph, Step, Work, World
+from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.stages.data import STEPS
-from finetune_pipeline.training.jobs import base_job
+from finetune_pipeline.steps.data import STEPS
+from finetune_pipeline.worker.jobs import base_job
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTRUCTIONS = {
@@ -46,7 +46,7 @@ def make_base(folder: Path, template: str | None = None, base_model: str = "bund
     if not (out / "model.json").exists():
         text = NAMED[template] if template else None
         write_json(folder / "base.json", base_job(base_model=base_model, revision=None, out=out, chat_template=text))
-        child(None, str(folder / "base.json"), module="finetune_pipeline.training.entry")
+        child(None, str(folder / "base.json"), module="finetune_pipeline.worker.entry")
     return out
 
 

@@ -28,9 +28,9 @@ from typing import Any
 
 from training_tasks import child, first_rows, make_base, make_splits, messages, read_json
 
-from finetune_pipeline.artifacts import write_json
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.training.jobs import train_job
+from finetune_pipeline.worker.jobs import train_job
 
 LIMITS = {"ticket_triage": 0.2, "instructions": 0.5}
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -136,7 +136,7 @@ def ours(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "job.json", job)
     began = time.perf_counter()
-    child(None, str(folder / "job.json"), module="finetune_pipeline.training.entry", threads=threads)
+    child(None, str(folder / "job.json"), module="finetune_pipeline.worker.entry", threads=threads)
     told: dict[str, Any] = read_json(folder / "out" / "measured.json")
     return {**told, "seconds": time.perf_counter() - began, "facts": read_json(folder / "out" / "result.json")}
 

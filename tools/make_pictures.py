@@ -15,7 +15,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.settings import read_settings
 
 TASK = "ticket_triage"

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.checks.all import CHECKS
-from finetune_pipeline.checks.base import Check
 from finetune_pipeline.data.formats import FORMATS
+from finetune_pipeline.engine.checks import Check
+from finetune_pipeline.engine.step import Step
 from finetune_pipeline.evaluation.gates import table
-from finetune_pipeline.graph import Step
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec.schema import json_schema
-from finetune_pipeline.stages.pipeline import PIPELINE
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 

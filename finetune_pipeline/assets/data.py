@@ -4,16 +4,16 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from finetune_pipeline.assets.materialize import world_of
-from finetune_pipeline.assets.metadata import as_metadata, numbers
-from finetune_pipeline.assets.node import Node
 from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.summary import markdown, summarise
+from finetune_pipeline.orchestration.materialize import world_of
+from finetune_pipeline.orchestration.metadata import as_metadata, numbers
+from finetune_pipeline.orchestration.node import Node
+from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.progress import tell
-from finetune_pipeline.resources.store import Store
-from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.stages.pipeline import PIPELINE
+from finetune_pipeline.tracking.tracking import Tracking
 
 GROUP = "data"
 VIEWS = ("train_split", "validation_split", "test_split")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.assets.node import Node
+from finetune_pipeline.orchestration.node import Node
 
 GROUP = "evaluation"
 NODES = [

@@ -2,12 +2,12 @@
 
 import dagster as dg
 
-from finetune_pipeline.assets.node import Node, check_result
-from finetune_pipeline.checks.production import CHAMPION_SERVES, of_alarm
-from finetune_pipeline.resources.champion_quality import champion_quality
-from finetune_pipeline.resources.store import Store
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.orchestration.champion_quality import champion_quality
+from finetune_pipeline.orchestration.node import Node, check_result
+from finetune_pipeline.orchestration.store import Store
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.production_checks import CHAMPION_SERVES, of_alarm
+from finetune_pipeline.tracking.tracking import Tracking
 
 GROUP = "release"
 NODES = [

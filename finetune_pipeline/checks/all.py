@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.checks import data, evaluation, production, training
-from finetune_pipeline.checks.base import Check
+from finetune_pipeline.engine.checks import Check
+from finetune_pipeline.steps import data_checks as data
+from finetune_pipeline.steps import evaluation_checks as evaluation
+from finetune_pipeline.steps import production_checks as production
+from finetune_pipeline.steps import training_checks as training
 
 CHECKS: list[Check] = [*data.CHECKS, *training.CHECKS, *evaluation.CHECKS, *production.CHECKS]
 

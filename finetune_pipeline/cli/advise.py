@@ -7,12 +7,12 @@ from typing import Any
 import click
 import dagster as dg
 
-from finetune_pipeline.artifacts import Artifact
+from finetune_pipeline.baseline.advice import DECISIONS
 from finetune_pipeline.cli.environment import apply
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.run import execute, refusals_and_failures
 from finetune_pipeline.cli.state import open_project
-from finetune_pipeline.planning.advice import DECISIONS
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 

@@ -10,7 +10,7 @@ import dagster as dg
 
 from finetune_pipeline.cli.environment import apply
 from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
-from finetune_pipeline.resources.dagster_internals import instigators
+from finetune_pipeline.orchestration.dagster_internals import instigators
 from finetune_pipeline.settings import read_settings
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.baseline.learnable import Learnable, learnable
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, say, task_folder
 from finetune_pipeline.data.dedup.cleaning import clean
@@ -18,18 +17,19 @@ from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.base_template import own_template
 from finetune_pipeline.models.chat_templates import told_origin
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.power import power_bounds
+from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.report.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, read_spec
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.stages.ability import ability_digest
-from finetune_pipeline.stages.baseline import made_base
-from finetune_pipeline.training.preflight import preflight
+from finetune_pipeline.steps.ability import ability_digest
+from finetune_pipeline.steps.baseline import made_base
 
 EXAMPLES = 3
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import click
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore
 from finetune_pipeline.baseline.simple_export import export_simple
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
-from finetune_pipeline.graph import SHARED
+from finetune_pipeline.engine.step import SHARED
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.models.export import Source, check_place, export_adapter, export_model, unfinished
 from finetune_pipeline.models.gguf import VARIABLE, convert, find_converter
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.orchestration.store import Store
 from finetune_pipeline.report.model_card import card_of
-from finetune_pipeline.resources.store import Store
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.stages.baseline import best_simple_model
+from finetune_pipeline.steps.baseline import best_simple_model
 
 SIMPLE_BYTES = 1 << 28
 """Room that must be left on the disk for a simple model."""
@@ -117,8 +117,8 @@ def _find(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
         if merged is None:
             return f"{name} has no trained model yet: run `finetune run {name}`"
     else:
-        from finetune_pipeline.resources import registry
-        from finetune_pipeline.resources.tracking import Tracking
+        from finetune_pipeline.tracking import registry
+        from finetune_pipeline.tracking.tracking import Tracking
 
         tracking = Tracking()
         tracking.prepare()

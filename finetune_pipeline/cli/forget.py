@@ -7,12 +7,12 @@ from dataclasses import asdict
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
+from finetune_pipeline.orchestration.store import Store
 from finetune_pipeline.production.forget import forget as remove
 from finetune_pipeline.production.forget import trained_models
 from finetune_pipeline.production.log_erasure import StillWritten
-from finetune_pipeline.resources import registry
-from finetune_pipeline.resources.store import Store
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
 
 
 @click.command()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.state import open_project
+from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.preferences.compared import judged_pairs
@@ -16,7 +16,7 @@ from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.rated import prediction_pairs, read_ratings
 from finetune_pipeline.evaluation.step_facts import JudgeFindings
 from finetune_pipeline.report.judgements import judge_sentences
-from finetune_pipeline.stages.kept_answers import open_answers
+from finetune_pipeline.steps.kept_answers import open_answers
 
 
 @click.command()

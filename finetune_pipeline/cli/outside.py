@@ -11,7 +11,7 @@ _SQLITE_FULL = "database or disk is full"
 
 def words_of(error: BaseException) -> str | None:
     """What is wrong outside and what to do; None: the error is the program's own, and its traceback is wanted."""
-    from finetune_pipeline.resources.mlflow_store import TrackingError
+    from finetune_pipeline.tracking.mlflow_store import TrackingError
 
     for link in _chain(error):
         if isinstance(link, TrackingError):

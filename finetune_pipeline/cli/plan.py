@@ -11,21 +11,21 @@ from typing import Any
 
 import click
 
-from finetune_pipeline.artifacts import ArtifactStore, read_json, write_json
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.findings import Finding, as_rows, errors
-from finetune_pipeline.graph import World
 from finetune_pipeline.models.identity import model_kind
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.plan import duration, training_plan
 from finetune_pipeline.planning.power import power_bounds
+from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.report.plan_page import PARTS, file_size, measured_accuracy, time_range
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
-from finetune_pipeline.stages.pipeline import PIPELINE
-from finetune_pipeline.stages.world import look
-from finetune_pipeline.trainers.supervised import run_supervised
-from finetune_pipeline.training.preflight import preflight
+from finetune_pipeline.steps.run_inputs import look
+from finetune_pipeline.worker.supervised import run_supervised
 
 _DATA_STEPS = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples")
 
@@ -92,11 +92,11 @@ def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
 
 def _launch_without_lease(job: Any) -> dict[str, Any]:
     """Run a job that needs no device: a plan must not wait for a training to end."""
-    from finetune_pipeline.resources.compute import child_environment
+    from finetune_pipeline.orchestration.compute import child_environment
 
     out = Path(job["out"])
     write_json(out / "job.json", dict(job))
-    command = [sys.executable, "-P", "-m", "finetune_pipeline.training.entry", str(out / "job.json")]
+    command = [sys.executable, "-P", "-m", "finetune_pipeline.worker.entry", str(out / "job.json")]
     code = run_supervised(command, child_environment("cpu", {}), None)
     (out / "job.json").unlink()
     if code:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
-from finetune_pipeline.resources import registry
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
 
 
 @click.command()

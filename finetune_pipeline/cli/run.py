@@ -11,8 +11,6 @@ import click
 import dagster as dg
 
 from finetune_pipeline.assets.data import VIEWS
-from finetune_pipeline.assets.graph import NODES
-from finetune_pipeline.automation.jobs import STAGES, stage_assets
 from finetune_pipeline.cli.abandoned import close_abandoned_runs
 from finetune_pipeline.cli.environment import apply
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
@@ -21,13 +19,15 @@ from finetune_pipeline.cli.verdict import verdict_lines
 from finetune_pipeline.cli.waiting import pool_wait
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.findings import errors
+from finetune_pipeline.orchestration.assets import NODES
+from finetune_pipeline.orchestration.jobs import STAGES, stage_assets
+from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.progress import VARIABLE
-from finetune_pipeline.resources.mlflow_store import TrackingError
-from finetune_pipeline.resources.store import Store
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
-from finetune_pipeline.stages.baseline import made_base
-from finetune_pipeline.training.preflight import preflight
+from finetune_pipeline.steps.baseline import made_base
+from finetune_pipeline.tracking.mlflow_store import TrackingError
 
 REPOSITORY = "__repository__@finetune_pipeline"
 """So that the UI lists runs started here among those of the code location."""

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore
 from finetune_pipeline.assets.data import VIEWS
-from finetune_pipeline.assets.graph import NODES
-from finetune_pipeline.graph import World
-from finetune_pipeline.resources import registry
-from finetune_pipeline.resources.release import present_world
-from finetune_pipeline.resources.store import Store
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.orchestration.assets import NODES
+from finetune_pipeline.orchestration.release import present_world
+from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.stages.pipeline import PIPELINE
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
 
 
 @dataclass

@@ -12,8 +12,8 @@ import click
 
 from finetune_pipeline.cli.environment import environment
 from finetune_pipeline.cli.output import DONE, ERROR, problem, say
-from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.settings import read_settings
+from finetune_pipeline.tracking.tracking import Tracking
 
 
 @click.command()

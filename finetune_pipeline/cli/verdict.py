@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.cli.state import Project
+from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.gate_result import GateResult
 from finetune_pipeline.evaluation.wording import metric_title
 from finetune_pipeline.report.verdict import gate_counts

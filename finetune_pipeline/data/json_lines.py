@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.artifacts import digest_file
+from finetune_pipeline.engine.store import digest_file
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _BLANK = b" \t\r\n"

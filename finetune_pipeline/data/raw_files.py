@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.artifacts import SeenFiles, digest_file
 from finetune_pipeline.data.fields import check_fields, mapping_of
 from finetune_pipeline.data.formats import FORMATS, format_of
 from finetune_pipeline.data.json_lines import combine_digests, is_blank
 from finetune_pipeline.data.readers.blocks import Block, look_at, read_blocks
+from finetune_pipeline.engine.store import SeenFiles, digest_file
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import Task, TaskSpec
 

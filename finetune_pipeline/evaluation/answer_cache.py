@@ -27,8 +27,8 @@ from typing import Any, TypeVar
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-from finetune_pipeline.artifacts import digest_json
-from finetune_pipeline.evaluation.generated import Answer
+from finetune_pipeline.engine.store import digest_json
+from finetune_pipeline.models.inference.generated import Answer
 
 FILE = "answers.sqlite"
 UNUSED_DAYS = 90

@@ -9,15 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import SeenFiles, digest_json
 from finetune_pipeline.data.scrub import load_key
+from finetune_pipeline.engine.store import SeenFiles, digest_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.constrained import Grammar
-from finetune_pipeline.evaluation.generated import Answer
-from finetune_pipeline.evaluation.generation import Ids, generate_and_score
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.inference.constrained import Grammar
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.inference.generation import Ids, generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
-from finetune_pipeline.training.reporting import say
+from finetune_pipeline.reporting import say
 
 CODE = "4"
 """Raised when the same model, prompt and settings give another answer than before."""
@@ -141,7 +141,7 @@ def _device_name() -> str:
 
 
 def open_cache(told: Mapping[str, Any] | None) -> tuple[AnswerCache | None, SeenFiles | None]:
-    """The cache a job names, as :func:`finetune_pipeline.training.jobs.kept_answers` describes it; None: none."""
+    """The cache a job names, as :func:`finetune_pipeline.worker.jobs.kept_answers` describes it; None: none."""
     if not told:
         return None, None
     folder = Path(told["folder"])

@@ -7,10 +7,10 @@ from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, TooManyRows, ask
 from finetune_pipeline.evaluation.prompts import Shelf, conversations
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.spec.asking import ApiModelSpec
 
 API = "api_"

@@ -9,31 +9,31 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from finetune_pipeline.artifacts import SeenFiles, write_json
 from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.data.perturbations import drawn, perturbed
+from finetune_pipeline.engine.store import SeenFiles, write_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
-from finetune_pipeline.evaluation.constrained import Grammar, UnsupportedSchema
-from finetune_pipeline.evaluation.generated import Answer
-from finetune_pipeline.evaluation.perturbations import drawn, perturbed
 from finetune_pipeline.evaluation.predictions import SIMPLE, STATUSES, restricted_name, write_predictions
-from finetune_pipeline.evaluation.prefix_families import common_prefix
 from finetune_pipeline.evaluation.prompts import Shelf, conversations, prompts_to_try
 from finetune_pipeline.evaluation.row_scores import is_valid
 from finetune_pipeline.evaluation.served_answers import ServedAnswerer
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
+from finetune_pipeline.models.inference.constrained import Grammar, UnsupportedSchema
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.inference.prefix_families import common_prefix
+from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.engines import ServedModelsSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
-from finetune_pipeline.training.faults import JobError
-from finetune_pipeline.training.reporting import say
 
 Message = Mapping[str, Any]
 Asked = Answerer | ServedAnswerer
 
 
 def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a job of :func:`finetune_pipeline.training.jobs.predict_job`. Returns (facts, measured)."""
+    """Run a job of :func:`finetune_pipeline.worker.jobs.predict_job`. Returns (facts, measured)."""
     examples = _examples(job)
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
@@ -147,7 +147,7 @@ def _asked(
 
 
 def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a job of :func:`finetune_pipeline.training.jobs.baseline_job`. Returns (facts, measured)."""
+    """Run a job of :func:`finetune_pipeline.worker.jobs.baseline_job`. Returns (facts, measured)."""
     try:
         prompts = prompts_to_try(
             read_examples(Path(job["train"])),

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.data.perturbations import BLOCKING, KINDS, TITLES, set_name
 from finetune_pipeline.evaluation.compare import compare
-from finetune_pipeline.evaluation.perturbations import BLOCKING, KINDS, TITLES, set_name
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.result import (
     Comparison,

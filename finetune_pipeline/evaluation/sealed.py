@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import digest_json, write_json
 from finetune_pipeline.data.examples import decode_examples
 from finetune_pipeline.data.sealing import unseal
+from finetune_pipeline.engine.store import digest_json, write_json
 
 LEDGER = "test_openings.jsonl"
 TEST_SETS = "test_sets"

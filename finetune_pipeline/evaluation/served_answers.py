@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.openai_endpoint import (
     Budget,
     Endpoint,
@@ -23,10 +22,11 @@ from finetune_pipeline.evaluation.openai_endpoint import (
     ask,
     models_of,
 )
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.tokenizing import load_tokenizer
+from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.engines import ServedModelsSpec
-from finetune_pipeline.training.faults import JobError
-from finetune_pipeline.training.reporting import say
 
 
 class ServedAnswerer:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.checkpoint import HEADS
 from finetune_pipeline.models.streaming import TensorFile
-from finetune_pipeline.training.faults import JobError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Kind = Literal["lora", "prompt", "prefix", "full"]

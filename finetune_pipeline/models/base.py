@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import digest_file, read_json, write_json
+from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.base_template import (
     advisable,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.chat_templates import NAMED, marks, missing_marks, usable
 from finetune_pipeline.models.untrained import untrained_tokens

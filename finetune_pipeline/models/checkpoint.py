@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.artifacts import digest_file, read_json
+from finetune_pipeline.engine.store import digest_file, read_json
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.identity import MODEL_FILE, weight_files
 from finetune_pipeline.models.streaming import Entry, Planned, TensorFile, TensorWriter
-from finetune_pipeline.training.faults import JobError
 
 INDEX = "model.safetensors.index.json"
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline import __version__
-from finetune_pipeline.artifacts import Artifact, digest_file, read_json, write_json
+from finetune_pipeline.engine.store import Artifact, digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.identity import BUNDLED, MODEL_FILE, model_folder, model_record
 from finetune_pipeline.models.prompt_text import prompt_text

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.artifacts import digest_file, read_json
+from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.findings import Finding, FindingsError
 
 MODEL_FILE = "model.json"

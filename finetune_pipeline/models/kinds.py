@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_pipeline.artifacts import Artifact
+from finetune_pipeline.engine.store import Artifact
 
 WHOLE = ("full", "prompt")
 """Kinds whose stored model is what the registry refers to; of the others it keeps the adapter, and refers to the base."""

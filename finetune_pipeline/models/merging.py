@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.artifacts import digest_file, write_json
+from finetune_pipeline.engine.store import digest_file, write_json
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, Adapter, Change, adapter_kind, read_adapter
 from finetune_pipeline.models.checkpoint import HEADS, Checkpoint, Copy
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record, weight_files
 from finetune_pipeline.models.kinds import words_of
 from finetune_pipeline.models.low_rank import changed_rows
 from finetune_pipeline.models.streaming import TORCH_TYPES
-from finetune_pipeline.training.faults import JobError
 
 ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -191,7 +191,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a job of :func:`finetune_pipeline.training.jobs.merge_job`. Returns the facts, those of the comparison under
+    """Run a job of :func:`finetune_pipeline.worker.jobs.merge_job`. Returns the facts, those of the comparison under
     ``parity``.
 
     A merge that is right, but loses more than the limit by rounding to the base's type, is written again in float32: then
@@ -203,7 +203,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
     """
     from finetune_pipeline.data.examples import read_examples
     from finetune_pipeline.models.parity import MEAN_KL_LIMIT, parity
-    from finetune_pipeline.training.reporting import say
+    from finetune_pipeline.reporting import say
 
     base, adapter, out = Path(job["base"]), Path(job["adapter"]), Path(job["out"])
     rows = sorted(read_examples(Path(job["examples"])), key=lambda e: e.id)

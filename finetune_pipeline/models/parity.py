@@ -20,15 +20,15 @@ from typing import Any
 import torch
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.generation import Answer, Reader, generate_and_score
-from finetune_pipeline.evaluation.prefix_families import common_prefix
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind, read_adapter
 from finetune_pipeline.models.chat import encode_answer, encode_prompt
 from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.inference.generation import Answer, Reader, generate_and_score
+from finetune_pipeline.models.inference.prefix_families import common_prefix
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.models.streaming import TORCH_TYPES
-from finetune_pipeline.training.faults import JobError
 
 MEAN_KL_LIMIT = 0.005
 """Nats a token, for what rounding costs. Measured with a 135M model and its adapter for ticket labels: a full training in

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.artifacts import digest_file, read_json, write_json
+from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import CONFIG, WEIGHTS, adapter_kind
 from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
-from finetune_pipeline.training.faults import JobError
 
 
 def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.models.base_template import own_template
 from finetune_pipeline.models.template_engine import compile_template
 

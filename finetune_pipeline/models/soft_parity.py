@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.generation import Answer, generate_and_score
 from finetune_pipeline.models.adapters import adapter_kind
 from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS
 from finetune_pipeline.models.identity import model_record
+from finetune_pipeline.models.inference.generation import Answer, generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.models.parity import MEAN_KL_LIMIT, Rows, Side, compare, finite, logits, weights_off
 from finetune_pipeline.models.prefixes import PrefixedModel

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from finetune_pipeline.artifacts import digest_file, read_json, write_json
+from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS, adapter_kind
 from finetune_pipeline.models.checkpoint import Checkpoint, Copy
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record
 from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
-from finetune_pipeline.training.faults import JobError
 
 NAME = "<|soft_{}|>"
 _NEVER = -1e4

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from finetune_pipeline.training.faults import JobError
+from finetune_pipeline.faults import JobError
 
 TORCH_TYPES = {
     "F64": torch.float64,

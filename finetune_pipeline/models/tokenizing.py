@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import read_json
+from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.models.identity import model_folder
 
 

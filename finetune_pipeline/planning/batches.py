@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import read_json
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.perturbations import kind_of
+from finetune_pipeline.data.perturbations import kind_of
+from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import encode_example
 from finetune_pipeline.planning.tokens import TokenCounter

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.planning.available import available_memory
 from finetune_pipeline.planning.memory import Memory
 from finetune_pipeline.planning.planner import Phase, Planner

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.models.hardware import cpu_model
 

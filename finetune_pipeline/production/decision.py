@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import write_json
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.production.learning_curve import Curve
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import write_json
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.production.signals import QUALITY, Reference, signals_of
 from finetune_pipeline.production.watch import moment, version_of, watch
 from finetune_pipeline.spec.model import TaskSpec

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore, read_json
 from finetune_pipeline.data.examples import examples_of, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
 from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
 from finetune_pipeline.production.forgotten import ForgottenList
 from finetune_pipeline.production.intake import LOCK, log_store, take_in

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.production.log_rows import hash_user
 
 FILE = "forgotten.json"

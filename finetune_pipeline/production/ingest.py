@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import ArtifactStore, digest_json
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
+from finetune_pipeline.engine.store import ArtifactStore, digest_json
 from finetune_pipeline.production.choosing import Chosen, choose, settings
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_files import OWN_FOLDER

@@ -18,8 +18,8 @@ from typing import IO, Any
 
 import msgspec
 
-from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.json_lines import is_blank
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.forgotten import ForgottenList
 from finetune_pipeline.production.log_files import (
     OWN_FOLDER,

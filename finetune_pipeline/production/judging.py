@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from finetune_pipeline.artifacts import ArtifactStore, digest_json
+from finetune_pipeline.engine.store import ArtifactStore, digest_json
 from finetune_pipeline.production.choosing import example_of
 from finetune_pipeline.production.ingest import Logs, chosen
 from finetune_pipeline.production.used import rows_of_data

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from finetune_pipeline.artifacts import sync_folder
+from finetune_pipeline.engine.store import sync_folder
 from finetune_pipeline.production.intake import stream_of
 from finetune_pipeline.production.log_files import LineReader, LogFile, hash_line, opened
 from finetune_pipeline.production.log_store import LogStore

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
 from finetune_pipeline.data.scrub import Scrubber, load_key, scrub_text
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
 

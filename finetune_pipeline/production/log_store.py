@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.artifacts import read_json, sync_folder, write_json
 from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.engine.store import read_json, sync_folder, write_json
 
 _WHOLE = 1 << 256
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_pipeline.artifacts import MANIFEST, Artifact, ArtifactStore
+from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
 from finetune_pipeline.production.used import rows_behind, rows_of_data
 from finetune_pipeline.production.watch import moment
 from finetune_pipeline.spec.model import Task

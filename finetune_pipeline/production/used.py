@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.raw_files import PRODUCTION_FILE
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 
 
 def judged_reports(store: ArtifactStore, task: str) -> Iterator[Artifact]:

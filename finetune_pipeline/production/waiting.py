@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from finetune_pipeline.artifacts import ArtifactStore, digest_json
+from finetune_pipeline.engine.store import ArtifactStore, digest_json
 from finetune_pipeline.production.choosing import settings
 from finetune_pipeline.production.ingest import corrections, read_logs
 from finetune_pipeline.production.intake import log_store, take_in

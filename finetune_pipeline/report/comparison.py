@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from finetune_pipeline.baseline.advice import DECISIONS
 from finetune_pipeline.evaluation.overlap import OVERLAP_NAMES
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
@@ -23,7 +24,6 @@ from finetune_pipeline.evaluation.wording import (
     points,
     points_range,
 )
-from finetune_pipeline.planning.advice import DECISIONS
 from finetune_pipeline.report.blocks import Blocks, Format, Heading, Plot, Table, notes, text
 from finetune_pipeline.report.plots import Dot, dot_plot
 from finetune_pipeline.report.verdict import MOST, closed_by_decoding, decoding_sentence, level

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.data.dedup.row_table import TABLE
 from finetune_pipeline.data.examples import stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.quality.report import PARTS, benchmark_report, data_quality, write_review_sample
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.splitting import placed_rows
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.planning.token_counts import counted_by
 from finetune_pipeline.report.data_page import data_page
 from finetune_pipeline.report.page import page_html, page_markdown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.evaluation.perturbations import BLOCKING, TITLES
+from finetune_pipeline.data.perturbations import BLOCKING, TITLES
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, number, p_value, percent, points, points_range
 from finetune_pipeline.report.blocks import Blocks, Format, Table, figure, text

@@ -61,9 +61,9 @@ class LoadedModel:
 
         Raises TooLong, FindingsError when the chat template refuses the turns, and RuntimeError when the model fails.
         """
-        from finetune_pipeline.evaluation.generation import generate_and_score
         from finetune_pipeline.evaluation.predict import encode_labels
         from finetune_pipeline.models.chat import encode_prompt
+        from finetune_pipeline.models.inference.generation import generate_and_score
 
         turns = [{"role": "system", "content": self.champion.system_prompt}, *(dict(m) for m in messages)]
         most = min(max_new_tokens or self.champion.max_new_tokens, self.champion.max_new_tokens)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.perturbations import BLOCKING, TITLES, kind_of
+from finetune_pipeline.data.perturbations import BLOCKING, TITLES, kind_of
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_prompt, end_ids
 from finetune_pipeline.models.chat_templates import NAMED, marks

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.perturbations import BLOCKING, kind_of, perturbed, set_name
+from finetune_pipeline.data.perturbations import BLOCKING, kind_of, perturbed, set_name
 
 
 def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) -> list[Example]:

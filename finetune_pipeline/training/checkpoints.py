@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune_pipeline.artifacts import digest_file, read_json, write_json
+from finetune_pipeline.engine.store import digest_file, read_json, write_json
 
 MARK = "complete.json"
 

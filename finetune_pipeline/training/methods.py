@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.loading import load_for_training
 from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
-from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.saving import ADAPTER_FILE
 from finetune_pipeline.training.soft_prompts import add_soft_prompt, first_text
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import read_json, write_json
-from finetune_pipeline.training.jobs import train_job
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.worker.jobs import train_job
 
 Launch = Callable[[Mapping[str, Any]], dict[str, Any]]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.perturbations import kind_of
+from finetune_pipeline.data.perturbations import kind_of
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example
 from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from finetune_pipeline.artifacts import read_json, write_json
+from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.models.identity import model_folder, model_record, weight_files
 from finetune_pipeline.spec.method_defaults import LOW_RANK, SOFT_PROMPTS
 

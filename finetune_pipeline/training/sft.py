@@ -14,19 +14,19 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 from trl import SFTConfig
 
-from finetune_pipeline.artifacts import digest_file, digest_json, read_json, write_json
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.engine.store import digest_file, digest_json, read_json, write_json
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import Encoded
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
 from finetune_pipeline.report.audit_page import audit_page
 from finetune_pipeline.report.page import page_html
-from finetune_pipeline.training import checkpoints, history, launch
+from finetune_pipeline.reporting import say
+from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.augmentation import augmented_facts, training_examples
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.methods import Built, build
-from finetune_pipeline.training.reporting import say
 from finetune_pipeline.training.rows import Prepared, longest_allowed, prepare_split
 from finetune_pipeline.training.saving import ADAPTER_FILE, round_to_base, save_trained
 from finetune_pipeline.training.shared_prefix import (
@@ -36,6 +36,7 @@ from finetune_pipeline.training.shared_prefix import (
     supports_shared_prefix,
 )
 from finetune_pipeline.training.trainer import TokenTrainer, Told, load_finished
+from finetune_pipeline.worker import launch
 
 
 def job_digest(job: dict[str, Any], processes: int = 1) -> str:
@@ -55,7 +56,7 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
 
 
 def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a job of :func:`finetune_pipeline.training.jobs.train_job`. Returns (facts, measured).
+    """Run a job of :func:`finetune_pipeline.worker.jobs.train_job`. Returns (facts, measured).
 
     Several processes that a launcher started call this alike; the first one writes and tells for all.
     facts depend on the job alone (and on how many processes share it); measured holds what differs from run to run.

@@ -12,7 +12,7 @@ import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model, initialize_kv_prefix_from_past_key_values
 from transformers import DynamicCache
 
-from finetune_pipeline.training.faults import JobError
+from finetune_pipeline.faults import JobError
 
 
 def soft_prompt_kind(model: Any) -> str | None:

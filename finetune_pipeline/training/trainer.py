@@ -15,10 +15,10 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from finetune_pipeline import progress
+from finetune_pipeline.faults import Diverged
+from finetune_pipeline.reporting import say
 from finetune_pipeline.training import checkpoints, history
-from finetune_pipeline.training.faults import Diverged
 from finetune_pipeline.training.fused import token_losses
-from finetune_pipeline.training.reporting import say
 from finetune_pipeline.training.shared_prefix import logits_to_learn
 
 

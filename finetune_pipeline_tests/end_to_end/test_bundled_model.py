@@ -19,7 +19,7 @@ from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.training.jobs import base_job, baseline_job, merge_job, train_job
+from finetune_pipeline.worker.jobs import base_job, baseline_job, merge_job, train_job
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "ticket_triage"
 
@@ -30,7 +30,7 @@ def do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     path.write_text(json.dumps(job))
     env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
-        [sys.executable, "-m", "finetune_pipeline.training.entry", str(path)],
+        [sys.executable, "-m", "finetune_pipeline.worker.entry", str(path)],
         env=env, text=True, capture_output=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from finetune_pipeline.trainers.device_lease import lease
+from finetune_pipeline.worker.device_lease import lease
 from finetune_pipeline_tests.dagster_dev import ROOT, Dev, dagster_dev
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 

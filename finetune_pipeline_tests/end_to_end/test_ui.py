@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.assets.data import VIEWS
-from finetune_pipeline.assets.graph import NODES
 from finetune_pipeline.checks.all import CHECKS
+from finetune_pipeline.orchestration.assets import NODES
 from finetune_pipeline_tests.graph.project import Project
 
 

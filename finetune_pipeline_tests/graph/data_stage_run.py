@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data import workers
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
-from finetune_pipeline.graph import Graph, Step, World
+from finetune_pipeline.engine.step import Graph, Step, World
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.stages.data import STEPS
+from finetune_pipeline.steps.data import STEPS
 
 
 def no_logs(work: Any) -> dict[str, Any]:

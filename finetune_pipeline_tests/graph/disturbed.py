@@ -85,7 +85,7 @@ def heavy_child(run: Running) -> psutil.Process | None:
     """The process that works with torch for this run, if there is one now."""
     try:
         for child in psutil.Process(run.pid).children(recursive=True):
-            if "finetune_pipeline.training.entry" in " ".join(child.cmdline()):
+            if "finetune_pipeline.worker.entry" in " ".join(child.cmdline()):
                 return child
     except psutil.Error:  # one of them ended while it was looked at
         return None

@@ -15,21 +15,22 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.assets.release import champion_check
-from finetune_pipeline.automation.champion import champion_sensor
-from finetune_pipeline.automation.jobs import task_jobs
-from finetune_pipeline.automation.schedules import retraining_schedule
-from finetune_pipeline.automation.sensors import drift_sensor, new_logs_sensor
 from finetune_pipeline.cli.automate import switch
 from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.definitions import build_definitions
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.orchestration import release
+from finetune_pipeline.orchestration.champion_sensor import champion_sensor
+from finetune_pipeline.orchestration.jobs import task_jobs
+from finetune_pipeline.orchestration.schedules import retraining_schedule
+from finetune_pipeline.orchestration.sensors import drift_sensor, new_logs_sensor
+from finetune_pipeline.orchestration.store import Store
 from finetune_pipeline.production.ingest import corrections, read_logs
 from finetune_pipeline.production.waiting import what_waits
-from finetune_pipeline.resources import registry, release
-from finetune_pipeline.resources.store import Store
-from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 
 FIRST = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.evaluation.perturbations import KINDS
+from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.resources import registry
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project, rows
 
 SECRET = "zeppelin marmalade quixotic over the old lighthouse wall"

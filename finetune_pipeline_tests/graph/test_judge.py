@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune_pipeline.artifacts import Artifact
 from finetune_pipeline.checks.all import CHECKS
+from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.judge_minds import judge_mind, right

@@ -29,7 +29,7 @@ def trainer_of(parent: int) -> psutil.Process | None:
     """The child that trains, once it has written a checkpoint."""
     try:
         for child in psutil.Process(parent).children(recursive=True):
-            if "finetune_pipeline.training.entry" in " ".join(child.cmdline()):
+            if "finetune_pipeline.worker.entry" in " ".join(child.cmdline()):
                 return child
     except psutil.Error:  # one of them ended while it was looked at
         return None

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.resources import registry
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.graph.test_kills import adapter_digest, wait_for_checkpoint
 

@@ -12,15 +12,15 @@ import pytest
 from huggingface_hub import ModelCard
 
 from finetune_pipeline.assets.data import VIEWS
-from finetune_pipeline.assets.graph import NODES
 from finetune_pipeline.checks.all import CHECKS
+from finetune_pipeline.orchestration.assets import NODES
 from finetune_pipeline_tests.graph.project import Project, rows
 
 ASSETS = {node.name for node in NODES} | set(VIEWS)
 LOOK = """
 import json, dagster as dg
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.tracking.tracking import Tracking
 import os
 os.environ.setdefault("DAGSTER_HOME", str(read_settings().project))
 told = {"assets": {}, "checks": [], "mlflow": {}, "runs": []}
@@ -215,8 +215,8 @@ def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple
     project = finished[0]
     code = (
         "import json,sys,dataclasses\nfrom pathlib import Path\nfrom finetune_pipeline.spec import load_task, Task\n"
-        "from finetune_pipeline.artifacts import ArtifactStore\nfrom finetune_pipeline.stages.world import look\n"
-        "from finetune_pipeline.stages.pipeline import PIPELINE\n"
+        "from finetune_pipeline.engine.store import ArtifactStore\nfrom finetune_pipeline.steps.run_inputs import look\n"
+        "from finetune_pipeline.pipeline import PIPELINE\n"
         f"t=load_task(Path({str(project.folder)!r})); s=ArtifactStore(Path({str(project.home / 'artifacts')!r}))\n"
         "w=look(t,None,s); a=PIPELINE.versions(t,w,s)\n"
         "g=t.spec.gates.model_copy(update={'min_valid_share': 0.5})\n"

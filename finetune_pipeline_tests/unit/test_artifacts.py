@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline import artifacts
-from finetune_pipeline.artifacts import ArtifactStore, Builder, SeenFiles, digest_json, read_json, write_json
+from finetune_pipeline.engine import store as artifacts
+from finetune_pipeline.engine.store import ArtifactStore, Builder, SeenFiles, digest_json, read_json, write_json
 
 
 def make(builder: Builder) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_pipeline.artifacts import ArtifactStore
-from finetune_pipeline.graph import Graph, MissingInput, Step, Work, World, pinned_world
+from finetune_pipeline.engine.step import Graph, MissingInput, Step, Work, World, pinned_world
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.spec import Task, load_task
 
 WORLD = World(raw="r", reviews="v", logs="l", corrections="c", base={"id": "b"})

@@ -29,7 +29,7 @@ PLAIN = (
 )
 SKIN = ("assets", "automation", "checks", "resources", "cli")
 HEAVY = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "matplotlib")
-ENTRY = "training/entry.py"
+ENTRY = "worker/entry.py"
 
 
 def modules(*folders: str) -> list[Path]:

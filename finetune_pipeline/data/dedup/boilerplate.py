@@ -20,8 +20,8 @@ from statistics import median
 
 import numpy as np
 
-from finetune_pipeline.artifacts import read_json, write_json
 from finetune_pipeline.data.dedup.text_similarity import SIZE, keeps, loose_form
+from finetune_pipeline.engine.store import read_json, write_json
 
 PREAMBLES = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",

@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from finetune_pipeline.artifacts import digest_file, read_json
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE
 from finetune_pipeline.data.dedup.near_duplicates import candidate_pairs, loose_forms, similarities, sketch
@@ -26,6 +25,7 @@ from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, shingle_se
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, examples_of, read_examples
 from finetune_pipeline.data.split.canaries import KINDS, Canary, make_canaries, prove_semantic, semantic_leaks
 from finetune_pipeline.data.split.ledger import SPLITS
+from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.spec import TaskSpec
 
 LEAKAGE, FINGERPRINTS = "leakage.json", "test/fingerprints.json"

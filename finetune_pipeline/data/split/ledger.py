@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_pipeline.artifacts import sync_folder
+from finetune_pipeline.engine.store import sync_folder
 
 SPLITS = ("train", "validation", "test")
 ENTRY = np.dtype([("id", "<u8"), ("key", "<u8"), ("cluster", "<u8"), ("split", "<u1")])

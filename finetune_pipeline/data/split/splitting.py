@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.artifacts import digest_file, write_json
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
 from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, quarantine_row
@@ -18,6 +17,7 @@ from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.split.leakage import FINGERPRINTS, LEAKAGE, SMALL, certify, fingerprints, write_fingerprints
 from finetune_pipeline.data.split.ledger import SPLITS, read_ledger
 from finetune_pipeline.data.split.placement import BRIDGE, NOT_HUMAN, assignments_of, place, shares_of
+from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.findings import Finding, count_by_rule
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec

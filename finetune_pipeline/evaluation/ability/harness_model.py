@@ -15,8 +15,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from finetune_pipeline.evaluation.answering import Answerer
-from finetune_pipeline.evaluation.generated import Answer
-from finetune_pipeline.evaluation.generation import Ids
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.inference.generation import Ids
 
 LONGEST_WINDOW = 2048
 """Tokens of a text read at once, where its whole likelihood is asked; longer texts are read window by window."""

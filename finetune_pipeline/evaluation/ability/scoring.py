@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import write_json
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
 from finetune_pipeline.evaluation.ability.items import ROWS, Item, load_items
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
-from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids, to_ids
+from finetune_pipeline.models.inference.generated import Answer
 
 
 def ability(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a job of :func:`finetune_pipeline.training.jobs.ability_job`. Returns (facts, measured)."""
+    """Run a job of :func:`finetune_pipeline.worker.jobs.ability_job`. Returns (facts, measured)."""
     items = load_items([Path(p) for p in job["files"]], job["limit"], job["suite"])
     harness = job.get("harness") or {"folder": ".", "tasks": [], "limit": 0, "chat": False}
     tasks = read_tasks(Path(harness["folder"]), harness["tasks"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.generated import Answer
 from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, EndpointError, Spent, ask
 from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair
 from finetune_pipeline.evaluation.wording import counted
+from finetune_pipeline.models.inference.generated import Answer
 
 INSTRUCTION = (
     "You compare two answers to one request. Judge only whether they are right and complete, by the reference where one is "

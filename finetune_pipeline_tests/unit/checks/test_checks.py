@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_pipeline.artifacts import Artifact, read_json, write_json
 from finetune_pipeline.checks.all import CHECKS
-from finetune_pipeline.checks.base import Answer, Check
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split.splitting import split
+from finetune_pipeline.engine.checks import Answer, Check
+from finetune_pipeline.engine.store import Artifact, read_json, write_json
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import TaskSpec, parse_spec
-from finetune_pipeline.stages.pipeline import PIPELINE
 from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
 
 SPEC = {

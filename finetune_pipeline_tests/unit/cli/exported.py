@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.artifacts import ArtifactStore, Builder, write_json
+from finetune_pipeline.engine.step import SHARED
+from finetune_pipeline.engine.store import ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.gate_result import GateResult
-from finetune_pipeline.graph import SHARED
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.merging import merge_and_compare
-from finetune_pipeline.training.jobs import merge_job
+from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, write_tiny_examples
 from finetune_pipeline_tests.unit.evaluation.fake_run import evaluation
 

@@ -19,9 +19,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_pipeline.artifacts import ArtifactStore, digest_file
 from finetune_pipeline.cli import export as command
 from finetune_pipeline.cli.export import export
+from finetune_pipeline.engine.store import ArtifactStore, digest_file
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.report.page import fenced
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
@@ -277,8 +277,8 @@ def test_before_any_training(run: Run, project: Path, tmp_path: Path) -> None:
 
 
 def test_the_newest_model_and_the_one_an_alias_names(run: Run, project: Path, tmp_path: Path) -> None:
-    from finetune_pipeline.resources import registry
-    from finetune_pipeline.resources.tracking import Tracking
+    from finetune_pipeline.tracking import registry
+    from finetune_pipeline.tracking.tracking import Tracking
 
     made = store(project)
     old = made.all_versions(TASK, "merged_model")[-1]

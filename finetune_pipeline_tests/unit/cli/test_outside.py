@@ -13,8 +13,8 @@ import pytest
 
 from finetune_pipeline.cli import main as entry
 from finetune_pipeline.cli.outside import words_of
-from finetune_pipeline.resources.mlflow_store import TrackingError, reaching
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.tracking.mlflow_store import TrackingError, reaching
+from finetune_pipeline.tracking.tracking import Tracking
 
 
 def file_on_a_full_disk(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import yaml
 from click.testing import CliRunner
 
 from finetune_pipeline.cli.rollback import rollback
-from finetune_pipeline.resources import registry
-from finetune_pipeline.resources.release import release
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.orchestration.release import release
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.unit.resources.served_base import make_adapter, make_base
 from finetune_pipeline_tests.unit.resources.test_registry import new_run
 

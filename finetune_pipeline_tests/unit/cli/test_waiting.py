@@ -13,11 +13,11 @@ from finetune_pipeline import reminders
 from finetune_pipeline.cli import watch
 from finetune_pipeline.cli.waiting import pool_wait
 from finetune_pipeline.cli.watch import Watcher
+from finetune_pipeline.orchestration.compute import Compute
 from finetune_pipeline.progress import VARIABLE, tell
 from finetune_pipeline.reminders import Reminders, spell
-from finetune_pipeline.resources.compute import Compute
-from finetune_pipeline.trainers.device_lease import lease
-from finetune_pipeline.trainers.supervised import Stopped
+from finetune_pipeline.worker.device_lease import lease
+from finetune_pipeline.worker.supervised import Stopped
 
 
 def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pyte
     path, said = tmp_path / "progress.jsonl", []
     monkeypatch.setenv(VARIABLE, str(path))
     compute = Compute(devices=["cpu"], lock_folder=str(tmp_path / "locks"))
-    monkeypatch.setattr("finetune_pipeline.resources.compute._watch", lambda op, every: lambda: "enough waited")
+    monkeypatch.setattr("finetune_pipeline.orchestration.compute._watch", lambda op, every: lambda: "enough waited")
     with (
         lease(["cpu"], tmp_path / "locks", holder="adapter of tickets (run 12345678)"),
         Watcher(path, 1, said.append),

@@ -15,7 +15,7 @@ import pytest
 
 from finetune_pipeline.evaluation import answer_cache
 from finetune_pipeline.evaluation.answer_cache import FILE, AnswerCache
-from finetune_pipeline.evaluation.generated import Answer
+from finetune_pipeline.models.inference.generated import Answer
 
 KEY = b"k" * 32
 SECRET = "the customer's very own words"
@@ -71,7 +71,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.generated import Answer
+from finetune_pipeline.models.inference.generated import Answer
 folder, who, batches = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 cache = AnswerCache(folder, b"k" * 32, "open", 8)
 for batch in range(batches):

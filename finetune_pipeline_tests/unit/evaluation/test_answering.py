@@ -14,7 +14,7 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.training.jobs import kept_answers, predict_job, prompt_set
+from finetune_pipeline.worker.jobs import kept_answers, predict_job, prompt_set
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 
 

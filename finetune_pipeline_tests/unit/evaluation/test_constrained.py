@@ -13,15 +13,15 @@ import torch
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_values import strict
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.constrained import Grammar, UnsupportedSchema
-from finetune_pipeline.evaluation.generation import generate_and_score
 from finetune_pipeline.evaluation.predict import baseline, predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, restricted_name
 from finetune_pipeline.evaluation.row_scores import is_valid
 from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.inference.constrained import Grammar, UnsupportedSchema
+from finetune_pipeline.models.inference.generation import generate_and_score
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
 from finetune_pipeline.spec.outputs import JsonOutput
-from finetune_pipeline.training.jobs import baseline_job, kept_answers, predict_job, prompt_set
+from finetune_pipeline.worker.jobs import baseline_job, kept_answers, predict_job, prompt_set
 from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.tiny_model import make_tiny_model, tiny_messages, write_tiny_examples
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.evaluation import generation
 from finetune_pipeline.evaluation.gates import no_failed_generation
 from finetune_pipeline.evaluation.metrics import score
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.inference import generation
 from finetune_pipeline.spec.rules import check_all
-from finetune_pipeline.training.faults import JobError
-from finetune_pipeline.training.jobs import kept_answers, predict_job, prompt_set
+from finetune_pipeline.worker.jobs import kept_answers, predict_job, prompt_set
 from finetune_pipeline_tests.openai_server import completion, openai_server
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.evaluation.fake_run import changed, evaluation

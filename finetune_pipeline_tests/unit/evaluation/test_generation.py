@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_pipeline.evaluation import generation
-from finetune_pipeline.evaluation.generation import Reader, end_tokens, generate_and_score
 from finetune_pipeline.evaluation.predict import encode_labels
-from finetune_pipeline.evaluation.prefix_families import common_prefix
 from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.inference import generation
+from finetune_pipeline.models.inference.generation import Reader, end_tokens, generate_and_score
+from finetune_pipeline.models.inference.prefix_families import common_prefix
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
 

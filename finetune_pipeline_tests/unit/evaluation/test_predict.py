@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
-from finetune_pipeline.evaluation.perturbations import KINDS
+from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.prompts import shots_as_turns, with_turns
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.tokens import TokenCounter
-from finetune_pipeline.training.faults import JobError
-from finetune_pipeline.training.jobs import baseline_job, perturbed_set, predict_job, prompt_set
+from finetune_pipeline.worker.jobs import baseline_job, perturbed_set, predict_job, prompt_set
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, tiny_messages, write_tiny_examples
 
 

@@ -10,7 +10,7 @@ from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.evaluation.predict import baseline
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.prompts import Prompt, Shelf, conversations, prompts_to_try
-from finetune_pipeline.training.jobs import baseline_job
+from finetune_pipeline.worker.jobs import baseline_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS
 

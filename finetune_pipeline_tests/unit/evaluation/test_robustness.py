@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.perturbations import BLOCKING, KINDS, set_name
+from finetune_pipeline.data.perturbations import BLOCKING, KINDS, set_name
 from finetune_pipeline.evaluation.predictions import of_the_test
 from finetune_pipeline.evaluation.result import PerturbedRows, RobustnessVerdict
 from finetune_pipeline.evaluation.robustness import robustness, robustness_verdict

@@ -14,8 +14,8 @@ import pytest
 from finetune_pipeline.data.examples import read_examples, write_examples
 from finetune_pipeline.data.sealing import SealedError, seal, seal_key
 from finetune_pipeline.evaluation.sealed import LEDGER, look_number, open_sealed, openings
-from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG
-from finetune_pipeline.training.jobs import train_job
+from finetune_pipeline.worker.exit_codes import EXIT_CONFIG
+from finetune_pipeline.worker.jobs import train_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.data.rows import example
 from finetune_pipeline_tests.unit.evaluation.rows import spec
@@ -124,7 +124,7 @@ def test_training_that_is_given_the_sealed_test_fails(tmp_path: Path, which: str
     job = train_job(base=base, out=tmp_path / "out", work=tmp_path / "w", settings=settings, **files)
     (tmp_path / "job.json").write_text(json.dumps(job, default=str))
     done = subprocess.run(
-        [sys.executable, "-m", "finetune_pipeline.training.entry", str(tmp_path / "job.json")],
+        [sys.executable, "-m", "finetune_pipeline.worker.entry", str(tmp_path / "job.json")],
         capture_output=True,
         text=True,
         check=False,

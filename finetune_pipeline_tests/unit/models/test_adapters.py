@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import adapter_kind, read_adapter, scaling_of
-from finetune_pipeline.training.faults import JobError
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 

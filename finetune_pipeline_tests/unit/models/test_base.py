@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.artifacts import digest_file
+from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.identity import model_folder

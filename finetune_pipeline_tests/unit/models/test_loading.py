@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.loading import (
     load_for_prediction,
     load_for_training,
@@ -16,7 +17,6 @@ from finetune_pipeline.models.loading import (
     resolve_precision,
     weight_facts,
 )
-from finetune_pipeline.training.faults import JobError
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 CPU = torch.device("cpu")

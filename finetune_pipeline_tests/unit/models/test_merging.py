@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_pipeline.artifacts import digest_file
+from finetune_pipeline.engine.store import digest_file
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.merging import merge
-from finetune_pipeline.training.faults import JobError
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.models.adapters import make_adapter
 from finetune_pipeline_tests.unit.models.architectures import adapt, load, logits, make_model, with_adapter

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.merging import merge, merge_and_compare
 from finetune_pipeline.models.parity import MEAN_KL_LIMIT, MERGE_KL_LIMIT, divergence, parity
-from finetune_pipeline.training.faults import JobError
-from finetune_pipeline.training.jobs import merge_job
+from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 from finetune_pipeline_tests.unit.models.adapters import make_adapter
 from finetune_pipeline_tests.unit.models.architectures import adapt, make_model

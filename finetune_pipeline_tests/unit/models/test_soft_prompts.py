@@ -13,7 +13,8 @@ from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_pipeline.artifacts import digest_file
+from finetune_pipeline.engine.store import digest_file
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.identity import model_folder
@@ -21,8 +22,7 @@ from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.models.merging import merge, merge_and_compare
 from finetune_pipeline.models.prefixes import PrefixedModel
 from finetune_pipeline.models.soft_prompts import plain_model
-from finetune_pipeline.training.faults import JobError
-from finetune_pipeline.training.jobs import merge_job
+from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, tiny_messages, write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import load, logits, make_model, with_adapter
 

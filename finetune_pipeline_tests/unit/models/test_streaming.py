@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_pipeline.artifacts import digest_file
+from finetune_pipeline.engine.store import digest_file
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.streaming import NAMES, Planned, TensorFile, TensorWriter
-from finetune_pipeline.training.faults import JobError
 
 ROOT = Path(__file__).resolve().parents[3]
 

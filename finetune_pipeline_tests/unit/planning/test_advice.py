@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.baseline.advice import advise, measured_gains
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.rivals import strongest_rival
-from finetune_pipeline.planning.advice import advise, measured_gains
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import METRICS
@@ -88,7 +88,7 @@ def test_a_simple_model_that_surely_leads_is_used_where_no_result_promises_more(
 
 def test_a_measured_gain_over_a_simple_model_as_good_is_a_reason_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
     results = [{"kind": "labels", "simple": 0.75, "tuned": 0.9, "interval": [0.05, 0.2]}]
-    monkeypatch.setattr("finetune_pipeline.planning.advice.measured_gains", lambda: results)
+    monkeypatch.setattr("finetune_pipeline.baseline.advice.measured_gains", lambda: results)
     assert told(prompts(100), linear=0.8)["decision"] == "fine_tune"
     results[0]["simple"] = 0.69
     assert told(prompts(100), linear=0.8)["decision"] == "simple", "the simple model was worse there"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.log_kills import make_task
-from finetune_pipeline.artifacts import ArtifactStore, Builder, write_json
+from finetune_pipeline.engine.store import ArtifactStore, Builder, write_json
 from finetune_pipeline.production import forget as module
 from finetune_pipeline.production import log_erasure
 from finetune_pipeline.production.forget import forget

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.ingest import corrections_digest, ingest, read_logs, read_rows
 from finetune_pipeline.production.intake import take_in
 from finetune_pipeline.production.waiting import what_waits

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from benchmarks.log_kills import make_task, play
-from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production import intake, log_store
 from finetune_pipeline.spec import Task, load_task
 

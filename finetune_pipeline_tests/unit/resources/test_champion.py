@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore, Builder, write_json
-from finetune_pipeline.resources import registry
-from finetune_pipeline.resources.champion import present_champion
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.champion import present_champion
+from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.skilled_model import LABELS
 from finetune_pipeline_tests.tiny_model import make_tiny_model

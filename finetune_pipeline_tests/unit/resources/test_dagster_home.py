@@ -9,9 +9,9 @@ import dagster as dg
 import pytest
 import yaml
 
-from finetune_pipeline.resources.compute import Compute
-from finetune_pipeline.resources.dagster_internals import dagster_folder
-from finetune_pipeline.resources.store import Store
+from finetune_pipeline.orchestration.compute import Compute
+from finetune_pipeline.orchestration.dagster_internals import dagster_folder
+from finetune_pipeline.orchestration.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 SHOW = (

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
-from finetune_pipeline.resources.dagster_internals import LONGEST_SLEEP, _interval, sleep_while_waiting
+from finetune_pipeline.orchestration.dagster_internals import LONGEST_SLEEP, _interval, sleep_while_waiting
 
 HOLDS, WAITS = "10000000-0000-4000-8000-000000000000", "20000000-0000-4000-8000-000000000000"
 

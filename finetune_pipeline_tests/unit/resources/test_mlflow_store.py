@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.resources import mlflow_store
-from finetune_pipeline.resources.mlflow_store import TrackingError, migrate, sqlite_file, without_credentials
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.tracking import mlflow_store
+from finetune_pipeline.tracking.mlflow_store import TrackingError, migrate, sqlite_file, without_credentials
+from finetune_pipeline.tracking.tracking import Tracking
 
 ROOT = Path(__file__).resolve().parents[3]
 
 OPEN_AT_ONCE = """
 import sys, time
 from types import SimpleNamespace
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.tracking.tracking import Tracking
 tracking = Tracking(tracking_uri=sys.argv[1])
-from finetune_pipeline.resources.mlflow_store import set_environment
+from finetune_pipeline.tracking.mlflow_store import set_environment
 set_environment()
 import mlflow
 while time.time() < float(sys.argv[2]):

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.resources import registry
-from finetune_pipeline.resources.tracking import Tracking
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.resources.served_base import answer, make_adapter, make_base
 

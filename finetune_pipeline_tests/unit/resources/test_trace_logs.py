@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from benchmarks.log_kills import make_task
-from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.production import intake
 from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.ingest import read_logs
-from finetune_pipeline.resources.trace_logs import take_traces
-from finetune_pipeline.resources.tracking import Tracking
 from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.tracking.trace_logs import take_traces
+from finetune_pipeline.tracking.tracking import Tracking
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from finetune_pipeline.resources.tracking import StepRun, Tracking
+from finetune_pipeline.tracking.tracking import StepRun, Tracking
 
 
 @pytest.fixture

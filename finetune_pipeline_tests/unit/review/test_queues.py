@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.artifacts import ArtifactStore
 from finetune_pipeline.data.review import read_decisions, reviews_digest
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.choosing import choose
 from finetune_pipeline.production.ingest import chosen, corrections, read_logs
 from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.log_writer import LogWriter

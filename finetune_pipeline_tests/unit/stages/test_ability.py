@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.artifacts import MANIFEST, Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.engine.step import Work, World, no_tool
+from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.ability.drop import read_rows
 from finetune_pipeline.evaluation.ability.scoring import ability
 from finetune_pipeline.evaluation.step_facts import Ability
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.graph import Work, World, no_tool
 from finetune_pipeline.report.judgements import ability_sentences
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.stages.ability import ability_digest, make_base_ability, make_general_ability
+from finetune_pipeline.steps.ability import ability_digest, make_base_ability, make_general_ability
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, ENDING, write_task
 from finetune_pipeline_tests.unit.evaluation.rows import spec

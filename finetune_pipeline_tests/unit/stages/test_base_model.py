@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_pipeline.artifacts import ArtifactStore
+from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.graph import World
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.models.tokenizing import load_tokenizer
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import Task, check_task, load_task
 from finetune_pipeline.spec.model import CHAT_TEMPLATES
-from finetune_pipeline.stages.pipeline import PIPELINE
-from finetune_pipeline.stages.world import base_of
+from finetune_pipeline.steps.run_inputs import base_of
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import ArtifactStore
-from finetune_pipeline.graph import World
+from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.stages.pipeline import PIPELINE
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 WORLD = World("r", "v", "l", "c", {})

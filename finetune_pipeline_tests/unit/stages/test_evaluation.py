@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
 from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.perturbations import drawn
 from finetune_pipeline.data.sealing import SealedError, seal
+from finetune_pipeline.engine.step import Work, World, no_tool
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.baseline import score_baselines
-from finetune_pipeline.evaluation.perturbations import drawn
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.production_rows import SET
-from finetune_pipeline.graph import Work, World, no_tool
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.stages.data import sealing_key
-from finetune_pipeline.stages.evaluation import make_evaluation_report, make_test_predictions
+from finetune_pipeline.steps.data import sealing_key
+from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
 from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.unit.data.rows import example
 from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, PEOPLE, TRAINING

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_pipeline.artifacts import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.engine.step import MissingInput, Work, World, no_tool
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.predictions import write_predictions
-from finetune_pipeline.graph import MissingInput, Work, World, no_tool
 from finetune_pipeline.production.used import rows_of_data, used_rows
 from finetune_pipeline.spec import parse_spec
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.stages.production import make_drift_report, make_retraining_decision
+from finetune_pipeline.steps.production import make_drift_report, make_retraining_decision
 from finetune_pipeline_tests.unit.evaluation.rows import row
 from finetune_pipeline_tests.unit.production.streams import LABELS, labels, served, text
 

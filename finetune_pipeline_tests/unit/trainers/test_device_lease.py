@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.trainers.device_lease import lease
-from finetune_pipeline.trainers.supervised import Stopped
+from finetune_pipeline.worker.device_lease import lease
+from finetune_pipeline.worker.supervised import Stopped
 from finetune_pipeline_tests.unit.processes import number_in, wait_until
 
 HOLDER = """
 import subprocess, sys, time
 from pathlib import Path
-from finetune_pipeline.trainers.device_lease import lease
+from finetune_pipeline.worker.device_lease import lease
 with lease(["cpu"], Path(sys.argv[1]), holder="ticket_triage/adapter") as (device, handle):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=handle)
     (Path(sys.argv[1]) / "child").write_text(str(child.pid))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.trainers.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
-from finetune_pipeline.trainers.supervised import Stopped, run_supervised
+from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
+from finetune_pipeline.worker.supervised import Stopped, run_supervised
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 
 GRANDCHILD = """

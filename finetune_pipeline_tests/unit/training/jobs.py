@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.spec.model import LoraSpec, TrainingSpec
-from finetune_pipeline.training.jobs import train_job
+from finetune_pipeline.worker.jobs import train_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,7 +62,7 @@ def start(job: Mapping[str, Any], folder: Path, **environment: str) -> subproces
     path.write_text(json.dumps(job))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
     return subprocess.Popen(
-        [sys.executable, "-m", "finetune_pipeline.training.entry", str(path)],
+        [sys.executable, "-m", "finetune_pipeline.worker.entry", str(path)],
         env=env,
         text=True,
         stdout=subprocess.PIPE,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.artifacts import write_json
+from finetune_pipeline.engine.store import write_json
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["finetune_pipeline.training.sft"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.evaluation.perturbations import BLOCKING, kind_of
+from finetune_pipeline.data.perturbations import BLOCKING, kind_of
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.plan import TrainingPlan, training_plan
 from finetune_pipeline.planning.planner import Planner

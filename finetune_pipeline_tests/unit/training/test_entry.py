@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.model import TrainingSpec
-from finetune_pipeline.training import entry, process
-from finetune_pipeline.training.faults import JobError
-from finetune_pipeline.training.jobs import base_job, train_job
+from finetune_pipeline.worker import entry, process
+from finetune_pipeline.worker.jobs import base_job, train_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 from finetune_pipeline_tests.unit.training.jobs import ROOT, finish, make_inputs, start
@@ -165,7 +165,7 @@ def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> Non
 
 _CHILD = """
 import os, subprocess, sys, time
-from finetune_pipeline.training import process
+from finetune_pipeline.worker import process
 process.die_with_parent()
 process.stop_on_signals()
 other = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "

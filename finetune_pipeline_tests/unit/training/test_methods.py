@@ -13,8 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
-from finetune_pipeline.training.faults import JobError
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.training.shared_prefix import PaddedCollator, logits_to_learn
 from finetune_pipeline.training.trainer import TokenTrainer

@@ -33,7 +33,7 @@ class Starter:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(job))
         done = subprocess.run(
-            [sys.executable, "-m", "finetune_pipeline.training.entry", str(path)],
+            [sys.executable, "-m", "finetune_pipeline.worker.entry", str(path)],
             env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]

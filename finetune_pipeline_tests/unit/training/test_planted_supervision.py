@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.artifacts import Artifact, read_json
-from finetune_pipeline.checks.training import CHECKS
 from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.engine.store import Artifact, read_json
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.steps.training_checks import CHECKS
 from finetune_pipeline.training import rows
 from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline.training.sft import train

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_pipeline.training import checkpoints, history
-from finetune_pipeline.training.launch import _outcome, choose, rows_per_process, write_worker_error
 from finetune_pipeline.training.sft import train
+from finetune_pipeline.worker.launch import _outcome, choose, rows_per_process, write_worker_error
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, wait_until
 from finetune_pipeline_tests.unit.training.jobs import finish, job, settings, start
@@ -136,7 +136,7 @@ class Pair:
                 rank = child.environ().get("RANK")
             except psutil.Error:
                 continue
-            if rank is not None and "finetune_pipeline.training.entry" in child.cmdline():
+            if rank is not None and "finetune_pipeline.worker.entry" in child.cmdline():
                 found[int(rank)] = child
         return [found[rank] for rank in sorted(found)]
 
@@ -239,7 +239,7 @@ def test_what_fits_on_one_device_is_not_split(inputs: Path, tmp_path: Path, monk
         return choose({**job(inputs, tmp_path, **{**SMALL, **changes}), "memory_bytes": gib * 2**30}, 2)[0]
 
     assert chosen(10_000) == "ddp", "on the CPU"
-    monkeypatch.setattr("finetune_pipeline.training.launch._cards", lambda: [80 * 2**30] * 2)
+    monkeypatch.setattr("finetune_pipeline.worker.launch._cards", lambda: [80 * 2**30] * 2)
     assert (chosen(60), chosen(70, method="lora")) == ("ddp", "fsdp2")
     monkeypatch.setenv("FINETUNE_PARALLEL", "ddp")
     assert chosen(70) == "ddp"

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune_pipeline.artifacts import write_json
 from finetune_pipeline.data.examples import read_examples, write_examples
+from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.faults import Diverged, JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_all
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.training import history
-from finetune_pipeline.training.faults import Diverged, JobError
 from finetune_pipeline.training.sft import job_digest, train
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 

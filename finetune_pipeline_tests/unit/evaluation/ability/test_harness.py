@@ -19,7 +19,7 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
 from finetune_pipeline.evaluation.step_facts import Ability
-from finetune_pipeline.training.jobs import ability_job
+from finetune_pipeline.worker.jobs import ability_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import (
     CHOICES,

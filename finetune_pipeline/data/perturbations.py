@@ -1,0 +1,199 @@
+"""Light perturbations of what a user wrote, as production brings them: typing errors, another case, courtesies around it,
+and no system prompt.
+
+The right answer must stay the right answer, so what it can depend on is left as it is:
+
+* words of the row's own answer, calls of tools included, whatever their case (an extraction copies them);
+* whatever holds a digit, an underscore or a sign (numbers, dates, identifiers, addresses, placeholders of scrubbed values);
+* for typos also words with a capital (names), words for numbers, months, days and negation, short words, and every change
+  that would make another word of these rows; scripts without upper and lower case are not touched;
+* what :mod:`finetune_pipeline.data.courtesies` says of the lines put around a text.
+
+A row that a perturbation cannot change is left out of it. What becomes of a row follows from the seed and its id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from finetune_pipeline.data.courtesies import (
+    Purpose,
+    about_courtesy,
+    grades_manners,
+    with_courtesies,
+    words_to_avoid,
+)
+from finetune_pipeline.data.examples import Example, Message
+
+BLOCKING = ("typos", "case", "courtesy")
+"""What production brings to every model: a sure loss on these can hold a candidate back."""
+INFORMS = ("no_system",)
+"""Reported, but decides nothing: a model is served with its system prompt."""
+KINDS = (*BLOCKING, *INFORMS)
+TITLES = {
+    "typos": "Typing errors",
+    "case": "Another case",
+    "courtesy": "Greeting and thanks",
+    "no_system": "Without the system prompt",
+}
+_WORDS_PER_TYPO, _SHORTEST = 10, 5
+"""One word in ten, and one a row at least: the share that HELM's mild robustness mix misspells."""
+_TOKEN = re.compile(r"\S+")
+_WORD = re.compile(r"[^\W\d_]+")
+_KEPT = frozenset(
+    """cannot without never neither nothing nobody nowhere hardly except
+    three four five seven eight nine eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty
+    forty fifty sixty seventy eighty ninety hundred thousand million billion dozen half third quarter first second twice
+    thrice double triple january february march april june july august september october november december monday tuesday
+    wednesday thursday friday saturday sunday today tomorrow yesterday""".split()  # noqa: SIM905
+)
+
+
+def set_name(name: str, kind: str) -> str:
+    """The name of the perturbed form of a set of predictions or of a training row: the plain one's, and the kind."""
+    return f"{name}:{kind}"
+
+
+def kind_of(name: str) -> str | None:
+    """The perturbation in a name made by `set_name`; None for a plain one."""
+    kind = name.rpartition(":")[2]
+    return kind if kind in KINDS and ":" in name else None
+
+
+def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
+    """At most so many examples, in their order; which ones, the seed and their ids decide."""
+    ordered = sorted(examples, key=lambda e: hashlib.sha256(f"{seed}:{e.id}".encode()).digest())
+    chosen = {e.id for e in ordered[:rows]}
+    return [e for e in examples if e.id in chosen]
+
+
+def perturbed(
+    examples: Sequence[Example],
+    kind: str,
+    seed: int,
+    labels: Sequence[str] = (),
+    purpose: Purpose = "evaluation",
+) -> list[Example]:
+    """The examples as another hand might have written them, under their own ids.
+
+    Only the last user turn is changed, or for `no_system` the system turn left out. Answers are never changed.
+
+    Args:
+        examples: Rows with their right answers.
+        kind: One of `KINDS`.
+        seed: Of the random draws, together with each row's id.
+        labels: The task's labels; their words are neither made nor added.
+        purpose: Whether the rows are trained on or judged; the two get different courtesies.
+
+    Returns:
+        The rows that the perturbation changes, in their order.
+
+    Raises:
+        ValueError: The kind is unknown.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown perturbation {kind!r}; there are {', '.join(KINDS)}")
+    if kind == "no_system":
+        return _without_system(examples)
+    if kind == "courtesy" and grades_manners(labels):
+        return []
+    label_words = _words(labels)
+    known = label_words | _words(
+        m["content"] for e in examples for m in e.messages if isinstance(m.get("content"), str)
+    )
+    changed_rows = []
+    for example in examples:
+        place = max((i for i, m in enumerate(example.messages) if m["role"] == "user"), default=None)
+        if place is None or not isinstance(text := example.messages[place]["content"], str):
+            continue
+        dice = random.Random(hashlib.sha256(f"{seed}:{kind}:{example.id}".encode()).digest())  # noqa: S311
+        answered = _words(_answers(example.messages[place + 1 :]))
+        changed = text
+        if kind == "typos":
+            changed = _mistyped(text, dice, answered, known)
+        elif kind == "case":
+            changed = _in_another_case(text, dice, answered)
+        elif not about_courtesy(example):
+            changed = with_courtesies(text, dice, words_to_avoid(answered | label_words, labels), purpose)
+        if changed != text:
+            messages = [dict(m) for m in example.messages]
+            messages[place]["content"] = changed
+            changed_rows.append(replace(example, messages=messages))
+    return changed_rows
+
+
+def _without_system(examples: Sequence[Example]) -> list[Example]:
+    bare = [[m for m in e.messages if m["role"] != "system"] for e in examples]
+    return [
+        replace(example, messages=messages)
+        for example, messages in zip(examples, bare, strict=True)
+        if 1 < len(messages) < len(example.messages)
+    ]
+
+
+def _answers(messages: Sequence[Message]) -> list[str]:
+    """What the assistant says and which arguments it gives to tools."""
+    turns = [m for m in messages if m["role"] == "assistant"]
+    calls = [call["function"]["arguments"] for m in turns for call in m.get("tool_calls") or ()]
+    return [m["content"] for m in turns if isinstance(m["content"], str)] + calls
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    return {word.lower() for text in texts for word in _WORD.findall(text.replace("_", " "))}
+
+
+def _plain(token: str) -> bool:
+    """Words with punctuation around them at most: nothing that may be a number, an identifier or an address."""
+    return bool(re.fullmatch(r"[\W_]*[^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:!?)\]\"'”’…]*", token)) and not re.search(
+        r"[_@#/\\<>\[\]{}$€£%&=+*|~^`]", token
+    )
+
+
+def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Collection[str]) -> str:
+    """About one word in ten with two neighbouring letters inside it swapped, one left out or one doubled."""
+    places = [
+        (token.start() + word.start(), word[0])
+        for token in _TOKEN.finditer(text)
+        if _plain(token[0]) and len(found := list(_WORD.finditer(token[0]))) == 1
+        for word in found
+        if len(word[0]) >= _SHORTEST and word[0].islower()
+        if word[0] not in kept and word[0] not in _KEPT
+    ]
+    dice.shuffle(places)
+    wanted = max(1, len(_TOKEN.findall(text)) // _WORDS_PER_TYPO)
+    changes: dict[int, tuple[str, str]] = {}
+    for start, word in places:
+        at = dice.randrange(1, len(word) - 2)
+        typo = dice.choice(
+            [
+                word[:at] + word[at + 1] + word[at] + word[at + 2 :],
+                word[:at] + word[at + 1 :],
+                word[:at] + word[at] + word[at:],
+            ]
+        )
+        if typo != word and typo not in known and len(changes) < wanted:
+            changes[start] = (word, typo)
+    for start in sorted(changes, reverse=True):
+        word, typo = changes[start]
+        text = text[:start] + typo + text[start + len(word) :]
+    return text
+
+
+def _in_another_case(text: str, dice: random.Random, kept: Collection[str]) -> str:
+    """All small letters, or all capitals; whichever changes something."""
+
+    def turned(how: str) -> str:
+        def of(token: re.Match[str]) -> str:
+            if not _plain(token[0]) or _words([token[0]]) & set(kept):
+                return token[0]
+            other = token[0].lower() if how == "small" else token[0].upper()
+            return other if len(other) == len(token[0]) else token[0]
+
+        return _TOKEN.sub(of, text)
+
+    first, second = dice.sample(["small", "capitals"], 2)
+    return changed if (changed := turned(first)) != text else turned(second)

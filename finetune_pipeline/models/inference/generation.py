@@ -1,0 +1,302 @@
+"""Greedy answers and label log-likelihoods for many prompts, with the common prefix computed once.
+
+Prompts of one task share their beginning (system prompt, shots). Its keys and values are computed once and repeated for
+every batch; prompts that begin otherwise are families of their own. Batches hold prompts of similar length, padded on the
+left. The label scores go on from the same prefill: all labels of a row are packed behind its prompt in one pass, each
+seeing the prompt and itself; what labels begin with alike is read once. In float32 this gives the text and, to rounding,
+the scores of the plain way (one row at a time, every label encoded anew); a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import DynamicCache
+
+from finetune_pipeline import progress
+from finetune_pipeline.models.inference.constrained import Grammar
+from finetune_pipeline.models.inference.continuation_tree import Tree
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.inference.growing_cache import branch, grows_plainly, with_room
+from finetune_pipeline.models.inference.prefix_families import Ids, common_prefix, families
+from finetune_pipeline.reporting import say
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Token ids that end an answer: the tokenizer's EOS and those of the model's generation config."""
+    told = model.generation_config.eos_token_id if model.generation_config is not None else None
+    listed = told if isinstance(told, list) else [told]
+    return {int(t) for t in [*listed, tokenizer.eos_token_id] if t is not None}
+
+
+@dataclass
+class Prefilled:
+    """A batch of prompts, read. seen [rows, length]: which cached positions are real; logits [rows, vocabulary]: of the
+    token that comes next."""
+
+    cache: DynamicCache
+    seen: torch.Tensor
+    logits: torch.Tensor
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        return self.seen.sum(1)
+
+
+_PADDING = 1.15
+"""Rows are read together while they have at most so many times the longest one's tokens less."""
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Places of rows that are read together, ascending, so that little of what is computed is padding."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and lengths[groups[-1][0]] <= lengths[i] * _PADDING:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return [sorted(rows) for rows in groups]  # a single group is the batch as it is
+
+
+def _joined(parts: Sequence[Prefilled], groups: Sequence[Sequence[int]]) -> Prefilled:
+    """Batches of one reader as one, rows in the order of their places. Shorter rows get unseen places in front, but behind
+    what a trained prefix has put first, which no caller counts; where a token stands in its text is in its keys already.
+    """
+    longest = max(part.seen.shape[1] for part in parts)
+    gaps = [longest - part.seen.shape[1] for part in parts]
+    back = torch.tensor([i for rows in groups for i in rows]).argsort()
+    cache, hidden = branch(parts[0].cache), parts[0].cache.get_seq_length() - parts[0].seen.shape[1]
+    for depth, layer in enumerate(cache.layers):
+        for name in ("keys", "values"):
+            own = [getattr(part.cache.layers[depth], name) for part in parts]
+            whole = torch.cat([_with_gap(t, hidden, gap) for t, gap in zip(own, gaps, strict=True)])
+            setattr(layer, name, whole[back.to(whole.device)])
+    seen = torch.cat([F.pad(part.seen, (gap, 0)) for part, gap in zip(parts, gaps, strict=True)])
+    logits = torch.cat([part.logits for part in parts])
+    return Prefilled(cache, seen[back.to(seen.device)], logits[back.to(logits.device)])
+
+
+def _with_gap(states: torch.Tensor, at: int, gap: int) -> torch.Tensor:
+    """Keys or values [rows, heads, places, width] with `gap` empty places put in."""
+    return torch.cat([states[:, :, :at], F.pad(states[:, :, at:], (0, 0, gap, 0))], 2)
+
+
+class Reader:
+    """A model that has read the prefix which all prompts share. `prefix` 0: nothing is shared."""
+
+    def __init__(self, model: Any, prefix: Ids) -> None:
+        self.model = model
+        self.prefix = len(prefix)
+        self.cache = DynamicCache(config=model.config)
+        if prefix:
+            ids = torch.tensor([prefix], device=model.device)
+            self.model(input_ids=ids, cache=self.cache, use_cache=True, logits_to_keep=1)
+
+    def read(self, prompts: Sequence[Ids]) -> Prefilled:
+        """Read the rest of each prompt (whole prompts are given; they must begin with the prefix)."""
+        tails = [p[self.prefix :] for p in prompts]
+        groups = _alike([len(t) for t in tails]) if grows_plainly(self.cache) else [list(range(len(tails)))]
+        parts = [self._read_together([tails[i] for i in rows]) for rows in groups]
+        return parts[0] if len(parts) == 1 else _joined(parts, groups)
+
+    def _read_together(self, tails: Sequence[Ids]) -> Prefilled:
+        longest = max(len(t) for t in tails)
+        ids = torch.zeros(len(tails), longest, dtype=torch.long)
+        seen = torch.ones(len(tails), self.prefix + longest, dtype=torch.long)
+        for i, tail in enumerate(tails):
+            ids[i, longest - len(tail) :] = torch.tensor(tail)
+            seen[i, self.prefix : self.prefix + longest - len(tail)] = 0
+        cache = branch(self.cache)
+        if self.prefix:
+            cache.batch_repeat_interleave(len(tails))
+        seen = seen.to(self.model.device)
+        places = (seen.cumsum(1) - 1).clamp(min=0)[:, self.prefix :]
+        logits = self.model(
+            input_ids=ids.to(self.model.device),
+            attention_mask=seen,
+            position_ids=places,
+            cache=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return Prefilled(cache, seen, logits)
+
+    def continuations(self, batch: Prefilled, texts: Sequence[Sequence[Ids]]) -> list[list[torch.Tensor]]:
+        """Logits [tokens, vocabulary] that predict each token of every continuation of every row.
+
+        texts[row] lists that row's continuations; each sees the row's prompt and itself. The batch stays as it is.
+        """
+        same = {id(row): Tree.of(row) for row in texts}  # most rows share one list of labels
+        trees = [same[id(row)] for row in texts]
+        first = [[batch.logits[i : i + 1] for _ in row] for i, row in enumerate(texts)]
+        width = max(len(tree.tokens) for tree in trees)
+        if width == 0:
+            return first
+        rows, past = batch.seen.shape
+        ids = torch.zeros(rows, width, dtype=torch.long)
+        depth = torch.zeros(rows, width, dtype=torch.long)
+        own = torch.zeros(rows, width, width, dtype=torch.bool)
+        for i, tree in enumerate(trees):
+            n = len(tree.tokens)
+            ids[i, :n], depth[i, :n] = torch.tensor(tree.tokens), torch.tensor(tree.depth)
+            own[i, :n, :n] = tree.sees
+        device = self.model.device
+        allowed = torch.cat([batch.seen[:, None, :].bool().expand(rows, width, past), own.to(device)], 2)
+        mask = torch.zeros(rows, 1, width, past + width, dtype=batch.logits.dtype, device=device)
+        mask.masked_fill_(~allowed[:, None], torch.finfo(mask.dtype).min)
+        logits = self.model(
+            input_ids=ids.to(device),
+            attention_mask=mask,
+            position_ids=batch.lengths[:, None] + depth.to(device),
+            cache=branch(batch.cache),
+            use_cache=True,
+        ).logits
+        return [
+            [torch.cat([head, logits[i, path]]) for head, path in zip(heads, trees[i].paths, strict=True)]
+            for i, heads in enumerate(first)
+        ]
+
+    def greedy(
+        self, batch: Prefilled, max_new_tokens: int, ends: set[int], grammar: Grammar | None = None
+    ) -> list[Ids]:
+        """The most likely token again and again, of those `grammar` allows, until an end token (kept) or max_new_tokens."""
+        answers: list[Ids] = [[] for _ in range(len(batch.logits))]
+        active = list(range(len(answers)))
+        cache, seen, logits = with_room(batch.cache, max_new_tokens - 1), batch.seen, batch.logits
+        constrained = [grammar.begin() for _ in answers] if grammar else None
+        for step in range(max_new_tokens):
+            if constrained:
+                scores = logits.float().cpu().numpy()
+                allowed = [constrained[row].choose(own, ends) for row, own in zip(active, scores, strict=True)]
+                token = torch.tensor(allowed, device=logits.device)
+            else:
+                token = logits.argmax(-1)
+            for row, chosen in zip(active, token.tolist(), strict=True):
+                answers[row].append(chosen)
+            left = [i for i, row in enumerate(active) if answers[row][-1] not in ends]
+            if not left or step + 1 == max_new_tokens:
+                break
+            if len(left) < len(active):
+                keep = torch.tensor(left, device=seen.device)
+                cache.batch_select_indices(keep)
+                seen, token, active = seen[keep], token[keep], [active[i] for i in left]
+            places = seen.sum(1, keepdim=True)
+            seen = torch.cat([seen, seen.new_ones(len(active), 1)], 1)
+            logits = self.model(
+                input_ids=token[:, None],
+                attention_mask=seen,
+                position_ids=places,
+                cache=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        return answers
+
+
+@torch.no_grad()
+def generate_and_score(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Ids],
+    labels: Sequence[Sequence[Ids]] | None,
+    max_new_tokens: int,
+    batch_size: int,
+    stage: str = "predictions",
+    name: str = "",
+    known: Mapping[int, Answer] | None = None,
+    keep: Callable[[Mapping[int, Answer]], None] | None = None,
+    grammar: Grammar | None = None,
+) -> list[Answer]:
+    """One :class:`Answer` per prompt (token ids with the generation prompt), in the given order.
+
+    labels: per prompt, the token ids of every label after it, end-of-turn token included; None for free text. A batch
+    that raises is tried again row by row, so that one bad row loses no other; rows that still fail get status error.
+    known: answers by place that need not be computed; where they came of whole batches, as after a kill, the others are
+    computed in the batches they would have been in anyway, to the same bits. keep: called with the answers of each batch.
+    grammar: what every answer must comply with; None for free answers.
+    """
+    model.eval()
+    ends = end_tokens(model, tokenizer)
+    found = known or {}
+    answers = [found.get(i) or Answer(prompt_tokens=len(p)) for i, p in enumerate(prompts)]
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    order = []
+    for i, prompt in enumerate(prompts):
+        if not prompt or (limit and len(prompt) + max_new_tokens > limit):
+            answers[i].status = "error"
+            answers[i].error = (
+                f"the prompt has {len(prompt)} tokens; with {max_new_tokens} new ones that is more than "
+                f"the model's {limit}"
+                if prompt
+                else "the prompt is empty"
+            )
+        else:
+            order.append(i)
+
+    def work(reader: Reader, rows: list[int]) -> None:
+        batch = reader.read([prompts[i] for i in rows])
+        texts = reader.greedy(batch, max_new_tokens, ends, grammar)
+        scores = (
+            _scores(reader.continuations(batch, [labels[i] for i in rows]), [labels[i] for i in rows])
+            if labels is not None
+            else [[] for _ in rows]
+        )
+        for i, ids, score in zip(rows, texts, scores, strict=True):
+            _fill(answers[i], tokenizer, ids, score, ends)
+
+    done = len(found)
+    for family in families([prompts[i] for i in order]):
+        places = sorted((order[i] for i in family), key=lambda i: (-len(prompts[i]), i))
+        batches = _batches(places, batch_size, found)
+        if not batches:
+            continue
+        reader = Reader(model, prompts[places[0]][: common_prefix([prompts[i] for i in places])])
+        for rows in batches:
+            try:
+                work(reader, rows)
+            except Exception as error:  # noqa: BLE001 - the rows are tried one by one; what fails is told in its row
+                say(f"{stage}: a batch of {len(rows)} failed ({type(error).__name__}: {error}); trying them one by one")
+                for i in rows:
+                    try:
+                        work(reader, [i])
+                    except Exception as reason:  # noqa: BLE001
+                        answers[i] = Answer(
+                            status="error", error=f"{type(reason).__name__}: {reason}", prompt_tokens=len(prompts[i])
+                        )
+            done += len(rows)
+            progress.tell(stage, name, step=done, of=len(order))
+            if keep is not None:
+                keep({i: answers[i] for i in rows})
+    return answers
+
+
+def _batches(order: Sequence[int], size: int, known: Container[int]) -> list[list[int]]:
+    """Rows to compute, in batches: those of the full order where none is known in part, else of the missing rows alone."""
+    full = [list(order[at : at + size]) for at in range(0, len(order), size)]
+    missing = [[i for i in rows if i not in known] for rows in full]
+    if all(not some or len(some) == len(rows) for some, rows in zip(missing, full, strict=True)):
+        return [rows for rows in missing if rows]
+    rest = [i for rows in missing for i in rows]
+    return [rest[at : at + size] for at in range(0, len(rest), size)]
+
+
+def _scores(logits: list[list[torch.Tensor]], texts: Sequence[Sequence[Ids]]) -> list[list[float]]:
+    scores = []
+    for row, ids in zip(logits, texts, strict=True):
+        score = []
+        for part, text in zip(row, ids, strict=True):
+            target = torch.tensor(text, device=part.device)[:, None]
+            score.append(torch.log_softmax(part.float(), -1).gather(1, target).double().sum().item())
+        scores.append(score)
+    return scores
+
+
+def _fill(answer: Answer, tokenizer: Any, ids: Ids, scores: list[float], ends: set[int]) -> None:
+    ended = bool(ids) and ids[-1] in ends
+    answer.new_ids, answer.new_tokens, answer.label_scores = ids, len(ids), scores
+    answer.text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+    answer.status = "truncated" if not ended else "ok" if answer.text.strip() else "empty"

@@ -1,0 +1,106 @@
+"""The registry's part in a run: which champion a candidate is compared with, and what happens to a candidate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.engine.step import World
+from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.run_inputs import look
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.trace_logs import take_traces
+from finetune_pipeline.tracking.tracking import Tracking
+
+
+def present_world(task: Task, store: Store, tracking: Tracking) -> World:
+    """The world now, new traces and log lines taken in, with the champion a candidate of the present data must be compared with.
+
+    Where the candidate *is* the champion already (nothing changed since it was promoted), the comparison is the one it
+    was promoted by: otherwise every rerun would see a new world and work again.
+    """
+    serving = registry.champion(tracking, task.name)
+    artifacts = store.artifacts()
+    take_traces(task, artifacts, tracking)
+    world = look(task, None, artifacts)
+    versions = PIPELINE.versions(task, world, artifacts)
+    if serving is None:
+        return replace(world, trained_on=versions["splits"])
+    tags = registry.version_tags(tracking, task.name, serving)
+    compared = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
+    if tags["merged_version"] == versions["merged_model"]:
+        compared = json.loads(tags["compared_with"])
+    kept = artifacts.find(task.name, "splits", tags["dataset_version"]) is not None
+    trained_on = tags["dataset_version"] if kept else versions["splits"]  # removed by `finetune forget`
+    return replace(look(task, compared, artifacts), trained_on=trained_on)
+
+
+def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
+    """A sentence where another run would only find what is made already; None where something changed.
+
+    Raises FindingsError as present_world does.
+    """
+    world = present_world(task, store, tracking)
+    artifacts = store.artifacts()
+    made = PIPELINE.find("model_version", task, world, artifacts)
+    if made is None:
+        return None
+    version = made.facts["model_version"]
+    serving = registry.champion(tracking, task.name)
+    if serving == version:
+        return f"nothing changed since the data of the champion (version {version})"
+    champion = f"the champion is version {serving}" if serving else "there is no champion"
+    return f"nothing changed since the last candidate (version {version}), which was not promoted; {champion}"
+
+
+def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """Register a candidate (see stages.release.release_request) and promote it if every gate passed.
+
+    Returns {model_version, candidate, champion, previous_champion, promoted, rolled_back}. Again with the same request:
+    the same. rolled_back: when and why a rollback took this very version out of service, else None; it is not promoted.
+    """
+    name = str(request["name"])
+    version = registry.register(
+        tracking,
+        name,
+        kind=str(request["kind"]),
+        adapter=Path(request["adapter"]),
+        merged=Path(request["merged"]),
+        base=Path(request["base"]),
+        base_identity=request["base_identity"],
+        adapter_version=str(request["adapter_version"]),
+        system_prompt=request["system_prompt"],
+        max_new_tokens=int(request["max_new_tokens"]),
+        run_id=run_id,
+        tags={
+            "gates": "passed" if request["gates_passed"] else "failed",
+            "verdict": request["verdict"],
+            "method": request["method"],
+            "kind": request["kind"],
+            "dataset_version": request["dataset_version"],
+            "adapter_version": request["adapter_version"],
+            "merged_version": request["merged_version"],
+            "evaluation_version": request["evaluation_version"],
+            "compared_with": json.dumps(request["compared_with"]),
+            **({registry.FORGOTTEN: registry.FORGOTTEN_TOLD} if request["forgotten"] else {}),
+            **{f"gate.{gate}": status for gate, status in request["gates"].items()},
+        },
+    )
+    registry.store_card(tracking, name, version, request["card"], request["verdict"])
+    rolled_back = registry.version_tags(tracking, name, version).get(registry.ROLLED_BACK)
+    promotable = request["gates_passed"] and rolled_back is None and not request["forgotten"]
+    previous = registry.promote(tracking, name, version) if promotable else None
+    champion = registry.champion(tracking, name)
+    return {
+        "model_version": version,
+        "candidate": version,
+        "champion": champion,
+        "previous_champion": previous,
+        "promoted": champion == version,
+        "rolled_back": rolled_back,
+    }

@@ -1,0 +1,258 @@
+"""BASELINE: what the base model does when it is only prompted, and whether training is worth it at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.baseline.advice import advise
+from finetune_pipeline.baseline.learnable import learnable, prompted_evidence
+from finetune_pipeline.baseline.simple_export import SimpleSource
+from finetune_pipeline.data.answer_rules import schema_of
+from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.engine.step import SHARED, Step, Work
+from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.evaluation.baseline import score_baselines
+from finetune_pipeline.evaluation.endpoint_answers import API, ask_endpoint
+from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows
+from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, read_predictions, write_predictions
+from finetune_pipeline.evaluation.rivals import strongest_rival
+from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
+from finetune_pipeline.evaluation.step_facts import Advice
+from finetune_pipeline.evaluation.worth import worth_training
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
+from finetune_pipeline.planning.power import power_plan
+from finetune_pipeline.report.comparison import advice_sentences
+from finetune_pipeline.report.page import plain
+from finetune_pipeline.spec.endpoints import PATIENCE
+from finetune_pipeline.spec.model import Task, TaskSpec
+from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
+from finetune_pipeline.steps.kept_answers import answers_of, api_answers
+from finetune_pipeline.steps.run_inputs import base_of
+from finetune_pipeline.worker.jobs import base_job, baseline_job
+
+
+def answer_length(spec: TaskSpec) -> int:
+    """Longest generated answer, in tokens."""
+    return spec.baseline.max_new_tokens if isinstance(spec.output, LabelsOutput) else spec.output.max_new_tokens
+
+
+def make_base_model(work: Work) -> dict[str, Any]:
+    """The base model, with the task's chat template where it gives one. Tasks with the same text of it share the result."""
+    spec, folder = work.spec, work.task.folder
+    template = read_chat_template(spec.chat_template, folder)
+    if template_identity(spec.chat_template, folder).get("chat_template") != work.world.base.get("chat_template"):
+        raise RuntimeError(
+            f"{spec.chat_template} of {work.task.name} changed since this run began; run it again to use the new one"
+        )
+    job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=work.out, chat_template=template)
+    return work.launch(job)
+
+
+def made_base(task: Task, store: ArtifactStore) -> Path | None:
+    """The artifact of the task's base model, where it is made already; looks at nothing else of the task's world."""
+    if not store.all_versions(SHARED, BASE_STEP.name):
+        return None  # nothing to compare digests of weights with
+    try:
+        identity = base_of(task)
+    except (FindingsError, OSError, ValueError):
+        return None
+    found = store.find(SHARED, BASE_STEP.name, store.version(BASE_STEP.name, BASE_STEP.code_version, {}, identity))
+    return found.folder if found else None
+
+
+def make_few_shot_baseline(work: Work) -> dict[str, Any]:
+    """Every prompt of the spec on the validation split; `best` names the one fine-tuning must beat."""
+    spec, splits = work.spec, work.inputs["splits"].folder
+    train, validation = examples_of(splits, "train"), examples_of(splits, "validation")
+    told = work.launch(
+        baseline_job(
+            base=work.inputs["base_model"].folder,
+            examples=validation,
+            train=train,
+            shots=spec.baseline.shots,
+            retrieved=spec.baseline.retrieved,
+            system_prompt=spec.system_prompt,
+            prompts=spec.baseline.prompts,
+            limit=spec.baseline.rows,
+            seed=spec.baseline.seed,
+            labels=spec.labels,
+            max_new_tokens=answer_length(spec),
+            batch_size=spec.baseline.batch_size,
+            answers=answers_of(work),
+            simple=simple_settings(spec),
+            restricted=schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None,
+            out=work.out,
+        )
+    )
+    rows, api = read_predictions(work.out / "predictions.parquet"), None
+    if spec.baseline.endpoint is not None:
+        rows, api = _with_endpoint(work, rows, read_examples(train), read_examples(validation))
+    return {
+        **told,
+        **score_baselines(spec, _by_model(rows)),
+        "prompt_details": {**told.get("prompts", {}), **(api["prompts"] if api else {})},
+        "api": api,
+    }
+
+
+def simple_settings(spec: TaskSpec) -> dict[str, Any]:
+    """What the simple models are fitted by, as jobs take it."""
+    return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
+
+
+def _by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Prediction rows by model, each model's in the order of example ids."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: str(row["example_id"])):
+        found.setdefault(row["model"], []).append(dict(row))
+    return {name: found[name] for name in dict.fromkeys(row["model"] for row in rows)}
+
+
+def _with_endpoint(
+    work: Work, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows, and those of the API model on the same examples in the same ways; and what it took. Rewrites
+    predictions.parquet and prompts.json."""
+    prompts = read_json(work.out / "prompts.json")
+    asked = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
+    gold = {row["example_id"]: row["gold"] for row in rows}
+    told, told_facts = ask_api(
+        work, asked, [e for e in validation if e.id in gold], train, gold, stage="few_shot_baseline"
+    )
+    write_json(work.out / "prompts.json", prompts | asked)
+    write_predictions(work.out / "predictions.parquet", [*rows, *told])
+    return [*rows, *told], told_facts
+
+
+def ask_api(
+    work: Work,
+    prompts: Mapping[str, Mapping[str, Any]],
+    examples: Sequence[Example],
+    train: Sequence[Example],
+    gold: Mapping[str, str],
+    **how: Any,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Ask the spec's API model (endpoint_answers.ask_endpoint), through the cache of answers."""
+    endpoint = work.spec.baseline.endpoint
+    if endpoint is None:
+        raise RuntimeError("the best prompt was an API model's, and baseline.endpoint is gone from task.yaml")
+    test = bool(how.pop("test", False))
+    cache = api_answers(work, test=test)
+    return ask_endpoint(endpoint, prompts, examples, train, answer_length(work.spec), gold, cache=cache, **how)
+
+
+def make_advice(work: Work) -> dict[str, Any]:
+    """What the baseline means: can the answers be learned, is training worth it, and can the test show what it gains?
+
+    Reads what is made and asks no model.
+    """
+    spec, baseline, splits = work.spec, work.inputs["few_shot_baseline"], work.inputs["splits"]
+    rows = _by_model(read_predictions(baseline.path("predictions.parquet")))
+    train, validation = (read_examples(examples_of(splits.folder, name)) for name in ("train", "validation"))
+    source = {e.id: source_of(e) for e in validation}
+    rival = strongest_rival(spec, rows)
+    counts = splits.facts["counts"]
+    prompts = {name: rows[name] for name in prompts_of(rows)}
+    power = power_plan(spec, int(counts["test"]), rival, prompts, shared_sources(rival.rows, source))
+    signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
+    advice = advise(spec, baseline.facts, power, rows, counts, rival, signal)
+    decision, *reasons = advice_sentences(Advice.model_validate(advice))
+    return {
+        "learnable": signal.to_dict(),
+        "worth_training": worth_training(spec, baseline.facts),
+        "power": power,
+        "advice": advice,
+        "advice_markdown": "\n".join([f"**{plain(decision)}**", "", *(f"- {plain(reason)}" for reason in reasons)]),
+    }
+
+
+def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, SimpleSource] | str:
+    """Fit the simple model with the best score again, on the training rows it was scored with.
+
+    The score is that on the sealed test where the newest baseline was evaluated, else that on validation.
+
+    Returns:
+        The model and what a card says of it, or why there is none.
+    """
+    spec = task.spec
+    baseline = next(reversed(store.all_versions(task.name, "few_shot_baseline")), None)
+    if baseline is None or not baseline.facts.get("simple"):
+        return f"{task.name} has no simple model yet: run `finetune advise {task.name}`"
+    splits = store.find(task.name, "splits", baseline.inputs["splits"])
+    if splits is None:
+        return (
+            f"the splits {baseline.inputs['splits']} are gone from the artifact store: run `finetune run {task.name}`"
+        )
+    train = read_examples(examples_of(splits.folder, "train"))
+    if any(example.messages[-1].get("tool_calls") for example in train):
+        return "answers that call tools are written by a chat template, which a simple model does not have"
+    reports = store.all_versions(task.name, "evaluation_report")
+    report = next((r for r in reversed(reports) if r.inputs.get("few_shot_baseline") == baseline.version), None)
+    tested = read_json(report.path("evaluation.json"))["scores"] if report else {}
+    scores = {
+        name: {"validation": found, **({"the sealed test": tested[SIMPLE + name]} if SIMPLE + name in tested else {})}
+        for name, found in baseline.facts["simple"].items()
+    }
+    name = max(scores, key=lambda name: list(scores[name].values())[-1]["primary"]["value"] or 0.0)
+    model = SIMPLE_MODELS[name]().fit(
+        [e.user_text for e in train], [e.answer for e in train], spec.output, spec.split.seed
+    )
+    shown = {
+        where: {key: found[key] for key in ("n", "accuracy", "interval", "primary")}
+        for where, found in scores[name].items()
+    }
+    compared = str(report.facts["verdict"]) if report else ""
+    return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown, compared)
+
+
+def baseline_settings(spec: TaskSpec) -> list[Any]:
+    """The part of the spec the answers and scores of the prompts depend on: not what is made of them afterwards."""
+    return [
+        spec.baseline.model_dump(exclude={"ceiling": True, "endpoint": PATIENCE}),
+        spec.system_prompt if spec.baseline.prompts else None,
+        output_settings(spec),
+        spec.metric,
+        spec.gates.confidence,
+    ]
+
+
+def output_settings(spec: TaskSpec) -> list[Any]:
+    """The declared output. The order of a JSON schema's keys, which digests ignore, is that of restricted answers."""
+    ordered = json.dumps(schema_of(spec.output)) if isinstance(spec.output, JsonOutput) else None
+    return [spec.output.model_dump(), ordered]
+
+
+def advice_settings(spec: TaskSpec) -> list[Any]:
+    """The part of the spec that judging the baseline and planning the test depend on."""
+    gates = spec.gates
+    planned = [gates.confidence, gates.wanted_gain, gates.min_gain, gates.power, spec.split.test]
+    judged = [spec.baseline.ceiling, gates.min_valid_share, gates.enough_test_rows, spec.advise.model_dump()]
+    return [*planned, *judged]
+
+
+def best_prompt(work: Work) -> dict[str, Any]:
+    """The best prompt on validation (evaluation.prompts.Prompt)."""
+    baseline = work.inputs["few_shot_baseline"]
+    return dict(read_json(baseline.path("prompts.json"))[baseline.facts["best"]])
+
+
+BASE_STEP = Step("base_model", (), "1", lambda s, w: w.base, make_base_model, shared=True)
+STEPS = [
+    # after the report on the data: its blocking checks decide whether anything is prompted or trained
+    Step(
+        "few_shot_baseline",
+        ("splits", "base_model"),
+        "7",
+        lambda s, w: baseline_settings(s),
+        make_few_shot_baseline,
+        after=("data_quality",),
+        failed=failed_baseline_rows,
+    ),
+    # apart from the baseline: another gate or wanted gain is judged anew, and no model answers again
+    Step("advice", ("splits", "few_shot_baseline"), "2", lambda s, w: advice_settings(s), make_advice),
+]

@@ -1,0 +1,302 @@
+"""EVALUATION: the sealed test, once for all models, and the report everything else is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+from finetune_pipeline.data.answer_rules import schema_of
+from finetune_pipeline.data.dedup.text_similarity import near_any
+from finetune_pipeline.data.examples import Example, examples_of, read_examples, stream_examples, write_examples
+from finetune_pipeline.data.json_lines import read_rows
+from finetune_pipeline.data.perturbations import KINDS
+from finetune_pipeline.engine.step import Step, Work
+from finetune_pipeline.engine.store import Artifact, read_json, write_json
+from finetune_pipeline.evaluation.costs import costs
+from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
+from finetune_pipeline.evaluation.failed_rows import failed_test_rows
+from finetune_pipeline.evaluation.gates import decide, verdict
+from finetune_pipeline.evaluation.neighbours import Trained
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions, write_predictions
+from finetune_pipeline.evaluation.production_rows import SET, as_examples, rows_with_truth, sources_of
+from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
+from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
+from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
+from finetune_pipeline.evaluation.shared_sources import source_of
+from finetune_pipeline.models.kinds import served
+from finetune_pipeline.production.judging import judging_rows, learned_by
+from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
+from finetune_pipeline.report.page import page_html, page_markdown
+from finetune_pipeline.report.verdict import caveats, verdict_sentences
+from finetune_pipeline.spec.engines import VERSION
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import JsonOutput
+from finetune_pipeline.steps.baseline import answer_length, ask_api, best_prompt, output_settings, simple_settings
+from finetune_pipeline.steps.champion import champion_of
+from finetune_pipeline.steps.data import sealing_key
+from finetune_pipeline.steps.kept_answers import answers_of
+from finetune_pipeline.worker.jobs import other_rows_set, perturbed_set, predict_job, prompt_set
+
+PLOTS = "plots"
+RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
+SHOWN_ROWS = 2
+"""Rows of each split's audit that the report shows token by token."""
+DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
+
+
+def make_test_predictions(work: Work) -> dict[str, Any]:
+    """Base (best prompt), candidate, champion and the simple models answer the same sealed rows, in the same order."""
+    spec = work.spec
+    splits, candidate, base = work.inputs["splits"], work.inputs["merged_model"], work.inputs["base_model"]
+    best, sets = best_prompt(work), []
+    if not best.get("api"):
+        sets.append(_base_set(spec, "base", base, best))
+    if other := _other_prompt(work):
+        sets.append(_base_set(spec, OTHER_PROMPT, base, other))
+    sets.append(_answering(spec, "candidate", candidate, base))
+    kinds = {"candidate": candidate.facts["kind"]}
+    if work.world.champion:
+        champion, its_base = champion_of(work)
+        sets.append(_answering(spec, "champion", champion, its_base))
+        kinds["champion"] = champion.facts["kind"]
+    sets = [other for one in sets for other in (one, *_perturbed(spec, one))]
+    opened = open_sealed(
+        examples_of(splits.folder, "test"),
+        work.store.state_folder(work.task.name),
+        work.builder.work,
+        sealing_key(work),
+        test=splits.version,
+        candidate=candidate.version,
+        reason="evaluation of a candidate",
+    )
+    with opened as examples:
+        test = read_examples(examples)
+        sets += _recent(work, test, sets)
+        told = work.launch(
+            predict_job(
+                sets=sets,
+                examples=examples,
+                labels=spec.labels,
+                max_new_tokens=answer_length(spec),
+                batch_size=spec.baseline.batch_size,
+                answers=answers_of(work, test=True),
+                endpoint=_endpoint(spec),
+                simple=simple_settings(spec),
+                out=work.out,
+                train=examples_of(splits.folder, "train"),
+            )
+        )
+    (work.builder.work / RECENT).unlink(missing_ok=True)
+    if best.get("api"):
+        _ask_api(work, best, test)
+    write_json(work.out / "texts.json", {e.id: e.user_text for e in test})
+    write_json(work.out / "sources.json", {e.id: source_of(e) for e in test})
+    return {**told, "kinds": kinds, "champion": dict(work.world.champion or {})}
+
+
+def _ask_api(work: Work, best: dict[str, Any], test: list[Example]) -> None:
+    """Put the API model's answers, the baseline that was the best, before the others in predictions.parquet."""
+    path = work.out / "predictions.parquet"
+    rows = read_predictions(path)
+    gold = {row["example_id"]: row["gold"] for row in rows}
+    train = read_examples(examples_of(work.inputs["splits"].folder, "train"))
+    told, _ = ask_api(work, {"base": best}, test, train, gold, test=True, most_failed=0.0, stage="test_predictions")
+    write_predictions(path, [*told, *rows])
+
+
+def _base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """The base model under a prompt, its answers also restricted to the schema where answers are JSON."""
+    schema = schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
+    served = _served_as(spec, "base", base)
+    return prompt_set(name=name, model=base.folder, prompt=prompt, served=served, restricted=schema)
+
+
+def _other_prompt(work: Work) -> dict[str, Any] | None:
+    """The prompt that is best when answers are restricted, where it is not the best prompt."""
+    baseline = work.inputs["few_shot_baseline"]
+    name = baseline.facts["best_restricted"]
+    if name is None or name == baseline.facts["best"]:
+        return None
+    return dict(read_json(baseline.path("prompts.json"))[name])
+
+
+def _perturbed(spec: TaskSpec, one: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The candidate asked perturbed test rows."""
+    settings = spec.robustness
+    if not settings.rows or one["name"] != "candidate":
+        return []
+    return [perturbed_set(one, kind, settings.rows, settings.seed) for kind in KINDS]
+
+
+def _recent(work: Work, test: list[Example], sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sets of all models on recent production rows, and production.json about these rows. A row that says nearly what
+    one of train, validation or test says is left out: a model may know it."""
+    learned = learned_by(work.store, work.task.name, work.world.champion)
+    kept = read_rows(work.inputs["production_logs"].path("judging.jsonl"))
+    rows = judging_rows(work.spec, kept, learned)
+    if not rows:
+        return []
+    splits, texts = work.inputs["splits"].folder, [str(row["input"]) for row in rows]
+    known = (e.user_text for name in ("train", "validation") for e in stream_examples(examples_of(splits, name)))
+    near = near_any(texts, chain(known, (e.user_text for e in test)), work.spec.data.near_duplicate_threshold)
+    chosen = rows_with_truth(work.spec, rows, trained=[t for t, known_ in zip(texts, near, strict=True) if known_])
+    examples, path = as_examples(work.spec, chosen), work.builder.work / RECENT
+    told = {
+        "rows": chosen.facts().model_dump(),
+        "sources": sources_of(chosen, examples),
+        "ids": [row["id"] for row in chosen.rows],
+    }
+    write_json(work.out / RECENT_FACTS, told)
+    if not examples:
+        return []
+    write_examples(path, examples)
+    return [other_rows_set(one, SET, path) for one in sets if one["name"] in MODELS]
+
+
+def _recent_facts(predictions: Artifact) -> dict[str, Any] | None:
+    path = predictions.folder / RECENT_FACTS
+    return read_json(path) if path.exists() else None
+
+
+def _answering(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
+    """A trained model of any kind, asked without shots."""
+    loaded = served(merged, base)
+    return prompt_set(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
+
+
+def _endpoint(spec: TaskSpec) -> dict[str, Any] | None:
+    """The endpoint that answers, as jobs take it; None with the transformers engine."""
+    evaluation = spec.evaluation
+    return evaluation.endpoint.model_dump() if evaluation.endpoint and evaluation.engine == "endpoint" else None
+
+
+def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
+    """The name of a model at the endpoint; None where there is none."""
+    endpoint = spec.evaluation.endpoint
+    if endpoint is None or spec.evaluation.engine != "endpoint":
+        return None
+    pattern = getattr(endpoint, name) or endpoint.candidate
+    return str(pattern).replace(VERSION, artifact.version)
+
+
+def make_evaluation_report(work: Work) -> dict[str, Any]:
+    """Scores, comparisons, gates and pages, as a pure function of the predictions and of the facts of earlier steps."""
+
+    predictions = work.inputs["test_predictions"]
+    adapter = work.inputs["adapter"]
+    state, candidate = work.store.state_folder(work.task.name), work.inputs["merged_model"].version
+    rows = read_predictions(predictions.path("predictions.parquet"))
+    looks = openings(state, work.inputs["splits"].version)
+    before = dict.fromkeys(str(entry["candidate"]) for entry in looks)
+    record(state, candidate, outcomes_of(of_model(rows, "candidate"), work.spec.output))
+    evaluation = evaluate_task(
+        work.spec,
+        rows,
+        texts=read_json(predictions.path("texts.json")),
+        training_rows=[
+            Trained(e.id, e.user_text, e.answer)
+            for e in read_examples(examples_of(work.inputs["splits"].folder, "train"))
+        ],
+        baseline_facts={**work.inputs["few_shot_baseline"].facts, **work.inputs["advice"].facts},
+        training_facts={**adapter.facts, "measured": read_json(adapter.path("measured.json"))},
+        data_facts={name: dict(work.inputs[name].facts) for name in DATA_STEPS},
+        parity_facts=dict(work.inputs["merged_model"].facts.get("parity", {})),
+        openings=looks,
+        sources=read_json(predictions.path("sources.json")),
+        never_break=work.world.never_break,
+        earlier=recorded(state, list(before)[: look_number(looks, candidate) - 1]),
+        ability_facts=dict(work.inputs["general_ability"].facts),
+        people_facts=dict(work.inputs["human_review"].facts),
+        judge_facts=dict(work.inputs["judge_review"].facts),
+        supervision=_supervision(adapter),
+        production_rows=_recent_facts(predictions),
+        cost=costs(rows, _measured(work), work.inputs["training_plan"].facts),
+        quality_facts={k: work.inputs["data_quality"].facts.get(k) for k in ("passed", "parts", "tokens")},
+        versions={
+            **{name: artifact.version for name, artifact in work.inputs.items()},
+            "champion": work.world.champion["model_version"] if work.world.champion else None,
+        },
+    )
+    gates = decide(work.spec, evaluation)
+    decision = verdict(gates)
+    answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
+    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates)
+    write_json(work.out / "evaluation.json", stored)
+    write_json(work.out / "gates.json", [g.to_dict() for g in gates])
+    write_json(work.out / "report.json", evaluation_json(evaluation, gates))
+    (work.out / "report.html").write_text(page_html(page), "utf-8")
+    (work.out / "report.md").write_text(page_markdown(page), "utf-8")
+    for name, plot in evaluation_plots(evaluation).items():
+        (work.out / PLOTS).mkdir(exist_ok=True)
+        (work.out / PLOTS / f"{name}.svg").write_text(plot, "utf-8")
+    return {
+        "decision": decision,
+        "passed": decision == "promote",
+        "verdict": answer,
+        "gates": [g.to_dict() for g in gates],
+        **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
+        "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
+        "cost": {k: v for k, v in stored["cost"].items() if k != "prices"},
+    }
+
+
+def _supervision(adapter: Artifact) -> dict[str, Any]:
+    """The audit per split, with a few of its rows: a whole page of them is beside the adapter."""
+    audits = read_json(adapter.path("audit.json")) if (adapter.folder / "audit.json").exists() else {}
+    return {split: {**audit, "shown": audit["shown"][:SHOWN_ROWS]} for split, audit in audits.items()}
+
+
+def _measured(work: Work) -> dict[str, Any]:
+    """What the processes of the steps before measured, where they ran one."""
+    steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
+    files = {name: work.inputs[name].folder / "measured.json" for name in steps}
+    return {name: read_json(file) for name, file in files.items() if file.exists()}
+
+
+PREDICTION_STEPS = [
+    Step(
+        "test_predictions",
+        ("splits", "base_model", "merged_model", "few_shot_baseline"),
+        "7",
+        lambda s, w: [
+            output_settings(s),
+            answer_length(s),
+            s.baseline.batch_size,
+            w.champion["merged"] if w.champion else None,
+            *s.evaluation.settings(),
+            s.robustness.asked(),
+            [w.judging, s.data.near_duplicate_threshold] if w.judging else None,
+        ],
+        make_test_predictions,
+        after=("production_logs",),
+        failed=failed_test_rows,
+    ),
+]
+REPORT_STEPS = [
+    Step(
+        "evaluation_report",
+        (
+            "test_predictions",
+            "few_shot_baseline",
+            "advice",
+            "adapter",
+            "merged_model",
+            "general_ability",
+            "human_review",
+            "judge_review",
+            *DATA_STEPS,
+        ),
+        "10",
+        lambda s, w: [
+            s.gates.model_dump(),
+            s.robustness.model_dump(),
+            s.output.model_dump(),
+            s.baseline.ceiling,
+            s.description,
+            w.never_break,
+        ],
+        make_evaluation_report,
+        after=("data_quality", "training_plan"),
+    ),
+]

@@ -1,0 +1,156 @@
+"""PRODUCTION: what the deployed model answered, whether the world has drifted, and whether to train again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.engine.step import MissingInput, Step, Work
+from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.regression_ledger import outcomes_of
+from finetune_pipeline.production.choosing import settings
+from finetune_pipeline.production.decision import HOUR, Evidence, decide_retraining
+from finetune_pipeline.production.drift import as_learned, drift_report
+from finetune_pipeline.production.ingest import ingest, merged, read_rows
+from finetune_pipeline.production.intake import log_store
+from finetune_pipeline.production.learning_curve import measure_curve
+from finetune_pipeline.production.signals import Reference
+from finetune_pipeline.production.used import logged_as, rows_of_data
+from finetune_pipeline.production.watch import moment
+from finetune_pipeline.report.drift_page import drift_page
+from finetune_pipeline.report.page import page_html
+
+
+def make_production_logs(work: Work) -> dict[str, Any]:
+    """The rows the run began with; what came in since waits for the next run."""
+    try:
+        logs = merged(log_store(work.task, work.store).rows(work.world.logs))
+    except LookupError as error:
+        raise RuntimeError(f"{work.task.name}: {error}; run it again") from error
+    return ingest(work.spec, logs, work.out)
+
+
+def make_drift_report(work: Work) -> dict[str, Any]:
+    """Production since the champion's training data was taken, held against that data and the champion's answers on its
+    test."""
+    splits = work.store.find(work.task.name, "splits", work.world.trained_on)
+    if splits is None:
+        raise MissingInput(
+            f"the training data production is to be held against (splits {work.world.trained_on}) is not in the artifact "
+            f"store: run `finetune run {work.task.name}` first"
+        )
+    train = read_examples(examples_of(splits.folder, "train"))
+    rows = read_rows(work.inputs["production_logs"].path("rows.jsonl"))
+    predictions = _champions_predictions(work)
+    answers = [e.answer for e in train] if predictions is None else [r["text"].strip() for r in predictions]
+    whose = "the champion's training rows" if work.world.champion else "the training rows"
+    told = f"{whose} and {'their answers' if predictions is None else 'its answers on the test set'}"
+    reference = Reference([e.user_text for e in train], answers)
+    after = _taken_at(train, rows) if work.world.champion else None  # nothing trained serves: every row is news
+    learned = None if after is None else as_learned(work.spec, rows, after, *_learned_rows(work))
+    facts = drift_report(work.spec, reference, rows, work.out, after, told, learned, _other_versions(work))
+    facts["trained_on"] = work.world.trained_on
+    page = drift_page(work.task.name, work.spec.drift.false_alarms, facts)
+    (work.out / "drift.html").write_text(page_html(page), "utf-8")
+    return facts
+
+
+def _other_versions(work: Work) -> set[str]:
+    """Numbers of the versions that are not the champion whose data production is held against."""
+    store, task = work.store, work.task.name
+    mine: set[str] = set()
+    others: set[str] = set()
+    for version in store.all_versions(task, "model_version"):
+        report = store.find(task, "evaluation_report", version.inputs["evaluation_report"])
+        its = report is not None and report.inputs["splits"] == work.world.trained_on and version.facts["promoted"]
+        (mine if its else others).add(str(version.facts["model_version"]))
+    return others - mine if mine else set()
+
+
+def _learned_rows(work: Work) -> tuple[set[str], int]:
+    """Ids of the log rows in the champion's data, and how many of them it takes to have learned a drift."""
+    used = rows_of_data(work.store, work.task.name, work.world.trained_on)
+    examples = read_examples(work.inputs["production_logs"].path("examples.jsonl"))
+    return logged_as(e for e in examples if e.id in used), work.spec.retraining.rows_after_drift
+
+
+def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """Time of the newest production row among the training rows; None where there is none."""
+    used = logged_as(e for e in train if e.origin == "production")
+    return max((moment(r) for r in rows if r["id"] in used), default=None)
+
+
+def _champions_predictions(work: Work) -> list[dict[str, Any]] | None:
+    """What the champion answered on its own test; None without a champion or where its predictions are gone."""
+    wanted = ((work.world.champion or {}).get("merged"), work.world.trained_on)
+    for artifact in work.store.all_versions(work.task.name, "test_predictions"):
+        if (artifact.inputs["merged_model"], artifact.inputs["splits"]) == wanted:
+            return of_model(read_predictions(artifact.path("predictions.parquet")), "candidate")
+    return None
+
+
+def make_retraining_decision(work: Work) -> dict[str, Any]:
+    return decide_retraining(work.spec, work.inputs["drift_report"].facts, _evidence(work), work.out)
+
+
+def _evidence(work: Work) -> Evidence:
+    """What is known about more rows. The learning curve is measured only where answers are labels and rows came in."""
+    store, task, trained_on = work.store, work.task.name, work.world.trained_on
+    examples = read_examples(work.inputs["production_logs"].path("examples.jsonl"))
+    used = rows_of_data(store, task, trained_on)
+    usable = sum(e.id not in used for e in examples)
+    champion, splits = work.world.champion, store.find(task, "splits", trained_on)
+    if champion is None or splits is None or not usable:
+        return Evidence(usable)
+    adapter = store.find(task, "adapter", str(champion["adapter"]))
+    seconds = read_json(adapter.path("measured.json")).get("seconds") if adapter else None
+    hours = seconds / HOUR if seconds else None
+    predictions = _champions_predictions(work)
+    if not work.spec.labels or predictions is None:
+        return Evidence(usable, hours=hours)
+    right = outcomes_of(predictions, work.spec.output)
+    train, validation = (
+        [(e.user_text, e.answer) for e in read_examples(examples_of(splits.folder, name))]
+        for name in ("train", "validation")
+    )
+    wrong = 1 - sum(right.values()) / max(len(right), 1)
+    return Evidence(usable, wrong, measure_curve(train, validation, work.spec.split.seed), hours)
+
+
+LOGS_STEP = Step(
+    "production_logs",
+    (),
+    "5",
+    lambda s, w: [w.logs, *settings(s)],
+    make_production_logs,
+)
+STEPS = [
+    Step(
+        "drift_report",
+        ("production_logs",),
+        "6",
+        lambda s, w: [
+            s.output.model_dump(),
+            s.drift.model_dump(exclude={"action"}),
+            s.retraining.rows_after_drift,
+            w.trained_on,
+            w.champion,
+        ],
+        make_drift_report,
+    ),
+    Step(
+        "retraining_decision",
+        ("drift_report", "production_logs"),
+        "2",
+        lambda s, w: [
+            s.logs.min_new_rows,
+            s.retraining.model_dump(include={"min_gain", "hours_a_point", "rows_after_drift"}),
+            s.split.seed,
+            w.trained_on,
+            w.champion,
+        ],
+        make_retraining_decision,
+    ),
+]

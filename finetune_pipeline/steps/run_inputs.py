@@ -1,0 +1,52 @@
+"""Looks at everything outside the graph once, so that a run knows what it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_pipeline.data.raw_files import raw_digest
+from finetune_pipeline.data.review import reviews_digest
+from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.models.chat_templates import template_identity
+from finetune_pipeline.models.identity import base_identity
+from finetune_pipeline.production.ingest import corrections_digest, read_logs
+from finetune_pipeline.production.judging import judging_digest, learned_by
+from finetune_pipeline.review.ratings import ratings_digest
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.spec.never_break import never_break_ids
+from finetune_pipeline.steps.ability import ability_digest
+
+
+def base_of(task: Task) -> dict[str, Any]:
+    """What makes the task's base model the same tomorrow: its identity, and the chat template the task gives it.
+
+    Raises FindingsError when the model or the template's file cannot be found.
+    """
+    spec = task.spec
+    return {
+        **base_identity(spec.base_model, spec.base_revision),
+        **template_identity(spec.chat_template, task.folder),
+    }
+
+
+def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> World:
+    """The world as it is now, new log lines taken into the store. `champion`: the model a candidate must be compared
+    with, or None.
+
+    Raises FindingsError when there are no raw files, or the base model or the never-break list cannot be found.
+    """
+    logs = read_logs(task, store)
+    return World(
+        raw=raw_digest(task, store.seen_files(task.name)),
+        reviews=reviews_digest(task.folder / "reviews"),
+        logs=logs.digest,
+        corrections=corrections_digest(task.spec, logs),
+        base=base_of(task),
+        champion=dict(champion) if champion else None,
+        never_break=never_break_ids(task.spec, task.folder),
+        ratings=ratings_digest(task.folder / "reviews"),
+        ability=ability_digest(task),
+        judging=judging_digest(task.spec, logs, learned_by(store, task.name, champion)),
+    )

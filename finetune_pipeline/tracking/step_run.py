@@ -1,0 +1,160 @@
+"""The MLflow run of one materialization: what may be logged into it, safely repeated by a retry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import numbers
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_pipeline.tracking.mlflow_store import reaching
+from finetune_pipeline.tracking.secrets import redact, redact_field
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
+_PARAMS, _METRICS, _TAGS = 100, 1000, 100  # most of each in one request
+
+
+class StepRun:
+    """The nested MLflow run of one materialization. All methods may be called again with the same values."""
+
+    def __init__(self, client: MlflowClient, uri: str, run_id: str, url: str) -> None:
+        self.client, self.uri, self.run_id, self.url = client, uri, run_id, url
+        self._sent: dict[str, set[tuple[int, float]]] = {}
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Parameters. Nested mappings become dotted names; a value too long for MLflow says so and carries its hash.
+
+        MLflow's parameters never change: raises ValueError naming each one that has another value already.
+        """
+        from mlflow.entities import Param
+
+        values = {name: _shorten(redact_field(name, value), _PARAM_LENGTH) for name, value in _flat(params)}
+        with reaching(self.uri):
+            known = self.client.get_run(self.run_id).data.params
+            changed = [f"{n} (was {known[n]!r:.80}, now {v!r:.80})" for n, v in values.items() if known.get(n, v) != v]
+            if changed:
+                raise ValueError(
+                    f"parameters of MLflow run {self.run_id} cannot change: {'; '.join(changed)}. "
+                    "A parameter must follow from the artifact's version; what is measured is a metric"
+                )
+            new = [Param(n, v) for n, v in values.items() if n not in known]
+            for i in range(0, len(new), _PARAMS):
+                self.client.log_batch(self.run_id, params=new[i : i + _PARAMS])
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int = 0) -> None:
+        """Finite numbers at a step; nested mappings become dotted names, None is no measurement and is left out.
+
+        Raises ValueError naming every value that is no finite number.
+        """
+        self._send([(name, value, step) for name, value in _flat(metrics) if value is not None])
+
+    def log_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of {"step", numbers...}. Call it with a growing list as often as you like: only new values are sent."""
+        missing = [i for i, row in enumerate(rows) if not isinstance(row.get("step"), int)]
+        if missing:
+            raise ValueError(f"history rows without a whole number `step`: {missing[:10]}")
+        self._send(
+            [
+                (name, value, row["step"])
+                for row in rows
+                for name, value in _flat(row)
+                if name != "step" and value is not None
+            ]
+        )
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
+        """An input data set, so that runs can be searched by it.
+
+        digest: hex SHA-256 of its content, of which 32 digits are kept (MLflow's own digest does not see chat
+        messages). source: where it is. context: what it was used for (training, validation, test).
+        profile: counts, shown in the UI.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        short = digest[:32].lower()
+        if len(short) < 32 or set(short) - set("0123456789abcdef"):
+            raise ValueError(f"data set {name!r}: digest {digest!r} is not a hex SHA-256")
+        entry = Dataset(
+            name=name,
+            digest=short,
+            source_type="local",
+            source=json.dumps({"uri": redact(source)}),
+            schema=None,
+            profile=redact(json.dumps(dict(profile), sort_keys=True, default=str)),
+        )
+        with reaching(self.uri):
+            inputs = self.client.get_run(self.run_id).inputs
+            known = inputs.dataset_inputs if inputs else []
+            if any(d.dataset.name == name and d.dataset.digest == short for d in known):
+                return
+            self.client.log_inputs(
+                self.run_id, datasets=[DatasetInput(entry, tags=[InputTag("mlflow.data.context", context)])]
+            )
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Copy a file, or all files of a folder, into the run's artifacts (below `folder`)."""
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there to be logged")
+        with reaching(self.uri):
+            if path.is_dir():
+                self.client.log_artifacts(self.run_id, str(path), folder)
+            else:
+                self.client.log_artifact(self.run_id, str(path), folder)
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Tags of the run; they may change. ``mlflow.note.content`` is the description shown on the run's page."""
+        from mlflow.entities import RunTag
+
+        new = [RunTag(name, _shorten(redact_field(name, value), _TAG_LENGTH)) for name, value in _flat(tags)]
+        with reaching(self.uri):
+            for i in range(0, len(new), _TAGS):
+                self.client.log_batch(self.run_id, tags=new[i : i + _TAGS])
+
+    def _send(self, values: Sequence[tuple[str, Any, int]]) -> None:
+        from mlflow.entities import Metric
+
+        wrong = [f"{name}={value!r:.40}" for name, value, _ in values if not _is_finite(value)]
+        if wrong:
+            raise ValueError(f"not finite numbers, and so no metrics: {', '.join(wrong)}")
+        now = int(time.time() * 1000)
+        with reaching(self.uri):
+            new = []
+            for name, value, step in values:
+                if (step, float(value)) not in self._known(name):
+                    self._known(name).add((step, float(value)))
+                    new.append(Metric(name, float(value), now, step))
+            for i in range(0, len(new), _METRICS):
+                self.client.log_batch(self.run_id, metrics=new[i : i + _METRICS])
+
+    def _known(self, name: str) -> set[tuple[int, float]]:
+        """What the store holds of a metric: an earlier attempt may have logged it already."""
+        if name not in self._sent:
+            history = self.client.get_metric_history(self.run_id, name)
+            self._sent[name] = {(m.step, m.value) for m in history}
+        return self._sent[name]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(float(value))
+
+
+def _shorten(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    mark = f" … [{len(text)} characters, sha256 {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}]"
+    return text[: limit - len(mark)] + mark

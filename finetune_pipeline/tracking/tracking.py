@@ -1,0 +1,209 @@
+"""MLflow runs that mirror Dagster's: one parent per Dagster run, one nested run per materialization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.tracking.mlflow_store import (
+    experiment_id,
+    locked,
+    migrate,
+    open_client,
+    reaching,
+    sqlite_file,
+    without_credentials,
+)
+from finetune_pipeline.tracking.secrets import redact
+from finetune_pipeline.tracking.step_run import StepRun
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+__all__ = ["StepRun", "Tracking"]
+
+RUN, KIND, ASSET, VERSION = "dagster.run_id", "dagster.kind", "dagster.asset", "finetune.version"
+_STATUS = {
+    "FINISHED": "FINISHED",
+    "SUCCESS": "FINISHED",
+    "FAILED": "FAILED",
+    "FAILURE": "FAILED",
+    "KILLED": "KILLED",
+    "CANCELED": "KILLED",
+}
+_SHOWN_RUN_TAGS = ("finetune/", "dagster/schedule_name", "dagster/sensor_name", "dagster/backfill")
+_PREPARED: set[tuple[str, str]] = set()
+
+
+class Tracking(dg.ConfigurableResource):
+    """MLflow through its client only: no global state, no active run."""
+
+    tracking_uri: str = Field(default="", description="Empty: MLFLOW_TRACKING_URI, or SQLite below home.")
+    experiment: str = Field(default="finetune", description="Name of the MLflow experiment.")
+    ui_url: str = Field(default="", description="Base of links; empty: the tracking server, or http://127.0.0.1:5000.")
+    folder: str = Field(
+        default="", description="Locks and local artifacts; empty: beside the SQLite file, or <home>/mlflow."
+    )
+
+    def uri(self) -> str:
+        """Address of the tracking server and registry."""
+        return self.tracking_uri or read_settings().tracking_uri
+
+    def place(self) -> Path:
+        """Folder of locks and, with a database, of artifacts (absolute)."""
+        if self.folder:
+            return Path(self.folder).absolute()
+        file = sqlite_file(self.uri())
+        return file.parent if file else read_settings().home / "mlflow"
+
+    def page(self) -> str:
+        """Base address of MLflow's pages."""
+        uri = without_credentials(self.uri())
+        return (self.ui_url or (uri if uri.startswith("http") else "http://127.0.0.1:5000")).rstrip("/")
+
+    def prepare(self) -> None:
+        """Create or migrate the store and the experiment, under a lock of all processes. Does it once per process.
+
+        An empty database opened by several processes at once is corrupted by MLflow's own migration: call this before
+        anything starts in parallel. Raises TrackingError when the server cannot be reached.
+        """
+        uri = self.uri()
+        file = sqlite_file(uri)
+        if (uri, self.experiment) in _PREPARED and (file is None or file.exists()):
+            return
+        with locked(self.place(), "prepare"):
+            migrate(uri)
+            is_server = uri.startswith(("http://", "https://"))
+            with reaching(uri):
+                experiment_id(open_client(uri), self.experiment, None if is_server else self.place() / "artifacts")
+        _PREPARED.add((uri, self.experiment))
+
+    def client(self) -> MlflowClient:
+        """A client of the prepared store."""
+        self.prepare()
+        return open_client(self.uri())
+
+    @contextmanager
+    def step(self, context: Any, task: str, asset: str, version: str, reused: bool = False) -> Iterator[StepRun]:
+        """The nested run `<task>/<asset>` of this Dagster run; a retry continues it.
+
+        context: any Dagster execution context. version: the artifact's; reused: it was found, not made.
+        The run ends FINISHED when the block ends, KILLED when the Dagster run was cancelled, FAILED when it raises.
+        Raises TrackingError when the server cannot be reached.
+        """
+        op = getattr(context, "op_execution_context", context)
+        client, uri, name = self.client(), self.uri(), f"{task}/{asset}"
+        with reaching(uri):
+            number = experiment_id(client, self.experiment, None)
+            with locked(self.place(), "runs"):
+                parent = self._parent(client, number, op.run)
+                run_id = _nested(
+                    client, number, parent=parent, dagster_run_id=op.run.run_id, name=name, version=version
+                )
+        run = StepRun(client, uri, run_id, f"{self.page()}/#/experiments/{number}/runs/{run_id}")
+        try:
+            run.set_tags({"finetune.reused": str(reused).lower(), "dagster.attempt": getattr(op, "retry_number", 0)})
+            yield run
+        except BaseException as error:
+            self._close_failed(client, run_id, error)
+            raise
+        with reaching(uri):
+            client.set_terminated(run_id, "FINISHED")
+
+    def finish(self, dagster_run_id: str, status: str) -> int:
+        """Close the parent run and the nested ones a killed process left open. Returns how many were closed.
+
+        status: FINISHED, FAILED, KILLED, or Dagster's SUCCESS, FAILURE, CANCELED. Nested ones left open are FAILED
+        even in a finished run: their process never said that it was done. Again with the same status: nothing happens.
+        """
+        if status not in _STATUS:
+            raise ValueError(f"status {status!r}: one of {', '.join(_STATUS)}")
+        wanted = _STATUS[status]
+        client = self.client()
+        closed = 0
+        with reaching(self.uri()), locked(self.place(), "runs"):
+            number = experiment_id(client, self.experiment, None)
+            for run in _runs_of(client, number, dagster_run_id):
+                if run.info.status != "RUNNING":
+                    continue
+                is_parent = run.data.tags.get(KIND) == "run"
+                client.set_terminated(run.info.run_id, wanted if is_parent or wanted != "FINISHED" else "FAILED")
+                closed += 1
+        return closed
+
+    def parent_run_id(self, dagster_run_id: str) -> str | None:
+        """The parent MLflow run of a Dagster run, or None."""
+        client = self.client()
+        with reaching(self.uri()):
+            parents = _parents(_runs_of(client, experiment_id(client, self.experiment, None), dagster_run_id))
+        return parents[0].info.run_id if parents else None
+
+    def run_url(self, run_id: str) -> str:
+        """Address of an MLflow run's page."""
+        client = self.client()
+        with reaching(self.uri()):
+            return f"{self.page()}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+    def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
+        found = _parents(_runs_of(client, number, run.run_id))
+        if found:  # of several (made by hosts that share no lock) all agree on the oldest
+            if found[0].info.status != "RUNNING":
+                client.update_run(found[0].info.run_id, status="RUNNING")
+            return str(found[0].info.run_id)
+        tags = {RUN: run.run_id, KIND: "run", "dagster.job": run.job_name}
+        if run.root_run_id:
+            tags["dagster.root_run_id"] = run.root_run_id
+        tags.update({f"dagster.tag.{k}": redact(v) for k, v in run.tags.items() if k.startswith(_SHOWN_RUN_TAGS)})
+        made = client.create_run(number, run_name=f"{run.job_name}-{run.run_id[:8]}", tags=tags)
+        return str(made.info.run_id)
+
+    def _close_failed(self, client: MlflowClient, run_id: str, error: BaseException) -> None:
+        interrupts = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
+        cancelled = isinstance(error, interrupts) or isinstance(error.__cause__, interrupts)
+        try:
+            with reaching(self.uri()):
+                client.set_tag(run_id, "finetune.error", redact(f"{type(error).__name__}: {error}")[:4000])
+                client.set_terminated(run_id, "KILLED" if cancelled else "FAILED")
+        except Exception as second:  # noqa: BLE001 - the first error is the one to show; this one must not be lost either
+            error.add_note(f"its MLflow run {run_id} could not be closed: {second}")
+
+
+def _nested(client: MlflowClient, number: str, *, parent: str, dagster_run_id: str, name: str, version: str) -> str:
+    """Id of the nested run, found (an earlier attempt made it) or created; running."""
+    for run in _runs_of(client, number, dagster_run_id):
+        if run.data.tags.get(ASSET) == name and run.data.tags.get(VERSION) == version:
+            client.update_run(run.info.run_id, status="RUNNING")
+            return str(run.info.run_id)
+    tags = {"mlflow.parentRunId": parent, RUN: dagster_run_id, KIND: "asset", ASSET: name, VERSION: version}
+    return str(client.create_run(number, run_name=name, tags=tags).info.run_id)
+
+
+def _runs_of(client: MlflowClient, number: str, dagster_run_id: str) -> list[Run]:
+    """All runs of a Dagster run, oldest first."""
+    if "'" in dagster_run_id:
+        raise ValueError(f"{dagster_run_id!r} is not a Dagster run id")
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [number],
+            f"tags.`{RUN}` = '{dagster_run_id}'",
+            max_results=1000,
+            page_token=token,
+            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+        )
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _parents(runs: list[Run]) -> list[Run]:
+    return [run for run in runs if run.data.tags.get(KIND) == "run"]

@@ -1,1 +1,0 @@
-"""Where training happens: supervised child processes and the devices they hold."""

@@ -1,0 +1,225 @@
+"""Process entry: ``python -m finetune_pipeline.worker.entry JOB.json`` does one job of :mod:`.jobs` and ends.
+
+Writes out/result.json (facts), out/measured.json, or out/error.json {kind, message, findings}; exit codes in
+:mod:`finetune_pipeline.worker.exit_codes`. Works alike from a plain shell and under Dagster Pipes. With
+FINETUNE_PROCESSES above 1 :mod:`.launch` starts this module again in several processes that train together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.data.sealing import SealedError
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.planning.smaller import nearest_smaller
+from finetune_pipeline.reporting import listen, mute, say
+from finetune_pipeline.worker import launch, process
+from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
+from finetune_pipeline.worker.jobs import ACTIONS
+
+_OOM_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+def prepare_environment(job: dict[str, Any]) -> None:
+    """Set what must stand before torch and transformers are imported."""
+    if "torch" in sys.modules:
+        raise RuntimeError("torch was imported before its environment was set")
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait must not spin: other processes share the cores
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on CUDA
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars belong on a terminal; here they would fill a log
+    from finetune_pipeline.models.identity import model_kind
+
+    if job["action"] != "base_model" or model_kind(job["base_model"], job.get("revision")) != "hub":
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def run(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Do the job. Returns (facts, measured)."""
+    _quieten()
+    out = Path(job["out"])
+    match job["action"]:
+        case "base_model":
+            from finetune_pipeline.models.base import prepare_base
+
+            return prepare_base(job["base_model"], job.get("revision"), out, job.get("chat_template")), {}
+        case "train":
+            from finetune_pipeline.training.sft import train
+
+            return train(job)
+        case "merge":
+            from finetune_pipeline.models.merging import merge_and_compare
+
+            return merge_and_compare(job), {}
+        case "baseline":
+            from finetune_pipeline.evaluation.predict import baseline
+
+            return baseline(job)
+        case "predict":
+            from finetune_pipeline.evaluation.predict import predict
+
+            return predict(job)
+        case "ability":
+            from finetune_pipeline.evaluation.ability.scoring import ability
+
+            return ability(job)
+    raise JobError(f"unknown action {job['action']!r}; actions: {', '.join(ACTIONS)}")
+
+
+def _quieten() -> None:
+    """Keep the libraries' chatter out of the log: progress bars, and a kernel that bitsandbytes looks for on the hub."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*past_key_values.*", category=FutureWarning)  # PEFT's prefix tuning
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _pipes(job: dict[str, Any]) -> Iterator[None]:
+    """Messages go to Dagster too when it started this process; of several that train together, the first one's."""
+    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or not launch.is_first() or _to_be_launched(job):
+        yield
+        return
+    from dagster_pipes import open_dagster_pipes
+
+    with open_dagster_pipes() as context:
+        listen(context.log.info)
+        yield
+
+
+def _memory_ran_out(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OOM_SIGNS)
+
+
+def _gpu_peak(torch: Any) -> float:
+    """The most memory torch has had in use on one device, in MiB."""
+    most = max(int(torch.cuda.max_memory_allocated(i)) for i in range(torch.cuda.device_count()))
+    return round(most / 2**20, 1)
+
+
+def _measured(began: float) -> dict[str, Any]:
+    import torch
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "seconds": round(time.monotonic() - began, 2),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "peak_memory_mib": round(used.ru_maxrss / 1024, 1),
+        **({"peak_gpu_memory_mib": _gpu_peak(torch)} if torch.cuda.is_available() else {}),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
+    """(exit code, kind, message for people) of what ended the job."""
+    if isinstance(error, process.Stop):
+        return EXIT_PREEMPTED, "stopped", f"stopped by {error}; what is in the work folder is taken up by the next try"
+    if isinstance(error, FindingsError):
+        return EXIT_CONFIG, "findings", str(error)
+    if isinstance(error, (JobError, SealedError)):
+        return EXIT_CONFIG, "job", str(error)
+    if _memory_ran_out(error):
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return EXIT_OOM, "memory", f"out of memory: {told}\nfix: {nearest_smaller(job)}"
+    return 1, "error", f"{type(error).__name__}: {error}"
+
+
+def _to_be_launched(job: dict[str, Any]) -> bool:
+    return launch.processes_wanted() > 1 and not launch.is_worker() and job.get("action") == "train"
+
+
+def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
+    """Write error.json about what ended the job. Returns the exit code."""
+    code, kind, message = _judge(error, job)
+    if code == 1:
+        traceback.print_exc()
+    findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
+    write = launch.write_worker_error if launch.is_worker() else launch.write_error
+    write(out, code, kind, message, findings)
+    if launch.is_first():
+        say(f"{job.get('stage', job.get('action'))}: {message}")
+    return code
+
+
+def _launch(job: dict[str, Any], path: Path, out: Path) -> int:
+    """Have several processes do the job. Returns the exit code; negative: the signal that ended one of them."""
+    processes = launch.processes_wanted()
+    strategy, why = launch.choose(job, processes)
+    say(f"{job['stage']}: {processes} processes, {strategy}: {why}")
+    code = launch.launch(path, out, processes, strategy)
+    if code != 0:
+        say(f"{job['stage']}: {read_json(out / 'error.json')['message']}")
+    return code
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job file named by the only argument. Returns the exit code; negative: a signal that ended part of it."""
+    process.die_with_parent()
+    process.stop_on_signals()
+    if len(arguments) != 1:
+        print("usage: python -m finetune_pipeline.worker.entry JOB.json", file=sys.stderr)
+        return EXIT_CONFIG
+    try:
+        job = read_json(Path(arguments[0]))
+        out = Path(job["out"])
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"{arguments[0]} is not a readable job file: {error!r}", file=sys.stderr)
+        return EXIT_CONFIG
+    first = launch.is_first()
+    if launch.is_worker():
+        process.watch_parent()
+        if not first:
+            mute()
+    if first:
+        for name in ("result.json", "measured.json", "error.json"):
+            (out / name).unlink(missing_ok=True)
+    began = time.monotonic()
+    with _pipes(job):
+        try:
+            if _to_be_launched(job):
+                return _launch(job, Path(arguments[0]), out)
+            prepare_environment(job)
+            facts, measured = run(job)
+            if first:
+                write_json(out / "measured.json", {**_measured(began), **measured})
+                write_json(out / "result.json", facts)
+        except BaseException as error:  # noqa: BLE001 - whatever ends the job is told, then the process ends with it
+            return _end(error, job, out)
+    return 0
+
+
+if __name__ == "__main__":
+    _code = 1
+    try:
+        _code = main(sys.argv[1:])
+    except process.Stop:  # before the job had begun
+        _code = EXIT_PREEMPTED
+    except BaseException:  # noqa: BLE001 - the exit below would swallow it
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        process.sweep_group()
+        if _code < 0:
+            process.end_by(-_code)
+        os._exit(_code)  # no interpreter shutdown: threads of the libraries must not hold up the exit

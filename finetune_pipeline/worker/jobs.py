@@ -1,0 +1,316 @@
+"""Jobs for the child process (``python -m finetune_pipeline.worker.entry JOB.json``), as plain JSON dictionaries.
+
+No torch here: assets and the command line build jobs with these functions. Common to all of them:
+
+stage   name under which progress is told (the asset's name)
+out     folder for the results; ``result.json`` (the facts; the same for the same inputs, whatever the machine's mood),
+        ``measured.json`` (seconds, peak_memory_mib, threads), and ``error.json`` {kind, message, findings} on failure
+work    folder that outlives a kill, or None where the action has nothing to take up again
+
+A *model folder* is either an artifact of the ``base_model`` or ``merge`` action (it holds ``model.json``), or any folder
+in the transformers format. Paths become absolute strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.data.perturbations import set_name
+
+Job = dict[str, Any]
+ACTIONS = ("base_model", "baseline", "train", "merge", "predict", "ability")
+
+
+def _path(path: Path | str) -> str:
+    return str(Path(path).absolute())
+
+
+def base_job(
+    *,
+    base_model: str,
+    revision: str | None,
+    out: Path,
+    chat_template: str | None = None,
+    stage: str = "base_model",
+) -> Job:
+    """Bring the base model: ``bundled/smollm2-135m-instruct``, a local folder, or a hub id (with optional revision).
+
+    `chat_template`: text of a template (models.chat_templates.read_chat_template) that takes the place of the model's own.
+    Writes out/model.json; for a bundled model also the weights (bf16 safetensors), tokenizer and chat template, into
+    out/model; with a template, out/model holds links to the weights. Facts: base_model, revision, identity, parameters,
+    dtype, weight_bytes, context_length, vocabulary, eos, end_tokens, pad_is_eos, chat_template (``the model's own`` or
+    ``task.yaml``), warnings [findings], files {name: sha256}.
+    """
+    job = {"action": "base_model", "stage": stage, "base_model": base_model, "revision": revision, "out": _path(out)}
+    return job | ({"chat_template": chat_template} if chat_template is not None else {})
+
+
+def kept_answers(*, folder: Path, key_file: Path, scope: str, limit_mib: int) -> dict[str, Any] | None:
+    """Where a job that asks a model keeps answers (:mod:`finetune_pipeline.evaluation.answer_cache`); None: nowhere.
+
+    key_file: the store's key. scope: only jobs with the same one find the answers.
+    """
+    if not limit_mib:
+        return None
+    return {"folder": _path(folder), "key_file": _path(key_file), "scope": scope, "limit_mib": limit_mib}
+
+
+def baseline_job(
+    *,
+    base: Path,
+    examples: Path,
+    train: Path,
+    shots: Sequence[int],
+    seed: int,
+    labels: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    out: Path,
+    retrieved: int = 0,
+    system_prompt: str = "",
+    prompts: Sequence[str] = (),
+    limit: int | None = None,
+    answers: Mapping[str, Any] | None = None,
+    simple: Mapping[str, Any] | None = None,
+    restricted: Mapping[str, Any] | None = None,
+    stage: str = "few_shot_baseline",
+) -> Job:
+    """Prompt the base model in every way of :func:`finetune_pipeline.evaluation.prompts.prompts_to_try`, on `examples`
+    (the validation split).
+
+    Examples to show are drawn from `train`: shots label after label in turn, seeded; of `retrieved` each row sees the
+    nearest ones. `prompts`: other system prompts, tried in place of `system_prompt`. `limit`: only the first rows in order
+    of id. restricted: as of :func:`prompt_set`, for every prompt. answers: of :func:`kept_answers`; measured.json gets
+    `answers` {known, asked} and `seconds_by_set`. Writes
+    out/predictions.parquet, one model name per prompt (``zero_shot``, ``8_shot``, ``3_nearest``, ``prompt_2_8_shot``), and
+    out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for the test. Facts: rows, prompts {name:
+    {shots, retrieved, ids, mean_prompt_tokens, …}}.
+    """
+    return {
+        "action": "baseline",
+        "stage": stage,
+        "base": _path(base),
+        "examples": _path(examples),
+        "train": _path(train),
+        "shots": [int(k) for k in shots],
+        "seed": seed,
+        "retrieved": retrieved,
+        "system_prompt": system_prompt,
+        "prompts": list(prompts),
+        "labels": list(labels),
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "limit": limit,
+        "answers": dict(answers) if answers else None,
+        "simple": dict(simple) if simple else None,
+        "restricted": dict(restricted) if restricted is not None else None,
+        "out": _path(out),
+    }
+
+
+def train_job(
+    *,
+    base: Path,
+    train: Path,
+    validation: Path,
+    settings: Mapping[str, Any],
+    out: Path,
+    work: Path,
+    start_from: Path | None = None,
+    stage: str = "adapter",
+) -> Job:
+    """Train by ``settings["method"]``, from scratch or (low-rank adapters) on from the adapter folder `start_from`.
+
+    `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files. With ``settings["augment"]``
+    the child process adds a perturbed copy of each row of `train` (training.augmentation).
+
+    Writes out/adapter: for qlora, lora, prefix and prompt an adapter (adapter_model.safetensors, adapter_config.json,
+    tokenizer, chat template; a soft prompt is the one tensor ``prompt_embeddings``, [virtual tokens, width] for prompt and
+    [virtual tokens, layers * 2 * key heads * head width] for prefix), for full a model folder (config.json,
+    model.safetensors in the base's dtype, tokenizer); out/history.jsonl (one line per logged step: step, epoch, loss or
+    eval_loss, learning_rate, grad_norm), out/audit.json and out/audit.html (per split, the supervision audit with rows
+    shown token by token). While running, work/history.jsonl grows (with `seconds` since the start), work/checkpoints holds
+    what a rerun takes up, and work/audit.html is there even when the audit stops the job.
+    Facts: method, precision, device, trained {folder, kind (low_rank, soft_prompt, model), bytes, tensors},
+    trainable_parameters, total_parameters, adapter_tensors, weights {bytes_loaded, bf16_bytes, ratio, quantized_modules,
+    ...}, begun {virtual_tokens, init, text} (soft prompts), rounding {dtype, eval_loss} (full: loss of the weights as
+    stored), gradient_checkpointing {used, why}, shared_prefix {used, why, prefix_tokens}, fused, tokens {split: {rows,
+    tokens, loss_tokens}}, augmented {rows (perturbed copies learned), kinds {perturbation: rows}, too_long (copies left
+    out for their length)}, rows_dropped {split: {over_length, ids, cut, cut_ids, tokens_cut}}, steps, steps_planned,
+    epochs, best_step, best_eval_loss, first_eval_loss, last_train_loss, stopped_early, overfitting {best_step, best_eval,
+    last_eval, rise, train_fell, verdict}, history [...], audit {counts over both splits, splits {...}}. Whether and from
+    where the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``), and there also
+    ``throughput`` (training.trainer.Meter.facts: tokens this process computed, and how fast).
+    """
+    return {
+        "action": "train",
+        "stage": stage,
+        "base": _path(base),
+        "train": _path(train),
+        "validation": _path(validation),
+        "settings": dict(settings),
+        "out": _path(out),
+        "work": _path(work),
+        "start_from": _path(start_from) if start_from else None,
+    }
+
+
+def merge_job(
+    *,
+    base: Path,
+    adapter: Path,
+    examples: Path,
+    labels: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    out: Path,
+    parity_rows: int = 32,
+    stage: str = "merged_model",
+) -> Job:
+    """Make `adapter` (what training left, of any kind) the model that is served, and compare the two.
+
+    Low-rank: merged into the unquantized base; full: taken over; prompt: a plain model with added tokens. These write
+    out/model (safetensors, config, tokenizer) and out/model.json. A prefix is copied to out/adapter. The comparison runs on
+    the first `parity_rows` of `examples` in order of id. Facts: kind (lora, full, prompt, prefix), sentence, dtype,
+    weight_bytes, files {name: sha256}, what the kind adds to them, parity {kind, rows, same_greedy,
+    same_greedy_share, same_label_share (labels only), mean_kl, max_kl, mean_kl_limit, mean_abs_logit_difference,
+    max_abs_logit_difference, passed}.
+    """
+    return {
+        "action": "merge",
+        "stage": stage,
+        "base": _path(base),
+        "adapter": _path(adapter),
+        "examples": _path(examples),
+        "labels": list(labels),
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "parity_rows": parity_rows,
+        "out": _path(out),
+    }
+
+
+def prompt_set(
+    *,
+    name: str,
+    model: Path,
+    adapter: Path | None = None,
+    prompt: Mapping[str, Any] | None = None,
+    served: str | None = None,
+    restricted: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One model prompted in one way: `name` is the predictions' model column ("base", "candidate", "champion").
+
+    `adapter`: a prefix in front of `model`. `prompt`: one of prompts.json, None for the task's own without examples; one
+    that retrieves wants `train` in :func:`predict_job`. `served`: its name at the job's endpoint, where it has one.
+    `restricted`: a JSON schema. The predictions then also hold the model's answers decoded under it, with the model name
+    of evaluation.predictions.restricted_name: a finished answer that complies is taken as it is, every other is made anew.
+    The set's facts get `restricted` {asked (answers made anew), available, why, statuses}; where it is not available, since
+    the schema or an endpoint does not allow it, there are no such rows.
+    """
+    told = {"name": name, "model": _path(model), "prompt": dict(prompt or {})}
+    told |= {"served": served} if served is not None else {}
+    told |= {"restricted": dict(restricted)} if restricted is not None else {}
+    return told | ({"adapter": _path(adapter)} if adapter is not None else {})
+
+
+def perturbed_set(one: Mapping[str, Any], kind: str, rows: int, seed: int) -> dict[str, Any]:
+    """The same model and prompt, asked `rows` of the job's examples that the perturbation can change, as one of
+    :mod:`finetune_pipeline.data.perturbations` writes them. No label's likelihood is scored."""
+    told = {"kind": kind, "rows": rows, "seed": seed}
+    return {**one, "name": set_name(one["name"], kind), "perturbed": told, "likelihoods": False}
+
+
+def other_rows_set(one: Mapping[str, Any], name: str, examples: Path) -> dict[str, Any]:
+    """The same model and prompt, asked the rows of another file; its name gets `name` behind it. No label's likelihood is
+    scored."""
+    asked = {key: value for key, value in one.items() if key != "restricted"}
+    return {**asked, "name": set_name(one["name"], name), "examples": _path(examples), "likelihoods": False}
+
+
+def predict_job(
+    *,
+    sets: Sequence[Mapping[str, Any]],
+    examples: Path,
+    labels: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    out: Path,
+    train: Path | None = None,
+    limit: int | None = None,
+    answers: Mapping[str, Any] | None = None,
+    endpoint: Mapping[str, Any] | None = None,
+    simple: Mapping[str, Any] | None = None,
+    stage: str = "test_predictions",
+) -> Job:
+    """Answer every example with every set of :func:`prompt_set`, greedily.
+
+    endpoint: None, the default, answers with transformers in float32, with one batch size for all; otherwise the fields of
+    spec.engines.ServedModelsSpec: then no label is scored, and measured.json gets `spent` {name: …}.
+
+    `train`: where prompts that retrieve find their examples, and what the simple models are fitted on. `simple` {output,
+    seed}: let evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty for free text; otherwise each label's
+    log-likelihood (end-of-turn token included) is scored too.
+    Writes out/predictions.parquet (one row per example and set, sets in the given order, examples in file order).
+    A set of :func:`perturbed_set` answers its own rows under the ids of the examples. Facts: rows, sets {name: {rows,
+    statuses {ok, truncated, empty, error}, mean_prompt_tokens, mean_new_tokens, shared_prefix_tokens}}. An example that
+    cannot be answered gets a row with status ``error``; the others are not lost.
+    answers: of :func:`kept_answers`. measured.json gets `answers` {known, asked} and `seconds_by_set`
+    {name: {load, answer}}.
+    """
+    names = [s["name"] for s in sets]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two prompt sets have the same name: {', '.join(names)}")
+    return {
+        "action": "predict",
+        "stage": stage,
+        "sets": [dict(s) for s in sets],
+        "examples": _path(examples),
+        "train": _path(train) if train is not None else None,
+        "labels": list(labels),
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "limit": limit,
+        "answers": dict(answers) if answers else None,
+        "endpoint": dict(endpoint) if endpoint else None,
+        "simple": dict(simple) if simple else None,
+        "out": _path(out),
+    }
+
+
+def ability_job(
+    *,
+    model: Path,
+    adapter: Path | None,
+    files: Sequence[Path],
+    limit: int,
+    suite: bool,
+    batch_size: int,
+    out: Path,
+    answers: Mapping[str, Any] | None = None,
+    stage: str = "general_ability",
+    harness: Mapping[str, Any] | None = None,
+) -> Job:
+    """Score a model (with a prefix `adapter` in front of it, or None) on items of general ability, in float32.
+
+    files: JSON Lines of benchmarks, at most `limit` rows of each; suite: with the items that ship.
+    harness: tasks of lm-evaluation-harness {folder (of the task), tasks (globs in it), limit, chat}; None: none.
+    answers: of :func:`kept_answers`; measured.json gets `answers` {known, asked}.
+    Writes out/ability.jsonl (evaluation.ability.scoring.score_items). Facts: items, asked_digest,
+    unscored, and with tasks harness (evaluation.ability.harness.run_tasks).
+    """
+    return {
+        "action": "ability",
+        "stage": stage,
+        "model": _path(model),
+        "adapter": _path(adapter) if adapter else None,
+        "files": [_path(f) for f in files],
+        "limit": limit,
+        "suite": suite,
+        "harness": dict(harness) if harness else None,
+        "batch_size": batch_size,
+        "answers": dict(answers) if answers else None,
+        "out": _path(out),
+    }

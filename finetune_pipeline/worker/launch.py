@@ -1,0 +1,232 @@
+"""One training in several processes: which strategy, torch's elastic launcher, and one exit code for all of them.
+
+The launcher is the one ``torchrun`` and ``accelerate launch`` run; each process then trains through TRL and Accelerate.
+The processes die with this one, and all of them with any of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.hardware import cpu_has_bfloat16
+from finetune_pipeline.models.identity import model_folder, weight_files
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.worker.exit_codes import EXIT_PREEMPTED, NO_RETRY, describe
+from finetune_pipeline.worker.supervised import PARENT_VARIABLE
+
+STOP_SECONDS = 10
+"""How long processes may take to end after one of them failed or a signal came, before they are killed."""
+ROOM = 0.8
+"""Share of a device's memory that a training may take; the rest is left to fragmentation and the driver."""
+_PROCESSES = "FINETUNE_PROCESSES"
+_STRATEGY = "FINETUNE_STRATEGY"
+
+
+def processes_wanted() -> int:
+    """How many processes a training is to be spread over."""
+    return int(os.environ.get(_PROCESSES) or 1)
+
+
+def is_worker() -> bool:
+    """Whether this process is one of several that :func:`launch` started."""
+    return _STRATEGY in os.environ
+
+
+def is_first() -> bool:
+    """Whether this process is the only one, or the one that reports and writes results."""
+    return not is_worker() or os.environ.get("RANK") == "0"
+
+
+def strategy() -> str:
+    """How this process shares the training: ``single``, ``ddp`` or ``fsdp2``."""
+    return os.environ.get(_STRATEGY, "single")
+
+
+def rows_per_process(batch_size: int, micro_batch_size: int, processes: int) -> int:
+    """Rows of a forward pass of one process: the largest number up to micro_batch_size with which all processes make
+    batch_size in whole passes. `processes` must divide batch_size."""
+    share = batch_size // processes
+    return max(n for n in range(1, min(micro_batch_size, share) + 1) if share % n == 0)
+
+
+def choose(job: Mapping[str, Any], processes: int) -> tuple[str, str]:
+    """(``ddp`` or ``fsdp2``, why) for a train job.
+
+    ``ddp`` (distributed data parallel): every device holds the whole model and takes its part of each batch. ``fsdp2``
+    (fully sharded data parallel): weights, gradients and optimiser states are split over the devices and fetched layer by
+    layer (Zhao et al. 2023, arXiv:2304.11277). The first is simpler and faster wherever the model fits.
+
+    Raises:
+        FindingsError: The job cannot be shared by so many processes.
+    """
+    cards, wanted = _cards(), read_settings().parallel
+    device = min(cards, default=psutil.virtual_memory().total // processes)
+    needed = job.get("memory_bytes") or _least_bytes(job, bool(cards))
+    size = f"{needed / 2**30:.1f} GiB of {device / 2**30:.1f} GiB a device"
+    if wanted != "auto":
+        chosen, why = wanted, f"as FINETUNE_PARALLEL={wanted} says"
+    elif needed <= ROOM * device or not cards:
+        chosen, why = "ddp", f"it fits on one device ({size})" if cards else "the CPU shares whole models only"
+    else:
+        chosen, why = "fsdp2", f"it does not fit on one device ({size})"
+    if findings := refusals(job["settings"], processes, chosen, bool(cards)):
+        raise FindingsError(findings)
+    return chosen, why
+
+
+def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: bool) -> list[Finding]:
+    """Everything that speaks against `processes` processes training by `settings` with the strategy `chosen`."""
+    findings = []
+    if settings["batch_size"] % processes:
+        near = settings["batch_size"] // processes * processes or processes
+        findings.append(
+            Finding(
+                "training.batch_over_devices",
+                "error",
+                "task.yaml: training.batch_size",
+                f"batches of {settings['batch_size']} rows cannot be shared by {processes} devices",
+                f"set training.batch_size: {near} or {near + processes}, or give FINETUNE_DEVICES another number of devices",
+            )
+        )
+    if chosen == "fsdp2" and settings["method"] == "qlora":
+        findings.append(
+            Finding(
+                "training.four_bit_sharded",
+                "error",
+                "task.yaml: training.method",
+                "4-bit weights are not split over devices: the constants they are read back with belong to whole tensors",
+                "set FINETUNE_PARALLEL=ddp if the base fits on each device in four bits, or set training.method: lora, "
+                "which is sharded in 16 bits",
+            )
+        )
+    if chosen == "fsdp2" and not on_gpus:
+        findings.append(
+            Finding(
+                "training.cpu_sharded",
+                "error",
+                "FINETUNE_PARALLEL",
+                "a model is split over GPUs only",
+                "set FINETUNE_PARALLEL=ddp, or name GPUs in FINETUNE_DEVICES",
+            )
+        )
+    return findings
+
+
+def _least_bytes(job: Mapping[str, Any], on_gpus: bool) -> int:
+    """Bytes that weights, gradients and optimiser states take at the least; activations come on top.
+
+    full: float32 weight, gradient, and two moments, 16 bytes a parameter (Rajbhandari et al. 2020, arXiv:1910.02054,
+    section 3.1, without their 16-bit copies). qlora: half a byte and the constants.
+    """
+    settings = job["settings"]
+    parameters = sum(file.stat().st_size for file in weight_files(model_folder(Path(job["base"])))) // 2
+    if settings["method"] == "full":
+        return parameters * 16
+    if settings["method"] == "qlora":
+        return int(parameters * (0.5 + 0.127 / 8))
+    precision = settings["precision"]
+    short = precision == "bfloat16" or (precision == "auto" and (on_gpus or cpu_has_bfloat16()))
+    return parameters * (2 if short else 4)
+
+
+def _cards() -> list[int]:
+    """Bytes of memory of each visible NVIDIA device; no library is loaded for it."""
+    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if not seen:
+        return []
+    done = subprocess.run(
+        ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "-i", ",".join(seen)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [int(line) << 20 for line in done.stdout.split()] if done.returncode == 0 else []
+
+
+def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
+    """Run the job file in `processes` processes. After a failure out/error.json says what happened.
+
+    Returns:
+        0, or the exit code of the cause; negative: the signal that killed one of the processes.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # error.json says it
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.update({_STRATEGY: chosen, PARENT_VARIABLE: str(os.getpid())})
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,  # starting again is the business of whoever started us
+        shutdown_timeout=STOP_SECONDS,
+    )
+    codes: dict[int, int] = {}
+    stopped: str | None = None
+    try:
+        elastic_launch(config, sys.executable)("-P", "-m", "finetune_pipeline.worker.entry", str(job_file))
+        return 0
+    except SignalException as stop:
+        stopped = signal.Signals(stop.sigval).name
+    except ChildFailedError as failed:
+        first = min(f.timestamp for f in failed.failures.values())
+        # the launcher itself kills what does not end in time, so only ends close to the first one are causes
+        codes = {rank: f.exitcode for rank, f in failed.failures.items() if f.timestamp - first < STOP_SECONDS / 2}
+    for name in ("result.json", "measured.json"):
+        (out / name).unlink(missing_ok=True)
+    return _outcome(out, codes, stopped)
+
+
+def _outcome(out: Path, codes: Mapping[int, int], stopped: str | None) -> int:
+    """The exit code of the cause: a refusal or lack of memory, a stop, a kill, or an error, in this order.
+
+    A process that loses its peer fails too; what it says of that does not hide a kill.
+    """
+    error = read_json(out / "error.json") if (out / "error.json").is_file() else None
+    if error and error["code"] in NO_RETRY:
+        return int(error["code"])
+    if stopped:
+        message = f"stopped by {stopped}; what is in the work folder is taken up by the next try"
+        write_error(out, EXIT_PREEMPTED, "stopped", message)
+        return EXIT_PREEMPTED
+    for rank, code in sorted(codes.items()):
+        if code < 0 and code != -signal.SIGTERM:
+            message = f"process {rank} of those training together was {describe(code)}; the others were ended"
+            write_error(out, code, "killed", message)
+            return code
+    if error is None:
+        message = "; ".join(f"process {rank} {describe(code)}" for rank, code in sorted(codes.items()))
+        write_error(out, 1, "error", message or "the processes could not be started")
+    return int(error["code"]) if error else 1
+
+
+def write_error(out: Path, code: int, kind: str, message: str, findings: list[dict[str, Any]] | None = None) -> None:
+    """Write out/error.json."""
+    write_json(out / "error.json", {"code": code, "kind": kind, "message": message, "findings": findings or []})
+
+
+def write_worker_error(out: Path, code: int, kind: str, message: str, findings: list[dict[str, Any]]) -> None:
+    """Write out/error.json for one of several processes, unless another has said more: a refusal or lack of memory
+    outweighs everything, and the first error what it causes in the others."""
+    path = out / "error.json"
+    if code in NO_RETRY or not path.is_file():
+        where = f"(process {os.environ['RANK']}) " if kind in ("memory", "error") and not is_first() else ""
+        write_error(out, code, kind, where + message, findings)

@@ -1,0 +1,89 @@
+"""Manners of a child process: it dies with its parent, stops on a signal, and leaves no process of its own behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from finetune_pipeline.worker.exit_codes import EXIT_PREEMPTED
+
+_PARENT = "FINETUNE_PARENT_PID"
+_PR_SET_PDEATHSIG = 1
+
+
+_LOOK_EVERY_S = 1.0
+_GRACE_S = 5.0
+
+
+class Stop(BaseException):
+    """Raised in the main thread by SIGINT or SIGTERM. No Exception: nothing on the way may take it for a fault."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+def die_with_parent() -> None:
+    """Linux: be sent SIGTERM when the process named by FINETUNE_PARENT_PID dies, even by SIGKILL. Else a no-op."""
+    wanted = os.environ.get(_PARENT)
+    if not wanted or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(wanted):  # it died before the call above
+        os._exit(EXIT_PREEMPTED)
+
+
+def watch_parent() -> None:
+    """End this process soon after its parent is gone, even while its main thread waits in an exchange with others.
+
+    Signal handlers run only when the main thread comes back to Python; waiting for a process that died, it may not.
+    """
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_EVERY_S)
+        time.sleep(_GRACE_S)
+        sweep_group()
+        os._exit(EXIT_PREEMPTED)
+
+    threading.Thread(target=look, daemon=True, name="watch-parent").start()
+
+
+def stop_on_signals() -> None:
+    """Turn the first SIGINT or SIGTERM into :class:`Stop`; later ones are ignored, so that stopping can finish."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise Stop(number)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
+
+
+def sweep_group() -> None:
+    """Kill what this process started and left in its own process group; only when it leads one for a parent."""
+    if not os.environ.get(_PARENT) or os.getpgrp() != os.getpid():
+        return
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if os.getpgid(int(entry.name)) == os.getpgrp():
+                os.kill(int(entry.name), signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # gone meanwhile, or not ours
+            continue
+
+
+def end_by(number: int) -> None:
+    """End as another process was ended, by the same signal, so that whoever started this one sees what happened."""
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
