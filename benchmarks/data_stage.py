@@ -25,7 +25,8 @@ from typing import Any
 import psutil
 
 from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
-from finetune_pipeline.engine.step import Graph, World
+from finetune_pipeline.engine.graph import Graph
+from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore, write_json
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.data import STEPS
@@ -90,7 +91,7 @@ def run_stage(folder: Path) -> dict[str, Any]:
     logs = store.root / "logs.jsonl"
     logs.parent.mkdir(parents=True, exist_ok=True)
     logs.touch()
-    world = World(raw_digest(task), _no_reviews(), "none", "none", {})
+    world = RunInputs(raw_digest(task, store.seen_files(task.name)), _no_reviews(), "none", "none", {})
     graph = Graph([_logs_step(), *STEPS])
     steps = {}
     for name in ("production_logs", *STAGES):

@@ -14,7 +14,8 @@ import yaml
 
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
-from finetune_pipeline.engine.step import Graph, Step, Work, World
+from finetune_pipeline.engine.graph import Graph
+from finetune_pipeline.engine.step import RunInputs, Step, StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.spec import load_task
@@ -66,7 +67,7 @@ def make_splits(folder: Path, raw: Path | None) -> tuple[Path, Path, dict[str, A
             (source / "task.yaml").write_text(yaml.safe_dump(INSTRUCTIONS, sort_keys=False))
     task = load_task(source)
     store = ArtifactStore(folder / "store")
-    world = World(raw_digest(task), reviews_digest(task.folder / "reviews"), "none", "none", {})
+    world = RunInputs(raw_digest(task), reviews_digest(task.folder / "reviews"), "none", "none", {})
     graph = Graph([Step("production_logs", (), "0", lambda s, w: None, _no_logs), *STEPS])
     for name in ("production_logs", *(step.name for step in STEPS)):
         made = graph.run(name, task, world, store)
@@ -84,7 +85,7 @@ def _without_system(file: Path, out: Path) -> Path:
     return out
 
 
-def _no_logs(work: Work) -> dict[str, Any]:
+def _no_logs(work: StepContext) -> dict[str, Any]:
     (work.out / "examples.jsonl").touch()
     return {}
 

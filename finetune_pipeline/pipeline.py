@@ -1,25 +1,425 @@
-"""The whole graph: every stage's steps, in the order of the picture."""
+"""The pipeline: every step, top to bottom.
+
+From this table follow the versions of artifacts, Dagster's assets with their dependencies and checks, the jobs, the MLflow
+runs, the progress on the command line and the reference page. To add a step, write its function and its row.
+"""
 
 from __future__ import annotations
 
-from finetune_pipeline.engine.step import Graph
-from finetune_pipeline.steps import ability, baseline, data, evaluation, judging, people, production, release, training
-
-PIPELINE = Graph(
-    [
-        production.LOGS_STEP,
-        *data.STEPS,
-        baseline.BASE_STEP,
-        ability.BASE_STEP,
-        data.QUALITY_STEP,
-        *baseline.STEPS,
-        *training.STEPS,
-        *ability.STEPS,
-        *evaluation.PREDICTION_STEPS,
-        *people.STEPS,
-        *judging.STEPS,
-        *evaluation.REPORT_STEPS,
-        *release.STEPS,
-        *production.STEPS,
-    ]
+from finetune_pipeline.data.validate.validation import validation_settings
+from finetune_pipeline.engine.graph import Graph
+from finetune_pipeline.engine.step import Step
+from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows, failed_test_rows, unscored_items
+from finetune_pipeline.production.choosing import settings as log_settings
+from finetune_pipeline.steps import data_checks as data_check
+from finetune_pipeline.steps import evaluation_checks as evaluation_check
+from finetune_pipeline.steps import training_checks as training_check
+from finetune_pipeline.steps.ability import make_base_ability, make_general_ability
+from finetune_pipeline.steps.baseline import (
+    advice_settings,
+    answer_length,
+    baseline_settings,
+    make_advice,
+    make_base_model,
+    make_few_shot_baseline,
+    output_settings,
 )
+from finetune_pipeline.steps.data import (
+    make_clean,
+    make_data_quality,
+    make_raw,
+    make_reviewed,
+    make_splits,
+    make_validated,
+    quality_settings,
+)
+from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
+from finetune_pipeline.steps.judging import make_judge_review
+from finetune_pipeline.steps.people import make_human_review
+from finetune_pipeline.steps.production import make_drift_report, make_production_logs, make_retraining_decision
+from finetune_pipeline.steps.production_checks import champion_serves_well
+from finetune_pipeline.steps.release import make_model_version
+from finetune_pipeline.steps.training import make_adapter, make_merged_model, make_training_plan
+
+LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
+EVALUATION, RELEASE, PRODUCTION = "evaluation", "release", "production"
+GROUPS = (LOGS, DATA, BASELINE, TRAINING, EVALUATION, RELEASE, PRODUCTION)
+"""Left to right: no step needs one of a group further right."""
+
+STEPS = [
+    Step(
+        "production_logs",
+        LOGS,
+        "Complete log lines, scrubbed, users hashed; corrections become examples.",
+        make_production_logs,
+        settings=lambda spec, outside: [outside.logs, *log_settings(spec)],
+        code_version="5",
+        checks=(data_check.nothing_held_back, data_check.logs_accounted),
+        kinds=("jsonl",),
+    ),
+    Step(
+        "raw_examples",
+        DATA,
+        "Snapshot of the raw files and of corrected production rows, with digests.",
+        make_raw,
+        after=("production_logs",),
+        settings=lambda spec, outside: [
+            outside.raw,
+            outside.corrections,
+            spec.data.model_dump(include={"raw", "benchmarks", "fields", "csv"}),
+        ],
+        code_version="3",
+        checks=(data_check.raw_found,),
+        kinds=("jsonl",),
+    ),
+    Step(
+        "validated_examples",
+        DATA,
+        "Canonical examples, one JSON object a line; every bad row in quarantine with file, line, rule and fix.",
+        make_validated,
+        needs=("raw_examples",),
+        settings=lambda spec, outside: validation_settings(spec),
+        code_version="4",
+        checks=(data_check.validated_accounted, data_check.quarantine_share, data_check.system_prompt_present),
+        kinds=("jsonl", "python"),
+    ),
+    Step(
+        "clean_examples",
+        DATA,
+        "Scrubbed of personal data and secrets, de-duplicated, contradictions set aside.",
+        make_clean,
+        needs=("validated_examples", "raw_examples"),
+        settings=lambda spec, outside: [
+            spec.output.kind,
+            spec.data.near_duplicate_threshold,
+            spec.data.scrub,
+            spec.data.scrub_names,
+            spec.data.contradictions,
+            spec.data.semantic.model_dump() if spec.data.semantic else None,
+        ],
+        code_version="4",
+        checks=(
+            data_check.clean_accounted,
+            data_check.no_personal_data,
+            data_check.enough_examples,
+            data_check.enough_per_label,
+        ),
+        kinds=("jsonl", "python"),
+    ),
+    Step(
+        "reviewed_examples",
+        DATA,
+        "People's decisions from `reviews/` applied.",
+        make_reviewed,
+        needs=("clean_examples",),
+        settings=lambda spec, outside: outside.reviews,
+        code_version="3",
+        checks=(data_check.reviews_applied,),
+        kinds=("jsonl",),
+    ),
+    Step(
+        "splits",
+        DATA,
+        "Train, validation and sealed test by duplicate cluster, stratified by label; old rows never move.",
+        make_splits,
+        needs=("reviewed_examples", "clean_examples"),
+        settings=lambda spec, outside: [
+            spec.split.model_dump(),
+            spec.data.near_duplicate_threshold,
+            spec.data.semantic.model_dump() if spec.data.semantic else None,
+        ],
+        code_version="6",
+        checks=(data_check.no_leakage, data_check.splits_accounted, data_check.split_sizes),
+        kinds=("jsonl",),
+        datasets=("train", "validation", "test"),
+    ),
+    Step(
+        "train_split",
+        DATA,
+        "What the adapter and the in-context examples are made from.",
+        view_of="splits",
+        split="train",
+        kinds=("jsonl",),
+    ),
+    Step(
+        "validation_split",
+        DATA,
+        "Decides when training stops and which baseline prompt is best.",
+        view_of="splits",
+        split="validation",
+        kinds=("jsonl",),
+    ),
+    Step(
+        "test_split",
+        DATA,
+        "Sealed: only `test_predictions` opens it, and every opening is recorded.",
+        view_of="splits",
+        split="test",
+        kinds=("jsonl",),
+    ),
+    Step(
+        "base_model",
+        BASELINE,
+        "The untrained model: safetensors, tokenizer and chat template, with digests.",
+        make_base_model,
+        settings=lambda spec, outside: outside.base,
+        checks=(training_check.safe_weights,),
+        kinds=("huggingface", "safetensors"),
+        heavy=True,
+        shared=True,
+    ),
+    Step(
+        "data_quality",
+        BASELINE,
+        "What no single row shows: size, balance, one format, label noise, synthetic rows, tokens, price.",
+        make_data_quality,
+        needs=("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
+        settings=lambda spec, outside: quality_settings(spec),
+        code_version="3",
+        checks=data_check.QUALITY_CHECKS,
+        kinds=("html", "python"),
+    ),
+    Step(
+        "few_shot_baseline",
+        BASELINE,
+        "The base model prompted in every way the spec names, on validation; and what no language model is needed for.",
+        make_few_shot_baseline,
+        needs=("train_split", "validation_split", "base_model"),
+        after=("data_quality",),
+        settings=lambda spec, outside: baseline_settings(spec),
+        code_version="7",
+        checks=(training_check.baseline_answered,),
+        kinds=("huggingface", "parquet"),
+        heavy=True,
+        failed=failed_baseline_rows,
+        datasets=("validation",),
+    ),
+    # apart from the baseline: another gate or wanted gain is judged anew, and no model answers again
+    Step(
+        "advice",
+        BASELINE,
+        "Is it worth training, and can the test show what it gains? Good enough already: training stops here.",
+        make_advice,
+        needs=("train_split", "validation_split", "few_shot_baseline"),
+        settings=lambda spec, outside: advice_settings(spec),
+        code_version="2",
+        checks=(
+            training_check.learnable,
+            training_check.worth_training,
+            training_check.advised,
+            training_check.enough_test_rows,
+        ),
+        kinds=("python",),
+    ),
+    Step(
+        "training_plan",
+        TRAINING,
+        "Exact token counts, steps, memory, time and money; whether it fits, and the nearest plan that does.",
+        make_training_plan,
+        needs=("train_split", "validation_split", "base_model"),
+        settings=lambda spec, outside: spec.training.model_dump(),
+        code_version="3",
+        checks=(training_check.plan_fits, training_check.no_truncation),
+        shows=("plan.json",),
+        kinds=("python",),
+    ),
+    Step(
+        "adapter",
+        TRAINING,
+        "What training.method trains, in a process of its own, on the assistant's tokens only; best checkpoint kept.",
+        make_adapter,
+        needs=("train_split", "validation_split", "base_model"),
+        after=("advice", "training_plan"),
+        settings=lambda spec, outside: spec.training.model_dump(),
+        code_version="2",
+        checks=(
+            training_check.supervision,
+            training_check.loss_finite,
+            training_check.learned,
+            training_check.not_overfitted,
+            training_check.only_adapter_tensors,
+            training_check.four_bit,
+        ),
+        shows=("history.jsonl",),
+        kinds=("pytorch", "huggingface"),
+        heavy=True,
+        datasets=("train", "validation"),
+    ),
+    Step(
+        "merged_model",
+        TRAINING,
+        "The model that is served, compared with the one trained: merged (qlora, lora), taken over (full), with added tokens "
+        "(prompt), or the base behind its adapter (prefix).",
+        make_merged_model,
+        needs=("adapter", "base_model", "validation_split"),
+        settings=lambda spec, outside: [spec.labels, answer_length(spec), spec.baseline.batch_size],
+        code_version="3",
+        checks=(training_check.merge_parity,),
+        kinds=("safetensors", "huggingface"),
+        heavy=True,
+    ),
+    Step(
+        "base_ability",
+        EVALUATION,
+        "What the base model can do besides the task: items with choices, and plain text, by likelihood.",
+        make_base_ability,
+        needs=("base_model",),
+        settings=lambda spec, outside: [outside.ability, spec.baseline.batch_size],
+        code_version="2",
+        checks=(evaluation_check.ability_scored,),
+        kinds=("huggingface",),
+        heavy=True,
+        failed=unscored_items,
+    ),
+    Step(
+        "general_ability",
+        EVALUATION,
+        "The same items under the candidate: what training took away, with its interval.",
+        make_general_ability,
+        needs=("base_ability", "base_model", "merged_model"),
+        settings=lambda spec, outside: [
+            outside.ability,
+            spec.baseline.batch_size,
+            spec.gates.confidence,
+            outside.champion["merged"] if outside.champion else None,
+        ],
+        code_version="3",
+        checks=(evaluation_check.ability_kept,),
+        kinds=("huggingface", "scipy"),
+        heavy=True,
+    ),
+    Step(
+        "test_predictions",
+        EVALUATION,
+        "Base (best prompt), candidate and champion on the same sealed rows, and on recent production rows.",
+        make_test_predictions,
+        needs=("test_split", "train_split", "base_model", "merged_model", "few_shot_baseline"),
+        after=("validation_split", "production_logs"),
+        settings=lambda spec, outside: [
+            output_settings(spec),
+            answer_length(spec),
+            spec.baseline.batch_size,
+            outside.champion["merged"] if outside.champion else None,
+            *spec.evaluation.settings(),
+            spec.robustness.asked(),
+            [outside.judging, spec.data.near_duplicate_threshold] if outside.judging else None,
+        ],
+        code_version="7",
+        checks=(evaluation_check.all_predicted,),
+        kinds=("parquet", "huggingface"),
+        heavy=True,
+        failed=failed_test_rows,
+        datasets=("test",),
+    ),
+    Step(
+        "human_review",
+        EVALUATION,
+        "What people said of the answers, side by side and blind: `finetune review`. Nothing yet is an answer too.",
+        make_human_review,
+        needs=("test_predictions",),
+        settings=lambda spec, outside: [outside.ratings, spec.gates.confidence, spec.output.model_dump(mode="json")],
+        checks=(evaluation_check.ratings_read,),
+        kinds=("python",),
+    ),
+    Step(
+        "judge_review",
+        EVALUATION,
+        "Base and candidate compared by a language model, once it agrees with people, and by embeddings. Off unless the spec "
+        "names them.",
+        make_judge_review,
+        needs=("test_predictions", "human_review"),
+        settings=lambda spec, outside: [
+            spec.evaluation.judge.settings() if spec.evaluation.judge else None,
+            spec.evaluation.similarity,
+            spec.gates.confidence,
+        ],
+        code_version="2",
+        checks=(evaluation_check.judge_believed,),
+        kinds=("openai",),
+    ),
+    Step(
+        "evaluation_report",
+        EVALUATION,
+        "Scores with intervals, paired comparison, gates, failures; as HTML, Markdown and JSON.",
+        make_evaluation_report,
+        needs=(
+            "test_predictions",
+            "few_shot_baseline",
+            "advice",
+            "adapter",
+            "merged_model",
+            "general_ability",
+            "human_review",
+            "judge_review",
+            "raw_examples",
+            "validated_examples",
+            "clean_examples",
+            "reviewed_examples",
+            "splits",
+        ),
+        after=("data_quality", "training_plan"),
+        settings=lambda spec, outside: [
+            spec.gates.model_dump(),
+            spec.robustness.model_dump(),
+            spec.output.model_dump(),
+            spec.baseline.ceiling,
+            spec.description,
+            outside.never_break,
+        ],
+        code_version="10",
+        checks=evaluation_check.GATE_CHECKS,
+        shows=("plots", "gates.json"),
+        kinds=("html", "markdown"),
+    ),
+    Step(
+        "model_version",
+        RELEASE,
+        "Registered in MLflow as `candidate`; `champion` moves only if every gate passes. Ties do not pass.",
+        make_model_version,
+        needs=("evaluation_report", "adapter", "merged_model"),
+        after=("base_model",),
+        settings=lambda spec, outside: [spec.card.model_dump(), spec.description],
+        code_version="5",
+        checks=(evaluation_check.nothing_forgotten, evaluation_check.aliases_consistent, champion_serves_well),
+        shows=("model_version.json",),
+        kinds=("mlflow",),
+    ),
+    Step(
+        "drift_report",
+        PRODUCTION,
+        "Has production moved away from the training data?",
+        make_drift_report,
+        needs=("production_logs",),
+        settings=lambda spec, outside: [
+            spec.output.model_dump(),
+            spec.drift.model_dump(exclude={"action"}),
+            spec.retraining.rows_after_drift,
+            outside.trained_on,
+            outside.champion,
+        ],
+        code_version="6",
+        checks=(evaluation_check.drift,),
+        kinds=("scipy",),
+    ),
+    Step(
+        "retraining_decision",
+        PRODUCTION,
+        "Train again, or wait: a sentence with its reasons.",
+        make_retraining_decision,
+        needs=("drift_report", "production_logs"),
+        settings=lambda spec, outside: [
+            spec.logs.min_new_rows,
+            spec.retraining.model_dump(include={"min_gain", "hours_a_point", "rows_after_drift"}),
+            spec.split.seed,
+            outside.trained_on,
+            outside.champion,
+        ],
+        code_version="2",
+        shows=("decision.json",),
+        kinds=("python",),
+    ),
+]
+
+PIPELINE = Graph(STEPS)
+CHECKS = [(step.name, check) for step in STEPS for check in step.checks]
+"""(step, check) of every check."""

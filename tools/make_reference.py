@@ -10,12 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.checks.all import CHECKS
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.step import Step
 from finetune_pipeline.evaluation.gates import table
-from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec.schema import json_schema
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
@@ -86,12 +85,12 @@ def on_a_no(check: Check) -> str:
 def render() -> str:
     checks = [
         [
-            f"`{c.step}`",
+            f"`{step}`",
             f"`{c.name}`",
             on_a_no(c),
             c.description,
         ]
-        for c in CHECKS
+        for step, c in CHECKS
     ]
     gates = [[f"`{g['name']}`", g["needs"], g["default"], g["blocking"], g["what_to_do"]] for g in table()]
     return "\n".join(

@@ -22,6 +22,7 @@ from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.base_template import own_template
 from finetune_pipeline.models.chat_templates import told_origin
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.orchestration.release import made_base
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.report.data_quality import TO_REVIEW, write_quality
@@ -29,7 +30,6 @@ from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, read_spec
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.ability import ability_digest
-from finetune_pipeline.steps.baseline import made_base
 
 EXAMPLES = 3
 

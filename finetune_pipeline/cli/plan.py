@@ -13,7 +13,7 @@ import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
-from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.findings import Finding, as_rows, errors
 from finetune_pipeline.models.identity import model_kind
@@ -105,7 +105,7 @@ def _launch_without_lease(job: Any) -> dict[str, Any]:
     return dict(read_json(out / "result.json"))
 
 
-def _base(task: Task, store: ArtifactStore, world: World) -> Path:
+def _base(task: Task, store: ArtifactStore, world: RunInputs) -> Path:
     """The base model's artifact, made where it comes from this machine. Raises ClickException where it has to be fetched."""
     found = PIPELINE.find("base_model", task, world, store)
     if found is None:
@@ -118,7 +118,7 @@ def _base(task: Task, store: ArtifactStore, world: World) -> Path:
     return found.folder
 
 
-def _inputs(task: Task, store: ArtifactStore, world: World) -> Inputs:
+def _inputs(task: Task, store: ArtifactStore, world: RunInputs) -> Inputs:
     """The splits where they are made; else the rows of the data steps, which run now, in shares of the splits' sizes."""
     splits = PIPELINE.find("splits", task, world, store)
     if splits is not None:
@@ -132,7 +132,7 @@ def _inputs(task: Task, store: ArtifactStore, world: World) -> Inputs:
     return Inputs(rows[:kept], rows[kept : kept + held], tested, "raw data: as many rows as the splits will have")
 
 
-def _power(task: Task, store: ArtifactStore, world: World, test_rows: int) -> dict[str, Any]:
+def _power(task: Task, store: ArtifactStore, world: RunInputs, test_rows: int) -> dict[str, Any]:
     """Whether the test can show the wanted gain: by the measured baseline where there is one, else its bounds."""
     advice = PIPELINE.find("advice", task, world, store)
     return dict(advice.facts["power"]) if advice else power_bounds(task.spec, test_rows)

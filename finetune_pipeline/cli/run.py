@@ -10,7 +10,6 @@ from typing import Any
 import click
 import dagster as dg
 
-from finetune_pipeline.assets.data import VIEWS
 from finetune_pipeline.cli.abandoned import close_abandoned_runs
 from finetune_pipeline.cli.environment import apply
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
@@ -19,14 +18,14 @@ from finetune_pipeline.cli.verdict import verdict_lines
 from finetune_pipeline.cli.waiting import pool_wait
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.findings import errors
-from finetune_pipeline.orchestration.assets import NODES
 from finetune_pipeline.orchestration.jobs import STAGES, stage_assets
+from finetune_pipeline.orchestration.release import made_base
 from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.pipeline import STEPS
 from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.progress import VARIABLE
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
-from finetune_pipeline.steps.baseline import made_base
 from finetune_pipeline.tracking.mlflow_store import TrackingError
 
 REPOSITORY = "__repository__@finetune_pipeline"
@@ -83,7 +82,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
     from finetune_pipeline.definitions import build_definitions
 
     job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
-    names = [*(n.name for n in NODES), *VIEWS] if stage == "all" else stage_assets(stage)
+    names = [step.name for step in STEPS] if stage == "all" else stage_assets(stage)
     path = read_settings().home / "progress" / f"{task.name}-{os.getpid()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from finetune_pipeline.assets.data import VIEWS
-from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.orchestration.assets import NODES
-from finetune_pipeline.orchestration.release import present_world
+from finetune_pipeline.orchestration.release import present_inputs
 from finetune_pipeline.orchestration.store import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec.model import Task
@@ -25,7 +23,7 @@ class Project:
     task: Task
     store: ArtifactStore
     tracking: Tracking
-    world: World
+    world: RunInputs
     versions: dict[str, str]
     serving: int | None
 
@@ -37,7 +35,7 @@ def open_project(task: Task) -> Project:
     """Look at the world and at the registry. Raises FindingsError where raw files or the base model are missing."""
     store, tracking = Store(), Tracking()
     tracking.prepare()
-    world = present_world(task, store, tracking)
+    world = present_inputs(task, store, tracking)
     artifacts = store.artifacts()
     return Project(
         task,
@@ -51,14 +49,13 @@ def open_project(task: Task) -> Project:
 
 def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
     """Names of assets that are missing, or that Dagster's event log does not know in their present version."""
-    names = {node.name: node.name for node in NODES} | {view: "splits" for view in VIEWS}
     made = project.artifacts()
     missing = []
-    for asset, step in names.items():
+    for asset in PIPELINE.steps:
         event = instance.get_latest_materialization_event(dg.AssetKey([project.task.name, asset]))
         told = event.asset_materialization.tags if event and event.asset_materialization else None
-        known = (told or {}).get("dagster/data_version") == project.versions[step]
-        if made[step] is None or not known:
+        known = (told or {}).get("dagster/data_version") == project.versions[asset]
+        if made[asset] is None or not known:
             missing.append(asset)
     registered = made["model_version"]
     if registered is not None and "model_version" not in missing:

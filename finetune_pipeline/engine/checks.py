@@ -9,10 +9,19 @@ from typing import Any
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.spec.model import TaskSpec
 
+_BySpec = bool | Callable[[TaskSpec], bool]
+
 
 @dataclass(frozen=True)
-class Answer:
-    """passed, a sentence for people, and the figures behind it. `warns`: this "no" holds nothing back."""
+class CheckResult:
+    """The answer to a check.
+
+    Attributes:
+        passed: Whether all is well.
+        message: One sentence for people.
+        figures: The numbers behind it.
+        warns: A "no" is a warning this time, and stops nothing.
+    """
 
     passed: bool
     message: str
@@ -22,15 +31,22 @@ class Answer:
 
 @dataclass(frozen=True)
 class Check:
-    """`blocking` and `advisory` may depend on the spec. `advisory`: a "no" is a warning, not an error. `live`: asked of what
-    is so now, in a step of its own and by a sensor, not of the artifact when it is made."""
+    """A named question about a step's artifact.
+
+    Attributes:
+        name: Unique within the step.
+        description: What holds when the check passes.
+        judge: Answers it from the artifact and the spec.
+        blocking: Whether a "no" stops the steps downstream; may depend on the spec.
+        advisory: Whether a "no" is a warning rather than an error; may depend on the spec.
+        live: Asked of what serves now, by a job and a sensor of its own, not of the artifact when it is made.
+    """
 
     name: str
-    step: str
     description: str
-    judge: Callable[[Artifact, TaskSpec], Answer]
-    blocking: bool | Callable[[TaskSpec], bool] = True
-    advisory: bool | Callable[[TaskSpec], bool] = False
+    judge: Callable[[Artifact, TaskSpec], CheckResult]
+    blocking: _BySpec = True
+    advisory: _BySpec = False
     live: bool = False
 
     def blocks(self, spec: TaskSpec) -> bool:
@@ -39,9 +55,32 @@ class Check:
     def warns(self, spec: TaskSpec) -> bool:
         return self.advisory(spec) if callable(self.advisory) else self.advisory
 
-    def ask(self, artifact: Artifact, spec: TaskSpec) -> Answer:
+    def ask(self, artifact: Artifact, spec: TaskSpec) -> CheckResult:
         """The answer. A fact that is missing or of the wrong type is a "no": a check never fails open."""
         try:
             return self.judge(artifact, spec)
         except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
-            return Answer(False, f"could not be judged: {type(error).__name__}: {error}")
+            return CheckResult(False, f"could not be judged: {type(error).__name__}: {error}")
+
+    def holds_back(self, artifact: Artifact, spec: TaskSpec) -> CheckResult | None:
+        """The answer where it stops what lies downstream; None where nothing is stopped."""
+        if self.live or not self.blocks(spec):
+            return None
+        answer = self.ask(artifact, spec)
+        return None if answer.passed or answer.warns or self.warns(spec) else answer
+
+
+def check(
+    description: str,
+    *,
+    name: str | None = None,
+    blocking: _BySpec = True,
+    advisory: _BySpec = False,
+    live: bool = False,
+) -> Callable[[Callable[[Artifact, TaskSpec], CheckResult]], Check]:
+    """Make a function a check of the function's name."""
+
+    def of(judge: Callable[[Artifact, TaskSpec], CheckResult]) -> Check:
+        return Check(name or judge.__name__, description, judge, blocking, advisory, live)
+
+    return of

@@ -126,11 +126,19 @@ class Artifact:
 
 @dataclass
 class Builder:
-    """What a step writes to: `folder` becomes the artifact, `work` outlives a kill, `facts` go into the manifest."""
+    """What a step writes to.
+
+    Attributes:
+        folder: Becomes the artifact.
+        work: Outlives a kill.
+        facts: Go into the manifest.
+        opened: Names of the input steps that were read; goes into the manifest.
+    """
 
     folder: Path
     work: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    opened: list[str] = field(default_factory=list)
 
 
 class ArtifactStore:
@@ -226,6 +234,7 @@ class ArtifactStore:
                         "inputs": dict(inputs),
                         "settings": json.loads(json.dumps(settings, default=str)),
                         "facts": builder.facts,
+                        "opened": builder.opened,
                         "files": files,
                     },
                 )

@@ -201,7 +201,7 @@ def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
             "merged_model": source.merged.version,
             "adapter": source.adapter.version,
             "base_model": source.base.version,
-            "dataset": source.adapter.inputs.get("splits"),
+            "dataset": source.adapter.inputs.get("train_split"),
             "adapter_sha256": source.merged.facts.get("adapter_sha256"),
         },
         "training": settings,

@@ -1,33 +1,105 @@
-"""All assets of one task."""
+"""Dagster assets from the table of steps: one asset a step and task, with its checks."""
 
 from __future__ import annotations
 
 import dagster as dg
 
-from finetune_pipeline.assets import baseline, data, evaluation, production, release, training
+from finetune_pipeline.engine.checks import Check, CheckResult
+from finetune_pipeline.engine.step import Step
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.orchestration.node import Node
-from finetune_pipeline.spec.model import Task
+from finetune_pipeline.orchestration.champion_quality import champion_quality
+from finetune_pipeline.orchestration.compute import Compute
+from finetune_pipeline.orchestration.materialize import materialize
+from finetune_pipeline.orchestration.metadata import as_metadata
+from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.pipeline import STEPS
+from finetune_pipeline.spec.model import Task, TaskSpec
+from finetune_pipeline.steps.production_checks import champion_serves_well, of_alarm
+from finetune_pipeline.tracking.tracking import Tracking
 
-NODES: list[Node] = [
-    *production.NODES[:1],
-    *data.NODES,
-    *baseline.NODES,
-    *training.NODES,
-    *evaluation.NODES,
-    *release.NODES,
-    *production.NODES[1:],
-]
+GPU_POOL = "gpu"
+RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+LIVE = "model_version", champion_serves_well
+"""The check that is asked of what serves now, and the asset that shows it."""
+
+
+def key_of(task: Task, step: str) -> dg.AssetKey:
+    """The asset of a task's step."""
+    return dg.AssetKey([task.name, step])
 
 
 def task_assets(task: Task) -> list[dg.AssetsDefinition]:
     """Every asset of the task, each with its checks."""
-    return [*(node.build(task) for node in NODES), data.split_views(task)]
+    return [asset_of(step, task) for step in STEPS]
+
+
+def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
+    """The asset of one row of the table for one task, key ``[task, step]``."""
+    spec, key = task.spec, key_of(task, step.name)
+    checks = [check for check in step.checks if not check.live]
+
+    @dg.asset(
+        key=key,
+        deps=[key_of(task, name) for name in step.inputs],
+        description=step.description,
+        group_name=step.group,
+        kinds=set(step.kinds),
+        owners=[spec.owner],
+        pool=GPU_POOL if step.heavy else None,
+        retry_policy=RETRY if step.heavy else None,
+        check_specs=[
+            dg.AssetCheckSpec(c.name, asset=key, description=c.description, blocking=c.blocks(spec)) for c in checks
+        ],
+    )
+    def asset(
+        context: dg.AssetExecutionContext, store: Store, tracking: Tracking, compute: Compute
+    ) -> dg.MaterializeResult:
+        artifact, metadata = materialize(context, task, step, store, tracking, compute)
+        return dg.MaterializeResult(
+            asset_key=key,
+            metadata=metadata,
+            data_version=dg.DataVersion(artifact.version),
+            check_results=[check_result(c, c.ask(artifact, spec), spec) for c in checks],
+        )
+
+    return asset
+
+
+def check_result(check: Check, result: CheckResult, spec: TaskSpec) -> dg.AssetCheckResult:
+    """What a run tells Dagster of a check."""
+    return dg.AssetCheckResult(
+        check_name=check.name,
+        passed=result.passed,
+        description=result.message,
+        severity=dg.AssetCheckSeverity.WARN if result.warns or check.warns(spec) else dg.AssetCheckSeverity.ERROR,
+        metadata=as_metadata(dict(result.figures)),
+    )
+
+
+def check_event(task: Task, step: str, check: Check, result: CheckResult) -> dg.AssetCheckEvaluation:
+    """What a sensor tells Dagster of a check, outside any run."""
+    event = check_result(check, result, task.spec)
+    return dg.AssetCheckEvaluation(
+        asset_key=key_of(task, step),
+        check_name=check.name,
+        passed=event.passed,
+        description=event.description,
+        severity=event.severity,
+        metadata=event.metadata,
+    )
 
 
 def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
-    """The checks that are steps of their own."""
-    return [release.champion_check(task)]
+    """The checks that are steps of their own: whether the champion serves well, asked in every whole run and at every look at
+    production, and told by the sensor `<task>__champion` as soon as it changes."""
+    step, check = LIVE
+
+    @dg.asset_check(asset=key_of(task, step), name=check.name, description=check.description, blocking=False)
+    def live(store: Store, tracking: Tracking) -> dg.AssetCheckResult:
+        _, alarm = champion_quality(task, store.artifacts(), tracking)
+        return check_result(check, of_alarm(alarm), task.spec)
+
+    return [live]
 
 
 def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:

@@ -2,12 +2,12 @@
 
 import dagster as dg
 
+from finetune_pipeline.orchestration.assets import check_event
 from finetune_pipeline.orchestration.champion_quality import champion_quality
-from finetune_pipeline.orchestration.node import check_event
 from finetune_pipeline.orchestration.store import Store
 from finetune_pipeline.production.champion_alarm import Alarm
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.production_checks import CHAMPION_SERVES, of_alarm
+from finetune_pipeline.steps.production_checks import champion_serves_well, of_alarm
 from finetune_pipeline.tracking.tracking import Tracking
 
 Event = dg.AssetObservation | dg.AssetMaterialization | dg.AssetCheckEvaluation
@@ -53,4 +53,4 @@ def champion_sensor(task: Task) -> dg.SensorDefinition:
 
 
 def _evaluation(task: Task, alarm: Alarm) -> dg.AssetCheckEvaluation:
-    return check_event(task, CHAMPION_SERVES, of_alarm(alarm))
+    return check_event(task, "model_version", champion_serves_well, of_alarm(alarm))

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import dagster as dg
 
-from finetune_pipeline.assets.data import VIEWS
-from finetune_pipeline.checks.all import CHECKS
-from finetune_pipeline.orchestration.assets import NODES
+from finetune_pipeline.orchestration.assets import LIVE, key_of
+from finetune_pipeline.pipeline import DATA, GROUPS, LOGS, PRODUCTION, STEPS
 from finetune_pipeline.spec.model import Task
 
-STAGES = ("data", "baseline", "training", "evaluation", "release", "production")
+STAGES = tuple(group for group in GROUPS if group != LOGS)
 
 
 def stage_assets(stage: str) -> list[str]:
-    """Names of the assets a stage's job makes: those of its group; for `data` also the logs that corrections come from,
-    and the base model, whose tokens its report counts."""
-    names = [node.name for node in NODES if node.group == stage]
-    return ["production_logs", "base_model", *names, *VIEWS] if stage == "data" else names
+    """Names of the assets a stage's job makes: those of its group, and the logs where its steps read them. For `data` also
+    the report on the data's quality and the base model, whose tokens it counts."""
+    names = [step.name for step in STEPS if step.group == stage]
+    logs = [step.name for step in STEPS if step.group == LOGS]
+    read = {name for step in STEPS if step.group == stage for name in step.inputs}
+    names = [*(name for name in logs if name in read), *names]
+    return [*names, "base_model", "data_quality"] if stage == DATA else names
 
 
 def _selection(task: Task, stage: str) -> dg.AssetSelection:
     """Assets with their checks; a look at production asks how the champion serves, besides."""
-    assets = dg.AssetSelection.assets(*(dg.AssetKey([task.name, name]) for name in stage_assets(stage)))
-    if stage != "production":
+    assets = dg.AssetSelection.assets(*(key_of(task, name) for name in stage_assets(stage)))
+    if stage != PRODUCTION:
         return assets
-    live = (dg.AssetCheckKey(dg.AssetKey([task.name, c.step]), c.name) for c in CHECKS if c.live)
-    return assets | dg.AssetSelection.checks(*live)
+    step, check = LIVE
+    return assets | dg.AssetSelection.checks(dg.AssetCheckKey(key_of(task, step), check.name))
 
 
 def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> dg.UnresolvedAssetJobDefinition:

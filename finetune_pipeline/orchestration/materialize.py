@@ -1,4 +1,4 @@
-"""What every asset does: fix the run's world, run the plain step, and tell Dagster, MLflow and the progress file."""
+"""What every asset does: fix the run's inputs, run the plain step, and tell Dagster, MLflow and the progress file."""
 
 from __future__ import annotations
 
@@ -9,57 +9,44 @@ from typing import Any
 
 import dagster as dg
 
-from finetune_pipeline.data.examples import examples_of
-from finetune_pipeline.engine.step import World, pinned_world
+from finetune_pipeline.data.examples import examples_of, read_examples
+from finetune_pipeline.data.summary import markdown, summarise
+from finetune_pipeline.engine.graph import pinned_inputs
+from finetune_pipeline.engine.step import RunInputs, Step
 from finetune_pipeline.engine.store import Artifact, digest_file, read_json
 from finetune_pipeline.findings import errors
 from finetune_pipeline.orchestration.compute import Compute
-from finetune_pipeline.orchestration.job_failures import AUDIT_PAGE
 from finetune_pipeline.orchestration.metadata import as_metadata, as_picture, numbers
-from finetune_pipeline.orchestration.release import present_world, release
+from finetune_pipeline.orchestration.release import made_base, present_inputs, release
 from finetune_pipeline.orchestration.store import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.baseline import made_base
 from finetune_pipeline.tracking.tracking import StepRun, Tracking
 
-DATASETS = {
-    "splits": [
-        ("train", "training"),
-        ("validation", "validation"),
-        ("test", "test"),
-    ],
-}
-"""Which splits are data sets, and in what role."""
-USES = {
-    "few_shot_baseline": ("validation",),
-    "adapter": ("train", "validation"),
-    "test_predictions": ("test",),
-    "splits": ("train", "validation", "test"),
-}
-SHOWN = ("plots", "gates.json", "history.jsonl", "plan.json", "decision.json", "model_version.json")
-"""Files logged to MLflow: figures, settings and verdicts. Whatever holds texts of rows stays in the artifact store alone, so
-that forgetting a person needs no search of databases that belong to others."""
-PAGES = {"report_page": "report.html", "audit_page": AUDIT_PAGE, "drift_page": "drift.html"}
+_ROLES = {"train": "training", "validation": "validation", "test": "test"}
+"""MLflow's context of a data set, by split."""
+
+
+PAGES = {"report_page": "report.html", "audit_page": "audit.html", "drift_page": "drift.html"}
 """Pages in the artifact that Dagster's metadata points to."""
 
 
-def world_of(context: Any, task: Task, store: Store, tracking: Tracking) -> World:
-    """The world the run (or the run it re-executes) began with."""
+def inputs_of(context: Any, task: Task, store: Store, tracking: Tracking) -> RunInputs:
+    """The inputs that the run (or the run it re-executes) began with."""
     op_context = getattr(context, "op_execution_context", context)
     run = op_context.run
 
-    def look() -> World:
+    def look() -> RunInputs:
         if _trains(op_context, task):
             found = errors(preflight(task.spec, task.folder, made_base(task, store.artifacts())))
             if found:
-                told = "\n".join(map(str, found))
-                raise dg.Failure(f"{task.name} cannot be trained like this:\n{told}", allow_retries=False)
-        return present_world(task, store, tracking)
+                problems = "\n".join(map(str, found))
+                raise dg.Failure(f"{task.name} cannot be trained like this:\n{problems}", allow_retries=False)
+        return present_inputs(task, store, tracking)
 
-    return pinned_world(store.artifacts(), task, run.root_run_id or run.run_id, look)
+    return pinned_inputs(store.artifacts(), task, run.root_run_id or run.run_id, look)
 
 
 def _trains(context: Any, task: Task) -> bool:
@@ -68,51 +55,53 @@ def _trains(context: Any, task: Task) -> bool:
 
 
 def materialize(
-    context: dg.AssetExecutionContext, task: Task, name: str, store: Store, tracking: Tracking, compute: Compute
+    context: dg.AssetExecutionContext, task: Task, step: Step, store: Store, tracking: Tracking, compute: Compute
 ) -> tuple[Artifact, dict[str, dg.MetadataValue]]:
     """Make (or find) one step's artifact. Returns it with the metadata to show in Dagster."""
-    artifacts, world = store.artifacts(), world_of(context, task, store, tracking)
-    version = PIPELINE.versions(task, world, artifacts)[name]
-    found = PIPELINE.find(name, task, world, artifacts)
-    stands = found is not None and PIPELINE.steps[name].whole(found)
-    tell(name, "unchanged" if stands else "begins")
-    with tracking.step(context, task.name, name, version, reused=stands) as run:
+    artifacts, outside, name = store.artifacts(), inputs_of(context, task, store, tracking), step.name
+    version = PIPELINE.versions(task, outside, artifacts)[name]
+    found = PIPELINE.find(name, task, outside, artifacts)
+    reused = found is not None and step.whole(found)
+    tell(name, "unchanged" if reused and not step.view_of else "begins")
+    with tracking.step(context, task.name, name, version, reused=reused) as run:
 
         def launch(job: Mapping[str, Any]) -> dict[str, Any]:
             return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
 
-        run.log_params({"version": version, **_settings(task, name, world)})
+        run.log_params({"version": version, **_settings(step, task, outside)})
         artifact = PIPELINE.run(
-            name, task, world, artifacts, launch, lambda request: release(tracking, request, run.run_id)
+            name, task, outside, artifacts, launch, lambda request: release(tracking, request, run.run_id)
         )
-        measured = read_json(artifact.folder / "measured.json") if (artifact.folder / "measured.json").exists() else {}
-        run.log_metrics({k: v for k, v in numbers({**artifact.facts, "measured": measured}).items()})
+        facts = _facts(step, artifact)
+        run.log_metrics(numbers(facts))
         _send_history(run, {"work": str(artifact.folder)})
-        _log_datasets(run, task, name, world, store)
-        for file in SHOWN:
+        _log_datasets(run, step, task, outside, store)
+        for file in step.shows:
             if (artifact.folder / file).exists():
                 run.log_artifact(artifact.folder / file, file if (artifact.folder / file).is_dir() else None)
         run.set_tags({"artifact_folder": str(artifact.folder)})
         if "verdict" in artifact.facts:
             run.set_tags({"mlflow.note.content": artifact.facts["verdict"]})
-        shown = _without_quotes(artifact.facts)
-        shown = {k: v for k, v in shown.items() if k not in ("history", "files") or name == "raw_examples"}
-        metadata = as_metadata(
-            {
-                **shown,
-                **({"measured": measured} if measured else {}),
-                "reused": artifact.reused,
-                "folder": artifact.folder,
-                "mlflow": run.url,
-            }
-        )
-        for key, page in PAGES.items():
-            if (artifact.folder / page).exists():
-                metadata[key] = dg.MetadataValue.path(artifact.folder / page)
-        for plot in sorted((artifact.folder / "plots").glob("*.svg")):
-            metadata[f"plot_{plot.stem}"] = as_picture(plot.read_bytes(), plot.stem.replace("_", " "))
+        metadata = as_metadata({**facts, "reused": artifact.reused, "folder": artifact.folder, "mlflow": run.url})
+        metadata |= _pages(artifact)
     tell(name, "done", reused=artifact.reused, sentence=str(artifact.facts.get("sentence", "")))
     return artifact, metadata
+
+
+def _facts(step: Step, artifact: Artifact) -> dict[str, Any]:
+    """The facts that are shown: of a view, those of its split."""
+    if step.split is None:
+        measured = artifact.folder / "measured.json"
+        facts = {
+            k: v
+            for k, v in _without_quotes(artifact.facts).items()
+            if k not in ("history", "files") or step.name == "raw_examples"
+        }
+        return facts | ({"measured": read_json(measured)} if measured.exists() else {})
+    facts = {"rows": artifact.facts["counts"][step.split], "per_label": artifact.facts["labels"][step.split]}
+    if step.split != "test":  # the sealed test is not read for a summary
+        facts["summary_markdown"] = markdown(summarise(read_examples(examples_of(artifact.folder, step.split))))
+    return facts
 
 
 def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,8 +113,19 @@ def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settings(task: Task, name: str, world: World) -> dict[str, Any]:
-    settings = PIPELINE.steps[name].settings(task.spec, world)
+def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
+    """Links to an artifact's pages, and its plots as pictures."""
+    folder = artifact.folder
+    pages: dict[str, dg.MetadataValue] = {
+        name: dg.MetadataValue.path(folder / file) for name, file in PAGES.items() if (folder / file).exists()
+    }
+    for plot in sorted((folder / "plots").glob("*.svg")):
+        pages[f"plot_{plot.stem}"] = as_picture(plot.read_bytes(), plot.stem.replace("_", " "))
+    return pages
+
+
+def _settings(step: Step, task: Task, outside: RunInputs) -> dict[str, Any]:
+    settings = step.settings(task.spec, outside)
     return dict(settings) if isinstance(settings, Mapping) else {"settings": json.dumps(settings, default=str)[:5000]}
 
 
@@ -138,19 +138,16 @@ def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
         run.log_history([{**row, "step": row["step"] + job.get("steps_before", 0)} for row in rows])
 
 
-def _log_datasets(run: StepRun, task: Task, name: str, world: World, store: Store) -> None:
-    if name not in USES:
-        return
-    splits = PIPELINE.find("splits", task, world, store.artifacts())
+def _log_datasets(run: StepRun, step: Step, task: Task, outside: RunInputs, store: Store) -> None:
+    splits = PIPELINE.find("splits", task, outside, store.artifacts()) if step.datasets else None
     if splits is None:
         return
-    for split, role in DATASETS["splits"]:
-        if split in USES[name]:
-            path = examples_of(splits.folder, split)
-            run.log_dataset(
-                f"{task.name}_{split}",
-                digest_file(path),
-                str(path),
-                role,
-                {"num_rows": splits.facts["counts"][split], "version": splits.version},
-            )
+    for split in step.datasets:
+        path = examples_of(splits.folder, split)
+        run.log_dataset(
+            f"{task.name}_{split}",
+            digest_file(path),
+            str(path),
+            _ROLES[split],
+            {"num_rows": splits.facts["counts"][split], "version": splits.version},
+        )

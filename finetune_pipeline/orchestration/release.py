@@ -8,17 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.step import SHARED, RunInputs
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.store import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.run_inputs import look
+from finetune_pipeline.steps.run_inputs import base_of, look
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
 
-def present_world(task: Task, store: Store, tracking: Tracking) -> World:
+def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
     """The world now, new traces and log lines taken in, with the champion a candidate of the present data must be compared with.
 
     Where the candidate *is* the champion already (nothing changed since it was promoted), the comparison is the one it
@@ -40,12 +42,25 @@ def present_world(task: Task, store: Store, tracking: Tracking) -> World:
     return replace(look(task, compared, artifacts), trained_on=trained_on)
 
 
+def made_base(task: Task, store: ArtifactStore) -> Path | None:
+    """The folder of the task's base model where it is made already; looks at nothing else outside the graph."""
+    step = PIPELINE.steps["base_model"]
+    if not store.all_versions(SHARED, step.name):
+        return None  # nothing to compare digests of weights with
+    try:
+        identity = base_of(task)
+    except (FindingsError, OSError, ValueError):
+        return None
+    found = store.find(SHARED, step.name, store.version(step.name, step.code_version, {}, identity))
+    return found.folder if found else None
+
+
 def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
     """A sentence where another run would only find what is made already; None where something changed.
 
-    Raises FindingsError as present_world does.
+    Raises FindingsError as present_inputs does.
     """
-    world = present_world(task, store, tracking)
+    world = present_inputs(task, store, tracking)
     artifacts = store.artifacts()
     made = PIPELINE.find("model_version", task, world, artifacts)
     if made is None:

@@ -68,7 +68,7 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         done.rows = kept.rewrite(lambda row: None if listed.holds(row) else row)
         done.splits = sorted(listed.tainted)
     done.adapters = [
-        a.version for a in store.all_versions(task.name, "adapter") if a.inputs["splits"] in listed.tainted
+        a.version for a in store.all_versions(task.name, "adapter") if a.inputs["train_split"] in listed.tainted
     ]
     return done
 
@@ -126,7 +126,7 @@ def _remove_artifacts(task: Task, store: ArtifactStore, listed: ForgottenList) -
     while more := {a.version for a in artifacts if a.version not in bad and set(a.inputs.values()) & bad}:
         bad |= more
     # models whose data went in an earlier, interrupted try are known by the list
-    pages = bad | {a.version for a in artifacts if a.step == "adapter" and a.inputs["splits"] in listed.tainted}
+    pages = bad | {a.version for a in artifacts if a.step == "adapter" and a.inputs["train_split"] in listed.tainted}
     removed = []
     for artifact in artifacts:
         name = f"{artifact.step}/{artifact.version}"

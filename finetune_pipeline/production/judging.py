@@ -15,7 +15,7 @@ from finetune_pipeline.spec.model import TaskSpec
 def learned_by(store: ArtifactStore, task: str, champion: Mapping[str, Any] | None) -> set[str]:
     """Ids of the production examples in the data of the champion; none without a champion, or one made elsewhere."""
     adapter = store.find(task, "adapter", str(champion["adapter"])) if champion else None
-    return rows_of_data(store, task, adapter.inputs["splits"]) if adapter else set()
+    return rows_of_data(store, task, adapter.inputs["train_split"]) if adapter else set()
 
 
 def judging_rows(spec: TaskSpec, rows: Iterable[dict[str, Any]], learned: Collection[str]) -> list[dict[str, Any]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.step import Step, Work
+from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.ability.drop import ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item, load_items
-from finetune_pipeline.evaluation.failed_rows import unscored_items
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.kinds import served
 from finetune_pipeline.spec.model import Task
@@ -62,7 +61,7 @@ def ability_digest(task: Task) -> str:
     return asked_digest(items, tasks, told.limit, told.chat)
 
 
-def _score(work: Work, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
+def _score(work: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
     harness = work.spec.ability.harness
     if not asked_items(work.task) and not harness.tasks:
         return {"items": 0, "sentence": "nothing is asked: ability.suite is off, and there are neither files nor tasks"}
@@ -87,12 +86,12 @@ def _score(work: Work, model: Path, adapter: Path | None, stage: str, out: Path)
     return facts
 
 
-def make_base_ability(work: Work) -> dict[str, Any]:
+def make_base_ability(work: StepContext) -> dict[str, Any]:
     """The base model's answers, made once for all candidates."""
     return _score(work, work.inputs["base_model"].folder, None, "base_ability", work.out)
 
 
-def make_general_ability(work: Work) -> dict[str, Any]:
+def make_general_ability(work: StepContext) -> dict[str, Any]:
     """The candidate's answers, and what was lost against the base: see evaluation.ability.drop.ability_drop.
 
     Where there is a champion, it is asked the same: champion {n, before, after, drop, interval, lost, gained, mcnemar_p,
@@ -107,7 +106,7 @@ def make_general_ability(work: Work) -> dict[str, Any]:
     return {**facts, **ability_drop(before, after, confidence), "champion": _against_champion(work, after, confidence)}
 
 
-def _against_champion(work: Work, candidate: list[dict[str, Any]], confidence: float) -> dict[str, Any] | None:
+def _against_champion(work: StepContext, candidate: list[dict[str, Any]], confidence: float) -> dict[str, Any] | None:
     if not work.world.champion:
         return None
     model = served(*champion_of(work))
@@ -117,25 +116,3 @@ def _against_champion(work: Work, candidate: list[dict[str, Any]], confidence: f
 
 
 _AGAINST_CHAMPION = ("n", "before", "after", "drop", "interval", "lost", "gained", "mcnemar_p", "categories")
-BASE_STEP = Step(
-    "base_ability",
-    ("base_model",),
-    "2",
-    lambda s, w: [w.ability, s.baseline.batch_size],
-    make_base_ability,
-    failed=unscored_items,
-)
-STEPS = [
-    Step(
-        "general_ability",
-        ("base_ability", "base_model", "merged_model"),
-        "3",
-        lambda s, w: [
-            w.ability,
-            s.baseline.batch_size,
-            s.gates.confidence,
-            w.champion["merged"] if w.champion else None,
-        ],
-        make_general_ability,
-    ),
-]

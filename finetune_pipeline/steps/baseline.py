@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.baseline.advice import advise
@@ -12,18 +11,16 @@ from finetune_pipeline.baseline.learnable import learnable, prompted_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
 from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
-from finetune_pipeline.engine.step import SHARED, Step, Work
+from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.endpoint_answers import API, ask_endpoint
-from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows
 from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import strongest_rival
 from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.evaluation.worth import worth_training
-from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.report.comparison import advice_sentences
@@ -31,8 +28,8 @@ from finetune_pipeline.report.page import plain
 from finetune_pipeline.spec.endpoints import PATIENCE
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
+from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.steps.kept_answers import answers_of, api_answers
-from finetune_pipeline.steps.run_inputs import base_of
 from finetune_pipeline.worker.jobs import base_job, baseline_job
 
 
@@ -41,7 +38,7 @@ def answer_length(spec: TaskSpec) -> int:
     return spec.baseline.max_new_tokens if isinstance(spec.output, LabelsOutput) else spec.output.max_new_tokens
 
 
-def make_base_model(work: Work) -> dict[str, Any]:
+def make_base_model(work: StepContext) -> dict[str, Any]:
     """The base model, with the task's chat template where it gives one. Tasks with the same text of it share the result."""
     spec, folder = work.spec, work.task.folder
     template = read_chat_template(spec.chat_template, folder)
@@ -53,22 +50,10 @@ def make_base_model(work: Work) -> dict[str, Any]:
     return work.launch(job)
 
 
-def made_base(task: Task, store: ArtifactStore) -> Path | None:
-    """The artifact of the task's base model, where it is made already; looks at nothing else of the task's world."""
-    if not store.all_versions(SHARED, BASE_STEP.name):
-        return None  # nothing to compare digests of weights with
-    try:
-        identity = base_of(task)
-    except (FindingsError, OSError, ValueError):
-        return None
-    found = store.find(SHARED, BASE_STEP.name, store.version(BASE_STEP.name, BASE_STEP.code_version, {}, identity))
-    return found.folder if found else None
-
-
-def make_few_shot_baseline(work: Work) -> dict[str, Any]:
+def make_few_shot_baseline(work: StepContext) -> dict[str, Any]:
     """Every prompt of the spec on the validation split; `best` names the one fine-tuning must beat."""
-    spec, splits = work.spec, work.inputs["splits"].folder
-    train, validation = examples_of(splits, "train"), examples_of(splits, "validation")
+    spec = work.spec
+    train, validation = split_file(work, "train"), split_file(work, "validation")
     told = work.launch(
         baseline_job(
             base=work.inputs["base_model"].folder,
@@ -114,7 +99,7 @@ def _by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any
 
 
 def _with_endpoint(
-    work: Work, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
+    work: StepContext, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows, and those of the API model on the same examples in the same ways; and what it took. Rewrites
     predictions.parquet and prompts.json."""
@@ -130,7 +115,7 @@ def _with_endpoint(
 
 
 def ask_api(
-    work: Work,
+    work: StepContext,
     prompts: Mapping[str, Mapping[str, Any]],
     examples: Sequence[Example],
     train: Sequence[Example],
@@ -146,17 +131,17 @@ def ask_api(
     return ask_endpoint(endpoint, prompts, examples, train, answer_length(work.spec), gold, cache=cache, **how)
 
 
-def make_advice(work: Work) -> dict[str, Any]:
+def make_advice(work: StepContext) -> dict[str, Any]:
     """What the baseline means: can the answers be learned, is training worth it, and can the test show what it gains?
 
     Reads what is made and asks no model.
     """
-    spec, baseline, splits = work.spec, work.inputs["few_shot_baseline"], work.inputs["splits"]
+    spec, baseline = work.spec, work.inputs["few_shot_baseline"]
     rows = _by_model(read_predictions(baseline.path("predictions.parquet")))
-    train, validation = (read_examples(examples_of(splits.folder, name)) for name in ("train", "validation"))
+    train, validation = (read_examples(split_file(work, name)) for name in ("train", "validation"))
     source = {e.id: source_of(e) for e in validation}
     rival = strongest_rival(spec, rows)
-    counts = splits.facts["counts"]
+    counts = work.inputs["train_split"].facts["counts"]
     prompts = {name: rows[name] for name in prompts_of(rows)}
     power = power_plan(spec, int(counts["test"]), rival, prompts, shared_sources(rival.rows, source))
     signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
@@ -183,11 +168,9 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     baseline = next(reversed(store.all_versions(task.name, "few_shot_baseline")), None)
     if baseline is None or not baseline.facts.get("simple"):
         return f"{task.name} has no simple model yet: run `finetune advise {task.name}`"
-    splits = store.find(task.name, "splits", baseline.inputs["splits"])
+    splits = store.find(task.name, "splits", baseline.inputs["train_split"])
     if splits is None:
-        return (
-            f"the splits {baseline.inputs['splits']} are gone from the artifact store: run `finetune run {task.name}`"
-        )
+        return f"the splits {baseline.inputs['train_split']} are gone from the artifact store: run `finetune run {task.name}`"
     train = read_examples(examples_of(splits.folder, "train"))
     if any(example.messages[-1].get("tool_calls") for example in train):
         return "answers that call tools are written by a chat template, which a simple model does not have"
@@ -235,24 +218,7 @@ def advice_settings(spec: TaskSpec) -> list[Any]:
     return [*planned, *judged]
 
 
-def best_prompt(work: Work) -> dict[str, Any]:
+def best_prompt(work: StepContext) -> dict[str, Any]:
     """The best prompt on validation (evaluation.prompts.Prompt)."""
     baseline = work.inputs["few_shot_baseline"]
     return dict(read_json(baseline.path("prompts.json"))[baseline.facts["best"]])
-
-
-BASE_STEP = Step("base_model", (), "1", lambda s, w: w.base, make_base_model, shared=True)
-STEPS = [
-    # after the report on the data: its blocking checks decide whether anything is prompted or trained
-    Step(
-        "few_shot_baseline",
-        ("splits", "base_model"),
-        "7",
-        lambda s, w: baseline_settings(s),
-        make_few_shot_baseline,
-        after=("data_quality",),
-        failed=failed_baseline_rows,
-    ),
-    # apart from the baseline: another gate or wanted gain is judged anew, and no model answers again
-    Step("advice", ("splits", "few_shot_baseline"), "2", lambda s, w: advice_settings(s), make_advice),
-]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.engine.step import SHARED, Work
+from finetune_pipeline.engine.step import SHARED, StepContext
 from finetune_pipeline.engine.store import Artifact
 
 
-def champion_of(work: Work) -> tuple[Artifact, Artifact]:
+def champion_of(work: StepContext) -> tuple[Artifact, Artifact]:
     """The champion's model, and the base it was made from, which need not be the candidate's.
 
     Raises RuntimeError where one of the two is gone.

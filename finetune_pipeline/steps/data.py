@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.dedup.cleaning import clean
+from finetune_pipeline.data.examples import examples_of
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.sealing import seal, seal_key
 from finetune_pipeline.data.split.ledger import record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
-from finetune_pipeline.data.validate.validation import validate, validation_settings
-from finetune_pipeline.engine.step import Step, Work
+from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.token_counts import epochs_of
@@ -23,12 +25,17 @@ SPLIT_LEDGER = "splits"
 SCRUBBING_KEY = "scrubbing.key"
 
 
-def sealing_key(work: Work) -> bytes:
+def sealing_key(work: StepContext) -> bytes:
     """What the store's tests are sealed with."""
     return seal_key(load_key(work.store.root / SCRUBBING_KEY))
 
 
-def make_raw(work: Work) -> dict[str, Any]:
+def split_file(work: StepContext, split: str) -> Path:
+    """The rows of the train or validation split, which the step has to need."""
+    return examples_of(work.inputs[f"{split}_split"].folder, split)
+
+
+def make_raw(work: StepContext) -> dict[str, Any]:
     """Snapshot of the raw files, and of corrected production rows. Fails if files changed while being copied."""
     facts = collect_raw(work.task, work.out, work.inputs["production_logs"].path("examples.jsonl"))
     if facts["digest"] != work.world.raw:
@@ -38,16 +45,16 @@ def make_raw(work: Work) -> dict[str, Any]:
     return facts
 
 
-def make_validated(work: Work) -> dict[str, Any]:
+def make_validated(work: StepContext) -> dict[str, Any]:
     return validate(work.inputs["raw_examples"].folder, work.spec, work.out)
 
 
-def make_clean(work: Work) -> dict[str, Any]:
+def make_clean(work: StepContext) -> dict[str, Any]:
     raw, validated = (work.inputs[name].folder for name in ("raw_examples", "validated_examples"))
     return clean(validated, work.spec, work.out, raw=raw, key=load_key(work.store.root / SCRUBBING_KEY))
 
 
-def make_reviewed(work: Work) -> dict[str, Any]:
+def make_reviewed(work: StepContext) -> dict[str, Any]:
     reviews = work.task.folder / "reviews"
     facts = apply_reviews(work.inputs["clean_examples"].folder, reviews, work.spec, work.out)
     if reviews_digest(reviews) != work.world.reviews:
@@ -57,7 +64,7 @@ def make_reviewed(work: Work) -> dict[str, Any]:
     return facts
 
 
-def make_splits(work: Work) -> dict[str, Any]:
+def make_splits(work: StepContext) -> dict[str, Any]:
     """Splits by the ledger of earlier assignments, which then learns the new ones.
 
     The ledger is written before the artifact is published: should the process die in between, the rerun reads back the
@@ -92,7 +99,7 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
     }
 
 
-def make_data_quality(work: Work) -> dict[str, Any]:
+def make_data_quality(work: StepContext) -> dict[str, Any]:
     """What no single row shows: sizes, balance, consistency, label noise, synthetic rows, tokens and price."""
     names = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
     folders = {name: work.inputs[name].folder for name in names}
@@ -107,49 +114,3 @@ def make_data_quality(work: Work) -> dict[str, Any]:
         out=work.out,
     )
     return report
-
-
-STEPS = [
-    Step(
-        "raw_examples",
-        (),
-        "3",
-        lambda s, w: [w.raw, w.corrections, s.data.model_dump(include={"raw", "benchmarks", "fields", "csv"})],
-        make_raw,
-        after=("production_logs",),
-    ),
-    Step("validated_examples", ("raw_examples",), "4", lambda s, w: validation_settings(s), make_validated),
-    Step(
-        "clean_examples",
-        ("validated_examples", "raw_examples"),
-        "4",
-        lambda s, w: [
-            s.output.kind,
-            s.data.near_duplicate_threshold,
-            s.data.scrub,
-            s.data.scrub_names,
-            s.data.contradictions,
-            s.data.semantic.model_dump() if s.data.semantic else None,
-        ],
-        make_clean,
-    ),
-    Step("reviewed_examples", ("clean_examples",), "3", lambda s, w: w.reviews, make_reviewed),
-    Step(
-        "splits",
-        ("reviewed_examples", "clean_examples"),
-        "6",
-        lambda s, w: [
-            s.split.model_dump(),
-            s.data.near_duplicate_threshold,
-            s.data.semantic.model_dump() if s.data.semantic else None,
-        ],
-        make_splits,
-    ),
-]
-QUALITY_STEP = Step(
-    "data_quality",
-    ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
-    "3",
-    lambda s, w: quality_settings(s),
-    make_data_quality,
-)

@@ -11,11 +11,10 @@ from finetune_pipeline.data.dedup.text_similarity import near_any
 from finetune_pipeline.data.examples import Example, examples_of, read_examples, stream_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.perturbations import KINDS
-from finetune_pipeline.engine.step import Step, Work
+from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, read_json, write_json
 from finetune_pipeline.evaluation.costs import costs
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
-from finetune_pipeline.evaluation.failed_rows import failed_test_rows
 from finetune_pipeline.evaluation.gates import decide, verdict
 from finetune_pipeline.evaluation.neighbours import Trained
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, write_predictions
@@ -32,9 +31,9 @@ from finetune_pipeline.report.verdict import caveats, verdict_sentences
 from finetune_pipeline.spec.engines import VERSION
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
-from finetune_pipeline.steps.baseline import answer_length, ask_api, best_prompt, output_settings, simple_settings
+from finetune_pipeline.steps.baseline import answer_length, ask_api, best_prompt, simple_settings
 from finetune_pipeline.steps.champion import champion_of
-from finetune_pipeline.steps.data import sealing_key
+from finetune_pipeline.steps.data import sealing_key, split_file
 from finetune_pipeline.steps.kept_answers import answers_of
 from finetune_pipeline.worker.jobs import other_rows_set, perturbed_set, predict_job, prompt_set
 
@@ -45,10 +44,11 @@ SHOWN_ROWS = 2
 DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 
 
-def make_test_predictions(work: Work) -> dict[str, Any]:
+def make_test_predictions(work: StepContext) -> dict[str, Any]:
     """Base (best prompt), candidate, champion and the simple models answer the same sealed rows, in the same order."""
     spec = work.spec
-    splits, candidate, base = work.inputs["splits"], work.inputs["merged_model"], work.inputs["base_model"]
+    candidate, base = work.inputs["merged_model"], work.inputs["base_model"]
+    sealed = work.inputs["test_split"]
     best, sets = best_prompt(work), []
     if not best.get("api"):
         sets.append(_base_set(spec, "base", base, best))
@@ -62,11 +62,11 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
         kinds["champion"] = champion.facts["kind"]
     sets = [other for one in sets for other in (one, *_perturbed(spec, one))]
     opened = open_sealed(
-        examples_of(splits.folder, "test"),
+        examples_of(sealed.folder, "test"),
         work.store.state_folder(work.task.name),
         work.builder.work,
         sealing_key(work),
-        test=splits.version,
+        test=sealed.version,
         candidate=candidate.version,
         reason="evaluation of a candidate",
     )
@@ -84,7 +84,7 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
                 endpoint=_endpoint(spec),
                 simple=simple_settings(spec),
                 out=work.out,
-                train=examples_of(splits.folder, "train"),
+                train=split_file(work, "train"),
             )
         )
     (work.builder.work / RECENT).unlink(missing_ok=True)
@@ -95,12 +95,12 @@ def make_test_predictions(work: Work) -> dict[str, Any]:
     return {**told, "kinds": kinds, "champion": dict(work.world.champion or {})}
 
 
-def _ask_api(work: Work, best: dict[str, Any], test: list[Example]) -> None:
+def _ask_api(work: StepContext, best: dict[str, Any], test: list[Example]) -> None:
     """Put the API model's answers, the baseline that was the best, before the others in predictions.parquet."""
     path = work.out / "predictions.parquet"
     rows = read_predictions(path)
     gold = {row["example_id"]: row["gold"] for row in rows}
-    train = read_examples(examples_of(work.inputs["splits"].folder, "train"))
+    train = read_examples(split_file(work, "train"))
     told, _ = ask_api(work, {"base": best}, test, train, gold, test=True, most_failed=0.0, stage="test_predictions")
     write_predictions(path, [*told, *rows])
 
@@ -112,7 +112,7 @@ def _base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, An
     return prompt_set(name=name, model=base.folder, prompt=prompt, served=served, restricted=schema)
 
 
-def _other_prompt(work: Work) -> dict[str, Any] | None:
+def _other_prompt(work: StepContext) -> dict[str, Any] | None:
     """The prompt that is best when answers are restricted, where it is not the best prompt."""
     baseline = work.inputs["few_shot_baseline"]
     name = baseline.facts["best_restricted"]
@@ -129,7 +129,7 @@ def _perturbed(spec: TaskSpec, one: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [perturbed_set(one, kind, settings.rows, settings.seed) for kind in KINDS]
 
 
-def _recent(work: Work, test: list[Example], sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _recent(work: StepContext, test: list[Example], sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The sets of all models on recent production rows, and production.json about these rows. A row that says nearly what
     one of train, validation or test says is left out: a model may know it."""
     learned = learned_by(work.store, work.task.name, work.world.champion)
@@ -137,8 +137,8 @@ def _recent(work: Work, test: list[Example], sets: list[dict[str, Any]]) -> list
     rows = judging_rows(work.spec, kept, learned)
     if not rows:
         return []
-    splits, texts = work.inputs["splits"].folder, [str(row["input"]) for row in rows]
-    known = (e.user_text for name in ("train", "validation") for e in stream_examples(examples_of(splits, name)))
+    texts = [str(row["input"]) for row in rows]
+    known = (e.user_text for name in ("train", "validation") for e in stream_examples(split_file(work, name)))
     near = near_any(texts, chain(known, (e.user_text for e in test)), work.spec.data.near_duplicate_threshold)
     chosen = rows_with_truth(work.spec, rows, trained=[t for t, known_ in zip(texts, near, strict=True) if known_])
     examples, path = as_examples(work.spec, chosen), work.builder.work / RECENT
@@ -180,7 +180,7 @@ def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
     return str(pattern).replace(VERSION, artifact.version)
 
 
-def make_evaluation_report(work: Work) -> dict[str, Any]:
+def make_evaluation_report(work: StepContext) -> dict[str, Any]:
     """Scores, comparisons, gates and pages, as a pure function of the predictions and of the facts of earlier steps."""
 
     predictions = work.inputs["test_predictions"]
@@ -247,56 +247,8 @@ def _supervision(adapter: Artifact) -> dict[str, Any]:
     return {split: {**audit, "shown": audit["shown"][:SHOWN_ROWS]} for split, audit in audits.items()}
 
 
-def _measured(work: Work) -> dict[str, Any]:
+def _measured(work: StepContext) -> dict[str, Any]:
     """What the processes of the steps before measured, where they ran one."""
     steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
     files = {name: work.inputs[name].folder / "measured.json" for name in steps}
     return {name: read_json(file) for name, file in files.items() if file.exists()}
-
-
-PREDICTION_STEPS = [
-    Step(
-        "test_predictions",
-        ("splits", "base_model", "merged_model", "few_shot_baseline"),
-        "7",
-        lambda s, w: [
-            output_settings(s),
-            answer_length(s),
-            s.baseline.batch_size,
-            w.champion["merged"] if w.champion else None,
-            *s.evaluation.settings(),
-            s.robustness.asked(),
-            [w.judging, s.data.near_duplicate_threshold] if w.judging else None,
-        ],
-        make_test_predictions,
-        after=("production_logs",),
-        failed=failed_test_rows,
-    ),
-]
-REPORT_STEPS = [
-    Step(
-        "evaluation_report",
-        (
-            "test_predictions",
-            "few_shot_baseline",
-            "advice",
-            "adapter",
-            "merged_model",
-            "general_ability",
-            "human_review",
-            "judge_review",
-            *DATA_STEPS,
-        ),
-        "10",
-        lambda s, w: [
-            s.gates.model_dump(),
-            s.robustness.model_dump(),
-            s.output.model_dump(),
-            s.baseline.ceiling,
-            s.description,
-            w.never_break,
-        ],
-        make_evaluation_report,
-        after=("data_quality", "training_plan"),
-    ),
-]

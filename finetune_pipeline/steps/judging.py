@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_pipeline.engine.step import Step, Work
+from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
@@ -17,7 +17,7 @@ from finetune_pipeline.spec.engines import JudgeSpec
 from finetune_pipeline.steps.kept_answers import api_answers
 
 
-def make_judge_review(work: Work) -> dict[str, Any]:
+def make_judge_review(work: StepContext) -> dict[str, Any]:
     """{judge, similarity}: see evaluation.preferences.compared; each None where the spec asks for none.
 
     Raises FindingsError where the judge's endpoint or the model of embeddings cannot be used.
@@ -49,24 +49,9 @@ def standards_of(told: JudgeSpec) -> Standards:
     return Standards(told.min_rated, told.min_kappa, told.min_kappa_bound, told.min_consistent)
 
 
-def _judge(work: Work, told: JudgeSpec) -> Judge:
+def _judge(work: StepContext, told: JudgeSpec) -> Judge:
     return Judge(Endpoint.of(told, told.model), cache=api_answers(work, test=True), max_tokens=told.max_tokens)
 
 
 def _problem(key: str, error: Exception, fix: str) -> FindingsError:
     return FindingsError([Finding(f"evaluation.{key}", "error", f"task.yaml: evaluation.{key}", str(error), fix)])
-
-
-STEPS = [
-    Step(
-        "judge_review",
-        ("test_predictions", "human_review"),
-        "2",
-        lambda s, w: [
-            s.evaluation.judge.settings() if s.evaluation.judge else None,
-            s.evaluation.similarity,
-            s.gates.confidence,
-        ],
-        make_judge_review,
-    ),
-]

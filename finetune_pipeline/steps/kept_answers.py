@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.scrub import load_key
-from finetune_pipeline.engine.step import Work
+from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.settings import read_settings
@@ -17,7 +17,7 @@ FOLDER = ".answers"
 OPEN = "everything but tests"
 
 
-def api_answers(work: Work, *, test: bool = False) -> AnswerCache | None:
+def api_answers(work: StepContext, *, test: bool = False) -> AnswerCache | None:
     """The same cache for answers of an API model, which is asked in this process: its key stays here."""
     return open_answers(work.store, work.task.name if test else None)
 
@@ -30,7 +30,7 @@ def open_answers(store: ArtifactStore, test_of: str | None) -> AnswerCache | Non
     return AnswerCache(Path(told["folder"]), load_key(Path(told["key_file"])), told["scope"], told["limit_mib"])
 
 
-def answers_of(work: Work, *, test: bool = False) -> dict[str, Any] | None:
+def answers_of(work: StepContext, *, test: bool = False) -> dict[str, Any] | None:
     """The cache for a job of this step. test: the job answers the sealed test, so its answers are for that step alone."""
     return _kept(work.store, work.task.name if test else None)
 

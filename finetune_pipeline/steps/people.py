@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.engine.step import Step, Work
+from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.row_scores import is_right
@@ -41,7 +41,7 @@ def output_sheet(predictions: Artifact, task: Task, items: int, secret: bytes) -
     return name, make_sheet(name, drawn, of_model(rows, "base"), of_model(rows, "candidate"), texts, secret)
 
 
-def make_human_review(work: Work) -> dict[str, Any]:
+def make_human_review(work: StepContext) -> dict[str, Any]:
     """Ratings of the present candidate's answers; ratings of earlier ones are counted and left alone."""
     reviews = _reviews(work)
     ratings, findings = read_ratings(reviews)
@@ -61,16 +61,5 @@ def make_human_review(work: Work) -> dict[str, Any]:
     return {**facts, "of_earlier_candidates": len(ratings) - len(own), "by_rule": count_by_rule(findings)}
 
 
-def _reviews(work: Work) -> Path:
+def _reviews(work: StepContext) -> Path:
     return work.task.folder / "reviews"
-
-
-STEPS = [
-    Step(
-        "human_review",
-        ("test_predictions",),
-        "1",
-        lambda s, w: [w.ratings, s.gates.confidence, s.output.model_dump(mode="json")],
-        make_human_review,
-    ),
-]

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
-from finetune_pipeline.engine.step import MissingInput, Step, Work
+from finetune_pipeline.engine.graph import MissingInput
+from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
-from finetune_pipeline.production.choosing import settings
 from finetune_pipeline.production.decision import HOUR, Evidence, decide_retraining
 from finetune_pipeline.production.drift import as_learned, drift_report
 from finetune_pipeline.production.ingest import ingest, merged, read_rows
@@ -23,7 +23,7 @@ from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
 
 
-def make_production_logs(work: Work) -> dict[str, Any]:
+def make_production_logs(work: StepContext) -> dict[str, Any]:
     """The rows the run began with; what came in since waits for the next run."""
     try:
         logs = merged(log_store(work.task, work.store).rows(work.world.logs))
@@ -32,7 +32,7 @@ def make_production_logs(work: Work) -> dict[str, Any]:
     return ingest(work.spec, logs, work.out)
 
 
-def make_drift_report(work: Work) -> dict[str, Any]:
+def make_drift_report(work: StepContext) -> dict[str, Any]:
     """Production since the champion's training data was taken, held against that data and the champion's answers on its
     test."""
     splits = work.store.find(work.task.name, "splits", work.world.trained_on)
@@ -57,7 +57,7 @@ def make_drift_report(work: Work) -> dict[str, Any]:
     return facts
 
 
-def _other_versions(work: Work) -> set[str]:
+def _other_versions(work: StepContext) -> set[str]:
     """Numbers of the versions that are not the champion whose data production is held against."""
     store, task = work.store, work.task.name
     mine: set[str] = set()
@@ -69,7 +69,7 @@ def _other_versions(work: Work) -> set[str]:
     return others - mine if mine else set()
 
 
-def _learned_rows(work: Work) -> tuple[set[str], int]:
+def _learned_rows(work: StepContext) -> tuple[set[str], int]:
     """Ids of the log rows in the champion's data, and how many of them it takes to have learned a drift."""
     used = rows_of_data(work.store, work.task.name, work.world.trained_on)
     examples = read_examples(work.inputs["production_logs"].path("examples.jsonl"))
@@ -82,20 +82,20 @@ def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> fl
     return max((moment(r) for r in rows if r["id"] in used), default=None)
 
 
-def _champions_predictions(work: Work) -> list[dict[str, Any]] | None:
+def _champions_predictions(work: StepContext) -> list[dict[str, Any]] | None:
     """What the champion answered on its own test; None without a champion or where its predictions are gone."""
     wanted = ((work.world.champion or {}).get("merged"), work.world.trained_on)
     for artifact in work.store.all_versions(work.task.name, "test_predictions"):
-        if (artifact.inputs["merged_model"], artifact.inputs["splits"]) == wanted:
+        if (artifact.inputs["merged_model"], artifact.inputs["test_split"]) == wanted:
             return of_model(read_predictions(artifact.path("predictions.parquet")), "candidate")
     return None
 
 
-def make_retraining_decision(work: Work) -> dict[str, Any]:
+def make_retraining_decision(work: StepContext) -> dict[str, Any]:
     return decide_retraining(work.spec, work.inputs["drift_report"].facts, _evidence(work), work.out)
 
 
-def _evidence(work: Work) -> Evidence:
+def _evidence(work: StepContext) -> Evidence:
     """What is known about more rows. The learning curve is measured only where answers are labels and rows came in."""
     store, task, trained_on = work.store, work.task.name, work.world.trained_on
     examples = read_examples(work.inputs["production_logs"].path("examples.jsonl"))
@@ -117,40 +117,3 @@ def _evidence(work: Work) -> Evidence:
     )
     wrong = 1 - sum(right.values()) / max(len(right), 1)
     return Evidence(usable, wrong, measure_curve(train, validation, work.spec.split.seed), hours)
-
-
-LOGS_STEP = Step(
-    "production_logs",
-    (),
-    "5",
-    lambda s, w: [w.logs, *settings(s)],
-    make_production_logs,
-)
-STEPS = [
-    Step(
-        "drift_report",
-        ("production_logs",),
-        "6",
-        lambda s, w: [
-            s.output.model_dump(),
-            s.drift.model_dump(exclude={"action"}),
-            s.retraining.rows_after_drift,
-            w.trained_on,
-            w.champion,
-        ],
-        make_drift_report,
-    ),
-    Step(
-        "retraining_decision",
-        ("drift_report", "production_logs"),
-        "2",
-        lambda s, w: [
-            s.logs.min_new_rows,
-            s.retraining.model_dump(include={"min_gain", "hours_a_point", "rows_after_drift"}),
-            s.split.seed,
-            w.trained_on,
-            w.champion,
-        ],
-        make_retraining_decision,
-    ),
-]

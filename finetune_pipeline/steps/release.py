@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_pipeline.engine.step import Step, Work
+from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.models.export import Source, describe
 from finetune_pipeline.models.identity import model_folder
@@ -16,7 +16,7 @@ from finetune_pipeline.steps.baseline import answer_length
 CARD = "README.md"
 
 
-def release_request(work: Work) -> dict[str, Any]:
+def release_request(work: StepContext) -> dict[str, Any]:
     """What the registry is told about a candidate. `compared_with` lets a rerun find the same comparison again."""
     report = work.inputs["evaluation_report"]
     candidate = report.facts["models"]["candidate"]
@@ -24,7 +24,7 @@ def release_request(work: Work) -> dict[str, Any]:
         "name": work.task.name,
         "method": work.spec.training.method,
         "kind": work.inputs["merged_model"].facts["kind"],
-        "dataset_version": work.inputs["adapter"].inputs["splits"],
+        "dataset_version": work.inputs["adapter"].inputs["train_split"],
         "adapter": str(work.inputs["adapter"].path("adapter")),
         "adapter_version": work.inputs["adapter"].version,
         "merged": str(work.inputs["merged_model"].folder),
@@ -36,7 +36,7 @@ def release_request(work: Work) -> dict[str, Any]:
         "max_new_tokens": answer_length(work.spec),
         "gates_passed": bool(report.facts["passed"]),
         "gates": {g["name"]: g["status"] for g in report.facts["gates"]},
-        "forgotten": work.inputs["adapter"].inputs["splits"] in tainted_splits(work.task.name, work.store),
+        "forgotten": work.inputs["adapter"].inputs["train_split"] in tainted_splits(work.task.name, work.store),
         "verdict": report.facts["verdict"],
         "scores": {k: v for k, v in candidate.items() if isinstance(v, int | float)},
         "compared_with": dict(work.world.champion) if work.world.champion else None,
@@ -44,7 +44,7 @@ def release_request(work: Work) -> dict[str, Any]:
     }
 
 
-def _card(work: Work) -> str:
+def _card(work: StepContext) -> str:
     """The model card that stands beside the registered model."""
     merged, base = work.inputs["merged_model"], work.inputs["base_model"]
     spec = work.spec
@@ -61,7 +61,7 @@ def _card(work: Work) -> str:
     return card_of(source.report, describe(source, model_folder(asked.folder), REGISTERED))
 
 
-def make_model_version(work: Work) -> dict[str, Any]:
+def make_model_version(work: StepContext) -> dict[str, Any]:
     """Register, and promote if every gate passed. The registry's part is idempotent, so a killed release is repeated."""
     request = release_request(work)
     outcome = work.release(request)
@@ -74,15 +74,3 @@ def make_model_version(work: Work) -> dict[str, Any]:
         "gates": request["gates"],
         "verdict": request["verdict"],
     }
-
-
-STEPS = [
-    Step(
-        "model_version",
-        ("evaluation_report", "adapter", "merged_model"),
-        "5",
-        lambda s, w: [s.card.model_dump(), s.description],
-        make_model_version,
-        after=("base_model",),
-    ),
-]

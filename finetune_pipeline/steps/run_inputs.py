@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
-from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
@@ -31,14 +31,14 @@ def base_of(task: Task) -> dict[str, Any]:
     }
 
 
-def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> World:
+def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> RunInputs:
     """The world as it is now, new log lines taken into the store. `champion`: the model a candidate must be compared
     with, or None.
 
     Raises FindingsError when there are no raw files, or the base model or the never-break list cannot be found.
     """
     logs = read_logs(task, store)
-    return World(
+    return RunInputs(
         raw=raw_digest(task, store.seen_files(task.name)),
         reviews=reviews_digest(task.folder / "reviews"),
         logs=logs.digest,

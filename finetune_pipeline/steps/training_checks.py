@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.engine.checks import Answer, Check
+from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation import gates
 from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows
@@ -21,59 +21,80 @@ takes 0.258 (4 bits and 0.127 bit of constants a parameter; Dettmers et al. 2023
 take over 0.5. Embeddings stay in 16 bits."""
 
 
-def safe_weights(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("Weights are safetensors; nothing in the folder can run code.")
+def safe_weights(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     files = artifact.facts["files"]
     unsafe = [name for name in files if not name.endswith((".safetensors", ".json", ".jinja", ".txt", ".model"))]
     weights = [name for name in files if name.endswith(".safetensors")]
-    return Answer(
+    return CheckResult(
         bool(weights) and not unsafe,
         f"{len(weights)} safetensors files" if not unsafe else f"files that could run code: {', '.join(unsafe)}",
     )
 
 
-def worth_training(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check(
+    "Neither prompting nor a simple model is already good enough.",
+    blocking=lambda spec: spec.gates.worth_training == "block",
+    advisory=lambda spec: spec.gates.worth_training == "warn",
+)
+def worth_training(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     told = artifact.facts["worth_training"]
-    return Answer(bool(told["passed"]), told["reason"], {"best_prompt": told["best"]})
+    return CheckResult(bool(told["passed"]), told["reason"], {"best_prompt": told["best"]})
 
 
-def learnable(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check(
+    "The answers can be told from the inputs: something simple does surely better than no look at the input at all.",
+    blocking=lambda spec: spec.gates.learnable == "block",
+    advisory=lambda spec: spec.gates.learnable == "warn",
+)
+def learnable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     signal = artifact.facts["learnable"]
     figures = {key: signal[key] for key in ("status", "rows", "rows_needed")}
-    return Answer(signal["status"] in ("shown", "too_few_rows"), signal["sentence"], figures)
+    return CheckResult(signal["status"] in ("shown", "too_few_rows"), signal["sentence"], figures)
 
 
-def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check(
+    "The test set is large enough to show gates.wanted_gain.",
+    blocking=lambda spec: spec.gates.enough_test_rows == "block",
+    advisory=lambda spec: spec.gates.enough_test_rows == "warn",
+)
+def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     told = artifact.facts["power"]
     figures = {k: told[k] for k in ("test_rows", "rows_needed", "detectable_gain", "wanted_gain", "power_now")}
-    return Answer(told["enough"] is True, told["sentence"], figures)
+    return CheckResult(told["enough"] is True, told["sentence"], figures)
 
 
-def advised(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("What was measured before training speaks for fine-tuning.", blocking=False, advisory=True)
+def advised(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     told = artifact.facts["advice"]
-    return Answer(told["fine_tune"] is True, told["sentence"], {"decision": told["decision"]})
+    return CheckResult(told["fine_tune"] is True, told["sentence"], {"decision": told["decision"]})
 
 
-def baseline_answered(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("No generation failed.", name="generations_complete")
+def baseline_answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     errors = {name: prompt["statuses"]["error"] for name, prompt in artifact.facts["prompts"].items()}
     failed = sum(failed_baseline_rows(artifact.facts).values())
-    return Answer(failed == 0 and bool(errors), f"{failed} generations failed", {"errors": errors})
+    return CheckResult(failed == 0 and bool(errors), f"{failed} generations failed", {"errors": errors})
 
 
-def plan_fits(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("The estimated peak fits this machine.", name="fits_memory")
+def plan_fits(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     shown = {"memory_mib": f["memory_mib"], "available_mib": f["available_mib"], "nearest": f.get("nearest")}
-    return Answer(f["fits"], f["sentence"], shown)
+    return CheckResult(f["fits"], f["sentence"], shown)
 
 
-def no_truncation(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("No example is longer than training.max_tokens.", name="nothing_truncated")
+def no_truncation(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     over, limit = artifact.facts["over_length"], spec.training.max_tokens
     if spec.training.over_length != "fail":
         done = {"drop": "dropped", "truncate_prompt": "cut at their user text"}[spec.training.over_length]
-        return Answer(True, f"{over} examples over {limit} tokens will be {done}, as training.over_length says")
-    return Answer(over == 0, f"{over} examples are longer than training.max_tokens = {limit}")
+        return CheckResult(True, f"{over} examples over {limit} tokens will be {done}, as training.over_length says")
+    return CheckResult(over == 0, f"{over} examples are longer than training.max_tokens = {limit}")
 
 
-def supervision(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("Every row has loss on its answer, end of turn included.")
+def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     audit = artifact.facts["audit"]
     zero = (
         "rows_without_loss",
@@ -87,22 +108,26 @@ def supervision(artifact: Artifact, spec: TaskSpec) -> Answer:
         "rows_with_special_tokens",
     )
     bad = {k: audit[k] for k in zero if audit[k] != 0}
-    return Answer(
+    return CheckResult(
         not bad and audit["rows"] > 0,
         f"{audit['rows']} rows: all have loss on the answer and on its end" if not bad else f"wrong supervision: {bad}",
         {k: audit[k] for k in ("rows", *zero)},
     )
 
 
-def loss_finite(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("All losses are finite.")
+def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     losses = [f["best_eval_loss"], f["first_eval_loss"], f["last_train_loss"]]
-    return Answer(all(math.isfinite(x) for x in losses), f"validation loss {losses[1]:.3f} → {losses[0]:.3f}")
+    return CheckResult(all(math.isfinite(x) for x in losses), f"validation loss {losses[1]:.3f} → {losses[0]:.3f}")
 
 
-def learned(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("Validation loss is lower than before training.")
+def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     first, best = artifact.facts["first_eval_loss"], artifact.facts["best_eval_loss"]
-    return Answer(best < first, f"validation loss before {first:.3f}, best {best:.3f}", {"first": first, "best": best})
+    return CheckResult(
+        best < first, f"validation loss before {first:.3f}, best {best:.3f}", {"first": first, "best": best}
+    )
 
 
 def curve(history: Sequence[Mapping[str, Any]]) -> str:
@@ -123,14 +148,15 @@ def curve(history: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def not_overfitted(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("Validation loss has not turned up by more than 10%.", blocking=False, advisory=True)
+def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Last validation loss MUCH_RISE or more above the best one: the kept checkpoint is an earlier one."""
     evals = [row for row in artifact.facts["history"] if "eval_loss" in row]
     if not evals:
-        return Answer(False, "no validation loss was recorded")
+        return CheckResult(False, "no validation loss was recorded")
     last, best = evals[-1]["eval_loss"], artifact.facts["best_eval_loss"]
     rise = last / best - 1 if best else math.inf
-    return Answer(
+    return CheckResult(
         rise < MUCH_RISE,
         f"last validation loss is {rise:+.1%} from the best; the best checkpoint (step "
         f"{artifact.facts['best_step']}) is kept",
@@ -138,7 +164,8 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> Answer:
     )
 
 
-def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("What was saved holds the method's own tensors only.")
+def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     names, method = artifact.facts["adapter_tensors"], spec.training.method
     if method == "full":
         own = [n for n in names if "lora_" not in n and "prompt_embeddings" not in n]
@@ -150,21 +177,22 @@ def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> Answer:
         own = [n for n in names if "lora_" in n]
         what = f"{len(names)} tensors, all of them low-rank"
     other = [n for n in names if n not in own]
-    return Answer(
+    return CheckResult(
         bool(names) and not other,
         what if not other else f"{len(other)} tensors do not belong to method {method}: {', '.join(other[:3])}",
     )
 
 
-def four_bit(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("QLoRA: the base really is in four bits.", name="four_bit_weights")
+def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if spec.training.method != "qlora":
-        return Answer(True, f"method {spec.training.method} does not quantize the base")
+        return CheckResult(True, f"method {spec.training.method} does not quantize the base")
     w = artifact.facts["weights"]
     quantized, other = w["by_kind"]["quantized"], w["by_kind"]["other"]
     parameters = w["parameters"] - other / 2  # what is not quantized takes two bytes a parameter
     share = quantized / (2 * parameters) if parameters > 0 else 1.0
     good = w["quantized_modules"] > 0 and 0 < share < FOUR_BIT_LIMIT
-    return Answer(
+    return CheckResult(
         good,
         f"{w['quantized_modules']} linear layers in four bits take {share:.1%} of their 16-bit size, the "
         f"whole base {w['ratio']:.1%} of its own",
@@ -172,7 +200,8 @@ def four_bit(artifact: Artifact, spec: TaskSpec) -> Answer:
     )
 
 
-def merge_parity(artifact: Artifact, spec: TaskSpec) -> Answer:
+@check("What is served is what was trained.")
+def merge_parity(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     parity = artifact.facts["parity"]
     gate = gates.merge_parity(spec, Parity.model_validate(parity))
     message = gate.message
@@ -182,60 +211,4 @@ def merge_parity(artifact: Artifact, spec: TaskSpec) -> Answer:
         else ""
     )
     message += f" {parity['new_tokens_chosen']} answers hold an added token." if parity.get("new_tokens_chosen") else ""
-    return Answer(gate.passed, message, dict(parity))
-
-
-CHECKS = [
-    Check("safe_weights", "base_model", "Weights are safetensors; nothing in the folder can run code.", safe_weights),
-    Check("generations_complete", "few_shot_baseline", "No generation failed.", baseline_answered),
-    Check(
-        "learnable",
-        "advice",
-        "The answers can be told from the inputs: something simple does surely better than no look at the input at all.",
-        learnable,
-        blocking=lambda spec: spec.gates.learnable == "block",
-        advisory=lambda spec: spec.gates.learnable == "warn",
-    ),
-    Check(
-        "worth_training",
-        "advice",
-        "Neither prompting nor a simple model is already good enough.",
-        worth_training,
-        blocking=lambda spec: spec.gates.worth_training == "block",
-        advisory=lambda spec: spec.gates.worth_training == "warn",
-    ),
-    Check(
-        "advised",
-        "advice",
-        "What was measured before training speaks for fine-tuning.",
-        advised,
-        blocking=False,
-        advisory=True,
-    ),
-    Check(
-        "enough_test_rows",
-        "advice",
-        "The test set is large enough to show gates.wanted_gain.",
-        enough_test_rows,
-        blocking=lambda spec: spec.gates.enough_test_rows == "block",
-        advisory=lambda spec: spec.gates.enough_test_rows == "warn",
-    ),
-    Check("fits_memory", "training_plan", "The estimated peak fits this machine.", plan_fits),
-    Check("nothing_truncated", "training_plan", "No example is longer than training.max_tokens.", no_truncation),
-    Check("supervision", "adapter", "Every row has loss on its answer, end of turn included.", supervision),
-    Check("loss_finite", "adapter", "All losses are finite.", loss_finite),
-    Check("learned", "adapter", "Validation loss is lower than before training.", learned),
-    Check(
-        "not_overfitted",
-        "adapter",
-        "Validation loss has not turned up by more than 10%.",
-        not_overfitted,
-        blocking=False,
-        advisory=True,
-    ),
-    Check(
-        "only_adapter_tensors", "adapter", "What was saved holds the method's own tensors only.", only_adapter_tensors
-    ),
-    Check("four_bit_weights", "adapter", "QLoRA: the base really is in four bits.", four_bit),
-    Check("merge_parity", "merged_model", "What is served is what was trained.", merge_parity),
-]
+    return CheckResult(gate.passed, message, dict(parity))

@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.assets.data import VIEWS
-from finetune_pipeline.checks.all import CHECKS
-from finetune_pipeline.orchestration.assets import NODES
+from finetune_pipeline.pipeline import CHECKS, STEPS
 from finetune_pipeline_tests.graph.project import Project
 
 
@@ -68,14 +66,14 @@ def test_dagster_shows_every_asset_with_its_materialization_and_its_checks(serve
         time.sleep(1)
         told = ask(f"{servers['dagster']}/graphql", {"query": query})
     nodes = {node["assetKey"]["path"][-1]: node for node in told["data"]["assetNodes"]}
-    assert set(nodes) == {node.name for node in NODES} | set(VIEWS)
+    assert set(nodes) == {step.name for step in STEPS}
     assert all(node["assetMaterializations"] and node["description"] and node["owners"] for node in nodes.values())
     checks = {
         (name, c["name"]): c["executionForLatestMaterialization"]
         for name, node in nodes.items()
         for c in node["assetChecksOrError"].get("checks", [])
     }
-    assert set(checks) == {(c.step, c.name) for c in CHECKS}
+    assert set(checks) == {(step, c.name) for step, c in CHECKS}
     assert all(execution for execution in checks.values())
 
 
@@ -102,4 +100,4 @@ def test_mlflow_shows_the_run_and_the_registered_model(servers: dict[str, Any]) 
     experiments = ask(f"{url}/experiments/search", {"max_results": 10})["experiments"]
     (experiment,) = [e for e in experiments if e["name"] == "finetune"]
     runs = ask(f"{url}/runs/search", {"experiment_ids": [experiment["experiment_id"]], "max_results": 100})["runs"]
-    assert len(runs) == len(NODES) + len(VIEWS) + 1
+    assert len(runs) == len(STEPS) + 1

@@ -14,8 +14,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
-
 from finetune_pipeline.assets.release import champion_check
+
 from finetune_pipeline.cli.automate import switch
 from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.definitions import build_definitions
@@ -307,7 +307,7 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(
     asked = tick()
     assert isinstance(asked, dg.RunRequest)
     assert asked.run_key == "schedule-2026-05-04T03:00-first"
-    world = release.present_world(task, store, tracking)
+    world = release.present_inputs(task, store, tracking)
     step = release.PIPELINE.steps["model_version"]
     versions = release.PIPELINE.versions(task, world, store.artifacts())
     inputs = {need: versions[need] for need in step.needs}

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune_pipeline.checks.all import CHECKS
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import load_task
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.judge_minds import judge_mind, right
@@ -86,7 +86,7 @@ def test_a_biased_judge_is_named_and_does_not_count(project: Project, server: Se
     assert any(bias in reason for reason in told["refused"]), told["refused"]
     assert not gate["passed"] and bias in gate["message"]
     assert f"{mind} at 127.0.0.1 is not believed, and its opinion does not count" in page
-    answer = next(c for c in CHECKS if c.name == "judge_believed").ask(
+    answer = next(c for _, c in CHECKS if c.name == "judge_believed").ask(
         Artifact("colours", "judge_review", "v", project.root, facts, {}), load_task(project.folder).spec
     )
     assert not answer.passed and bias in answer.message

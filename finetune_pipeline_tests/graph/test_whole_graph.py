@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from finetune_pipeline.assets.data import VIEWS
-from finetune_pipeline.checks.all import CHECKS
-from finetune_pipeline.orchestration.assets import NODES
+from finetune_pipeline.pipeline import CHECKS, STEPS
 from finetune_pipeline_tests.graph.project import Project, rows
 
-ASSETS = {node.name for node in NODES} | set(VIEWS)
+ASSETS = {step.name for step in STEPS}
 LOOK = """
 import json, dagster as dg
 from finetune_pipeline.settings import read_settings
@@ -93,7 +91,7 @@ def test_dagster_knows_every_asset_and_every_check(finished: tuple[Project, int,
     assert {k: v for k, v in seen["assets"].items() if k in told} == {
         k: v["version"] for k, v in told.items() if k != "splits"
     } | {"splits": told["splits"]["version"]}
-    assert {(asset, check) for asset, check, *_ in seen["checks"]} == {(c.step, c.name) for c in CHECKS}
+    assert {(asset, check) for asset, check, *_ in seen["checks"]} == {(step, c.name) for step, c in CHECKS}
     assert [c for c in seen["checks"] if not c[2] and c[3]] == [], "what blocks would have ended the run"
 
 

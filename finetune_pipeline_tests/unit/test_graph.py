@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_pipeline.engine.step import Graph, MissingInput, Step, Work, World, pinned_world
+from finetune_pipeline.engine.graph import Graph, MissingInput, pinned_inputs
+from finetune_pipeline.engine.step import RunInputs, Step, StepContext
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.spec import Task, load_task
 
-WORLD = World(raw="r", reviews="v", logs="l", corrections="c", base={"id": "b"})
+WORLD = RunInputs(raw="r", reviews="v", logs="l", corrections="c", base={"id": "b"})
 
 
 @pytest.fixture
@@ -88,15 +89,15 @@ def test_a_graph_out_of_order_is_refused() -> None:
 def test_the_world_of_a_run_is_looked_at_once(task: Task, tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "s")
     looks = iter([WORLD, replace(WORLD, raw="later")])
-    assert pinned_world(store, task, "run1", lambda: next(looks)) == WORLD
-    assert pinned_world(store, task, "run1", lambda: next(looks)) == WORLD
-    assert pinned_world(store, task, "run2", lambda: next(looks)).raw == "later"
+    assert pinned_inputs(store, task, "run1", lambda: next(looks)) == WORLD
+    assert pinned_inputs(store, task, "run1", lambda: next(looks)) == WORLD
+    assert pinned_inputs(store, task, "run2", lambda: next(looks)).raw == "later"
 
 
 def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, tmp_path: Path) -> None:
     store, tries = ArtifactStore(tmp_path / "s"), [3, 0]
 
-    def make(work: Work) -> dict[str, Any]:
+    def make(work: StepContext) -> dict[str, Any]:
         left = tries.pop(0)
         (work.out / "rows").write_text(f"{left} without an answer")
         return {"failed": left}

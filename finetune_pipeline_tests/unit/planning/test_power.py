@@ -9,6 +9,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.statistics import rows_needed_for_gain, rows_needed_for_mean
+from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.planning.power import expected_disagreement, measured_correlation, power_bounds, power_plan
 from finetune_pipeline.steps.training_checks import CHECKS
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
@@ -134,7 +135,7 @@ def test_a_useful_model_is_found_as_often_as_planned():
 
 @pytest.mark.parametrize("mode", ["warn", "block"])
 def test_the_check_speaks_before_training_and_blocks_only_where_the_spec_says_so(tmp_path, mode):
-    check = next(c for c in CHECKS if c.name == "enough_test_rows")
+    check = next(c for _, c in CHECKS if c.name == "enough_test_rows")
     of, prompts = spec(gates={"enough_test_rows": mode}), {"p": _prompt(_share(0.6))}
     assert (check.blocks(of), check.warns(of)) == (mode == "block", mode == "warn")
     for test_rows, passes in ((120, False), (2000, True)):

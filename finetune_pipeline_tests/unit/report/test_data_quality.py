@@ -7,13 +7,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.checks.all import CHECKS
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.split.splitting import placed_rows, split
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.report.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline_tests.unit.data.rows import LABELS, make_spec, read_lines, write_raw
@@ -48,7 +48,7 @@ def quality(folder: Path, spec: TaskSpec, name: str) -> tuple[dict[str, Any], Pa
 
 def reviewed(facts: dict[str, Any], spec: TaskSpec) -> bool:
     """The blocking check's answer."""
-    check = next(c for c in CHECKS if c.name == "synthetic_rows_reviewed")
+    check = next(c for _, c in CHECKS if c.name == "synthetic_rows_reviewed")
     assert check.blocks(spec)
     return check.ask(Artifact("t", "data_quality", "v", Path(), facts, {}), spec).passed
 

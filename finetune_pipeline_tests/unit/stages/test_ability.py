@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.engine.step import Work, World, no_tool
+from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.ability.drop import read_rows
 from finetune_pipeline.evaluation.ability.scoring import ability
@@ -42,13 +42,13 @@ class Stage:
         write_json(folder / MANIFEST, {"facts": facts, "inputs": inputs})
         return Artifact(task, step, version, folder, facts, inputs)
 
-    def work(self, name: str, champion: str | None, **inputs: Artifact) -> Work:
+    def work(self, name: str, champion: str | None, **inputs: Artifact) -> StepContext:
         out = self.root / name
         out.mkdir(parents=True, exist_ok=True)
         told = {"adapter": "a", "merged": champion, "model_version": 3} if champion else None
-        world = World("r", "v", "l", "c", {}, told, ability=ability_digest(self.task))
+        world = RunInputs("r", "v", "l", "c", {}, told, ability=ability_digest(self.task))
         builder = Builder(out, out / "work")
-        return Work(self.task, world, inputs, builder, self.store, lambda job: ability(job)[0], no_tool)
+        return StepContext(self.task, world, inputs, builder, self.store, lambda job: ability(job)[0], no_tool)
 
     def compared(self, champion: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
         base = make_base_ability(self.work("before", None, base_model=self.base))

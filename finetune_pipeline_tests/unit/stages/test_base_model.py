@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.base import prepare_base
@@ -50,8 +50,8 @@ def _task(root: Path, name: str, base: Path, template: str | None) -> Task:
     return load_task(folder)
 
 
-def _world(task: Task) -> World:
-    return World("raw", "reviews", "logs", "corrections", base_of(task))
+def _world(task: Task) -> RunInputs:
+    return RunInputs("raw", "reviews", "logs", "corrections", base_of(task))
 
 
 def _bring(task: Task, store: ArtifactStore) -> Any:

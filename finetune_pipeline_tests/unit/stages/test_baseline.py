@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.step import World
+from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
-WORLD = World("r", "v", "l", "c", {})
+WORLD = RunInputs("r", "v", "l", "c", {})
 
 
 def changed(tmp_path: Path, **changes: Any) -> set[str]:

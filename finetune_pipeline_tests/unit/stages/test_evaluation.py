@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import Example, read_examples, write_exampl
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.perturbations import drawn
 from finetune_pipeline.data.sealing import SealedError, seal
-from finetune_pipeline.engine.step import Work, World, no_tool
+from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
@@ -58,7 +58,7 @@ class Stage:
         write_json(folder / "prompts.json", {"zero_shot": {}})
         return Artifact("triage", step, version, folder, facts, {"base_model": "b1"})
 
-    def work(self, candidate: str, out: Path, never_break: list[str] | None = None, **more: Artifact) -> Work:
+    def work(self, candidate: str, out: Path, never_break: list[str] | None = None, **more: Artifact) -> StepContext:
         out.mkdir(parents=True, exist_ok=True)
         baseline = score_baselines(self.spec, {"zero_shot": rows([("bug", "no"), ("bug", "bug")] * 20)})
         named = {name: self._artifact(name, "d", facts) for name, facts in DATA.items() if name != "splits"}
@@ -80,9 +80,9 @@ class Stage:
             **more,
         }
         write_rows(inputs["production_logs"].folder / "judging.jsonl", self.logged)
-        world = World("r", "v", "l", "c", {}, None, never_break or [])
+        world = RunInputs("r", "v", "l", "c", {}, None, never_break or [])
         task = Task(spec=self.spec, folder=self.root)
-        return Work(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)
+        return StepContext(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)
 
     def launch(self, job: Any) -> dict[str, Any]:
         """Base is right on every third row, the candidate on as many of the first rows as its name says."""

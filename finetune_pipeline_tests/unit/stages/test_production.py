@@ -12,7 +12,8 @@ import yaml
 
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import write_rows
-from finetune_pipeline.engine.step import MissingInput, Work, World, no_tool
+from finetune_pipeline.engine.graph import MissingInput
+from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.predictions import write_predictions
 from finetune_pipeline.production.used import rows_of_data, used_rows
@@ -75,12 +76,12 @@ class Stage:
 
         return self.store.build("demo", step, code_version="1", inputs=inputs, settings=None, make=make)
 
-    def work(self, name: str, trained_on: str, **inputs: Artifact) -> Work:
+    def work(self, name: str, trained_on: str, **inputs: Artifact) -> StepContext:
         out = self.root / name
         out.mkdir()
         champion = {"adapter": self.adapter.version, "merged": "m1", "model_version": 1}
-        world = World("", "", "", "", {}, champion, trained_on=trained_on)
-        return Work(self.task, world, inputs, Builder(out, out, {}), self.store, no_tool, no_tool)
+        world = RunInputs("", "", "", "", {}, champion, trained_on=trained_on)
+        return StepContext(self.task, world, inputs, Builder(out, out, {}), self.store, no_tool, no_tool)
 
     def logs(self) -> Artifact:
         def fill(out: Path) -> None:

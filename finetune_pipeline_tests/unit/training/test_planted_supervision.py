@@ -15,6 +15,7 @@ from finetune_pipeline.engine.store import Artifact, read_json
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example
 from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.training_checks import CHECKS
 from finetune_pipeline.training import rows
@@ -60,7 +61,7 @@ def other_template(tokenizer: Any, row: Encoded, messages: Sequence[Any]) -> Enc
 
 def check(audit: dict[str, Any]) -> tuple[bool, str]:
     """What the check on the asset `adapter` says of a training with this audit."""
-    (found,) = [c for c in CHECKS if c.name == "supervision"]
+    (found,) = [c for _, c in CHECKS if c.name == "supervision"]
     spec = TaskSpec.model_validate({"name": "t", "description": "d", "system_prompt": "s", "output": {"kind": "text"}})
     answer = found.ask(Artifact("t", "adapter", "v", Path(), {"audit": audit}, {}), spec)
     assert found.blocks(spec)

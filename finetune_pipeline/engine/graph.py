@@ -1,0 +1,134 @@
+"""The steps in their order: the versions that follow from the table, and running one step.
+
+Every process can tell, without running anything, which artifacts exist and which are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from finetune_pipeline.engine.step import SHARED, Inputs, RunInputs, Step, StepContext, Tool, no_tool
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, digest_json, read_json, write_json
+from finetune_pipeline.spec.model import Task
+
+
+class MissingInput(RuntimeError):
+    """A step was asked for before the steps it needs, while rows of one of these are without an answer, or while a blocking
+    check of one of them fails."""
+
+
+class Graph:
+    """All steps of a pipeline in an order in which each comes after what it needs."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps: dict[str, Step] = {}
+        for step in steps:
+            unknown = [name for name in step.inputs if name not in self.steps]
+            if unknown or step.name in self.steps:
+                raise ValueError(f"step {step.name}: needs {unknown} that do not come before it, or is there twice")
+            self.steps[step.name] = step
+
+    def versions(self, task: Task, world: RunInputs, store: ArtifactStore) -> dict[str, str]:
+        """The version of every step for this task and these inputs. Runs nothing."""
+        versions: dict[str, str] = {}
+        for step in self.steps.values():
+            if step.view_of:
+                versions[step.name] = versions[step.view_of]
+                continue
+            inputs = {need: versions[need] for need in step.needs}
+            versions[step.name] = store.version(step.name, step.code_version, inputs, step.settings(task.spec, world))
+        return versions
+
+    def artifacts(self, task: Task, world: RunInputs, store: ArtifactStore) -> dict[str, Artifact | None]:
+        """The artifact of every step, or None where it is still to be made."""
+        return {
+            name: self._at(name, task, version, store) for name, version in self.versions(task, world, store).items()
+        }
+
+    def find(self, name: str, task: Task, world: RunInputs, store: ArtifactStore) -> Artifact | None:
+        """One step's artifact, or None where it is still to be made."""
+        return self._at(name, task, self.versions(task, world, store)[name], store)
+
+    def _at(self, name: str, task: Task, version: str, store: ArtifactStore) -> Artifact | None:
+        step = self.steps[name]
+        return store.find(SHARED if step.shared else task.name, step.view_of or name, version)
+
+    def run(
+        self,
+        name: str,
+        task: Task,
+        world: RunInputs,
+        store: ArtifactStore,
+        launch: Tool = no_tool,
+        release: Tool = no_tool,
+    ) -> Artifact:
+        """Make one step, or find it made.
+
+        Raises:
+            MissingInput: Steps have to come first, or again, or a blocking check of one that this step comes after fails.
+        """
+        step = self.steps[name]
+        if step.make is None:
+            return self.run(step.inputs[0], task, world, store, launch, release)
+        make = step.make
+        versions = self.versions(task, world, store)
+        inputs = self._inputs(step, task, versions, store)
+
+        def fill(builder: Builder) -> None:
+            for result in self._held_back(step, task, inputs):
+                raise MissingInput(f"{task.name}/{name} is not made: {result}")
+            builder.facts.update(make(StepContext(task, world, inputs, builder, store, launch, release)))
+            builder.opened = sorted(inputs.opened)
+
+        return store.build(
+            SHARED if step.shared else task.name,
+            name,
+            code_version=step.code_version,
+            inputs={need: versions[need] for need in step.needs},
+            settings=step.settings(task.spec, world),
+            make=fill,
+            stands=step.whole,
+        )
+
+    def _inputs(self, step: Step, task: Task, versions: dict[str, str], store: ArtifactStore) -> Inputs:
+        found = {need: self._at(need, task, versions[need], store) for need in step.inputs}
+        if missing := [need for need, artifact in found.items() if artifact is None]:
+            raise MissingInput(
+                f"{task.name}/{step.name} needs {', '.join(missing)} of the present data and spec, which "
+                f"have not been made. Run `finetune run {task.name}`, or materialize them first."
+            )
+        present = {need: artifact for need, artifact in found.items() if artifact is not None}
+        if broken := [need for need, artifact in present.items() if not self.steps[need].whole(artifact)]:
+            counts = {need: sum(self.steps[need].failed(present[need].facts).values()) for need in broken}
+            failed = ", ".join(f"{n} rows failed in {need}" for need, n in counts.items())
+            raise MissingInput(
+                f"{task.name}/{step.name} is not made: {failed}. Run `finetune run {task.name}`, or materialize "
+                f"{', '.join(broken)} again; only rows without an answer are asked."
+            )
+        return Inputs(present)
+
+    def _held_back(self, step: Step, task: Task, inputs: Inputs) -> list[str]:
+        """What the blocking checks of the steps this one comes after say against making it."""
+        return [
+            f"the check {check.name} of {before} failed: {result.message}"
+            for before in step.after
+            for check in self.steps[before].checks
+            if (result := check.holds_back(inputs[before], task.spec))
+        ]
+
+
+def pinned_inputs(store: ArtifactStore, task: Task, run_id: str, look: Callable[[], RunInputs]) -> RunInputs:
+    """The inputs of a run: looked at once, by whichever of its processes comes first, and the same for all others."""
+    path = store.state_folder(task.name) / "run_inputs" / f"{run_id}.json"
+    with store.lock(task.name, "run_inputs"):
+        if path.exists():
+            return RunInputs(**read_json(path))
+        world = look()
+        write_json(path, asdict(world))
+        return world
+
+
+def inputs_digest(world: RunInputs) -> str:
+    """16 hex digits that change with anything in a run's inputs."""
+    return digest_json(asdict(world))[:16]
