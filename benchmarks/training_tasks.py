@@ -12,14 +12,11 @@ from typing import Any
 
 import yaml
 
-from finetune_pipeline.data.raw_files import raw_digest
-from finetune_pipeline.data.review import reviews_digest
-from finetune_pipeline.engine.graph import Graph
-from finetune_pipeline.engine.step import RunInputs, Step, StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.models.chat_templates import NAMED
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.steps.data import STEPS
+from finetune_pipeline.steps.run_inputs import look
 from finetune_pipeline.worker.jobs import base_job
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,10 +64,7 @@ def make_splits(folder: Path, raw: Path | None) -> tuple[Path, Path, dict[str, A
             (source / "task.yaml").write_text(yaml.safe_dump(INSTRUCTIONS, sort_keys=False))
     task = load_task(source)
     store = ArtifactStore(folder / "store")
-    world = RunInputs(raw_digest(task), reviews_digest(task.folder / "reviews"), "none", "none", {})
-    graph = Graph([Step("production_logs", (), "0", lambda s, w: None, _no_logs), *STEPS])
-    for name in ("production_logs", *(step.name for step in STEPS)):
-        made = graph.run(name, task, world, store)
+    made = PIPELINE.run_to("splits", task, look(task, None, store), store)["splits"]
     train, validation = (made.folder / split / "examples.jsonl" for split in ("train", "validation"))
     if raw is not None:
         train, validation = (_without_system(f, source / f"{f.parent.name}.jsonl") for f in (train, validation))
@@ -83,11 +77,6 @@ def _without_system(file: Path, out: Path) -> Path:
         row["messages"] = [m for m in row["messages"] if m["role"] != "system"]
     out.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return out
-
-
-def _no_logs(work: StepContext) -> dict[str, Any]:
-    (work.out / "examples.jsonl").touch()
-    return {}
 
 
 def first_rows(file: Path, out: Path, rows: int | None) -> Path:

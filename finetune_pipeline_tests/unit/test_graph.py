@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.graph import Graph, MissingInput, pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step, StepContext
-from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.engine.store import ArtifactStore, read_json
 from finetune_pipeline.spec import Task, load_task
 
 WORLD = RunInputs(raw="r", reviews="v", logs="l", corrections="c", base={"id": "b"})
@@ -35,6 +36,9 @@ def task(tmp_path: Path) -> Task:
     return load_task(folder)
 
 
+PASSES = Check("fine", "nothing is wrong", lambda artifact, spec: CheckResult(True, "all is well"))
+
+
 def graph(log: list[str]) -> Graph:
     def maker(name: str):
         def make(work):
@@ -46,10 +50,18 @@ def graph(log: list[str]) -> Graph:
 
     return Graph(
         [
-            Step("a", (), "1", lambda s, w: w.raw, maker("a")),
-            Step("b", ("a",), "1", lambda s, w: s.split.seed, maker("b")),
-            Step("gate", ("a",), "1", lambda s, w: s.baseline.seed, maker("gate")),
-            Step("c", ("b",), "1", lambda s, w: None, maker("c"), after=("gate",)),
+            Step("a", "data", "d", maker("a"), settings=lambda s, w: w.raw),
+            Step("b", "data", "d", maker("b"), needs=("a",), settings=lambda s, w: s.split.seed),
+            Step(
+                "gate",
+                "data",
+                "d",
+                maker("gate"),
+                needs=("a",),
+                settings=lambda s, w: s.baseline.seed,
+                checks=(PASSES,),
+            ),
+            Step("c", "data", "d", maker("c"), needs=("b",), after=("gate",)),
         ]
     )
 
@@ -83,7 +95,7 @@ def test_steps_run_once_and_ask_for_what_comes_before(task: Task, tmp_path: Path
 
 def test_a_graph_out_of_order_is_refused() -> None:
     with pytest.raises(ValueError, match="step b"):
-        Graph([Step("b", ("a",), "1", lambda s, w: None, lambda w: {})])
+        Graph([Step("b", "data", "d", lambda work: {}, needs=("a",))])
 
 
 def test_the_world_of_a_run_is_looked_at_once(task: Task, tmp_path: Path) -> None:
@@ -107,8 +119,8 @@ def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, tmp_
 
     g = Graph(
         [
-            Step("asked", (), "1", lambda s, w: w.raw, make, failed=failed),
-            Step("scored", ("asked",), "1", lambda s, w: None, lambda work: {"read": work.inputs["asked"].facts}),
+            Step("asked", "data", "d", make, settings=lambda s, w: w.raw, failed=failed),
+            Step("scored", "data", "d", lambda work: {"read": work.inputs["asked"].facts}, needs=("asked",)),
         ]
     )
     first = g.run("asked", task, WORLD, store)
@@ -122,3 +134,53 @@ def test_rows_that_failed_stop_what_follows_and_are_asked_again(task: Task, tmp_
     assert g.run("scored", task, WORLD, store).facts == {"read": {"failed": 0}}
     assert g.run("asked", task, WORLD, store).reused, "whole now: nothing is asked any more"
     assert tries == []
+
+
+@pytest.mark.parametrize(
+    ("blocking", "advisory", "warns", "made"),
+    [
+        (True, False, False, False),
+        (lambda spec: spec.split.seed == 0, False, False, False),
+        (False, False, False, True),
+        (True, True, False, True),
+        (True, False, True, True),
+    ],
+)
+def test_a_failed_blocking_check_stops_the_steps_that_come_after(
+    task: Task, tmp_path: Path, blocking: Any, advisory: bool, warns: bool, made: bool
+) -> None:
+    check = Check("good", "d", lambda artifact, spec: CheckResult(False, "too bad", warns=warns), blocking, advisory)
+    g = Graph(
+        [
+            Step("judged", "data", "d", lambda context: {}, checks=(check,)),
+            Step("next", "data", "d", lambda context: {}, after=("judged",)),
+        ]
+    )
+    store = ArtifactStore(tmp_path / "s")
+    g.run("judged", task, WORLD, store)
+    if made:
+        assert g.run("next", task, WORLD, store).facts == {}
+    else:
+        with pytest.raises(MissingInput, match="demo/next is not made: the check good of judged failed: too bad"):
+            g.run("next", task, WORLD, store)
+        assert g.find("next", task, WORLD, store) is None
+
+
+def test_a_view_is_the_artifact_it_shows_and_what_a_step_opened_is_on_record(task: Task, tmp_path: Path) -> None:
+    def read(context: StepContext) -> dict[str, Any]:
+        return {"from": context.inputs["half"].folder.name}
+
+    g = Graph(
+        [
+            Step("whole", "data", "d", lambda context: {}, settings=lambda s, w: w.raw),
+            Step("half", "data", "d", view_of="whole", split="train"),
+            Step("other", "data", "d", lambda context: {}),
+            Step("reader", "data", "d", read, needs=("half", "other")),
+        ]
+    )
+    store = ArtifactStore(tmp_path / "s")
+    made = g.run_to("reader", task, WORLD, store)
+    versions = g.versions(task, WORLD, store)
+    assert versions["half"] == versions["whole"] == made["half"].version == made["reader"].facts["from"]
+    assert g.find("half", task, WORLD, store).step == "whole"
+    assert read_json(made["reader"].folder / "artifact.json")["opened"] == ["half"]

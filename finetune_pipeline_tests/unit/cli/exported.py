@@ -45,7 +45,7 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
 
     based = store.build(SHARED, "base_model", code_version="1", inputs={}, settings=None, make=bring)
     settings = {"method": method, "epochs": 1.0, "lora": {"r": 4}}
-    inputs = {"base_model": based.version, "splits": "0123456789abcdef"}
+    inputs = {"base_model": based.version, "train_split": "0123456789abcdef"}
     trained = store.build(TASK, "adapter", code_version="1", inputs=inputs, settings=settings, make=keep)
 
     def merge(builder: Builder) -> None:

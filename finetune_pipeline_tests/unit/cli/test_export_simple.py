@@ -85,7 +85,7 @@ def make_store(root: Path, kind: str, best: str | None = None, evaluated: dict[s
         builder.facts["verdict"] = "Better than prompting, not surely better than that."
 
     splits = store.build("demo", "splits", code_version="1", inputs={}, settings=None, make=split)
-    inputs = {"splits": splits.version}
+    inputs = {"train_split": splits.version}
     baseline = store.build("demo", "few_shot_baseline", code_version="1", inputs=inputs, settings=None, make=score)
     if evaluated:
         inputs = {"few_shot_baseline": baseline.version}

@@ -65,7 +65,7 @@ class Stage:
         inputs = {
             **named,
             "reviewed_examples": self._artifact("reviewed_examples", "d", {}),
-            "splits": self.splits if hasattr(self, "splits") else None,
+            **dict.fromkeys(("splits", "train_split", "validation_split", "test_split"), self.splits),
             "base_model": self._artifact("base_model", "b1", {}),
             "adapter": self._artifact("adapter", candidate, TRAINING),
             "merged_model": self._artifact("merged_model", candidate, {"kind": "merged", "parity": PARITY}),

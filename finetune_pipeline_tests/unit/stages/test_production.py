@@ -56,7 +56,7 @@ class Stage:
         self.splits = self.made("splits", {}, lambda out: self.write_splits(out, train))
         self.adapter = self.made("adapter", {}, lambda out: write_json(out / "measured.json", {"seconds": 1800}))
         said = [row(i, x, x if i % 5 else LABELS[0], "candidate") for i, x in enumerate(labels(rng, 200))]
-        behind = {"splits": self.splits.version, "merged_model": "m1"}
+        behind = {"test_split": self.splits.version, "merged_model": "m1"}
         self.made("test_predictions", behind, lambda out: write_predictions(out / "predictions.parquet", said))
         report = {"splits": self.splits.version, "raw_examples": self.raw.version}
         self.report = self.made("evaluation_report", report, lambda out: None)

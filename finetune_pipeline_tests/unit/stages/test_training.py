@@ -32,7 +32,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for split in ("train", "validation"):
         (root / "splits" / split).mkdir(parents=True)
         write_tiny_examples(root / "splits" / split / "examples.jsonl", range(12))
-    return {"splits": SimpleNamespace(folder=root / "splits"), "base_model": SimpleNamespace(folder=root / "base")}
+    splits = SimpleNamespace(folder=root / "splits")
+    return {"train_split": splits, "validation_split": splits, "base_model": SimpleNamespace(folder=root / "base")}
 
 
 def test_the_plan_refuses_what_the_bases_own_files_rule_out(tmp_path: Path) -> None:
