@@ -11,7 +11,6 @@ from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.statistics import rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.planning.power import expected_disagreement, measured_correlation, power_bounds, power_plan
-from finetune_pipeline.steps.training_checks import CHECKS
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
 
 

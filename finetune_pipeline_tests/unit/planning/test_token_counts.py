@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from finetune_pipeline.planning.token_table import token_counts
 
 from finetune_pipeline.data.quality.sample import chosen
 from finetune_pipeline.findings import FindingsError

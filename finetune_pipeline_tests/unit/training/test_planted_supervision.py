@@ -17,7 +17,6 @@ from finetune_pipeline.models.chat import Encoded, encode_example
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.steps.training_checks import CHECKS
 from finetune_pipeline.training import rows
 from finetune_pipeline.training.audit import COUNTS
 from finetune_pipeline.training.sft import train
