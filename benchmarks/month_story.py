@@ -10,12 +10,12 @@ import dagster as dg
 from month_world import A_DAY, SENSORS, TASK
 
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.orchestration.assets import LIVE
 from finetune_pipeline.orchestration.store import Store
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.production.watch import moment, version_of
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.steps.production_checks import CHAMPION_SERVES
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
@@ -172,7 +172,8 @@ def read_runs() -> list[Run]:
 
 def read_checks() -> list[tuple[float, bool, str]]:
     """Every answer of the check of the champion, in order: (time, passed, what was told)."""
-    key = dg.AssetCheckKey(dg.AssetKey([TASK, CHAMPION_SERVES.step]), CHAMPION_SERVES.name)
+    step, check = LIVE
+    key = dg.AssetCheckKey(dg.AssetKey([TASK, step]), check.name)
     with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
         asked = instance.event_log_storage.get_asset_check_execution_history(key, limit=1000)
     told = [(float(r.create_timestamp), r.evaluation) for r in asked]

@@ -14,13 +14,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from finetune_pipeline.assets.release import champion_check
 
 from finetune_pipeline.cli.automate import switch
 from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.definitions import build_definitions
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.orchestration import release
+from finetune_pipeline.orchestration.assets import task_checks
 from finetune_pipeline.orchestration.champion_sensor import champion_sensor
 from finetune_pipeline.orchestration.jobs import task_jobs
 from finetune_pipeline.orchestration.schedules import retraining_schedule
@@ -343,7 +343,7 @@ def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_
         return champion_sensor(load_task(project.folder))(context)
 
     def check() -> Any:
-        return champion_check(task)(**resources)
+        return task_checks(task)[0](**resources)
 
     def served(version: str, n: int, flagged: int) -> list[dict[str, Any]]:
         line = {"timestamp": "2026-05-01T10:00:00Z", "output": "blue", "model_version": f"colours/{version}"}
