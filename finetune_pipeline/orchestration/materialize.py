@@ -114,11 +114,13 @@ def _without_quotes(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
-    """Links to an artifact's pages, and its plots as pictures."""
+    """Links to an artifact's pages, its report as Markdown, and its plots as pictures."""
     folder = artifact.folder
     pages: dict[str, dg.MetadataValue] = {
         name: dg.MetadataValue.path(folder / file) for name, file in PAGES.items() if (folder / file).exists()
     }
+    if (folder / "report.md").exists():  # it holds no texts of rows
+        pages["report"] = dg.MetadataValue.md((folder / "report.md").read_text("utf-8"))
     for plot in sorted((folder / "plots").glob("*.svg")):
         pages[f"plot_{plot.stem}"] = as_picture(plot.read_bytes(), plot.stem.replace("_", " "))
     return pages
