@@ -40,8 +40,8 @@ from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import SCRUBBING_KEY
 from finetune_pipeline.steps.run_inputs import look
-from finetune_pipeline.training.phases import train_adapter
 from finetune_pipeline.worker.jobs import base_job, merge_job, predict_job, prompt_set
+from finetune_pipeline.worker.phases import train_adapter
 
 DATA = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 

@@ -1,7 +1,5 @@
 """Dagster assets from the table of steps: one asset a step and task, with its checks."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from finetune_pipeline.engine.checks import Check, CheckResult

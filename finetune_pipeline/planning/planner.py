@@ -128,7 +128,7 @@ class Planner:
         return self._batches[key]
 
     def phase_settings(self, settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """The settings of each phase, as training.phases trains them."""
+        """The settings of each phase, as worker.phases trains them."""
         if settings["method"] != "qlora" or not settings["unquantized_epochs"]:
             return [settings]
         return [settings, {**settings, "method": "lora", "epochs": settings["unquantized_epochs"]}]

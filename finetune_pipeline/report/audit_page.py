@@ -11,6 +11,7 @@ from finetune_pipeline.evaluation.step_facts import Audit, AuditedRow
 from finetune_pipeline.evaluation.wording import NOTHING, counted, number, percent
 from finetune_pipeline.report.blocks import Legend, Page, Section, Span, Table, Text, TokenRow, Tokens, Verdict
 from finetune_pipeline.report.blocks import text as left
+from finetune_pipeline.report.page import page_html
 
 _LONG, _EDGE = 160, 60
 """Tokens of context in a row from which their middle is folded away, and how many are shown at either end."""
@@ -54,6 +55,11 @@ def audit_page(
         sections.append(Section.of(split, split[:1].upper() + split[1:], [rows]))
     lead = "What the model is taught, token by token, before the first step."
     return Page(title, lead, _verdict(read), sections)
+
+
+def audit_html(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    """The page as HTML."""
+    return page_html(audit_page(audits, settings))
 
 
 def _verdict(audits: Mapping[str, Audit]) -> Verdict:

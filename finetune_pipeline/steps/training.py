@@ -15,8 +15,8 @@ from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.plan_page import plan_page
 from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.training.phases import train_adapter
 from finetune_pipeline.worker.jobs import merge_job
+from finetune_pipeline.worker.phases import train_adapter
 
 
 def make_training_plan(work: StepContext) -> dict[str, Any]:

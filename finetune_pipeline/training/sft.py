@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,12 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import Encoded
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
-from finetune_pipeline.report.audit_page import audit_page
-from finetune_pipeline.report.page import page_html
 from finetune_pipeline.reporting import say
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.augmentation import augmented_facts, training_examples
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.methods import Built, build
+from finetune_pipeline.training.processes import is_first, is_worker, rows_per_process, strategy
 from finetune_pipeline.training.rows import Prepared, longest_allowed, prepare_split
 from finetune_pipeline.training.saving import ADAPTER_FILE, round_to_base, save_trained
 from finetune_pipeline.training.shared_prefix import (
@@ -36,7 +36,6 @@ from finetune_pipeline.training.shared_prefix import (
     supports_shared_prefix,
 )
 from finetune_pipeline.training.trainer import TokenTrainer, Told, load_finished
-from finetune_pipeline.worker import launch
 
 
 def job_digest(job: dict[str, Any], processes: int = 1) -> str:
@@ -50,16 +49,21 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
             "validation": digest_file(Path(job["validation"])),
             "base": record_digest(Path(job["base"])),
             "start_from": digest_file(Path(start) / ADAPTER_FILE) if start else None,
-            **({"processes": processes, "strategy": launch.strategy()} if processes > 1 else {}),
+            **({"processes": processes, "strategy": strategy()} if processes > 1 else {}),
         }
     )
 
 
-def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+AuditHtml = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+"""Makes a page of the audits by split and the settings."""
+
+
+def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run a job of :func:`finetune_pipeline.worker.jobs.train_job`. Returns (facts, measured).
 
     Several processes that a launcher started call this alike; the first one writes and tells for all.
     facts depend on the job alone (and on how many processes share it); measured holds what differs from run to run.
+    With `audit_html` the audit is written as a page too, also where it stops the training.
     Raises FindingsError when the audit finds anything, faults.Diverged when the loss is no longer finite.
     """
     settings, out, work, base = job["settings"], Path(job["out"]), Path(job["work"]), Path(job["base"])
@@ -67,7 +71,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     work.mkdir(parents=True, exist_ok=True)
     device = pick_device()
     state = PartialState(cpu=device.type == "cpu", backend=_backend())
-    processes, sharded = state.num_processes, launch.strategy() == "fsdp2"
+    processes, sharded = state.num_processes, strategy() == "fsdp2"
     tokenizer = load_tokenizer(base)
     examples = {split: read_examples(Path(job[split])) for split in ("train", "validation")}
     limit = longest_allowed(settings, read_json(model_folder(base) / "config.json"))
@@ -76,7 +80,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         split: prepare_split(tokenizer, rows, limit, settings["over_length"], f"{split} split")
         for split, rows in learned.items()
     }
-    _tell_audit(job, splits, state.is_main_process)
+    _tell_audit(job, splits, audit_html, state.is_main_process)
 
     digest = job_digest(job, processes)
     resume = checkpoints.find_resumable(work / "checkpoints", digest) if state.is_main_process else checkpoints.Resume()
@@ -136,7 +140,7 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "precision": str(compute).removeprefix("torch."),
         "device": device.type,
         "processes": processes,
-        "strategy": launch.strategy(),
+        "strategy": strategy(),
         "trained": {"folder": "adapter", **trained},
         "trainable_parameters": trainable,
         "total_parameters": built.weights["parameters"],
@@ -180,31 +184,32 @@ def train(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _backend() -> str | None:
     """How processes on the CPU talk to each other; None: Accelerate chooses, or there is only one."""
-    return "gloo" if launch.is_worker() and not torch.cuda.is_available() else None
+    return "gloo" if is_worker() and not torch.cuda.is_available() else None
 
 
 def _sharding() -> dict[str, Any]:
     """Settings of the trainer that split the model over the processes; checkpoints hold whole weights all the same."""
-    if launch.strategy() != "fsdp2":
+    if strategy() != "fsdp2":
         return {}
     return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
 
 
-def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared], first: bool) -> None:
+def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtml | None, first: bool) -> None:
     """Write audit.json and audit.html. Raises FindingsError with everything that was found in either split."""
     audits = {name: split.audit for name, split in splits.items()}
-    page = page_html(audit_page(audits, job["settings"]))
     # both, because what an unsuccessful job leaves in `out` may be swept away
     for folder in (Path(job["out"]), Path(job["work"])) if first else ():
         write_json(folder / "audit.json", audits)
-        (folder / "audit.html").write_text(page, "utf-8")
+        if html is not None:
+            (folder / "audit.html").write_text(html(audits, job["settings"]), "utf-8")
     for name, split in splits.items():
         for what, number in (("left out", len(split.dropped)), ("cut at their user text", len(split.cuts))):
             if number:
                 say(f"{job['stage']}: {name}: {number} examples over training.max_tokens are {what}")
     found = [finding for split in splits.values() for finding in split.findings]
     if found:
-        say(f"{job['stage']}: the audit's page is {Path(job['work']) / 'audit.html'}")
+        if html is not None:
+            say(f"{job['stage']}: the audit's page is {Path(job['work']) / 'audit.html'}")
         raise FindingsError(found)
 
 
@@ -236,7 +241,7 @@ def _trainer(
     begins: bool,
 ) -> tuple[TokenTrainer, Told]:
     settings, work = job["settings"], Path(job["work"])
-    micro = launch.rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
+    micro = rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
     per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
     every = max(1, round(per_epoch / settings["evals_per_epoch"]))
     args = SFTConfig(
@@ -280,7 +285,7 @@ def _trainer(
         max_length=None,
         dataloader_pin_memory=False,
     )
-    told = Told(job["stage"], work / "history.jsonl" if launch.is_first() else None)
+    told = Told(job["stage"], work / "history.jsonl" if is_first() else None)
     exact: dict[str, torch.Tensor] = {}
     if built.weights["quantized_modules"]:
         exact = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}

@@ -23,6 +23,7 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.smaller import nearest_smaller
 from finetune_pipeline.reporting import listen, mute, say
+from finetune_pipeline.training.processes import is_first, is_worker, processes_wanted
 from finetune_pipeline.worker import launch, process
 from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 from finetune_pipeline.worker.jobs import ACTIONS
@@ -56,9 +57,10 @@ def run(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
             return prepare_base(job["base_model"], job.get("revision"), out, job.get("chat_template")), {}
         case "train":
+            from finetune_pipeline.report.audit_page import audit_html
             from finetune_pipeline.training.sft import train
 
-            return train(job)
+            return train(job, audit_html)
         case "merge":
             from finetune_pipeline.models.merging import merge_and_compare
 
@@ -95,7 +97,7 @@ def _quieten() -> None:
 @contextlib.contextmanager
 def _pipes(job: dict[str, Any]) -> Iterator[None]:
     """Messages go to Dagster too when it started this process; of several that train together, the first one's."""
-    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or not launch.is_first() or _to_be_launched(job):
+    if not os.environ.get("DAGSTER_PIPES_CONTEXT") or not is_first() or _to_be_launched(job):
         yield
         return
     from dagster_pipes import open_dagster_pipes
@@ -144,7 +146,7 @@ def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
 
 
 def _to_be_launched(job: dict[str, Any]) -> bool:
-    return launch.processes_wanted() > 1 and not launch.is_worker() and job.get("action") == "train"
+    return processes_wanted() > 1 and not is_worker() and job.get("action") == "train"
 
 
 def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
@@ -153,19 +155,19 @@ def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
     if code == 1:
         traceback.print_exc()
     findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
-    write = launch.write_worker_error if launch.is_worker() else launch.write_error
+    write = launch.write_worker_error if is_worker() else launch.write_error
     write(out, code, kind, message, findings)
-    if launch.is_first():
+    if is_first():
         say(f"{job.get('stage', job.get('action'))}: {message}")
     return code
 
 
 def _launch(job: dict[str, Any], path: Path, out: Path) -> int:
     """Have several processes do the job. Returns the exit code; negative: the signal that ended one of them."""
-    processes = launch.processes_wanted()
-    strategy, why = launch.choose(job, processes)
-    say(f"{job['stage']}: {processes} processes, {strategy}: {why}")
-    code = launch.launch(path, out, processes, strategy)
+    processes = processes_wanted()
+    chosen, why = launch.choose(job, processes)
+    say(f"{job['stage']}: {processes} processes, {chosen}: {why}")
+    code = launch.launch(path, out, processes, chosen)
     if code != 0:
         say(f"{job['stage']}: {read_json(out / 'error.json')['message']}")
     return code
@@ -185,8 +187,8 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{arguments[0]} is not a readable job file: {error!r}", file=sys.stderr)
         return EXIT_CONFIG
-    first = launch.is_first()
-    if launch.is_worker():
+    first = is_first()
+    if is_worker():
         process.watch_parent()
         if not first:
             mute()

@@ -23,6 +23,7 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder, weight_files
 from finetune_pipeline.settings import read_settings
+from finetune_pipeline.training.processes import STRATEGY, is_first
 from finetune_pipeline.worker.exit_codes import EXIT_PREEMPTED, NO_RETRY, describe
 from finetune_pipeline.worker.supervised import PARENT_VARIABLE
 
@@ -30,35 +31,6 @@ STOP_SECONDS = 10
 """How long processes may take to end after one of them failed or a signal came, before they are killed."""
 ROOM = 0.8
 """Share of a device's memory that a training may take; the rest is left to fragmentation and the driver."""
-_PROCESSES = "FINETUNE_PROCESSES"
-_STRATEGY = "FINETUNE_STRATEGY"
-
-
-def processes_wanted() -> int:
-    """How many processes a training is to be spread over."""
-    return int(os.environ.get(_PROCESSES) or 1)
-
-
-def is_worker() -> bool:
-    """Whether this process is one of several that :func:`launch` started."""
-    return _STRATEGY in os.environ
-
-
-def is_first() -> bool:
-    """Whether this process is the only one, or the one that reports and writes results."""
-    return not is_worker() or os.environ.get("RANK") == "0"
-
-
-def strategy() -> str:
-    """How this process shares the training: ``single``, ``ddp`` or ``fsdp2``."""
-    return os.environ.get(_STRATEGY, "single")
-
-
-def rows_per_process(batch_size: int, micro_batch_size: int, processes: int) -> int:
-    """Rows of a forward pass of one process: the largest number up to micro_batch_size with which all processes make
-    batch_size in whole passes. `processes` must divide batch_size."""
-    share = batch_size // processes
-    return max(n for n in range(1, min(micro_batch_size, share) + 1) if share % n == 0)
 
 
 def choose(job: Mapping[str, Any], processes: int) -> tuple[str, str]:
@@ -166,7 +138,7 @@ def launch(job_file: Path, out: Path, processes: int, chosen: str) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.update({_STRATEGY: chosen, PARENT_VARIABLE: str(os.getpid())})
+    os.environ.update({STRATEGY: chosen, PARENT_VARIABLE: str(os.getpid())})
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=1,

@@ -19,8 +19,8 @@ _FORKS.set_forkserver_preload(["finetune_pipeline.training.sft"])
 def _work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None, moment: str) -> None:
     """Train (in both phases, where there are two). kill_at: a step, counted over both phases."""
     from finetune_pipeline.training import checkpoints, trainer
-    from finetune_pipeline.training.phases import train_adapter
     from finetune_pipeline.training.sft import train
+    from finetune_pipeline.worker.phases import train_adapter
 
     begun = {"before": 0}
 

@@ -16,6 +16,7 @@ from finetune_pipeline.data.perturbations import BLOCKING, kind_of
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.plan import TrainingPlan, training_plan
 from finetune_pipeline.planning.planner import Planner
+from finetune_pipeline.report.audit_page import audit_html
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training.augmentation import training_examples
 from finetune_pipeline.training.rows import prepare_split
@@ -76,9 +77,9 @@ def test_another_perturbation_takes_the_place_of_one_that_cannot_change_the_row(
 
 
 def test_training_learns_the_copies_and_validation_stays_as_it_is(inputs: Path, tmp_path: Path) -> None:
-    plain, _ = train(job(inputs, tmp_path / "plain", method="lora", epochs=1, patience=99))
+    plain, _ = train(job(inputs, tmp_path / "plain", method="lora", epochs=1, patience=99), audit_html)
     augmented_job = job(inputs, tmp_path / "augmented", method="lora", epochs=1, patience=99, augment=True)
-    facts, _ = train(augmented_job)
+    facts, _ = train(augmented_job, audit_html)
     assert plain["augmented"] == {"rows": 0, "kinds": {}, "too_long": 0}
     assert facts["augmented"]["rows"] == sum(facts["augmented"]["kinds"].values()) == ROWS
     assert set(facts["augmented"]["kinds"]) == set(BLOCKING)

@@ -18,6 +18,7 @@ from finetune_pipeline.faults import Diverged, JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_all
 from finetune_pipeline.models.loading import load_tokenizer
+from finetune_pipeline.report.audit_page import audit_html
 from finetune_pipeline.training import history
 from finetune_pipeline.training.sft import job_digest, train
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
@@ -38,7 +39,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """(place, facts, measured) of a QLoRA run."""
     place = tmp_path_factory.mktemp("trained")
-    return place, *train(job(inputs, place))
+    return place, *train(job(inputs, place), audit_html)
 
 
 def _adapter(place: Path) -> dict[str, torch.Tensor]:
