@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def imported(tree: ast.AST, module: str, is_package: bool = False) -> set[str]:
     return names
 
 
+@lru_cache
 def imports_of(path: Path) -> set[str]:
     return imported(ast.parse(path.read_text("utf-8")), module_name(path), path.name == "__init__.py")
 
@@ -82,6 +84,7 @@ def roots(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+@lru_cache
 def at_import(path: Path) -> set[str]:
     """What a file imports when it is imported: not inside functions, not under TYPE_CHECKING."""
     tree = ast.parse(path.read_text("utf-8"))
