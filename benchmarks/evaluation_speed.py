@@ -2,7 +2,8 @@
 
     python benchmarks/evaluation_speed.py --rows 40
 
-Baseline of generation: one row at a time, `model.generate`, greedy, at most 50 new tokens, float32. Baseline of label
+Baseline of generation: one row at a time, `model.generate`, greedy, float32, with the same limit of new tokens as ours
+(12 for labels, the task's own; 50 elsewhere, as in guides). Baseline of label
 likelihoods: lm-evaluation-harness itself, on the same tokens, in batches of 8 that it sorts by length; it encodes prompt
 and label anew for every label. The baselines' model is as transformers loads it. Ours: evaluation.answering, with its
 cache. Same weights (bundled model), same rows, same process, one thread, all in float32; texts are compared letter by
@@ -11,15 +12,14 @@ letter, scores to 1e-4.
 Where the processor has AVX-512, ours computes matrix products by oneDNN, transformers by PyTorch's default, MKL. `same
 products`: ours by MKL as well, which leaves what the ordering of the work alone gains.
 
-The limit of likelihoods was set with four shots before the question; without any there are fewer than 20 times the tokens to
-read, which is printed.
+Without shots the baseline of likelihoods reads fewer than 20 times our tokens (printed), so that limit cannot be met by
+reading less; it stays.
 
 Before the clocks start, both sides answer a few of the rows: memory that a process touches for the first time costs extra on
 a virtual machine, seconds for a gigabyte.
 
-CPU seconds count, since the machine may be shared. `labels` is asked with the task's own limit of new tokens (12, longer
-answers are wrong anyway): the baseline's answers must begin with ours, and the verdict on every row must be the same.
-`labels, 50 tokens` are the very same answers, though of a model that was not trained and does not stop.
+CPU seconds count, since the machine may be shared. The base model was not trained on the task and does not stop: all new
+tokens are written by both sides.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Ids, Reader
 from finetune_pipeline.spec import load_task
 
-LIMITS = {"labels": 8.0, "long answers": 3.0, "label likelihoods, 4 shots": 20.0}
+LIMITS = {"labels": 8.0, "long answers": 3.0, "label likelihoods": 20.0, "label likelihoods, 4 shots": 20.0}
 GUIDE_TOKENS = 50
 LIKELIHOOD_BATCH = 8
 
@@ -84,14 +84,14 @@ def rows_of(task: str, file: str, number: int) -> list[list[dict[str, str]]]:
 
 
 @torch.no_grad()
-def guide(model: Any, tokenizer: Any, prompts: list[Ids], cost: Cost) -> list[str]:
-    """The loop of guides: a row at a time."""
+def guide(model: Any, tokenizer: Any, prompts: list[Ids], cost: Cost, longest: int = GUIDE_TOKENS) -> list[str]:
+    """The loop of guides: a row at a time, at most `longest` new tokens."""
     said = []
     with timed(cost):
         for prompt in prompts:
             ids = torch.tensor([prompt])
             mask = torch.ones_like(ids)
-            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=GUIDE_TOKENS, do_sample=False)
+            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, do_sample=False)
             said.append(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
     return said
 
@@ -240,7 +240,6 @@ def measure(bench: Bench, rows: int, only: list[str]) -> None:
     batch, short = triage.baseline.batch_size, triage.baseline.max_new_tokens
     plain = bench.encoded(tickets, [])
     labels = encode_labels(bench.tokenizer, [t[:-1] for t in tickets], triage.labels)
-    gold = [t[-1]["content"] for t in tickets]
     bench.warm(plain, labels)
     if "likelihoods" in only:
         few = [bench.encoded(tickets, shots[:k]) for k in (0, 4)]
@@ -256,15 +255,10 @@ def measure(bench: Bench, rows: int, only: list[str]) -> None:
             )
             print(f"                scores differ by at most {worst:.1e}; {told}")
     if "labels" in only:
-        before = Cost()
-        said = guide(bench.plain, bench.tokenizer, plain, before)
-        for text, answer, wanted in zip(
-            said, bench.compare("labels", plain, None, short, batch, before), gold, strict=True
-        ):
-            assert text.startswith(answer.text.rstrip("\ufffd")), (text, answer.text)
-            assert (text == wanted) == (answer.text == wanted and answer.status == "ok")
-        answers = bench.compare("labels, 50 tokens", plain, None, GUIDE_TOKENS, batch, before)
-        assert [a.text for a in answers] == said
+        for name, longest in (("labels", short), ("labels, 50 tokens", GUIDE_TOKENS)):
+            before = Cost()
+            texts = guide(bench.plain, bench.tokenizer, plain, before, longest)
+            assert [a.text for a in bench.compare(name, plain, None, longest, batch, before)] == texts
     longer = {"labels, 8 shots": bench.encoded(tickets, shots) if "shots" in only else []}
     longer["long answers"] = (
         bench.encoded(rows_of("order_intake", "inbox_spring.jsonl", rows), []) if "long" in only else []
