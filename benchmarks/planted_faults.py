@@ -24,10 +24,10 @@ CHATTY = ("apple", "river")
 
 def independent_split(splitting: ModuleType) -> None:
     """Every row is thrown on its own, whatever cluster or group it belongs to."""
-    place = splitting._place
+    place = splitting.place
 
-    def thrown(rows: Any, ledger: Any, spec: Any, *more: Any) -> Any:
-        placed, units = place(rows, ledger, spec, *more)
+    def thrown(rows: Any, before: Any, spec: Any) -> Any:
+        placed, units = place(rows, before, spec)
         rng, told = random.Random(0), (1 - spec.split.validation - spec.split.test, spec.split.validation)
         for i in range(len(placed)):
             if placed["split"][i] >= 0:
@@ -35,7 +35,7 @@ def independent_split(splitting: ModuleType) -> None:
                 placed["split"][i] = 0 if at < told[0] else 1 if at < sum(told) else 2
         return placed, units
 
-    splitting._place = thrown
+    splitting.place = thrown
 
 
 def _answers(sft: ModuleType, change: Callable[[Any], str]) -> None:

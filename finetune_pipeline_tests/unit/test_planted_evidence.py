@@ -38,10 +38,10 @@ def test_a_clean_run_is_let_through_by_everything_that_can_stop_it() -> None:
 
 def test_a_fault_is_planted_where_it_is_named_and_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("from benchmarks.planted_faults import plant\n\nplant()\n")
-    code = "import finetune_pipeline.data.split.splitting as s; print(s._place.__qualname__)"
+    code = "import finetune_pipeline.data.split.splitting as s; print(s.place.__qualname__)"
     told = {}
     for fault in ("independent_split", ""):
         env = {**os.environ, "PLANTED_FAULT": fault, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         told[fault] = done.stdout.strip()
-    assert told == {"independent_split": "independent_split.<locals>.thrown", "": "_place"}
+    assert told == {"independent_split": "independent_split.<locals>.thrown", "": "place"}
