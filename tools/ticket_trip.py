@@ -1,6 +1,6 @@
 """The trip of one ticket: every file of the package that is handed its text, from the raw file to the report.
 
-    python tools/ticket_trip.py
+    python -m tools.ticket_trip
 
 A whole run on the tiny model of the graph tests, in which every process notes each function of the package that is called
 with a value holding one ticket's marker word. Of two tickets, one lands in the training split and one in the sealed test.
@@ -9,15 +9,13 @@ with a value holding one ticket's marker word. Of two tickets, one lands in the 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline_tests.graph.project import Project, rows
+
+ROOT = Path(__file__).resolve().parents[1]
 
 WATCH = """
 import os, sys, threading
@@ -29,10 +27,14 @@ def holds(value, depth=0):
         return {m for m in MARKERS if m in value}
     if isinstance(value, (bytes, bytearray)):
         return {m for m in MARKERS if m.encode() in value}
-    try:
-        return holds(repr(value)[:400_000])
-    except Exception:
-        return set()
+    if depth < 5 and type(value) is dict:
+        return set().union(*(holds(v, depth + 1) for v in list(value.values())[:300]))
+    if depth < 5 and type(value) in (list, tuple, set):
+        return set().union(*(holds(v, depth + 1) for v in list(value)[:300]))
+    if depth < 5 and type(value).__module__.startswith("finetune_pipeline"):
+        names = getattr(value, "__dict__", None) or getattr(type(value), "__struct_fields__", ())
+        return set().union(*(holds(getattr(value, n, None), depth + 1) for n in list(names)))
+    return set()
 def watch(frame, event, argument):
     code = frame.f_code
     if event != "call" or not code.co_filename.startswith(PACKAGE):
