@@ -50,7 +50,7 @@ STEPS = [
     Step(
         "production_logs",
         LOGS,
-        "Complete log lines, scrubbed, users hashed; corrections become examples.",
+        "Complete log lines, scrubbed, with hashed users. Corrections become examples.",
         make_production_logs,
         settings=lambda spec, outside: [outside.logs, *log_settings(spec)],
         code_version="5",
@@ -60,7 +60,7 @@ STEPS = [
     Step(
         "raw_examples",
         DATA,
-        "Snapshot of the raw files and of corrected production rows, with digests.",
+        "Snapshot of the raw files and the corrected production rows, with digests.",
         make_raw,
         after=("production_logs",),
         settings=lambda spec, outside: [
@@ -75,7 +75,7 @@ STEPS = [
     Step(
         "validated_examples",
         DATA,
-        "Canonical examples, one JSON object a line; every bad row in quarantine with file, line, rule and fix.",
+        "Canonical examples as JSON Lines. Bad rows go to quarantine with file, line, rule and fix.",
         make_validated,
         needs=("raw_examples",),
         settings=lambda spec, outside: validation_settings(spec),
@@ -86,7 +86,7 @@ STEPS = [
     Step(
         "clean_examples",
         DATA,
-        "Scrubbed of personal data and secrets, de-duplicated, contradictions set aside.",
+        "Examples without personal data, secrets, duplicates and contradictions.",
         make_clean,
         needs=("validated_examples", "raw_examples"),
         settings=lambda spec, outside: [
@@ -109,7 +109,7 @@ STEPS = [
     Step(
         "reviewed_examples",
         DATA,
-        "People's decisions from `reviews/` applied.",
+        "Applies the reviewers' decisions in `reviews/`.",
         make_reviewed,
         needs=("clean_examples",),
         settings=lambda spec, outside: outside.reviews,
@@ -120,7 +120,7 @@ STEPS = [
     Step(
         "splits",
         DATA,
-        "Train, validation and sealed test by duplicate cluster, stratified by label; old rows never move.",
+        "Train, validation and sealed test split by duplicate cluster, stratified by label. Rows never change their split.",
         make_splits,
         needs=("reviewed_examples", "clean_examples"),
         settings=lambda spec, outside: [
@@ -136,7 +136,7 @@ STEPS = [
     Step(
         "train_split",
         DATA,
-        "What the adapter and the in-context examples are made from.",
+        "Rows for training and in-context examples.",
         view_of="splits",
         split="train",
         kinds=("jsonl",),
@@ -144,7 +144,7 @@ STEPS = [
     Step(
         "validation_split",
         DATA,
-        "Decides when training stops and which baseline prompt is best.",
+        "Rows that choose the best prompt and the best checkpoint.",
         view_of="splits",
         split="validation",
         kinds=("jsonl",),
@@ -152,7 +152,7 @@ STEPS = [
     Step(
         "test_split",
         DATA,
-        "Sealed: only `test_predictions` opens it, and every opening is recorded.",
+        "Sealed: only `test_predictions` opens it, and records every opening.",
         view_of="splits",
         split="test",
         kinds=("jsonl",),
@@ -160,7 +160,7 @@ STEPS = [
     Step(
         "base_model",
         BASELINE,
-        "The untrained model: safetensors, tokenizer and chat template, with digests.",
+        "The untrained model: safetensors, tokenizer, chat template and digests.",
         make_base_model,
         settings=lambda spec, outside: outside.base,
         checks=(training_check.safe_weights,),
@@ -171,7 +171,7 @@ STEPS = [
     Step(
         "data_quality",
         BASELINE,
-        "What no single row shows: size, balance, one format, label noise, synthetic rows, tokens, price.",
+        "Report on the whole data set: size, class balance, output format, label noise, synthetic rows, tokens and cost.",
         make_data_quality,
         needs=("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits", "base_model"),
         settings=lambda spec, outside: quality_settings(spec),
@@ -182,7 +182,7 @@ STEPS = [
     Step(
         "few_shot_baseline",
         BASELINE,
-        "The base model prompted in every way the spec names, on validation; and what no language model is needed for.",
+        "Scores of the base model with every prompt of the spec, and of models without a language model, on validation.",
         make_few_shot_baseline,
         needs=("train_split", "validation_split", "base_model"),
         after=("data_quality",),
@@ -198,7 +198,7 @@ STEPS = [
     Step(
         "advice",
         BASELINE,
-        "Is it worth training, and can the test show what it gains? Good enough already: training stops here.",
+        "Whether fine-tuning is worth it, and whether the test can show the gain. Stops if something simpler is good enough.",
         make_advice,
         needs=("train_split", "validation_split", "few_shot_baseline"),
         settings=lambda spec, outside: advice_settings(spec),
@@ -214,7 +214,7 @@ STEPS = [
     Step(
         "training_plan",
         TRAINING,
-        "Exact token counts, steps, memory, time and money; whether it fits, and the nearest plan that does.",
+        "Token counts, steps, memory, time and cost; whether training fits, and the nearest plan that does.",
         make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
         settings=lambda spec, outside: spec.training.model_dump(),
@@ -226,7 +226,7 @@ STEPS = [
     Step(
         "adapter",
         TRAINING,
-        "What training.method trains, in a process of its own, on the assistant's tokens only; best checkpoint kept.",
+        "The trained adapter or weights: loss on the assistant's tokens only, best checkpoint kept.",
         make_adapter,
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
@@ -248,8 +248,8 @@ STEPS = [
     Step(
         "merged_model",
         TRAINING,
-        "The model that is served, compared with the one trained: merged (qlora, lora), taken over (full), with added tokens "
-        "(prompt), or the base behind its adapter (prefix).",
+        "The model to serve, compared with the trained one: merged (qlora, lora), unchanged (full), with added tokens "
+        "(prompt), or base and adapter (prefix).",
         make_merged_model,
         needs=("adapter", "base_model", "validation_split"),
         settings=lambda spec, outside: [spec.labels, answer_length(spec), spec.baseline.batch_size],
@@ -261,7 +261,7 @@ STEPS = [
     Step(
         "base_ability",
         EVALUATION,
-        "What the base model can do besides the task: items with choices, and plain text, by likelihood.",
+        "General ability of the base model: multiple-choice items and plain text, scored by likelihood.",
         make_base_ability,
         needs=("base_model",),
         settings=lambda spec, outside: [outside.ability, spec.baseline.batch_size],
@@ -274,7 +274,7 @@ STEPS = [
     Step(
         "general_ability",
         EVALUATION,
-        "The same items under the candidate: what training took away, with its interval.",
+        "The same items asked of the candidate: the loss of ability with its interval.",
         make_general_ability,
         needs=("base_ability", "base_model", "merged_model"),
         settings=lambda spec, outside: [
@@ -291,7 +291,7 @@ STEPS = [
     Step(
         "test_predictions",
         EVALUATION,
-        "Base (best prompt), candidate and champion on the same sealed rows, and on recent production rows.",
+        "Answers of base (best prompt), candidate and champion to the sealed test and to recent production rows.",
         make_test_predictions,
         needs=("test_split", "train_split", "base_model", "merged_model", "few_shot_baseline"),
         after=("validation_split", "production_logs"),
@@ -314,7 +314,7 @@ STEPS = [
     Step(
         "human_review",
         EVALUATION,
-        "What people said of the answers, side by side and blind: `finetune review`. Nothing yet is an answer too.",
+        "Blind ratings by people from `finetune review`, if there are any.",
         make_human_review,
         needs=("test_predictions",),
         settings=lambda spec, outside: [outside.ratings, spec.gates.confidence, spec.output.model_dump(mode="json")],
@@ -324,8 +324,7 @@ STEPS = [
     Step(
         "judge_review",
         EVALUATION,
-        "Base and candidate compared by a language model, once it agrees with people, and by embeddings. Off unless the spec "
-        "names them.",
+        "Base and candidate compared by a judge model that agrees with people, and by embeddings; off by default.",
         make_judge_review,
         needs=("test_predictions", "human_review"),
         settings=lambda spec, outside: [
@@ -340,7 +339,7 @@ STEPS = [
     Step(
         "evaluation_report",
         EVALUATION,
-        "Scores with intervals, paired comparison, gates, failures; as HTML, Markdown and JSON.",
+        "Scores with intervals, paired comparisons, gates and failures, as HTML, Markdown and JSON.",
         make_evaluation_report,
         needs=(
             "test_predictions",
@@ -374,7 +373,7 @@ STEPS = [
     Step(
         "model_version",
         RELEASE,
-        "Registered in MLflow as `candidate`; `champion` moves only if every gate passes. Ties do not pass.",
+        "Registers the model in MLflow as `candidate`. `champion` moves only if every gate passes.",
         make_model_version,
         needs=("evaluation_report", "adapter", "merged_model"),
         after=("base_model",),
@@ -387,7 +386,7 @@ STEPS = [
     Step(
         "drift_report",
         PRODUCTION,
-        "Has production moved away from the training data?",
+        "Whether production has drifted from the training data.",
         make_drift_report,
         needs=("production_logs",),
         settings=lambda spec, outside: [
@@ -404,7 +403,7 @@ STEPS = [
     Step(
         "retraining_decision",
         PRODUCTION,
-        "Train again, or wait: a sentence with its reasons.",
+        "Whether to train again or wait, with the reasons.",
         make_retraining_decision,
         needs=("drift_report", "production_logs"),
         settings=lambda spec, outside: [

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the code: spec keys, checks, gates, rules. A test fails when it is out of date.
+"""Writes docs/reference.md from the code: spec keys, formats, steps, checks, gates. A test fails when it is out of date.
 
 python tools/make_reference.py            # writes
 python tools/make_reference.py --check    # exits with 1 when the file differs
@@ -7,6 +7,7 @@ python tools/make_reference.py --check    # exits with 1 when the file differs
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,56 +26,39 @@ def cell(value: Any) -> str:
 
 
 def rows(header: list[str], lines: list[list[Any]]) -> list[str]:
-    return [
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(cell(c) for c in line) + " |" for line in lines),
-    ]
+    """A Markdown table."""
+    return [" | ".join(header), "|".join(["---"] * len(header)), *(" | ".join(map(cell, line)) for line in lines)]
 
 
 def spec_lines() -> list[list[Any]]:
-    told = json_schema()
-    lines: list[list[Any]] = []
+    """Key, default and meaning of every setting; keys of the same name and meaning share a line."""
+    schema = json_schema()
+    definitions = schema["$defs"]
 
-    def section(prefix: str, properties: dict[str, Any], required: list[str]) -> None:
-        for name, field in properties.items():
-            reference = field.get("$ref", "").rpartition("/")[2]
-            if reference:
-                inner = told["$defs"][reference]
-                section(f"{prefix}{name}.", inner["properties"], inner.get("required", []))
-                continue
-            if name == "output":
-                for kind in ("LabelsOutput", "TextOutput", "JsonOutput"):
-                    inner = told["$defs"][kind]
-                    section(
-                        f"output ({kind.removesuffix('Output').lower()}).",
-                        inner["properties"],
-                        inner.get("required", []),
-                    )
-                continue
-            default = (
-                "**required**"
-                if name in required
-                else f"`{field['default']}`"
-                if field.get("default") is not None
-                else "–"
-            )
-            lines.append([f"`{prefix}{name}`", default, field.get("description", "")])
+    def section(prefix: str, of: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+        for name, field in of["properties"].items():
+            options = [field, *field.get("anyOf", []), *field.get("oneOf", [])]
+            inner = [definitions[option["$ref"].rpartition("/")[2]] for option in options if "$ref" in option]
+            for definition in inner:
+                yield from section(f"{prefix}{name}.", definition)
+            if not inner and prefix + name != "output.kind":
+                default = f"`{field['default']}`" if field.get("default") is not None else "–"
+                required = name in of.get("required", [])
+                yield prefix + name, "required" if required else default, field.get("description", "")
 
-    section("", told["properties"], told["required"])
-    return lines
+    lines: dict[tuple[str, str, str], dict[str, None]] = {}
+    for key, default, meaning in section("", schema):
+        name = key.rpartition(".")[2] if meaning else key
+        lines.setdefault((name, default, meaning), {})[f"`{key}`"] = None
+    return [[", ".join(keys), default, meaning] for (_, default, meaning), keys in lines.items()]
 
 
 def step_line(step: Step) -> list[Any]:
-    return [
-        f"`{step.name}`",
-        ", ".join(f"`{n}`" for n in step.needs) or "–",
-        ", ".join(f"`{n}`" for n in step.after) or "–",
-    ]
+    return [f"`{step.name}`", *(", ".join(f"`{name}`" for name in names) or "–" for names in (step.needs, step.after))]
 
 
 def on_a_no(check: Check) -> str:
-    """What a "no" does."""
+    """What happens when a check fails."""
     if callable(check.blocking):
         return "by spec"
     if check.blocking:
@@ -83,16 +67,13 @@ def on_a_no(check: Check) -> str:
 
 
 def render() -> str:
-    checks = [
-        [
-            f"`{step}`",
-            f"`{c.name}`",
-            on_a_no(c),
-            c.description,
-        ]
-        for step, c in CHECKS
-    ]
     gates = [[f"`{g['name']}`", g["needs"], g["default"], g["blocking"], g["what_to_do"]] for g in table()]
+    names = {gate["name"] for gate in table()}
+    checks = [
+        [f"`{step}`", f"`{c.name}`", on_a_no(c), c.description]
+        for step, c in CHECKS
+        if step != "evaluation_report" or c.name not in names
+    ]
     return "\n".join(
         [
             "# Reference",
@@ -101,31 +82,35 @@ def render() -> str:
             "",
             "## Keys of task.yaml",
             "",
+            "`output.kind` is `labels` (the default), `text` or `json`.",
+            "",
             *rows(["key", "default", "meaning"], spec_lines()),
             "",
             "## Raw formats",
             "",
-            "One file each in `data/formats/`; tried in this order, unless `data.format` names one.",
+            "Each is one file in `data/formats/`. They are tried in this order unless `data.format` names one.",
             "",
             *rows(["format", "keys"], [[f"`{name}`", of.documented or of.keys] for name, of in FORMATS.items()]),
             "",
             "## Steps",
             "",
-            "A step's version follows from what it *needs*. What it comes *after* must be there, but decides "
-            "nothing about its result.",
+            "The version of a step's artifact depends on what the step *needs*. The steps it runs *after* must be done, "
+            "but do not change its result.",
             "",
             *rows(["step", "needs", "after"], [step_line(s) for s in PIPELINE.steps.values()]),
             "",
             "## Checks",
             "",
-            "`blocks`: a no stops everything downstream. `gate`: a no keeps `champion` where it is. `warns`: "
-            "people should look. `alarm`: of what serves now; people look, or `retraining.rollback` acts.",
+            "A failed check `blocks` all later steps, `warns`, keeps `champion` where it is (`gate`), or raises an `alarm` "
+            "about the model in production.",
             "",
-            *rows(["asset", "check", "on a no", "question"], checks),
+            *rows(["asset", "check", "on failure", "what it checks"], checks),
             "",
             "## Gates",
             "",
-            *rows(["gate", "needs", "default", "blocking", "what to do"], gates),
+            "Checks of `evaluation_report`. [gates.md](gates.md) explains how they decide.",
+            "",
+            *rows(["gate", "needs", "default", "holds back", "what to do"], gates),
             "",
         ]
     )
@@ -135,11 +120,7 @@ def main() -> int:
     text = render()
     if "--check" in sys.argv:
         same = TARGET.exists() and TARGET.read_text("utf-8") == text
-        print(
-            "docs/reference.md is up to date"
-            if same
-            else "docs/reference.md is old: run python tools/make_reference.py"
-        )
+        print(f"docs/reference.md is {'up to date' if same else 'old: run python tools/make_reference.py'}")
         return 0 if same else 1
     TARGET.write_text(text, "utf-8")
     return 0

@@ -1,4 +1,4 @@
-"""Memory a training takes, by formula. All figures in bytes; docs/planning.md explains every term and its source."""
+"""Memory a training takes, by formula. All figures in bytes; the functions below name the source of every term."""
 
 from __future__ import annotations
 

@@ -12,23 +12,19 @@ class HarnessSpec(Section):
 
     tasks: list[str] = Field(
         default_factory=list,
-        description="Globs of task files (.yaml, as lm-evaluation-harness writes them) or of folders that hold some, relative "
-        "to the task folder. Their rows lie in local files: dataset_path json, csv, parquet or text with data_files.",
+        description="Globs of lm-evaluation-harness task files, or folders of them.",
     )
-    limit: int = Field(
-        100, ge=2, description="At most so many rows of each task: the first ones, as lm_eval's --limit."
-    )
-    chat: bool = Field(False, description="Ask through the model's chat template, as lm_eval's --apply_chat_template.")
+    limit: int = Field(100, ge=2, description="Rows per task, from the start.")
+    chat: bool = Field(False, description="Ask through the chat template.")
 
 
 class AbilitySpec(Section):
     """General ability: what the model is asked besides its task, before and after training."""
 
-    suite: bool = Field(True, description="Ask the items that ship: questions of seven kinds, and plain text.")
+    suite: bool = Field(True, description="Ask the shipped questions and texts.")
     files: list[str] = Field(
         default_factory=list,
-        description="Globs of JSON Lines files of benchmarks, relative to the task folder; rows of {query, choices, gold}, "
-        "{context, continuation}, {text} or {prompt, answer, others}.",
+        description="Globs of JSON Lines benchmarks (docs/evaluation.md).",
     )
-    rows_per_file: int = Field(200, ge=2, description="At most so many rows of each file, chosen by their content.")
+    rows_per_file: int = Field(200, ge=2, description="Rows per file, chosen by content.")
     harness: HarnessSpec = HarnessSpec()

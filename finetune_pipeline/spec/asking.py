@@ -13,10 +13,8 @@ class ApiModelSpec(ChatEndpointSpec):
     rows go there; those of the test too when this model's prompt is the best one."""
 
     model: str = Field(min_length=1)
-    max_requests: int = Field(2000, ge=1, description="More rows than this are not sent at all.")
-    max_tokens: int = Field(
-        2_000_000, ge=1, description="Of prompts and answers together; what could exceed it is not sent."
-    )
+    max_requests: int = Field(2000, ge=1, description="Requests a run may send.")
+    max_tokens: int = Field(2_000_000, ge=1, description="Tokens a run may spend, prompts and answers.")
 
 
 class BaselineSpec(Section):
@@ -26,27 +24,25 @@ class BaselineSpec(Section):
     retrieved: int = Field(
         3,
         ge=0,
-        description="Also show each row so many of the training examples most like it, the likest last. 0: do not.",
+        description="Nearest training examples to show each row. 0: none.",
     )
     prompts: list[str] = Field(
         default_factory=list,
-        description="Other system prompts to try in place of system_prompt, each with every number of `shots`.",
+        description="Other system prompts to try, each with every number of `shots`.",
     )
-    rows: int = Field(
-        300, ge=1, description="Validation rows that are asked at most, drawn by their id: each prompt asks every one."
-    )
-    endpoint: ApiModelSpec | None = Field(None, description="An API model to ask the same; none unless given.")
+    rows: int = Field(300, ge=1, description="Validation rows asked with each prompt.")
+    endpoint: ApiModelSpec | None = Field(None, description="An API model to ask as well; none unless set.")
     seed: int = Field(0, ge=0)
     max_new_tokens: int = Field(12, ge=1, description="Longest free answer of a label task, in tokens.")
-    ceiling: Share = Field(0.9, description="Prompting surely better than this means: do not fine-tune.")
-    batch_size: int = Field(16, ge=1, description="Rows generated at once, the same for every model compared.")
+    ceiling: Share = Field(0.9, description="If something simpler surely reaches this, do not fine-tune.")
+    batch_size: int = Field(16, ge=1, description="Rows per batch, the same for all compared models.")
 
 
 class AdviseSpec(Section):
     """What `finetune advise` should know besides the data."""
 
-    calls_per_month: int | None = Field(None, ge=1, description="How often production will ask the model.")
+    calls_per_month: int | None = Field(None, ge=1, description="Expected calls in production.")
     dollars_per_million_tokens: float | None = Field(
-        None, ge=0, description="What the tokens of a call cost, read and written alike; own machines included."
+        None, ge=0, description="Cost of tokens read and written, own machines included."
     )
-    private: bool = Field(False, description="The texts must not leave your machines: no endpoint elsewhere is asked.")
+    private: bool = Field(False, description="Texts must stay on your machines: remote endpoints are refused.")

@@ -15,22 +15,19 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
 
 class CardSpec(Section):
-    """What the model card says that cannot be measured (docs/export.md)."""
+    """What the model card says that cannot be measured (docs/release.md)."""
 
     license: License | None = Field(
         None,
-        description="Licence of the model as the Hugging Face Hub writes it (`apache-2.0`). Unset: that of the base model "
-        "where it is known, else `other`.",
+        description="Hub id of the model's licence (`apache-2.0`). Unset: the base model's, else `other`.",
     )
-    license_link: Text | None = Field(
-        None, description="Where the licence can be read; needed for one that the Hub does not list."
-    )
+    license_link: Text | None = Field(None, description="Where to read it, if the Hub does not list it.")
     language: list[Language] = Field(
-        default_factory=list, description="Of the texts, as ISO 639 codes (`en`), `code` or `multilingual`."
+        default_factory=list, description="ISO 639 codes (`en`), `code` or `multilingual`."
     )
     datasets: list[Dataset] = Field(
-        default_factory=list, description="Public data sets the raw rows come from, as the Hub names them."
+        default_factory=list, description="Hub names of public data sets the rows come from."
     )
-    data_licenses: list[Text] = Field(default_factory=list, description="Licences of the raw rows, in words.")
-    intended_use: Text | None = Field(None, description="What the model is meant for, besides the description.")
-    out_of_scope: Text | None = Field(None, description="What it must not be used for.")
+    data_licenses: list[Text] = Field(default_factory=list, description="Licences of the raw rows.")
+    intended_use: Text | None = Field(None, description="Intended use, besides the description.")
+    out_of_scope: Text | None = Field(None, description="What not to use it for.")

@@ -16,15 +16,13 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 class ChatEndpointSpec(Section):
     """Where a model is asked, and how patiently. The key stays in the environment."""
 
-    url: str = Field(min_length=1, description="Up to and without /chat/completions; https, or http on this machine.")
-    key_variable: str | None = Field(
-        None, description="Environment variable that holds the key. The key itself belongs nowhere else."
-    )
-    timeout: float = Field(60.0, gt=0, description="Seconds for a whole request.")
-    concurrency: int = Field(4, ge=1, le=256, description="Requests at once.")
-    tries: int = Field(4, ge=1, description="How often a request is sent at most; what may have cost is sent once.")
+    url: str = Field(min_length=1, description="Address without /chat/completions; https, or http on this machine.")
+    key_variable: str | None = Field(None, description="Environment variable that holds the key.")
+    timeout: float = Field(60.0, gt=0, description="Seconds per request.")
+    concurrency: int = Field(4, ge=1, le=256, description="Parallel requests.")
+    tries: int = Field(4, ge=1, description="Attempts per request; a request that may have cost money is sent once.")
     body: dict[str, Any] = Field(
-        default_factory=dict, description="Fields of the request to add or replace; null removes one."
+        default_factory=dict, description="Request fields to add or replace; null removes one."
     )
 
 

@@ -16,13 +16,12 @@ VERSION = "{version}"
 class ServedModelsSpec(ChatEndpointSpec):
     """An OpenAI-style endpoint that serves the models. Test rows are sent there."""
 
-    base: str = Field(description="Name under which the base model is served.")
+    base: str = Field(description="Served name of the base model.")
     candidate: str = Field(
-        description="Name under which the candidate is served. It must hold {version}, which becomes the version of "
-        "merged_model, so that a model of yesterday is not taken for today's."
+        description="Served name of the candidate. It must contain {version}, the version of merged_model."
     )
-    champion: str | None = Field(None, description="The same for the champion. Unset: as `candidate`.")
-    max_tokens: int | None = Field(None, ge=1, description="Tokens that may be spent in a run, prompts included.")
+    champion: str | None = Field(None, description="Served name of the champion. Unset: as `candidate`.")
+    max_tokens: int | None = Field(None, ge=1, description="Tokens a run may spend, prompts included.")
 
 
 class JudgeSpec(ChatEndpointSpec):
@@ -31,13 +30,13 @@ class JudgeSpec(ChatEndpointSpec):
     It is asked only once people have rated enough pairs (`finetune review`), and believed only if it agrees with them.
     """
 
-    model: str = Field(min_length=1, description="Name of the judging model there; best one that is pinned.")
-    rows: int = Field(200, ge=1, description="Test rows it compares at most, drawn by their id; each is asked twice.")
-    min_rated: int = Field(30, ge=10, description="Pairs of different answers that people must have rated first.")
-    min_kappa: float = Field(0.6, gt=0, lt=1, description="Agreement with people beyond chance (Cohen's kappa).")
-    min_kappa_bound: float = Field(0.4, ge=0, lt=1, description="What the lower bound of kappa must reach.")
-    min_consistent: Share = Field(0.8, description="Share of pairs it must judge alike when the answers change places.")
-    max_tokens: int = Field(2_000_000, ge=1, description="That a run may spend, of prompts and answers together.")
+    model: str = Field(min_length=1, description="Name of the judge model; pin a version.")
+    rows: int = Field(200, ge=1, description="Test rows to compare; each is asked twice.")
+    min_rated: int = Field(30, ge=10, description="Pairs of different answers people must rate first.")
+    min_kappa: float = Field(0.6, gt=0, lt=1, description="Required agreement with people (Cohen's kappa).")
+    min_kappa_bound: float = Field(0.4, ge=0, lt=1, description="Required lower bound of kappa.")
+    min_consistent: Share = Field(0.8, description="Share of pairs it must judge alike in both orders.")
+    max_tokens: int = Field(2_000_000, ge=1, description="Tokens a run may spend, prompts and answers.")
 
     def settings(self) -> dict[str, Any]:
         """The part of this that the judge's answers and whether it is believed depend on."""
@@ -49,20 +48,17 @@ class EvaluationSpec(Section):
 
     engine: Literal["transformers", "endpoint"] = Field(
         "transformers",
-        description="`transformers`: in float32, on any machine. `endpoint`: the models as they are served, by vLLM or "
-        "anything else that speaks OpenAI's protocol.",
+        description="`transformers` (float32, here) or `endpoint` (served by vLLM or any OpenAI-style server).",
     )
     endpoint: ServedModelsSpec | None = Field(None, description="With engine: endpoint.")
     judge: JudgeSpec | None = Field(
         None,
-        description="A language model that compares base and candidate, believed only if it agrees with people "
-        "(docs/evaluation.md); none unless given.",
+        description="A language model that compares answers (docs/review.md); none unless set.",
     )
     similarity: str | None = Field(
         None,
         min_length=1,
-        description="Likeness to the reference answers by embeddings: `hashed`, `wordllama`, or a folder with static "
-        "embeddings. Not measured unless given.",
+        description="Embedding similarity to the reference answers: `hashed`, `wordllama`, or a folder with static embeddings.",
     )
 
     def settings(self) -> list[Any]:

@@ -32,25 +32,25 @@ class FieldsSpec(Section):
     by the format, and the other fields are filled in beside them.
     """
 
-    rows: str | None = Field(None, description="The list of rows inside a JSON document, where it is not the document.")
+    rows: str | None = Field(None, description="Path to the list of rows inside a JSON document.")
     each: str | None = Field(
-        None, description="A list inside the row: one example per element, which sees the row's keys."
+        None, description="List inside the row; one example per element, which can use the row's keys."
     )
-    messages: str | None = Field(None, description="A list of turns with role and content.")
-    text: str | None = Field(None, description="What the user says; together with `label`.")
-    label: str | None = Field(None, description="The right label.")
-    prompt: str | None = Field(None, description="What the user says; together with `completion`.")
-    completion: str | None = Field(None, description="The right answer.")
-    instruction: str | None = Field(None, description="The instruction; `input` is put below it, after a blank line.")
-    input: str | None = Field(None, description="What the instruction is about; may be empty.")
-    output: str | None = Field(None, description="The right answer.")
-    system: str | None = Field(None, description="The system turn.")
-    tools: str | None = Field(None, description="A list of functions the assistant may call.")
+    messages: str | None = Field(None, description="List of turns with role and content.")
+    text: str | None = Field(None, description="User text; use with `label`.")
+    label: str | None = Field(None, description="Correct label.")
+    prompt: str | None = Field(None, description="User text; use with `completion`.")
+    completion: str | None = Field(None, description="Correct answer.")
+    instruction: str | None = Field(None, description="Instruction; `input` follows it after a blank line.")
+    input: str | None = Field(None, description="Text the instruction applies to; may be empty.")
+    output: str | None = Field(None, description="Correct answer.")
+    system: str | None = Field(None, description="System turn.")
+    tools: str | None = Field(None, description="Functions the assistant may call.")
     id: str | None = None
-    group: str | None = Field(None, description="Rows of one group share a split: a dialogue, a customer, a document.")
+    group: str | None = Field(None, description="Rows of one group (dialogue, customer, document) share a split.")
     origin: str | None = Field(None, description="human, production or synthetic.")
-    generator: str | None = Field(None, description="What made a synthetic row.")
-    time: str | None = Field(None, description="When the row was made, RFC 3339 or seconds since 1970.")
+    generator: str | None = Field(None, description="Model that wrote a synthetic row.")
+    time: str | None = Field(None, description="RFC 3339, or seconds since 1970.")
     tags: str | None = None
 
 
@@ -67,14 +67,10 @@ class CsvSpec(Section):
 class SyntheticSpec(Section):
     """What is asked of rows a model has written."""
 
-    review_share: Share = Field(0.1, description="Share of the synthetic rows people must look at before training.")
-    acceptable_rejected: Share = Field(
-        0.02, description="Share of bad rows with which a set should pass (acceptable quality level)."
-    )
-    intolerable_rejected: Share = Field(
-        0.10, description="Share of bad rows with which a set must not pass (rejectable quality level)."
-    )
-    risk: float = Field(0.05, gt=0, lt=0.5, description="Chance of a wrong verdict on the sample at either level.")
+    review_share: Share = Field(0.1, description="Share of synthetic rows to review before training.")
+    acceptable_rejected: Share = Field(0.02, description="Share of bad rows that should pass.")
+    intolerable_rejected: Share = Field(0.10, description="Share of bad rows that must not pass.")
+    risk: float = Field(0.05, gt=0, lt=0.5, description="Probability of a wrong verdict at either level.")
 
 
 class SemanticSpec(Section):
@@ -82,16 +78,16 @@ class SemanticSpec(Section):
 
     model: str = Field(
         "hashed",
-        description="`hashed` (built in: words and their parts), `wordllama`, or a folder with static embeddings.",
+        description="`hashed` (built in), `wordllama`, or a folder with static embeddings.",
     )
-    threshold: float = Field(0.9, gt=0.0, le=1.0, description="Cosine similarity from which rows are suspects.")
+    threshold: float = Field(0.9, gt=0.0, le=1.0, description="Cosine similarity above which rows are suspects.")
     remove: bool = Field(False, description="Treat suspects as near-duplicates.")
 
 
 class ConsistencySpec(Section):
     """How uniform the answers must be."""
 
-    max_minority: Share = Field(0.1, description="Forms that together are rarer than this are stray rows, a warning.")
+    max_minority: Share = Field(0.1, description="Answer formats rarer than this are reported as stray rows.")
 
 
 class DataSpec(Section):
@@ -104,46 +100,43 @@ class DataSpec(Section):
     )
     format: str = Field(
         "auto",
-        description="Format of the raw rows, by its name in docs/data.md; `auto` finds it row by row and says why.",
+        description="Name of the raw format; `auto` detects it row by row.",
     )
     fields: FieldsSpec = FieldsSpec()
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(
-        default_factory=dict, description="Other names of roles: {USER: user, SYSTEM: assistant}."
+        default_factory=dict, description="Names of roles in the data: {USER: user, SYSTEM: assistant}."
     )
     csv: CsvSpec = CsvSpec()
-    inject: bool = Field(False, description="Add the spec's system_prompt to chats without a system turn.")
-    max_chars: int = Field(8000, ge=1, description="Rows with more characters in all turns together are quarantined.")
-    min_chars: int = Field(2, ge=0, description="User text shorter than this many characters is quarantined.")
-    max_quarantine_share: Share = Field(0.2, description="More quarantined rows than this share stops the pipeline.")
-    min_examples: int = Field(500, ge=1, description="Fewer clean examples than this stops the pipeline.")
-    min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label than this stops the pipeline.")
-    many_examples: int = Field(10_000, ge=1, description="Above this, advice to train on a part first.")
-    max_imbalance: float = Field(10.0, ge=1, description="Largest over smallest label; more is a warning.")
+    inject: bool = Field(False, description="Add system_prompt to chats without a system turn.")
+    max_chars: int = Field(8000, ge=1, description="Longer rows (all turns) are quarantined.")
+    min_chars: int = Field(2, ge=0, description="Rows with shorter user text are quarantined.")
+    max_quarantine_share: Share = Field(0.2, description="A larger share stops the pipeline.")
+    min_examples: int = Field(500, ge=1, description="Fewer clean examples stop the pipeline.")
+    min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label stop the pipeline.")
+    many_examples: int = Field(10_000, ge=1, description="Above this, train on a subset first.")
+    max_imbalance: float = Field(10.0, ge=1, description="Largest label over smallest; a higher ratio warns.")
     max_suspects_of_a_file: Share = Field(
         0.5,
-        description="A raw file of whose labels more than this share is contradicted by the other files stops the pipeline. "
-        "1: never.",
+        description="Stop if the other files contradict a larger share of a file's labels. 1: never.",
     )
     max_label_noise: Share = Field(
         0.3,
-        description="When surely more than this share of the labels is wrong, the pipeline stops. 1: never.",
+        description="Stop if surely more labels are wrong. 1: never.",
     )
     near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
     contradictions: Literal["quarantine", "warn"] = Field(
-        "quarantine", description="What to do with equal prompts that are answered differently."
+        "quarantine", description="Equal prompts with different answers: `quarantine` or `warn`."
     )
-    semantic: SemanticSpec | None = Field(None, description="Likeness of meaning; off unless given.")
+    semantic: SemanticSpec | None = Field(None, description="Similarity of meaning; off unless set.")
     consistency: ConsistencySpec = ConsistencySpec()
     synthetic: SyntheticSpec = SyntheticSpec()
     scrub: Literal["replace", "drop", "warn"] = Field(
-        "replace", description="What to do with personal data and secrets."
+        "replace", description="Personal data and secrets: `replace`, `drop` or `warn`."
     )
-    scrub_names: bool = Field(
-        False, description="Look for names and addresses of people too, with the recogniser model installed."
-    )
+    scrub_names: bool = Field(False, description="Also look for names and addresses of people; needs a spaCy model.")
     benchmarks: list[str] = Field(
         default_factory=list,
-        description="Globs of benchmark files; training rows that repeat one of their rows are removed.",
+        description="Globs of benchmark files; rows that repeat an item are removed.",
     )
 
 
@@ -152,12 +145,12 @@ class SplitSpec(Section):
 
     by: Literal["cluster", "time"] = Field(
         "cluster",
-        description="`cluster`: by hash of the near-duplicate cluster or group; `time`: the newest are the test.",
+        description="`cluster`: by hash; `time`: the newest rows are the test.",
     )
     validation: float = Field(0.1, gt=0.0, lt=0.5)
     test: float = Field(0.2, gt=0.0, lt=0.5)
-    seed: int = Field(0, ge=0, description="Changes which clusters land where on the first split only.")
-    tolerance: float = Field(0.05, gt=0, lt=0.5, description="Allowed absolute deviation of a split's share.")
+    seed: int = Field(0, ge=0, description="Affects the first split only.")
+    tolerance: float = Field(0.05, gt=0, lt=0.5, description="Allowed deviation of a split's share.")
 
 
 class LoraSpec(Section):
@@ -168,11 +161,9 @@ class LoraSpec(Section):
     dropout: float = Field(0.05, ge=0.0, lt=1.0)
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
     rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023).")
-    dora: bool = Field(
-        False, description="Learn the length of each weight column apart from its direction (Liu et al. 2024)."
-    )
+    dora: bool = Field(False, description="Learn magnitude and direction of the weights separately (Liu et al. 2024).")
     init: Literal["default", "gaussian", "orthogonal"] = Field(
-        "default", description="First values of the two matrices; `default` and `gaussian` begin as no change at all."
+        "default", description="Initial values; `default` and `gaussian` start without any change to the base."
     )
 
 
@@ -182,7 +173,7 @@ class PrefixSpec(Section):
     tokens: int = Field(50, ge=1, le=4096, description="Number of virtual tokens.")
     init: Literal["task", "text", "random"] = Field(
         "task",
-        description="First values: the base model's keys and values for the task's system prompt, for `text`, or none.",
+        description="Initial keys and values: from the task's system prompt, from `text`, or random.",
     )
     text: str | None = Field(None, min_length=1, description="With init: text.")
 
@@ -193,8 +184,7 @@ class PromptTuningSpec(Section):
     tokens: int = Field(100, ge=1, le=4096, description="Number of virtual tokens.")
     init: Literal["task", "text", "vocabulary", "random"] = Field(
         "task",
-        description="First values: embeddings of the task's system prompt and labels, of `text`, of tokens drawn from "
-        "the vocabulary, or random numbers (published results with those are far worse).",
+        description="Initial embeddings: of the system prompt and labels, of `text`, of vocabulary tokens, or random.",
     )
     text: str | None = Field(None, min_length=1, description="With init: text.")
 
@@ -202,26 +192,28 @@ class PromptTuningSpec(Section):
 class TrainingSpec(Section):
     """How the model is trained. Settings that are unset take the method's own value while the spec is built."""
 
-    method: Method = Field("qlora", description="docs/methods.md says when to use which.")
-    epochs: float = Field(2.0, gt=0, le=50, description="Passes over the training split; more than 3 is a warning.")
+    method: Method = Field("qlora", description="qlora, lora, full, prefix or prompt (docs/training.md).")
+    epochs: float = Field(2.0, gt=0, le=50, description="Passes over the training split; more than 3 warns.")
     unquantized_epochs: float = Field(
         default_factory=by_method("unquantized_epochs"),
         ge=0,
         le=50,
         description=described(
             "unquantized_epochs",
-            "qlora: further epochs on the unquantized base, which the adapter is merged into. 0: none, for bases that "
-            "fit into memory only in four bits.",
+            "qlora: further epochs on the unquantized base.",
         ),
     )
     learning_rate: float = Field(
-        default_factory=by_method("learning_rate"), gt=0, lt=1, description=described("learning_rate", "At its peak.")
+        default_factory=by_method("learning_rate"), gt=0, lt=1, description=described("learning_rate", "Peak value.")
     )
     scheduler: Literal["linear", "cosine", "constant_with_warmup"] = Field(
         default_factory=by_method("scheduler"), description=described("scheduler")
     )
     warmup_share: float = Field(
-        default_factory=by_method("warmup_share"), ge=0, lt=1, description=described("warmup_share", "Of all steps.")
+        default_factory=by_method("warmup_share"),
+        ge=0,
+        lt=1,
+        description=described("warmup_share", "Share of the steps."),
     )
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(
@@ -235,26 +227,22 @@ class TrainingSpec(Section):
     max_tokens: int = Field(1024, ge=16, description="Longest example in tokens.")
     over_length: Literal["fail", "drop", "truncate_prompt"] = Field(
         "fail",
-        description="What to do with longer examples; `truncate_prompt` cuts the longest user text from its start, never "
-        "the system prompt, never an answer. Whatever is done is counted and listed.",
+        description="Longer examples: `fail`, `drop`, or `truncate_prompt` (cut the start of the longest user text).",
     )
-    evals_per_epoch: int = Field(2, ge=1, description="Validation passes (and checkpoints) per epoch.")
-    patience: int = Field(3, ge=1, description="Validation passes without improvement before stopping.")
+    evals_per_epoch: int = Field(2, ge=1, description="Validation passes and checkpoints per epoch.")
+    patience: int = Field(3, ge=1, description="Validation passes without improvement before training stops.")
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto`: bfloat16 where it is native."
+        "auto", description="`auto`: bfloat16 where the hardware has it."
     )
     augment: bool = Field(
         False,
-        description="Give training rows the perturbations of robustness (typing errors, another case, a greeting and "
-        "thanks): every row is learned as it is and once perturbed, so an epoch takes twice as long. Never validation or "
-        "test rows.",
+        description="Train on a perturbed copy of each row, too (see robustness); doubles an epoch.",
     )
-    shared_prefix: bool = Field(True, description="Compute beginnings that rows share once per batch.")
+    shared_prefix: bool = Field(True, description="Compute shared prefixes once per batch.")
     gradient_checkpointing: bool | Literal["auto"] = Field(
         "auto",
-        description="Keep no activations but compute them again: about a third slower, far less memory. `auto`: for "
-        "bases above 1B parameters, and never with method prefix.",
+        description="About a third slower, far less memory. `auto`: for bases above 1B parameters, never with method prefix.",
     )
     lora: LoraSpec = LoraSpec()
     prefix: PrefixSpec = PrefixSpec()
@@ -265,87 +253,68 @@ class GatesSpec(Section):
     """What a candidate must show before `champion` moves."""
 
     worth_training: Literal["block", "warn"] = Field(
-        "block", description="What to do when something simpler is surely good enough (baseline.ceiling)."
+        "block", description="`block` or `warn` when something simpler is good enough (baseline.ceiling)."
     )
     learnable: Literal["block", "warn"] = Field(
-        "block", description="What to do when the answers cannot be told from the inputs."
+        "block", description="`block` or `warn` when the inputs do not predict the answers."
     )
     metric: Metric | None = Field(
         None,
-        description="What the comparison is decided by. Unset: accuracy for labels; exact for json, and for text with "
-        "output.extract; rougeLsum for other text.",
+        description="Metric that decides. Unset: accuracy for labels; exact for json and output.extract; rougeLsum for other text.",
     )
     more_metrics: list[Metric] = Field(
         default_factory=list,
-        description="Further metrics in which the gain must be shown too, each at a level corrected for their number "
-        "(Holm).",
+        description="Further metrics that must show the gain (Holm-corrected).",
     )
     min_gain: float = Field(
-        0.0, ge=0, lt=1, description="The interval of the gain over the baseline must lie above this."
+        0.0, ge=0, lt=1, description="The lower bound of the gain over the baseline must exceed this."
     )
-    wanted_gain: float = Field(
-        0.05, gt=0, lt=1, description="The gain worth having; before training it is told how many test rows show it."
-    )
-    power: float = Field(0.8, gt=0.5, lt=1, description="Chance with which the wanted gain should be found.")
+    wanted_gain: float = Field(0.05, gt=0, lt=1, description="Gain worth having; sets how many test rows are needed.")
+    power: float = Field(0.8, gt=0.5, lt=1, description="Probability of detecting the wanted gain.")
     enough_test_rows: Literal["block", "warn"] = Field(
-        "warn", description="What to do when the test set is too small to show the wanted gain."
+        "warn", description="`block` or `warn` when the test is too small to show the wanted gain."
     )
     confidence: float = Field(
         0.95,
         gt=0.5,
         lt=1,
-        description="Of the first candidate's intervals. Every further candidate that one test set judges meets a stricter "
-        "level (docs/gates.md), so that all of them together are wrongly promoted less often than 1 - confidence.",
+        description="Level for the first candidate; stricter for later ones (docs/gates.md).",
     )
     simple: Literal["better", "not_worse"] = Field(
         "better",
-        description="What a candidate must show against each model without a language model: that it is better, or (where "
-        "you want one model for other reasons) that it loses less than simple_margin.",
+        description="Against each simple model: `better` or `not_worse` (simple_margin).",
     )
-    simple_margin: float = Field(
-        0.02, gt=0, lt=1, description="With simple: not_worse, the loss that must be ruled out."
-    )
+    simple_margin: float = Field(0.02, gt=0, lt=1, description="Largest loss allowed with simple: not_worse.")
     champion: Literal["better", "not_worse"] = Field(
         "better",
-        description="What a candidate must show against the champion: that it is better, or that it loses less than "
-        "champion_margin and is ahead on the test rows. A tie never promotes.",
+        description="Against the champion: `better`, or `not_worse` (champion_margin) and ahead on the test.",
     )
-    champion_margin: float = Field(
-        0.02, gt=0, lt=1, description="With champion: not_worse, the loss that must be ruled out."
-    )
+    champion_margin: float = Field(0.02, gt=0, lt=1, description="Largest loss allowed with champion: not_worse.")
     max_regression: Share = Field(
         0.2,
-        description="Upper bound of the share of rows the champion has right and the candidate gets wrong, of those the "
-        "champion has right.",
+        description="Largest share of the champion's correct rows the candidate may get wrong (upper bound).",
     )
     never_break: list[str] | str = Field(
         default_factory=list,
-        description="Ids of test examples the candidate must have right, or a file in the task folder with one id a line.",
+        description="Ids of test examples that must be right, or a file with one id per line.",
     )
     max_ability_loss: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="Accuracy on questions besides the task that may be lost: a larger loss must be ruled out by the interval. "
-        "The questions that ship cannot rule out less than about 5 points.",
+        description="Loss of general ability (accuracy) that must be ruled out.",
     )
-    max_text_loss: float = Field(
-        0.5, gt=0, description="By how much more plain text may cost the model, as a share of its bits a byte before."
-    )
-    min_rated: int = Field(0, ge=0, description="Answers drawn at random that people must have judged. 0: none.")
-    min_accepted: Share = Field(
-        0.8, description="With min_rated: lower bound of the share of these answers that people accept."
-    )
+    max_text_loss: float = Field(0.5, gt=0, description="Allowed relative rise of the bits per byte on plain text.")
+    min_rated: int = Field(0, ge=0, description="Randomly drawn answers people must have rated. 0: none.")
+    min_accepted: Share = Field(0.8, description="With min_rated: lower bound of the accepted share.")
     min_preferred: Share = Field(
         0.0,
-        description="Lower bound of the share of decided pairs in which evaluation.judge prefers the candidate to the base. "
-        "0: it decides nothing.",
+        description="Lower bound of the share of decided pairs in which the judge prefers the candidate. 0: not used.",
     )
-    min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared form.")
+    min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared format.")
     parity_min_agreement: Share = Field(
         0.9,
-        description="What was trained and what is served must give the same answers this often. Rounding to 16 bits may flip near "
-        "ties; the divergence limit is the sharp part of the comparison.",
+        description="Share of equal answers required between the trained and the served model.",
     )
 
 
@@ -359,15 +328,16 @@ class TaskSpec(Section):
     name: Name
     description: str = Field(min_length=1)
     owner: str = Field("team:ml", description="E-mail address or `team:name`, shown in Dagster.")
-    base_model: str = Field("bundled/smollm2-135m-instruct", description="`bundled/…`, a local folder, or a hub id.")
-    base_revision: str | None = Field(None, description="Commit of a hub model; pins the weights.")
+    base_model: str = Field("bundled/smollm2-135m-instruct", description="`bundled/…`, a local folder, or a Hub id.")
+    base_revision: str | None = Field(None, description="Commit of a Hub model; pins the weights.")
     chat_template: str | None = Field(
         None,
         min_length=1,
-        description="For bases without a chat template: `chatml`, `gemma`, `llama3`, `none` (plain text), or a Jinja file "
-        "in the task folder. Unset: the model's own.",
+        description="For bases without one: `chatml`, `gemma`, `llama3`, `none`, or a Jinja file in the task folder.",
     )
-    system_prompt: str = Field(min_length=1, description="In front of every example, in training and in serving alike.")
+    system_prompt: str = Field(
+        min_length=1, description="System prompt of every example, in training and in production."
+    )
     output: Annotated[AnyOutput, Field(discriminator="kind")]
     data: DataSpec = DataSpec()
     split: SplitSpec = SplitSpec()

@@ -26,11 +26,11 @@ class LabelsOutput(Section):
 class WrittenOutput(Section):
     """What may be asked of the form of any answer that is written freely."""
 
-    max_new_tokens: int = Field(256, ge=1, le=8192, description="Longest answer generated in evaluation, in tokens.")
+    max_new_tokens: int = Field(256, ge=1, le=8192, description="Longest generated answer, in tokens.")
     pattern: str | None = Field(None, description="Regular expression the whole answer must match.")
-    max_chars: int | None = Field(None, ge=1, description="Longest answer that is in form, in characters.")
-    required: list[str] = Field(default_factory=list, description="Strings every answer must hold.")
-    forbidden: list[str] = Field(default_factory=list, description="Strings no answer may hold.")
+    max_chars: int | None = Field(None, ge=1, description="Longest valid answer, in characters.")
+    required: list[str] = Field(default_factory=list, description="Strings every answer must contain.")
+    forbidden: list[str] = Field(default_factory=list, description="Strings no answer may contain.")
 
 
 class TextOutput(WrittenOutput):
@@ -39,8 +39,8 @@ class TextOutput(WrittenOutput):
     kind: Literal["text"] = "text"
     extract: str | None = Field(
         None,
-        description="Regular expression with one group that finds the final answer in the text, such as `#### (-?[0-9.,]+)`; "
-        "the last match counts, and only it is compared.",
+        description="Regular expression whose group is the final answer, such as `#### (-?[0-9.,]+)`; only "
+        "the last match is compared.",
     )
 
 
@@ -49,14 +49,14 @@ class JsonOutput(WrittenOutput):
 
     kind: Literal["json"] = "json"
     json_schema: dict[str, Any] | str = Field(
-        description="JSON schema (draft 2020-12) of an answer, or the name of a file with it in the task folder."
+        description="JSON schema (draft 2020-12), or a file with it in the task folder."
     )
     unordered: list[str] = Field(
         default_factory=list,
-        description="List fields whose order does not matter, by dotted path; others are compared place by place.",
+        description="Dotted paths of lists whose order does not matter.",
     )
     accept_repaired: bool = Field(
-        False, description="Let an answer be right that is JSON only after repair. Production must then repair, too."
+        False, description="Accept answers that are JSON only after repair. Production must repair them, too."
     )
 
 

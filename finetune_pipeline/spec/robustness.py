@@ -18,19 +18,17 @@ class RobustnessSpec(Section):
     rows: int = Field(
         ENOUGH_ROWS,
         ge=0,
-        description="Test rows that are asked again with each perturbation, drawn by seed and id. 0: none. On fewer than "
-        f"{ENOUGH_ROWS} a loss only warns.",
+        description=f"Test rows asked again with each perturbation. 0: none. With fewer than {ENOUGH_ROWS} a loss only warns.",
     )
     max_drop: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="How much of gates.metric a perturbation may cost; a larger drop that is surely a loss is too much.",
+        description="Largest loss of gates.metric that a perturbation may cause.",
     )
     action: Literal["warn", "block"] = Field(
         "block",
-        description="What to do when typing errors, another case or a greeting and thanks cost more: only warn, or keep "
-        "`champion` where it is.",
+        description="`block` keeps `champion` where it is; `warn` only reports.",
     )
     seed: int = Field(0, ge=0)
 

@@ -66,7 +66,7 @@ class RawFormat(ABC):
         order: Formats are tried in ascending order; the first that recognises a row reads it.
         keys: The keys it asks for, as messages name them.
         described: What its rows hold, as `finetune check` says it.
-        documented: Keys and their variants, for the table in docs/data.md.
+        documented: Keys and their variants, for the table in docs/reference.md.
         row_keys: Keys by which an object in a JSON document, or a table's header, is known to be (of) a row.
         renames: Keys that a misspelt key is compared with.
         fields: Names in `data.fields` that together make a row of this format; empty where they cannot.

@@ -93,7 +93,7 @@ def test_the_schema_says_what_unset_means_and_takes_no_nulls() -> None:
 
 
 def test_the_documentation_has_every_default_and_its_source() -> None:
-    text = (Path(__file__).resolve().parents[3] / "docs" / "methods.md").read_text("utf-8")
+    text = (Path(__file__).resolve().parents[3] / "docs" / "training.md").read_text("utf-8")
     for key, methods, value, source in table():
         assert f"| `{key}` | {methods} | {value} | {source} |" in text
 

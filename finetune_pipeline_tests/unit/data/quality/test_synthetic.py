@@ -27,7 +27,7 @@ from finetune_pipeline.spec.model import SyntheticSpec
 from finetune_pipeline_tests.unit.data.quality.makers import make, make_spec
 
 SPEC = SyntheticSpec()
-DOCS = Path(__file__).parents[4] / "docs" / "data_checks.md"
+DOCS = Path(__file__).parents[4] / "docs" / "data.md"
 
 
 def synthetic(count: int, generator: str | None = "big", start: int = 0) -> list[Example]:
