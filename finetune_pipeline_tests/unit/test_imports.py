@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from functools import lru_cache
 from pathlib import Path
 
@@ -207,3 +208,12 @@ def test_torch_is_found_through_other_files(tmp_path: Path, monkeypatch: pytest.
     (package / "lazy.py").write_text("if TYPE_CHECKING:\n    import torch\ndef f():\n    import torch\n")
     monkeypatch.setitem(globals(), "PACKAGE", package)
     assert [is_torch_free(package / name) for name in ("heavy.py", "through.py", "lazy.py")] == [False, False, True]
+
+
+def test_every_file_beside_the_code_is_part_of_a_wheel() -> None:
+    declared = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"][
+        "package-data"
+    ]
+    packed = {path for pattern in declared["finetune_pipeline"] for path in PACKAGE.glob(pattern)}
+    there = {p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert packed == there
