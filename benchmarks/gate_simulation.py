@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from finetune_pipeline.evaluation.deciding import level_of
-from finetune_pipeline.evaluation.gates import beats_baseline, beats_champion
+from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
+from finetune_pipeline.evaluation.gates.beats_champion import beats_champion
 from finetune_pipeline.evaluation.statistics import (
     mcnemar_exact,
     paired_power,
@@ -99,7 +100,7 @@ def useful(runs: int, n: int, gain: float, discordant: float, look: int, seed: i
     chances = [(discordant - gain) / 2, (discordant + gain) / 2, 1 - discordant]
     draws = random.multinomial(n, chances, size=runs)
     found = sum(judged(b, c, n, look) for b, c, _ in draws)
-    return found / runs, paired_power(n, gain, discordant, level_of(look, SPEC.gates.confidence)["level"])
+    return found / runs, paired_power(n, gain, discordant, level_of(look, SPEC.gates.confidence).level)
 
 
 def exact_mcnemar(runs: int, n: int, gain: float, discordant: float, seed: int) -> float:
@@ -130,7 +131,7 @@ def report(runs: int) -> str:
         worst = max(worst, spent)
         lines.append(f"   {n:4}  {accuracy:8.1f}  {same:14.0%}  {spent:6.1%}  {fixed:14.1%}  {naive:9.1%}")
     lines += [
-        f"   worst {worst:.1%}; the bound is {level_of(TRIES, 0.95)['spent']:.1%}, and 5% for any number of candidates",
+        f"   worst {worst:.1%}; the bound is {level_of(TRIES, 0.95).spent:.1%}, and 5% for any number of candidates",
         "",
         "2. Ties, by the gate against the champion (1,000 rows): identical answers, and equally many won and lost.",
     ]

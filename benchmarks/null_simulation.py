@@ -19,7 +19,9 @@ import numpy as np
 
 from benchmarks.gate_simulation import SPEC, TRIES
 from finetune_pipeline.evaluation.deciding import decide_gain, level_of
-from finetune_pipeline.evaluation.gates import beats_baseline, beats_simple, verdict
+from finetune_pipeline.evaluation.gates import verdict
+from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
+from finetune_pipeline.evaluation.gates.beats_simple import beats_simple
 from finetune_pipeline.evaluation.statistics import wilson_interval
 
 
@@ -79,7 +81,7 @@ def null_report(candidates: int) -> str:
     Returns:
         A table for people, with Wilson intervals of the rates.
     """
-    began, at_first = time.process_time(), level_of(1, SPEC.gates.confidence)["spent"]
+    began, at_first = time.process_time(), level_of(1, SPEC.gates.confidence).spent
     lines = [
         f"Candidates exactly as good as their strongest rival, {datetime.now(UTC).date()}: {candidates:,} as the first on a "
         f"test, and as many sequences of {TRIES} on one test, in each world.",
@@ -93,7 +95,7 @@ def null_report(candidates: int) -> str:
         lines.append(f"   {world.contents:<34}{world.rows:4}  {world.shared:14.0%}{rates}")
     total = candidates * len(NULL_WORLDS)
     rates = "".join(f"{_rate(int(count), total):>22}" for count in counts.sum(axis=1))
-    bound = level_of(TRIES, SPEC.gates.confidence)["spent"]
+    bound = level_of(TRIES, SPEC.gates.confidence).spent
     lines += [
         f"   {'all together':<54}{rates}",
         f"   stated: at most {at_first:.1%} at the first look, {bound:.1%} over {TRIES}, and 5% over any number",
@@ -147,7 +149,7 @@ def _passes(world: NullWorld, right: Mapping[str, np.ndarray], candidate: np.nda
                 after,
                 SPEC.output,
                 ["accuracy"],
-                level=level["level"],
+                level=level.level,
                 margin=0.0,
             )
             for side, names in sides.items()

@@ -366,7 +366,7 @@ STEPS = [
             spec.description,
             outside.never_break,
         ],
-        code_version="10",
+        code_version="11",
         checks=evaluation_check.GATE_CHECKS,
         shows=("plots", "gates.json"),
         kinds=("html", "markdown"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from finetune_pipeline.evaluation.gates import table
+from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.statistics import level_left, looks_spent
 from finetune_pipeline.pipeline import CHECKS
 
@@ -24,7 +24,7 @@ BEFORE_TRAINING = ("worth_training", "enough_test_rows")
 
 def made() -> str:
     """The part between the marks."""
-    gates = [[f"`{g['name']}`", g["needs"], g["default"], g["blocking"], g["what_to_do"]] for g in table()]
+    gates = [[f"`{g.name}`", g.needs, g.default, g.holds_back, g.what_to_do] for g in GATES.values()]
     before = [[f"`{c.name}`", f"`{step}`", c.description] for step, c in CHECKS if c.name in BEFORE_TRAINING]
     looks = [
         [k, f"{100 * (1 - level_left(k)):.4g}%", f"{100 * level_left(k) / 2:.2g}%", f"{100 * looks_spent(k):.2g}%"]

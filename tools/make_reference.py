@@ -13,7 +13,8 @@ from typing import Any
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.step import Step
-from finetune_pipeline.evaluation.gates import table
+from finetune_pipeline.evaluation.gates import GATES
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec.schema import json_schema
 
@@ -92,7 +93,8 @@ def render() -> str:
         ]
         for step, c in CHECKS
     ]
-    gates = [[f"`{g['name']}`", g["needs"], g["default"], g["blocking"], g["what_to_do"]] for g in table()]
+    gates = [[f"`{g.name}`", g.needs, g.default, g.holds_back, g.what_to_do] for g in GATES.values()]
+    metrics = [[f"`{m.name}`", ", ".join(m.kinds), m.described] for m in METRICS.values()]
     return "\n".join(
         [
             "# Reference",
@@ -122,6 +124,12 @@ def render() -> str:
             "people should look. `alarm`: of what serves now; people look, or `retraining.rollback` acts.",
             "",
             *rows(["asset", "check", "on a no", "question"], checks),
+            "",
+            "## Metrics",
+            "",
+            "One file each in `evaluation/metrics/`; what `gates.metric` and `gates.more_metrics` may name.",
+            "",
+            *rows(["metric", "output", "measures"], metrics),
             "",
             "## Gates",
             "",

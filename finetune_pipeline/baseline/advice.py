@@ -23,19 +23,17 @@ from typing import Any
 import yaml
 
 from finetune_pipeline.baseline.learnable import Learnable
+from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.endpoint_answers import API
 from finetune_pipeline.evaluation.failure_rules import KINDS, failure_of
-from finetune_pipeline.evaluation.gains import gain
+from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
-from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, CommonestAnswer
 from finetune_pipeline.evaluation.wording import (
-    RIGHT_OR_WRONG,
     counted,
     is_interval,
     is_number,
-    metric_title,
     percent,
     percent_range,
     points,
@@ -169,16 +167,16 @@ def retrieval_of(
     nearest, fixed = _nearest(baseline), _best_fixed(baseline)
     if nearest is None:
         return None
-    told = gain(spec.metric, rows[fixed], rows[nearest], spec.output, spec.gates.confidence)
+    gain = METRICS[spec.metric].gain(rows[fixed], rows[nearest], spec.output, spec.gates.confidence)
     before, after = (baseline["prompts"][name]["primary"]["value"] for name in (fixed, nearest))
-    gap = (spec.baseline.ceiling if spec.metric in RIGHT_OR_WRONG else 1.0) - (before or 0.0)
+    gap = (spec.baseline.ceiling if is_right_or_wrong(spec.metric) else 1.0) - (before or 0.0)
     return {
         "prompt": nearest,
         "over": fixed,
         "value": after,
-        "gain": told["gain"],
-        "interval": told["interval"],
-        "closes": min(1.0, max(0.0, told["gain"]) / gap) if gap > 0 else None,
+        "gain": gain.gain,
+        "interval": list(gain.interval) if gain.interval else None,
+        "closes": min(1.0, max(0.0, gain.gain) / gap) if gap > 0 else None,
         "valid_share": baseline["prompts"][nearest]["valid_share"],
     }
 
@@ -246,19 +244,19 @@ def _simple_is_enough(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -
         return None
     return "simple", (
         f"{title}, made in seconds from the same rows, is {_measured(scores)} and surely leads the base model at its best, by "
-        f"{points(lead['gain'])} points ({points_range(lead['interval'])}). No result measured with this pipeline on answers "
+        f"{points(lead.gain)} points ({points_range(lead.interval)}). No result measured with this pipeline on answers "
         f"of this kind ({spec.output.kind}) shows a fine-tuned model surely ahead of a simple model this good."
     )
 
 
-def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str) -> dict[str, Any] | None:
+def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str) -> Gain | None:
     """The gain of a simple model over the base model at its best, where it is surely one."""
     base = base_at_its_best(rows, spec.output, baseline["best"])
     before, after = same_rows(base.answers[base.mode], rows.get(SIMPLE + name, ()))
     if not before:
         return None
-    lead = gain(spec.metric, before, after, spec.output, spec.gates.confidence)
-    return lead if is_interval(lead["interval"]) and lead["interval"][0] > 0 else None
+    lead = METRICS[spec.metric].gain(before, after, spec.output, spec.gates.confidence)
+    return lead if lead.surely_above() else None
 
 
 @cache
@@ -320,7 +318,7 @@ def _best(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     own = "" if not name.startswith("prompt_") else " Make that prompt the system_prompt: training is done under it."
     value = (
         ""
-        if spec.metric in RIGHT_OR_WRONG
+        if is_right_or_wrong(spec.metric)
         else f"{metric_title(spec.metric)} {points(of['primary']['value'], sign=False)}, "
     )
     return (
@@ -354,9 +352,8 @@ def _simple_told(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> lis
     for name, scores in (baseline.get("simple") or {}).items():
         sentence = f"{SIMPLE_MODELS[name].title}: {_measured(scores)}"
         if name != CommonestAnswer.name and constant:
-            lead = gain(spec.metric, constant, rows[SIMPLE + name], spec.output, spec.gates.confidence)
-            surely = is_interval(lead["interval"]) and lead["interval"][0] > 0
-            sentence += "" if surely else ", which is not surely more than always the commonest answer"
+            lead = METRICS[spec.metric].gain(constant, rows[SIMPLE + name], spec.output, spec.gates.confidence)
+            sentence += "" if lead.surely_above() else ", which is not surely more than always the commonest answer"
         sentences.append(f"{sentence}.")
     return sentences
 

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from finetune_pipeline.evaluation.metrics import score
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import prompts_of
 from finetune_pipeline.evaluation.rivals import IN_FORM, restricted_rows, simple_rows
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import TextOutput
 
@@ -84,10 +85,10 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[s
         raise ValueError(f"prompts cover other examples than {names[0]}: {', '.join(different)}")
     prompts = {name: _prompt_scores(spec, rows, name) for name in names}
     restricted = [name for name in names if prompts[name]["restricted"]]
-    best_restricted = max(restricted, key=lambda name: _value(prompts[name]["restricted"]), default=None)
+    best_restricted = max(restricted, key=lambda name: _rank(prompts[name]["restricted"]), default=None)
     in_form = [n for n in names if isinstance(spec.output, TextOutput) or (prompts[n]["valid_share"] or 0.0) >= IN_FORM]
     if in_form or best_restricted is None:
-        mode, best = "free", max(in_form or names, key=lambda name: _value(prompts[name]))
+        mode, best = "free", max(in_form or names, key=lambda name: _rank(prompts[name]))
     else:
         mode, best = "restricted", best_restricted
     return {
@@ -102,8 +103,8 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[s
     }
 
 
-def _value(scores: Mapping[str, Any]) -> float:
-    return float(scores["primary"]["value"] or 0.0)
+def _rank(scores: Mapping[str, Any]) -> float:
+    return METRICS[scores["primary"]["name"]].rank(scores["primary"]["value"])
 
 
 def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str) -> dict[str, Any]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.gains import gain
-from finetune_pipeline.evaluation.metrics import score
+from finetune_pipeline.evaluation.correctness import Form, as_output, is_right
+from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
 from finetune_pipeline.evaluation.result import Comparison, Side
-from finetune_pipeline.evaluation.row_scores import Form, as_output, is_right, metric_values
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.shared_sources import shared_sources
 from finetune_pipeline.evaluation.statistics import (
     cluster_sign_flip,
     design_effect,
     mcnemar_exact,
     mcnemar_mid_p,
-    paired_permutation,
     smallest_detectable_gain,
 )
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
@@ -83,13 +82,19 @@ def compare(
     broken = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if x and not y]
     b, c = len(broken), len(fixed)
     name = metric or default_metric(output)
-    decides = gain(name, base, candidate, output, confidence, clusters)
+    deciding = METRICS[name]
+    decides = deciding.gain(base, candidate, output, confidence, clusters)
     effect = 1.0 if clusters is None else design_effect(ones, clusters)
     mcnemar = mcnemar_exact(b, c) if clusters is None else cluster_sign_flip(ones, clusters)
+    metric_p = None
+    if deciding.right_or_wrong:
+        metric_p = mcnemar
+    elif isinstance(deciding, RowMetric):
+        metric_p = deciding.p_value(base, candidate, output, clusters)
     f1 = {}
     if isinstance(output, LabelsOutput):
-        macro = gain("macro_f1", base, candidate, output, confidence, clusters)
-        f1 = {"macro_f1_gain": macro["gain"], "macro_f1_interval": macro["interval"]}
+        macro = METRICS["macro_f1"].gain(base, candidate, output, confidence, clusters)
+        f1 = {"macro_f1_gain": macro.gain, "macro_f1_interval": macro.interval}
     return Comparison(
         metric=name,
         n=n,
@@ -100,12 +105,12 @@ def compare(
         c=c,
         discordant_share=(b + c) / n,
         accuracy_gain=(c - b) / n,
-        accuracy_interval=gain("exact", base, candidate, output, confidence, clusters)["interval"],
-        gain=decides["gain"],
-        interval=decides["interval"],
+        accuracy_interval=METRICS["exact"].gain(base, candidate, output, confidence, clusters).interval,
+        gain=decides.gain,
+        interval=decides.interval,
         mcnemar_p=mcnemar,
         mcnemar_mid_p=mcnemar_mid_p(b, c) if clusters is None else None,
-        metric_p=_metric_p(name, mcnemar, base, candidate, output, clusters),
+        metric_p=metric_p,
         right_before=sum(before),
         design_effect=effect,
         smallest_detectable_gain=smallest_detectable_gain(int(n / effect), (b + c) / n, alpha=1 - confidence),
@@ -113,22 +118,6 @@ def compare(
         broken=broken,
         **f1,
     )
-
-
-def _metric_p(
-    metric: str,
-    right_or_wrong: float,
-    base: Sequence[Row],
-    candidate: Sequence[Row],
-    output: AnyOutput,
-    clusters: Sequence[str] | None,
-) -> float | None:
-    if metric in ("accuracy", "exact"):
-        return right_or_wrong
-    if metric in ("macro_f1", "micro_f1"):
-        return None
-    before, after = (metric_values(rows, metric, output) for rows in (base, candidate))
-    return paired_permutation(before, after, clusters=clusters)
 
 
 def _side(rows: Sequence[Row], output: AnyOutput, confidence: float, metric: str) -> Side:

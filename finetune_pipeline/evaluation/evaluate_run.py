@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of, margin_of
 from finetune_pipeline.evaluation.failure_atlas import failure_atlas
 from finetune_pipeline.evaluation.failures import changed_examples, said, shown_text, wrong_answers
 from finetune_pipeline.evaluation.measured import plain_json
-from finetune_pipeline.evaluation.metrics import score
 from finetune_pipeline.evaluation.model_scores import ModelRow, Scores
 from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
 from finetune_pipeline.evaluation.predictions import SIMPLE, of_the_test, restricted_name
@@ -38,7 +38,7 @@ from finetune_pipeline.evaluation.rivals import (
     simple_rows,
 )
 from finetune_pipeline.evaluation.robustness import robustness
-from finetune_pipeline.evaluation.row_scores import is_right
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import look_number
 from finetune_pipeline.evaluation.shared_sources import count_sources, shared_sources, widen_rates
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS

@@ -9,8 +9,8 @@ from typing import Any
 
 from finetune_pipeline.data.answer_rules import final_answer, form_problems
 from finetune_pipeline.evaluation.answers import INVALID, answer_of
-from finetune_pipeline.evaluation.facts import fact_score, facts
-from finetune_pipeline.evaluation.row_scores import is_right, read_json
+from finetune_pipeline.evaluation.correctness import is_right, read_json
+from finetune_pipeline.evaluation.metrics.facts import fact_score, facts
 from finetune_pipeline.evaluation.text_signs import REPEATED, is_refusal, other_language, repetition
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 

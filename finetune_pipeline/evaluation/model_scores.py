@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_pipeline.evaluation.measured import Count, Facts, Interval, Number, Part, finite
+from finetune_pipeline.evaluation.metrics import is_right_or_wrong
 from finetune_pipeline.evaluation.wording import is_interval
 
 
@@ -116,7 +117,7 @@ class Scores(Facts):
 
     def metric_interval(self, name: str) -> tuple[float, float] | None:
         """Return the interval of a metric by its name."""
-        interval = getattr(self, f"{name}_interval", None) if name != "accuracy" else self.interval
+        interval = getattr(self, f"{name}_interval", None) if not is_right_or_wrong(name) else self.interval
         return (interval[0], interval[1]) if is_interval(interval) else None
 
 

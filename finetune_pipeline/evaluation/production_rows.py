@@ -22,9 +22,9 @@ from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.data.perturbations import set_name
 from finetune_pipeline.evaluation.compare import compare
-from finetune_pipeline.evaluation.metrics import score
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.result import ChosenRows, Production
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 
 MOST, PER_USER, FEWEST = 200, 5, 20

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.result import EarlierVersion, History, RowsOverVersions
-from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.spec.outputs import AnyOutput
 
 FOLDER = "outcomes"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune_pipeline.evaluation.answers import lenient_rows, likelihood_rows
-from finetune_pipeline.evaluation.metrics import score, valid_share
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, restricted_name
+from finetune_pipeline.evaluation.scores import score, valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
@@ -113,7 +114,7 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
     scored = [
         (float(score(of, spec.output, metric=spec.metric)["primary"]["value"] or 0.0), title, of) for title, of in found
     ]
-    value, title, of = max(scored, key=lambda rival: rival[0])
+    value, title, of = max(scored, key=lambda rival: METRICS[spec.metric].rank(rival[0]))
     return Rival(title, value, sorted((dict(row) for row in of), key=lambda row: str(row["example_id"])))
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.correctness import is_right, is_valid
+from finetune_pipeline.evaluation.metrics import is_right_or_wrong
 from finetune_pipeline.evaluation.result import Sources
-from finetune_pipeline.evaluation.row_scores import is_right, is_valid
 from finetune_pipeline.evaluation.statistics import clustered_share
 from finetune_pipeline.spec.outputs import AnyOutput
 
@@ -49,5 +50,5 @@ def widen_rates(
     valid = clustered_share([float(is_valid(row, output)) for row in rows], clusters, confidence)
     scores["interval"], scores["design_effect"] = right["interval"], right["design_effect"]
     scores["valid"] |= {"interval": valid["interval"], "design_effect": valid["design_effect"]}
-    if scores["primary"]["name"] in ("accuracy", "exact"):
+    if is_right_or_wrong(scores["primary"]["name"]):
         scores["primary"]["interval"] = right["interval"]

@@ -8,20 +8,6 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 NOTHING = "n/a"
-METRIC_TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "exact": "exact answers",
-    "micro_f1": "micro-F1 of the fields",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeLsum": "ROUGE-L",
-    "chrf": "chrF",
-    "bleu": "sentence BLEU",
-    "facts": "F1 of the facts",
-}
-RIGHT_OR_WRONG = ("accuracy", "exact")
-"""Metrics that are a share of right answers."""
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -58,11 +44,6 @@ def points(gain: Any, *, sign: bool = True) -> str:
 def points_range(interval: Any) -> str:
     """[0.08, 0.167] reads `+8.0 to +16.7`."""
     return f"{points(interval[0])} to {points(interval[1])}" if is_interval(interval) else NOTHING
-
-
-def metric_title(name: Any) -> str:
-    """`rougeLsum` reads ROUGE-L."""
-    return METRIC_TITLES.get(str(name), str(name))
 
 
 def p_value(p: Any) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetune_pipeline.evaluation.answers import INVALID
+from finetune_pipeline.evaluation.metrics import METRICS, metric_title
 from finetune_pipeline.evaluation.model_scores import Scores
-from finetune_pipeline.evaluation.overlap import OVERLAP_NAMES
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.wording import metric_title, number, percent, percent_range, points
+from finetune_pipeline.evaluation.wording import number, percent, percent_range, points
 from finetune_pipeline.report.blocks import Blocks, Matrix, Table, figure, notes, text
 from finetune_pipeline.report.comparison import unsigned
 
@@ -80,7 +80,7 @@ def detail_section(evaluation: EvaluationResult) -> Blocks:
 
 
 def _overlap(models: Mapping[str, Scores]) -> Iterator[tuple[str, str, Scores, Any]]:
-    for name in (*OVERLAP_NAMES, "facts"):
+    for name in [metric.name for metric in METRICS.values() if metric.kinds == ("text",)]:
         for model, of in models.items():
             if of.metric(name) is not None:
                 yield name, model, of, of.metric_interval(name)

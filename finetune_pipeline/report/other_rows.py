@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES
+from finetune_pipeline.evaluation.metrics import is_right_or_wrong
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, number, p_value, percent, points, points_range
+from finetune_pipeline.evaluation.wording import counted, number, p_value, percent, points, points_range
 from finetune_pipeline.report.blocks import Blocks, Format, Table, figure, text
 from finetune_pipeline.report.comparison import unsigned
 
@@ -31,7 +32,7 @@ def robustness_section(evaluation: EvaluationResult) -> Blocks:
     yield measured.verdict.sentence
     if unchanged := [TITLES[kind].lower() for kind, scores in measured.kinds.items() if not scores.n]:
         yield f"Could change none of these rows: {', '.join(unchanged)}."
-    share = percent if measured.metric in RIGHT_OR_WRONG else unsigned
+    share = percent if is_right_or_wrong(measured.metric) else unsigned
     columns: list[tuple[str, Format]] = [
         ("Perturbation", text),
         ("Rows", number),
@@ -68,7 +69,7 @@ def production_section(evaluation: EvaluationResult) -> Blocks:
         if production.judged
         else "They are too few to compare models by."
     )
-    share = percent if production.metric in RIGHT_OR_WRONG else unsigned
+    share = percent if is_right_or_wrong(production.metric) else unsigned
 
     def cell(value: float | None, interval: tuple[float, float] | None) -> str:
         return share(value) + (f" ({share(interval[0])} to {share(interval[1])})" if interval else "")

@@ -21,7 +21,7 @@ def test_the_reference_is_up_to_date_and_complete() -> None:
 
 
 def test_the_gates_page_is_up_to_date_and_names_every_gate() -> None:
-    from finetune_pipeline.evaluation.gates import table
+    from finetune_pipeline.evaluation.gates import GATES
 
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "make_gates.py"), "--check"],
@@ -29,5 +29,5 @@ def test_the_gates_page_is_up_to_date_and_names_every_gate() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     text = (ROOT / "docs" / "gates.md").read_text("utf-8")
-    for gate in table():
-        assert f"| `{gate['name']}` |" in text and gate["what_to_do"] in text
+    for gate in GATES.values():
+        assert f"| `{gate.name}` |" in text and gate.what_to_do in text

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.evaluation.correctness import scored_text
 from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair
-from finetune_pipeline.evaluation.row_scores import scored_text
 
 PREFERS: dict[str, Choice] = {"base": "a", "candidate": "b", "tie": "tie"}
 

@@ -32,7 +32,6 @@ from finetune_pipeline.evaluation.statistics.resampling import (
     bootstrap_mean,
     draws_interval,
     paired_bootstrap_f1,
-    paired_bootstrap_macro_f1,
     paired_bootstrap_mean,
     paired_permutation,
 )
@@ -56,7 +55,6 @@ __all__ = [
     "mcnemar_exact",
     "mcnemar_mid_p",
     "paired_bootstrap_f1",
-    "paired_bootstrap_macro_f1",
     "paired_bootstrap_mean",
     "paired_permutation",
     "paired_power",

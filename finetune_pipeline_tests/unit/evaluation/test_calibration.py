@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from finetune_pipeline.evaluation.calibration import calibration, probabilities
-from finetune_pipeline.evaluation.metrics import score
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row
 
 

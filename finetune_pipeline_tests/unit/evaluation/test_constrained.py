@@ -13,9 +13,9 @@ import torch
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_values import strict
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.predict import baseline, predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, restricted_name
-from finetune_pipeline.evaluation.row_scores import is_valid
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.inference.constrained import Grammar, UnsupportedSchema
 from finetune_pipeline.models.inference.generation import generate_and_score

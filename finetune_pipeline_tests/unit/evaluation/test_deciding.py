@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from finetune_pipeline.evaluation.gains import gain
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
-from finetune_pipeline.evaluation.gains import gain
 from finetune_pipeline.evaluation.result import Sources
 from finetune_pipeline.evaluation.shared_sources import count_sources, shared_sources, source_of
 from finetune_pipeline.evaluation.statistics import holm, mcnemar_exact, tango_interval

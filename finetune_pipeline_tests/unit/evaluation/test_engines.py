@@ -9,9 +9,9 @@ import pytest
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation.gates import no_failed_generation
-from finetune_pipeline.evaluation.metrics import score
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.inference import generation
 from finetune_pipeline.spec.rules import check_all

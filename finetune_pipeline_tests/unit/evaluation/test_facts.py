@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_pipeline.evaluation.facts import fact_score, facts
-from finetune_pipeline.evaluation.overlap import sentence_scores
+from finetune_pipeline.evaluation.metrics.facts import fact_score, facts
+from finetune_pipeline.evaluation.metrics.overlap import sentence_scores
 from finetune_pipeline.evaluation.text_signs import (
     is_refusal,
     language,

@@ -6,9 +6,9 @@ import socket
 
 import evaluate
 import pytest
-
-from finetune_pipeline.evaluation.overlap import exact_match, rouge_scores
 from finetune_pipeline.evaluation.overlap_metrics import ExactMatch, Rouge, text_scores
+
+from finetune_pipeline.evaluation.metrics.overlap import exact_match, rouge_scores
 
 
 @pytest.fixture

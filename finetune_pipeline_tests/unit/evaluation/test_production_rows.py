@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_pipeline.evaluation.gates_besides_task import recent_production
+from finetune_pipeline.evaluation.gates.recent_production import recent_production
 from finetune_pipeline.evaluation.production_rows import (
     FEWEST,
     SET,

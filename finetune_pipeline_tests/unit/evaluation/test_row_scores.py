@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from finetune_pipeline.evaluation.row_scores import (
+from finetune_pipeline.evaluation.correctness import (
     is_right,
     is_valid,
     metric_values,

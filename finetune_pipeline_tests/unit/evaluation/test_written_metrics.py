@@ -10,8 +10,8 @@ from rouge_score import rouge_scorer
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from finetune_pipeline.evaluation.compare import compare
-from finetune_pipeline.evaluation.metrics import score
-from finetune_pipeline.evaluation.overlap import sentence_scores
+from finetune_pipeline.evaluation.metrics.overlap import sentence_scores
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.outputs import JsonOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import row
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.gate_result import GateResult
-from finetune_pipeline.evaluation.gates import decide
+from finetune_pipeline.evaluation.gates import GateResult, decide
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.evaluation_page import SCHEMA_VERSION, evaluation_json, evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown, plain

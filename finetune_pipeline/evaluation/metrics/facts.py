@@ -8,6 +8,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from finetune_pipeline.evaluation.correctness import scored_text
+from finetune_pipeline.evaluation.metrics.base import Row, RowMetric, register
+from finetune_pipeline.spec.outputs import AnyOutput
+
 _MONTHS = {
     name: i + 1
     for i, names in enumerate(
@@ -90,3 +94,14 @@ def fact_score(prediction: str, reference: str) -> float:
         return 0.0
     said, wanted = facts(prediction), facts(reference)
     return 2 * sum((said & wanted).values()) / (sum(said.values()) + sum(wanted.values()))
+
+
+@register
+class Facts(RowMetric):
+    """F1 of the facts of a text: what word overlap is blind to."""
+
+    name, kinds, title = "facts", ("text",), "F1 of the facts"
+    described = "numbers, dates, times, identifiers and negation shared with the right text, F1"
+
+    def row_score(self, row: Row, output: AnyOutput) -> float:
+        return fact_score(scored_text(row), str(row["gold"]))

@@ -1,4 +1,4 @@
-"""Scores of one answer, by the kind of output: every mean, interval, test and report is made of these."""
+"""Whether one answer is right and in the declared form, by the kind of output."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from typing import Any
 from finetune_pipeline.data.answer_rules import final_answer, form_problems, schema_of
 from finetune_pipeline.data.json_values import NOT_JSON, canonical, claims, repaired, schema_problems, strict
 from finetune_pipeline.evaluation.answers import answer_of
-from finetune_pipeline.evaluation.facts import fact_score
-from finetune_pipeline.evaluation.overlap import sentence_scores
-from finetune_pipeline.evaluation.text_signs import is_refusal, length_ratio, repetition
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 
 Row = Mapping[str, Any]
@@ -108,13 +105,12 @@ def _as_number(text: str) -> Decimal | None:
 @dataclass(frozen=True, slots=True)
 class JsonRow:
     """One extraction. parse: strict, repaired or none; value: what was read; claimed and gold: see json_values.claims;
-    complies: with the schema, strictly parsed; same: the value is the gold one."""
+    same: the value is the gold one."""
 
     parse: str
     value: Any
     claimed: dict[str, Counter[str]]
     gold: dict[str, Counter[str]]
-    complies: bool
     same: bool
 
     def exact(self, accept_repaired: bool = False) -> bool:
@@ -152,52 +148,10 @@ def read_json(row: Row, output: JsonOutput) -> JsonRow:
         value=None if value is NOT_JSON else value,
         claimed=claims(value, unordered) if counted else {},
         gold=claims(gold, unordered),
-        complies=parse == "strict" and not schema_problems(value, schema_of(output)),
         same=value is not NOT_JSON and canonical(value, unordered) == canonical(gold, unordered),
     )
 
 
-def row_scores(row: Row, form: Form) -> dict[str, float]:
-    """Every score of one prediction row, each between 0 and 1 unless said otherwise.
-
-    All kinds: `correct`, `valid`. json: also `right`, `claimed`, `expected` (counts), `f1`, `schema`, `strict`,
-    `repaired`. text: also rouge1, rouge2, rougeLsum, chrf, bleu, `facts`, `repetition`, `refusal`, and `length_ratio`
-    (characters over the gold's).
-    """
-    output = as_output(form)
-    scores = {"correct": float(is_right(row, output)), "valid": float(is_valid(row, output))}
-    if isinstance(output, JsonOutput):
-        read = read_json(row, output)
-        right, claimed, expected = read.counts()
-        return scores | {
-            "right": float(right),
-            "claimed": float(claimed),
-            "expected": float(expected),
-            "f1": 2 * right / (claimed + expected) if claimed + expected else float(read.exact(output.accept_repaired)),
-            "schema": float(read.complies),
-            "strict": float(read.parse == "strict"),
-            "repaired": float(read.parse == "repaired"),
-        }
-    if isinstance(output, TextOutput):
-        said, gold = scored_text(row), str(row["gold"])
-        return scores | {
-            **sentence_scores(said, gold),
-            "facts": fact_score(said, gold),
-            "repetition": repetition(said),
-            "refusal": float(is_refusal(said)),
-            "length_ratio": length_ratio(said, gold),
-        }
-    return scores
-
-
-def metric_values(rows: Sequence[Row], metric: str, form: Form) -> list[float]:
-    """The metric of every row: of right answers 0 or 1, of overlap and facts its value. Raises ValueError for the F1
-    scores, which are made of counts, not of a mean over rows."""
-    output = as_output(form)
-    if metric in ("accuracy", "exact"):
-        return [float(is_right(row, output)) for row in rows]
-    if metric == "facts":
-        return [fact_score(scored_text(row), str(row["gold"])) for row in rows]
-    if metric in ("rouge1", "rouge2", "rougeLsum", "chrf", "bleu"):
-        return [sentence_scores(scored_text(row), str(row["gold"]), (metric,))[metric] for row in rows]
-    raise ValueError(f"{metric} is not a mean over rows")
+def complies(read: JsonRow, output: JsonOutput) -> bool:
+    """Whether an extraction, strictly parsed, is valid under the schema."""
+    return read.parse == "strict" and not schema_problems(read.value, schema_of(output))
