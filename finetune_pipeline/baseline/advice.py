@@ -23,9 +23,10 @@ from typing import Any
 import yaml
 
 from finetune_pipeline.baseline.learnable import Learnable
+from finetune_pipeline.baseline.worth import CLOSES_MOST
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.endpoint_answers import API
-from finetune_pipeline.evaluation.failure_rules import KINDS, failure_of
+from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
@@ -40,7 +41,6 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
     prompt_name,
 )
-from finetune_pipeline.evaluation.worth import CLOSES_MOST
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]

@@ -19,14 +19,13 @@ import numpy as np
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import features, order_features, out_of_fold
 from finetune_pipeline.data.quality.sample import chosen
-from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.compare import compare, source_of
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.metrics.chrf import ChrF
 from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best, same_rows
-from finetune_pipeline.evaluation.shared_sources import source_of
 from finetune_pipeline.evaluation.simple_models import CommonestAnswer
 from finetune_pipeline.evaluation.statistics import (
     cluster_sign_flip,

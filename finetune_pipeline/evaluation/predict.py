@@ -15,9 +15,9 @@ from finetune_pipeline.engine.store import SeenFiles, write_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.correctness import is_valid
+from finetune_pipeline.evaluation.endpoint_answers import ServedAnswerer
 from finetune_pipeline.evaluation.predictions import SIMPLE, STATUSES, restricted_name, write_predictions
 from finetune_pipeline.evaluation.prompts import Shelf, conversations, prompts_to_try
-from finetune_pipeline.evaluation.served_answers import ServedAnswerer
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids

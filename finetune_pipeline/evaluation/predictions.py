@@ -9,6 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune_pipeline.evaluation.endpoint_answers import API
+from finetune_pipeline.evaluation.wording import is_number
+
 PREDICTION_SCHEMA = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),
@@ -119,3 +122,63 @@ def of_the_test(model: str) -> bool:
 def of_model(rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
     """The rows of one model, in order."""
     return [dict(row) for row in rows if row["model"] == model]
+
+
+def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:
+    """By model: test rows without an answer. Perturbed rows and production rows are no part of the test."""
+    return {name: _failed(told) for name, told in facts["sets"].items() if of_the_test(name)}
+
+
+def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
+    """By prompt: validation rows without an answer. A few failed requests are a fact of API models: they count as wrong,
+    too many stop the step itself, and none is told here."""
+    details = facts["prompt_details"]
+    return {name: _failed(details[name]) for name in facts["prompts"] if not name.startswith(API)}
+
+
+def _failed(asked: Mapping[str, Any]) -> int:
+    """Rows without an answer, freely written or restricted to the schema."""
+    restricted = (asked.get("restricted") or {}).get("statuses") or {}
+    return int(asked["statuses"].get("error", 0)) + int(restricted.get("error", 0))
+
+
+def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:
+    """Items of general ability without a score."""
+    return {"items": facts["unscored"]} if facts["items"] else {}
+
+
+def costs(
+    predictions: Sequence[Mapping[str, Any]], measured: Mapping[str, Mapping[str, Any]], plan: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Facts for the report's section on cost.
+
+    predictions: rows of all models on the sealed test (those on other rows do not count); measured: per step what its
+    process measured (seconds, cpu_seconds, peak_memory_mib; train_seconds: without loading and saving); plan: facts of
+    training_plan. Returns steps
+    {name: these four}, seconds (their sum), planned (what the plan gave for training: {low, expected, high}), prices (the
+    plan's estimates elsewhere), tokens {model: {prompt, answer}} (means per request) and saved_share: the share of the base
+    model's tokens per request that the fine-tuned one needs no more; null when either is unknown, negative when it needs
+    more.
+    """
+    steps = {
+        name: {key: told.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}
+        for name, told in measured.items()
+        if is_number(told.get("seconds"))
+    }
+    tokens = {
+        model: {
+            "prompt": sum(row["prompt_tokens"] for row in rows) / len(rows),
+            "answer": sum(row["new_tokens"] for row in rows) / len(rows),
+        }
+        for model in dict.fromkeys(row["model"] for row in predictions if of_the_test(row["model"]))
+        if (rows := [row for row in predictions if row["model"] == model])
+    }
+    before, after = (sum(tokens[name].values()) if name in tokens else 0 for name in ("base", "candidate"))
+    return {
+        "steps": steps,
+        "seconds": sum(told["seconds"] for told in steps.values()),
+        "planned": plan.get("seconds"),
+        "prices": list(plan.get("prices") or []),
+        "tokens": tokens,
+        "saved_share": 1 - after / before if before and after else None,
+    }

@@ -9,8 +9,17 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from finetune_pipeline.evaluation.measured import Count, Facts, Flag, Interval, Number, Part
-from finetune_pipeline.evaluation.model_scores import ModelRow, Primary, Scores
+from finetune_pipeline.evaluation.result_parts import (
+    Count,
+    Facts,
+    Flag,
+    Interval,
+    ModelRow,
+    Number,
+    Part,
+    Primary,
+    Scores,
+)
 from finetune_pipeline.evaluation.step_facts import (
     Ability,
     Audit,

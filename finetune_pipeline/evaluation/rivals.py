@@ -1,4 +1,4 @@
-"""What a candidate has to beat besides the champion: the base model at its best, and models without a language model."""
+"""What a candidate has to beat: the base model at its best, prompts and simple models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune_pipeline.evaluation.answers import lenient_rows, likelihood_rows
+from finetune_pipeline.evaluation.correctness import lenient_rows, likelihood_rows
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, restricted_name
 from finetune_pipeline.evaluation.scores import score, valid_share
@@ -123,3 +123,74 @@ def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], l
     by_id = [{row["example_id"]: row for row in rows} for rows in (first, second)]
     shared = sorted(by_id[0].keys() & by_id[1].keys())
     return [by_id[0][i] for i in shared], [by_id[1][i] for i in shared]
+
+
+def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
+
+    The best prompt is that with the best answers as written, in the metric that decides, among the prompts with enough
+    answers in form (rivals.IN_FORM). Where there is none, it is the one whose restricted answers are best: a base model
+    that is wrong only in form is no reason to train. Ties go to the prompt named first.
+
+    Args:
+        spec: The task.
+        rows: Prediction rows by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
+
+    Returns:
+        {prompts: {name: {n, correct, accuracy, interval, primary, valid_share, valid_interval, statuses, restricted:
+        {n, accuracy, interval, primary} or null, and further metrics}}, best (prompt), best_mode (free or restricted),
+        best_restricted (prompt, or null), simple: {name: {n, correct, accuracy, interval, primary}}, metric, confidence,
+        n}.
+
+    Raises:
+        ValueError: There is no prompt, or prompts cover different examples.
+    """
+    names = prompts_of(rows)
+    if not names or not all(rows[name] for name in names):
+        raise ValueError("no baseline predictions to score")
+    covered = {name: sorted(row["example_id"] for row in rows[name]) for name in names}
+    if different := [name for name, ids in covered.items() if ids != covered[names[0]]]:
+        raise ValueError(f"prompts cover other examples than {names[0]}: {', '.join(different)}")
+    prompts = {name: _prompt_scores(spec, rows, name) for name in names}
+    restricted = [name for name in names if prompts[name]["restricted"]]
+    best_restricted = max(restricted, key=lambda name: _rank(prompts[name]["restricted"]), default=None)
+    in_form = [n for n in names if isinstance(spec.output, TextOutput) or (prompts[n]["valid_share"] or 0.0) >= IN_FORM]
+    if in_form or best_restricted is None:
+        mode, best = "free", max(in_form or names, key=lambda name: _rank(prompts[name]))
+    else:
+        mode, best = "restricted", best_restricted
+    return {
+        "prompts": prompts,
+        "best": best,
+        "best_mode": mode,
+        "best_restricted": best_restricted,
+        "simple": {name: _answer_scores(spec, answers) for name, answers in simple_rows(rows).items()},
+        "metric": spec.metric,
+        "confidence": spec.gates.confidence,
+        "n": len(covered[names[0]]),
+    }
+
+
+def _rank(scores: Mapping[str, Any]) -> float:
+    return METRICS[scores["primary"]["name"]].rank(scores["primary"]["value"])
+
+
+def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str) -> dict[str, Any]:
+    scores = score(rows[name], spec.output, spec.gates.confidence, spec.metric)
+    restricted = restricted_rows(rows, name, spec.output)
+    wanted = (
+        *("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rouge1", "rouge2", "rougeLsum"),
+        *("rougeLsum_interval", "primary"),
+    )
+    return {
+        **{key: scores[key] for key in wanted if key in scores},
+        "valid_share": scores["valid"]["share"],
+        "valid_interval": scores["valid"]["interval"],
+        "restricted": _answer_scores(spec, restricted) if restricted else None,
+        "statuses": scores["statuses"],
+    }
+
+
+def _answer_scores(spec: TaskSpec, rows: Sequence[Row]) -> dict[str, Any]:
+    scores = score(rows, spec.output, spec.gates.confidence, spec.metric)
+    return {name: scores[name] for name in ("n", "correct", "accuracy", "interval", "primary")}

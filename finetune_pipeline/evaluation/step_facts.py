@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.evaluation.measured import Count, Facts, Flag, Interval, Number
+from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number
 
 Counts = dict[str, int | dict[str, int | None] | None]
 """Rows by name, or by two names."""

@@ -10,9 +10,9 @@ from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.step_facts import DataStep
 from finetune_pipeline.evaluation.wording import NOTHING, counted, duration, number, percent, points
 from finetune_pipeline.report.answers import MODELS
-from finetune_pipeline.report.audit_page import counters, token_rows
 from finetune_pipeline.report.blocks import Blocks, Heading, Legend, Plot, Table, Text, figure, text
 from finetune_pipeline.report.plots import learning_curve
+from finetune_pipeline.report.training_pages import counters, token_rows
 
 _DATA_STEPS = {
     "raw_examples": "Raw files",

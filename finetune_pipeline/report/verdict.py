@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from finetune_pipeline.evaluation.data_request import group_title
+from finetune_pipeline.evaluation.failures.atlas import group_title
 from finetune_pipeline.evaluation.gates import GateResult, GateStatus, verdict
 from finetune_pipeline.evaluation.gates.beats_simple import tied_with
 from finetune_pipeline.evaluation.metrics import is_right_or_wrong, metric_title

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.evaluation.failed_rows import failed_test_rows
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
+from finetune_pipeline.evaluation.predictions import failed_test_rows
 from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows
 from finetune_pipeline.evaluation.gates import GATES
+from finetune_pipeline.evaluation.predictions import failed_baseline_rows
 from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
 from finetune_pipeline.spec.model import TaskSpec

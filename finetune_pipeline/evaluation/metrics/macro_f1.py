@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.answers import answer_of
+from finetune_pipeline.evaluation.correctness import answer_of
 from finetune_pipeline.evaluation.metrics.base import Gain, Metric, Row, register
 from finetune_pipeline.evaluation.statistics import Interval, paired_bootstrap_f1
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput

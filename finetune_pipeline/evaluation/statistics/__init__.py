@@ -6,20 +6,7 @@ hypotheses, several looks), :mod:`.power` (how many rows).
 """
 
 from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval, krippendorffs_alpha
-from finetune_pipeline.evaluation.statistics.clusters import (
-    cluster_sign_flip,
-    clustered_share,
-    clustered_tango_interval,
-    design_effect,
-)
-from finetune_pipeline.evaluation.statistics.many import holm, level_left, looks_spent, selection_optimism
-from finetune_pipeline.evaluation.statistics.paired import (
-    mcnemar_exact,
-    mcnemar_mid_p,
-    sign_test,
-    tango_interval,
-    tango_statistic,
-)
+from finetune_pipeline.evaluation.statistics.multiple_testing import holm, level_left, looks_spent, selection_optimism
 from finetune_pipeline.evaluation.statistics.power import (
     detectable_mean,
     paired_power,
@@ -28,6 +15,20 @@ from finetune_pipeline.evaluation.statistics.power import (
     rows_needed_for_share,
     smallest_detectable_gain,
 )
+from finetune_pipeline.evaluation.statistics.proportions import (
+    Interval,
+    cluster_sign_flip,
+    clustered_share,
+    clustered_tango_interval,
+    design_effect,
+    mcnemar_exact,
+    mcnemar_mid_p,
+    sign_test,
+    tango_interval,
+    tango_statistic,
+    wilson_interval,
+    z_value,
+)
 from finetune_pipeline.evaluation.statistics.resampling import (
     bootstrap_mean,
     draws_interval,
@@ -35,7 +36,6 @@ from finetune_pipeline.evaluation.statistics.resampling import (
     paired_bootstrap_mean,
     paired_permutation,
 )
-from finetune_pipeline.evaluation.statistics.shares import Interval, wilson_interval, z_value
 
 __all__ = [
     "Interval",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from finetune_pipeline.evaluation.statistics.shares import Interval
+from finetune_pipeline.evaluation.statistics.proportions import Interval
 
 Weights = Literal["none", "linear", "quadratic"]
 Scale = Literal["nominal", "ordinal", "interval"]

@@ -7,8 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from scipy import special
 
-from finetune_pipeline.evaluation.statistics.clusters import _codes, cluster_sign_flip
-from finetune_pipeline.evaluation.statistics.shares import Interval, z_value
+from finetune_pipeline.evaluation.statistics.proportions import Interval, _codes, cluster_sign_flip, z_value
 
 FAR_TAIL = 0.99
 """Above this confidence the percentiles of a bootstrap rest on a few draws, and the normal interval of the same draws

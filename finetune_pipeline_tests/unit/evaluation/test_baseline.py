@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from finetune_pipeline.evaluation.baseline import build_shots, score_baselines
+from finetune_pipeline.evaluation.prompts import build_shots
+from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row, rows, spec, text_spec
 
 TRAIN = [SimpleNamespace(id=f"{label}{i}", label=label) for label in LABELS for i in range(20)]

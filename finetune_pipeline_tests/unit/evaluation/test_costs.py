@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_pipeline.evaluation.costs import costs
+from finetune_pipeline.evaluation.predictions import costs
 
 
 def test_tokens_and_time_are_summed_and_compared() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.prompts import Prompt
+from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.asking import ApiModelSpec
 from finetune_pipeline_tests.openai_server import openai_server

@@ -9,8 +9,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from finetune_pipeline.evaluation.measured import plain_json
 from finetune_pipeline.evaluation.result import BaseMode, EvaluationResult, FormOf
+from finetune_pipeline.evaluation.result_parts import plain_json
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     OPENINGS,
     TRAINING,

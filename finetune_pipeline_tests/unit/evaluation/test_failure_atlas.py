@@ -7,11 +7,16 @@ import random
 
 import pytest
 
-from finetune_pipeline.evaluation.data_request import as_json_lines, request_rows
-from finetune_pipeline.evaluation.failure_atlas import ENOUGH_TO_MEASURE, failure_atlas, what_to_do
-from finetune_pipeline.evaluation.failure_clusters import clusters
-from finetune_pipeline.evaluation.failure_rules import KINDS, Failure, failure_of
-from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
+from finetune_pipeline.evaluation.failures.atlas import (
+    ENOUGH_TO_MEASURE,
+    as_json_lines,
+    failure_atlas,
+    request_rows,
+    what_to_do,
+)
+from finetune_pipeline.evaluation.failures.clusters import clusters
+from finetune_pipeline.evaluation.failures.kinds import KINDS, Failure, failure_of
+from finetune_pipeline.evaluation.prompts import Neighbours, Trained
 from finetune_pipeline.report.failures import request_page
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput

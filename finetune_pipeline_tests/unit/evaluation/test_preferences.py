@@ -10,12 +10,24 @@ import pytest
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
-from finetune_pipeline.evaluation.preferences.compared import judged_pairs, people_choices, similar
 from finetune_pipeline.evaluation.preferences.judge import Judge
-from finetune_pipeline.evaluation.preferences.likeness import Likeness, likeness
-from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair, both_ways
-from finetune_pipeline.evaluation.preferences.qualify import Standards, judged, qualify
-from finetune_pipeline.evaluation.preferences.rated import prediction_pairs, read_ratings
+from finetune_pipeline.evaluation.preferences.pairs import (
+    Choice,
+    Likeness,
+    Pair,
+    both_ways,
+    likeness,
+    prediction_pairs,
+    read_ratings,
+)
+from finetune_pipeline.evaluation.preferences.qualify import (
+    Standards,
+    judged,
+    judged_pairs,
+    people_choices,
+    qualify,
+    similar,
+)
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import Server, openai_server
 from finetune_pipeline_tests.unit.evaluation.rows import row

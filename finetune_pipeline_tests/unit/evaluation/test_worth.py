@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from finetune_pipeline.baseline.worth import worth_training
 from finetune_pipeline.evaluation.statistics import wilson_interval
-from finetune_pipeline.evaluation.worth import worth_training
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 

@@ -9,8 +9,7 @@ import pytest
 
 from finetune_pipeline.baseline.advice import advise, measured_gains
 from finetune_pipeline.baseline.learnable import Learnable
-from finetune_pipeline.evaluation.baseline import score_baselines
-from finetune_pipeline.evaluation.rivals import strongest_rival
+from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import METRICS

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.report.audit_page import audit_page
 from finetune_pipeline.report.page import page_html
+from finetune_pipeline.report.training_pages import audit_page
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer, tiny_messages
 from finetune_pipeline_tests.unit.report.parsed import Parsed

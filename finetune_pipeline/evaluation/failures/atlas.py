@@ -1,7 +1,8 @@
-"""The failure atlas: every wrong answer by kind and group, with the training rows nearest to it and what to do."""
+"""The failure atlas: every wrong answer by kind and group, the training rows nearest to it, and what data to collect."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,14 +10,77 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.evaluation.failure_clusters import Cluster, clusters
-from finetune_pipeline.evaluation.failure_rules import KINDS, Failure, failure_of
-from finetune_pipeline.evaluation.failures import ANSWER_LIMIT, TEXT_LIMIT, said, shown_text
-from finetune_pipeline.evaluation.neighbours import Neighbours
-from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, Case, NearestRow
+from finetune_pipeline.evaluation.correctness import INVALID, answer_of
+from finetune_pipeline.evaluation.failures.clusters import Cluster, clusters
+from finetune_pipeline.evaluation.failures.kinds import KINDS, Failure, failure_of
+from finetune_pipeline.evaluation.prompts import Neighbours
+from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, Case, ChangedRows, NearestRow, WrongAnswers
 from finetune_pipeline.evaluation.statistics import wilson_interval
-from finetune_pipeline.evaluation.wording import counted, cut
+from finetune_pipeline.evaluation.wording import counted, cut, percent, percent_range
 from finetune_pipeline.spec.outputs import AnyOutput
+
+TEXT_LIMIT = 1500
+ANSWER_LIMIT = 300
+
+
+def changed_examples(
+    ids: Sequence[str],
+    base: Mapping[str, Mapping[str, Any]],
+    candidate: Mapping[str, Mapping[str, Any]],
+    texts: Mapping[str, str],
+    limit: int,
+) -> ChangedRows:
+    """Collect regressions or fixes, the first `limit` by id. `base`, `candidate`: prediction rows by example id."""
+    shown = [
+        Case(
+            id=i,
+            text=shown_text(i, texts),
+            gold=cut(candidate[i]["gold"], ANSWER_LIMIT),
+            base=said(base[i]),
+            candidate=said(candidate[i]),
+        )
+        for i in sorted(ids)[:limit]
+    ]
+    return ChangedRows(total=len(ids), shown=shown)
+
+
+def wrong_answers(
+    rows: Sequence[Mapping[str, Any]], labels: Sequence[str], texts: Mapping[str, str], per_group: int = 2
+) -> list[WrongAnswers]:
+    """Group wrong answers of a label task by right and given label (or `invalid`), the largest group first."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        answer = answer_of(row, labels)
+        if answer != row["gold"]:
+            groups[row["gold"], INVALID if answer is None else answer].append(row)
+    return [
+        WrongAnswers(
+            gold=gold,
+            predicted=predicted,
+            count=len(members),
+            examples=[
+                Case(id=row["example_id"], text=shown_text(row["example_id"], texts), said=said(row))
+                for row in sorted(members, key=lambda row: str(row["example_id"]))[:per_group]
+            ],
+        )
+        for (gold, predicted), members in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    ]
+
+
+def shown_text(example_id: str, texts: Mapping[str, str]) -> str | None:
+    """Return the text of an example, cut; None where it was not kept."""
+    return cut(texts[example_id], TEXT_LIMIT) if example_id in texts else None
+
+
+def said(row: Mapping[str, Any]) -> str:
+    """The answer as given, with the status where it is not a finished one."""
+    text = cut(row["text"].strip(), ANSWER_LIMIT)
+    if row["status"] == "ok":
+        return text
+    if row["status"] == "error":
+        return f"(failed: {cut(row['error'], ANSWER_LIMIT)})"
+    return "(nothing)" if row["status"] == "empty" else f"{text} (cut at the token limit)"
+
 
 Row = Mapping[str, Any]
 SHOWN, NEAREST = 3, 3
@@ -144,3 +208,58 @@ def what_to_do(
     if collect > missing:
         why += f"; {ENOUGH_TO_MEASURE} is the fewest from which their share of failures can be measured next time"
     return collect, f"Collect {counted(collect, 'more row')} like these: {why}."
+
+
+def in_order(atlas: Atlas) -> list[AtlasGroup]:
+    """Groups of the atlas, those with rows to collect first."""
+    return sorted(atlas.groups, key=lambda group: (-group.collect, -group.count))
+
+
+def request_rows(atlas: Atlas, task: str, version: str = "") -> list[dict[str, Any]]:
+    """Build one row of the request for every group of the atlas, those with rows to collect first.
+
+    `like` holds the words that set the group apart; it is empty where none do. The texts of the sealed test are left out:
+    whoever collects must not see them.
+    """
+    return [
+        {
+            "task": task,
+            "version": version,
+            "number": number,
+            "collect": group.collect,
+            "kind": group.kind,
+            "detail": group.detail,
+            "like": group.terms,
+            "failed": group.count,
+            "advice": group.advice,
+            "examples": [{"id": case.id, "right": case.gold, "said": case.said} for case in group.examples],
+            "nearest_training": [near.model_dump() for near in group.nearest],
+        }
+        for number, group in enumerate(in_order(atlas), 1)
+    ]
+
+
+def as_json_lines(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as JSON Lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def kind_title(group: AtlasGroup) -> str:
+    """`another label: bug → billing`."""
+    return group.title + (f": {group.detail}" if group.detail else "")
+
+
+def group_title(group: AtlasGroup) -> str:
+    """`another label: bug → billing; like “refund”, “card”`."""
+    terms = ", ".join(f"\u201c{term}\u201d" for term in group.terms)
+    return f"{kind_title(group)}; like {terms}" if terms else kind_title(group)
+
+
+def share_sentence(group: AtlasGroup) -> str:
+    """How much of what looks like this fails; empty where nothing sets the group apart."""
+    if group.share_with_term is None:
+        return ""
+    return (
+        f"Of the test rows with \u201c{group.terms[0]}\u201d {percent(group.share_with_term)} fail in this way "
+        f"({percent_range(group.interval)})."
+    )

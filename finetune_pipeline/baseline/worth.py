@@ -14,7 +14,7 @@ CLOSES_MOST = 0.5
 
 
 def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any]:
-    """Judge the facts of :func:`finetune_pipeline.evaluation.baseline.score_baselines`.
+    """Judge the facts of :func:`finetune_pipeline.evaluation.rivals.score_baselines`.
 
     Training is not worth it when anything simpler is surely (by the lower bound of its interval) at or above
     baseline.ceiling: a prompt as it answers, its answers restricted to the allowed forms, or a simple model. Facts that are

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
 from finetune_pipeline.evaluation.correctness import (
+    answer_of,
+    complies,
     is_right,
     is_valid,
-    metric_values,
+    likelihood_label,
+    likelihood_rows,
+    parse_answer,
     read_json,
-    row_scores,
     same_answer,
     same_calls,
 )
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
-from finetune_pipeline_tests.unit.evaluation.rows import row
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row
 
 ORDER = JsonOutput(
     json_schema={
@@ -59,23 +63,22 @@ def test_order_matters_in_lists_that_are_not_declared_unordered() -> None:
     gold = GOLD | {"steps": ["a", "b"]}
     assert is_right(said(gold, gold), ORDER)
     assert not is_right(said(gold | {"steps": ["b", "a"]}, gold), ORDER)
-    assert row_scores(said(gold | {"steps": ["b", "a"]}, gold), ORDER)["right"] == 4
+    assert read_json(said(gold | {"steps": ["b", "a"]}, gold), ORDER).counts()[0] == 4
 
 
 def test_a_repaired_answer_is_wrong_unless_the_spec_accepts_it() -> None:
     fenced = said(f"```json\n{json.dumps(GOLD)}\n```")
-    scores = row_scores(fenced, ORDER)
-    assert (scores["correct"], scores["repaired"], scores["strict"], scores["claimed"]) == (0, 1, 0, 0)
+    read = read_json(fenced, ORDER)
+    assert not is_right(fenced, ORDER) and (read.parse, read.counts()) == ("repaired", (0, 0, 4))
     lenient = ORDER.model_copy(update={"accept_repaired": True})
-    assert is_right(fenced, lenient) and row_scores(fenced, lenient)["f1"] == 1
+    assert is_right(fenced, lenient) and read_json(fenced, lenient).counts() == (4, 4, 4)
 
 
 def test_claims_are_counted_field_by_field() -> None:
     answer = {"name": "Bob", "items": ["tea", "jam"], "total": 5, "note": "x"}
     read = read_json(said(answer), ORDER)
     assert read.counts() == (2, 5, 4)  # tea and total are right; name, jam and note are not
-    assert not read.complies
-    assert row_scores(said(answer), ORDER)["f1"] == pytest.approx(4 / 9)
+    assert not complies(read, ORDER)
 
 
 def test_null_claims_nothing() -> None:
@@ -91,12 +94,6 @@ def test_a_failed_generation_is_never_right_whatever_text_it_left(status: str) -
         failed = row(1, gold, gold, status=status)
         assert not is_right(failed, output)
         assert not is_valid(failed, output)
-
-
-def test_an_error_scores_nothing_even_when_the_input_stands_in_the_answer() -> None:
-    failed = row(1, "refund the order", "refund the order", status="error", error="TimeoutError: 30 s")
-    scores = row_scores(failed, TextOutput())
-    assert {scores[name] for name in ("correct", "rougeLsum", "chrf", "bleu", "facts")} == {0.0}
 
 
 def test_only_the_final_answer_is_compared_where_the_spec_marks_it() -> None:
@@ -127,14 +124,6 @@ def test_the_form_of_a_text(asked: dict, text: str) -> None:
     assert is_valid(row(1, "x", text), TextOutput())
 
 
-def test_values_of_a_metric_per_row() -> None:
-    given = [row(1, "a b c", "a b c"), row(2, "a b c", "x")]
-    assert metric_values(given, "rougeLsum", None) == [1.0, 0.0]
-    assert metric_values(given, "exact", TextOutput()) == [1.0, 0.0]
-    with pytest.raises(ValueError, match="macro_f1 is not a mean"):
-        metric_values(given, "macro_f1", ["a", "b"])
-
-
 CALL = '<tool_call>{"name": "look_up", "arguments": {"city": "Rome", "days": 2}}</tool_call>'
 
 
@@ -159,3 +148,29 @@ def test_calls_are_compared_by_what_they_call(said: str, same: bool) -> None:
 
 def test_json_that_is_no_call_is_text() -> None:
     assert not same_calls('{"a": 1}', '{"a":1}')
+
+
+def test_a_label_is_read_letter_by_letter() -> None:
+    assert all(parse_answer(text, LABELS) == "bug" for text in ("bug", " bug\n"))
+    for text in ("Bug", "bug.", '"bug"', "bug billing", "Label: bug", "", "bu"):
+        assert parse_answer(text, LABELS) is None, text
+    assert [answer_of(row(1, "bug", "bug", status=status), LABELS) for status in ("truncated", "error")] == [None, None]
+
+
+def test_the_likeliest_label() -> None:
+    assert likelihood_label([-3.0, -0.5, -0.6], LABELS) == "billing"
+    assert likelihood_label([-1.0, -1.0, -2.0], LABELS) == "bug"
+    for unusable in ([], [math.nan, -1.0, -2.0], [-math.inf] * 3):
+        assert likelihood_label(unusable, LABELS) is None
+    with pytest.raises(ValueError, match="2 label scores for 3 labels"):
+        likelihood_label([-1.0, -2.0], LABELS)
+
+
+def test_rows_answered_by_likelihood_keep_failures() -> None:
+    given = [
+        row(1, "bug", "I think bug", label_scores=[-0.1, -2.0, -3.0]),
+        row(2, "bug", "bug", label_scores=[]),
+        row(3, "bug", "", status="error", error="out of memory"),
+    ]
+    answered = likelihood_rows(given, LABELS)
+    assert [(r["text"], r["status"]) for r in answered] == [("bug", "ok"), ("", "empty"), ("", "error")]
