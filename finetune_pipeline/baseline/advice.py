@@ -130,7 +130,7 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
     """
     prompt = _best_fixed(baseline)
     nearest = _nearest(baseline)
-    told: dict[str, Any] = {
+    counts: dict[str, Any] = {
         "prompt": prompt,
         "n": len(rows[prompt]),
         "right": 0,
@@ -143,19 +143,19 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
     shown = rows[nearest] if nearest else [None] * len(rows[prompt])
     for row, other in zip(rows[prompt], shown, strict=True):
         if is_right(row, spec.output):
-            told["right"] += 1
+            counts["right"] += 1
         elif (failure := failure_of(row, spec.output)) is None:
-            told["unnamed"] += 1
+            counts["unnamed"] += 1
         else:
             kinds[failure.kind] = kinds.get(failure.kind, 0) + 1
             if failure.kind in OF_FORM:
-                told["form"] += 1
+                counts["form"] += 1
             elif other is not None and is_right(other, spec.output):
                 knowledge += 1
             else:
-                told["judgement"] += 1
+                counts["judgement"] += 1
     ordered = {kind: kinds[kind] for kind in KINDS if kind in kinds}
-    return {**told, "knowledge": knowledge if nearest else None, "kinds": ordered}
+    return {**counts, "knowledge": knowledge if nearest else None, "kinds": ordered}
 
 
 def retrieval_of(
@@ -331,17 +331,17 @@ def _failures_told(failures: Mapping[str, Any], retrieval: Mapping[str, Any] | N
     wrong = failures["n"] - failures["right"]
     if not wrong:
         return []
-    told = [f"{failures['form']} are of form or style, which fine-tuning mends first"]
+    parts = [f"{failures['form']} are of form or style, which fine-tuning mends first"]
     if retrieval is not None:
-        told.append(
+        parts.append(
             f"{failures['knowledge']} come right once the nearest examples are shown: knowledge, which retrieval gives"
         )
-    told.append(f"{failures['judgement']} stay wrong, and have to be learned")
+    parts.append(f"{failures['judgement']} stay wrong, and have to be learned")
     if failures["unnamed"]:
-        told.append(f"{failures['unnamed']} differ from the gold text in nothing a rule can name")
+        parts.append(f"{failures['unnamed']} differ from the gold text in nothing a rule can name")
     return [
         f"Of {counted(wrong, 'wrong answer')} of the best prompt without retrieval ({prompt_name(failures['prompt'])}), "
-        f"{'; '.join(told)}."
+        f"{'; '.join(parts)}."
     ]
 
 
@@ -391,17 +391,17 @@ def _cost_told(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
     if tokens is None:
         return []
     before, after, answer = tokens["best"]["prompt"], tokens["tuned"]["prompt"], tokens["best"]["answer"]
-    told = (
+    sentence = (
         f"A call of the best prompt reads {before:,.0f} tokens and writes {answer:,.0f}; a fine-tuned model needs no examples "
         f"and reads {after:,.0f}."
     )
     if calls:
         saved = (before - after) * calls
-        told += f" At {calls:,} calls a month that is {saved / 1e6:,.1f} million tokens less"
-        told += (
+        sentence += f" At {calls:,} calls a month that is {saved / 1e6:,.1f} million tokens less"
+        sentence += (
             f", {saved / 1e6 * price:,.2f} of {(before + answer) * calls / 1e6 * price:,.2f} dollars." if price else "."
         )
-    return [told]
+    return [sentence]
 
 
 def _privacy_told(spec: TaskSpec) -> list[str]:

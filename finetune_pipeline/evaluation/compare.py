@@ -63,15 +63,15 @@ def widen_rates(
 
 
 def _by_id(rows: Sequence[Row], side: str) -> dict[str, Row]:
-    found: dict[str, Row] = {}
+    by_id: dict[str, Row] = {}
     twice = set()
     for row in rows:
-        if row["example_id"] in found:
+        if row["example_id"] in by_id:
             twice.add(row["example_id"])
-        found[row["example_id"]] = row
+        by_id[row["example_id"]] = row
     if twice:
         raise ValueError(f"{side}: {len(twice)} examples are there twice, for example {min(twice)!r}")
-    return found
+    return by_id
 
 
 def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tuple[str, Row, Row]]:

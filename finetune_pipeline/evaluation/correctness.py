@@ -131,24 +131,24 @@ def is_right(row: Row, output: AnyOutput) -> bool:
     if isinstance(output, JsonOutput):
         return read_json(row, output).exact(output.accept_repaired)
     if output.extract:
-        said = final_answer(row["text"], output.extract)
-        return said is not None and same_answer(said, final_answer(row["gold"], output.extract) or "")
+        final = final_answer(row["text"], output.extract)
+        return final is not None and same_answer(final, final_answer(row["gold"], output.extract) or "")
     return bool(row["text"].strip() == row["gold"].strip()) or same_calls(row["text"], row["gold"])
 
 
-def same_calls(said: str, gold: str) -> bool:
+def same_calls(text: str, gold: str) -> bool:
     """Whether two texts that hold calls of tools hold the same ones: the same text but for how the JSON in it is written.
 
     Order of keys, blanks and escapes do not count; names, values and the order of the calls do. Only for texts in which
     every JSON object is a call ({"name": …, "arguments" or "parameters": {…}}); other JSON is text like any other.
     """
-    a, b = _with_plain_calls(said), _with_plain_calls(gold)
+    a, b = _with_plain_calls(text), _with_plain_calls(gold)
     return a is not None and a == b
 
 
 def _with_plain_calls(text: str) -> list[str] | None:
     """The text between the calls (blanks at its ends off) and the calls in one form, in turn; None without any call."""
-    parts, at, found = [], 0, False
+    parts, at, any_call = [], 0, False
     while (start := text.find("{", at)) >= 0:
         try:
             value, end = _DECODER.raw_decode(text, start)
@@ -156,10 +156,10 @@ def _with_plain_calls(text: str) -> list[str] | None:
             return None
         if not isinstance(value, dict) or "name" not in value or not ({"arguments", "parameters"} & set(value)):
             return None
-        found = True
+        any_call = True
         parts += [text[at:start].strip(), json.dumps(value, sort_keys=True)]
         at = end
-    return [*parts, text[at:].strip()] if found else None
+    return [*parts, text[at:].strip()] if any_call else None
 
 
 def same_answer(a: str, b: str) -> bool:

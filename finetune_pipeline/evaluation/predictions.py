@@ -34,7 +34,7 @@ _COLUMNS = tuple(PREDICTION_SCHEMA.names)
 
 
 def _problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    found: list[str] = []
+    problems: list[str] = []
     seen: set[tuple[Any, Any]] = set()
     for number, row in enumerate(rows):
         place = f"row {number} ({row.get('model')!r}, example {row.get('example_id')!r})"
@@ -42,18 +42,18 @@ def _problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         empty = [name for name in _COLUMNS if name in row and row[name] is None]
         extra = sorted(set(row) - set(_COLUMNS))
         if missing:
-            found.append(f"{place} lacks {', '.join(missing)}")
+            problems.append(f"{place} lacks {', '.join(missing)}")
         if empty:
-            found.append(f"{place} has no value (null) in {', '.join(empty)}")
+            problems.append(f"{place} has no value (null) in {', '.join(empty)}")
         if extra:
-            found.append(f"{place} has unknown columns {', '.join(extra)}")
+            problems.append(f"{place} has unknown columns {', '.join(extra)}")
         if "status" in row and row["status"] not in STATUSES:
-            found.append(f"{place} has status {row['status']!r}, not one of {', '.join(STATUSES)}")
+            problems.append(f"{place} has status {row['status']!r}, not one of {', '.join(STATUSES)}")
         key = (row.get("model"), row.get("example_id"))
         if key in seen:
-            found.append(f"{place} is there twice")
+            problems.append(f"{place} is there twice")
         seen.add(key)
-    return found
+    return problems
 
 
 def _refuse(what: str, problems: list[str]) -> None:
@@ -84,22 +84,22 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
-    found = []
+    problems = []
     for field in PREDICTION_SCHEMA:
         if field.name not in table.column_names:
-            found.append(f"column {field.name} is missing")
+            problems.append(f"column {field.name} is missing")
         elif not _same_type(table.schema.field(field.name).type, field.type):
-            found.append(f"column {field.name} is {table.schema.field(field.name).type}, expected {field.type}")
-    _refuse(f"{path} is not a predictions file", found)
+            problems.append(f"column {field.name} is {table.schema.field(field.name).type}, expected {field.type}")
+    _refuse(f"{path} is not a predictions file", problems)
     rows: list[dict[str, Any]] = table.select(list(_COLUMNS)).to_pylist()
     _refuse(f"{path} holds faulty predictions", _problems(rows))
     return rows
 
 
-def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
+def _same_type(actual: pa.DataType, expected: pa.DataType) -> bool:
     if pa.types.is_list(expected):
-        return bool(pa.types.is_list(found) and found.value_type.equals(expected.value_type))
-    return bool(found.equals(expected))
+        return bool(pa.types.is_list(actual) and actual.value_type.equals(expected.value_type))
+    return bool(actual.equals(expected))
 
 
 def restricted_name(model: str) -> str:
@@ -126,7 +126,7 @@ def of_model(rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, An
 
 def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:
     """By model: test rows without an answer. Perturbed rows and production rows are no part of the test."""
-    return {name: _failed(told) for name, told in facts["sets"].items() if of_the_test(name)}
+    return {name: _failed(of_set) for name, of_set in facts["sets"].items() if of_the_test(name)}
 
 
 def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
@@ -161,9 +161,9 @@ def costs(
     more.
     """
     steps = {
-        name: {key: told.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}
-        for name, told in measured.items()
-        if is_number(told.get("seconds"))
+        name: {key: of_step.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}
+        for name, of_step in measured.items()
+        if is_number(of_step.get("seconds"))
     }
     tokens = {
         model: {
@@ -176,7 +176,7 @@ def costs(
     before, after = (sum(tokens[name].values()) if name in tokens else 0 for name in ("base", "candidate"))
     return {
         "steps": steps,
-        "seconds": sum(told["seconds"] for told in steps.values()),
+        "seconds": sum(of_step["seconds"] for of_step in steps.values()),
         "planned": plan.get("seconds"),
         "prices": list(plan.get("prices") or []),
         "tokens": tokens,

@@ -61,13 +61,13 @@ class Neighbours:
         A row with the very same text is passed over: where rows were split with duplicates together there is none, and
         where there is one all the same, it would give the answer away.
         """
-        found = []
+        nearest = []
         for start in range(0, len(texts), AT_ONCE):
-            some = texts[start : start + AT_ONCE]
-            for text, row in zip(some, self.similarities(some), strict=True):
+            batch = texts[start : start + AT_ONCE]
+            for text, row in zip(batch, self.similarities(batch), strict=True):
                 order = sorted(range(len(row)), key=lambda i: (-row[i], self.rows[i].id))
-                found.append([self.rows[i] for i in order[: 2 * k + 8] if self.rows[i].text != text][:k])
-        return found
+                nearest.append([self.rows[i] for i in order[: 2 * k + 8] if self.rows[i].text != text][:k])
+        return nearest
 
     def _usual_similarity(self) -> float:
         """The similarity of a training row to its fifth nearest other one, in the median: what counts as near."""
@@ -210,14 +210,14 @@ def conversations(
     prompt: of :meth:`Prompt.to_dict`; what it lacks is as in a plain Prompt. Raises ValueError where a prompt that
     retrieves has no shelf.
     """
-    told = Prompt(**prompt)
-    if not told.retrieved:
-        return [[with_turns(_asked(e, told), told.turns)] for e in examples]
+    chosen = Prompt(**prompt)
+    if not chosen.retrieved:
+        return [[with_turns(_asked(e, chosen), chosen.turns)] for e in examples]
     if shelf is None:
         raise ValueError("a prompt that shows the nearest examples needs the training examples")
     return [
-        [with_turns(_asked(e, told), shots_as_turns(shown[i:])) for i in range(len(shown) + 1)]
-        for e, shown in zip(examples, shelf.nearest(examples, told.retrieved), strict=True)
+        [with_turns(_asked(e, chosen), shots_as_turns(shown[i:])) for i in range(len(shown) + 1)]
+        for e, shown in zip(examples, shelf.nearest(examples, chosen.retrieved), strict=True)
     ]
 
 

@@ -42,13 +42,13 @@ def record(state: Path, candidate: str, outcomes: Mapping[str, bool]) -> None:
 
 def recorded(state: Path, candidates: Sequence[str]) -> dict[str, dict[str, bool]]:
     """Outcomes of these candidates, in this order; those without a file are left out."""
-    found = {}
+    outcomes = {}
     for candidate in candidates:
         path = state / FOLDER / f"{candidate}.parquet"
         if path.exists():
             table = pq.read_table(path, schema=SCHEMA)
-            found[candidate] = dict(zip(table["example_id"].to_pylist(), table["right"].to_pylist(), strict=True))
-    return found
+            outcomes[candidate] = dict(zip(table["example_id"].to_pylist(), table["right"].to_pylist(), strict=True))
+    return outcomes
 
 
 def regressions(before: Mapping[str, Mapping[str, bool]], now: Mapping[str, bool]) -> History:

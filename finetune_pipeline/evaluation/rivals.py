@@ -74,8 +74,8 @@ def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOut
     if isinstance(output, LabelsOutput):
         scored = rows.get(name, ())
         return likelihood_rows(scored, output.labels) if any(row["label_scores"] for row in scored) else None
-    found = rows.get(restricted_name(name))
-    return [dict(row) for row in found] if found else None
+    restricted = rows.get(restricted_name(name))
+    return [dict(row) for row in restricted] if restricted else None
 
 
 def simple_rows(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[dict[str, Any]]]:
@@ -105,14 +105,15 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
         spec: The task.
         rows: Validation rows by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
     """
-    found: list[tuple[str, Sequence[Row]]] = []
+    rivals: list[tuple[str, Sequence[Row]]] = []
     for name in prompts_of(rows):
         title = f"the base model, {prompt_name(name)}"
         answers = base_at_its_best(rows, spec.output, name).answers
-        found += [(f"{title}{MODE_TITLES[mode]}", of) for mode, of in answers.items()]
-    found += [(inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
+        rivals += [(f"{title}{MODE_TITLES[mode]}", of) for mode, of in answers.items()]
+    rivals += [(inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
     scored = [
-        (float(score(of, spec.output, metric=spec.metric)["primary"]["value"] or 0.0), title, of) for title, of in found
+        (float(score(of, spec.output, metric=spec.metric)["primary"]["value"] or 0.0), title, of)
+        for title, of in rivals
     ]
     value, title, of = max(scored, key=lambda rival: METRICS[spec.metric].rank(rival[0]))
     return Rival(title, value, sorted((dict(row) for row in of), key=lambda row: str(row["example_id"])))

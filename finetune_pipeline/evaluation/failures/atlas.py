@@ -111,23 +111,23 @@ def failure_atlas(
         texts: User text by example id, of all rows.
         neighbours: To find the nearest training rows.
     """
-    found = {row["example_id"]: failure for row in rows if (failure := failure_of(row, output)) is not None}
+    failures = {row["example_id"]: failure for row in rows if (failure := failure_of(row, output)) is not None}
     by_id = {row["example_id"]: row for row in rows}
     together: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for i, failure in found.items():
+    for i, failure in failures.items():
         together[failure.kind, failure.detail].append(i)
-    counts = Counter(failure.kind for failure in found.values())
+    counts = Counter(failure.kind for failure in failures.values())
     known = {i: texts[i] for i in by_id if i in texts}
-    right = [text for i, text in known.items() if i not in found]
+    right = [text for i, text in known.items() if i not in failures]
     usual = float(np.median(neighbours.counts(right))) if neighbours and len(right) >= LEAST_RIGHT else None
     groups = [
-        _group(kind, detail, cluster, by_id, found, known, neighbours, usual)
+        _group(kind, detail, cluster, by_id, failures, known, neighbours, usual)
         for (kind, detail), ids in together.items()
         for cluster in clusters(ids, known)
     ]
     groups.sort(key=lambda g: (-counts[g.kind], -g.count, g.kind, g.detail, g.terms, g.examples[0].id))
     kinds = {kind: counts[kind] for kind in sorted(counts, key=lambda k: (-counts[k], list(KINDS).index(k)))}
-    return Atlas(n=len(rows), wrong=len(found), kinds=kinds, groups=groups)
+    return Atlas(n=len(rows), wrong=len(failures), kinds=kinds, groups=groups)
 
 
 def _group(
@@ -135,7 +135,7 @@ def _group(
     detail: str,
     cluster: Cluster,
     rows: Mapping[str, Row],
-    found: Mapping[str, Failure],
+    failures: Mapping[str, Failure],
     texts: Mapping[str, str],
     neighbours: Neighbours | None,
     usual: float | None,
@@ -144,7 +144,7 @@ def _group(
     near = float(np.median(neighbours.counts(inside))) if neighbours and inside else None
     nearest = neighbours.nearest(inside, NEAREST) if neighbours and inside else []
     collect, advice = what_to_do(kind, detail, len(cluster.ids), near, usual, [t.answer for t in nearest])
-    also = Counter(other for i in cluster.ids for other in found[i].also)
+    also = Counter(other for i in cluster.ids for other in failures[i].also)
     ids = sorted(cluster.ids)
     return AtlasGroup(
         kind=kind,

@@ -56,8 +56,8 @@ def length_ratio(prediction: str, reference: str) -> float:
 
 def script(text: str) -> str | None:
     """The writing most letters belong to (LATIN, CYRILLIC, CJK …); None without letters."""
-    found = Counter(unicodedata.name(c, "?").split()[0] for c in text[:1000] if c.isalpha())
-    return found.most_common(1)[0][0] if found else None
+    scripts = Counter(unicodedata.name(c, "?").split()[0] for c in text[:1000] if c.isalpha())
+    return scripts.most_common(1)[0][0] if scripts else None
 
 
 def language(text: str) -> str | None:

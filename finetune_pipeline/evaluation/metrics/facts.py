@@ -51,17 +51,17 @@ def facts(text: str) -> Counter[tuple[str, str]]:
     Dates are read with a month by name, or as ISO 8601; others stay numbers. Number words up to ninety count as digits
     (`one` does not: it is mostly no number).
     """
-    found: set[tuple[str, str]] = {("negation", str(bool(_NEGATION.search(text))))}
+    values: set[tuple[str, str]] = {("negation", str(bool(_NEGATION.search(text))))}
     rest = text
 
     def take(pattern: re.Pattern[str], kind: str, value: object) -> None:
         nonlocal rest
 
         def note(match: re.Match[str]) -> str:
-            told = value(match) if callable(value) else match[0]
-            if told is None:
+            fact = value(match) if callable(value) else match[0]
+            if fact is None:
                 return match[0]
-            found.add((kind, told))
+            values.add((kind, fact))
             return " "
 
         rest = pattern.sub(note, rest)
@@ -73,7 +73,7 @@ def facts(text: str) -> Counter[tuple[str, str]]:
     take(_IDENTIFIER, "id", lambda m: None if _ORDINAL.match(m[0]) else m[0].rstrip(".,;)").casefold())
     take(_NUMBER, "number", lambda m: _plain(m[0]))
     take(_NUMBER_WORD, "number", lambda m: _WORDS[m[0].lower()])
-    return Counter(dict.fromkeys(found, 1))
+    return Counter(dict.fromkeys(values, 1))
 
 
 def _date(year: str | None, month: int, day: str) -> str | None:
@@ -92,8 +92,8 @@ def fact_score(prediction: str, reference: str) -> float:
     """
     if not re.search(r"\w", prediction):
         return 0.0
-    said, wanted = facts(prediction), facts(reference)
-    return 2 * sum((said & wanted).values()) / (sum(said.values()) + sum(wanted.values()))
+    given, wanted = facts(prediction), facts(reference)
+    return 2 * sum((given & wanted).values()) / (sum(given.values()) + sum(wanted.values()))
 
 
 @register

@@ -86,7 +86,7 @@ def prediction_pairs(
 
 def read_ratings(path: Path, known: Collection[str]) -> tuple[dict[str, Choice], list[str]]:
     """(choice by example id, problems with their line). The last rating of an example counts; bad lines lose no others."""
-    found: dict[str, Choice] = {}
+    choices: dict[str, Choice] = {}
     problems = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         if not line.strip():
@@ -102,8 +102,8 @@ def read_ratings(path: Path, known: Collection[str]) -> tuple[dict[str, Choice],
         elif name not in known:
             problems.append(f"{path.name}:{number}: {name!r:.40} is no example of the test")
         else:
-            found[name] = PREFERS[prefers]
-    return found, problems
+            choices[name] = PREFERS[prefers]
+    return choices, problems
 
 
 def likeness(answers: Sequence[str], references: Sequence[str], model: str = "hashed") -> list[float]:
@@ -111,8 +111,8 @@ def likeness(answers: Sequence[str], references: Sequence[str], model: str = "ha
     if not answers:
         return []
     vectors = embed([*answers, *references], model)
-    mine, theirs = vectors[: len(answers)], vectors[len(answers) :]
-    return [float(value) for value in (mine * theirs).sum(axis=1)]
+    given, right = vectors[: len(answers)], vectors[len(answers) :]
+    return [float(value) for value in (given * right).sum(axis=1)]
 
 
 @dataclass(frozen=True, slots=True)

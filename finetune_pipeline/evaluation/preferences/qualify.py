@@ -71,11 +71,11 @@ def qualify(
         few = f"people have rated only {counted(len(pairs), 'pair')} of different answers; {standards.rated} are needed"
         nothing = sign_test(0, 0)
         return Qualification(judge.name, 0, 0, None, None, None, None, nothing, nothing, nothing, (few,))
-    told = both_ways(judge, pairs)
-    sound = [i for i, one in enumerate(told) if one.choice != "failed"]
-    theirs, ours = [people[i] for i in sound], [told[i].choice for i in sound]
-    consistent = sum(told[i].first == told[i].second for i in sound) / len(sound) if sound else None
-    orders = [(told[i].first, told[i].second) for i in sound]
+    answers = both_ways(judge, pairs)
+    sound = [i for i, answer in enumerate(answers) if answer.choice != "failed"]
+    theirs, ours = [people[i] for i in sound], [answers[i].choice for i in sound]
+    consistent = sum(answers[i].first == answers[i].second for i in sound) / len(sound) if sound else None
+    orders = [(answers[i].first, answers[i].second) for i in sound]
     first, last = orders.count(("a", "b")), orders.count(("b", "a"))
     result = Qualification(
         name=judge.name,
@@ -166,7 +166,7 @@ _PLACES: dict[tuple[bool, bool], Choice] = {(True, False): "b", (False, True): "
 def people_choices(items: Mapping[str, Mapping[str, bool]]) -> dict[str, Choice]:
     """What people prefer by example, from whether they accept either answer (people.summary.summarise: `items`): `b` is
     the candidate; both or neither is a tie."""
-    return {i: _PLACES.get((told["candidate"], told["base"]), "tie") for i, told in items.items()}
+    return {i: _PLACES.get((accepted["candidate"], accepted["base"]), "tie") for i, accepted in items.items()}
 
 
 def judged_pairs(
@@ -180,24 +180,24 @@ def judged_pairs(
     """
     rated = [pair for pair in pairs if pair.id in people]
     differing = [pair for pair in rated if pair.a != pair.b]
-    found = qualify(judge, differing, [people[pair.id] for pair in differing], standards)
+    qualification = qualify(judge, differing, [people[pair.id] for pair in differing], standards)
     return {
-        **_told(found),
+        **_as_facts(qualification),
         "equal": len(rated) - len(differing),
-        "verdict": _verdict(judge, found, sorted(pairs, key=_drawn)[:rows]) if found.passed else None,
+        "verdict": _verdict(judge, qualification, sorted(pairs, key=_drawn)[:rows]) if qualification.passed else None,
         "failures": judge.failures[:SHOWN_FAILURES],
         "spent": judge.spent.to_dict(),
     }
 
 
-def _told(found: Qualification) -> dict[str, Any]:
-    return {**asdict(found), "believed": found.passed, "refused": list(found.refused)}
+def _as_facts(qualification: Qualification) -> dict[str, Any]:
+    return {**asdict(qualification), "believed": qualification.passed, "refused": list(qualification.refused)}
 
 
-def _verdict(judge: Judge, found: Qualification, pairs: Sequence[Pair]) -> dict[str, Any]:
-    told = judged(judge, found, [pair for pair in pairs if pair.a != pair.b])
+def _verdict(judge: Judge, qualification: Qualification, pairs: Sequence[Pair]) -> dict[str, Any]:
+    result = judged(judge, qualification, [pair for pair in pairs if pair.a != pair.b])
     kept = ("wins", "losses", "ties", "n", "share", "interval", "p", "failed", "choices")
-    return {**{key: told[key] for key in kept}, "equal": sum(pair.a == pair.b for pair in pairs)}
+    return {**{key: result[key] for key in kept}, "equal": sum(pair.a == pair.b for pair in pairs)}
 
 
 def _drawn(pair: Pair) -> bytes:
@@ -214,7 +214,7 @@ def similar(pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, con
     references = [pair.reference for pair in pairs]
     base, candidate = (likeness([getattr(pair, side) for pair in pairs], references, model) for side in ("a", "b"))
     differing = [pair for pair in pairs if pair.id in people and pair.a != pair.b]
-    found = qualify(Likeness(model), differing, [people[p.id] for p in differing], Standards(rated=1))
+    qualification = qualify(Likeness(model), differing, [people[p.id] for p in differing], Standards(rated=1))
     means = [sum(values) / len(values) for values in (base, candidate)]
     return {
         "model": model,
@@ -223,7 +223,7 @@ def similar(pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, con
         "candidate": means[1],
         "gain": means[1] - means[0],
         "interval": list(paired_bootstrap_mean(base, candidate, confidence=confidence)),
-        "rated": found.rated,
-        "kappa": found.kappa,
-        "kappa_interval": found.interval,
+        "rated": qualification.rated,
+        "kappa": qualification.kappa,
+        "kappa_interval": qualification.interval,
     }

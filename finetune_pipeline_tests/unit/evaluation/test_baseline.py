@@ -9,7 +9,7 @@ import pytest
 
 from finetune_pipeline.evaluation.prompts import build_shots
 from finetune_pipeline.evaluation.rivals import score_baselines
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row, rows, spec, text_spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row, rows, spec
 
 TRAIN = [SimpleNamespace(id=f"{label}{i}", label=label) for label in LABELS for i in range(20)]
 LABEL_OF = {e.id: e.label for e in TRAIN}
@@ -25,10 +25,6 @@ def test_shots_are_spread_over_the_labels():
 def test_shots_do_not_depend_on_the_order_of_rows_but_on_the_seed():
     assert build_shots(TRAIN, 9, LABELS, 1) == build_shots(TRAIN[::-1], 9, LABELS, 1)
     assert build_shots(TRAIN, 9, LABELS, 1) != build_shots(TRAIN, 9, LABELS, 2)
-
-
-def test_fewer_shots_begin_more_shots():
-    assert build_shots(TRAIN, 12, LABELS, 0)[:5] == build_shots(TRAIN, 5, LABELS, 0)
 
 
 def test_a_rare_label_is_made_up_for():
@@ -70,14 +66,6 @@ def test_prompts_must_cover_the_same_rows():
         score_baselines(spec(), {"zero_shot": rows([("bug", "bug")] * 2), "8_shot": rows([("bug", "bug")])})
     with pytest.raises(ValueError, match="no baseline predictions"):
         score_baselines(spec(), {"zero_shot": []})
-
-
-def test_text_tasks_are_ranked_by_rouge():
-    near = rows([("the cat sat", "the cat sits"), ("a dog", "a dog barks")])
-    far = rows([("the cat sat", "no"), ("a dog", "no")])
-    facts = score_baselines(text_spec(), {"zero_shot": far, "8_shot": near})
-    assert (facts["best"], facts["metric"]) == ("8_shot", "rougeLsum")
-    assert facts["prompts"]["8_shot"]["restricted"] is None and facts["best_mode"] == "free"
 
 
 def test_where_no_prompt_keeps_the_form_the_best_restricted_answers_are_the_ones_to_beat():

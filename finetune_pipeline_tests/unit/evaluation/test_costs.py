@@ -24,14 +24,3 @@ def test_tokens_and_time_are_summed_and_compared() -> None:
     }
     assert told["seconds"] == 60.0
     assert told["planned"] == {"low": 1}
-
-
-def test_what_is_unknown_is_no_saving() -> None:
-    assert costs([], {}, {}) == {
-        "steps": {},
-        "seconds": 0,
-        "planned": None,
-        "prices": [],
-        "tokens": {},
-        "saved_share": None,
-    }

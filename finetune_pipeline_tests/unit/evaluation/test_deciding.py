@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.compare import count_sources, shared_sources, source_of
+from finetune_pipeline.evaluation.compare import count_sources, shared_sources
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain
 from finetune_pipeline.evaluation.result import Sources
 from finetune_pipeline.evaluation.statistics import holm, mcnemar_exact, tango_interval
 from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row, rows, spec, text_spec
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row, rows, spec
 
 OUTPUT = spec().output
 
@@ -53,12 +52,6 @@ def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
     told = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     assert told.shown is True
     assert [round(one.confidence, 4) for one in told.gains] == [0.95, 0.9833, 0.975]
-
-
-def test_without_metrics_or_an_interval_nothing_is_shown():
-    assert decide_gain({"base": []}, [], OUTPUT, [], level=0.05, margin=0.0).shown is False
-    one = ([row(1, "a b", "a")], [row(1, "a b", "a b")], text_spec().output)
-    assert decide_gain({"base": one[0]}, *one[1:], ["chrf"], level=0.05, margin=0.0).shown is False
 
 
 def test_the_deciding_metric_comes_first_and_once():
@@ -119,13 +112,3 @@ def test_a_row_without_a_source_is_an_error():
     assert shared_sources(rows([("bug", "bug")] * 2), {"e0000": "a", "e0001": "b"}) is None
     assert shared_sources(rows([("bug", "bug")]), None) is None
     assert count_sources(None, 0).largest == 0
-
-
-def test_the_source_is_the_group_or_the_line_of_the_file():
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-    made = [
-        Example("1", messages, group="seed 7", source={"file": "a", "line": 3}),
-        Example("2", messages, source={"file": "a", "line": 3}),
-        Example("3", messages, source={"log": "77"}),
-    ]
-    assert [source_of(e) for e in made] == ["group seed 7", "a:3", "row 3"]

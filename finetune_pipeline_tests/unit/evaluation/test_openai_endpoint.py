@@ -207,14 +207,6 @@ def test_addresses_and_keys_that_cannot_be_right() -> None:
         Endpoint("https://example.com/v1", "small", "NO_SUCH_KEY")
 
 
-def test_a_key_with_a_line_break_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENDPOINT_KEY", KEY + "\n")
-    with pytest.raises(ValueError, match="holds no key") as caught:
-        Endpoint("https://example.com/v1", "small", "ENDPOINT_KEY")
-    assert KEY not in str(caught.value)
-    assert KEY not in repr(Endpoint("https://example.com/v1", "small"))
-
-
 def test_fields_of_the_request_can_be_replaced() -> None:
     with openai_server(lambda body, seen: "a") as server:
         body = {"max_tokens": None, "temperature": None, "max_completion_tokens": 5}

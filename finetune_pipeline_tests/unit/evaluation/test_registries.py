@@ -34,7 +34,7 @@ from finetune_pipeline.evaluation.gates import Outcome, gate
     default="3",
     holds_back="champion",
     what_to_do="Add shorter answers to the training rows.",
-    reads=lambda evaluation: evaluation.cost.tokens["candidate"]["answer"],
+    reads=lambda evaluation: evaluation.cost.tokens["candidate"].answer,
 )
 def short_answers(spec, tokens):
     return Outcome(tokens <= 3, tokens, 3.0, f"{tokens:g} tokens an answer; at most 3 are allowed.")

@@ -23,10 +23,6 @@ def test_the_strongest_rival_is_the_one_with_the_highest_score_whatever_its_name
     assert strongest_rival(spec(), {**rows, "simple_linear": answers(29)}).title == "the base model, 8-shot"
 
 
-def test_a_rival_that_is_always_wrong_is_worth_nothing() -> None:
-    assert strongest_rival(spec(), {"zero_shot": answers(0)}).value == 0.0
-
-
 def test_two_models_are_compared_on_the_rows_both_answered_in_one_order() -> None:
     first, second = answers(5, n=6), answers(3, n=6)
     a, b = same_rows(first[1:], list(reversed(second[:5])))

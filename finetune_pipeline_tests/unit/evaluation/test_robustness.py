@@ -97,21 +97,6 @@ def test_a_drop_within_the_limit_passes_though_it_is_sure() -> None:
     assert judged(case=13, settings={"max_drop": 0.2}).status == "failed"
 
 
-def test_a_large_drop_that_chance_may_have_made_passes() -> None:
-    """17 of 60 rows lost and 10 won: 11.7 points, above the limit, but the interval reaches below zero."""
-    _, candidate = paired(both=50, only_base=0, only_candidate=0, neither=10)
-    flipped = [
-        {**r, "text": r["gold"] if r["text"] != r["gold"] else "something else" if i < 17 else r["text"]}
-        for i, r in enumerate(answered(candidate, "typos", 0))
-    ]
-    others = [r for kind in KINDS[1:] for r in answered(candidate, kind, 0)]
-    measured = robustness(spec(), [*candidate, *flipped, *others])
-    assert measured is not None and measured.kinds["typos"].drop == pytest.approx(7 / 60)
-    assert (measured.kinds["typos"].interval or (0.0,))[0] < 0
-    verdict = robustness_verdict(spec().robustness, measured)
-    assert (verdict.status, verdict.largest_drop) == ("passed", pytest.approx(7 / 60))
-
-
 @pytest.mark.parametrize(("rows", "limit"), [(60, 0.05), (100, 0.02)])
 def test_six_answers_lost_and_none_won_are_surely_a_loss(rows: int, limit: float) -> None:
     """What docs/evaluation.md says of the smallest loss that is sure."""
@@ -122,11 +107,6 @@ def test_six_answers_lost_and_none_won_are_surely_a_loss(rows: int, limit: float
     ]
     assert [verdict.status for verdict in verdicts] == ["passed", "failed"]
     assert all((verdict.largest_drop or 0) > limit for verdict in verdicts)
-
-
-def test_nothing_asked_is_its_own_answer() -> None:
-    verdict = robustness_verdict(spec(robustness={"rows": 0}).robustness, None)
-    assert (verdict.status, verdict.passed, verdict.largest_drop) == ("not_asked", True, None)
 
 
 @pytest.mark.parametrize("action", ["warn", "block"])
@@ -200,11 +180,3 @@ def test_every_kind_of_task_is_judged_in_its_own_metric(of: TaskSpec, gold: str,
     verdict = robustness_verdict(of.robustness, measured)
     assert verdict.status == "failed" and (verdict.largest_drop or 0) > 0.2
     assert "greeting and thanks -" in verdict.sentence
-
-
-def test_answers_that_failed_are_wrong_and_counted() -> None:
-    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
-    failed = [{**r, "status": "error", "text": "", "error": "too long"} for r in answered(candidate, "courtesy", 0)]
-    measured = robustness(spec(), [*candidate, *failed])
-    assert measured is not None and measured.kinds["courtesy"].failed == ENOUGH_ROWS
-    assert measured.kinds["courtesy"].perturbed == 0

@@ -102,20 +102,6 @@ def test_code_of_task_files_is_not_run(tmp_path: Path) -> None:
         read_tasks(tmp_path, ["pick.yaml"])
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    write_task(tmp_path / "a", CHOICES)
-    write_task(tmp_path / "b", CHOICES)
-    write_task(tmp_path / "c", ENDING | {"dataset_path": "lambada"})
-    (tmp_path / "d.yaml").write_text("include: d.yaml\ntask: d\n")
-    with pytest.raises(FindingsError) as caught:
-        read_tasks(tmp_path, ["a", "b", "c", "d.yaml", "arc_easy"])
-    told = {f.place: f.message for f in caught.value.findings}
-    assert "twice" in told["b/pick.yaml"]
-    assert "fetched" in told["c/ending.yaml"]
-    assert "include" in told["d.yaml"]
-    assert told["task.yaml: ability.harness.tasks"] == "'arc_easy' matches no task file"
-
-
 def test_the_digest_follows_rows_task_and_limit_and_not_the_place(tmp_path: Path) -> None:
     for place in ("one", "two"):
         write_task(tmp_path / place, CHOICES)

@@ -48,17 +48,6 @@ def test_kappa_without_variety_is_undefined():
     assert st.cohens_kappa("aab", "aba") == pytest.approx(-0.5)
 
 
-def test_kappa_refuses_what_does_not_pair():
-    with pytest.raises(ValueError, match="as many ratings"):
-        st.cohens_kappa("ab", "a")
-    with pytest.raises(ValueError, match="outside the given order: 'b'"):
-        st.cohens_kappa("ab", "aa", order=["a"])
-
-
-def test_categories_of_several_types_are_allowed():
-    assert st.cohens_kappa([1, "x", 1, "x"], [1, "x", "x", "x"]) == pytest.approx(0.5)
-
-
 @pytest.mark.parametrize(("scale", "expected"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
 def test_krippendorffs_own_example(scale, expected):
     assert round(st.krippendorffs_alpha(KRIPPENDORFF, scale), 3) == expected
@@ -67,10 +56,3 @@ def test_krippendorffs_own_example(scale, expected):
 def test_alpha_of_two_complete_raters_is_about_kappa_and_perfect_agreement_is_one():
     assert st.krippendorffs_alpha([list(A) * 20, list(B) * 20]) == pytest.approx(st.cohens_kappa(A, B), abs=0.005)
     assert st.krippendorffs_alpha([[1, 2, 3], [1, 2, 3]]) == 1.0
-
-
-def test_alpha_needs_ratings_that_meet():
-    assert st.krippendorffs_alpha([[1, None], [None, 2]]) is None
-    assert st.krippendorffs_alpha([[1, 1], [1, 1]]) is None
-    with pytest.raises(ValueError, match="one entry an item"):
-        st.krippendorffs_alpha([[1], [1, 2]])

@@ -34,11 +34,6 @@ def test_levels_of_all_looks_together_stay_below_alpha():
         st.level_left(0)
 
 
-@pytest.mark.parametrize(("n", "k", "expected"), [(100, 3, 3.3), (100, 20, 7.2), (200, 5, 3.2), (500, 10, 2.7)])
-def test_selection_optimism(n, k, expected):
-    assert round(100 * st.selection_optimism(n, 0.8, k), 1) == expected
-
-
 def test_selection_optimism_equals_simulation_and_needs_a_choice():
     best = np.random.default_rng(0).binomial(60, 0.7, size=(20000, 4)).max(axis=1).mean() / 60
     assert st.selection_optimism(60, 0.7, 4) == pytest.approx(best - 0.7, abs=0.002)

@@ -10,7 +10,7 @@ import pytest
 
 from finetune_pipeline.data.courtesies import CLOSINGS, GREETINGS
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.perturbations import BLOCKING, KINDS, drawn, kind_of, perturbed, set_name
+from finetune_pipeline.data.perturbations import KINDS, drawn, kind_of, perturbed, set_name
 
 TEXT = (
     "Well, my invoice RX-4411 of 2026-03-05 shows forty euros that were never ordered by Marianne. "
@@ -62,12 +62,6 @@ def test_typing_errors_leave_what_the_answer_hangs_on() -> None:
         assert all(len(re.sub(r"\W", "", a)) >= 5 and a[0] == b[0] and abs(len(a) - len(b)) <= 1 for a, b in other)
 
 
-def test_typing_errors_make_no_other_word_of_these_rows() -> None:
-    rows = [example("trial", name="a"), example("trail", name="b")]
-    for seed in range(40):
-        assert not {"trial", "trail"} & set(said(perturbed(rows, "typos", seed)))
-
-
 def test_words_of_the_answer_are_copied_as_they_are() -> None:
     gold = json.dumps({"city": "Oslo", "dish": "lingonberry pancakes"})
     text = "We want lingonberry pancakes in Oslo, for everybody on the terrace"
@@ -86,31 +80,6 @@ def test_case_changes_words_and_nothing_else() -> None:
         seen.add("PLEASE" in changed)
     assert seen == {True, False}
     assert said(perturbed([example("all small already")], "case", 0)) == ["ALL SMALL ALREADY"]
-
-
-def test_arguments_of_a_tool_call_are_copied_as_they_are() -> None:
-    call = {
-        "id": "c1",
-        "type": "function",
-        "function": {"name": "book", "arguments": '{"dish": "lingonberry pancakes"}'},
-    }
-    turns = [
-        {"role": "user", "content": "please reserve lingonberry pancakes tomorrow evening"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": "done", "tool_call_id": "c1", "name": "book"},
-        {"role": "assistant", "content": "Reserved."},
-    ]
-    for kind in BLOCKING:
-        for seed in range(10):
-            (changed,) = perturbed([Example("e1", turns)], kind, seed)
-            assert "lingonberry pancakes" in changed.user_text
-            assert changed.messages[1:] == turns[1:]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_answers_are_never_changed(kind: str) -> None:
-    some = [example(TEXT, "shipment delayed; invoice wrong", f"e{i}") for i in range(5)]
-    assert [e.messages[-1] for e in perturbed(some, kind, 0)] == [e.messages[-1] for e in some]
 
 
 def courtesies(
@@ -147,13 +116,6 @@ def test_rows_about_courtesy_get_none(label: str) -> None:
     assert courtesies("the weather is fine", "weather"), "the clean row is changed"
 
 
-def test_tasks_about_manners_get_no_courtesy_and_tasks_about_feelings_no_warm_one() -> None:
-    assert courtesies("send the file", "rude", ["rude", "polite"]) == []
-    added = courtesies("the parcel is on the table", "neutral", ["positive", "neutral", "negative"])
-    assert {after for _, after in added} == {"With regards"}
-    assert not {before for before, _ in added} & {"Good day,", "Hello, I hope you are well.", "Dear all,"}
-
-
 @pytest.mark.parametrize(
     ("text", "greets", "closes"),
     [
@@ -185,13 +147,6 @@ def test_a_text_with_both_and_a_text_in_another_script_are_left_out() -> None:
     assert courtesies("Die Pumpe l\u00e4uft nicht"), (
         "an English greeting before a German text is what production brings"
     )
-
-
-def test_training_copies_and_judged_rows_get_different_lines() -> None:
-    for lines in (GREETINGS, CLOSINGS):
-        assert not set(lines["training"]) & set(lines["evaluation"])
-    (copy,) = said(perturbed([example("my invoice is wrong")], "courtesy", 0, purpose="training"))
-    assert copy.startswith(GREETINGS["training"]) and copy.endswith(CLOSINGS["training"])
 
 
 def test_rows_that_cannot_be_changed_are_left_out() -> None:

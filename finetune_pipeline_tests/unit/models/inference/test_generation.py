@@ -73,15 +73,6 @@ def test_rows_that_end_early_leave_the_others_alone(loaded: tuple[Any, Any], mon
     assert len({a.new_tokens for a in answers}) > 1
 
 
-def test_an_answer_of_only_an_end_token_is_empty(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = loaded
-    prompts, _ = _prompts(tokenizer, 3)
-    first = generate_and_score(model, tokenizer, prompts, None, LONGEST, 4)[0].new_ids[0]
-    monkeypatch.setattr(generation, "end_tokens", lambda *_: {first})
-    answer = generate_and_score(model, tokenizer, prompts, None, LONGEST, 4)[0]
-    assert (answer.status, answer.text, answer.new_tokens) == ("empty", "", 1)
-
-
 def test_prompts_without_a_common_beginning(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
     prompts = [[5, 6, 7, 8], [9, 10], [11]]
@@ -129,18 +120,6 @@ def test_families_give_the_same_answers(loaded: tuple[Any, Any], monkeypatch: py
     for answer, prompt, ids in zip(answers, prompts, offered, strict=True):
         text, _, scores = _plainly(model, tokenizer, prompt, ids)
         assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
-
-
-def test_progress_is_told(loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import json
-
-    monkeypatch.setenv("FINETUNE_PROGRESS", str(tmp_path / "p.jsonl"))
-    model, tokenizer = loaded
-    generate_and_score(model, tokenizer, _prompts(tokenizer, 5)[0], None, 2, 2, "baseline", "zero_shot")
-    told = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    assert [(t["stage"], t["message"], t["step"], t["of"]) for t in told] == [
-        ("baseline", "zero_shot", n, 5) for n in (2, 4, 5)
-    ]
 
 
 def test_end_tokens_come_from_model_and_tokenizer(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:

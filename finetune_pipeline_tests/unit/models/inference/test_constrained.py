@@ -12,7 +12,6 @@ import torch
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_values import strict
-from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.predict import baseline, predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, restricted_name
@@ -194,18 +193,6 @@ def test_control_tokens_stay_out_and_an_end_token_ends_what_is_complete(folder: 
     assert _written(tokenizer, {"type": "string", "maxLength": 3}, [*control, "a", '"'], size=401) == '"aaa"<|im_end|>'
 
 
-def test_blanks_do_not_go_on_for_ever(loaded: tuple[Any, Any, Any]) -> None:
-    schema = {"type": "array", "items": {"type": "null"}, "minItems": 2, "maxItems": 2}
-    assert _written(loaded[1], schema, ["Ġ", "Ċ"]) == "[null, null]<|im_end|>"
-
-
-def test_tokens_of_the_model_that_the_tokenizer_does_not_have_are_never_chosen(loaded: tuple[Any, Any, Any]) -> None:
-    answer = Grammar({"type": "null"}, loaded[1]).begin()
-    logits = np.zeros(500, dtype=np.float32)
-    logits[400:] = 9.0
-    assert answer.choose(logits, {2}) < 400
-
-
 @pytest.mark.parametrize(
     ("schema", "why"),
     [
@@ -227,15 +214,6 @@ def test_a_schema_that_cannot_be_kept_to_is_told_and_loses_nothing(
     restricted = facts["restricted"]
     assert why in restricted.pop("why") and restricted == {"asked": 0, "available": False, "statuses": {}}
     assert [r["model"] for r in rows] == ["base"] * 6
-
-
-def test_a_format_nobody_knows_is_a_remark_and_a_property_may_be_called_like_a_keyword(folder: Path) -> None:
-    tokenizer = load_tokenizer(folder / "base")
-    odd = {"properties": {"uniqueItems": {"type": "null"}, "format": {"enum": [{"format": 1}]}}, "type": "object"}
-    odd |= {"required": ["uniqueItems", "format"], "additionalProperties": False, "format": "of ours"}
-    assert _written(tokenizer, odd, []).replace(" ", "") == '{"uniqueItems":null,"format":{"format":1}}<|im_end|>'
-    assert not _written(tokenizer, {"type": "string", "format": "date"}, ["9"]).startswith('"9999-99')
-    assert _written(tokenizer, {"type": "string", "format": "of ours", "maxLength": 2}, ["9"]).startswith('"99')
 
 
 def test_valid_free_answers_stay_and_only_the_others_are_asked_again(folder: Path, tmp_path: Path) -> None:
@@ -262,26 +240,6 @@ def test_an_answer_under_another_schema_or_order_of_keys_is_another_answer(folde
     assert known(schema) == 0 and known(schema) == 12
     turned = {**schema, "properties": dict(reversed(two.items()))}
     assert known(turned) == 6 and known({**turned, "required": ["a"]}) == 6
-
-
-def test_a_run_cut_off_between_batches_goes_on_with_what_is_known(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, _, whole = run(folder, tmp_path / "whole", "base", TICKET)
-    kept, lots = AnswerCache.keep, []
-
-    def die(self: AnswerCache, answers: Any) -> None:
-        kept(self, answers)
-        lots.append(len(answers))
-        if len(lots) == 5:  # three lots of free answers, two of restricted ones
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(AnswerCache, "keep", die)
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, tmp_path, "base", TICKET)
-    monkeypatch.setattr(AnswerCache, "keep", kept)
-    _, measured, rows = run(folder, tmp_path, "base", TICKET)
-    assert measured["answers"] == {"known": 10, "asked": 2} and rows == whole
 
 
 def test_every_prompt_of_a_baseline_is_restricted_and_labels_never_are(folder: Path, tmp_path: Path) -> None:
