@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from benchmarks.gate_simulation import SPEC, TRIES
+from benchmarks.gate_simulation import SPEC, TRIES, evaluation_of
 from finetune_pipeline.evaluation.deciding import decide_gain, level_of
 from finetune_pipeline.evaluation.gates import verdict
 from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
@@ -142,22 +142,18 @@ def _passes(world: NullWorld, right: Mapping[str, np.ndarray], candidate: np.nda
             return False
     level, after = level_of(look, SPEC.gates.confidence), _answers(candidate)
     sides = {"baseline": world.base, "simple": world.simple}
-    evaluation = {
-        "decisions": {
-            side: decide_gain(
-                {name: _answers(right[name]) for name in names},
-                after,
-                SPEC.output,
-                ["accuracy"],
-                level=level.level,
-                margin=0.0,
-            )
-            for side, names in sides.items()
-        },
-        "n": world.rows,
-        "seal": {"level": level},
-        "baseline": {"best": "8_shot"},
+    decisions = {
+        side: decide_gain(
+            {name: _answers(right[name]) for name in names},
+            after,
+            SPEC.output,
+            ["accuracy"],
+            level=level.level or 0.0,
+            margin=0.0,
+        )
+        for side, names in sides.items()
     }
+    evaluation = evaluation_of(world.rows, level, **decisions)
     return verdict([beats_baseline(SPEC, evaluation), beats_simple(SPEC, evaluation)]) == "promote"
 
 

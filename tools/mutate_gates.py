@@ -33,8 +33,23 @@ TARGETS = {
     **{
         f"evaluation.gates.{name}": ["evaluation/test_gates.py"]
         for name in (
-            *("base", "paired_gains", "beats_baseline", "beats_commonest", "beats_simple", "beats_champion", "few_regressions"),
-            *("never_break", "format_compliance", "merge_parity", "no_failed_generation", "sealed_test_openings", "robust"),
+            *(
+                "base",
+                "paired_gains",
+                "beats_baseline",
+                "beats_commonest",
+                "beats_simple",
+                "beats_champion",
+                "few_regressions",
+            ),
+            *(
+                "never_break",
+                "format_compliance",
+                "merge_parity",
+                "no_failed_generation",
+                "sealed_test_openings",
+                "robust",
+            ),
         )
     },
     **{

@@ -25,10 +25,9 @@ import yaml
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.worth import CLOSES_MOST
 from finetune_pipeline.evaluation.correctness import is_right
-from finetune_pipeline.evaluation.endpoint_answers import API
 from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
-from finetune_pipeline.evaluation.predictions import SIMPLE
+from finetune_pipeline.evaluation.predictions import API, SIMPLE
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, CommonestAnswer
 from finetune_pipeline.evaluation.wording import (

@@ -16,7 +16,6 @@ from finetune_pipeline.evaluation.statistics import (
     clustered_share,
     design_effect,
     mcnemar_exact,
-    mcnemar_mid_p,
     smallest_detectable_gain,
 )
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
@@ -144,12 +143,9 @@ def compare(
         b=b,
         c=c,
         discordant_share=(b + c) / n,
-        accuracy_gain=(c - b) / n,
-        accuracy_interval=METRICS["exact"].gain(base, candidate, output, confidence, clusters).interval,
         gain=decides.gain,
         interval=decides.interval,
         mcnemar_p=mcnemar,
-        mcnemar_mid_p=mcnemar_mid_p(b, c) if clusters is None else None,
         metric_p=metric_p,
         right_before=sum(before),
         design_effect=effect,

@@ -24,6 +24,7 @@ from finetune_pipeline.evaluation.openai_endpoint import (
     ask,
     models_of,
 )
+from finetune_pipeline.evaluation.predictions import prediction_row
 from finetune_pipeline.evaluation.prompts import Shelf, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
@@ -105,8 +106,6 @@ class ServedAnswerer:
         return result.answers
 
 
-API = "api_"
-"""Begins the names of prompts that an API model answers."""
 MOST_FAILED = 0.05
 """Share of failed rows from which a baseline of this model would be an unfair one."""
 
@@ -175,7 +174,10 @@ def ask_endpoint(
             f"{len(failed)} of {len(asked)} rows failed ({failed[0]}): too many for a fair baseline",
             "look at the endpoint and at its limits in task.yaml, and run again: the answers that came are kept",
         )
-    rows = [_row(e.id, name, answer, gold[e.id]) for (name, e, _), answer in zip(asked, result.answers, strict=True)]
+    rows = [
+        prediction_row(e.id, name, answer, gold[e.id])
+        for (name, e, _), answer in zip(asked, result.answers, strict=True)
+    ]
     return rows, {
         "endpoint": endpoint.name,
         "known": result.known,
@@ -187,20 +189,6 @@ def ask_endpoint(
 def _problem(key: str, message: str, fix: str) -> FindingsError:
     where = "baseline.endpoint" if key == "endpoint" else f"baseline.endpoint.{key}"
     return FindingsError([Finding("baseline.endpoint", "error", f"task.yaml: {where}", message, fix)])
-
-
-def _row(example_id: str, name: str, answer: Answer, gold: str) -> dict[str, Any]:
-    return {
-        "example_id": example_id,
-        "model": name,
-        "gold": gold,
-        "text": answer.text,
-        "status": answer.status,
-        "error": answer.error,
-        "label_scores": [],
-        "new_tokens": answer.new_tokens,
-        "prompt_tokens": answer.prompt_tokens,
-    }
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,13 @@ from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.endpoint_answers import ServedAnswerer
-from finetune_pipeline.evaluation.predictions import SIMPLE, STATUSES, restricted_name, write_predictions
+from finetune_pipeline.evaluation.predictions import (
+    SIMPLE,
+    STATUSES,
+    prediction_row,
+    restricted_name,
+    write_predictions,
+)
 from finetune_pipeline.evaluation.prompts import Shelf, conversations, prompts_to_try
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import JobError
@@ -57,7 +63,9 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             facts["sets"][model_set["name"]]["asked"] = asked.endpoint.name
             measured["spent"][model_set["name"]] = asked.spent.to_dict()
         gold = [gold_text(asked.tokenizer, example) for example in asked_examples]
-        rows += [_row(e, model_set["name"], a, g) for e, a, g in zip(asked_examples, answers, gold, strict=True)]
+        rows += [
+            prediction_row(e.id, model_set["name"], a, g) for e, a, g in zip(asked_examples, answers, gold, strict=True)
+        ]
         if model_set.get("restricted") is not None:
             name, before = restricted_name(model_set["name"]), dict(asked.seconds)
             restricted, facts["sets"][model_set["name"]]["restricted"] = _restricted(
@@ -65,7 +73,9 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             )
             measured["seconds_by_set"][name] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
             if restricted is not None:
-                rows += [_row(e, name, a, g) for e, a, g in zip(asked_examples, restricted, gold, strict=True)]
+                rows += [
+                    prediction_row(e.id, name, a, g) for e, a, g in zip(asked_examples, restricted, gold, strict=True)
+                ]
     if job.get("simple"):
         assert asked is not None  # a job asks at least one model
         answered, facts["simple"] = _simple_rows(job, asked.tokenizer)
@@ -121,7 +131,7 @@ def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str,
     for name, model in fitted.items():
         texts = model.predict([e.user_text for e in examples])
         made = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
-        rows += [_row(e, SIMPLE + name, a, g) for e, a, g in zip(examples, made, gold, strict=True)]
+        rows += [prediction_row(e.id, SIMPLE + name, a, g) for e, a, g in zip(examples, made, gold, strict=True)]
     return rows, {"fitted": list(fitted), "failed": failed}
 
 
@@ -263,17 +273,3 @@ def encode_labels(
         else:
             encoded.append([first, *(encode_answer(tokenizer, plain, label, offered) for label in labels[1:])])
     return encoded
-
-
-def _row(example: Example, model: str, answer: Answer, gold: str) -> dict[str, Any]:
-    return {
-        "example_id": example.id,
-        "model": model,
-        "gold": gold,
-        "text": answer.text,
-        "status": answer.status,
-        "error": answer.error,
-        "label_scores": answer.label_scores,
-        "new_tokens": answer.new_tokens,
-        "prompt_tokens": answer.prompt_tokens,
-    }

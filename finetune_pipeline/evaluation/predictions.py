@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finetune_pipeline.evaluation.endpoint_answers import API
 from finetune_pipeline.evaluation.wording import is_number
+from finetune_pipeline.models.inference.generated import Answer
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -28,9 +28,19 @@ PREDICTION_SCHEMA = pa.schema(
     ]
 )
 STATUSES = ("ok", "truncated", "empty", "error")
+API = "api_"
+"""Begins the names of prompts that an API model answers."""
 SIMPLE = "simple_"
 """Answers of evaluation.simple_models stand under this prefix and the model's name."""
 _COLUMNS = tuple(PREDICTION_SCHEMA.names)
+
+
+def prediction_row(example_id: str, model: str, answer: Answer, gold: str) -> dict[str, Any]:
+    """Make the row of one answer."""
+    return {"example_id": example_id, "model": model, "gold": gold} | {
+        name: getattr(answer, name)
+        for name in ("text", "status", "error", "label_scores", "new_tokens", "prompt_tokens")
+    }
 
 
 def _problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:

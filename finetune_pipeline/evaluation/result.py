@@ -80,12 +80,9 @@ class Comparison(Part):
     b: Count = None
     c: Count = None
     discordant_share: Number = None
-    accuracy_gain: Number = None
-    accuracy_interval: Interval = None
     gain: Number = None
     interval: Interval = None
     mcnemar_p: Number = None
-    mcnemar_mid_p: Number = None
     mcnemar_p_holm: Number = None
     metric_p: Number = None
     macro_f1_gain: Number = None
@@ -232,8 +229,6 @@ class AtlasGroup(Part):
     examples: list[Case] = []
     also: dict[str, int] = {}
     nearest: list[NearestRow] = []
-    near_training: Number = None
-    near_training_of_right: Number = None
     collect: int = 0
     advice: str = ""
 

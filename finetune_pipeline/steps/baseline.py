@@ -15,8 +15,8 @@ from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.evaluation.compare import shared_sources, source_of
-from finetune_pipeline.evaluation.endpoint_answers import API, ask_endpoint
-from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, read_predictions, write_predictions
+from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
+from finetune_pipeline.evaluation.predictions import API, SIMPLE, prompts_of, read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice

@@ -163,8 +163,6 @@ def _group(
         nearest=[
             NearestRow(id=t.id, text=cut(t.text, TEXT_LIMIT), answer=cut(t.answer, ANSWER_LIMIT)) for t in nearest
         ],
-        near_training=near,
-        near_training_of_right=usual,
         collect=collect,
         advice=advice,
     )

@@ -100,20 +100,6 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2 * float(special.bdtr(min(b, c), n, 0.5))) if n else 1.0
 
 
-def mcnemar_mid_p(b: int, c: int) -> float:
-    """Two-sided mid-p of the McNemar test (Lancaster 1961): the exact p with the observed count's chance taken half.
-
-    Closer to the level than the exact test, which is conservative where few pairs disagree; Fagerland, Lydersen and
-    Laake (2013) recommend it. Never above 1.
-    """
-    n = _discordant(b, c)
-    if not n:
-        return 1.0
-    fewer = min(b, c)
-    here = math.exp(math.lgamma(n + 1) - math.lgamma(fewer + 1) - math.lgamma(n - fewer + 1) - n * math.log(2))
-    return min(1.0, 2 * float(special.bdtr(fewer, n, 0.5)) - here)
-
-
 def sign_test(wins: int, losses: int, ties: int = 0, confidence: float = 0.95) -> dict[str, Any]:
     """Preferences between two answers: {wins, losses, ties, n, share, interval, p}.
 

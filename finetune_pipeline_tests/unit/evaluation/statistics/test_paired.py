@@ -56,22 +56,6 @@ def test_mcnemar_equals_statsmodels(b, c):
         assert st.mcnemar_exact(b, c) == pytest.approx(mcnemar([[5, b], [c, 5]], exact=True).pvalue, rel=1e-9)
 
 
-def test_mid_p_published_value():
-    """1 and 7 discordant of 21: exact p 0.070, mid-p 0.039 (Fagerland, Lydersen and Laake 2013)."""
-    assert round(st.mcnemar_exact(1, 7), 3) == 0.070
-    assert round(st.mcnemar_mid_p(1, 7), 3) == 0.039
-
-
-@given(some.integers(0, 80), some.integers(0, 80))
-def test_mid_p_takes_half_of_the_observed_count(b, c):
-    if b + c:
-        n, fewer = b + c, min(b, c)
-        pmf = stats.binom.pmf(fewer, n, 0.5)
-        assert st.mcnemar_mid_p(b, c) == pytest.approx(2 * stats.binom.cdf(fewer, n, 0.5) - pmf, abs=1e-12)
-        assert st.mcnemar_mid_p(b, c) <= min(1.0, st.mcnemar_exact(b, c))
-        assert st.mcnemar_mid_p(b, c) == st.mcnemar_mid_p(c, b)
-
-
 @given(some.integers(0, 40), some.integers(0, 40), some.integers(0, 200), some.floats(0.6, 0.999))
 def test_tango_excludes_zero_exactly_when_mcnemars_score_does(b, c, agreeing, confidence):
     n = b + c + agreeing
