@@ -89,10 +89,6 @@ def test_the_gain_must_exceed_min_gain(good):
     assert f"above {100 * min_gain:.1f}." in gate.message
 
 
-def test_a_decision_made_for_another_threshold_does_not_count(good):
-    assert _gate("beats_baseline", good, spec(gates={"min_gain": 0.01})).passed is False
-
-
 def test_text_tasks_are_judged_by_rouge():
     told = text_evaluation()
     gate = _gate("beats_baseline", told, text_spec())
@@ -158,27 +154,10 @@ def test_rows_the_champion_has_right_must_not_be_lost(lost, passes):
     assert f"150 rows the champion has right the candidate gets {lost} wrong, {percent(lost / 150)} (" in gate.message
 
 
-def test_the_limit_on_lost_rows_is_the_specs_and_counts_sources():
-    told = evaluation(**_beside_the_champion(12, 40, 138))
-    high = wilson_interval(12, 150)[1]
-    for limit, passes in ((high + 1e-6, True), (high, True), (high - 1e-6, False)):
-        assert _gate("few_regressions", told, spec(gates={"max_regression": limit})).passed is passes
-    told = changed(told, {"comparisons.champion.design_effect": 4.0})
-    gate = _gate("few_regressions", told)
-    assert gate.measured == pytest.approx(wilson_interval(3, 37.5)[1]) and gate.passed is False
-
-
 def test_a_champion_without_a_right_row_has_nothing_to_lose():
     gate = _gate("few_regressions", evaluation(**_beside_the_champion(0, 100, 0)))
     assert gate.passed is True and gate.measured == 0.0 and "no test row right" in gate.message
     assert "nothing to lose" in _gate("few_regressions", evaluation()).message
-
-
-@pytest.mark.parametrize(("key", "value"), [("b", -1), ("b", 161), ("design_effect", 0.5), ("design_effect", None)])
-def test_impossible_counts_of_regressions_do_not_pass(key, value):
-    told = _against(100)
-    assert _gate("few_regressions", told).passed is True
-    assert _gate("few_regressions", changed(told, {f"comparisons.champion.{key}": value})).passed is False
 
 
 def test_a_listed_example_must_be_right():
@@ -370,13 +349,6 @@ def test_parts_that_are_missing_do_not_pass(championed):
     assert all(g.measured is None for g in gates if g.name != "sealed_test_openings")
 
 
-def test_a_rival_nobody_knows_does_not_pass(championed):
-    told = changed(championed, {"decisions.simple.gains.1.rival": "x"})
-    assert _gate("beats_simple", told).passed is False
-    with pytest.raises(ValueError, match="decisions"):
-        changed(championed, {"decisions": 3})
-
-
 def test_gate_results_are_plain_json(good):
     gate = decide(spec(), good)[0].to_dict()
     assert set(gate) == {"name", "passed", "measured", "threshold", "message", "what_to_do", "status"}
@@ -419,17 +391,6 @@ def test_without_simple_models_nothing_is_promoted():
     assert gate.passed is False and gate.measured is None and "could not be measured" in gate.message
 
 
-def test_rivals_are_judged_by_holms_levels():
-    base, _ = paired(100, 5, 60, 35)
-    told = evaluation(simple={name: _answers(base, 100) for name in ("commonest", "nearest", "linear")})
-    gains = told.decisions.simple.gains
-    assert [g.confidence for g in gains] == pytest.approx([1 - 0.05 / 3] * 3)
-    told = evaluation(simple={"nearest": _answers(base, 40), "linear": _answers(base, 150)})
-    gains = {g.rival: g for g in told.decisions.simple.gains}
-    assert gains["nearest"].confidence == pytest.approx(0.975), "shown in the first round"
-    assert gains["linear"].confidence == pytest.approx(0.95), "left alone in the second"
-
-
 def test_a_tie_with_a_simple_model_passes_only_where_the_spec_takes_it():
     base, _ = paired(100, 5, 60, 35)
     simple = {"linear": _answers(base, 160)}
@@ -441,12 +402,6 @@ def test_a_tie_with_a_simple_model_passes_only_where_the_spec_takes_it():
     assert not _gate("beats_simple", evaluation(spec=narrow, simple=simple), narrow).passed
     won = _gate("beats_simple", evaluation(spec=wide, simple={"linear": _answers(base, 40)}), wide)
     assert won.passed and "tie" not in won.message
-
-
-def test_a_refusal_for_another_reason_is_no_advice_to_use_the_simple_model(good):
-    base, _ = paired(100, 5, 60, 35)
-    told = evaluation(simple={"linear": _answers(base, 160)}, parity_facts={})
-    assert verdict(decide(spec(), told)) == "refuse"
 
 
 def test_a_base_out_of_form_is_compared_by_its_restricted_answers():

@@ -18,7 +18,7 @@ from finetune_pipeline.models.chat import encode_answer, encode_example, encode_
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.worker.jobs import baseline_job, perturbed_set, predict_job, prompt_set
-from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages, write_tiny_examples
+from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +131,6 @@ def test_free_text_has_no_label_scores_and_limit_takes_the_first_ids(folder: Pat
     assert all(r["label_scores"] == [] for r in rows)
     ids = sorted(e.id for e in read_examples(folder / "validation.jsonl"))[:4]
     assert sorted(r["example_id"] for r in rows) == ids
-
-
-def test_labels_are_encoded_in_context(folder: Path) -> None:
-    tokenizer = load_tokenizer(folder / "base")
-    prompts = [tiny_messages(n, answer=False) for n in range(3)]
-    for messages, encoded in zip(prompts, encode_labels(tokenizer, prompts, LABELS), strict=True):
-        assert encoded == [encode_answer(tokenizer, messages, label) for label in LABELS]
-        assert all(ids[-1] == tokenizer.eos_token_id for ids in encoded)
 
 
 def test_labels_that_differ_with_the_prompt_are_encoded_behind_each(folder: Path) -> None:

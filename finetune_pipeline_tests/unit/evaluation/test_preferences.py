@@ -14,7 +14,6 @@ from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.pairs import (
     Choice,
     Pair,
-    both_ways,
     prediction_pairs,
     read_ratings,
 )
@@ -93,14 +92,6 @@ def test_a_biased_judge_is_refused_and_says_nothing(url: str, mind: str, reason:
     assert not found.passed and any(told.startswith(reason) for told in found.refused), found.refused
     with pytest.raises(ValueError, match="is not to be believed"):
         judged(judge(url, mind), found, pairs)
-
-
-def test_a_judge_for_whom_place_decides_contradicts_itself(url: str) -> None:
-    pairs, people = rated()
-    found = qualify(judge(url, "first"), pairs, people)
-    assert found.consistent == 0 and found.place["wins"] == len(pairs)
-    assert any("prefers whatever stands first" in told for told in found.refused)
-    assert {one.choice for one in both_ways(judge(url, "first"), pairs[:5])} == {"tie"}
 
 
 def test_too_few_ratings_are_no_proof_and_nothing_is_paid_for_them(server: Server) -> None:

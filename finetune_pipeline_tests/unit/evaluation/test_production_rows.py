@@ -144,12 +144,3 @@ def test_a_handful_of_rows_says_nothing(spec: TaskSpec) -> None:
     production = compared(spec, FEWEST - 1, candidate=0, champion=19)
     assert production is not None and production.judged is False and production.comparisons == {}
     assert asked(spec, production, "3").status == "not_asked"
-
-
-def test_rows_of_one_user_count_as_one_source(spec: TaskSpec) -> None:
-    rows = [row(i, user=f"u{i // 5}") for i in range(40)]
-    chosen = rows_with_truth(spec, rows, trained=[])
-    examples = as_examples(spec, chosen)
-    sources = sources_of(chosen, examples)
-    assert len(sources) == 40
-    assert len(set(sources.values())) == 8

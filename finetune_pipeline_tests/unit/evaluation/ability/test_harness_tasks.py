@@ -54,8 +54,6 @@ METRIC = {"aggregation": "mean", "higher_is_better": True}
             "'allenai/ai2_arc': its rows would be fetched",
             "save the rows in the task",
         ),
-        ({"dataset_path": None}, "its rows would be fetched", "dataset_path: json"),
-        ({"dataset_kwargs": {}}, "data_files is missing", "{test: FILE}"),
         (
             {"dataset_kwargs": {"data_files": {"test": "https://x.org/a.jsonl"}}},
             "is no file in the task folder",
@@ -68,14 +66,9 @@ METRIC = {"aggregation": "mean", "higher_is_better": True}
             "no others than",
         ),
         ({"test_split": "validation"}, "test_split is 'validation', and data_files has test", "one of data_files"),
-        ({"test_split": None}, "neither test_split nor validation_split", "test_split: test"),
-        ({"output_type": "greedy_until"}, "output_type is 'greedy_until'", "multiple_choice"),
         ({"metric_list": [{"metric": "f1", **METRIC}]}, "metric f1 of multiple_choice does not say", "acc_norm"),
-        ({"metric_list": [{"metric": "acc", "hf_evaluate": True}]}, "metric acc of multiple_choice", "take it out"),
-        ({"use_prompt": "promptsource:x"}, "use_prompt cannot be used here", "take it out"),
         ({"metric_lists": []}, "metric_lists cannot be used here", "did you mean metric_list?"),
         ({"generation_kwargs": {"do_sample": True}}, "drawn at random", "do_sample: false"),
-        ({"generation_kwargs": {"top_p": 0.9}}, "generation_kwargs.top_p", "no others than"),
         ({"task": ["a", "b"]}, "it is a group of tasks", "one by one"),
     ],
 )
