@@ -1,4 +1,4 @@
-"""Whether the answers of a task can be told from its inputs at all, by simple models on training rows they have not seen.
+"""Tests whether the inputs predict the answers at all, with simple models on training rows they have not seen.
 
 Labels: is some simple model surely right more often than always giving the commonest answer? Text and JSON: does the
 nearest row's answer fit a row better than it fits another row, or does an answer share more with its own input than with

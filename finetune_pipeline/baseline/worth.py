@@ -1,4 +1,4 @@
-"""Is it worth training at all? Asked of what prompting and simple models reach on validation, before any training."""
+"""Checks before training whether prompting or a simple model is already good enough on validation."""
 
 from __future__ import annotations
 

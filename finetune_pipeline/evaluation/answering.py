@@ -1,4 +1,4 @@
-"""A model that is asked for answers, through the cache of answers: loaded only when something is not known yet."""
+"""Generates answers with a local model through the answer cache; the model is loaded only on a cache miss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
 from finetune_pipeline.reporting import say
 
 CODE = "4"
-"""Raised when the same model, prompt and settings give another answer than before."""
+"""Increase when the same model, prompt and settings give a different answer than before."""
 _SEEN = "seen_models.json"
 
 

@@ -1,4 +1,4 @@
-"""Two models on the same examples: who is right where the other is wrong, and what that proves."""
+"""Paired comparison of two models on the same examples: rows won and lost, gains, intervals and tests."""
 
 from __future__ import annotations
 

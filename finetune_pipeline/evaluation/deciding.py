@@ -1,4 +1,4 @@
-"""Whether a gain is shown: at the level this look at the test has left, in every metric the spec names."""
+"""Decides whether a gain is significant, at the level left for this candidate, in every metric the spec names."""
 
 from __future__ import annotations
 

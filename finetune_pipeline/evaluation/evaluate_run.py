@@ -1,4 +1,4 @@
-"""Judge one candidate on the sealed test: everything that report and gates need to know about it."""
+"""Evaluates one candidate on the sealed test: everything that report and gates read."""
 
 from __future__ import annotations
 

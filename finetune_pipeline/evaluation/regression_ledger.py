@@ -1,4 +1,4 @@
-"""Per test row, right or wrong under every model version that was ever judged: what was fixed, what was broken.
+"""Records which test rows each evaluated model version has right, and which rows a new version fixes or breaks.
 
 One Parquet file a candidate in ``outcomes/`` of the task's state (columns example_id, candidate, right): together one
 table, which pyarrow and pandas read as such. Each file is a pure function of one candidate's predictions.

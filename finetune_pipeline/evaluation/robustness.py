@@ -1,4 +1,4 @@
-"""What light perturbations of the same test rows cost the candidate, and whether that is too much.
+"""Measures how much the candidate loses on perturbed test rows, and whether that is too much.
 
 :func:`robustness` measures: paired, with an interval, in the metric that decides. :func:`robustness_verdict` decides; gate,
 check, report and tracking all take its answer.

@@ -1,4 +1,4 @@
-"""What the evaluation reads of the facts that earlier steps wrote. Further keys are kept as they are."""
+"""Typed facts of earlier steps, as far as the evaluation reads them. Other keys are kept unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them. One place, so that terminal, Markdown and HTML say the same."""
+"""Formats numbers for people, the same in terminal, Markdown and HTML."""
 
 from __future__ import annotations
 

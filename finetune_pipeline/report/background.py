@@ -1,4 +1,4 @@
-"""Sections on what stands behind the scores: data, training, supervision, cost, the sealed test, versions."""
+"""Report sections on data, training, supervision, cost, the sealed test and versions."""
 
 from __future__ import annotations
 
@@ -286,11 +286,7 @@ def seal_section(evaluation: EvaluationResult) -> Blocks:
         )
     names = sorted({key for entry in seal.openings for key in entry}, key=lambda k: (k != "time", k))
     rows = [[entry.get(name) for name in names] for entry in seal.openings]
-    yield Table([(name.capitalize(), _written) for name in names], rows if names else [], style="", audience="team")
-
-
-def _written(value: Any) -> str:
-    return number(value)
+    yield Table([(name.capitalize(), number) for name in names], rows if names else [], style="", audience="team")
 
 
 def versions_section(evaluation: EvaluationResult) -> Blocks:

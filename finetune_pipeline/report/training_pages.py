@@ -127,15 +127,12 @@ FAULTS = {
 _DONE = {"rows_cut": "Examples with a cut user text", "tokens_cut": "Tokens cut", "rows_dropped": "Rows left out"}
 
 
-def audit_page(
-    audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], title: str = "Supervision audit"
-) -> Page:
+def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> Page:
     """Build the page.
 
     Args:
         audits: Of audit.json: the audit of training.rows.prepare_split, by split.
         settings: ``spec.training``.
-        title: Of the page.
     """
     read = {split: Audit.model_validate(audit) for split, audit in audits.items()}
     note = (
@@ -152,7 +149,7 @@ def audit_page(
         rows = token_rows(audit.shown) or Text("No rows to show.")
         sections.append(Section.of(split, split[:1].upper() + split[1:], [rows]))
     lead = "What the model is taught, token by token, before the first step."
-    return Page(title, lead, _verdict(read), sections)
+    return Page("Supervision audit", lead, _verdict(read), sections)
 
 
 def audit_html(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:

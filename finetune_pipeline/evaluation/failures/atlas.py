@@ -21,6 +21,7 @@ from finetune_pipeline.spec.outputs import AnyOutput
 
 TEXT_LIMIT = 1500
 ANSWER_LIMIT = 300
+EXAMPLES = 2
 
 
 def changed_examples(
@@ -45,7 +46,7 @@ def changed_examples(
 
 
 def wrong_answers(
-    rows: Sequence[Mapping[str, Any]], labels: Sequence[str], texts: Mapping[str, str], per_group: int = 2
+    rows: Sequence[Mapping[str, Any]], labels: Sequence[str], texts: Mapping[str, str]
 ) -> list[WrongAnswers]:
     """Group wrong answers of a label task by right and given label (or `invalid`), the largest group first."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
@@ -60,7 +61,7 @@ def wrong_answers(
             count=len(members),
             examples=[
                 Case(id=row["example_id"], text=shown_text(row["example_id"], texts), said=said(row))
-                for row in sorted(members, key=lambda row: str(row["example_id"]))[:per_group]
+                for row in sorted(members, key=lambda row: str(row["example_id"]))[:EXAMPLES]
             ],
         )
         for (gold, predicted), members in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))

@@ -1,4 +1,4 @@
-"""Groups of texts that fail alike, each named by the words that set it apart from everything else in the test."""
+"""Clusters wrong answers by words that are far more frequent in them than in the rest of the test."""
 
 from __future__ import annotations
 

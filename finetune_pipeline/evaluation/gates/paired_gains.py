@@ -11,6 +11,11 @@ from finetune_pipeline.evaluation.result import Decision, EvaluationResult, Riva
 from finetune_pipeline.evaluation.wording import counted, points, points_range
 
 Side = Literal["baseline", "simple", "champion"]
+RIVALS: dict[Side, str] = {
+    "baseline": "the base model",
+    "simple": "models without a language model",
+    "champion": "the champion in service",
+}
 
 
 def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, rivals: Mapping[str, str]) -> Outcome:
@@ -26,30 +31,19 @@ def paired_gain(evaluation: EvaluationResult, side: Side, threshold: float, riva
     gains = decision.gains if decision else []
     intervals = [g.interval for g in gains if g.rival in rivals and g.gain is not None and g.interval is not None]
     if decision is None or not gains or len(intervals) < len(gains) or decision.margin != threshold:
-        return Outcome(False, None, threshold, f"The gain over {_over(side)} could not be measured.")
+        return Outcome(False, None, threshold, f"The gain over {RIVALS[side]} could not be measured.")
     low, high, which = min((*interval, i) for i, interval in enumerate(intervals))
     worst = gains[which]
     passed = decision.shown is True and low > threshold
     message = f"{_all_gains(gains, worst, rivals)} ({counted(evaluation.n, 'row')}). "
-    message += f"The lower bound{'s' if len(gains) > 1 else ''} must lie above {_points_or_zero(threshold)}."
+    least = points(threshold, sign=threshold < 0) if threshold else "zero"
+    message += f"The lower bound{'s' if len(gains) > 1 else ''} must lie above {least}."
     message += _why_so_strict(evaluation, gains)
     if not passed and high >= threshold and METRICS[worst.metric].right_or_wrong:
-        comparison = evaluation.comparisons.get(_comparison(side, worst.rival))
+        same_pair = f"simple_{worst.rival}" if side == "simple" else side
+        comparison = evaluation.comparisons.get("base_restricted" if worst.rival == "restricted" else same_pair)
         message += _what_would_be_seen(comparison.smallest_detectable_gain if comparison else None)
     return Outcome(passed, low, threshold, message)
-
-
-def _over(side: Side) -> str:
-    return {
-        "baseline": "the base model",
-        "simple": "models without a language model",
-        "champion": "the champion in service",
-    }[side]
-
-
-def _comparison(side: Side, rival: str) -> str:
-    """The key in `comparisons` that holds the same pair."""
-    return f"simple_{rival}" if side == "simple" else "base_restricted" if rival == "restricted" else side
 
 
 def _all_gains(gains: Sequence[RivalGain], worst: RivalGain, rivals: Mapping[str, str]) -> str:
@@ -67,10 +61,6 @@ def one_gain(gain: RivalGain, rivals: Mapping[str, str]) -> str:
         f"{rivals[gain.rival]}: {points(gain.gain)} points of {metric_title(gain.metric)} "
         f"({level} interval {points_range(gain.interval)})"
     )
-
-
-def _points_or_zero(threshold: float) -> str:
-    return points(threshold, sign=threshold < 0) if threshold else "zero"
 
 
 def _why_so_strict(evaluation: EvaluationResult, gains: Sequence[RivalGain]) -> str:

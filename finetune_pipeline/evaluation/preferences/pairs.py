@@ -1,4 +1,4 @@
-"""Pairs of answers to one request, what people said about them, and who prefers which."""
+"""Pairs of answers to one request, ratings of them by people, and preference by similarity to the reference."""
 
 from __future__ import annotations
 

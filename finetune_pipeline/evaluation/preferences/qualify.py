@@ -1,4 +1,4 @@
-"""Whether a judge may be believed: it must agree with people, and be moved by neither place nor length."""
+"""Tests whether a judging model is reliable: agreement with people, no bias towards position or length."""
 
 from __future__ import annotations
 
@@ -182,16 +182,14 @@ def judged_pairs(
     differing = [pair for pair in rated if pair.a != pair.b]
     qualification = qualify(judge, differing, [people[pair.id] for pair in differing], standards)
     return {
-        **_as_facts(qualification),
+        **asdict(qualification),
+        "believed": qualification.passed,
+        "refused": list(qualification.refused),
         "equal": len(rated) - len(differing),
         "verdict": _verdict(judge, qualification, sorted(pairs, key=_drawn)[:rows]) if qualification.passed else None,
         "failures": judge.failures[:SHOWN_FAILURES],
         "spent": judge.spent.to_dict(),
     }
-
-
-def _as_facts(qualification: Qualification) -> dict[str, Any]:
-    return {**asdict(qualification), "believed": qualification.passed, "refused": list(qualification.refused)}
 
 
 def _verdict(judge: Judge, qualification: Qualification, pairs: Sequence[Pair]) -> dict[str, Any]:

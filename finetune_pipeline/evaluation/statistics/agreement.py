@@ -1,4 +1,4 @@
-"""Do raters agree? People with people, and a judge with people."""
+"""Agreement between raters: people with each other, and a judging model with people."""
 
 from __future__ import annotations
 

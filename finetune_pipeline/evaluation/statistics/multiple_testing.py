@@ -1,4 +1,4 @@
-"""More than one hypothesis, more than one look at the same test."""
+"""Corrections for several hypotheses (Holm) and for repeated use of one test set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many rows it takes to see something, and what can be seen with the rows there are."""
+"""Sample size and power: rows needed for a gain, and the smallest gain that the rows can show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rates, also paired ones and those of rows that share a source: intervals and tests."""
+"""Intervals and tests of proportions: single, paired, and of rows that share a source."""
 
 from __future__ import annotations
 

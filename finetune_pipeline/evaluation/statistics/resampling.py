@@ -1,4 +1,4 @@
-"""Scores that are no plain rates: F1 by resampling confusion counts, continuous scores by resampling rows."""
+"""Bootstrap intervals and permutation tests: macro-F1 from confusion counts, means from rows."""
 
 from __future__ import annotations
 

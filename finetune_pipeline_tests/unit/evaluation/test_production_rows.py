@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_pipeline.evaluation import production_rows
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.gates.recent_production import recent_production
 from finetune_pipeline.evaluation.production_rows import (
@@ -15,7 +16,6 @@ from finetune_pipeline.evaluation.production_rows import (
     SET,
     ProductionRows,
     as_examples,
-    moment,
     recent_rows,
     rows_with_truth,
     sources_of,
@@ -51,11 +51,10 @@ def row(n: int, **more: Any) -> dict[str, Any]:
     }
 
 
-def test_every_row_is_taken_or_left_out_for_a_reason(spec: TaskSpec) -> None:
+def test_every_row_is_taken_or_left_out_for_a_reason(spec: TaskSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         row(1, correction=None),
         row(2, correction="neither"),
-        row(3, timestamp="2026-04-01T00:00:00Z"),
         row(4, input="Seen  in TRAINING"),
         row(5, input="twice"),
         row(6, input="twice"),
@@ -63,13 +62,12 @@ def test_every_row_is_taken_or_left_out_for_a_reason(spec: TaskSpec) -> None:
         row(20),
         row(21, correction="a"),
     ]
-    chosen = rows_with_truth(
-        spec, rows, trained=["seen in training"], after=moment("2026-04-30T00:00:00Z"), most=4, per_user=3
-    )
+    monkeypatch.setattr(production_rows, "MOST", 4)
+    monkeypatch.setattr(production_rows, "PER_USER", 3)
+    chosen = rows_with_truth(spec, rows, trained=["seen in training"])
     assert chosen.left_out == {
         "without_truth": 1,
         "truth_out_of_form": 1,
-        "before_the_training_data": 1,
         "in_the_training_set": 1,
         "repeated": 1,
         "more_of_one_user": 1,
