@@ -99,13 +99,13 @@ def advise(
         why,
         *([] if decision == "no_signal" else [signal.sentence]),
         _best(spec, baseline),
-        *_failures_told(failures, retrieval),
-        *_simple_told(spec, baseline, rows),
-        *_retrieval_told(retrieval, decision),
+        *_failure_sentences(failures, retrieval),
+        *_simple_sentences(spec, baseline, rows),
+        *([] if retrieval is None or decision == "retrieve" else [f"{_added(retrieval)}."]),
         f"There are {counted(counts['train'], 'training example')}. {power['sentence']}",
-        *_must_reach_told(spec, rival, must_reach),
-        *_cost_told(spec, tokens),
-        *_privacy_told(spec),
+        *_must_reach_sentences(spec, rival, must_reach),
+        *_cost_sentences(spec, tokens),
+        *_privacy_sentences(spec),
     ]
     return {
         "decision": decision,
@@ -326,7 +326,7 @@ def _best(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     )
 
 
-def _failures_told(failures: Mapping[str, Any], retrieval: Mapping[str, Any] | None) -> list[str]:
+def _failure_sentences(failures: Mapping[str, Any], retrieval: Mapping[str, Any] | None) -> list[str]:
     wrong = failures["n"] - failures["right"]
     if not wrong:
         return []
@@ -344,7 +344,7 @@ def _failures_told(failures: Mapping[str, Any], retrieval: Mapping[str, Any] | N
     ]
 
 
-def _simple_told(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> list[str]:
+def _simple_sentences(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> list[str]:
     """What each simple model reaches, and whether that is surely more than always the commonest answer."""
     sentences = []
     constant = rows.get(SIMPLE + CommonestAnswer.name, ())
@@ -364,10 +364,6 @@ def _added(retrieval: Mapping[str, Any]) -> str:
     )
 
 
-def _retrieval_told(retrieval: Mapping[str, Any] | None, decision: str) -> list[str]:
-    return [] if retrieval is None or decision == "retrieve" else [f"{_added(retrieval)}."]
-
-
 def _must_reach(power: Mapping[str, Any]) -> float | None:
     """The score on the test at which the gain over the strongest rival is shown, four times in five by default."""
     if power["detectable_gain"] is None:
@@ -375,7 +371,7 @@ def _must_reach(power: Mapping[str, Any]) -> float | None:
     return min(1.0, float(power["before"]) + float(power["detectable_gain"]))
 
 
-def _must_reach_told(spec: TaskSpec, rival: Rival, must_reach: float | None) -> list[str]:
+def _must_reach_sentences(spec: TaskSpec, rival: Rival, must_reach: float | None) -> list[str]:
     if must_reach is None:
         return []
     return [
@@ -384,7 +380,7 @@ def _must_reach_told(spec: TaskSpec, rival: Rival, must_reach: float | None) -> 
     ]
 
 
-def _cost_told(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
+def _cost_sentences(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
     """Tokens a month, and money where the spec says what they cost."""
     calls, price = spec.advise.calls_per_month, spec.advise.dollars_per_million_tokens
     if tokens is None:
@@ -403,7 +399,7 @@ def _cost_told(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
     return [sentence]
 
 
-def _privacy_told(spec: TaskSpec) -> list[str]:
+def _privacy_sentences(spec: TaskSpec) -> list[str]:
     if not spec.advise.private:
         return []
     return [

@@ -25,7 +25,7 @@ from finetune_pipeline.evaluation.openai_endpoint import (
     models_of,
 )
 from finetune_pipeline.evaluation.predictions import prediction_row
-from finetune_pipeline.evaluation.prompts import Shelf, conversations
+from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.inference.generated import Answer
@@ -143,11 +143,11 @@ def ask_endpoint(
         FindingsError: The endpoint cannot be used as the spec has it, or too many rows fail.
         EndpointError: It answers nothing.
     """
-    shelf = Shelf(train) if any(prompt.get("retrieved") for prompt in prompts.values()) else None
+    retriever = ExampleRetriever(train) if any(prompt.get("retrieved") for prompt in prompts.values()) else None
     asked = [
         (name, example, choices[0])
         for name, prompt in prompts.items()
-        for example, choices in zip(examples, conversations(examples, prompt, shelf), strict=True)
+        for example, choices in zip(examples, conversations(examples, prompt, retriever), strict=True)
     ]
     try:
         endpoint = Endpoint.of(spec, spec.model)

@@ -11,7 +11,7 @@ from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics,
 from finetune_pipeline.evaluation.failures.atlas import changed_examples, failure_atlas, said, shown_text, wrong_answers
 from finetune_pipeline.evaluation.predictions import SIMPLE, of_the_test, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
-from finetune_pipeline.evaluation.prompts import Neighbours, Trained
+from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
 from finetune_pipeline.evaluation.result import (
     BaseMode,
@@ -72,7 +72,7 @@ def evaluate_task(
     openings: Sequence[Mapping[str, Any]],
     versions: Mapping[str, Any],
     texts: Mapping[str, str] | None = None,
-    training_rows: Sequence[Trained] = (),
+    training_rows: Sequence[TrainingRow] = (),
     sources: Mapping[str, str] | None = None,
     never_break: Sequence[str] = (),
     earlier: Mapping[str, Mapping[str, bool]] | None = None,

@@ -23,7 +23,7 @@ from finetune_pipeline.evaluation.predictions import (
     restricted_name,
     write_predictions,
 )
-from finetune_pipeline.evaluation.prompts import Shelf, conversations, prompts_to_try
+from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations, prompts_to_try
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
@@ -44,7 +44,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
     retrieves = any(model_set["prompt"].get("retrieved") for model_set in job["sets"])
-    shelf = Shelf(read_examples(Path(job["train"]))) if retrieves else None
+    retriever = ExampleRetriever(read_examples(Path(job["train"]))) if retrieves else None
     cache, seen = open_cache(job.get("answers"))
     measured: dict[str, Any] = {"seconds_by_set": {}, "spent": {}}
     asked: Asked | None = None
@@ -55,7 +55,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             asked = None  # the memory of the last model is needed for the next
             asked, loaded = _asked(job, model_set, cache, seen, measured["spent"]), which
         before, asked_examples = dict(asked.seconds), _rows_of(model_set, examples, job["labels"])
-        choices = conversations(asked_examples, model_set["prompt"], shelf)
+        choices = conversations(asked_examples, model_set["prompt"], retriever)
         settings = job if model_set.get("likelihoods", True) else {**job, "labels": []}
         answers, facts["sets"][model_set["name"]] = _answer(settings, model_set["name"], asked, asked_examples, choices)
         measured["seconds_by_set"][model_set["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}

@@ -18,7 +18,7 @@ AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingRow:
     """One training row: id, what the user says, the answer."""
 
     id: str
@@ -29,7 +29,7 @@ class Trained:
 class Neighbours:
     """Training rows by TF-IDF of character 3- to 5-grams within words (cosine)."""
 
-    def __init__(self, rows: Sequence[Trained]) -> None:
+    def __init__(self, rows: Sequence[TrainingRow]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self.scale = max(1.0, len(rows) / MOST_ROWS)
@@ -50,12 +50,12 @@ class Neighbours:
         """How many training rows are near each text: at least as like as `near`."""
         return [float(n) * self.scale for n in (self.similarities(texts) >= self.near).sum(axis=1)]
 
-    def nearest(self, texts: Sequence[str], k: int) -> list[Trained]:
+    def nearest(self, texts: Sequence[str], k: int) -> list[TrainingRow]:
         """The k training rows that are most like the texts on the whole."""
         mean = self.similarities(texts).mean(axis=0) if texts else np.zeros(len(self.rows))
         return [self.rows[i] for i in sorted(range(len(self.rows)), key=lambda i: (-mean[i], self.rows[i].id))[:k]]
 
-    def nearest_each(self, texts: Sequence[str], k: int) -> list[list[Trained]]:
+    def nearest_each(self, texts: Sequence[str], k: int) -> list[list[TrainingRow]]:
         """For each text the k training rows most like it, the likest first.
 
         A row with the very same text is passed over: where rows were split with duplicates together there is none, and
@@ -188,12 +188,12 @@ def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
     return [dict(m) for shot in shots for m in shot.messages if m["role"] != "system"]
 
 
-class Shelf:
+class ExampleRetriever:
     """Training examples to show, found by likeness to a row (TF-IDF of parts of words)."""
 
     def __init__(self, train: Sequence[Example]) -> None:
         self._by_id = {e.id: e for e in train}
-        self._near = Neighbours([Trained(e.id, e.user_text, e.answer) for e in train])
+        self._near = Neighbours([TrainingRow(e.id, e.user_text, e.answer) for e in train])
 
     def nearest(self, examples: Sequence[Example], k: int) -> list[list[Example]]:
         """For each example the k training examples most like it, the likest last: next to the question."""
@@ -202,22 +202,22 @@ class Shelf:
 
 
 def conversations(
-    examples: Sequence[Example], prompt: Mapping[str, Any], shelf: Shelf | None
+    examples: Sequence[Example], prompt: Mapping[str, Any], retriever: ExampleRetriever | None
 ) -> list[list[list[dict[str, Any]]]]:
     """For each example the messages that ask it, best first: where they are too long for a model, the next ones hold one
     retrieved example fewer. Prompts without retrieval have one choice.
 
     prompt: of :meth:`Prompt.to_dict`; what it lacks is as in a plain Prompt. Raises ValueError where a prompt that
-    retrieves has no shelf.
+    retrieves gets no retriever.
     """
     chosen = Prompt(**prompt)
     if not chosen.retrieved:
         return [[with_turns(_asked(e, chosen), chosen.turns)] for e in examples]
-    if shelf is None:
+    if retriever is None:
         raise ValueError("a prompt that shows the nearest examples needs the training examples")
     return [
         [with_turns(_asked(e, chosen), shots_as_turns(shown[i:])) for i in range(len(shown) + 1)]
-        for e, shown in zip(examples, shelf.nearest(examples, chosen.retrieved), strict=True)
+        for e, shown in zip(examples, retriever.nearest(examples, chosen.retrieved), strict=True)
     ]
 
 

@@ -361,7 +361,7 @@ class Audit(Facts):
         return int(getattr(self, name))
 
 
-class TokensOfRequest(Facts):
+class RequestTokens(Facts):
     """Mean tokens of a request."""
 
     prompt: float
@@ -391,7 +391,7 @@ class Cost(Facts):
     seconds: Number = None
     planned: TimeRange | None = None
     prices: list[Price] = []
-    tokens: dict[str, TokensOfRequest] = {}
+    tokens: dict[str, RequestTokens] = {}
     saved_share: Number = None
 
 

@@ -82,6 +82,13 @@ def duration(seconds: Any) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def dollars(amount: float) -> str:
+    """$0, under a cent, or cents; whole dollars from 100 on."""
+    if amount == 0:
+        return "$0"
+    return "under $0.01" if amount < 0.01 else f"${amount:,.2f}" if amount < 100 else f"${amount:,.0f}"
+
+
 def prompt_name(name: Any) -> str:
     """`8_shot` reads `8-shot`, `3_nearest` reads `3 nearest examples`, `prompt_2_zero_shot` reads `prompt 2, zero-shot`."""
     if not name:

@@ -1,4 +1,4 @@
-"""Sections on the answers by label, field and form, and on calibration."""
+"""Report sections on answers: by label, field and form, calibration, perturbed rows, recent production rows."""
 
 from __future__ import annotations
 

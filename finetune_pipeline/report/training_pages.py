@@ -25,7 +25,6 @@ from finetune_pipeline.report.blocks import (
     figure,
     text,
 )
-from finetune_pipeline.report.blocks import text as left
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.report.plots import stacked_bar
 
@@ -186,7 +185,7 @@ def counters(audits: Mapping[str, Audit]) -> Table:
         if name in FAULTS:
             marks |= {(len(rows), j): "bad" if n else "not_asked" for j, n in enumerate(counts, 1)}
         rows.append([title, *counts])
-    return Table([("", left), *((split, number) for split in audits)], rows, marks=marks)
+    return Table([("", text), *((split, number) for split in audits)], rows, marks=marks)
 
 
 def token_rows(rows: Sequence[AuditedRow]) -> Tokens:

@@ -18,7 +18,7 @@ from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.gates import decide, verdict
 from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, write_predictions
 from finetune_pipeline.evaluation.production_rows import SET, as_examples, rows_with_truth, sources_of
-from finetune_pipeline.evaluation.prompts import Trained
+from finetune_pipeline.evaluation.prompts import TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
@@ -194,7 +194,7 @@ def make_evaluation_report(work: StepContext) -> dict[str, Any]:
         rows,
         texts=read_json(predictions.path("texts.json")),
         training_rows=[
-            Trained(e.id, e.user_text, e.answer)
+            TrainingRow(e.id, e.user_text, e.answer)
             for e in read_examples(examples_of(work.inputs["splits"].folder, "train"))
         ],
         baseline_facts={**work.inputs["few_shot_baseline"].facts, **work.inputs["advice"].facts},

@@ -16,7 +16,7 @@ from finetune_pipeline.evaluation.failures.atlas import (
 )
 from finetune_pipeline.evaluation.failures.clusters import clusters
 from finetune_pipeline.evaluation.failures.kinds import KINDS, Failure, failure_of
-from finetune_pipeline.evaluation.prompts import Neighbours, Trained
+from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.report.failures import request_page
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
@@ -136,7 +136,7 @@ def training(german: int) -> Neighbours:
     chance = random.Random(7)
     usual = [" ".join(chance.sample(FILLER, 5)) for _ in range(300)]
     family = [FAMILIES["german"].format(*chance.sample(FILLER, 2)) for _ in range(german)]
-    return Neighbours([Trained(f"t{i}", text, "bug") for i, text in enumerate([*usual, *family])])
+    return Neighbours([TrainingRow(f"t{i}", text, "bug") for i, text in enumerate([*usual, *family])])
 
 
 def test_rows_are_asked_for_where_training_has_few_like_them_and_only_there() -> None:
