@@ -82,11 +82,11 @@ SECONDS = 240
 
 def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
     """(number of the node, which change, what it says) for every mutant of a module."""
-    # what a dataclass may do (frozen, slots) decides nothing
+    # what a dataclass may do (frozen, slots) and where a gate stands (order) decide nothing
     settings = {
         id(keyword.value)
         for cls in ast.walk(tree)
-        if isinstance(cls, ast.ClassDef)
+        if isinstance(cls, ast.ClassDef | ast.FunctionDef)
         for decorator in cls.decorator_list
         if isinstance(decorator, ast.Call)
         for keyword in decorator.keywords

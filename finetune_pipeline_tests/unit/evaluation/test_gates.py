@@ -457,3 +457,20 @@ def test_what_is_no_better_than_the_commonest_answer_is_refused_also_where_a_tie
     gate = _gate("beats_commonest", fields)
     assert not gate.passed and "each field's commonest value" in gate.message
     assert verdict(decide(spec(), fields)) == "refuse"
+
+
+def test_few_rows_cannot_show_few_regressions_and_it_is_said():
+    told = evaluation(**_beside_the_champion(0, 40, 10))
+    gate = _gate("few_regressions", told)
+    assert gate.passed is False
+    assert "even a candidate that loses none could not show less than 27.8%" in gate.message
+    just = spec(gates={"max_regression": wilson_interval(0, 10)[1]})
+    assert "even a candidate" not in _gate("few_regressions", told, just).message
+    told = changed(told, {"comparisons.champion.design_effect": 2.0})
+    assert f"less than {percent(wilson_interval(0, 5)[1])}." in _gate("few_regressions", told).message
+    assert "even a candidate" not in _gate("few_regressions", evaluation(**_beside_the_champion(30, 40, 100))).message
+
+
+def test_both_the_decision_and_the_bound_must_agree(good):
+    assert _gate("beats_baseline", changed(good, {"decisions.baseline.shown": False})).passed is False
+    assert _gate("beats_baseline", changed(good, {"decisions.baseline.gains.0.interval": [0.0, 0.3]})).passed is False

@@ -144,3 +144,21 @@ def test_a_judge_that_is_not_believed_does_not_count_however_good_its_figures() 
     assert gate.message == "There is no judge to be believed: it prefers whatever stands first."
     assert not asked(believed="yes").passed
     assert judge(spec(min_preferred=0.5), None).message == "There is no judge to be believed: none was asked."
+
+
+def test_people_are_asked_for_only_where_the_spec_says_so() -> None:
+    assert human_review(spec(), None).passed
+    told = human_review(spec(min_rated=30), None)
+    assert not told.passed
+    assert "0 of 30 answers" in told.message
+
+
+def test_text_at_the_limit_is_not_below_it_and_any_positive_cost_is_one() -> None:
+    at = ability(0.0, -0.04, 0.04, text=text(1.0, 0.3, 0.5))
+    assert not general_ability(spec(max_text_loss=0.5), at).passed
+    assert general_ability(spec(), ability(0.0, -0.04, 0.04, text=text(0.9, 0.1, 0.2))).passed
+
+
+def test_a_judge_decides_nothing_unless_the_spec_says_so() -> None:
+    gate = judge(spec(), None)
+    assert gate.status == "not_asked" and gate.measured is None and gate.message == "The spec lets no judge decide."
