@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_pipeline.evaluation.gate_result import GateResult
+from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import page_html, page_markdown

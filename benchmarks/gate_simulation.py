@@ -22,13 +22,16 @@ from pathlib import Path
 import numpy as np
 
 from finetune_pipeline.evaluation.deciding import level_of
-from finetune_pipeline.evaluation.gates import beats_baseline, beats_champion
+from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
+from finetune_pipeline.evaluation.gates.beats_champion import beats_champion
+from finetune_pipeline.evaluation.result import BaseMode, Decision, Decisions, EvaluationResult, Level, RivalGain, Seal
 from finetune_pipeline.evaluation.statistics import (
     mcnemar_exact,
     paired_power,
     rows_needed_for_gain,
     tango_interval,
 )
+from finetune_pipeline.evaluation.step_facts import Baseline
 from finetune_pipeline.spec.model import TaskSpec
 
 TRIES = 20
@@ -53,18 +56,25 @@ def _judged(b: int, c: int, n: int, look: int, champion: bool, not_worse: bool) 
     spec = NOT_WORSE if not_worse else SPEC
     level = level_of(look, spec.gates.confidence)
     margin = -spec.gates.champion_margin if champion and not_worse else 0.0
-    interval = list(tango_interval(b, c, n, level["confidence"]))
+    interval = tango_interval(b, c, n, level.confidence or 0.95)
     side, gate = ("champion", beats_champion) if champion else ("baseline", beats_baseline)
-    gain = {"rival": "champion" if champion else "free", "metric": "accuracy", "gain": (c - b) / n}
-    gain |= {"interval": interval, "confidence": level["confidence"]}
-    decision = {"margin": margin, "shown": interval[0] > margin, "gains": [gain]}
-    evaluation = {
-        "decisions": {side: decision},
-        "comparisons": {side: {"n": n}},
-        "seal": {"level": level},
-        "baseline": {"best": "8_shot"},
-    }
-    return gate(spec, evaluation).passed
+    rival = "champion" if champion else "free"
+    gain = RivalGain(rival=rival, metric="accuracy", gain=(c - b) / n, interval=interval, confidence=level.confidence)
+    decision = Decision(margin=margin, shown=interval[0] > margin, gains=[gain])
+    return gate(spec, evaluation_of(n, level, **{side: decision})).passed
+
+
+def evaluation_of(n: int, level: Level, **decisions: Decision) -> EvaluationResult:
+    """What the gates on gains read of an evaluation of n rows."""
+    return EvaluationResult.model_construct(
+        n=n,
+        versions={},
+        decisions=Decisions.model_construct(**decisions),
+        comparisons={},
+        seal=Seal(openings=[], level=level),
+        baseline=Baseline(best="8_shot"),
+        base_at_its_best=BaseMode(mode="free"),
+    )
 
 
 def unpaired(x: int, y: int, n: int) -> bool:
@@ -99,7 +109,7 @@ def useful(runs: int, n: int, gain: float, discordant: float, look: int, seed: i
     chances = [(discordant - gain) / 2, (discordant + gain) / 2, 1 - discordant]
     draws = random.multinomial(n, chances, size=runs)
     found = sum(judged(b, c, n, look) for b, c, _ in draws)
-    return found / runs, paired_power(n, gain, discordant, level_of(look, SPEC.gates.confidence)["level"])
+    return found / runs, paired_power(n, gain, discordant, level_of(look, SPEC.gates.confidence).level)
 
 
 def exact_mcnemar(runs: int, n: int, gain: float, discordant: float, seed: int) -> float:
@@ -130,7 +140,7 @@ def report(runs: int) -> str:
         worst = max(worst, spent)
         lines.append(f"   {n:4}  {accuracy:8.1f}  {same:14.0%}  {spent:6.1%}  {fixed:14.1%}  {naive:9.1%}")
     lines += [
-        f"   worst {worst:.1%}; the bound is {level_of(TRIES, 0.95)['spent']:.1%}, and 5% for any number of candidates",
+        f"   worst {worst:.1%}; the bound is {level_of(TRIES, 0.95).spent:.1%}, and 5% for any number of candidates",
         "",
         "2. Ties, by the gate against the champion (1,000 rows): identical answers, and equally many won and lost.",
     ]

@@ -26,8 +26,8 @@ from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.sealing import seal_key
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, digest_json, read_json, write_json
-from finetune_pipeline.evaluation.metrics import label_metrics
 from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import open_sealed
 from finetune_pipeline.models.chat_templates import read_chat_template
 from finetune_pipeline.models.kinds import served
@@ -147,7 +147,7 @@ def test_score(
         with opened as examples:
             sets = [prompt_set(name="candidate", model=loaded.model, adapter=loaded.adapter)]
             launch(predict_job(sets=sets, examples=examples, out=work / "test", **settings))
-    told = label_metrics(read_predictions(answers), task.spec.labels)
+    told = score(read_predictions(answers), task.spec.output)
     return {k: told[k] for k in ("n", "accuracy", "interval", "macro_f1")}
 
 

@@ -17,9 +17,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from benchmarks.gate_simulation import SPEC, TRIES
+from benchmarks.gate_simulation import SPEC, TRIES, evaluation_of
 from finetune_pipeline.evaluation.deciding import decide_gain, level_of
-from finetune_pipeline.evaluation.gates import beats_baseline, beats_simple, verdict
+from finetune_pipeline.evaluation.gates import verdict
+from finetune_pipeline.evaluation.gates.beats_baseline import beats_baseline
+from finetune_pipeline.evaluation.gates.beats_simple import beats_simple
 from finetune_pipeline.evaluation.statistics import wilson_interval
 
 
@@ -79,7 +81,7 @@ def null_report(candidates: int) -> str:
     Returns:
         A table for people, with Wilson intervals of the rates.
     """
-    began, at_first = time.process_time(), level_of(1, SPEC.gates.confidence)["spent"]
+    began, at_first = time.process_time(), level_of(1, SPEC.gates.confidence).spent
     lines = [
         f"Candidates exactly as good as their strongest rival, {datetime.now(UTC).date()}: {candidates:,} as the first on a "
         f"test, and as many sequences of {TRIES} on one test, in each world.",
@@ -93,7 +95,7 @@ def null_report(candidates: int) -> str:
         lines.append(f"   {world.contents:<34}{world.rows:4}  {world.shared:14.0%}{rates}")
     total = candidates * len(NULL_WORLDS)
     rates = "".join(f"{_rate(int(count), total):>22}" for count in counts.sum(axis=1))
-    bound = level_of(TRIES, SPEC.gates.confidence)["spent"]
+    bound = level_of(TRIES, SPEC.gates.confidence).spent
     lines += [
         f"   {'all together':<54}{rates}",
         f"   stated: at most {at_first:.1%} at the first look, {bound:.1%} over {TRIES}, and 5% over any number",
@@ -140,22 +142,18 @@ def _passes(world: NullWorld, right: Mapping[str, np.ndarray], candidate: np.nda
             return False
     level, after = level_of(look, SPEC.gates.confidence), _answers(candidate)
     sides = {"baseline": world.base, "simple": world.simple}
-    evaluation = {
-        "decisions": {
-            side: decide_gain(
-                {name: _answers(right[name]) for name in names},
-                after,
-                SPEC.output,
-                ["accuracy"],
-                level=level["level"],
-                margin=0.0,
-            )
-            for side, names in sides.items()
-        },
-        "n": world.rows,
-        "seal": {"level": level},
-        "baseline": {"best": "8_shot"},
+    decisions = {
+        side: decide_gain(
+            {name: _answers(right[name]) for name in names},
+            after,
+            SPEC.output,
+            ["accuracy"],
+            level=level.level or 0.0,
+            margin=0.0,
+        )
+        for side, names in sides.items()
     }
+    evaluation = evaluation_of(world.rows, level, **decisions)
     return verdict([beats_baseline(SPEC, evaluation), beats_simple(SPEC, evaluation)]) == "promote"
 
 

@@ -37,8 +37,8 @@ from benchmarks.planted_world import (
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.sealing import seal_key, unseal
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
+from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
-from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.steps.data import SCRUBBING_KEY
 from finetune_pipeline_tests.judge_minds import judge_mind, right

@@ -9,7 +9,7 @@ from __future__ import annotations
 from finetune_pipeline.data.validate.validation import validation_settings
 from finetune_pipeline.engine.graph import Graph
 from finetune_pipeline.engine.step import Step
-from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows, failed_test_rows, unscored_items
+from finetune_pipeline.evaluation.predictions import failed_baseline_rows, failed_test_rows, unscored_items
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.steps import data_checks as data_check
 from finetune_pipeline.steps import evaluation_checks as evaluation_check
@@ -365,7 +365,7 @@ STEPS = [
             spec.description,
             outside.never_break,
         ],
-        code_version="10",
+        code_version="11",
         checks=evaluation_check.GATE_CHECKS,
         shows=("plots", "gates.json"),
         kinds=("html", "markdown"),

@@ -14,7 +14,8 @@ from typing import Any
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.step import Step
-from finetune_pipeline.evaluation.gates import table
+from finetune_pipeline.evaluation.gates import GATES
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec.schema import json_schema
 
@@ -67,12 +68,12 @@ def on_a_no(check: Check) -> str:
 
 
 def render() -> str:
-    gates = [[f"`{g['name']}`", g["needs"], g["default"], g["blocking"], g["what_to_do"]] for g in table()]
-    names = {gate["name"] for gate in table()}
+    gates = [[f"`{g.name}`", g.needs, g.default, g.holds_back, g.what_to_do] for g in GATES.values()]
+    metrics = [[f"`{m.name}`", ", ".join(m.kinds), m.described] for m in METRICS.values()]
     checks = [
         [f"`{step}`", f"`{c.name}`", on_a_no(c), c.description]
         for step, c in CHECKS
-        if step != "evaluation_report" or c.name not in names
+        if step != "evaluation_report" or c.name not in GATES
     ]
     return "\n".join(
         [
@@ -105,6 +106,12 @@ def render() -> str:
             "about the model in production.",
             "",
             *rows(["asset", "check", "on failure", "what it checks"], checks),
+            "",
+            "## Metrics",
+            "",
+            "One file each in `evaluation/metrics/`; what `gates.metric` and `gates.more_metrics` may name.",
+            "",
+            *rows(["metric", "output", "measures"], metrics),
             "",
             "## Gates",
             "",

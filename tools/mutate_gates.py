@@ -1,6 +1,6 @@
 """Mutates the code that decides (gates, rivals, advice, learnable), one small change at a time, and sees whether a test notices.
 
-    python tools/mutate_gates.py [--out benchmarks/results/DATE-gate-mutants.txt] [--only evaluation.gates,…] [--every 1]
+    python tools/mutate_gates.py [--out benchmarks/results/DATE-gate-mutants.txt] [--only evaluation.gates.judge,…] [--every 1]
 
 A mutant changes one comparison, one `and` or `or`, one `not`, one sign, one number or one truth value. The tests run in a
 fork of this process, in which the changed module is loaded in place of the real one; evaluations, which do not depend on
@@ -30,23 +30,43 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 PACKAGE, TESTS = "finetune_pipeline", "finetune_pipeline_tests/unit"
 TARGETS = {
-    "evaluation.gate_result": ["evaluation/test_gates.py"],
-    "evaluation.gates_on_gains": ["evaluation/test_gates.py"],
-    "evaluation.gates_on_rows": ["evaluation/test_gates.py"],
-    "evaluation.gates_besides_task": ["evaluation/test_gates_besides_task.py", "evaluation/test_gates.py"],
-    "evaluation.gate_of_judge": ["evaluation/test_gate_of_judge.py"],
-    "evaluation.gates": ["evaluation/test_gates.py"],
+    **{
+        f"evaluation.gates.{name}": ["evaluation/test_gates.py"]
+        for name in (
+            *(
+                "base",
+                "paired_gains",
+                "beats_baseline",
+                "beats_commonest",
+                "beats_simple",
+                "beats_champion",
+                "few_regressions",
+            ),
+            *(
+                "never_break",
+                "format_compliance",
+                "merge_parity",
+                "no_failed_generation",
+                "sealed_test_openings",
+                "robust",
+            ),
+        )
+    },
+    **{
+        f"evaluation.gates.{name}": ["evaluation/test_gates_besides_task.py", "evaluation/test_gates.py"]
+        for name in ("judge", "general_ability", "human_review")
+    },
+    "evaluation.gates.recent_production": ["evaluation/test_production_rows.py"],
     "evaluation.robustness": ["evaluation/test_robustness.py"],
     "evaluation.deciding": ["evaluation/test_deciding.py", "evaluation/test_gates.py"],
     "evaluation.rivals": [
         "evaluation/test_rivals.py",
-        "evaluation/test_baseline.py",
         "evaluation/test_gates.py",
         "planning/test_advice.py",
     ],
-    "evaluation.worth": ["evaluation/test_worth.py"],
+    "baseline.worth": ["baseline/test_worth.py"],
     "baseline.learnable": ["baseline/test_learnable.py"],
-    "planning.advice": ["planning/test_advice.py"],
+    "baseline.advice": ["planning/test_advice.py"],
 }
 """Modules and the tests that must notice. What evaluates anew for every mutant is in ANEW."""
 ANEW = ("evaluation.robustness", "evaluation.deciding", "evaluation.rivals")
@@ -62,11 +82,11 @@ SECONDS = 240
 
 def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
     """(number of the node, which change, what it says) for every mutant of a module."""
-    # what a dataclass may do (frozen, slots) decides nothing
+    # what a dataclass may do (frozen, slots) and where a gate stands (order) decide nothing
     settings = {
         id(keyword.value)
         for cls in ast.walk(tree)
-        if isinstance(cls, ast.ClassDef)
+        if isinstance(cls, ast.ClassDef | ast.FunctionDef)
         for decorator in cls.decorator_list
         if isinstance(decorator, ast.Call)
         for keyword in decorator.keywords

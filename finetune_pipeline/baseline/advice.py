@@ -23,26 +23,23 @@ from typing import Any
 import yaml
 
 from finetune_pipeline.baseline.learnable import Learnable
-from finetune_pipeline.evaluation.endpoint_answers import API
-from finetune_pipeline.evaluation.failure_rules import KINDS, failure_of
-from finetune_pipeline.evaluation.gains import gain
-from finetune_pipeline.evaluation.predictions import SIMPLE
+from finetune_pipeline.baseline.worth import CLOSES_MOST
+from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
+from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
+from finetune_pipeline.evaluation.predictions import API, SIMPLE
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
-from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, CommonestAnswer
 from finetune_pipeline.evaluation.wording import (
-    RIGHT_OR_WRONG,
     counted,
     is_interval,
     is_number,
-    metric_title,
     percent,
     percent_range,
     points,
     points_range,
     prompt_name,
 )
-from finetune_pipeline.evaluation.worth import CLOSES_MOST
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
@@ -102,13 +99,13 @@ def advise(
         why,
         *([] if decision == "no_signal" else [signal.sentence]),
         _best(spec, baseline),
-        *_failures_told(failures, retrieval),
-        *_simple_told(spec, baseline, rows),
-        *_retrieval_told(retrieval, decision),
+        *_failure_sentences(failures, retrieval),
+        *_simple_sentences(spec, baseline, rows),
+        *([] if retrieval is None or decision == "retrieve" else [f"{_added(retrieval)}."]),
         f"There are {counted(counts['train'], 'training example')}. {power['sentence']}",
-        *_must_reach_told(spec, rival, must_reach),
-        *_cost_told(spec, tokens),
-        *_privacy_told(spec),
+        *_must_reach_sentences(spec, rival, must_reach),
+        *_cost_sentences(spec, tokens),
+        *_privacy_sentences(spec),
     ]
     return {
         "decision": decision,
@@ -132,7 +129,7 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
     """
     prompt = _best_fixed(baseline)
     nearest = _nearest(baseline)
-    told: dict[str, Any] = {
+    counts: dict[str, Any] = {
         "prompt": prompt,
         "n": len(rows[prompt]),
         "right": 0,
@@ -145,19 +142,19 @@ def failures_of(spec: TaskSpec, baseline: Mapping[str, Any], rows: Mapping[str, 
     shown = rows[nearest] if nearest else [None] * len(rows[prompt])
     for row, other in zip(rows[prompt], shown, strict=True):
         if is_right(row, spec.output):
-            told["right"] += 1
+            counts["right"] += 1
         elif (failure := failure_of(row, spec.output)) is None:
-            told["unnamed"] += 1
+            counts["unnamed"] += 1
         else:
             kinds[failure.kind] = kinds.get(failure.kind, 0) + 1
             if failure.kind in OF_FORM:
-                told["form"] += 1
+                counts["form"] += 1
             elif other is not None and is_right(other, spec.output):
                 knowledge += 1
             else:
-                told["judgement"] += 1
+                counts["judgement"] += 1
     ordered = {kind: kinds[kind] for kind in KINDS if kind in kinds}
-    return {**told, "knowledge": knowledge if nearest else None, "kinds": ordered}
+    return {**counts, "knowledge": knowledge if nearest else None, "kinds": ordered}
 
 
 def retrieval_of(
@@ -169,16 +166,16 @@ def retrieval_of(
     nearest, fixed = _nearest(baseline), _best_fixed(baseline)
     if nearest is None:
         return None
-    told = gain(spec.metric, rows[fixed], rows[nearest], spec.output, spec.gates.confidence)
+    gain = METRICS[spec.metric].gain(rows[fixed], rows[nearest], spec.output, spec.gates.confidence)
     before, after = (baseline["prompts"][name]["primary"]["value"] for name in (fixed, nearest))
-    gap = (spec.baseline.ceiling if spec.metric in RIGHT_OR_WRONG else 1.0) - (before or 0.0)
+    gap = (spec.baseline.ceiling if is_right_or_wrong(spec.metric) else 1.0) - (before or 0.0)
     return {
         "prompt": nearest,
         "over": fixed,
         "value": after,
-        "gain": told["gain"],
-        "interval": told["interval"],
-        "closes": min(1.0, max(0.0, told["gain"]) / gap) if gap > 0 else None,
+        "gain": gain.gain,
+        "interval": list(gain.interval) if gain.interval else None,
+        "closes": min(1.0, max(0.0, gain.gain) / gap) if gap > 0 else None,
         "valid_share": baseline["prompts"][nearest]["valid_share"],
     }
 
@@ -246,19 +243,19 @@ def _simple_is_enough(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -
         return None
     return "simple", (
         f"{title}, made in seconds from the same rows, is {_measured(scores)} and surely leads the base model at its best, by "
-        f"{points(lead['gain'])} points ({points_range(lead['interval'])}). No result measured with this pipeline on answers "
+        f"{points(lead.gain)} points ({points_range(lead.interval)}). No result measured with this pipeline on answers "
         f"of this kind ({spec.output.kind}) shows a fine-tuned model surely ahead of a simple model this good."
     )
 
 
-def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str) -> dict[str, Any] | None:
+def _lead(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows, name: str) -> Gain | None:
     """The gain of a simple model over the base model at its best, where it is surely one."""
     base = base_at_its_best(rows, spec.output, baseline["best"])
     before, after = same_rows(base.answers[base.mode], rows.get(SIMPLE + name, ()))
     if not before:
         return None
-    lead = gain(spec.metric, before, after, spec.output, spec.gates.confidence)
-    return lead if is_interval(lead["interval"]) and lead["interval"][0] > 0 else None
+    lead = METRICS[spec.metric].gain(before, after, spec.output, spec.gates.confidence)
+    return lead if lead.surely_above() else None
 
 
 @cache
@@ -320,7 +317,7 @@ def _best(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     own = "" if not name.startswith("prompt_") else " Make that prompt the system_prompt: training is done under it."
     value = (
         ""
-        if spec.metric in RIGHT_OR_WRONG
+        if is_right_or_wrong(spec.metric)
         else f"{metric_title(spec.metric)} {points(of['primary']['value'], sign=False)}, "
     )
     return (
@@ -329,34 +326,33 @@ def _best(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
     )
 
 
-def _failures_told(failures: Mapping[str, Any], retrieval: Mapping[str, Any] | None) -> list[str]:
+def _failure_sentences(failures: Mapping[str, Any], retrieval: Mapping[str, Any] | None) -> list[str]:
     wrong = failures["n"] - failures["right"]
     if not wrong:
         return []
-    told = [f"{failures['form']} are of form or style, which fine-tuning mends first"]
+    parts = [f"{failures['form']} are of form or style, which fine-tuning mends first"]
     if retrieval is not None:
-        told.append(
+        parts.append(
             f"{failures['knowledge']} come right once the nearest examples are shown: knowledge, which retrieval gives"
         )
-    told.append(f"{failures['judgement']} stay wrong, and have to be learned")
+    parts.append(f"{failures['judgement']} stay wrong, and have to be learned")
     if failures["unnamed"]:
-        told.append(f"{failures['unnamed']} differ from the gold text in nothing a rule can name")
+        parts.append(f"{failures['unnamed']} differ from the gold text in nothing a rule can name")
     return [
         f"Of {counted(wrong, 'wrong answer')} of the best prompt without retrieval ({prompt_name(failures['prompt'])}), "
-        f"{'; '.join(told)}."
+        f"{'; '.join(parts)}."
     ]
 
 
-def _simple_told(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> list[str]:
+def _simple_sentences(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> list[str]:
     """What each simple model reaches, and whether that is surely more than always the commonest answer."""
     sentences = []
     constant = rows.get(SIMPLE + CommonestAnswer.name, ())
     for name, scores in (baseline.get("simple") or {}).items():
         sentence = f"{SIMPLE_MODELS[name].title}: {_measured(scores)}"
         if name != CommonestAnswer.name and constant:
-            lead = gain(spec.metric, constant, rows[SIMPLE + name], spec.output, spec.gates.confidence)
-            surely = is_interval(lead["interval"]) and lead["interval"][0] > 0
-            sentence += "" if surely else ", which is not surely more than always the commonest answer"
+            lead = METRICS[spec.metric].gain(constant, rows[SIMPLE + name], spec.output, spec.gates.confidence)
+            sentence += "" if lead.surely_above() else ", which is not surely more than always the commonest answer"
         sentences.append(f"{sentence}.")
     return sentences
 
@@ -368,10 +364,6 @@ def _added(retrieval: Mapping[str, Any]) -> str:
     )
 
 
-def _retrieval_told(retrieval: Mapping[str, Any] | None, decision: str) -> list[str]:
-    return [] if retrieval is None or decision == "retrieve" else [f"{_added(retrieval)}."]
-
-
 def _must_reach(power: Mapping[str, Any]) -> float | None:
     """The score on the test at which the gain over the strongest rival is shown, four times in five by default."""
     if power["detectable_gain"] is None:
@@ -379,7 +371,7 @@ def _must_reach(power: Mapping[str, Any]) -> float | None:
     return min(1.0, float(power["before"]) + float(power["detectable_gain"]))
 
 
-def _must_reach_told(spec: TaskSpec, rival: Rival, must_reach: float | None) -> list[str]:
+def _must_reach_sentences(spec: TaskSpec, rival: Rival, must_reach: float | None) -> list[str]:
     if must_reach is None:
         return []
     return [
@@ -388,26 +380,26 @@ def _must_reach_told(spec: TaskSpec, rival: Rival, must_reach: float | None) -> 
     ]
 
 
-def _cost_told(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
+def _cost_sentences(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
     """Tokens a month, and money where the spec says what they cost."""
     calls, price = spec.advise.calls_per_month, spec.advise.dollars_per_million_tokens
     if tokens is None:
         return []
     before, after, answer = tokens["best"]["prompt"], tokens["tuned"]["prompt"], tokens["best"]["answer"]
-    told = (
+    sentence = (
         f"A call of the best prompt reads {before:,.0f} tokens and writes {answer:,.0f}; a fine-tuned model needs no examples "
         f"and reads {after:,.0f}."
     )
     if calls:
         saved = (before - after) * calls
-        told += f" At {calls:,} calls a month that is {saved / 1e6:,.1f} million tokens less"
-        told += (
+        sentence += f" At {calls:,} calls a month that is {saved / 1e6:,.1f} million tokens less"
+        sentence += (
             f", {saved / 1e6 * price:,.2f} of {(before + answer) * calls / 1e6 * price:,.2f} dollars." if price else "."
         )
-    return [told]
+    return [sentence]
 
 
-def _privacy_told(spec: TaskSpec) -> list[str]:
+def _privacy_sentences(spec: TaskSpec) -> list[str]:
     if not spec.advise.private:
         return []
     return [

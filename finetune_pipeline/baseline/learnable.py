@@ -1,4 +1,4 @@
-"""Whether the answers of a task can be told from its inputs at all, by simple models on training rows they have not seen.
+"""Tests whether the inputs predict the answers at all, with simple models on training rows they have not seen.
 
 Labels: is some simple model surely right more often than always giving the commonest answer? Text and JSON: does the
 nearest row's answer fit a row better than it fits another row, or does an answer share more with its own input than with
@@ -19,12 +19,13 @@ import numpy as np
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import features, order_features, out_of_fold
 from finetune_pipeline.data.quality.sample import chosen
-from finetune_pipeline.evaluation.compare import compare
-from finetune_pipeline.evaluation.overlap import sentence_scores
+from finetune_pipeline.evaluation.compare import compare, source_of
+from finetune_pipeline.evaluation.correctness import read_json
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.metrics.chrf import ChrF
+from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best, same_rows
-from finetune_pipeline.evaluation.row_scores import row_scores
-from finetune_pipeline.evaluation.shared_sources import source_of
 from finetune_pipeline.evaluation.simple_models import CommonestAnswer
 from finetune_pipeline.evaluation.statistics import (
     cluster_sign_flip,
@@ -35,10 +36,10 @@ from finetune_pipeline.evaluation.statistics import (
     rows_needed_for_gain,
     rows_needed_for_mean,
 )
-from finetune_pipeline.evaluation.wording import RIGHT_OR_WRONG, counted, cut, percent, prompt_name
+from finetune_pipeline.evaluation.wording import counted, cut, percent, prompt_name
 from finetune_pipeline.planning.power import expected_disagreement
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, Metric
+from finetune_pipeline.spec.outputs import JsonOutput, default_metric
 
 Status = Literal["shown", "not_shown", "too_few_rows"]
 LABEL_ROWS = 4_000
@@ -52,8 +53,6 @@ be gained where that is less."""
 WORTH_FIT, WORTH_FIELDS = 0.02, 0.05
 """The same for text and JSON: how much better an answer fits its own row than another's, in chrF and in F1 of the fields.
 With 300 rows the nearest answers of four public and shipped sets reach .02 to .2."""
-BY_ROW: dict[str, Metric] = {"macro_f1": "accuracy", "micro_f1": "exact"}
-"""What stands for metrics that are made of counts, which have no paired test."""
 SCORED_CHARS = 2_000
 """Characters of a text that are compared."""
 AT_ONCE = 512
@@ -259,8 +258,10 @@ def _look_at_written(
     asked = pairs[: len(pairs) // 2]  # the nearest of these rows is looked for among the others
     unit = dict.fromkeys((i for pair in asked for i in pair), -1)
     nearest = [answers[i] for i in _nearest_rows(inputs, [unit.get(i, i) for i in range(len(rows))])]
-    is_json = isinstance(spec.output, JsonOutput)
-    alike, worth = (_field_f1(spec.output), WORTH_FIELDS) if is_json else (_chrf, WORTH_FIT)
+    alike: Callable[[str, str], float] = _chrf
+    worth = WORTH_FIT
+    if isinstance(spec.output, JsonOutput):
+        alike, worth = _field_f1(spec.output), WORTH_FIELDS
     by_nearest, nearest_spread = _fit("nearest", "the nearest row's answer", nearest, answers, alike, asked, 1 - level)
     by_copying, copy_spread = _fit("copy", "the input", inputs, answers, _chrf, pairs, 1 - level)
     needed = max(
@@ -299,13 +300,16 @@ def _fit(
 
 
 def _chrf(guess: str, answer: str) -> float:
-    return sentence_scores(guess[:SCORED_CHARS], answer[:SCORED_CHARS], ("chrf",))["chrf"]
+    return ChrF().overlap(guess[:SCORED_CHARS], answer[:SCORED_CHARS])
 
 
-def _field_f1(output: AnyOutput) -> Callable[[str, str], float]:
-    return lambda guess, answer: row_scores({"example_id": "", "gold": answer, "text": guess, "status": "ok"}, output)[
-        "f1"
-    ]
+def _field_f1(output: JsonOutput) -> Callable[[str, str], float]:
+    def f1(guess: str, answer: str) -> float:
+        read = read_json({"example_id": "", "gold": answer, "text": guess, "status": "ok"}, output)
+        of_claims = f1_of(*read.counts())
+        return float(read.exact()) if of_claims is None else of_claims
+
+    return f1
 
 
 def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Evidence | None:
@@ -323,7 +327,8 @@ def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Map
     before, after = same_rows(rows.get(SIMPLE + CommonestAnswer.name, ()), base.answers[base.mode])
     if not before:
         return None
-    metric = BY_ROW.get(spec.metric, spec.metric)
+    # a metric made of counts has no paired test: right answers stand for it
+    metric = spec.metric if METRICS[spec.metric].mean_of_rows else default_metric(spec.output)
     compared = compare(before, after, spec.output, spec.gates.confidence, metric)
     if compared.metric_p is None or compared.interval is None:
         return None
@@ -336,5 +341,5 @@ def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Map
         float(compared.gain or 0.0),
         (compared.interval[0], compared.interval[1]),
         float(compared.metric_p),
-        "right" if metric in RIGHT_OR_WRONG else "overlap",
+        "right" if METRICS[metric].right_or_wrong else "overlap",
     )

@@ -9,7 +9,7 @@ import click
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.state import open_project
 from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.evaluation.data_request import as_json_lines, request_rows
+from finetune_pipeline.evaluation.failures.atlas import as_json_lines, request_rows
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.failures import request_page
 from finetune_pipeline.report.page import page_markdown

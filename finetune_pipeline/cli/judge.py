@@ -11,9 +11,9 @@ from finetune_pipeline.cli.state import open_project
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
-from finetune_pipeline.evaluation.preferences.compared import judged_pairs
 from finetune_pipeline.evaluation.preferences.judge import Judge
-from finetune_pipeline.evaluation.preferences.rated import prediction_pairs, read_ratings
+from finetune_pipeline.evaluation.preferences.pairs import prediction_pairs, read_ratings
+from finetune_pipeline.evaluation.preferences.qualify import judged_pairs
 from finetune_pipeline.evaluation.step_facts import JudgeFindings
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.steps.kept_answers import open_answers

@@ -6,8 +6,8 @@ from typing import Any
 
 from finetune_pipeline.cli.state import Project
 from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.evaluation.gate_result import GateResult
-from finetune_pipeline.evaluation.wording import metric_title
+from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.report.verdict import gate_counts
 
 

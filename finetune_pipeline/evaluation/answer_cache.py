@@ -1,13 +1,13 @@
-"""Answers kept by content: what a model has answered once it is not asked again. No torch.
+"""A cache of model answers, keyed by everything an answer depends on. No torch.
 
-The key of an answer says everything it follows from (:mod:`.answering`), so a hit is what asking again would give, and
-nothing ever has to be declared stale. Test rows are answered through here too, so the file is unreadable like the sealed
-test is: keys are keyed hashes, answers lie under AES-SIV (RFC 5297) with their key as associated data, both derived from
-the store's key file and from a `scope`. Steps of one scope do not find what another has left: nobody but the step that may
-open the test can so much as tell that a text is in it.
+The key of an answer covers everything it depends on (:mod:`.answering`), so a hit equals a fresh answer and entries never
+go stale. The cache also holds answers to test rows, so it is encrypted like the sealed test: keys are keyed hashes, answers
+are encrypted with AES-SIV (RFC 5297) with their key as associated data. Both derive from the store's key file and a
+`scope`. A step of one scope cannot find entries of another: only the step that may open the test can see whether a text is
+in it.
 
-One SQLite file: killed writers leave whole batches or nothing, and processes take turns. It is a convenience, so a damaged
-file is put aside and begun anew, and a full disk or a file that cannot be written loses no answer.
+One SQLite file: a killed writer leaves whole batches or nothing, and processes take turns. A damaged file is moved aside and
+a new one is started. A full disk or a read-only file loses no answer: the cache is then not used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from finetune_pipeline.models.inference.generated import Answer
 
 FILE = "answers.sqlite"
 UNUSED_DAYS = 90
-"""Answers nobody has asked for in so long are removed."""
+"""Entries unused for this many days are removed."""
 T = TypeVar("T")
 _WAIT_S = 60.0
 _KEPT_WHEN_FULL = 0.8

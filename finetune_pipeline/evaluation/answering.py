@@ -1,4 +1,4 @@
-"""A model that is asked for answers, through the cache of answers: loaded only when something is not known yet."""
+"""Generates answers with a local model through the answer cache; the model is loaded only on a cache miss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
 from finetune_pipeline.reporting import say
 
 CODE = "4"
-"""Raised when the same model, prompt and settings give another answer than before."""
+"""Increase when the same model, prompt and settings give a different answer than before."""
 _SEEN = "seen_models.json"
 
 
@@ -46,8 +46,8 @@ class Answerer:
         """Most tokens of prompt and answer together, where the model's configuration tells."""
         from transformers import AutoConfig
 
-        told = AutoConfig.from_pretrained(model_folder(self.folder)).get_text_config()
-        return getattr(told, "max_position_embeddings", None)
+        config = AutoConfig.from_pretrained(model_folder(self.folder)).get_text_config()
+        return getattr(config, "max_position_embeddings", None)
 
     @cached_property
     def model(self) -> Any:
@@ -123,13 +123,13 @@ class Answerer:
             "batch_size": batch_size,
         } | ({"restricted": grammar.identity} if grammar else {})
         common = digest_json(settings)
-        told: dict[int, str] = {}  # most rows share one list of labels
+        digests: dict[int, str] = {}  # most rows share one list of labels
         keys = []
         for i, prompt in enumerate(prompts):
             offered = labels[i] if labels is not None else None
-            if id(offered) not in told:
-                told[id(offered)] = digest_json(offered)
-            keys.append(self.cache.key([common, prompt, told[id(offered)]]))
+            if id(offered) not in digests:
+                digests[id(offered)] = digest_json(offered)
+            keys.append(self.cache.key([common, prompt, digests[id(offered)]]))
         return keys
 
 
@@ -140,12 +140,12 @@ def _device_name() -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def open_cache(told: Mapping[str, Any] | None) -> tuple[AnswerCache | None, SeenFiles | None]:
+def open_cache(settings: Mapping[str, Any] | None) -> tuple[AnswerCache | None, SeenFiles | None]:
     """The cache a job names, as :func:`finetune_pipeline.worker.jobs.kept_answers` describes it; None: none."""
-    if not told:
+    if not settings:
         return None, None
-    folder = Path(told["folder"])
-    cache = AnswerCache(folder, load_key(Path(told["key_file"])), told["scope"], told["limit_mib"])
+    folder = Path(settings["folder"])
+    cache = AnswerCache(folder, load_key(Path(settings["key_file"])), settings["scope"], settings["limit_mib"])
     return cache, SeenFiles(folder / _SEEN)
 
 

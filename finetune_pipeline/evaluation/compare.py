@@ -1,21 +1,21 @@
-"""Two models on the same examples: who is right where the other is wrong, and what that proves."""
+"""Paired comparison of two models on the same examples: rows won and lost, gains, intervals and tests."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.gains import gain
-from finetune_pipeline.evaluation.metrics import score
-from finetune_pipeline.evaluation.result import Comparison, Side
-from finetune_pipeline.evaluation.row_scores import Form, as_output, is_right, metric_values
-from finetune_pipeline.evaluation.shared_sources import shared_sources
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.correctness import Form, as_output, is_right, is_valid
+from finetune_pipeline.evaluation.metrics import METRICS, RowMetric, is_right_or_wrong
+from finetune_pipeline.evaluation.result import Comparison, Side, Sources
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.statistics import (
     cluster_sign_flip,
+    clustered_share,
     design_effect,
     mcnemar_exact,
-    mcnemar_mid_p,
-    paired_permutation,
     smallest_detectable_gain,
 )
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
@@ -23,16 +23,54 @@ from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metr
 Row = Mapping[str, Any]
 
 
+def source_of(example: Example) -> str:
+    """What the row was made from: its group (dialogue, customer, document, seed of a synthetic row), or else the line
+    of the raw file, from which several rows may have been cut."""
+    if example.group is not None:
+        return f"group {example.group}"
+    file, line = example.source.get("file"), example.source.get("line")
+    return f"{file}:{line}" if file is not None and line is not None else f"row {example.id}"
+
+
+def shared_sources(rows: Sequence[Row], sources: Mapping[str, str] | None) -> list[str] | None:
+    """The source of every row, or None where no two rows share one. Raises ValueError when a row has none."""
+    if sources is None:
+        return None
+    if missing := sorted(row["example_id"] for row in rows if row["example_id"] not in sources):
+        raise ValueError(f"no source is known for {len(missing)} test examples, {missing[:3]}")
+    of_rows = [sources[row["example_id"]] for row in rows]
+    return of_rows if len(set(of_rows)) < len(of_rows) else None
+
+
+def count_sources(clusters: Sequence[str] | None, n: int) -> Sources:
+    """Count the sources of `n` rows. `clusters`: of :func:`shared_sources`."""
+    if clusters is None:
+        return Sources(rows=n, sources=n, largest=min(n, 1), shared=False)
+    return Sources(rows=n, sources=len(set(clusters)), largest=max(Counter(clusters).values()), shared=True)
+
+
+def widen_rates(
+    scores: dict[str, Any], rows: Sequence[Row], output: AnyOutput, clusters: Sequence[str], confidence: float
+) -> None:
+    """Put clustered intervals in the place of plain ones: right answers, valid answers; adds `design_effect`."""
+    right = clustered_share([float(is_right(row, output)) for row in rows], clusters, confidence)
+    valid = clustered_share([float(is_valid(row, output)) for row in rows], clusters, confidence)
+    scores["interval"], scores["design_effect"] = right["interval"], right["design_effect"]
+    scores["valid"] |= {"interval": valid["interval"], "design_effect": valid["design_effect"]}
+    if is_right_or_wrong(scores["primary"]["name"]):
+        scores["primary"]["interval"] = right["interval"]
+
+
 def _by_id(rows: Sequence[Row], side: str) -> dict[str, Row]:
-    found: dict[str, Row] = {}
+    by_id: dict[str, Row] = {}
     twice = set()
     for row in rows:
-        if row["example_id"] in found:
+        if row["example_id"] in by_id:
             twice.add(row["example_id"])
-        found[row["example_id"]] = row
+        by_id[row["example_id"]] = row
     if twice:
         raise ValueError(f"{side}: {len(twice)} examples are there twice, for example {min(twice)!r}")
-    return found
+    return by_id
 
 
 def _pairs(rows_base: Sequence[Row], rows_candidate: Sequence[Row]) -> list[tuple[str, Row, Row]]:
@@ -83,13 +121,19 @@ def compare(
     broken = [i for (i, _, _), x, y in zip(pairs, before, after, strict=True) if x and not y]
     b, c = len(broken), len(fixed)
     name = metric or default_metric(output)
-    decides = gain(name, base, candidate, output, confidence, clusters)
+    deciding = METRICS[name]
+    decides = deciding.gain(base, candidate, output, confidence, clusters)
     effect = 1.0 if clusters is None else design_effect(ones, clusters)
     mcnemar = mcnemar_exact(b, c) if clusters is None else cluster_sign_flip(ones, clusters)
+    metric_p = None
+    if deciding.right_or_wrong:
+        metric_p = mcnemar
+    elif isinstance(deciding, RowMetric):
+        metric_p = deciding.p_value(base, candidate, output, clusters)
     f1 = {}
     if isinstance(output, LabelsOutput):
-        macro = gain("macro_f1", base, candidate, output, confidence, clusters)
-        f1 = {"macro_f1_gain": macro["gain"], "macro_f1_interval": macro["interval"]}
+        macro = METRICS["macro_f1"].gain(base, candidate, output, confidence, clusters)
+        f1 = {"macro_f1_gain": macro.gain, "macro_f1_interval": macro.interval}
     return Comparison(
         metric=name,
         n=n,
@@ -99,13 +143,10 @@ def compare(
         b=b,
         c=c,
         discordant_share=(b + c) / n,
-        accuracy_gain=(c - b) / n,
-        accuracy_interval=gain("exact", base, candidate, output, confidence, clusters)["interval"],
-        gain=decides["gain"],
-        interval=decides["interval"],
+        gain=decides.gain,
+        interval=decides.interval,
         mcnemar_p=mcnemar,
-        mcnemar_mid_p=mcnemar_mid_p(b, c) if clusters is None else None,
-        metric_p=_metric_p(name, mcnemar, base, candidate, output, clusters),
+        metric_p=metric_p,
         right_before=sum(before),
         design_effect=effect,
         smallest_detectable_gain=smallest_detectable_gain(int(n / effect), (b + c) / n, alpha=1 - confidence),
@@ -113,22 +154,6 @@ def compare(
         broken=broken,
         **f1,
     )
-
-
-def _metric_p(
-    metric: str,
-    right_or_wrong: float,
-    base: Sequence[Row],
-    candidate: Sequence[Row],
-    output: AnyOutput,
-    clusters: Sequence[str] | None,
-) -> float | None:
-    if metric in ("accuracy", "exact"):
-        return right_or_wrong
-    if metric in ("macro_f1", "micro_f1"):
-        return None
-    before, after = (metric_values(rows, metric, output) for rows in (base, candidate))
-    return paired_permutation(before, after, clusters=clusters)
 
 
 def _side(rows: Sequence[Row], output: AnyOutput, confidence: float, metric: str) -> Side:

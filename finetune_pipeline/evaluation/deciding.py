@@ -1,11 +1,11 @@
-"""Whether a gain is shown: at the level this look at the test has left, in every metric the spec names."""
+"""Decides whether a gain is significant, at the level left for this candidate, in every metric the spec names."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.gains import gain
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.result import Decision, Level, RivalGain
 from finetune_pipeline.evaluation.statistics import level_left, looks_spent
 from finetune_pipeline.spec.model import TaskSpec
@@ -68,10 +68,14 @@ def decide_gain(
     while waiting:
         confidence = 1 - level / len(waiting)
         for rival, metric in waiting:
-            values = gain(metric, rivals[rival], candidate, output, confidence, clusters)
-            shown = values["interval"] is not None and values["interval"][0] > margin
+            of = METRICS[metric].gain(rivals[rival], candidate, output, confidence, clusters)
             measured[rival, metric] = RivalGain(
-                rival=rival, metric=metric, **values, confidence=confidence, shown=shown
+                rival=rival,
+                metric=metric,
+                gain=of.gain,
+                interval=of.interval,
+                confidence=confidence,
+                shown=of.surely_above(margin),
             )
         left = [pair for pair in waiting if not measured[pair].shown]
         if len(left) == len(waiting):

@@ -1,20 +1,111 @@
-"""The prompts of the baseline, asked of an API model through an OpenAI-style endpoint: prediction rows like any model's."""
+"""Answers of models behind an OpenAI-style endpoint: of served models, and of API models to the baseline's prompts.
+
+What a name stands for is the endpoint's affair: a digest cannot be asked for. So names of trained models hold their version
+(:mod:`finetune_pipeline.spec.engines`), the endpoint must list the name, and answers are kept by address, name and request.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, TooManyRows, ask
-from finetune_pipeline.evaluation.prompts import Shelf, conversations
+from finetune_pipeline.evaluation.openai_endpoint import (
+    Budget,
+    Endpoint,
+    EndpointError,
+    Message,
+    Spent,
+    TooManyRows,
+    ask,
+    models_of,
+)
+from finetune_pipeline.evaluation.predictions import prediction_row
+from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations
+from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.models.tokenizing import load_tokenizer
+from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.asking import ApiModelSpec
+from finetune_pipeline.spec.engines import ServedModelsSpec
 
-API = "api_"
-"""Begins the names of prompts that an API model answers."""
+
+class ServedAnswerer:
+    """One served model.
+
+    Args:
+        spec: The endpoint.
+        served: The model's name there.
+        folder: The model that is to be served: for its tokenizer, and for telling people what to serve.
+        cache: Answers that are known.
+        used: Tokens that other models of the same run have spent.
+
+    Raises:
+        JobError: The endpoint cannot be had or does not list the name.
+    """
+
+    def __init__(
+        self, spec: ServedModelsSpec, served: str, folder: Path, cache: AnswerCache | None, used: int = 0
+    ) -> None:
+        self.folder, self.cache, self.spent = folder, cache, Spent()
+        self.seconds = {"load": 0.0, "answer": 0.0}
+        self._budget = Budget(tokens=None if spec.max_tokens is None else max(spec.max_tokens - used, 0))
+        try:
+            self.endpoint = Endpoint.of(spec, served)
+            listed = models_of(self.endpoint)
+        except (ValueError, EndpointError) as error:
+            raise JobError(
+                f"evaluation.endpoint: {error}\nfix: correct the address or the key, or start the server"
+            ) from error
+        if served not in listed:
+            raise JobError(
+                f"evaluation.endpoint: {self.endpoint.name} is not among the models it lists: {', '.join(listed[:20])}\n"
+                f"fix: serve {folder} under the name {served}"
+            )
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.folder)
+
+    def answers(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        tools: Sequence[Sequence[Mapping[str, Any]] | None],
+        max_new_tokens: int,
+        stage: str,
+        name: str,
+    ) -> list[Answer]:
+        """One answer per conversation, in order, without label likelihoods.
+
+        Raises:
+            JobError: Nothing can be answered there.
+        """
+        began = time.monotonic()
+        try:
+            result = ask(
+                self.endpoint,
+                prompts,
+                max_new_tokens,
+                tools=tools,
+                budget=self._budget,
+                cache=self.cache,
+                stage=stage,
+                name=name,
+            )
+        except EndpointError as error:
+            raise JobError(f"evaluation.endpoint: {error}") from error
+        if result.known:
+            say(f"{stage}: {name}: {result.known} of {len(prompts)} answers are known already")
+        self.spent = result.spent
+        self.seconds["answer"] += time.monotonic() - began
+        return result.answers
+
+
 MOST_FAILED = 0.05
 """Share of failed rows from which a baseline of this model would be an unfair one."""
 
@@ -52,11 +143,11 @@ def ask_endpoint(
         FindingsError: The endpoint cannot be used as the spec has it, or too many rows fail.
         EndpointError: It answers nothing.
     """
-    shelf = Shelf(train) if any(prompt.get("retrieved") for prompt in prompts.values()) else None
+    retriever = ExampleRetriever(train) if any(prompt.get("retrieved") for prompt in prompts.values()) else None
     asked = [
         (name, example, choices[0])
         for name, prompt in prompts.items()
-        for example, choices in zip(examples, conversations(examples, prompt, shelf), strict=True)
+        for example, choices in zip(examples, conversations(examples, prompt, retriever), strict=True)
     ]
     try:
         endpoint = Endpoint.of(spec, spec.model)
@@ -83,7 +174,10 @@ def ask_endpoint(
             f"{len(failed)} of {len(asked)} rows failed ({failed[0]}): too many for a fair baseline",
             "look at the endpoint and at its limits in task.yaml, and run again: the answers that came are kept",
         )
-    rows = [_row(e.id, name, answer, gold[e.id]) for (name, e, _), answer in zip(asked, result.answers, strict=True)]
+    rows = [
+        prediction_row(e.id, name, answer, gold[e.id])
+        for (name, e, _), answer in zip(asked, result.answers, strict=True)
+    ]
     return rows, {
         "endpoint": endpoint.name,
         "known": result.known,
@@ -95,20 +189,6 @@ def ask_endpoint(
 def _problem(key: str, message: str, fix: str) -> FindingsError:
     where = "baseline.endpoint" if key == "endpoint" else f"baseline.endpoint.{key}"
     return FindingsError([Finding("baseline.endpoint", "error", f"task.yaml: {where}", message, fix)])
-
-
-def _row(example_id: str, name: str, answer: Answer, gold: str) -> dict[str, Any]:
-    return {
-        "example_id": example_id,
-        "model": name,
-        "gold": gold,
-        "text": answer.text,
-        "status": answer.status,
-        "error": answer.error,
-        "label_scores": [],
-        "new_tokens": answer.new_tokens,
-        "prompt_tokens": answer.prompt_tokens,
-    }
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,20 +1,17 @@
-"""Judge one candidate on the sealed test: everything that report and gates need to know about it."""
+"""Evaluates one candidate on the sealed test: everything that report and gates read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.compare import compare, count_sources, shared_sources, widen_rates
+from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of, margin_of
-from finetune_pipeline.evaluation.failure_atlas import failure_atlas
-from finetune_pipeline.evaluation.failures import changed_examples, said, shown_text, wrong_answers
-from finetune_pipeline.evaluation.measured import plain_json
-from finetune_pipeline.evaluation.metrics import score
-from finetune_pipeline.evaluation.model_scores import ModelRow, Scores
-from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
+from finetune_pipeline.evaluation.failures.atlas import changed_examples, failure_atlas, said, shown_text, wrong_answers
 from finetune_pipeline.evaluation.predictions import SIMPLE, of_the_test, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
+from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
 from finetune_pipeline.evaluation.result import (
     BaseMode,
@@ -29,6 +26,7 @@ from finetune_pipeline.evaluation.result import (
     Seal,
     Task,
 )
+from finetune_pipeline.evaluation.result_parts import ModelRow, Scores, plain_json
 from finetune_pipeline.evaluation.rivals import (
     MODE_TITLES,
     OTHER_PROMPT,
@@ -38,9 +36,8 @@ from finetune_pipeline.evaluation.rivals import (
     simple_rows,
 )
 from finetune_pipeline.evaluation.robustness import robustness
-from finetune_pipeline.evaluation.row_scores import is_right
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import look_number
-from finetune_pipeline.evaluation.shared_sources import count_sources, shared_sources, widen_rates
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.statistics import holm, selection_optimism
 from finetune_pipeline.evaluation.step_facts import (
@@ -75,7 +72,7 @@ def evaluate_task(
     openings: Sequence[Mapping[str, Any]],
     versions: Mapping[str, Any],
     texts: Mapping[str, str] | None = None,
-    training_rows: Sequence[Trained] = (),
+    training_rows: Sequence[TrainingRow] = (),
     sources: Mapping[str, str] | None = None,
     never_break: Sequence[str] = (),
     earlier: Mapping[str, Mapping[str, bool]] | None = None,

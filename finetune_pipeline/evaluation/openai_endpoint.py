@@ -208,7 +208,7 @@ def ask(
             cache.keep({missing[place]: answer})
         progress.tell(stage, name, step=len(answers) - len(found), of=len(missing))
 
-    crew = _Crew(endpoint, max_new_tokens, budget)
+    crew = _Requests(endpoint, max_new_tokens, budget)
     asyncio.run(crew.answer_all([bodies[first[key]] for key in missing], keep))
     return EndpointAnswers([answers[key] for key in keys], known, crew.spent)
 
@@ -233,7 +233,7 @@ def _key(endpoint: Endpoint, body: Mapping[str, Any], cache: AnswerCache | None)
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
 
 
-class _Crew:
+class _Requests:
     """The state that requests share: what was spent, how long all wait, and whether anything ever came back."""
 
     def __init__(self, endpoint: Endpoint, max_new_tokens: int, budget: Budget) -> None:

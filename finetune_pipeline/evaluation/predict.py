@@ -14,10 +14,16 @@ from finetune_pipeline.data.perturbations import drawn, perturbed
 from finetune_pipeline.engine.store import SeenFiles, write_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
-from finetune_pipeline.evaluation.predictions import SIMPLE, STATUSES, restricted_name, write_predictions
-from finetune_pipeline.evaluation.prompts import Shelf, conversations, prompts_to_try
-from finetune_pipeline.evaluation.row_scores import is_valid
-from finetune_pipeline.evaluation.served_answers import ServedAnswerer
+from finetune_pipeline.evaluation.correctness import is_valid
+from finetune_pipeline.evaluation.endpoint_answers import ServedAnswerer
+from finetune_pipeline.evaluation.predictions import (
+    SIMPLE,
+    STATUSES,
+    prediction_row,
+    restricted_name,
+    write_predictions,
+)
+from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations, prompts_to_try
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
@@ -37,35 +43,39 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     examples = _examples(job)
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"rows": len(examples), "sets": {}}
-    retrieves = any(one["prompt"].get("retrieved") for one in job["sets"])
-    shelf = Shelf(read_examples(Path(job["train"]))) if retrieves else None
+    retrieves = any(model_set["prompt"].get("retrieved") for model_set in job["sets"])
+    retriever = ExampleRetriever(read_examples(Path(job["train"]))) if retrieves else None
     cache, seen = open_cache(job.get("answers"))
     measured: dict[str, Any] = {"seconds_by_set": {}, "spent": {}}
     asked: Asked | None = None
     loaded: Any = None
-    for one in job["sets"]:
-        which = one["model"], one.get("adapter"), one.get("served")
+    for model_set in job["sets"]:
+        which = model_set["model"], model_set.get("adapter"), model_set.get("served")
         if asked is None or loaded != which:
             asked = None  # the memory of the last model is needed for the next
-            asked, loaded = _asked(job, one, cache, seen, measured["spent"]), which
-        before, mine = dict(asked.seconds), _rows_of(one, examples, job["labels"])
-        choices = conversations(mine, one["prompt"], shelf)
-        settings = job if one.get("likelihoods", True) else {**job, "labels": []}
-        answers, facts["sets"][one["name"]] = _answer(settings, one["name"], asked, mine, choices)
-        measured["seconds_by_set"][one["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
+            asked, loaded = _asked(job, model_set, cache, seen, measured["spent"]), which
+        before, asked_examples = dict(asked.seconds), _rows_of(model_set, examples, job["labels"])
+        choices = conversations(asked_examples, model_set["prompt"], retriever)
+        settings = job if model_set.get("likelihoods", True) else {**job, "labels": []}
+        answers, facts["sets"][model_set["name"]] = _answer(settings, model_set["name"], asked, asked_examples, choices)
+        measured["seconds_by_set"][model_set["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
         if isinstance(asked, ServedAnswerer):
-            facts["sets"][one["name"]]["asked"] = asked.endpoint.name
-            measured["spent"][one["name"]] = asked.spent.to_dict()
-        gold = [gold_text(asked.tokenizer, example) for example in mine]
-        rows += [_row(e, one["name"], a, g) for e, a, g in zip(mine, answers, gold, strict=True)]
-        if one.get("restricted") is not None:
-            name, before = restricted_name(one["name"]), dict(asked.seconds)
-            restricted, facts["sets"][one["name"]]["restricted"] = _restricted(
-                job, name, one["restricted"], asked, mine, choices, answers
+            facts["sets"][model_set["name"]]["asked"] = asked.endpoint.name
+            measured["spent"][model_set["name"]] = asked.spent.to_dict()
+        gold = [gold_text(asked.tokenizer, example) for example in asked_examples]
+        rows += [
+            prediction_row(e.id, model_set["name"], a, g) for e, a, g in zip(asked_examples, answers, gold, strict=True)
+        ]
+        if model_set.get("restricted") is not None:
+            name, before = restricted_name(model_set["name"]), dict(asked.seconds)
+            restricted, facts["sets"][model_set["name"]]["restricted"] = _restricted(
+                job, name, model_set["restricted"], asked, asked_examples, choices, answers
             )
             measured["seconds_by_set"][name] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
             if restricted is not None:
-                rows += [_row(e, name, a, g) for e, a, g in zip(mine, restricted, gold, strict=True)]
+                rows += [
+                    prediction_row(e.id, name, a, g) for e, a, g in zip(asked_examples, restricted, gold, strict=True)
+                ]
     if job.get("simple"):
         assert asked is not None  # a job asks at least one model
         answered, facts["simple"] = _simple_rows(job, asked.tokenizer)
@@ -119,31 +129,33 @@ def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str,
     gold = [gold_text(tokenizer, example) for example in examples]
     rows = []
     for name, model in fitted.items():
-        said = model.predict([e.user_text for e in examples])
-        made = [Answer(text=text, status="ok" if text.strip() else "empty") for text in said]
-        rows += [_row(e, SIMPLE + name, a, g) for e, a, g in zip(examples, made, gold, strict=True)]
+        texts = model.predict([e.user_text for e in examples])
+        made = [Answer(text=text, status="ok" if text.strip() else "empty") for text in texts]
+        rows += [prediction_row(e.id, SIMPLE + name, a, g) for e, a, g in zip(examples, made, gold, strict=True)]
     return rows, {"fitted": list(fitted), "failed": failed}
 
 
-def _rows_of(one: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[str]) -> Sequence[Example]:
+def _rows_of(model_set: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[str]) -> Sequence[Example]:
     """What one set answers: the job's examples, what its perturbation makes of some of them, or those of its own file."""
-    if own := one.get("examples"):
+    if own := model_set.get("examples"):
         return read_examples(Path(own))
-    if told := one.get("perturbed"):
-        changed = perturbed(examples, told["kind"], told["seed"], labels)
-        return drawn(changed, told["rows"], told["seed"])  # drawn last: as many rows as are asked for, where there are
+    if perturbation := model_set.get("perturbed"):
+        changed = perturbed(examples, perturbation["kind"], perturbation["seed"], labels)
+        return drawn(
+            changed, perturbation["rows"], perturbation["seed"]
+        )  # drawn last: as many rows as are asked for, where there are
     return examples
 
 
 def _asked(
-    job: dict[str, Any], one: Mapping[str, Any], cache: AnswerCache | None, seen: SeenFiles | None, spent: Any
+    job: dict[str, Any], model_set: Mapping[str, Any], cache: AnswerCache | None, seen: SeenFiles | None, spent: Any
 ) -> Asked:
     """What answers for one set: the job's endpoint, or the model itself."""
-    folder, prefix = Path(one["model"]), Path(one["adapter"]) if one.get("adapter") else None
+    folder, prefix = Path(model_set["model"]), Path(model_set["adapter"]) if model_set.get("adapter") else None
     if not job.get("endpoint"):
         return Answerer(folder, prefix, cache, seen)
     used = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
-    return ServedAnswerer(ServedModelsSpec(**job["endpoint"]), one["served"], folder, cache, used)
+    return ServedAnswerer(ServedModelsSpec(**job["endpoint"]), model_set["served"], folder, cache, used)
 
 
 def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -166,8 +178,8 @@ def baseline(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     sets = [{"name": name, "prompt": prompt, **common} for name, prompt in plain.items()]
     facts, measured = predict({**job, "sets": sets})
     by_prompt = {
-        name: {**{k: told[k] for k in ("shots", "retrieved", "ids", "system")}, **facts["sets"][name]}
-        for name, told in plain.items()
+        name: {**{k: prompt[k] for k in ("shots", "retrieved", "ids", "system")}, **facts["sets"][name]}
+        for name, prompt in plain.items()
     }
     return {"rows": facts["rows"], "prompts": by_prompt}, measured
 
@@ -261,17 +273,3 @@ def encode_labels(
         else:
             encoded.append([first, *(encode_answer(tokenizer, plain, label, offered) for label in labels[1:])])
     return encoded
-
-
-def _row(example: Example, model: str, answer: Answer, gold: str) -> dict[str, Any]:
-    return {
-        "example_id": example.id,
-        "model": model,
-        "gold": gold,
-        "text": answer.text,
-        "status": answer.status,
-        "error": answer.error,
-        "label_scores": answer.label_scores,
-        "new_tokens": answer.new_tokens,
-        "prompt_tokens": answer.prompt_tokens,
-    }

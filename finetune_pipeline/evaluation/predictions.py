@@ -9,6 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune_pipeline.evaluation.wording import is_number
+from finetune_pipeline.models.inference.generated import Answer
+
 PREDICTION_SCHEMA = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),
@@ -25,13 +28,23 @@ PREDICTION_SCHEMA = pa.schema(
     ]
 )
 STATUSES = ("ok", "truncated", "empty", "error")
+API = "api_"
+"""Begins the names of prompts that an API model answers."""
 SIMPLE = "simple_"
 """Answers of evaluation.simple_models stand under this prefix and the model's name."""
 _COLUMNS = tuple(PREDICTION_SCHEMA.names)
 
 
+def prediction_row(example_id: str, model: str, answer: Answer, gold: str) -> dict[str, Any]:
+    """Make the row of one answer."""
+    return {"example_id": example_id, "model": model, "gold": gold} | {
+        name: getattr(answer, name)
+        for name in ("text", "status", "error", "label_scores", "new_tokens", "prompt_tokens")
+    }
+
+
 def _problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    found: list[str] = []
+    problems: list[str] = []
     seen: set[tuple[Any, Any]] = set()
     for number, row in enumerate(rows):
         place = f"row {number} ({row.get('model')!r}, example {row.get('example_id')!r})"
@@ -39,18 +52,18 @@ def _problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         empty = [name for name in _COLUMNS if name in row and row[name] is None]
         extra = sorted(set(row) - set(_COLUMNS))
         if missing:
-            found.append(f"{place} lacks {', '.join(missing)}")
+            problems.append(f"{place} lacks {', '.join(missing)}")
         if empty:
-            found.append(f"{place} has no value (null) in {', '.join(empty)}")
+            problems.append(f"{place} has no value (null) in {', '.join(empty)}")
         if extra:
-            found.append(f"{place} has unknown columns {', '.join(extra)}")
+            problems.append(f"{place} has unknown columns {', '.join(extra)}")
         if "status" in row and row["status"] not in STATUSES:
-            found.append(f"{place} has status {row['status']!r}, not one of {', '.join(STATUSES)}")
+            problems.append(f"{place} has status {row['status']!r}, not one of {', '.join(STATUSES)}")
         key = (row.get("model"), row.get("example_id"))
         if key in seen:
-            found.append(f"{place} is there twice")
+            problems.append(f"{place} is there twice")
         seen.add(key)
-    return found
+    return problems
 
 
 def _refuse(what: str, problems: list[str]) -> None:
@@ -81,22 +94,22 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
-    found = []
+    problems = []
     for field in PREDICTION_SCHEMA:
         if field.name not in table.column_names:
-            found.append(f"column {field.name} is missing")
+            problems.append(f"column {field.name} is missing")
         elif not _same_type(table.schema.field(field.name).type, field.type):
-            found.append(f"column {field.name} is {table.schema.field(field.name).type}, expected {field.type}")
-    _refuse(f"{path} is not a predictions file", found)
+            problems.append(f"column {field.name} is {table.schema.field(field.name).type}, expected {field.type}")
+    _refuse(f"{path} is not a predictions file", problems)
     rows: list[dict[str, Any]] = table.select(list(_COLUMNS)).to_pylist()
     _refuse(f"{path} holds faulty predictions", _problems(rows))
     return rows
 
 
-def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
+def _same_type(actual: pa.DataType, expected: pa.DataType) -> bool:
     if pa.types.is_list(expected):
-        return bool(pa.types.is_list(found) and found.value_type.equals(expected.value_type))
-    return bool(found.equals(expected))
+        return bool(pa.types.is_list(actual) and actual.value_type.equals(expected.value_type))
+    return bool(actual.equals(expected))
 
 
 def restricted_name(model: str) -> str:
@@ -119,3 +132,63 @@ def of_the_test(model: str) -> bool:
 def of_model(rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
     """The rows of one model, in order."""
     return [dict(row) for row in rows if row["model"] == model]
+
+
+def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:
+    """By model: test rows without an answer. Perturbed rows and production rows are no part of the test."""
+    return {name: _failed(of_set) for name, of_set in facts["sets"].items() if of_the_test(name)}
+
+
+def failed_baseline_rows(facts: Mapping[str, Any]) -> dict[str, int]:
+    """By prompt: validation rows without an answer. A few failed requests are a fact of API models: they count as wrong,
+    too many stop the step itself, and none is told here."""
+    details = facts["prompt_details"]
+    return {name: _failed(details[name]) for name in facts["prompts"] if not name.startswith(API)}
+
+
+def _failed(asked: Mapping[str, Any]) -> int:
+    """Rows without an answer, freely written or restricted to the schema."""
+    restricted = (asked.get("restricted") or {}).get("statuses") or {}
+    return int(asked["statuses"].get("error", 0)) + int(restricted.get("error", 0))
+
+
+def unscored_items(facts: Mapping[str, Any]) -> dict[str, int]:
+    """Items of general ability without a score."""
+    return {"items": facts["unscored"]} if facts["items"] else {}
+
+
+def costs(
+    predictions: Sequence[Mapping[str, Any]], measured: Mapping[str, Mapping[str, Any]], plan: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Facts for the report's section on cost.
+
+    predictions: rows of all models on the sealed test (those on other rows do not count); measured: per step what its
+    process measured (seconds, cpu_seconds, peak_memory_mib; train_seconds: without loading and saving); plan: facts of
+    training_plan. Returns steps
+    {name: these four}, seconds (their sum), planned (what the plan gave for training: {low, expected, high}), prices (the
+    plan's estimates elsewhere), tokens {model: {prompt, answer}} (means per request) and saved_share: the share of the base
+    model's tokens per request that the fine-tuned one needs no more; null when either is unknown, negative when it needs
+    more.
+    """
+    steps = {
+        name: {key: of_step.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}
+        for name, of_step in measured.items()
+        if is_number(of_step.get("seconds"))
+    }
+    tokens = {
+        model: {
+            "prompt": sum(row["prompt_tokens"] for row in rows) / len(rows),
+            "answer": sum(row["new_tokens"] for row in rows) / len(rows),
+        }
+        for model in dict.fromkeys(row["model"] for row in predictions if of_the_test(row["model"]))
+        if (rows := [row for row in predictions if row["model"] == model])
+    }
+    before, after = (sum(tokens[name].values()) if name in tokens else 0 for name in ("base", "candidate"))
+    return {
+        "steps": steps,
+        "seconds": sum(of_step["seconds"] for of_step in steps.values()),
+        "planned": plan.get("seconds"),
+        "prices": list(plan.get("prices") or []),
+        "tokens": tokens,
+        "saved_share": 1 - after / before if before and after else None,
+    }

@@ -1,4 +1,4 @@
-"""Recent production rows whose right answer is known: the second set on which candidate, champion and base meet.
+"""Compares candidate, champion and base model on recent production rows with a known answer.
 
 The sealed test says how good a model is on what was collected; these rows say how good it is on what is asked now. The
 truth of a row is what a person said of it: a correction, or a confirmation (a correction equal to the answer).
@@ -22,18 +22,17 @@ from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.data.perturbations import set_name
 from finetune_pipeline.evaluation.compare import compare
-from finetune_pipeline.evaluation.metrics import score
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.result import ChosenRows, Production
+from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.spec.model import TaskSpec
 
 MOST, PER_USER, FEWEST = 200, 5, 20
 """Rows taken at most, rows of one user at most, and rows under which nothing is said."""
 
-_NO_TRUTH, _FORM, _OLD, _TRAINED, _REPEATED, _USER, _BEYOND = (
+_NO_TRUTH, _FORM, _TRAINED, _REPEATED, _USER, _BEYOND = (
     "without_truth",
     "truth_out_of_form",
-    "before_the_training_data",
     "in_the_training_set",
     "repeated",
     "more_of_one_user",
@@ -78,16 +77,12 @@ def rows_with_truth(
     rows: Iterable[Mapping[str, Any]],
     *,
     trained: Collection[str],
-    after: float | None = None,
-    most: int = MOST,
-    per_user: int = PER_USER,
 ) -> ProductionRows:
     """Production rows that can judge a model.
 
     rows: as production_logs writes them. trained: user texts the candidate was trained or selected on; a row that reads
-    like one of them is left out. after: seconds since 1970; rows until then may lie in the champion's training data. Of
-    one user at most `per_user` rows count, of equal texts the newest, and in all the newest `most`. Which rows of a user
-    are taken follows from their ids alone, never from the answers.
+    like one of them is left out. Of one user at most PER_USER rows count, of equal texts the newest, and in all the newest
+    MOST. Which rows of a user are taken follows from their ids alone, never from the answers.
     """
     known = {exact_form(text) for text in trained}
     left: Counter[str] = Counter()
@@ -100,8 +95,6 @@ def rows_with_truth(
             left[_NO_TRUTH] += 1
         elif form_problems(truth, spec.output):
             left[_FORM] += 1
-        elif after is not None and moment(row["timestamp"]) <= after:
-            left[_OLD] += 1
         elif text in known:
             left[_TRAINED] += 1
         else:
@@ -115,31 +108,31 @@ def rows_with_truth(
         else:
             seen.add(text)
             single.append(row)
-    allowed = _within_users(single, per_user)
+    allowed = _within_users(single)
     chosen: list[dict[str, Any]] = []
     for row in single:
         if str(row["id"]) not in allowed:
             left[_USER] += 1
-        elif len(chosen) >= most:
+        elif len(chosen) >= MOST:
             left[_BEYOND] += 1
         else:
-            chosen.append(_told(row))
+            chosen.append(_chosen(row))
     return ProductionRows(chosen, dict(left), looked)
 
 
-def _within_users(rows: Sequence[Mapping[str, Any]], per_user: int) -> set[str]:
-    """Ids of at most `per_user` rows of every user, by the hash of the id; rows without a user are all in."""
+def _within_users(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Ids of at most PER_USER rows of every user, by the hash of the id; rows without a user are all in."""
     taken: Counter[str] = Counter()
     allowed = set()
     for row in sorted(rows, key=lambda r: hashlib.sha256(str(r["id"]).encode()).hexdigest()):
         user = row.get("user")
-        if user is None or taken[user] < per_user:
+        if user is None or taken[user] < PER_USER:
             allowed.add(str(row["id"]))
             taken[user or ""] += user is not None
     return allowed
 
 
-def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+def _chosen(row: Mapping[str, Any]) -> dict[str, Any]:
     truth = str(row["correction"]).strip()
     return {
         "id": str(row["id"]),

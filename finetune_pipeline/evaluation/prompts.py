@@ -1,14 +1,82 @@
-"""The ways a model is prompted before anybody trains, and the conversation each makes of an example. No torch."""
+"""The ways a model is prompted before anybody trains: shots, retrieved examples, other system prompts. No torch."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.evaluation.baseline import build_shots
-from finetune_pipeline.evaluation.neighbours import Neighbours, Trained
+
+MOST_ROWS = 20_000
+"""Larger training sets are represented by this many rows, drawn by a hash of their id; counts are scaled up."""
+AT_ONCE = 256
+"""Texts compared with all training rows at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One training row: id, what the user says, the answer."""
+
+    id: str
+    text: str
+    answer: str
+
+
+class Neighbours:
+    """Training rows by TF-IDF of character 3- to 5-grams within words (cosine)."""
+
+    def __init__(self, rows: Sequence[TrainingRow]) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self.scale = max(1.0, len(rows) / MOST_ROWS)
+        drawn = sorted(rows, key=lambda r: hashlib.sha256(r.id.encode("utf-8", "surrogatepass")).digest())
+        self.rows = drawn[:MOST_ROWS]
+        self._vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, min_df=1)
+        self._known: Any = self._vectors.fit_transform([r.text for r in self.rows]) if self.rows else None
+        self.near = self._usual_similarity()
+
+    def similarities(self, texts: Sequence[str]) -> np.ndarray:
+        """Cosine of each text with each training row, (texts, rows)."""
+        if self._known is None or not texts:
+            return np.zeros((len(texts), len(self.rows)))
+        made: np.ndarray = (self._vectors.transform(texts) @ self._known.T).toarray()
+        return made
+
+    def counts(self, texts: Sequence[str]) -> list[float]:
+        """How many training rows are near each text: at least as like as `near`."""
+        return [float(n) * self.scale for n in (self.similarities(texts) >= self.near).sum(axis=1)]
+
+    def nearest(self, texts: Sequence[str], k: int) -> list[TrainingRow]:
+        """The k training rows that are most like the texts on the whole."""
+        mean = self.similarities(texts).mean(axis=0) if texts else np.zeros(len(self.rows))
+        return [self.rows[i] for i in sorted(range(len(self.rows)), key=lambda i: (-mean[i], self.rows[i].id))[:k]]
+
+    def nearest_each(self, texts: Sequence[str], k: int) -> list[list[TrainingRow]]:
+        """For each text the k training rows most like it, the likest first.
+
+        A row with the very same text is passed over: where rows were split with duplicates together there is none, and
+        where there is one all the same, it would give the answer away.
+        """
+        nearest = []
+        for start in range(0, len(texts), AT_ONCE):
+            batch = texts[start : start + AT_ONCE]
+            for text, row in zip(batch, self.similarities(batch), strict=True):
+                order = sorted(range(len(row)), key=lambda i: (-row[i], self.rows[i].id))
+                nearest.append([self.rows[i] for i in order[: 2 * k + 8] if self.rows[i].text != text][:k])
+        return nearest
+
+    def _usual_similarity(self) -> float:
+        """The similarity of a training row to its fifth nearest other one, in the median: what counts as near."""
+        some = self.rows[:500]
+        if len(some) < 7:
+            return 0.2
+        ordered = np.sort(self.similarities([r.text for r in some]), axis=1)
+        return float(np.median(ordered[:, -6]))
+
 
 Message = Mapping[str, Any]
 
@@ -68,6 +136,47 @@ def prompts_to_try(
     return made
 
 
+class LabelledExample(Protocol):
+    """The part of an example that choosing shots needs."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def label(self) -> str | None: ...
+
+
+def build_shots(train: Sequence[LabelledExample], k: int, labels: Sequence[str], seed: int = 0) -> list[str]:
+    """Ids of k training examples to show in the prompt, as evenly spread over the labels as can be.
+
+    Examples stand in the order of a seeded hash of their id and are taken label by label in turn, so the choice does
+    not depend on the order of `train`, new data changes few shots, and the shots for a small k begin those for a
+    larger one. A label with too few examples is made up for by the others. Without labels, the first k in hash order.
+    Raises ValueError when k is negative or there are fewer than k (labelled) examples.
+    """
+    if k < 0:
+        raise ValueError(f"cannot show {k} examples")
+
+    def place(text: str) -> str:
+        return hashlib.sha256(f"{seed}:{text}".encode("utf-8", "surrogatepass")).hexdigest()
+
+    waiting: dict[str | None, list[str]] = {label: [] for label in labels} if labels else {None: []}
+    for example in sorted(train, key=lambda example: place(example.id)):
+        queue = waiting.get(example.label) if labels else waiting[None]
+        if queue is not None:
+            queue.append(example.id)
+    available = sum(map(len, waiting.values()))
+    if available < k:
+        raise ValueError(f"{k} shots asked for, but only {available} training examples carry one of the labels")
+    turn = sorted(waiting, key=lambda label: place(f"label:{label}"))
+    chosen: list[str] = []
+    while len(chosen) < k:
+        for label in turn:
+            if waiting[label] and len(chosen) < k:
+                chosen.append(waiting[label].pop(0))
+    return chosen
+
+
 def with_turns(messages: Sequence[Message], turns: Sequence[Message]) -> list[dict[str, Any]]:
     """`turns` put after the system prompt (if any) and before the first user turn."""
     lead = 1 if messages and messages[0]["role"] == "system" else 0
@@ -79,12 +188,12 @@ def shots_as_turns(shots: Sequence[Example]) -> list[dict[str, Any]]:
     return [dict(m) for shot in shots for m in shot.messages if m["role"] != "system"]
 
 
-class Shelf:
+class ExampleRetriever:
     """Training examples to show, found by likeness to a row (TF-IDF of parts of words)."""
 
     def __init__(self, train: Sequence[Example]) -> None:
         self._by_id = {e.id: e for e in train}
-        self._near = Neighbours([Trained(e.id, e.user_text, e.answer) for e in train])
+        self._near = Neighbours([TrainingRow(e.id, e.user_text, e.answer) for e in train])
 
     def nearest(self, examples: Sequence[Example], k: int) -> list[list[Example]]:
         """For each example the k training examples most like it, the likest last: next to the question."""
@@ -93,22 +202,22 @@ class Shelf:
 
 
 def conversations(
-    examples: Sequence[Example], prompt: Mapping[str, Any], shelf: Shelf | None
+    examples: Sequence[Example], prompt: Mapping[str, Any], retriever: ExampleRetriever | None
 ) -> list[list[list[dict[str, Any]]]]:
     """For each example the messages that ask it, best first: where they are too long for a model, the next ones hold one
     retrieved example fewer. Prompts without retrieval have one choice.
 
     prompt: of :meth:`Prompt.to_dict`; what it lacks is as in a plain Prompt. Raises ValueError where a prompt that
-    retrieves has no shelf.
+    retrieves gets no retriever.
     """
-    told = Prompt(**prompt)
-    if not told.retrieved:
-        return [[with_turns(_asked(e, told), told.turns)] for e in examples]
-    if shelf is None:
+    chosen = Prompt(**prompt)
+    if not chosen.retrieved:
+        return [[with_turns(_asked(e, chosen), chosen.turns)] for e in examples]
+    if retriever is None:
         raise ValueError("a prompt that shows the nearest examples needs the training examples")
     return [
-        [with_turns(_asked(e, told), shots_as_turns(shown[i:])) for i in range(len(shown) + 1)]
-        for e, shown in zip(examples, shelf.nearest(examples, told.retrieved), strict=True)
+        [with_turns(_asked(e, chosen), shots_as_turns(shown[i:])) for i in range(len(shown) + 1)]
+        for e, shown in zip(examples, retriever.nearest(examples, chosen.retrieved), strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Per test row, right or wrong under every model version that was ever judged: what was fixed, what was broken.
+"""Records which test rows each evaluated model version has right, and which rows a new version fixes or breaks.
 
 One Parquet file a candidate in ``outcomes/`` of the task's state (columns example_id, candidate, right): together one
 table, which pyarrow and pandas read as such. Each file is a pure function of one candidate's predictions.
@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.result import EarlierVersion, History, RowsOverVersions
-from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.spec.outputs import AnyOutput
 
 FOLDER = "outcomes"
@@ -42,13 +42,13 @@ def record(state: Path, candidate: str, outcomes: Mapping[str, bool]) -> None:
 
 def recorded(state: Path, candidates: Sequence[str]) -> dict[str, dict[str, bool]]:
     """Outcomes of these candidates, in this order; those without a file are left out."""
-    found = {}
+    outcomes = {}
     for candidate in candidates:
         path = state / FOLDER / f"{candidate}.parquet"
         if path.exists():
             table = pq.read_table(path, schema=SCHEMA)
-            found[candidate] = dict(zip(table["example_id"].to_pylist(), table["right"].to_pylist(), strict=True))
-    return found
+            outcomes[candidate] = dict(zip(table["example_id"].to_pylist(), table["right"].to_pylist(), strict=True))
+    return outcomes
 
 
 def regressions(before: Mapping[str, Mapping[str, bool]], now: Mapping[str, bool]) -> History:

@@ -9,8 +9,17 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from finetune_pipeline.evaluation.measured import Count, Facts, Flag, Interval, Number, Part
-from finetune_pipeline.evaluation.model_scores import ModelRow, Primary, Scores
+from finetune_pipeline.evaluation.result_parts import (
+    Count,
+    Facts,
+    Flag,
+    Interval,
+    ModelRow,
+    Number,
+    Part,
+    Primary,
+    Scores,
+)
 from finetune_pipeline.evaluation.step_facts import (
     Ability,
     Audit,
@@ -71,12 +80,9 @@ class Comparison(Part):
     b: Count = None
     c: Count = None
     discordant_share: Number = None
-    accuracy_gain: Number = None
-    accuracy_interval: Interval = None
     gain: Number = None
     interval: Interval = None
     mcnemar_p: Number = None
-    mcnemar_mid_p: Number = None
     mcnemar_p_holm: Number = None
     metric_p: Number = None
     macro_f1_gain: Number = None
@@ -223,8 +229,6 @@ class AtlasGroup(Part):
     examples: list[Case] = []
     also: dict[str, int] = {}
     nearest: list[NearestRow] = []
-    near_training: Number = None
-    near_training_of_right: Number = None
     collect: int = 0
     advice: str = ""
 

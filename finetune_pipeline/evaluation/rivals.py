@@ -1,4 +1,4 @@
-"""What a candidate has to beat besides the champion: the base model at its best, and models without a language model."""
+"""What a candidate has to beat: the base model at its best, prompts and simple models."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune_pipeline.evaluation.answers import lenient_rows, likelihood_rows
-from finetune_pipeline.evaluation.metrics import score, valid_share
+from finetune_pipeline.evaluation.correctness import lenient_rows, likelihood_rows
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, restricted_name
+from finetune_pipeline.evaluation.scores import score, valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside, prompt_name
 from finetune_pipeline.spec.model import TaskSpec
@@ -73,8 +74,8 @@ def restricted_rows(rows: Mapping[str, Sequence[Row]], name: str, output: AnyOut
     if isinstance(output, LabelsOutput):
         scored = rows.get(name, ())
         return likelihood_rows(scored, output.labels) if any(row["label_scores"] for row in scored) else None
-    found = rows.get(restricted_name(name))
-    return [dict(row) for row in found] if found else None
+    restricted = rows.get(restricted_name(name))
+    return [dict(row) for row in restricted] if restricted else None
 
 
 def simple_rows(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[dict[str, Any]]]:
@@ -104,16 +105,17 @@ def strongest_rival(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> Rival:
         spec: The task.
         rows: Validation rows by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
     """
-    found: list[tuple[str, Sequence[Row]]] = []
+    rivals: list[tuple[str, Sequence[Row]]] = []
     for name in prompts_of(rows):
         title = f"the base model, {prompt_name(name)}"
         answers = base_at_its_best(rows, spec.output, name).answers
-        found += [(f"{title}{MODE_TITLES[mode]}", of) for mode, of in answers.items()]
-    found += [(inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
+        rivals += [(f"{title}{MODE_TITLES[mode]}", of) for mode, of in answers.items()]
+    rivals += [(inside(SIMPLE_MODELS[name].title), of) for name, of in simple_rows(rows).items()]
     scored = [
-        (float(score(of, spec.output, metric=spec.metric)["primary"]["value"] or 0.0), title, of) for title, of in found
+        (float(score(of, spec.output, metric=spec.metric)["primary"]["value"] or 0.0), title, of)
+        for title, of in rivals
     ]
-    value, title, of = max(scored, key=lambda rival: rival[0])
+    value, title, of = max(scored, key=lambda rival: METRICS[spec.metric].rank(rival[0]))
     return Rival(title, value, sorted((dict(row) for row in of), key=lambda row: str(row["example_id"])))
 
 
@@ -122,3 +124,74 @@ def same_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], l
     by_id = [{row["example_id"]: row for row in rows} for rows in (first, second)]
     shared = sorted(by_id[0].keys() & by_id[1].keys())
     return [by_id[0][i] for i in shared], [by_id[1][i] for i in shared]
+
+
+def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """Score every prompt and every simple model on validation, and choose the prompt that fine-tuning must beat.
+
+    The best prompt is that with the best answers as written, in the metric that decides, among the prompts with enough
+    answers in form (rivals.IN_FORM). Where there is none, it is the one whose restricted answers are best: a base model
+    that is wrong only in form is no reason to train. Ties go to the prompt named first.
+
+    Args:
+        spec: The task.
+        rows: Prediction rows by prompt, by restricted_name(prompt), and by SIMPLE + name of a simple model.
+
+    Returns:
+        {prompts: {name: {n, correct, accuracy, interval, primary, valid_share, valid_interval, statuses, restricted:
+        {n, accuracy, interval, primary} or null, and further metrics}}, best (prompt), best_mode (free or restricted),
+        best_restricted (prompt, or null), simple: {name: {n, correct, accuracy, interval, primary}}, metric, confidence,
+        n}.
+
+    Raises:
+        ValueError: There is no prompt, or prompts cover different examples.
+    """
+    names = prompts_of(rows)
+    if not names or not all(rows[name] for name in names):
+        raise ValueError("no baseline predictions to score")
+    covered = {name: sorted(row["example_id"] for row in rows[name]) for name in names}
+    if different := [name for name, ids in covered.items() if ids != covered[names[0]]]:
+        raise ValueError(f"prompts cover other examples than {names[0]}: {', '.join(different)}")
+    prompts = {name: _prompt_scores(spec, rows, name) for name in names}
+    restricted = [name for name in names if prompts[name]["restricted"]]
+    best_restricted = max(restricted, key=lambda name: _rank(prompts[name]["restricted"]), default=None)
+    in_form = [n for n in names if isinstance(spec.output, TextOutput) or (prompts[n]["valid_share"] or 0.0) >= IN_FORM]
+    if in_form or best_restricted is None:
+        mode, best = "free", max(in_form or names, key=lambda name: _rank(prompts[name]))
+    else:
+        mode, best = "restricted", best_restricted
+    return {
+        "prompts": prompts,
+        "best": best,
+        "best_mode": mode,
+        "best_restricted": best_restricted,
+        "simple": {name: _answer_scores(spec, answers) for name, answers in simple_rows(rows).items()},
+        "metric": spec.metric,
+        "confidence": spec.gates.confidence,
+        "n": len(covered[names[0]]),
+    }
+
+
+def _rank(scores: Mapping[str, Any]) -> float:
+    return METRICS[scores["primary"]["name"]].rank(scores["primary"]["value"])
+
+
+def _prompt_scores(spec: TaskSpec, rows: Mapping[str, Sequence[Row]], name: str) -> dict[str, Any]:
+    scores = score(rows[name], spec.output, spec.gates.confidence, spec.metric)
+    restricted = restricted_rows(rows, name, spec.output)
+    wanted = (
+        *("n", "correct", "accuracy", "interval", "macro_f1", "micro_f1", "rouge1", "rouge2", "rougeLsum"),
+        *("rougeLsum_interval", "primary"),
+    )
+    return {
+        **{key: scores[key] for key in wanted if key in scores},
+        "valid_share": scores["valid"]["share"],
+        "valid_interval": scores["valid"]["interval"],
+        "restricted": _answer_scores(spec, restricted) if restricted else None,
+        "statuses": scores["statuses"],
+    }
+
+
+def _answer_scores(spec: TaskSpec, rows: Sequence[Row]) -> dict[str, Any]:
+    scores = score(rows, spec.output, spec.gates.confidence, spec.metric)
+    return {name: scores[name] for name in ("n", "correct", "accuracy", "interval", "primary")}

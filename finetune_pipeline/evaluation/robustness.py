@@ -1,4 +1,4 @@
-"""What light perturbations of the same test rows cost the candidate, and whether that is too much.
+"""Measures how much the candidate loses on perturbed test rows, and whether that is too much.
 
 :func:`robustness` measures: paired, with an interval, in the metric that decides. :func:`robustness_verdict` decides; gate,
 check, report and tracking all take its answer.
@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_pipeline.data.perturbations import BLOCKING, KINDS, TITLES, set_name
 from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.result import (
     Comparison,
@@ -20,7 +21,7 @@ from finetune_pipeline.evaluation.result import (
     Robustness,
     RobustnessVerdict,
 )
-from finetune_pipeline.evaluation.wording import counted, metric_title, points, points_range
+from finetune_pipeline.evaluation.wording import counted, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.robustness import ENOUGH_ROWS, RobustnessSpec
 

@@ -1,4 +1,4 @@
-"""The sealed test set: one door, and a ledger of everyone who went through it.
+"""Opens the sealed test set, and keeps a ledger of every opening.
 
 Who may judge how often: see :func:`finetune_pipeline.evaluation.statistics.level_left`. What counts as one test set: an
 opening counts against today's test when more than half of today's rows were in it, so that a few new rows (or a new
@@ -63,8 +63,8 @@ def _ids(state: Path, name: str) -> frozenset[str]:
 
 
 def look_number(counted: Sequence[Mapping[str, Any]], candidate: str | None) -> int:
-    """The how-manieth candidate this is that the test judges, from 1. A candidate keeps its number when it is judged
-    again; one that is not on record comes after all that are. Entries that name no candidate count as one each."""
+    """The number of this candidate among all that the test has judged, from 1. A candidate keeps its number when it is
+    judged again; one that is not on record comes last. Entries without a candidate count as one each."""
     order = list(dict.fromkeys(str(row["candidate"]) for row in counted if row.get("candidate")))
     nameless = sum(1 for row in counted if not row.get("candidate"))
     return nameless + 1 + (order.index(candidate) if candidate in order else len(order))

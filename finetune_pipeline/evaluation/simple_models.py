@@ -1,4 +1,4 @@
-"""Models without a language model, fitted in seconds on the training rows: the rivals every fine-tuned model must beat.
+"""Simple models without a language model, fitted in seconds on the training rows. Every candidate must beat them.
 
 Each is a scikit-learn pipeline (for JSON answers, one for fields with few values and one for the others), so that
 ``finetune export --simple`` hands out exactly what was compared.

@@ -1,8 +1,8 @@
-"""What the evaluation reads of the facts that earlier steps wrote. Further keys are kept as they are."""
+"""Typed facts of earlier steps, as far as the evaluation reads them. Other keys are kept unchanged."""
 
 from __future__ import annotations
 
-from finetune_pipeline.evaluation.measured import Count, Facts, Flag, Interval, Number
+from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number
 
 Counts = dict[str, int | dict[str, int | None] | None]
 """Rows by name, or by two names."""
@@ -361,7 +361,7 @@ class Audit(Facts):
         return int(getattr(self, name))
 
 
-class TokensOfRequest(Facts):
+class RequestTokens(Facts):
     """Mean tokens of a request."""
 
     prompt: float
@@ -391,7 +391,7 @@ class Cost(Facts):
     seconds: Number = None
     planned: TimeRange | None = None
     prices: list[Price] = []
-    tokens: dict[str, TokensOfRequest] = {}
+    tokens: dict[str, RequestTokens] = {}
     saved_share: Number = None
 
 

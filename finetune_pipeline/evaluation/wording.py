@@ -1,4 +1,4 @@
-"""Numbers as people read them. One place, so that terminal, Markdown and HTML say the same."""
+"""Formats numbers for people, the same in terminal, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -8,20 +8,6 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 NOTHING = "n/a"
-METRIC_TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "exact": "exact answers",
-    "micro_f1": "micro-F1 of the fields",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeLsum": "ROUGE-L",
-    "chrf": "chrF",
-    "bleu": "sentence BLEU",
-    "facts": "F1 of the facts",
-}
-RIGHT_OR_WRONG = ("accuracy", "exact")
-"""Metrics that are a share of right answers."""
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -60,11 +46,6 @@ def points_range(interval: Any) -> str:
     return f"{points(interval[0])} to {points(interval[1])}" if is_interval(interval) else NOTHING
 
 
-def metric_title(name: Any) -> str:
-    """`rougeLsum` reads ROUGE-L."""
-    return METRIC_TITLES.get(str(name), str(name))
-
-
 def p_value(p: Any) -> str:
     """Exact enough to judge by: 0.034, 0.0004, or `<0.0001`."""
     if not is_number(p):
@@ -99,6 +80,13 @@ def duration(seconds: Any) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
     minutes, rest = divmod(whole, 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def dollars(amount: float) -> str:
+    """$0, under a cent, or cents; whole dollars from 100 on."""
+    if amount == 0:
+        return "$0"
+    return "under $0.01" if amount < 0.01 else f"${amount:,.2f}" if amount < 100 else f"${amount:,.0f}"
 
 
 def prompt_name(name: Any) -> str:

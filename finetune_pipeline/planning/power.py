@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.metrics import METRICS, RowMetric
+from finetune_pipeline.evaluation.metrics.exact import Exact
 from finetune_pipeline.evaluation.rivals import Rival
-from finetune_pipeline.evaluation.row_scores import is_right, metric_values
 from finetune_pipeline.evaluation.statistics import (
     design_effect,
     detectable_mean,
@@ -28,8 +30,7 @@ from finetune_pipeline.evaluation.wording import counted, percent, points
 from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
-MEANS = ("rouge1", "rouge2", "rougeLsum", "chrf", "bleu", "facts")
-"""Metrics that are means over rows; the others are planned for as right and wrong answers."""
+RIGHT = Exact()
 LEAST_GAIN = 0.001
 
 
@@ -80,14 +81,10 @@ def power_plan(
         "metric": spec.metric,
         "rival": rival.title,
     }
-    means = spec.metric in MEANS
+    means = _mean_of_rows(spec)
     needed: int | None
     best_case: int | None
-    values = (
-        metric_values(rival.rows, spec.metric, spec.output)
-        if means
-        else [float(is_right(row, spec.output)) for row in rival.rows]
-    )
+    values = (means or RIGHT).row_scores(rival.rows, spec.output)
     before = sum(values) / len(values)
     effect = design_effect(values, sources) if sources is not None else 1.0
     if means:
@@ -126,8 +123,8 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
     """
     gates = spec.gates
     alpha = 1 - gates.confidence
-    if (
-        spec.metric in MEANS
+    if _mean_of_rows(
+        spec
     ):  # values between 0 and 1 deviate by a half at most; of unrelated ones the difference does more
         extra, widest = gates.wanted_gain - gates.min_gain, math.sqrt(2) / 2
         fewest, most = 1, math.ceil(rows_needed_for_mean(extra, widest, gates.power, alpha))
@@ -158,6 +155,12 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
         "most": most,
         "sentence": sentence,
     }
+
+
+def _mean_of_rows(spec: TaskSpec) -> RowMetric | None:
+    """The metric that decides where it is a mean over rows; others are planned for as right and wrong answers."""
+    metric = METRICS[spec.metric]
+    return metric if isinstance(metric, RowMetric) and not metric.right_or_wrong else None
 
 
 def _needed(

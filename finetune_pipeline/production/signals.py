@@ -14,7 +14,7 @@ from scipy import stats
 
 from finetune_pipeline.data.answer_rules import form_problems, has_form
 from finetune_pipeline.data.dedup.text_similarity import exact_form
-from finetune_pipeline.evaluation.text_signs import is_refusal, language, script
+from finetune_pipeline.evaluation.failures.kinds import is_refusal, language, script
 from finetune_pipeline.production.token_distance import moved_share, permutation_p, rarity, word_vectors, words
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -1,4 +1,4 @@
-"""Sections on what stands behind the scores: data, training, supervision, cost, the sealed test, versions."""
+"""Report sections on data, training, supervision, cost, the sealed test and versions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.step_facts import DataStep
-from finetune_pipeline.evaluation.wording import NOTHING, counted, duration, number, percent, points
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent, points
 from finetune_pipeline.report.answers import MODELS
-from finetune_pipeline.report.audit_page import counters, token_rows
 from finetune_pipeline.report.blocks import Blocks, Heading, Legend, Plot, Table, Text, figure, text
 from finetune_pipeline.report.plots import learning_curve
+from finetune_pipeline.report.training_pages import counters, token_rows
 
 _DATA_STEPS = {
     "raw_examples": "Raw files",
@@ -252,14 +252,10 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
         [[MODELS.get(name, name), of.prompt, of.answer, of.prompt + of.answer] for name, of in cost.tokens.items()],
     )
     prices = [
-        [p.engine, p.model, " to ".join(dict.fromkeys(map(_dollars, p.dollars_between))), p.date] for p in cost.prices
+        [p.engine, p.model, " to ".join(dict.fromkeys(map(dollars, p.dollars_between))), p.date] for p in cost.prices
     ]
     columns = [("The same training elsewhere", text), ("Model", text), ("Price", figure), ("As of", text)]
     yield Table(columns, prices, audience="team")
-
-
-def _dollars(amount: float) -> str:
-    return "less than $0.01" if 0 < amount < 0.01 else f"${amount:,.2f}"
 
 
 def seal_section(evaluation: EvaluationResult) -> Blocks:
@@ -286,11 +282,7 @@ def seal_section(evaluation: EvaluationResult) -> Blocks:
         )
     names = sorted({key for entry in seal.openings for key in entry}, key=lambda k: (k != "time", k))
     rows = [[entry.get(name) for name in names] for entry in seal.openings]
-    yield Table([(name.capitalize(), _written) for name in names], rows if names else [], style="", audience="team")
-
-
-def _written(value: Any) -> str:
-    return number(value)
+    yield Table([(name.capitalize(), number) for name in names], rows if names else [], style="", audience="team")
 
 
 def versions_section(evaluation: EvaluationResult) -> Blocks:

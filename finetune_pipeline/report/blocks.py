@@ -1,4 +1,4 @@
-"""What pages are made of: typed blocks, sections of them, and who may see a block."""
+"""Typed blocks that pages consist of, sections of blocks, and the audience of each block."""
 
 from __future__ import annotations
 

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_pipeline.baseline.advice import DECISIONS
-from finetune_pipeline.evaluation.overlap import OVERLAP_NAMES
+from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
+from finetune_pipeline.evaluation.metrics.overlap import Overlap
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
 from finetune_pipeline.evaluation.rivals import MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.evaluation.wording import (
-    RIGHT_OR_WRONG,
     counted,
     inside,
-    metric_title,
     number,
     p_value,
     percent,
@@ -53,7 +52,7 @@ def models_section(evaluation: EvaluationResult) -> Blocks:
     absent = evaluation.scores["candidate"].absent_labels
     yield from notes(
         f"Intervals are {level(evaluation)} Wilson intervals of the share of right answers"
-        f"{'' if evaluation.metric in RIGHT_OR_WRONG else in_plot}. Prompts are chosen on validation, so that the sealed test "
+        f"{'' if is_right_or_wrong(evaluation.metric) else in_plot}. Prompts are chosen on validation, so that the sealed test "
         "judges only the chosen one."
         + (f" Macro-F1 leaves out labels without a row in the test: {', '.join(absent)}." if absent else "")
     )
@@ -65,7 +64,7 @@ def models_table(evaluation: EvaluationResult, where: str) -> Table:
     labels, metric = evaluation.task.kind == "labels", evaluation.metric
     by_kind = {"labels": ("macro_f1", "Macro-F1"), "json": ("micro_f1", "Micro-F1")}
     key, title = by_kind.get(evaluation.task.kind, ("rougeLsum", "ROUGE-L"))
-    if metric not in RIGHT_OR_WRONG:
+    if not is_right_or_wrong(metric):
         key, title = "value", metric_title(metric)
     columns = [
         ("Model", text),
@@ -88,7 +87,7 @@ def models_plot(evaluation: EvaluationResult) -> Plot | None:
             title = model.title + (", validation" if model.set == "validation" else "")
             dots.append(Dot(title, value, (low, high), f"{value:.1f} ({low:.1f} to {high:.1f})", name == "candidate"))
     axis = f"{metric_title(evaluation.metric)}, points"
-    axis = "right answers, %" if evaluation.metric in RIGHT_OR_WRONG else axis
+    axis = "right answers, %" if is_right_or_wrong(evaluation.metric) else axis
     return dot_plot("models", "Scores of all models with intervals", dots, axis, (0.0, 100.0))
 
 
@@ -136,7 +135,7 @@ def paired_section(evaluation: EvaluationResult) -> Blocks:
     yield gains_plot(evaluation)
     yield comparisons_table(evaluation)
     how = "a paired bootstrap; won, lost and p count right answers"
-    if evaluation.metric in RIGHT_OR_WRONG:
+    if is_right_or_wrong(evaluation.metric):
         how = "Tango's score interval of a paired difference of right answers, a paired bootstrap for macro-F1"
     yield from notes(
         f"All models answered the same rows. Gains and intervals are in points, at {level(evaluation)}: "
@@ -184,7 +183,7 @@ def _compared(evaluation: EvaluationResult) -> list[tuple[str, Comparison]]:
 
 def pair_sentence(comparison: Comparison, other: str) -> str:
     """Wins, losses and the exact test of one comparison."""
-    right = "answered word for word" if comparison.metric in OVERLAP_NAMES else "answered rightly"
+    right = "answered word for word" if isinstance(METRICS.get(comparison.metric), Overlap) else "answered rightly"
     p, adjusted = p_value(comparison.mcnemar_p), p_value(comparison.mcnemar_p_holm)
     sentence = (
         f"Of {counted(comparison.n, 'row')}, {number(comparison.c)} are {right} by the fine-tuned model "
@@ -201,7 +200,7 @@ def visible_sentence(comparison: Comparison) -> str:
     share = f"exactly one of the two models is right on {percent(comparison.discordant_share)} of the rows"
     if visible is None:
         return f"At this size no gain would be visible reliably: {share}."
-    of_what = "" if comparison.metric in RIGHT_OR_WRONG else " of right answers"
+    of_what = "" if is_right_or_wrong(comparison.metric) else " of right answers"
     return (
         f"A test of this size finds a true gain of {points(visible, sign=False)} points{of_what} or more four "
         f"times in five ({share}); smaller ones may go unseen."

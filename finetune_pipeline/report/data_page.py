@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.data.quality.report import PARTS
 from finetune_pipeline.evaluation.step_facts import DataStep
-from finetune_pipeline.evaluation.wording import counted, number, percent, percent_range
+from finetune_pipeline.evaluation.wording import counted, dollars, number, percent, percent_range
 from finetune_pipeline.report.background import data_tables
 from finetune_pipeline.report.blocks import (
     Answer,
@@ -149,13 +149,6 @@ def _prices(report: Report) -> Blocks:
         f"Estimates for {tokens['training_tokens']:,} tokens of training ({tokens['epochs']:g} epochs), from a price list that "
         "people keep up to date. Serving the model costs extra. Nothing is bought by these numbers."
     )
-
-
-def dollars(amount: float) -> str:
-    """$0, under a cent, or cents; whole dollars from 100 on."""
-    if amount == 0:
-        return "$0"
-    return "under $0.01" if amount < 0.01 else f"${amount:,.2f}" if amount < 100 else f"${amount:,.0f}"
 
 
 def _labels(report: Report) -> Blocks:

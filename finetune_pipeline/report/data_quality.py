@@ -48,8 +48,8 @@ def write_quality(
     clusters = dict(zip(_hex(rows["id"]), _hex(rows["cluster"]), strict=True))
     ids, codes = placed_rows(splits) if splits else (rows["id"][:0], np.zeros(0, np.int8))
     assignments = dict(zip(_hex(ids), np.array(SPLITS, object)[codes], strict=True))
-    told = read_rows(reviewed / "decisions.jsonl") if (reviewed / "decisions.jsonl").exists() else []
-    decisions = {row["id"]: row["decision"] for row in told}
+    decided = read_rows(reviewed / "decisions.jsonl") if (reviewed / "decisions.jsonl").exists() else []
+    decisions = {row["id"]: row["decision"] for row in decided}
     report = data_quality(
         stream_examples(reviewed),
         assignments,

@@ -7,7 +7,14 @@ from typing import Any
 
 from finetune_pipeline.evaluation.gates import GateResult, verdict
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.report.answers import calibration_section, confusion_section, detail_section, labels_section
+from finetune_pipeline.report.answers import (
+    calibration_section,
+    confusion_section,
+    detail_section,
+    labels_section,
+    production_section,
+    robustness_section,
+)
 from finetune_pipeline.report.background import (
     cost_section,
     data_section,
@@ -29,7 +36,6 @@ from finetune_pipeline.report.comparison import (
 )
 from finetune_pipeline.report.failures import atlas_section, changes_section, wrong_section
 from finetune_pipeline.report.judgements import ability_section, judge_section, people_section
-from finetune_pipeline.report.other_rows import production_section, robustness_section
 from finetune_pipeline.report.verdict import (
     caveats,
     gates_section,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.evaluation.data_request import group_title, in_order, kind_title, share_sentence
-from finetune_pipeline.evaluation.failure_rules import KINDS
+from finetune_pipeline.evaluation.failures.atlas import group_title, in_order, kind_title, share_sentence
+from finetune_pipeline.evaluation.failures.kinds import KINDS
 from finetune_pipeline.evaluation.result import Atlas, Case, EvaluationResult
 from finetune_pipeline.evaluation.wording import counted, cut, number, percent, points
 from finetune_pipeline.report.blocks import Blocks, Example, Examples, Heading, Items, Page, Section, Table, Text, text

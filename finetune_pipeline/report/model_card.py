@@ -11,8 +11,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from finetune_pipeline.engine.store import Artifact, read_json
 from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.wording import metric_title, number
+from finetune_pipeline.evaluation.wording import number
 from finetune_pipeline.report.blocks import Block, Section, Table, text
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import markdown_templates, tidy
@@ -21,16 +22,6 @@ Manifest = Mapping[str, Any]
 REGISTERED = "registered"
 _EVALUATION = ("models", "paired", "form", "labels", "detail", "calibration", "seal", "gates", "people")
 """Sections of the report that make up the card's evaluation. Only what everybody may read stands in a card."""
-_HUB_METRICS = {
-    "accuracy": "accuracy",
-    "macro_f1": "f1",
-    "micro_f1": "f1",
-    "exact": "exact_match",
-    "rougeLsum": "rouge",
-    "chrf": "chrf",
-    "bleu": "bleu",
-}
-"""Our metrics, and what the Hub calls them."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*\Z")
 _LINK = re.compile(r"(?:https?://)?[\w.\-]+\.[a-z]{2,}/[\w./\-]+")
 
@@ -160,11 +151,11 @@ def _results(manifest: Manifest, evaluation: EvaluationResult) -> list[EvalResul
         "dataset_revision": evaluation.versions.get("splits"),
     }
     results = []
-    for name, kind in _HUB_METRICS.items():
-        value = scores.metric(name)
-        if value is not None and not (name == "accuracy" and scores.metric("exact") is not None):
-            # of written answers, exact is the same number under its right name
-            results.append(_result(sealed, kind, metric_title(name), value, scores.metric_interval(name), level))
+    for metric in METRICS.values():
+        value = scores.metric(metric.name) if evaluation.task.kind in metric.kinds else None
+        if value is not None and metric.hub_name:
+            interval = scores.metric_interval(metric.name)
+            results.append(_result(sealed, metric.hub_name, metric.title, value, interval, level))
     if scores.valid.share is not None:
         title = "answers in the declared form"
         results.append(_result(sealed, "valid_answers", title, scores.valid.share, scores.valid.interval, level))

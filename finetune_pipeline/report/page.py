@@ -1,4 +1,4 @@
-"""Templates render pages: to HTML, and to Markdown without the texts of rows."""
+"""Renders pages from templates: as HTML, and as Markdown without the texts of rows."""
 
 from __future__ import annotations
 

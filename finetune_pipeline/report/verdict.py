@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from finetune_pipeline.evaluation.data_request import group_title
-from finetune_pipeline.evaluation.gate_result import GateStatus
-from finetune_pipeline.evaluation.gates import GateResult, verdict
-from finetune_pipeline.evaluation.gates_on_gains import tied_with
+from finetune_pipeline.evaluation.failures.atlas import group_title
+from finetune_pipeline.evaluation.gates import GateResult, GateStatus, verdict
+from finetune_pipeline.evaluation.gates.beats_simple import tied_with
+from finetune_pipeline.evaluation.metrics import is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (
-    RIGHT_OR_WRONG,
     counted,
     inside,
-    metric_title,
     number,
     percent,
     points,
@@ -50,7 +48,7 @@ def verdict_sentences(evaluation: EvaluationResult, gates: Sequence[GateResult])
     best = f"the base model with its best prompt ({prompt_name(evaluation.baseline.best)})"
     best += MODE_TITLES[evaluation.base_at_its_best.mode]
     reached = f"reaches {metric_title(evaluation.metric)} {points(scores.primary.value, sign=False)} on"
-    if evaluation.metric in RIGHT_OR_WRONG:
+    if is_right_or_wrong(evaluation.metric):
         reached = f"is right on {percent(scores.accuracy)} of"
     sentence = (
         f"The fine-tuned model {reached} {counted(comparison.n, 'sealed row')}, {_difference(comparison.gain)} {best}; the "

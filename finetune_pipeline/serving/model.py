@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from finetune_pipeline.evaluation.answers import likelihood_label
+from finetune_pipeline.evaluation.correctness import likelihood_label
 
 
 @dataclass(frozen=True)

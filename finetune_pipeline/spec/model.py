@@ -359,7 +359,7 @@ class TaskSpec(Section):
         return list(self.output.labels) if isinstance(self.output, LabelsOutput) else []
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> str:
         """The metric that decides: gates.metric, or the default of the kind of output."""
         return self.gates.metric or default_metric(self.output)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
+from pydantic_core import CoreSchema
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -61,17 +62,21 @@ class JsonOutput(WrittenOutput):
 
 
 AnyOutput = LabelsOutput | TextOutput | JsonOutput
-Metric = Literal["accuracy", "macro_f1", "exact", "micro_f1", "rouge1", "rouge2", "rougeLsum", "chrf", "bleu", "facts"]
-METRICS: dict[str, tuple[Metric, ...]] = {
-    "labels": ("accuracy", "macro_f1"),
-    "json": ("exact", "micro_f1"),
-    "text": ("rougeLsum", "exact", "rouge1", "rouge2", "chrf", "bleu", "facts"),
-}
-"""Metrics a kind of output can be judged by, its default first."""
+METRICS: dict[str, tuple[str, ...]] = {}
+"""Kinds of output by the metric that fits them. Importing :mod:`finetune_pipeline.evaluation.metrics` fills it."""
+DEFAULT_METRICS = {"labels": "accuracy", "json": "exact", "text": "rougeLsum"}
 
 
-def default_metric(output: AnyOutput) -> Metric:
+class _KnownMetric:
+    """Lists the registered metrics in the JSON schema."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), **({"enum": sorted(METRICS)} if METRICS else {})}
+
+
+Metric = Annotated[str, _KnownMetric()]
+
+
+def default_metric(output: AnyOutput) -> str:
     """What decides where the spec does not say: right answers where right can be told, else word overlap."""
-    if isinstance(output, TextOutput) and output.extract:
-        return "exact"
-    return METRICS[output.kind][0]
+    return "exact" if isinstance(output, TextOutput) and output.extract else DEFAULT_METRICS[output.kind]

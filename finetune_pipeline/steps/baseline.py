@@ -9,18 +9,17 @@ from typing import Any
 from finetune_pipeline.baseline.advice import advise
 from finetune_pipeline.baseline.learnable import learnable, prompted_evidence
 from finetune_pipeline.baseline.simple_export import SimpleSource
+from finetune_pipeline.baseline.worth import worth_training
 from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
-from finetune_pipeline.evaluation.baseline import score_baselines
-from finetune_pipeline.evaluation.endpoint_answers import API, ask_endpoint
-from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, read_predictions, write_predictions
-from finetune_pipeline.evaluation.rivals import strongest_rival
-from finetune_pipeline.evaluation.shared_sources import shared_sources, source_of
+from finetune_pipeline.evaluation.compare import shared_sources, source_of
+from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
+from finetune_pipeline.evaluation.predictions import API, SIMPLE, prompts_of, read_predictions, write_predictions
+from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
-from finetune_pipeline.evaluation.worth import worth_training
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.report.comparison import advice_sentences

@@ -13,16 +13,15 @@ from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, read_json, write_json
-from finetune_pipeline.evaluation.costs import costs
+from finetune_pipeline.evaluation.compare import source_of
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
 from finetune_pipeline.evaluation.gates import decide, verdict
-from finetune_pipeline.evaluation.neighbours import Trained
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions, write_predictions
+from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, write_predictions
 from finetune_pipeline.evaluation.production_rows import SET, as_examples, rows_with_truth, sources_of
+from finetune_pipeline.evaluation.prompts import TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
-from finetune_pipeline.evaluation.shared_sources import source_of
 from finetune_pipeline.models.kinds import served
 from finetune_pipeline.production.judging import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
@@ -195,7 +194,7 @@ def make_evaluation_report(work: StepContext) -> dict[str, Any]:
         rows,
         texts=read_json(predictions.path("texts.json")),
         training_rows=[
-            Trained(e.id, e.user_text, e.answer)
+            TrainingRow(e.id, e.user_text, e.answer)
             for e in read_examples(examples_of(work.inputs["splits"].folder, "train"))
         ],
         baseline_facts={**work.inputs["few_shot_baseline"].facts, **work.inputs["advice"].facts},

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.evaluation.failed_rows import failed_test_rows
-from finetune_pipeline.evaluation.gates import table
-from finetune_pipeline.evaluation.gates_besides_task import general_ability
+from finetune_pipeline.evaluation.gates import GATES
+from finetune_pipeline.evaluation.gates.general_ability import general_ability
+from finetune_pipeline.evaluation.predictions import failed_test_rows
 from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
@@ -105,5 +105,5 @@ def drift(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(not artifact.facts["drifted"], artifact.facts["sentence"])
 
 
-GATE_CHECKS = tuple(Check(row["name"], row["needs"], _gate(row["name"]), blocking=False) for row in table())
+GATE_CHECKS = tuple(Check(gate.name, gate.needs, _gate(gate.name), blocking=False) for gate in GATES.values())
 """One for each gate. They stop nothing: the registry's part decides by the verdict."""

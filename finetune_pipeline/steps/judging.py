@@ -8,10 +8,9 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
-from finetune_pipeline.evaluation.preferences.compared import judged_pairs, people_choices, similar
 from finetune_pipeline.evaluation.preferences.judge import Judge
-from finetune_pipeline.evaluation.preferences.qualify import Standards
-from finetune_pipeline.evaluation.preferences.rated import prediction_pairs
+from finetune_pipeline.evaluation.preferences.pairs import prediction_pairs
+from finetune_pipeline.evaluation.preferences.qualify import Standards, judged_pairs, people_choices, similar
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.engines import JudgeSpec
 from finetune_pipeline.steps.kept_answers import api_answers

@@ -8,8 +8,8 @@ from typing import Any
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
+from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
-from finetune_pipeline.evaluation.row_scores import is_right
 from finetune_pipeline.findings import as_rows, count_by_rule
 from finetune_pipeline.review.ratings import ratings_digest, read_ratings
 from finetune_pipeline.review.sheet import SheetItem, draw, load_secret, make_sheet, read_sheet_name, sheet_name

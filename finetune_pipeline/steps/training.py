@@ -12,7 +12,7 @@ from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.report.page import page_markdown
-from finetune_pipeline.report.plan_page import plan_page
+from finetune_pipeline.report.training_pages import plan_page
 from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import split_file
 from finetune_pipeline.worker.jobs import merge_job

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.evaluation import gates
-from finetune_pipeline.evaluation.failed_rows import failed_baseline_rows
+from finetune_pipeline.evaluation.gates import GATES
+from finetune_pipeline.evaluation.predictions import failed_baseline_rows
 from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
 from finetune_pipeline.spec.model import TaskSpec
@@ -203,7 +203,7 @@ def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("What is served is what was trained.")
 def merge_parity(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     parity = artifact.facts["parity"]
-    gate = gates.merge_parity(spec, Parity.model_validate(parity))
+    gate = GATES["merge_parity"](spec, Parity.model_validate(parity))
     message = gate.message
     message += (
         f" {len(parity['weights_off'])} stored tensors are not what they should be."

@@ -57,7 +57,7 @@ def run(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
             return prepare_base(job["base_model"], job.get("revision"), out, job.get("chat_template")), {}
         case "train":
-            from finetune_pipeline.report.audit_page import audit_html
+            from finetune_pipeline.report.training_pages import audit_html
             from finetune_pipeline.training.sft import train
 
             return train(job, audit_html)

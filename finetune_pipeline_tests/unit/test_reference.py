@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from finetune_pipeline.evaluation.gates import table
+from finetune_pipeline.evaluation.gates import GATES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,7 @@ def test_the_reference_is_up_to_date_and_names_every_gate() -> None:
         "`evaluation.judge.min_kappa`",
     ):
         assert word in text
-    assert all(f"\n`{gate['name']}` | " in text and gate["what_to_do"] in text for gate in table())
+    assert all(f"\n`{gate.name}` | " in text and gate.what_to_do in text for gate in GATES.values())
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -1,4 +1,4 @@
-"""What training took away: the same items under two models, paired."""
+"""Paired comparison of general ability before and after training."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def run_tasks(
         made = {t.name: make_task(t, scratch) for t in tasks}
         written = {t.name for t in tasks if t.config["output_type"] == "loglikelihood" and not t.text}
         model = AnswererLM(asked, batch_size, stage, written)
-        told = evaluate(
+        results = evaluate(
             model,
             {"tasks": made, "groups": {}, "group_map": {}},
             limit=limit,
@@ -47,7 +47,7 @@ def run_tasks(
         )
     rows, facts = [], {}
     for name, task in by_name.items():
-        samples = told["samples"][name]
+        samples = results["samples"][name]
         first = [s for s in samples if s["filter"] == samples[0]["filter"]]
         own = [_row(task, made[name], s, model.failed.get((name, s["doc_id"]), "")) for s in first]
         rows += own
@@ -56,7 +56,7 @@ def run_tasks(
             "rows": len(own),
             "metric": task.metric,
             "shots": made[name].config.num_fewshot,
-            "results": {} if failed else _figures(told["results"][name]),
+            "results": {} if failed else _figures(results["results"][name]),
         }
     return rows, {"lm_eval": harness_version(), "tasks": facts}
 

@@ -89,21 +89,21 @@ def read_tasks(folder: Path, patterns: Sequence[str]) -> list[HarnessTask]:
     """
     if not patterns:
         return []
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if harness_version() is None:
-        found.append(_fault("task.yaml: ability.harness", f"{PACKAGE} is not installed", f"run {INSTALL}"))
+        findings.append(_fault("task.yaml: ability.harness", f"{PACKAGE} is not installed", f"run {INSTALL}"))
     root, made = folder.resolve(), {}
-    for path in _files(root, patterns, found):
+    for path in _files(root, patterns, findings):
         try:
             task = _read(path, root)
         except FindingsError as error:
-            found += error.findings
+            findings += error.findings
             continue
         if task.name in made:
-            found.append(_fault(_place(path, root), f"task {task.name!r} is there twice", "rename one of the two"))
+            findings.append(_fault(_place(path, root), f"task {task.name!r} is there twice", "rename one of the two"))
         made[task.name] = task
-    if found:
-        raise FindingsError(found)
+    if findings:
+        raise FindingsError(findings)
     return [made[name] for name in sorted(made)]
 
 
@@ -133,14 +133,14 @@ def _with_content(told: Any, content: Mapping[Path, str]) -> Any:
     return content.get(Path(told), told) if isinstance(told, str) and told.startswith("/") else told
 
 
-def _files(root: Path, patterns: Sequence[str], found: list[Finding]) -> list[Path]:
+def _files(root: Path, patterns: Sequence[str], findings: list[Finding]) -> list[Path]:
     files: set[Path] = set()
     for pattern in patterns:
         paths = sorted(root.glob(pattern))
         inside = [f for p in paths if p.is_dir() for f in sorted(p.glob("*.yaml")) if _is_task(f)]
         files |= {p for p in paths if _is_task(p)} | set(inside)
         if not inside and not any(_is_task(p) for p in paths):
-            found.append(
+            findings.append(
                 _fault(
                     "task.yaml: ability.harness.tasks",
                     f"{pattern!r} matches no task file",
@@ -159,7 +159,7 @@ def _is_task(path: Path) -> bool:
 def _read(path: Path, root: Path) -> HarnessTask:
     place = _place(path, root)
     config = _merged(path, root, ())
-    found = [_fault(place, message, fix) for message, fix in (*_told_wrong(config), *_scored_wrong(config))]
+    found = [_fault(place, message, fix) for message, fix in (*_settings_wrong(config), *_scored_wrong(config))]
     kwargs = config.get("dataset_kwargs")
     kwargs = dict(kwargs) if isinstance(kwargs, Mapping) else {}
     data, files = _data(kwargs.get("data_files"), path.parent, root, place, found)
@@ -196,33 +196,35 @@ def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return base | told
 
 
-def _told_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _settings_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What cannot be run safely, or not at all: (message, fix)."""
-    found = []
+    problems = []
     for key, value in config.items():
         if value is not None and (code := _code(value)):
             fix = "write it as a Jinja template, or prepare the rows of the file"
-            found.append((f"{key}: !function {code}: code of task files is not run", fix))
+            problems.append((f"{key}: !function {code}: code of task files is not run", fix))
         elif key not in _KEYS and value is not None and not (key == "repeats" and value == 1):
             near = difflib.get_close_matches(key, _KEYS, 1)
-            found.append((f"{key} cannot be used here", f"did you mean {near[0]}?" if near else "take it out"))
+            problems.append((f"{key} cannot be used here", f"did you mean {near[0]}?" if near else "take it out"))
     if not isinstance(config.get("task"), str) or not config["task"]:
-        found.append(("task is missing", "give the task a name"))
+        problems.append(("task is missing", "give the task a name"))
     if config.get("dataset_path") not in FORMATS:
         message = (
             f"dataset_path is {config.get('dataset_path')!r}: its rows would be fetched, and nothing is fetched here"
         )
         fix = f"save the rows in the task folder; write dataset_path: {FORMATS[0]} (or {', '.join(FORMATS[1:])}) and "
-        found.append((message, fix + "dataset_kwargs: {data_files: {test: FILE}}"))
+        problems.append((message, fix + "dataset_kwargs: {data_files: {test: FILE}}"))
     kwargs = config.get("dataset_kwargs") or {}
     for key in sorted(set(kwargs) - set(_LOADING)) if isinstance(kwargs, Mapping) else ():
-        found.append((f"dataset_kwargs.{key} cannot be used here", f"use no others than {', '.join(_LOADING)}"))
+        problems.append((f"dataset_kwargs.{key} cannot be used here", f"use no others than {', '.join(_LOADING)}"))
     writing = config.get("generation_kwargs") or {}
     for key in sorted(set(writing) - set(_WRITING)) if isinstance(writing, Mapping) else ():
-        found.append((f"generation_kwargs.{key} cannot be used here", f"use no others than {', '.join(_WRITING)}"))
+        problems.append((f"generation_kwargs.{key} cannot be used here", f"use no others than {', '.join(_WRITING)}"))
     if isinstance(writing, Mapping) and (writing.get("do_sample") or writing.get("temperature") not in (None, 0)):
-        found.append(("its answers are drawn at random", "write do_sample: false; two models are compared row by row"))
-    return found
+        problems.append(
+            ("its answers are drawn at random", "write do_sample: false; two models are compared row by row")
+        )
+    return problems
 
 
 def _code(value: Any) -> str:
@@ -241,12 +243,12 @@ def _scored_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     listed, usable = config.get("metric_list"), (*RIGHT[output_type], *LIKELY[output_type])
     if listed is not None and (not isinstance(listed, list) or not all(isinstance(m, Mapping) for m in listed)):
         return [("metric_list is no list of {metric: …}", f"name one of {', '.join(usable)}")]
-    found = []
+    problems = []
     for metric in listed or []:
         if metric.get("metric") not in usable or metric.get("hf_evaluate"):
             message = f"metric {metric.get('metric')} of {output_type} does not say of each row whether it is right"
-            found.append((message, f"take it out, and use {' or '.join(usable)}"))
-    return found
+            problems.append((message, f"take it out, and use {' or '.join(usable)}"))
+    return problems
 
 
 def _defaults(output_type: str) -> list[str]:
@@ -255,10 +257,10 @@ def _defaults(output_type: str) -> list[str]:
 
 
 def _data(
-    told: Any, beside: Path, root: Path, place: str, found: list[Finding]
+    named_files: Any, beside: Path, root: Path, place: str, findings: list[Finding]
 ) -> tuple[dict[str, list[str]], list[Path]]:
     """({split: absolute paths}, all paths), relative ones read from the task file's folder."""
-    named = told if isinstance(told, Mapping) else {"train": told} if told else {}
+    named = named_files if isinstance(named_files, Mapping) else {"train": named_files} if named_files else {}
     data: dict[str, list[str]] = {}
     for split, value in named.items():
         data[str(split)] = []
@@ -266,24 +268,24 @@ def _data(
             path = (beside / str(name)).resolve()
             if not path.is_file() or not path.is_relative_to(root):
                 fix = "write a path of a file in the task folder, relative to the task file; nothing is fetched"
-                found.append(_fault(place, f"data_files: {name!r} is no file in the task folder", fix))
+                findings.append(_fault(place, f"data_files: {name!r} is no file in the task folder", fix))
             data[str(split)].append(str(path))
     if not data:
-        found.append(_fault(place, "dataset_kwargs.data_files is missing", "write data_files: {test: FILE}"))
+        findings.append(_fault(place, "dataset_kwargs.data_files is missing", "write data_files: {test: FILE}"))
     return data, sorted({Path(p) for paths in data.values() for p in paths})
 
 
 def _splits_wrong(config: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str, str]]:
     asked = config.get("test_split") or config.get("validation_split")
     named = {k: v for k in ("training", "validation", "test", "fewshot") if (v := config.get(f"{k}_split"))}
-    found = [
+    problems = [
         (f"{kind}_split is {split!r}, and data_files has {', '.join(data)}", "name one of data_files")
         for kind, split in named.items()
         if data and split not in data
     ]
     if not asked:
-        found.append(("neither test_split nor validation_split is named", "write test_split: test"))
-    return found
+        problems.append(("neither test_split nor validation_split is named", "write test_split: test"))
+    return problems
 
 
 def _place(path: Path, root: Path) -> str:

@@ -54,7 +54,7 @@ def read_items(path: Path, source: str | None = None, limit: int | None = None) 
     Raises FindingsError naming every line that is none of these.
     """
     name = source or path.name
-    found: list[Finding] = []
+    findings: list[Finding] = []
     items: list[Item] = []
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -66,11 +66,11 @@ def read_items(path: Path, source: str | None = None, limit: int | None = None) 
         try:
             items.append(_item(json.loads(line), name, number))
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            found.append(_fault(path, number, str(error) or type(error).__name__))
-    if not items and not found:
-        found.append(_fault(path, None, "it holds no item"))
-    if found:
-        raise FindingsError(found)
+            findings.append(_fault(path, number, str(error) or type(error).__name__))
+    if not items and not findings:
+        findings.append(_fault(path, None, "it holds no item"))
+    if findings:
+        raise FindingsError(findings)
     if limit is not None and len(items) > limit:
         chosen = set(sorted((i.id for i in items), key=lambda i: _hash(i + name))[:limit])
         items = [i for i in items if i.id in chosen]
@@ -80,14 +80,14 @@ def read_items(path: Path, source: str | None = None, limit: int | None = None) 
 def load_items(files: Sequence[Path], limit: int, with_suite: bool = True) -> list[Item]:
     """The suite and the items of `files`, at most `limit` of each file. Raises FindingsError with all problems."""
     items = suite() if with_suite else []
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for path in files:
         try:
             items += read_items(path, limit=limit)
         except FindingsError as error:
-            found += error.findings
-    if found:
-        raise FindingsError(found)
+            findings += error.findings
+    if findings:
+        raise FindingsError(findings)
     return items
 
 
@@ -99,8 +99,8 @@ def digest(items: Sequence[Item]) -> str:
 def _item(row: Any, source: str, number: int) -> Item:
     if not isinstance(row, dict):
         raise ValueError("the line is no JSON object")
-    told = {k: row[k] for k in ("id", "category") if isinstance(row.get(k), str)}
-    name, category = told.get("id", f"{source}:{number}"), told.get("category", source.removesuffix(".jsonl"))
+    named = {k: row[k] for k in ("id", "category") if isinstance(row.get(k), str)}
+    name, category = named.get("id", f"{source}:{number}"), named.get("category", source.removesuffix(".jsonl"))
     if isinstance(row.get("answer"), str) and isinstance(row.get("others"), list):
         choices = (row["answer"], *_texts(row["others"]))
         return Item(name, source, category, _text(row, "prompt"), _choices(choices), 0)

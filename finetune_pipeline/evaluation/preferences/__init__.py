@@ -1,1 +1,1 @@
-"""Which of two answers is better: by likeness to the reference, or by a language model people have agreed with."""
+"""Preferences between two answers: by similarity to the reference, or by a judging model that agrees with people."""

@@ -1,4 +1,4 @@
-"""A language model as a judge, behind an OpenAI-style endpoint. Not to be believed before `qualify` has let it pass."""
+"""A judging model behind an OpenAI-style endpoint. Its verdict counts only after :mod:`.qualify` has accepted it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ class Judge:
         endpoint: The judging model.
         cache: Replies that are known: nothing is asked (nor paid) twice, whenever the process died.
         max_tokens: What all questions of this object may cost together.
-        stage: For the progress line.
 
     Attributes:
         failures: What the endpoint failed at, or answered with other words.
@@ -41,9 +40,8 @@ class Judge:
         *,
         cache: AnswerCache | None = None,
         max_tokens: int | None = None,
-        stage: str = "judge_review",
     ) -> None:
-        self._endpoint, self._cache, self._max_tokens, self._stage = endpoint, cache, max_tokens, stage
+        self._endpoint, self._cache, self._max_tokens = endpoint, cache, max_tokens
         self.failures: list[str] = []
         self.spent = Spent()
 
@@ -68,7 +66,7 @@ class Judge:
             _REPLY_TOKENS,
             budget=Budget(tokens=left),
             cache=self._cache,
-            stage=self._stage,
+            stage="judge_review",
             name=self.name,
         )
         before = self.spent.to_dict()

@@ -1,10 +1,15 @@
-"""Two answers to one request, what somebody prefers, and the interface of whoever does."""
+"""Pairs of answers to one request, ratings of them by people, and preference by similarity to the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from finetune_pipeline.data.dedup.semantic import embed
+from finetune_pipeline.evaluation.correctness import scored_text
 
 Choice = Literal["a", "b", "tie", "failed"]
 """Which answer is better; `failed`: nobody knows, because asking failed. Never a guess."""
@@ -62,3 +67,67 @@ def both_ways(who: Preference, pairs: Sequence[Pair]) -> list[BothWays]:
     first = who.choose(pairs)
     second = [other(choice) for choice in who.choose([pair.swapped() for pair in pairs])]
     return [BothWays(x, y) for x, y in zip(first, second, strict=True)]
+
+
+PREFERS: dict[str, Choice] = {"base": "a", "candidate": "b", "tie": "tie"}
+
+
+def prediction_pairs(
+    base: Sequence[Mapping[str, Any]], candidate: Sequence[Mapping[str, Any]], texts: Mapping[str, str]
+) -> list[Pair]:
+    """A pair an example (a: base, b: candidate), by id. A generation that failed is an empty answer."""
+    after = {row["example_id"]: row for row in candidate}
+    return [
+        Pair(i, texts.get(i, ""), str(row["gold"]), scored_text(row), scored_text(after[i]))
+        for row in sorted(base, key=lambda row: row["example_id"])
+        if (i := row["example_id"]) in after
+    ]
+
+
+def read_ratings(path: Path, known: Collection[str]) -> tuple[dict[str, Choice], list[str]]:
+    """(choice by example id, problems with their line). The last rating of an example counts; bad lines lose no others."""
+    choices: dict[str, Choice] = {}
+    problems = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name, prefers = row["id"], row["prefers"]
+        except (ValueError, KeyError, TypeError):
+            problems.append(f"{path.name}:{number}: write an object with id and prefers")
+            continue
+        if prefers not in PREFERS:
+            problems.append(f"{path.name}:{number}: prefers is {prefers!r:.40}; write one of {', '.join(PREFERS)}")
+        elif name not in known:
+            problems.append(f"{path.name}:{number}: {name!r:.40} is no example of the test")
+        else:
+            choices[name] = PREFERS[prefers]
+    return choices, problems
+
+
+def likeness(answers: Sequence[str], references: Sequence[str], model: str = "hashed") -> list[float]:
+    """Cosine similarity (-1 to 1) of each answer with its reference; model: see data.semantic."""
+    if not answers:
+        return []
+    vectors = embed([*answers, *references], model)
+    given, right = vectors[: len(answers)], vectors[len(answers) :]
+    return [float(value) for value in (given * right).sum(axis=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """Embedding similarity as a preference; differences below `margin` are ties. Has no say about facts: a wrong number
+    leaves an embedding almost where it was."""
+
+    model: str = "hashed"
+    margin: float = 0.02
+
+    @property
+    def name(self) -> str:
+        return f"likeness ({self.model})"
+
+    def choose(self, pairs: Sequence[Pair]) -> list[Choice]:
+        references = [pair.reference for pair in pairs]
+        a, b = (likeness([getattr(p, side) for p in pairs], references, self.model) for side in ("a", "b"))
+        return ["tie" if abs(x - y) < self.margin else "a" if x > y else "b" for x, y in zip(a, b, strict=True)]

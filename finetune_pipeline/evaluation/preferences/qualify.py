@@ -1,13 +1,15 @@
-"""Whether a judge may be believed: it must agree with people, and be moved by neither place nor length."""
+"""Tests whether a judging model is reliable: agreement with people, no bias towards position or length."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair, Preference, both_ways
-from finetune_pipeline.evaluation.statistics import cohens_kappa, kappa_interval, sign_test
+from finetune_pipeline.evaluation.preferences.judge import Judge
+from finetune_pipeline.evaluation.preferences.pairs import Choice, Likeness, Pair, Preference, both_ways, likeness
+from finetune_pipeline.evaluation.statistics import cohens_kappa, kappa_interval, paired_bootstrap_mean, sign_test
 from finetune_pipeline.evaluation.wording import counted, percent
 
 SURE = 0.05
@@ -69,11 +71,11 @@ def qualify(
         few = f"people have rated only {counted(len(pairs), 'pair')} of different answers; {standards.rated} are needed"
         nothing = sign_test(0, 0)
         return Qualification(judge.name, 0, 0, None, None, None, None, nothing, nothing, nothing, (few,))
-    told = both_ways(judge, pairs)
-    sound = [i for i, one in enumerate(told) if one.choice != "failed"]
-    theirs, ours = [people[i] for i in sound], [told[i].choice for i in sound]
-    consistent = sum(told[i].first == told[i].second for i in sound) / len(sound) if sound else None
-    orders = [(told[i].first, told[i].second) for i in sound]
+    answers = both_ways(judge, pairs)
+    sound = [i for i, answer in enumerate(answers) if answer.choice != "failed"]
+    theirs, ours = [people[i] for i in sound], [answers[i].choice for i in sound]
+    consistent = sum(answers[i].first == answers[i].second for i in sound) / len(sound) if sound else None
+    orders = [(answers[i].first, answers[i].second) for i in sound]
     first, last = orders.count(("a", "b")), orders.count(("b", "a"))
     result = Qualification(
         name=judge.name,
@@ -154,4 +156,72 @@ def judged(judge: Preference, qualification: Qualification, pairs: Sequence[Pair
         "kappa": qualification.kappa,
         "kappa_interval": qualification.interval,
         "choices": dict(zip([pair.id for pair in pairs], choices, strict=True)),
+    }
+
+
+SHOWN_FAILURES = 20
+_PLACES: dict[tuple[bool, bool], Choice] = {(True, False): "b", (False, True): "a"}
+
+
+def people_choices(items: Mapping[str, Mapping[str, bool]]) -> dict[str, Choice]:
+    """What people prefer by example, from whether they accept either answer (people.summary.summarise: `items`): `b` is
+    the candidate; both or neither is a tie."""
+    return {i: _PLACES.get((accepted["candidate"], accepted["base"]), "tie") for i, accepted in items.items()}
+
+
+def judged_pairs(
+    judge: Judge, pairs: Sequence[Pair], people: Mapping[str, Choice], rows: int, standards: Standards = DEFAULT
+) -> dict[str, Any]:
+    """Qualify a judge by the pairs people rated; if it passes, ask it about up to `rows` of all pairs, drawn by their id.
+
+    Answers that are equal are not shown to it: they prove nothing about the judge, and are ties in the verdict. Returns
+    the fields of :class:`Qualification` but passed, believed, equal (rated pairs that were left out so), verdict (None, or
+    statistics.sign_test of candidate against base, `failed`, `equal` and `choices` by id), failures, spent.
+    """
+    rated = [pair for pair in pairs if pair.id in people]
+    differing = [pair for pair in rated if pair.a != pair.b]
+    qualification = qualify(judge, differing, [people[pair.id] for pair in differing], standards)
+    return {
+        **asdict(qualification),
+        "believed": qualification.passed,
+        "refused": list(qualification.refused),
+        "equal": len(rated) - len(differing),
+        "verdict": _verdict(judge, qualification, sorted(pairs, key=_drawn)[:rows]) if qualification.passed else None,
+        "failures": judge.failures[:SHOWN_FAILURES],
+        "spent": judge.spent.to_dict(),
+    }
+
+
+def _verdict(judge: Judge, qualification: Qualification, pairs: Sequence[Pair]) -> dict[str, Any]:
+    result = judged(judge, qualification, [pair for pair in pairs if pair.a != pair.b])
+    kept = ("wins", "losses", "ties", "n", "share", "interval", "p", "failed", "choices")
+    return {**{key: result[key] for key in kept}, "equal": sum(pair.a == pair.b for pair in pairs)}
+
+
+def _drawn(pair: Pair) -> bytes:
+    return hashlib.sha256(f"judged {pair.id}".encode()).digest()
+
+
+def similar(pairs: Sequence[Pair], people: Mapping[str, Choice], model: str, confidence: float) -> dict[str, Any]:
+    """Mean cosine similarity to the reference of base and candidate, the gain with a paired bootstrap interval, and how
+    far preferring the nearer answer agrees with people: {model, n, base, candidate, gain, interval, rated, kappa,
+    kappa_interval}; kappa is None where nobody rated or it is undefined.
+
+    Raises FileNotFoundError or ValueError where the model is missing or is none, or there are fewer than two pairs.
+    """
+    references = [pair.reference for pair in pairs]
+    base, candidate = (likeness([getattr(pair, side) for pair in pairs], references, model) for side in ("a", "b"))
+    differing = [pair for pair in pairs if pair.id in people and pair.a != pair.b]
+    qualification = qualify(Likeness(model), differing, [people[p.id] for p in differing], Standards(rated=1))
+    means = [sum(values) / len(values) for values in (base, candidate)]
+    return {
+        "model": model,
+        "n": len(pairs),
+        "base": means[0],
+        "candidate": means[1],
+        "gain": means[1] - means[0],
+        "interval": list(paired_bootstrap_mean(base, candidate, confidence=confidence)),
+        "rated": qualification.rated,
+        "kappa": qualification.kappa,
+        "kappa_interval": qualification.interval,
     }

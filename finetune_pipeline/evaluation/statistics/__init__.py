@@ -1,25 +1,12 @@
 """Intervals, tests, agreement and power: small enough to read, tested against scipy, statsmodels and scikit-learn.
 
-One file a job: :mod:`.shares` (rates), :mod:`.paired` (right and wrong under two models), :mod:`.clusters` (rows that
-are not independent), :mod:`.resampling` (F1, continuous scores), :mod:`.agreement` (raters), :mod:`.many` (several
-hypotheses, several looks), :mod:`.power` (how many rows).
+One file a job: :mod:`.proportions` (rates, also paired and of rows that share a source), :mod:`.resampling` (F1,
+continuous scores), :mod:`.agreement` (raters), :mod:`.multiple_testing` (several hypotheses, several looks), :mod:`.power`
+(how many rows).
 """
 
-from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval, krippendorffs_alpha
-from finetune_pipeline.evaluation.statistics.clusters import (
-    cluster_sign_flip,
-    clustered_share,
-    clustered_tango_interval,
-    design_effect,
-)
-from finetune_pipeline.evaluation.statistics.many import holm, level_left, looks_spent, selection_optimism
-from finetune_pipeline.evaluation.statistics.paired import (
-    mcnemar_exact,
-    mcnemar_mid_p,
-    sign_test,
-    tango_interval,
-    tango_statistic,
-)
+from finetune_pipeline.evaluation.statistics.agreement import cohens_kappa, kappa_interval
+from finetune_pipeline.evaluation.statistics.multiple_testing import holm, level_left, looks_spent, selection_optimism
 from finetune_pipeline.evaluation.statistics.power import (
     detectable_mean,
     paired_power,
@@ -28,15 +15,26 @@ from finetune_pipeline.evaluation.statistics.power import (
     rows_needed_for_share,
     smallest_detectable_gain,
 )
+from finetune_pipeline.evaluation.statistics.proportions import (
+    Interval,
+    cluster_sign_flip,
+    clustered_share,
+    clustered_tango_interval,
+    design_effect,
+    mcnemar_exact,
+    sign_test,
+    tango_interval,
+    tango_statistic,
+    wilson_interval,
+    z_value,
+)
 from finetune_pipeline.evaluation.statistics.resampling import (
     bootstrap_mean,
     draws_interval,
     paired_bootstrap_f1,
-    paired_bootstrap_macro_f1,
     paired_bootstrap_mean,
     paired_permutation,
 )
-from finetune_pipeline.evaluation.statistics.shares import Interval, wilson_interval, z_value
 
 __all__ = [
     "Interval",
@@ -50,13 +48,10 @@ __all__ = [
     "draws_interval",
     "holm",
     "kappa_interval",
-    "krippendorffs_alpha",
     "level_left",
     "looks_spent",
     "mcnemar_exact",
-    "mcnemar_mid_p",
     "paired_bootstrap_f1",
-    "paired_bootstrap_macro_f1",
     "paired_bootstrap_mean",
     "paired_permutation",
     "paired_power",

@@ -1,4 +1,4 @@
-"""How many rows it takes to see something, and what can be seen with the rows there are."""
+"""Sample size and power: rows needed for a gain, and the smallest gain that the rows can show."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy import special
 
-from finetune_pipeline.evaluation.statistics.paired import crossing
-from finetune_pipeline.evaluation.statistics.shares import z_value
+from finetune_pipeline.evaluation.statistics.proportions import crossing, z_value
 
 
 def rows_needed_for_share(share: float, confidence: float = 0.95) -> int | None:

@@ -1,17 +1,14 @@
-"""Scores that are no plain rates: F1 by resampling confusion counts, continuous scores by resampling rows."""
+"""Bootstrap intervals and permutation tests: macro-F1 from confusion counts, means from rows."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Literal
 
 import numpy as np
 from scipy import special
 
-from finetune_pipeline.evaluation.statistics.clusters import _codes, cluster_sign_flip
-from finetune_pipeline.evaluation.statistics.shares import Interval, z_value
+from finetune_pipeline.evaluation.statistics.proportions import Interval, _codes, cluster_sign_flip, z_value
 
-Average = Literal["macro", "weighted"]
 FAR_TAIL = 0.99
 """Above this confidence the percentiles of a bootstrap rest on a few draws, and the normal interval of the same draws
 counts too: the wider one is given."""
@@ -26,15 +23,13 @@ def paired_bootstrap_f1(
     resamples: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
-    average: Average = "macro",
     clusters: Sequence[Hashable] | None = None,
 ) -> Interval:
-    """Percentile interval of F1 of `b` minus F1 of `a`, resampling examples (both answers together), or whole clusters.
+    """Percentile interval of macro-F1 of `b` minus macro-F1 of `a`, resampling examples (both answers together), or whole clusters.
 
-    average: `macro` is the plain mean over the labels that occur in `gold`, `weighted` weighs them by their rows. None
-    is an answer outside the set. The result does not depend on the order of the examples: resamples are drawn over the
-    distinct (gold, a, b) triples, and confusion counts follow from those. Raises ValueError on unequal lengths or no
-    examples.
+    Macro-F1 is the plain mean over the labels that occur in `gold`. None is an answer outside the set. The result does
+    not depend on the order of the examples: resamples are drawn over the distinct (gold, a, b) triples, and confusion
+    counts follow from those. Raises ValueError on unequal lengths or no examples.
     """
     if not len(gold) == len(a) == len(b) or not gold or (clusters is not None and len(clusters) != len(gold)):
         raise ValueError(f"need the same number of gold, a and b, at least one: {len(gold)}, {len(a)}, {len(b)}")
@@ -57,11 +52,8 @@ def paired_bootstrap_f1(
         is_said = distinct[:, column : column + 1] == classes
         both, support = weights @ (is_gold & is_said), weights @ is_gold
         either = support + weights @ is_said
-        scores: np.ndarray = np.divide(2.0 * both, either, out=np.zeros(both.shape), where=either > 0)
-        if average == "macro":
-            return scores.mean(axis=1)
-        told: np.ndarray = (scores * support).sum(axis=1) / support.sum(axis=1)
-        return told
+        scores: np.ndarray = np.divide(2.0 * both, either, out=np.zeros(both.shape), where=either > 0).mean(axis=1)
+        return scores
 
     observed = counts[None, :].astype(float)
     estimate = float((f1(2, observed) - f1(1, observed))[0])
@@ -82,19 +74,6 @@ def _weights(
     held = sparse.csr_matrix((np.ones(len(which)), (codes, which)), shape=(groups, len(counts)))
     drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
     return np.asarray((held.T @ drawn.T.astype(float)).T)
-
-
-def paired_bootstrap_macro_f1(
-    gold: Sequence[str],
-    a: Sequence[str | None],
-    b: Sequence[str | None],
-    labels: Sequence[str],
-    resamples: int = 2000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Interval:
-    """:func:`paired_bootstrap_f1` with the plain mean over labels."""
-    return paired_bootstrap_f1(gold, a, b, labels, resamples, seed, confidence, "macro")
 
 
 def paired_bootstrap_mean(

@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.statistics import paired_power
 from finetune_pipeline.planning.power import expected_disagreement
 from finetune_pipeline.spec import TaskSpec
-from finetune_pipeline_tests.unit.data.quality.makers import FILLER, LABELS, NAMES, in_order, make, make_spec, requests
+from finetune_pipeline_tests.unit.data.quality.makers import FILLER, LABELS, in_order, make, make_spec, requests
 
 PRODUCTS = "loaf bagel scone tart brownie roll".split()
 SURELY_BETTER = Evidence("base", "the prompted base model", 0.6, "always answering parcel", 0.3, 0.3, (0.2, 0.4), 1e-6)
@@ -88,20 +88,6 @@ def test_a_rare_label_leaves_little_to_gain_and_takes_more_rows() -> None:
     assert result.status == "too_few_rows" and result.rows_needed is not None and result.rows_needed > 1000
 
 
-def test_labels_that_depend_on_the_file_alone_are_not_shown() -> None:
-    def by_file(i: int, e: Example) -> Example:
-        label = LABELS[i // 4 % 2]
-        return replace(
-            e,
-            label=label,
-            source={"file": f"raw/{label}.jsonl", "line": i},
-            messages=[*e.messages[:-1], {"role": "assistant", "content": label}],
-        )
-
-    rows = [by_file(i, e) for i, e in enumerate(requests(800))]
-    assert learnable(make_spec(LABELS[:2]), rows).status == "not_shown"
-
-
 @pytest.mark.parametrize("kept_together_by", ["cluster", "group"])
 def test_repeats_of_a_row_with_its_label_prove_nothing(kept_together_by: str) -> None:
     """Every row three times, nearly alike, with one random label: a model that has seen one knows the other two."""
@@ -135,15 +121,6 @@ def test_text_copied_from_the_input_is_shown() -> None:
     assert lost.status == "not_shown" and "cannot be told from the inputs" in lost.sentence
 
 
-def test_text_that_shares_no_word_with_its_input_is_shown_by_the_nearest_row() -> None:
-    german = {"parcel": "Das Paket", "invoice": "Die Rechnung", "password": "Das Kennwort", "holiday": "Der Urlaub"}
-    rows = [replace(e, label=None) for e in requests(400)]
-    rows = [replace(e, messages=[*e.messages[:-1], {"role": "assistant", "content": german[e.answer]}]) for e in rows]
-    result = learnable(make_spec(), rows)
-    assert result.status == "shown" and of(result, "nearest").interval[0] > 0.2
-    assert learnable(make_spec(), shuffled(rows)).status != "shown"
-
-
 def test_json_is_judged_by_its_fields() -> None:
     result = learnable(json_spec(), orders(300))
     assert result.status == "shown" and of(result, "nearest").interval[0] > 0 and of(result, "copy").interval[0] > 0
@@ -170,9 +147,3 @@ def test_a_prompted_model_may_show_what_simple_ones_cannot() -> None:
     assert learnable(spec, rows, prompted=worse).status == "not_shown"
     # p = .04 alone would do, but not as the best of four comparisons
     assert learnable(spec, rows, prompted=replace(SURELY_BETTER, p=0.04)).status == "not_shown"
-
-
-def test_inputs_of_one_word_can_be_judged() -> None:
-    rows = [make(f"{NAMES[i % 10]}{'zz' * (i % 2)}{i}", x := ["yes", "no"][i % 2], i, label=x) for i in range(60)]
-    result = learnable(make_spec(["yes", "no"]), rows)
-    assert of(result, "linear").score > 0.9 and of(result, "order").score < 0.7

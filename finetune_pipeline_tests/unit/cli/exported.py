@@ -10,7 +10,7 @@ import yaml
 
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore, Builder, write_json
-from finetune_pipeline.evaluation.gate_result import GateResult
+from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.merging import merge_and_compare
 from finetune_pipeline.worker.jobs import merge_job

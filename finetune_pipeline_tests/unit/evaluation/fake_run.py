@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.data.perturbations import KINDS, set_name
-from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
 from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, rows, spec, text_spec
 
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}

@@ -148,10 +148,3 @@ def test_the_longest_unused_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     one.keep({one.key("new"): answer()})
     one.tidy()
     assert one.find([one.key("new"), one.key(0)]) == {0: answer()}
-
-
-def test_none_is_kept_where_none_may_be(tmp_path: Path) -> None:
-    one = cache(tmp_path / "none", limit=0)
-    one.keep({one.key(1): answer()})
-    one.tidy()
-    assert one.find([one.key(1)]) == {} and not (tmp_path / "none").exists()

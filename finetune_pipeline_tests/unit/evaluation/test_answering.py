@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.evaluation import answering
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.predict import predict
 from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.worker.jobs import kept_answers, predict_job, prompt_set
@@ -76,24 +74,16 @@ def changed_template(root: Path) -> None:
     path.write_text("\n" + path.read_text())
 
 
-def changed_end(root: Path) -> None:
-    path = root / "base" / "generation_config.json"
-    path.write_text(path.read_text().replace('"eos_token_id": 2', '"eos_token_id": 3'))
-
-
 @pytest.mark.parametrize(
     "change",
     [
         {"labels": [*LABELS, "other"]},
         {"labels": LABELS[::-1]},
-        {"labels": []},
         {"max_new_tokens": 5},
-        {"batch_size": 3},
         {"scope": "the test of t"},
         {"prompt": {"turns": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "billing"}]}},
         changed_weights,
         changed_template,
-        changed_end,
         "versions",
         "device",
     ],
@@ -121,16 +111,6 @@ def test_what_changes_an_answer_is_no_hit(
     else:
         only |= change
     assert run(tmp_path, tmp_path, **only)[0] == {"known": 0, "asked": 9}
-
-
-def test_another_model_in_the_same_place_is_no_hit(made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made / "base", tmp_path / "model")
-    sets = {"sets": [prompt_set(name="base", model=tmp_path / "model")]}
-    _, first = run(made, tmp_path, **sets)
-    shutil.rmtree(tmp_path / "model")
-    shutil.copytree(made / "tuned", tmp_path / "model")
-    told, second = run(made, tmp_path, **sets)
-    assert told["known"] == 0 and [r["label_scores"] for r in first] != [r["label_scores"] for r in second]
 
 
 def test_a_prefix_in_front_is_another_model(made: Path, tmp_path: Path) -> None:
@@ -175,17 +155,3 @@ def test_a_run_cut_off_goes_on_to_the_same_bits(made: Path, tmp_path: Path, monk
     told, again = run(made, tmp_path)
     assert told == {"known": sum(times), "asked": 18 - sum(times)} and sum(times) == 8
     assert again == whole
-
-
-def test_rows_of_the_test_are_in_no_file_of_the_cache(made: Path, tmp_path: Path) -> None:
-    run(made, tmp_path)
-    words = [e.user_text.encode() for e in read_examples(made / "rows.jsonl")]
-    texts = [r["text"].encode() for r in run(made, tmp_path)[1] if len(r["text"]) > 8]
-    held = b"".join(p.read_bytes() for p in (tmp_path / "kept").iterdir())
-    assert texts and not any(w in held for w in [*words, *texts])
-
-
-def test_without_a_cache_nothing_is_digested(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Answerer(made / "base")
-    monkeypatch.setattr(Answerer, "digest", property(lambda self: 1 / 0))
-    assert len(asked.answers([[5, 6], [7, 8]], None, 2, 2)) == 2

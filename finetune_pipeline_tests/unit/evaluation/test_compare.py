@@ -30,46 +30,9 @@ def test_counts_and_direction():
     assert told.macro_f1_interval[0] < told.macro_f1_gain < told.macro_f1_interval[1]
 
 
-def test_the_other_way_round_is_a_loss():
-    base, candidate = paired(50, 4, 20, 6)
-    told = compare(candidate, base, LABELS)
-    assert told.gain == pytest.approx(-16 / 80)
-    assert told.interval[1] < 0
-
-
 def test_order_of_rows_does_not_matter():
     base, candidate = paired(20, 3, 9, 5)
     assert compare(base, candidate, LABELS) == compare(base[::-1], candidate, LABELS)
-
-
-def test_a_wider_confidence_gives_a_wider_interval():
-    base, candidate = paired(50, 4, 20, 6)
-    narrow, wide = (compare(base, candidate, LABELS, confidence=c).interval for c in (0.8, 0.99))
-    assert wide[0] < narrow[0] < narrow[1] < wide[1]
-
-
-def test_refuses_other_examples():
-    base, candidate = paired(5, 1, 1, 1)
-    with pytest.raises(ValueError, match=r"1 only in base \['e0007'\], 0 only in candidate"):
-        compare(base, candidate[:-1], LABELS)
-
-
-def test_refuses_other_gold():
-    base, candidate = paired(5, 1, 1, 1)
-    candidate[2]["gold"] = "bug"
-    with pytest.raises(ValueError, match=r"gold answer differs .* 1 examples, \['e0002'\]"):
-        compare(base, candidate, LABELS)
-
-
-def test_refuses_an_example_twice():
-    base, candidate = paired(5, 1, 1, 1)
-    with pytest.raises(ValueError, match="base: 1 examples are there twice"):
-        compare([*base, base[0]], candidate, LABELS)
-
-
-def test_refuses_nothing():
-    with pytest.raises(ValueError, match="nothing to compare"):
-        compare([], [], LABELS)
 
 
 def test_text_tasks_compare_rouge_and_exact_match():
@@ -81,10 +44,5 @@ def test_text_tasks_compare_rouge_and_exact_match():
     assert told.gain == pytest.approx(0.5 * (1 - 2 / 7))
     assert told.interval[0] < told.gain < told.interval[1]
     assert told.interval[0] > 0
-    assert (told.b, told.c, told.accuracy_gain) == (0, 15, 0.5)
+    assert (told.b, told.c) == (0, 15)
     assert told.macro_f1_gain is None
-
-
-def test_one_text_gives_no_interval():
-    told = compare([row(1, "a", "a")], [row(1, "a", "a")], None)
-    assert told.interval is None

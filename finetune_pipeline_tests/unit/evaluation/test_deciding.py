@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_pipeline.data.examples import Example
+from finetune_pipeline.evaluation.compare import count_sources, shared_sources
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of
-from finetune_pipeline.evaluation.gains import gain
+from finetune_pipeline.evaluation.metrics import METRICS, Gain
 from finetune_pipeline.evaluation.result import Sources
-from finetune_pipeline.evaluation.shared_sources import count_sources, shared_sources, source_of
 from finetune_pipeline.evaluation.statistics import holm, mcnemar_exact, tango_interval
 from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row, rows, spec
@@ -35,13 +34,16 @@ def test_one_metric_is_decided_by_its_own_bound():
 def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
     """Intervals invented so that each metric is shown at exactly one level or weaker."""
     shown_at = {"a": 0.01, "b": 0.03, "c": 0.04}
-    asked = []
 
-    def invented(name, base, candidate, output, confidence, clusters):
-        asked.append((name, round(1 - confidence, 4)))
-        return {"gain": 0.1, "interval": [0.1 if 1 - confidence >= shown_at[name] - 1e-9 else -0.1, 0.3]}
+    class Invented:
+        def __init__(self, name):
+            self.name = name
 
-    monkeypatch.setattr("finetune_pipeline.evaluation.deciding.gain", invented)
+        def gain(self, base, candidate, output, confidence, clusters):
+            return Gain(0.1, (0.1 if 1 - confidence >= shown_at[self.name] - 1e-9 else -0.1, 0.3))
+
+    for name in shown_at:
+        monkeypatch.setitem(METRICS, name, Invented(name))
     told = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     p = [shown_at[m] for m in ("c", "a", "b")]
     assert [one.shown for one in told.gains] == [x <= 0.05 for x in holm(p)] == [False, True, False]
@@ -50,12 +52,6 @@ def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
     told = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     assert told.shown is True
     assert [round(one.confidence, 4) for one in told.gains] == [0.95, 0.9833, 0.975]
-
-
-def test_without_metrics_or_an_interval_nothing_is_shown(monkeypatch):
-    assert decide_gain({"base": []}, [], OUTPUT, [], level=0.05, margin=0.0).shown is False
-    monkeypatch.setattr("finetune_pipeline.evaluation.deciding.gain", lambda *a: {"gain": 1.0, "interval": None})
-    assert decide_gain({"base": []}, [], OUTPUT, ["a"], level=0.05, margin=0.0).shown is False
 
 
 def test_the_deciding_metric_comes_first_and_once():
@@ -79,12 +75,12 @@ def _repeated(times):
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 def test_rows_that_share_a_source_count_once(metric):
-    once = gain(metric, *_repeated(1)[:2], OUTPUT)
+    once = METRICS[metric].gain(*_repeated(1)[:2], OUTPUT)
     before, after, sources = _repeated(5)
     clusters = shared_sources(before, sources)
-    told, naive = gain(metric, before, after, OUTPUT, clusters=clusters), gain(metric, before, after, OUTPUT)
-    assert told["gain"] == naive["gain"] == pytest.approx(once["gain"])
-    width, plain, single = (x["interval"][1] - x["interval"][0] for x in (told, naive, once))
+    told, naive = (METRICS[metric].gain(before, after, OUTPUT, clusters=c) for c in (clusters, None))
+    assert told.gain == naive.gain == pytest.approx(once.gain)
+    width, plain, single = (x.interval[1] - x.interval[0] for x in (told, naive, once))
     assert width > 1.6 * plain
     assert width == pytest.approx(single, rel=0.25)
 
@@ -105,7 +101,6 @@ def test_an_evaluation_knows_of_shared_sources():
         lambda e: e.models["candidate"].interval,
     ):
         assert pick(told)[0] < pick(plain)[0] - 0.01
-    assert told.comparison.mcnemar_mid_p is None
     assert plain.comparison.mcnemar_p == pytest.approx(mcnemar_exact(5, 60))
     assert told.comparison.smallest_detectable_gain > plain.comparison.smallest_detectable_gain
 
@@ -116,13 +111,3 @@ def test_a_row_without_a_source_is_an_error():
     assert shared_sources(rows([("bug", "bug")] * 2), {"e0000": "a", "e0001": "b"}) is None
     assert shared_sources(rows([("bug", "bug")]), None) is None
     assert count_sources(None, 0).largest == 0
-
-
-def test_the_source_is_the_group_or_the_line_of_the_file():
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-    made = [
-        Example("1", messages, group="seed 7", source={"file": "a", "line": 3}),
-        Example("2", messages, source={"file": "a", "line": 3}),
-        Example("3", messages, source={"log": "77"}),
-    ]
-    assert [source_of(e) for e in made] == ["group seed 7", "a:3", "row 3"]

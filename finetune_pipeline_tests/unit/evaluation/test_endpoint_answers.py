@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.prompts import Prompt
+from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec.asking import ApiModelSpec
 from finetune_pipeline_tests.openai_server import openai_server
@@ -43,15 +43,6 @@ def test_the_same_prompts_are_asked_and_scored_beside_the_base_models() -> None:
     assert scores["best"] == "api_2_nearest" and scores["prompts"]["api_2_nearest"]["accuracy"] == 1.0
     assert scores["prompts"]["api_zero_shot"]["valid_share"] == 0.0
     assert facts["prompts"]["api_2_nearest"]["mean_prompt_tokens"] == 7 and facts["spent"]["requests"] == 40
-
-
-def test_what_is_known_is_not_paid_for_again(tmp_path: Path) -> None:
-    cache = AnswerCache(tmp_path, b"k" * 32, "open", 10)
-    with openai_server(knows) as server:
-        first, _ = ask(server.url, cache)
-        again, facts = ask(server.url, cache)
-        assert len(server.requests) == 40
-    assert again == first and facts["known"] == 40 and facts["spent"]["requests"] == 0
 
 
 def test_a_few_failed_rows_are_wrong_and_many_stop_with_what_came_kept(tmp_path: Path) -> None:

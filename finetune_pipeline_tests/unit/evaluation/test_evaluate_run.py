@@ -9,10 +9,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from finetune_pipeline.evaluation.measured import plain_json
 from finetune_pipeline.evaluation.result import BaseMode, EvaluationResult, FormOf
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
-    OPENINGS,
     TRAINING,
     arguments,
     champion_rows,
@@ -68,10 +66,6 @@ def test_the_published_schema_describes_what_is_written(result):
     assert {"scores", "decisions", "gates"} <= set(schema["required"])
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(result().to_json() | {"decisions": None}, schema)
-
-
-def test_plain_json():
-    assert plain_json({1: (math.inf, np.int64(3), {"b", "a"}), "x": None}) == {"1": [None, 3, ["a", "b"]], "x": None}
 
 
 def test_the_champion_is_compared():
@@ -130,29 +124,6 @@ def test_wrong_answers_are_grouped_and_all_are_counted():
     said = {(g.gold, g.predicted): [e.said for e in g.examples] for g in groups}
     assert said["billing", "invalid"] == ["no idea"]
     assert said["bug", "invalid"] == ["bug (cut at the token limit)"]
-
-
-def test_long_texts_are_cut_and_say_so():
-    told = evaluation(texts={f"e{i:04d}": "x" * 5000 for i in range(200)})
-    assert told.regressions.shown[0].text.endswith("[…3,500 more characters]")
-
-
-def test_the_seal_counts_openings_and_candidates():
-    twice = [*OPENINGS, OPENINGS[0], OPENINGS[0] | {"candidate": "c2"}]
-    seal = evaluation(openings=twice).seal
-    assert (seal.count, seal.candidates) == (3, 2)
-    assert 0.01 < seal.optimism < 0.03
-    assert evaluation().seal.optimism == 0.0
-    assert evaluation(openings=[]).seal.count == 0
-
-
-def test_a_text_task():
-    told = text_evaluation()
-    assert told.metric == "rougeLsum"
-    assert told.comparison.gain == pytest.approx(1 - 2 / 3)
-    assert told.format_gap is None and told.wrong_answers == []
-    assert list(told.models) == ["validation_zero_shot", "base", "candidate"]
-    assert told.base_at_its_best.mode == "free"
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.gate_result import GateResult
-from finetune_pipeline.evaluation.gates_besides_task import general_ability, human_review, judge
+from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.gates.general_ability import general_ability
+from finetune_pipeline.evaluation.gates.human_review import human_review
+from finetune_pipeline.evaluation.gates.judge import judge
 from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings, People
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -104,13 +106,6 @@ def people(n: int, share: float, low: float, high: float) -> People:
     return People.model_validate({"random": {"n": n, "candidate": {"share": share, "interval": [low, high]}}})
 
 
-def test_people_are_asked_for_only_where_the_spec_says_so() -> None:
-    assert human_review(spec(), None).passed
-    told = human_review(spec(min_rated=30), None)
-    assert not told.passed
-    assert "0 of 30 answers" in told.message
-
-
 def test_too_few_ratings_and_too_few_accepted_answers_are_stopped() -> None:
     wanted = spec(min_rated=30, min_accepted=0.7)
     assert human_review(wanted, people(30, 0.9, 0.74, 0.97)).passed
@@ -123,34 +118,6 @@ def test_too_few_ratings_and_too_few_accepted_answers_are_stopped() -> None:
     assert refused.measured == 0.63
 
 
-@pytest.mark.parametrize(
-    ("drawn", "n"),
-    [
-        (None, 0),
-        ({"n": 40}, 40),
-        ({"n": "40", "candidate": {"share": 0.9, "interval": [0.8, 1]}}, 0),
-        ({"n": 40, "candidate": {"share": 0.9, "interval": [float("nan"), 1]}}, 40),
-    ],
-)
-def test_ratings_that_are_not_there_do_not_pass(drawn: dict[str, Any] | None, n: int) -> None:
-    gate = human_review(spec(min_rated=30), People.model_validate({"random": drawn}))
-    assert not gate.passed and f"judged {n} of 30 answers" in gate.message
-
-
-def test_what_may_be_lost_is_told_only_where_it_is_open() -> None:
-    assert "not shown either" not in general_ability(spec(), ability(0.02, -0.02, 0.06)).message
-    assert "not shown either" not in general_ability(spec(), ability(0.15, 0.1, 0.2)).message  # all of it is shown
-    told = general_ability(spec(), Ability(items=9, drop=0.0, interval=(-0.04, 0.04)))
-    assert "on 0 questions" in told.message
-    assert "a loss of 10.0 points must be ruled out" in told.message
-
-
-def test_text_at_the_limit_is_not_below_it_and_any_positive_cost_is_one() -> None:
-    at = ability(0.0, -0.04, 0.04, text=text(1.0, 0.3, 0.5))
-    assert not general_ability(spec(max_text_loss=0.5), at).passed
-    assert general_ability(spec(), ability(0.0, -0.04, 0.04, text=text(0.9, 0.1, 0.2))).passed
-
-
 JUDGED: dict[str, Any] = {
     "name": "m at h",
     "believed": True,
@@ -160,11 +127,6 @@ JUDGED: dict[str, Any] = {
 
 def asked(least: float = 0.5, **change: Any) -> GateResult:
     return judge(spec(min_preferred=least), JudgeFindings.model_validate({**JUDGED, **change}))
-
-
-def test_a_judge_decides_nothing_unless_the_spec_says_so() -> None:
-    gate = judge(spec(), None)
-    assert gate.status == "not_asked" and gate.measured is None and gate.message == "The spec lets no judge decide."
 
 
 def test_a_believed_judge_counts_by_its_lower_bound() -> None:
@@ -184,15 +146,19 @@ def test_a_judge_that_is_not_believed_does_not_count_however_good_its_figures() 
     assert judge(spec(min_preferred=0.5), None).message == "There is no judge to be believed: none was asked."
 
 
-@pytest.mark.parametrize(
-    "verdict",
-    [
-        None,
-        {**JUDGED["verdict"], "share": None},
-        {**JUDGED["verdict"], "interval": [float("nan"), 1.0]},
-        {"wins": 60, "losses": 20, "interval": [0.6, 0.8]},
-    ],
-)
-def test_what_was_not_judged_does_not_pass(verdict: dict[str, Any] | None) -> None:
-    gate = asked(verdict=verdict)
-    assert not gate.passed and gate.measured is None
+def test_people_are_asked_for_only_where_the_spec_says_so() -> None:
+    assert human_review(spec(), None).passed
+    told = human_review(spec(min_rated=30), None)
+    assert not told.passed
+    assert "0 of 30 answers" in told.message
+
+
+def test_text_at_the_limit_is_not_below_it_and_any_positive_cost_is_one() -> None:
+    at = ability(0.0, -0.04, 0.04, text=text(1.0, 0.3, 0.5))
+    assert not general_ability(spec(max_text_loss=0.5), at).passed
+    assert general_ability(spec(), ability(0.0, -0.04, 0.04, text=text(0.9, 0.1, 0.2))).passed
+
+
+def test_a_judge_decides_nothing_unless_the_spec_says_so() -> None:
+    gate = judge(spec(), None)
+    assert gate.status == "not_asked" and gate.measured is None and gate.message == "The spec lets no judge decide."

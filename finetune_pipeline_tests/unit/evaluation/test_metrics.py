@@ -1,90 +1,80 @@
-"""Scores against scikit-learn, and the treatment of answers outside the set."""
+"""Metrics: what they see and do not see, and gains in them."""
 
 from __future__ import annotations
 
-import random
+import json
 
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from finetune_pipeline.evaluation.metrics import label_metrics, likelihood_metrics, score, valid_share
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows
+from finetune_pipeline.evaluation.compare import compare
+from finetune_pipeline.evaluation.failures.kinds import is_refusal, language, length_ratio, other_language, repetition
+from finetune_pipeline.evaluation.metrics import METRICS
+from finetune_pipeline.evaluation.metrics.facts import fact_score, facts
+from finetune_pipeline.spec.outputs import TextOutput
+from finetune_pipeline_tests.unit.evaluation.rows import json_spec, row
 
-
-def _many(seed: int = 0, n: int = 150) -> list[tuple[str, str]]:
-    chance = random.Random(seed)
-    said = [*LABELS, "I am not sure"]
-    return [(gold := chance.choice(LABELS), gold if chance.random() < 0.6 else chance.choice(said)) for _ in range(n)]
-
-
-def test_equals_scikit_learn():
-    pairs = _many()
-    gold, said = [g for g, _ in pairs], [s if s in LABELS else "invalid" for _, s in pairs]
-    scores = label_metrics(rows(pairs), LABELS)
-    assert scores["accuracy"] == pytest.approx(accuracy_score(gold, said))
-    assert scores["macro_f1"] == pytest.approx(f1_score(gold, said, labels=LABELS, average="macro"))
-    assert scores["weighted_f1"] == pytest.approx(f1_score(gold, said, labels=LABELS, average="weighted"))
-    assert scores["confusion"]["counts"] == confusion_matrix(gold, said, labels=[*LABELS, "invalid"])[:3].tolist()
-    assert scores["confusion"]["columns"] == [*LABELS, "invalid"]
-    expected = precision_recall_fscore_support(gold, said, labels=LABELS)
-    for i, label in enumerate(LABELS):
-        found = scores["per_class"][label]
-        assert [found[k] for k in ("precision", "recall", "f1", "support")] == pytest.approx([e[i] for e in expected])
+REFERENCE = "The refund was approved and will arrive within five days."
+NEGATED = "The refund was not approved and will not arrive within five days."
+WRONG_NUMBER = "The refund was approved and will arrive within nine days."
+PARAPHRASE = "Your money is on its way: expect it in five days."
 
 
-def test_invalid_answers_are_wrong_and_counted_apart():
-    given = [row(1, "bug", "bug"), row(2, "bug", "BUG"), row(3, "bug", "bug", status="truncated")]
-    scores = label_metrics(given, LABELS)
-    assert (scores["correct"], scores["n"], scores["valid"]["valid"]) == (1, 3, 1)
-    assert scores["confusion"]["counts"][0] == [1, 0, 0, 2]
-    assert scores["statuses"] == {"ok": 2, "truncated": 1, "empty": 0, "error": 0}
+def test_overlap_prefers_wrong_answers_and_facts_do_not() -> None:
+    """The figures of docs/evaluation.md."""
+
+    def rouge(text: str) -> float:
+        return round(METRICS["rougeLsum"].value([row(1, REFERENCE, text)], TextOutput()) or 0.0, 2)
+
+    assert [rouge(text) for text in (NEGATED, WRONG_NUMBER, PARAPHRASE)] == [0.91, 0.9, 0.19]
+    assert fact_score(PARAPHRASE, REFERENCE) == fact_score(REFERENCE, REFERENCE) == 1
+    assert fact_score(NEGATED, REFERENCE) == fact_score(WRONG_NUMBER, REFERENCE) == 0.5
+    assert fact_score("", "Fine.") == fact_score(" ... ", "Fine.") == 0.0
 
 
-def test_labels_without_gold_rows_do_not_drag_macro_f1_and_are_named():
-    scores = label_metrics(rows([("bug", "bug"), ("billing", "billing")]), LABELS)
-    assert scores["macro_f1"] == 1.0
-    assert scores["absent_labels"] == ["other"]
-    assert scores["per_class"]["other"] == {"precision": None, "recall": None, "f1": 0.0, "support": 0, "predicted": 0}
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Paid 1,250.50 in 3 parts", {("number", "1250.5"), ("number", "3")}),
+        ("on 3 May 2026", {("date", "2026-05-03")}),
+        ("on May 3rd, 2026", {("date", "2026-05-03")}),
+        ("by 2026-05-03", {("date", "2026-05-03")}),
+        ("by the 3rd of May", {("date", "?-05-03")}),
+        ("at 5:30 pm", {("time", "17:30")}),
+        ("order AB-1234, mail a@b.org", {("id", "ab-1234"), ("id", "a@b.org")}),
+        ("twelve boxes, one of them open", {("number", "12")}),
+        ("we can't", {("negation", "True")}),
+    ],
+)
+def test_facts_of_a_text(text: str, expected: set[tuple[str, str]]) -> None:
+    assert set(facts(text)) - {("negation", "False")} == expected
 
 
-def test_gold_outside_the_set_is_an_error():
-    with pytest.raises(ValueError, match="'refund'"):
-        label_metrics(rows([("refund", "bug")]), LABELS)
+def test_signs_of_a_text_gone_wrong() -> None:
+    for text in ("I'm sorry, but I can't help with that.", "As an AI language model, I have no opinion"):
+        assert is_refusal(text), text
+    for text in ("We can't find the parcel.", "I'm sorry for the delay; it ships today.", "The AI Act applies."):
+        assert not is_refusal(text), text
+    assert repetition("a b c d " * 6) == pytest.approx(1 - 4 / 21)
+    assert repetition("no no no no no no no") == 0.0  # too short to tell
+    german = "Wir haben die Karte für Sie und das Geld ist nicht auf dem Konto"
+    assert language(german) == "de"
+    assert other_language(german, REFERENCE) and other_language("заказ отправлен", REFERENCE)
+    assert not other_language(PARAPHRASE, REFERENCE) and not other_language("Rome", "Roma")
+    assert (length_ratio("ab", "abcd"), length_ratio("ab", "")) == (0.5, 2.0)
 
 
-def test_no_rows_no_numbers():
-    scores = label_metrics([], LABELS)
-    assert (scores["n"], scores["accuracy"], scores["macro_f1"], scores["interval"]) == (0, None, None, [0.0, 1.0])
+def test_an_extraction_is_compared_by_exact_answers_or_by_micro_f1() -> None:
+    output = json_spec().output
+    gold, half, nothing = (json.dumps(of) for of in ({"city": "Rome", "guests": 2}, {"city": "Rome"}, {}))
+    base = [row(i, gold, half) for i in range(40)]
+    candidate = [row(i, gold, gold if i < 30 else nothing) for i in range(40)]
+    told = compare(base, candidate, output)
+    assert (told.metric, told.gain, told.c, told.b) == ("exact", 0.75, 30, 0)
+    by_fields = compare(base, candidate, output, metric="micro_f1")
+    assert by_fields.gain == pytest.approx(2 * 60 / (60 + 80) - 2 * 40 / (40 + 80))
+    assert by_fields.interval[0] < by_fields.gain < by_fields.interval[1]
 
 
-def test_likelihood_is_scored_apart_from_text():
-    given = [
-        row(1, "bug", "It is a bug", label_scores=[-0.1, -2.0, -3.0]),
-        row(2, "other", "other", label_scores=[-0.1, -2.0, -3.0]),
-    ]
-    assert label_metrics(given, LABELS)["correct"] == 1
-    likely = likelihood_metrics(given, LABELS)
-    assert (likely["correct"], likely["valid"]["share"]) == (1, 1.0)
-    assert likelihood_metrics([row(1, "bug", "bug", label_scores=[])], LABELS) is None
-
-
-def test_text_scores():
-    given = [
-        row(1, "The parcel arrived late", "The parcel arrived late"),
-        row(2, "red green", "red blue"),
-        row(3, "a", "", status="error"),
-        row(4, "a b", "a b c", status="truncated"),
-    ]
-    scores = score(given, [])
-    assert (scores["n"], scores["correct"], scores["accuracy"]) == (4, 1, 0.25)
-    assert scores["rougeLsum"] == pytest.approx((1 + 0.5 + 0 + 0.8) / 4)
-    assert scores["rouge2"] == pytest.approx((1 + 0 + 0 + 2 / 3) / 4)
-    assert scores["valid"]["valid"] == 2
-    low, high = scores["rougeLsum_interval"]
-    assert low < scores["rougeLsum"] < high
-
-
-def test_valid_share_has_a_wilson_interval():
-    valid = valid_share(rows([("bug", "bug")] * 100), LABELS)
-    assert valid["share"] == 1.0
-    assert valid["interval"][0] == pytest.approx(0.963, abs=5e-4)
+def test_a_single_row_has_no_interval_of_a_mean() -> None:
+    told = METRICS["chrf"].gain([row(1, "a b", "a")], [row(1, "a b", "a b")], TextOutput())
+    assert told.gain > 0 and told.interval is None and not told.surely_above()

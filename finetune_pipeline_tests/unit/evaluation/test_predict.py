@@ -13,13 +13,12 @@ from finetune_pipeline.data.examples import Example, read_examples, write_exampl
 from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.evaluation.predict import baseline, encode_labels, predict
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.evaluation.prompts import shots_as_turns, with_turns
-from finetune_pipeline.faults import JobError
+from finetune_pipeline.evaluation.prompts import shots_as_turns
 from finetune_pipeline.models.chat import encode_answer, encode_example, encode_prompt
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.worker.jobs import baseline_job, perturbed_set, predict_job, prompt_set
-from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, tiny_messages, write_tiny_examples
+from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +33,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _common(folder: Path) -> dict[str, Any]:
     return {"examples": folder / "validation.jsonl", "labels": LABELS, "max_new_tokens": 4, "batch_size": 3}
-
-
-def test_turns_go_between_system_prompt_and_question() -> None:
-    shots = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    messages = tiny_messages(0, answer=False)
-    assert [m["content"] for m in with_turns(messages, shots)] == [SYSTEM, "q", "a", messages[1]["content"]]
-    assert [m["content"] for m in with_turns(messages[1:], shots)] == ["q", "a", messages[1]["content"]]
 
 
 def test_baselines(folder: Path, tmp_path: Path) -> None:
@@ -68,14 +60,6 @@ def test_baselines(folder: Path, tmp_path: Path) -> None:
     assert sum(told["zero_shot"]["statuses"].values()) == facts["rows"] == 7
     assert measured["answers"] == {} and list(measured["seconds_by_set"]) == ["zero_shot", "3_shot"]
     assert measured["seconds_by_set"]["zero_shot"]["answer"] > 0
-
-
-def test_more_shots_than_examples_is_told(folder: Path, tmp_path: Path) -> None:
-    job = baseline_job(
-        base=folder / "base", train=folder / "train.jsonl", shots=[99], seed=0, out=tmp_path, **_common(folder)
-    )
-    with pytest.raises(JobError, match="99 shots"):
-        baseline(job)
 
 
 def test_several_models_in_one_job(folder: Path, tmp_path: Path) -> None:
@@ -147,30 +131,6 @@ def test_free_text_has_no_label_scores_and_limit_takes_the_first_ids(folder: Pat
     assert all(r["label_scores"] == [] for r in rows)
     ids = sorted(e.id for e in read_examples(folder / "validation.jsonl"))[:4]
     assert sorted(r["example_id"] for r in rows) == ids
-
-
-def test_two_sets_of_one_name_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="same name"):
-        predict_job(sets=[prompt_set(name="base", model=folder / "base")] * 2, out=tmp_path, **_common(folder))
-
-
-def test_no_examples_is_told(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "none.jsonl").write_text("")
-    job = predict_job(
-        sets=[prompt_set(name="base", model=folder / "base")],
-        out=tmp_path,
-        **{**_common(folder), "examples": tmp_path / "none.jsonl"},
-    )
-    with pytest.raises(JobError, match="no examples"):
-        predict(job)
-
-
-def test_labels_are_encoded_in_context(folder: Path) -> None:
-    tokenizer = load_tokenizer(folder / "base")
-    prompts = [tiny_messages(n, answer=False) for n in range(3)]
-    for messages, encoded in zip(prompts, encode_labels(tokenizer, prompts, LABELS), strict=True):
-        assert encoded == [encode_answer(tokenizer, messages, label) for label in LABELS]
-        assert all(ids[-1] == tokenizer.eos_token_id for ids in encoded)
 
 
 def test_labels_that_differ_with_the_prompt_are_encoded_behind_each(folder: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from finetune_pipeline.evaluation.predictions import (
     PREDICTION_SCHEMA,
+    costs,
     of_model,
     read_predictions,
     write_predictions,
@@ -22,11 +23,6 @@ def test_round_trip(tmp_path):
     assert read_predictions(path) == given
     assert pq.read_schema(path).equals(PREDICTION_SCHEMA)
     assert [r["example_id"] for r in of_model(given, "base")] == ["e0001", "e0002"]
-
-
-def test_no_rows_is_a_table_too(tmp_path):
-    write_predictions(tmp_path / "p.parquet", [])
-    assert read_predictions(tmp_path / "p.parquet") == []
 
 
 @pytest.mark.parametrize(
@@ -62,7 +58,20 @@ def test_reading_names_missing_and_mistyped_columns(tmp_path):
     assert "column example_id is int64, expected string" in str(error.value)
 
 
-def test_reading_something_else(tmp_path):
-    (tmp_path / "p.parquet").write_text("no parquet")
-    with pytest.raises(ValueError, match="not a readable Parquet file"):
-        read_predictions(tmp_path / "p.parquet")
+def test_tokens_and_time_are_summed_and_compared() -> None:
+    rows = [
+        {"model": model, "prompt_tokens": prompt, "new_tokens": new}
+        for model, prompt, new in (("base", 90, 10), ("base", 110, 10), ("candidate", 40, 4), ("candidate", 60, 6))
+    ]
+    told = costs(
+        rows,
+        {"adapter": {"seconds": 60.0, "cpu_seconds": 50.0, "train_seconds": 9.0}, "base_ability": {}},
+        {"seconds": {"low": 1}},
+    )
+    assert told["tokens"] == {"base": {"prompt": 100, "answer": 10}, "candidate": {"prompt": 50, "answer": 5}}
+    assert told["saved_share"] == pytest.approx(0.5)
+    assert told["steps"] == {
+        "adapter": {"seconds": 60.0, "cpu_seconds": 50.0, "train_seconds": 9.0, "peak_memory_mib": None}
+    }
+    assert told["seconds"] == 60.0
+    assert told["planned"] == {"low": 1}

@@ -10,12 +10,21 @@ import pytest
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
-from finetune_pipeline.evaluation.preferences.compared import judged_pairs, people_choices, similar
 from finetune_pipeline.evaluation.preferences.judge import Judge
-from finetune_pipeline.evaluation.preferences.likeness import Likeness, likeness
-from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair, both_ways
-from finetune_pipeline.evaluation.preferences.qualify import Standards, judged, qualify
-from finetune_pipeline.evaluation.preferences.rated import prediction_pairs, read_ratings
+from finetune_pipeline.evaluation.preferences.pairs import (
+    Choice,
+    Pair,
+    prediction_pairs,
+    read_ratings,
+)
+from finetune_pipeline.evaluation.preferences.qualify import (
+    Standards,
+    judged,
+    judged_pairs,
+    people_choices,
+    qualify,
+    similar,
+)
 from finetune_pipeline_tests.judge_minds import judge_mind, right
 from finetune_pipeline_tests.openai_server import Server, openai_server
 from finetune_pipeline_tests.unit.evaluation.rows import row
@@ -85,26 +94,6 @@ def test_a_biased_judge_is_refused_and_says_nothing(url: str, mind: str, reason:
         judged(judge(url, mind), found, pairs)
 
 
-def test_a_judge_for_whom_place_decides_contradicts_itself(url: str) -> None:
-    pairs, people = rated()
-    found = qualify(judge(url, "first"), pairs, people)
-    assert found.consistent == 0 and found.place["wins"] == len(pairs)
-    assert any("prefers whatever stands first" in told for told in found.refused)
-    assert {one.choice for one in both_ways(judge(url, "first"), pairs[:5])} == {"tie"}
-
-
-def test_errors_towards_length_are_found_without_padding(url: str) -> None:
-    found = qualify(judge(url, "long"), *rated())
-    assert found.length["p"] < 0.01 and found.length["wins"] > found.length["losses"]
-
-
-def test_a_judge_who_knows_right_from_wrong_but_loves_words_is_refused(url: str) -> None:
-    pairs, people = rated()
-    found = qualify(judge(url, "padded"), pairs, people)
-    assert found.padding["wins"] == 20
-    assert not found.passed
-
-
 def test_too_few_ratings_are_no_proof_and_nothing_is_paid_for_them(server: Server) -> None:
     pairs, people = rated(12)
     found = qualify(judge(server.url, "fair"), pairs, people)
@@ -126,17 +115,6 @@ def test_an_endpoint_that_fails_says_nothing_about_the_judge(url: str) -> None:
         judge(url, "broken").choose(rated(8)[0])
 
 
-def test_a_reply_that_is_lost_among_many_is_a_failed_pair() -> None:
-    def mind(body: dict, seen: int) -> object:
-        return (500, {}, b"no") if "101" in body["messages"][1]["content"] else judge_mind(body, seen)
-
-    with openai_server(mind) as serving:
-        who = judge(serving.url, "fair")
-        told = who.choose(rated(40)[0])
-    assert told.count("failed") == 1 and told[1] == "failed"
-    assert who.failures[0].startswith("p1: refused")
-
-
 def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,30 +127,6 @@ def test_what_was_asked_once_is_not_asked_again_and_the_key_is_stored_nowhere(
     again = Judge(Endpoint(server.url, "fair", "JUDGE_KEY"), cache=kept(tmp_path))
     assert again.choose(pairs) == said[:4] and again.spent.requests == 0
     assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
-
-
-def test_what_was_paid_before_the_endpoint_failed_is_not_paid_again(tmp_path: Path) -> None:
-    down = [True]
-
-    def mind(body: dict, seen: int) -> object:
-        return (500, {}, b"no") if down[0] and len(serving.requests) > 20 else judge_mind(body, seen)
-
-    pairs, people = rated(40)
-    with openai_server(mind) as serving:
-        with pytest.raises(EndpointError, match="brought no reply"):
-            judged_pairs(judge(serving.url, "fair", kept(tmp_path)), pairs, dict(zip_ids(pairs, people)), 40)
-        down[0] = False
-        first = len(serving.requests)
-        told = judged_pairs(judge(serving.url, "fair", kept(tmp_path)), pairs, dict(zip_ids(pairs, people)), 40)
-    assert told["believed"]
-    answered = [r["messages"][1]["content"] for r in serving.requests[:20]]
-    assert not set(answered) & {r["messages"][1]["content"] for r in serving.requests[first:]}
-
-
-def test_tokens_that_may_be_spent_are_not_exceeded(server: Server) -> None:
-    with pytest.raises(EndpointError, match="budget"):
-        judge(server.url, "fair", max_tokens=3000).choose(rated(40)[0])
-    assert 0 < len(server.requests) < 40
 
 
 def zip_ids(pairs: list[Pair], people: list[Choice]) -> list[tuple[str, Choice]]:
@@ -217,14 +171,6 @@ def test_likeness_is_told_with_its_agreement_with_people() -> None:
     assert told["n"] == told["rated"] == 16 and told["kappa"] == 1.0
     assert told["gain"] == pytest.approx(told["candidate"] - told["base"]) and told["interval"][0] > 0
     assert similar(pairs, {}, "hashed", 0.95)["kappa"] is None
-
-
-def test_likeness_stands_behind_the_same_interface() -> None:
-    near = Pair("1", "?", "the parcel left on monday", "the parcel left monday", "we like cheese and wine")
-    same = Pair("2", "?", "yes", "yes", "yes")
-    assert Likeness().choose([near, near.swapped(), same]) == ["a", "b", "tie"]
-    assert likeness(["yes"], ["yes"])[0] == pytest.approx(1.0, abs=1e-4)
-    assert likeness([], []) == []
 
 
 def test_predictions_and_ratings_are_paired_by_id(tmp_path: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from finetune_pipeline.evaluation.gates_besides_task import recent_production
+from finetune_pipeline.evaluation import production_rows
+from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.gates.recent_production import recent_production
 from finetune_pipeline.evaluation.production_rows import (
     FEWEST,
     SET,
     ProductionRows,
     as_examples,
-    moment,
     recent_rows,
     rows_with_truth,
     sources_of,
@@ -49,11 +51,10 @@ def row(n: int, **more: Any) -> dict[str, Any]:
     }
 
 
-def test_every_row_is_taken_or_left_out_for_a_reason(spec: TaskSpec) -> None:
+def test_every_row_is_taken_or_left_out_for_a_reason(spec: TaskSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         row(1, correction=None),
         row(2, correction="neither"),
-        row(3, timestamp="2026-04-01T00:00:00Z"),
         row(4, input="Seen  in TRAINING"),
         row(5, input="twice"),
         row(6, input="twice"),
@@ -61,13 +62,12 @@ def test_every_row_is_taken_or_left_out_for_a_reason(spec: TaskSpec) -> None:
         row(20),
         row(21, correction="a"),
     ]
-    chosen = rows_with_truth(
-        spec, rows, trained=["seen in training"], after=moment("2026-04-30T00:00:00Z"), most=4, per_user=3
-    )
+    monkeypatch.setattr(production_rows, "MOST", 4)
+    monkeypatch.setattr(production_rows, "PER_USER", 3)
+    chosen = rows_with_truth(spec, rows, trained=["seen in training"])
     assert chosen.left_out == {
         "without_truth": 1,
         "truth_out_of_form": 1,
-        "before_the_training_data": 1,
         "in_the_training_set": 1,
         "repeated": 1,
         "more_of_one_user": 1,
@@ -111,6 +111,12 @@ def compared(spec: TaskSpec, n: int, **right: int) -> Production | None:
     return recent_rows(spec, table, facts)
 
 
+def asked(spec: TaskSpec, production: Production | None, champion: str | None = None) -> GateResult:
+    """The gate's answer, from the two parts of an evaluation it reads."""
+    part: Any = SimpleNamespace(production=production, versions={"champion": champion})
+    return recent_production(spec, part)
+
+
 @pytest.mark.parametrize(("candidate", "champion", "passed"), [(10, 35, False), (35, 10, True), (30, 30, True)])
 def test_only_a_candidate_shown_to_be_worse_is_refused(
     spec: TaskSpec, candidate: int, champion: int, passed: bool
@@ -118,30 +124,21 @@ def test_only_a_candidate_shown_to_be_worse_is_refused(
     production = compared(spec, 40, base=0, candidate=candidate, champion=champion)
     assert production is not None and set(production.comparisons) == {"champion", "base"}
     assert production.comparisons["champion"].gain == pytest.approx((candidate - champion) / 40)
-    gate = recent_production(spec, production, "3")
+    gate = asked(spec, production, "3")
     assert gate.passed is passed and "points against the champion" in gate.message
-    assert recent_production(spec, production, None).passed, "against the base it gains"
+    assert asked(spec, production).passed, "against the base it gains"
 
 
 def test_a_champion_that_was_not_asked_is_no_pass(spec: TaskSpec) -> None:
-    gate = recent_production(spec, compared(spec, 40, base=0, candidate=30), "3")
+    gate = asked(spec, compared(spec, 40, base=0, candidate=30), "3")
     assert not gate.passed and gate.measured is None
-    assert recent_production(spec, compared(spec, 40, candidate=30), None).status == "not_asked", "an API baseline"
-    assert recent_production(spec, None, "3").status == "not_asked"
-    assert not recent_production(spec, Production(judged=True), "3").passed
-    assert not recent_production(spec, Production(), "3").passed
+    assert asked(spec, compared(spec, 40, candidate=30)).status == "not_asked", "an API baseline"
+    assert asked(spec, None, "3").status == "not_asked"
+    assert not asked(spec, Production(judged=True), "3").passed
+    assert not asked(spec, Production(), "3").passed
 
 
 def test_a_handful_of_rows_says_nothing(spec: TaskSpec) -> None:
     production = compared(spec, FEWEST - 1, candidate=0, champion=19)
     assert production is not None and production.judged is False and production.comparisons == {}
-    assert recent_production(spec, production, "3").status == "not_asked"
-
-
-def test_rows_of_one_user_count_as_one_source(spec: TaskSpec) -> None:
-    rows = [row(i, user=f"u{i // 5}") for i in range(40)]
-    chosen = rows_with_truth(spec, rows, trained=[])
-    examples = as_examples(spec, chosen)
-    sources = sources_of(chosen, examples)
-    assert len(sources) == 40
-    assert len(set(sources.values())) == 8
+    assert asked(spec, production, "3").status == "not_asked"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.evaluation.predict import baseline
 from finetune_pipeline.evaluation.predictions import read_predictions
-from finetune_pipeline.evaluation.prompts import Prompt, Shelf, conversations, prompts_to_try
+from finetune_pipeline.evaluation.prompts import ExampleRetriever, Prompt, build_shots, conversations, prompts_to_try
 from finetune_pipeline.worker.jobs import baseline_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS
@@ -44,7 +46,7 @@ def test_each_way_of_the_spec_is_tried_under_a_name_of_its_own() -> None:
 
 
 def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:
-    (choices,) = conversations([ASKED], Prompt(retrieved=2).to_dict(), Shelf(TRAIN))
+    (choices,) = conversations([ASKED], Prompt(retrieved=2).to_dict(), ExampleRetriever(TRAIN))
     assert [len(c) for c in choices] == [6, 4, 2]
     assert contents(choices[0])[0] == "Sort it." and contents(choices[0])[-1] == ASKED.user_text
     assert contents(choices[0])[-3:-1] == ["the map crashes on zoom", "bug"]
@@ -53,7 +55,7 @@ def test_the_nearest_training_examples_are_shown_the_likest_last() -> None:
 
 def test_a_row_is_never_shown_its_own_answer() -> None:
     twin = example("twin", ASKED.user_text, "bug")
-    (choices,) = conversations([ASKED], Prompt(retrieved=3).to_dict(), Shelf([*TRAIN, twin]))
+    (choices,) = conversations([ASKED], Prompt(retrieved=3).to_dict(), ExampleRetriever([*TRAIN, twin]))
     assert contents(choices[0]).count(ASKED.user_text) == 1
     with pytest.raises(ValueError, match="needs the training examples"):
         conversations([ASKED], {"retrieved": 3}, None)
@@ -82,3 +84,37 @@ def test_rows_too_long_for_the_model_are_shown_fewer_and_are_counted(tmp_path: P
     assert all(r["status"] != "error" and 300 < r["prompt_tokens"] <= 1021 for r in rows)
     assert facts["prompts"]["8_nearest"]["rows_shown_fewer"] == 2 and facts["prompts"]["8_nearest"]["retrieved"] == 8
     assert facts["prompts"]["zero_shot"]["rows_shown_fewer"] == 0
+
+
+LABELLED = [SimpleNamespace(id=f"{label}{i}", label=label) for label in LABELS for i in range(20)]
+LABEL_OF = {e.id: e.label for e in LABELLED}
+
+
+def test_shots_are_spread_over_the_labels():
+    for k in (3, 7, 8, 30):
+        counts = Counter(LABEL_OF[i] for i in build_shots(LABELLED, k, LABELS, 0))
+        assert sum(counts.values()) == k
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_shots_do_not_depend_on_the_order_of_rows_but_on_the_seed():
+    assert build_shots(LABELLED, 9, LABELS, 1) == build_shots(LABELLED[::-1], 9, LABELS, 1)
+    assert build_shots(LABELLED, 9, LABELS, 1) != build_shots(LABELLED, 9, LABELS, 2)
+
+
+def test_a_rare_label_is_made_up_for():
+    few = [e for e in LABELLED if e.label != "bug" or e.id == "bug0"]
+    chosen = build_shots(few, 9, LABELS, 0)
+    assert Counter(LABEL_OF[i] for i in chosen) == {"bug": 1, "billing": 4, "other": 4}
+    assert len(set(chosen)) == 9
+
+
+def test_shots_of_a_text_task_need_no_labels():
+    unlabelled = [SimpleNamespace(id=e.id, label=None) for e in LABELLED]
+    assert len(set(build_shots(unlabelled, 8, [], 0))) == 8
+
+
+def test_too_few_examples_are_an_error():
+    with pytest.raises(ValueError, match="61 shots asked for, but only 60"):
+        build_shots(LABELLED, 61, LABELS, 0)
+    assert build_shots(LABELLED, 0, LABELS, 0) == []

@@ -25,13 +25,6 @@ def test_what_was_recorded_comes_back_in_the_order_asked_for_and_is_one_table(tm
     }  # fmt: skip
 
 
-def test_equal_outcomes_give_equal_files(tmp_path):
-    record(tmp_path / "1", "a", {"x": True, "y": False})
-    record(tmp_path / "2", "a", {"y": False, "x": True})
-    first, second = (next((tmp_path / n / FOLDER).iterdir()).read_bytes() for n in "12")
-    assert first == second
-
-
 def test_fixed_broken_and_both_per_earlier_version():
     before, after = paired(50, 3, 7, 40)
     output = spec().output
@@ -51,12 +44,3 @@ def test_a_row_is_lost_only_when_every_earlier_version_had_it():
     many = {f"r{i:02}": True for i in range(30)}
     history = regressions({"v1": many}, dict.fromkeys(many, False))
     assert (len(history.lost), history.lost_total) == (20, 30)
-
-
-def test_the_first_candidate_has_no_history():
-    assert regressions({}, {"x": True, "y": False}).model_dump() == {
-        "versions": [],
-        "rows": {"always_right": 1, "never_right": 1, "changing": 0},
-        "lost": [],
-        "lost_total": 0,
-    }

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_pipeline.evaluation.rivals import base_at_its_best, same_rows, simple_rows, strongest_rival
-from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, spec
+import pytest
+
+from finetune_pipeline.evaluation.rivals import (
+    base_at_its_best,
+    same_rows,
+    score_baselines,
+    simple_rows,
+    strongest_rival,
+)
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row, rows, spec
 
 
 def answers(right: int, n: int = 40) -> list[dict[str, Any]]:
@@ -23,10 +31,6 @@ def test_the_strongest_rival_is_the_one_with_the_highest_score_whatever_its_name
     assert strongest_rival(spec(), {**rows, "simple_linear": answers(29)}).title == "the base model, 8-shot"
 
 
-def test_a_rival_that_is_always_wrong_is_worth_nothing() -> None:
-    assert strongest_rival(spec(), {"zero_shot": answers(0)}).value == 0.0
-
-
 def test_two_models_are_compared_on_the_rows_both_answered_in_one_order() -> None:
     first, second = answers(5, n=6), answers(3, n=6)
     a, b = same_rows(first[1:], list(reversed(second[:5])))
@@ -41,3 +45,48 @@ def test_simple_models_that_did_not_answer_are_no_rivals() -> None:
 def test_labels_without_likelihoods_have_no_restricted_answers() -> None:
     best = base_at_its_best({"base": answers(20)}, spec().output)
     assert best.mode == "free" and list(best.answers) == ["free"] and best.valid_share == 1.0
+
+
+def test_scores_of_prompts():
+    zero = [row(i, "bug", "bug" if i < 2 else "It is a bug", label_scores=[-0.1, -1.0, -1.0]) for i in range(10)]
+    eight = rows([("bug", "bug")] * 7 + [("bug", "other")] * 3)
+    facts = score_baselines(spec(), {"zero_shot": zero, "8_shot": eight})
+    assert (facts["best"], facts["best_mode"], facts["best_restricted"]) == ("8_shot", "free", "zero_shot")
+    assert facts["n"] == 10
+    first = facts["prompts"]["zero_shot"]
+    assert (first["accuracy"], first["valid_share"], first["restricted"]["accuracy"]) == (0.2, 0.2, 1.0)
+    assert facts["prompts"]["8_shot"]["macro_f1"] == pytest.approx(14 / 17)
+
+
+def test_ties_go_to_the_first_prompt():
+    same = rows([("bug", "bug"), ("bug", "other")])
+    assert score_baselines(spec(), {"zero_shot": same, "8_shot": same})["best"] == "zero_shot"
+
+
+def test_prompts_must_cover_the_same_rows():
+    with pytest.raises(ValueError, match="other examples than zero_shot: 8_shot"):
+        score_baselines(spec(), {"zero_shot": rows([("bug", "bug")] * 2), "8_shot": rows([("bug", "bug")])})
+    with pytest.raises(ValueError, match="no baseline predictions"):
+        score_baselines(spec(), {"zero_shot": []})
+
+
+def test_where_no_prompt_keeps_the_form_the_best_restricted_answers_are_the_ones_to_beat():
+    def spoken(right: int) -> list[dict]:
+        scores = [[-0.1, -3.0, -3.0] if i < right else [-3.0, -0.1, -3.0] for i in range(10)]
+        return [row(i, "bug", "bug" if i < 7 else "I think it is a bug", label_scores=scores[i]) for i in range(10)]
+
+    facts = score_baselines(spec(), {"zero_shot": spoken(4), "8_shot": spoken(9)})
+    assert (facts["best"], facts["best_mode"]) == ("8_shot", "restricted"), "7 of 10 in form is no rival by itself"
+
+
+def test_restricted_json_answers_and_simple_models_stand_beside_the_prompts():
+    gold = '{"city": "Rome", "guests": 2}'
+    free = [row(i, gold, "Rome, two guests", label_scores=[]) for i in range(10)]
+    under_schema = [row(i, gold, gold if i < 6 else gold.replace("2", "3"), label_scores=[]) for i in range(10)]
+    simple = [row(i, gold, gold if i < 3 else "{}", label_scores=[]) for i in range(20)]
+    facts = score_baselines(
+        json_spec(), {"zero_shot": free, "zero_shot_restricted": under_schema, "simple_nearest": simple}
+    )
+    assert list(facts["prompts"]) == ["zero_shot"] and facts["best_mode"] == "restricted"
+    assert facts["prompts"]["zero_shot"]["restricted"]["accuracy"] == 0.6
+    assert facts["simple"]["nearest"]["correct"] == 3 and facts["simple"]["nearest"]["n"] == 20

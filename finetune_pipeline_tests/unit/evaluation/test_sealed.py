@@ -61,12 +61,6 @@ def test_the_record_is_written_before_the_rows_are_handed_out(tmp_path: Path) ->
     assert len(openings(tmp_path, "t")) == 1
 
 
-def test_what_a_kill_left_behind_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "test.jsonl").write_text("left by a kill")
-    assert len(_open(tmp_path, "c1")) == 10
-
-
 def test_another_key_opens_nothing_and_records_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(SealedError),
@@ -98,19 +92,6 @@ def test_a_few_new_rows_do_not_make_a_used_test_new(tmp_path: Path) -> None:
     assert [r["candidate"] for r in openings(tmp_path, "t4")] == ["c4"]
     _open(tmp_path, "c5", range(100, 110), "t5")
     assert [r["candidate"] for r in openings(tmp_path, "t5")] == ["c5"]
-
-
-def test_the_same_candidate_on_a_new_test_is_a_new_opening(tmp_path: Path) -> None:
-    _open(tmp_path, "c1", range(10), "t1")
-    _open(tmp_path, "c1", range(50, 60), "t2")
-    assert [len(openings(tmp_path, t)) for t in ("t1", "t2")] == [1, 1]
-
-
-def test_a_ledger_without_rows_is_read_by_version(tmp_path: Path) -> None:
-    (tmp_path / LEDGER).write_text(json.dumps({"test": "t1", "candidate": "old", "reason": "r", "time": "x"}) + "\n")
-    _open(tmp_path, "c1")
-    assert [r["candidate"] for r in openings(tmp_path, "t1")] == ["old", "c1"]
-    assert openings(tmp_path, "unknown") == []
 
 
 @pytest.mark.parametrize("which", ["train", "validation"])

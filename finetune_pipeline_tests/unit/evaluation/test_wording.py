@@ -4,59 +4,28 @@ from __future__ import annotations
 
 import math
 
-import pytest
-
 from finetune_pipeline.evaluation import wording
 
 
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(0.8125, "81.2%"), (1, "100%"), (0.9999, "99.9%"), (0, "0.0%"), (None, "n/a"), (math.nan, "n/a"), (True, "n/a")],
-)
-def test_percent(share, text):
-    assert wording.percent(share) == text
+def test_numbers_read_as_people_write_them() -> None:
+    expected = {
+        wording.percent: {0.8125: "81.2%", 1: "100%", 0.9999: "99.9%", 0: "0.0%", None: "n/a", math.nan: "n/a"},
+        wording.points: {0.123: "+12.3", -0.05: "-5.0", 0.0: "0.0", -0.0001: "0.0", None: "n/a"},
+        wording.p_value: {0.034: "0.034", 0.0004: "0.0004", 1e-25: "<0.0001", 1.0: "1.000", None: "n/a"},
+        wording.duration: {3.21: "3.2 s", 75.2: "1 min 15 s", 59.7: "1 min 0 s", 7320: "2 h 2 min", None: "n/a"},
+        wording.number: {1234567: "1,234,567", 0.5: "0.500", None: "n/a", False: "no", math.inf: "n/a", "x": "x"},
+    }
+    for write, texts in expected.items():
+        assert {value: write(value) for value in texts} == texts, write
+    assert wording.percent(True) == "n/a"
 
 
-@pytest.mark.parametrize(
-    ("gain", "text"), [(0.123, "+12.3"), (-0.05, "-5.0"), (0.0, "0.0"), (-0.0001, "0.0"), (None, "n/a")]
-)
-def test_points(gain, text):
-    assert wording.points(gain) == text
-
-
-@pytest.mark.parametrize(
-    ("p", "text"), [(0.034, "0.034"), (0.0004, "0.0004"), (1e-25, "<0.0001"), (1.0, "1.000"), (None, "n/a")]
-)
-def test_p_value(p, text):
-    assert wording.p_value(p) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(3.21, "3.2 s"), (75.2, "1 min 15 s"), (59.7, "1 min 0 s"), (7320, "2 h 2 min"), (None, "n/a")],
-)
-def test_duration(seconds, text):
-    assert wording.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(1234567, "1,234,567"), (0.5, "0.500"), (None, "n/a"), (False, "no"), (math.inf, "n/a"), ("lora", "lora")],
-)
-def test_number(value, text):
-    assert wording.number(value) == text
-
-
-def test_ranges_and_words():
+def test_ranges_and_words() -> None:
     assert wording.percent_range([0.76, 0.861]) == "76.0% to 86.1%"
     assert wording.points_range([-0.08, 0.167]) == "-8.0 to +16.7"
     assert wording.points_range([0.3, 0.1]) == wording.percent_range(None) == "n/a"
     assert (wording.counted(1, "row"), wording.counted(1200, "row")) == ("1 row", "1,200 rows")
-    assert wording.prompt_name("8_shot") == "8-shot"
-    assert wording.cut("abcdef", 4) == "abcd […2 more characters]"
-    assert wording.cut("abcd", 4) == "abcd"
-
-
-def test_names_of_prompts_are_read_as_people_say_them():
-    told = [wording.prompt_name(n) for n in ("8_shot", "zero_shot", "3_nearest", "1_nearest", "prompt_2_8_shot", None)]
-    assert told == ["8-shot", "zero-shot", "3 nearest examples", "nearest example", "prompt 2, 8-shot", "unknown"]
+    assert [wording.cut("abcdef", 4), wording.cut("abcd", 4)] == ["abcd […2 more characters]", "abcd"]
+    names = ("8_shot", "zero_shot", "3_nearest", "1_nearest", "prompt_2_8_shot", None)
+    spoken = ["8-shot", "zero-shot", "3 nearest examples", "nearest example", "prompt 2, 8-shot", "unknown"]
+    assert [wording.prompt_name(name) for name in names] == spoken

@@ -9,11 +9,10 @@ import pytest
 
 from finetune_pipeline.baseline.advice import advise, measured_gains
 from finetune_pipeline.baseline.learnable import Learnable
-from finetune_pipeline.evaluation.baseline import score_baselines
-from finetune_pipeline.evaluation.rivals import strongest_rival
+from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import METRICS
+from finetune_pipeline.spec.outputs import DEFAULT_METRICS
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, row, spec
 
 N = 200
@@ -101,7 +100,7 @@ def test_a_measured_gain_over_a_simple_model_as_good_is_a_reason_to_train(monkey
 def test_the_shipped_results_are_complete() -> None:
     assert measured_gains()
     for result in measured_gains():
-        assert result["kind"] in METRICS and 0 <= result["simple"] <= 1 and 0 <= result["tuned"] <= 1
+        assert result["kind"] in DEFAULT_METRICS and 0 <= result["simple"] <= 1 and 0 <= result["tuned"] <= 1
         assert result["interval"][0] <= result["tuned"] - result["simple"] <= result["interval"][1]
 
 

@@ -15,7 +15,7 @@ from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.report.page import page_markdown
-from finetune_pipeline.report.plan_page import plan_page
+from finetune_pipeline.report.training_pages import plan_page
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline.spec.method_defaults import METHODS
 from finetune_pipeline.spec.model import TrainingSpec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.report.audit_page import audit_page
 from finetune_pipeline.report.page import page_html
+from finetune_pipeline.report.training_pages import audit_page
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer, tiny_messages
 from finetune_pipeline_tests.unit.report.parsed import Parsed
@@ -108,17 +107,3 @@ def test_a_fault_stops_and_says_where_and_what_to_do(tokenizer: Any) -> None:
     assert "1 of 2 rows hold marks of a chat template" in page and "for example forged" in page
     assert "What to do: remove them from the data" in page
     assert '<h3 class="bad-count">Marks of a template in the text</h3>' in page
-
-
-def test_line_breaks_and_blanks_are_seen_and_long_context_is_folded(tokenizer: Any) -> None:
-    messages = [{"role": "user", "content": "a\n\nb  " + "word " * 300}, {"role": "assistant", "content": "yes"}]
-    page = _page(tokenizer, [Example("e0", messages)], max_tokens=2000)
-    assert '<i class="sign">↵</i>\n' in page and '<i class="sign">·</i>' in page
-    assert re.search(r"<details><summary>… [\d,]+ more …</summary>", page)
-    text = Spans(page).text["context"]
-    assert text.count("word") == 2 * 300  # folded, not left out
-
-
-def test_an_empty_split_is_told(tokenizer: Any) -> None:
-    page = _page(tokenizer, [])
-    assert "the split holds no rows" in page and "No rows to show." in page

@@ -12,10 +12,10 @@ from finetune_pipeline.data.dedup.benchmarks import BenchmarkIndex, Item
 from finetune_pipeline.data.quality.report import contamination, data_quality
 from finetune_pipeline.data.quality.synthetic import review_sample
 from finetune_pipeline.planning.token_counts import counted_by
-from finetune_pipeline.report.data_page import data_page, dollars
+from finetune_pipeline.report.data_page import data_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline_tests.tiny_model import make_tiny_model
-from finetune_pipeline_tests.unit.data.quality.makers import LABELS, answers, dealt, make, make_spec, requests
+from finetune_pipeline_tests.unit.data.quality.makers import LABELS, dealt, make, make_spec, requests
 from finetune_pipeline_tests.unit.report.parsed import HOSTILE, Parsed
 
 STAGES = {
@@ -68,20 +68,8 @@ def test_it_says_what_stops_and_what_to_look_at(faulty: dict[str, Any]) -> None:
     assert faulty["noise"]["suspects"][0]["id"] in words
 
 
-def test_a_stray_answer_is_listed_with_its_row(base: Path) -> None:
-    rows, spec = answers(["yes", "no"] * 30 + ["Yes."]), make_spec(min_examples=10)
-    report = data_quality(rows, dealt(rows), {}, {}, spec, counted_by(base, spec))
-    words = page_of(report, "post", "d").words
-    assert "stray rows" in words and "raw/a.jsonl:61" in words and "Training may begin." in words
-    assert "Look first at: one output format" in words
-
-
 def test_a_clean_report_says_so(base: Path) -> None:
     rows, spec = requests(600), make_spec(LABELS)
     report = data_quality(rows, dealt(rows), {}, {}, spec, counted_by(base, spec))
     words = page_of(report, "post", "d").words
     assert "Nothing stands out." in words and "no, stops" not in words and "not asked" in words
-
-
-def test_dollars() -> None:
-    assert [dollars(x) for x in (0, 0.004, 1.5, 99.994, 1234.5)] == ["$0", "under $0.01", "$1.50", "$99.99", "$1,234"]

@@ -71,20 +71,6 @@ def test_synthetic_rows_wait_for_people_and_their_decisions_go_on(tmp_path: Path
     assert {d["id"] for d in read_lines(at / "reviewed/decisions.jsonl")} == {row["id"] for row in waiting}
 
 
-def test_too_many_rejected_rows_stop_it_for_good(tmp_path: Path) -> None:
-    spec = make_spec(min_examples=10, min_per_label=3)
-    write_raw(tmp_path / "raw", [*lines(120), *lines(90, origin="synthetic", generator="a-model")])
-    _, at = quality(tmp_path, spec, "before")
-    waiting = read_lines(at / "quality" / TO_REVIEW)
-    (tmp_path / "reviews").mkdir()
-    decided = [{**row, "decision": "drop" if i < 9 else "keep", "reviewer": "ann"} for i, row in enumerate(waiting)]
-    (tmp_path / "reviews/ann.jsonl").write_text("".join(json.dumps(row) + "\n" for row in decided))
-    facts, at = quality(tmp_path, spec, "after")
-    assert not reviewed(facts, spec)
-    kept = {e.id for e in read_examples(at / "reviewed")}
-    assert not kept & {row["id"] for row in decided if row["decision"] == "drop"}
-
-
 def test_the_sealed_test_is_not_quoted(tmp_path: Path) -> None:
     spec = make_spec(min_examples=10, min_per_label=3)
     rng = random.Random(1)

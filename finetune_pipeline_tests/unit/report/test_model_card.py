@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from finetune_pipeline.evaluation.gates import GateResult, decide
-from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.model_card import model_card
 from finetune_pipeline.spec.card import CardSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
@@ -150,12 +148,6 @@ def test_a_model_whose_gates_failed_says_so_first() -> None:
     assert "did not pass its gates" in nothing, "no gate asked is no gate passed"
 
 
-def test_not_evaluated_is_said() -> None:
-    card = read(model_card(manifest()))
-    assert "It was not evaluated" in card.text and card.data.eval_results is None
-    assert "## Evaluation" not in card.text
-
-
 def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> None:
     texts = {row["example_id"]: f"SECRET-ROW {row['example_id']}" for row in arguments()["predictions"]}
     people = {
@@ -225,10 +217,3 @@ def test_what_the_spec_tells() -> None:
         CardSpec(language=["English"])
     with pytest.raises(ValueError, match="license"):
         CardSpec(license="Apache 2")
-
-
-def test_strict_json_of_a_stored_report_gives_the_same_card() -> None:
-    told = evaluation()
-    again = EvaluationResult.model_validate(json.loads(json.dumps(told.to_json())))
-    gates = decide(spec(), told)
-    assert model_card(manifest(), told, gates) == model_card(manifest(), again, gates)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from finetune_pipeline.report.blocks import Plot
-from finetune_pipeline.report.comparison import gains_plot, models_plot
+from finetune_pipeline.report.comparison import models_plot
 from finetune_pipeline.report.plots import (
     Dot,
     dot_plot,
@@ -80,17 +80,6 @@ def test_a_narrow_plot_shows_the_same_values() -> None:
     assert 'viewBox="0 0 400 ' in plot.narrow and 'viewBox="0 0 880 ' in plot.wide
 
 
-def test_dots_stand_where_their_values_are() -> None:
-    plot = dot_plot("d", "t", [Dot("a", 25, (20, 30), "v"), Dot("b", 75, (70, 80), "w", True)], "%", (0, 100))
-    assert plot is not None
-    places = texts(plot.wide)
-    circles = [float(x) for x in re.findall(r'<use [^>]*?x="([\d.]+)"[^>]*fill: var\(--(?:soft|accent)', plot.wide)]
-    zero, hundred = places["0"][0], places["100"][0]
-    share = sorted({round((x - zero) / (hundred - zero), 2) for x in circles})
-    assert {0.25, 0.75} <= set(share)
-    assert places["a"][1] < places["b"][1]
-
-
 @pytest.mark.parametrize("label", [HOSTILE, "costs $5 or $6", "漢字 \u202e \x07 label", "x" * 300])
 def test_any_label_can_be_drawn(label: str) -> None:
     plot = dots([label, "short"])
@@ -100,15 +89,6 @@ def test_any_label_can_be_drawn(label: str) -> None:
     assert max(map(len, texts(plot.wide))) <= 70
     scale = sorted(x for text, (x, _) in texts(plot.wide).items() if text in ("0", "20", "40", "60", "80", "100"))
     assert scale[-1] - scale[0] > 150, "the scale keeps its room"
-
-
-def test_a_zero_line_only_where_gains_are_negative() -> None:
-    won = gains_plot(evaluation())
-    lost = gains_plot(
-        changed(evaluation(), {"comparisons.baseline.gain": -0.1, "comparisons.baseline.interval": [-0.2, 0.1]})
-    )
-    assert won is not None and lost is not None
-    assert "stroke: var(--ink" in lost.wide and "stroke: var(--ink" not in won.wide
 
 
 def test_what_was_not_measured_is_left_out_and_nothing_gives_no_plot() -> None:

@@ -21,7 +21,7 @@ from finetune_pipeline.report.judgements import (
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.review.summary import summarise
 from finetune_pipeline_tests.unit.evaluation.ability.test_drop import choice, text
-from finetune_pipeline_tests.unit.evaluation.fake_run import OPENINGS, arguments, changed, evaluation
+from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, changed, evaluation
 from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
 from finetune_pipeline_tests.unit.evaluation.test_robustness import predicted
 from finetune_pipeline_tests.unit.report.parsed import Parsed
@@ -40,14 +40,6 @@ def tables(of: Section) -> list[Table]:
 
 def words(of: Section) -> str:
     return " ".join(getattr(block, "text", "") for block in of.blocks)
-
-
-def test_the_level_of_this_look_is_told() -> None:
-    told = words(section("seal", evaluation(openings=[OPENINGS[0] | {"candidate": "c0"}, *OPENINGS])))
-    assert "candidate 2 that the test judges; its gains are judged by 98.33% intervals" in told
-    assert "one of the 2 was promoted without being better is at most 3.3%, and stays under 5.0%" in told
-    unknown = changed(evaluation(), {"seal.level.look": None})
-    assert "intervals" not in words(section("seal", unknown))
 
 
 def test_rows_over_all_versions() -> None:
@@ -99,22 +91,6 @@ def test_the_loss_of_ability_is_told_with_its_interval() -> None:
     nothing = section("ability", evaluation(ability_facts={"items": 0}))
     assert "was not measured" in words(nothing) and not tables(nothing)
     assert ability_sentences(Ability(items=1)), "facts that are missing are no reason to break"
-
-
-def test_ability_stands_beside_the_champions() -> None:
-    category = {"n": 9, "before": 0.5, "after": 0.4, "interval": [0.0, 0.2]}
-    champion = {
-        "n": 9,
-        "drop": 0.1,
-        "interval": [0.0, 0.2],
-        "before": {"accuracy": 0.5},
-        "categories": {"a_b": category},
-    }
-    facts = {"items": 9, "n": 9, "categories": {"a_b": category, "other": category}, "champion": champion}
-    result = section("ability", evaluation(ability_facts=facts))
-    assert "The present champion has 50.0% of 9 questions right; against it 10.0 points lost" in words(result)
-    table = tables(result)[0]
-    assert table.headers[3] == "Champion" and [row[3] for row in table.cells] == ["50.0%", "n/a"]
 
 
 def test_ratings_are_told_and_their_absence_too() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import finetune_pipeline.evaluation.metrics  # noqa: F401 - fills the registry of metrics
 from finetune_pipeline.spec import check_task
 from finetune_pipeline.spec.outputs import JsonOutput
 
@@ -67,6 +68,8 @@ def test_a_metric_must_fit_the_output(tmp_path: Path) -> None:
     _, found = check_task(write(tmp_path, SOUND[0], gates={"metric": "rougeLsum"}))
     assert [f.rule for f in found] == ["spec.metric"]
     assert "exact, micro_f1" in found[0].fix
+    _, found = check_task(write(tmp_path, SOUND[0], gates={"more_metrics": ["micro_f2"]}))
+    assert [f.message for f in found] == ["unknown metric 'micro_f2'"]
     task, found = check_task(write(tmp_path, SOUND[0], gates={"metric": "micro_f1"}))
     assert found == [] and task is not None and task.spec.metric == "micro_f1"
 

@@ -15,9 +15,9 @@ from finetune_pipeline.data.perturbations import drawn
 from finetune_pipeline.data.sealing import SealedError, seal
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
-from finetune_pipeline.evaluation.baseline import score_baselines
 from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
 from finetune_pipeline.evaluation.production_rows import SET
+from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.data import sealing_key
 from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions

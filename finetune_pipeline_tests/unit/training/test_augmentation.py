@@ -16,7 +16,7 @@ from finetune_pipeline.data.perturbations import BLOCKING, kind_of
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.plan import TrainingPlan, training_plan
 from finetune_pipeline.planning.planner import Planner
-from finetune_pipeline.report.audit_page import audit_html
+from finetune_pipeline.report.training_pages import audit_html
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training.augmentation import training_examples
 from finetune_pipeline.training.rows import prepare_split

@@ -18,7 +18,7 @@ from finetune_pipeline.faults import Diverged, JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_all
 from finetune_pipeline.models.loading import load_tokenizer
-from finetune_pipeline.report.audit_page import audit_html
+from finetune_pipeline.report.training_pages import audit_html
 from finetune_pipeline.training import history
 from finetune_pipeline.training.sft import job_digest, train
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs

@@ -42,22 +42,6 @@ def test_the_drop_is_paired_and_has_tangos_interval() -> None:
     assert told["text"] is None
 
 
-def test_nothing_lost_is_no_drop() -> None:
-    rows = [choice(i, i % 3 == 0) for i in range(60)]
-    told = ability_drop(rows, rows)
-    assert told["drop"] == 0
-    assert told["interval"][0] < 0 < told["interval"][1] < 0.1
-    assert told["lost"] == told["gained"] == 0
-
-
-def test_text_gets_worse_when_it_takes_more_bits() -> None:
-    before = [choice(0, True), choice(1, True), text(2, 1.0), text(3, 1.2)]
-    after = [choice(0, True), choice(1, True), text(2, 1.5), text(3, 1.7)]
-    told = ability_drop(before, after)["text"]
-    assert told["rise"] == pytest.approx(0.5)
-    assert told["interval"] == pytest.approx([0.5, 0.5])
-
-
 def test_an_item_that_failed_on_one_side_counts_on_neither() -> None:
     before = [choice(i, True) for i in range(10)]
     after = [choice(i, True, error="too long" if i == 3 else "") for i in range(10)]
@@ -112,11 +96,3 @@ def test_benchmarks_are_looked_at_one_by_one_with_intervals_that_hold_together()
     assert told["benchmarks"]["c1"]["interval"] == pytest.approx(list(tango_interval(0, 30, 30, 1 - 0.05 / 3)))
     assert told["benchmarks"]["c0"]["interval"][0] < 0
     assert told["categories"]["c1"]["interval"] == pytest.approx(list(tango_interval(0, 30, 30)))
-
-
-def test_what_is_not_chosen_among_choices_has_no_probability() -> None:
-    before = [choice(i, True) | {"probability": 0.8 if i < 5 else None} for i in range(10)]
-    after = [choice(i, True) | {"probability": 0.6 if i < 5 else None} for i in range(10)]
-    assert ability_drop(before, after)["probability_drop"]["drop"] == pytest.approx(0.2)
-    none = [choice(i, True) | {"probability": None} for i in range(10)]
-    assert ability_drop(none, none)["probability_drop"] is None

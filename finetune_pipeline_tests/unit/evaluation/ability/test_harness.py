@@ -15,9 +15,8 @@ from finetune_pipeline.evaluation.ability.drop import ability_drop
 from finetune_pipeline.evaluation.ability.harness import close_ways_out, make_task, run_tasks
 from finetune_pipeline.evaluation.ability.harness_tasks import HarnessTask, harness_version, read_tasks
 from finetune_pipeline.evaluation.ability.scoring import ability
-from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
-from finetune_pipeline.evaluation.gates_besides_task import general_ability
+from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.step_facts import Ability
 from finetune_pipeline.worker.jobs import ability_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
@@ -96,23 +95,6 @@ def test_scores_equal_those_of_lm_evals_own_model(
     assert set(facts["tasks"]["pick"]["results"]) == {"acc", "acc_norm"}
 
 
-def test_a_greedy_ending_is_right(tiny: Answerer, tmp_path: Path) -> None:
-    """Endings that the model writes itself, so that both answers are seen."""
-    contexts = [r["context"] for r in ROWS["ending"]]
-    ids = [tiny.tokenizer.encode(c) for c in contexts]
-    written = tiny.answers(ids, None, max_new_tokens=3, batch_size=4)
-    rows = []
-    for i, (context, answer) in enumerate(zip(contexts, written, strict=True)):
-        text = tiny.tokenizer.decode(answer.new_ids[:2])
-        whole = tiny.tokenizer.encode(context + text)
-        rows.append({"context": context, "ending": text, "same": whole == ids[i] + answer.new_ids[:2]})
-    assert sum(r["same"] for r in rows) >= 3
-    write_task(tmp_path, ENDING | {"doc_to_target": "{{ending}}", "target_delimiter": ""}, rows)
-    made, _ = run_tasks(tiny, read_tasks(tmp_path, ["*.yaml"]), 100, False, 4, "test")
-    for row, told in zip(rows, made, strict=True):
-        assert told["right"] or not row["same"], row
-
-
 def test_a_row_too_long_for_the_model_is_an_error_and_is_not_cut(tiny: Answerer, tmp_path: Path) -> None:
     limit = tiny.model.config.max_position_embeddings
     long = {"question": "invoice " * limit, "choices": ["a", "b"], "right": 0}
@@ -138,18 +120,6 @@ def test_rows_that_a_task_cannot_read_name_the_task(tiny: Answerer, tmp_path: Pa
     write_task(tmp_path, CHOICES | {"doc_to_text": "{{question.__class__.__mro__[1].__subclasses__()}}"})
     with pytest.raises(ValueError, match="pick cannot be made: SecurityError"):
         run_tasks(tiny, read_tasks(tmp_path, ["*.yaml"]), 10, False, 4, "test")
-
-
-def test_answers_are_found_again_by_model_and_question(tasks: list[HarnessTask], tmp_path: Path) -> None:
-    folder = make_tiny_model(tmp_path / "tiny")
-    counts = []
-    for _ in range(2):
-        cache = AnswerCache(tmp_path / "answers", b"k" * 32, "open", 10)
-        rows, _ = run_tasks(Answerer(folder, cache=cache), tasks, LIMIT, False, 4, "test")
-        counts.append((cache.hits, cache.misses, rows))
-    assert counts[0][0] == 0 and counts[0][1] > 0
-    assert counts[1][:2] == (counts[0][1], 0)
-    assert counts[0][2] == counts[1][2]
 
 
 def told_rows(out: Path) -> list[dict[str, Any]]:

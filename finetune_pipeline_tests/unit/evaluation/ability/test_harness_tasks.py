@@ -54,8 +54,6 @@ METRIC = {"aggregation": "mean", "higher_is_better": True}
             "'allenai/ai2_arc': its rows would be fetched",
             "save the rows in the task",
         ),
-        ({"dataset_path": None}, "its rows would be fetched", "dataset_path: json"),
-        ({"dataset_kwargs": {}}, "data_files is missing", "{test: FILE}"),
         (
             {"dataset_kwargs": {"data_files": {"test": "https://x.org/a.jsonl"}}},
             "is no file in the task folder",
@@ -68,14 +66,9 @@ METRIC = {"aggregation": "mean", "higher_is_better": True}
             "no others than",
         ),
         ({"test_split": "validation"}, "test_split is 'validation', and data_files has test", "one of data_files"),
-        ({"test_split": None}, "neither test_split nor validation_split", "test_split: test"),
-        ({"output_type": "greedy_until"}, "output_type is 'greedy_until'", "multiple_choice"),
         ({"metric_list": [{"metric": "f1", **METRIC}]}, "metric f1 of multiple_choice does not say", "acc_norm"),
-        ({"metric_list": [{"metric": "acc", "hf_evaluate": True}]}, "metric acc of multiple_choice", "take it out"),
-        ({"use_prompt": "promptsource:x"}, "use_prompt cannot be used here", "take it out"),
         ({"metric_lists": []}, "metric_lists cannot be used here", "did you mean metric_list?"),
         ({"generation_kwargs": {"do_sample": True}}, "drawn at random", "do_sample: false"),
-        ({"generation_kwargs": {"top_p": 0.9}}, "generation_kwargs.top_p", "no others than"),
         ({"task": ["a", "b"]}, "it is a group of tasks", "one by one"),
     ],
 )
@@ -100,20 +93,6 @@ def test_code_of_task_files_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "pick.yaml").write_text("task: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(FindingsError, match="cannot be read"):
         read_tasks(tmp_path, ["pick.yaml"])
-
-
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    write_task(tmp_path / "a", CHOICES)
-    write_task(tmp_path / "b", CHOICES)
-    write_task(tmp_path / "c", ENDING | {"dataset_path": "lambada"})
-    (tmp_path / "d.yaml").write_text("include: d.yaml\ntask: d\n")
-    with pytest.raises(FindingsError) as caught:
-        read_tasks(tmp_path, ["a", "b", "c", "d.yaml", "arc_easy"])
-    told = {f.place: f.message for f in caught.value.findings}
-    assert "twice" in told["b/pick.yaml"]
-    assert "fetched" in told["c/ending.yaml"]
-    assert "include" in told["d.yaml"]
-    assert told["task.yaml: ability.harness.tasks"] == "'arc_easy' matches no task file"
 
 
 def test_the_digest_follows_rows_task_and_limit_and_not_the_place(tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""Checks before training whether prompting or a simple model is already good enough on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
+from finetune_pipeline.evaluation.wording import is_interval, is_number, percent, percent_range, prompt_name
+from finetune_pipeline.spec.model import TaskSpec
+
+CLOSES_MOST = 0.5
+"""Restricted answers close most of the gap to the ceiling when they close at least this share of it."""
+
+
+def worth_training(spec: TaskSpec, baseline: Mapping[str, Any]) -> dict[str, Any]:
+    """Judge the facts of :func:`finetune_pipeline.evaluation.rivals.score_baselines`.
+
+    Training is not worth it when anything simpler is surely (by the lower bound of its interval) at or above
+    baseline.ceiling: a prompt as it answers, its answers restricted to the allowed forms, or a simple model. Facts that are
+    missing or no numbers are a no: nobody should train on a guess. For text tasks accuracy is exact match.
+
+    Returns:
+        {passed, reason (a sentence for people), best, accuracy, interval, ceiling, enough: name of what is good enough, or
+        null, restricted: {prompt, accuracy, closes_share, enough_first} or null}.
+    """
+    ceiling = spec.baseline.ceiling
+    best = baseline.get("best")
+    scores = (baseline.get("prompts") or {}).get(best) or {}
+    accuracy, interval = scores.get("accuracy"), scores.get("interval")
+    result: dict[str, Any] = {
+        "passed": False,
+        "ceiling": ceiling,
+        "restricted": None,
+        "best": best,
+        "accuracy": accuracy,
+        "interval": interval,
+        "enough": None,
+    }
+    if not is_number(accuracy) or not is_interval(interval):
+        return result | {
+            "reason": "The prompted baseline has no usable score, so nobody can tell whether training "
+            "pays. Materialize few_shot_baseline again and read its metadata."
+        }
+    for name, sentence in _good_enough(baseline, ceiling):
+        return result | {"enough": name, "reason": sentence}
+    reason = (
+        f"Training may pay: the best prompt, {prompt_name(best)}, is {_measured(scores)}; the ceiling above which it "
+        f"would not is {percent(ceiling)}."
+    )
+    restricted = _restricted(baseline, accuracy, ceiling)
+    if restricted and restricted["enough_first"]:
+        reason += (
+            f" But try restricting the answers first: the same base model, its answers restricted to the allowed forms, is "
+            f"{percent(restricted['accuracy'])} right ({prompt_name(restricted['prompt'])}), which closes "
+            f"{percent(restricted['closes_share'])} of the gap to the ceiling without any training."
+        )
+    return result | {"passed": True, "reason": reason, "restricted": restricted}
+
+
+def _measured(scores: Mapping[str, Any]) -> str:
+    return f"{percent(scores['accuracy'])} right on validation (interval {percent_range(scores['interval'])})"
+
+
+def _good_enough(baseline: Mapping[str, Any], ceiling: float) -> list[tuple[str, str]]:
+    """What is surely at or above the ceiling: (name, sentence), the best prompt first."""
+    above = f"surely at or above the ceiling of {percent(ceiling)}"
+    found = []
+    best = baseline["best"]
+    if _surely(baseline["prompts"][best], ceiling):
+        found.append(
+            (
+                best,
+                f"Prompting is enough: {prompt_name(best)} is {_measured(baseline['prompts'][best])}, {above}. Use that "
+                "prompt; fine-tuning would add cost and little else.",
+            )
+        )
+    for name, scores in baseline["prompts"].items():
+        if _surely(scores.get("restricted"), ceiling):
+            found.append(
+                (
+                    f"{name}, restricted",
+                    f"Restrict the answers to the allowed forms: the base model, {prompt_name(name)}, is then "
+                    f"{_measured(scores['restricted'])}, {above}. It knows the task and only does not keep to the form.",
+                )
+            )
+    for name, scores in (baseline.get("simple") or {}).items():
+        if _surely(scores, ceiling):
+            found.append(
+                (
+                    name,
+                    f"A language model is not needed: {SIMPLE_MODELS[name].title}, made in seconds from the same rows, is "
+                    f"{_measured(scores)}, {above}. `finetune export --simple` writes it once the baseline is made.",
+                )
+            )
+    return found
+
+
+def _surely(scores: Mapping[str, Any] | None, ceiling: float) -> bool:
+    return scores is not None and is_interval(scores["interval"]) and scores["interval"][0] >= ceiling
+
+
+def _restricted(baseline: Mapping[str, Any], accuracy: float, ceiling: float) -> dict[str, Any] | None:
+    """The best restricted answers, and the share of the gap to the ceiling they close."""
+    by_prompt = {name: (scores.get("restricted") or {}).get("accuracy") for name, scores in baseline["prompts"].items()}
+    usable = {name: value for name, value in by_prompt.items() if is_number(value)}
+    if not usable:
+        return None
+    prompt = max(usable, key=lambda name: usable[name])
+    gap = ceiling - accuracy
+    closes = min(1.0, max(0.0, usable[prompt] - accuracy) / gap) if gap > 0 else 0.0
+    return {"prompt": prompt, "accuracy": usable[prompt], "closes_share": closes, "enough_first": closes >= CLOSES_MOST}

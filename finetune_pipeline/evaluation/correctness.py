@@ -1,0 +1,233 @@
+"""What an answer says, and whether it is right and in the declared form. Strict: production gets the raw string."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from finetune_pipeline.data.answer_rules import final_answer, form_problems, schema_of
+from finetune_pipeline.data.json_values import NOT_JSON, canonical, claims, repaired, schema_problems, strict
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
+
+INVALID = "invalid"
+"""Name of the extra column of a confusion matrix: answers outside the label set. Never a label (see spec rules)."""
+
+
+def parse_answer(text: str, labels: Sequence[str]) -> str | None:
+    """The label `text` is, once surrounding blanks are stripped; None when it is not exactly one of `labels`.
+
+    Case, quotes, a trailing period or an explanation make an answer invalid: whoever calls the model in production
+    receives the raw string, and a score that repairs answers would promise more than they get.
+    """
+    stripped = text.strip()
+    return stripped if stripped in labels else None
+
+
+def answer_of(row: Mapping[str, Any], labels: Sequence[str]) -> str | None:
+    """The label a prediction row answers with. None (invalid) for any status but `ok`: a truncated answer that happens
+    to read as a label has not ended, and an empty or failed one has not been given."""
+    return parse_answer(row["text"], labels) if row["status"] == "ok" else None
+
+
+def likelihood_label(label_scores: Sequence[float], labels: Sequence[str]) -> str | None:
+    """The label with the highest log-likelihood: the answer constrained decoding would give.
+
+    Ties go to the earlier label. None when there are no scores, one is NaN, or all are minus infinity. Raises
+    ValueError when the number of scores is not the number of labels.
+    """
+    if not label_scores:
+        return None
+    if len(label_scores) != len(labels):
+        raise ValueError(f"{len(label_scores)} label scores for {len(labels)} labels")
+    if any(math.isnan(score) for score in label_scores) or max(label_scores) == -math.inf:
+        return None
+    return labels[max(range(len(labels)), key=lambda i: label_scores[i])]
+
+
+def likelihood_rows(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The same rows, answering with the most likely label instead of the generated text (empty where there is none).
+
+    A row whose generation failed (status error) stays failed.
+    """
+    answered = []
+    for row in rows:
+        label = None if row["status"] == "error" else likelihood_label(row["label_scores"], labels)
+        status = "error" if row["status"] == "error" else ("empty" if label is None else "ok")
+        answered.append({**row, "text": label or "", "status": status})
+    return answered
+
+
+def lenient_rows(rows: Sequence[Mapping[str, Any]], output: AnyOutput) -> list[dict[str, Any]]:
+    """The same rows, their finished answers read as leniently as a few lines of code around the model could.
+
+    Labels: the one label the text names, whatever its case; none where it names several. JSON: the value a lenient
+    parser finds. Other answers stay as they are.
+    """
+    return [
+        {**row, "text": _read_leniently(row["text"], output)} if row["status"] == "ok" else dict(row) for row in rows
+    ]
+
+
+def _read_leniently(text: str, output: AnyOutput) -> str:
+    if isinstance(output, LabelsOutput):
+        named = [label for label in output.labels if f" {_words(label)} " in f" {_words(text)} "]
+        longest = [
+            label for label in named if not any(_words(label) in _words(other) for other in named if other != label)
+        ]
+        return longest[0] if len(longest) == 1 else text
+    if isinstance(output, JsonOutput) and strict(text) is NOT_JSON:
+        value = repaired(text)
+        return text if value is NOT_JSON else json.dumps(value, ensure_ascii=False)
+    return text
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", text.casefold()).strip()
+
+
+Row = Mapping[str, Any]
+Form = AnyOutput | Sequence[str] | None
+"""An output as the spec declares it; or a label set, empty or None for free text."""
+
+_NUMBER = re.compile(r"[-+]?[$€£]?\s?[-+]?\d[\d,]*(?:\.\d+)?%?")
+
+_DECODER = json.JSONDecoder()
+
+
+def as_output(form: Form) -> AnyOutput:
+    """The output a form stands for."""
+    if isinstance(form, (LabelsOutput, TextOutput, JsonOutput)):
+        return form
+    return LabelsOutput.model_construct(labels=list(form)) if form else TextOutput()
+
+
+def scored_text(row: Row) -> str:
+    """The text that is scored: what was generated, even when cut at the token limit; empty when generation failed."""
+    return "" if row["status"] == "error" else str(row["text"])
+
+
+def is_valid(row: Row, output: AnyOutput) -> bool:
+    """Whether an answer is finished and in the declared form."""
+    return row["status"] == "ok" and not form_problems(row["text"], output)
+
+
+def is_right(row: Row, output: AnyOutput) -> bool:
+    """Whether an answer is the gold one. Failed, empty and cut answers never are.
+
+    Labels: letter by letter. JSON: the same value, whatever the order of keys and of unordered lists; strictly parsed
+    unless the spec accepts repaired answers. Text: the same text, calls
+    of tools by their content; with `extract`, the same final answer.
+    """
+    if row["status"] != "ok":
+        return False
+    if isinstance(output, LabelsOutput):
+        return answer_of(row, output.labels) == row["gold"]
+    if isinstance(output, JsonOutput):
+        return read_json(row, output).exact(output.accept_repaired)
+    if output.extract:
+        final = final_answer(row["text"], output.extract)
+        return final is not None and same_answer(final, final_answer(row["gold"], output.extract) or "")
+    return bool(row["text"].strip() == row["gold"].strip()) or same_calls(row["text"], row["gold"])
+
+
+def same_calls(text: str, gold: str) -> bool:
+    """Whether two texts that hold calls of tools hold the same ones: the same text but for how the JSON in it is written.
+
+    Order of keys, blanks and escapes do not count; names, values and the order of the calls do. Only for texts in which
+    every JSON object is a call ({"name": …, "arguments" or "parameters": {…}}); other JSON is text like any other.
+    """
+    a, b = _with_plain_calls(text), _with_plain_calls(gold)
+    return a is not None and a == b
+
+
+def _with_plain_calls(text: str) -> list[str] | None:
+    """The text between the calls (blanks at its ends off) and the calls in one form, in turn; None without any call."""
+    parts, at, any_call = [], 0, False
+    while (start := text.find("{", at)) >= 0:
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(value, dict) or "name" not in value or not ({"arguments", "parameters"} & set(value)):
+            return None
+        any_call = True
+        parts += [text[at:start].strip(), json.dumps(value, sort_keys=True)]
+        at = end
+    return [*parts, text[at:].strip()] if any_call else None
+
+
+def same_answer(a: str, b: str) -> bool:
+    """Whether two final answers are the same: as numbers where both are one (1,000 is 1000.0; $5 is 5), else as texts."""
+    x, y = _as_number(a), _as_number(b)
+    return x == y if x is not None and y is not None else a.strip() == b.strip()
+
+
+def _as_number(text: str) -> Decimal | None:
+    stripped = text.strip().rstrip(".")
+    if not _NUMBER.fullmatch(stripped):
+        return None
+    try:
+        return Decimal(re.sub(r"[$€£,\s]", "", stripped).rstrip("%"))
+    except InvalidOperation:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class JsonRow:
+    """One extraction. parse: strict, repaired or none; value: what was read; claimed and gold: see json_values.claims;
+    same: the value is the gold one."""
+
+    parse: str
+    value: Any
+    claimed: dict[str, Counter[str]]
+    gold: dict[str, Counter[str]]
+    same: bool
+
+    def exact(self, accept_repaired: bool = False) -> bool:
+        """Whether the answer is the gold value, as production would read it."""
+        return self.same and (self.parse == "strict" or (accept_repaired and self.parse == "repaired"))
+
+    def counts(self) -> tuple[int, int, int]:
+        """(right, claimed, expected) claims, over all fields."""
+        right = sum(sum((c & self.gold.get(field, Counter())).values()) for field, c in self.claimed.items())
+        return right, _size(self.claimed), _size(self.gold)
+
+
+def _size(of: Mapping[str, Counter[str]]) -> int:
+    return sum(sum(c.values()) for c in of.values())
+
+
+def read_json(row: Row, output: JsonOutput) -> JsonRow:
+    """A prediction row as an extraction.
+
+    A finished answer is parsed strictly. One that does not parse, or was cut, is repaired, to tell bad form from bad
+    reading; what it says claims nothing unless the spec accepts repaired answers. An error or nothing is `none`.
+    """
+    gold = strict(row["gold"])
+    if gold is NOT_JSON:
+        raise ValueError(f"the gold answer of example {row['example_id']} is not JSON")
+    value = strict(row["text"]) if row["status"] == "ok" else NOT_JSON
+    parse = "strict" if value is not NOT_JSON else "none"
+    if value is NOT_JSON and row["status"] in ("ok", "truncated"):
+        value = repaired(row["text"])
+        parse = "repaired" if value is not NOT_JSON else "none"
+    counted = parse == "strict" or (parse == "repaired" and output.accept_repaired and row["status"] == "ok")
+    unordered = frozenset(output.unordered)
+    return JsonRow(
+        parse=parse,
+        value=None if value is NOT_JSON else value,
+        claimed=claims(value, unordered) if counted else {},
+        gold=claims(gold, unordered),
+        same=value is not NOT_JSON and canonical(value, unordered) == canonical(gold, unordered),
+    )
+
+
+def complies(read: JsonRow, output: JsonOutput) -> bool:
+    """Whether an extraction, strictly parsed, is valid under the schema."""
+    return read.parse == "strict" and not schema_problems(read.value, schema_of(output))

@@ -1,0 +1,1 @@
+"""Wrong answers: their kinds, their groups, and what to collect against them."""

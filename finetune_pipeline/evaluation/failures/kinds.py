@@ -1,0 +1,182 @@
+"""What kind of mistake a wrong answer is, by rule, and signs of a text gone wrong that need no reference."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_pipeline.data.answer_rules import final_answer, form_problems
+from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right, read_json
+from finetune_pipeline.evaluation.metrics.facts import fact_score, facts
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
+
+REPEATED = 0.3
+"""From this share of repeated word 4-grams on, a text goes in circles: edited prose stays under 0.05."""
+_GRAM = 4
+_REFUSAL = re.compile(
+    r"\b(?:i(?:['’]m| am) (?:sorry|afraid|unable|not able)\b[^.!?\n]{0,60}\b(?:can(?:['’]?t|not)|unable|not able|help|assist|"
+    r"provide|do that)|i (?:can(?:['’]t|not)|won['’]t|am unable to|am not able to) (?:help|assist|provide|answer|do|comply|"
+    r"fulfil|process|access|create|write|discuss)|as an? (?:ai|artificial intelligence|(?:large )?language model)\b|"
+    r"i (?:don['’]t|do not) have (?:the ability|access|enough information))",
+    re.I,
+)
+_WORD = re.compile(r"\w+")
+_FUNCTION_WORDS = {
+    "en": "the and is are was with for that this have not you your will from has it of to in on be we",
+    "de": "der die das und ist nicht mit für ein eine auf den von zu dem ich sie wir wird haben bitte auch im",
+    "fr": "le la les et est pas avec pour une dans des que vous nous sur du au je qui sont votre être ce",
+    "es": "el los las y es no con para una que por del su se al lo como más pero sus está este tiene",
+    "it": "il lo gli e è non con per una che di del della sono nel alla più questo si anche ha come",
+    "pt": "o os as e é não com para uma que por do da em no na seu mais como foi você está ao",
+    "nl": "de het een en is niet met voor van op te dat die zijn naar wij ook aan bij er u worden",
+}
+_LANGUAGES = {name: frozenset(words.split()) for name, words in _FUNCTION_WORDS.items()}
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text declines to answer in one of the usual English phrases, in its first 300 characters."""
+    return _REFUSAL.search(text[:300]) is not None
+
+
+def repetition(text: str) -> float:
+    """Share of the word 4-grams of a text that occurred before in it; 0 for fewer than eight words."""
+    words = _WORD.findall(text.casefold())
+    grams = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if len(words) >= 2 * _GRAM else 0.0
+
+
+def length_ratio(prediction: str, reference: str) -> float:
+    """Characters of a prediction over those of its reference, blanks around them stripped."""
+    return len(prediction.strip()) / max(1, len(reference.strip()))
+
+
+def script(text: str) -> str | None:
+    """The writing most letters belong to (LATIN, CYRILLIC, CJK …); None without letters."""
+    scripts = Counter(unicodedata.name(c, "?").split()[0] for c in text[:1000] if c.isalpha())
+    return scripts.most_common(1)[0][0] if scripts else None
+
+
+def language(text: str) -> str | None:
+    """The language of a Latin text by its function words; None when too few are there to tell, or two are close."""
+    words = Counter(_WORD.findall(text.casefold()))
+    hits = sorted(((sum(words[w] for w in known), name) for name, known in _LANGUAGES.items()), reverse=True)
+    enough = hits[0][0] >= 3 and hits[0][0] >= 0.12 * sum(words.values())
+    return hits[0][1] if enough and hits[0][0] >= 1.5 * hits[1][0] else None
+
+
+def other_language(prediction: str, reference: str) -> bool:
+    """Whether a prediction is surely written in another script or language than its reference."""
+    a, b = script(prediction), script(reference)
+    if a and b and a != b and sum(c.isalpha() for c in prediction) >= 8:
+        return True
+    said, wanted = language(prediction), language(reference)
+    return said is not None and wanted is not None and said != wanted
+
+
+Row = Mapping[str, Any]
+
+KINDS = {
+    "error": "generation failed",
+    "empty": "nothing was said",
+    "refusal": "the model declines",
+    "repetition": "the text goes in circles",
+    "truncated": "cut at the token limit",
+    "wrong_language": "another language than the right answer",
+    "format": "not in the declared form",
+    "label_pair": "another label",
+    "missing_field": "a field is left out",
+    "hallucinated_field": "a field is filled that should be empty",
+    "wrong_value": "a field holds another value",
+    "wrong_final_answer": "another final answer",
+    "wrong_negation": "says no for yes, or yes for no",
+    "wrong_facts": "numbers, dates or identifiers differ",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """kind: one of KINDS; detail: which label pair, field or rule, empty where the kind says all; also: further details
+    of the same answer, such as other wrong fields."""
+
+    kind: str
+    detail: str = ""
+    also: tuple[str, ...] = ()
+
+
+def failure_of(row: Row, output: AnyOutput) -> Failure | None:
+    """The mistake in one answer; None for a right one.
+
+    A free text (without output.extract) that differs from the gold text is no mistake by itself: only what a rule can
+    name is.
+    """
+    if row["status"] in ("error", "empty"):
+        return Failure(row["status"])
+    text = str(row["text"])
+    if is_right(row, output):
+        return None
+    if not isinstance(output, LabelsOutput) or row["status"] == "truncated" or answer_of(row, output.labels) is None:
+        if is_refusal(text) and not is_refusal(str(row["gold"])):
+            return Failure("refusal")
+        if repetition(text) >= REPEATED > repetition(str(row["gold"])):
+            return Failure("repetition")
+    if row["status"] == "truncated":
+        return Failure("truncated")
+    if isinstance(output, TextOutput) and other_language(text, str(row["gold"])):
+        return Failure("wrong_language")
+    if problems := form_problems(text, output):
+        return Failure("format", _form_detail(text, problems[0][0], row, output), tuple(r for r, _ in problems[1:]))
+    if isinstance(output, LabelsOutput):
+        return Failure("label_pair", f"{row['gold']} → {answer_of(row, output.labels) or INVALID}")
+    return _wrong_json(row, output) if isinstance(output, JsonOutput) else _wrong_text(row, output)
+
+
+def _form_detail(text: str, rule: str, row: Row, output: AnyOutput) -> str:
+    if isinstance(output, LabelsOutput):
+        held = [label for label in output.labels if label.casefold() in text.casefold()]
+        if len(held) == 1:
+            return (
+                "a label with something around it"
+                if held[0] == row["gold"]
+                else "a wrong label with something around it"
+            )
+        return "several labels at once" if held else "no label at all"
+    if isinstance(output, JsonOutput) and rule == "not_json" and read_json(row, output).same:
+        return "right once repaired"
+    return rule
+
+
+def _wrong_json(row: Row, output: JsonOutput) -> Failure:
+    read = read_json(row, output)
+    found: list[tuple[str, str]] = []
+    for field in sorted({*read.claimed, *read.gold}):
+        said, gold = read.claimed.get(field, Counter()), read.gold.get(field, Counter())
+        name = field or "(the value)"
+        if said == gold:
+            continue
+        if not said - gold:
+            found.append(("missing_field", name))
+        elif not gold - said:
+            found.append(("hallucinated_field", name))
+        else:
+            found.append(("wrong_value", name))
+    if not found:  # equal in all that is claimed: null, "" and [] stand for one another
+        return Failure("wrong_value", "an empty value of another kind")
+    found.sort(key=lambda told: (list(KINDS).index(told[0]), told[1]))
+    return Failure(*found[0], also=tuple(f"{kind}: {name}" for kind, name in found[1:]))
+
+
+def _wrong_text(row: Row, output: TextOutput) -> Failure | None:
+    text, gold = str(row["text"]), str(row["gold"])
+    if output.extract:
+        return Failure("wrong_final_answer") if final_answer(text, output.extract) is not None else Failure("format")
+    if fact_score(text, gold) == 1:
+        return None
+    said, wanted = facts(text), facts(gold)
+    kinds = sorted({kind for kind, _ in (said - wanted) + (wanted - said)})
+    if kinds == ["negation"]:
+        return Failure("wrong_negation")
+    return Failure("wrong_facts", next(kind for kind in kinds if kind != "negation"), tuple(kinds))

@@ -1,0 +1,35 @@
+"""The gates between a candidate and the alias `champion`. What was not measured does not pass.
+
+Every module of this package that decorates a function with :func:`~.base.gate` is part of the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Literal
+
+from finetune_pipeline.evaluation.gates.base import GATES, Gate, GateResult, GateStatus, Outcome, gate
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.spec.model import TaskSpec
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["GATES", "Decision", "Gate", "GateResult", "GateStatus", "Outcome", "decide", "gate", "verdict"]
+Decision = Literal["promote", "use_simple", "refuse"]
+"""What the gates together say: move `champion`; keep it and use a simple model instead; keep it."""
+
+
+def decide(spec: TaskSpec, evaluation: EvaluationResult) -> list[GateResult]:
+    """Ask every gate about an evaluation, always the same gates in the same order."""
+    return [gate(spec, gate.reads(evaluation)) for gate in GATES.values()]
+
+
+def verdict(gates: Sequence[GateResult]) -> Decision:
+    """`promote` where there are gates and all let the candidate through; `use_simple` where only beats_simple says no."""
+    failed = [gate.name for gate in gates if not gate.passed]
+    if gates and not failed:
+        return "promote"
+    return "use_simple" if failed == ["beats_simple"] else "refuse"

@@ -1,0 +1,145 @@
+"""What a gate says about itself, what it answers, and the registry of gates.
+
+A gate is one module of this package with one function::
+
+    @gate(
+        order=160,
+        needs="the candidate answers in at most 20 tokens on average",
+        default="20",
+        holds_back="champion",
+        what_to_do="Add shorter answers to the training rows.",
+    )
+    def short_answers(spec, evaluation):
+        tokens = evaluation.scores["candidate"].metric("tokens")
+        ...
+        return Outcome(tokens <= 20, tokens, 20.0, f"{tokens} tokens a row; at most 20 are allowed.")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.evaluation.wording import is_number
+from finetune_pipeline.spec.model import GatesSpec, TaskSpec
+
+GateStatus = Literal["passed", "failed", "warned", "not_asked"]
+DEFAULTS = GatesSpec.model_validate({})
+"""Thresholds where task.yaml sets none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the function of a gate returns.
+
+    Attributes:
+        status: True is `passed`, False `failed`.
+        measured: The number compared; anything that is no number counts as not measured.
+        threshold: What it is compared with.
+        message: What was measured, for people.
+        to_do: What to do about a no, where it is not what the gate says in general.
+    """
+
+    status: GateStatus | bool
+    measured: Any
+    threshold: float | None
+    message: str
+    to_do: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """One gate's answer.
+
+    Attributes:
+        name: Of the gate.
+        status: `warned`: it says no, and the spec has it hold nothing back. `not_asked`: the spec asks nothing of it, or
+            there is nothing to ask, such as no champion to beat.
+        measured: The number compared, or None where nothing could be measured.
+        threshold: What it is compared with.
+        message: What was measured, for people.
+        what_to_do: Empty where nothing has to be done.
+    """
+
+    name: str
+    status: GateStatus
+    measured: float | None
+    threshold: float | None
+    message: str
+    what_to_do: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate lets the candidate through."""
+        return self.status != "failed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, as in gates.json."""
+        return {**asdict(self), "passed": self.passed}
+
+    @classmethod
+    def from_dict(cls, gate: Mapping[str, Any]) -> GateResult:
+        """The result that :meth:`to_dict` wrote."""
+        return cls(**{key: value for key, value in gate.items() if key != "passed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A condition that a candidate must meet.
+
+    Attributes:
+        name: Of the function that judges.
+        order: Gates are asked and shown in ascending order.
+        needs: What must be shown, for the reference page and the asset check.
+        default: The threshold where task.yaml sets none.
+        holds_back: What a no stops.
+        what_to_do: When it says no.
+        reads: The part of the evaluation that the function gets.
+        judge: The function: from the spec and that part to an outcome.
+    """
+
+    name: str
+    order: int
+    needs: str
+    default: str
+    holds_back: str
+    what_to_do: str
+    reads: Callable[[EvaluationResult], Any]
+    judge: Callable[[TaskSpec, Any], Outcome]
+
+    def __call__(self, spec: TaskSpec, part: Any) -> GateResult:
+        """Judge the part of an evaluation that this gate reads."""
+        outcome = self.judge(spec, part)
+        status = outcome.status
+        if isinstance(status, bool):
+            status = "passed" if status else "failed"
+        measured = float(outcome.measured) if is_number(outcome.measured) else None
+        to_do = (outcome.to_do or self.what_to_do) if status in ("failed", "warned") else ""
+        return GateResult(self.name, status, measured, outcome.threshold, outcome.message, to_do)
+
+
+GATES: dict[str, Gate] = {}
+"""Every gate by its name, in the order they are asked."""
+
+
+def gate(
+    *,
+    order: int,
+    needs: str,
+    default: str,
+    holds_back: str,
+    what_to_do: str,
+    reads: Callable[[EvaluationResult], Any] = lambda evaluation: evaluation,
+) -> Callable[[Callable[[TaskSpec, Any], Outcome]], Gate]:
+    """Make a gate of a function and add it to the registry. The arguments are the attributes of :class:`Gate`."""
+
+    def register(judge: Callable[[TaskSpec, Any], Outcome]) -> Gate:
+        made = Gate(judge.__name__, order, needs, default, holds_back, what_to_do, reads, judge)
+        in_order = sorted([*(known for name, known in GATES.items() if name != made.name), made], key=lambda g: g.order)
+        GATES.clear()
+        GATES.update({known.name: known for known in in_order})
+        return made
+
+    return register

@@ -1,0 +1,42 @@
+"""Whether the served model answers as the trained one."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
+from finetune_pipeline.evaluation.step_facts import Parity
+from finetune_pipeline.evaluation.wording import counted, percent
+from finetune_pipeline.models.kinds import words_of
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@gate(
+    order=80,
+    reads=lambda evaluation: evaluation.parity,
+    needs="what is served gives the answer of what was trained on gates.parity_min_agreement of the rows",
+    default=f"{DEFAULTS.parity_min_agreement:g}",
+    holds_back="everything after the merge",
+    what_to_do="Do not ship this model: it is not the one that was trained. Make merged_model again; if it fails "
+    "again, serve base and adapter as they were trained, and report the fault.",
+)
+def merge_parity(spec: TaskSpec, parity: Parity) -> Outcome:
+    """What was trained and what is served give the same greedy answer on at least gates.parity_min_agreement of the rows.
+
+    Where a limit of the mean divergence per token is given, it must hold too; a comparison that itself says it did not pass
+    fails here as well.
+    """
+    threshold, share = spec.gates.parity_min_agreement, parity.same_greedy_share
+    if not parity.rows or share is None:
+        return Outcome(False, None, threshold, "What is served was not compared with what was trained.")
+    words = words_of(parity.kind)
+    message = (
+        f"{percent(share)} of {counted(parity.rows, 'answer')} are the same from {words.trained} and {words.served}; "
+        f"{percent(threshold)} are asked for."
+    )
+    passed = share >= threshold and parity.passed is True
+    if "mean_kl_limit" in parity.model_fields_set:
+        kl, limit = parity.mean_kl, parity.mean_kl_limit
+        if kl is None or limit is None:
+            return Outcome(False, share, threshold, message + " Their divergence could not be measured.")
+        passed = passed and kl <= limit
+        message += f" Mean divergence {kl:.2g} nats a token, at most {limit:.2g} allowed."
+    return Outcome(passed, share, threshold, message)

@@ -1,0 +1,31 @@
+"""Metrics. Every module of this package that registers a :class:`~.base.Metric` is part of the registry."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from finetune_pipeline.evaluation.metrics.base import (
+    METRICS,
+    Gain,
+    Metric,
+    RowMetric,
+    ShareOfRight,
+    is_right_or_wrong,
+    metric_title,
+    metrics_of,
+    register,
+)
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "METRICS",
+    "Gain",
+    "Metric",
+    "RowMetric",
+    "ShareOfRight",
+    "is_right_or_wrong",
+    "metric_title",
+    "metrics_of",
+    "register",
+]

@@ -1,0 +1,14 @@
+"""The share of right labels."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.metrics.base import ShareOfRight, register
+
+
+@register
+class Accuracy(ShareOfRight):
+    """The share of right labels."""
+
+    name, kinds, title = "accuracy", ("labels",), "accuracy"
+    described = "the share of answers that are the right label, letter by letter"
+    hub_name = "accuracy"

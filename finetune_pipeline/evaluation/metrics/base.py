@@ -1,0 +1,204 @@
+"""What a metric says about itself, and the registry of metrics.
+
+A metric is one module of this package with one class::
+
+    @register
+    class FirstWord(RowMetric):
+        name, kinds, title = "first_word", ("text",), "right first words"
+        described = "the first word of the answer is that of the right one"
+
+        def row_score(self, row, output):
+            return float(scored_text(row).split()[:1] == str(row["gold"]).split()[:1])
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.statistics import (
+    Interval,
+    bootstrap_mean,
+    clustered_tango_interval,
+    paired_bootstrap_mean,
+    paired_permutation,
+    tango_interval,
+    wilson_interval,
+)
+from finetune_pipeline.spec import outputs
+from finetune_pipeline.spec.outputs import AnyOutput
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """By how much a model is better than another on the same rows, positive where it is better.
+
+    Attributes:
+        gain: Of the whole set.
+        interval: None where there are too few rows.
+    """
+
+    gain: float
+    interval: Interval | None
+
+    def surely_above(self, margin: float = 0.0) -> bool:
+        """Whether the whole interval lies above a margin."""
+        return self.interval is not None and self.interval[0] > margin
+
+
+class Metric(ABC):
+    """How answers are scored.
+
+    Attributes:
+        name: As `gates.metric` calls it.
+        kinds: Kinds of output it fits.
+        title: As reports call it inside a sentence.
+        described: What it measures, for the reference page.
+        higher_is_better: False where a smaller value is the better one.
+        right_or_wrong: It is the share of right answers.
+        mean_of_rows: It is a mean over rows, so that rows can be tested in pairs.
+        interval_always: Scores show its interval also where it does not decide.
+        hub_name: What the Hugging Face Hub calls it; None leaves it out of model cards.
+    """
+
+    name: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
+    title: ClassVar[str]
+    described: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+    right_or_wrong: ClassVar[bool] = False
+    mean_of_rows: ClassVar[bool] = False
+    interval_always: ClassVar[bool] = True
+    hub_name: ClassVar[str | None] = None
+
+    @abstractmethod
+    def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
+        """Score a set of rows; None where there is nothing to divide by."""
+
+    @abstractmethod
+    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
+        """Return the interval of :meth:`value`; None where there are too few rows."""
+
+    @abstractmethod
+    def gain(
+        self,
+        before: Sequence[Row],
+        after: Sequence[Row],
+        output: AnyOutput,
+        confidence: float = 0.95,
+        clusters: Sequence[Hashable] | None = None,
+    ) -> Gain:
+        """Compare two models on the same rows.
+
+        Args:
+            before: Rows of the model to beat.
+            after: Rows of the other one, in the same order.
+            output: The kind of answer the spec declares.
+            confidence: Of the interval.
+            clusters: The source of every row, where rows share one; the interval then counts sources.
+        """
+
+    def rank(self, value: float | None) -> float:
+        """Return the value such that more is better, to choose the best of several models by."""
+        return (value or 0.0) if self.higher_is_better else -(value or 0.0)
+
+
+class RowMetric(Metric):
+    """A metric that is the mean of a score of every row. Intervals are bootstrap intervals of the mean."""
+
+    mean_of_rows = True
+
+    @abstractmethod
+    def row_score(self, row: Row, output: AnyOutput) -> float:
+        """Score one row."""
+
+    def row_scores(self, rows: Sequence[Row], output: AnyOutput) -> list[float]:
+        """Score every row."""
+        return [self.row_score(row, output) for row in rows]
+
+    def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
+        return sum(self.row_scores(rows, output)) / len(rows) if rows else None
+
+    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
+        return bootstrap_mean(self.row_scores(rows, output), confidence=confidence) if len(rows) > 1 else None
+
+    def gain(
+        self,
+        before: Sequence[Row],
+        after: Sequence[Row],
+        output: AnyOutput,
+        confidence: float = 0.95,
+        clusters: Sequence[Hashable] | None = None,
+    ) -> Gain:
+        old, new = (self.row_scores(rows, output) for rows in (before, after))
+        if not self.higher_is_better:
+            old, new = new, old
+        interval = None
+        if len(old) > 1:
+            interval = paired_bootstrap_mean(old, new, confidence=confidence, clusters=clusters)
+        return Gain((sum(new) - sum(old)) / len(old), interval)
+
+    def p_value(
+        self, before: Sequence[Row], after: Sequence[Row], output: AnyOutput, clusters: Sequence[Hashable] | None = None
+    ) -> float:
+        """Two-sided p of a paired permutation test."""
+        return paired_permutation(self.row_scores(before, output), self.row_scores(after, output), clusters=clusters)
+
+
+class ShareOfRight(RowMetric):
+    """The share of right answers, with Wilson's interval; gains have Tango's."""
+
+    right_or_wrong = True
+
+    def row_score(self, row: Row, output: AnyOutput) -> float:
+        return float(is_right(row, output))
+
+    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval:
+        return wilson_interval(sum(is_right(row, output) for row in rows), len(rows), confidence)
+
+    def gain(
+        self,
+        before: Sequence[Row],
+        after: Sequence[Row],
+        output: AnyOutput,
+        confidence: float = 0.95,
+        clusters: Sequence[Hashable] | None = None,
+    ) -> Gain:
+        old, new = (self.row_scores(rows, output) for rows in (before, after))
+        n = len(old)
+        lost, won = (sum(x > y for x, y in zip(*sides, strict=True)) for sides in ((old, new), (new, old)))
+        if clusters is not None:
+            return Gain((won - lost) / n, clustered_tango_interval(old, new, clusters, confidence))
+        return Gain((won - lost) / n, tango_interval(lost, won, n, confidence))
+
+
+METRICS: dict[str, Metric] = {}
+"""Every metric by its name."""
+M = TypeVar("M", bound=type[Metric])
+
+
+def register(metric: M) -> M:
+    """Add a metric to the registry, and its name to those that task.yaml may give."""
+    METRICS[metric.name] = metric()
+    outputs.METRICS[metric.name] = metric.kinds
+    return metric
+
+
+def metrics_of(output: AnyOutput) -> list[Metric]:
+    """Return the metrics that fit a kind of output."""
+    return [metric for metric in METRICS.values() if output.kind in metric.kinds]
+
+
+def is_right_or_wrong(name: str | None) -> bool:
+    """Whether a metric is the share of right answers."""
+    return name in METRICS and METRICS[name].right_or_wrong
+
+
+def metric_title(name: str | None) -> str:
+    """`rougeLsum` reads ROUGE-L."""
+    return METRICS[name].title if name in METRICS else str(name)

@@ -1,0 +1,15 @@
+"""chrF (Popovic 2015)."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.metrics.base import register
+from finetune_pipeline.evaluation.metrics.overlap import SacreBleu
+
+
+@register
+class ChrF(SacreBleu):
+    """chrF (Popovic 2015)."""
+
+    name, title = "chrf", "chrF"
+    described = "sequences of characters shared with the right text"
+    hub_name = "chrf"

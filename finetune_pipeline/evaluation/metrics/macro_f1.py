@@ -1,0 +1,83 @@
+"""F1 of every label, averaged over the labels that occur among the right answers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from finetune_pipeline.evaluation.correctness import answer_of
+from finetune_pipeline.evaluation.metrics.base import Gain, Metric, Row, register
+from finetune_pipeline.evaluation.statistics import Interval, paired_bootstrap_f1
+from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput
+
+
+@register
+class MacroF1(Metric):
+    """The plain mean of F1 over labels. Intervals resample rows (paired bootstrap)."""
+
+    name, kinds, title = "macro_f1", ("labels",), "macro-F1"
+    described = "F1 of every label, averaged over the labels that occur among the right answers"
+    interval_always = False
+    hub_name = "f1"
+
+    def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
+        scores = class_scores(confusion(rows, _labels(output)), _labels(output))
+        f1 = [of["f1"] for of in scores.values() if of["support"]]
+        return sum(f1) / len(f1) if f1 else None
+
+    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
+        """Of the gain over a model that never answers, whose macro-F1 is 0."""
+        labels = _labels(output)
+        gold, answers = [row["gold"] for row in rows], [answer_of(row, labels) for row in rows]
+        return paired_bootstrap_f1(gold, [None] * len(rows), answers, labels, confidence=confidence) if rows else None
+
+    def gain(
+        self,
+        before: Sequence[Row],
+        after: Sequence[Row],
+        output: AnyOutput,
+        confidence: float = 0.95,
+        clusters: Sequence[Hashable] | None = None,
+    ) -> Gain:
+        labels = _labels(output)
+        old, new = ([answer_of(row, labels) for row in rows] for rows in (before, after))
+        gold = [row["gold"] for row in before]
+        interval = paired_bootstrap_f1(gold, old, new, labels, confidence=confidence, clusters=clusters)
+        return Gain((self.value(after, output) or 0.0) - (self.value(before, output) or 0.0), interval)
+
+
+def _labels(output: AnyOutput) -> list[str]:
+    assert isinstance(output, LabelsOutput)
+    return list(output.labels)
+
+
+def confusion(rows: Sequence[Row], labels: Sequence[str]) -> list[list[int]]:
+    """Count rows by right label and answer; the last column holds invalid answers.
+
+    Raises:
+        ValueError: A right answer is not one of `labels`.
+    """
+    if unknown := sorted({row["gold"] for row in rows} - set(labels)):
+        raise ValueError(f"gold answers outside the label set: {', '.join(map(repr, unknown))}")
+    column = {label: i for i, label in enumerate(labels)}
+    counts = [[0] * (len(labels) + 1) for _ in labels]
+    for row in rows:
+        answer = answer_of(row, labels)
+        counts[column[row["gold"]]][len(labels) if answer is None else column[answer]] += 1
+    return counts
+
+
+def class_scores(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Precision, recall, F1, support and predicted rows of every label, from a confusion matrix. An invalid answer is
+    wrong for its right label and a claim for none."""
+    scores = {}
+    for i, label in enumerate(labels):
+        right, support, predicted = counts[i][i], sum(counts[i]), sum(row[i] for row in counts)
+        scores[label] = {
+            "precision": right / predicted if predicted else None,
+            "recall": right / support if support else None,
+            "f1": 2 * right / (support + predicted) if support + predicted else 0.0,
+            "support": support,
+            "predicted": predicted,
+        }
+    return scores

@@ -1,0 +1,80 @@
+"""F1 of all values that JSON answers claim, over all fields and rows together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from finetune_pipeline.evaluation.correctness import read_json
+from finetune_pipeline.evaluation.metrics.base import Gain, Metric, Row, register
+from finetune_pipeline.evaluation.statistics import Interval, draws_interval
+from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
+
+RESAMPLES, SEED = 2000, 0
+
+
+@register
+class MicroF1(Metric):
+    """F1 over the claims of all rows together. Intervals resample rows (percentile bootstrap)."""
+
+    name, kinds, title = "micro_f1", ("json",), "micro-F1 of the fields"
+    described = "F1 of all values in the answers, over all fields and rows together"
+    hub_name = "f1"
+
+    def value(self, rows: Sequence[Row], output: AnyOutput) -> float | None:
+        return f1_of(*map(int, claim_counts(rows, output).sum(axis=0)))
+
+    def interval(self, rows: Sequence[Row], output: AnyOutput, confidence: float) -> Interval | None:
+        return _bootstrap(claim_counts(rows, output), None, confidence)
+
+    def gain(
+        self,
+        before: Sequence[Row],
+        after: Sequence[Row],
+        output: AnyOutput,
+        confidence: float = 0.95,
+        clusters: Sequence[Hashable] | None = None,
+    ) -> Gain:
+        old, new = (claim_counts(rows, output) for rows in (before, after))
+        f1 = [f1_of(*map(int, counts.sum(axis=0))) or 0.0 for counts in (old, new)]
+        if clusters is not None:
+            old, new = (_per_source(counts, clusters) for counts in (old, new))
+        return Gain(f1[1] - f1[0], _bootstrap(new, old, confidence))
+
+
+def f1_of(right: float, claimed: float, expected: float) -> float | None:
+    """F1 from counts of right, claimed and expected items; None where there is none of either."""
+    return 2 * right / (claimed + expected) if claimed + expected else None
+
+
+def claim_counts(rows: Sequence[Row], output: AnyOutput) -> np.ndarray:
+    """Count the right, claimed and expected values of every answer. Shape (rows, 3)."""
+    assert isinstance(output, JsonOutput)
+    return np.array([read_json(row, output).counts() for row in rows], dtype=float).reshape(len(rows), 3)
+
+
+def _per_source(counts: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
+    """Add up the rows of every source."""
+    order = {source: i for i, source in enumerate(dict.fromkeys(clusters))}
+    summed = np.zeros((len(order), counts.shape[1]), counts.dtype)
+    np.add.at(summed, [order[source] for source in clusters], counts)
+    return summed
+
+
+def _bootstrap(counts: np.ndarray, base: np.ndarray | None, confidence: float) -> Interval | None:
+    """Interval of F1, or of its gain over `base`, both sides of a row drawn together. None for fewer than two rows, or
+    where a resample has nothing to count."""
+    n = len(counts)
+    if n < 2:
+        return None
+    draws = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+
+    def f1(of: np.ndarray) -> np.ndarray:
+        right, claimed, expected = (draws @ of).T
+        nothing = np.full(RESAMPLES, np.nan)
+        values: np.ndarray = np.divide(2 * right, claimed + expected, where=claimed + expected > 0, out=nothing)
+        return values
+
+    values = f1(counts) - (f1(base) if base is not None else 0)
+    return None if np.isnan(values).any() else draws_interval(values, float(values.mean()), confidence)

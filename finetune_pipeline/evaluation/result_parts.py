@@ -1,0 +1,194 @@
+"""Parts of an evaluation's result: numbers and intervals that are finite or None, and the scores of one model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from finetune_pipeline.evaluation.metrics import is_right_or_wrong
+from finetune_pipeline.evaluation.wording import is_interval, is_number
+
+
+def plain_json(value: Any) -> Any:
+    """Convert a value to strict JSON types: tuples become lists, numpy scalars numbers, NaN and infinities null."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(by_alias=True, exclude_unset=True)
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain_json(item) for item in value)
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number as it is, and None for anything else."""
+    value = value.item() if hasattr(value, "item") else value
+    return value if is_number(value) else None
+
+
+Number = Annotated[int | float | None, BeforeValidator(finite)]
+"""A finite number; anything else reads as None."""
+Count = Annotated[int | None, BeforeValidator(lambda value: value if type(value) is int else None)]
+"""A whole number; anything else reads as None."""
+Flag = Annotated[bool | None, BeforeValidator(lambda value: value if isinstance(value, bool) else None)]
+"""True or False; anything else reads as None."""
+Interval = Annotated[
+    tuple[float, float] | None, BeforeValidator(lambda value: tuple(value) if is_interval(value) else None)
+]
+"""Lower and upper bound, both finite; anything else reads as None."""
+
+
+class Part(BaseModel):
+    """A part of a result that the evaluation itself makes."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=(), populate_by_name=True)
+
+
+class Facts(Part):
+    """A part that reads what another step wrote: further keys are kept, and missing ones are None."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_json(cls, value: Any) -> Any:
+        return plain_json(value) if isinstance(value, Mapping) else value
+
+
+class Primary(Part):
+    """The metric that decides."""
+
+    name: str
+    value: Number = None
+    interval: Interval = None
+
+
+class Rate(Facts):
+    """A share of rows with its Wilson interval."""
+
+    k: Count = None
+    n: Count = None
+    share: Number = None
+    interval: Interval = None
+
+
+class Valid(Part):
+    """Finished answers in the declared form."""
+
+    valid: Count = None
+    n: Count = None
+    share: Number = None
+    interval: Interval = None
+    design_effect: Number = None
+
+
+class ClassScores(Part):
+    """Scores of one label. `support`: rows whose right answer it is; `predicted`: rows that were given it."""
+
+    precision: Number = None
+    recall: Number = None
+    f1: Number = None
+    support: Count = None
+    predicted: Count = None
+
+
+class FieldScores(Part):
+    """Scores of one field of JSON answers, over all values claimed and expected."""
+
+    precision: Number = None
+    recall: Number = None
+    f1: Number = None
+    right: Count = None
+    claimed: Count = None
+    expected: Count = None
+
+
+class Confusion(Part):
+    """Rows by right label (`labels`) and answer (`columns`: the labels, and invalid answers last)."""
+
+    labels: list[str]
+    columns: list[str]
+    counts: list[list[int]]
+
+
+class Bin(Part):
+    """Answers whose confidence lies between `low` and `high`."""
+
+    low: float
+    high: float
+    n: int
+    confidence: Number = None
+    accuracy: Number = None
+
+
+class Calibration(Part):
+    """How the confidence of label likelihoods compares with accuracy (see calibration.calibration)."""
+
+    n: int
+    confidence: Number = None
+    accuracy: Number = None
+    ece: Number = None
+    brier: Number = None
+    log_loss: Number = None
+    reliability: list[Bin] = []
+
+
+class Scores(Facts):
+    """Scores of one model on one set of rows (see metrics.score). Which are there depends on the kind of output."""
+
+    primary: Primary
+    n: Count = None
+    correct: Count = None
+    accuracy: Number = None
+    interval: Interval = None
+    valid: Valid = Valid()
+    statuses: dict[str, Count] = {}
+    macro_f1: Number = None
+    per_class: dict[str, ClassScores] = {}
+    absent_labels: list[str] = []
+    confusion: Confusion | None = None
+    calibration: Calibration | None = None
+    fields: dict[str, FieldScores] = {}
+    form: dict[str, int] = {}
+    strict: Rate | None = None
+    schema_rate: Rate | None = Field(None, alias="schema")
+    repaired: Rate | None = None
+    extracted: Rate | None = None
+    repetition: Rate | None = None
+    refusal: Rate | None = None
+
+    def metric(self, name: str) -> float | None:
+        """Return a metric by its name, None where this kind of output does not have it."""
+        return finite(getattr(self, name, None))
+
+    def metric_interval(self, name: str) -> tuple[float, float] | None:
+        """Return the interval of a metric by its name."""
+        interval = getattr(self, f"{name}_interval", None) if not is_right_or_wrong(name) else self.interval
+        return (interval[0], interval[1]) if is_interval(interval) else None
+
+
+class ModelRow(Part):
+    """A row of the table that shows all models side by side. `set`: validation or test; `value`: metric that decides."""
+
+    title: str
+    set: str
+    n: Count = None
+    correct: Count = None
+    accuracy: Number = None
+    interval: Interval = None
+    value: Number = None
+    value_interval: Interval = None
+    valid_share: Number = None
+    macro_f1: Number = None
+    micro_f1: Number = None
+    rougeLsum: Number = None
+    rougeLsum_interval: Interval = None

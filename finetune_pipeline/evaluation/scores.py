@@ -1,0 +1,229 @@
+"""Scores of one model on one set of rows, as plain JSON values. Pure functions of prediction rows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.data.answer_rules import final_answer, form_problems
+from finetune_pipeline.evaluation.correctness import (
+    INVALID,
+    Form,
+    as_output,
+    complies,
+    is_right,
+    is_valid,
+    read_json,
+    scored_text,
+)
+from finetune_pipeline.evaluation.failures.kinds import REPEATED, is_refusal, length_ratio, repetition
+from finetune_pipeline.evaluation.metrics import METRICS, metrics_of
+from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion
+from finetune_pipeline.evaluation.metrics.micro_f1 import claim_counts, f1_of
+from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
+from finetune_pipeline.evaluation.predictions import STATUSES
+from finetune_pipeline.evaluation.statistics import wilson_interval
+from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, default_metric
+
+
+def probabilities(label_scores: Sequence[float]) -> np.ndarray | None:
+    """Probabilities of the labels from their log-likelihoods, made to sum to 1; None where a score is not usable."""
+    scores = np.asarray(label_scores, dtype=float)
+    if not len(scores) or np.isnan(scores).any() or not np.isfinite(scores.max()):
+        return None
+    shares = np.exp(scores - scores.max())
+    made: np.ndarray = shares / shares.sum()
+    return made
+
+
+def calibration(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], bins: int = 10) -> dict[str, Any] | None:
+    """Calibration of the label likelihoods; None where no row has any.
+
+    `n` rows with usable scores, `confidence` (mean probability of the label taken) beside `accuracy`; `ece`: expected
+    calibration error, the mean distance of confidence and accuracy over `bins` bins of equal width, weighted by their
+    rows (Naeini et al. 2015); `brier`: mean squared distance of the probabilities from the truth, summed over the labels
+    (0 to 2; Brier 1950); `log_loss` in nats; `reliability`: per bin that holds rows low, high, n, confidence, accuracy.
+    """
+    index = {label: i for i, label in enumerate(labels)}
+    made = [(p, index[row["gold"]]) for row in rows if (p := probabilities(row["label_scores"])) is not None]
+    if not made:
+        return None
+    shares, gold = np.array([p for p, _ in made]), np.array([g for _, g in made])
+    n = len(gold)
+    taken = shares.argmax(axis=1)
+    sure, right = shares[np.arange(n), taken], (taken == gold).astype(float)
+    truth = np.eye(len(labels))[gold]
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    reliability = [
+        {
+            "low": i / bins,
+            "high": (i + 1) / bins,
+            "n": int(held.sum()),
+            "confidence": float(sure[held].mean()),
+            "accuracy": float(right[held].mean()),
+        }
+        for i in range(bins)
+        if (held := place == i).any()
+    ]
+    return {
+        "n": n,
+        "confidence": float(sure.mean()),
+        "accuracy": float(right.mean()),
+        "ece": sum(b["n"] / n * abs(b["confidence"] - b["accuracy"]) for b in reliability),
+        "brier": float(((shares - truth) ** 2).sum(axis=1).mean()),
+        "log_loss": float(-np.log(np.maximum(shares[np.arange(n), gold], math.exp(-50))).mean()),
+        "reliability": reliability,
+    }
+
+
+Row = Mapping[str, Any]
+
+
+def score(rows: Sequence[Row], form: Form, confidence: float = 0.95, metric: str | None = None) -> dict[str, Any]:
+    """Score one model.
+
+    Args:
+        rows: Its predictions.
+        form: An output of the spec, or a label set; empty for free text.
+        confidence: Of all intervals.
+        metric: What decides; by default that of the kind of output.
+
+    Returns:
+        n, correct, accuracy with `interval`, every metric of the kind of output by its name (with a `NAME_interval`),
+        `valid`, `statuses`, what :func:`label_details`, :func:`json_details` or :func:`text_details` adds, and `primary`
+        {name, value, interval}: the metric that decides.
+    """
+    output, n = as_output(form), len(rows)
+    correct = sum(is_right(row, output) for row in rows)
+    made: dict[str, Any] = {
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n if n else None,
+        "interval": list(wilson_interval(correct, n, confidence)),
+    }
+    decides = METRICS[metric or default_metric(output)]
+    for of in metrics_of(output):
+        made[of.name] = of.value(rows, output)
+        if not of.right_or_wrong and (of.interval_always or of is decides):
+            interval = of.interval(rows, output, confidence)
+            made[f"{of.name}_interval"] = list(interval) if interval else None
+    if isinstance(output, LabelsOutput):
+        made |= label_details(rows, output)
+    elif isinstance(output, JsonOutput):
+        made |= json_details(rows, output, confidence)
+    else:
+        made |= text_details(rows, output, confidence)
+    key = "interval" if decides.right_or_wrong else f"{decides.name}_interval"
+    return made | {
+        "valid": valid_share(rows, output, confidence),
+        "statuses": count_statuses(rows),
+        "primary": {"name": decides.name, "value": made[decides.name], "interval": made[key]},
+    }
+
+
+def label_details(rows: Sequence[Row], output: LabelsOutput) -> dict[str, Any]:
+    """weighted_f1; `per_class` {label: precision, recall, f1, support, predicted}; `absent_labels`, which macro-F1 leaves
+    out; `confusion` {labels, columns, counts} with a last column for invalid answers; `calibration`."""
+    labels, n = list(output.labels), len(rows)
+    counts = confusion(rows, labels)
+    per_class = class_scores(counts, labels)
+    return {
+        "weighted_f1": sum(of["f1"] * of["support"] for of in per_class.values()) / n if n else None,
+        "per_class": per_class,
+        "absent_labels": [label for label in labels if not per_class[label]["support"]],
+        "confusion": {"labels": labels, "columns": [*labels, INVALID], "counts": counts},
+        "calibration": calibration(rows, labels),
+    }
+
+
+def json_details(rows: Sequence[Row], output: JsonOutput, confidence: float) -> dict[str, Any]:
+    """micro_precision and micro_recall; `fields` {field: precision, recall, f1, right, claimed, expected}; `schema`:
+    compliance; `strict`: answers that are JSON as they stand; `repaired`: those that become JSON by repair, of which
+    `right_if_repaired` would be right (they are wrong otherwise unless the spec accepts them); `form`."""
+    n, answers = len(rows), [read_json(row, output) for row in rows]
+    right, claimed, expected = (int(count) for count in claim_counts(rows, output).sum(axis=0))
+    fields: dict[str, Counter[str]] = {}
+    for answer in answers:
+        for field in {*answer.claimed, *answer.gold}:
+            given, gold = answer.claimed.get(field, Counter()), answer.gold.get(field, Counter())
+            fields.setdefault(field, Counter()).update(
+                right=sum((given & gold).values()), claimed=sum(given.values()), expected=sum(gold.values())
+            )
+    repaired = rate(sum(answer.parse == "repaired" for answer in answers), n, confidence)
+    repaired["right_if_repaired"] = sum(
+        answer.parse == "repaired" and answer.same and row["status"] == "ok"
+        for answer, row in zip(answers, rows, strict=True)
+    )
+    return {
+        "micro_precision": right / claimed if claimed else None,
+        "micro_recall": right / expected if expected else None,
+        "fields": {field or "(the value)": _field(counts) for field, counts in sorted(fields.items())},
+        "schema": rate(sum(complies(answer, output) for answer in answers), n, confidence),
+        "strict": rate(sum(answer.parse == "strict" for answer in answers), n, confidence),
+        "repaired": repaired,
+        "form": form_counts(rows, output),
+    }
+
+
+def _field(of: Counter[str]) -> dict[str, Any]:
+    right, claimed, expected = of["right"], of["claimed"], of["expected"]
+    return {
+        "precision": right / claimed if claimed else None,
+        "recall": right / expected if expected else None,
+        "f1": f1_of(right, claimed, expected),
+        "right": right,
+        "claimed": claimed,
+        "expected": expected,
+    }
+
+
+def text_details(rows: Sequence[Row], output: TextOutput, confidence: float) -> dict[str, Any]:
+    """`corpus` BLEU and chrF; mean `length_ratio`; rates of `repetition` (texts that go in circles) and `refusal`; `form`;
+    with output.extract also `extracted`, the rate of answers with a final answer."""
+    n, texts, gold = len(rows), [scored_text(row) for row in rows], [str(row["gold"]) for row in rows]
+    ratios = [length_ratio(text, right) for text, right in zip(texts, gold, strict=True)]
+    made: dict[str, Any] = {
+        "length_ratio": sum(ratios) / n if n else None,
+        "repetition": rate(sum(repetition(text) >= REPEATED for text in texts), n, confidence),
+        "refusal": rate(sum(map(is_refusal, texts)), n, confidence),
+        "form": form_counts(rows, output),
+    }
+    if n:
+        made["corpus"] = corpus_scores(texts, gold)
+    if output.extract:
+        found = sum(row["status"] == "ok" and final_answer(row["text"], output.extract) is not None for row in rows)
+        made["extracted"] = rate(found, n, confidence)
+    return made
+
+
+def rate(k: int, n: int, confidence: float) -> dict[str, Any]:
+    """{k, n, share, interval} of a count, with its Wilson interval."""
+    return {"k": k, "n": n, "share": k / n if n else None, "interval": list(wilson_interval(k, n, confidence))}
+
+
+def valid_share(rows: Sequence[Row], form: Form, confidence: float = 0.95) -> dict[str, Any]:
+    """{valid, n, share, interval}: finished answers in the declared form (see answer_rules.form_problems)."""
+    output = as_output(form)
+    counted = rate(sum(is_valid(row, output) for row in rows), len(rows), confidence)
+    return {"valid": counted.pop("k"), **counted}
+
+
+def count_statuses(rows: Sequence[Row]) -> dict[str, int]:
+    """Rows per generation status, every status named."""
+    counts = Counter(row["status"] for row in rows)
+    return {status: counts[status] for status in STATUSES}
+
+
+def form_counts(rows: Sequence[Row], output: JsonOutput | TextOutput) -> dict[str, int]:
+    """Answers per rule of form they break (an answer may break several), and per status that is not `ok`."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        if row["status"] != "ok":
+            counts[row["status"]] += 1
+        else:
+            counts.update({rule for rule, _ in form_problems(row["text"], output)})
+    return dict(sorted(counts.items()))

@@ -1,0 +1,52 @@
+"""Corrections for several hypotheses (Holm) and for repeated use of one test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979), in the order given."""
+    adjusted = [0.0] * len(pvalues)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(pvalues)), key=lambda i: pvalues[i])):
+        largest = max(largest, min(1.0, (len(pvalues) - rank) * pvalues[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def level_left(look: int, alpha: float = 0.05) -> float:
+    """Two-sided level of the look-th judgement on one test set (1 is the first): 2 alpha / (look (look + 1)).
+
+    A candidate is promoted when the lower bound of its interval lies above the threshold: half the level is the chance
+    that a useless one is. These halves, alpha / (k (k + 1)), sum to alpha over all looks there can ever be, so the
+    chance that *any* of them promotes a useless candidate stays under alpha (union bound; nothing is assumed about how
+    the candidates depend on each other, only that none was made by looking at the test). The first look costs what an
+    ordinary interval costs: its level is alpha. Raises ValueError for look < 1.
+    """
+    if look < 1:
+        raise ValueError(f"looks are counted from 1, not {look}")
+    return 2 * alpha / (look * (look + 1))
+
+
+def looks_spent(looks: int, alpha: float = 0.05) -> float:
+    """Bound on the chance that one of the first `looks` useless candidates is promoted: alpha * looks / (looks + 1)."""
+    return alpha * looks / (looks + 1)
+
+
+def selection_optimism(n: int, accuracy: float, candidates: int) -> float:
+    """How much too high the best of equally good candidates looks on one test set of n rows, on average.
+
+    The expected maximum of `candidates` independent binomial accuracies minus the true one: an upper estimate, since
+    real candidates agree on many rows.
+    """
+    if n <= 0 or candidates <= 1 or not 0 < accuracy < 1:
+        return 0.0
+    k = np.arange(n + 1)
+    log_choose = np.array([math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(n + 1)])
+    below = np.cumsum(np.exp(log_choose + k * math.log(accuracy) + (n - k) * math.log1p(-accuracy)))
+    expected_maximum = float((1 - np.minimum(below[:-1], 1.0) ** candidates).sum())
+    return max(0.0, expected_maximum / n - accuracy)

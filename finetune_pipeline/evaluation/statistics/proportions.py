@@ -1,0 +1,218 @@
+"""Intervals and tests of proportions: single, paired, and of rows that share a source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+Interval = tuple[float, float]
+
+
+def z_value(confidence: float) -> float:
+    """Standard normal quantile of a two-sided `confidence` (0.95 gives 1.96). Raises ValueError outside (0, 1)."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    return -NormalDist().inv_cdf((1 - confidence) / 2)  # the small tail, which keeps its digits near confidence 1
+
+
+def wilson_interval(k: float, n: float, confidence: float = 0.95) -> Interval:
+    """Score interval of a share, k of n (Wilson 1927). n = 0 gives (0, 1). Raises ValueError unless 0 <= k <= n.
+
+    k and n may be effective numbers of rows (see clusters.clustered_share) and need not be whole.
+    """
+    if not 0 <= k <= n:
+        raise ValueError(f"{k} of {n} is not a share")
+    return wilson_at(k, n, z_value(confidence))
+
+
+def wilson_at(k: float, n: float, z: float) -> Interval:
+    """:func:`wilson_interval` for a critical value instead of a confidence."""
+    if n == 0:
+        return 0.0, 1.0
+    z2 = z * z
+    centre = (k + z2 / 2) / (n + z2)
+    half = z / (n + z2) * math.sqrt(k * (n - k) / n + z2 / 4)
+    return (0.0 if k == 0 else max(0.0, centre - half)), (1.0 if k == n else min(1.0, centre + half))
+
+
+def tango_statistic(b: float, c: float, n: float, gain: float) -> float:
+    """Score statistic of the hypothesis that the true gain of the second model over the first is `gain` (Tango 1998).
+
+    b: pairs only the first gets right; c: pairs only the second gets right; n: all pairs (need not be whole: effective
+    numbers are allowed). About standard normal under the hypothesis; at gain 0 it is (c - b) / sqrt(b + c), McNemar's.
+    """
+    linear = -b - c + (2 * n - c + b) * gain
+    constant = -b * gain * (1 - gain)
+    root = (math.sqrt(max(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    variance = n * (2 * root + gain * (1 - gain))
+    surprise = c - b - n * gain
+    if variance <= 0:
+        return math.copysign(math.inf, surprise) if surprise else 0.0
+    return surprise / math.sqrt(variance)
+
+
+def tango_interval(b: float, c: float, n: float, confidence: float = 0.95) -> Interval:
+    """Score interval of the gain (c - b) / n, the difference of two paired proportions (Tango 1998).
+
+    The bounds are the differences at which :func:`tango_statistic` equals the normal quantile. Holds its coverage when
+    the models hardly ever disagree, where Wald and bootstrap do not. Raises ValueError unless b, c >= 0 and
+    b + c <= n, n > 0.
+    """
+    if min(b, c) < 0 or b + c > n * (1 + 1e-12) or n <= 0:
+        raise ValueError(f"b={b}, c={c} are not discordant counts of n={n} pairs")
+    return tango_at(b, c, n, z_value(confidence))
+
+
+def tango_at(b: float, c: float, n: float, z: float) -> Interval:
+    """:func:`tango_interval` for a critical value instead of a confidence."""
+    estimate = (c - b) / n
+    low = crossing(lambda gain: tango_statistic(b, c, n, gain) - z, -1.0, estimate)
+    high = crossing(lambda gain: tango_statistic(b, c, n, gain) + z, estimate, 1.0)
+    return low, high
+
+
+def crossing(falling: Callable[[float], float], low: float, high: float) -> float:
+    """Where a falling function crosses zero between low and high, by bisection; the end it does not reach, if none."""
+    if falling(low) <= 0:
+        return low
+    if falling(high) >= 0:
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if falling(middle) > 0 else (low, middle)
+    return (low + high) / 2
+
+
+def _discordant(b: int, c: int) -> int:
+    if min(b, c) < 0:
+        raise ValueError(f"b={b}, c={c}: counts cannot be negative")
+    return b + c
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Two-sided p of the exact McNemar test: a binomial test of b against c discordant pairs. No such pair gives 1."""
+    n = _discordant(b, c)
+    return min(1.0, 2 * float(special.bdtr(min(b, c), n, 0.5))) if n else 1.0
+
+
+def sign_test(wins: int, losses: int, ties: int = 0, confidence: float = 0.95) -> dict[str, Any]:
+    """Preferences between two answers: {wins, losses, ties, n, share, interval, p}.
+
+    `share`: wins among the decided pairs with its Wilson `interval`; `p`: two-sided exact binomial. Ties say nothing
+    about which side is better and are left out of both, but counted. Nothing decided: share null, interval (0, 1), p 1.
+    """
+    decided = _discordant(losses, wins)
+    if ties < 0:
+        raise ValueError(f"ties={ties}: counts cannot be negative")
+    return {
+        "wins": wins,
+        "losses": losses,
+        "ties": ties,
+        "n": decided + ties,
+        "share": wins / decided if decided else None,
+        "interval": list(wilson_interval(wins, decided, confidence)),
+        "p": mcnemar_exact(losses, wins),
+    }
+
+
+def _codes(clusters: Sequence[Hashable]) -> np.ndarray:
+    index: dict[Hashable, int] = {}
+    return np.fromiter((index.setdefault(c, len(index)) for c in clusters), dtype=np.int64, count=len(clusters))
+
+
+def _checked(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    if len(values) != len(clusters) or not len(values):
+        raise ValueError(f"need one cluster a value, and at least one: {len(values)} values, {len(clusters)} clusters")
+    return np.asarray(values, dtype=float), _codes(clusters)
+
+
+def design_effect(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """Variance of the mean with clusters over the variance without them; 1 or more.
+
+    The clustered variance is the sum of squares of the clusters' summed residuals (linearisation), with the factor
+    G / (G - 1) for G clusters. Where all values are equal, or there is one cluster, nothing can be estimated, and the
+    largest possible effect is taken: that of clusters whose rows are all alike, sum of squared sizes / n.
+    """
+    x, codes = _checked(values, clusters)
+    sizes = np.bincount(codes)
+    groups, n = len(sizes), len(x)
+    if groups == n:
+        return 1.0
+    residuals = x - x.mean()
+    spread = float((residuals**2).sum())
+    if spread == 0 or groups == 1:
+        return float((sizes**2).sum() / n)
+    totals = np.bincount(codes, weights=residuals)
+    clustered = float((totals**2).sum()) * groups / (groups - 1)
+    return max(1.0, clustered / (spread * n / (n - 1)))
+
+
+def _critical(groups: int, n: int, confidence: float) -> float:
+    """Student's t with G - 1 degrees of freedom where rows are clustered: few clusters tell little about the variance."""
+    if groups == n:
+        return z_value(confidence)
+    return float(-special.stdtrit(max(1, groups - 1), (1 - confidence) / 2))
+
+
+def clustered_share(right: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95) -> dict[str, Any]:
+    """A rate where rows share a source: {k, n, share, clusters, design_effect, effective_n, interval}.
+
+    `right`: 0 or 1 a row. The interval is Wilson's for the effective numbers. Without shared sources it is Wilson's.
+    """
+    x, codes = _checked(right, clusters)
+    n, groups = len(x), int(codes.max()) + 1
+    effect = design_effect(right, clusters)
+    k = float(x.sum())
+    return {
+        "k": int(k),
+        "n": n,
+        "share": k / n,
+        "clusters": groups,
+        "design_effect": effect,
+        "effective_n": n / effect,
+        "interval": list(wilson_at(k / effect, n / effect, _critical(groups, n, confidence))),
+    }
+
+
+def clustered_tango_interval(
+    before: Sequence[float], after: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
+) -> Interval:
+    """Tango's interval of the paired gain where rows share a source: counts divided by the design effect of the
+    differences. Without shared sources it is :func:`paired.tango_interval`."""
+    first, codes = _checked(before, clusters)
+    difference = np.asarray(after, dtype=float) - first
+    effect = design_effect(list(difference), clusters)
+    b, c, n = float((difference < 0).sum()), float((difference > 0).sum()), len(first)
+    return tango_at(b / effect, c / effect, n / effect, _critical(int(codes.max()) + 1, n, confidence))
+
+
+def cluster_sign_flip(
+    differences: Sequence[float], clusters: Sequence[Hashable], resamples: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p that the mean paired difference is zero: signs are flipped, for all rows of a cluster at once.
+
+    Exact (all sign patterns) up to 2**13 patterns, else drawn; a drawn p counts the observed pattern too (Phipson and
+    Smyth 2010), so it is never zero.
+    """
+    x, codes = _checked(differences, clusters)
+    totals = np.bincount(codes, weights=x)
+    totals = totals[totals != 0]
+    observed = abs(float(totals.sum())) - 1e-9 * float(np.abs(totals).sum())
+    if not len(totals):
+        return 1.0
+    if len(totals) <= 13:
+        patterns = 1 - 2.0 * ((np.arange(2 ** len(totals))[:, None] >> np.arange(len(totals))) & 1)
+        return float((np.abs(patterns @ totals) >= observed).mean())
+    random = np.random.default_rng(seed)
+    hits, done, block = 0, 0, max(1, 4_000_000 // len(totals))
+    while done < resamples:
+        size = min(block, resamples - done)
+        signs = random.integers(0, 2, (size, len(totals)), dtype=np.int8) * 2 - 1
+        hits += int((np.abs(signs @ totals) >= observed).sum())
+        done += size
+    return (hits + 1) / (resamples + 1)

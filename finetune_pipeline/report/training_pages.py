@@ -1,0 +1,236 @@
+"""The pages of the training plan and of the supervision audit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from finetune_pipeline.evaluation.step_facts import Audit, AuditedRow
+from finetune_pipeline.evaluation.wording import NOTHING, counted, number, percent
+from finetune_pipeline.planning.plan import duration
+from finetune_pipeline.report.blocks import (
+    Code,
+    Legend,
+    Page,
+    Plot,
+    Section,
+    Span,
+    Table,
+    Text,
+    TokenRow,
+    Tokens,
+    Verdict,
+    figure,
+    text,
+)
+from finetune_pipeline.report.page import page_html
+from finetune_pipeline.report.plots import stacked_bar
+
+PARTS = {
+    "weights": "#4c78a8",
+    "trained": "#72b7b2",
+    "gradients": "#f58518",
+    "optimiser": "#e45756",
+    "activations": "#54a24b",
+    "logits": "#eeca3b",
+    "overhead": "#b0b0b0",
+    "resident": "#dddddd",
+}
+"""Parts of the memory at the peak, and their colours."""
+
+
+def plan_page(facts: Mapping[str, Any]) -> Page:
+    """Build the page of a plan. `facts`: of planning.plan.training_plan."""
+    memory, nearest = facts["memory_mib"], facts["nearest"]
+    parts = [[name, f"{memory[name]:,}"] for name in PARTS if memory[name]]
+    table = Table(
+        [("Part of the peak", text), ("MiB", figure)], [*parts, ["total", f"{memory['total']:,}"]], [len(parts)]
+    )
+    fitting = Code(nearest["yaml"], "yaml") if nearest and nearest["fits"] else None
+    return Page(
+        "Training plan",
+        facts["sentence"],
+        None,
+        [
+            Section.of("memory", "Memory", [memory_plot(facts), table, fitting]),
+            Section.of("methods", "Methods side by side", [methods_table(facts)]),
+        ],
+    )
+
+
+def memory_plot(facts: Mapping[str, Any]) -> Plot:
+    """One bar of the peak's parts, and a line at what is free."""
+    memory, free = facts["memory_mib"], facts["available_mib"]
+    parts = {f"{name} {memory[name]:,} MiB": (memory[name], color) for name, color in PARTS.items() if memory[name]}
+    return stacked_bar(
+        "memory", "Parts of the memory at the peak, and what is free", parts, (free, f"free: {free:,} MiB")
+    )
+
+
+def methods_table(facts: Mapping[str, Any]) -> Table:
+    """Method, trainable parameters, memory, time, what is stored, and what was measured on the shipped task."""
+    timed = all(row.get("seconds") for row in facts["methods"])
+    rows = [
+        [
+            row["method"],
+            f"{row['trainable_parameters']:,}",
+            f"{row['memory_mib']:,} MiB",
+            "yes" if row["fits"] else "no",
+            *([time_range(row["seconds"])] if timed else []),
+            file_size(row["result_bytes"]),
+            measured_accuracy(row["measured"]),
+        ]
+        for row in facts["methods"]
+    ]
+    columns = [("Method", text), ("Trainable parameters", figure), ("Memory", figure), ("Fits", text)]
+    columns += [("Time", figure)] if timed else []
+    columns += [("Result", figure), ("Accuracy measured on the shipped task", text)]
+    return Table(columns, rows, [i for i, row in enumerate(facts["methods"]) if row["chosen"]])
+
+
+def time_range(seconds: Mapping[str, Any] | None) -> str:
+    """An interval of time for people."""
+    if not seconds:
+        return "not measured here"
+    return f"{duration(seconds['low'])} to {duration(seconds['high'])}"
+
+
+def file_size(size: int) -> str:
+    """A file's size for people."""
+    return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
+
+
+def measured_accuracy(measured: Mapping[str, Any] | None) -> str:
+    """What was measured on the shipped task, which says little about another one."""
+    if not measured or measured.get("accuracy") is None:
+        return "not measured"
+    low, high = measured["interval"]
+    return f"{measured['accuracy']:.2f} ({low:.2f} to {high:.2f}), {measured['date']}"
+
+
+_LONG, _EDGE = 160, 60
+"""Tokens of context in a row from which their middle is folded away, and how many are shown at either end."""
+FAULTS = {
+    "rows_without_loss": "No token with loss",
+    "rows_partly_learned": "Answer only partly learned",
+    "rows_with_loss_on_prompt": "Loss outside the answers",
+    "rows_without_eos": "End of turn not learned",
+    "answers_cut": "Answer not whole",
+    "rows_over_length": "Longer than max_tokens",
+    "template_mismatch": "Other text than in serving",
+    "rows_refused": "Refused by the chat template",
+    "rows_with_special_tokens": "Marks of a template in the text",
+}
+_DONE = {"rows_cut": "Examples with a cut user text", "tokens_cut": "Tokens cut", "rows_dropped": "Rows left out"}
+
+
+def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> Page:
+    """Build the page.
+
+    Args:
+        audits: Of audit.json: the audit of training.rows.prepare_split, by split.
+        settings: ``spec.training``.
+    """
+    read = {split: Audit.model_validate(audit) for split, audit in audits.items()}
+    note = (
+        f"Longest example: {settings['max_tokens']} tokens (training.max_tokens); longer ones: {settings['over_length']} "
+        "(training.over_length)."
+    )
+    if settings.get("augment"):
+        note += " Training rows are learned as they are and once perturbed (training.augment)."
+    sections = [
+        Section.of("counters", "Counters", [counters(read), Text(note, note=True)]),
+        Section.of("key", "How to read the rows", [Legend()]),
+    ]
+    for split, audit in read.items():
+        rows = token_rows(audit.shown) or Text("No rows to show.")
+        sections.append(Section.of(split, split[:1].upper() + split[1:], [rows]))
+    lead = "What the model is taught, token by token, before the first step."
+    return Page("Supervision audit", lead, _verdict(read), sections)
+
+
+def audit_html(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    """The page as HTML."""
+    return page_html(audit_page(audits, settings))
+
+
+def _verdict(audits: Mapping[str, Audit]) -> Verdict:
+    if problems := [problem for audit in audits.values() for problem in audit.problems]:
+        faults = [(f"{p.place}: {p.message}.", f"What to do: {p.fix}.") for p in problems]
+        sentence = "It would teach something else than the answers:"
+        return Verdict("failed", "Training is stopped.", sentence, faults=faults)
+    rows, learned, tokens = (sum(getattr(a, k) for a in audits.values()) for k in ("rows", "loss_tokens", "tokens"))
+    sentence = (
+        f"In all {counted(rows, 'row')} every answer is learned as a whole, its end included, and nothing else is; the text is "
+        f"what serving sends, token for token. {number(learned)} of {number(tokens)} tokens "
+        f"({percent(learned / tokens) if tokens else NOTHING}) carry loss."
+    )
+    return Verdict("passed", "Sound.", sentence)
+
+
+def counters(audits: Mapping[str, Audit]) -> Table:
+    """All counters of the audit, a column a split."""
+    rows: list[list[Any]] = [["Rows", *(a.rows for a in audits.values())]]
+    rows.append(["Tokens", *(a.tokens for a in audits.values())])
+    rows.append(["Tokens with loss", *(a.loss_tokens for a in audits.values())])
+    for title, key in (("Tokens a row", "tokens_per_row"), ("Tokens with loss a row", "loss_tokens_per_row")):
+        spreads = [getattr(a, key) for a in audits.values()]
+        cells = [" … ".join(map(number, (s.min, s.p50, s.max))) if s else "–" for s in spreads]
+        rows.append([f"{title} (least, median, most)", *cells])
+    marks: dict[tuple[int, int], str] = {}
+    for name, title in (FAULTS | _DONE).items():
+        counts = [a.count(name) for a in audits.values()]
+        if name in FAULTS:
+            marks |= {(len(rows), j): "bad" if n else "not_asked" for j, n in enumerate(counts, 1)}
+        rows.append([title, *counts])
+    return Table([("", text), *((split, number) for split in audits)], rows, marks=marks)
+
+
+def token_rows(rows: Sequence[AuditedRow]) -> Tokens:
+    """Rows token by token, as the audit wrote them down."""
+    return Tokens([_row(row) for row in rows])
+
+
+def _row(row: AuditedRow) -> TokenRow:
+    place = f", {row.place}" if row.place not in ("", "?:?") else ""
+    lost = f", {number(row.tokens_lost)} lost" if row.tokens_lost else ""
+    caption = f"{row.id}{place}: {number(row.tokens)} tokens, {number(row.loss_tokens)} with loss{lost}"
+    fault = FAULTS.get(row.fault)
+    return TokenRow(fault or row.why, fault is not None, caption, list(_runs(row.pieces)))
+
+
+def _runs(pieces: Sequence[tuple[str, str, bool]]) -> Iterator[tuple[bool, list[Span]]]:
+    """Tokens as spans, neighbours shaded in turn; of a long stretch without loss the middle is folded away."""
+    at = 0
+    for kind, group in groupby(pieces, key=lambda piece: piece[1]):
+        tokens = [(part, special) for text, _, special in group for part in _parts(text, kind)]
+        spans = [_span(text, kind, special, (at + i) % 2 == 1) for i, (text, special) in enumerate(tokens)]
+        at += len(spans)
+        if kind != "loss" and len(spans) > _LONG:
+            yield from ((False, spans[:_EDGE]), (True, spans[_EDGE:-_EDGE]), (False, spans[-_EDGE:]))
+        else:
+            yield False, spans
+
+
+def _parts(text: str, kind: str) -> list[str]:
+    """What was cut comes as one text; it is folded by its words."""
+    return re.findall(r"\s*\S+|\s+$", text) or [text] if kind == "lost" else [text]
+
+
+def _span(text: str, kind: str, special: bool, odd: bool) -> Span:
+    return Span(" ".join([kind, *["other"] * odd, *["special"] * special]), list(_visible(text)))
+
+
+def _visible(text: str) -> Iterator[tuple[bool, str]]:
+    """The text in parts: signs for line breaks, and for blanks that are a whole token or end one."""
+    body = text.rstrip(" ")
+    for part in re.split(r"([\r\n])", body):
+        if part in ("\r", "\n"):
+            yield True, "␍" if part == "\r" else "↵"
+            if part == "\n":
+                yield False, part
+        elif part:
+            yield False, part
+    yield from [(True, "·")] * (len(text) - len(body))

@@ -1,0 +1,181 @@
+"""Scores against scikit-learn, sacrebleu and rouge-score, and the treatment of answers that are not in form."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import sacrebleu
+from rouge_score import rouge_scorer
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    accuracy_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    precision_score,
+    recall_score,
+)
+
+from finetune_pipeline.evaluation.scores import calibration, probabilities, score
+from finetune_pipeline.spec.outputs import JsonOutput, TextOutput
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows
+
+FLAGS = ["a", "b", "c"]
+EXTRACTION = JsonOutput(json_schema={"type": "object", "properties": {f: {"enum": ["x"]} for f in FLAGS}})
+
+
+def extraction(i: int, gold: set[str], said: set[str]) -> dict:
+    return row(i, *(json.dumps(dict.fromkeys(sorted(of), "x")) for of in (gold, said)))
+
+
+def test_scores_of_labels_equal_scikit_learn() -> None:
+    chance = random.Random(0)
+    said = [*LABELS, "I am not sure"]
+    pairs = [
+        (gold := chance.choice(LABELS), gold if chance.random() < 0.6 else chance.choice(said)) for _ in range(150)
+    ]
+    gold, said = [g for g, _ in pairs], [s if s in LABELS else "invalid" for _, s in pairs]
+    scores = score(rows(pairs), LABELS, metric="macro_f1")
+    assert scores["accuracy"] == pytest.approx(accuracy_score(gold, said))
+    assert scores["macro_f1"] == pytest.approx(f1_score(gold, said, labels=LABELS, average="macro"))
+    assert scores["weighted_f1"] == pytest.approx(f1_score(gold, said, labels=LABELS, average="weighted"))
+    assert scores["confusion"]["counts"] == confusion_matrix(gold, said, labels=[*LABELS, "invalid"])[:3].tolist()
+    assert scores["confusion"]["columns"] == [*LABELS, "invalid"]
+    expected = precision_recall_fscore_support(gold, said, labels=LABELS)
+    for i, label in enumerate(LABELS):
+        found = scores["per_class"][label]
+        assert [found[k] for k in ("precision", "recall", "f1", "support")] == pytest.approx([e[i] for e in expected])
+    low, high = scores["primary"]["interval"]
+    assert low < scores["primary"]["value"] < high and scores["primary"]["name"] == "macro_f1"
+
+
+def test_invalid_answers_are_wrong_and_counted_apart() -> None:
+    scores = score([row(1, "bug", "bug"), row(2, "bug", "BUG"), row(3, "bug", "bug", status="truncated")], LABELS)
+    assert (scores["correct"], scores["n"], scores["valid"]["valid"]) == (1, 3, 1)
+    assert scores["confusion"]["counts"][0] == [1, 0, 0, 2]
+    assert scores["statuses"] == {"ok": 2, "truncated": 1, "empty": 0, "error": 0}
+    assert "macro_f1_interval" not in scores
+
+
+def test_labels_without_rows_do_not_drag_macro_f1_and_unknown_ones_are_an_error() -> None:
+    scores = score(rows([("bug", "bug"), ("billing", "billing")]), LABELS)
+    assert scores["macro_f1"] == 1.0 and scores["absent_labels"] == ["other"]
+    assert scores["per_class"]["other"] == {"precision": None, "recall": None, "f1": 0.0, "support": 0, "predicted": 0}
+    with pytest.raises(ValueError, match="'refund'"):
+        score(rows([("refund", "bug")]), LABELS)
+
+
+def test_no_rows_no_numbers() -> None:
+    scores = score([], LABELS)
+    assert (scores["n"], scores["accuracy"], scores["macro_f1"], scores["interval"]) == (0, None, None, [0.0, 1.0])
+    assert score([], EXTRACTION)["micro_f1"] is None and score([], TextOutput())["rougeLsum"] is None
+
+
+def test_scores_of_fields_equal_scikit_learn_on_a_multilabel_problem() -> None:
+    given = [({"a", "b"}, {"a"}), ({"b"}, {"b", "c"}), ({"a", "c"}, {"a", "c"}), (set(), {"a"}), ({"c"}, set())]
+    scores = score([extraction(i, *pair) for i, pair in enumerate(given)], EXTRACTION)
+    gold, said = ([[int(f in pair[side]) for f in FLAGS] for pair in given] for side in (0, 1))
+    assert scores["micro_f1"] == pytest.approx(f1_score(gold, said, average="micro"))
+    for metric, of in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        assert [scores["fields"][f][metric] for f in FLAGS] == pytest.approx(list(of(gold, said, average=None)))
+    assert (scores["correct"], scores["exact"]) == (1, 0.2)
+    low, high = scores["micro_f1_interval"]
+    assert 0 <= low < scores["micro_f1"] < high <= 1
+
+
+def test_repaired_and_failed_extractions_are_counted_apart() -> None:
+    given = [extraction(i, {"a"}, {"a"}) for i in range(5)]
+    given[1]["text"] = "Here you are: {'a': 'x'}"
+    given[2] |= {"text": "", "status": "empty"}
+    given[3] |= {"text": '{"a": "x"', "status": "truncated"}
+    given[4]["text"] = '{"a": "y"}'
+    scores = score(given, EXTRACTION)
+    assert scores["correct"] == 1
+    assert (scores["strict"]["k"], scores["repaired"]["k"], scores["repaired"]["right_if_repaired"]) == (2, 2, 1)
+    assert (scores["schema"]["k"], scores["valid"]["valid"]) == (1, 1)
+    assert scores["form"] == {"empty": 1, "not_json": 1, "schema": 1, "truncated": 1}
+
+
+def test_overlap_equals_the_reference_implementations() -> None:
+    texts = [
+        ("The parcel was sent on Monday.", "The parcel was sent on Tuesday morning."),
+        ("We will refund you.", "You will get your money back soon."),
+        ("Yes, that is possible.", "Yes, that is possible."),
+    ]
+    scores = score([row(i, gold, said) for i, (said, gold) in enumerate(texts)], TextOutput())
+    rouge = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True)
+    expected = {name: [rouge.score(gold, said)[name].fmeasure for said, gold in texts] for name in rouge.rouge_types}
+    expected["chrf"] = [sacrebleu.sentence_chrf(said, [gold]).score / 100 for said, gold in texts]
+    expected["bleu"] = [sacrebleu.sentence_bleu(said, [gold]).score / 100 for said, gold in texts]
+    for name, values in expected.items():
+        assert scores[name] == pytest.approx(sum(values) / 3)
+        assert scores[f"{name}_interval"][0] < scores[name] < scores[f"{name}_interval"][1]
+    said, gold = zip(*texts, strict=True)
+    assert scores["corpus"]["bleu"] == pytest.approx(sacrebleu.corpus_bleu(said, [gold]).score / 100)
+    assert scores["corpus"]["chrf"] == pytest.approx(sacrebleu.corpus_chrf(said, [gold]).score / 100)
+    assert scores["exact"] == pytest.approx(1 / 3)
+
+
+def test_rates_of_text_and_the_metric_that_decides() -> None:
+    given = [
+        row(1, "Your order 1234 ships on 3 May.", "I'm sorry, but I can't help with that."),
+        row(2, "Fine.", "it is good and " * 12),
+        row(3, "#### 4", "so\n#### 4"),
+        row(4, "refund it", "refund it", status="error"),
+    ]
+    scores = score(given, TextOutput(extract=r"#### (\d+)"))
+    assert (scores["refusal"]["k"], scores["repetition"]["k"], scores["extracted"]["k"]) == (1, 1, 1)
+    assert scores["primary"] == {"name": "exact", "value": 0.25, "interval": scores["interval"]}
+    by_facts = score(given, TextOutput(), metric="facts")["primary"]
+    assert by_facts["name"] == "facts" and by_facts["interval"][0] <= by_facts["value"] <= by_facts["interval"][1]
+    failed = score(given[3:] * 2, TextOutput())
+    assert {failed[name] for name in ("correct", "rougeLsum", "chrf", "bleu", "facts")} == {0.0}
+
+
+def drawn(seed: int, sharpness: float, n: int) -> list[dict]:
+    """Gold labels drawn from known probabilities; the model's are those, raised to a power."""
+    chance = np.random.default_rng(seed)
+    true = chance.dirichlet([0.5, 0.5, 0.5], n)
+    gold = [chance.choice(3, p=p) for p in true]
+    return [
+        row(i, LABELS[g], "bug", label_scores=(sharpness * np.log(np.maximum(p, 1e-12)) - 7).tolist())
+        for i, (p, g) in enumerate(zip(true, gold, strict=True))
+    ]
+
+
+def test_calibration_equals_scikit_learn() -> None:
+    given = drawn(1, 1.5, 500)
+    told = calibration(given, LABELS)
+    shares = np.array([probabilities(r["label_scores"]) for r in given])
+    gold = [LABELS.index(r["gold"]) for r in given]
+    assert told is not None and told["n"] == 500
+    assert told["brier"] == pytest.approx(brier_score_loss(gold, shares, labels=[0, 1, 2], scale_by_half=False))
+    assert told["log_loss"] == pytest.approx(log_loss(gold, shares, labels=[0, 1, 2]))
+    right = [p.argmax() == g for p, g in zip(shares, gold, strict=True)]
+    expected = calibration_curve(right, shares.max(axis=1), n_bins=10)
+    assert [b["accuracy"] for b in told["reliability"]] == pytest.approx(list(expected[0]))
+    assert [b["confidence"] for b in told["reliability"]] == pytest.approx(list(expected[1]))
+
+
+def test_the_calibration_error_is_small_for_an_honest_model_and_large_for_a_sure_one() -> None:
+    honest, sure = (calibration(drawn(2, s, 4000), LABELS) for s in (1.0, 4.0))
+    assert honest is not None and sure is not None
+    assert honest["ece"] < 0.03 and sure["ece"] > 0.1 and sure["confidence"] > sure["accuracy"] + 0.1
+
+
+def test_calibration_leaves_out_rows_without_usable_likelihoods() -> None:
+    given = [
+        row(1, "bug", "bug", label_scores=[math.log(0.8), math.log(0.1), math.log(0.1)]),
+        row(2, "other", "bug", label_scores=[math.log(0.6), math.log(0.2), math.log(0.2)]),
+        row(3, "bug", "bug", label_scores=[]),
+        row(4, "bug", "bug", label_scores=[math.nan, 0.0, 0.0]),
+    ]
+    told = score(given, LABELS)["calibration"]
+    assert (told["n"], told["accuracy"], told["ece"]) == (2, 0.5, pytest.approx((0.2 + 0.6) / 2))
+    assert score(given[2:3], LABELS)["calibration"] is None

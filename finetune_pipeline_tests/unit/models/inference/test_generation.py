@@ -1,0 +1,140 @@
+"""Fast prediction against the plain way: one row at a time through `generate`, every label encoded anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_pipeline.evaluation.predict import encode_labels
+from finetune_pipeline.models.chat import encode_prompt
+from finetune_pipeline.models.inference import generation
+from finetune_pipeline.models.inference.generation import Reader, end_tokens, generate_and_score
+from finetune_pipeline.models.inference.prefix_families import common_prefix
+from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
+from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, tiny_messages
+
+LONGEST = 10
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    folder: Path = make_tiny_model(tmp_path_factory.mktemp("tiny") / "base", seed=3)
+    return load_for_prediction(folder, torch.device("cpu")), load_tokenizer(folder)
+
+
+def _prompts(tokenizer: Any, number: int = 11) -> tuple[list[list[int]], list[list[list[int]]]]:
+    messages = [tiny_messages(n, answer=False) for n in range(number)]
+    return [encode_prompt(tokenizer, m) for m in messages], encode_labels(tokenizer, messages, LABELS)
+
+
+@torch.no_grad()
+def _plainly(model: Any, tokenizer: Any, prompt: list[int], labels: list[list[int]]) -> tuple[str, str, list[float]]:
+    ids = torch.tensor([prompt])
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LONGEST, do_sample=False)
+    new = out[0, len(prompt) :].tolist()
+    status = "ok" if new[-1] == tokenizer.eos_token_id else "truncated"
+    text = tokenizer.decode(new, skip_special_tokens=True)
+    scores = []
+    for label in labels:
+        logits = model(input_ids=torch.tensor([prompt + label])).logits[0].double().log_softmax(-1)
+        scores.append(sum(logits[len(prompt) - 1 + i, token].item() for i, token in enumerate(label)))
+    return text, status if text.strip() or status != "ok" else "empty", scores
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_same_text_status_and_scores_as_the_plain_way(loaded: tuple[Any, Any], batch_size: int) -> None:
+    model, tokenizer = loaded
+    prompts, labels = _prompts(tokenizer)
+    answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, batch_size)
+    for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
+        text, status, scores = _plainly(model, tokenizer, prompt, ids)
+        assert (answer.text, answer.status) == (text, status)
+        assert answer.label_scores == pytest.approx(scores, abs=1e-4)
+        assert answer.prompt_tokens == len(prompt)
+        assert answer.new_tokens == len(answer.new_ids) <= LONGEST
+    assert len({a.text for a in answers}) > 1
+
+
+def test_rows_that_end_early_leave_the_others_alone(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a token that often comes up declared an end, rows finish at different steps."""
+    model, tokenizer = loaded
+    prompts, _ = _prompts(tokenizer)
+    free = generate_and_score(model, tokenizer, prompts, None, LONGEST, 4)
+    stop = free[0].new_ids[3]
+    monkeypatch.setattr(generation, "end_tokens", lambda *_: {stop})
+    answers = generate_and_score(model, tokenizer, prompts, None, LONGEST, 4)
+    for before, after in zip(free, answers, strict=True):
+        cut = before.new_ids.index(stop) + 1 if stop in before.new_ids else LONGEST
+        assert after.new_ids == before.new_ids[:cut]
+        assert (after.status == "truncated") == (stop not in before.new_ids)
+    assert len({a.new_tokens for a in answers}) > 1
+
+
+def test_prompts_without_a_common_beginning(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    prompts = [[5, 6, 7, 8], [9, 10], [11]]
+    labels = [[[20, 21, 2], [22, 2]]] * 3
+    assert common_prefix(prompts) == 0
+    answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 2)
+    for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
+        text, _, scores = _plainly(model, tokenizer, prompt, ids)
+        assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
+
+
+def test_one_bad_row_loses_no_other(loaded: tuple[Any, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    model, tokenizer = loaded
+    prompts, labels = _prompts(tokenizer, 6)
+    good = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 6)
+    bad = [*prompts[:2], [*prompts[2][:-1], 10_000], *prompts[3:]]  # a token the model does not have
+    answers = generate_and_score(model, tokenizer, bad, labels, LONGEST, 6)
+    assert [a.status == "error" for a in answers] == [i == 2 for i in range(6)]
+    assert "Error" in answers[2].error and answers[2].label_scores == []
+    assert [a.text for i, a in enumerate(answers) if i != 2] == [a.text for i, a in enumerate(good) if i != 2]
+    assert "one by one" in capsys.readouterr().err
+
+
+def test_a_prompt_too_long_for_the_model_is_told(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    prompts, _ = _prompts(tokenizer, 2)
+    answers = generate_and_score(model, tokenizer, [*prompts, [7] * 1020, []], None, LONGEST, 4)
+    assert [a.status == "error" for a in answers] == [False, False, True, True]
+    assert "1020 tokens" in answers[2].error and "1024" in answers[2].error and "empty" in answers[3].error
+
+
+def test_families_give_the_same_answers(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two system prompts, and a row with none: each is read behind its own beginning, and nobody's answer changes."""
+    model, tokenizer = loaded
+    ours, labels = _prompts(tokenizer, 6)
+    other = [[*range(30, 60), *prompt[-9:]] for prompt in ours[:4]]
+    prompts = [ours[0], [11, 12, 13], *other, *ours[1:]]
+    offered = [labels[0]] * len(prompts)
+    read: list[int] = []
+    monkeypatch.setattr(generation, "Reader", lambda model, prefix: read.append(len(prefix)) or Reader(model, prefix))
+    kept: dict[int, Any] = {}
+    answers = generate_and_score(model, tokenizer, prompts, offered, LONGEST, 4, keep=kept.update)
+    assert len(read) == 3 and min(read[:2]) > 5, "each family has its own beginning"
+    assert sorted(kept) == list(range(len(prompts)))
+    for answer, prompt, ids in zip(answers, prompts, offered, strict=True):
+        text, _, scores = _plainly(model, tokenizer, prompt, ids)
+        assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
+
+
+def test_end_tokens_come_from_model_and_tokenizer(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = loaded
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [2, 77])
+    assert end_tokens(model, tokenizer) == {2, 77}
+
+
+def test_rows_of_unlike_length_are_read_apart_and_go_on_together(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    prompts = [[5, 6, *range(20, 20 + n)] for n in (3, 40, 9, 38, 1, 12)]
+    assert generation._alike([len(p) for p in prompts]) == [[1, 3], [5], [2], [0], [4]]
+    assert generation._alike([20, 22, 21]) == [[0, 1, 2]]  # one batch stays in its order
+    labels = [[[20, 21, 2], [22, 2]]] * len(prompts)
+    answers = generate_and_score(model, tokenizer, prompts, labels, LONGEST, 6)
+    for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
+        text, _, scores = _plainly(model, tokenizer, prompt, ids)
+        assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
