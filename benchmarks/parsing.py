@@ -34,7 +34,7 @@ WARM_ROWS = 2_000
 def ours(path: Path) -> set[int]:
     """Lines this package quarantines."""
     from finetune_pipeline.data.readers.blocks import read_blocks
-    from finetune_pipeline.data.validate.row_validation import validate_block
+    from finetune_pipeline.data.validate.validation import validate_block
     from finetune_pipeline.spec import TaskSpec
 
     spec = TaskSpec.model_validate(

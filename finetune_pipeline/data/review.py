@@ -13,10 +13,9 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
-from finetune_pipeline.data.decoding import decode_line
 from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE
 from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
-from finetune_pipeline.data.json_lines import digest_files, is_blank, read_lines, write_rows
+from finetune_pipeline.data.json_lines import decode_line, digest_files, is_blank, read_lines, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.scrub import scrub_messages
 from finetune_pipeline.data.validate.row_rules import nearest_label

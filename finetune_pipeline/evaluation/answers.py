@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.data.json_values import NOT_JSON, repaired, strict
+from finetune_pipeline.data.answer_rules import NOT_JSON, repaired, strict
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 
 INVALID = "invalid"

@@ -10,8 +10,17 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from finetune_pipeline.data.answer_rules import final_answer, form_problems, schema_of
-from finetune_pipeline.data.json_values import NOT_JSON, canonical, claims, repaired, schema_problems, strict
+from finetune_pipeline.data.answer_rules import (
+    NOT_JSON,
+    canonical,
+    claims,
+    final_answer,
+    form_problems,
+    repaired,
+    schema_of,
+    schema_problems,
+    strict,
+)
 from finetune_pipeline.evaluation.answers import answer_of
 from finetune_pipeline.evaluation.facts import fact_score
 from finetune_pipeline.evaluation.overlap import sentence_scores

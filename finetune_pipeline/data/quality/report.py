@@ -10,8 +10,8 @@ from typing import Any
 from finetune_pipeline.data.dedup.benchmarks import MATCHES, Item, Match, load_benchmarks
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.data.quality.balance import class_balance, origins, size_rules
 from finetune_pipeline.data.quality.consistency import consistency
+from finetune_pipeline.data.quality.counts import class_balance, origins, size_rules
 from finetune_pipeline.data.quality.noise import label_noise
 from finetune_pipeline.data.quality.sample import gather, part
 from finetune_pipeline.data.quality.synthetic import review_sample, synthetic_rows, to_review_lines

@@ -9,12 +9,18 @@ from dataclasses import replace
 
 import msgspec
 
-from finetune_pipeline.data.decoding import decode_line
 from finetune_pipeline.data.fields import compile_expression, is_row_key, plain_path
-from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, decode_line
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.raw_stream import RawStream
-from finetune_pipeline.data.readers.records import SHOWN, Record, broken_stream, byte_order_mark, too_long, unreadable
+from finetune_pipeline.data.readers.records import (
+    SHOWN,
+    RawStream,
+    Record,
+    broken_stream,
+    byte_order_mark,
+    too_long,
+    unreadable,
+)
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 

@@ -3,7 +3,7 @@
 from finetune_pipeline.data.scrub.find import Recogniser, find_spans
 from finetune_pipeline.data.scrub.kinds import KINDS, MODEL_KINDS, SHAPE_KINDS, Span, canonical, fingerprint, load_key
 from finetune_pipeline.data.scrub.names import load_recogniser
-from finetune_pipeline.data.scrub.payments import iban_ok, luhn_ok
+from finetune_pipeline.data.scrub.numbers import iban_ok, luhn_ok
 from finetune_pipeline.data.scrub.placeholders import (
     Scrubbed,
     Scrubber,

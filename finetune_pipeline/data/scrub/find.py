@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from finetune_pipeline.data.scrub import dates, national_ids, network, payments, phones, secrets
+from finetune_pipeline.data.scrub import national_ids, network, numbers, secrets
 from finetune_pipeline.data.scrub.kinds import Span
 
 Recogniser = Callable[[str], list[Span]]
@@ -150,14 +150,14 @@ def _in_long_words(text: str, found: _Found) -> None:
             start = text.index(word, end)
             end = start + len(word)
             found.add("secret", secrets.known_secrets(text, start, end, aws))
-            found.add("wallet", payments.wallets(text, start, end))
+            found.add("wallet", numbers.wallets(text, start, end))
             found.add("national_id", national_ids.bare_ids(text, start, end))
 
 
 def _in_digits(text: str, low: str, raw: bytes, shape: bytes, found: _Found) -> None:
     mixed = b"0a" in shape[::-1]  # a figure behind a letter; figures are rarer, so that this way round is quicker
     if mixed and b"aa00" in shape:
-        found.add("iban", payments.ibans(text))
+        found.add("iban", numbers.ibans(text))
     runs: list[tuple[int, int]] = []
     dots = shape.count(b".0")
     octets = dots > 2 and (b".0." in shape or b".00." in shape or b".000." in shape)
@@ -169,7 +169,7 @@ def _in_digits(text: str, low: str, raw: bytes, shape: bytes, found: _Found) -> 
             (start, end) for start, end in runs if end - start > 6 or text[max(0, start - 2) : start].strip().isalpha()
         ]
     for start, end in runs:
-        found.add_numbers("card", payments.cards(text, start, end))
+        found.add_numbers("card", numbers.cards(text, start, end))
     if mixed:
         if b"aaaaa0000a" in shape:
             found.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
@@ -180,12 +180,12 @@ def _in_digits(text: str, low: str, raw: bytes, shape: bytes, found: _Found) -> 
     _in_hex(text, raw, found, mixed)
     if octets:
         found.add("ip", network.ipv4(text))
-    if (b"0000" in shape or dots > 1 or b"/00" in shape or b"-00" in shape) and dates.birth_in(
+    if (b"0000" in shape or dots > 1 or b"/00" in shape or b"-00" in shape) and numbers.birth_in(
         low, len(raw) == len(text)
     ):
-        found.add("birth_date", dates.birth_dates(text))
+        found.add("birth_date", numbers.birth_dates(text))
     for start, end in runs:
-        found.add_numbers("phone", phones.phones(text, start, end))
+        found.add_numbers("phone", numbers.phones(text, start, end))
 
 
 def _in_hex(text: str, raw: bytes, found: _Found, mixed: bool) -> None:

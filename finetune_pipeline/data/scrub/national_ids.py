@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 
-from finetune_pipeline.data.scrub.context import NUMBER_WORD, before, stems
+from finetune_pipeline.data.scrub.numbers import NUMBER_WORD, before, stems
 
 # (standard number of python-stdnum, "" for none; shape). Taken without a word before them.
 _BARE = (

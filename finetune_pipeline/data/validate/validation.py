@@ -1,21 +1,207 @@
-"""The validation step: raw files in, canonical examples and a quarantine out."""
+"""The validation step: raw rows become canonical examples, or go into quarantine with all their reasons."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.raw_files import FILES
-from finetune_pipeline.data.readers.blocks import Block, read_blocks
-from finetune_pipeline.data.validate.row_validation import validate_block
+from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.data.fields import Mapped, Mapping, mapping_of
+from finetune_pipeline.data.formats import read_turns
+from finetune_pipeline.data.formats.base import OPTIONAL
+from finetune_pipeline.data.json_lines import decode_line, is_blank
+from finetune_pipeline.data.quoting import quoted, row_finding
+from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
+from finetune_pipeline.data.readers.blocks import Block, Record, read_blocks
+from finetune_pipeline.data.scrub import scrub_text
+from finetune_pipeline.data.validate.row_rules import check_row, final_messages, read_time
 from finetune_pipeline.data.workers import in_order
+from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
+
+RAW_SHOWN = 2000
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class ValidatedRow:
+    """The result for one row.
+
+    Attributes:
+        example: The canonical example; None where the row goes into quarantine.
+        findings: All findings, warnings and notes too.
+        ignored: Keys that nothing reads.
+        shape: The row's format; ``mapped`` where `data.fields` says where its texts are.
+    """
+
+    example: Example | None
+    findings: list[Finding]
+    ignored: list[str] = field(default_factory=list)
+    shape: str = "unknown"
+
+
+@dataclass
+class ValidatedBlock:
+    """The result for one block, or several. Always rows_in == kept + len(quarantine).
+
+    Attributes:
+        examples: Canonical JSON Lines of the rows kept.
+        quarantine: Each row's file, line, raw text (scrubbed, cut) and findings.
+        findings: Of all rows, kept or not.
+        rows_in: Number of rows.
+        kept: Number of rows kept.
+        blank: Number of blank lines.
+        by_rule: Findings per rule.
+        labels: Rows kept per label.
+        ignored: Rows per key that nothing reads.
+        shapes: Rows per format.
+    """
+
+    examples: bytes = b""
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    rows_in: int = 0
+    kept: int = 0
+    blank: int = 0
+    by_rule: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    shapes: Counter[str] = field(default_factory=Counter)
+
+
+def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
+    """Validate every row of a block."""
+    result = ValidatedBlock()
+    lines: list[bytes] = []
+    mapping = mapping_of(spec)
+    for record in _records(block, result):
+        for row in validate_record(record, block.file, spec, mapping):
+            result.rows_in += 1
+            result.shapes[row.shape] += 1
+            result.ignored.update(row.ignored)
+            findings = [f.to_dict() for f in row.findings]
+            result.findings += findings
+            result.by_rule.update(f.rule for f in row.findings)
+            if row.example is None:
+                place = {"file": block.file, "line": record.line}
+                result.quarantine.append({**place, "raw": _shown(record.raw), "findings": findings})
+                continue
+            result.kept += 1
+            if row.example.label is not None:
+                result.labels[row.example.label] += 1
+            lines.append(msgspec.json.encode(row.example.to_dict()))
+    lines.append(b"")
+    result.examples = b"\n".join(lines)
+    return result
+
+
+def validate_line(data: bytes, file: str, number: int, spec: TaskSpec) -> ValidatedRow:
+    """Validate one non-blank line of a JSON Lines file that is one row."""
+    return validate_record(Record(number, None, data, encoded=True), file, spec, mapping_of(spec))[0]
+
+
+def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
+    """Validate one record: one row, or as many as ``data.fields.each`` makes of it. `mapping`: that of the spec."""
+    place = f"{file}:{record.line}"
+    value, findings = record.value, list(record.findings)
+    if record.encoded:
+        value, problems, readable = decode_line(record.raw, place, record.at)
+        findings += problems
+        if not readable:
+            return [ValidatedRow(None, findings)]
+    elif value is None:
+        return [ValidatedRow(None, findings)]
+    if record.flat:
+        value = _from_cells(value)
+    if mapping is None and not isinstance(value, dict):
+        message, fix = (
+            f"the row is {quoted(value)}, not an object",
+            'write one object a row: {"text": "…", "label": "…"}',
+        )
+        return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
+    rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
+    by_fields = mapping is not None and mapping.content
+    return [_validate(row, by_fields, findings, record.line, file, spec) for row in rows]
+
+
+def _records(block: Block, result: ValidatedBlock) -> list[Record]:
+    """The records of a block; blank lines are counted and left out."""
+    if block.kind == "records":
+        return list(block.records)
+    records = []
+    at = block.start
+    data = block.data[:-1] if block.data.endswith(b"\n") else block.data
+    for number, line in enumerate(data.split(b"\n") if block.data else (), block.first):
+        notes: tuple[Finding, ...] = ()
+        raw, start = line, at
+        at += len(line) + 1
+        if number == 1 and line.startswith(_BOM):
+            raw, start = line[len(_BOM) :], start + len(_BOM)
+            message, fix = "the file starts with a byte order mark", "nothing to do; it was left out"
+            notes = (row_finding("byte_order_mark", f"{block.file}:1", message, fix, "note"),)
+        if is_blank(raw):
+            result.blank += 1
+        else:
+            records.append(Record(number, None, raw.rstrip(b"\r"), notes, start, encoded=True))
+    return records
+
+
+def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
+    """A table's row: empty cells of optional columns are left out, tags in one cell are split at commas."""
+    row = {k: v for k, v in row.items() if not (v == "" and k in OPTIONAL)}
+    if isinstance(row.get("tags"), str):
+        row["tags"] = [t.strip() for t in row["tags"].split(",") if t.strip()]
+    return row
+
+
+def _validate(
+    mapped: Mapped, by_fields: bool, findings: list[Finding], line: int, file: str, spec: TaskSpec
+) -> ValidatedRow:
+    """Validate a row that is in a known format, or should be."""
+    place, row, found = f"{file}:{line}", mapped.row, [*findings, *mapped.findings]
+    if mapped.findings:
+        return ValidatedRow(None, found, mapped.ignored, "mapped" if by_fields else "unknown")
+    turns = read_turns(row, spec, place)
+    shape = "mapped" if by_fields else turns.shape or "unknown"
+    found += turns.findings
+    decoded_with_loss = any(f.rule == "data.invalid_utf8" for f in found)  # then U+FFFD comes from decoding here
+    problems = check_row(row, turns, spec, place)
+    found += [f for f in problems if not (decoded_with_loss and f.rule == "data.replacement_character")]
+    time, problems = read_time(row.get("time"), place)
+    found += problems
+    ignored = sorted({*turns.ignored, *mapped.ignored})
+    if errors(found):
+        return ValidatedRow(None, found, ignored, shape)
+    messages = final_messages(turns, spec)
+    name = example_id(messages, turns.tools)
+    source: dict[str, Any] = {"file": file, "line": line}
+    if isinstance(row.get("id"), str) and row["id"] not in ("", name):
+        source["id"] = row["id"]
+    example = Example(
+        name,
+        messages,
+        messages[-1]["content"] if spec.labels else None,
+        row.get("group"),
+        row.get("origin") or ("production" if file == PRODUCTION_FILE else "human"),
+        source,
+        row.get("tags") or [],
+        turns.tools,
+        time,
+        row.get("generator"),
+    )
+    return ValidatedRow(example, found, ignored, shape)
+
+
+def _shown(data: bytes) -> str:
+    """The row as the quarantine shows it: decoded with replacements, scrubbed, cut."""
+    return scrub_text(data[: 4 * RAW_SHOWN].decode("utf-8", "replace"))[:RAW_SHOWN]
 
 
 def validation_settings(spec: TaskSpec) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.readers.blocks import Record, read_blocks
-from finetune_pipeline.data.validate.row_validation import ValidatedBlock, validate_block
+from finetune_pipeline.data.validate.validation import ValidatedBlock, validate_block
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."

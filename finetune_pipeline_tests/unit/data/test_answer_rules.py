@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.data.review import _read_decision
-from finetune_pipeline.data.validate.row_validation import validate_line
+from finetune_pipeline.data.validate.validation import validate_line
 from finetune_pipeline.production.log_rows import problems_of
 from finetune_pipeline.spec import TaskSpec
 

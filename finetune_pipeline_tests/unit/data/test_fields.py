@@ -8,7 +8,7 @@ import pytest
 
 from finetune_pipeline.data.fields import check_fields, mapping_of, named_in_fields
 from finetune_pipeline.data.readers.blocks import Record
-from finetune_pipeline.data.validate.row_validation import validate_record
+from finetune_pipeline.data.validate.validation import validate_record
 from finetune_pipeline_tests.unit.data.raw_rows import TEXT_OUTPUT, as_lines, examples, judge_bytes, rules, spec_of
 
 

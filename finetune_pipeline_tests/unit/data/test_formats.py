@@ -12,7 +12,7 @@ from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.formats import FORMATS, RawFormat, Turns, register
 from finetune_pipeline.data.formats.base import read_single_texts
 from finetune_pipeline.data.raw_files import detect
-from finetune_pipeline.data.validate.row_validation import ValidatedRow, validate_line
+from finetune_pipeline.data.validate.validation import ValidatedRow, validate_line
 from finetune_pipeline_tests.unit.data.raw_rows import FILE, PROMPT, TEXT_OUTPUT, chat, spec_of, turn
 
 SPEC = spec_of(max_chars=400)

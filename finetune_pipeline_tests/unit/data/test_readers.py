@@ -12,7 +12,7 @@ import pytest
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.readers import json_document
 from finetune_pipeline.data.readers.blocks import Block, look_at, read_blocks
-from finetune_pipeline.data.readers.raw_stream import RawStream
+from finetune_pipeline.data.readers.records import RawStream
 from finetune_pipeline_tests.unit.data.raw_rows import as_lines, judge_bytes, records_of, rules, spec_of, texts, told
 
 SPEC = spec_of()

@@ -10,7 +10,7 @@ import pytest
 
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.data.validate.row_rules import nearest_label
-from finetune_pipeline.data.validate.row_validation import ValidatedRow, validate_line
+from finetune_pipeline.data.validate.validation import ValidatedRow, validate_line
 from finetune_pipeline_tests.unit.data.raw_rows import (
     FILE,
     LABELS,

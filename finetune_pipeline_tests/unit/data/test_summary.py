@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from finetune_pipeline.data.summary import markdown, summarise
+from finetune_pipeline.data.quality.counts import markdown, summarise
 from finetune_pipeline_tests.unit.data.rows import example
 
 

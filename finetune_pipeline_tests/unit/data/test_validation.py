@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.validate.row_validation import ValidatedRow, validate_line
-from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.data.validate.validation import ValidatedRow, validate, validate_line
 from finetune_pipeline_tests.unit.data.rows import chat, make_spec, read_lines, write_raw
 
 SPEC = make_spec(max_chars=400)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.data.quality.balance import class_balance, origins, size_rules
+from finetune_pipeline.data.quality.counts import class_balance, origins, size_rules
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec
 
 EVEN = dict.fromkeys(LABELS, 150)
