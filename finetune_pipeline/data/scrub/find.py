@@ -14,19 +14,12 @@ Recogniser = Callable[[str], list[Span]]
 # Full-width forms (U+FF01..FF5E), blanks that do not break, hyphens and dashes that are not the ASCII one.
 _ODD = re.compile("[\u00a0\u2007\u2009\u202f\u3000\u2010-\u2015\u2212\uff01-\uff5e]")
 _BLANKS = "\u00a0\u2007\u2009\u202f\u3000"
-_FULL_WIDTH = b"\xef\xbc"
-"""How the full-width signs, figures and capitals (U+FF01..FF3F) begin in UTF-8."""
 _DIGITS, _LETTERS = b"0123456789", b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# Tables for bytes.translate. Shape: figures as 0, letters as a; hex: hexadecimal figures as h; token: characters of keys
-# as a, others as blanks
 _SHAPE = bytes.maketrans(_DIGITS + _LETTERS, b"0" * 10 + b"a" * 52)
-_HEX = bytes.maketrans(b"0123456789abcdefABCDEF", b"h" * 22)
-_TOKEN = bytes(97 if b in _DIGITS + _LETTERS + b"_-" else 32 for b in range(256))
-_LONG = b"a" * 16
+"""For bytes.translate: digits as 0, letters as a."""
+_LONG_WORD = re.compile(r"[A-Za-z0-9_-]{16}")
 _DIGIT = re.compile("[0-9]")
-# quick to search for; _RUN is the exact one; six figures alone are nobody's, with letters before them they may be
-_NEAR_RUN = re.compile(r"[0-9][0-9 ./()-]{5,}[0-9]")
-_NEAR_RUN_SIX = re.compile(r"[0-9][0-9 ./()-]{4,}[0-9]")
+_NEAR_RUN = re.compile(r"[0-9][0-9 ./()-]{4,}[0-9]")  # quick to search for; _RUN is the exact one
 _RUN = re.compile(r"[0-9](?:[ ./()-]{0,3}[0-9]){5,}")
 # Dates, ranges of years, seconds since 1970, sums
 _PLAIN_RUN = re.compile(
@@ -100,47 +93,35 @@ def _start(span: Span) -> int:
 
 def _shapes(text: str) -> list[Span]:
     """Hits of the kinds that have a shape. The order of the tests is the order of KINDS, but for costs."""
-    raw = text.encode("utf-8", "surrogatepass")
-    shape = raw.translate(_SHAPE)
-    digits = shape.count(b"0")
-    if len(raw) != len(text) and (digits or _FULL_WIDTH in raw):
-        text = _plain_form(text)
-        raw = text.encode("utf-8", "surrogatepass")
-        shape = raw.translate(_SHAPE)
-        digits = shape.count(b"0")
-    low = _lower_form(text)
-    found = _Found(text)
-    long = _LONG in raw.translate(_TOKEN)
-    if long:
+    if not text.isascii():
+        text = _ODD.sub(_likeness, text)
+    low, found = _lower_form(text), _Found(text)
+    shape = text.encode("utf-8", "surrogatepass").translate(_SHAPE)
+    if _LONG_WORD.search(text):
         _in_long_words(text, found)
-    at, colon, dash = "@" in text, ":" in text, "-" in text
-    if dash and "-----BEGIN" in text:
+    if "-----BEGIN" in text:
         found.add("secret", secrets.private_keys(text))
-    if at and colon and "://" in text:
+    if "@" in text and "://" in text:
         found.add("secret", secrets.logins(text))
-    if (
-        (long and ("bearer" in low or "token " in low))
-        or (colon and "basic " in low)
-        or (dash and " -" in low and (" -u" in low or " -p" in low or "--user" in low))
-    ):
+    if _any_in(secrets.CREDENTIAL_SIGNS, low):
         found.add("secret", secrets.credentials(text))
-    if secrets.named_in(
-        low,
-        long or "=" in text or (dash and " --" in text) or (colon and shape.count(b":") > shape.count(b"0:0")),
-        len(raw) == len(text),
-    ):
+    if _any_in(secrets.NAMES, low):
         found.add("secret", secrets.named_secrets(text, low))
-    if "phrase" in low or (colon and "mnemonic" in low):
+    if "phrase" in low or "mnemonic" in low:
         found.add("secret", secrets.seed_phrases(text))
-    if at:
+    if "@" in text:
         found.add("email", network.emails(text))
-    if ("]" in text or ")" in text) and ("at]" in low or "at)" in low or "at ]" in low or "at )" in low):
+    if _any_in(("at]", "at)", "at ]", "at )"), low):
         found.add("email", network.spelt_emails(text))
-    if digits >= 4:
-        _in_digits(text, low, raw, shape, found)
-    elif colon:
-        _in_hex(text, raw, found, False)
+    if shape.count(b"0") >= 4:
+        _in_digits(text, low, shape, found)
+    elif "::" in text:
+        found.add("ip", network.ipv6(text))
     return found.spans
+
+
+def _any_in(signs: Iterable[str], text: str) -> bool:
+    return any(sign in text for sign in signs)
 
 
 def _in_long_words(text: str, found: _Found) -> None:
@@ -154,55 +135,35 @@ def _in_long_words(text: str, found: _Found) -> None:
             found.add("national_id", national_ids.bare_ids(text, start, end))
 
 
-def _in_digits(text: str, low: str, raw: bytes, shape: bytes, found: _Found) -> None:
-    mixed = b"0a" in shape[::-1]  # a figure behind a letter; figures are rarer, so that this way round is quicker
-    if mixed and b"aa00" in shape:
+def _in_digits(text: str, low: str, shape: bytes, found: _Found) -> None:
+    if b"aa00" in shape:
         found.add("iban", numbers.ibans(text))
-    runs: list[tuple[int, int]] = []
-    dots = shape.count(b".0")
-    octets = dots > 2 and (b".0." in shape or b".00." in shape or b".000." in shape)
-    if b"000000" in raw.translate(_SHAPE, b" ./()-"):
-        for near in (_NEAR_RUN_SIX if mixed else _NEAR_RUN).finditer(text):
-            if not _PLAIN_RUN.fullmatch(text, *near.span()):
-                runs += [run.span() for run in _RUN.finditer(text, *near.span())]
-        runs = [
-            (start, end) for start, end in runs if end - start > 6 or text[max(0, start - 2) : start].strip().isalpha()
-        ]
+    runs = [
+        run.span()
+        for near in _NEAR_RUN.finditer(text)
+        if not _PLAIN_RUN.fullmatch(text, *near.span())
+        for run in _RUN.finditer(text, *near.span())
+        # six digits alone are nobody's, with letters before them they may be
+        if run.end() - run.start() > 6 or text[max(0, run.start() - 2) : run.start()].strip().isalpha()
+    ]
     for start, end in runs:
         found.add_numbers("card", numbers.cards(text, start, end))
-    if mixed:
-        if b"aaaaa0000a" in shape:
-            found.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
-        if national_ids.documents_in(low):
-            found.add_numbers("national_id", national_ids.document_numbers(text))
+    if b"aaaaa0000a" in shape:
+        found.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
+    if _any_in(national_ids.DOCUMENTS, low):
+        found.add_numbers("national_id", national_ids.document_numbers(text))
     for start, end in runs:
         found.add_numbers("national_id", national_ids.national_ids(text, start, end))
-    _in_hex(text, raw, found, mixed)
-    if octets:
+    if "::" in text or text.count(":") > 6:
+        found.add("ip", network.ipv6(text))
+    if max(text.count(":"), text.count("-")) > 4 or (b"a0" in shape and text.count(".") > 1):
+        found.add("mac", network.macs(text))
+    if shape.count(b".0") > 2:
         found.add("ip", network.ipv4(text))
-    if (b"0000" in shape or dots > 1 or b"/00" in shape or b"-00" in shape) and numbers.birth_in(
-        low, len(raw) == len(text)
-    ):
+    if _any_in(numbers.BIRTH_WORDS, low):
         found.add("birth_date", numbers.birth_dates(text))
     for start, end in runs:
         found.add_numbers("phone", numbers.phones(text, start, end))
-
-
-def _in_hex(text: str, raw: bytes, found: _Found, mixed: bool) -> None:
-    colons = raw.count(b":") if ":" in text else 0
-    if colons > 1 and b"::" in raw:
-        found.add("ip", network.ipv6(text))
-    if colons > 4 or ("-" in text and raw.count(b"-") > 4) or (mixed and raw.count(b".") > 1):
-        digits = raw.translate(_HEX)
-        if colons > 6 and digits.count(b"h:h") > 6:
-            found.add("ip", network.ipv6(text))
-        if b"hh:hh:hh:hh:hh:hh" in digits or b"hh-hh-hh-hh-hh-hh" in digits or b"hhhh.hhhh.hhhh" in digits:
-            found.add("mac", network.macs(text))
-
-
-def _plain_form(text: str) -> str:
-    """The text with such characters as their ASCII likeness, each in its place: both texts have the same positions."""
-    return _ODD.sub(_likeness, text)
 
 
 def _lower_form(text: str) -> str:

@@ -107,6 +107,10 @@ _LETTERED_WORD = re.compile(
 )
 
 
+DOCUMENTS = ("passp", "pasap", "passap", "paspo", "paszp", "licen", "permis de", "hrerschein", "codice")
+"""One of these is in a text, in lower case, that names a passport or a driving licence."""
+
+
 def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Places of ids among the digits from start to end; letters that belong to one may stand up to eight places before."""
     window = max(0, start - 8), min(len(text), end + 4)
@@ -132,23 +136,6 @@ def bare_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         standard = _BARE[int(str(hit.lastgroup)[1:])][0]
         if standard and _is(standard, hit[0]) and not _other(text, hit.start()):
             yield hit.span()
-
-
-def documents_in(low: str) -> bool:
-    """Whether a text in lower case names a passport or a driving licence."""
-    return (
-        "passp" in low
-        or "licen" in low
-        or "pasap" in low
-        or "passap" in low
-        or "reisepass" in low
-        or "passeport" in low
-        or "paspo" in low
-        or "paszp" in low
-        or "permis de" in low
-        or "hrerschein" in low
-        or "codice" in low
-    )
 
 
 def document_numbers(text: str) -> Iterator[tuple[int, int]]:

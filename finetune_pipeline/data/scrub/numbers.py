@@ -1,4 +1,5 @@
-"""placeholder"""
+"""Numbers that belong to a person: phones, payment cards, IBANs, wallets, dates of birth; and the words before a number that
+say what it is."""
 
 from __future__ import annotations
 
@@ -132,6 +133,7 @@ _WALLET = re.compile(
     r"(?<![A-Za-z0-9])(?:0x[0-9a-fA-F]{40}|bc1[02-9ac-hj-np-z]{11,87}|[13LMDT][1-9A-HJ-NP-Za-km-z]{25,34}"
     r"|[48][0-9AB][1-9A-HJ-NP-Za-km-z]{93})(?![A-Za-z0-9])"
 )
+_MAESTRO = (50, 56, 57, 58, 63, 67)
 _BASE58 = {c: i for i, c in enumerate("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")}
 
 
@@ -155,7 +157,7 @@ def issuer_ok(d: str) -> bool:
         or (3528 <= four <= 3589 and n == 16)
         or ((two in (36, 38, 39) or 300 <= int(d[:3]) <= 305) and n == 14)
         or (two == 62 and 16 <= n <= 19)
-        or (two in (50, 56, 57, 58, 63, 67) and 12 <= n <= 19)
+        or (two in _MAESTRO and 12 <= n <= 19)
     )
 
 
@@ -176,17 +178,10 @@ def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         digits = re.sub(r"[ -]", "", hit[0])
         if issuer_ok(digits) and luhn_ok(digits):
             words = before(text, hit.start())
-            rare = digits[0] in "56" and int(digits[:2]) in (
-                50,
-                56,
-                57,
-                58,
-                63,
-                67,
-            )  # Maestro: short prefixes, many lengths
-            if (CARD_WORD.search(words) or not rare) and not (
-                NUMBER_WORD.search(words) and not CARD_WORD.search(words[-24:])
-            ):
+            maestro = int(digits[:2]) in _MAESTRO  # short prefixes and many lengths: too many numbers look like one
+            if NUMBER_WORD.search(words) and not CARD_WORD.search(words[-24:]):
+                continue
+            if CARD_WORD.search(words) or not maestro:
                 yield hit.span()
 
 
@@ -248,23 +243,24 @@ _BORN = re.compile(
 )
 
 
-def birth_in(low: str, ascii_only: bool) -> bool:
-    """Whether a text in lower case has a word of birth."""
-    return (
-        "birth" in low
-        or "born" in low
-        or "dob" in low
-        or "d.o.b" in low
-        or "geb" in low
-        or "naci" in low
-        or "nasc" in low
-        or "naiss" in low
-        or "urodz" in low
-        or (
-            not ascii_only
-            and ("né" in low or "nací" in low or "født" in low or "född" in low or "生" in low or "誕" in low)
-        )
-    )
+BIRTH_WORDS = (
+    "birth",
+    "born",
+    "dob",
+    "d.o.b",
+    "geb",
+    "naci",
+    "nasc",
+    "naiss",
+    "urodz",
+    "né",
+    "nací",
+    "født",
+    "född",
+    "生",
+    "誕",
+)
+"""One of these is in a text, in lower case, that speaks of a birth."""
 
 
 def birth_dates(text: str) -> Iterator[tuple[int, int]]:
