@@ -26,7 +26,7 @@ ROW_KEYS = frozenset({*OPTIONAL, *(key for of in FORMATS.values() for key in of.
 _BESIDES = ("system", "tools", "id", "group", "origin", "generator", "time", "tags")
 _AS_TEXT = ("id", "group", "generator")
 _LITERAL = re.compile(r"=\s*(?:'([^']*)'|\"([^\"]*)\")\s*")
-_BROKEN = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError)
+EXPRESSION_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError)
 """What a JMESPath function may raise on a value it was not made for; its own errors are ValueErrors."""
 
 Getter = Callable[[Any, str, str | None], Any]
@@ -63,7 +63,7 @@ class Mapping:
             return [self._apply_once(row, file, key, place)]
         try:
             elements = self.getters["each"](row, file, key)
-        except _BROKEN as error:
+        except EXPRESSION_ERRORS as error:
             return [Mapped({}, [self._failed("each", error, place)])]
         if not isinstance(elements, list) or not elements:
             what = "an empty list" if elements == [] else quoted(elements)
@@ -80,7 +80,7 @@ class Mapping:
                 continue
             try:
                 value = getter(row, file, key)
-            except _BROKEN as error:
+            except EXPRESSION_ERRORS as error:
                 found.append(self._failed(name, error, place))
                 continue
             if value is not None:
@@ -230,7 +230,7 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
     for name, expression in _declared(data.fields, ("rows", "each", *CONTENT, *_BESIDES)):
         try:
             compile_expression(expression)
-        except _BROKEN as error:
+        except EXPRESSION_ERRORS as error:
             message = f"{expression!r} is no JMESPath expression: {' '.join(str(error).split())[:200]}"
             add(f"fields.{name}", message, "see jmespath.org; names with odd characters need double quotes")
     if not _is_text_encoding(data.csv.encoding):
@@ -273,7 +273,7 @@ def named_in_fields(spec: TaskSpec) -> frozenset[str]:
     for _, expression in _declared(spec.data.fields, ("each", *CONTENT, *_BESIDES)):
         try:
             names |= compile_expression(expression)[1] or set()
-        except _BROKEN:
+        except EXPRESSION_ERRORS:
             continue
     return frozenset(names)
 

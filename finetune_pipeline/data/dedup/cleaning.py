@@ -33,7 +33,7 @@ from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, 
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import KINDS
-from finetune_pipeline.findings import Finding, as_rows
+from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
@@ -246,7 +246,7 @@ def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding
         "near_duplicates": counts[NEAR],
         "contradictions": counts[CONTRADICTION],
         "benchmark_rows": rules["data.benchmark_contamination"],
-        "by_rule": dict(sorted(rules.items(), key=lambda kv: (-kv[1], kv[0]))),
+        "by_rule": most_first(rules),
         "scrubbed": dict(hits),
         "scrub": spec.data.scrub,
         "scrubbed_rows": len({(r["source"]["file"], r["source"]["line"]) for r in prepared.scrubbed}),

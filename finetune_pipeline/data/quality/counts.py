@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.sample import part
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.model import TaskSpec
 
 _PLACE = "task.yaml: data."
@@ -92,14 +92,10 @@ def class_balance(counts: Mapping[str | None, int], spec: TaskSpec) -> dict[str,
 
 def origins(counts: Mapping[str, int], generators: Mapping[str, int]) -> dict[str, Any]:
     """Rows per origin and, of synthetic rows, per generator; most first."""
-    order = _most_first(counts)
+    order = most_first(counts)
     total = max(1, sum(counts.values()))
     shares = ", ".join(f"{name} {n / total:.1%}" for name, n in order.items())
-    return part(True, shares or "no rows", origins=order, generators=_most_first(generators))
-
-
-def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
+    return part(True, shares or "no rows", origins=order, generators=most_first(generators))
 
 
 _BINS = 10

@@ -1,4 +1,7 @@
-"""placeholder"""
+"""What a raw file is, from its first bytes, and the dialect of a table; a name decides only where the bytes leave it open.
+
+What can be read in two ways is refused with the line of spec to add.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import msgspec
 from finetune_pipeline.data.fields import ROW_KEYS, is_row_key, named_in_fields
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.json_document import FIRST_PAIR
-from finetune_pipeline.data.readers.records import Line, is_utf8
+from finetune_pipeline.data.readers.records import BOM, Line, is_utf8
 from finetune_pipeline.data.readers.tables import Dialect, bare, split_rows
 from finetune_pipeline.spec import TaskSpec
 
@@ -154,7 +157,6 @@ def _is_header(cells: list[str], numbered: tuple[str, ...], spec: TaskSpec) -> t
     return None, ""
 
 
-BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BLANK = b" \t\r\n"
 _LINES = 50

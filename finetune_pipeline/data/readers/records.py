@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import hashlib
 import io
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from finetune_pipeline.findings import Finding
 
+BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
 _GZIP_PIECE = 1 << 13
 _BUFFER = 1 << 20
@@ -133,51 +131,6 @@ class Record:
     key: str | None = None
     encoded: bool = False
     flat: bool = False
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of a file that one process validates at a time.
-
-    Attributes:
-        file: Name of the file, as rows are known by.
-        kind: ``lines`` for whole lines of JSON Lines in `data`, ``records`` for `records` of any other container.
-        first: Line (Parquet: row) of the first row.
-        start: Byte offset of the first row.
-    """
-
-    file: str
-    kind: Literal["lines", "records"]
-    first: int
-    data: bytes = b""
-    records: tuple[Record, ...] = ()
-    start: int = 0
-
-    @property
-    def digest(self) -> str:
-        """Hex SHA-256 of everything in the block that validation depends on."""
-        digest = hashlib.sha256(msgspec.json.encode([self.file, self.kind, self.first, self.start, len(self.data)]))
-        digest.update(self.data)
-        for r in self.records:
-            findings = [f.to_dict() for f in r.findings]
-            head = msgspec.json.encode([r.line, r.at, r.key, r.encoded, r.flat, len(r.raw), findings])
-            value = b"" if r.encoded or r.value is None else repr(r.value).encode("utf-8", "backslashreplace")
-            digest.update(b"%d:%d:" % (len(head), len(value)) + head + value + r.raw)
-        return digest.hexdigest()
-
-
-def in_blocks(records: Iterable[Record], file: str, size: int) -> Iterator[Block]:
-    """Group records into blocks of about `size` bytes."""
-    block: list[Record] = []
-    length = 0
-    for record in records:
-        block.append(record)
-        length += len(record.raw)
-        if length >= size:
-            yield Block(file, "records", block[0].line, b"", tuple(block), block[0].at or 0)
-            block, length = [], 0
-    if block:
-        yield Block(file, "records", block[0].line, b"", tuple(block), block[0].at or 0)
 
 
 def unreadable(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,19 +15,27 @@ from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.data.fields import Mapped, Mapping, mapping_of
 from finetune_pipeline.data.formats import read_turns
 from finetune_pipeline.data.formats.base import OPTIONAL
-from finetune_pipeline.data.json_lines import decode_line, is_blank
+from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
-from finetune_pipeline.data.readers.blocks import Block, Record, read_blocks
+from finetune_pipeline.data.readers.any_file import read_records
+from finetune_pipeline.data.readers.records import Record
 from finetune_pipeline.data.scrub import scrub_text
 from finetune_pipeline.data.validate.row_rules import check_row, final_messages, read_time
 from finetune_pipeline.data.workers import in_order
-from finetune_pipeline.findings import Finding, errors
+from finetune_pipeline.findings import Finding, errors, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
 RAW_SHOWN = 2000
-_BOM = b"\xef\xbb\xbf"
+_BLOCK_BYTES = 8 << 20
+
+
+class Block(NamedTuple):
+    """Rows of one raw file that one process validates at a time."""
+
+    file: str
+    records: list[Record]
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class ValidatedRow:
 
 @dataclass
 class ValidatedBlock:
-    """The result for one block, or several. Always rows_in == kept + len(quarantine).
+    """The result for one block. Always rows_in == kept + len(quarantine).
 
     Attributes:
         examples: Canonical JSON Lines of the rows kept.
@@ -57,7 +65,6 @@ class ValidatedBlock:
         findings: Of all rows, kept or not.
         rows_in: Number of rows.
         kept: Number of rows kept.
-        blank: Number of blank lines.
         by_rule: Findings per rule.
         labels: Rows kept per label.
         ignored: Rows per key that nothing reads.
@@ -69,11 +76,82 @@ class ValidatedBlock:
     findings: list[dict[str, Any]] = field(default_factory=list)
     rows_in: int = 0
     kept: int = 0
-    blank: int = 0
     by_rule: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
     shapes: Counter[str] = field(default_factory=Counter)
+
+
+def validation_settings(spec: TaskSpec) -> dict[str, Any]:
+    """The part of the spec that validation depends on."""
+    data = spec.data.model_dump(include={"format", "fields", "roles", "csv", "inject", "max_chars", "min_chars"})
+    return {"output": spec.output.model_dump(), "system_prompt": spec.system_prompt, **data}
+
+
+def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
+    """Validate every row of the files in ``raw/files``.
+
+    Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``.
+
+    Returns:
+        Facts: rows_in, kept, quarantined, quarantined_share, by_rule (findings per rule), shapes (rows per format), labels
+        (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads). Always
+        rows_in == kept + quarantined.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    folder = raw / FILES
+    paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    size = sum(p.stat().st_size for p in paths.values())
+    files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
+    totals = {name: Counter[str]() for name in ("by_rule", "labels", "ignored", "shapes")}
+    totals["labels"].update(dict.fromkeys(spec.labels, 0))
+    names: list[str] = []
+
+    def blocks() -> Iterator[Block]:
+        for name, path in paths.items():
+            for block in in_blocks(read_records(path, name, spec), name):
+                names.append(name)
+                yield block
+
+    with (
+        (out / "examples.jsonl").open("wb") as examples,
+        (out / "quarantine.jsonl").open("wb") as quarantine,
+        (out / "findings.jsonl").open("wb") as findings,
+    ):
+        encode_lines = msgspec.json.Encoder().encode_lines
+        for number, result in enumerate(in_order(partial(validate_block, spec=spec), blocks(), size)):
+            examples.write(result.examples)
+            quarantine.write(encode_lines(result.quarantine))
+            findings.write(encode_lines(result.findings))
+            counts = {"rows_in": result.rows_in, "kept": result.kept, "quarantined": len(result.quarantine)}
+            files[names[number]].update(counts)
+            for name, counter in totals.items():
+                counter.update(getattr(result, name))
+            done = sum(f["rows_in"] for f in files.values())
+            tell("validated_examples", f"{done} rows validated", rows=done)
+    rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
+    return {
+        **rows,
+        "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
+        "by_rule": most_first(totals["by_rule"]),
+        "shapes": most_first(totals["shapes"]),
+        "labels": dict(totals["labels"]),
+        "files": [{"file": name, **counts} for name, counts in files.items()],
+        "ignored_keys": dict(sorted(totals["ignored"].items())),
+    }
+
+
+def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) -> Iterator[Block]:
+    """Group the records of a file into blocks of about `size` bytes."""
+    block, length = Block(file, []), 0
+    for record in records:
+        block.records.append(record)
+        length += len(record.raw)
+        if length >= size:
+            yield block
+            block, length = Block(file, []), 0
+    if block.records:
+        yield block
 
 
 def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
@@ -81,12 +159,12 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     result = ValidatedBlock()
     lines: list[bytes] = []
     mapping = mapping_of(spec)
-    for record in _records(block, result):
+    for record in block.records:
         for row in validate_record(record, block.file, spec, mapping):
+            findings = [f.to_dict() for f in row.findings]
             result.rows_in += 1
             result.shapes[row.shape] += 1
             result.ignored.update(row.ignored)
-            findings = [f.to_dict() for f in row.findings]
             result.findings += findings
             result.by_rule.update(f.rule for f in row.findings)
             if row.example is None:
@@ -96,9 +174,8 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.kept += 1
             if row.example.label is not None:
                 result.labels[row.example.label] += 1
-            lines.append(msgspec.json.encode(row.example.to_dict()))
-    lines.append(b"")
-    result.examples = b"\n".join(lines)
+            lines.append(msgspec.json.encode(row.example.to_dict()) + b"\n")
+    result.examples = b"".join(lines)
     return result
 
 
@@ -129,28 +206,6 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
     rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
     by_fields = mapping is not None and mapping.content
     return [_validate(row, by_fields, findings, record.line, file, spec) for row in rows]
-
-
-def _records(block: Block, result: ValidatedBlock) -> list[Record]:
-    """The records of a block; blank lines are counted and left out."""
-    if block.kind == "records":
-        return list(block.records)
-    records = []
-    at = block.start
-    data = block.data[:-1] if block.data.endswith(b"\n") else block.data
-    for number, line in enumerate(data.split(b"\n") if block.data else (), block.first):
-        notes: tuple[Finding, ...] = ()
-        raw, start = line, at
-        at += len(line) + 1
-        if number == 1 and line.startswith(_BOM):
-            raw, start = line[len(_BOM) :], start + len(_BOM)
-            message, fix = "the file starts with a byte order mark", "nothing to do; it was left out"
-            notes = (row_finding("byte_order_mark", f"{block.file}:1", message, fix, "note"),)
-        if is_blank(raw):
-            result.blank += 1
-        else:
-            records.append(Record(number, None, raw.rstrip(b"\r"), notes, start, encoded=True))
-    return records
 
 
 def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
@@ -202,68 +257,3 @@ def _validate(
 def _shown(data: bytes) -> str:
     """The row as the quarantine shows it: decoded with replacements, scrubbed, cut."""
     return scrub_text(data[: 4 * RAW_SHOWN].decode("utf-8", "replace"))[:RAW_SHOWN]
-
-
-def validation_settings(spec: TaskSpec) -> dict[str, Any]:
-    """The part of the spec that validation depends on."""
-    data = spec.data.model_dump(include={"format", "fields", "roles", "csv", "inject", "max_chars", "min_chars"})
-    return {"output": spec.output.model_dump(), "system_prompt": spec.system_prompt, **data}
-
-
-def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
-    """Validate every row of the files in ``raw/files``.
-
-    Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``.
-
-    Returns:
-        Facts: rows_in, kept, quarantined, quarantined_share, blank_lines, by_rule (findings per rule), shapes (rows per
-        format), labels (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads).
-        Always rows_in == kept + quarantined.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    folder = raw / FILES
-    paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    size = sum(p.stat().st_size for p in paths.values())
-    files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
-    totals = {name: Counter[str]() for name in ("by_rule", "labels", "ignored", "shapes")}
-    totals["labels"].update(dict.fromkeys(spec.labels, 0))
-    blank = 0
-    names: list[str] = []
-
-    def blocks() -> Iterator[Block]:
-        for name, path in paths.items():
-            for block in read_blocks(path, name, spec):
-                names.append(name)
-                yield block
-
-    with (
-        (out / "examples.jsonl").open("wb") as examples,
-        (out / "quarantine.jsonl").open("wb") as quarantine,
-        (out / "findings.jsonl").open("wb") as findings,
-    ):
-        for number, result in enumerate(in_order(partial(validate_block, spec=spec), blocks(), size)):
-            examples.write(result.examples)
-            quarantine.write(msgspec.json.Encoder().encode_lines(result.quarantine))
-            findings.write(msgspec.json.Encoder().encode_lines(result.findings))
-            counts = {"rows_in": result.rows_in, "kept": result.kept, "quarantined": len(result.quarantine)}
-            files[names[number]].update(counts)
-            for name, counter in totals.items():
-                counter.update(getattr(result, name))
-            blank += result.blank
-            done = sum(f["rows_in"] for f in files.values())
-            tell("validated_examples", f"{done} rows validated", rows=done)
-    rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
-    return {
-        **rows,
-        "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
-        "blank_lines": blank,
-        "by_rule": _most_first(totals["by_rule"]),
-        "shapes": _most_first(totals["shapes"]),
-        "labels": dict(totals["labels"]),
-        "files": [{"file": name, **counts} for name, counts in files.items()],
-        "ignored_keys": dict(sorted(totals["ignored"].items())),
-    }
-
-
-def _most_first(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))

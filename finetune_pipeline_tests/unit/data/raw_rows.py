@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.readers.blocks import Record, read_blocks
-from finetune_pipeline.data.validate.validation import ValidatedBlock, validate_block
+from finetune_pipeline.data.readers.any_file import read_records
+from finetune_pipeline.data.readers.records import Record
+from finetune_pipeline.data.validate.validation import ValidatedBlock, in_blocks, validate_block
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
@@ -50,13 +51,13 @@ def as_lines(rows: list[Any]) -> bytes:
 def judge_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20) -> ValidatedBlock:
     """The result for all blocks of a file together."""
     whole = ValidatedBlock()
-    for block in read_blocks(path, file or path.name, spec, size):
+    for block in in_blocks(read_records(path, file or path.name, spec), file or path.name, size):
         result = validate_block(block, spec)
         assert result.rows_in == result.kept + len(result.quarantine)
         whole.examples += result.examples
         whole.quarantine += result.quarantine
         whole.findings += result.findings
-        for name in ("rows_in", "kept", "blank"):
+        for name in ("rows_in", "kept"):
             setattr(whole, name, getattr(whole, name) + getattr(result, name))
         for name in ("by_rule", "labels", "ignored", "shapes"):
             getattr(whole, name).update(getattr(result, name))
@@ -70,11 +71,11 @@ def judge_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl"
     return judge_file(path, spec, **more)
 
 
-def records_of(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.json", size: int = 8 << 20) -> list[Record]:
+def records_of(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.json") -> list[Record]:
     """The records of a file that holds these bytes."""
     path = folder / name
     path.write_bytes(data)
-    return [record for block in read_blocks(path, name, spec, size) for record in block.records]
+    return list(read_records(path, name, spec))
 
 
 def examples(result: ValidatedBlock) -> list[dict[str, Any]]:

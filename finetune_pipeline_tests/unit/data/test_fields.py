@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.fields import check_fields, mapping_of, named_in_fields
-from finetune_pipeline.data.readers.blocks import Record
+from finetune_pipeline.data.readers.records import Record
 from finetune_pipeline.data.validate.validation import validate_record
 from finetune_pipeline_tests.unit.data.raw_rows import TEXT_OUTPUT, as_lines, examples, judge_bytes, rules, spec_of
 
@@ -196,7 +196,7 @@ def test_an_expression_that_fails_on_a_row_costs_that_row(tmp_path: Path) -> Non
         ({"fields": {"text": "a", "label": "b", "messages": "c"}}, "data.fields", "several forms"),
         ({"fields": {"text": "a", "label": "b"}, "format": "messages"}, "data.fields", "data.format says `messages`"),
         ({"csv": {"encoding": "klingon"}}, "data.csv.encoding", "klingon"),
-        ({"csv": {"encoding": "base64"}}, "data.csv.encoding", "not a text encoding"),
+        ({"csv": {"encoding": "base64"}}, "data.csv.encoding", "no encoding of text"),
     ],
 )
 def test_wrong_mappings_are_found_when_the_spec_is_loaded(data: dict[str, Any], key: str, said: str) -> None:

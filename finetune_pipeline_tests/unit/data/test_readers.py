@@ -11,7 +11,7 @@ import pytest
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.readers import json_document
-from finetune_pipeline.data.readers.blocks import Block, look_at, read_blocks
+from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.data.readers.records import RawStream
 from finetune_pipeline_tests.unit.data.raw_rows import as_lines, judge_bytes, records_of, rules, spec_of, texts, told
 
@@ -19,42 +19,11 @@ SPEC = spec_of()
 ROWS = [{"text": f"It broke {i} times", "label": "bug_report"} for i in range(6)]
 
 
-def blocks_of(folder: Path, data: bytes, name: str = "a.jsonl", size: int = 8 << 20, spec: Any = SPEC) -> list[Block]:
-    path = folder / name
-    path.write_bytes(data)
-    return list(read_blocks(path, name, spec, size))
-
-
 def raws(folder: Path, data: bytes, spec: Any = SPEC, name: str = "a.json") -> list[tuple[int, bytes]]:
     return [(r.line, r.raw) for r in records_of(folder, data, spec, name)]
 
 
 # --- JSON Lines -------------------------------------------------------------------------------------------------------
-
-
-def test_blocks_are_whole_lines(tmp_path: Path) -> None:
-    lines = as_lines([*ROWS, b"", b"{broken", *ROWS])
-    for size in (1, 100, 1 << 20):
-        blocks = blocks_of(tmp_path, lines, size=size)
-        assert b"".join(b.data for b in blocks) == lines
-        for block in blocks:
-            assert block.data.endswith(b"\n") and block.first == 1 + lines[: block.start].count(b"\n")
-            assert len(block.data) < size + 100
-
-
-def test_a_digest_follows_what_a_judgement_depends_on(tmp_path: Path) -> None:
-    made = [
-        *blocks_of(tmp_path, as_lines(ROWS)),
-        *blocks_of(tmp_path, as_lines(ROWS[:3])),
-        *blocks_of(tmp_path, as_lines(ROWS), name="b.jsonl"),
-        Block("a.jsonl", "lines", 2, as_lines(ROWS)),
-        *blocks_of(tmp_path, json.dumps({"a": ROWS}).encode(), name="k.json"),
-        *blocks_of(tmp_path, json.dumps({"b": ROWS}).encode(), name="k.json"),
-        *blocks_of(tmp_path, b"text,label\nIt broke,bug_report\n", name="t.csv"),
-        *blocks_of(tmp_path, b"body,label\nIt broke,bug_report\n", name="t.csv"),
-    ]
-    assert len({b.digest for b in made}) == len(made)
-    assert blocks_of(tmp_path, as_lines(ROWS))[0].digest == made[0].digest
 
 
 def test_a_line_that_is_too_long_costs_itself_only(tmp_path: Path) -> None:
@@ -65,28 +34,23 @@ def test_a_line_that_is_too_long_costs_itself_only(tmp_path: Path) -> None:
         assert told(judged) == [("line_too_long", 2), ("line_too_long", 5)] and judged.kept == 3
         assert len(judged.quarantine[0]["raw"]) == 2000
     second = len(as_lines(ROWS[:1]))
-    third = second + len(monster) + 1
-    assert [b.start for b in blocks_of(tmp_path, data)] == [0, second, third, third + len(as_lines(ROWS[1:3]))]
+    places = [r.at for r in records_of(tmp_path, data, SPEC, "a.jsonl")]
+    assert places[:3] == [0, second, second + len(monster) + 1]
 
 
-def test_blank_files_hold_blank_lines(tmp_path: Path) -> None:
-    for data, blank in ((b"", 0), (b"\n \n", 2), (b"\xef\xbb\xbf", 1), (b"\n" * 20_000, 20_000)):
-        judged = judge_bytes(tmp_path, data, SPEC)
-        assert (judged.rows_in, judged.blank) == (0, blank)
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    for data in (b"", b"\n \n", b"\xef\xbb\xbf", b"\n" * 20_000):
+        assert judge_bytes(tmp_path, data, SPEC).rows_in == 0
 
 
-def test_reading_takes_constant_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_document, "MAX_LINE_BYTES", 1 << 18)
-    row = as_lines([{"text": "It broke again and again. " * 8, "label": "bug_report"}])
-    lines, document = tmp_path / "a.jsonl", tmp_path / "a.json"
-    lines.write_bytes(row * 40_000)
-    document.write_bytes(b"[" + b",".join([row.strip()] * 40_000) + b"]")
-    for path in (lines, document):
-        tracemalloc.start()
-        count = sum(len(b.records) or b.data.count(b"\n") for b in read_blocks(path, path.name, SPEC, 1 << 18))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert count == 40_000 and peak < 6 << 20 < path.stat().st_size
+def test_reading_lines_takes_constant_memory(tmp_path: Path) -> None:
+    lines = tmp_path / "a.jsonl"
+    lines.write_bytes(as_lines([{"text": "It broke again and again. " * 8, "label": "bug_report"}]) * 40_000)
+    tracemalloc.start()
+    count = sum(1 for _ in read_records(lines, lines.name, SPEC))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 40_000 and peak < 6 << 20 < lines.stat().st_size
 
 
 # --- gzip -------------------------------------------------------------------------------------------------------------
@@ -278,19 +242,15 @@ def test_what_is_wrong_between_rows_is_named(tmp_path: Path, text: str, kept: in
 
 def test_a_row_longer_than_a_line_may_be(tmp_path: Path) -> None:
     rows = [json.dumps(r).encode() for r in ROWS]
-    for length, kept in ((MAX_LINE_BYTES + 100, 6), (3 * MAX_LINE_BYTES, 1)):  # the second ends the reading
-        monster = b'{"text": "' + b"x" * length + b'", "more": [{"a": "]"}]}'
-        judged = judge_bytes(tmp_path, b"[" + b",\n".join([rows[0], monster, *rows[1:]]) + b"]", SPEC, "a.json")
-        assert told(judged) == [("line_too_long", 2)] and judged.kept == kept
+    monster = b'{"text": "' + b"x" * (MAX_LINE_BYTES + 100) + b'", "more": [{"a": "]"}]}'
+    judged = judge_bytes(tmp_path, b"[" + b",\n".join([rows[0], monster, *rows[1:]]) + b"]", SPEC, "a.json")
+    assert told(judged) == [("line_too_long", 2)] and judged.kept == 6
 
 
-@pytest.mark.parametrize("limit", [200, 1000])
-def test_where_the_pieces_end_makes_no_difference(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"text": 'say "{[" \\ é😀', "n": [1, -2.5e3, None, True, {"k": ["]", "}"]}]}, "one", 2, [], {}] * 9
-    data = json.dumps({"a": rows, "b": rows}, indent=1).encode() + b" \n" * 500
-    expected = raws(tmp_path, data)
-    monkeypatch.setattr(json_document, "MAX_LINE_BYTES", limit)
-    assert raws(tmp_path, data) == expected and [json.loads(raw) for _, raw in expected] == rows * 2
+def test_a_document_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_document, "MAX_DOCUMENT_BYTES", 100)
+    judged = judge_bytes(tmp_path, gzip.compress(json.dumps(ROWS).encode()), SPEC, "a.json.gz")
+    assert (rules(judged), judged.kept) == ({"document_too_large": 1}, 0)
 
 
 # --- what a file is ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune_pipeline.data.raw_files import detect
-from finetune_pipeline.data.readers.blocks import read_blocks
+from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline_tests.unit.data.raw_rows import (
     PROMPT,
     TEXT_OUTPUT,
@@ -257,12 +257,10 @@ def test_parquet_rows_of_every_shape(tmp_path: Path) -> None:
     assert judged.quarantine[0]["raw"] == '{"text":null,"label":"P0_incident","n":null}'
 
 
-def test_parquet_comes_in_blocks(tmp_path: Path) -> None:
+def test_parquet_comes_in_batches(tmp_path: Path) -> None:
     columns = {"text": [f"row {i}" for i in range(9_000)], "label": ["bug_report"] * 9_000}
-    blocks = list(read_blocks(parquet(tmp_path, columns, row_group_size=700), "a.parquet", SPEC, 1 << 16))
-    assert len(blocks) > 3 and [r.line for b in blocks for r in b.records] == list(range(1, 9_001))
-    assert all(b.first == b.records[0].line for b in blocks)
-    assert blocks[-1].records[-1].value["text"] == "row 8999"
+    records = list(read_records(parquet(tmp_path, columns, row_group_size=700), "a.parquet", SPEC))
+    assert [r.line for r in records] == list(range(1, 9_001)) and records[-1].value["text"] == "row 8999"
 
 
 def test_parquet_that_is_broken_is_told(tmp_path: Path) -> None:

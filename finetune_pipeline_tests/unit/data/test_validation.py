@@ -69,7 +69,6 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
         "kept": 2,
         "quarantined": 4,
         "quarantined_share": round(4 / 6, 6),
-        "blank_lines": 2,
         "labels": 0,
         "by_rule": {
             "data.bad_json": 2,
