@@ -103,7 +103,7 @@ def claims(value: Any, unordered: Collection[str] = ()) -> dict[str, Counter[str
     A null, an empty text, an empty list or object claims nothing, as if its key were absent. A list claims each of its
     elements: with its place, or without where its path is in `unordered`. Anything but an object is one field, ``""``.
     """
-    found: dict[str, Counter[str]] = {}
+    claimed: dict[str, Counter[str]] = {}
 
     def walk(item: Any, path: str) -> None:
         if isinstance(item, dict):
@@ -112,12 +112,12 @@ def claims(value: Any, unordered: Collection[str] = ()) -> dict[str, Counter[str
         elif isinstance(item, list):
             for place, inner in enumerate(item):
                 text = canonical(inner, unordered, path)
-                found.setdefault(path, Counter())[text if path in unordered else f"{place}:{text}"] += 1
+                claimed.setdefault(path, Counter())[text if path in unordered else f"{place}:{text}"] += 1
         elif item is not None and item != "":
-            found.setdefault(path, Counter())[canonical(item)] += 1
+            claimed.setdefault(path, Counter())[canonical(item)] += 1
 
     walk(value, "")
-    return found
+    return claimed
 
 
 LAST_FIX = "write the answer in the declared form, or change `output` in task.yaml"
@@ -125,8 +125,8 @@ LAST_FIX = "write the answer in the declared form, or change `output` in task.ya
 
 def final_answer(text: str, pattern: str) -> str | None:
     """The group of the last match of `pattern` in a text, blanks stripped; None where there is no match."""
-    found = list(re.finditer(pattern, text))
-    return (found[-1].group(1) or "").strip() if found else None
+    matches = list(re.finditer(pattern, text))
+    return (matches[-1].group(1) or "").strip() if matches else None
 
 
 def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
@@ -155,14 +155,14 @@ def _content_problems(text: str, output: WrittenOutput) -> list[tuple[str, str]]
 
 
 def _written_problems(text: str, output: WrittenOutput) -> list[tuple[str, str]]:
-    found = []
+    problems = []
     if output.pattern is not None and not re.fullmatch(output.pattern, text, re.S):
-        found.append(("pattern", f"the answer does not match output.pattern ({output.pattern})"))
+        problems.append(("pattern", f"the answer does not match output.pattern ({output.pattern})"))
     if output.max_chars is not None and len(text) > output.max_chars:
-        found.append(("too_long", f"the answer has {len(text)} characters, {output.max_chars} are allowed"))
-    found += [("required", f"the answer lacks {quoted(part)}") for part in output.required if part not in text]
-    found += [("forbidden", f"the answer holds {quoted(part)}") for part in output.forbidden if part in text]
-    return found
+        problems.append(("too_long", f"the answer has {len(text)} characters, {output.max_chars} are allowed"))
+    problems += [("required", f"the answer lacks {quoted(part)}") for part in output.required if part not in text]
+    problems += [("forbidden", f"the answer holds {quoted(part)}") for part in output.forbidden if part in text]
+    return problems
 
 
 def schema_of(output: JsonOutput) -> dict[str, Any]:

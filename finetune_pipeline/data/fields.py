@@ -74,30 +74,30 @@ class Mapping:
 
     def _apply_once(self, row: Any, file: str, key: str | None, place: str) -> Mapped:
         made: dict[str, Any] = {}
-        found: list[Finding] = []
+        findings: list[Finding] = []
         for name, getter in self.getters.items():
             if name == "each":
                 continue
             try:
                 value = getter(row, file, key)
             except EXPRESSION_ERRORS as error:
-                found.append(self._failed(name, error, place))
+                findings.append(self._failed(name, error, place))
                 continue
             if value is not None:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 made[name] = str(value) if name in _AS_TEXT and number else value
             elif name in CONTENT and name != "input":
-                found.append(self._nothing(name, row, place, "nothing"))
+                findings.append(self._nothing(name, row, place, "nothing"))
         if not isinstance(row, dict):
             if not self.content:
                 message = f"the row is {quoted(row)}, not an object"
                 fix = 'write one object a row: {"text": "…", "label": "…"}, or say in data.fields where things are'
-                found.append(row_finding("not_an_object", place, message, fix))
-            return Mapped(made, found)
+                findings.append(row_finding("not_an_object", place, message, fix))
+            return Mapped(made, findings)
         rest = {k: v for k, v in row.items() if k not in (self.names or ())}
         if not self.content:  # the texts are found by the format
-            return Mapped({**rest, **made}, found)
-        return Mapped(made, found, [] if self.names is None else sorted(map(key_name, rest)))
+            return Mapped({**rest, **made}, findings)
+        return Mapped(made, findings, [] if self.names is None else sorted(map(key_name, rest)))
 
     def _failed(self, name: str, error: Exception, place: str) -> Finding:
         what = f"{self.expressions[name]!r} cannot be worked out here: {quoted(str(error), 160)}"
@@ -221,11 +221,11 @@ def _declared(fields: FieldsSpec, names: tuple[str, ...]) -> tuple[tuple[str, st
 
 def check_fields(spec: TaskSpec) -> list[Finding]:
     """Findings about how raw rows are declared: `data.format`, `data.fields` and `data.csv.encoding`."""
-    found = []
+    findings = []
     data = spec.data
 
     def add(name: str, message: str, fix: str, rule: str = "fields") -> None:
-        found.append(Finding(f"spec.{rule}", "error", f"task.yaml: data.{name}", message, fix))
+        findings.append(Finding(f"spec.{rule}", "error", f"task.yaml: data.{name}", message, fix))
 
     for name, expression in _declared(data.fields, ("rows", "each", *CONTENT, *_BESIDES)):
         try:
@@ -255,7 +255,7 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
         if data.format not in ("auto", forms[0]):
             message = f"data.fields is of the form `{forms[0]}`, data.format says `{data.format}`"
             add("fields", message, "leave data.format out")
-    return found
+    return findings
 
 
 def _is_text_encoding(name: str) -> bool:

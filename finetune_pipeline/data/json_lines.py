@@ -108,14 +108,14 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
     Returns:
         (value, findings, readable). `readable` is False when there is no value to look at.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         text = data.decode("utf-8", "replace")
-        found.append(broken_utf8(data, error.start, place, at))
+        findings.append(broken_utf8(data, error.start, place, at))
     strict_error = ""
-    if not found:
+    if not findings:
         try:
             value = msgspec.json.decode(data)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -127,7 +127,7 @@ def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, li
     if readable and strict_error and not more:
         more = [_bad_json(place, f"not valid JSON: {strict_error}", "write the row with a JSON library")]
         readable = False
-    return value, found + more, readable
+    return value, findings + more, readable
 
 
 def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> Finding:
@@ -201,20 +201,20 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
         return None, [_explain(text, error, place)], False
     except RecursionError:
         return None, [_bad_json(place, "the JSON is nested too deeply", "write one flat object a line")], False
-    found = []
+    findings = []
     if numbers:
         shown = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(numbers))[:5])
         fix = "JSON has no such number; write null, or leave the field out"
-        found.append(row_finding("non_finite_number", place, f"not a finite number: {shown}", fix))
+        findings.append(row_finding("non_finite_number", place, f"not a finite number: {shown}", fix))
     if repeated:
         message = f"written twice in one object: {', '.join(repr(k) for k in sorted(set(repeated))[:5])}"
         fix = "keep one of the two values; a reader would drop the other in silence"
-        found.append(row_finding("duplicate_key", place, message, fix))
+        findings.append(row_finding("duplicate_key", place, message, fix))
     if where := _surrogates(value):
         message = f"half of a surrogate pair (such as \\ud800) in {', '.join(where[:5])}: this is not text"
         fix = "the text was cut inside a character (often an emoji); take it from the source again"
-        found.append(row_finding("lone_surrogate", place, message, fix))
-    return value, found, True
+        findings.append(row_finding("lone_surrogate", place, message, fix))
+    return value, findings, True
 
 
 def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
@@ -237,7 +237,7 @@ def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
 
 def _surrogates(value: Any) -> list[str]:
     """Paths of the texts that hold half of a surrogate pair."""
-    found: list[str] = []
+    paths: list[str] = []
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         path, item = stack.pop()
@@ -245,10 +245,10 @@ def _surrogates(value: Any) -> list[str]:
             for key, inner in item.items():
                 shown = ascii(key)[1:-1]
                 if _SURROGATE.search(key):
-                    found.append(f"the key {shown}")
+                    paths.append(f"the key {shown}")
                 stack.append((f"{path}.{shown}" if path else shown, inner))
         elif isinstance(item, list):
             stack.extend((f"{path}[{i}]", inner) for i, inner in enumerate(item))
         elif isinstance(item, str) and _SURROGATE.search(item):
-            found.append(path or "the row")
-    return sorted(found)
+            paths.append(path or "the row")
+    return sorted(paths)

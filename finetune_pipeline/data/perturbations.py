@@ -194,8 +194,8 @@ def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Coll
     places = [
         (token.start() + word.start(), word[0])
         for token in _TOKEN.finditer(text)
-        if _plain(token[0]) and len(found := list(_WORD.finditer(token[0]))) == 1
-        for word in found
+        if _plain(token[0]) and len(words := list(_WORD.finditer(token[0]))) == 1
+        for word in words
         if len(word[0]) >= _SHORTEST and word[0].islower()
         if word[0] not in kept and word[0] not in _KEPT
     ]

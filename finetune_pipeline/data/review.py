@@ -45,8 +45,8 @@ def review_files(folder: Path) -> list[tuple[str, Path]]:
     """(name, path) of the decision files in a folder, sorted; none when there is no folder."""
     if not folder.is_dir():
         return []
-    found = ((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*.jsonl") if p.is_file())
-    return sorted((name, path) for name, path in found if not name.startswith(f"{RATINGS}/"))
+    files = ((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*.jsonl") if p.is_file())
+    return sorted((name, path) for name, path in files if not name.startswith(f"{RATINGS}/"))
 
 
 def reviews_digest(folder: Path) -> str:
@@ -57,7 +57,7 @@ def reviews_digest(folder: Path) -> str:
 def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[Finding], int]:
     """(sound decisions in file and line order, findings about the others, non-blank lines)."""
     decisions: list[Decision] = []
-    found: list[Finding] = []
+    findings: list[Finding] = []
     lines = 0
     for name, path in review_files(folder):
         for number, line, cut in read_lines(path):
@@ -68,15 +68,15 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
             value, problems, readable = decode_line(b"" if cut else line, place)
             if not readable or problems or not isinstance(value, dict):
                 reasons = "; ".join(p.message for p in problems) or "not an object"
-                found.append(
+                findings.append(
                     _warning("review_unreadable", place, reasons, 'write {"id": …, "decision": …, "reviewer": …}')
                 )
                 continue
             decision, problems = _read_decision(value, spec, place)
-            found += problems
+            findings += problems
             if decision:
                 decisions.append(decision)
-    return decisions, found, lines
+    return decisions, findings, lines
 
 
 def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         origins.
     """
     out.mkdir(parents=True, exist_ok=True)
-    decisions, found, lines = read_decisions(reviews_folder, spec)
+    decisions, findings, lines = read_decisions(reviews_folder, spec)
     rows = np.load(clean / TABLE)
     kept = np.flatnonzero(rows["state"] == KEPT)
     where = dict(zip(rows["id"][kept].tolist(), kept.tolist(), strict=True)) if decisions else {}
@@ -102,7 +102,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         if row is None:
             message = f"no row has the id {quoted(decision.id)}"
             fix = "the row was removed or quarantined since, or the id is mistyped"
-            found.append(_warning("review_unknown_id", decision.place, message, fix))
+            findings.append(_warning("review_unknown_id", decision.place, message, fix))
             continue
         known += 1
         last[row] = decision
@@ -123,7 +123,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     np.save(out / TABLE, rows)
     applied = [last[row] for row in sorted(last)]
     write_rows(out / "decisions.jsonl", (_as_row(d) for d in applied))
-    write_rows(out / "findings.jsonl", as_rows(found))
+    write_rows(out / "findings.jsonl", as_rows(findings))
     counts = Counter(d.decision for d in applied)
     left = rows["state"] == KEPT
     labels = np.bincount(rows["label"][left] + 1, minlength=len(ranks) + 1)
@@ -136,7 +136,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         "confirmed": counts["keep"],
         "decisions": lines,
         "overruled": known - len(last),
-        "by_rule": count_by_rule(found),
+        "by_rule": count_by_rule(findings),
         "reviewers": dict(sorted(Counter(d.reviewer for d in applied).items())),
         "labels": {label: int(n) for label, n in zip(spec.labels, labels[1:], strict=True)},
         "origins": {name: int(n) for name, n in zip(ORIGINS, origins, strict=True) if n},
@@ -157,10 +157,10 @@ def _warning(rule: str, place: str, message: str, fix: str) -> Finding:
 
 
 def _read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
-    found = []
+    findings = []
 
     def say(rule: str, message: str, fix: str) -> None:
-        found.append(_warning(f"review_{rule}", place, message, fix))
+        findings.append(_warning(f"review_{rule}", place, message, fix))
 
     for key, needed in (("id", True), ("decision", True), ("reviewer", True), ("label", False), ("comment", False)):
         value = row.get(key)
@@ -186,8 +186,8 @@ def _read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Dec
         except (TypeError, ValueError, OverflowError):
             message = f"`time` is {quoted(row['time'])}, not an RFC 3339 time"
             say("bad_field", message, "for example 2025-01-31T12:00:00Z")
-    if found:
-        return None, found
+    if findings:
+        return None, findings
     label = label if decision == "relabel" else None
     return Decision(row["id"], row["decision"], label, row["reviewer"], row.get("comment") or "", time, place), []
 

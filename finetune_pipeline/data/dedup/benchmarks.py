@@ -244,11 +244,11 @@ def _item_texts(row: Any) -> list[str]:
 
 def _user_turns(turns: Sequence[Any]) -> str:
     users = [t for t in turns if isinstance(t, Mapping) and (t.get("role") or t.get("from")) in _USERS]
-    said: list[str] = []
+    texts: list[str] = []
     for content in (turn.get("content", turn.get("value")) for turn in users):
         parts = content if isinstance(content, list) else [content]
-        said += [text for part in parts for text in _strings(part, besides="type")]
-    return "\n".join(said)
+        texts += [text for part in parts for text in _strings(part, besides="type")]
+    return "\n".join(texts)
 
 
 def _strings(value: Any, besides: str = "") -> Iterator[str]:

@@ -102,8 +102,8 @@ def _semantic_suspects(table: RowTable, first: np.ndarray, spec: TaskSpec) -> li
         return []
     from finetune_pipeline.data.dedup.semantic import suspects
 
-    found = suspects([e.user_text for e in table.fetch(first)], spec.data.semantic)
-    return [(int(first[i]), int(first[j]), float(likeness)) for i, j, likeness in found]
+    pairs = suspects([e.user_text for e in table.fetch(first)], spec.data.semantic)
+    return [(int(first[i]), int(first[j]), float(likeness)) for i, j, likeness in pairs]
 
 
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
@@ -134,8 +134,8 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     """
     out.mkdir(parents=True, exist_ok=True)
     source = examples_file(validated)
-    found = find_boilerplate(_sample_of_prompts(source))
-    boilerplate = found.with_known()
+    own_boilerplate = find_boilerplate(_sample_of_prompts(source))
+    boilerplate = own_boilerplate.with_known()
     prepared = prepare_rows(source, Preparation(spec, boilerplate, load_benchmarks(raw), key), out / ALL_ROWS)
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
@@ -154,7 +154,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     write_rows(out / MATCHES, prepared.matches)
     return {
         **_counts(table.rows, prepared, findings, spec),
-        "boilerplate": len(found.segments),
+        "boilerplate": len(own_boilerplate.segments),
         "clusters": clusters.count,
         "prompts": clusters.prompts,
         "similar_pairs": clusters.pairs,
@@ -222,13 +222,13 @@ def _duplicate(example: Example, stays: Example, state: int, likeness: float) ->
 
 def _suspected(table: RowTable, clusters: Clusters) -> list[Finding]:
     """Rows that may mean the same, the likeliest first."""
-    found = []
+    findings = []
     for i, j, likeness in clusters.suspects[:_SUSPECTS_SHOWN]:
         row, other = table.fetch(np.array([i, j]))
         message = f"may mean the same as {other.place} (cosine similarity {likeness:.2f})"
         fix = "look at the two; drop one by a line in reviews/ if they repeat each other"
-        found.append(row_finding("semantic_suspect", row.place, message, fix, "warning"))
-    return found
+        findings.append(row_finding("semantic_suspect", row.place, message, fix, "warning"))
+    return findings
 
 
 def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:

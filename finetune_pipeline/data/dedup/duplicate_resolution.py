@@ -1,4 +1,9 @@
-"""placeholder"""
+"""Decides within a cluster of like prompts: who stays, who repeats whom, and who contradicts whom.
+
+A row repeats another only if the two do not differ in what matters: numbers; signs other than those of sentences; negation;
+words of opposite meaning; identifiers, paths and codes; the order of the words that carry meaning. What does not matter:
+another or one more word of a kind, typing errors, inflection, punctuation, case, politeness, the small words of grammar.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +52,8 @@ vor/nach ja/nein oui/non sí/no sim/não
 """
 _OPPOSITES: dict[str, frozenset[str]] = {}
 for _pair in _PAIRS.split():
-    _one, _two = _pair.split("/")
-    for _word, _other in ((_one, _two), (_two, _one)):
+    _words = _pair.split("/")
+    for _word, _other in (_words, _words[::-1]):
         _OPPOSITES[_word] = _OPPOSITES.get(_word, frozenset()) | {_other}
 _DAYS = "monday tuesday wednesday thursday friday saturday sunday"
 _MONTHS = "january february march april may june july august september october november december"
@@ -56,7 +61,7 @@ _CALENDAR = (frozenset(_DAYS.split()), frozenset(_MONTHS.split()))
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Meaning:
     """What a text says, taken apart."""
 
     numbers: tuple[str, ...]
@@ -67,7 +72,7 @@ class _Said:
 
 
 @lru_cache(maxsize=4096)
-def _take_apart(text: str) -> _Said:
+def _take_apart(text: str) -> _Meaning:
     plain = unicodedata.normalize("NFKC", text)
     codes = frozenset(
         word.casefold()
@@ -88,7 +93,7 @@ def _take_apart(text: str) -> _Said:
                 words.append(token)
         elif token not in _SENTENCE_SIGNS:
             signs[token] += 1
-    return _Said(tuple(numbers), tuple(sorted(signs.items())), codes, negations, tuple(words))
+    return _Meaning(tuple(numbers), tuple(sorted(signs.items())), codes, negations, tuple(words))
 
 
 def differ_in_meaning(a: str, b: str) -> bool:
@@ -96,19 +101,19 @@ def differ_in_meaning(a: str, b: str) -> bool:
     a, b = _apart(a, b)
     if a == b:
         return False
-    one, two = _take_apart(a), _take_apart(b)
-    if one.numbers != two.numbers or one.signs != two.signs or one.negations != two.negations:
+    first, second = _take_apart(a), _take_apart(b)
+    if first.numbers != second.numbers or first.signs != second.signs or first.negations != second.negations:
         return True
-    if one.codes != two.codes:
+    if first.codes != second.codes:
         return True
-    if one.words == two.words:
+    if first.words == second.words:
         return _opposed(a, b)
-    left, right = Counter(one.words), Counter(two.words)
-    gone, come = set(left - right), set(right - left)
-    if not gone and not come:
+    words_a, words_b = Counter(first.words), Counter(second.words)
+    only_a, only_b = set(words_a - words_b), set(words_b - words_a)
+    if not only_a and not only_b:
         return True  # the same words in another order
     for names in _CALENDAR:
-        if gone & names != come & names:
+        if only_a & names != only_b & names:
             return True
     return _opposed(a, b)
 
@@ -128,9 +133,9 @@ def _apart(a: str, b: str) -> tuple[str, str]:
 
 def _opposed(a: str, b: str) -> bool:
     """Whether a word of one text stands for its opposite in the other: on and off, with and without, from and to."""
-    left, right = (Counter(w for w in re.findall(r"\w+", t.casefold()) if w in _OPPOSITES) for t in (a, b))
-    gone, come = left - right, right - left
-    return any(_OPPOSITES[word] & set(come) for word in gone)
+    words_a, words_b = (Counter(w for w in re.findall(r"\w+", t.casefold()) if w in _OPPOSITES) for t in (a, b))
+    only_a, only_b = words_a - words_b, words_b - words_a
+    return any(_OPPOSITES[word] & set(only_b) for word in only_a)
 
 
 _PARTNERS = 50

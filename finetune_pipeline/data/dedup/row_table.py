@@ -1,4 +1,6 @@
-"""placeholder"""
+"""The valid rows of a stage, scrubbed and made ready for comparison: as columns and sketches, so that whole sets are compared
+without decoding their texts again.
+"""
 
 from __future__ import annotations
 
@@ -95,10 +97,10 @@ class RowTable:
                 handle.seek(start)
                 pieces.append(handle.read(end - start))
         examples = decode_examples(b"".join(pieces), str(self.path))
-        found: list[Example | None] = [None] * len(which)
+        in_order: list[Example | None] = [None] * len(which)
         for place, example in zip(order.tolist(), examples, strict=True):
-            found[place] = example
-        return [e for e in found if e is not None]
+            in_order[place] = example
+        return [e for e in in_order if e is not None]
 
 
 def write_kept(table: RowTable, path: Path) -> None:

@@ -45,7 +45,7 @@ def suspects(texts: Sequence[str], spec: SemanticSpec, top: int = 1) -> list[tup
         tell("semantic", f"{len(rows)} of {len(texts)} rows, drawn by chance, are compared", rows=len(rows))
     vectors = embed([texts[i] for i in rows], spec.model)
     top = min(top, len(rows) - 1)
-    found: dict[tuple[int, int], float] = {}
+    likeness_of: dict[tuple[int, int], float] = {}
     for start in range(0, len(rows) if top > 0 else 0, _BLOCK):
         block = vectors[start : start + _BLOCK]
         likeness = block @ vectors.T
@@ -54,8 +54,8 @@ def suspects(texts: Sequence[str], spec: SemanticSpec, top: int = 1) -> list[tup
         values = np.take_along_axis(likeness, nearest, axis=1)
         for i, j in zip(*np.nonzero(values >= spec.threshold), strict=True):
             a, b = int(rows[start + i]), int(rows[nearest[i, j]])
-            found[min(a, b), max(a, b)] = min(1.0, round(float(values[i, j]), 4))
-    return sorted(((a, b, s) for (a, b), s in found.items()), key=lambda pair: (-pair[2], pair[0], pair[1]))
+            likeness_of[min(a, b), max(a, b)] = min(1.0, round(float(values[i, j]), 4))
+    return sorted(((a, b, s) for (a, b), s in likeness_of.items()), key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 
 def compared(n: int) -> np.ndarray:

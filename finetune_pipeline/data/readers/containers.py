@@ -235,15 +235,15 @@ def _json_kind(body: bytes, whole: bool, spec: TaskSpec) -> tuple[str, str]:
             return "json", "JSON object in one line"
         return "json_lines", "JSON Lines: one line"
     complete = sum(_is_value(line) for line in lines)
-    told = f"JSON Lines: {complete} of the first {len(lines)} lines are JSON values"
+    why = f"JSON Lines: {complete} of the first {len(lines)} lines are JSON values"
     first, second = lines[0], lines[1]
     if 2 * complete >= len(lines) and (_is_value(first) or (2 * complete > len(lines) and first != b"[")):
-        return "json_lines", told
+        return "json_lines", why
     goes_on = first[-1:] in (b"[", b"{", b",", b":") or second[:1] in (b",", b"]", b"}", b":")
     row_after_row = first[:1] == b"{" and first[-1:] in (b"{", b",") and second[:1] == b"{"
     if first[:1] == b"[" or (goes_on and not row_after_row):
         return "json", f"JSON {'array' if first[:1] == b'[' else 'object'} over several lines"
-    return "json_lines", told
+    return "json_lines", why
 
 
 def _is_value(line: bytes) -> bool:

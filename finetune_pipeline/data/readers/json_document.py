@@ -53,11 +53,11 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
             yield from _rows_of_expression(data, begin, file, expression or "", notes)
         return
     document = _Document(data.decode("latin-1"), begin)
-    found = False
+    has_rows = False
     try:
         for record in _rows(document, file, spec, path):
-            yield record if found or not notes else replace(record, findings=(*notes, *record.findings))
-            found = True
+            yield record if has_rows or not notes else replace(record, findings=(*notes, *record.findings))
+            has_rows = True
         if document.peek():
             raise json.JSONDecodeError("text stands behind the end of the document", document.text, document.position)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -65,10 +65,10 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
         return
     if stream.problem:
         yield broken_stream(stream, file, document.line)
-    elif not found and path:
+    elif not has_rows and path:
         message = f"data.fields.rows: {expression!r} leads to no rows in this document"
         yield unreadable("missing_field", file, document.line, message, "correct the expression")
-    elif not found:
+    elif not has_rows:
         message, fix = "the document holds no rows", "remove the file, or fill it"
         yield unreadable("no_rows", file, document.line, message, fix)
 
@@ -199,8 +199,9 @@ def _break(document: _Document, stream: RawStream, file: str, error: json.JSONDe
     rest = document.text[at : at + SHOWN].encode("latin-1")
     if stream.problem:
         return broken_stream(stream, file, line, rest, at)
-    is_syntax = isinstance(error, json.JSONDecodeError)
-    reason, where = (error.msg, error.pos) if is_syntax else ("the JSON is nested too deeply", at)
+    reason, where = "the JSON is nested too deeply", at
+    if isinstance(error, json.JSONDecodeError):
+        reason, where = error.msg, error.pos
     message = f"the document is broken at byte {where}: {reason}; nothing behind it was read"
     return unreadable("bad_json", file, line, message, "repair it there, or write it with a JSON library", rest, at)
 

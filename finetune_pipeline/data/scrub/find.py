@@ -40,7 +40,7 @@ _HARMLESS = re.compile(r"""(?ax)
 _PLACEHOLDER = re.compile(r"\[[A-Z]+(?:_[A-Z]+)*_[0-9]{1,6}\]")
 
 
-class _Found:
+class _Hits:
     """Places found so far, none overlapping another."""
 
     def __init__(self, text: str) -> None:
@@ -79,11 +79,11 @@ def find_spans(text: str, recogniser: Recogniser | None = None) -> list[Span]:
     """
     spans = _shapes(text)
     if recogniser is not None:
-        found = _Found(text)
-        found.spans = spans
+        hits = _Hits(text)
+        hits.spans = spans
         for span in recogniser(text):
-            found.add(span.kind, [(span.start, span.end)])
-        spans = found.spans
+            hits.add(span.kind, [(span.start, span.end)])
+        spans = hits.spans
     return sorted(spans, key=_start) if len(spans) > 1 else spans
 
 
@@ -95,49 +95,49 @@ def _shapes(text: str) -> list[Span]:
     """Hits of the kinds that have a shape. The order of the tests is the order of KINDS, but for costs."""
     if not text.isascii():
         text = _ODD.sub(_likeness, text)
-    low, found = _lower_form(text), _Found(text)
+    low, hits = _lower_form(text), _Hits(text)
     shape = text.encode("utf-8", "surrogatepass").translate(_SHAPE)
     if _LONG_WORD.search(text):
-        _in_long_words(text, found)
+        _in_long_words(text, hits)
     if "-----BEGIN" in text:
-        found.add("secret", secrets.private_keys(text))
+        hits.add("secret", secrets.private_keys(text))
     if "@" in text and "://" in text:
-        found.add("secret", secrets.logins(text))
+        hits.add("secret", secrets.logins(text))
     if _any_in(secrets.CREDENTIAL_SIGNS, low):
-        found.add("secret", secrets.credentials(text))
+        hits.add("secret", secrets.credentials(text))
     if _any_in(secrets.NAMES, low):
-        found.add("secret", secrets.named_secrets(text, low))
+        hits.add("secret", secrets.named_secrets(text, low))
     if "phrase" in low or "mnemonic" in low:
-        found.add("secret", secrets.seed_phrases(text))
+        hits.add("secret", secrets.seed_phrases(text))
     if "@" in text:
-        found.add("email", network.emails(text))
+        hits.add("email", network.emails(text))
     if _any_in(("at]", "at)", "at ]", "at )"), low):
-        found.add("email", network.spelt_emails(text))
+        hits.add("email", network.spelt_emails(text))
     if shape.count(b"0") >= 4:
-        _in_digits(text, low, shape, found)
+        _in_digits(text, low, shape, hits)
     elif "::" in text:
-        found.add("ip", network.ipv6(text))
-    return found.spans
+        hits.add("ip", network.ipv6(text))
+    return hits.spans
 
 
 def _any_in(signs: Iterable[str], text: str) -> bool:
     return any(sign in text for sign in signs)
 
 
-def _in_long_words(text: str, found: _Found) -> None:
+def _in_long_words(text: str, hits: _Hits) -> None:
     aws, end = "AKIA" in text or "ASIA" in text or "aws" in text or "AWS" in text, 0
     for word in text.split():
         if len(word) >= 16 and _DIGIT.search(word):
             start = text.index(word, end)
             end = start + len(word)
-            found.add("secret", secrets.known_secrets(text, start, end, aws))
-            found.add("wallet", numbers.wallets(text, start, end))
-            found.add("national_id", national_ids.bare_ids(text, start, end))
+            hits.add("secret", secrets.known_secrets(text, start, end, aws))
+            hits.add("wallet", numbers.wallets(text, start, end))
+            hits.add("national_id", national_ids.bare_ids(text, start, end))
 
 
-def _in_digits(text: str, low: str, shape: bytes, found: _Found) -> None:
+def _in_digits(text: str, low: str, shape: bytes, hits: _Hits) -> None:
     if b"aa00" in shape:
-        found.add("iban", numbers.ibans(text))
+        hits.add("iban", numbers.ibans(text))
     runs = [
         run.span()
         for near in _NEAR_RUN.finditer(text)
@@ -147,23 +147,23 @@ def _in_digits(text: str, low: str, shape: bytes, found: _Found) -> None:
         if run.end() - run.start() > 6 or text[max(0, run.start() - 2) : run.start()].strip().isalpha()
     ]
     for start, end in runs:
-        found.add_numbers("card", numbers.cards(text, start, end))
+        hits.add_numbers("card", numbers.cards(text, start, end))
     if b"aaaaa0000a" in shape:
-        found.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
+        hits.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
     if _any_in(national_ids.DOCUMENTS, low):
-        found.add_numbers("national_id", national_ids.document_numbers(text))
+        hits.add_numbers("national_id", national_ids.document_numbers(text))
     for start, end in runs:
-        found.add_numbers("national_id", national_ids.national_ids(text, start, end))
+        hits.add_numbers("national_id", national_ids.national_ids(text, start, end))
     if "::" in text or text.count(":") > 6:
-        found.add("ip", network.ipv6(text))
+        hits.add("ip", network.ipv6(text))
     if max(text.count(":"), text.count("-")) > 4 or (b"a0" in shape and text.count(".") > 1):
-        found.add("mac", network.macs(text))
+        hits.add("mac", network.macs(text))
     if shape.count(b".0") > 2:
-        found.add("ip", network.ipv4(text))
+        hits.add("ip", network.ipv4(text))
     if _any_in(numbers.BIRTH_WORDS, low):
-        found.add("birth_date", numbers.birth_dates(text))
+        hits.add("birth_date", numbers.birth_dates(text))
     for start, end in runs:
-        found.add_numbers("phone", numbers.phones(text, start, end))
+        hits.add_numbers("phone", numbers.phones(text, start, end))
 
 
 def _lower_form(text: str) -> str:

@@ -148,16 +148,16 @@ def luhn_ok(digits: str) -> bool:
 
 def issuer_ok(d: str) -> bool:
     """Prefix and length of a known card issuer."""
-    n, two, four = len(d), int(d[:2]), int(d[:4])
+    n, first_two, first_four = len(d), int(d[:2]), int(d[:4])
     return bool(
         (d[0] == "4" and n in (13, 16, 19))
-        or ((51 <= two <= 55 or 2221 <= four <= 2720) and n == 16)
-        or (two in (34, 37) and n == 15)
-        or ((four == 6011 or two == 65 or 644 <= int(d[:3]) <= 649) and n == 16)
-        or (3528 <= four <= 3589 and n == 16)
-        or ((two in (36, 38, 39) or 300 <= int(d[:3]) <= 305) and n == 14)
-        or (two == 62 and 16 <= n <= 19)
-        or (two in _MAESTRO and 12 <= n <= 19)
+        or ((51 <= first_two <= 55 or 2221 <= first_four <= 2720) and n == 16)
+        or (first_two in (34, 37) and n == 15)
+        or ((first_four == 6011 or first_two == 65 or 644 <= int(d[:3]) <= 649) and n == 16)
+        or (3528 <= first_four <= 3589 and n == 16)
+        or ((first_two in (36, 38, 39) or 300 <= int(d[:3]) <= 305) and n == 14)
+        or (first_two == 62 and 16 <= n <= 19)
+        or (first_two in _MAESTRO and 12 <= n <= 19)
     )
 
 

@@ -123,8 +123,8 @@ def prove_semantic(sources: Sequence[Example], others: Sequence[str], spec: Sema
         turns = [{"role": "user", "content": text}, sources[i].messages[-1]]
         canaries.append(Canary("semantic", replace(sources[i], id=f"canary-semantic-{number}", messages=turns), i))
     # canaries may be nearest to each other, so as many neighbours are looked at as there are
-    found = semantic.suspects([*held, *(c.example.user_text for c in canaries)], spec, max(1, len(canaries)))
-    seen = {j - len(held) for i, j, _ in found if i < len(held) <= j}
+    pairs = semantic.suspects([*held, *(c.example.user_text for c in canaries)], spec, max(1, len(canaries)))
+    seen = {j - len(held) for i, j, _ in pairs if i < len(held) <= j}
     return [(canary, number in seen) for number, canary in enumerate(canaries)]
 
 

@@ -220,20 +220,20 @@ def _validate(
     mapped: Mapped, by_fields: bool, findings: list[Finding], line: int, file: str, spec: TaskSpec
 ) -> ValidatedRow:
     """Validate a row that is in a known format, or should be."""
-    place, row, found = f"{file}:{line}", mapped.row, [*findings, *mapped.findings]
+    place, row, all_findings = f"{file}:{line}", mapped.row, [*findings, *mapped.findings]
     if mapped.findings:
-        return ValidatedRow(None, found, mapped.ignored, "mapped" if by_fields else "unknown")
+        return ValidatedRow(None, all_findings, mapped.ignored, "mapped" if by_fields else "unknown")
     turns = read_turns(row, spec, place)
     shape = "mapped" if by_fields else turns.shape or "unknown"
-    found += turns.findings
-    decoded_with_loss = any(f.rule == "data.invalid_utf8" for f in found)  # then U+FFFD comes from decoding here
+    all_findings += turns.findings
+    decoded_with_loss = any(f.rule == "data.invalid_utf8" for f in all_findings)  # then U+FFFD comes from decoding here
     problems = check_row(row, turns, spec, place)
-    found += [f for f in problems if not (decoded_with_loss and f.rule == "data.replacement_character")]
+    all_findings += [f for f in problems if not (decoded_with_loss and f.rule == "data.replacement_character")]
     time, problems = read_time(row.get("time"), place)
-    found += problems
+    all_findings += problems
     ignored = sorted({*turns.ignored, *mapped.ignored})
-    if errors(found):
-        return ValidatedRow(None, found, ignored, shape)
+    if errors(all_findings):
+        return ValidatedRow(None, all_findings, ignored, shape)
     messages = final_messages(turns, spec)
     name = example_id(messages, turns.tools)
     source: dict[str, Any] = {"file": file, "line": line}
@@ -251,7 +251,7 @@ def _validate(
         time,
         row.get("generator"),
     )
-    return ValidatedRow(example, found, ignored, shape)
+    return ValidatedRow(example, all_findings, ignored, shape)
 
 
 def _shown(data: bytes) -> str:
