@@ -106,11 +106,7 @@ def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
 
 
 def perturbed(
-    examples: Sequence[Example],
-    kind: str,
-    seed: int,
-    labels: Sequence[str] = (),
-    purpose: Purpose = "evaluation",
+    examples: Sequence[Example], kind: str, seed: int, labels: Sequence[str] = (), purpose: Purpose = "evaluation"
 ) -> list[Example]:
     """The examples as another hand might have written them, under their own ids.
 

@@ -1,7 +1,6 @@
 """Finds rows that may mean the same although they are worded differently: nearest neighbours by cosine similarity.
 
-Advisory. Share of the tests' 40 paraphrases and 40 hard negatives (other requests in similar words) at or above a cosine
-similarity:
+Advisory. Share of 40 paraphrases and 40 hard negatives (other requests in similar words) at or above a cosine similarity:
 
 model      kind             .5   .6   .7   .8   .9
 hashed     paraphrases      2%   0%   0%   0%   0%

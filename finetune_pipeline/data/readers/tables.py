@@ -71,11 +71,7 @@ class Row:
 
 
 def split_rows(
-    lines: Iterable[Line],
-    delimiter: str,
-    quote: str,
-    fields: int | None = None,
-    labels: frozenset[str] = frozenset(),
+    lines: Iterable[Line], delimiter: str, quote: str, fields: int | None = None, labels: frozenset[str] = frozenset()
 ) -> Iterator[Row]:
     """The rows of the lines that are not blank.
 

@@ -27,12 +27,7 @@ _TEST = SPLITS.index("test")
 
 
 def split(
-    reviewed: Path,
-    clean: Path,
-    spec: TaskSpec,
-    ledger: Path,
-    out: Path,
-    seal: Callable[[bytes], bytes] | None = None,
+    reviewed: Path, clean: Path, spec: TaskSpec, ledger: Path, out: Path, seal: Callable[[bytes], bytes] | None = None
 ) -> dict[str, Any]:
     """Give every row a split (see :func:`~.placement.place`) and prove that nothing leaks.
 

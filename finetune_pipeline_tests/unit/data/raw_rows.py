@@ -12,35 +12,11 @@ from finetune_pipeline.data.readers.records import Record
 from finetune_pipeline.data.validate.validation import ValidatedBlock, in_blocks, validate_block
 from finetune_pipeline.spec import TaskSpec
 
-PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
-LABELS = ["bug_report", "feature_request", "P0_incident"]
-TEXT_OUTPUT = {"kind": "text"}
 FILE = "raw/a.jsonl"
-
-
-def spec_of(output: dict[str, Any] | None = None, prompt: str = PROMPT + "\n", **data: Any) -> TaskSpec:
-    """A small label task; keyword arguments go into its `data` section."""
-    return TaskSpec.model_validate(
-        {
-            "name": "tickets",
-            "description": "test",
-            "system_prompt": prompt,
-            "data": data,
-            "output": output or {"kind": "labels", "labels": LABELS},
-        }
-    )
 
 
 def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **more}
-
-
-def chat(
-    user: str = "The export button does nothing", answer: str = "bug_report", system: str | None = PROMPT, **more: Any
-) -> dict[str, Any]:
-    """A raw row in the `messages` format."""
-    turns = [] if system is None else [turn("system", system)]
-    return {"messages": [*turns, turn("user", user), turn("assistant", answer)], **more}
 
 
 def as_lines(rows: list[Any]) -> bytes:
@@ -48,7 +24,7 @@ def as_lines(rows: list[Any]) -> bytes:
     return b"".join((r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode()) + b"\n" for r in rows)
 
 
-def judge_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20) -> ValidatedBlock:
+def validate_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20) -> ValidatedBlock:
     """The result for all blocks of a file together."""
     whole = ValidatedBlock()
     for block in in_blocks(read_records(path, file or path.name, spec), file or path.name, size):
@@ -64,11 +40,11 @@ def judge_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20) 
     return whole
 
 
-def judge_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl", **more: Any) -> ValidatedBlock:
+def validate_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl", **more: Any) -> ValidatedBlock:
     """The result for a file that holds these bytes."""
     path = folder / name
     path.write_bytes(data)
-    return judge_file(path, spec, **more)
+    return validate_file(path, spec, **more)
 
 
 def records_of(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.json") -> list[Record]:

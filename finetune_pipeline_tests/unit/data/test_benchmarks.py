@@ -139,14 +139,3 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str, p
     with pytest.raises(FindingsError) as error:
         read_benchmark(write(tmp_path / name, content))
     assert error.value.findings[0].place == place
-
-
-def test_broken_bytes_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "b.jsonl"
-    path.write_bytes(b'{"q": "\xff"}\n')
-    with pytest.raises(FindingsError, match="byte 7 is not UTF-8"):
-        read_benchmark(path)
-
-
-def test_without_files_nothing_is_asked() -> None:
-    assert contamination([], [], 10)["applies"] is False

@@ -67,20 +67,6 @@ def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
     assert {clusters(tmp_path / "out")[e.id] for e in rows[:4]} == {min(e.id for e in rows[:4])}
 
 
-def test_threshold_is_obeyed(tmp_path: Path) -> None:
-    facts, kept = run(tmp_path, [example(LONG), example(NEAR, line=2)], near_duplicate_threshold=0.99)
-    assert len(kept) == 2 and facts["near_duplicates"] == 0
-
-
-def test_a_shared_system_prompt_makes_no_duplicates(tmp_path: Path) -> None:
-    rows = [example(t, line=i) for i, t in enumerate(("No sound", "No image", "No network"))]
-    rows = [
-        Example(**{**e.to_dict(), "messages": [{"role": "system", "content": "x " * 2000}, *e.messages[1:]]})
-        for e in rows
-    ]
-    assert len(run(tmp_path, rows)[1]) == 3
-
-
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_people_come_before_production_before_synthetic(tmp_path: Path, order: list[int]) -> None:
     rows = [
@@ -161,21 +147,6 @@ def test_rows_with_personal_data_can_be_dropped_or_only_named(tmp_path: Path) ->
     facts, kept = run(tmp_path / "warn", rows, scrub="warn")
     assert kept == rows and facts["by_rule"] == {"data.personal_data": 1} and facts["quarantined"] == 0
     assert facts["scrubbed"]["email"] == 1
-
-
-def test_same_rows_same_files(tmp_path: Path) -> None:
-    rows = [example(f"{LONG} {i % 7} {'x' * (i % 5)}", line=i) for i in range(60)]
-    run(tmp_path / "a", rows)
-    run(tmp_path / "b", rows)
-    files = [p.relative_to(tmp_path / "a") for p in (tmp_path / "a/out").rglob("*") if p.is_file()]
-    assert len(files) == 10
-    for path in files:
-        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
-
-
-def test_no_rows(tmp_path: Path) -> None:
-    facts, kept = run(tmp_path, [])
-    assert kept == [] and facts["rows_in"] == 0
 
 
 def test_rows_that_may_mean_the_same_are_told_and_removed_only_when_asked(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from finetune_pipeline.data.formats import FORMATS, RawFormat, Turns, register
 from finetune_pipeline.data.formats.base import read_single_texts
 from finetune_pipeline.data.raw_files import detect
 from finetune_pipeline.data.validate.validation import ValidatedRow, validate_line
-from finetune_pipeline_tests.unit.data.raw_rows import FILE, PROMPT, TEXT_OUTPUT, chat, spec_of, turn
+from finetune_pipeline_tests.unit.data.raw_rows import FILE, turn
+from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec
 
-SPEC = spec_of(max_chars=400)
-TEXT = spec_of(TEXT_OUTPUT, max_chars=400)
+SPEC = make_spec(max_chars=400)
+TEXT = make_spec(TEXT_OUTPUT, max_chars=400)
 S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
 
@@ -102,21 +103,6 @@ def test_parts_are_joined_and_calls_among_them_found() -> None:
     assert done.answer == "It was sent." and rules(row, TEXT) == ["reasoning_kept"]
 
 
-def test_weights_are_kept_where_they_say_something() -> None:
-    done = kept(
-        {
-            "messages": [
-                {**S, "loss_weight": 0.0},
-                {**U, "loss_weight": 0.0},
-                {**A, "loss_weight": 0.0},
-                U,
-                {**A, "loss_weight": 1.0},
-            ]
-        }
-    )
-    assert [m.get("weight") for m in done.messages] == [None, None, 0, None, None]
-
-
 @pytest.mark.parametrize(
     ("row", "user", "answer", "ignored"),
     [
@@ -157,7 +143,7 @@ def test_aliases_and_preference_rows(row: Any, user: str, answer: str, ignored: 
 
 
 def test_the_system_prompt_is_added_where_it_may_be() -> None:
-    spec = spec_of(inject=True)
+    spec = make_spec(inject=True)
     assert kept(chat(system=None), spec).messages == kept(chat()).messages
     assert rules(chat(system="Other."), spec) == ["wrong_system_prompt"]
     assert kept({"text": "It broke", "label": "bug_report"}).messages[0]["content"] == SPEC.system_prompt
@@ -166,7 +152,7 @@ def test_the_system_prompt_is_added_where_it_may_be() -> None:
 def test_other_names_of_roles_are_declared() -> None:
     row = {"messages": [S, turn("USER", "It broke"), turn("SYSTEM", "bug_report")]}
     assert rules(row) == ["unknown_role", "unknown_role"]
-    assert kept(row, spec_of(roles={"USER": "user", "SYSTEM": "assistant"})).label == "bug_report"
+    assert kept(row, make_spec(roles={"USER": "user", "SYSTEM": "assistant"})).label == "bug_report"
 
 
 @pytest.fixture
@@ -190,7 +176,7 @@ def question_answer() -> Iterator[None]:
 @pytest.mark.usefixtures("question_answer")
 def test_a_format_is_one_class(tmp_path: Path) -> None:
     row = {"q": "1+1?", "a": "2", "extra": 1}
-    spec = spec_of(TEXT_OUTPUT, format="question_answer")
+    spec = make_spec(TEXT_OUTPUT, format="question_answer")
     checked = check(row, spec)
     assert checked.example is not None and (checked.example.user_text, checked.example.answer) == ("1+1?", "2")
     assert (checked.shape, checked.ignored, check_fields(spec)) == ("question_answer", ["extra"], [])
@@ -202,6 +188,6 @@ def test_a_format_is_one_class(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_is_told_with_the_nearest() -> None:
-    (finding,) = check_fields(spec_of(format="mesages"))
+    (finding,) = check_fields(make_spec(format="mesages"))
     assert finding.place == "task.yaml: data.format" and finding.fix == "did you mean 'messages'?"
-    assert "use auto or one of messages, sharegpt" in check_fields(spec_of(format="x"))[0].fix
+    assert "use auto or one of messages, sharegpt" in check_fields(make_spec(format="x"))[0].fix

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 from pathlib import Path
@@ -17,7 +16,8 @@ from hypothesis import strategies as st
 
 from finetune_pipeline.data.json_lines import is_blank
 from finetune_pipeline.data.raw_files import detect
-from finetune_pipeline_tests.unit.data.raw_rows import LABELS, PROMPT, TEXT_OUTPUT, examples, judge_file, spec_of
+from finetune_pipeline_tests.unit.data.raw_rows import examples, validate_file
+from finetune_pipeline_tests.unit.data.rows import LABELS, PROMPT, TEXT_OUTPUT, make_spec
 
 BOUNDED = settings(
     max_examples=150,
@@ -68,13 +68,13 @@ ROW = (
     | st.fixed_dictionaries({"conversations": st.lists(TURN, max_size=3), "system": JSON})
 )
 SPECS = [
-    spec_of(),
-    spec_of(TEXT_OUTPUT, inject=True, max_chars=200),
-    spec_of(
+    make_spec(),
+    make_spec(TEXT_OUTPUT, inject=True, max_chars=200),
+    make_spec(
         fields={"text": "join('', data[].text) || [0]", "label": "$key", "group": "text"}, csv={"encoding": "utf-16"}
     ),
-    spec_of(fields={"rows": "messages[].content", "each": "tools"}, roles={"User": "user"}),
-    spec_of(
+    make_spec(fields={"rows": "messages[].content", "each": "tools"}, roles={"User": "user"}),
+    make_spec(
         TEXT_OUTPUT, fields={"rows": "text.label", "prompt": "to_string(@)", "completion": "c2"}, csv={"delimiter": ","}
     ),
 ]
@@ -120,7 +120,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def accounted(path: Path, spec: Any, size: int) -> Any:
     """Validate a file and check that everything adds up."""
-    long = judge_file(path, spec, size=size)
+    long = validate_file(path, spec, size=size)
     assert long.rows_in == long.kept + len(long.quarantine) == sum(long.shapes.values())
     rows = examples(long)
     assert len(rows) == long.kept and all(row["messages"][-1]["role"] == "assistant" for row in rows)
@@ -149,14 +149,6 @@ def test_any_bytes_in_any_container(folder: Path, data: bytes, damage: Any, name
 
 
 @BOUNDED
-@given(data=ANY, damage=DAMAGE, name=st.sampled_from(NAMES), which=st.integers(0, 4))
-def test_any_bytes_in_gzip(folder: Path, data: bytes, damage: Any, name: str, which: int) -> None:
-    path = folder / name
-    path.write_bytes(damaged(gzip.compress(data), *damage))
-    accounted(path, SPECS[which], 1 << 20)
-
-
-@BOUNDED
 @given(rows=st.lists(st.tuples(CELL, CELL), max_size=6), damage=st.none() | DAMAGE, which=st.integers(0, 4))
 def test_any_bytes_in_parquet(folder: Path, rows: list[tuple[str, str]], damage: Any, which: int) -> None:
     out = io.BytesIO()
@@ -167,8 +159,8 @@ def test_any_bytes_in_parquet(folder: Path, rows: list[tuple[str, str]], damage:
     )
     path = folder / "b.parquet"
     path.write_bytes(damaged(out.getvalue(), *damage) if damage else out.getvalue())
-    judged = accounted(path, SPECS[which], 1 << 20)
-    assert damage or judged.rows_in >= len(rows)
+    result = accounted(path, SPECS[which], 1 << 20)
+    assert damage or result.rows_in >= len(rows)
 
 
 @BOUNDED
@@ -176,5 +168,5 @@ def test_any_bytes_in_parquet(folder: Path, rows: list[tuple[str, str]], damage:
 def test_every_line_of_json_lines_is_a_row(folder: Path, lines: list[bytes]) -> None:
     path = folder / "c.jsonl"
     path.write_bytes(b"\n".join([b'{"text": "It broke", "label": "bug_report"}', b'{"text": "x"}', *lines]))
-    judged = accounted(path, SPECS[0], 64)
-    assert judged.rows_in == 2 + sum(not is_blank(line) for line in lines)
+    result = accounted(path, SPECS[0], 64)
+    assert result.rows_in == 2 + sum(not is_blank(line) for line in lines)

@@ -37,10 +37,6 @@ def test_long_files_are_sealed_in_whole_lines(monkeypatch: pytest.MonkeyPatch, s
         assert all(chunk.endswith(b"\n") for chunk in list(sealing._chunks(rows))[:-1])
 
 
-def test_sealed_files_may_be_joined() -> None:
-    assert unseal(seal(ROWS, KEY) + seal(b"more\n", KEY), KEY) == ROWS + b"more\n"
-
-
 @pytest.mark.parametrize("fault", ["key", "byte", "cut", "plain", "tail"])
 def test_damage_and_other_keys_are_told(fault: str) -> None:
     sealed, key = seal(ROWS, KEY), KEY

@@ -11,7 +11,7 @@ from finetune_pipeline.data.examples import Example, decode_examples, examples_o
 from finetune_pipeline.data.sealing import SealedError, seal, seal_key, unseal
 from finetune_pipeline.data.split.ledger import SPLITS, read_ledger, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
-from finetune_pipeline_tests.unit.data.rows import LABELS, TEXT_OUTPUT, example, make_spec, read_lines, write_clean
+from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, read_lines, write_clean
 
 SPEC = make_spec()
 
@@ -68,13 +68,6 @@ def test_no_row_moves_when_data_grows_and_shares_still_hold(tmp_path: Path) -> N
     assert facts["counts"]["test"] == pytest.approx(80, abs=3)
     _, third = run(tmp_path, "c", grown[50:], make_spec(split={"seed": 9}))
     assert all(second[i] == s for i, s in third.items())
-
-
-def test_the_seed_decides_where_new_clusters_land(tmp_path: Path) -> None:
-    _, a = run(tmp_path, "a", rows(0, 60), record=False)
-    _, b = run(tmp_path, "b", rows(0, 60)[::-1], record=False)
-    _, c = run(tmp_path, "c", rows(0, 60), make_spec(split={"seed": 1}), record=False)
-    assert a == b != c
 
 
 def test_a_row_keeps_its_split_with_another_label_or_prompt(tmp_path: Path) -> None:
@@ -168,12 +161,6 @@ def test_the_newest_rows_are_the_test_when_time_decides(tmp_path: Path) -> None:
     assert facts["counts"] == {"train": 70, "validation": 10, "test": 20}
 
 
-def test_free_answers_to_one_question_share_a_split(tmp_path: Path) -> None:
-    examples = [example(text(i // 2), f"answer {i}", line=i) for i in range(60)]
-    _, placed = run(tmp_path, "a", examples, make_spec(output=TEXT_OUTPUT))
-    assert all(placed[examples[i].id] == placed[examples[i + 1].id] for i in range(0, 60, 2))
-
-
 def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     facts, _ = run(tmp_path, "a", rows(0, 30))
     ledger = tmp_path / "ledger"
@@ -187,11 +174,6 @@ def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     ):
         record_assignments(told, ledger)
     assert {p.name: p.read_bytes() for p in ledger.glob("*.npy")} == before
-
-
-def test_the_split_itself_leaves_the_ledger_alone(tmp_path: Path) -> None:
-    run(tmp_path, "a", rows(0, 30), record=False)
-    assert not (tmp_path / "ledger").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", "another"])

@@ -92,20 +92,3 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
     assert rows[1]["findings"][0]["rule"] == "data.missing_field"
     assert [e.source["line"] for e in read_examples(tmp_path / "out")] == [1, 6]
     assert len(read_lines(tmp_path / "out/findings.jsonl")) == 6
-
-
-def test_a_monstrous_line_is_quarantined_in_part(tmp_path: Path) -> None:
-    raw = write_raw(tmp_path / "raw", [b'{"text": "' + b"x" * (9 * 1024 * 1024), chat()])
-    facts = validate(raw, SPEC, tmp_path / "out")
-    assert (facts["kept"], facts["by_rule"]) == (1, {"data.line_too_long": 1})
-    assert len(read_lines(tmp_path / "out/quarantine.jsonl")[0]["raw"]) == 2000
-
-
-def test_same_bytes_same_files(tmp_path: Path) -> None:
-    raw = write_raw(tmp_path / "raw", [chat(), {"text": 1}, b"\xff"])
-    for out in ("a", "b"):
-        validate(raw, SPEC, tmp_path / out)
-    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert [str(name) for name in files] == ["examples.jsonl", "findings.jsonl", "quarantine.jsonl"]
-    for name in files:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.data.quality.counts import class_balance, origins, size_rules
+from finetune_pipeline.data.quality.counts import class_balance, markdown, size_rules, summarise
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec
+from finetune_pipeline_tests.unit.data.rows import example
 
 EVEN = dict.fromkeys(LABELS, 150)
 
@@ -21,11 +22,6 @@ def test_too_few_rows_and_too_few_of_a_label_stop() -> None:
     assert told["few"] == {"parcel": 20, "invoice": 0}
 
 
-def test_very_many_is_advice_and_passes() -> None:
-    told = size_rules({None: 10_001}, make_spec())
-    assert told["passed"] and [f["severity"] for f in told["findings"]] == ["note"]
-
-
 def test_balance_and_imbalance() -> None:
     assert class_balance(EVEN, make_spec(LABELS))["passed"]
     told = class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS))
@@ -38,7 +34,24 @@ def test_a_label_without_a_row_is_named() -> None:
     assert told["absent"] == ["parcel"] and not told["passed"] and "parcel" in told["message"]
 
 
-def test_origins_have_shares() -> None:
-    told = origins({"human": 90, "synthetic": 10}, {"a": 3, "b": 7})
-    assert told["message"] == "human 90.0%, synthetic 10.0%"
-    assert list(told["generators"]) == ["b", "a"]
+def test_counts_and_lengths() -> None:
+    rows = [example("w " * n + "x", "P0_incident" if n > 90 else "bug_report", n) for n in range(100)]
+    told = summarise([*rows, example("y", "feature_request", origin="production")])
+    assert told["rows"] == 101
+    assert told["labels"] == {"bug_report": 91, "P0_incident": 9, "feature_request": 1}
+    assert told["origins"] == {"human": 100, "production": 1}
+    assert told["words"] == {"min": 1, "p50": 50, "p90": 90, "max": 100}
+    assert told["characters"] == {"min": 1, "p50": 99, "p90": 179, "max": 199}
+    assert [(b["from"], b["to"], b["count"]) for b in told["histogram"]] == [
+        (1, 10, 11),
+        *((i, i + 9, 10) for i in range(11, 100, 10)),
+    ]
+
+
+def test_markdown_shows_bars_and_no_text_of_a_row() -> None:
+    rows = [example("one two"), example("```\n<script>alert(1)</script>\n| a |"), example("x " * 30)]
+    shown = markdown(summarise([*rows, example("two words", "a`b|c", label="a`b|c")]))
+    assert "**4 rows**" in shown and "| `bug_report` | 3 | 75.0% |" in shown
+    assert "| `a'b/c` | 1 | 25.0% |" in shown
+    assert "| words | 2 |" in shown and "█" in shown
+    assert "alert" not in shown and "one two" not in shown

@@ -55,14 +55,3 @@ def test_one_pass_gathers_counts_and_the_same_sample() -> None:
     assert told.sample == chosen(FEW, 40) and told.rows == 300
     assert told.train == [e for e in told.sample if assignments[e.id] == "train"] and told.train_rows == 200
     assert told.labels == dict.fromkeys(LABELS, 75)
-
-
-def test_the_sample_hardly_changes_when_rows_are_added() -> None:
-    before = {e.id for e in chosen(FEW[:280], 100)}
-    after = {e.id for e in chosen(FEW, 100)}
-    assert len(before & after) >= 85 and sample.SAMPLE == 20_000
-
-
-def test_a_sample_keeps_the_order() -> None:
-    rows: list[Example] = chosen(FEW, 50)
-    assert [e.source["line"] for e in rows] == sorted(e.source["line"] for e in rows)

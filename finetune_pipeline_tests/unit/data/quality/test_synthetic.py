@@ -7,18 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.stats import binom
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.report import write_review_sample
 from finetune_pipeline.data.quality.synthetic import (
     acceptance_number,
     chance_of_acceptance,
-    exact_interval,
     fair_sample,
     review_sample,
-    sample_size,
-    smallest_sample,
     synthetic_rows,
     to_review_lines,
 )
@@ -40,36 +37,11 @@ def synthetic(count: int, generator: str | None = "big", start: int = 0) -> list
 HUMAN = [make(f"person asks {i}", "an answer", 5000 + i) for i in range(100)]
 
 
-@pytest.mark.parametrize(
-    ("n", "p", "risk"), [(29, 0.1, 0.05), (28, 0.1, 0.05), (200, 0.1, 0.05), (89, 0.08, 0.01), (1, 0.99, 0.05)]
-)
-def test_the_acceptance_number_is_the_largest_within_the_risk(n: int, p: float, risk: float) -> None:
-    within = [c for c in range(n) if binom.cdf(c, n, p) <= risk]
-    assert acceptance_number(n, p, risk) == max(within, default=-1)
-
-
-def test_the_smallest_sample_is_the_first_that_can_accept() -> None:
-    assert smallest_sample(0.1, 0.05) == 29 and 0.9**29 <= 0.05 < 0.9**28
-    assert smallest_sample(0.0, 0.05) is None and smallest_sample(1.0, 0.05) == 1
-
-
 def test_the_fair_sample_keeps_both_errors_within_the_risk_and_one_row_less_does_not() -> None:
     assert fair_sample(0.02, 0.1, 0.05) == (89, 4)
     assert binom.cdf(4, 89, 0.1) <= 0.05 and binom.sf(4, 89, 0.02) <= 0.05
     assert not any(binom.cdf(c, 88, 0.1) <= 0.05 and binom.sf(c, 88, 0.02) <= 0.05 for c in range(88))
     assert fair_sample(0.1, 0.1, 0.05) is None
-
-
-@pytest.mark.parametrize(("bad", "n"), [(0, 29), (3, 40), (40, 40)])
-def test_the_interval_is_clopper_pearsons(bad: int, n: int) -> None:
-    interval = binomtest(bad, n).proportion_ci(0.95, "exact")
-    assert exact_interval(bad, n) == pytest.approx([interval.low, interval.high], abs=1e-6)
-    assert exact_interval(0, 0) == [0.0, 1.0]
-
-
-def test_the_size_of_the_sample() -> None:
-    assert [sample_size(n, SPEC) for n in (0, 10, 29, 200, 300, 1001, 3000)] == [0, 10, 29, 29, 30, 101, 300]
-    assert sample_size(1000, SyntheticSpec(review_share=0.0)) == 0
 
 
 def test_generators_have_their_share() -> None:
@@ -87,19 +59,6 @@ def test_one_row_of_a_cluster_until_the_clusters_run_out() -> None:
     half = review_sample(rows, clusters, SyntheticSpec(review_share=0.3))
     times = [sum(clusters[e.id] == c for e in half) for c in set(clusters.values())]
     assert len(half) == 120 and set(times) == {2, 3}
-
-
-def test_the_sample_is_stable() -> None:
-    rows = synthetic(1000)
-    before = {e.id for e in review_sample(rows, {}, SPEC)}
-    assert before == {e.id for e in review_sample(rows[::-1], {}, SPEC)}
-    after = {e.id for e in review_sample(rows + synthetic(50, start=1000), {}, SPEC)}
-    assert len(after) == 105 and len(before - after) <= 5
-
-
-def test_without_synthetic_rows_nothing_waits() -> None:
-    told = synthetic_rows(HUMAN, {}, {}, make_spec())
-    assert told["passed"] and told["verdict"] == "none" and told["plan"] is None
 
 
 def test_training_waits_until_every_row_of_the_sample_is_decided() -> None:
@@ -137,11 +96,6 @@ def test_a_set_reviewed_throughout_is_accepted_whatever_was_found() -> None:
     decisions = {e.id: "drop" if i % 3 == 0 else "keep" for i, e in enumerate(rows)}
     told = synthetic_rows(rows, {}, decisions, make_spec())
     assert told["verdict"] == "accepted" and told["rejected"] > 0
-
-
-def test_review_can_be_switched_off_and_says_so() -> None:
-    told = synthetic_rows(synthetic(60), {}, {}, make_spec(synthetic={"review_share": 0}))
-    assert told["passed"] and told["verdict"] == "off" and "review_share is 0" in told["message"]
 
 
 def test_lines_filled_in_are_decisions(tmp_path: Path) -> None:
