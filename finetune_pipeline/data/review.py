@@ -198,26 +198,3 @@ def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
         messages = scrub_messages(messages)[0]  # what reviewers write is scrubbed like any other text
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
     return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)
-
-
-def decision_line(
-    row_id: str,
-    decision: str,
-    reviewer: str,
-    *,
-    label: str | None = None,
-    comment: str = "",
-    time: datetime | None = None,
-) -> str:
-    """One line for a decisions file, with its line end. Raises ValueError for an unknown decision."""
-    if decision not in DECISIONS:
-        raise ValueError(f"decision {decision!r} is not one of {', '.join(DECISIONS)}")
-    row = {
-        "id": row_id,
-        "decision": decision,
-        "label": label,
-        "reviewer": reviewer,
-        "comment": comment,
-        "time": time.isoformat() if time else None,
-    }
-    return msgspec.json.encode({k: v for k, v in row.items() if v not in (None, "")}).decode() + "\n"

@@ -179,11 +179,6 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     return result
 
 
-def validate_line(data: bytes, file: str, number: int, spec: TaskSpec) -> ValidatedRow:
-    """Validate one non-blank line of a JSON Lines file that is one row."""
-    return validate_record(Record(number, None, data, encoded=True), file, spec, mapping_of(spec))[0]
-
-
 def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
     """Validate one record: one row, or as many as ``data.fields.each`` makes of it. `mapping`: that of the spec."""
     place = f"{file}:{record.line}"

@@ -7,9 +7,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import Record
-from finetune_pipeline.data.validate.validation import ValidatedBlock, in_blocks, validate_block
+from finetune_pipeline.data.validate.validation import (
+    ValidatedBlock,
+    ValidatedRow,
+    in_blocks,
+    validate_block,
+    validate_record,
+)
 from finetune_pipeline.spec import TaskSpec
 
 FILE = "raw/a.jsonl"
@@ -38,6 +45,12 @@ def validate_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 2
         for name in ("by_rule", "labels", "ignored", "shapes"):
             getattr(whole, name).update(getattr(result, name))
     return whole
+
+
+def validate_row(row: Any, spec: TaskSpec, file: str = FILE) -> ValidatedRow:
+    """The result for one row, or for a line's bytes, at line 7 of the file."""
+    data = row if isinstance(row, bytes) else json.dumps(row).encode()
+    return validate_record(Record(7, None, data, encoded=True), file, spec, mapping_of(spec))[0]
 
 
 def validate_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl", **more: Any) -> ValidatedBlock:

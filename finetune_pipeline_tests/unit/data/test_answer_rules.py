@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.data.review import _read_decision
-from finetune_pipeline.data.validate.validation import validate_line
 from finetune_pipeline.production.log_rows import problems_of
 from finetune_pipeline.spec import TaskSpec
+from finetune_pipeline_tests.unit.data.raw_rows import validate_row
 
 SCHEMA = {
     "type": "object",
@@ -29,7 +29,7 @@ def spec(**output: object) -> TaskSpec:
 
 def findings(answer: str, of: TaskSpec | None = None) -> list[tuple[str, str]]:
     line = json.dumps({"prompt": "A table for four on the first of May", "completion": answer}).encode()
-    checked = validate_line(line, "a.jsonl", 7, of or spec())
+    checked = validate_row(line, of or spec(), "a.jsonl")
     assert (checked.example is None) == any(f.severity == "error" for f in checked.findings)
     return [(f.rule, f.place) for f in checked.findings]
 

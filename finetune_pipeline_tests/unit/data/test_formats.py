@@ -1,29 +1,33 @@
 from __future__ import annotations
 
+import importlib
 import json
+import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_pipeline.data import formats
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.data.fields import check_fields
-from finetune_pipeline.data.formats import FORMATS, RawFormat, Turns, register
-from finetune_pipeline.data.formats.base import read_single_texts
+from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.raw_files import detect
-from finetune_pipeline.data.validate.validation import ValidatedRow, validate_line
-from finetune_pipeline_tests.unit.data.raw_rows import FILE, turn
+from finetune_pipeline.data.validate.validation import ValidatedRow
+from finetune_pipeline_tests.unit.data.raw_rows import turn, validate_row
 from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec
 
 SPEC = make_spec(max_chars=400)
 TEXT = make_spec(TEXT_OUTPUT, max_chars=400)
 S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
+REFERENCE = Path(__file__).parents[3] / "tools" / "make_reference.py"
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
 
 
 def check(row: Any, spec: Any = SPEC) -> ValidatedRow:
-    return validate_line(json.dumps(row).encode(), FILE, 7, spec)
+    return validate_row(row, spec)
 
 
 def rules(row: Any, spec: Any = SPEC) -> list[str]:
@@ -155,26 +159,35 @@ def test_other_names_of_roles_are_declared() -> None:
     assert kept(row, make_spec(roles={"USER": "user", "SYSTEM": "assistant"})).label == "bug_report"
 
 
+QUESTION_ANSWER = """
+from finetune_pipeline.data.formats.base import RawFormat, read_single_texts, register
+
+@register
+class QuestionAnswer(RawFormat):
+    name, order = "question_answer", 35
+    keys, described, documented = "`q` and `a`", "a question and its answer", "`q`, `a`"
+    row_keys = renames = ("q", "a")
+
+    def recognises(self, row):
+        return "q" in row and "a" in row
+
+    def read(self, row, spec, place, turns):
+        return read_single_texts(row, "q", "a", spec, place, turns)
+"""
+
+
 @pytest.fixture
-def question_answer() -> Iterator[None]:
-    @register
-    class QuestionAnswer(RawFormat):
-        name, order = "question_answer", 35
-        keys, described, documented = "`q` and `a`", "a question and its answer", "`q`, `a`"
-        row_keys = renames = ("q", "a")
-
-        def recognises(self, row: dict[str, Any]) -> bool:
-            return "q" in row and "a" in row
-
-        def read(self, row: dict[str, Any], spec: Any, place: str, turns: Turns) -> set[str]:
-            return read_single_texts(row, "q", "a", spec, place, turns)
-
+def question_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One more file in the folder of formats."""
+    (tmp_path / "question_answer.py").write_text(QUESTION_ANSWER)
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    module = importlib.import_module("finetune_pipeline.data.formats.question_answer")
     yield
-    del FORMATS["question_answer"]
+    del FORMATS["question_answer"], sys.modules[module.__name__]
 
 
 @pytest.mark.usefixtures("question_answer")
-def test_a_format_is_one_class(tmp_path: Path) -> None:
+def test_a_format_is_one_file(tmp_path: Path) -> None:
     row = {"q": "1+1?", "a": "2", "extra": 1}
     spec = make_spec(TEXT_OUTPUT, format="question_answer")
     checked = check(row, spec)
@@ -182,9 +195,10 @@ def test_a_format_is_one_class(tmp_path: Path) -> None:
     assert (checked.shape, checked.ignored, check_fields(spec)) == ("question_answer", ["extra"], [])
     assert rules({"text": "x", "label": "y"}, spec) == ["unknown_shape"]
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    found = detect(tmp_path / "a.jsonl", "a.jsonl", spec)
-    assert found.shape == "question_answer" and "1 hold a question and its answer" in found.reason
+    detected = detect(tmp_path / "a.jsonl", "a.jsonl", spec)
+    assert detected.shape == "question_answer" and "1 hold a question and its answer" in detected.reason
     assert list(FORMATS) == sorted(FORMATS, key=lambda name: FORMATS[name].order)
+    assert "| `question_answer` | `q`, `a` |" in runpy.run_path(str(REFERENCE))["render"]()
 
 
 def test_an_unknown_format_is_told_with_the_nearest() -> None:

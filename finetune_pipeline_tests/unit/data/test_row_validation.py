@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from finetune_pipeline.data.examples import Example, example_id
-from finetune_pipeline.data.validate.validation import ValidatedRow, validate_line
-from finetune_pipeline_tests.unit.data.raw_rows import FILE, turn
+from finetune_pipeline.data.validate.validation import ValidatedRow
+from finetune_pipeline_tests.unit.data.raw_rows import FILE, turn, validate_row
 from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec
 
 SPEC = make_spec(max_chars=400)
@@ -16,8 +15,7 @@ S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistan
 
 
 def check(row: Any, spec: Any = SPEC, file: str = FILE) -> ValidatedRow:
-    data = row if isinstance(row, bytes) else json.dumps(row).encode()
-    return validate_line(data, file, 7, spec)
+    return validate_row(row, spec, file)
 
 
 def rules(row: Any, spec: Any = SPEC) -> list[str]:

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.validate.validation import ValidatedRow, validate, validate_line
+from finetune_pipeline.data.validate.validation import ValidatedRow, validate
+from finetune_pipeline_tests.unit.data.raw_rows import validate_row
 from finetune_pipeline_tests.unit.data.rows import chat, make_spec, read_lines, write_raw
 
 SPEC = make_spec(max_chars=400)
 
 
 def check(row: Any, spec: Any = SPEC, file: str = "raw/a.jsonl") -> ValidatedRow:
-    data = row if isinstance(row, bytes) else json.dumps(row).encode()
-    return validate_line(data, file, 7, spec)
+    return validate_row(row, spec, file)
 
 
 def rules(row: Any, spec: Any = SPEC) -> list[str]:
