@@ -1,4 +1,4 @@
-"""Rows in other forms, brought into a known one by the expressions of ``data.fields``.
+"""Maps rows of any shape to a known format by the JMESPath expressions of ``data.fields``.
 
 Expressions are JMESPath. ``$file`` is the file's name, ``$key`` the key of the list a row stands in, ``='text'`` the text
 itself. A plain path (``a.b.c``) is looked up directly, which is ten times as fast as JMESPath.

@@ -1,6 +1,4 @@
-"""Takes a snapshot of the files a task declares, so that every later step reads bytes that no longer change, and detects
-what each of them is.
-"""
+"""Copies the raw files that a task declares, so that later steps read bytes that do not change, and detects their formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Applies what people decided about single rows: keep, drop, or give another answer."""
+"""Applies review decisions about single rows: keep, drop, or relabel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds rows that repeat an item of a benchmark: trained on, they would make its score measure memory.
+"""Finds rows that repeat a benchmark item (contamination).
 
 Texts are compared in the exact form (see text_similarity). A row repeats an item when
 

@@ -1,4 +1,5 @@
-"""Boilerplate: text that many rows share (preambles, suffixes, prompt skeletons) and that must not make them look alike.
+"""Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt skeletons), so that it does not make
+unrelated rows look alike.
 
 Candidates: text many rows begin with, text many end with, lines, sentences and runs of words many contain. A candidate
 is boilerplate only if what its rows say besides is long enough and differs from row to row; so "I want to cancel order

@@ -1,4 +1,4 @@
-"""Finds rows that may mean the same although they are worded differently: nearest neighbours by cosine similarity.
+"""Finds rows that may mean the same in different words: nearest neighbours by cosine similarity of embeddings.
 
 Advisory. Share of 40 paraphrases and 40 hard negatives (other requests in similar words) at or above a cosine similarity:
 
@@ -8,8 +8,8 @@ hashed     hard negatives  60%  32%  22%   8%   2%
 wordllama  paraphrases     50%  30%  18%  10%   0%
 wordllama  hard negatives  80%  62%  42%  25%  12%
 
-No threshold tells them apart, so suspects are for people to look at. `hashed` finds rows that share most of their words in
-another order or form; other words for the same thing need static embeddings at least.
+No threshold separates the two, so suspects are for people to review. `hashed` finds rows that share most of their words in
+another order or form; synonyms need static embeddings at least.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One output format: JSON answers have the same keys with the same types, and answers that recur are spelt alike.
+"""Checks that answers have one format: the same JSON keys and types, and one spelling of repeated answers.
 
 The rule, per dimension (say, the keys of JSON answers), over the answers to which the question applies:
 

@@ -1,4 +1,4 @@
-"""What a small linear model thinks of rows it was not trained on: the ground for label noise and for hard items.
+"""Out-of-fold predictions of a small linear model, for label noise and for whether a task can be learned.
 
 Logistic regression on TF-IDF features (n-grams, or ordered word pairs), k-fold cross-validation in which rows of one
 cluster never straddle two folds.
@@ -111,7 +111,7 @@ def out_of_fold(
     seed: int = 0,
     features_of: Callable[[Sequence[str]], Any] = features,
 ) -> OutOfFold | None:
-    """The model's opinion on every row with a label (a sample of a very large set).
+    """Predicted probabilities for every row with a label (a sample of a very large set).
 
     Labels with rows in fewer than two clusters cannot be judged and are left out. None when fewer than two labels or
     ten rows remain. Deterministic. features_of: makes the texts' matrix, :func:`features` or :func:`order_features`.

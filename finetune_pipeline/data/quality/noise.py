@@ -5,8 +5,8 @@ counted for the label j it is confident of: the likeliest among those with p_j >
 labels' row counts, estimate how many rows labelled i are truly j; of each such pair that many rows are suspects, those
 with the largest p_j - p_i. Ranked by the normalised margin (p_i - max other + 1) / 2, lowest first.
 
-Suspects are for people to look through. How many labels are wrong is estimated apart from them, on the rows the model is
-surest of: :func:`estimate_noise`.
+Suspects are for people to review. The share of wrong labels is estimated separately, on the rows the model is surest of: see
+:func:`estimate_noise`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows a model has written: which of them people must look at before training, and what their decisions prove.
+"""Review of synthetic rows: which ones people must check before training, and whether the set is then accepted.
 
 Acceptance sampling by attributes, single sampling plans (Dodge and Romig 1929; ISO 2859-1): how many bad rows a sample may
 have for the whole to be taken. Chances are binomial, which for a finite set errs on the safe side.

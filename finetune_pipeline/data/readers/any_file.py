@@ -1,4 +1,4 @@
-"""Any raw file in, records out."""
+"""Reads any raw file as records."""
 
 from __future__ import annotations
 

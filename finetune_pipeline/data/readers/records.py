@@ -1,4 +1,4 @@
-"""Raw bytes in, records out: the stream of a file, its lines, and what every reader of raw files returns."""
+"""The byte stream of a raw file, its lines, and the records that every reader returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds personal data and secrets in a text: cheap signs first, then only the shapes whose signs are there."""
+"""Finds personal data and secrets in a text. Cheap tests decide which patterns are worth running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of people and postal addresses, with a recogniser model that the user has installed (spaCy)."""
+"""Finds names of people (with an installed spaCy model) and postal addresses (by their shape)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that states give to people: by shape and check digits alone where both are strict, else after their name.
+"""Finds national ids: by shape and check digits where both are strict, otherwise after the name of the id.
 
 The check digits are python-stdnum's. Without its name before it a number is taken only if its shape is rare *and* its
 check digits are right; after its name (`SSN`, `Steuer-ID`, `PESEL`) it is taken by its length, so that one with a slip

@@ -1,4 +1,4 @@
-"""Typed placeholders in the place of what was found, the same one for the same value within an example."""
+"""Replaces what was found with typed placeholders, the same one for the same value within an example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys, tokens and passwords: by the shapes of well-known issuers, and by their randomness after a word that names them."""
+"""Finds keys, tokens and passwords by the formats of known issuers, or by their randomness after a word that names them."""
 
 from __future__ import annotations
 

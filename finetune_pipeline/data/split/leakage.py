@@ -1,9 +1,9 @@
-"""The leakage certificate: no row of one split says what a row of another says, and the search for it is proven.
+"""The leakage certificate: shows that no row of one split repeats a row of another, and that the search would find it.
 
 Exact (the same prompt), near (verified Jaccard similarity of prompts, boilerplate left out) and by group, between each two
-splits; semantic where the spec asks for it. The search is proven at every run: leaks are planted in a copy of the
-validation and test rows, and the same search must find them. Up to 20,000 rows all pairs are compared again, without
-MinHash, when the certificate is checked.
+splits; semantic where the spec asks for it. Every run tests the search itself: leaks are planted in a copy of the
+validation and test rows, and the same search must find them. When the certificate is checked, all pairs of up to 20,000
+rows are compared again without MinHash.
 """
 
 from __future__ import annotations

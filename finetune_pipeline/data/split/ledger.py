@@ -1,4 +1,4 @@
-"""Which split each row ever was given: a folder that only grows, so that a row keeps its split for good."""
+"""The split ledger: an append-only record of every assignment, so that a row never changes its split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides which split a row belongs to: whole units, label by label, and never a row that changes sides."""
+"""Assigns rows to splits: whole units, stratified by label, and a row never changes its split."""
 
 from __future__ import annotations
 

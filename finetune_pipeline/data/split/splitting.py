@@ -1,4 +1,4 @@
-"""The splitting step: train, validation and sealed test; whole units, by label, and never a row that changes sides."""
+"""The splitting step: train, validation and sealed test, with the leakage certificate."""
 
 from __future__ import annotations
 

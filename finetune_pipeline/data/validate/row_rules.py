@@ -1,4 +1,4 @@
-"""What a row must satisfy once its turns are read. Each ``check_*`` returns all problems of its kind."""
+"""Rules for a row whose turns were read. Each ``check_*`` returns all its findings."""
 
 from __future__ import annotations
 

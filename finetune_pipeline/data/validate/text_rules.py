@@ -1,4 +1,4 @@
-"""What the texts of a row must not hold: control characters and left-overs of templates; and what is only odd."""
+"""Rules for the texts of a row: control characters and template residue are errors, other oddities warnings."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def texts(result: ValidatedBlock) -> list[str]:
     return ["\n".join(m["content"] for m in e["messages"] if m["role"] == "user") for e in examples(result)]
 
 
-def told(result: ValidatedBlock) -> list[tuple[str, int]]:
+def rules_by_line(result: ValidatedBlock) -> list[tuple[str, int]]:
     """(rule, line) of every finding, sorted."""
     return sorted((f["rule"].removeprefix("data."), int(f["place"].rpartition(":")[2])) for f in result.findings)
 

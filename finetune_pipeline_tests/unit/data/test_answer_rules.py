@@ -67,8 +67,8 @@ def test_text_answers_are_held_to_their_form() -> None:
 
 def test_corrections_are_held_to_the_same_form(tmp_path: Path) -> None:
     decision = {"id": "a", "decision": "relabel", "reviewer": "kim", "label": '{"guests": 4}'}
-    made, found = _read_decision(decision, spec(), "r.jsonl:1")
-    assert made is None and [f.rule for f in found] == ["data.review_answer_schema"]
+    made, findings = _read_decision(decision, spec(), "r.jsonl:1")
+    assert made is None and [f.rule for f in findings] == ["data.review_answer_schema"]
     logged = {
         "id": "1",
         "timestamp": "2026-05-01T10:00:00Z",

@@ -34,8 +34,8 @@ def find(items: list[Item], rows: list[Example]) -> list[Match]:
 
 def test_clean_rows_pass() -> None:
     matches = find(ITEMS, CLEAN)
-    told = contamination(matches, ITEMS, len(CLEAN))
-    assert not matches and told["passed"] and not told["findings"]
+    report = contamination(matches, ITEMS, len(CLEAN))
+    assert not matches and report["passed"] and not report["findings"]
 
 
 def test_planted_items_are_found_one_to_one() -> None:
@@ -45,10 +45,10 @@ def test_planted_items_are_found_one_to_one() -> None:
     assert [(m.id, m.line, m.how) for m in matches] == [
         (e.id, item.line, "exact") for e, item in zip(planted, ITEMS, strict=True)
     ]
-    told = contamination(matches, ITEMS, len(rows))
-    assert not told["passed"] and told["repeated"] == 50
-    assert told["benchmarks"] == [{"file": "bench.jsonl", "items": 50, "repeated": 50, "rows": 50}]
-    assert told["findings"][0]["place"] == "raw/a.jsonl:501"
+    report = contamination(matches, ITEMS, len(rows))
+    assert not report["passed"] and report["repeated"] == 50
+    assert report["benchmarks"] == [{"file": "bench.jsonl", "items": 50, "repeated": 50, "rows": 50}]
+    assert report["findings"][0]["place"] == "raw/a.jsonl:501"
 
 
 @pytest.mark.parametrize("where", ["wrapped", "answer", "edited", "cased"])

@@ -71,9 +71,9 @@ def test_unrelated_rows_and_small_sets_have_no_templates() -> None:
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
     texts = [ALPACA.format(c) for c in sayings(100, 12)] + sayings(300, 20, 1)
-    found = find_boilerplate(texts)
-    assert found.segments and found == find_boilerplate(reversed(texts)) == find_boilerplate(texts + texts[:50])
-    assert len(found.segments) <= MOST
+    hits = find_boilerplate(texts)
+    assert hits.segments and hits == find_boilerplate(reversed(texts)) == find_boilerplate(texts + texts[:50])
+    assert len(hits.segments) <= MOST
 
 
 def test_a_row_with_nothing_left_keeps_its_text() -> None:

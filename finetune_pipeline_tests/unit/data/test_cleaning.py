@@ -109,10 +109,10 @@ def test_free_answers_may_differ(tmp_path: Path) -> None:
     assert (facts["exact_duplicates"], facts["near_duplicates"], facts["quarantined"]) == (1, 1, 0)
     names = [clusters(tmp_path / "out")[e.id] for e in kept]
     assert names[0] == names[1] != names[2] == names[3]
-    told = read_lines(tmp_path / "out/findings.jsonl")
-    assert [f["severity"] for f in told[:2]] == ["warning", "warning"]
+    report = read_lines(tmp_path / "out/findings.jsonl")
+    assert [f["severity"] for f in report[:2]] == ["warning", "warning"]
     first = next(line for line in lines if line in (1, 3))
-    assert "raw/a.jsonl:2" in next(f["message"] for f in told if f["place"] == f"raw/a.jsonl:{first}")
+    assert "raw/a.jsonl:2" in next(f["message"] for f in report if f["place"] == f"raw/a.jsonl:{first}")
 
 
 def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_rows_that_may_mean_the_same_are_told_and_removed_only_when_asked(tmp_pa
     semantic = {"model": "hashed", "threshold": 0.5}
     facts, kept = run(tmp_path / "told", rows, semantic=semantic)
     assert len(kept) == 3 and facts["by_rule"] == {"data.semantic_suspect": 1} and facts["semantic_suspects"] == 1
-    told = read_lines(tmp_path / "told/out/findings.jsonl")[0]
-    assert {told["place"], "raw/a.jsonl:2", "raw/a.jsonl:1"} <= {told["place"], *told["message"].split()}
+    report = read_lines(tmp_path / "told/out/findings.jsonl")[0]
+    assert {report["place"], "raw/a.jsonl:2", "raw/a.jsonl:1"} <= {report["place"], *report["message"].split()}
     names = clusters(tmp_path / "told/out")
     assert names[rows[0].id] != names[rows[1].id]
     run(tmp_path / "removed", rows, semantic={**semantic, "remove": True})

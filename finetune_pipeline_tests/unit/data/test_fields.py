@@ -177,5 +177,5 @@ def test_what_an_expression_does_not_give_is_told(row: Any, rule: str, text: str
     ],
 )
 def test_wrong_mappings_are_found_when_the_spec_is_loaded(data: dict[str, Any], key: str, said: str) -> None:
-    found = check_fields(make_spec(**data))
-    assert [f.place for f in found] == [f"task.yaml: {key}"] and said in found[0].message + found[0].fix
+    findings = check_fields(make_spec(**data))
+    assert [f.place for f in findings] == [f"task.yaml: {key}"] and said in findings[0].message + findings[0].fix

@@ -128,9 +128,9 @@ def accounted(path: Path, spec: Any, size: int) -> Any:
     assert all(any(f["severity"] == "error" for f in q["findings"]) for q in long.quarantine)
     assert sum(long.by_rule.values()) == len(long.findings)
     msgspec.json.encode([long.quarantine, long.findings, dict(long.ignored), dict(long.shapes)])
-    found = detect(path, path.name, spec)
-    assert found.container in ("json_lines", "json", "csv", "parquet", "unknown") and found.reason
-    msgspec.json.encode(found)
+    detected = detect(path, path.name, spec)
+    assert detected.container in ("json_lines", "json", "csv", "parquet", "unknown") and detected.reason
+    msgspec.json.encode(detected)
     return long
 
 

@@ -40,7 +40,7 @@ def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
     report = leakage_report(made(tmp_path, some(0, 90)), make_spec())
     assert [report[k] for k in ("exact", "near", "group", "semantic")] == [0, 0, 0, 0]
     assert (report["pairs"], report["changed"], report["rows"]) == ([], [], 90)
-    assert all(found == {"exact": 0, "near": 0} for found in report["all_pairs"].values())
+    assert all(hits == {"exact": 0, "near": 0} for hits in report["all_pairs"].values())
     canaries = report["canaries"]
     assert canaries["planted"] == canaries["found"] == 15 and canaries["missed"] == []
     kinds = ("exact", "reformatted", "edited", "template_swapped", "same_group")
@@ -90,11 +90,11 @@ def test_a_group_in_two_splits_is_a_leak(tmp_path: Path) -> None:
     rows = some(0, 60)
     made(tmp_path, rows)
     placed = {e.id: i for i, file in enumerate(SPLIT_FILES.values()) for e in read_examples(tmp_path / "out" / file)}
-    told = np.zeros(len(rows), ENTRY)
-    told["id"] = [int(e.id, 16) for e in rows]
-    told["key"] = np.load(tmp_path / "clean/rows.npy")["prompt"]
-    told["split"] = [placed[e.id] for e in rows]
-    record_assignments(told, tmp_path / "ledger")
+    summary = np.zeros(len(rows), ENTRY)
+    summary["id"] = [int(e.id, 16) for e in rows]
+    summary["key"] = np.load(tmp_path / "clean/rows.npy")["prompt"]
+    summary["split"] = [placed[e.id] for e in rows]
+    record_assignments(summary, tmp_path / "ledger")
     grouped = [Example(**{**e.to_dict(), "group": "one" if i < 30 else None}) for i, e in enumerate(rows)]
     cleaned = write_clean(tmp_path / "clean2", grouped, make_spec())
     split(cleaned, cleaned, make_spec(), tmp_path / "ledger", tmp_path / "out2")
@@ -106,9 +106,9 @@ def test_fingerprints_hold_no_text_and_survive_a_file(tmp_path: Path) -> None:
     rows = some(0, 3)
     prints = fingerprints(rows, NONE)
     write_fingerprints(tmp_path / "f.json", prints)
-    told = (tmp_path / "f.json").read_text()
-    assert not any(word in told for word in rows[0].user_text.split())
-    assert prints == json.loads(told) and set(prints[0]) == {"id", "exact", "shingles"}
+    report = (tmp_path / "f.json").read_text()
+    assert not any(word in report for word in rows[0].user_text.split())
+    assert prints == json.loads(report) and set(prints[0]) == {"id", "exact", "shingles"}
     assert prints[0]["shingles"] == sorted(set(prints[0]["shingles"])) and prints[0]["shingles"][-1] < 2**32
 
 

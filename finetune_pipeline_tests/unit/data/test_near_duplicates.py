@@ -111,6 +111,6 @@ def test_pairs_just_at_the_threshold_are_candidates(threshold: float, grams: int
     alike = similarities(planted, lambda rows: [forms[i] for i in rows])
     planted = planted[alike >= threshold - 1e-9]  # a chance repeat in a text may take one below
     assert len(planted) > 2500 and alike.mean() < threshold + 0.03
-    found = set(map(tuple, candidate_pairs(sketch(forms, threshold), threshold).tolist()))
-    assert sum((a, b) in found for a, b in planted.tolist()) >= 0.998 * len(planted)
-    assert len(found) < 1.2 * len(planted)
+    hits = set(map(tuple, candidate_pairs(sketch(forms, threshold), threshold).tolist()))
+    assert sum((a, b) in hits for a, b in planted.tolist()) >= 0.998 * len(planted)
+    assert len(hits) < 1.2 * len(planted)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline_tests.unit.data.planted import PLANTED, File, clean_files
-from finetune_pipeline_tests.unit.data.raw_rows import told, validate_file
+from finetune_pipeline_tests.unit.data.raw_rows import rules_by_line, validate_file
 
 
 @pytest.mark.parametrize("make", PLANTED, ids=lambda make: make.__name__)
@@ -16,7 +16,7 @@ def test_planted_faults_are_found_where_they_are(tmp_path: Path, make: type[File
     path = tmp_path / file.name
     file.write(path)
     result = validate_file(path, file.spec, size=1 << 20)
-    assert told(result) == sorted((rule, line) for _, rule, line in file.faults)
+    assert rules_by_line(result) == sorted((rule, line) for _, rule, line in file.faults)
     assert (result.kept, len(result.quarantine)) == (file.sound, file.quarantined)
     assert result.rows_in == file.sound + file.quarantined
     errors = {(f["place"]) for f in result.findings if f["severity"] == "error"}

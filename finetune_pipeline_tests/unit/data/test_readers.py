@@ -12,7 +12,7 @@ import pytest
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.readers import json_document
 from finetune_pipeline.data.readers.any_file import look_at, read_records
-from finetune_pipeline_tests.unit.data.raw_rows import as_lines, records_of, rules, texts, told, validate_bytes
+from finetune_pipeline_tests.unit.data.raw_rows import as_lines, records_of, rules, rules_by_line, texts, validate_bytes
 from finetune_pipeline_tests.unit.data.rows import make_spec
 
 SPEC = make_spec()
@@ -31,7 +31,7 @@ def test_a_line_that_is_too_long_costs_itself_only(tmp_path: Path) -> None:
     data = as_lines([ROWS[0]]) + monster + b"\n" + as_lines(ROWS[1:3]) + monster
     for size in (1 << 16, 64 << 20):
         result = validate_bytes(tmp_path, data, SPEC, size=size)
-        assert told(result) == [("line_too_long", 2), ("line_too_long", 5)] and result.kept == 3
+        assert rules_by_line(result) == [("line_too_long", 2), ("line_too_long", 5)] and result.kept == 3
         assert len(result.quarantine[0]["raw"]) == 2000
     second = len(as_lines(ROWS[:1]))
     places = [r.at for r in records_of(tmp_path, data, SPEC, "a.jsonl")]
@@ -107,7 +107,7 @@ def test_one_object_may_be_one_row(tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "aa"}]}
     for indent, name in ((None, "a.jsonl"), (None, "a.json"), (1, "a.json")):
         result = validate_bytes(tmp_path, json.dumps(row, indent=indent).encode(), make_spec(inject=True), name)
-        assert told(result) == [("no_assistant_last", 1)]
+        assert rules_by_line(result) == [("no_assistant_last", 1)]
     own = make_spec(fields={"messages": "turns[].{role: who, content: said}"}, inject=True)
     said = [{"who": "user", "said": "aa"}, {"who": "assistant", "said": "bug_report"}]
     assert validate_bytes(tmp_path, json.dumps({"turns": said}, indent=1).encode(), own, "a.json").kept == 1
@@ -209,14 +209,14 @@ def test_a_document_that_is_cut_off_loses_its_last_row_only(tmp_path: Path) -> N
 def test_what_is_wrong_between_rows_is_named(tmp_path: Path, text: str, kept: int, expected: tuple[str, int]) -> None:
     rows = [json.dumps(r) for r in ROWS[: text.count("%s")]]
     result = validate_bytes(tmp_path, (text % tuple(rows)).encode(), SPEC, "a.json")
-    assert (result.kept, told(result)) == (kept, [expected])
+    assert (result.kept, rules_by_line(result)) == (kept, [expected])
 
 
 def test_a_row_longer_than_a_line_may_be(tmp_path: Path) -> None:
     rows = [json.dumps(r).encode() for r in ROWS]
     monster = b'{"text": "' + b"x" * (MAX_LINE_BYTES + 100) + b'", "more": [{"a": "]"}]}'
     result = validate_bytes(tmp_path, b"[" + b",\n".join([rows[0], monster, *rows[1:]]) + b"]", SPEC, "a.json")
-    assert told(result) == [("line_too_long", 2)] and result.kept == 6
+    assert rules_by_line(result) == [("line_too_long", 2)] and result.kept == 6
 
 
 def test_a_document_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

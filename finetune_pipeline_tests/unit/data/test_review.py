@@ -88,8 +88,8 @@ def test_a_faulty_decision_changes_nothing_and_is_counted(tmp_path: Path, line: 
     facts = decide(tmp_path, {"a.jsonl": [line]})
     assert read_examples(tmp_path / "out") == ROWS
     assert facts["by_rule"] == {f"data.{rule}": 1}
-    told = read_lines(tmp_path / "out/findings.jsonl")
-    assert told[0]["place"] == "reviews/a.jsonl:1" and said in told[0]["message"]
+    report = read_lines(tmp_path / "out/findings.jsonl")
+    assert report[0]["place"] == "reviews/a.jsonl:1" and said in report[0]["message"]
 
 
 def test_a_text_task_takes_any_new_answer(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ ROWS = labelled_rows()
 
 @pytest.mark.parametrize("kind", SHAPE_KINDS)
 def test_recall_and_precision_on_the_labelled_texts(kind: str) -> None:
-    found = [(row, hit) for row in ROWS for hit in find_spans(row.text) if hit.kind == kind]
+    hits = [(row, hit) for row in ROWS for hit in find_spans(row.text) if hit.kind == kind]
     wanted = [(row, span) for row in ROWS for span in row.spans if span.kind == kind]
-    right = [pair for pair in found if pair[1] in pair[0].spans]
+    right = [pair for pair in hits if pair[1] in pair[0].spans]
     missed = [row.text for row, span in wanted if span not in find_spans(row.text)]
-    wrong = [(row.text, hit) for row, hit in found if hit not in row.spans]
+    wrong = [(row.text, hit) for row, hit in hits if hit not in row.spans]
     assert len(right) >= 0.98 * len(wanted), missed
-    assert len(right) >= 0.98 * len(found), wrong
+    assert len(right) >= 0.98 * len(hits), wrong
 
 
 @pytest.mark.parametrize(

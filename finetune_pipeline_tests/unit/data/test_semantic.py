@@ -36,10 +36,10 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_rows_with_the_same_words_in_another_order_are_suspects() -> None:
-    found = suspects(TEXTS, SemanticSpec(threshold=0.6))
-    assert [(a, b) for a, b, _ in found] == [(0, 2), (1, 5)]
-    assert all(0.6 <= likeness <= 1 for _, _, likeness in found) and found[0][2] > found[1][2]
-    assert suspects(TEXTS, SemanticSpec(threshold=0.6)) == found
+    hits = suspects(TEXTS, SemanticSpec(threshold=0.6))
+    assert [(a, b) for a, b, _ in hits] == [(0, 2), (1, 5)]
+    assert all(0.6 <= likeness <= 1 for _, _, likeness in hits) and hits[0][2] > hits[1][2]
+    assert suspects(TEXTS, SemanticSpec(threshold=0.6)) == hits
 
 
 def test_a_folder_with_static_embeddings(model: Path) -> None:
@@ -47,8 +47,8 @@ def test_a_folder_with_static_embeddings(model: Path) -> None:
     vectors = embed(texts, str(model))
     assert vectors.shape == (5, 3) and vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1).tolist() == pytest.approx([1, 1, 1, 0, 0])
-    found = suspects(texts, SemanticSpec(model=str(model), threshold=0.85))
-    assert [(a, b) for a, b, _ in found] == [(0, 2)]
+    hits = suspects(texts, SemanticSpec(model=str(model), threshold=0.85))
+    assert [(a, b) for a, b, _ in hits] == [(0, 2)]
 
 
 def test_missing_models_say_what_to_do(tmp_path: Path, model: Path) -> None:

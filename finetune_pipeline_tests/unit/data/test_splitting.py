@@ -132,10 +132,10 @@ def test_rows_between_two_splits_are_quarantined(tmp_path: Path) -> None:
     clusters = {**{e.id: e.id for e in rows(0, 50)}, new.id: one.id, two.id: one.id}
     facts, placed = run(tmp_path, "b", [new, *rows(0, 50)], clusters=clusters)
     assert placed == before and facts["by_rule"] == {"data.bridges_splits": 1}
-    told = read_lines(tmp_path / "b/quarantine.jsonl")
-    assert (told[0]["file"], told[0]["line"], len(told)) == ("raw/a.jsonl", 99, 1)
-    assert "train and test" in told[0]["findings"][0]["message"]
-    assert "[EMAIL_1]" in told[0]["raw"] and "a@example" not in told[0]["raw"]
+    report = read_lines(tmp_path / "b/quarantine.jsonl")
+    assert (report[0]["file"], report[0]["line"], len(report)) == ("raw/a.jsonl", 99, 1)
+    assert "train and test" in report[0]["findings"][0]["message"]
+    assert "[EMAIL_1]" in report[0]["raw"] and "a@example" not in report[0]["raw"]
 
 
 def test_a_new_row_that_is_refused_does_not_take_the_old_ones_with_it(tmp_path: Path) -> None:
@@ -165,14 +165,14 @@ def test_recording_is_idempotent_and_refuses_moves(tmp_path: Path) -> None:
     facts, _ = run(tmp_path, "a", rows(0, 30))
     ledger = tmp_path / "ledger"
     before = {p.name: p.read_bytes() for p in ledger.glob("*.npy")}
-    told = assignments_in(tmp_path / "a")
-    assert record_assignments(told, ledger) == 0
+    report = assignments_in(tmp_path / "a")
+    assert record_assignments(report, ledger) == 0
     assert len(read_ledger(ledger).entries) == 30
-    told["split"][told["split"] == 2] = 0
+    report["split"][report["split"] == 2] = 0
     with pytest.raises(
         RuntimeError, match=f"{facts['counts']['test']} rows would move between splits: .* was in test, now train"
     ):
-        record_assignments(told, ledger)
+        record_assignments(report, ledger)
     assert {p.name: p.read_bytes() for p in ledger.glob("*.npy")} == before
 
 
@@ -213,6 +213,6 @@ def test_the_test_is_sealed_and_its_rows_come_back(tmp_path: Path) -> None:
     facts = split(made, made, SPEC, tmp_path / "ledger", tmp_path / "out", seal=lambda data: seal(data, key))
     with pytest.raises(SealedError):
         read_examples(examples_of(tmp_path / "out", "test"))
-    found = decode_examples(unseal(examples_of(tmp_path / "out", "test").read_bytes(), key))
+    hits = decode_examples(unseal(examples_of(tmp_path / "out", "test").read_bytes(), key))
     other = [e for name in ("train", "validation") for e in read_examples(examples_of(tmp_path / "out", name))]
-    assert len(found) == facts["counts"]["test"] > 5 and {e.id for e in [*found, *other]} == {e.id for e in rows(0, 60)}
+    assert len(hits) == facts["counts"]["test"] > 5 and {e.id for e in [*hits, *other]} == {e.id for e in rows(0, 60)}

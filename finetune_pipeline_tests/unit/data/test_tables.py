@@ -16,8 +16,8 @@ from finetune_pipeline_tests.unit.data.raw_rows import (
     examples,
     records_of,
     rules,
+    rules_by_line,
     texts,
-    told,
     validate_bytes,
     validate_file,
 )
@@ -66,7 +66,7 @@ def test_rows_keep_the_line_they_start_in(tmp_path: Path) -> None:
     lines = [r.line for r in records_of(tmp_path, data, SPEC, "a.csv")]
     assert lines == [2, 3, 4, 5, 7, 8, 9, 10, 11, 13]
     marked = validate_bytes(tmp_path, b"\xef\xbb\xbf" + data.replace(b"He said", b"x\0"), SPEC, "a.csv")
-    assert told(marked) == [("byte_order_mark", 1), ("control_characters", 4), ("control_characters", 10)]
+    assert rules_by_line(marked) == [("byte_order_mark", 1), ("control_characters", 4), ("control_characters", 10)]
 
 
 def test_an_unclosed_quote_swallows_nothing(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_an_unclosed_quote_swallows_nothing(tmp_path: Path) -> None:
         lines = ["text,label", *wrapped[:10], bad, *plain[:20], *wrapped[10:]]
         data = "\n".join(lines).encode() + b"\n"
         result = validate_bytes(tmp_path, data, SPEC, "a.csv")
-        assert told(result) == [("unclosed_quote", 12)] and result.kept == 60
+        assert rules_by_line(result) == [("unclosed_quote", 12)] and result.kept == 60
         assert len(list(csv.reader(io.StringIO(data.decode())))) < 61 or bad != '"starts and never ends,bug_report'
 
 
@@ -92,11 +92,11 @@ def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tm
         *head,
     ]
     result = validate_bytes(tmp_path, "\n".join(lines).encode(), SPEC, "a.csv")
-    assert result.kept == 42 and [line for _, line in told(result)] == [22]
+    assert result.kept == 42 and [line for _, line in rules_by_line(result)] == [22]
     tabs = ["text\tlabel", *[f"Ticket {i}\tx" for i in range(20)], '"stray\tx', 'closed"\tx', "Ticket\tx"]
     data = "\n".join(tabs).encode()
     result = validate_bytes(tmp_path, data, make_spec(TEXT_OUTPUT), "a.tsv")
-    assert told(result) == [("unclosed_quote", 22)] and "quote: none" in result.findings[0]["fix"]
+    assert rules_by_line(result) == [("unclosed_quote", 22)] and "quote: none" in result.findings[0]["fix"]
     assert texts(result)[-2:] == ['closed"', "Ticket"]
     free = make_spec(TEXT_OUTPUT, csv={"quote": "none"})
     assert [r["text"] for r in values(tmp_path, data, free, "a.tsv")][-3:] == ['"stray', 'closed"', "Ticket"]
@@ -188,5 +188,5 @@ def test_parquet_rows_of_every_shape(tmp_path: Path) -> None:
         tmp_path, {"text": ["It broke", None], "label": ["bug_report", "P0_incident"], "n": [1.5, float("nan")]}
     )
     result = validate_file(text, SPEC)
-    assert told(result) == [("empty_field", 2)] and result.kept == 1 and result.ignored == {"n": 2}
+    assert rules_by_line(result) == [("empty_field", 2)] and result.kept == 1 and result.ignored == {"n": 2}
     assert result.quarantine[0]["raw"] == '{"text":null,"label":"P0_incident","n":null}'

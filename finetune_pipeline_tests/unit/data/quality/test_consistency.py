@@ -14,8 +14,8 @@ PROSE = [f"The answer to number {i} is that it depends on the weather." for i in
 JSON = [json.dumps({"city": f"Town {i}", "day_of_week": "monday", "count": i}) for i in range(60)]
 
 
-def dimension(told: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(d for d in told["dimensions"] if d["name"] == name)
+def dimension(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(d for d in report["dimensions"] if d["name"] == name)
 
 
 def with_stray(texts: list[str], stray: str, at: int = 41) -> list[str]:
@@ -23,9 +23,9 @@ def with_stray(texts: list[str], stray: str, at: int = 41) -> list[str]:
 
 
 def test_a_clean_set_passes() -> None:
-    told = consistency(answers(JSON), make_spec())
-    assert told["passed"] and not told["findings"] and "consistent" in told["message"]
-    assert {d["name"]: d["verdict"] for d in told["dimensions"]} == {"json": "uniform", "json_keys": "uniform"}
+    report = consistency(answers(JSON), make_spec())
+    assert report["passed"] and not report["findings"] and "consistent" in report["message"]
+    assert {d["name"]: d["verdict"] for d in report["dimensions"]} == {"json": "uniform", "json_keys": "uniform"}
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def test_a_clean_set_passes() -> None:
     ],
 )
 def test_a_stray_is_found_and_named(name: str, texts: list[str], stray: str) -> None:
-    told = consistency(answers(with_stray(texts, stray)), make_spec())
-    found = dimension(told, name)
-    assert not told["passed"] and found["verdict"] == "stray" and not found["passed"]
-    assert [m["count"] for m in found["minority"]] == [1]
-    assert found["minority"][0]["rows"][0]["place"] == "raw/a.jsonl:42"
-    finding = next(f for f in told["findings"] if f["rule"] == f"quality.consistency.{name.partition(':')[0]}")
+    report = consistency(answers(with_stray(texts, stray)), make_spec())
+    judged_dimension = dimension(report, name)
+    assert not report["passed"] and judged_dimension["verdict"] == "stray" and not judged_dimension["passed"]
+    assert [m["count"] for m in judged_dimension["minority"]] == [1]
+    assert judged_dimension["minority"][0]["rows"][0]["place"] == "raw/a.jsonl:42"
+    finding = next(f for f in report["findings"] if f["rule"] == f"quality.consistency.{name.partition(':')[0]}")
     assert finding["severity"] == "warning" and finding["place"] == "raw/a.jsonl:42"
 
 
@@ -58,13 +58,13 @@ def test_json_without_one_set_of_keys_fails_and_the_threshold_of_the_spec_decide
     assert dimension(mixed, "json_keys")["verdict"] == "mixed" and not mixed["passed"]
     texts = with_other_keys(7)  # 15%
     assert dimension(consistency(answers(texts), make_spec()), "json_keys")["verdict"] == "mixed"
-    found = dimension(consistency(answers(texts), make_spec(consistency={"max_minority": 0.2})), "json_keys")
-    assert found["verdict"] == "stray" and found["minority"][0]["count"] == 9
+    judged_dimension = dimension(consistency(answers(texts), make_spec(consistency={"max_minority": 0.2})), "json_keys")
+    assert judged_dimension["verdict"] == "stray" and judged_dimension["minority"][0]["count"] == 9
 
 
 def test_few_answers_are_not_judged() -> None:
-    told = consistency(answers(with_stray(JSON[:15], "{}", 3)), make_spec())
-    assert dimension(told, "json_keys")["verdict"] == "few" and told["passed"]
+    report = consistency(answers(with_stray(JSON[:15], "{}", 3)), make_spec())
+    assert dimension(report, "json_keys")["verdict"] == "few" and report["passed"]
 
 
 def test_calls_of_tools_without_words_are_not_answers() -> None:

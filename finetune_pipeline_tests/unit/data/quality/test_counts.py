@@ -10,39 +10,39 @@ EVEN = dict.fromkeys(LABELS, 150)
 
 
 def test_enough_passes() -> None:
-    told = size_rules(EVEN, make_spec(LABELS))
-    assert told["passed"] and told["blocking"] and told["rows"] == 600 and not told["findings"]
+    report = size_rules(EVEN, make_spec(LABELS))
+    assert report["passed"] and report["blocking"] and report["rows"] == 600 and not report["findings"]
 
 
 def test_too_few_rows_and_too_few_of_a_label_stop() -> None:
-    told = size_rules({**EVEN, "parcel": 20, "invoice": 0}, make_spec(LABELS))
-    assert not told["passed"] and told["blocking"]
-    assert [f["rule"] for f in told["findings"]] == ["quality.too_few", "quality.too_few_of_a_label"]
-    assert "320 examples, 500 asked for" in told["message"] and "invoice: 0, parcel: 20" in told["message"]
-    assert told["few"] == {"parcel": 20, "invoice": 0}
+    report = size_rules({**EVEN, "parcel": 20, "invoice": 0}, make_spec(LABELS))
+    assert not report["passed"] and report["blocking"]
+    assert [f["rule"] for f in report["findings"]] == ["quality.too_few", "quality.too_few_of_a_label"]
+    assert "320 examples, 500 asked for" in report["message"] and "invoice: 0, parcel: 20" in report["message"]
+    assert report["few"] == {"parcel": 20, "invoice": 0}
 
 
 def test_balance_and_imbalance() -> None:
     assert class_balance(EVEN, make_spec(LABELS))["passed"]
-    told = class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS))
-    assert not told["passed"] and told["ratio"] == round(2000 / 150, 3)
+    report = class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS))
+    assert not report["passed"] and report["ratio"] == round(2000 / 150, 3)
     assert class_balance({**EVEN, "parcel": 2000}, make_spec(LABELS, max_imbalance=20))["passed"]
 
 
 def test_a_label_without_a_row_is_named() -> None:
-    told = class_balance({**EVEN, "parcel": 0}, make_spec(LABELS))
-    assert told["absent"] == ["parcel"] and not told["passed"] and "parcel" in told["message"]
+    report = class_balance({**EVEN, "parcel": 0}, make_spec(LABELS))
+    assert report["absent"] == ["parcel"] and not report["passed"] and "parcel" in report["message"]
 
 
 def test_counts_and_lengths() -> None:
     rows = [example("w " * n + "x", "P0_incident" if n > 90 else "bug_report", n) for n in range(100)]
-    told = summarise([*rows, example("y", "feature_request", origin="production")])
-    assert told["rows"] == 101
-    assert told["labels"] == {"bug_report": 91, "P0_incident": 9, "feature_request": 1}
-    assert told["origins"] == {"human": 100, "production": 1}
-    assert told["words"] == {"min": 1, "p50": 50, "p90": 90, "max": 100}
-    assert told["characters"] == {"min": 1, "p50": 99, "p90": 179, "max": 199}
-    assert [(b["from"], b["to"], b["count"]) for b in told["histogram"]] == [
+    report = summarise([*rows, example("y", "feature_request", origin="production")])
+    assert report["rows"] == 101
+    assert report["labels"] == {"bug_report": 91, "P0_incident": 9, "feature_request": 1}
+    assert report["origins"] == {"human": 100, "production": 1}
+    assert report["words"] == {"min": 1, "p50": 50, "p90": 90, "max": 100}
+    assert report["characters"] == {"min": 1, "p50": 99, "p90": 179, "max": 199}
+    assert [(b["from"], b["to"], b["count"]) for b in report["histogram"]] == [
         (1, 10, 11),
         *((i, i + 9, 10) for i in range(11, 100, 10)),
     ]

@@ -25,16 +25,16 @@ def flipped(rows: list[Example], share: float, seed: int = 0) -> tuple[list[Exam
 
 def test_planted_flips_are_found() -> None:
     rows, bad = flipped(requests(800), 0.05)
-    told = label_noise(rows, {}, make_spec(LABELS))
-    found = {s["id"] for s in told["suspects"]}
-    assert told["suspected"] == len(found)
-    assert len(found & bad) / len(bad) >= 0.6
-    assert len(found & bad) / len(found) >= 0.5
-    assert not told["passed"] and told["findings"][0]["rule"] == "quality.label_noise"
-    margins = [s["margin"] for s in told["suspects"]]
+    report = label_noise(rows, {}, make_spec(LABELS))
+    hits = {s["id"] for s in report["suspects"]}
+    assert report["suspected"] == len(hits)
+    assert len(hits & bad) / len(bad) >= 0.6
+    assert len(hits & bad) / len(hits) >= 0.5
+    assert not report["passed"] and report["findings"][0]["rule"] == "quality.label_noise"
+    margins = [s["margin"] for s in report["suspects"]]
     assert margins == sorted(margins) and max(margins) <= 0.5
     true = {e.id: e.label for e in requests(800)}
-    assert np.mean([s["suggested"] == true[s["id"]] for s in told["suspects"] if s["id"] in bad]) > 0.9
+    assert np.mean([s["suggested"] == true[s["id"]] for s in report["suspects"] if s["id"] in bad]) > 0.9
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.0, "ok"), (0.2, "warns"), (0.45, "blocks"), (0.75, "blocks")])
@@ -90,10 +90,10 @@ def exchanged(share: float, file: str = "b.jsonl") -> list[Example]:
 
 
 def test_a_file_whose_labels_were_exchanged_stops_training() -> None:
-    told = label_noise(exchanged(0.3), {}, make_spec(LABELS))
-    assert told["blocking"] and not told["passed"] and told["findings"][0]["severity"] == "error"
-    assert "of 120 labels of b.jsonl: were labels exchanged there?" in told["message"]
-    assert {(p["given"], p["suggested"]) for p in told["pairs"][:2]} == {("parcel", "invoice"), ("invoice", "parcel")}
+    report = label_noise(exchanged(0.3), {}, make_spec(LABELS))
+    assert report["blocking"] and not report["passed"] and report["findings"][0]["severity"] == "error"
+    assert "of 120 labels of b.jsonl: were labels exchanged there?" in report["message"]
+    assert {(p["given"], p["suggested"]) for p in report["pairs"][:2]} == {("parcel", "invoice"), ("invoice", "parcel")}
     assert not label_noise(exchanged(0.3), {}, make_spec(LABELS, max_suspects_of_a_file=1.0))["blocking"]
 
 
@@ -128,11 +128,11 @@ def test_the_joint_by_hand() -> None:
 
 
 def test_what_cannot_be_judged_is_said() -> None:
-    told = label_noise(requests(20), {}, make_spec())
-    assert told["passed"] and not told["applies"] and "no labels" in told["message"]
+    report = label_noise(requests(20), {}, make_spec())
+    assert report["passed"] and not report["applies"] and "no labels" in report["message"]
     lonely = [*requests(40), make("unique words here", "x", 99, label="rare")]
-    told = label_noise(lonely, {}, make_spec([*LABELS, "rare"]))
-    assert told["left_out"] == ["rare"]
+    report = label_noise(lonely, {}, make_spec([*LABELS, "rare"]))
+    assert report["left_out"] == ["rare"]
     assert out_of_fold(requests(3), {}) is None
 
 
@@ -143,8 +143,8 @@ def test_many_labels_take_the_reduced_path() -> None:
     before = linear_model.DENSE_ABOVE
     linear_model.DENSE_ABOVE = 1
     try:
-        told = label_noise(rows, {}, make_spec(LABELS))
+        report = label_noise(rows, {}, make_spec(LABELS))
     finally:
         linear_model.DENSE_ABOVE = before
-    found = {s["id"] for s in told["suspects"]}
-    assert len(found & bad) / len(bad) >= 0.6 and len(found & bad) / len(found) >= 0.5
+    hits = {s["id"] for s in report["suspects"]}
+    assert len(hits & bad) / len(bad) >= 0.6 and len(hits & bad) / len(hits) >= 0.5

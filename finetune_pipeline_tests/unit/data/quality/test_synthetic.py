@@ -65,13 +65,13 @@ def test_training_waits_until_every_row_of_the_sample_is_decided() -> None:
     rows = HUMAN + synthetic(900)
     sample = review_sample(rows, {}, SPEC)
     decisions = {e.id: "keep" for e in sample[1:]}
-    told = synthetic_rows(rows, {}, decisions, make_spec())
-    assert told["verdict"] == "waiting" and not told["passed"] and told["blocking"]
-    assert told["waiting"] == [{"place": sample[0].place, "id": sample[0].id}]
-    assert told["findings"][0]["severity"] == "error" and told["share"] == 0.9
+    report = synthetic_rows(rows, {}, decisions, make_spec())
+    assert report["verdict"] == "waiting" and not report["passed"] and report["blocking"]
+    assert report["waiting"] == [{"place": sample[0].place, "id": sample[0].id}]
+    assert report["findings"][0]["severity"] == "error" and report["share"] == 0.9
     decisions[sample[0].id] = "keep"
-    told = synthetic_rows(rows, {}, decisions, make_spec())
-    assert told["verdict"] == "accepted" and told["passed"] and told["rejected"] == 0
+    report = synthetic_rows(rows, {}, decisions, make_spec())
+    assert report["verdict"] == "accepted" and report["passed"] and report["rejected"] == 0
 
 
 @pytest.mark.parametrize(("bad", "verdict"), [(4, "accepted"), (5, "rejected")])
@@ -80,22 +80,22 @@ def test_the_plan_decides_at_its_number(bad: int, verdict: str) -> None:
     sample = review_sample(rows, {}, SPEC)  # 90 rows
     rejecting = ("drop", "relabel")
     decisions = {e.id: rejecting[i % 2] if i < bad else "keep" for i, e in enumerate(sample)}
-    told = synthetic_rows(rows, {}, decisions, make_spec())
-    assert told["plan"]["c"] == 4 and told["verdict"] == verdict and told["passed"] == (verdict == "accepted")
-    assert told["rejected"] == bad
-    assert told["plan"]["consumer_risk"] == pytest.approx(binom.cdf(4, 90, 0.1), abs=1e-6)
-    assert told["plan"]["producer_risk"] == pytest.approx(binom.sf(4, 90, 0.02), abs=1e-6)
-    low, high = told["rejected_interval"]
+    report = synthetic_rows(rows, {}, decisions, make_spec())
+    assert report["plan"]["c"] == 4 and report["verdict"] == verdict and report["passed"] == (verdict == "accepted")
+    assert report["rejected"] == bad
+    assert report["plan"]["consumer_risk"] == pytest.approx(binom.cdf(4, 90, 0.1), abs=1e-6)
+    assert report["plan"]["producer_risk"] == pytest.approx(binom.sf(4, 90, 0.02), abs=1e-6)
+    low, high = report["rejected_interval"]
     assert low < bad / 90 < high
-    assert told["generators"][0] | {"interval": 0} == {
+    assert report["generators"][0] | {"interval": 0} == {
         "generator": "big", "rows": 900, "sample": 90, "decided": 90, "rejected": bad, "interval": 0}  # fmt: skip
 
 
 def test_a_set_reviewed_throughout_is_accepted_whatever_was_found() -> None:
     rows = synthetic(60)
     decisions = {e.id: "drop" if i % 3 == 0 else "keep" for i, e in enumerate(rows)}
-    told = synthetic_rows(rows, {}, decisions, make_spec())
-    assert told["verdict"] == "accepted" and told["rejected"] > 0
+    report = synthetic_rows(rows, {}, decisions, make_spec())
+    assert report["verdict"] == "accepted" and report["rejected"] > 0
 
 
 def test_lines_filled_in_are_decisions(tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_lines_filled_in_are_decisions(tmp_path: Path) -> None:
     assert first["decision"] == "" and {"id", "text", "answer", "generator", "reviewer"} <= set(first)
     filled = [json.loads(line) | {"decision": "keep", "reviewer": "ann"} for line in lines]
     (tmp_path / "filled.jsonl").write_text("".join(json.dumps(f) + "\n" for f in filled))
-    decisions, found, _ = read_decisions(tmp_path, make_spec())
-    assert not found and {d.id for d in decisions} == {f["id"] for f in filled}
-    told = synthetic_rows(rows, {}, {d.id: d.decision for d in decisions}, make_spec())
-    assert told["verdict"] == "accepted"
+    decisions, findings, _ = read_decisions(tmp_path, make_spec())
+    assert not findings and {d.id for d in decisions} == {f["id"] for f in filled}
+    report = synthetic_rows(rows, {}, {d.id: d.decision for d in decisions}, make_spec())
+    assert report["verdict"] == "accepted"
 
 
 def test_the_file_holds_only_what_still_waits(tmp_path: Path) -> None:
