@@ -53,9 +53,8 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
         fix = "put the raw files there, or correct the globs: JSON Lines, JSON, CSV, TSV, Parquet, gzipped or not"
         say("no_raw_files", "task.yaml: data.raw", message, fix)
     if PRODUCTION_FILE in paths:
-        say(
-            "reserved_name", PRODUCTION_FILE, "this name is kept for rows taken from production logs", "rename the file"
-        )
+        message = "this name is kept for rows taken from production logs"
+        say("reserved_name", PRODUCTION_FILE, message, "rename the file")
     if problems:
         raise FindingsError(sorted(problems, key=lambda f: (f.place, f.rule)))
     return sorted(paths.items())

@@ -137,15 +137,6 @@ _MAESTRO = (50, 56, 57, 58, 63, 67)
 _BASE58 = {c: i for i, c in enumerate("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")}
 
 
-def luhn_ok(digits: str) -> bool:
-    """Luhn check (ISO/IEC 7812-1, annex B) of a card number's digits."""
-    total = 0
-    for i, digit in enumerate(reversed(digits)):
-        n = int(digit) * (2 if i % 2 else 1)
-        total += n - 9 if n > 9 else n
-    return total % 10 == 0
-
-
 def issuer_ok(d: str) -> bool:
     """Prefix and length of a known card issuer."""
     n, first_two, first_four = len(d), int(d[:2]), int(d[:4])
@@ -161,22 +152,17 @@ def issuer_ok(d: str) -> bool:
     )
 
 
-def iban_ok(text: str) -> bool:
-    """Whether it is an IBAN (ISO 13616): country, length and form of that country, check digits; blanks allowed."""
-    from stdnum import iban  # type: ignore[import-untyped]
-
-    return bool(iban.is_valid(text, check_country=False))
-
-
 def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Places of card numbers among the digits from start to end: issuer's prefix, length, Luhn.
 
     One number in ten passes the Luhn check by chance: what is called an order, a parcel or the like, and not a card,
     is left alone.
     """
+    from stdnum import luhn  # type: ignore[import-untyped]
+
     for hit in _CARD.finditer(text, start, end):
         digits = re.sub(r"[ -]", "", hit[0])
-        if issuer_ok(digits) and luhn_ok(digits):
+        if issuer_ok(digits) and luhn.is_valid(digits):
             words = before(text, hit.start())
             maestro = int(digits[:2]) in _MAESTRO  # short prefixes and many lengths: too many numbers look like one
             if NUMBER_WORD.search(words) and not CARD_WORD.search(words[-24:]):
@@ -187,6 +173,8 @@ def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 def ibans(text: str) -> Iterator[tuple[int, int]]:
     """Places of IBANs; words behind one, in capitals too, are not part of it."""
+    from stdnum import iban
+
     at = 0
     while hit := _IBAN.search(text, at):
         start, end = hit.span()
@@ -194,7 +182,11 @@ def ibans(text: str) -> Iterator[tuple[int, int]]:
         while end - start >= 15:
             value = text[start:end]
             whole = not text[end : end + 1].isalnum()
-            if whole and (" " not in value or value.upper() == value) and iban_ok(value.replace("-", " ")):
+            if (
+                whole
+                and (" " not in value or value.upper() == value)
+                and iban.is_valid(value.replace("-", " "), check_country=False)
+            ):
                 yield start, end
                 at = end
                 break
