@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.dedup.boilerplate import LONG, MOST, Boilerplate, find_boilerplate, strip
+from finetune_pipeline.data.dedup.boilerplate import MOST, Boilerplate, find_boilerplate, strip
 
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
@@ -83,13 +83,6 @@ def test_a_row_with_nothing_left_keeps_its_text() -> None:
     assert strip(f"{preamble} ...", templates) == f"{preamble} ..."
     assert strip(f"{preamble} 😀", templates) == "😀"
     assert strip(f"{preamble}\nWhat now?", templates) == "What now?"
-
-
-def test_short_segments_go_only_where_they_are_a_line() -> None:
-    templates = Boilerplate(("### Input:",))
-    assert len("### Input:") < LONG
-    assert strip("### Input:\nabc", templates) == "abc"
-    assert strip("write ### Input: before it", templates) == "write ### Input: before it"
 
 
 @settings(max_examples=200, deadline=None)

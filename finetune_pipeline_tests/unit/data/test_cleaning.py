@@ -67,7 +67,7 @@ def test_exact_and_near_duplicates_are_told_apart(tmp_path: Path) -> None:
     assert {clusters(tmp_path / "out")[e.id] for e in rows[:4]} == {min(e.id for e in rows[:4])}
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
 def test_people_come_before_production_before_synthetic(tmp_path: Path, order: list[int]) -> None:
     rows = [
         example(LONG, line=1),

@@ -38,23 +38,7 @@ def said(row: Any, **more: Any) -> list[tuple[str, str]]:
             ("It broke", "bug_report"),
         ),
         ({"text": "body", "label": "='bug_report'"}, {"body": "It broke"}, ("It broke", "bug_report")),
-        ({"text": "body", "label": "'bug_report'"}, {"body": "It broke"}, ("It broke", "bug_report")),
         ({"text": "$file", "label": "to_string(n)"}, {"n": 5}, None),
-        (
-            {"prompt": '"the question"', "completion": "a"},
-            {"the question": "It broke", "a": "bug_report"},
-            ("It broke", "bug_report"),
-        ),
-        (
-            {"instruction": "i", "input": "x", "output": "o"},
-            {"i": "Sort", "x": "this", "o": "bug_report"},
-            ("Sort\n\nthis", "bug_report"),
-        ),
-        (
-            {"instruction": "i", "input": "x", "output": "o"},
-            {"i": "Sort it", "o": "bug_report"},
-            ("Sort it", "bug_report"),
-        ),
         ({"text": "@", "label": "='bug_report'"}, "It broke", ("It broke", "bug_report")),
     ],
 )
@@ -99,41 +83,6 @@ def test_each_makes_a_row_of_every_element() -> None:
         assert [f.rule for f in checked.findings] == ["data.missing_field"] and checked.example is None
 
 
-def test_other_fields_are_filled_in() -> None:
-    row = {
-        "t": "It broke",
-        "l": "bug_report",
-        "who": 17,
-        "at": 1_700_000_000,
-        "by": "model-x",
-        "kind": "synthetic",
-        "words": ["a"],
-        "n": 3,
-        "sys": None,
-    }
-    fields = {
-        "text": "t",
-        "label": "l",
-        "group": "who",
-        "time": "at",
-        "generator": "by",
-        "origin": "kind",
-        "tags": "words",
-        "id": "n",
-    }
-    (done,) = check(row, fields=fields)
-    made = done.example
-    assert made is not None and done.findings == [] and done.ignored == ["sys"]
-    assert (made.group, made.time, made.generator, made.origin, made.tags) == (
-        "17",
-        "2023-11-14T22:13:20Z",
-        "model-x",
-        "synthetic",
-        ["a"],
-    )
-    assert made.source == {"file": "raw/a.json", "line": 3, "id": "3"}
-
-
 def test_keys_that_are_not_mapped_say_nothing() -> None:
     """A column `tags` of some other meaning must not spoil a row whose mapping does not ask for it."""
     (done,) = check(
@@ -141,21 +90,6 @@ def test_keys_that_are_not_mapped_say_nothing() -> None:
         fields={"text": "t", "label": "l"},
     )
     assert done.findings == [] and done.ignored == ["group", "tags", "time"]
-
-
-@pytest.mark.parametrize(
-    ("row", "rule", "text"),
-    [
-        ({"body": "x"}, "missing_field", "data.fields.label: 'queue' gives nothing (keys here: 'body')"),
-        ({"body": None, "queue": "bug_report"}, "missing_field", "data.fields.text"),
-        ({"body": 5, "queue": "bug_report"}, "wrong_type", "`text` must be text, found 5"),
-        ([1, 2], "missing_field", "the row is a list"),
-    ],
-)
-def test_what_an_expression_does_not_give_is_told(row: Any, rule: str, text: str) -> None:
-    (checked,) = check(row, fields={"text": "body", "label": "queue"})
-    assert f"data.{rule}" in {f.rule for f in checked.findings} and checked.example is None
-    assert any(text in f.message for f in checked.findings)
 
 
 @pytest.mark.parametrize(

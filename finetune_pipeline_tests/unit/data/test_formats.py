@@ -87,26 +87,6 @@ def test_sharegpt_becomes_canonical_with_its_calls() -> None:
     assert done.tools == [{"type": "function", "function": {"name": "look_up", "parameters": {}}}]
 
 
-def test_parts_are_joined_and_calls_among_them_found() -> None:
-    parts = [
-        {"type": "reasoning", "value": "Look it up."},
-        {"type": "tool_call", "value": '{"name": "look_up", "arguments": {}}'},
-    ]
-    row = {
-        "messages": [
-            S,
-            U,
-            turn("assistant", parts),
-            turn("tool", [{"type": "text", "value": "sent"}]),
-            turn("assistant", [{"type": "text", "text": "It was "}, {"type": "text", "text": "sent."}]),
-        ]
-    }
-    done = kept(row, TEXT)
-    assert done.messages[2]["content"] == "<think>\nLook it up.\n</think>"
-    assert done.messages[2]["tool_calls"][0]["function"]["name"] == "look_up"
-    assert done.answer == "It was sent." and rules(row, TEXT) == ["reasoning_kept"]
-
-
 @pytest.mark.parametrize(
     ("row", "user", "answer", "ignored"),
     [
@@ -114,30 +94,7 @@ def test_parts_are_joined_and_calls_among_them_found() -> None:
         ({"query": "1+1?", "response": "2"}, "1+1?", "2", []),
         ({"input": "1+1?", "output": "2"}, "1+1?", "2", []),
         ({"instruction": "Add", "input": "1, 1", "output": "2"}, "Add\n\n1, 1", "2", []),
-        (
-            {"instruction": "Add", "context": "1, 1", "response": "2", "category": "maths"},
-            "Add\n\n1, 1",
-            "2",
-            ["category"],
-        ),
-        (
-            {"instruction": "Add", "input": "x", "output": "2", "chosen": "2", "rejected": "3"},
-            "Add\n\nx",
-            "2",
-            ["chosen", "rejected"],
-        ),
         ({"prompt": "1+1?", "chosen": "2", "rejected": "3"}, "1+1?", "2", ["rejected"]),
-        (
-            {
-                "conversations": [{"from": "human", "value": "1+1?"}],
-                "chosen": {"from": "gpt", "value": "2"},
-                "rejected": {},
-                "system": PROMPT,
-            },
-            "1+1?",
-            "2",
-            ["rejected"],
-        ),
     ],
 )
 def test_aliases_and_preference_rows(row: Any, user: str, answer: str, ignored: list[str]) -> None:
@@ -199,9 +156,3 @@ def test_a_format_is_one_file(tmp_path: Path) -> None:
     assert detected.shape == "question_answer" and "1 hold a question and its answer" in detected.reason
     assert list(FORMATS) == sorted(FORMATS, key=lambda name: FORMATS[name].order)
     assert "| `question_answer` | `q`, `a` |" in runpy.run_path(str(REFERENCE))["render"]()
-
-
-def test_an_unknown_format_is_told_with_the_nearest() -> None:
-    (finding,) = check_fields(make_spec(format="mesages"))
-    assert finding.place == "task.yaml: data.format" and finding.fix == "did you mean 'messages'?"
-    assert "use auto or one of messages, sharegpt" in check_fields(make_spec(format="x"))[0].fix

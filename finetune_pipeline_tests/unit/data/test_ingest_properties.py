@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -146,21 +143,6 @@ def test_any_bytes_in_any_container(folder: Path, data: bytes, damage: Any, name
     path = folder / name
     path.write_bytes(damaged(data, *damage) if damage else data)
     accounted(path, SPECS[which], size)
-
-
-@BOUNDED
-@given(rows=st.lists(st.tuples(CELL, CELL), max_size=6), damage=st.none() | DAMAGE, which=st.integers(0, 4))
-def test_any_bytes_in_parquet(folder: Path, rows: list[tuple[str, str]], damage: Any, which: int) -> None:
-    out = io.BytesIO()
-    columns = {"text": [a for a, _ in rows], "label": [b for _, b in rows]}
-    strings = pa.schema([("text", pa.string()), ("label", pa.string())])
-    pq.write_table(
-        pa.table({k: [v.encode("utf-8", "replace").decode() for v in c] for k, c in columns.items()}, strings), out
-    )
-    path = folder / "b.parquet"
-    path.write_bytes(damaged(out.getvalue(), *damage) if damage else out.getvalue())
-    result = accounted(path, SPECS[which], 1 << 20)
-    assert damage or result.rows_in >= len(rows)
 
 
 @BOUNDED

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, read_examples, write_examples
 from finetune_pipeline.data.split import leakage
-from finetune_pipeline.data.split.leakage import fingerprints, leakage_report, write_fingerprints
+from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.data.split.ledger import ENTRY, record_assignments
 from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline_tests.unit.data.rows import example, make_spec, write_clean
@@ -100,16 +99,6 @@ def test_a_group_in_two_splits_is_a_leak(tmp_path: Path) -> None:
     split(cleaned, cleaned, make_spec(), tmp_path / "ledger", tmp_path / "out2")
     report = leakage_report(tmp_path / "out2", make_spec())
     assert report["group"] >= 2 and report["exact"] == report["near"] == 0
-
-
-def test_fingerprints_hold_no_text_and_survive_a_file(tmp_path: Path) -> None:
-    rows = some(0, 3)
-    prints = fingerprints(rows, NONE)
-    write_fingerprints(tmp_path / "f.json", prints)
-    report = (tmp_path / "f.json").read_text()
-    assert not any(word in report for word in rows[0].user_text.split())
-    assert prints == json.loads(report) and set(prints[0]) == {"id", "exact", "shingles"}
-    assert prints[0]["shingles"] == sorted(set(prints[0]["shingles"])) and prints[0]["shingles"][-1] < 2**32
 
 
 @pytest.mark.parametrize("blind", ["near", "exact", "group"])

@@ -62,18 +62,6 @@ def test_pairs_come_with_their_similarity() -> None:
     assert (likeness >= 0.7).all() and (likeness < 0.9).any()
 
 
-def test_equal_forms_are_paired_with_the_first_of_them_only() -> None:
-    texts = [
-        "Restart the server, please.",
-        "How do I get there?",
-        *["restart the server please"] * 40,
-        "restart the server plese",
-    ]
-    pairs, likeness = near_duplicate_pairs(texts, 0.6)
-    assert pairs.tolist() == [[0, i] for i in range(2, 43)]
-    assert set(likeness[:-1]) == {1.0} and likeness[-1] < 1
-
-
 def test_a_template_with_very_many_rows_is_one_cluster_of_few_pairs() -> None:
     texts = [
         f"Hello, my name is on the list and I cannot log in to the portal since the update, number {i}"

@@ -90,9 +90,3 @@ def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
         ("data.link_leaves_folder", "more/secret.jsonl"),
         ("data.odd_file_name", "'raw/odd\\n.jsonl'"),
     }
-
-
-def test_the_name_of_production_rows_is_reserved(tmp_path: Path) -> None:
-    lay(tmp_path, "production.jsonl", "{}")
-    with pytest.raises(FindingsError, match="reserved_name"):
-        raw_digest(task(tmp_path, "*.jsonl"))

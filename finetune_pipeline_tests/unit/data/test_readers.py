@@ -26,18 +26,6 @@ def raws(folder: Path, data: bytes, spec: Any = SPEC, name: str = "a.json") -> l
 # --- JSON Lines -------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_that_is_too_long_costs_itself_only(tmp_path: Path) -> None:
-    monster = b'{"text": "' + b"x" * (MAX_LINE_BYTES + 5)
-    data = as_lines([ROWS[0]]) + monster + b"\n" + as_lines(ROWS[1:3]) + monster
-    for size in (1 << 16, 64 << 20):
-        result = validate_bytes(tmp_path, data, SPEC, size=size)
-        assert rules_by_line(result) == [("line_too_long", 2), ("line_too_long", 5)] and result.kept == 3
-        assert len(result.quarantine[0]["raw"]) == 2000
-    second = len(as_lines(ROWS[:1]))
-    places = [r.at for r in records_of(tmp_path, data, SPEC, "a.jsonl")]
-    assert places[:3] == [0, second, second + len(monster) + 1]
-
-
 def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
     for data in (b"", b"\n \n", b"\xef\xbb\xbf", b"\n" * 20_000):
         assert validate_bytes(tmp_path, data, SPEC).rows_in == 0
@@ -101,16 +89,6 @@ def test_an_object_of_lists_gives_its_keys(tmp_path: Path) -> None:
         tmp_path, b'{"train": [{"text": "aa", "label": "bug_report"}], "version": 3, "n": {"a": [1]}}', SPEC, "a.json"
     )
     assert rules(mixed) == {"not_rows": 2} and mixed.kept == 1
-
-
-def test_one_object_may_be_one_row(tmp_path: Path) -> None:
-    row = {"messages": [{"role": "user", "content": "aa"}]}
-    for indent, name in ((None, "a.jsonl"), (None, "a.json"), (1, "a.json")):
-        result = validate_bytes(tmp_path, json.dumps(row, indent=indent).encode(), make_spec(inject=True), name)
-        assert rules_by_line(result) == [("no_assistant_last", 1)]
-    own = make_spec(fields={"messages": "turns[].{role: who, content: said}"}, inject=True)
-    said = [{"who": "user", "said": "aa"}, {"who": "assistant", "said": "bug_report"}]
-    assert validate_bytes(tmp_path, json.dumps({"turns": said}, indent=1).encode(), own, "a.json").kept == 1
 
 
 def test_the_spec_may_say_where_the_rows_are(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from finetune_pipeline.data.dedup import semantic
-from finetune_pipeline.data.dedup.semantic import compared, embed, suspects
+from finetune_pipeline.data.dedup.semantic import embed, suspects
 from finetune_pipeline.spec.model import SemanticSpec
 
 TEXTS = [
@@ -60,15 +59,3 @@ def test_missing_models_say_what_to_do(tmp_path: Path, model: Path) -> None:
     save_file({"bias": np.zeros(3, np.float32)}, model / "model.safetensors")
     with pytest.raises(ValueError, match="no table of embeddings"):
         embed(["a"], str(model))
-
-
-def test_of_very_many_rows_the_same_sample_is_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert compared(100).tolist() == list(range(100))
-    many = compared(semantic.MOST + 1000)
-    assert len(many) == semantic.MOST == len(set(many.tolist())) and (np.diff(many) > 0).all()
-    assert np.array_equal(many, compared(semantic.MOST + 1000))
-    monkeypatch.setattr(semantic, "MOST", 4)
-    monkeypatch.setenv("FINETUNE_PROGRESS", str(tmp_path / "progress"))
-    rows = set(compared(6).tolist())
-    assert all({a, b} <= rows for a, b, _ in suspects(TEXTS, SemanticSpec(threshold=0.01)))
-    assert "4 of 6 rows" in (tmp_path / "progress").read_text()

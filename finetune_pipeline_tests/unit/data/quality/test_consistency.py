@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.quality.consistency import consistency, read_json
-from finetune_pipeline_tests.unit.data.quality.makers import answers, make, make_spec
+from finetune_pipeline.data.quality.consistency import consistency
+from finetune_pipeline_tests.unit.data.quality.makers import answers, make_spec
 
 PROSE = [f"The answer to number {i} is that it depends on the weather." for i in range(60)]
 JSON = [json.dumps({"city": f"Town {i}", "day_of_week": "monday", "count": i}) for i in range(60)]
@@ -65,29 +65,3 @@ def test_json_without_one_set_of_keys_fails_and_the_threshold_of_the_spec_decide
 def test_few_answers_are_not_judged() -> None:
     report = consistency(answers(with_stray(JSON[:15], "{}", 3)), make_spec())
     assert dimension(report, "json_keys")["verdict"] == "few" and report["passed"]
-
-
-def test_calls_of_tools_without_words_are_not_answers() -> None:
-    rows = answers(JSON)
-    calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    silent = [make(f"call {i}", "", i) for i in range(10)]
-    for e in silent:
-        e.messages[-1]["tool_calls"] = calls
-    assert dimension(consistency(rows + silent, make_spec()), "json")["rows"] == 60
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ('{"a": 1}', "JSON object"),
-        ("[1, 2]", "JSON list"),
-        ('```json\n{"a": 1}\n```', "JSON object in a code block"),
-        ('{"a": 1', "broken JSON"),
-        ("{'a': 1}", "single quotes in place of JSON's"),
-        ("[sic] it is", "text"),
-        ("{name}, hello", "text"),
-        ("[" * 5000 + "]" * 5000, "broken JSON"),
-    ],
-)
-def test_json_or_not(text: str, expected: str) -> None:
-    assert read_json(text)[0] == expected

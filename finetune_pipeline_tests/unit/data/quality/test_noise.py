@@ -62,16 +62,6 @@ def test_hard_but_right_labels_do_not_block() -> None:
     assert not report["blocking"] and report["share"] < 0.1
 
 
-def test_few_rows_stop_nothing() -> None:
-    few, _ = flipped(requests(200), 0.75)
-    report = label_noise(few, {}, make_spec(LABELS))
-    assert report["interval"][0] > 0.3 and not report["blocking"] and not report["passed"]
-    names = [f"topic_{i}" for i in range(40)]
-    many_labels = [replace(e, label=random.Random(i).choice(names)) for i, e in enumerate(requests(600))]
-    report = label_noise(many_labels, {}, make_spec(names))
-    assert report["interval"][0] > 0.3 and not report["blocking"], "15 rows a label"
-
-
 def test_labels_that_depend_on_word_order_are_not_taken_for_noise() -> None:
     report = label_noise(in_order(1200), {}, make_spec(["yes", "no"]))
     assert report["accuracy"] < 0.65, "a model of n-grams cannot tell them"
@@ -134,17 +124,3 @@ def test_what_cannot_be_judged_is_said() -> None:
     report = label_noise(lonely, {}, make_spec([*LABELS, "rare"]))
     assert report["left_out"] == ["rare"]
     assert out_of_fold(requests(3), {}) is None
-
-
-def test_many_labels_take_the_reduced_path() -> None:
-    rows, bad = flipped(requests(400), 0.05)
-    from finetune_pipeline.data.quality import linear_model
-
-    before = linear_model.DENSE_ABOVE
-    linear_model.DENSE_ABOVE = 1
-    try:
-        report = label_noise(rows, {}, make_spec(LABELS))
-    finally:
-        linear_model.DENSE_ABOVE = before
-    hits = {s["id"] for s in report["suspects"]}
-    assert len(hits & bad) / len(bad) >= 0.6 and len(hits & bad) / len(hits) >= 0.5

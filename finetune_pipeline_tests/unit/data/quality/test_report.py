@@ -9,7 +9,6 @@ from typing import Any
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality import sample
 from finetune_pipeline.data.quality.report import PARTS, data_quality
-from finetune_pipeline.data.quality.sample import chosen, gather
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, dealt, make_spec, requests
 
 ROWS = requests(600)
@@ -44,14 +43,3 @@ def test_a_dropped_row_counts_as_rejected_although_it_is_gone() -> None:
     assert report["synthetic"]["rows"] == 20 and report["synthetic"]["rejected"] == 3
     assert report["synthetic"]["verdict"] == "accepted" and report["rows"] == 597
     assert report["origins"]["origins"] == {"human": 580, "synthetic": 17}
-
-
-FEW = requests(300)
-
-
-def test_one_pass_gathers_counts_and_the_same_sample() -> None:
-    assignments = {e.id: "train" if i % 3 else "test" for i, e in enumerate(FEW)}
-    report = gather(iter(FEW), assignments, limit=40)
-    assert report.sample == chosen(FEW, 40) and report.rows == 300
-    assert report.train == [e for e in report.sample if assignments[e.id] == "train"] and report.train_rows == 200
-    assert report.labels == dict.fromkeys(LABELS, 75)

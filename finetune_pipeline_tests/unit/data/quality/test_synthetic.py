@@ -51,16 +51,6 @@ def test_generators_have_their_share() -> None:
     assert counts == {"big": 80, "small": 19, None: 1} and all(e.origin == "synthetic" for e in sample)
 
 
-def test_one_row_of_a_cluster_until_the_clusters_run_out() -> None:
-    rows = synthetic(400)
-    clusters = {e.id: f"c{i % 50}" for i, e in enumerate(rows)}
-    sample = review_sample(rows, clusters, SPEC)
-    assert len(sample) == 40 and len({clusters[e.id] for e in sample}) == 40
-    half = review_sample(rows, clusters, SyntheticSpec(review_share=0.3))
-    times = [sum(clusters[e.id] == c for e in half) for c in set(clusters.values())]
-    assert len(half) == 120 and set(times) == {2, 3}
-
-
 def test_training_waits_until_every_row_of_the_sample_is_decided() -> None:
     rows = HUMAN + synthetic(900)
     sample = review_sample(rows, {}, SPEC)
