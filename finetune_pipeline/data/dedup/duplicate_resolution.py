@@ -98,7 +98,6 @@ def _take_apart(text: str) -> _Meaning:
 
 def differ_in_meaning(a: str, b: str) -> bool:
     """Whether near-duplicate texts differ in what matters, by the rules above. Symmetric; equal texts never do."""
-    a, b = _apart(a, b)
     if a == b:
         return False
     first, second = _take_apart(a), _take_apart(b)
@@ -116,19 +115,6 @@ def differ_in_meaning(a: str, b: str) -> bool:
         if only_a & names != only_b & names:
             return True
     return _opposed(a, b)
-
-
-def _apart(a: str, b: str) -> tuple[str, str]:
-    """The texts without the words they begin and end with alike: nothing below depends on those."""
-    left, right = a.split(), b.split()
-    upto = min(len(left), len(right))
-    start = 0
-    while start < upto and left[start] == right[start]:
-        start += 1
-    end = 0
-    while end < upto - start and left[-1 - end] == right[-1 - end]:
-        end += 1
-    return " ".join(left[start : len(left) - end]), " ".join(right[start : len(right) - end])
 
 
 def _opposed(a: str, b: str) -> bool:

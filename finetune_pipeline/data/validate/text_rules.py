@@ -16,7 +16,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _REFUSAL = re.compile(
     r"\b(?:[Aa]s|I am|I'm|I’m|being) (?:just )?an? (?:AI\b|artificial intelligence|(?:large )?language model)"
 )
-_WORD = re.compile(r"\w")
 _WORDS = re.compile(r"\w+")
 _SUSPECT = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&]|\{\{|\[/?INST|###|Below is an i|AI\b|language model|artificial i"
@@ -138,9 +137,5 @@ def _echoes(answer: str, text: str) -> bool:
     """Whether two texts of about the same length have the same words, whatever their case and punctuation."""
     if 2 * len(answer) < len(text) or 2 * len(text) < len(answer):
         return False
-    first, second = _WORD.search(answer), _WORD.search(text)
-    if first is None or second is None:
-        return answer == text
-    if first[0].casefold() != second[0].casefold():
-        return False
-    return _WORDS.findall(answer.casefold()) == _WORDS.findall(text.casefold())
+    words = _WORDS.findall(answer.casefold())
+    return words == _WORDS.findall(text.casefold()) if words else answer == text
