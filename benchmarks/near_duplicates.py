@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,23 +29,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.texts import KINDS, make_texts
 from finetune_pipeline.data.dedup.near_duplicates import components, near_duplicate_pairs
-from finetune_pipeline.data.dedup.text_similarity import gram_hashes, loose_form
+from finetune_pipeline.data.dedup.text_similarity import grams, loose_form
 
 PLANTED, REPORTED = 50_000, 20_000
 BANDS, ROWS = 21, 6
-
-
-def grams(text: str) -> set[str]:
-    """Character 5-grams of a text's loose form."""
-    form = loose_form(text).ljust(5)
-    return {form[i : i + 5] for i in range(len(form) - 4)}
 
 
 def true_similarities(texts: Sequence[str], pairs: np.ndarray) -> np.ndarray:
     """Jaccard similarity by sets of strings."""
     found = np.zeros(len(pairs))
     for i, (a, b) in enumerate(pairs.tolist()):
-        x, y = grams(texts[a]), grams(texts[b])
+        x, y = grams(loose_form(texts[a])), grams(loose_form(texts[b]))
         found[i] = len(x & y) / len(x | y)
     return found
 
@@ -62,10 +57,10 @@ def datasketch(texts: Sequence[str], threshold: float) -> np.ndarray:
     found = []
     for i, text in enumerate(texts):
         sketch = MinHash(num_perm=BANDS * ROWS)
-        own = grams(text)
+        own = grams(loose_form(text))
         sketch.update_batch([g.encode() for g in own])
         for j in index.query(sketch):
-            other = grams(texts[j])
+            other = grams(loose_form(texts[j]))
             if len(own & other) / len(own | other) >= threshold - 1e-9:
                 found.append((j, i))
         index.insert(i, sketch)
@@ -80,7 +75,9 @@ def rensa(texts: Sequence[str], threshold: float) -> np.ndarray:
 
     signed = np.empty((len(texts), BANDS * ROWS), np.uint32)
     for start in range(0, len(texts), 4096):
-        hashes, offsets = gram_hashes([loose_form(t) for t in texts[start : start + 4096]])
+        sets = [[zlib.crc32(gram.encode()) for gram in grams(loose_form(t))] for t in texts[start : start + 4096]]
+        hashes = np.array([h for row in sets for h in row], np.uint64)
+        offsets = np.concatenate(([0], np.cumsum([len(row) for row in sets])))
         digest = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), BANDS * ROWS, 42)
         signed[start : start + 4096] = np.asarray(digest.to_rows(), np.uint32)
     found = np.zeros(0, np.int64)

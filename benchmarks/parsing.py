@@ -33,15 +33,15 @@ WARM_ROWS = 2_000
 
 def ours(path: Path) -> set[int]:
     """Lines this package quarantines."""
-    from finetune_pipeline.data.readers.blocks import read_blocks
-    from finetune_pipeline.data.validate.row_validation import validate_block
+    from finetune_pipeline.data.readers.any_file import read_records
+    from finetune_pipeline.data.validate.validation import in_blocks, validate_block
     from finetune_pipeline.spec import TaskSpec
 
     spec = TaskSpec.model_validate(
         {"name": "bench", "description": "x", "system_prompt": SYSTEM_PROMPT, "output": {"kind": "text"}}
     )
     bad: set[int] = set()
-    for block in read_blocks(path, "raw/a.jsonl", spec):
+    for block in in_blocks(read_records(path, "raw/a.jsonl", spec), "raw/a.jsonl"):
         result = validate_block(block, spec)
         bad.update(row["line"] for row in result.quarantine)
         assert result.rows_in == result.kept + len(result.quarantine)

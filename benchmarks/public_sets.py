@@ -93,7 +93,7 @@ def run(name: str, folder: Path, work: Path) -> bool:
     print(f"  {v['rows_in']} rows{right} = {v['kept']} valid + {v['quarantined']} in quarantine; found: {v['by_rule']}")
     print(
         f"  {c['kept']} kept, {c['exact_duplicates']} exact and {c['near_duplicates']} near duplicates, "
-        f"{c['contradictions']} rows in contradictions, {c['similar_pairs']} similar pairs, {c['templates']} templates"
+        f"{c['contradictions']} rows in contradictions, {c['similar_pairs']} similar pairs, {c['boilerplate']} templates"
     )
     print(f"  {s['counts']}, leaks {s['leaks']}")
     return v["rows_in"] == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -46,8 +46,12 @@ def errors(findings: Iterable[Finding]) -> list[Finding]:
 
 def count_by_rule(findings: Iterable[Finding]) -> dict[str, int]:
     """Number of findings per rule, most frequent first, ties by name."""
-    counts: Counter[str] = Counter(f.rule for f in findings)
-    return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
+    return most_first(Counter(f.rule for f in findings))
+
+
+def most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts, most frequent first, ties by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def as_rows(findings: Iterable[Finding]) -> list[dict[str, Any]]:

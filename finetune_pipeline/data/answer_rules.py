@@ -1,21 +1,132 @@
-"""The form of an answer, as the spec declares it. One judgement for gold answers and for what models say."""
+"""The form of an answer, as the spec declares it, and JSON answers: read strictly, checked against a schema, compared.
+
+The same rules judge right answers in the data and the answers of models.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
-from finetune_pipeline.data.json_values import NOT_JSON, read_strict, schema_problems
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput, WrittenOutput
+
+NOT_JSON = object()
+"""What :func:`strict` and :func:`repaired` give for a text that holds no JSON. (null is a value.)"""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key is there twice")
+    return made
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def read_strict(text: str) -> tuple[Any, str]:
+    """(value, "") of a text that is one JSON value and nothing else (RFC 8259), or (NOT_JSON, why not).
+
+    Equal keys in one object, NaN and infinities are refused: readers disagree about them.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant), ""
+    except RecursionError:
+        return NOT_JSON, "it is nested too deep"
+    except ValueError as error:
+        return NOT_JSON, str(error)
+
+
+def strict(text: str) -> Any:
+    """The JSON value a text is, or NOT_JSON."""
+    return read_strict(text)[0]
+
+
+def repaired(text: str) -> Any:
+    """The object or list a lenient reader finds in a text that is no JSON: fences, quotes, commas, a cut end; else
+    NOT_JSON."""
+    from json_repair import repair_json
+
+    if "{" not in text and "[" not in text:
+        return NOT_JSON
+    try:
+        value = repair_json(text, return_objects=True)
+    except (ValueError, RecursionError):
+        return NOT_JSON
+    return value if isinstance(value, dict | list) and value else NOT_JSON
+
+
+@lru_cache(maxsize=16)
+def _validator(schema: str) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(schema))
+
+
+def schema_problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
+    """What a value breaks in a JSON schema (draft 2020-12), each with its place; empty when it complies."""
+    errors = _validator(json.dumps(schema, sort_keys=True)).iter_errors(value)
+    return [
+        f"{e.json_path.removeprefix('$').removeprefix('.') or 'the answer'}: {e.message:.200}"
+        for e in sorted(errors, key=lambda e: (e.json_path, e.message))
+    ]
+
+
+def canonical(value: Any, unordered: Collection[str] = (), path: str = "") -> str:
+    """A text that is the same for equal values, whatever the order of keys and of the lists at paths in `unordered`.
+
+    1 and 1.0 are the same number; true is no number.
+    """
+    if isinstance(value, dict):
+        parts = (
+            f"{json.dumps(key)}:{canonical(item, unordered, f'{path}.{key}' if path else key)}"
+            for key, item in sorted(value.items())
+        )
+        return "{" + ",".join(parts) + "}"
+    if isinstance(value, list):
+        items = [canonical(item, unordered, path) for item in value]
+        return "[" + ",".join(sorted(items) if path in unordered else items) + "]"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value)
+
+
+def claims(value: Any, unordered: Collection[str] = ()) -> dict[str, Counter[str]]:
+    """What a value says, field by field: {dotted path: what is claimed there, with multiplicity}.
+
+    A null, an empty text, an empty list or object claims nothing, as if its key were absent. A list claims each of its
+    elements: with its place, or without where its path is in `unordered`. Anything but an object is one field, ``""``.
+    """
+    claimed: dict[str, Counter[str]] = {}
+
+    def walk(item: Any, path: str) -> None:
+        if isinstance(item, dict):
+            for key, inner in item.items():
+                walk(inner, f"{path}.{key}" if path else key)
+        elif isinstance(item, list):
+            for place, inner in enumerate(item):
+                text = canonical(inner, unordered, path)
+                claimed.setdefault(path, Counter())[text if path in unordered else f"{place}:{text}"] += 1
+        elif item is not None and item != "":
+            claimed.setdefault(path, Counter())[canonical(item)] += 1
+
+    walk(value, "")
+    return claimed
+
 
 LAST_FIX = "write the answer in the declared form, or change `output` in task.yaml"
 
 
 def final_answer(text: str, pattern: str) -> str | None:
     """The group of the last match of `pattern` in a text, blanks stripped; None where there is no match."""
-    found = list(re.finditer(pattern, text))
-    return (found[-1].group(1) or "").strip() if found else None
+    matches = list(re.finditer(pattern, text))
+    return (matches[-1].group(1) or "").strip() if matches else None
 
 
 def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
@@ -44,14 +155,14 @@ def _content_problems(text: str, output: WrittenOutput) -> list[tuple[str, str]]
 
 
 def _written_problems(text: str, output: WrittenOutput) -> list[tuple[str, str]]:
-    found = []
+    problems = []
     if output.pattern is not None and not re.fullmatch(output.pattern, text, re.S):
-        found.append(("pattern", f"the answer does not match output.pattern ({output.pattern})"))
+        problems.append(("pattern", f"the answer does not match output.pattern ({output.pattern})"))
     if output.max_chars is not None and len(text) > output.max_chars:
-        found.append(("too_long", f"the answer has {len(text)} characters, {output.max_chars} are allowed"))
-    found += [("required", f"the answer lacks {quoted(part)}") for part in output.required if part not in text]
-    found += [("forbidden", f"the answer holds {quoted(part)}") for part in output.forbidden if part in text]
-    return found
+        problems.append(("too_long", f"the answer has {len(text)} characters, {output.max_chars} are allowed"))
+    problems += [("required", f"the answer lacks {quoted(part)}") for part in output.required if part not in text]
+    problems += [("forbidden", f"the answer holds {quoted(part)}") for part in output.forbidden if part in text]
+    return problems
 
 
 def schema_of(output: JsonOutput) -> dict[str, Any]:

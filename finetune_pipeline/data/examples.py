@@ -1,4 +1,4 @@
-"""The canonical example: one training row, as every stage after validation sees it."""
+"""The canonical example: one training row, in the form that every step after validation reads."""
 
 from __future__ import annotations
 

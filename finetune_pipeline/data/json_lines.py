@@ -1,15 +1,20 @@
-"""JSON Lines files: lines of unknown origin are read as bytes with a cap, our own rows strictly."""
+"""JSON Lines: lines of unknown origin decoded with every fault named, and our own rows read and written strictly."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.engine.store import digest_file
+from finetune_pipeline.findings import Finding
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _BLANK = b" \t\r\n"
@@ -83,3 +88,167 @@ def combine_digests(digests: Iterable[tuple[str, str]]) -> str:
         plain = name.encode("utf-8", "surrogateescape")
         whole.update(f"{len(plain)}:".encode() + plain + digest.encode())
     return whole.hexdigest()
+
+
+_KEY = re.compile(rb'"\s*:')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def decode_line(data: bytes, place: str, at: int | None = None) -> tuple[Any, list[Finding], bool]:
+    """Decode one line, or any other piece of bytes that should be one JSON value.
+
+    A strict decoder takes the sound lines. What it refuses is read again by a lenient one, so that the reason can be
+    named and the row's other problems can be found.
+
+    Args:
+        data: The bytes.
+        place: ``file:line``.
+        at: Byte offset of the line in its file, so that a broken byte can be named by its place in the file.
+
+    Returns:
+        (value, findings, readable). `readable` is False when there is no value to look at.
+    """
+    findings: list[Finding] = []
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        text = data.decode("utf-8", "replace")
+        findings.append(broken_utf8(data, error.start, place, at))
+    strict_error = ""
+    if not findings:
+        try:
+            value = msgspec.json.decode(data)
+        except (msgspec.DecodeError, RecursionError) as error:
+            strict_error = str(error)
+        else:
+            if len(_KEY.findall(data)) == _count_keys(value):  # else a key may be there twice
+                return value, [], True
+    value, more, readable = _decode_leniently(text, place)
+    if readable and strict_error and not more:
+        more = [_bad_json(place, f"not valid JSON: {strict_error}", "write the row with a JSON library")]
+        readable = False
+    return value, findings + more, readable
+
+
+def broken_utf8(data: bytes, start: int, place: str, at: int | None = None) -> Finding:
+    """The finding about the byte at `start` of `data`, which begins at byte `at` of its file (both from 0)."""
+    where = f"byte offset {start} of the line" + ("" if at is None else f" (byte offset {at + start} of the file)")
+    if is_cesu8(data, start):
+        message = (
+            f"the bytes {data[start : start + 6].hex(' ')} at {where} are CESU-8, not UTF-8: one character written as "
+            "two halves of three bytes each"
+        )
+        fix = (
+            "decode the file as CESU-8 (in Python: .decode('utf-8', 'surrogatepass').encode('utf-16', 'surrogatepass')"
+            ".decode('utf-16')) and save it as UTF-8"
+        )
+        return row_finding("invalid_utf8", place, message, fix)
+    message = f"the byte 0x{data[start]:02x} at {where} is not UTF-8"
+    return row_finding("invalid_utf8", place, message, "save the file as UTF-8")
+
+
+def is_cesu8(data: bytes, start: int) -> bool:
+    """Whether a surrogate pair in three bytes each (Unicode Technical Report 26) begins at `start`."""
+    six = data[start : start + 6]
+    return len(six) == 6 and six[0] == six[3] == 0xED and 0xA0 <= six[1] <= 0xAF and 0xB0 <= six[4] <= 0xBF
+
+
+def _count_keys(value: Any) -> int:
+    """Keys of all objects in a value, at every depth."""
+    count, stack = 0, [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            count += len(item)
+            stack += [v for v in item.values() if isinstance(v, dict | list)]
+        else:
+            stack += [v for v in item if isinstance(v, dict | list)] if isinstance(item, list) else ()
+    return count
+
+
+def _bad_json(place: str, message: str, fix: str) -> Finding:
+    return row_finding("bad_json", place, message, fix)
+
+
+def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
+    numbers: list[str] = []
+    repeated: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, value in items:
+            if key in made:
+                repeated.append(key)
+            made[key] = value
+        return made
+
+    def constant(name: str) -> float:
+        numbers.append(name)
+        return 0.0
+
+    def decimal(digits: str) -> float:
+        number = float(digits)
+        return number if math.isfinite(number) else constant(digits)
+
+    def integer(digits: str) -> float:
+        return int(digits) if len(digits) < 300 else constant(digits)
+
+    try:
+        value = json.loads(
+            text, object_pairs_hook=pairs, parse_constant=constant, parse_float=decimal, parse_int=integer
+        )
+    except json.JSONDecodeError as error:
+        return None, [_explain(text, error, place)], False
+    except RecursionError:
+        return None, [_bad_json(place, "the JSON is nested too deeply", "write one flat object a line")], False
+    findings = []
+    if numbers:
+        shown = ", ".join(n if len(n) < 20 else n[:17] + "…" for n in sorted(set(numbers))[:5])
+        fix = "JSON has no such number; write null, or leave the field out"
+        findings.append(row_finding("non_finite_number", place, f"not a finite number: {shown}", fix))
+    if repeated:
+        message = f"written twice in one object: {', '.join(repr(k) for k in sorted(set(repeated))[:5])}"
+        fix = "keep one of the two values; a reader would drop the other in silence"
+        findings.append(row_finding("duplicate_key", place, message, fix))
+    if where := _surrogates(value):
+        message = f"half of a surrogate pair (such as \\ud800) in {', '.join(where[:5])}: this is not text"
+        fix = "the text was cut inside a character (often an emoji); take it from the source again"
+        findings.append(row_finding("lone_surrogate", place, message, fix))
+    return value, findings, True
+
+
+def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
+    column = error.pos + 1
+    rest = text[error.pos :]
+    if not rest.strip() or error.msg.startswith("Unterminated string"):
+        message = f"not valid JSON at column {column}: {error.msg}; the line looks cut off (truncated)"
+        return _bad_json(place, message, "take the whole row from its source again")
+    fix = "write the row with a JSON library, one object a line"
+    if error.msg == "Extra data":
+        fix = "one JSON object a line: put what follows on its own line"
+    elif rest.startswith("'") or "property name" in error.msg:
+        fix = "keys and texts need double quotes, and no comma may follow the last pair; write it with a JSON library"
+    elif "control character" in error.msg:
+        fix = "write line breaks and tabs inside a text as \\n and \\t"
+    elif text.startswith("\ufeff"):
+        fix = "remove the byte order mark (U+FEFF) in front of the row"
+    return _bad_json(place, f"not valid JSON at column {column}: {error.msg} (found {rest[:12]!r})", fix)
+
+
+def _surrogates(value: Any) -> list[str]:
+    """Paths of the texts that hold half of a surrogate pair."""
+    paths: list[str] = []
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        path, item = stack.pop()
+        if isinstance(item, dict):
+            for key, inner in item.items():
+                shown = ascii(key)[1:-1]
+                if _SURROGATE.search(key):
+                    paths.append(f"the key {shown}")
+                stack.append((f"{path}.{shown}" if path else shown, inner))
+        elif isinstance(item, list):
+            stack.extend((f"{path}[{i}]", inner) for i, inner in enumerate(item))
+        elif isinstance(item, str) and _SURROGATE.search(item):
+            paths.append(path or "the row")
+    return sorted(paths)

@@ -1,15 +1,18 @@
-"""Light perturbations of what a user wrote, as production brings them: typing errors, another case, courtesies around it,
-and no system prompt.
+"""Light perturbations of what a user wrote, as production brings them: typing errors, another case, a greeting and thanks
+around it, and no system prompt.
 
 The right answer must stay the right answer, so what it can depend on is left as it is:
 
-* words of the row's own answer, calls of tools included, whatever their case (an extraction copies them);
+* words of the row's own answer, tool calls included, whatever their case (an extraction copies them);
 * whatever holds a digit, an underscore or a sign (numbers, dates, identifiers, addresses, placeholders of scrubbed values);
 * for typos also words with a capital (names), words for numbers, months, days and negation, short words, and every change
   that would make another word of these rows; scripts without upper and lower case are not touched;
-* what :mod:`finetune_pipeline.data.courtesies` says of the lines put around a text.
+* no added line shares a word with a label or the row's answer; rows whose label is about courtesy itself (greeting, thanks,
+  small talk) get none, nor do tasks whose labels grade manners; where labels grade feelings, only lines without warmth are
+  added; a text that has a greeting or a closing gets no second one, and neither does one not mostly in Latin letters.
 
-A row that a perturbation cannot change is left out of it. What becomes of a row follows from the seed and its id.
+Training and evaluation draw from different lines, so a model is not tested on the lines it was trained on. A row that a
+perturbation cannot change is left out. What becomes of a row follows from the seed and its id.
 """
 
 from __future__ import annotations
@@ -17,29 +20,60 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
-from finetune_pipeline.data.courtesies import (
-    Purpose,
-    about_courtesy,
-    grades_manners,
-    with_courtesies,
-    words_to_avoid,
-)
 from finetune_pipeline.data.examples import Example, Message
+
+Purpose = Literal["training", "evaluation"]
 
 BLOCKING = ("typos", "case", "courtesy")
 """What production brings to every model: a sure loss on these can hold a candidate back."""
 INFORMS = ("no_system",)
 """Reported, but decides nothing: a model is served with its system prompt."""
 KINDS = (*BLOCKING, *INFORMS)
-TITLES = {
-    "typos": "Typing errors",
-    "case": "Another case",
-    "courtesy": "Greeting and thanks",
-    "no_system": "Without the system prompt",
-}
+TITLES = {"typos": "Typing errors", "case": "Another case", "courtesy": "Greeting and thanks",
+          "no_system": "Without the system prompt"}  # fmt: skip
+GREETINGS: dict[Purpose, tuple[str, ...]] = {
+    "training": ("Hello,", "Hi,", "Dear team,", "Hey,", "Hello everyone,", "Good afternoon,", "Greetings,",
+                 "Hi, I hope all is well."),
+    "evaluation": ("Hi team,", "Hello there,", "Good morning,", "Dear all,", "Hi all,", "Good day,",
+                   "Hello, I hope you are well.", "Good evening,"),
+}  # fmt: skip
+CLOSINGS: dict[Purpose, tuple[str, ...]] = {
+    "training": ("Thank you!", "Thanks a lot.", "Regards", "Cheers", "Kind regards", "Thank you for your time.",
+                 "Thanks and best wishes", "Have a nice day!"),
+    "evaluation": ("Thanks in advance!", "Many thanks", "Best regards", "With regards", "Thank you very much.", "Thanks!",
+                   "Best wishes", "Thank you and have a good day."),
+}  # fmt: skip
+_BETWEEN = ("\n", "\n\n", " ")
+"""What stands between greeting and text; a closing has a line of its own."""
+_WARM = frozenset("best cheer day dear good great hope kind nice thank well wish".split())  # noqa: SIM905
+"""Word stems of lines that are more than neutral."""
+_BEGINS_WITH_GREETING = re.compile(
+    r"\W*(hi|hiya|hello|hallo|hullo|hey|yo|dear|greetings|good (morning|afternoon|evening|day)|to who\w*"
+    r"|(i |we )?hope (you|all|this|everyone)"
+    r"|(morning|afternoon|evening|bonjour|salut|hola|ciao|buenos|buenas|guten|moin|servus)\b(?=\W*[,!.\n]| \w+[,!\n]))\b",
+    re.IGNORECASE,
+)
+_ENDS_WITH_CLOSING = re.compile(
+    r"\b(thanks?|thank you|thx|tia|ta|cheers|regards|wishes|sincerely|yours|obliged|love|bye|goodbye|see you|have a (nice|good)"
+    r"|merci|cordialement|danke|gruß|grüße|gracias|saludos|grazie|obrigad[oa]|bedankt)\b",
+    re.IGNORECASE,
+)
+_TAIL = 80
+"""Characters at the end of a text in which a closing (with a name behind it) is looked for."""
+_ABOUT_COURTESY = re.compile(
+    r"\b(greet\w*|hello|hi|hey|welcome|thanks?|thanking|thank ?you|thankful|gratitude|appreciation|good ?bye|bye|farewell"
+    r"|courtes\w+|pleasantr\w+|small ?talk|chit ?chat)\b"
+)
+_ABOUT_MANNERS = re.compile(r"\b(im|un)?polite\w*|\b(dis)?courteous\w*|\brude\w*|\b(in)?civility\b")
+_ABOUT_FEELINGS = re.compile(
+    r"\b(positive|negative|neutral|sentiment|happy|happiness|angry|anger|joy|sad|sadness|praise|compliment|satisf\w+"
+    r"|dissatisf\w+|admiration|annoy\w+|love)\b"
+)
 _WORDS_PER_TYPO, _SHORTEST = 10, 5
 """One word in ten, and one a row at least: the share that HELM's mild robustness mix misspells."""
 _TOKEN = re.compile(r"\S+")
@@ -72,11 +106,7 @@ def drawn(examples: Sequence[Example], rows: int, seed: int) -> list[Example]:
 
 
 def perturbed(
-    examples: Sequence[Example],
-    kind: str,
-    seed: int,
-    labels: Sequence[str] = (),
-    purpose: Purpose = "evaluation",
+    examples: Sequence[Example], kind: str, seed: int, labels: Sequence[str] = (), purpose: Purpose = "evaluation"
 ) -> list[Example]:
     """The examples as another hand might have written them, under their own ids.
 
@@ -99,9 +129,10 @@ def perturbed(
         raise ValueError(f"unknown perturbation {kind!r}; there are {', '.join(KINDS)}")
     if kind == "no_system":
         return _without_system(examples)
-    if kind == "courtesy" and grades_manners(labels):
+    if kind == "courtesy" and _about(_ABOUT_MANNERS, *labels):
         return []
     label_words = _words(labels)
+    too_warm = _WARM if _about(_ABOUT_FEELINGS, *labels) else frozenset()
     known = label_words | _words(
         m["content"] for e in examples for m in e.messages if isinstance(m.get("content"), str)
     )
@@ -117,8 +148,9 @@ def perturbed(
             changed = _mistyped(text, dice, answered, known)
         elif kind == "case":
             changed = _in_another_case(text, dice, answered)
-        elif not about_courtesy(example):
-            changed = with_courtesies(text, dice, words_to_avoid(answered | label_words, labels), purpose)
+        elif not _is_about_courtesy(example):
+            avoided = too_warm | {word.rstrip("s") for word in answered | label_words}
+            changed = _with_courtesies(text, dice, avoided, purpose)
         if changed != text:
             messages = [dict(m) for m in example.messages]
             messages[place]["content"] = changed
@@ -158,8 +190,8 @@ def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Coll
     places = [
         (token.start() + word.start(), word[0])
         for token in _TOKEN.finditer(text)
-        if _plain(token[0]) and len(found := list(_WORD.finditer(token[0]))) == 1
-        for word in found
+        if _plain(token[0]) and len(words := list(_WORD.finditer(token[0]))) == 1
+        for word in words
         if len(word[0]) >= _SHORTEST and word[0].islower()
         if word[0] not in kept and word[0] not in _KEPT
     ]
@@ -168,13 +200,8 @@ def _mistyped(text: str, dice: random.Random, kept: Collection[str], known: Coll
     changes: dict[int, tuple[str, str]] = {}
     for start, word in places:
         at = dice.randrange(1, len(word) - 2)
-        typo = dice.choice(
-            [
-                word[:at] + word[at + 1] + word[at] + word[at + 2 :],
-                word[:at] + word[at + 1 :],
-                word[:at] + word[at] + word[at:],
-            ]
-        )
+        swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+        typo = dice.choice([swapped, word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:]])
         if typo != word and typo not in known and len(changes) < wanted:
             changes[start] = (word, typo)
     for start in sorted(changes, reverse=True):
@@ -197,3 +224,42 @@ def _in_another_case(text: str, dice: random.Random, kept: Collection[str]) -> s
 
     first, second = dice.sample(["small", "capitals"], 2)
     return changed if (changed := turned(first)) != text else turned(second)
+
+
+def _about(subject: re.Pattern[str], *texts: str) -> bool:
+    return any(subject.search(" ".join(re.split(r"[\s_\-/.]+", text.casefold()))) for text in texts)
+
+
+def _is_about_courtesy(example: Example) -> bool:
+    """Whether a row's label, or its JSON answer, is about greeting, thanks or small talk."""
+    is_json = example.answer.lstrip().startswith(("{", "["))
+    return _about(_ABOUT_COURTESY, example.label or (example.answer if is_json else ""))
+
+
+def _with_courtesies(text: str, dice: random.Random, avoided: Collection[str], purpose: Purpose) -> str:
+    """The text with a greeting before it and a closing after it, each where it has none and a line fits.
+
+    avoided: stems (words without a plural s) that no added line may hold.
+    """
+    if not _mostly_latin(text):
+        return text
+
+    def fitting(lines: Sequence[str]) -> list[str]:
+        return [
+            line for line in lines if not {w.rstrip("s") for w in re.findall(r"[a-z]+", line.lower())} & set(avoided)
+        ]
+
+    greetings, closings = fitting(GREETINGS[purpose]), fitting(CLOSINGS[purpose])
+    end = text.rstrip()
+    changed = text
+    if greetings and not _BEGINS_WITH_GREETING.match(text):
+        changed = dice.choice(greetings) + dice.choice(_BETWEEN) + changed
+    if closings and not end.endswith(":") and not _ENDS_WITH_CLOSING.search(end[-_TAIL:]):
+        changed += dice.choice(_BETWEEN[:2]) + dice.choice(closings)
+    return changed
+
+
+def _mostly_latin(text: str) -> bool:
+    letters = [character for character in text if character.isalpha()]
+    latin = sum(unicodedata.name(character, "").startswith("LATIN") for character in letters)
+    return 2 * latin > len(letters)

@@ -1,4 +1,4 @@
-"""Findings about raw rows, and values of unknown origin made safe to show in a message."""
+"""Findings about raw rows, and untrusted values made safe to show in a message."""
 
 from __future__ import annotations
 

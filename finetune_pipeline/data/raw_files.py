@@ -1,13 +1,11 @@
-"""Takes a snapshot of the files a task declares, so that every later step reads bytes that no longer change, and detects
-what each of them is.
-"""
+"""Copies the raw files that a task declares, so that later steps read bytes that do not change, and detects their formats."""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ import msgspec
 
 from finetune_pipeline.data.fields import check_fields, mapping_of
 from finetune_pipeline.data.formats import FORMATS, format_of
-from finetune_pipeline.data.json_lines import combine_digests, is_blank
-from finetune_pipeline.data.readers.blocks import Block, look_at, read_blocks
+from finetune_pipeline.data.json_lines import combine_digests
+from finetune_pipeline.data.readers.any_file import look_at, read_records
 from finetune_pipeline.engine.store import SeenFiles, digest_file
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import Task, TaskSpec
@@ -25,7 +23,6 @@ FILES = "files"
 PRODUCTION_FILE = "production.jsonl"
 BENCHMARKS = "benchmarks"
 _ROWS_LOOKED_AT = 200
-_BLOCK = 1 << 16
 
 
 def raw_paths(task: Task) -> list[tuple[str, Path]]:
@@ -56,9 +53,8 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
         fix = "put the raw files there, or correct the globs: JSON Lines, JSON, CSV, TSV, Parquet, gzipped or not"
         say("no_raw_files", "task.yaml: data.raw", message, fix)
     if PRODUCTION_FILE in paths:
-        say(
-            "reserved_name", PRODUCTION_FILE, "this name is kept for rows taken from production logs", "rename the file"
-        )
+        message = "this name is kept for rows taken from production logs"
+        say("reserved_name", PRODUCTION_FILE, message, "rename the file")
     if problems:
         raise FindingsError(sorted(problems, key=lambda f: (f.place, f.rule)))
     return sorted(paths.items())
@@ -188,38 +184,26 @@ def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
         return Detected(container.kind, compressed, "unknown", container.why, details)
     mapping = mapping_of(spec)
     counts: Counter[str] = Counter()
-    seen = 0
-    for value, key in _values(read_blocks(path, file, spec, _BLOCK)):
-        if seen == _ROWS_LOOKED_AT:
-            break
-        seen += 1
+    records = list(islice(read_records(path, file, spec), _ROWS_LOOKED_AT))
+    for record in records:
+        value = _decoded(record.raw) if record.encoded else record.value
         if mapping is not None:
-            mapped = mapping.apply(value, file, key, "")[0]
+            mapped = mapping.apply(value, file, record.key, "")[0]
             if mapping.content:
                 counts.update([] if mapped.findings else ["mapped"])
                 continue
-            value = mapped.row  # noqa: PLW2901
+            value = mapped.row
         if isinstance(value, dict) and (shape := format_of(value)):
             counts[shape] += 1
     why = f"{'gzip; ' if compressed else ''}{container.why}"
-    if not seen:
+    if not records:
         return Detected(container.kind, compressed, "unknown", f"{why}; the file holds no rows", details)
     held = {**{name: of.described for name, of in FORMATS.items()}, "mapped": "what data.fields names"}
     formats = (
         " and ".join(f"{n} hold {held[shape]}" for shape, n in counts.most_common()) or "none is in a known format"
     )
     shape = "unknown" if not counts else next(iter(counts)) if len(counts) == 1 else "mixed"
-    return Detected(container.kind, compressed, shape, f"{why}; of the first {seen} rows {formats}", details)
-
-
-def _values(blocks: Iterator[Block]) -> Iterator[tuple[Any, str | None]]:
-    """(value, key) of every row; None for one that cannot be read."""
-    for block in blocks:
-        for line in block.data.split(b"\n") if block.kind == "lines" else ():
-            if not is_blank(line):
-                yield _decoded(line.removeprefix(b"\xef\xbb\xbf")), None
-        for record in block.records:
-            yield (_decoded(record.raw) if record.encoded else record.value), record.key
+    return Detected(container.kind, compressed, shape, f"{why}; of the first {len(records)} rows {formats}", details)
 
 
 def _decoded(data: bytes) -> Any:

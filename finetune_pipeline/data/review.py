@@ -1,4 +1,4 @@
-"""Applies what people decided about single rows: keep, drop, or give another answer."""
+"""Applies review decisions about single rows: keep, drop, or relabel."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import msgspec
 import numpy as np
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
-from finetune_pipeline.data.decoding import decode_line
 from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE
 from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
-from finetune_pipeline.data.json_lines import digest_files, is_blank, read_lines, write_rows
+from finetune_pipeline.data.json_lines import decode_line, digest_files, is_blank, read_lines, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.scrub import scrub_messages
 from finetune_pipeline.data.validate.row_rules import nearest_label
@@ -46,8 +45,8 @@ def review_files(folder: Path) -> list[tuple[str, Path]]:
     """(name, path) of the decision files in a folder, sorted; none when there is no folder."""
     if not folder.is_dir():
         return []
-    found = ((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*.jsonl") if p.is_file())
-    return sorted((name, path) for name, path in found if not name.startswith(f"{RATINGS}/"))
+    files = ((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*.jsonl") if p.is_file())
+    return sorted((name, path) for name, path in files if not name.startswith(f"{RATINGS}/"))
 
 
 def reviews_digest(folder: Path) -> str:
@@ -58,7 +57,7 @@ def reviews_digest(folder: Path) -> str:
 def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[Finding], int]:
     """(sound decisions in file and line order, findings about the others, non-blank lines)."""
     decisions: list[Decision] = []
-    found: list[Finding] = []
+    findings: list[Finding] = []
     lines = 0
     for name, path in review_files(folder):
         for number, line, cut in read_lines(path):
@@ -69,15 +68,15 @@ def read_decisions(folder: Path, spec: TaskSpec) -> tuple[list[Decision], list[F
             value, problems, readable = decode_line(b"" if cut else line, place)
             if not readable or problems or not isinstance(value, dict):
                 reasons = "; ".join(p.message for p in problems) or "not an object"
-                found.append(
+                findings.append(
                     _warning("review_unreadable", place, reasons, 'write {"id": …, "decision": …, "reviewer": …}')
                 )
                 continue
             decision, problems = _read_decision(value, spec, place)
-            found += problems
+            findings += problems
             if decision:
                 decisions.append(decision)
-    return decisions, found, lines
+    return decisions, findings, lines
 
 
 def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         origins.
     """
     out.mkdir(parents=True, exist_ok=True)
-    decisions, found, lines = read_decisions(reviews_folder, spec)
+    decisions, findings, lines = read_decisions(reviews_folder, spec)
     rows = np.load(clean / TABLE)
     kept = np.flatnonzero(rows["state"] == KEPT)
     where = dict(zip(rows["id"][kept].tolist(), kept.tolist(), strict=True)) if decisions else {}
@@ -103,7 +102,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         if row is None:
             message = f"no row has the id {quoted(decision.id)}"
             fix = "the row was removed or quarantined since, or the id is mistyped"
-            found.append(_warning("review_unknown_id", decision.place, message, fix))
+            findings.append(_warning("review_unknown_id", decision.place, message, fix))
             continue
         known += 1
         last[row] = decision
@@ -124,7 +123,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
     np.save(out / TABLE, rows)
     applied = [last[row] for row in sorted(last)]
     write_rows(out / "decisions.jsonl", (_as_row(d) for d in applied))
-    write_rows(out / "findings.jsonl", as_rows(found))
+    write_rows(out / "findings.jsonl", as_rows(findings))
     counts = Counter(d.decision for d in applied)
     left = rows["state"] == KEPT
     labels = np.bincount(rows["label"][left] + 1, minlength=len(ranks) + 1)
@@ -137,7 +136,7 @@ def apply_reviews(clean: Path, reviews_folder: Path, spec: TaskSpec, out: Path) 
         "confirmed": counts["keep"],
         "decisions": lines,
         "overruled": known - len(last),
-        "by_rule": count_by_rule(found),
+        "by_rule": count_by_rule(findings),
         "reviewers": dict(sorted(Counter(d.reviewer for d in applied).items())),
         "labels": {label: int(n) for label, n in zip(spec.labels, labels[1:], strict=True)},
         "origins": {name: int(n) for name, n in zip(ORIGINS, origins, strict=True) if n},
@@ -158,10 +157,10 @@ def _warning(rule: str, place: str, message: str, fix: str) -> Finding:
 
 
 def _read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Decision | None, list[Finding]]:
-    found = []
+    findings = []
 
     def say(rule: str, message: str, fix: str) -> None:
-        found.append(_warning(f"review_{rule}", place, message, fix))
+        findings.append(_warning(f"review_{rule}", place, message, fix))
 
     for key, needed in (("id", True), ("decision", True), ("reviewer", True), ("label", False), ("comment", False)):
         value = row.get(key)
@@ -187,8 +186,8 @@ def _read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Dec
         except (TypeError, ValueError, OverflowError):
             message = f"`time` is {quoted(row['time'])}, not an RFC 3339 time"
             say("bad_field", message, "for example 2025-01-31T12:00:00Z")
-    if found:
-        return None, found
+    if findings:
+        return None, findings
     label = label if decision == "relabel" else None
     return Decision(row["id"], row["decision"], label, row["reviewer"], row.get("comment") or "", time, place), []
 
@@ -199,26 +198,3 @@ def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
         messages = scrub_messages(messages)[0]  # what reviewers write is scrubbed like any other text
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
     return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)
-
-
-def decision_line(
-    row_id: str,
-    decision: str,
-    reviewer: str,
-    *,
-    label: str | None = None,
-    comment: str = "",
-    time: datetime | None = None,
-) -> str:
-    """One line for a decisions file, with its line end. Raises ValueError for an unknown decision."""
-    if decision not in DECISIONS:
-        raise ValueError(f"decision {decision!r} is not one of {', '.join(DECISIONS)}")
-    row = {
-        "id": row_id,
-        "decision": decision,
-        "label": label,
-        "reviewer": reviewer,
-        "comment": comment,
-        "time": time.isoformat() if time else None,
-    }
-    return msgspec.json.encode({k: v for k, v in row.items() if v not in (None, "")}).decode() + "\n"

@@ -1,9 +1,9 @@
-"""The sealed test is stored unreadable, so that only whoever opens it on the record can read it.
+"""Encrypts the test split, so that only the step that records its opening can read it.
 
-A sealed file is one or more chunks: a line that says what it is, 8 bytes of length, and the rows under AES-SIV
-(RFC 5297), whose result depends on nothing but key and rows: the same split gives the same bytes again. The key follows
-from the store's own key file, which only its owner can read. This keeps code that is handed the file by mistake from
-learning or choosing by it; it does not keep out somebody who may read the store and wants to.
+A sealed file is one or more chunks: a marker line, 8 bytes of length, and the rows encrypted with AES-SIV (RFC 5297). AES-SIV
+is deterministic: the same split gives the same bytes again. The key is derived from the store's key file, which only its
+owner can read. This protects against code that trains on or selects by the test by mistake. It does not protect against
+somebody who has access to the store and wants to read it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LENGTH = 8
 
 
 class SealedError(PermissionError):
-    """Somebody tried to read the sealed test who may not, or with a key that is not its own."""
+    """The sealed test was read without permission or with the wrong key."""
 
 
 def seal_key(store_key: bytes) -> bytes:
@@ -48,12 +48,12 @@ def _chunks(rows: bytes) -> Iterator[bytes]:
 
 
 def unseal(data: bytes, key: bytes) -> bytes:
-    """The rows of a sealed file. Raises SealedError when it is none, is damaged, or was sealed with another key."""
+    """The rows of a sealed file. Raises SealedError if it is not sealed, is damaged, or was sealed with another key."""
     cipher, rows, at = AESSIV(key), [], 0
     while at < len(data):
         begin = at + len(MAGIC) + _LENGTH
         if data[at : at + len(MAGIC)] != MAGIC:
-            raise SealedError("this is no sealed test, or one that was damaged")
+            raise SealedError("this is not a sealed test, or it was damaged")
         end = begin + int.from_bytes(data[begin - _LENGTH : begin], "big")
         try:
             rows.append(cipher.decrypt(data[begin:end], [MAGIC]))
@@ -72,7 +72,7 @@ def is_sealed(beginning: bytes) -> bool:
 
 
 def refuse_sealed(beginning: bytes, place: str) -> None:
-    """Raises SealedError when a file that begins like this is a sealed test: said by every reader of examples."""
+    """Raise SealedError when a file that begins like this is a sealed test. Every reader of examples calls this."""
     if is_sealed(beginning):
         raise SealedError(
             f"{place} is the sealed test. Only test_predictions opens it, on the record; nothing may be trained on it, "

@@ -1,4 +1,4 @@
-"""Runs a function over blocks of work, in a pool of processes where the work is large."""
+"""Maps a function over blocks of work, in a process pool if there is much to do."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def available_cores() -> int:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent dies; it would wait for work for ever."""
+    """End this process when its parent dies; otherwise it would wait for work for ever."""
     parent = parent_process()
     if parent is not None:
         Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

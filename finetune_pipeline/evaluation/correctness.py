@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from finetune_pipeline.data.answer_rules import final_answer, form_problems, schema_of
-from finetune_pipeline.data.json_values import NOT_JSON, canonical, claims, repaired, schema_problems, strict
+from finetune_pipeline.data.answer_rules import (
+    NOT_JSON,
+    canonical,
+    claims,
+    final_answer,
+    form_problems,
+    repaired,
+    schema_of,
+    schema_problems,
+    strict,
+)
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 
 INVALID = "invalid"
@@ -180,7 +189,7 @@ def _as_number(text: str) -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class JsonRow:
-    """One extraction. parse: strict, repaired or none; value: what was read; claimed and gold: see json_values.claims;
+    """One extraction. parse: strict, repaired or none; value: what was read; claimed and gold: see answer_rules.claims;
     same: the value is the gold one."""
 
     parse: str

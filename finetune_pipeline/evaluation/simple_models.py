@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from finetune_pipeline.data.json_values import NOT_JSON, canonical, strict
+from finetune_pipeline.data.answer_rules import NOT_JSON, canonical, strict
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput
 
 REGULARISATION = (1.0, 10.0, 100.0)

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from finetune_pipeline.data.examples import examples_of, read_examples
-from finetune_pipeline.data.summary import markdown, summarise
+from finetune_pipeline.data.quality.counts import markdown, summarise
 from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
 from finetune_pipeline.engine.store import Artifact, digest_file, read_json

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,24 +54,25 @@ def everything(store: Path) -> dict[str, str]:
     return {str(p.relative_to(store)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def with_keys_of(store: Path, new: Path) -> Path:
+    """A new store with the random keys of another, since fingerprints depend on them."""
+    new.mkdir()
+    for key in store.glob("*.key"):
+        shutil.copy2(key, new / key.name)
+    return new
+
+
 @pytest.mark.parametrize("pool", [[], ["pool"]], ids=["alone", "pool"])
 def test_killed_at_random_the_data_stage_ends_as_if_undisturbed(tmp_path: Path, pool: list[str]) -> None:
     task = write_task(tmp_path / "killed")
     assert start(task, tmp_path / "undisturbed", *pool).wait(120) == 0
     began = time.monotonic()
-    key = "scrubbing.key"  # the fingerprints of what was scrubbed depend on it, so all runs must have the same one
-    again = tmp_path / "again"
-    again.mkdir()
-    (again / key).write_bytes((tmp_path / "undisturbed" / key).read_bytes())
-    (again / key).chmod(0o600)
+    again = with_keys_of(tmp_path / "undisturbed", tmp_path / "again")
     assert start(task, again, *pool).wait(120) == 0
     takes = time.monotonic() - began
     wanted = everything(tmp_path / "undisturbed")
     assert everything(again) == wanted and sum("artifact.json" in name for name in wanted) == 6
-    rng, store, kills = random.Random(0), tmp_path / "store", 0
-    store.mkdir()
-    (store / key).write_bytes((tmp_path / "undisturbed" / key).read_bytes())
-    (store / key).chmod(0o600)
+    rng, store, kills = random.Random(0), with_keys_of(tmp_path / "undisturbed", tmp_path / "store"), 0
     while kills < KILLS // 2:  # ten in each of the two ways to run
         run = start(task, store, *pool)
         try:

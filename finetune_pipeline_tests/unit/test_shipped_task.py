@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.data.answer_rules import schema_problems, strict
 from finetune_pipeline.data.dedup.cleaning import clean
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.data.json_values import schema_problems, strict
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.spec import check_task, load_task

@@ -1,1 +1,1 @@
-"""Near-duplicates, contradictions and text that rows share: which rows of a set stay."""
+"""Cleaning: duplicates, contradictions, benchmark contamination and shared boilerplate."""

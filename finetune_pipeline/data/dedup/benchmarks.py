@@ -1,4 +1,4 @@
-"""Finds rows that repeat an item of a benchmark: trained on, they would make its score measure memory.
+"""Finds rows that repeat a benchmark item (contamination).
 
 Texts are compared in the exact form (see text_similarity). A row repeats an item when
 
@@ -6,8 +6,6 @@ Texts are compared in the exact form (see text_similarity). A row repeats an ite
 - runs of 13 words that both have cover at least half of the item's words (``overlap``; 13-grams as in Brown et al. 2020,
   appendix C). Runs that many items of the file share are its boilerplate: they prove nothing, and are counted neither as
   covered nor as words. An item with fewer than 13 words of its own is matched by equality alone.
-
-Hashes only find candidates; every match is verified on the words themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import json
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.grams import word_grams
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quoting import row_finding
@@ -113,60 +110,57 @@ class BenchmarkIndex:
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = list(items)
-        forms = [exact_form(item.text) for item in self.items]
-        self._exact = {form: number for number, form in reversed(list(enumerate(forms)))}
-        self._words = [form.split(" ") for form in forms]
-        grams = word_grams(forms, SIZE)
-        of_items = set(zip(grams.rows.tolist(), grams.hashes.tolist(), strict=True))
-        frequency = Counter((self.items[number].file, h) for number, h in of_items)
+        words = [exact_form(item.text).split(" ") for item in self.items]
+        self._exact = {" ".join(words[number]): number for number in reversed(range(len(words)))}
         sizes = Counter(item.file for item in self.items)
-        self._places: list[list[int]] = []  # of each item: where its own runs of 13 words begin
+        frequency = Counter(
+            (item.file, run) for item, own in zip(self.items, words, strict=True) for run in set(_runs(own))
+        )
         self._own: list[np.ndarray] = []  # of each item: which words are no boilerplate
-        self._having: defaultdict[int, list[int]] = defaultdict(list)  # items by the hash of a run
+        self._places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # (item, place) of each run of words
         for number, item in enumerate(self.items):
-            hashes = grams.hashes[grams.offsets[number] : grams.offsets[number + 1]].tolist()
-            shared = [frequency[item.file, h] > max(10, 0.01 * sizes[item.file]) for h in hashes]
-            own = ~_covered_words([i for i, common in enumerate(shared) if common], len(self._words[number]))
-            places = [i for i, common in enumerate(shared) if not common] if own.sum() >= SIZE else []
+            runs = _runs(words[number])
+            common = [frequency[item.file, run] > max(10, 0.01 * sizes[item.file]) for run in runs]
+            own = ~_covered_words([place for place, is_common in enumerate(common) if is_common], len(words[number]))
             self._own.append(own)
-            self._places.append(places)
-            for place in places:
-                self._having[hashes[place]].append(number)
-        self._hashes = np.array(sorted(self._having), np.uint64)
+            for place, run in enumerate(runs if own.sum() >= SIZE else ()):
+                if not common[place]:
+                    self._places[run].append((number, place))
 
     def find(self, examples: Sequence[Example]) -> dict[int, Match]:
         """The rows (by place) that repeat an item; of several items the best covered one is named."""
-        prompts = [exact_form(e.user_text) for e in examples]
-        answers = [
-            exact_form("\n".join(m["content"] for m in e.messages if m["role"] == "assistant")) for e in examples
-        ]
-        best = {row: (1.0, self._exact[form], "exact") for row, form in enumerate(prompts) if form in self._exact}
-        for row, number in sorted(self._candidates([*prompts, *answers], len(prompts)) if len(self._hashes) else ()):
-            share = self._share(number, (prompts[row], answers[row]))
-            if share >= COVERED and share > best.get(row, (0.0,))[0]:
-                best[row] = (share, number, "overlap")
         matches = {}
-        for row, (share, number, how) in sorted(best.items()):
-            item, e = self.items[number], examples[row]
-            matches[row] = Match(e.id, e.place, item.file, item.line, how, round(share, 4))
+        for row, example in enumerate(examples):
+            best = self._best(example)
+            if best is not None:
+                number, covered, how = best
+                item = self.items[number]
+                matches[row] = Match(example.id, example.place, item.file, item.line, how, round(covered, 4))
         return matches
 
-    def _candidates(self, texts: Sequence[str], rows: int) -> set[tuple[int, int]]:
-        """(row, item) of those with the hash of a run in common; text i belongs to row i modulo `rows`."""
-        grams = word_grams(texts, SIZE)
-        hits = np.flatnonzero(np.isin(grams.hashes, self._hashes))
-        owners = (np.searchsorted(grams.offsets, hits, "right") - 1) % max(1, rows)
-        found = zip(owners.tolist(), grams.hashes[hits].tolist(), strict=True)
-        return {(row, number) for row, h in found for number in self._having[h]}
+    def _best(self, example: Example) -> tuple[int, float, str] | None:
+        """(item, share of its words covered, how) of the item that the row repeats most of."""
+        prompt = exact_form(example.user_text)
+        if prompt in self._exact:
+            return self._exact[prompt], 1.0, "exact"
+        answer = exact_form("\n".join(m["content"] for m in example.messages if m["role"] == "assistant"))
+        shared: defaultdict[int, set[int]] = defaultdict(set)
+        for run in (*_runs(prompt.split(" ")), *_runs(answer.split(" "))):
+            for number, place in self._places.get(run, ()):
+                shared[number].add(place)
+        shares = {}
+        for number, places in sorted(shared.items()):
+            own = self._own[number]
+            shares[number] = float((_covered_words(places, len(own)) & own).sum() / own.sum())
+        best = max(shares, key=lambda number: shares[number], default=None)
+        return None if best is None or shares[best] < COVERED else (best, shares[best], "overlap")
 
-    def _share(self, number: int, texts: Sequence[str]) -> float:
-        """Share of an item's own words that its own runs cover which one of the texts holds."""
-        held, words, own = [f" {text} " for text in texts], self._words[number], self._own[number]
-        there = [s for s in self._places[number] if any(f" {' '.join(words[s : s + SIZE])} " in text for text in held)]
-        return float((_covered_words(there, len(words)) & own).sum() / own.sum())
+
+def _runs(words: Sequence[str]) -> list[str]:
+    return [" ".join(words[place : place + SIZE]) for place in range(len(words) - SIZE + 1)]
 
 
-def _covered_words(starts: Sequence[int], words: int) -> np.ndarray:
+def _covered_words(starts: Iterable[int], words: int) -> np.ndarray:
     """Which words the runs of 13 that begin at these places cover."""
     covered = np.zeros(words, bool)
     for start in starts:
@@ -250,11 +244,11 @@ def _item_texts(row: Any) -> list[str]:
 
 def _user_turns(turns: Sequence[Any]) -> str:
     users = [t for t in turns if isinstance(t, Mapping) and (t.get("role") or t.get("from")) in _USERS]
-    said: list[str] = []
+    texts: list[str] = []
     for content in (turn.get("content", turn.get("value")) for turn in users):
         parts = content if isinstance(content, list) else [content]
-        said += [text for part in parts for text in _strings(part, besides="type")]
-    return "\n".join(said)
+        texts += [text for part in parts for text in _strings(part, besides="type")]
+    return "\n".join(texts)
 
 
 def _strings(value: Any, besides: str = "") -> Iterator[str]:

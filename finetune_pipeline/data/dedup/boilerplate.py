@@ -1,4 +1,5 @@
-"""Boilerplate: text that many rows share (preambles, suffixes, prompt skeletons) and that must not make them look alike.
+"""Finds and removes boilerplate: text that many rows share (preambles, suffixes, prompt skeletons), so that it does not make
+unrelated rows look alike.
 
 Candidates: text many rows begin with, text many end with, lines, sentences and runs of words many contain. A candidate
 is boilerplate only if what its rows say besides is long enough and differs from row to row; so "I want to cancel order
@@ -20,7 +21,7 @@ from statistics import median
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.text_similarity import SIZE, keeps, loose_form
+from finetune_pipeline.data.dedup.text_similarity import grams, jaccard, keeps, loose_form
 from finetune_pipeline.engine.store import read_json, write_json
 
 PREAMBLES = (
@@ -157,8 +158,8 @@ def _pieces(texts: Sequence[str], fewest: int) -> dict[str, int]:
         long.update({piece for s in (*_SENTENCES.split(text), *lines) if len(piece := s.strip()) >= LONG})
         labels.update({s for s in lines if _SHORT <= len(s) < LONG and _LABEL.fullmatch(s)})
     many = max(fewest, round(_LABEL_SHARE * len(texts)))
-    found = {s: n for s, n in long.items() if n >= fewest}
-    return found | {s: n for s, n in labels.items() if n >= many}
+    pieces = {s: n for s, n in long.items() if n >= fewest}
+    return pieces | {s: n for s, n in labels.items() if n >= many}
 
 
 def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
@@ -189,8 +190,8 @@ def _runs(texts: Sequence[str], fewest: int) -> dict[str, int]:
         at = int(row[first])
         words = list(re.finditer(r"\S+", texts[at]))[first - ends[at] : last - ends[at] + _RUN - 1]
         seen.add((at, texts[at][words[0].start() : words[-1].end()]))
-    found = Counter(run for _, run in seen)
-    return {run: count for run, count in found.items() if count >= fewest and len(run) >= LONG}
+    runs = Counter(run for _, run in seen)
+    return {run: count for run, count in runs.items() if count >= fewest and len(run) >= LONG}
 
 
 def _rows_with(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -213,7 +214,7 @@ def _shared(texts: Sequence[str], fewest: int) -> dict[str, int]:
     """
     ordered = sorted(texts)
     depths = [_common(*pair) for pair in pairwise(ordered)] + [0]
-    found: dict[str, int] = {}
+    beginnings: dict[str, int] = {}
     open_: list[tuple[int, int]] = []  # (depth, first text)
     for i, depth in enumerate(depths):
         first = i
@@ -222,10 +223,10 @@ def _shared(texts: Sequence[str], fewest: int) -> dict[str, int]:
             if i + 1 - first >= fewest:
                 shared = re.sub(r"\w+$", "", ordered[first][:deep])
                 if len(shared.strip()) >= LONG:
-                    found[shared] = max(found.get(shared, 0), i + 1 - first)
+                    beginnings[shared] = max(beginnings.get(shared, 0), i + 1 - first)
         if depth and (not open_ or open_[-1][0] < depth):
             open_.append((depth, first))
-    return found
+    return beginnings
 
 
 def _common(a: str, b: str) -> int:
@@ -251,5 +252,4 @@ def _wraps_content(segment: str, texts: Sequence[str], take_off: Callable[[str],
                 break
     if not besides or len(set(besides)) < len(besides) / 2 or median(map(len, besides)) < _LEFT:
         return False
-    grams = [{b[i : i + SIZE] for i in range(max(1, len(b) - SIZE + 1))} for b in besides]
-    return median(len(a & b) / len(a | b) for a, b in pairwise(grams)) < _ALIKE
+    return median(jaccard(a, b) for a, b in pairwise(map(grams, besides))) < _ALIKE

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from finetune_pipeline.data.dedup.benchmarks import MATCHES, load_benchmarks
-from finetune_pipeline.data.dedup.boilerplate import find_boilerplate
-from finetune_pipeline.data.dedup.clustering import Clusters, cluster_rows
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate, find_boilerplate
 from finetune_pipeline.data.dedup.duplicate_resolution import resolve
-from finetune_pipeline.data.dedup.preparation import Preparation, PreparedRows, prepare_rows
+from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
 from finetune_pipeline.data.dedup.row_table import (
     ALL_ROWS,
     CONTRADICTION,
@@ -23,7 +22,10 @@ from finetune_pipeline.data.dedup.row_table import (
     KEPT,
     NEAR,
     TABLE,
+    Preparation,
+    PreparedRows,
     RowTable,
+    prepare_rows,
     quarantine_row,
     write_kept,
 )
@@ -31,9 +33,78 @@ from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, 
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import KINDS
-from finetune_pipeline.findings import Finding, as_rows
+from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The clusters of a table's rows.
+
+    Attributes:
+        labels: The cluster of every row, numbered from 0 (int64, [n]).
+        count: Number of clusters.
+        prompts: Number of different prompts.
+        pairs: Number of pairs of similar prompts.
+        suspects: (row, other row, cosine similarity) of different prompts the embedding model takes for alike.
+    """
+
+    labels: np.ndarray
+    count: int
+    prompts: int
+    pairs: int
+    suspects: Sequence[tuple[int, int, float]]
+
+    def names(self, ids: np.ndarray) -> np.ndarray:
+        """For every row the smallest of the ids (uint64, [n]) in its cluster: the cluster's name."""
+        smallest = np.full(self.count, np.iinfo(np.uint64).max, np.uint64)
+        np.minimum.at(smallest, self.labels, ids)
+        named: np.ndarray = smallest[self.labels]
+        return named
+
+    def of_several(self, rows: np.ndarray, at_once: int = 20_000) -> Iterator[list[np.ndarray]]:
+        """Clusters with two or more of these rows (int64): their members, in batches of about so many members."""
+        several = np.bincount(self.labels[rows], minlength=self.count)[self.labels[rows]] > 1
+        rows = rows[several]
+        order = rows[np.argsort(self.labels[rows], kind="stable")]
+        batch: list[np.ndarray] = []
+        size = 0
+        for members in np.split(order, np.flatnonzero(np.diff(self.labels[order])) + 1) if len(order) else ():
+            batch.append(members)
+            size += len(members)
+            if size >= at_once:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+
+def cluster_rows(table: RowTable, sketches: np.ndarray, boilerplate: Boilerplate, spec: TaskSpec) -> Clusters:
+    """Cluster all rows by their prompts (`sketches`: those of the rows)."""
+    keys, first, prompt = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
+
+    def forms_of(which: np.ndarray) -> list[str]:
+        return loose_forms([e.user_text for e in table.fetch(first[which])], boilerplate)
+
+    pairs, _ = verified_pairs(sketches[first], spec.data.near_duplicate_threshold, forms_of)
+    suspects = _semantic_suspects(table, np.sort(first), spec)
+    edges = pairs
+    if suspects and spec.data.semantic is not None and spec.data.semantic.remove:
+        edges = np.concatenate([pairs, prompt[[(i, j) for i, j, _ in suspects]]])
+    of_prompt = components(len(keys), edges)
+    return Clusters(of_prompt[prompt], int(of_prompt.max(initial=-1)) + 1, len(keys), len(pairs), suspects)
+
+
+def _semantic_suspects(table: RowTable, first: np.ndarray, spec: TaskSpec) -> list[tuple[int, int, float]]:
+    """Suspects among one row of each prompt (`first`, ascending), where the spec asks for them."""
+    if spec.data.semantic is None:
+        return []
+    from finetune_pipeline.data.dedup.semantic import suspects
+
+    pairs = suspects([e.user_text for e in table.fetch(first)], spec.data.semantic)
+    return [(int(first[i]), int(first[j]), float(likeness)) for i, j, likeness in pairs]
+
 
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
 _SAMPLE = 20_000
@@ -63,8 +134,8 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     """
     out.mkdir(parents=True, exist_ok=True)
     source = examples_file(validated)
-    found = find_boilerplate(_sample_of_prompts(source))
-    boilerplate = found.with_known()
+    own_boilerplate = find_boilerplate(_sample_of_prompts(source))
+    boilerplate = own_boilerplate.with_known()
     prepared = prepare_rows(source, Preparation(spec, boilerplate, load_benchmarks(raw), key), out / ALL_ROWS)
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
@@ -83,7 +154,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     write_rows(out / MATCHES, prepared.matches)
     return {
         **_counts(table.rows, prepared, findings, spec),
-        "boilerplate": len(found.segments),
+        "boilerplate": len(own_boilerplate.segments),
         "clusters": clusters.count,
         "prompts": clusters.prompts,
         "similar_pairs": clusters.pairs,
@@ -151,13 +222,13 @@ def _duplicate(example: Example, stays: Example, state: int, likeness: float) ->
 
 def _suspected(table: RowTable, clusters: Clusters) -> list[Finding]:
     """Rows that may mean the same, the likeliest first."""
-    found = []
+    findings = []
     for i, j, likeness in clusters.suspects[:_SUSPECTS_SHOWN]:
         row, other = table.fetch(np.array([i, j]))
         message = f"may mean the same as {other.place} (cosine similarity {likeness:.2f})"
         fix = "look at the two; drop one by a line in reviews/ if they repeat each other"
-        found.append(row_finding("semantic_suspect", row.place, message, fix, "warning"))
-    return found
+        findings.append(row_finding("semantic_suspect", row.place, message, fix, "warning"))
+    return findings
 
 
 def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding], spec: TaskSpec) -> dict[str, Any]:
@@ -175,7 +246,7 @@ def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding
         "near_duplicates": counts[NEAR],
         "contradictions": counts[CONTRADICTION],
         "benchmark_rows": rules["data.benchmark_contamination"],
-        "by_rule": dict(sorted(rules.items(), key=lambda kv: (-kv[1], kv[0]))),
+        "by_rule": most_first(rules),
         "scrubbed": dict(hits),
         "scrub": spec.data.scrub,
         "scrubbed_rows": len({(r["source"]["file"], r["source"]["line"]) for r in prepared.scrubbed}),

@@ -1,5 +1,6 @@
-"""The inner loops of the search for near-duplicates, compiled by numba. Import inside functions only: loading takes
-half a second, and compiling, once for an installation, some seconds.
+"""Inner loops of the near-duplicate search, compiled by numba.
+
+Import inside functions only: loading takes half a second, and the first compilation some seconds.
 """
 
 from __future__ import annotations

@@ -85,17 +85,17 @@ def candidate_pairs(sketches: np.ndarray, threshold: float) -> np.ndarray:
     bits = np.ascontiguousarray(sketches[:, BANDS:]).view(np.uint64)
     most = (_differing_bits(threshold, _ERRORS), _differing_bits(threshold, 0))
     forests = np.tile(np.arange(n, dtype=np.int32), (_FORESTS, 1))
-    found = [np.zeros(0, np.uint64)]
+    candidates = [np.zeros(0, np.uint64)]
     for band in range(BANDS):
         rows, starts = _buckets(np.ascontiguousarray(sketches[:, band]), band)
         sizes = np.diff(starts)
         room = np.where(sizes > _WHOLE, sizes * _REACH, sizes * (sizes - 1) // 2).sum()
         out = np.empty(int(room), np.uint64)
         count = kernels.pair_up(rows, starts, bits, most, _WHOLE, _REACH, forests, out)
-        found.append(out[:count].copy())
-        if sum(map(len, found[1:])) > len(found[0]) + 1_000_000:
-            found = [np.unique(np.concatenate(found))]
-    packed = np.unique(np.concatenate(found))
+        candidates.append(out[:count].copy())
+        if sum(map(len, candidates[1:])) > len(candidates[0]) + 1_000_000:
+            candidates = [np.unique(np.concatenate(candidates))]
+    packed = np.unique(np.concatenate(candidates))
     return np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], 1).astype(np.int64)
 
 
@@ -134,12 +134,12 @@ def similarities(pairs: np.ndarray, forms_of: Callable[[np.ndarray], Sequence[st
     """
     from finetune_pipeline.data.dedup import kernels
 
-    found = np.empty(len(pairs), np.float64)
+    likeness = np.empty(len(pairs), np.float64)
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
         rows, places = np.unique(pairs[part], return_inverse=True)
-        kernels.jaccard_pairs(*_points(forms_of(rows)), places.reshape(-1, 2), found[part])
-    return found
+        kernels.jaccard_pairs(*_points(forms_of(rows)), places.reshape(-1, 2), likeness[part])
+    return likeness
 
 
 def verified_pairs(

@@ -1,7 +1,6 @@
-"""Finds rows that may mean the same although they are worded differently: nearest neighbours by cosine similarity.
+"""Finds rows that may mean the same in different words: nearest neighbours by cosine similarity of embeddings.
 
-Advisory. Share of the tests' 40 paraphrases and 40 hard negatives (other requests in similar words) at or above a cosine
-similarity:
+Advisory. Share of 40 paraphrases and 40 hard negatives (other requests in similar words) at or above a cosine similarity:
 
 model      kind             .5   .6   .7   .8   .9
 hashed     paraphrases      2%   0%   0%   0%   0%
@@ -9,8 +8,8 @@ hashed     hard negatives  60%  32%  22%   8%   2%
 wordllama  paraphrases     50%  30%  18%  10%   0%
 wordllama  hard negatives  80%  62%  42%  25%  12%
 
-No threshold tells them apart, so suspects are for people to look at. `hashed` finds rows that share most of their words in
-another order or form; other words for the same thing need static embeddings at least.
+No threshold separates the two, so suspects are for people to review. `hashed` finds rows that share most of their words in
+another order or form; synonyms need static embeddings at least.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def suspects(texts: Sequence[str], spec: SemanticSpec, top: int = 1) -> list[tup
         tell("semantic", f"{len(rows)} of {len(texts)} rows, drawn by chance, are compared", rows=len(rows))
     vectors = embed([texts[i] for i in rows], spec.model)
     top = min(top, len(rows) - 1)
-    found: dict[tuple[int, int], float] = {}
+    likeness_of: dict[tuple[int, int], float] = {}
     for start in range(0, len(rows) if top > 0 else 0, _BLOCK):
         block = vectors[start : start + _BLOCK]
         likeness = block @ vectors.T
@@ -54,8 +53,8 @@ def suspects(texts: Sequence[str], spec: SemanticSpec, top: int = 1) -> list[tup
         values = np.take_along_axis(likeness, nearest, axis=1)
         for i, j in zip(*np.nonzero(values >= spec.threshold), strict=True):
             a, b = int(rows[start + i]), int(rows[nearest[i, j]])
-            found[min(a, b), max(a, b)] = min(1.0, round(float(values[i, j]), 4))
-    return sorted(((a, b, s) for (a, b), s in found.items()), key=lambda pair: (-pair[2], pair[0], pair[1]))
+            likeness_of[min(a, b), max(a, b)] = min(1.0, round(float(values[i, j]), 4))
+    return sorted(((a, b, s) for (a, b), s in likeness_of.items()), key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 
 def compared(n: int) -> np.ndarray:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -53,48 +54,26 @@ def text_key(text: str) -> str:
     return hashlib.sha256(exact_form(text).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def gram_hashes(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(hashes uint64, offsets int64): row i's 5-grams, repeats kept, are ``hashes[offsets[i]:offsets[i + 1]]``.
-
-    A row shorter than five characters is padded with blanks and has one 5-gram.
-    """
-    padded = [f.ljust(SIZE) for f in forms]
-    offsets = np.zeros(len(padded) + 1, np.int64)
-    np.cumsum([len(p) - SIZE + 1 for p in padded], out=offsets[1:])
-    if not padded:
-        return np.zeros(0, np.uint64), offsets
-    codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    count = len(codes) - SIZE + 1
-    hashes = np.zeros(count, np.uint64)
-    for j in range(SIZE):
-        hashes = (hashes ^ codes[j : j + count]) * np.uint64(0x9E3779B97F4A7C15)
-        hashes ^= hashes >> np.uint64(29)
-    hashes *= np.uint64(0xC4CEB9FE1A85EC53)
-    hashes ^= hashes >> np.uint64(32)
-    inside = np.ones(count, bool)
-    ends = np.cumsum([len(p) for p in padded])[:-1]
-    for j in range(1, SIZE):  # 5-grams that reach into the next row
-        inside[ends - j] = False
-    return hashes[inside], offsets
+def grams(form: str) -> set[str]:
+    """The 5-grams of a text; a shorter text is padded with blanks and has one."""
+    padded = form.ljust(SIZE)
+    return {padded[i : i + SIZE] for i in range(len(padded) - SIZE + 1)}
 
 
-def shingle_sets(forms: Sequence[str]) -> list[np.ndarray]:
-    """Sorted distinct 32-bit hashes (uint32) of each form's 5-grams."""
-    hashes, offsets = gram_hashes(forms)
-    short = (hashes >> np.uint64(32)).astype(np.uint32)
-    return [np.unique(short[a:b]) for a, b in pairwise(offsets)]
-
-
-def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """Jaccard similarity of two sorted distinct arrays."""
-    both = len(np.intersect1d(a, b, assume_unique=True))
-    return both / (len(a) + len(b) - both)
+def jaccard(a: set[str], b: set[str]) -> float:
+    """Jaccard similarity of two sets."""
+    return len(a & b) / len(a | b)
 
 
 def similarity(text_a: str, text_b: str) -> float:
     """Jaccard similarity of two texts."""
-    a, b = shingle_sets([loose_form(text_a), loose_form(text_b)])
-    return jaccard(a, b)
+    return jaccard(grams(loose_form(text_a)), grams(loose_form(text_b)))
+
+
+def shingle_sets(forms: Sequence[str]) -> list[np.ndarray]:
+    """Sorted distinct 32-bit hashes (uint32) of each form's 5-grams: enough to compare texts, without the texts."""
+    hashed = ((crc32(gram.encode("utf-8", "surrogatepass")) for gram in grams(form)) for form in forms)
+    return [np.unique(np.fromiter(hashes, np.uint32)) for hashes in hashed]
 
 
 def similar_pairs(
@@ -133,9 +112,9 @@ def near_any(texts: Sequence[str], others: Iterable[str], threshold: float) -> l
     Every pair is compared; memory grows with `texts` alone, time with both.
     """
     sets = shingle_sets([loose_form(text) for text in texts])
-    found = [False] * len(texts)
+    near = [False] * len(texts)
     rest = iter(others)
     while some := list(islice(rest, 2048)):
         for _, i, _ in similar_pairs(shingle_sets([loose_form(text) for text in some]), sets, threshold):
-            found[i] = True
-    return found
+            near[i] = True
+    return near

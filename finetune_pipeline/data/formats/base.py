@@ -101,9 +101,9 @@ Class = TypeVar("Class", bound=type[RawFormat])
 
 def register(kind: Class) -> Class:
     """Class decorator: adds a format to the registry."""
-    found = sorted([*(f for f in FORMATS.values() if f.name != kind.name), kind()], key=lambda f: f.order)
+    ordered = sorted([*(f for f in FORMATS.values() if f.name != kind.name), kind()], key=lambda f: f.order)
     FORMATS.clear()
-    FORMATS.update({f.name: f for f in found})
+    FORMATS.update({f.name: f for f in ordered})
     return kind
 
 
@@ -139,25 +139,31 @@ def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
 
 
 def read_single_texts(
-    row: dict[str, Any], said: str, answered: str, spec: TaskSpec, place: str, turns: Turns, subject: str | None = None
+    row: dict[str, Any],
+    prompt_key: str,
+    answer_key: str,
+    spec: TaskSpec,
+    place: str,
+    turns: Turns,
+    subject: str | None = None,
 ) -> set[str]:
     """Read a row with one text of the user's and one answer. Returns the keys it read.
 
     Args:
         row: The raw row.
-        said: Key of the user's text.
-        answered: Key of the answer; `chosen` of a preference row is one too.
+        prompt_key: Key of the user's text.
+        answer_key: Key of the answer; `chosen` of a preference row is one too.
         spec: The task; its system prompt goes in front unless the row brings one.
         place: ``file:line``.
         turns: Filled.
         subject: A text that belongs below the user's.
     """
     findings = turns.findings
-    prompt = text_of(row, said, said, place, findings)
+    prompt = text_of(row, prompt_key, prompt_key, place, findings)
     if prompt is not None and subject is not None:
         prompt = f"{prompt}\n\n{subject}"
-    answers = {answered: chosen_text(row[answered])} if answered == "chosen" else row
-    answer = text_of(answers, answered, answered, place, findings)
+    answers = {answer_key: chosen_text(row[answer_key])} if answer_key == "chosen" else row
+    answer = text_of(answers, answer_key, answer_key, place, findings)
     system = spec.system_prompt
     if row.get("system") not in (None, ""):
         turns.chat = True
@@ -166,7 +172,7 @@ def read_single_texts(
     turns.messages += [{"role": "user", "content": prompt}] if prompt is not None else []
     turns.messages += [{"role": "assistant", "content": answer}] if answer is not None else []
     turns.whole = prompt is not None and answer is not None
-    return {said, answered, "system"}
+    return {prompt_key, answer_key, "system"}
 
 
 def chosen_text(value: Any) -> Any:

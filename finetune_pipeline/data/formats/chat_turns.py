@@ -130,7 +130,7 @@ class _ChatReader:
         before = len(self._findings)
         foreign = "role" not in turn and "from" in turn
         role = self._role(turn, "from" if foreign else "role", name, self._loose or foreign)
-        said = "value" if "content" not in turn and "value" in turn else "content"
+        content_key = "value" if "content" not in turn and "value" in turn else "content"
         for key in _REFUSED:
             if turn.get(key) is not None:
                 message = f"`{name}.{key}` changes what the turn means and is not supported"
@@ -139,10 +139,10 @@ class _ChatReader:
             self.ignored.update(key_name(k) for k in turn if k not in _KNOWN and not (k == "name" and role == "tool"))
         weight = self._weight(turn, name)
         if role is None:
-            if not isinstance(turn.get(said), list):
-                self._text(turn, said, name)
+            if not isinstance(turn.get(content_key), list):
+                self._text(turn, content_key, name)
             return None
-        message_ = self._read_known(turn, role, said, name, before)
+        message_ = self._read_known(turn, role, content_key, name, before)
         if weight is not None:
             if message_["role"] == "assistant" and weight == 0:
                 message_["weight"] = 0
@@ -150,16 +150,16 @@ class _ChatReader:
                 self.ignored.add("weight")
         return message_ if all(f.severity != "error" for f in self._findings[before:]) else None
 
-    def _read_known(self, turn: dict[str, Any], role: str, said: str, name: str, before: int) -> dict[str, Any]:
+    def _read_known(self, turn: dict[str, Any], role: str, content_key: str, name: str, before: int) -> dict[str, Any]:
         """The canonical form of a turn whose role is known."""
         message: dict[str, Any] = {"role": role, "content": ""}
         if role == "function_call":  # ShareGPT: the call is where the text would be
             message["role"] = "assistant"
-            calls = self._calls(turn.get(said), f"{name}.{said}")
+            calls = self._calls(turn.get(content_key), f"{name}.{content_key}")
             if not calls and len(self._findings) == before:
-                self._say("empty_field", f"`{name}.{said}` is null", "fill it in")
+                self._say("empty_field", f"`{name}.{content_key}` is null", "fill it in")
         else:
-            message["content"], calls = self._content(turn, role, said, name)
+            message["content"], calls = self._content(turn, role, content_key, name)
         given = [(k, turn[k]) for k in ("tool_calls", "function_call") if turn.get(k) not in (None, [])]
         if role == "assistant":
             for key, value in given:
@@ -169,7 +169,7 @@ class _ChatReader:
         if calls:
             message["tool_calls"] = calls
         elif not message["content"] and len(self._findings) == before:
-            self._text(turn if isinstance(turn.get(said), str | None) else {said: ""}, said, name)
+            self._text(turn if isinstance(turn.get(content_key), str | None) else {content_key: ""}, content_key, name)
         if role == "tool":
             message.update({k: turn[k] for k in ("tool_call_id", "name") if isinstance(turn.get(k), str) and turn[k]})
         return message
@@ -201,20 +201,22 @@ class _ChatReader:
             self._say("bad_weight", f"`{name}.{key}` is {quoted(weight)}", "write 0 or 1")
         return None
 
-    def _content(self, turn: dict[str, Any], role: str, said: str, name: str) -> tuple[str, list[dict[str, Any]]]:
+    def _content(
+        self, turn: dict[str, Any], role: str, content_key: str, name: str
+    ) -> tuple[str, list[dict[str, Any]]]:
         """(text, calls among its parts) of a turn."""
-        content, thought = turn.get(said), turn.get("reasoning_content")
+        content, thought = turn.get(content_key), turn.get("reasoning_content")
         calls: list[dict[str, Any]] = []
         if isinstance(content, list):
-            content, reasoning = self._parts(content, f"{name}.{said}", calls)
+            content, reasoning = self._parts(content, f"{name}.{content_key}", calls)
             thought = thought or reasoning
         elif isinstance(content, str) and content.strip():
             note = role != "system"  # that one is compared with the spec's prompt
-            content = self._text(turn, said, name, note) or ""
+            content = self._text(turn, content_key, name, note) or ""
         else:
             has_call = turn.get("tool_calls") or turn.get("function_call")
             if not has_call or (content is not None and not isinstance(content, str)):
-                self._text(turn, said, name)
+                self._text(turn, content_key, name)
             content = ""
         if isinstance(thought, str) and thought.strip() and role == "assistant":
             message = f"`{name}` holds reasoning; it is kept before the answer, inside <think>…</think>"

@@ -30,10 +30,10 @@ class Instruction(RawFormat):
         return "instruction" in row
 
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
-        answered = first_key(row, ("output", *ANSWERS, "chosen")) or "output"
+        answer_key = first_key(row, ("output", *ANSWERS, "chosen")) or "output"
         key = first_key(row, _INPUTS)
         turns.subject = None if key is None else _subject(row, key, place, turns.findings)
-        read = read_single_texts(row, "instruction", answered, spec, place, turns, turns.subject)
+        read = read_single_texts(row, "instruction", answer_key, spec, place, turns, turns.subject)
         return read if key is None else {*read, key}
 
 

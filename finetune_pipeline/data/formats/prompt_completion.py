@@ -28,8 +28,8 @@ class PromptCompletion(RawFormat):
         return bool(both) and not ("text" in row and "label" in row)
 
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
-        said, answered = first_key(row, _PROMPTS) or "prompt", first_key(row, _ANSWERS) or "completion"
-        return read_single_texts(row, said, answered, spec, place, turns)
+        prompt_key, answer_key = first_key(row, _PROMPTS) or "prompt", first_key(row, _ANSWERS) or "completion"
+        return read_single_texts(row, prompt_key, answer_key, spec, place, turns)
 
     def completion_of(self, row: dict[str, Any]) -> str:
         if prompt := first_key(row, _PROMPTS):

@@ -37,18 +37,18 @@ def read_tools(value: Any, place: str) -> tuple[list[dict[str, Any]] | None, lis
             row_finding("bad_tool", place, f"`tools` must be a list of functions, found {quoted(value)}", _TOOL_FIX)
         ]
     tools: list[dict[str, Any]] = []
-    found = []
+    findings = []
     for i, entry in enumerate(map(unpacked, value)):
         function = entry.get("function", entry) if isinstance(entry, dict) else None
         if isinstance(entry, dict) and entry.get("type", "function") != "function":
             what = quoted(entry["type"])
-            found.append(row_finding("bad_tool", place, f"`tools[{i}].type` is {what}, not 'function'", _TOOL_FIX))
+            findings.append(row_finding("bad_tool", place, f"`tools[{i}].type` is {what}, not 'function'", _TOOL_FIX))
         elif not isinstance(function, dict) or not _is_name(function.get("name")):
-            found.append(row_finding("bad_tool", place, f"`tools[{i}]` has no name: {quoted(entry)}", _TOOL_FIX))
+            findings.append(row_finding("bad_tool", place, f"`tools[{i}]` has no name: {quoted(entry)}", _TOOL_FIX))
         else:
             own = function if "function" in entry else {k: v for k, v in function.items() if k != "type"}
             tools.append({"type": "function", "function": own})
-    return tools or None, found
+    return tools or None, findings
 
 
 def read_calls(value: Any, name: str, place: str) -> tuple[list[dict[str, Any]], list[Finding]]:
@@ -62,14 +62,14 @@ def read_calls(value: Any, name: str, place: str) -> tuple[list[dict[str, Any]],
         shown = "an empty list" if value == [] else quoted(value)
         return [], [row_finding("bad_tool_call", place, f"`{name}` must be a list of calls, found {shown}", _CALL_FIX)]
     calls: list[dict[str, Any]] = []
-    found = []
+    findings = []
     for i, entry in enumerate(value):
         call, why = _read_call(unpacked(entry))
         if call:
             calls.append(call)
         else:
-            found.append(row_finding("bad_tool_call", place, f"`{name}[{i}]` {why}", _CALL_FIX))
-    return calls, found
+            findings.append(row_finding("bad_tool_call", place, f"`{name}[{i}]` {why}", _CALL_FIX))
+    return calls, findings
 
 
 def _read_call(entry: Any) -> tuple[dict[str, Any] | None, str]:
@@ -103,7 +103,7 @@ def _is_name(value: Any) -> bool:
 
 def check_calls(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, place: str) -> list[Finding]:
     """Calls name a tool that is offered (where tools are given); results answer a call that was made."""
-    found = []
+    findings = []
     offered = {t["function"]["name"] for t in tools or ()}
     open_ids: set[str] = set()
     for i, message in enumerate(messages):
@@ -114,10 +114,12 @@ def check_calls(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | No
             name = call["function"]["name"]
             if tools and name not in offered:
                 fix = f"add it to `tools`, or use one of: {', '.join(quoted(n) for n in sorted(offered)[:8])}"
-                found.append(row_finding("unknown_tool", place, f"turn {i + 1} calls {quoted(name)}, not a tool", fix))
+                findings.append(
+                    row_finding("unknown_tool", place, f"turn {i + 1} calls {quoted(name)}, not a tool", fix)
+                )
         answered = message.get("tool_call_id")
         if answered and open_ids and answered not in open_ids:
-            found.append(
+            findings.append(
                 row_finding(
                     "bad_tool_call",
                     place,
@@ -125,4 +127,4 @@ def check_calls(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | No
                     "give the result the id of its call",
                 )
             )
-    return found
+    return findings

@@ -1,1 +1,1 @@
-"""What is wrong with a set of examples that no single row shows: plain functions over lists of examples."""
+"""Checks of a set of examples as a whole: size, balance, consistency, label noise, synthetic rows."""

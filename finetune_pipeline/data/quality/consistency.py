@@ -1,4 +1,4 @@
-"""One output format: JSON answers have the same keys with the same types, and answers that recur are spelt alike.
+"""Checks that answers have one format: the same JSON keys and types, and one spelling of repeated answers.
 
 The rule, per dimension (say, the keys of JSON answers), over the answers to which the question applies:
 
@@ -24,7 +24,7 @@ import numpy as np
 from finetune_pipeline.data.dedup.text_similarity import loose_form
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.sample import chosen, named, part, sampled
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.model import TaskSpec
 
 FEW = 20
@@ -131,7 +131,7 @@ def _json_dimensions(read: Sequence[tuple[str, Any]]) -> list[_Dimension]:
                    "give every answer the same keys, with null where there is no value"),
     ]  # fmt: skip
     counts = Counter(key for value in objects if value is not None for key in list(value)[:KEYS])
-    for key, _ in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))[:KEYS]:
+    for key in list(most_first(counts))[:KEYS]:
         types = [None if value is None else _type_name(value.get(key)) for value in objects]
         if len(set(types) - {None}) > 1:
             title = f"JSON type of `{_cut(key)}`"

@@ -1,8 +1,7 @@
-"""What a small linear model thinks of rows it was not trained on: the ground for label noise and for hard items.
+"""Out-of-fold predictions of a small linear model, for label noise and for whether a task can be learned.
 
-TF-IDF of word 1- and 2-grams and of character 3- to 5-grams (hashed, sublinear, those in one text only left out), logistic
-regression, k-fold cross-validation in which rows of one cluster never straddle two folds. Ordered word pairs may take the
-place of the n-grams.
+Logistic regression on TF-IDF features (n-grams, or ordered word pairs), k-fold cross-validation in which rows of one
+cluster never straddle two folds.
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.grams import Grams, char_grams, spread, word_grams
 from finetune_pipeline.data.dedup.text_similarity import loose_form
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.sample import chosen, hash_order
@@ -31,11 +29,8 @@ DENSE_ABOVE = 20_000_000
 DIMENSIONS = 256
 DENSE_COLUMNS = 60_000
 """Most frequent features kept for that: it bounds memory."""
-_COLUMNS = 1 << 20
 _WORD_CHARS, _GRAM_CHARS = 2_000, 256
 _PAIR_WORDS = 60
-_FIRST_WORD = 0x9E3779B97F4A7C15
-"""Multiplies the hash of a pair's first word, so that the pair and its reverse have different hashes."""
 
 
 @dataclass(frozen=True)
@@ -60,57 +55,38 @@ class OutOfFold:
         return self.probabilities[at, self.given] - others.max(axis=1)
 
 
-def _tfidf(grams: Grams, texts: int) -> Any:
-    from scipy.sparse import csr_matrix, diags
-
-    columns = (grams.hashes & np.uint64(_COLUMNS - 1)).astype(np.int32)
-    counts = csr_matrix((np.ones(len(columns), np.float32), columns, grams.offsets), shape=(texts, _COLUMNS))
-    counts.sum_duplicates()
-    frequency = np.bincount(counts.indices, minlength=_COLUMNS)
-    kept = np.flatnonzero(frequency >= 2) if frequency.max(initial=0) >= 2 else np.zeros(1, np.int64)
-    counts = counts[:, kept]
-    counts.data = 1 + np.log(counts.data)
-    weights = np.log((1 + texts) / (1 + frequency[kept])) + 1
-    return counts @ diags(weights.astype(np.float32))
-
-
 def features(texts: Sequence[str]) -> Any:
-    """Sparse float32 matrix; words and characters each of length one, so that neither outweighs the other.
+    """TF-IDF of word 1- and 2-grams and of character 3- to 5-grams (sparse float32); n-grams of one text only are left out.
 
-    Of a text the first 2,000 characters count for words and the first 256 for runs of characters.
+    Of a text the first 2,000 characters count for words and the first 256 for runs of characters. Each of the two parts has
+    length one, so that neither outweighs the other.
     """
     from scipy.sparse import hstack
-    from sklearn.preprocessing import normalize
 
     forms = [loose_form(text) for text in texts]
-    words = [form[:_WORD_CHARS] for form in forms]
-    heads = [form[:_GRAM_CHARS] for form in forms]
-    halves = [
-        hstack([_tfidf(word_grams(words, n), len(texts)) for n in (1, 2)], format="csr"),
-        hstack([_tfidf(char_grams(heads, n), len(texts)) for n in (3, 4, 5)], format="csr"),
-    ]
-    return hstack([normalize(half) for half in halves], format="csr", dtype=np.float32)
+    words = _tfidf([form[:_WORD_CHARS] for form in forms], token_pattern=r"\S+", ngram_range=(1, 2))  # noqa: S106
+    characters = _tfidf([f" {form[:_GRAM_CHARS]} " for form in forms], analyzer="char", ngram_range=(3, 5))
+    return hstack([words, characters], format="csr")
 
 
 def order_features(texts: Sequence[str]) -> Any:
-    """TF-IDF of ordered word pairs: `a … b`, at any distance, is another feature than `b … a`.
+    """TF-IDF of ordered word pairs (sparse float32): `a … b`, at any distance, is another feature than `b … a`.
 
     A linear model on them sees word order (which of two names comes first) and negation (`not … good`), which a model on
-    n-grams does not. Of a text the first 60 words count.
-
-    Returns:
-        Sparse float32 matrix; rows have length one, or zero for a text of a single word.
+    n-grams does not. Of a text the first 60 words count; the row of a text of a single word is zero.
     """
-    from sklearn.preprocessing import normalize
+    forms = [loose_form(text) for text in texts]
+    return _tfidf(forms, analyzer=lambda form: combinations(form.split()[:_PAIR_WORDS], 2))
 
-    words = word_grams([" ".join(loose_form(text).split()[:_PAIR_WORDS]) for text in texts])
-    pairs = []
-    for start, end in pairwise(words.offsets):
-        first, second = np.triu_indices(end - start, 1)
-        hashes = words.hashes[start:end]
-        pairs.append(spread(hashes[first] * np.uint64(_FIRST_WORD) + hashes[second]))
-    offsets = np.concatenate(([0], np.cumsum([len(row) for row in pairs]))).astype(np.int64)
-    return normalize(_tfidf(Grams(np.concatenate([np.zeros(0, np.uint64), *pairs]), offsets), len(texts)))
+
+def _tfidf(forms: Sequence[str], **features_of: Any) -> Any:
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    try:
+        return TfidfVectorizer(sublinear_tf=True, min_df=2, dtype=np.float32, **features_of).fit_transform(forms)
+    except ValueError:  # no feature occurs in two texts
+        return csr_matrix((len(forms), 1), dtype=np.float32)
 
 
 def folds_by_cluster(labels: Sequence[str], clusters: Sequence[str], folds: int = FOLDS, seed: int = 0) -> np.ndarray:
@@ -135,7 +111,7 @@ def out_of_fold(
     seed: int = 0,
     features_of: Callable[[Sequence[str]], Any] = features,
 ) -> OutOfFold | None:
-    """The model's opinion on every row with a label (a sample of a very large set).
+    """Predicted probabilities for every row with a label (a sample of a very large set).
 
     Labels with rows in fewer than two clusters cannot be judged and are left out. None when fewer than two labels or
     ten rows remain. Deterministic. features_of: makes the texts' matrix, :func:`features` or :func:`order_features`.

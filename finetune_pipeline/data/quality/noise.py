@@ -5,8 +5,8 @@ counted for the label j it is confident of: the likeliest among those with p_j >
 labels' row counts, estimate how many rows labelled i are truly j; of each such pair that many rows are suspects, those
 with the largest p_j - p_i. Ranked by the normalised margin (p_i - max other + 1) / 2, lowest first.
 
-Suspects are for people to look through. How many labels are wrong is estimated apart from them, on the rows the model is
-surest of: :func:`estimate_noise`.
+Suspects are for people to review. The share of wrong labels is estimated separately, on the rows the model is surest of: see
+:func:`estimate_noise`.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ def _whole(counts: np.ndarray) -> np.ndarray:
 def suspect_rows(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Whether each row is a suspect (bool). A row whose given label is the likeliest never is."""
     expected = _whole(confident_joint(given, probabilities))
-    found = np.zeros(len(given), bool)
+    suspected = np.zeros(len(given), bool)
     for i, j in zip(*np.nonzero(expected), strict=True):
         if i != j:
             members = np.flatnonzero(given == i)
             margin = probabilities[members, j] - probabilities[members, i]
-            found[members[np.argsort(-margin, kind="stable")[: expected[i, j]]]] = True
-    return found & (probabilities.argmax(axis=1) != given)
+            suspected[members[np.argsort(-margin, kind="stable")[: expected[i, j]]]] = True
+    return suspected & (probabilities.argmax(axis=1) != given)
 
 
 def contradicted_files(
@@ -95,14 +95,14 @@ def contradicted_files(
     """
     many = Counter(str(e.source.get("file")) for e in rows)
     bad = Counter(str(rows[i].source.get("file")) for i in suspects)
-    found = []
+    contradicted = []
     for file, n in sorted(many.items()):
         others, share = len(rows) - n, bad[file] / n
         if n < FEWEST_OF_A_FILE or others < FEWEST_OF_A_FILE or share <= limit:
             continue
         if share > 2 * (len(suspects) - bad[file]) / others:
-            found.append((file, bad[file], n))
-    return found
+            contradicted.append((file, bad[file], n))
+    return contradicted
 
 
 @dataclass(frozen=True)

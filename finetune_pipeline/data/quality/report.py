@@ -1,4 +1,4 @@
-"""The data_quality report: every part, in the order people read them, and all findings together."""
+"""The data_quality report: its parts in the order people read them, and all findings together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from finetune_pipeline.data.dedup.benchmarks import MATCHES, Item, Match, load_benchmarks
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.data.quality.balance import class_balance, origins, size_rules
 from finetune_pipeline.data.quality.consistency import consistency
+from finetune_pipeline.data.quality.counts import class_balance, origins, size_rules
 from finetune_pipeline.data.quality.noise import label_noise
 from finetune_pipeline.data.quality.sample import gather, part
 from finetune_pipeline.data.quality.synthetic import review_sample, synthetic_rows, to_review_lines
@@ -36,7 +36,7 @@ def data_quality(
     benchmarks: Mapping[str, Any] | None = None,
     unreviewed: Iterable[Example] | None = None,
 ) -> dict[str, Any]:
-    """Everything there is to say about a set of examples that no single row shows. Plain JSON, deterministic.
+    """Make the report about a set of examples as a whole. Plain JSON, deterministic.
 
     One pass over `examples`, which may be a stream: counts are of all rows, and the rest is asked of 20,000 rows chosen by
     hash where there are more (each such part says so: sampled, of).

@@ -1,4 +1,4 @@
-"""Rows a model has written: which of them people must look at before training, and what their decisions prove.
+"""Review of synthetic rows: which ones people must check before training, and whether the set is then accepted.
 
 Acceptance sampling by attributes, single sampling plans (Dodge and Romig 1929; ISO 2859-1): how many bad rows a sample may
 have for the whole to be taken. Chances are binomial, which for a finite set errs on the safe side.
@@ -16,7 +16,7 @@ import numpy as np
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.sample import hash_order, named, part
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.findings import Finding, most_first
 from finetune_pipeline.spec.model import SyntheticSpec, TaskSpec
 
 UNKNOWN = "unknown"
@@ -236,7 +236,7 @@ def _generators(
     """Rows, sample and decisions of each generator, the most frequent first."""
     counts = Counter(e.generator or UNKNOWN for e in rows)
     generators = []
-    for name, n in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])):
+    for name, n in most_first(counts).items():
         own = [e for e in sample if (e.generator or UNKNOWN) == name]
         decided = [decisions[e.id] for e in own if e.id in decisions]
         bad = sum(decision in _REJECTING for decision in decided)

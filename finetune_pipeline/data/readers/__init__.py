@@ -1,1 +1,1 @@
-"""Readers of raw files: one module a container, and :mod:`.blocks` in front of them."""
+"""Readers of raw files; :mod:`.any_file` chooses among them."""

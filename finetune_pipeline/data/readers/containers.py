@@ -1,21 +1,162 @@
-"""What a file is, from its first bytes; its name decides only where the bytes leave it open."""
+"""What a raw file is, from its first bytes, and the dialect of a table; a name decides only where the bytes leave it open.
+
+What can be read in two ways is refused with the line of spec to add.
+"""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 import msgspec
 
-from finetune_pipeline.data.fields import is_row_key
-from finetune_pipeline.data.readers.csv_dialect import find_dialect
+from finetune_pipeline.data.fields import ROW_KEYS, is_row_key, named_in_fields
+from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.json_document import FIRST_PAIR
-from finetune_pipeline.data.readers.raw_stream import Line, is_utf8
-from finetune_pipeline.data.readers.tables import Dialect
+from finetune_pipeline.data.readers.records import BOM, Line, is_utf8
+from finetune_pipeline.data.readers.tables import Dialect, bare, split_rows
 from finetune_pipeline.spec import TaskSpec
 
-BOM = b"\xef\xbb\xbf"
+_DELIMITERS = (",", "\t", ";", "|")
+_FIT = 0.6
+"""Share of the lines that must stand in rows of equally many fields."""
+_MARGIN = 0.1
+"""By so much more of the lines must the best delimiter fit than the next one."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one delimiter makes of the first lines; `good` of them stand in rows of `fields` fields."""
+
+    delimiter: str
+    quote: str
+    fields: int
+    good: int
+    lines: int
+    first: tuple[str, ...]
+
+    def __str__(self) -> str:
+        quote = f"quote {self.quote}" if self.quote else "no quoting"
+        if self.good == self.lines:
+            where = f"in all of the first {self.lines} lines"
+        else:
+            where = f"in {self.good / self.lines:.1%} of the first {self.lines} lines"
+        return f"delimiter {self.delimiter!r} and {quote} give {self.fields} fields {where}"
+
+
+def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
+    """The dialect of a table from its first lines.
+
+    What ``data.csv`` declares is taken; an undeclared quote is a double one. A delimiter is taken when under it at least
+    _FIT of the lines stand in rows of equally many fields (two or more), and under no other one nearly as many do; known
+    column names in the first row, and tabs in a .tsv file, decide a tie. What cannot be told is a `problem`, and its
+    `fix` names the line to add to task.yaml.
+    """
+    declared = spec.data.csv
+    quote = {None: '"', "none": ""}.get(declared.quote, declared.quote or "")
+    lines = [line for line in lines if line.text.strip()]
+    labels = frozenset(spec.labels)
+    readings = [
+        _read(lines, delimiter, quote, labels)
+        for delimiter in ([declared.delimiter] if declared.delimiter else _DELIMITERS)
+        if any(delimiter in line.text for line in lines)
+    ]
+    fitting = [r for r in readings if r.fields >= 2 and (declared.delimiter or r.good >= _FIT * r.lines)]
+    if not fitting:
+        return _no_table(readings)
+    names = _plain_names(spec) | {name.casefold() for name in ROW_KEYS}
+    tabs = file.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
+
+    def rank(reading: _Reading) -> tuple[int, bool]:
+        return sum(bare(c).casefold() in names for c in reading.first), tabs and reading.delimiter == "\t"
+
+    best, *others = sorted(fitting, key=lambda r: (*rank(r), r.good), reverse=True)
+    if near := [r for r in others if rank(r) == rank(best) and r.good > best.good - _MARGIN * best.lines]:
+        problem = f"the delimiter cannot be told: {best}; {near[0]}"
+        return Dialect(problem=problem, fix=_declare("delimiter", quoted(best.delimiter), quoted(near[0].delimiter)))
+    return _with_columns(Dialect(best.delimiter, best.quote, why=str(best)), best, spec)
+
+
+def _declare(name: str, value: str, other: str) -> str:
+    return f"add to task.yaml: `data: {{csv: {{{name}: {value}}}}}`, or {other}"
+
+
+def _no_table(readings: Sequence[_Reading]) -> Dialect:
+    fix = "repair the file, or add to task.yaml: `data: {csv: {delimiter: ';'}}` with the delimiter it has"
+    if not readings:
+        problem = "no line holds a delimiter (, ; | or tab); is it JSON Lines, or another format?"
+        return Dialect(problem=f"the file is not a table: {problem}", fix=fix)
+    seen = "; ".join(str(r) for r in readings[:2])
+    return Dialect(problem=f"no delimiter gives most rows equally many fields, two or more: {seen}", fix=fix)
+
+
+def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[str]) -> _Reading:
+    counts: Counter[int] = Counter()
+    for row in split_rows(lines, delimiter, quote):
+        if not row.problem:
+            counts[len(row.cells)] += row.lines
+    fields = max(counts, key=lambda n: (counts[n] if n > 1 else counts[n] / 10, n), default=0)
+    rows = list(split_rows(lines, delimiter, quote, fields, labels))
+    good = [row for row in rows if not row.problem and len(row.cells) == fields]
+    first = next((row.cells for row in rows if not row.problem), [])
+    return _Reading(delimiter, quote, fields, sum(r.lines for r in good), len(lines), tuple(first))
+
+
+def _plain_names(spec: TaskSpec) -> set[str]:
+    return {name.casefold() for name in named_in_fields(spec)}
+
+
+def _with_columns(dialect: Dialect, reading: _Reading, spec: TaskSpec) -> Dialect:
+    """The dialect with its columns: whether the first row names them is declared, or follows from what it holds."""
+    cells = [c.strip() for c in reading.first]
+    numbered = tuple(f"c{i}" for i in range(1, reading.fields + 1))
+    header, reason = spec.data.csv.header, "as declared"
+    if header is None:
+        header, reason = _is_header([bare(c) for c in cells], numbered, spec)
+    if header is None:
+        first = ", ".join(quoted(c) for c in cells[:4])
+        problem = f"whether the first row names the columns cannot be told: it holds {first}, no known or declared name"
+        return replace(
+            dialect, problem=problem, fix=_declare("header", "true", "false; and name columns in data.fields")
+        )
+    dialect = replace(
+        dialect,
+        header=header,
+        why=f"{dialect.why}; the first row {'names the columns' if header else 'is data'}: {reason}",
+    )
+    if not header:
+        return replace(dialect, columns=numbered)
+    columns = tuple(c or n for c, n in zip([*cells, *[""] * reading.fields], numbered, strict=False))
+    fix = "correct the first row, or add to task.yaml: `data: {csv: {header: false}}`"
+    if len(cells) != reading.fields:
+        problem = f"the first row names {len(cells)} columns, the rows have {reading.fields} fields"
+        return replace(dialect, problem=problem, fix=fix)
+    twice = [name for name, count in Counter(columns).items() if count > 1]
+    if twice:
+        return replace(dialect, problem=f"two columns are called {quoted(twice[0])}", fix=fix)
+    return replace(dialect, columns=columns)
+
+
+def _is_header(cells: list[str], numbered: tuple[str, ...], spec: TaskSpec) -> tuple[bool | None, str]:
+    """(whether a first row names the columns, why); None when that cannot be told."""
+    declared = _plain_names(spec)
+    names = [c for c in cells if c.casefold() in declared]
+    if names:
+        return True, f"it holds {quoted(names[0])}, which data.fields names"
+    labels = [c for c in cells if c in spec.labels]
+    if labels:
+        return False, f"it holds the label {quoted(labels[0])}"
+    if declared and declared <= set(numbered):
+        return False, "data.fields names the columns by number"
+    known = [c for c in cells if c.casefold() in ROW_KEYS]
+    if known:
+        return True, f"it holds {quoted(known[0])}, a known column name"
+    return None, ""
+
+
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BLANK = b" \t\r\n"
 _LINES = 50
@@ -94,15 +235,15 @@ def _json_kind(body: bytes, whole: bool, spec: TaskSpec) -> tuple[str, str]:
             return "json", "JSON object in one line"
         return "json_lines", "JSON Lines: one line"
     complete = sum(_is_value(line) for line in lines)
-    told = f"JSON Lines: {complete} of the first {len(lines)} lines are JSON values"
+    why = f"JSON Lines: {complete} of the first {len(lines)} lines are JSON values"
     first, second = lines[0], lines[1]
     if 2 * complete >= len(lines) and (_is_value(first) or (2 * complete > len(lines) and first != b"[")):
-        return "json_lines", told
+        return "json_lines", why
     goes_on = first[-1:] in (b"[", b"{", b",", b":") or second[:1] in (b",", b"]", b"}", b":")
     row_after_row = first[:1] == b"{" and first[-1:] in (b"{", b",") and second[:1] == b"{"
     if first[:1] == b"[" or (goes_on and not row_after_row):
         return "json", f"JSON {'array' if first[:1] == b'[' else 'object'} over several lines"
-    return "json_lines", told
+    return "json_lines", why
 
 
 def _is_value(line: bytes) -> bool:

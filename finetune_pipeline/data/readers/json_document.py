@@ -9,20 +9,25 @@ from dataclasses import replace
 
 import msgspec
 
-from finetune_pipeline.data.decoding import decode_line
-from finetune_pipeline.data.fields import compile_expression, is_row_key, plain_path
-from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
+from finetune_pipeline.data.fields import EXPRESSION_ERRORS, compile_expression, is_row_key, plain_path
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, decode_line
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.raw_stream import RawStream
-from finetune_pipeline.data.readers.records import SHOWN, Record, broken_stream, byte_order_mark, too_long, unreadable
+from finetune_pipeline.data.readers.records import (
+    BOM,
+    SHOWN,
+    RawStream,
+    Record,
+    broken_stream,
+    byte_order_mark,
+    too_long,
+    unreadable,
+)
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
 FIRST_PAIR = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(\S)')
 _BLANKS = re.compile(r"[ \t\r\n]*")
-_MARK = "\xef\xbb\xbf"
-_TOKEN = 16
-"""More characters than any of JSON's words and escapes has."""
+MAX_DOCUMENT_BYTES = 2 << 30
 
 
 def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator[Record]:
@@ -30,26 +35,29 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
 
     The standard library's scanner reads one row after the other. Where the document breaks (or is cut off), the rows
     before the break are kept, and a last record says at which byte it broke and that nothing behind it was read. A
-    problem within a row (a bad byte, a key written twice) costs that row only.
-
-    Memory is constant, unless ``data.fields.rows`` is an expression that needs the document as a whole.
+    problem within a row (a bad byte, a key written twice) costs that row only. The document is held in memory.
     """
+    data = stream.buffered().read(MAX_DOCUMENT_BYTES + 1)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        message = f"the document has more than {MAX_DOCUMENT_BYTES >> 30} GiB, and documents are read as a whole"
+        yield unreadable("document_too_large", file, 1, message, "write it as JSON Lines, one row a line")
+        return
+    begin = len(BOM) if data.startswith(BOM) else 0
+    notes = (byte_order_mark(file),) if begin else ()
     expression = spec.data.fields.rows
     path = plain_path(expression) if expression else []
     if path is None:
-        yield from _rows_of_expression(stream, file, expression or "")
+        if stream.problem:
+            yield broken_stream(stream, file, 1, data)
+        else:
+            yield from _rows_of_expression(data, begin, file, expression or "", notes)
         return
-    document = _Document(stream)
-    notes: tuple[Finding, ...] = ()
-    if document.text.startswith(_MARK):
-        document.position = len(_MARK)
-        notes = (byte_order_mark(file),)
-    found = False
+    document = _Document(data.decode("latin-1"), begin)
+    has_rows = False
     try:
         for record in _rows(document, file, spec, path):
-            found = True
-            yield replace(record, findings=(*notes, *record.findings)) if notes else record
-            notes = ()
+            yield record if has_rows or not notes else replace(record, findings=(*notes, *record.findings))
+            has_rows = True
         if document.peek():
             raise json.JSONDecodeError("text stands behind the end of the document", document.text, document.position)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -57,62 +65,37 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
         return
     if stream.problem:
         yield broken_stream(stream, file, document.line)
-        return
-    if not found and path:
+    elif not has_rows and path:
         message = f"data.fields.rows: {expression!r} leads to no rows in this document"
         yield unreadable("missing_field", file, document.line, message, "correct the expression")
-    elif not found:
+    elif not has_rows:
         message, fix = "the document holds no rows", "remove the file, or fill it"
         yield unreadable("no_rows", file, document.line, message, fix)
 
 
 class _Document:
-    """A place in a JSON text of which a piece is in memory, always enough of it for the longest row.
+    """A place in a JSON text.
 
     Bytes are characters here (Latin-1): JSON's own signs are ASCII, and positions are byte offsets.
     """
 
-    def __init__(self, stream: RawStream) -> None:
-        self._source = stream.buffered()
+    def __init__(self, text: str, position: int) -> None:
         self._decode = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).raw_decode  # int() has a limit
-        self._dropped = self._lines_dropped = 0
-        self._counted, self._lines = 0, 0  # line ends in `text` before `_counted`
-        self._over = False
-        self.text = ""
-        self.position = 0
-        self._fill()
-
-    def _fill(self) -> None:
-        """Keep more than MAX_LINE_BYTES ahead of the position in memory, as far as the file goes."""
-        if self._over or len(self.text) - self.position > MAX_LINE_BYTES:
-            return
-        more = self._source.read(MAX_LINE_BYTES + 1).decode("latin-1")
-        self._over = not more
-        _ = self.line
-        self._dropped += self.position
-        self._lines_dropped += self._lines
-        self.text = self.text[self.position :] + more
-        self.position = self._counted = self._lines = 0
-
-    @property
-    def offset(self) -> int:
-        """Byte offset of the position in the file."""
-        return self._dropped + self.position
+        self._counted, self._lines = 0, 1  # the line of the place up to which lines were counted
+        self.text = text
+        self.position = position
 
     @property
     def line(self) -> int:
         """Line of the position, from 1."""
         self._lines += self.text.count("\n", self._counted, self.position)
         self._counted = self.position
-        return 1 + self._lines_dropped + self._lines
+        return self._lines
 
     def peek(self) -> str:
         """The next character that is not blank, empty at the end; the position moves to it."""
-        while True:
-            self._fill()
-            self.position = _BLANKS.match(self.text, self.position).end()  # type: ignore[union-attr]
-            if self.position < len(self.text) or self._over:
-                return self.text[self.position : self.position + 1]
+        self.position = _BLANKS.match(self.text, self.position).end()  # type: ignore[union-attr]
+        return self.text[self.position : self.position + 1]
 
     def take(self, wanted: str) -> str:
         """Move behind the next character, which must be one of `wanted`. Raises json.JSONDecodeError otherwise."""
@@ -186,7 +169,7 @@ def _rows(document: _Document, file: str, spec: TaskSpec, path: list[str]) -> It
             if document.peek() == "[":
                 yield from (_row(document, file, key) for _ in document.items())
                 continue
-            line, begin = document.line, document.offset
+            line, begin = document.line, document.position
             document.skip()
             message = f"the value of {quoted(key)} is not a list of rows"
             fix = "say in data.fields.rows where the rows are"
@@ -203,7 +186,7 @@ def _is_row(text: str, position: int, spec: TaskSpec) -> bool:
 
 def _row(document: _Document, file: str, key: str | None = None) -> Record:
     document.peek()
-    line, at = document.line, document.offset
+    line, at = document.line, document.position
     raw = document.value()
     if len(raw) > MAX_LINE_BYTES:
         return replace(too_long(file, line, MAX_LINE_BYTES, raw, at), key=key)
@@ -212,35 +195,28 @@ def _row(document: _Document, file: str, key: str | None = None) -> Record:
 
 def _break(document: _Document, stream: RawStream, file: str, error: json.JSONDecodeError | RecursionError) -> Record:
     """The record that stands for the break and everything behind it."""
-    line, at = document.line, document.offset
-    rest = document.text[document.position : document.position + SHOWN].encode("latin-1")
+    line, at = document.line, document.position
+    rest = document.text[at : at + SHOWN].encode("latin-1")
     if stream.problem:
         return broken_stream(stream, file, line, rest, at)
-    reason, where = "the JSON is nested too deeply", document.position
+    reason, where = "the JSON is nested too deeply", at
     if isinstance(error, json.JSONDecodeError):
         reason, where = error.msg, error.pos
-        ran_out = error.msg.startswith("Unterminated string") or where > len(document.text) - _TOKEN
-        if ran_out and len(document.text) - document.position > MAX_LINE_BYTES:
-            return too_long(file, line, MAX_LINE_BYTES, rest, at)
-    message = f"the document is broken at byte {at + where - document.position}: {reason}; nothing behind it was read"
+    message = f"the document is broken at byte {where}: {reason}; nothing behind it was read"
     return unreadable("bad_json", file, line, message, "repair it there, or write it with a JSON library", rest, at)
 
 
-def _rows_of_expression(stream: RawStream, file: str, expression: str) -> Iterator[Record]:
+def _rows_of_expression(
+    data: bytes, begin: int, file: str, expression: str, notes: tuple[Finding, ...]
+) -> Iterator[Record]:
     """Rows that an expression finds in the document as a whole; `line` is then the number of the row."""
-    data = stream.buffered().read()
-    if stream.problem:
-        yield broken_stream(stream, file, 1, data)
-        return
-    body = data.removeprefix(_MARK.encode("latin-1"))
-    notes = (byte_order_mark(file),) if len(body) < len(data) else ()
-    value, findings, readable = decode_line(body, f"{file}:1", len(data) - len(body))
+    value, findings, readable = decode_line(data[begin:], f"{file}:1", begin)
     if not readable or findings:
         yield Record(1, None, data[:SHOWN], tuple(findings))
         return
     try:
         rows = compile_expression(expression)[0](value, file, None)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, ArithmeticError) as error:
+    except EXPRESSION_ERRORS as error:
         message = f"data.fields.rows: {expression!r} cannot be worked out: {quoted(str(error), 160)}"
         yield unreadable("field_expression", file, 1, message, "correct the expression", data)
         return

@@ -1,16 +1,108 @@
-"""Records and blocks: what every reader of raw files returns."""
+"""The byte stream of a raw file, its lines, and the records that every reader returns."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-import msgspec
-
-from finetune_pipeline.data.readers.raw_stream import RawStream
 from finetune_pipeline.findings import Finding
+
+BOM = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
+_GZIP_PIECE = 1 << 13
+_BUFFER = 1 << 20
+
+
+class RawStream(io.RawIOBase):
+    """A file's bytes in constant memory; gzip is recognised by its first bytes, not by the file's name.
+
+    A gzip file that is broken or cut off gives what can be unpacked before the break; then `problem` says what happened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.problem = ""
+        self._file = path.open("rb")
+        self.compressed = self._file.peek(2)[:2] == GZIP
+        self._source: Any = gzip.GzipFile(fileobj=self._file) if self.compressed else self._file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self.problem:
+            return 0
+        try:
+            data = self._source.read1(min(len(buffer), _GZIP_PIECE) if self.compressed else len(buffer))
+        except EOFError:
+            self.problem = "the gzip file is cut off"
+            return 0
+        except (gzip.BadGzipFile, zlib.error) as error:
+            self.problem = f"the gzip file is broken: {error}"
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def buffered(self) -> io.BufferedReader:
+        """The stream with a buffer, for reading lines or exact lengths."""
+        return io.BufferedReader(self, _BUFFER)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line with its line end: number from 1, byte offset, text.
+
+    cut: the line is longer than the limit, and only its beginning is here.
+    """
+
+    number: int
+    at: int
+    text: str
+    cut: bool = False
+
+    def encoded(self) -> bytes:
+        """The line's bytes in UTF-8; bytes that were no text in the file come out as they went in."""
+        return self.text.encode("utf-8", "surrogateescape")
+
+
+def read_lines(stream: RawStream, encoding: str, limit: int) -> Iterator[Line]:
+    """The lines of a text, in constant memory.
+
+    Bytes that are not UTF-8 stand as lone surrogates; in any other encoding as U+FFFD. What cannot be decoded at all ends
+    the text and is the stream's `problem`. A last line that a broken stream cut off is given, too.
+    """
+    errors = "surrogateescape" if is_utf8(encoding) else "replace"
+    text = io.TextIOWrapper(stream.buffered(), encoding, errors, newline="")
+    number, at = 1, 0
+    try:
+        while line := text.readline(limit + 1):
+            cut = len(line) > limit and not line.endswith(("\n", "\r"))
+            yield Line(number, at, line, cut)
+            at += _width(line)
+            while cut and (rest := text.readline(limit)):
+                at += _width(rest)
+                cut = not rest.endswith(("\n", "\r"))
+            number += 1
+    except UnicodeError as error:
+        stream.problem = f"the file is not {encoding}: {error}"
+
+
+def _width(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+
+
+def is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
 
 SHOWN = 8000
 """Bytes kept of what cannot be read; the quarantine shows a part of them."""
@@ -39,51 +131,6 @@ class Record:
     key: str | None = None
     encoded: bool = False
     flat: bool = False
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of a file that one process validates at a time.
-
-    Attributes:
-        file: Name of the file, as rows are known by.
-        kind: ``lines`` for whole lines of JSON Lines in `data`, ``records`` for `records` of any other container.
-        first: Line (Parquet: row) of the first row.
-        start: Byte offset of the first row.
-    """
-
-    file: str
-    kind: Literal["lines", "records"]
-    first: int
-    data: bytes = b""
-    records: tuple[Record, ...] = ()
-    start: int = 0
-
-    @property
-    def digest(self) -> str:
-        """Hex SHA-256 of everything in the block that validation depends on."""
-        digest = hashlib.sha256(msgspec.json.encode([self.file, self.kind, self.first, self.start, len(self.data)]))
-        digest.update(self.data)
-        for r in self.records:
-            findings = [f.to_dict() for f in r.findings]
-            head = msgspec.json.encode([r.line, r.at, r.key, r.encoded, r.flat, len(r.raw), findings])
-            value = b"" if r.encoded or r.value is None else repr(r.value).encode("utf-8", "backslashreplace")
-            digest.update(b"%d:%d:" % (len(head), len(value)) + head + value + r.raw)
-        return digest.hexdigest()
-
-
-def in_blocks(records: Iterable[Record], file: str, size: int) -> Iterator[Block]:
-    """Group records into blocks of about `size` bytes."""
-    block: list[Record] = []
-    length = 0
-    for record in records:
-        block.append(record)
-        length += len(record.raw)
-        if length >= size:
-            yield Block(file, "records", block[0].line, b"", tuple(block), block[0].at or 0)
-            block, length = [], 0
-    if block:
-        yield Block(file, "records", block[0].line, b"", tuple(block), block[0].at or 0)
 
 
 def unreadable(

@@ -12,11 +12,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from finetune_pipeline.data.decoding import broken_utf8
-from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, broken_utf8
 from finetune_pipeline.data.quoting import quoted
-from finetune_pipeline.data.readers.raw_stream import Line, RawStream, is_utf8, read_lines
-from finetune_pipeline.data.readers.records import SHOWN, Record, broken_stream, byte_order_mark, too_long
+from finetune_pipeline.data.readers.records import (
+    SHOWN,
+    Line,
+    RawStream,
+    Record,
+    broken_stream,
+    byte_order_mark,
+    is_utf8,
+    read_lines,
+    too_long,
+)
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
@@ -63,11 +71,7 @@ class Row:
 
 
 def split_rows(
-    lines: Iterable[Line],
-    delimiter: str,
-    quote: str,
-    fields: int | None = None,
-    labels: frozenset[str] = frozenset(),
+    lines: Iterable[Line], delimiter: str, quote: str, fields: int | None = None, labels: frozenset[str] = frozenset()
 ) -> Iterator[Row]:
     """The rows of the lines that are not blank.
 

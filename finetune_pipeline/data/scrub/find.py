@@ -1,11 +1,11 @@
-"""Finds personal data and secrets in a text: cheap signs first, then only the shapes whose signs are there."""
+"""Finds personal data and secrets in a text. Cheap tests decide which patterns are worth running."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
 
-from finetune_pipeline.data.scrub import dates, national_ids, network, payments, phones, secrets
+from finetune_pipeline.data.scrub import national_ids, network, numbers, secrets
 from finetune_pipeline.data.scrub.kinds import Span
 
 Recogniser = Callable[[str], list[Span]]
@@ -14,19 +14,12 @@ Recogniser = Callable[[str], list[Span]]
 # Full-width forms (U+FF01..FF5E), blanks that do not break, hyphens and dashes that are not the ASCII one.
 _ODD = re.compile("[\u00a0\u2007\u2009\u202f\u3000\u2010-\u2015\u2212\uff01-\uff5e]")
 _BLANKS = "\u00a0\u2007\u2009\u202f\u3000"
-_FULL_WIDTH = b"\xef\xbc"
-"""How the full-width signs, figures and capitals (U+FF01..FF3F) begin in UTF-8."""
 _DIGITS, _LETTERS = b"0123456789", b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# Tables for bytes.translate. Shape: figures as 0, letters as a; hex: hexadecimal figures as h; token: characters of keys
-# as a, others as blanks
 _SHAPE = bytes.maketrans(_DIGITS + _LETTERS, b"0" * 10 + b"a" * 52)
-_HEX = bytes.maketrans(b"0123456789abcdefABCDEF", b"h" * 22)
-_TOKEN = bytes(97 if b in _DIGITS + _LETTERS + b"_-" else 32 for b in range(256))
-_LONG = b"a" * 16
+"""For bytes.translate: digits as 0, letters as a."""
+_LONG_WORD = re.compile(r"[A-Za-z0-9_-]{16}")
 _DIGIT = re.compile("[0-9]")
-# quick to search for; _RUN is the exact one; six figures alone are nobody's, with letters before them they may be
-_NEAR_RUN = re.compile(r"[0-9][0-9 ./()-]{5,}[0-9]")
-_NEAR_RUN_SIX = re.compile(r"[0-9][0-9 ./()-]{4,}[0-9]")
+_NEAR_RUN = re.compile(r"[0-9][0-9 ./()-]{4,}[0-9]")  # quick to search for; _RUN is the exact one
 _RUN = re.compile(r"[0-9](?:[ ./()-]{0,3}[0-9]){5,}")
 # Dates, ranges of years, seconds since 1970, sums
 _PLAIN_RUN = re.compile(
@@ -47,7 +40,7 @@ _HARMLESS = re.compile(r"""(?ax)
 _PLACEHOLDER = re.compile(r"\[[A-Z]+(?:_[A-Z]+)*_[0-9]{1,6}\]")
 
 
-class _Found:
+class _Hits:
     """Places found so far, none overlapping another."""
 
     def __init__(self, text: str) -> None:
@@ -86,11 +79,11 @@ def find_spans(text: str, recogniser: Recogniser | None = None) -> list[Span]:
     """
     spans = _shapes(text)
     if recogniser is not None:
-        found = _Found(text)
-        found.spans = spans
+        hits = _Hits(text)
+        hits.spans = spans
         for span in recogniser(text):
-            found.add(span.kind, [(span.start, span.end)])
-        spans = found.spans
+            hits.add(span.kind, [(span.start, span.end)])
+        spans = hits.spans
     return sorted(spans, key=_start) if len(spans) > 1 else spans
 
 
@@ -100,109 +93,77 @@ def _start(span: Span) -> int:
 
 def _shapes(text: str) -> list[Span]:
     """Hits of the kinds that have a shape. The order of the tests is the order of KINDS, but for costs."""
-    raw = text.encode("utf-8", "surrogatepass")
-    shape = raw.translate(_SHAPE)
-    digits = shape.count(b"0")
-    if len(raw) != len(text) and (digits or _FULL_WIDTH in raw):
-        text = _plain_form(text)
-        raw = text.encode("utf-8", "surrogatepass")
-        shape = raw.translate(_SHAPE)
-        digits = shape.count(b"0")
-    low = _lower_form(text)
-    found = _Found(text)
-    long = _LONG in raw.translate(_TOKEN)
-    if long:
-        _in_long_words(text, found)
-    at, colon, dash = "@" in text, ":" in text, "-" in text
-    if dash and "-----BEGIN" in text:
-        found.add("secret", secrets.private_keys(text))
-    if at and colon and "://" in text:
-        found.add("secret", secrets.logins(text))
-    if (
-        (long and ("bearer" in low or "token " in low))
-        or (colon and "basic " in low)
-        or (dash and " -" in low and (" -u" in low or " -p" in low or "--user" in low))
-    ):
-        found.add("secret", secrets.credentials(text))
-    if secrets.named_in(
-        low,
-        long or "=" in text or (dash and " --" in text) or (colon and shape.count(b":") > shape.count(b"0:0")),
-        len(raw) == len(text),
-    ):
-        found.add("secret", secrets.named_secrets(text, low))
-    if "phrase" in low or (colon and "mnemonic" in low):
-        found.add("secret", secrets.seed_phrases(text))
-    if at:
-        found.add("email", network.emails(text))
-    if ("]" in text or ")" in text) and ("at]" in low or "at)" in low or "at ]" in low or "at )" in low):
-        found.add("email", network.spelt_emails(text))
-    if digits >= 4:
-        _in_digits(text, low, raw, shape, found)
-    elif colon:
-        _in_hex(text, raw, found, False)
-    return found.spans
+    if not text.isascii():
+        text = _ODD.sub(_likeness, text)
+    low, hits = _lower_form(text), _Hits(text)
+    shape = text.encode("utf-8", "surrogatepass").translate(_SHAPE)
+    if _LONG_WORD.search(text):
+        _in_long_words(text, hits)
+    if "-----BEGIN" in text:
+        hits.add("secret", secrets.private_keys(text))
+    if "@" in text and "://" in text:
+        hits.add("secret", secrets.logins(text))
+    if _any_in(secrets.CREDENTIAL_SIGNS, low):
+        hits.add("secret", secrets.credentials(text))
+    if _any_in(secrets.NAMES, low):
+        hits.add("secret", secrets.named_secrets(text, low))
+    if "phrase" in low or "mnemonic" in low:
+        hits.add("secret", secrets.seed_phrases(text))
+    if "@" in text:
+        hits.add("email", network.emails(text))
+    if _any_in(("at]", "at)", "at ]", "at )"), low):
+        hits.add("email", network.spelt_emails(text))
+    if shape.count(b"0") >= 4:
+        _in_digits(text, low, shape, hits)
+    elif "::" in text:
+        hits.add("ip", network.ipv6(text))
+    return hits.spans
 
 
-def _in_long_words(text: str, found: _Found) -> None:
+def _any_in(signs: Iterable[str], text: str) -> bool:
+    return any(sign in text for sign in signs)
+
+
+def _in_long_words(text: str, hits: _Hits) -> None:
     aws, end = "AKIA" in text or "ASIA" in text or "aws" in text or "AWS" in text, 0
     for word in text.split():
         if len(word) >= 16 and _DIGIT.search(word):
             start = text.index(word, end)
             end = start + len(word)
-            found.add("secret", secrets.known_secrets(text, start, end, aws))
-            found.add("wallet", payments.wallets(text, start, end))
-            found.add("national_id", national_ids.bare_ids(text, start, end))
+            hits.add("secret", secrets.known_secrets(text, start, end, aws))
+            hits.add("wallet", numbers.wallets(text, start, end))
+            hits.add("national_id", national_ids.bare_ids(text, start, end))
 
 
-def _in_digits(text: str, low: str, raw: bytes, shape: bytes, found: _Found) -> None:
-    mixed = b"0a" in shape[::-1]  # a figure behind a letter; figures are rarer, so that this way round is quicker
-    if mixed and b"aa00" in shape:
-        found.add("iban", payments.ibans(text))
-    runs: list[tuple[int, int]] = []
-    dots = shape.count(b".0")
-    octets = dots > 2 and (b".0." in shape or b".00." in shape or b".000." in shape)
-    if b"000000" in raw.translate(_SHAPE, b" ./()-"):
-        for near in (_NEAR_RUN_SIX if mixed else _NEAR_RUN).finditer(text):
-            if not _PLAIN_RUN.fullmatch(text, *near.span()):
-                runs += [run.span() for run in _RUN.finditer(text, *near.span())]
-        runs = [
-            (start, end) for start, end in runs if end - start > 6 or text[max(0, start - 2) : start].strip().isalpha()
-        ]
+def _in_digits(text: str, low: str, shape: bytes, hits: _Hits) -> None:
+    if b"aa00" in shape:
+        hits.add("iban", numbers.ibans(text))
+    runs = [
+        run.span()
+        for near in _NEAR_RUN.finditer(text)
+        if not _PLAIN_RUN.fullmatch(text, *near.span())
+        for run in _RUN.finditer(text, *near.span())
+        # six digits alone are nobody's, with letters before them they may be
+        if run.end() - run.start() > 6 or text[max(0, run.start() - 2) : run.start()].strip().isalpha()
+    ]
     for start, end in runs:
-        found.add_numbers("card", payments.cards(text, start, end))
-    if mixed:
-        if b"aaaaa0000a" in shape:
-            found.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
-        if national_ids.documents_in(low):
-            found.add_numbers("national_id", national_ids.document_numbers(text))
+        hits.add_numbers("card", numbers.cards(text, start, end))
+    if b"aaaaa0000a" in shape:
+        hits.add_numbers("national_id", national_ids.bare_ids(text, 0, len(text)))
+    if _any_in(national_ids.DOCUMENTS, low):
+        hits.add_numbers("national_id", national_ids.document_numbers(text))
     for start, end in runs:
-        found.add_numbers("national_id", national_ids.national_ids(text, start, end))
-    _in_hex(text, raw, found, mixed)
-    if octets:
-        found.add("ip", network.ipv4(text))
-    if (b"0000" in shape or dots > 1 or b"/00" in shape or b"-00" in shape) and dates.birth_in(
-        low, len(raw) == len(text)
-    ):
-        found.add("birth_date", dates.birth_dates(text))
+        hits.add_numbers("national_id", national_ids.national_ids(text, start, end))
+    if "::" in text or text.count(":") > 6:
+        hits.add("ip", network.ipv6(text))
+    if max(text.count(":"), text.count("-")) > 4 or (b"a0" in shape and text.count(".") > 1):
+        hits.add("mac", network.macs(text))
+    if shape.count(b".0") > 2:
+        hits.add("ip", network.ipv4(text))
+    if _any_in(numbers.BIRTH_WORDS, low):
+        hits.add("birth_date", numbers.birth_dates(text))
     for start, end in runs:
-        found.add_numbers("phone", phones.phones(text, start, end))
-
-
-def _in_hex(text: str, raw: bytes, found: _Found, mixed: bool) -> None:
-    colons = raw.count(b":") if ":" in text else 0
-    if colons > 1 and b"::" in raw:
-        found.add("ip", network.ipv6(text))
-    if colons > 4 or ("-" in text and raw.count(b"-") > 4) or (mixed and raw.count(b".") > 1):
-        digits = raw.translate(_HEX)
-        if colons > 6 and digits.count(b"h:h") > 6:
-            found.add("ip", network.ipv6(text))
-        if b"hh:hh:hh:hh:hh:hh" in digits or b"hh-hh-hh-hh-hh-hh" in digits or b"hhhh.hhhh.hhhh" in digits:
-            found.add("mac", network.macs(text))
-
-
-def _plain_form(text: str) -> str:
-    """The text with such characters as their ASCII likeness, each in its place: both texts have the same positions."""
-    return _ODD.sub(_likeness, text)
+        hits.add_numbers("phone", numbers.phones(text, start, end))
 
 
 def _lower_form(text: str) -> str:

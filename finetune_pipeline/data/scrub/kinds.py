@@ -12,18 +12,7 @@ from pathlib import Path
 
 from finetune_pipeline.findings import Finding, FindingsError
 
-SHAPE_KINDS = (
-    "secret",
-    "wallet",
-    "email",
-    "iban",
-    "card",
-    "national_id",
-    "ip",
-    "mac",
-    "birth_date",
-    "phone",
-)
+SHAPE_KINDS = ("secret", "wallet", "email", "iban", "card", "national_id", "ip", "mac", "birth_date", "phone")
 """Found by shape, check digits and the words around them; always looked for."""
 MODEL_KINDS = ("address", "name")
 """Found with the recogniser model, where the task asks for it (``data.scrub_names``)."""

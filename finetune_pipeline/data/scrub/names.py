@@ -1,4 +1,4 @@
-"""Names of people and postal addresses, with a recogniser model that the user has installed (spaCy)."""
+"""Finds names of people (with an installed spaCy model) and postal addresses (by their shape)."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def load_recogniser(models: tuple[str, ...] = ()) -> Recogniser:
         raise _missing("no installed model recognises people")
 
     def recognise(text: str) -> list[Span]:
-        found = [Span(start, end, "address") for start, end in addresses(text)]
+        spans = [Span(start, end, "address") for start, end in addresses(text)]
         for pipeline in pipelines:
-            found += _people(pipeline, text)
-        return found
+            spans += _people(pipeline, text)
+        return spans
 
     return recognise
 
@@ -104,7 +104,7 @@ def _without_idle_parts(pipeline: Any) -> Any:
 
 
 def _people(pipeline: Any, text: str) -> list[Span]:
-    found = []
+    spans = []
     for entity in pipeline(text).ents:
         if entity.label_ not in _PEOPLE:
             continue
@@ -118,8 +118,8 @@ def _people(pipeline: Any, text: str) -> list[Span]:
                 end -= 2
         value = text[start:end]
         if len(value) > 1 and _LETTER.search(value) and not _UNLIKE.search(value) and not value.islower():
-            found.append(Span(start, end, "name"))
-    return found
+            spans.append(Span(start, end, "name"))
+    return spans
 
 
 def _best(installed: Sequence[str]) -> list[str]:

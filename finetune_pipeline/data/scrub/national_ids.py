@@ -1,4 +1,4 @@
-"""Numbers that states give to people: by shape and check digits alone where both are strict, else after their name.
+"""Finds national ids: by shape and check digits where both are strict, otherwise after the name of the id.
 
 The check digits are python-stdnum's. Without its name before it a number is taken only if its shape is rare *and* its
 check digits are right; after its name (`SSN`, `Steuer-ID`, `PESEL`) it is taken by its length, so that one with a slip
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 
-from finetune_pipeline.data.scrub.context import NUMBER_WORD, before, stems
+from finetune_pipeline.data.scrub.numbers import NUMBER_WORD, before, stems
 
 # (standard number of python-stdnum, "" for none; shape). Taken without a word before them.
 _BARE = (
@@ -107,6 +107,10 @@ _LETTERED_WORD = re.compile(
 )
 
 
+DOCUMENTS = ("passp", "pasap", "passap", "paspo", "paszp", "licen", "permis de", "hrerschein", "codice")
+"""One of these is in a text, in lower case, that names a passport or a driving licence."""
+
+
 def national_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Places of ids among the digits from start to end; letters that belong to one may stand up to eight places before."""
     window = max(0, start - 8), min(len(text), end + 4)
@@ -132,23 +136,6 @@ def bare_ids(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         standard = _BARE[int(str(hit.lastgroup)[1:])][0]
         if standard and _is(standard, hit[0]) and not _other(text, hit.start()):
             yield hit.span()
-
-
-def documents_in(low: str) -> bool:
-    """Whether a text in lower case names a passport or a driving licence."""
-    return (
-        "passp" in low
-        or "licen" in low
-        or "pasap" in low
-        or "passap" in low
-        or "reisepass" in low
-        or "passeport" in low
-        or "paspo" in low
-        or "paszp" in low
-        or "permis de" in low
-        or "hrerschein" in low
-        or "codice" in low
-    )
 
 
 def document_numbers(text: str) -> Iterator[tuple[int, int]]:

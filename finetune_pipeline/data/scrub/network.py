@@ -1,4 +1,4 @@
-"""E-mail addresses, addresses of machines (IPv4, IPv6) and of network cards (MAC)."""
+"""E-mail addresses, IP addresses (IPv4, IPv6) and addresses of network cards (MAC)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-from finetune_pipeline.data.scrub.context import before
+from finetune_pipeline.data.scrub.numbers import before
 
 # letters but those of scripts that put no blanks between words
 _W = r"[^\W\u2e80-\u9fff\uac00-\ud7af]"

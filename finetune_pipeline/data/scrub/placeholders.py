@@ -1,4 +1,4 @@
-"""Typed placeholders in the place of what was found, the same one for the same value within an example."""
+"""Replaces what was found with typed placeholders, the same one for the same value within an example."""
 
 from __future__ import annotations
 
@@ -55,14 +55,7 @@ class Scrubber:
 
     def scrub(self, text: str) -> str:
         """The text with placeholders, until nothing is found any more; every replacement is counted in `counts`."""
-        while spans := find_spans(text, self._recogniser):
-            parts, at = [], 0
-            for span in spans:
-                parts += [text[at : span.start], self._placeholder(span.kind, text[span.start : span.end])]
-                at = span.end
-                self.counts[span.kind] += 1
-            text = "".join([*parts, text[at:]])
-        return text
+        return self._scrub_after("", text)
 
     def scrub_json(self, text: str) -> str:
         """A JSON text with placeholders in its strings; what was valid JSON stays valid, and all else stays as it is.

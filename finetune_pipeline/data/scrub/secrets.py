@@ -1,4 +1,4 @@
-"""Keys, tokens and passwords: by the shapes of well-known issuers, and by their randomness after a word that names them."""
+"""Finds keys, tokens and passwords by the formats of known issuers, or by their randomness after a word that names them."""
 
 from __future__ import annotations
 
@@ -74,27 +74,13 @@ def entropy(text: str) -> float:
     return -sum(c / n * math.log2(c / n) for c in Counter(text).values()) if n else 0.0
 
 
-def named_in(low: str, signs: bool, ascii_only: bool) -> bool:
-    """Whether a text in lower case has a name that a secret may follow; signs: it has one of ``: = -`` too."""
-    return (
-        ("pass" in low and ("passw" in low or "passc" in low or "passp" in low or "de passe" in low))
-        or "pwd" in low
-        or (signs and ("key" in low or "token" in low or "secret" in low or "pw" in low))
-        or "kennw" in low
-        or "senha" in low
-        or "wachtw" in low
-        or (
-            not ascii_only
-            and (
-                "contrase" in low
-                or "hasło" in low
-                or "парол" in low
-                or "パスワ" in low
-                or "密码" in low
-                or "비밀" in low
-            )
-        )
-    )
+NAMES = (
+    "passw", "passc", "passp", "de passe", "pwd", "pw", "kennw", "senha", "wachtw", "contrase", "hasło", "парол", "パスワ",
+    "密码", "비밀", "key", "token", "secret",
+)  # fmt: skip
+"""One of these is in a text, in lower case, that names a secret."""
+CREDENTIAL_SIGNS = ("bearer", "token ", "basic ", " -u", " -p", "--user")
+"""One of these is in a text, in lower case, with credentials as `credentials` finds them."""
 
 
 def known_secrets(text: str, start: int, end: int, aws: bool) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Canaries: leaks planted in a copy at every run. A leakage check that does not find them is broken, and says so."""
+"""Plants leaks (canaries) in a copy of the rows at every run. A leakage check that misses one of them fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
     exact: a copy; reformatted: case, blanks and punctuation changed (within a template only where the rest still makes
     the texts alike: a template is known by its wording to the letter); edited: one letter added, where that leaves the
     similarity at the threshold or above; template_swapped: the same content in another template; same_group: another
-    text of the same group. Raises ValueError without rows: a check that cannot be tested proves nothing.
+    text of the same group. Raises ValueError if there are no rows to test the check with.
     """
     if not sources:
         raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
@@ -123,8 +123,8 @@ def prove_semantic(sources: Sequence[Example], others: Sequence[str], spec: Sema
         turns = [{"role": "user", "content": text}, sources[i].messages[-1]]
         canaries.append(Canary("semantic", replace(sources[i], id=f"canary-semantic-{number}", messages=turns), i))
     # canaries may be nearest to each other, so as many neighbours are looked at as there are
-    found = semantic.suspects([*held, *(c.example.user_text for c in canaries)], spec, max(1, len(canaries)))
-    seen = {j - len(held) for i, j, _ in found if i < len(held) <= j}
+    pairs = semantic.suspects([*held, *(c.example.user_text for c in canaries)], spec, max(1, len(canaries)))
+    seen = {j - len(held) for i, j, _ in pairs if i < len(held) <= j}
     return [(canary, number in seen) for number, canary in enumerate(canaries)]
 
 

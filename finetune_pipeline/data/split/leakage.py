@@ -1,9 +1,9 @@
-"""The leakage certificate: no row of one split says what a row of another says, and the search for it is proven.
+"""The leakage certificate: shows that no row of one split repeats a row of another, and that the search would find it.
 
 Exact (the same prompt), near (verified Jaccard similarity of prompts, boilerplate left out) and by group, between each two
-splits; semantic where the spec asks for it. The search is proven at every run: leaks are planted in a copy of the
-validation and test rows, and the same search must find them. Up to 20,000 rows all pairs are compared again, without
-MinHash, when the certificate is checked.
+splits; semantic where the spec asks for it. Every run tests the search itself: leaks are planted in a copy of the
+validation and test rows, and the same search must find them. When the certificate is checked, all pairs of up to 20,000
+rows are compared again without MinHash.
 """
 
 from __future__ import annotations
@@ -81,15 +81,15 @@ def certify(
     """
     threshold = spec.data.near_duplicate_threshold
     there = np.flatnonzero(split >= 0)
-    found = _rows(table, there, split, sketches, boilerplate).leaks(threshold)
+    leaks = _rows(table, there, split, sketches, boilerplate).leaks(threshold)
     if spec.data.semantic is not None:
         texts = [e.user_text for e in table.fetch(there)]
-        found["semantic"] = semantic_leaks(texts, split[there], spec.data.semantic)
+        leaks["semantic"] = semantic_leaks(texts, split[there], spec.data.semantic)
     by_pair = {f"{a}-{b}": Counter(exact=0, near=0, semantic=0, group=0) for a, b in BETWEEN}
     shown: list[dict[str, Any]] = []
     ids = table.rows["id"][there]
     for kind in ("exact", "group", "near", "semantic"):
-        for i, j, likeness in found.get(kind, ()):
+        for i, j, likeness in leaks.get(kind, ()):
             names = {SPLITS[split[there[i]]], SPLITS[split[there[j]]]}
             between = next(f"{a}-{b}" for a, b in BETWEEN if {a, b} == names)
             by_pair[between][kind] += 1
@@ -123,11 +123,11 @@ def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tu
     new = np.ones(len(order), bool)
     new[1:] = (value[1:] != value[:-1]) | (code[1:] != code[:-1])
     first, distinct = some[order[new]], value[new]
-    found = []
+    pairs = []
     for step in (1, 2):  # a value in all three splits: its first and third, too
         same = np.flatnonzero(distinct[step:] == distinct[:-step])
-        found += list(zip(first[same].tolist(), first[same + step].tolist(), strict=True))
-    return sorted(found)
+        pairs += list(zip(first[same].tolist(), first[same + step].tolist(), strict=True))
+    return sorted(pairs)
 
 
 def _prove(

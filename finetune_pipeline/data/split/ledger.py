@@ -1,4 +1,4 @@
-"""Which split each row ever was given: a folder that only grows, so that a row keeps its split for good."""
+"""The split ledger: an append-only record of every assignment, so that a row never changes its split."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Ledger:
 
     def _last(self, name: str, wanted: np.ndarray) -> np.ndarray:
         """What the latest entry with this name says."""
-        found = np.full(len(wanted), -1, np.int8)
+        splits = np.full(len(wanted), -1, np.int8)
         if len(self.entries):
             order = np.argsort(self.entries[name], kind="stable")
             ordered = self.entries[name][order]
             at = np.searchsorted(ordered, wanted, side="right") - 1
             hit = (at >= 0) & (ordered[at] == wanted)
-            found[hit] = self.entries["split"][order[at[hit]]]
-        return found
+            splits[hit] = self.entries["split"][order[at[hit]]]
+        return splits
 
 
 def read_ledger(folder: Path) -> Ledger:
@@ -93,8 +93,8 @@ def _listed(entries: np.ndarray, rows: np.ndarray) -> np.ndarray:
         value = (of["id"] * np.uint64(0x9E3779B97F4A7C15)) ^ of["key"]
         return (value ^ (value >> np.uint64(31))) * np.uint64(0xC4CEB9FE1A85EC53) + of["split"]
 
-    found: np.ndarray = np.isin(mixed(rows), mixed(entries))
-    return found
+    listed: np.ndarray = np.isin(mixed(rows), mixed(entries))
+    return listed
 
 
 def _write(path: Path, entries: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Decides which split a row belongs to: whole units, label by label, and never a row that changes sides."""
+"""Assigns rows to splits: whole units, stratified by label, and a row never changes its split."""
 
 from __future__ import annotations
 
@@ -171,13 +171,12 @@ def _assign(
         newest = np.full(len(names), -np.inf)
         np.maximum.at(newest, unit[kept], np.nan_to_num(rows["time"][kept], nan=-np.inf))
         return _newest(fresh, newest, names, size, human, placed.sum(0), shares)
-    order = _hash_order(names[fresh], spec.split.seed)
     chosen = np.zeros(len(fresh), np.int8)
     totals = placed.sum(1) + np.bincount(stratum[fresh], size[fresh], minlength=len(placed)).astype(np.int64)
     have = placed.tolist()
     wanted = (shares[None, :] * totals[:, None]).tolist()
     where, many, allowed = stratum[fresh].tolist(), size[fresh].tolist(), human[fresh].tolist()
-    for i in order.tolist():
+    for i in _hash_order(names[fresh], spec.split.seed):
         h, w = have[where[i]], wanted[where[i]]
         best, most = 0, w[0] - h[0]
         for code in (1, 2) if allowed[i] else (1,):
@@ -201,16 +200,10 @@ def _strata(rows: np.ndarray, unit: np.ndarray, kept: np.ndarray, count: int) ->
     return stratum
 
 
-def _hash_order(names: np.ndarray, seed: int) -> np.ndarray:
+def _hash_order(names: np.ndarray, seed: int) -> list[int]:
     """Places of the names in the order of sha256("<seed>:<name>")."""
-    start = hashlib.sha256(f"{seed}:".encode())
-    keys = bytearray()
-    for name in names.tolist():
-        whole = start.copy()
-        whole.update(b"%016x" % name)
-        keys += whole.digest()
-    words = np.frombuffer(bytes(keys), ">u8").reshape(-1, 4)
-    return np.lexsort((words[:, 3], words[:, 2], words[:, 1], words[:, 0]))
+    keys = [hashlib.sha256(f"{seed}:{name:016x}".encode()).digest() for name in names.tolist()]
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def _newest(

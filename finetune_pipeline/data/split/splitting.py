@@ -1,4 +1,4 @@
-"""The splitting step: train, validation and sealed test; whole units, by label, and never a row that changes sides."""
+"""The splitting step: train, validation and sealed test, with the leakage certificate."""
 
 from __future__ import annotations
 
@@ -27,12 +27,7 @@ _TEST = SPLITS.index("test")
 
 
 def split(
-    reviewed: Path,
-    clean: Path,
-    spec: TaskSpec,
-    ledger: Path,
-    out: Path,
-    seal: Callable[[bytes], bytes] | None = None,
+    reviewed: Path, clean: Path, spec: TaskSpec, ledger: Path, out: Path, seal: Callable[[bytes], bytes] | None = None
 ) -> dict[str, Any]:
     """Give every row a split (see :func:`~.placement.place`) and prove that nothing leaks.
 

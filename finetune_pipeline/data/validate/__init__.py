@@ -1,1 +1,1 @@
-"""Raw files become canonical examples; every bad row goes into quarantine with all its reasons."""
+"""Validation: raw rows become canonical examples, or go into quarantine with all their findings."""

@@ -1,4 +1,4 @@
-"""What a row must satisfy once its turns are read. Each ``check_*`` returns all problems of its kind."""
+"""Rules for a row whose turns were read. Each ``check_*`` returns all its findings."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check_roles(turns: Turns, place: str) -> list[Finding]:
     if not turns.whole:
         return []
     roles = [m["role"] for m in turns.messages]
-    found = []
+    findings = []
     start = 1 if roles[0] == "system" else 0
     expected: tuple[str, ...] = ("user",)
     for i, message in enumerate(turns.messages[start:], start):
@@ -58,21 +58,21 @@ def check_roles(turns: Turns, place: str) -> list[Finding]:
             order = f"{', '.join(roles[:8])}{', …' if len(roles) > 8 else ''}"
             wanted = " or ".join(map(repr, expected))
             problem = f"turn {i + 1} is by {role!r} where {wanted} must speak (order: {order})"
-            found.append(row_finding("role_order", place, problem, _ORDER))
+            findings.append(row_finding("role_order", place, problem, _ORDER))
             break
         if role == "assistant":
             expected = ("tool",) if "tool_calls" in message else ("user",)
         else:
             expected = ("tool", "assistant") if role == "tool" else ("assistant",)
     if len(roles) == start:
-        found.append(row_finding("role_order", place, "there is no user turn", "add what the user says"))
+        findings.append(row_finding("role_order", place, "there is no user turn", "add what the user says"))
     if roles[-1] != "assistant":
         problem = f"the last turn is by {roles[-1]!r}: there is no answer to learn"
-        found.append(row_finding("no_assistant_last", place, problem, "end the row with the assistant's answer"))
+        findings.append(row_finding("no_assistant_last", place, problem, "end the row with the assistant's answer"))
     elif all(m.get("weight") == 0 for m in turns.messages if m["role"] == "assistant"):
         fix = "give the answer to be learnt the weight 1, or remove the row"
-        found.append(row_finding("nothing_to_learn", place, "every assistant turn has the weight 0", fix))
-    return found
+        findings.append(row_finding("nothing_to_learn", place, "every assistant turn has the weight 0", fix))
+    return findings
 
 
 def check_system_prompt(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
@@ -102,18 +102,18 @@ def check_system_prompt(turns: Turns, spec: TaskSpec, place: str) -> list[Findin
 def check_label(row: dict[str, Any], turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
     """The answer of a label task is one of the labels, letter by letter."""
     answer = turns.messages[-1]["content"] if turns.messages and turns.messages[-1]["role"] == "assistant" else None
-    found = []
+    findings = []
     declared = None if turns.shape == "text_label" else row.get("label")
     if declared is not None and not isinstance(declared, str):
         problem = f"`label` must be text or null, found {quoted(declared)}"
-        found.append(row_finding("wrong_type", place, problem, "write it as text, in double quotes"))
+        findings.append(row_finding("wrong_type", place, problem, "write it as text, in double quotes"))
     elif declared and answer is not None and spec.labels and declared.strip() != answer:
         problem = f"`label` says {quoted(declared)}, the assistant's answer {quoted(answer)}"
-        found.append(row_finding("label_mismatch", place, problem, "make them equal, or leave `label` out"))
+        findings.append(row_finding("label_mismatch", place, problem, "make them equal, or leave `label` out"))
     if spec.labels and answer is not None and answer not in spec.labels:
         problem = f"{quoted(answer)} is not one of the {len(spec.labels)} labels"
-        found.append(row_finding("unknown_label", place, problem, nearest_label(answer, spec.labels)))
-    return found
+        findings.append(row_finding("unknown_label", place, problem, nearest_label(answer, spec.labels)))
+    return findings
 
 
 def check_answer_form(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
@@ -139,35 +139,35 @@ def nearest_label(text: str, labels: list[str]) -> str:
 
 def check_size(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
     """Not longer in all turns together than `max_chars`, user text not shorter than `min_chars` (characters)."""
-    found = []
+    findings = []
     total = sum(len(m["content"]) for m in turns.messages)
     if total > spec.data.max_chars:
         problem = f"{total} characters in all turns, {spec.data.max_chars} are allowed"
-        found.append(row_finding("too_long", place, problem, "shorten the row, or raise data.max_chars"))
+        findings.append(row_finding("too_long", place, problem, "shorten the row, or raise data.max_chars"))
     users = [m["content"] for m in turns.messages if m["role"] == "user"]
     length = len("\n".join(users))
     if users and length < spec.data.min_chars:
         problem = f"{length} characters of user text, {spec.data.min_chars} are needed"
-        found.append(row_finding("too_short", place, problem, "remove the row, or lower data.min_chars"))
-    return found
+        findings.append(row_finding("too_short", place, problem, "remove the row, or lower data.min_chars"))
+    return findings
 
 
 def check_extras(row: dict[str, Any], place: str) -> list[Finding]:
     """`origin`, `group`, `tags` and `generator`, when given, have the right type and value."""
-    found = []
+    findings = []
     origin, tags = row.get("origin"), row.get("tags")
     if origin is not None and (not isinstance(origin, str) or origin not in ORIGINS):
         fix = f"use one of {', '.join(ORIGINS)}"
-        found.append(row_finding("unknown_origin", place, f"`origin` is {quoted(origin)}", fix))
+        findings.append(row_finding("unknown_origin", place, f"`origin` is {quoted(origin)}", fix))
     if tags is not None and not (isinstance(tags, list) and all(isinstance(t, str) for t in tags)):
         problem = f"`tags` must be a list of texts, found {quoted(tags)}"
-        found.append(row_finding("wrong_type", place, problem, 'write ["…"]'))
+        findings.append(row_finding("wrong_type", place, problem, 'write ["…"]'))
     for key in ("group", "generator"):
         value = row.get(key)
         if value is not None and not isinstance(value, str):
             problem = f"`{key}` must be text or null, found {quoted(value)}"
-            found.append(row_finding("wrong_type", place, problem, "write it as text"))
-    return found
+            findings.append(row_finding("wrong_type", place, problem, "write it as text"))
+    return findings
 
 
 def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
@@ -177,7 +177,7 @@ def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
     """
     if value is None or value == "":
         return None, []
-    fix, found = "write RFC 3339, such as 2026-05-01T12:00:00Z", []
+    fix, findings = "write RFC 3339, such as 2026-05-01T12:00:00Z", []
     try:
         if isinstance(value, datetime):
             moment = value
@@ -196,7 +196,7 @@ def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
             moment = moment.replace(tzinfo=UTC)
             message = f"`time` is {quoted(value)}, without a time zone; it was read as UTC"
             add = "add Z, or the offset from UTC, such as +02:00"
-            found.append(row_finding("time_without_zone", place, message, add, "warning"))
-        return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), found
+            findings.append(row_finding("time_without_zone", place, message, add, "warning"))
+        return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), findings
     except (ValueError, OverflowError, OSError):  # also an offset that leads out of the years 1 to 9999
         return None, [row_finding("bad_time", place, f"`time` is {quoted(value)}, not a point in time", fix)]

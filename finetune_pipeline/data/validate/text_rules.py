@@ -1,4 +1,4 @@
-"""What the texts of a row must not hold: control characters and left-overs of templates; and what is only odd."""
+"""Rules for the texts of a row: control characters and template residue are errors, other oddities warnings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _REFUSAL = re.compile(
     r"\b(?:[Aa]s|I am|I'm|I’m|being) (?:just )?an? (?:AI\b|artificial intelligence|(?:large )?language model)"
 )
-_WORD = re.compile(r"\w")
 _WORDS = re.compile(r"\w+")
 _SUSPECT = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&]|\{\{|\[/?INST|###|Below is an i|AI\b|language model|artificial i"
@@ -85,41 +84,41 @@ _PATTERNS = (
 
 def check_texts(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
     """All findings about the texts; the system turn is compared with the spec's prompt as a whole instead."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for i, message in enumerate(turns.messages):
         text, role = message["content"], message["role"]
         if role == "system":
             continue
         if _SUSPECT.search(text):
-            found += _check_text(text, role, f"the {role} text (turn {i + 1})", place)
+            findings += _check_text(text, role, f"the {role} text (turn {i + 1})", place)
         if role == "user" and len(text) < 12 and text.casefold() in NO_INPUT and "input" in text.casefold():
             problem = f"the user text (turn {i + 1}) is {quoted(text)}: a word a template put where nothing was"
-            found.append(row_finding("template_residue", place, problem, "remove the row"))
-    return found + _check_echo(turns, spec, place)
+            findings.append(row_finding("template_residue", place, problem, "remove the row"))
+    return findings + _check_echo(turns, spec, place)
 
 
 def _check_text(text: str, role: str, where: str, place: str) -> list[Finding]:
-    found = []
+    findings = []
     if control := _CONTROL.search(text):
         name = unicodedata.name(control[0], f"U+{ord(control[0]):04X}")
         many = len(_CONTROL.findall(text))
         problem = f"{where} holds {many} control characters, the first ({name}) at character {control.start() + 1}"
-        found.append(
+        findings.append(
             row_finding("control_characters", place, problem, "remove them; only line breaks and tabs are allowed")
         )
     for rule, pattern, what, fix, severity in _PATTERNS:
         if hit := pattern.search(text):
-            found.append(row_finding(rule, place, f"{where} holds {what}: {quoted(hit[0])}", fix, severity))
+            findings.append(row_finding(rule, place, f"{where} holds {what}: {quoted(hit[0])}", fix, severity))
     if "\ufffd" in text:
         fix = "take the text from its source again, read as UTF-8"
         problem = f"{where} holds U+FFFD: characters were lost before"
-        found.append(row_finding("replacement_character", place, problem, fix, "warning"))
+        findings.append(row_finding("replacement_character", place, problem, fix, "warning"))
     if role == "assistant" and (hit := _REFUSAL.search(text)):
         problem = f"{where} speaks of itself as a model ({quoted(hit[0])}): perhaps a refusal, not an answer"
-        found.append(
+        findings.append(
             row_finding("refusal", place, problem, "give the answer that is wanted, or remove the row", "warning")
         )
-    return found
+    return findings
 
 
 def _check_echo(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
@@ -127,20 +126,16 @@ def _check_echo(turns: Turns, spec: TaskSpec, place: str) -> list[Finding]:
     if spec.labels or not turns.whole or len(turns.messages) < 2:
         return []
     answer = turns.messages[-1]["content"]
-    if not answer or not any(_echoes(answer, said) for said in (turns.messages[-2]["content"], turns.subject) if said):
+    if not answer or not any(_echoes(answer, text) for text in (turns.messages[-2]["content"], turns.subject) if text):
         return []
     problem = f"the answer repeats the words of the input: {quoted(answer)}"
     fix = "check that more was to be changed than case and punctuation, or remove the row"
     return [row_finding("answer_equals_input", place, problem, fix, "warning")]
 
 
-def _echoes(answer: str, said: str) -> bool:
+def _echoes(answer: str, text: str) -> bool:
     """Whether two texts of about the same length have the same words, whatever their case and punctuation."""
-    if 2 * len(answer) < len(said) or 2 * len(said) < len(answer):
+    if 2 * len(answer) < len(text) or 2 * len(text) < len(answer):
         return False
-    first, second = _WORD.search(answer), _WORD.search(said)
-    if first is None or second is None:
-        return answer == said
-    if first[0].casefold() != second[0].casefold():
-        return False
-    return _WORDS.findall(answer.casefold()) == _WORDS.findall(said.casefold())
+    words = _WORDS.findall(answer.casefold())
+    return words == _WORDS.findall(text.casefold()) if words else answer == text

@@ -1,21 +1,85 @@
-"""The validation step: raw files in, canonical examples and a quarantine out."""
+"""The validation step: raw rows become canonical examples, or go into quarantine with all their reasons."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from finetune_pipeline.data.raw_files import FILES
-from finetune_pipeline.data.readers.blocks import Block, read_blocks
-from finetune_pipeline.data.validate.row_validation import validate_block
+from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.data.fields import Mapped, Mapping, mapping_of
+from finetune_pipeline.data.formats import read_turns
+from finetune_pipeline.data.formats.base import OPTIONAL
+from finetune_pipeline.data.json_lines import decode_line
+from finetune_pipeline.data.quoting import quoted, row_finding
+from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
+from finetune_pipeline.data.readers.any_file import read_records
+from finetune_pipeline.data.readers.records import Record
+from finetune_pipeline.data.scrub import scrub_text
+from finetune_pipeline.data.validate.row_rules import check_row, final_messages, read_time
 from finetune_pipeline.data.workers import in_order
+from finetune_pipeline.findings import Finding, errors, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
+
+RAW_SHOWN = 2000
+_BLOCK_BYTES = 8 << 20
+
+
+class Block(NamedTuple):
+    """Rows of one raw file that one process validates at a time."""
+
+    file: str
+    records: list[Record]
+
+
+@dataclass(frozen=True)
+class ValidatedRow:
+    """The result for one row.
+
+    Attributes:
+        example: The canonical example; None where the row goes into quarantine.
+        findings: All findings, warnings and notes too.
+        ignored: Keys that nothing reads.
+        shape: The row's format; ``mapped`` where `data.fields` says where its texts are.
+    """
+
+    example: Example | None
+    findings: list[Finding]
+    ignored: list[str] = field(default_factory=list)
+    shape: str = "unknown"
+
+
+@dataclass
+class ValidatedBlock:
+    """The result for one block. Always rows_in == kept + len(quarantine).
+
+    Attributes:
+        examples: Canonical JSON Lines of the rows kept.
+        quarantine: Each row's file, line, raw text (scrubbed, cut) and findings.
+        findings: Of all rows, kept or not.
+        rows_in: Number of rows.
+        kept: Number of rows kept.
+        by_rule: Findings per rule.
+        labels: Rows kept per label.
+        ignored: Rows per key that nothing reads.
+        shapes: Rows per format.
+    """
+
+    examples: bytes = b""
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    rows_in: int = 0
+    kept: int = 0
+    by_rule: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    shapes: Counter[str] = field(default_factory=Counter)
 
 
 def validation_settings(spec: TaskSpec) -> dict[str, Any]:
@@ -30,9 +94,9 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     Writes ``examples.jsonl``, ``quarantine.jsonl`` (file, line, raw, findings) and ``findings.jsonl``.
 
     Returns:
-        Facts: rows_in, kept, quarantined, quarantined_share, blank_lines, by_rule (findings per rule), shapes (rows per
-        format), labels (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads).
-        Always rows_in == kept + quarantined.
+        Facts: rows_in, kept, quarantined, quarantined_share, by_rule (findings per rule), shapes (rows per format), labels
+        (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads). Always
+        rows_in == kept + quarantined.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = raw / FILES
@@ -41,12 +105,11 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
     totals = {name: Counter[str]() for name in ("by_rule", "labels", "ignored", "shapes")}
     totals["labels"].update(dict.fromkeys(spec.labels, 0))
-    blank = 0
     names: list[str] = []
 
     def blocks() -> Iterator[Block]:
         for name, path in paths.items():
-            for block in read_blocks(path, name, spec):
+            for block in in_blocks(read_records(path, name, spec), name):
                 names.append(name)
                 yield block
 
@@ -55,29 +118,137 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
         (out / "quarantine.jsonl").open("wb") as quarantine,
         (out / "findings.jsonl").open("wb") as findings,
     ):
+        encode_lines = msgspec.json.Encoder().encode_lines
         for number, result in enumerate(in_order(partial(validate_block, spec=spec), blocks(), size)):
             examples.write(result.examples)
-            quarantine.write(msgspec.json.Encoder().encode_lines(result.quarantine))
-            findings.write(msgspec.json.Encoder().encode_lines(result.findings))
+            quarantine.write(encode_lines(result.quarantine))
+            findings.write(encode_lines(result.findings))
             counts = {"rows_in": result.rows_in, "kept": result.kept, "quarantined": len(result.quarantine)}
             files[names[number]].update(counts)
             for name, counter in totals.items():
                 counter.update(getattr(result, name))
-            blank += result.blank
             done = sum(f["rows_in"] for f in files.values())
             tell("validated_examples", f"{done} rows validated", rows=done)
     rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
     return {
         **rows,
         "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
-        "blank_lines": blank,
-        "by_rule": _most_first(totals["by_rule"]),
-        "shapes": _most_first(totals["shapes"]),
+        "by_rule": most_first(totals["by_rule"]),
+        "shapes": most_first(totals["shapes"]),
         "labels": dict(totals["labels"]),
         "files": [{"file": name, **counts} for name, counts in files.items()],
         "ignored_keys": dict(sorted(totals["ignored"].items())),
     }
 
 
-def _most_first(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
+def in_blocks(records: Iterable[Record], file: str, size: int = _BLOCK_BYTES) -> Iterator[Block]:
+    """Group the records of a file into blocks of about `size` bytes."""
+    block, length = Block(file, []), 0
+    for record in records:
+        block.records.append(record)
+        length += len(record.raw)
+        if length >= size:
+            yield block
+            block, length = Block(file, []), 0
+    if block.records:
+        yield block
+
+
+def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
+    """Validate every row of a block."""
+    result = ValidatedBlock()
+    lines: list[bytes] = []
+    mapping = mapping_of(spec)
+    for record in block.records:
+        for row in validate_record(record, block.file, spec, mapping):
+            findings = [f.to_dict() for f in row.findings]
+            result.rows_in += 1
+            result.shapes[row.shape] += 1
+            result.ignored.update(row.ignored)
+            result.findings += findings
+            result.by_rule.update(f.rule for f in row.findings)
+            if row.example is None:
+                place = {"file": block.file, "line": record.line}
+                result.quarantine.append({**place, "raw": _shown(record.raw), "findings": findings})
+                continue
+            result.kept += 1
+            if row.example.label is not None:
+                result.labels[row.example.label] += 1
+            lines.append(msgspec.json.encode(row.example.to_dict()) + b"\n")
+    result.examples = b"".join(lines)
+    return result
+
+
+def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
+    """Validate one record: one row, or as many as ``data.fields.each`` makes of it. `mapping`: that of the spec."""
+    place = f"{file}:{record.line}"
+    value, findings = record.value, list(record.findings)
+    if record.encoded:
+        value, problems, readable = decode_line(record.raw, place, record.at)
+        findings += problems
+        if not readable:
+            return [ValidatedRow(None, findings)]
+    elif value is None:
+        return [ValidatedRow(None, findings)]
+    if record.flat:
+        value = _from_cells(value)
+    if mapping is None and not isinstance(value, dict):
+        message, fix = (
+            f"the row is {quoted(value)}, not an object",
+            'write one object a row: {"text": "…", "label": "…"}',
+        )
+        return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
+    rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
+    by_fields = mapping is not None and mapping.content
+    return [_validate(row, by_fields, findings, record.line, file, spec) for row in rows]
+
+
+def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
+    """A table's row: empty cells of optional columns are left out, tags in one cell are split at commas."""
+    row = {k: v for k, v in row.items() if not (v == "" and k in OPTIONAL)}
+    if isinstance(row.get("tags"), str):
+        row["tags"] = [t.strip() for t in row["tags"].split(",") if t.strip()]
+    return row
+
+
+def _validate(
+    mapped: Mapped, by_fields: bool, findings: list[Finding], line: int, file: str, spec: TaskSpec
+) -> ValidatedRow:
+    """Validate a row that is in a known format, or should be."""
+    place, row, all_findings = f"{file}:{line}", mapped.row, [*findings, *mapped.findings]
+    if mapped.findings:
+        return ValidatedRow(None, all_findings, mapped.ignored, "mapped" if by_fields else "unknown")
+    turns = read_turns(row, spec, place)
+    shape = "mapped" if by_fields else turns.shape or "unknown"
+    all_findings += turns.findings
+    decoded_with_loss = any(f.rule == "data.invalid_utf8" for f in all_findings)  # then U+FFFD comes from decoding here
+    problems = check_row(row, turns, spec, place)
+    all_findings += [f for f in problems if not (decoded_with_loss and f.rule == "data.replacement_character")]
+    time, problems = read_time(row.get("time"), place)
+    all_findings += problems
+    ignored = sorted({*turns.ignored, *mapped.ignored})
+    if errors(all_findings):
+        return ValidatedRow(None, all_findings, ignored, shape)
+    messages = final_messages(turns, spec)
+    name = example_id(messages, turns.tools)
+    source: dict[str, Any] = {"file": file, "line": line}
+    if isinstance(row.get("id"), str) and row["id"] not in ("", name):
+        source["id"] = row["id"]
+    example = Example(
+        name,
+        messages,
+        messages[-1]["content"] if spec.labels else None,
+        row.get("group"),
+        row.get("origin") or ("production" if file == PRODUCTION_FILE else "human"),
+        source,
+        row.get("tags") or [],
+        turns.tools,
+        time,
+        row.get("generator"),
+    )
+    return ValidatedRow(example, all_findings, ignored, shape)
+
+
+def _shown(data: bytes) -> str:
+    """The row as the quarantine shows it: decoded with replacements, scrubbed, cut."""
+    return scrub_text(data[: 4 * RAW_SHOWN].decode("utf-8", "replace"))[:RAW_SHOWN]

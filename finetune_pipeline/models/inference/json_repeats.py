@@ -13,7 +13,7 @@ from typing import Any
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from finetune_pipeline.data.json_values import canonical
+from finetune_pipeline.data.answer_rules import canonical
 
 _SCALAR = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[^\s"\[\]{},:]+')
 _CLOSED_TYPES: dict[str, list[Any]] = {"boolean": [True, False], "null": [None]}

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.spec import TaskSpec
-from finetune_pipeline_tests.unit.data.raw_rows import PROMPT, TEXT_OUTPUT, chat, spec_of, turn
+from finetune_pipeline_tests.unit.data.raw_rows import turn
+from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec
 
 S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
@@ -149,7 +150,7 @@ def json_lines() -> File:
         lines.append(_line(row))
         faults.append((kind, rule, len(lines)))
     data = b"\n".join(lines) + b"\n"
-    spec = spec_of(max_chars=1000)
+    spec = make_spec(max_chars=1000)
     return File("a.jsonl", _bytes(data), spec, faults, sound + len(WARNINGS), len(LINE_FAULTS))
 
 
@@ -157,7 +158,9 @@ def free_text() -> File:
     rows = [row for _, _, row in FREE_WARNINGS]
     faults = [(kind, rule, i) for i, (kind, rule, _) in enumerate(FREE_WARNINGS, 1)]
     bad = sum(rule == "unknown_tool" for _, rule, _ in FREE_WARNINGS)
-    return File("free.jsonl", _bytes(b"\n".join(map(_line, rows))), spec_of(TEXT_OUTPUT), faults, len(rows) - bad, bad)
+    return File(
+        "free.jsonl", _bytes(b"\n".join(map(_line, rows))), make_spec(TEXT_OUTPUT), faults, len(rows) - bad, bad
+    )
 
 
 def document() -> File:
@@ -176,28 +179,24 @@ def document() -> File:
         faults.append((kind, rule, len(lines)))
     lines.append(b'{"text": "It bro')
     faults.append(("document cut off", "bad_json", len(lines)))
-    return File("a.json", _bytes(b"\n".join(lines)), spec_of(), faults, len(wrong), len(wrong) + 1)
+    return File("a.json", _bytes(b"\n".join(lines)), make_spec(), faults, len(wrong), len(wrong) + 1)
 
 
 def keyed_document() -> File:
     row = _line(_pair(1)).decode()
     text = f'{{"a": [\n{row}\n],\n"b": 5\n}}\nmore'
     faults = [("no list under a key", "not_rows", 4), ("text behind the document", "bad_json", 6)]
-    return File("keyed.json", _bytes(text.encode()), spec_of(), faults, 1, 2)
+    return File("keyed.json", _bytes(text.encode()), make_spec(), faults, 1, 2)
 
 
 def mapped() -> File:
-    rows = [["It broke", "bug_report"], ["It broke"], [["It"], "bug_report"], [{"no": 1}, 3]]
+    rows = [["It broke", "bug_report"], ["It broke"], [["It"], "bug_report"]]
     faults = [
         ("expression gives nothing", "missing_field", 2),
         ("expression cannot be worked out", "field_expression", 3),
-        ("expression cannot be worked out", "field_expression", 4),
-        ("label of another type", "wrong_type", 4),
     ]
-    spec = spec_of(
-        fields={"text": "trim_it([0])".replace("trim_it", "to_string") + " && join('', [[0]])", "label": "[1]"}
-    )
-    return File("mapped.jsonl", _bytes(b"\n".join(map(_line, rows))), spec, faults[:3], 1, 3)
+    spec = make_spec(fields={"text": "join('', [[0]])", "label": "[1]"})
+    return File("mapped.jsonl", _bytes(b"\n".join(map(_line, rows))), spec, faults, 1, 2)
 
 
 def table() -> File:
@@ -215,7 +214,7 @@ def table() -> File:
     ):
         lines += [line, b"It broke,P0_incident"]
         faults.append((kind, rule, len(lines) - 1))
-    return File("a.csv", _bytes(b"\r\n".join(lines)), spec_of(), faults, MANY + len(faults), len(faults))
+    return File("a.csv", _bytes(b"\r\n".join(lines)), make_spec(), faults, MANY + len(faults), len(faults))
 
 
 def other_encoding() -> File:
@@ -223,7 +222,7 @@ def other_encoding() -> File:
     return File(
         "b.csv",
         _bytes(data),
-        spec_of(csv={"encoding": "cp1252"}),
+        make_spec(csv={"encoding": "cp1252"}),
         [("bytes no cp1252 has", "invalid_encoding", 3)],
         1,
         1,
@@ -231,28 +230,33 @@ def other_encoding() -> File:
 
 
 def no_table() -> File:
-    return File("c.csv", _bytes(b"one\ntwo\n"), spec_of(), [("no table", "csv_dialect", 1)], 0, 1)
+    return File("c.csv", _bytes(b"one\ntwo\n"), make_spec(), [("no table", "csv_dialect", 1)], 0, 1)
 
 
 def nothing_known() -> File:
     return File(
-        "d.txt", _bytes(b"prose without form\n" * 5), spec_of(), [("no known container", "unknown_container", 1)], 0, 1
+        "d.txt",
+        _bytes(b"prose without form\n" * 5),
+        make_spec(),
+        [("no known container", "unknown_container", 1)],
+        0,
+        1,
     )
 
 
 def no_rows() -> File:
-    return File("e.json", _bytes(b"[ ]"), spec_of(), [("document without rows", "no_rows", 1)], 0, 1)
+    return File("e.json", _bytes(b"[ ]"), make_spec(), [("document without rows", "no_rows", 1)], 0, 1)
 
 
 def with_mark() -> File:
     data = b"\xef\xbb\xbf" + _line(_good(1)) + b"\n"
-    return File("mark.jsonl", _bytes(data), spec_of(), [("byte order mark", "byte_order_mark", 1)], 1, 0)
+    return File("mark.jsonl", _bytes(data), make_spec(), [("byte order mark", "byte_order_mark", 1)], 1, 0)
 
 
 def cut_gzip() -> File:
     data = b"".join(_line(_good(i)) + b"\n" for i in range(5))
     packed = gzip.compress(data[:-1] + b" " * 200_000 + b"\n", 0)
-    return File("a.jsonl.gz", _bytes(packed[:-100]), spec_of(), [("gzip cut off", "bad_gzip", 5)], 4, 1)
+    return File("a.jsonl.gz", _bytes(packed[:-100]), make_spec(), [("gzip cut off", "bad_gzip", 5)], 4, 1)
 
 
 def parquet() -> File:
@@ -268,12 +272,12 @@ def parquet() -> File:
         ("short in Parquet", "too_short", 3),
         ("label in Parquet", "unknown_label", 4),
     ]
-    return File("a.parquet", write, spec_of(), faults, 1, 3)
+    return File("a.parquet", write, make_spec(), faults, 1, 3)
 
 
 def no_parquet() -> File:
     return File(
-        "b.parquet", _bytes(b"PAR1" + b"\0" * 50 + b"PAR1"), spec_of(), [("broken Parquet", "bad_parquet", 1)], 0, 1
+        "b.parquet", _bytes(b"PAR1" + b"\0" * 50 + b"PAR1"), make_spec(), [("broken Parquet", "bad_parquet", 1)], 0, 1
     )
 
 
@@ -364,18 +368,18 @@ def clean_files() -> list[File]:
             (f"{stem}.jsonl.gz", gzip.compress(lines)),
             (f"{stem}.packed", gzip.compress(json.dumps(rows).encode())),
         ):
-            files.append(File(name, _bytes(data), spec_of(), sound=4))
+            files.append(File(name, _bytes(data), make_spec(), sound=4))
         if shape != "canonical":
-            files.append(File(f"{stem}.parquet", _parquet_of(rows), spec_of(), sound=4))
+            files.append(File(f"{stem}.parquet", _parquet_of(rows), make_spec(), sound=4))
         if all(isinstance(v, str) for v in rows[0].values()):
             for delimiter, suffix in ((",", "csv"), (";", "csv"), ("\t", "tsv"), ("|", "txt")):
                 data = _table_bytes(rows, delimiter, True)
-                files.append(File(f"{stem}.{ord(delimiter)}.{suffix}", _bytes(data), spec_of(), sound=4))
+                files.append(File(f"{stem}.{ord(delimiter)}.{suffix}", _bytes(data), make_spec(), sound=4))
             files.append(
-                File(f"{stem}.csv.gz", _bytes(gzip.compress(_table_bytes(rows, ",", True))), spec_of(), sound=4)
+                File(f"{stem}.csv.gz", _bytes(gzip.compress(_table_bytes(rows, ",", True))), make_spec(), sound=4)
             )
-    bare = spec_of(fields={"text": "c1", "label": "c2"})
+    bare = make_spec(fields={"text": "c1", "label": "c2"})
     data = _table_bytes([SHAPES["text_label"](said) for said in SAID], ",", False)
     files.append(File("bare.csv", _bytes(data), bare, sound=4))
-    files.append(File("tools.jsonl", _bytes(_line(CHAT_WITH_TOOLS)), spec_of(TEXT_OUTPUT), sound=1))
+    files.append(File("tools.jsonl", _bytes(_line(CHAT_WITH_TOOLS)), make_spec(TEXT_OUTPUT), sound=1))
     return files

@@ -7,39 +7,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.readers.blocks import Record, read_blocks
-from finetune_pipeline.data.validate.row_validation import ValidatedBlock, validate_block
+from finetune_pipeline.data.fields import mapping_of
+from finetune_pipeline.data.readers.any_file import read_records
+from finetune_pipeline.data.readers.records import Record
+from finetune_pipeline.data.validate.validation import (
+    ValidatedBlock,
+    ValidatedRow,
+    in_blocks,
+    validate_block,
+    validate_record,
+)
 from finetune_pipeline.spec import TaskSpec
 
-PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
-LABELS = ["bug_report", "feature_request", "P0_incident"]
-TEXT_OUTPUT = {"kind": "text"}
 FILE = "raw/a.jsonl"
-
-
-def spec_of(output: dict[str, Any] | None = None, prompt: str = PROMPT + "\n", **data: Any) -> TaskSpec:
-    """A small label task; keyword arguments go into its `data` section."""
-    return TaskSpec.model_validate(
-        {
-            "name": "tickets",
-            "description": "test",
-            "system_prompt": prompt,
-            "data": data,
-            "output": output or {"kind": "labels", "labels": LABELS},
-        }
-    )
 
 
 def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **more}
-
-
-def chat(
-    user: str = "The export button does nothing", answer: str = "bug_report", system: str | None = PROMPT, **more: Any
-) -> dict[str, Any]:
-    """A raw row in the `messages` format."""
-    turns = [] if system is None else [turn("system", system)]
-    return {"messages": [*turns, turn("user", user), turn("assistant", answer)], **more}
 
 
 def as_lines(rows: list[Any]) -> bytes:
@@ -47,34 +31,40 @@ def as_lines(rows: list[Any]) -> bytes:
     return b"".join((r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode()) + b"\n" for r in rows)
 
 
-def judge_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20) -> ValidatedBlock:
+def validate_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 20) -> ValidatedBlock:
     """The result for all blocks of a file together."""
     whole = ValidatedBlock()
-    for block in read_blocks(path, file or path.name, spec, size):
+    for block in in_blocks(read_records(path, file or path.name, spec), file or path.name, size):
         result = validate_block(block, spec)
         assert result.rows_in == result.kept + len(result.quarantine)
         whole.examples += result.examples
         whole.quarantine += result.quarantine
         whole.findings += result.findings
-        for name in ("rows_in", "kept", "blank"):
+        for name in ("rows_in", "kept"):
             setattr(whole, name, getattr(whole, name) + getattr(result, name))
         for name in ("by_rule", "labels", "ignored", "shapes"):
             getattr(whole, name).update(getattr(result, name))
     return whole
 
 
-def judge_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl", **more: Any) -> ValidatedBlock:
+def validate_row(row: Any, spec: TaskSpec, file: str = FILE) -> ValidatedRow:
+    """The result for one row, or for a line's bytes, at line 7 of the file."""
+    data = row if isinstance(row, bytes) else json.dumps(row).encode()
+    return validate_record(Record(7, None, data, encoded=True), file, spec, mapping_of(spec))[0]
+
+
+def validate_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl", **more: Any) -> ValidatedBlock:
     """The result for a file that holds these bytes."""
     path = folder / name
     path.write_bytes(data)
-    return judge_file(path, spec, **more)
+    return validate_file(path, spec, **more)
 
 
-def records_of(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.json", size: int = 8 << 20) -> list[Record]:
+def records_of(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.json") -> list[Record]:
     """The records of a file that holds these bytes."""
     path = folder / name
     path.write_bytes(data)
-    return [record for block in read_blocks(path, name, spec, size) for record in block.records]
+    return list(read_records(path, name, spec))
 
 
 def examples(result: ValidatedBlock) -> list[dict[str, Any]]:
@@ -87,7 +77,7 @@ def texts(result: ValidatedBlock) -> list[str]:
     return ["\n".join(m["content"] for m in e["messages"] if m["role"] == "user") for e in examples(result)]
 
 
-def told(result: ValidatedBlock) -> list[tuple[str, int]]:
+def rules_by_line(result: ValidatedBlock) -> list[tuple[str, int]]:
     """(rule, line) of every finding, sorted."""
     return sorted((f["rule"].removeprefix("data."), int(f["place"].rpartition(":")[2])) for f in result.findings)
 

@@ -11,8 +11,16 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
-from finetune_pipeline.data.dedup.preparation import Preparation, prepare_rows
-from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, NEAR, TABLE, RowTable, write_kept
+from finetune_pipeline.data.dedup.row_table import (
+    ALL_ROWS,
+    KEPT,
+    NEAR,
+    TABLE,
+    Preparation,
+    RowTable,
+    prepare_rows,
+    write_kept,
+)
 from finetune_pipeline.data.examples import EXAMPLES, Example, example_id, write_examples
 from finetune_pipeline.spec import TaskSpec
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.data.review import _read_decision
-from finetune_pipeline.data.validate.row_validation import validate_line
 from finetune_pipeline.production.log_rows import problems_of
 from finetune_pipeline.spec import TaskSpec
+from finetune_pipeline_tests.unit.data.raw_rows import validate_row
 
 SCHEMA = {
     "type": "object",
@@ -29,7 +29,7 @@ def spec(**output: object) -> TaskSpec:
 
 def findings(answer: str, of: TaskSpec | None = None) -> list[tuple[str, str]]:
     line = json.dumps({"prompt": "A table for four on the first of May", "completion": answer}).encode()
-    checked = validate_line(line, "a.jsonl", 7, of or spec())
+    checked = validate_row(line, of or spec(), "a.jsonl")
     assert (checked.example is None) == any(f.severity == "error" for f in checked.findings)
     return [(f.rule, f.place) for f in checked.findings]
 
@@ -67,8 +67,8 @@ def test_text_answers_are_held_to_their_form() -> None:
 
 def test_corrections_are_held_to_the_same_form(tmp_path: Path) -> None:
     decision = {"id": "a", "decision": "relabel", "reviewer": "kim", "label": '{"guests": 4}'}
-    made, found = _read_decision(decision, spec(), "r.jsonl:1")
-    assert made is None and [f.rule for f in found] == ["data.review_answer_schema"]
+    made, findings = _read_decision(decision, spec(), "r.jsonl:1")
+    assert made is None and [f.rule for f in findings] == ["data.review_answer_schema"]
     logged = {
         "id": "1",
         "timestamp": "2026-05-01T10:00:00Z",

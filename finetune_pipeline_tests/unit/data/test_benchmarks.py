@@ -34,8 +34,8 @@ def find(items: list[Item], rows: list[Example]) -> list[Match]:
 
 def test_clean_rows_pass() -> None:
     matches = find(ITEMS, CLEAN)
-    told = contamination(matches, ITEMS, len(CLEAN))
-    assert not matches and told["passed"] and not told["findings"]
+    report = contamination(matches, ITEMS, len(CLEAN))
+    assert not matches and report["passed"] and not report["findings"]
 
 
 def test_planted_items_are_found_one_to_one() -> None:
@@ -45,10 +45,10 @@ def test_planted_items_are_found_one_to_one() -> None:
     assert [(m.id, m.line, m.how) for m in matches] == [
         (e.id, item.line, "exact") for e, item in zip(planted, ITEMS, strict=True)
     ]
-    told = contamination(matches, ITEMS, len(rows))
-    assert not told["passed"] and told["repeated"] == 50
-    assert told["benchmarks"] == [{"file": "bench.jsonl", "items": 50, "repeated": 50, "rows": 50}]
-    assert told["findings"][0]["place"] == "raw/a.jsonl:501"
+    report = contamination(matches, ITEMS, len(rows))
+    assert not report["passed"] and report["repeated"] == 50
+    assert report["benchmarks"] == [{"file": "bench.jsonl", "items": 50, "repeated": 50, "rows": 50}]
+    assert report["findings"][0]["place"] == "raw/a.jsonl:501"
 
 
 @pytest.mark.parametrize("where", ["wrapped", "answer", "edited", "cased"])
@@ -139,14 +139,3 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str, p
     with pytest.raises(FindingsError) as error:
         read_benchmark(write(tmp_path / name, content))
     assert error.value.findings[0].place == place
-
-
-def test_broken_bytes_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "b.jsonl"
-    path.write_bytes(b'{"q": "\xff"}\n')
-    with pytest.raises(FindingsError, match="byte 7 is not UTF-8"):
-        read_benchmark(path)
-
-
-def test_without_files_nothing_is_asked() -> None:
-    assert contamination([], [], 10)["applies"] is False

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.dedup.boilerplate import LONG, MOST, Boilerplate, find_boilerplate, strip
+from finetune_pipeline.data.dedup.boilerplate import MOST, Boilerplate, find_boilerplate, strip
 
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
@@ -50,26 +49,6 @@ def test_a_template_in_the_middle_of_other_text_goes() -> None:
         assert content in left and name in left and "support team" not in left and "Kind regards" not in left
 
 
-def test_several_templates_in_one_set() -> None:
-    contents = sayings(600, 14)
-    texts = [
-        ALPACA.format(c)
-        if i % 3 == 0
-        else WITH_INPUT.format(sayings(1, 5, i)[0], c)
-        if i % 3 == 1
-        else f"Summarise the following paragraph in no more than ten words: {c}"
-        for i, c in enumerate(contents)
-    ]
-    for i, (left, content) in enumerate(zip(stripped(texts), contents, strict=True)):
-        assert left.endswith(content) and "###" not in left and "Summarise" not in left
-        assert len(left) - len(content) <= (60 if i % 3 == 1 else 0)
-
-
-def test_what_some_rows_happen_to_say_first_is_not_part_of_the_template() -> None:
-    contents = [f"{start} {c}" for start in ("What is the", "Who was the", "Give me a list of") for c in sayings(80, 9)]
-    assert sorted(stripped([ALPACA.format(c) for c in contents])) == sorted(contents)
-
-
 @pytest.mark.parametrize(
     "question",
     [
@@ -84,11 +63,6 @@ def test_a_repeated_question_is_no_template(question: str) -> None:
     assert find_boilerplate(texts) == Boilerplate()
 
 
-def test_an_often_repeated_row_is_no_template() -> None:
-    question = "What is the best way to reset the password of my account on the website?"
-    assert find_boilerplate([question] * 500 + sayings(200, 9)) == Boilerplate()
-
-
 def test_unrelated_rows_and_small_sets_have_no_templates() -> None:
     assert find_boilerplate(sayings(2000, 30)) == Boilerplate()
     assert find_boilerplate([ALPACA.format(c) for c in sayings(19, 12)]) == Boilerplate()
@@ -97,9 +71,9 @@ def test_unrelated_rows_and_small_sets_have_no_templates() -> None:
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
     texts = [ALPACA.format(c) for c in sayings(100, 12)] + sayings(300, 20, 1)
-    found = find_boilerplate(texts)
-    assert found.segments and found == find_boilerplate(reversed(texts)) == find_boilerplate(texts + texts[:50])
-    assert len(found.segments) <= MOST
+    hits = find_boilerplate(texts)
+    assert hits.segments and hits == find_boilerplate(reversed(texts)) == find_boilerplate(texts + texts[:50])
+    assert len(hits.segments) <= MOST
 
 
 def test_a_row_with_nothing_left_keeps_its_text() -> None:
@@ -109,19 +83,6 @@ def test_a_row_with_nothing_left_keeps_its_text() -> None:
     assert strip(f"{preamble} ...", templates) == f"{preamble} ..."
     assert strip(f"{preamble} 😀", templates) == "😀"
     assert strip(f"{preamble}\nWhat now?", templates) == "What now?"
-
-
-def test_short_segments_go_only_where_they_are_a_line() -> None:
-    templates = Boilerplate(("### Input:",))
-    assert len("### Input:") < LONG
-    assert strip("### Input:\nabc", templates) == "abc"
-    assert strip("write ### Input: before it", templates) == "write ### Input: before it"
-
-
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    boilerplate = Boilerplate(("b" * 50, "a:"))
-    boilerplate.save(tmp_path / "boilerplate.json")
-    assert Boilerplate.load(tmp_path / "boilerplate.json") == boilerplate and hash(boilerplate)
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,71 +1,27 @@
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from finetune_pipeline.data.raw_files import detect
-from finetune_pipeline_tests.unit.data.raw_rows import TEXT_OUTPUT, as_lines, chat, spec_of
-
-SHAREGPT = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
-
-
-@pytest.mark.parametrize(
-    ("rows", "shape", "said"),
-    [
-        ([chat()], "messages", "1 hold `messages`: OpenAI chat"),
-        ([{"text": "a", "label": "b"}, {"label": "b"}], "text_label", "2 hold `text` or `label`"),
-        ([{"prompt": "a", "completion": "b"}], "prompt_completion", "a prompt and its completion"),
-        ([{"question": "a", "answer": "b"}], "prompt_completion", "a prompt and its completion"),
-        ([{"instruction": "a", "input": "", "output": "b"}], "instruction", "`instruction`"),
-        ([SHAREGPT], "sharegpt", "ShareGPT"),
-        (
-            [chat(), {"text": "a", "label": "b"}, b"{broken"],
-            "mixed",
-            "of the first 3 rows 1 hold `messages`: OpenAI chat and 1 hold",
-        ),
-        ([{"a": 1}, [1]], "unknown", "none is in a known format"),
-    ],
-)
-def test_shapes_of_rows(tmp_path: Path, rows: list[Any], shape: str, said: str) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(as_lines(rows))
-    found = detect(path, "a.jsonl", spec_of())
-    assert (found.shape, found.container, found.compressed) == (shape, "json_lines", False) and said in found.reason
-
-
-def test_a_document_and_what_packs_it(tmp_path: Path) -> None:
-    for name, data, packed in (
-        ("a.jsonl", json.dumps([SHAREGPT] * 300), False),
-        ("a.json.gz", json.dumps([SHAREGPT] * 300), True),
-    ):
-        path = tmp_path / name
-        path.write_bytes(gzip.compress(data.encode()) if packed else data.encode())
-        found = detect(path, name, spec_of())
-        assert (found.container, found.compressed, found.shape) == ("json", packed, "sharegpt")
-        assert "JSON array" in found.reason and "of the first 200 rows 200 hold" in found.reason
-        assert found.reason.startswith("gzip") == packed
-        assert ("whatever the suffix says" in found.reason) == (name == "a.jsonl")
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, make_spec
 
 
 def test_a_table_and_its_dialect(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'text;label;n\n"a;b";x;1\nc;y;2\n')
-    found = detect(path, "a.csv", spec_of())
-    assert found.details == {"delimiter": ";", "quote": '"', "header": True, "columns": ["text", "label", "n"]}
-    assert (found.container, found.shape) == ("csv", "text_label")
-    assert "delimiter ';' and quote \" give 3 fields in all of the first 3 lines" in found.reason
+    detected = detect(path, "a.csv", make_spec())
+    assert detected.details == {"delimiter": ";", "quote": '"', "header": True, "columns": ["text", "label", "n"]}
+    assert (detected.container, detected.shape) == ("csv", "text_label")
+    assert "delimiter ';' and quote \" give 3 fields in all of the first 3 lines" in detected.reason
 
 
 def test_a_mapping_shows(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps({"x": [["a b", "x"]] * 3, "y": [["c d"]]}).encode())
-    spec = spec_of(TEXT_OUTPUT, fields={"text": "[0]", "label": "[1]"})
-    found = detect(path, "a.json", spec)
-    assert found.shape == "mapped" and "of the first 4 rows 3 hold what data.fields names" in found.reason
+    spec = make_spec(TEXT_OUTPUT, fields={"text": "[0]", "label": "[1]"})
+    detected = detect(path, "a.json", spec)
+    assert detected.shape == "mapped" and "of the first 4 rows 3 hold what data.fields names" in detected.reason
 
 
 def test_what_holds_nothing_or_is_nothing(tmp_path: Path) -> None:
@@ -76,5 +32,5 @@ def test_what_holds_nothing_or_is_nothing(tmp_path: Path) -> None:
         (b"PAR1 but not really", "a.parquet", "parquet", "Parquet"),
     ):
         (tmp_path / name).write_bytes(data)
-        found = detect(tmp_path / name, name, spec_of())
-        assert (found.container, found.shape) == (container, "unknown") and said in found.reason
+        detected = detect(tmp_path / name, name, make_spec())
+        assert (detected.container, detected.shape) == (container, "unknown") and said in detected.reason

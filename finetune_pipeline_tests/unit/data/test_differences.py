@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.dedup.differences import differ_in_meaning
+from finetune_pipeline.data.dedup.duplicate_resolution import differ_in_meaning
 
 LONG = "since the update of last week the exporter writes an empty file for our second depot"
 

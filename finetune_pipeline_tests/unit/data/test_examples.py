@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.examples import Example, example_id, read_examples, write_examples
+from finetune_pipeline.data.examples import example_id, read_examples, write_examples
 from finetune_pipeline.data.json_lines import digest_files, read_lines
 from finetune_pipeline_tests.unit.data.rows import example
 
@@ -15,13 +15,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_examples(tmp_path / "e.jsonl") == rows
     first = (tmp_path / "e.jsonl").read_text("utf-8").split("\n")[0]
     assert first.startswith('{"id":"') and first.index('"messages"') < first.index('"label"') < first.index('"source"')
-
-
-def test_views_of_a_chat_of_several_turns() -> None:
-    turns = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
-    row = Example("x", [{"role": r, "content": c} for r, c in turns], source={"file": "f.jsonl", "line": 3})
-    assert (row.user_text, row.answer, row.place) == ("a\nc", "d", "f.jsonl:3")
-    assert [m["content"] for m in row.prompt_messages] == ["s", "a", "b", "c"]
 
 
 def test_id_depends_on_content_and_roles_only() -> None:

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.fields import check_fields, mapping_of, named_in_fields
-from finetune_pipeline.data.readers.blocks import Record
-from finetune_pipeline.data.validate.row_validation import validate_record
-from finetune_pipeline_tests.unit.data.raw_rows import TEXT_OUTPUT, as_lines, examples, judge_bytes, rules, spec_of
+from finetune_pipeline.data.fields import check_fields, mapping_of
+from finetune_pipeline.data.readers.records import Record
+from finetune_pipeline.data.validate.validation import validate_record
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, make_spec
 
 
 def check(row: Any, key: str | None = None, output: Any = None, file: str = "raw/a.json", **data: Any) -> Any:
-    spec = spec_of(output, **data)
+    spec = make_spec(output, **data)
     record = Record(3, None, json.dumps(row).encode(), key=key, encoded=True)
     return validate_record(record, file, spec, mapping_of(spec))
 
@@ -39,23 +38,7 @@ def said(row: Any, **more: Any) -> list[tuple[str, str]]:
             ("It broke", "bug_report"),
         ),
         ({"text": "body", "label": "='bug_report'"}, {"body": "It broke"}, ("It broke", "bug_report")),
-        ({"text": "body", "label": "'bug_report'"}, {"body": "It broke"}, ("It broke", "bug_report")),
         ({"text": "$file", "label": "to_string(n)"}, {"n": 5}, None),
-        (
-            {"prompt": '"the question"', "completion": "a"},
-            {"the question": "It broke", "a": "bug_report"},
-            ("It broke", "bug_report"),
-        ),
-        (
-            {"instruction": "i", "input": "x", "output": "o"},
-            {"i": "Sort", "x": "this", "o": "bug_report"},
-            ("Sort\n\nthis", "bug_report"),
-        ),
-        (
-            {"instruction": "i", "input": "x", "output": "o"},
-            {"i": "Sort it", "o": "bug_report"},
-            ("Sort it", "bug_report"),
-        ),
         ({"text": "@", "label": "='bug_report'"}, "It broke", ("It broke", "bug_report")),
     ],
 )
@@ -100,49 +83,6 @@ def test_each_makes_a_row_of_every_element() -> None:
         assert [f.rule for f in checked.findings] == ["data.missing_field"] and checked.example is None
 
 
-def test_rows_that_each_makes_are_all_counted(tmp_path: Path) -> None:
-    rows = [{"q": "one", "a": [{"v": "x1"}, {"v": "  "}]}, {"q": "two", "a": []}]
-    spec = spec_of(TEXT_OUTPUT, fields={"each": "a", "prompt": "q", "completion": "v"})
-    judged = judge_bytes(tmp_path, as_lines(rows), spec)
-    assert (judged.rows_in, judged.kept) == (3, 1) and rules(judged) == {"empty_field": 1, "missing_field": 1}
-    assert judged.shapes == {"mapped": 3}
-
-
-def test_other_fields_are_filled_in() -> None:
-    row = {
-        "t": "It broke",
-        "l": "bug_report",
-        "who": 17,
-        "at": 1_700_000_000,
-        "by": "model-x",
-        "kind": "synthetic",
-        "words": ["a"],
-        "n": 3,
-        "sys": None,
-    }
-    fields = {
-        "text": "t",
-        "label": "l",
-        "group": "who",
-        "time": "at",
-        "generator": "by",
-        "origin": "kind",
-        "tags": "words",
-        "id": "n",
-    }
-    (done,) = check(row, fields=fields)
-    made = done.example
-    assert made is not None and done.findings == [] and done.ignored == ["sys"]
-    assert (made.group, made.time, made.generator, made.origin, made.tags) == (
-        "17",
-        "2023-11-14T22:13:20Z",
-        "model-x",
-        "synthetic",
-        ["a"],
-    )
-    assert made.source == {"file": "raw/a.json", "line": 3, "id": "3"}
-
-
 def test_keys_that_are_not_mapped_say_nothing() -> None:
     """A column `tags` of some other meaning must not spoil a row whose mapping does not ask for it."""
     (done,) = check(
@@ -150,35 +90,6 @@ def test_keys_that_are_not_mapped_say_nothing() -> None:
         fields={"text": "t", "label": "l"},
     )
     assert done.findings == [] and done.ignored == ["group", "tags", "time"]
-
-
-def test_a_mapping_may_leave_the_texts_to_the_format() -> None:
-    (done,) = check({"text": "It broke", "label": "bug_report", "customer": "c9"}, fields={"group": "customer"})
-    assert done.example is not None and done.example.group == "c9" and done.shape == "text_label"
-
-
-@pytest.mark.parametrize(
-    ("row", "rule", "text"),
-    [
-        ({"body": "x"}, "missing_field", "data.fields.label: 'queue' gives nothing (keys here: 'body')"),
-        ({"body": None, "queue": "bug_report"}, "missing_field", "data.fields.text"),
-        ({"body": 5, "queue": "bug_report"}, "wrong_type", "`text` must be text, found 5"),
-        ([1, 2], "missing_field", "the row is a list"),
-    ],
-)
-def test_what_an_expression_does_not_give_is_told(row: Any, rule: str, text: str) -> None:
-    (checked,) = check(row, fields={"text": "body", "label": "queue"})
-    assert f"data.{rule}" in {f.rule for f in checked.findings} and checked.example is None
-    assert any(text in f.message for f in checked.findings)
-
-
-def test_an_expression_that_fails_on_a_row_costs_that_row(tmp_path: Path) -> None:
-    rows = [{"data": [{"text": "It broke"}]}, {"data": [{"text": 5}]}, {"other": 1}]
-    judged = judge_bytes(
-        tmp_path, as_lines(rows), spec_of(fields={"text": "join('', data[].text)", "label": "='bug_report'"})
-    )
-    assert rules(judged) == {"field_expression": 2} and judged.kept == 1
-    assert [q["line"] for q in judged.quarantine] == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -196,56 +107,9 @@ def test_an_expression_that_fails_on_a_row_costs_that_row(tmp_path: Path) -> Non
         ({"fields": {"text": "a", "label": "b", "messages": "c"}}, "data.fields", "several forms"),
         ({"fields": {"text": "a", "label": "b"}, "format": "messages"}, "data.fields", "data.format says `messages`"),
         ({"csv": {"encoding": "klingon"}}, "data.csv.encoding", "klingon"),
-        ({"csv": {"encoding": "base64"}}, "data.csv.encoding", "not a text encoding"),
+        ({"csv": {"encoding": "base64"}}, "data.csv.encoding", "no encoding of text"),
     ],
 )
 def test_wrong_mappings_are_found_when_the_spec_is_loaded(data: dict[str, Any], key: str, said: str) -> None:
-    found = check_fields(spec_of(**data))
-    assert [f.place for f in found] == [f"task.yaml: {key}"] and said in found[0].message + found[0].fix
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {},
-        {"fields": {"each": "instances"}},
-        {"fields": {"text": "join('', data[].text)", "label": "$key", "rows": "data.rows[]"}},
-        {
-            "fields": {
-                "messages": "turns[].{role: speaker, content: utterance}",
-                "group": "dialogue_id",
-                "tools": "t",
-                "system": "s",
-            }
-        },
-        {"fields": {"instruction": "i", "output": "o"}, "format": "instruction", "csv": {"encoding": "utf-16"}},
-    ],
-)
-def test_right_mappings_pass(data: dict[str, Any]) -> None:
-    assert check_fields(spec_of(**data)) == []
-
-
-def test_the_keys_an_expression_reads_are_those_of_the_row() -> None:
-    spec = spec_of(
-        fields={
-            "messages": "turns[?ok].{role: speaker, content: utterance}",
-            "group": "a.b || c[0].d",
-            "id": "length(e)",
-        }
-    )
-    assert named_in_fields(spec) == {"turns", "a", "c", "e"}
-    (done,) = check({"t": "It broke", "l": "bug_report", "x": 1}, fields={"text": "@.t", "label": "l"})
-    assert done.ignored == []  # an expression that looks at the whole row reads everything
-
-
-def test_examples_of_a_keyed_document(tmp_path: Path) -> None:
-    document = {
-        "bug_report": [{"data": [{"text": "It "}, {"text": "broke"}]}],
-        "P0_incident": [{"data": [{"text": "All is down"}]}],
-    }
-    spec = spec_of(fields={"text": "join('', data[].text)", "label": "$key"})
-    judged = judge_bytes(tmp_path, json.dumps(document, indent=1).encode(), spec, "a.json")
-    assert [(e["messages"][1]["content"], e["label"], e["source"]["line"]) for e in examples(judged)] == [
-        ("It broke", "bug_report", 3),
-        ("All is down", "P0_incident", 15),
-    ]
+    findings = check_fields(make_spec(**data))
+    assert [f.place for f in findings] == [f"task.yaml: {key}"] and said in findings[0].message + findings[0].fix

@@ -1,28 +1,33 @@
 from __future__ import annotations
 
+import importlib
 import json
+import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_pipeline.data import formats
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.data.fields import check_fields
-from finetune_pipeline.data.formats import FORMATS, RawFormat, Turns, register
-from finetune_pipeline.data.formats.base import read_single_texts
+from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.raw_files import detect
-from finetune_pipeline.data.validate.row_validation import ValidatedRow, validate_line
-from finetune_pipeline_tests.unit.data.raw_rows import FILE, PROMPT, TEXT_OUTPUT, chat, spec_of, turn
+from finetune_pipeline.data.validate.validation import ValidatedRow
+from finetune_pipeline_tests.unit.data.raw_rows import turn, validate_row
+from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec
 
-SPEC = spec_of(max_chars=400)
-TEXT = spec_of(TEXT_OUTPUT, max_chars=400)
+SPEC = make_spec(max_chars=400)
+TEXT = make_spec(TEXT_OUTPUT, max_chars=400)
 S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
+REFERENCE = Path(__file__).parents[3] / "tools" / "make_reference.py"
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
 
 
 def check(row: Any, spec: Any = SPEC) -> ValidatedRow:
-    return validate_line(json.dumps(row).encode(), FILE, 7, spec)
+    return validate_row(row, spec)
 
 
 def rules(row: Any, spec: Any = SPEC) -> list[str]:
@@ -82,41 +87,6 @@ def test_sharegpt_becomes_canonical_with_its_calls() -> None:
     assert done.tools == [{"type": "function", "function": {"name": "look_up", "parameters": {}}}]
 
 
-def test_parts_are_joined_and_calls_among_them_found() -> None:
-    parts = [
-        {"type": "reasoning", "value": "Look it up."},
-        {"type": "tool_call", "value": '{"name": "look_up", "arguments": {}}'},
-    ]
-    row = {
-        "messages": [
-            S,
-            U,
-            turn("assistant", parts),
-            turn("tool", [{"type": "text", "value": "sent"}]),
-            turn("assistant", [{"type": "text", "text": "It was "}, {"type": "text", "text": "sent."}]),
-        ]
-    }
-    done = kept(row, TEXT)
-    assert done.messages[2]["content"] == "<think>\nLook it up.\n</think>"
-    assert done.messages[2]["tool_calls"][0]["function"]["name"] == "look_up"
-    assert done.answer == "It was sent." and rules(row, TEXT) == ["reasoning_kept"]
-
-
-def test_weights_are_kept_where_they_say_something() -> None:
-    done = kept(
-        {
-            "messages": [
-                {**S, "loss_weight": 0.0},
-                {**U, "loss_weight": 0.0},
-                {**A, "loss_weight": 0.0},
-                U,
-                {**A, "loss_weight": 1.0},
-            ]
-        }
-    )
-    assert [m.get("weight") for m in done.messages] == [None, None, 0, None, None]
-
-
 @pytest.mark.parametrize(
     ("row", "user", "answer", "ignored"),
     [
@@ -124,30 +94,7 @@ def test_weights_are_kept_where_they_say_something() -> None:
         ({"query": "1+1?", "response": "2"}, "1+1?", "2", []),
         ({"input": "1+1?", "output": "2"}, "1+1?", "2", []),
         ({"instruction": "Add", "input": "1, 1", "output": "2"}, "Add\n\n1, 1", "2", []),
-        (
-            {"instruction": "Add", "context": "1, 1", "response": "2", "category": "maths"},
-            "Add\n\n1, 1",
-            "2",
-            ["category"],
-        ),
-        (
-            {"instruction": "Add", "input": "x", "output": "2", "chosen": "2", "rejected": "3"},
-            "Add\n\nx",
-            "2",
-            ["chosen", "rejected"],
-        ),
         ({"prompt": "1+1?", "chosen": "2", "rejected": "3"}, "1+1?", "2", ["rejected"]),
-        (
-            {
-                "conversations": [{"from": "human", "value": "1+1?"}],
-                "chosen": {"from": "gpt", "value": "2"},
-                "rejected": {},
-                "system": PROMPT,
-            },
-            "1+1?",
-            "2",
-            ["rejected"],
-        ),
     ],
 )
 def test_aliases_and_preference_rows(row: Any, user: str, answer: str, ignored: list[str]) -> None:
@@ -157,7 +104,7 @@ def test_aliases_and_preference_rows(row: Any, user: str, answer: str, ignored: 
 
 
 def test_the_system_prompt_is_added_where_it_may_be() -> None:
-    spec = spec_of(inject=True)
+    spec = make_spec(inject=True)
     assert kept(chat(system=None), spec).messages == kept(chat()).messages
     assert rules(chat(system="Other."), spec) == ["wrong_system_prompt"]
     assert kept({"text": "It broke", "label": "bug_report"}).messages[0]["content"] == SPEC.system_prompt
@@ -166,42 +113,46 @@ def test_the_system_prompt_is_added_where_it_may_be() -> None:
 def test_other_names_of_roles_are_declared() -> None:
     row = {"messages": [S, turn("USER", "It broke"), turn("SYSTEM", "bug_report")]}
     assert rules(row) == ["unknown_role", "unknown_role"]
-    assert kept(row, spec_of(roles={"USER": "user", "SYSTEM": "assistant"})).label == "bug_report"
+    assert kept(row, make_spec(roles={"USER": "user", "SYSTEM": "assistant"})).label == "bug_report"
+
+
+QUESTION_ANSWER = """
+from finetune_pipeline.data.formats.base import RawFormat, read_single_texts, register
+
+@register
+class QuestionAnswer(RawFormat):
+    name, order = "question_answer", 35
+    keys, described, documented = "`q` and `a`", "a question and its answer", "`q`, `a`"
+    row_keys = renames = ("q", "a")
+
+    def recognises(self, row):
+        return "q" in row and "a" in row
+
+    def read(self, row, spec, place, turns):
+        return read_single_texts(row, "q", "a", spec, place, turns)
+"""
 
 
 @pytest.fixture
-def question_answer() -> Iterator[None]:
-    @register
-    class QuestionAnswer(RawFormat):
-        name, order = "question_answer", 35
-        keys, described, documented = "`q` and `a`", "a question and its answer", "`q`, `a`"
-        row_keys = renames = ("q", "a")
-
-        def recognises(self, row: dict[str, Any]) -> bool:
-            return "q" in row and "a" in row
-
-        def read(self, row: dict[str, Any], spec: Any, place: str, turns: Turns) -> set[str]:
-            return read_single_texts(row, "q", "a", spec, place, turns)
-
+def question_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One more file in the folder of formats."""
+    (tmp_path / "question_answer.py").write_text(QUESTION_ANSWER)
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    module = importlib.import_module("finetune_pipeline.data.formats.question_answer")
     yield
-    del FORMATS["question_answer"]
+    del FORMATS["question_answer"], sys.modules[module.__name__]
 
 
 @pytest.mark.usefixtures("question_answer")
-def test_a_format_is_one_class(tmp_path: Path) -> None:
+def test_a_format_is_one_file(tmp_path: Path) -> None:
     row = {"q": "1+1?", "a": "2", "extra": 1}
-    spec = spec_of(TEXT_OUTPUT, format="question_answer")
+    spec = make_spec(TEXT_OUTPUT, format="question_answer")
     checked = check(row, spec)
     assert checked.example is not None and (checked.example.user_text, checked.example.answer) == ("1+1?", "2")
     assert (checked.shape, checked.ignored, check_fields(spec)) == ("question_answer", ["extra"], [])
     assert rules({"text": "x", "label": "y"}, spec) == ["unknown_shape"]
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    found = detect(tmp_path / "a.jsonl", "a.jsonl", spec)
-    assert found.shape == "question_answer" and "1 hold a question and its answer" in found.reason
+    detected = detect(tmp_path / "a.jsonl", "a.jsonl", spec)
+    assert detected.shape == "question_answer" and "1 hold a question and its answer" in detected.reason
     assert list(FORMATS) == sorted(FORMATS, key=lambda name: FORMATS[name].order)
-
-
-def test_an_unknown_format_is_told_with_the_nearest() -> None:
-    (finding,) = check_fields(spec_of(format="mesages"))
-    assert finding.place == "task.yaml: data.format" and finding.fix == "did you mean 'messages'?"
-    assert "use auto or one of messages, sharegpt" in check_fields(spec_of(format="x"))[0].fix
+    assert "| `question_answer` | `q`, `a` |" in runpy.run_path(str(REFERENCE))["render"]()

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_pipeline.data.json_lines import is_blank
 from finetune_pipeline.data.raw_files import detect
-from finetune_pipeline_tests.unit.data.raw_rows import LABELS, PROMPT, TEXT_OUTPUT, examples, judge_file, spec_of
+from finetune_pipeline_tests.unit.data.raw_rows import examples, validate_file
+from finetune_pipeline_tests.unit.data.rows import LABELS, PROMPT, TEXT_OUTPUT, make_spec
 
 BOUNDED = settings(
     max_examples=150,
@@ -68,13 +65,13 @@ ROW = (
     | st.fixed_dictionaries({"conversations": st.lists(TURN, max_size=3), "system": JSON})
 )
 SPECS = [
-    spec_of(),
-    spec_of(TEXT_OUTPUT, inject=True, max_chars=200),
-    spec_of(
+    make_spec(),
+    make_spec(TEXT_OUTPUT, inject=True, max_chars=200),
+    make_spec(
         fields={"text": "join('', data[].text) || [0]", "label": "$key", "group": "text"}, csv={"encoding": "utf-16"}
     ),
-    spec_of(fields={"rows": "messages[].content", "each": "tools"}, roles={"User": "user"}),
-    spec_of(
+    make_spec(fields={"rows": "messages[].content", "each": "tools"}, roles={"User": "user"}),
+    make_spec(
         TEXT_OUTPUT, fields={"rows": "text.label", "prompt": "to_string(@)", "completion": "c2"}, csv={"delimiter": ","}
     ),
 ]
@@ -120,7 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def accounted(path: Path, spec: Any, size: int) -> Any:
     """Validate a file and check that everything adds up."""
-    long = judge_file(path, spec, size=size)
+    long = validate_file(path, spec, size=size)
     assert long.rows_in == long.kept + len(long.quarantine) == sum(long.shapes.values())
     rows = examples(long)
     assert len(rows) == long.kept and all(row["messages"][-1]["role"] == "assistant" for row in rows)
@@ -128,9 +125,9 @@ def accounted(path: Path, spec: Any, size: int) -> Any:
     assert all(any(f["severity"] == "error" for f in q["findings"]) for q in long.quarantine)
     assert sum(long.by_rule.values()) == len(long.findings)
     msgspec.json.encode([long.quarantine, long.findings, dict(long.ignored), dict(long.shapes)])
-    found = detect(path, path.name, spec)
-    assert found.container in ("json_lines", "json", "csv", "parquet", "unknown") and found.reason
-    msgspec.json.encode(found)
+    detected = detect(path, path.name, spec)
+    assert detected.container in ("json_lines", "json", "csv", "parquet", "unknown") and detected.reason
+    msgspec.json.encode(detected)
     return long
 
 
@@ -149,32 +146,9 @@ def test_any_bytes_in_any_container(folder: Path, data: bytes, damage: Any, name
 
 
 @BOUNDED
-@given(data=ANY, damage=DAMAGE, name=st.sampled_from(NAMES), which=st.integers(0, 4))
-def test_any_bytes_in_gzip(folder: Path, data: bytes, damage: Any, name: str, which: int) -> None:
-    path = folder / name
-    path.write_bytes(damaged(gzip.compress(data), *damage))
-    accounted(path, SPECS[which], 1 << 20)
-
-
-@BOUNDED
-@given(rows=st.lists(st.tuples(CELL, CELL), max_size=6), damage=st.none() | DAMAGE, which=st.integers(0, 4))
-def test_any_bytes_in_parquet(folder: Path, rows: list[tuple[str, str]], damage: Any, which: int) -> None:
-    out = io.BytesIO()
-    columns = {"text": [a for a, _ in rows], "label": [b for _, b in rows]}
-    strings = pa.schema([("text", pa.string()), ("label", pa.string())])
-    pq.write_table(
-        pa.table({k: [v.encode("utf-8", "replace").decode() for v in c] for k, c in columns.items()}, strings), out
-    )
-    path = folder / "b.parquet"
-    path.write_bytes(damaged(out.getvalue(), *damage) if damage else out.getvalue())
-    judged = accounted(path, SPECS[which], 1 << 20)
-    assert damage or judged.rows_in >= len(rows)
-
-
-@BOUNDED
 @given(lines=st.lists(ROW.map(encoded) | st.binary(max_size=40).map(lambda b: b.replace(b"\n", b"")), max_size=6))
 def test_every_line_of_json_lines_is_a_row(folder: Path, lines: list[bytes]) -> None:
     path = folder / "c.jsonl"
     path.write_bytes(b"\n".join([b'{"text": "It broke", "label": "bug_report"}', b'{"text": "x"}', *lines]))
-    judged = accounted(path, SPECS[0], 64)
-    assert judged.rows_in == 2 + sum(not is_blank(line) for line in lines)
+    result = accounted(path, SPECS[0], 64)
+    assert result.rows_in == 2 + sum(not is_blank(line) for line in lines)

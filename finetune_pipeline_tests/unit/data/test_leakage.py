@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_pipeline.data.dedup.boilerplate import Boilerplate, strip
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, read_examples, write_examples
 from finetune_pipeline.data.split import leakage
-from finetune_pipeline.data.split.canaries import make_canaries
-from finetune_pipeline.data.split.leakage import find_leaks, fingerprints, leakage_report, write_fingerprints
+from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.data.split.ledger import ENTRY, record_assignments
 from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline_tests.unit.data.rows import example, make_spec, write_clean
@@ -41,7 +39,7 @@ def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
     report = leakage_report(made(tmp_path, some(0, 90)), make_spec())
     assert [report[k] for k in ("exact", "near", "group", "semantic")] == [0, 0, 0, 0]
     assert (report["pairs"], report["changed"], report["rows"]) == ([], [], 90)
-    assert all(found == {"exact": 0, "near": 0} for found in report["all_pairs"].values())
+    assert all(hits == {"exact": 0, "near": 0} for hits in report["all_pairs"].values())
     canaries = report["canaries"]
     assert canaries["planted"] == canaries["found"] == 15 and canaries["missed"] == []
     kinds = ("exact", "reformatted", "edited", "template_swapped", "same_group")
@@ -86,79 +84,21 @@ def test_large_sets_are_certified_without_comparing_all_pairs(tmp_path: Path, mo
     assert report["near"] > 5 and "all_pairs" not in report and report["canaries"]["missed"] == []
 
 
-def test_without_a_certificate_nothing_is_judged(tmp_path: Path) -> None:
-    out = made(tmp_path, some(0, 30))
-    (out / "leakage.json").unlink()
-    with pytest.raises(FileNotFoundError):
-        leakage_report(out, make_spec())
-
-
 def test_a_group_in_two_splits_is_a_leak(tmp_path: Path) -> None:
     """Groups are joined by the split itself; here the rows of one group had their splits before they had a group."""
     rows = some(0, 60)
     made(tmp_path, rows)
     placed = {e.id: i for i, file in enumerate(SPLIT_FILES.values()) for e in read_examples(tmp_path / "out" / file)}
-    told = np.zeros(len(rows), ENTRY)
-    told["id"] = [int(e.id, 16) for e in rows]
-    told["key"] = np.load(tmp_path / "clean/rows.npy")["prompt"]
-    told["split"] = [placed[e.id] for e in rows]
-    record_assignments(told, tmp_path / "ledger")
+    summary = np.zeros(len(rows), ENTRY)
+    summary["id"] = [int(e.id, 16) for e in rows]
+    summary["key"] = np.load(tmp_path / "clean/rows.npy")["prompt"]
+    summary["split"] = [placed[e.id] for e in rows]
+    record_assignments(summary, tmp_path / "ledger")
     grouped = [Example(**{**e.to_dict(), "group": "one" if i < 30 else None}) for i, e in enumerate(rows)]
     cleaned = write_clean(tmp_path / "clean2", grouped, make_spec())
     split(cleaned, cleaned, make_spec(), tmp_path / "ledger", tmp_path / "out2")
     report = leakage_report(tmp_path / "out2", make_spec())
     assert report["group"] >= 2 and report["exact"] == report["near"] == 0
-
-
-def test_leaks_are_those_of_all_pairs_compared() -> None:
-    rng = random.Random(5)
-    others = some(0, 40)
-    rows = some(300, 30)
-    for e in others[:25]:
-        words = e.user_text.split()
-        for _ in range(rng.randint(0, 4)):
-            words[rng.randrange(len(words))] = rng.choice(WORDS)
-        rows.append(example(" ".join(words), line=len(rows)))
-    wanted = {(a.id, b.id) for a in rows for b in others if similarity(a.user_text, b.user_text) >= 0.7}
-    assert len(wanted) > 5
-    assert {
-        (x["id"], x["other_id"]) for x in find_leaks(fingerprints(rows, NONE), fingerprints(others, NONE), 0.7)
-    } == wanted
-
-
-def test_fingerprints_hold_no_text_and_survive_a_file(tmp_path: Path) -> None:
-    rows = some(0, 3)
-    prints = fingerprints(rows, NONE)
-    write_fingerprints(tmp_path / "f.json", prints)
-    told = (tmp_path / "f.json").read_text()
-    assert not any(word in told for word in rows[0].user_text.split())
-    assert prints == json.loads(told) and set(prints[0]) == {"id", "exact", "shingles"}
-    assert prints[0]["shingles"] == sorted(set(prints[0]["shingles"])) and prints[0]["shingles"][-1] < 2**32
-
-
-def test_short_and_sign_only_texts_match_only_themselves() -> None:
-    def leaks(left: list[str], right: list[str]) -> list[tuple[str, float]]:
-        prints = [fingerprints([example(t) for t in texts], NONE) for texts in (left, right)]
-        return [(x["kind"], x["similarity"]) for x in find_leaks(*prints, 0.8)]
-
-    assert leaks(["!!", "no"], ["??", "ok"]) == []
-    assert leaks(["??", "OK"], ["??", "ok"]) == [("exact", 1.0)] * 2
-    assert leaks([], ["??"]) == [] == leaks(["??"], [])
-
-
-def test_a_long_template_round_short_texts_is_no_reason_to_miss_a_canary() -> None:
-    """A template is known to the letter: in other case it counts as what the row says, and outweighs that."""
-    template = "Please sort the following message into one of our queues, and answer with its name alone:"
-    rows = [example(f"{template} {e.user_text}", line=i) for i, e in enumerate(some(0, 9, words=5))]
-    templates = Boilerplate((template,))
-    canaries = [c for c in make_canaries(rows, 0.8, templates) if c.kind == "reformatted"]
-    assert len(canaries) == 3
-    for canary in canaries:
-        source, text = rows[canary.source].user_text, canary.example.user_text
-        assert text != source and template in text
-        assert similarity(strip(text, templates), strip(source, templates)) >= 0.8
-    plain = [c for c in make_canaries(rows, 0.8, NONE) if c.kind == "reformatted"]
-    assert len(plain) == 3 and not any(template in c.example.user_text for c in plain)
 
 
 @pytest.mark.parametrize("blind", ["near", "exact", "group"])

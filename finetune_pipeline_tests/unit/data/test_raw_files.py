@@ -90,16 +90,3 @@ def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
         ("data.link_leaves_folder", "more/secret.jsonl"),
         ("data.odd_file_name", "'raw/odd\\n.jsonl'"),
     }
-
-
-def test_the_name_of_production_rows_is_reserved(tmp_path: Path) -> None:
-    lay(tmp_path, "production.jsonl", "{}")
-    with pytest.raises(FindingsError, match="reserved_name"):
-        raw_digest(task(tmp_path, "*.jsonl"))
-
-
-def test_a_mapping_that_cannot_be_used_is_told_with_everything_else(tmp_path: Path) -> None:
-    spec = make_spec(raw=["raw/*.csv"], fields={"text": "a[", "label": "b"})
-    with pytest.raises(FindingsError) as error:
-        raw_digest(Task(spec=spec, folder=tmp_path))
-    assert [f.rule for f in error.value.findings] == ["spec.fields", "data.no_raw_files"]

@@ -11,18 +11,12 @@ import pytest
 
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.readers import json_document
-from finetune_pipeline.data.readers.blocks import Block, look_at, read_blocks
-from finetune_pipeline.data.readers.raw_stream import RawStream
-from finetune_pipeline_tests.unit.data.raw_rows import as_lines, judge_bytes, records_of, rules, spec_of, texts, told
+from finetune_pipeline.data.readers.any_file import look_at, read_records
+from finetune_pipeline_tests.unit.data.raw_rows import as_lines, records_of, rules, rules_by_line, texts, validate_bytes
+from finetune_pipeline_tests.unit.data.rows import make_spec
 
-SPEC = spec_of()
+SPEC = make_spec()
 ROWS = [{"text": f"It broke {i} times", "label": "bug_report"} for i in range(6)]
-
-
-def blocks_of(folder: Path, data: bytes, name: str = "a.jsonl", size: int = 8 << 20, spec: Any = SPEC) -> list[Block]:
-    path = folder / name
-    path.write_bytes(data)
-    return list(read_blocks(path, name, spec, size))
 
 
 def raws(folder: Path, data: bytes, spec: Any = SPEC, name: str = "a.json") -> list[tuple[int, bytes]]:
@@ -32,77 +26,22 @@ def raws(folder: Path, data: bytes, spec: Any = SPEC, name: str = "a.json") -> l
 # --- JSON Lines -------------------------------------------------------------------------------------------------------
 
 
-def test_blocks_are_whole_lines(tmp_path: Path) -> None:
-    lines = as_lines([*ROWS, b"", b"{broken", *ROWS])
-    for size in (1, 100, 1 << 20):
-        blocks = blocks_of(tmp_path, lines, size=size)
-        assert b"".join(b.data for b in blocks) == lines
-        for block in blocks:
-            assert block.data.endswith(b"\n") and block.first == 1 + lines[: block.start].count(b"\n")
-            assert len(block.data) < size + 100
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    for data in (b"", b"\n \n", b"\xef\xbb\xbf", b"\n" * 20_000):
+        assert validate_bytes(tmp_path, data, SPEC).rows_in == 0
 
 
-def test_a_digest_follows_what_a_judgement_depends_on(tmp_path: Path) -> None:
-    made = [
-        *blocks_of(tmp_path, as_lines(ROWS)),
-        *blocks_of(tmp_path, as_lines(ROWS[:3])),
-        *blocks_of(tmp_path, as_lines(ROWS), name="b.jsonl"),
-        Block("a.jsonl", "lines", 2, as_lines(ROWS)),
-        *blocks_of(tmp_path, json.dumps({"a": ROWS}).encode(), name="k.json"),
-        *blocks_of(tmp_path, json.dumps({"b": ROWS}).encode(), name="k.json"),
-        *blocks_of(tmp_path, b"text,label\nIt broke,bug_report\n", name="t.csv"),
-        *blocks_of(tmp_path, b"body,label\nIt broke,bug_report\n", name="t.csv"),
-    ]
-    assert len({b.digest for b in made}) == len(made)
-    assert blocks_of(tmp_path, as_lines(ROWS))[0].digest == made[0].digest
-
-
-def test_a_line_that_is_too_long_costs_itself_only(tmp_path: Path) -> None:
-    monster = b'{"text": "' + b"x" * (MAX_LINE_BYTES + 5)
-    data = as_lines([ROWS[0]]) + monster + b"\n" + as_lines(ROWS[1:3]) + monster
-    for size in (1 << 16, 64 << 20):
-        judged = judge_bytes(tmp_path, data, SPEC, size=size)
-        assert told(judged) == [("line_too_long", 2), ("line_too_long", 5)] and judged.kept == 3
-        assert len(judged.quarantine[0]["raw"]) == 2000
-    second = len(as_lines(ROWS[:1]))
-    third = second + len(monster) + 1
-    assert [b.start for b in blocks_of(tmp_path, data)] == [0, second, third, third + len(as_lines(ROWS[1:3]))]
-
-
-def test_blank_files_hold_blank_lines(tmp_path: Path) -> None:
-    for data, blank in ((b"", 0), (b"\n \n", 2), (b"\xef\xbb\xbf", 1), (b"\n" * 20_000, 20_000)):
-        judged = judge_bytes(tmp_path, data, SPEC)
-        assert (judged.rows_in, judged.blank) == (0, blank)
-
-
-def test_reading_takes_constant_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_document, "MAX_LINE_BYTES", 1 << 18)
-    row = as_lines([{"text": "It broke again and again. " * 8, "label": "bug_report"}])
-    lines, document = tmp_path / "a.jsonl", tmp_path / "a.json"
-    lines.write_bytes(row * 40_000)
-    document.write_bytes(b"[" + b",".join([row.strip()] * 40_000) + b"]")
-    for path in (lines, document):
-        tracemalloc.start()
-        count = sum(len(b.records) or b.data.count(b"\n") for b in read_blocks(path, path.name, SPEC, 1 << 18))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert count == 40_000 and peak < 6 << 20 < path.stat().st_size
+def test_reading_lines_takes_constant_memory(tmp_path: Path) -> None:
+    lines = tmp_path / "a.jsonl"
+    lines.write_bytes(as_lines([{"text": "It broke again and again. " * 8, "label": "bug_report"}]) * 40_000)
+    tracemalloc.start()
+    count = sum(1 for _ in read_records(lines, lines.name, SPEC))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 40_000 and peak < 6 << 20 < lines.stat().st_size
 
 
 # --- gzip -------------------------------------------------------------------------------------------------------------
-
-
-def test_gzip_of_everything_whatever_the_name(tmp_path: Path) -> None:
-    plain = judge_bytes(tmp_path, as_lines(ROWS), SPEC)
-    two_members = gzip.compress(as_lines(ROWS[:3])) + b"\0\0" + gzip.compress(as_lines(ROWS[3:]))
-    for data, name in (
-        (gzip.compress(as_lines(ROWS)), "a.jsonl.gz"),
-        (two_members, "a.jsonl"),
-        (gzip.compress(json.dumps(ROWS).encode()), "a.bin"),
-        (gzip.compress(b"text,label\n" + b"".join(b"%s,bug_report\n" % r["text"].encode() for r in ROWS)), "a.csv.gz"),
-    ):
-        judged = judge_bytes(tmp_path, data, SPEC, name)
-        assert texts(judged) == texts(plain) and judged.findings == []
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.csv.gz"])
@@ -115,7 +54,7 @@ def test_a_broken_gzip_keeps_the_rows_before_it(tmp_path: Path, name: str) -> No
     elif "csv" in name:
         plain = b"text,label\n" + b"".join(f"{r['text']},{r['label']}\n".encode() for r in rows)
     whole = gzip.compress(plain)
-    cut = judge_bytes(tmp_path, whole[: len(whole) * 2 // 3], SPEC, name)
+    cut = validate_bytes(tmp_path, whole[: len(whole) * 2 // 3], SPEC, name)
     assert cut.by_rule["data.bad_gzip"] == 1 and 1000 < cut.kept < 3000
     assert (
         texts(cut) == [r["text"] for r in rows[: cut.kept]]
@@ -123,28 +62,11 @@ def test_a_broken_gzip_keeps_the_rows_before_it(tmp_path: Path, name: str) -> No
     )
     assert len(cut.quarantine) <= 2
     middle = len(whole) * 2 // 3
-    bad = judge_bytes(tmp_path, whole[:middle] + b"\xff" * 64 + whole[middle + 64 :], SPEC, name)
+    bad = validate_bytes(tmp_path, whole[:middle] + b"\xff" * 64 + whole[middle + 64 :], SPEC, name)
     assert bad.by_rule["data.bad_gzip"] == 1 and bad.kept > 1000
 
 
-def test_gzip_that_is_nothing_else(tmp_path: Path) -> None:
-    judged = judge_bytes(tmp_path, b"\x1f\x8b" + b"no gzip at all", SPEC, "a.jsonl.gz")
-    assert (rules(judged), judged.kept) == ({"bad_gzip": 1}, 0)
-    with RawStream(tmp_path / "a.jsonl.gz") as stream:
-        assert stream.read(10) == b"" and "broken" in stream.problem
-
-
 # --- JSON documents ---------------------------------------------------------------------------------------------------
-
-
-def test_a_document_may_be_written_in_any_style(tmp_path: Path) -> None:
-    lines = "[\n" + ",\n".join(json.dumps(r) for r in ROWS) + "\n]\n"
-    leading = "[" + "\n, ".join(json.dumps(r) for r in ROWS) + "]"
-    for text in (lines, leading, "\ufeff" + lines):
-        for name in ("a.json", "a.jsonl", "a"):
-            judged = judge_bytes(tmp_path, text.encode(), SPEC, name)
-            assert texts(judged) == [r["text"] for r in ROWS]
-            assert rules(judged) == ({"byte_order_mark": 1} if text[0] == "\ufeff" else {})
 
 
 def test_rows_are_named_by_the_line_they_begin_in(tmp_path: Path) -> None:
@@ -163,39 +85,31 @@ def test_an_object_of_lists_gives_its_keys(tmp_path: Path) -> None:
             ("train", ["c d", "y"]),
             ("test", ["e f", "x"]),
         ]
-    mixed = judge_bytes(
+    mixed = validate_bytes(
         tmp_path, b'{"train": [{"text": "aa", "label": "bug_report"}], "version": 3, "n": {"a": [1]}}', SPEC, "a.json"
     )
     assert rules(mixed) == {"not_rows": 2} and mixed.kept == 1
-
-
-def test_one_object_may_be_one_row(tmp_path: Path) -> None:
-    row = {"messages": [{"role": "user", "content": "aa"}]}
-    for indent, name in ((None, "a.jsonl"), (None, "a.json"), (1, "a.json")):
-        judged = judge_bytes(tmp_path, json.dumps(row, indent=indent).encode(), spec_of(inject=True), name)
-        assert told(judged) == [("no_assistant_last", 1)]
-    own = spec_of(fields={"messages": "turns[].{role: who, content: said}"}, inject=True)
-    said = [{"who": "user", "said": "aa"}, {"who": "assistant", "said": "bug_report"}]
-    assert judge_bytes(tmp_path, json.dumps({"turns": said}, indent=1).encode(), own, "a.json").kept == 1
 
 
 def test_the_spec_may_say_where_the_rows_are(tmp_path: Path) -> None:
     document = {"about": {"rows": [1, 2]}, "data": {"rows": ROWS, "n": 6}}
     data = json.dumps(document, indent=1).encode()
     for expression in ("data.rows", "data.rows[]"):
-        spec = spec_of(fields={"rows": expression})
-        judged = judge_bytes(tmp_path, data, spec, "a.json")
-        assert (judged.kept, judged.findings) == (6, [])
-    lines = [r.line for r in records_of(tmp_path, data, spec_of(fields={"rows": "data.rows"}))]
+        spec = make_spec(fields={"rows": expression})
+        result = validate_bytes(tmp_path, data, spec, "a.json")
+        assert (result.kept, result.findings) == (6, [])
+    lines = [r.line for r in records_of(tmp_path, data, make_spec(fields={"rows": "data.rows"}))]
     assert lines == [data[: data.index(b'"text": "It broke %d' % i)].count(b"\n") for i in range(6)]
-    by_hand = judge_bytes(tmp_path, data, spec_of(fields={"rows": "data.rows[?text != 'It broke 2 times']"}), "a.json")
+    by_hand = validate_bytes(
+        tmp_path, data, make_spec(fields={"rows": "data.rows[?text != 'It broke 2 times']"}), "a.json"
+    )
     assert (by_hand.kept, by_hand.findings) == (5, [])
     for expression, rule in (
         ("data.lines", "missing_field"),
         ("data.n || `3`", "missing_field"),
         ("join(data, data)", "field_expression"),
     ):
-        assert rules(judge_bytes(tmp_path, data, spec_of(fields={"rows": expression}), "a.json")) == {rule: 1}
+        assert rules(validate_bytes(tmp_path, data, make_spec(fields={"rows": expression}), "a.json")) == {rule: 1}
 
 
 def document(item: bytes, style: str) -> bytes:
@@ -219,9 +133,9 @@ def document(item: bytes, style: str) -> bytes:
 def test_a_wrong_row_costs_itself_only(tmp_path: Path, item: bytes) -> None:
     for style in ("minified", "lines", "pretty"):
         data = document(item, style)
-        judged = judge_bytes(tmp_path, data, SPEC, "a.json")
-        assert texts(judged) == [r["text"] for r in ROWS]
-        assert [q["line"] for q in judged.quarantine] == [data[: data.index(item)].count(b"\n") + 1]
+        result = validate_bytes(tmp_path, data, SPEC, "a.json")
+        assert texts(result) == [r["text"] for r in ROWS]
+        assert [q["line"] for q in result.quarantine] == [data[: data.index(item)].count(b"\n") + 1]
 
 
 @pytest.mark.parametrize(
@@ -238,10 +152,10 @@ def test_a_break_keeps_the_rows_before_it_and_is_named_by_its_byte(
 ) -> None:
     for style in ("minified", "lines", "pretty"):
         data = document(item, style)
-        judged = judge_bytes(tmp_path, data, SPEC, "a.json")
-        assert texts(judged) == [r["text"] for r in ROWS[:3]] and rules(judged) == {"bad_json": 1}
-        assert judged.quarantine[0]["line"] == data[: data.index(item)].count(b"\n") + 1
-        message = judged.findings[0]["message"]
+        result = validate_bytes(tmp_path, data, SPEC, "a.json")
+        assert texts(result) == [r["text"] for r in ROWS[:3]] and rules(result) == {"bad_json": 1}
+        assert result.quarantine[0]["line"] == data[: data.index(item)].count(b"\n") + 1
+        message = result.findings[0]["message"]
         assert "nothing behind it was read" in message
         if said:
             assert f"broken at byte {data.index(item) + broken_at}: {said}" in message
@@ -251,9 +165,9 @@ def test_a_document_that_is_cut_off_loses_its_last_row_only(tmp_path: Path) -> N
     data = json.dumps(ROWS, indent=1).encode()
     for cut in range(data.index(b"}") + 1, len(data)):
         whole = data[:cut].count(b"}")
-        judged = judge_bytes(tmp_path, data[:cut], SPEC, "a.json")
-        assert (judged.kept, judged.rows_in) == (whole, whole + 1), data[:cut]
-        assert judged.quarantine[0]["findings"][0]["rule"] == "data.bad_json"
+        result = validate_bytes(tmp_path, data[:cut], SPEC, "a.json")
+        assert (result.kept, result.rows_in) == (whole, whole + 1), data[:cut]
+        assert result.quarantine[0]["findings"][0]["rule"] == "data.bad_json"
 
 
 @pytest.mark.parametrize(
@@ -272,25 +186,21 @@ def test_a_document_that_is_cut_off_loses_its_last_row_only(tmp_path: Path) -> N
 )
 def test_what_is_wrong_between_rows_is_named(tmp_path: Path, text: str, kept: int, expected: tuple[str, int]) -> None:
     rows = [json.dumps(r) for r in ROWS[: text.count("%s")]]
-    judged = judge_bytes(tmp_path, (text % tuple(rows)).encode(), SPEC, "a.json")
-    assert (judged.kept, told(judged)) == (kept, [expected])
+    result = validate_bytes(tmp_path, (text % tuple(rows)).encode(), SPEC, "a.json")
+    assert (result.kept, rules_by_line(result)) == (kept, [expected])
 
 
 def test_a_row_longer_than_a_line_may_be(tmp_path: Path) -> None:
     rows = [json.dumps(r).encode() for r in ROWS]
-    for length, kept in ((MAX_LINE_BYTES + 100, 6), (3 * MAX_LINE_BYTES, 1)):  # the second ends the reading
-        monster = b'{"text": "' + b"x" * length + b'", "more": [{"a": "]"}]}'
-        judged = judge_bytes(tmp_path, b"[" + b",\n".join([rows[0], monster, *rows[1:]]) + b"]", SPEC, "a.json")
-        assert told(judged) == [("line_too_long", 2)] and judged.kept == kept
+    monster = b'{"text": "' + b"x" * (MAX_LINE_BYTES + 100) + b'", "more": [{"a": "]"}]}'
+    result = validate_bytes(tmp_path, b"[" + b",\n".join([rows[0], monster, *rows[1:]]) + b"]", SPEC, "a.json")
+    assert rules_by_line(result) == [("line_too_long", 2)] and result.kept == 6
 
 
-@pytest.mark.parametrize("limit", [200, 1000])
-def test_where_the_pieces_end_makes_no_difference(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"text": 'say "{[" \\ é😀', "n": [1, -2.5e3, None, True, {"k": ["]", "}"]}]}, "one", 2, [], {}] * 9
-    data = json.dumps({"a": rows, "b": rows}, indent=1).encode() + b" \n" * 500
-    expected = raws(tmp_path, data)
-    monkeypatch.setattr(json_document, "MAX_LINE_BYTES", limit)
-    assert raws(tmp_path, data) == expected and [json.loads(raw) for _, raw in expected] == rows * 2
+def test_a_document_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_document, "MAX_DOCUMENT_BYTES", 100)
+    result = validate_bytes(tmp_path, gzip.compress(json.dumps(ROWS).encode()), SPEC, "a.json.gz")
+    assert (rules(result), result.kept) == ({"document_too_large": 1}, 0)
 
 
 # --- what a file is ---------------------------------------------------------------------------------------------------
@@ -318,15 +228,3 @@ def test_content_decides_what_a_file_is(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(data)
         assert look_at(tmp_path / name, name, SPEC)[0].kind == kind, data[:40]
-
-
-def test_a_file_that_is_nothing_known_is_refused_with_a_reason(tmp_path: Path) -> None:
-    for data, name, rule, said in (
-        (b"just prose\nwithout any form\n", "a.txt", "unknown_container", "no line holds a delimiter"),
-        ("a\tb\n".encode("utf-16"), "a.csv", "csv_dialect", "add to task.yaml: `data: {csv: {encoding: utf-16}}`"),
-        (b"\xff\xfe{\0}\0", "a.jsonl", "unknown_container", "UTF-16"),
-        (gzip.compress(b"PAR1xxxx"), "a.parquet.gz", "unknown_container", "inside gzip"),
-    ):
-        judged = judge_bytes(tmp_path, data, SPEC, name)
-        assert (rules(judged), judged.rows_in) == ({rule: 1}, 1)
-        assert said in judged.findings[0]["message"] + judged.findings[0]["fix"]

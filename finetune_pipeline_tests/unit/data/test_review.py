@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.review import apply_reviews, decision_line, reviews_digest
+from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_clean
 
 ROWS = [
@@ -88,8 +88,8 @@ def test_a_faulty_decision_changes_nothing_and_is_counted(tmp_path: Path, line: 
     facts = decide(tmp_path, {"a.jsonl": [line]})
     assert read_examples(tmp_path / "out") == ROWS
     assert facts["by_rule"] == {f"data.{rule}": 1}
-    told = read_lines(tmp_path / "out/findings.jsonl")
-    assert told[0]["place"] == "reviews/a.jsonl:1" and said in told[0]["message"]
+    report = read_lines(tmp_path / "out/findings.jsonl")
+    assert report[0]["place"] == "reviews/a.jsonl:1" and said in report[0]["message"]
 
 
 def test_a_text_task_takes_any_new_answer(tmp_path: Path) -> None:
@@ -98,18 +98,7 @@ def test_a_text_task_takes_any_new_answer(tmp_path: Path) -> None:
     assert first.answer == "Write to [EMAIL_1]." and first.label is None
 
 
-def test_digest_and_lines_made_by_the_review_page(tmp_path: Path) -> None:
+def test_the_digest_follows_the_decisions(tmp_path: Path) -> None:
     none = reviews_digest(tmp_path / "reviews")
-    decide(tmp_path, {"a.jsonl": [decision_line(A, "drop", "bob", comment="spam").rstrip()]})
+    decide(tmp_path, {"a.jsonl": [row(A, "drop", comment="spam")]})
     assert reviews_digest(tmp_path / "reviews") != none
-    assert read_lines(tmp_path / "out/decisions.jsonl")[0] == {
-        "id": A,
-        "decision": "drop",
-        "label": None,
-        "reviewer": "bob",
-        "comment": "spam",
-        "time": None,
-        "place": "a.jsonl:1",
-    }
-    with pytest.raises(ValueError, match="'perhaps'"):
-        decision_line(A, "perhaps", "bob")

@@ -1,70 +1,27 @@
 from __future__ import annotations
 
-import json
 import re
-import time
-from collections import Counter
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_pipeline.data.scrub import (
-    KINDS,
-    MODEL_KINDS,
-    SHAPE_KINDS,
-    find_spans,
-    iban_ok,
-    luhn_ok,
-    scrub_text,
-)
-from finetune_pipeline_tests.unit.data.scrubbing_rows import PATH, labelled_rows
+from finetune_pipeline.data.scrub import SHAPE_KINDS, find_spans, scrub_text
+from finetune_pipeline_tests.unit.data.scrubbing_rows import labelled_rows
 
 ROWS = labelled_rows()
 
 
-def test_the_labels_lie_on_the_right_characters() -> None:
-    shapes = {"card": 12, "iban": 15, "ip": 4, "mac": 12, "phone": 7, "birth_date": 5, "national_id": 7}
-    for row in ROWS:
-        assert all(a.end <= b.start for a, b in pairwise(row.spans)), row
-        for span in row.spans:
-            value = row.text[span.start : span.end]
-            assert value and value == value.strip() and span.kind in KINDS, row
-            assert sum(c.isalnum() for c in value) >= shapes.get(span.kind, 2), row
-            if span.kind == "email":
-                assert any(at in value for at in ("@", "＠", "at")) and row.text[span.end : span.end + 1] != "@"
-            # a label never cuts a word or a number
-            around = row.text[span.start - 1 : span.start], row.text[span.end : span.end + 1]
-            assert (
-                not (around[0].isascii() and around[0].isalnum() and value[0].isalnum()) or "-p" + value in row.text
-            ), row
-            assert not (around[1].isascii() and around[1].isalnum() and value[-1].isalnum()), row
-
-
-def test_the_fixture_is_large_enough_and_holds_no_key_in_one_piece() -> None:
-    labels = Counter(span.kind for row in ROWS for span in row.spans)
-    assert len(ROWS) >= 600 and sum(not row.spans for row in ROWS) >= 250
-    assert len({row.text for row in ROWS}) == len(ROWS)
-    assert set(labels) == set(KINDS) and min(labels.values()) >= 8
-    assert len({row.lang for row in ROWS}) >= 10
-    written = PATH.read_text("utf-8")
-    assert not [p for p in ("AKIAIOSF", "ghp_0a1B", "sk_live_4", "xoxb-1", "AIzaSy", "-----BEGIN RSA") if p in written]
-
-
 @pytest.mark.parametrize("kind", SHAPE_KINDS)
 def test_recall_and_precision_on_the_labelled_texts(kind: str) -> None:
-    found = [(row, hit) for row in ROWS for hit in find_spans(row.text) if hit.kind == kind]
+    hits = [(row, hit) for row in ROWS for hit in find_spans(row.text) if hit.kind == kind]
     wanted = [(row, span) for row in ROWS for span in row.spans if span.kind == kind]
-    right = [pair for pair in found if pair[1] in pair[0].spans]
+    right = [pair for pair in hits if pair[1] in pair[0].spans]
     missed = [row.text for row, span in wanted if span not in find_spans(row.text)]
-    wrong = [(row.text, hit) for row, hit in found if hit not in row.spans]
+    wrong = [(row.text, hit) for row, hit in hits if hit not in row.spans]
     assert len(right) >= 0.98 * len(wanted), missed
-    assert len(right) >= 0.98 * len(found), wrong
-
-
-def test_model_kinds_are_found_by_no_shape() -> None:
-    assert not [hit for row in ROWS for hit in find_spans(row.text) if hit.kind in MODEL_KINDS]
+    assert len(right) >= 0.98 * len(hits), wrong
 
 
 @pytest.mark.parametrize(
@@ -108,12 +65,6 @@ def test_words_and_check_digits_decide(text: str, shown: str) -> None:
     assert scrub_text(text) == shown
 
 
-def test_check_digits() -> None:
-    assert luhn_ok("79927398713") and not luhn_ok("79927398710")
-    assert iban_ok("FR14 2004 1010 0505 0001 3M02 606") and not iban_ok("FR14 2004 1010 0505 0001 3M02 607")
-    assert not iban_ok("DE89") and not iban_ok("DE8937040044053201300")
-
-
 HARD = st.one_of(
     st.text(st.sampled_from("0123456789 +-./:()@aAkeysctpowrd=_[]{}EI|\n\u0661０－é日"), max_size=160),
     st.lists(
@@ -143,21 +94,3 @@ def test_what_lies_outside_the_hits_is_not_touched(text: str) -> None:
     at = 0
     for piece in re.split(r"\[[A-Z_]+_[0-9]{1,6}\]", scrub_text(text)):
         at = text.index(piece, at) + len(piece)  # every stretch between placeholders stands in the text, in order
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["1 " * 4000, "1-" * 4000, "a@" * 4000, "ab12 " * 1600, ":" * 8000, "f:" * 4000, "=" * 8000, "key=" * 2000, "A" * 8000,
-     "password is " * 700, "(0" * 4000, "born " * 1600, "eyJaaaaaaaa." * 660, "[" * 8000, "-----BEGIN PRIVATE KEY" * 360,
-     "4111 1111 1111 1112 " * 400, "seed phrase: " + "abc " * 2000, "at] " * 2000, "0x" * 4000, "+1 " * 2600],
-)  # fmt: skip
-def test_no_text_takes_long(text: str) -> None:
-    start = time.process_time()
-    scrub_text(text)
-    assert time.process_time() - start < 2.0
-
-
-def test_the_fixture_has_one_object_a_line() -> None:
-    assert all(
-        set(json.loads(line)) == {"about", "lang", "text", "spans"} for line in PATH.read_text("utf-8").splitlines()
-    )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data import sealing
 from finetune_pipeline.data.examples import read_examples, write_examples
 from finetune_pipeline.data.sealing import SealedError, is_sealed, seal, seal_key, unseal
 from finetune_pipeline_tests.unit.data.rows import example
@@ -25,20 +24,6 @@ def test_the_same_rows_give_the_same_bytes_and_other_keys_others() -> None:
     assert seal(ROWS, KEY) == seal(ROWS, KEY)
     assert seal(ROWS, seal_key(b"j" * 32)) != seal(ROWS, KEY)
     assert len(KEY) == 64
-
-
-@pytest.mark.parametrize("size", [1, 17, 40, 10_000])
-def test_long_files_are_sealed_in_whole_lines(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(sealing, "_CHUNK", size)
-    for rows in (ROWS, ROWS[:-1], b"", b"\n", b"x"):
-        sealed = seal(rows, KEY)
-        assert unseal(sealed, KEY) == rows
-        assert sealed.count(sealing.MAGIC) == len(list(sealing._chunks(rows)))
-        assert all(chunk.endswith(b"\n") for chunk in list(sealing._chunks(rows))[:-1])
-
-
-def test_sealed_files_may_be_joined() -> None:
-    assert unseal(seal(ROWS, KEY) + seal(b"more\n", KEY), KEY) == ROWS + b"more\n"
 
 
 @pytest.mark.parametrize("fault", ["key", "byte", "cut", "plain", "tail"])

@@ -95,13 +95,3 @@ def test_every_row_is_accounted_for(
         assert len(kept) == len(placed) + facts["splits"]["quarantined"]
         assert facts["splits"]["leaks"] == {"exact": 0, "near": 0, "group": 0}
     shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.jsonl.gz", "a"])
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(content=st.binary(max_size=300))
-def test_any_bytes_under_any_name(tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes) -> None:
-    folder = tmp_path_factory.mktemp("bytes")
-    facts = stage(folder, content, make_spec(), f"raw/{name}")
-    assert facts["validated"]["rows_in"] == facts["validated"]["kept"] + facts["validated"]["quarantined"]
-    shutil.rmtree(folder)

@@ -4,7 +4,6 @@ import csv
 import datetime as dt
 import io
 import itertools
-import random
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune_pipeline.data.raw_files import detect
-from finetune_pipeline.data.readers.blocks import read_blocks
 from finetune_pipeline_tests.unit.data.raw_rows import (
-    PROMPT,
-    TEXT_OUTPUT,
     examples,
-    judge_bytes,
-    judge_file,
     records_of,
     rules,
-    spec_of,
+    rules_by_line,
     texts,
-    told,
+    validate_bytes,
+    validate_file,
 )
+from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, make_spec
 
-SPEC = spec_of()
+SPEC = make_spec()
 ROWS = [
     ("The export, again, does nothing", "bug_report"),
     ("It broke; see below", "P0_incident"),
@@ -55,11 +51,11 @@ def test_the_dialect_follows_from_the_file(tmp_path: Path, delimiter: str) -> No
         rows = [("text", "label")] * header + GOOD * 3
         data = table(rows, end, delimiter=delimiter, quoting=quoting)
         names = ("text", "label") if header else ("c1", "c2")
-        spec = SPEC if header else spec_of(fields={"text": "c1", "label": "c2"})
+        spec = SPEC if header else make_spec(fields={"text": "c1", "label": "c2"})
         for name in ("a.csv", "a.txt", "a"):
             assert values(tmp_path, data, spec, name) == [dict(zip(names, row, strict=True)) for row in GOOD * 3]
-        judged = judge_bytes(tmp_path, data, spec, "a.csv")
-        assert (judged.kept, judged.findings) == (15, [])
+        result = validate_bytes(tmp_path, data, spec, "a.csv")
+        assert (result.kept, result.findings) == (15, [])
         detected = detect(tmp_path / "a.csv", "a.csv", spec)
         assert detected.container == "csv" and "in all of the first" in detected.reason
         assert (detected.details["delimiter"], detected.details["header"]) == (delimiter, header)
@@ -69,8 +65,8 @@ def test_rows_keep_the_line_they_start_in(tmp_path: Path) -> None:
     data = table([("text", "label"), *GOOD, *GOOD])
     lines = [r.line for r in records_of(tmp_path, data, SPEC, "a.csv")]
     assert lines == [2, 3, 4, 5, 7, 8, 9, 10, 11, 13]
-    marked = judge_bytes(tmp_path, b"\xef\xbb\xbf" + data.replace(b"He said", b"x\0"), SPEC, "a.csv")
-    assert told(marked) == [("byte_order_mark", 1), ("control_characters", 4), ("control_characters", 10)]
+    marked = validate_bytes(tmp_path, b"\xef\xbb\xbf" + data.replace(b"He said", b"x\0"), SPEC, "a.csv")
+    assert rules_by_line(marked) == [("byte_order_mark", 1), ("control_characters", 4), ("control_characters", 10)]
 
 
 def test_an_unclosed_quote_swallows_nothing(tmp_path: Path) -> None:
@@ -80,8 +76,8 @@ def test_an_unclosed_quote_swallows_nothing(tmp_path: Path) -> None:
     for bad in ('"starts and never ends,bug_report', '"torn" apart,bug_report', '"', '"a","b'):
         lines = ["text,label", *wrapped[:10], bad, *plain[:20], *wrapped[10:]]
         data = "\n".join(lines).encode() + b"\n"
-        judged = judge_bytes(tmp_path, data, SPEC, "a.csv")
-        assert told(judged) == [("unclosed_quote", 12)] and judged.kept == 60
+        result = validate_bytes(tmp_path, data, SPEC, "a.csv")
+        assert rules_by_line(result) == [("unclosed_quote", 12)] and result.kept == 60
         assert len(list(csv.reader(io.StringIO(data.decode())))) < 61 or bad != '"starts and never ends,bug_report'
 
 
@@ -95,28 +91,15 @@ def test_a_stray_quote_that_happens_to_be_closed_lines_later_swallows_nothing(tm
         'so does",P0_incident',
         *head,
     ]
-    judged = judge_bytes(tmp_path, "\n".join(lines).encode(), SPEC, "a.csv")
-    assert judged.kept == 42 and [line for _, line in told(judged)] == [22]
+    result = validate_bytes(tmp_path, "\n".join(lines).encode(), SPEC, "a.csv")
+    assert result.kept == 42 and [line for _, line in rules_by_line(result)] == [22]
     tabs = ["text\tlabel", *[f"Ticket {i}\tx" for i in range(20)], '"stray\tx', 'closed"\tx', "Ticket\tx"]
     data = "\n".join(tabs).encode()
-    judged = judge_bytes(tmp_path, data, spec_of(TEXT_OUTPUT), "a.tsv")
-    assert told(judged) == [("unclosed_quote", 22)] and "quote: none" in judged.findings[0]["fix"]
-    assert texts(judged)[-2:] == ['closed"', "Ticket"]
-    free = spec_of(TEXT_OUTPUT, csv={"quote": "none"})
+    result = validate_bytes(tmp_path, data, make_spec(TEXT_OUTPUT), "a.tsv")
+    assert rules_by_line(result) == [("unclosed_quote", 22)] and "quote: none" in result.findings[0]["fix"]
+    assert texts(result)[-2:] == ['closed"', "Ticket"]
+    free = make_spec(TEXT_OUTPUT, csv={"quote": "none"})
     assert [r["text"] for r in values(tmp_path, data, free, "a.tsv")][-3:] == ['"stray', 'closed"', "Ticket"]
-
-
-def test_real_fields_of_several_lines_are_one_row(tmp_path: Path) -> None:
-    for text in ("Hello, dear\nplease, help", "Hello\n\n\nbye", 'say ""x""\nand go'.replace('""', '"'), "a,b\nc,d\ne"):
-        data = table([("text", "label"), (text, "bug_report"), ("plain", "bug_report")])
-        assert [r["text"] for r in values(tmp_path, data)] == [text, "plain"]
-
-
-def test_a_wrong_number_of_fields_costs_its_row(tmp_path: Path) -> None:
-    data = table([("text", "label"), *GOOD, ("one",), *GOOD, ("a", "bug_report", "c"), *GOOD])
-    judged = judge_bytes(tmp_path, data, SPEC, "a.csv")
-    assert told(judged) == [("wrong_field_count", 8), ("wrong_field_count", 15)] and judged.kept == 15
-    assert "the row has 3 fields, 2 are expected" in judged.findings[1]["message"]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +117,7 @@ def test_a_wrong_number_of_fields_costs_its_row(tmp_path: Path) -> None:
 )
 def test_a_missing_header_does_not_eat_row_one(tmp_path: Path, first: str, data: dict[str, Any], header: bool) -> None:
     rows = [tuple(first.split(",")), *GOOD]
-    made = values(tmp_path, table(rows), spec_of(**data))
+    made = values(tmp_path, table(rows), make_spec(**data))
     assert len(made) == 6 - header
     assert tuple(made[0]) == (tuple(first.split(",")) if header else ("c1", "c2"))
     assert tuple(made[0].values()) == (GOOD[0] if header else tuple(first.split(",")))
@@ -150,31 +133,16 @@ def test_a_missing_header_does_not_eat_row_one(tmp_path: Path, first: str, data:
 def test_what_cannot_be_told_is_refused_with_the_line_to_add(
     tmp_path: Path, data: str, csv: dict[str, Any], said: str
 ) -> None:
-    judged = judge_bytes(tmp_path, data.encode(), spec_of(csv=csv), "a.csv")
-    assert (rules(judged), judged.rows_in) == ({"csv_dialect": 1}, 1) and said in judged.findings[0]["fix"]
+    result = validate_bytes(tmp_path, data.encode(), make_spec(csv=csv), "a.csv")
+    assert (rules(result), result.rows_in) == ({"csv_dialect": 1}, 1) and said in result.findings[0]["fix"]
 
 
-def test_a_table_of_unknown_columns_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    judged = judge_bytes(tmp_path, table(GOOD), SPEC, "a.csv")
-    assert rules(judged) == {"unknown_shape": 5}
-    assert "data.fields" in judged.findings[0]["fix"] and "c1 and label: c2" in judged.findings[0]["fix"]
-
-
-@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16", "utf-16-le", "utf-8-sig", "shift-jis"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
 def test_an_encoding_is_declared(tmp_path: Path, encoding: str) -> None:
-    said = "日本語, ok" if encoding == "shift-jis" else "Café, naïve"
+    said = "Café, naïve"
     data = f'text,label\n"{said}",bug_report\n{said[:3]},bug_report\n'.encode(encoding)
-    judged = judge_bytes(tmp_path, data, spec_of(csv={"encoding": encoding}), "a.csv", size=64)
-    assert texts(judged) == [said, said[:3]] and set(rules(judged)) <= {"byte_order_mark"}
-
-
-def test_bytes_of_another_encoding_are_found(tmp_path: Path) -> None:
-    data = "text,label\nfine,bug_report\nCafé,bug_report\n".encode("cp1252")
-    judged = judge_bytes(tmp_path, data, SPEC, "a.csv")
-    assert told(judged) == [("invalid_utf8", 3)] and judged.kept == 1
-    assert "byte offset 3 of the line (byte offset 30 of the file)" in judged.findings[0]["message"]
-    wrong = judge_bytes(tmp_path, data[:-1] + b"\nb\x81d,bug_report", spec_of(csv={"encoding": "cp1252"}), "a.csv")
-    assert told(wrong) == [("invalid_encoding", 4)] and wrong.kept == 2
+    result = validate_bytes(tmp_path, data, make_spec(csv={"encoding": encoding}), "a.csv", size=64)
+    assert texts(result) == [said, said[:3]] and set(rules(result)) <= {"byte_order_mark"}
 
 
 @pytest.mark.parametrize(
@@ -187,42 +155,9 @@ def test_bytes_of_another_encoding_are_found(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_table_is_refused_naming_what_was_seen(tmp_path: Path, data: bytes, said: str) -> None:
-    judged = judge_bytes(tmp_path, data, SPEC, "a.csv")
-    assert (rules(judged), judged.rows_in) == ({"csv_dialect": 1}, 1)
-    assert said in judged.findings[0]["message"]
-
-
-def test_cells_of_optional_columns_may_be_empty(tmp_path: Path) -> None:
-    data = table(
-        [
-            ("text", "label", "group", "tags", "origin"),
-            ("aa", "bug_report", "", "", ""),
-            ("bb", "bug_report", "g", "x, y", "synthetic"),
-        ]
-    )
-    judged = judge_bytes(tmp_path, data, SPEC, "a.csv")
-    assert judged.findings == []
-    assert [(e["group"], e["tags"], e["origin"]) for e in examples(judged)] == [
-        (None, [], "human"),
-        ("g", ["x", "y"], "synthetic"),
-    ]
-
-
-def test_random_tables_are_read_back(tmp_path: Path) -> None:
-    rng = random.Random(5)
-    for turn in range(20):
-        delimiter = rng.choice([",", ";", "\t", "|"])
-        letters = "ab c\"'\n,;|\té"
-        rows = [
-            (
-                "".join(rng.choice(letters) for _ in range(rng.randint(1, 12))) + "x",
-                rng.choice(["bug_report", "P0_incident"]),
-            )
-            for _ in range(30)
-        ]
-        data = table([("text", "label"), *rows], rng.choice(["\n", "\r\n"]), delimiter=delimiter, quoting=csv.QUOTE_ALL)
-        spec = spec_of(csv={"delimiter": delimiter, "quote": '"'})
-        assert [tuple(v.values()) for v in values(tmp_path, data, spec)] == rows, turn
+    result = validate_bytes(tmp_path, data, SPEC, "a.csv")
+    assert (rules(result), result.rows_in) == ({"csv_dialect": 1}, 1)
+    assert said in result.findings[0]["message"]
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------------
@@ -245,37 +180,13 @@ def test_parquet_rows_of_every_shape(tmp_path: Path) -> None:
     columns = {"messages": turns, "id": ["m1"], "time": [dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)], "group": [""]}
     for name in ("a.parquet", "a.bin"):
         path = parquet(tmp_path, columns).rename(tmp_path / name)
-        judged = judge_file(path, SPEC)
-        (row,) = examples(judged)
-        assert judged.findings == [] and row["time"] == "2026-05-01T12:00:00Z"
+        result = validate_file(path, SPEC)
+        (row,) = examples(result)
+        assert result.findings == [] and row["time"] == "2026-05-01T12:00:00Z"
         assert row["source"] == {"file": name, "line": 1, "id": "m1"} and row["group"] is None
     text = parquet(
         tmp_path, {"text": ["It broke", None], "label": ["bug_report", "P0_incident"], "n": [1.5, float("nan")]}
     )
-    judged = judge_file(text, SPEC)
-    assert told(judged) == [("empty_field", 2)] and judged.kept == 1 and judged.ignored == {"n": 2}
-    assert judged.quarantine[0]["raw"] == '{"text":null,"label":"P0_incident","n":null}'
-
-
-def test_parquet_comes_in_blocks(tmp_path: Path) -> None:
-    columns = {"text": [f"row {i}" for i in range(9_000)], "label": ["bug_report"] * 9_000}
-    blocks = list(read_blocks(parquet(tmp_path, columns, row_group_size=700), "a.parquet", SPEC, 1 << 16))
-    assert len(blocks) > 3 and [r.line for b in blocks for r in b.records] == list(range(1, 9_001))
-    assert all(b.first == b.records[0].line for b in blocks)
-    assert blocks[-1].records[-1].value["text"] == "row 8999"
-
-
-def test_parquet_that_is_broken_is_told(tmp_path: Path) -> None:
-    path = parquet(
-        tmp_path,
-        {"text": ["It broke " * 50] * 2000, "label": ["bug_report"] * 2000},
-        row_group_size=500,
-        compression="none",
-        use_dictionary=False,
-    )
-    data = bytearray(path.read_bytes())
-    cut = judge_bytes(tmp_path, bytes(data[: len(data) // 2]), SPEC, "cut.parquet")
-    assert (rules(cut), cut.kept) == ({"bad_parquet": 1}, 0)
-    data[len(data) // 2 : len(data) // 2 + 4000] = b"\xff" * 4000
-    torn = judge_bytes(tmp_path, bytes(data), SPEC, "torn.parquet")
-    assert torn.kept >= 900 and torn.rows_in == torn.kept + len(torn.quarantine) and torn.quarantine
+    result = validate_file(text, SPEC)
+    assert rules_by_line(result) == [("empty_field", 2)] and result.kept == 1 and result.ignored == {"n": 2}
+    assert result.quarantine[0]["raw"] == '{"text":null,"label":"P0_incident","n":null}'

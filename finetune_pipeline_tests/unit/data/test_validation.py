@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.validate.row_validation import ValidatedRow, validate_line
-from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline.data.validate.validation import ValidatedRow, validate
+from finetune_pipeline_tests.unit.data.raw_rows import validate_row
 from finetune_pipeline_tests.unit.data.rows import chat, make_spec, read_lines, write_raw
 
 SPEC = make_spec(max_chars=400)
 
 
 def check(row: Any, spec: Any = SPEC, file: str = "raw/a.jsonl") -> ValidatedRow:
-    data = row if isinstance(row, bytes) else json.dumps(row).encode()
-    return validate_line(data, file, 7, spec)
+    return validate_row(row, spec, file)
 
 
 def rules(row: Any, spec: Any = SPEC) -> list[str]:
@@ -70,7 +69,6 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
         "kept": 2,
         "quarantined": 4,
         "quarantined_share": round(4 / 6, 6),
-        "blank_lines": 2,
         "labels": 0,
         "by_rule": {
             "data.bad_json": 2,
@@ -94,20 +92,3 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
     assert rows[1]["findings"][0]["rule"] == "data.missing_field"
     assert [e.source["line"] for e in read_examples(tmp_path / "out")] == [1, 6]
     assert len(read_lines(tmp_path / "out/findings.jsonl")) == 6
-
-
-def test_a_monstrous_line_is_quarantined_in_part(tmp_path: Path) -> None:
-    raw = write_raw(tmp_path / "raw", [b'{"text": "' + b"x" * (9 * 1024 * 1024), chat()])
-    facts = validate(raw, SPEC, tmp_path / "out")
-    assert (facts["kept"], facts["by_rule"]) == (1, {"data.line_too_long": 1})
-    assert len(read_lines(tmp_path / "out/quarantine.jsonl")[0]["raw"]) == 2000
-
-
-def test_same_bytes_same_files(tmp_path: Path) -> None:
-    raw = write_raw(tmp_path / "raw", [chat(), {"text": 1}, b"\xff"])
-    for out in ("a", "b"):
-        validate(raw, SPEC, tmp_path / out)
-    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert [str(name) for name in files] == ["examples.jsonl", "findings.jsonl", "quarantine.jsonl"]
-    for name in files:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

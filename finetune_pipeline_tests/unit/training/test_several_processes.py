@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_pipeline.training import checkpoints, history
-from finetune_pipeline.training.sft import train
 from finetune_pipeline.training.processes import rows_per_process
+from finetune_pipeline.training.sft import train
 from finetune_pipeline.worker.launch import _outcome, choose, write_worker_error
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, wait_until

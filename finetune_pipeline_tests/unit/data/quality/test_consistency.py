@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.quality.consistency import consistency, read_json
-from finetune_pipeline_tests.unit.data.quality.makers import LABELS, answers, make, make_spec
+from finetune_pipeline.data.quality.consistency import consistency
+from finetune_pipeline_tests.unit.data.quality.makers import answers, make_spec
 
 PROSE = [f"The answer to number {i} is that it depends on the weather." for i in range(60)]
 JSON = [json.dumps({"city": f"Town {i}", "day_of_week": "monday", "count": i}) for i in range(60)]
 
 
-def dimension(told: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(d for d in told["dimensions"] if d["name"] == name)
+def dimension(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(d for d in report["dimensions"] if d["name"] == name)
 
 
 def with_stray(texts: list[str], stray: str, at: int = 41) -> list[str]:
@@ -23,14 +23,9 @@ def with_stray(texts: list[str], stray: str, at: int = 41) -> list[str]:
 
 
 def test_a_clean_set_passes() -> None:
-    told = consistency(answers(JSON), make_spec())
-    assert told["passed"] and not told["findings"] and "consistent" in told["message"]
-    assert {d["name"]: d["verdict"] for d in told["dimensions"]} == {"json": "uniform", "json_keys": "uniform"}
-
-
-def test_prose_is_free_to_be_what_it_is() -> None:
-    told = consistency(answers([*PROSE, "no mark", "- a list\n- of points"]), make_spec())
-    assert told["passed"] and told["kind"] == "prose" and told["dimensions"] == []
+    report = consistency(answers(JSON), make_spec())
+    assert report["passed"] and not report["findings"] and "consistent" in report["message"]
+    assert {d["name"]: d["verdict"] for d in report["dimensions"]} == {"json": "uniform", "json_keys": "uniform"}
 
 
 @pytest.mark.parametrize(
@@ -45,18 +40,13 @@ def test_prose_is_free_to_be_what_it_is() -> None:
     ],
 )
 def test_a_stray_is_found_and_named(name: str, texts: list[str], stray: str) -> None:
-    told = consistency(answers(with_stray(texts, stray)), make_spec())
-    found = dimension(told, name)
-    assert not told["passed"] and found["verdict"] == "stray" and not found["passed"]
-    assert [m["count"] for m in found["minority"]] == [1]
-    assert found["minority"][0]["rows"][0]["place"] == "raw/a.jsonl:42"
-    finding = next(f for f in told["findings"] if f["rule"] == f"quality.consistency.{name.partition(':')[0]}")
+    report = consistency(answers(with_stray(texts, stray)), make_spec())
+    judged_dimension = dimension(report, name)
+    assert not report["passed"] and judged_dimension["verdict"] == "stray" and not judged_dimension["passed"]
+    assert [m["count"] for m in judged_dimension["minority"]] == [1]
+    assert judged_dimension["minority"][0]["rows"][0]["place"] == "raw/a.jsonl:42"
+    finding = next(f for f in report["findings"] if f["rule"] == f"quality.consistency.{name.partition(':')[0]}")
     assert finding["severity"] == "warning" and finding["place"] == "raw/a.jsonl:42"
-
-
-def test_labels_are_not_asked_about() -> None:
-    told = consistency([make(f"q {i}", LABELS[i % 4], i) for i in range(40)], make_spec(LABELS))
-    assert told["passed"] and told["applies"] is False and told["kind"] == "labels"
 
 
 def with_other_keys(every: int) -> list[str]:
@@ -68,49 +58,10 @@ def test_json_without_one_set_of_keys_fails_and_the_threshold_of_the_spec_decide
     assert dimension(mixed, "json_keys")["verdict"] == "mixed" and not mixed["passed"]
     texts = with_other_keys(7)  # 15%
     assert dimension(consistency(answers(texts), make_spec()), "json_keys")["verdict"] == "mixed"
-    found = dimension(consistency(answers(texts), make_spec(consistency={"max_minority": 0.2})), "json_keys")
-    assert found["verdict"] == "stray" and found["minority"][0]["count"] == 9
-
-
-def test_minority_rows_are_listed_up_to_twenty() -> None:
-    rows = [t if i % 12 else "{}" for i, t in enumerate(JSON * 6)]
-    minority = dimension(consistency(answers(rows), make_spec()), "json_keys")["minority"][0]
-    assert minority["count"] == 30 and len(minority["rows"]) == 20
+    judged_dimension = dimension(consistency(answers(texts), make_spec(consistency={"max_minority": 0.2})), "json_keys")
+    assert judged_dimension["verdict"] == "stray" and judged_dimension["minority"][0]["count"] == 9
 
 
 def test_few_answers_are_not_judged() -> None:
-    told = consistency(answers(with_stray(JSON[:15], "{}", 3)), make_spec())
-    assert dimension(told, "json_keys")["verdict"] == "few" and told["passed"]
-
-
-def test_calls_of_tools_without_words_are_not_answers() -> None:
-    rows = answers(JSON)
-    calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    silent = [make(f"call {i}", "", i) for i in range(10)]
-    for e in silent:
-        e.messages[-1]["tool_calls"] = calls
-    assert dimension(consistency(rows + silent, make_spec()), "json")["rows"] == 60
-
-
-def test_a_large_set_is_sampled_and_says_so() -> None:
-    rows = answers(PROSE)
-    assert "sampled" not in consistency(rows, make_spec())
-    told = consistency(rows, make_spec(), of=1_000_000)
-    assert (told["sampled"], told["of"]) == (60, 1_000_000)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ('{"a": 1}', "JSON object"),
-        ("[1, 2]", "JSON list"),
-        ('```json\n{"a": 1}\n```', "JSON object in a code block"),
-        ('{"a": 1', "broken JSON"),
-        ("{'a': 1}", "single quotes in place of JSON's"),
-        ("[sic] it is", "text"),
-        ("{name}, hello", "text"),
-        ("[" * 5000 + "]" * 5000, "broken JSON"),
-    ],
-)
-def test_json_or_not(text: str, expected: str) -> None:
-    assert read_json(text)[0] == expected
+    report = consistency(answers(with_stray(JSON[:15], "{}", 3)), make_spec())
+    assert dimension(report, "json_keys")["verdict"] == "few" and report["passed"]

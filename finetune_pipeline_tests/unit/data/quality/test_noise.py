@@ -10,12 +10,7 @@ import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import folds_by_cluster, out_of_fold
-from finetune_pipeline.data.quality.noise import (
-    confident_joint,
-    contradicted_files,
-    label_noise,
-    suspect_rows,
-)
+from finetune_pipeline.data.quality.noise import confident_joint, label_noise, suspect_rows
 from finetune_pipeline_tests.unit.data.quality.makers import FILLER, LABELS, in_order, make, make_spec, requests
 
 
@@ -28,23 +23,18 @@ def flipped(rows: list[Example], share: float, seed: int = 0) -> tuple[list[Exam
     return new, {rows[i].id for i in bad}
 
 
-def test_a_clean_set_passes() -> None:
-    told = label_noise(requests(600), {}, make_spec(LABELS))
-    assert told["passed"] and told["applies"] and not told["findings"] and told["accuracy"] > 0.95
-
-
 def test_planted_flips_are_found() -> None:
     rows, bad = flipped(requests(800), 0.05)
-    told = label_noise(rows, {}, make_spec(LABELS))
-    found = {s["id"] for s in told["suspects"]}
-    assert told["suspected"] == len(found)
-    assert len(found & bad) / len(bad) >= 0.6
-    assert len(found & bad) / len(found) >= 0.5
-    assert not told["passed"] and told["findings"][0]["rule"] == "quality.label_noise"
-    margins = [s["margin"] for s in told["suspects"]]
+    report = label_noise(rows, {}, make_spec(LABELS))
+    hits = {s["id"] for s in report["suspects"]}
+    assert report["suspected"] == len(hits)
+    assert len(hits & bad) / len(bad) >= 0.6
+    assert len(hits & bad) / len(hits) >= 0.5
+    assert not report["passed"] and report["findings"][0]["rule"] == "quality.label_noise"
+    margins = [s["margin"] for s in report["suspects"]]
     assert margins == sorted(margins) and max(margins) <= 0.5
     true = {e.id: e.label for e in requests(800)}
-    assert np.mean([s["suggested"] == true[s["id"]] for s in told["suspects"] if s["id"] in bad]) > 0.9
+    assert np.mean([s["suggested"] == true[s["id"]] for s in report["suspects"] if s["id"] in bad]) > 0.9
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.0, "ok"), (0.2, "warns"), (0.45, "blocks"), (0.75, "blocks")])
@@ -60,14 +50,6 @@ def test_the_estimate_holds_the_planted_share_and_too_much_blocks(share: float, 
         assert not label_noise(rows, {}, make_spec(LABELS, max_label_noise=1.0))["blocking"]
 
 
-def test_the_limit_is_the_specs_and_must_surely_be_exceeded() -> None:
-    rows, _ = flipped(requests(600), 0.2)
-    report = label_noise(rows, {}, make_spec(LABELS))
-    just_inside, just_outside = report["interval"][0] + 0.001, report["interval"][0] - 0.001
-    assert not label_noise(rows, {}, make_spec(LABELS, max_label_noise=just_inside))["blocking"]
-    assert label_noise(rows, {}, make_spec(LABELS, max_label_noise=just_outside))["blocking"]
-
-
 def test_hard_but_right_labels_do_not_block() -> None:
     """Two rows in three say nothing of their topic: a model of words is wrong on half of the rows, and no label is."""
     draw = random.Random(0)
@@ -78,16 +60,6 @@ def test_hard_but_right_labels_do_not_block() -> None:
     report = label_noise(rows, {}, make_spec(LABELS))
     assert report["accuracy"] < 0.55
     assert not report["blocking"] and report["share"] < 0.1
-
-
-def test_few_rows_stop_nothing() -> None:
-    few, _ = flipped(requests(200), 0.75)
-    report = label_noise(few, {}, make_spec(LABELS))
-    assert report["interval"][0] > 0.3 and not report["blocking"] and not report["passed"]
-    names = [f"topic_{i}" for i in range(40)]
-    many_labels = [replace(e, label=random.Random(i).choice(names)) for i, e in enumerate(requests(600))]
-    report = label_noise(many_labels, {}, make_spec(names))
-    assert report["interval"][0] > 0.3 and not report["blocking"], "15 rows a label"
 
 
 def test_labels_that_depend_on_word_order_are_not_taken_for_noise() -> None:
@@ -108,34 +80,11 @@ def exchanged(share: float, file: str = "b.jsonl") -> list[Example]:
 
 
 def test_a_file_whose_labels_were_exchanged_stops_training() -> None:
-    told = label_noise(exchanged(0.3), {}, make_spec(LABELS))
-    assert told["blocking"] and not told["passed"] and told["findings"][0]["severity"] == "error"
-    assert "of 120 labels of b.jsonl: were labels exchanged there?" in told["message"]
-    assert {(p["given"], p["suggested"]) for p in told["pairs"][:2]} == {("parcel", "invoice"), ("invoice", "parcel")}
+    report = label_noise(exchanged(0.3), {}, make_spec(LABELS))
+    assert report["blocking"] and not report["passed"] and report["findings"][0]["severity"] == "error"
+    assert "of 120 labels of b.jsonl: were labels exchanged there?" in report["message"]
+    assert {(p["given"], p["suggested"]) for p in report["pairs"][:2]} == {("parcel", "invoice"), ("invoice", "parcel")}
     assert not label_noise(exchanged(0.3), {}, make_spec(LABELS, max_suspects_of_a_file=1.0))["blocking"]
-
-
-def test_wrong_labels_among_right_ones_of_the_same_file_are_a_warning() -> None:
-    told = label_noise(exchanged(0.3, file=requests(1)[0].source["file"]), {}, make_spec(LABELS))
-    assert not told["passed"] and not told["blocking"] and told["findings"][0]["severity"] == "warning"
-    clean = [replace(e, source={"file": "ab"[i % 2], "line": i}) for i, e in enumerate(requests(600))]
-    assert not label_noise(clean, {}, make_spec(LABELS, max_suspects_of_a_file=0.0))["blocking"]
-
-
-def test_a_file_is_contradicted_only_by_others_that_are_better() -> None:
-    rows = [replace(e, source={"file": "ab"[i >= 40], "line": i}) for i, e in enumerate(requests(140))]
-    assert contradicted_files(rows, range(30), 0.5) == [("a", 30, 40)]
-    assert contradicted_files(rows, range(20), 0.5) == []
-    assert contradicted_files(rows, [*range(30), *range(40, 78)], 0.5) == [], "hard everywhere"
-    assert contradicted_files(rows[:59], range(30), 0.5) == [], "19 other rows are no ground"
-
-
-def test_it_is_deterministic_and_does_not_depend_on_the_order() -> None:
-    rows, _ = flipped(requests(200), 0.05)
-    spec = make_spec(LABELS)
-    first, again = label_noise(rows, {}, spec), label_noise(rows, {}, spec)
-    assert first == again
-    assert {s["id"] for s in label_noise(rows[::-1], {}, spec)["suspects"]} == {s["id"] for s in first["suspects"]}
 
 
 def test_a_cluster_never_straddles_folds_and_labels_are_spread() -> None:
@@ -169,23 +118,9 @@ def test_the_joint_by_hand() -> None:
 
 
 def test_what_cannot_be_judged_is_said() -> None:
-    told = label_noise(requests(20), {}, make_spec())
-    assert told["passed"] and not told["applies"] and "no labels" in told["message"]
+    report = label_noise(requests(20), {}, make_spec())
+    assert report["passed"] and not report["applies"] and "no labels" in report["message"]
     lonely = [*requests(40), make("unique words here", "x", 99, label="rare")]
-    told = label_noise(lonely, {}, make_spec([*LABELS, "rare"]))
-    assert told["left_out"] == ["rare"]
+    report = label_noise(lonely, {}, make_spec([*LABELS, "rare"]))
+    assert report["left_out"] == ["rare"]
     assert out_of_fold(requests(3), {}) is None
-
-
-def test_many_labels_take_the_reduced_path() -> None:
-    rows, bad = flipped(requests(400), 0.05)
-    from finetune_pipeline.data.quality import linear_model
-
-    before = linear_model.DENSE_ABOVE
-    linear_model.DENSE_ABOVE = 1
-    try:
-        told = label_noise(rows, {}, make_spec(LABELS))
-    finally:
-        linear_model.DENSE_ABOVE = before
-    found = {s["id"] for s in told["suspects"]}
-    assert len(found & bad) / len(bad) >= 0.6 and len(found & bad) / len(found) >= 0.5

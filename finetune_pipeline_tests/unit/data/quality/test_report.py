@@ -9,7 +9,6 @@ from typing import Any
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality import sample
 from finetune_pipeline.data.quality.report import PARTS, data_quality
-from finetune_pipeline.data.quality.sample import chosen, gather
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, dealt, make_spec, requests
 
 ROWS = requests(600)
@@ -20,49 +19,27 @@ def counted(train: list[Example], of: int) -> dict[str, Any]:
 
 
 def test_a_clean_set_passes_throughout() -> None:
-    told = data_quality(ROWS, dealt(ROWS), {}, {}, make_spec(LABELS), counted)
-    assert {name: told[name]["passed"] for name in PARTS} == dict.fromkeys(PARTS, True)
-    assert told["passed"] and not told["blocked_by"] and not told["findings"] and told["rows"] == 600
+    report = data_quality(ROWS, dealt(ROWS), {}, {}, make_spec(LABELS), counted)
+    assert {name: report[name]["passed"] for name in PARTS} == dict.fromkeys(PARTS, True)
+    assert report["passed"] and not report["blocked_by"] and not report["findings"] and report["rows"] == 600
     for name in PARTS:
-        assert told[name]["message"] and isinstance(told[name]["blocking"], bool)
-    assert json.loads(json.dumps(told)) == told
-    assert told == data_quality(iter(ROWS), dealt(ROWS), {}, {}, make_spec(LABELS), counted)
+        assert report[name]["message"] and isinstance(report[name]["blocking"], bool)
+    assert json.loads(json.dumps(report)) == report
+    assert report == data_quality(iter(ROWS), dealt(ROWS), {}, {}, make_spec(LABELS), counted)
 
 
 def test_what_stops_and_what_does_not() -> None:
     rows = [replace(e, origin="synthetic") if i < 50 else e for i, e in enumerate(ROWS)]
-    told = data_quality(rows, dealt(rows), {}, {}, make_spec(LABELS, max_imbalance=1, min_examples=601))
-    assert told["blocked_by"] == ["size", "synthetic"] and not told["passed"]
-    assert [f["rule"] for f in told["findings"]] == ["quality.too_few", "quality.synthetic_unreviewed"]
+    report = data_quality(rows, dealt(rows), {}, {}, make_spec(LABELS, max_imbalance=1, min_examples=601))
+    assert report["blocked_by"] == ["size", "synthetic"] and not report["passed"]
+    assert [f["rule"] for f in report["findings"]] == ["quality.too_few", "quality.synthetic_unreviewed"]
 
 
 def test_a_dropped_row_counts_as_rejected_although_it_is_gone() -> None:
     before = [replace(e, origin="synthetic") if i < 20 else e for i, e in enumerate(ROWS)]
     decisions = {e.id: "drop" if i < 3 else "keep" for i, e in enumerate(before[:20])}
     after = before[3:]
-    told = data_quality(after, dealt(after), {}, decisions, make_spec(LABELS), unreviewed=before)
-    assert told["synthetic"]["rows"] == 20 and told["synthetic"]["rejected"] == 3
-    assert told["synthetic"]["verdict"] == "accepted" and told["rows"] == 597
-    assert told["origins"]["origins"] == {"human": 580, "synthetic": 17}
-
-
-FEW = requests(300)
-
-
-def test_one_pass_gathers_counts_and_the_same_sample() -> None:
-    assignments = {e.id: "train" if i % 3 else "test" for i, e in enumerate(FEW)}
-    told = gather(iter(FEW), assignments, limit=40)
-    assert told.sample == chosen(FEW, 40) and told.rows == 300
-    assert told.train == [e for e in told.sample if assignments[e.id] == "train"] and told.train_rows == 200
-    assert told.labels == dict.fromkeys(LABELS, 75)
-
-
-def test_the_sample_hardly_changes_when_rows_are_added() -> None:
-    before = {e.id for e in chosen(FEW[:280], 100)}
-    after = {e.id for e in chosen(FEW, 100)}
-    assert len(before & after) >= 85 and sample.SAMPLE == 20_000
-
-
-def test_a_sample_keeps_the_order() -> None:
-    rows: list[Example] = chosen(FEW, 50)
-    assert [e.source["line"] for e in rows] == sorted(e.source["line"] for e in rows)
+    report = data_quality(after, dealt(after), {}, decisions, make_spec(LABELS), unreviewed=before)
+    assert report["synthetic"]["rows"] == 20 and report["synthetic"]["rejected"] == 3
+    assert report["synthetic"]["verdict"] == "accepted" and report["rows"] == 597
+    assert report["origins"]["origins"] == {"human": 580, "synthetic": 17}

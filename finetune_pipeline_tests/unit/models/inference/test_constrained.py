@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from finetune_pipeline.data.answer_rules import strict
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.json_values import strict
 from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.predict import baseline, predict
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, restricted_name

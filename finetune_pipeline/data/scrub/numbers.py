@@ -1,0 +1,264 @@
+"""Numbers that belong to a person: phones, payment cards, IBANs, wallets, dates of birth; and the words before a number that
+say what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+
+BEFORE = 60
+"""Characters before a number that are looked at."""
+
+_PHONE_NOUN = (
+    r"phones?|telephones?|tele[fp]h?on\w*|t[eé]l[eé]phone|tel[eé]fono|t[eé]l|tlf|mobi[el]\w*|m[oó]vil|cell\w*|celular|handy\w*"
+    r"|portable|gsm|whats\s?app|fax|sms|kom[oó]rk\w*|rufnummer|landline|(?:support|info|service)\s?line|switchboard|hotline|helpline"
+)
+# The number follows at once, but for small words.
+PHONE_TIGHT = re.compile(
+    rf"(?i)(?:(?<![^\W_])(?:{_PHONE_NOUN}|call|ring|reach|text|dial|callback|contact|anrufen|appel\w*|ll[aá]ma\w*|bel|dzwo\w+"
+    r"|zadzwo\w+|lig[au]\w*|chiama\w*)(?:[\W_]{1,3}(?:me|us|him|her|them|back|numbers?|nummer|num[eé]ro|n[uú]mero|numer|no|nr"
+    r"|on|at|is|was|my|under|unter|via|please|work|home|office|the|to|au|al|op|pod|phone|mobile|cell|directly|est|le|es|ist))*"
+    r"|電話(?:番号)?|携帯(?:番号)?|手机|电话|전화)[^\w(+]{0,4}(?:は|为|是)?\s?$"
+)
+# The number follows somewhere in the same sentence.
+PHONE_LOOSE = re.compile(rf"(?i)(?<![^\W_])(?:{_PHONE_NOUN})\.?[^0-9\n.!?;#]{{0,25}}$|(?:電話|携帯)[^0-9\n。]{{0,12}}$")
+PHONE_AFTER = re.compile(
+    r"(?i)\s?(?:\((?:mobile|cell|home|work|office|tel|phone|[mchwot])\)"
+    r"|,?\s(?:is|was)\s(?:my|his|her|our|the|their)\s(?:\w+\s)?(?:phone|number|cell|mobile|landline))\b"
+)
+NUMBER_WORD = re.compile(
+    r"(?i)(?:(?<![^\W_])(?:order|invoice|ticket|case|ref|reference|sku|ids?|account|acct|po|tracking|serial|part|batch|lot"
+    r"|build|commit|customer|booking|parcel|shipment|transaction|request|job|process|pid|row|item|article|contract|policy"
+    r"|isbn|issn|ean|gtin|upc|doi|vin|oid|model|error|fedex|ups|usps|dhl|version|code|voucher|coupon|receipt|product"
+    r"|\w*bestell\w*|\w*artikel\w*|\w*rechnung\w*|\w*sendung\w*|\w*auftrag\w*|\w*vertrag\w*|\w*vorgang\w*|\w*kunden\w*"
+    r"|commande|facture|r[eé]f[eé]rence|colis|pedido|factura|fatura|bestelling\w*|factuur|zam[oó]wieni\w+|faktur\w+|ordine|fattura"
+    r")s?(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|no|nr|n|id|is|was|code|ref))*|\#|[nN][°º]|注文番号|番号)[^\w(+]{0,3}$"
+)
+_LETTERS = re.compile(r"[^\W\d_]+")
+CARD_WORD = re.compile(r"(?i)card|\bcc\b|karte|carte|tarjeta|cart[aã]o|carta|kart[aąy]|visa|amex|カード")
+UNIT_AFTER = re.compile(
+    r"(?i)\s?(?:times|seconds?|minutes|hours|days|ms|rows?|people|users|items|files|bytes|tokens|calls|records|requests|km|kg"
+    r"|[kmg]b|eur|usd|gbp|euros?|dollars?|pounds|points|[%$€£¥×])(?!\w)"
+)
+
+
+def before(text: str, start: int) -> str:
+    """The characters before a number that tell what it is."""
+    return text[max(0, start - BEFORE) : start]
+
+
+def stems(words: str) -> set[str]:
+    """How each word begins: its first four letters, in lower case."""
+    return {word[:4] for word in _LETTERS.findall(words.lower())}
+
+
+_END = r"(?![\w]|[-.:][0-9])"
+_PLUS = re.compile(rf"(?a)(?<![\w+])\+[0-9](?:[ ./()-]{{0,3}}[0-9]){{6,14}}{_END}")
+_ZEROS = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])00[ ]?[1-9](?:[ ./()-]{{0,3}}[0-9]){{7,13}}{_END}")
+_US = re.compile(
+    r"(?a)(?<![\w.+/-])(?<![0-9]:)(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ -]?[0-9]{3}[-. ][0-9]{4}"
+    rf"|[2-9][0-9]{{2}}(?P<gap>[-. ])[0-9]{{3}}(?P=gap)[0-9]{{4}}){_END}"
+)
+_NATIONAL = re.compile(
+    r"(?a)(?<![\w.+/-])(?<![0-9][ :])(?:\(0\)[ ]?[1-9][0-9]{0,4}|\(0[0-9]{1,5}\)|0[1-9][0-9]{0,4})"
+    rf"(?:(?:[ /-]| / )[0-9]{{2,8}}){{1,5}}(?:-[0-9])?{_END}"
+)
+_DOTTED = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])0[1-9](?:\.[0-9]{{2}}){{4}}{_END}")
+_AREA = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])\([1-9][0-9]\)[ ]?[0-9]{{4,5}}-[0-9]{{4}}{_END}")  # Brazil
+_FREE = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])1[38]00 [0-9]{{3}} [0-9]{{3}}{_END}")  # Australia
+_BARE = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])\(?[0-9](?:[ -]?\)?[ -]?[0-9]){{6,14}}{_END}")
+_EXTENSION = re.compile(r"(?i)[ ,]{0,2}(?:ext(?:ension)?\.?|x|durchwahl|poste|anexo|ramal)[ :]{0,2}[0-9]{1,6}(?!\w)")
+_UNIX_TIME = re.compile(r"1[5-9][0-9]{8}(?:[0-9]{3})?")
+
+
+def phones(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Places of telephone numbers among the digits from start to end, extensions included."""
+    low, high = max(0, start - 2), min(len(text), end + 2)
+    for hit in _PLUS.finditer(text, low, high):
+        if possible(hit[0]):
+            yield _with_extension(text, hit)
+    for pattern in (_US, _NATIONAL, _ZEROS, _DOTTED, _AREA, _FREE):
+        for hit in pattern.finditer(text, low, high):
+            if 9 <= sum(c.isdigit() for c in hit[0]) <= 15 and _grouped_fits(text, pattern, hit):
+                yield _with_extension(text, hit)
+    for hit in _BARE.finditer(text, low, high):
+        if _bare_fits(text, hit):
+            yield _with_extension(text, hit)
+
+
+def _grouped_fits(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -> bool:
+    """A number in groups is a telephone's unless the words before call it another; three groups with blanks between
+    them may be any three numbers, and need a word such as `call`; after 00 the country must have numbers of this length.
+    """
+    words = before(text, hit.start())
+    if PHONE_TIGHT.search(words):
+        return True
+    if NUMBER_WORD.search(words) or (pattern is _ZEROS and not possible("+" + hit[0].lstrip("0 "))):
+        return False
+    return pattern is not _US or hit["gap"] != " " or bool(PHONE_LOOSE.search(words))
+
+
+def _bare_fits(text: str, hit: re.Match[str]) -> bool:
+    """A number without the groups of telephone numbers is one only by the words around it."""
+    digits = re.sub(r"[^0-9]", "", hit[0])
+    if _UNIX_TIME.fullmatch(hit[0]) or UNIT_AFTER.match(text, hit.end()) or len(set(digits)) == 1:
+        return False
+    words = before(text, hit.start())
+    if PHONE_TIGHT.search(words):
+        return not (digits.endswith("0000") and digits == hit[0])
+    if NUMBER_WORD.search(words):
+        return False
+    return bool((len(digits) >= 9 and PHONE_LOOSE.search(words)) or PHONE_AFTER.match(text, hit.end()))
+
+
+def possible(number: str) -> bool:
+    """Whether a number with its country's code has a length that exists there (libphonenumber's tables)."""
+    import phonenumbers
+
+    try:
+        return bool(phonenumbers.is_possible_number(phonenumbers.parse(number.replace("(0)", ""))))
+    except phonenumbers.NumberParseException:
+        return False
+
+
+def _with_extension(text: str, hit: re.Match[str]) -> tuple[int, int]:
+    extension = _EXTENSION.match(text, hit.end())
+    return hit.start(), extension.end() if extension else hit.end()
+
+
+_CARD = re.compile(r"(?a)(?<![\w.+-])(?<![0-9] )[0-9](?:[ -]?[0-9]){11,18}(?![\w-]|\.[0-9]| [0-9])")
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?:[ -]?[A-Za-z0-9]){11,34}")
+_WALLET = re.compile(
+    r"(?<![A-Za-z0-9])(?:0x[0-9a-fA-F]{40}|bc1[02-9ac-hj-np-z]{11,87}|[13LMDT][1-9A-HJ-NP-Za-km-z]{25,34}"
+    r"|[48][0-9AB][1-9A-HJ-NP-Za-km-z]{93})(?![A-Za-z0-9])"
+)
+_MAESTRO = (50, 56, 57, 58, 63, 67)
+_BASE58 = {c: i for i, c in enumerate("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")}
+
+
+def issuer_ok(d: str) -> bool:
+    """Prefix and length of a known card issuer."""
+    n, first_two, first_four = len(d), int(d[:2]), int(d[:4])
+    return bool(
+        (d[0] == "4" and n in (13, 16, 19))
+        or ((51 <= first_two <= 55 or 2221 <= first_four <= 2720) and n == 16)
+        or (first_two in (34, 37) and n == 15)
+        or ((first_four == 6011 or first_two == 65 or 644 <= int(d[:3]) <= 649) and n == 16)
+        or (3528 <= first_four <= 3589 and n == 16)
+        or ((first_two in (36, 38, 39) or 300 <= int(d[:3]) <= 305) and n == 14)
+        or (first_two == 62 and 16 <= n <= 19)
+        or (first_two in _MAESTRO and 12 <= n <= 19)
+    )
+
+
+def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Places of card numbers among the digits from start to end: issuer's prefix, length, Luhn.
+
+    One number in ten passes the Luhn check by chance: what is called an order, a parcel or the like, and not a card,
+    is left alone.
+    """
+    from stdnum import luhn  # type: ignore[import-untyped]
+
+    for hit in _CARD.finditer(text, start, end):
+        digits = re.sub(r"[ -]", "", hit[0])
+        if issuer_ok(digits) and luhn.is_valid(digits):
+            words = before(text, hit.start())
+            maestro = int(digits[:2]) in _MAESTRO  # short prefixes and many lengths: too many numbers look like one
+            if NUMBER_WORD.search(words) and not CARD_WORD.search(words[-24:]):
+                continue
+            if CARD_WORD.search(words) or not maestro:
+                yield hit.span()
+
+
+def ibans(text: str) -> Iterator[tuple[int, int]]:
+    """Places of IBANs; words behind one, in capitals too, are not part of it."""
+    from stdnum import iban
+
+    at = 0
+    while hit := _IBAN.search(text, at):
+        start, end = hit.span()
+        at = start + 1
+        while end - start >= 15:
+            value = text[start:end]
+            whole = not text[end : end + 1].isalnum()
+            if (
+                whole
+                and (" " not in value or value.upper() == value)
+                and iban.is_valid(value.replace("-", " "), check_country=False)
+            ):
+                yield start, end
+                at = end
+                break
+            end = (
+                max(text.rfind(" ", start, end), text.rfind("-", start, end))
+                if whole or " " in value or "-" in value
+                else 0
+            )
+
+
+def wallets(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Places of wallet addresses within a word: Bitcoin and its kin and Tron by check digits, others by shape."""
+    for hit in _WALLET.finditer(text, start, end):
+        value = hit[0]
+        if value[0] not in "13LMDT" or len(value) > 40 or _base58_ok(value):
+            yield hit.span()
+
+
+def _base58_ok(value: str) -> bool:
+    """Base58Check: the last four of the 25 bytes are the start of the double SHA-256 of the others."""
+    number = 0
+    for c in value:
+        number = number * 58 + _BASE58[c]
+    if number >= 1 << 200:
+        return False
+    data = number.to_bytes(25, "big")
+    return hashlib.sha256(hashlib.sha256(data[:21]).digest()).digest()[:4] == data[21:]
+
+
+_MONTHS = (
+    r"jan(?:uary|uar|vier|eiro|uari)?|feb(?:ruary|ruar|ruari)?|f[eé]v(?:rier|ereiro)?|febrero|m[aä]r(?:ch|z|s|[cç]o|zo)?|maart|mrt"
+    r"|apr(?:il|ile)?|avr(?:il)?|abr(?:il)?|ma[iy]|mayo|maio|mei|june?|juni?|juin|junio|junho|july?|juli?|juillet|julio|julho"
+    r"|aug(?:ust|ustus)?|ao[uû]t|agosto|ago|sept?(?:ember|embre)?|set(?:embro)?|o[ck]t(?:ober|obre)?|out(?:ubro)?|nov(?:ember|embre|embro)?"
+    r"|de[cz](?:ember|embre|embro)?|d[eé]c(?:embre)?|dic(?:iembre)?|enero"
+)
+_DATE = (
+    r"[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:[0-9]{4}|[0-9]{2})"
+    rf"|[0-9]{{1,2}}(?:st|nd|rd|th|er|\.|º)?\s(?:of\s|de\s)?(?:{_MONTHS})\.?,?\s(?:de\s)?[0-9]{{4}}"
+    rf"|(?:{_MONTHS})\.?\s[0-9]{{1,2}}(?:st|nd|rd|th)?,?\s[0-9]{{4}}|[0-9]{{4}}\s?年\s?[0-9]{{1,2}}\s?月\s?[0-9]{{1,2}}\s?日"
+)
+_BORN = re.compile(
+    r"(?i)(?:(?<![^\W_])(?:(?:date|day)[\s_-]of[\s_-]birth|birth[\s_-]?da(?:te|y)|dob|d\.o\.b\.?|born|geboren|geb\.|geb(?:urts|\.)?-?\s?(?:datum|tag)"
+    r"|n[eé]e?(?:\(e\))?\sle|naissance|nac[ií](?:d[oa])?|nacimiento|fecha\sde\snac\.?|geboortedatum|urodz\w+|nascimento|nascid[oa]"
+    r"|data\sdi\snascita|född|født)|生年月日|誕生日|出生日期)"
+    rf"(?:[\W_]{{1,3}}(?:is|was|on|am|the|le|el|em|il|op|dnia|den|le|es|ist|est|é|to|in))*[\W_]{{0,4}}?(?:は)?(?P<date>{_DATE})(?!\w)"
+)
+
+
+BIRTH_WORDS = (
+    "birth",
+    "born",
+    "dob",
+    "d.o.b",
+    "geb",
+    "naci",
+    "nasc",
+    "naiss",
+    "urodz",
+    "né",
+    "nací",
+    "født",
+    "född",
+    "生",
+    "誕",
+)
+"""One of these is in a text, in lower case, that speaks of a birth."""
+
+
+def birth_dates(text: str) -> Iterator[tuple[int, int]]:
+    """Places of full dates (day, month, year) that are said to be a birth's; ``(born 3 May 1881)``, as reference works
+    have it behind a name, is none.
+    """
+    for hit in _BORN.finditer(text):
+        if text[max(0, hit.start() - 2) : hit.start()].rstrip()[-1:] != "(":
+            yield hit.span("date")
