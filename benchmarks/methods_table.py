@@ -36,7 +36,7 @@ from finetune_pipeline.planning.plan import MEASURED_METHODS
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.spec.method_defaults import METHODS
-from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import SCRUBBING_KEY
 from finetune_pipeline.steps.run_inputs import look

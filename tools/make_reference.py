@@ -15,7 +15,7 @@ from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.step import Step
 from finetune_pipeline.evaluation.gates import table
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
-from finetune_pipeline.spec.schema import json_schema
+from finetune_pipeline.spec.loading import json_schema
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 

@@ -10,8 +10,7 @@ import time
 
 import click
 
-from finetune_pipeline.cli.environment import environment
-from finetune_pipeline.cli.output import DONE, ERROR, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, environment, problem, say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import Tracking
 

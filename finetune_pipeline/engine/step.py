@@ -82,7 +82,7 @@ class StepContext:
 
     Attributes:
         task: The task, with its spec and folder.
-        world: What the run takes from outside the graph.
+        run_inputs: What the run takes from outside the graph.
         inputs: Artifacts of the steps it needs.
         builder: Where it writes: `out` becomes the artifact, `builder.work` outlives a kill.
         store: The artifact store.
@@ -91,7 +91,7 @@ class StepContext:
     """
 
     task: Task
-    world: RunInputs
+    run_inputs: RunInputs
     inputs: Mapping[str, Artifact]
     builder: Builder
     store: ArtifactStore

@@ -11,7 +11,7 @@ from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, TooMa
 from finetune_pipeline.evaluation.prompts import Shelf, conversations
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.spec.asking import ApiModelSpec
+from finetune_pipeline.spec.baseline import ApiModelSpec
 
 API = "api_"
 """Begins the names of prompts that an API model answers."""

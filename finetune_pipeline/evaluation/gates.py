@@ -27,7 +27,8 @@ from finetune_pipeline.evaluation.statistics import rows_needed_for_share
 from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.evaluation.wording import counted, percent, points
 from finetune_pipeline.models.kinds import words_of
-from finetune_pipeline.spec.model import GatesSpec, TaskSpec
+from finetune_pipeline.spec.evaluation import GatesSpec
+from finetune_pipeline.spec.model import TaskSpec
 
 Decision = Literal["promote", "use_simple", "refuse"]
 """What the gates together say: move `champion`; keep it and use a simple model instead; keep it."""

@@ -10,8 +10,8 @@ from finetune_pipeline.evaluation.result import PerturbedRows, Production
 from finetune_pipeline.evaluation.robustness import robustness_verdict
 from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings, People, Ratings
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range, points, points_range
-from finetune_pipeline.spec.model import GatesSpec, TaskSpec
-from finetune_pipeline.spec.robustness import ENOUGH_ROWS, RobustnessSpec
+from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, GatesSpec, RobustnessSpec
+from finetune_pipeline.spec.model import TaskSpec
 
 _D, _R = GatesSpec.model_validate({}), RobustnessSpec.model_validate({})
 BESIDES_GATES: tuple[tuple[str, str, str, str, str], ...] = (

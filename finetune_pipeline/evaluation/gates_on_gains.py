@@ -21,7 +21,8 @@ from finetune_pipeline.evaluation.wording import (
     points_range,
     prompt_name,
 )
-from finetune_pipeline.spec.model import GatesSpec, TaskSpec
+from finetune_pipeline.spec.evaluation import GatesSpec
+from finetune_pipeline.spec.model import TaskSpec
 
 _D = GatesSpec.model_validate({})
 GAIN_GATES: tuple[tuple[str, str, str, str, str], ...] = (

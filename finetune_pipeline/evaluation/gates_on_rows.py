@@ -6,7 +6,8 @@ from finetune_pipeline.evaluation.gate_result import GateResult, answer
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.statistics import wilson_interval
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range
-from finetune_pipeline.spec.model import GatesSpec, TaskSpec
+from finetune_pipeline.spec.evaluation import GatesSpec
+from finetune_pipeline.spec.model import TaskSpec
 
 _D = GatesSpec.model_validate({})
 ROW_GATES: tuple[tuple[str, str, str, str, str], ...] = (

@@ -1,7 +1,7 @@
 """Answers of models that are served behind an OpenAI-style endpoint.
 
 What a name stands for is the endpoint's affair: a digest cannot be asked for. So names of trained models hold their version
-(:mod:`finetune_pipeline.spec.engines`), the endpoint must list the name, and answers are kept by address, name and request.
+(:mod:`finetune_pipeline.spec.evaluation`), the endpoint must list the name, and answers are kept by address, name and request.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.tokenizing import load_tokenizer
 from finetune_pipeline.reporting import say
-from finetune_pipeline.spec.engines import ServedModelsSpec
+from finetune_pipeline.spec.evaluation import ServedModelsSpec
 
 
 class ServedAnswerer:

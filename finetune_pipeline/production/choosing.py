@@ -28,8 +28,8 @@ class Chosen:
 
     def queued(self) -> dict[str, int]:
         """Rows in the queue by why."""
-        told = [why.partition(":")[0] for _, why in self.queue]
-        return {why: told.count(why) for why in (FLAGGED, LOW, SAMPLED, HELD) if why in told}
+        reasons = [why.partition(":")[0] for _, why in self.queue]
+        return {why: reasons.count(why) for why in (FLAGGED, LOW, SAMPLED, HELD) if why in reasons}
 
 
 def settings(spec: TaskSpec) -> list[Any]:

@@ -11,11 +11,11 @@ from finetune_pipeline.data.examples import examples_of, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
 from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
-from finetune_pipeline.production.forgotten import ForgottenList
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_erasure import StillWritten, Wanted, erase, holds, writer_of
 from finetune_pipeline.production.log_files import LogFile, log_files
 from finetune_pipeline.production.log_rows import hash_user, user_key
+from finetune_pipeline.production.log_store import ForgottenList
 from finetune_pipeline.spec.model import Task
 
 MODELS = ("base_model", "adapter", "merged_model", "model_version", "base_ability", "general_ability")
@@ -80,14 +80,14 @@ def tainted_splits(task: str, store: ArtifactStore) -> set[str]:
 
 def _trained_on(task: Task, store: ArtifactStore) -> dict[str, set[str]]:
     """Log ids among the training and validation rows of all splits there are."""
-    found = {}
+    trained = {}
     for splits in store.all_versions(task.name, "splits"):
         names = set()
         for split in ("train", "validation"):
             for example in stream_examples(examples_of(splits.folder, split)):
                 names |= {tag.removeprefix(TAG) for tag in example.tags if tag.startswith(TAG)}
-        found[splits.version] = names
-    return found
+        trained[splits.version] = names
+    return trained
 
 
 def _wanted(listed: ForgottenList, key: bytes) -> Wanted:

@@ -3,11 +3,12 @@ for."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
@@ -15,7 +16,6 @@ from finetune_pipeline.engine.store import ArtifactStore, digest_json
 from finetune_pipeline.production.choosing import Chosen, choose, settings
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_files import OWN_FOLDER
-from finetune_pipeline.production.remembered import Remembered
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 __all__ = [
@@ -29,6 +29,27 @@ __all__ = [
     "read_logs",
     "read_rows",
 ]
+
+T = TypeVar("T")
+
+
+class Remembered(Generic[T]):
+    """The newest result by name, in this process only: what people say stays on no further disk."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[str, T]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str, key: str, make: Callable[[], T]) -> T:
+        """The result kept under the name if its key is this one, else what `make` gives, which is kept in its place."""
+        with self._lock:
+            kept = self._kept.get(name)
+        if kept is None or kept[0] != key:
+            kept = (key, make())
+            with self._lock:
+                self._kept[name] = kept
+        return kept[1]
+
 
 _REVIEWED = f"{OWN_FOLDER}/reviewed-"
 """Files of the task's own folder that `finetune review` writes."""
@@ -71,8 +92,8 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
     for row in taken:
         logs.lines += 1
         if row["kind"] == "bad":
-            told = row["source"]
-            bad = {"file": told["file"], "line": told["line"], "raw": row["raw"], "findings": row["findings"]}
+            source = row["source"]
+            bad = {"file": source["file"], "line": source["line"], "raw": row["raw"], "findings": row["findings"]}
             logs.quarantine.append({**bad, "user": row["user"]})
         else:
             by_id.setdefault(row["id"], []).append(row)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
-from finetune_pipeline.production.used import rows_behind, rows_of_data
-from finetune_pipeline.production.watch import moment
+from finetune_pipeline.production.drift import moment, version_of
+from finetune_pipeline.production.learned_rows import rows_behind, rows_of_data
+from finetune_pipeline.production.signals import more_often
 from finetune_pipeline.spec.model import Task
 
 
@@ -43,19 +45,19 @@ def standing(task: Task, store: ArtifactStore, rows: int, champion: int | None) 
     if champion is None:
         return Standing(None, "no champion serves yet, whose data production could be held against")
     data = _data_of(store, versions, champion)
-    found = _newest(store, name, data)
+    newest = _newest(store, name, data)
     key = f"{champion}-{rows}"
-    if found is None:
+    if newest is None:
         if rows < size:
             return Standing(None, f"{rows} production rows, a window has {size}")
         return Standing(f"production was not held against the data of version {champion} yet: looking at it", "", key)
-    report, decision = found
+    report, decision = newest
     new = rows - int(report.facts["rows"])
     look = f"{new} new rows: looking at production" if new >= size else None
     sentence, retrain = f"{report.facts['sentence']} {decision.facts['sentence']}", bool(decision.facts["retrain"])
     drifted = bool(report.facts["drifted"])
-    if drifted and retrain and (told := _refused_already(task, store, versions, champion, report, decision)):
-        sentence, retrain = f"{report.facts['sentence']} {told}", False
+    if drifted and retrain and (refused := _refused_already(task, store, versions, champion, report, decision)):
+        sentence, retrain = f"{report.facts['sentence']} {refused}", False
     return Standing(look, sentence, key, drifted, drifted and retrain, report.version, _made(report))
 
 
@@ -101,3 +103,61 @@ def _refused_already(
 
 def _made(artifact: Artifact) -> float:
     return (artifact.folder / MANIFEST).stat().st_mtime
+
+
+FIRST_LOOK = 50
+"""Rows of the present champion at its first judgement; further ones at every doubling."""
+FEWEST_BEFORE = 50
+"""With fewer rows of the champion before nothing can be compared."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """raised; sentence for people; figures: rows and failures of both, level and p of the look that decided."""
+
+    raised: bool
+    sentence: str
+    figures: Mapping[str, Any]
+
+
+def failed(row: Mapping[str, Any]) -> bool:
+    """Whether people said that the answer was not right: a flag, or a correction that differs from it."""
+    correction = row.get("correction")
+    return bool(row.get("flag")) or (correction is not None and correction.strip() != str(row["output"]).strip())
+
+
+def champion_alarm(
+    rows: Iterable[Mapping[str, Any]], champion: int, previous: int | None, false_alarms: float = 0.05
+) -> Alarm:
+    """Compare the shares of failed rows of two versions (one-sided Fisher's exact test), as the champion's rows grow.
+
+    Looks are taken at 50, 100, 200, … rows of the present champion, each with the rows of the one before; the k-th may
+    spend false_alarms / (k (k + 1)), which sums to false_alarms over all looks there can ever be. Which looks there are
+    follows from the number of rows alone, so that asking often costs nothing.
+    """
+    if previous is None or previous == champion:
+        return Alarm(False, f"version {champion} is the first champion: there is none before it to compare with", {})
+    ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))
+    now = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(champion)]
+    before = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(previous)]
+    figures: dict[str, Any] = {"champion": champion, "previous": previous, "rows": len(now), "rows_before": len(before)}
+    if len(now) < FIRST_LOOK or len(before) < FEWEST_BEFORE:
+        return Alarm(
+            False,
+            f"version {champion} answered {len(now)} rows and version {previous} {len(before)}: too few to compare "
+            f"({FIRST_LOOK} of each are needed)",
+            figures,
+        )
+    look, size = 1, FIRST_LOOK
+    while size <= len(now):
+        change = more_often(sum(before), len(before), sum(now[:size]), size)
+        level = false_alarms / (look * (look + 1))
+        share, share_before = sum(now[:size]) / size, sum(before) / len(before)
+        figures |= {"look": look, "level": level, "p": change.p, "failed": share, "failed_before": share_before}
+        shares = f"{share:.1%} of {size} answers of version {champion} failed, {share_before:.1%} of {len(before)} of {previous}"
+        if change.p is not None and change.p < level:
+            return Alarm(
+                True, f"{shares}: it serves worse than the champion before (p {change.p:.2g} < {level:.2g})", figures
+            )
+        look, size = look + 1, 2 * size
+    return Alarm(False, f"{shares}: not shown to be worse", figures)

@@ -88,8 +88,8 @@ def largest_micro_batch(settings: dict[str, Any]) -> int:
 def described(key: str, meaning: str = "") -> str:
     """A field's description, with what it is for each method when unset."""
     methods: dict[Any, list[str]] = {}
-    for method, told in DEFAULTS[key].items():
-        methods.setdefault(told.value, []).append(method)
+    for method, setting in DEFAULTS[key].items():
+        methods.setdefault(setting.value, []).append(method)
     if len(methods) == 1:
         values = f"{next(iter(methods))}"
     else:
@@ -107,8 +107,8 @@ def table() -> list[tuple[str, str, str, str]]:
     """(key, methods, value, source) of every default, methods with the same one together; for the documentation."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for key, by in DEFAULTS.items():
-        for method, told in by.items():
-            rows.setdefault((key, _number(told.value), told.source), []).append(method)
+        for method, setting in by.items():
+            rows.setdefault((key, _number(setting.value), setting.source), []).append(method)
     return [(key, ", ".join(methods), value, source) for (key, value, source), methods in rows.items()]
 
 
@@ -117,8 +117,8 @@ def explain(method: str, chosen: Mapping[str, Any], values: Mapping[str, Any]) -
 
     chosen: the keys that task.yaml sets; values: all settings (``spec.training.model_dump()``).
     """
-    told = []
+    rows = []
     for key, by in DEFAULTS.items():
         source = "task.yaml" if key in chosen else by[method].source  # type: ignore[index]
-        told.append((key, values[key], source))
-    return told
+        rows.append((key, values[key], source))
+    return rows

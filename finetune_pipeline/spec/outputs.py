@@ -71,7 +71,21 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 
 
 def default_metric(output: AnyOutput) -> Metric:
-    """What decides where the spec does not say: right answers where right can be told, else word overlap."""
+    """What decides where the spec does not say: right answers where right can be named, else word overlap."""
     if isinstance(output, TextOutput) and output.extract:
         return "exact"
     return METRICS[output.kind][0]
+
+
+def schema_at(schema: Any, path: str) -> dict[str, Any] | None:
+    """The part of a schema that describes the field at a dotted path of properties; None where it names no such field."""
+    part = schema
+    for name in path.split("."):
+        part = part.get("properties", {}).get(name) if isinstance(part, dict) else None
+    return part if isinstance(part, dict) else None
+
+
+def allowed_types(part: dict[str, Any] | None) -> set[str]:
+    """JSON types the schema of one field names; empty where it names none."""
+    named = (part or {}).get("type", [])
+    return {named} if isinstance(named, str) else set(named)

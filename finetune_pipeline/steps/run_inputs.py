@@ -12,10 +12,9 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
 from finetune_pipeline.production.ingest import corrections_digest, read_logs
-from finetune_pipeline.production.judging import judging_digest, learned_by
+from finetune_pipeline.production.learned_rows import judging_digest, learned_by
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.spec.never_break import never_break_ids
 from finetune_pipeline.steps.ability import ability_digest
 
 
@@ -32,8 +31,9 @@ def base_of(task: Task) -> dict[str, Any]:
 
 
 def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> RunInputs:
-    """The world as it is now, new log lines taken into the store. `champion`: the model a candidate must be compared
-    with, or None.
+    """Collect the inputs of a run as they are now; new log lines are taken into the store.
+
+    champion: the model a candidate must be compared with, or None.
 
     Raises FindingsError when there are no raw files, or the base model or the never-break list cannot be found.
     """
@@ -45,7 +45,7 @@ def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -
         corrections=corrections_digest(task.spec, logs),
         base=base_of(task),
         champion=dict(champion) if champion else None,
-        never_break=never_break_ids(task.spec, task.folder),
+        never_break=task.spec.gates.never_break_ids(task.folder),
         ratings=ratings_digest(task.folder / "reviews"),
         ability=ability_digest(task),
         judging=judging_digest(task.spec, logs, learned_by(store, task.name, champion)),

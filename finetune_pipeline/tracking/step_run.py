@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_pipeline.tracking.mlflow_store import reaching
-from finetune_pipeline.tracking.secrets import redact, redact_field
+from finetune_pipeline.tracking.mlflow_store import reaching, redact, redact_field
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -20,14 +20,11 @@ from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.definitions import build_definitions
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.orchestration import release
-from finetune_pipeline.orchestration.assets import task_checks
-from finetune_pipeline.orchestration.champion_sensor import champion_sensor
-from finetune_pipeline.orchestration.jobs import task_jobs
-from finetune_pipeline.orchestration.schedules import retraining_schedule
-from finetune_pipeline.orchestration.sensors import drift_sensor, new_logs_sensor
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.assets import task_checks, task_jobs
+from finetune_pipeline.orchestration.resources import Store
+from finetune_pipeline.orchestration.sensors import champion_sensor, drift_sensor, new_logs_sensor, retraining_schedule
 from finetune_pipeline.production.ingest import corrections, read_logs
-from finetune_pipeline.production.waiting import what_waits
+from finetune_pipeline.production.learned_rows import what_waits
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking

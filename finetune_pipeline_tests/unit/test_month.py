@@ -18,7 +18,7 @@ from month_story import Look, Release, Run, Story
 from month_timeline import events, lines, verdict
 from month_world import A_DAY, DAYS
 
-from finetune_pipeline.production.watch import moment
+from finetune_pipeline.production.drift import moment
 
 START = moment({"timestamp": "2026-05-01T00:00:00+00:00"})
 

@@ -6,7 +6,7 @@ import math
 
 from mlflow.utils.validation import _validate_metric_name
 
-from finetune_pipeline.orchestration.metadata import numbers
+from finetune_pipeline.orchestration.materialize import numbers
 
 
 def test_numbers_are_found_under_dotted_names() -> None:

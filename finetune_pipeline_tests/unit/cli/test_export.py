@@ -277,7 +277,7 @@ def test_before_any_training(run: Run, project: Path, tmp_path: Path) -> None:
 
 
 def test_the_newest_model_and_the_one_an_alias_names(run: Run, project: Path, tmp_path: Path) -> None:
-    from finetune_pipeline.tracking import registry
+    from finetune_pipeline.tracking import registration
     from finetune_pipeline.tracking.tracking import Tracking
 
     made = store(project)
@@ -287,7 +287,7 @@ def test_the_newest_model_and_the_one_an_alias_names(run: Run, project: Path, tm
     client = tracking.client()
     run_id = client.create_run(client.create_experiment("demo")).info.run_id
     adapter = made.all_versions(TASK, "adapter")[-1]
-    registry.register(
+    registration.register(
         tracking, TASK, kind="lora", adapter=adapter.path("adapter"), merged=old.folder, base=project / "base", base_identity={},
         adapter_version=adapter.version, system_prompt=SYSTEM, max_new_tokens=6, run_id=run_id,
         tags={"gates": "passed", "merged_version": old.version, "adapter_version": adapter.version},

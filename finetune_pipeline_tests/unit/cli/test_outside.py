@@ -12,7 +12,7 @@ import click
 import pytest
 
 from finetune_pipeline.cli import main as entry
-from finetune_pipeline.cli.outside import words_of
+from finetune_pipeline.cli.output import words_of
 from finetune_pipeline.tracking.mlflow_store import TrackingError, reaching
 from finetune_pipeline.tracking.tracking import Tracking
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.cli.verdict import gate_line
+from finetune_pipeline.cli.project import gate_line
 
 
 @pytest.mark.parametrize(

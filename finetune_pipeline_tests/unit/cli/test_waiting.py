@@ -11,9 +11,9 @@ import pytest
 
 from finetune_pipeline import reminders
 from finetune_pipeline.cli import watch
-from finetune_pipeline.cli.waiting import pool_wait
+from finetune_pipeline.cli.run import pool_wait
 from finetune_pipeline.cli.watch import Watcher
-from finetune_pipeline.orchestration.compute import Compute
+from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.progress import VARIABLE, tell
 from finetune_pipeline.reminders import Reminders, spell
 from finetune_pipeline.worker.device_lease import lease
@@ -71,7 +71,7 @@ def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pyte
     path, said = tmp_path / "progress.jsonl", []
     monkeypatch.setenv(VARIABLE, str(path))
     compute = Compute(devices=["cpu"], lock_folder=str(tmp_path / "locks"))
-    monkeypatch.setattr("finetune_pipeline.orchestration.compute._watch", lambda op, every: lambda: "enough waited")
+    monkeypatch.setattr("finetune_pipeline.orchestration.resources._watch", lambda op, every: lambda: "enough waited")
     with (
         lease(["cpu"], tmp_path / "locks", holder="adapter of tickets (run 12345678)"),
         Watcher(path, 1, said.append),

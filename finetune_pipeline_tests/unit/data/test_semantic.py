@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from finetune_pipeline.data.dedup import semantic
 from finetune_pipeline.data.dedup.semantic import compared, embed, suspects
-from finetune_pipeline.spec.model import SemanticSpec
+from finetune_pipeline.spec.data import SemanticSpec
 from finetune_pipeline_tests.unit.data.wordings import HARD_NEGATIVES, PARAPHRASES, pairs
 
 TEXTS = [

@@ -14,7 +14,7 @@ from finetune_pipeline.data.split.canaries import prove_semantic, rewordings
 from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.data.split.splitting import split
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.spec.model import SemanticSpec
+from finetune_pipeline.spec.data import SemanticSpec
 from finetune_pipeline.steps.data_checks import no_leakage
 from finetune_pipeline_tests.unit.data.rows import example, make_spec, write_clean
 from finetune_pipeline_tests.unit.data.test_leakage import some

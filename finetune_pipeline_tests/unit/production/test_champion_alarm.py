@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from finetune_pipeline.production.champion_alarm import champion_alarm, failed
-from finetune_pipeline.production.watch import version_of
+from finetune_pipeline.production.drift import version_of
+from finetune_pipeline.production.standing import champion_alarm, failed
 from finetune_pipeline_tests.unit.production.streams import served
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from finetune_pipeline.production.decision import Evidence, decide_retraining
-from finetune_pipeline.production.learning_curve import Curve, fit, measure_curve
+from finetune_pipeline.production.retraining import Curve, Evidence, decide_retraining, fit, measure_curve
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline_tests.unit.production.streams import LABELS, labels, text
 

@@ -12,10 +12,9 @@ import pytest
 import yaml
 from scipy import stats
 
-from finetune_pipeline.production.drift import as_learned, drift_report
+from finetune_pipeline.production.drift import as_learned, drift_report, level_of, moment
 from finetune_pipeline.production.signals import Reference, categories, more_often, signals_of
 from finetune_pipeline.production.token_distance import permutation_p, rarity, word_vectors
-from finetune_pipeline.production.watch import level_of, moment
 from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline.spec import TaskSpec, parse_spec

@@ -18,7 +18,7 @@ from finetune_pipeline.production import log_erasure
 from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.intake import log_store, take_in
 from finetune_pipeline.production.log_erasure import StillWritten
-from finetune_pipeline.serving.log_writer import LogWriter
+from finetune_pipeline.serving.service import LogWriter
 from finetune_pipeline.spec import Task, load_task
 
 

@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.ingest import corrections_digest, ingest, read_logs, read_rows
 from finetune_pipeline.production.intake import take_in
-from finetune_pipeline.production.waiting import what_waits
+from finetune_pipeline.production.learned_rows import what_waits
 from finetune_pipeline.spec import Task, load_task
 
 LABELS = ["bug", "billing"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from finetune_pipeline.orchestration.compute import Compute
+from finetune_pipeline.orchestration.resources import Compute
 
 CHILD = "finetune_pipeline_tests.unit.resources.child"
 

@@ -17,8 +17,8 @@ import pytest
 
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.spec import Task, load_task
-from finetune_pipeline.tracking import registry
-from finetune_pipeline.tracking.champion import present_champion
+from finetune_pipeline.tracking import registration, registry
+from finetune_pipeline.tracking.registry import present_champion
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.skilled_model import LABELS
@@ -42,7 +42,7 @@ def release(store: ArtifactStore, tracking: Tracking, base: Path, adapter: str) 
     merged = model_artifact(store, "colours", "merged_model", base, {"base_model": origin.version}, adapter)
     run = SimpleNamespace(run_id=adapter, job_name="everything", root_run_id=None, tags={})
     with tracking.step(SimpleNamespace(run=run, retry_number=0), "colours", "model_version", adapter) as step:
-        version = registry.register(
+        version = registration.register(
             tracking,
             "colours",
             kind="full",

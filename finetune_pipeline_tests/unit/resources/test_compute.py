@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from finetune_pipeline.orchestration.compute import Compute, child_environment, places
+from finetune_pipeline.orchestration.resources import Compute, child_environment, places
 from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM
 from finetune_pipeline_tests.unit.processes import is_running, number_in
 from finetune_pipeline_tests.unit.resources.jobs import CHILD
@@ -126,11 +126,11 @@ def test_the_same_words_without_dagster(tmp_path: Path) -> None:
 
 
 def test_a_half_written_error_is_said_to_be_so(tmp_path: Path) -> None:
-    from finetune_pipeline.orchestration.job_failures import of_exit
+    from finetune_pipeline.orchestration.resources import exit_failure
 
     (tmp_path / "error.json").write_text('{"kind": "Val')
-    assert "its error.json cannot be read" in str(of_exit(None, "adapter", -11, "cpu", {"out": str(tmp_path)}))
-    assert "killed by SIGSEGV" in str(of_exit(None, "adapter", -11, "cpu", {"out": str(tmp_path)}))
+    assert "its error.json cannot be read" in str(exit_failure(None, "adapter", -11, "cpu", {"out": str(tmp_path)}))
+    assert "killed by SIGSEGV" in str(exit_failure(None, "adapter", -11, "cpu", {"out": str(tmp_path)}))
 
 
 def test_a_good_end_without_result_is_an_error(tmp_path: Path, instance: dg.DagsterInstance) -> None:

@@ -9,9 +9,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from finetune_pipeline.orchestration.compute import Compute
 from finetune_pipeline.orchestration.dagster_internals import dagster_folder
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.resources import Compute, Store
 
 ROOT = Path(__file__).resolve().parents[3]
 SHOW = (

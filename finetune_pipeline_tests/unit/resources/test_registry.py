@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.resources.served_base import answer, make_adapter, make_base
@@ -49,7 +49,7 @@ def register(
     adapter: str = "adapter",
     **tags: Any,
 ) -> int:
-    return registry.register(
+    return registration.register(
         tracking,
         "tickets",
         kind=kind,
@@ -196,7 +196,7 @@ def test_a_version_without_gates_or_that_is_not_there(tracking: Tracking, models
 
 def test_a_folder_that_is_no_adapter_is_refused(tracking: Tracking, models: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no adapter_config\.json"):
-        registry.register(
+        registration.register(
             tracking,
             "tickets",
             kind="lora",
@@ -322,11 +322,11 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: 
 
 def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tracking, models: Path) -> None:
     version = register(tracking, models)
-    registry.store_card(tracking, "tickets", version, "# One\n", "Better.")
-    registry.store_card(tracking, "tickets", version, "# Two\n", "Refused by beats_baseline.")
+    registration.store_card(tracking, "tickets", version, "# One\n", "Better.")
+    registration.store_card(tracking, "tickets", version, "# Two\n", "Refused by beats_baseline.")
     (readme,) = [p for p in (tracking.place() / "artifacts").rglob("README.md") if (p.parent / "MLmodel").is_file()]
     assert readme.read_text() == "# Two\n"
     told = tracking.client().get_model_version("tickets", str(version))
     assert told.description == "Refused by beats_baseline."
     with pytest.raises(ValueError, match="no version 7"):
-        registry.store_card(tracking, "tickets", 7, "# x", "")
+        registration.store_card(tracking, "tickets", 7, "# x", "")

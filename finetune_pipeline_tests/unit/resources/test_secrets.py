@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_pipeline.tracking.secrets import redact, redact_field
+from finetune_pipeline.tracking.mlflow_store import redact, redact_field
 
 ENV = {
     "OPENAI_API_KEY": "sk-live-1234567890",

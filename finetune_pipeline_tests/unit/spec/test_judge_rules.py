@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.spec.engine_rules import check_judge
+from finetune_pipeline.spec.evaluation_rules import check_judge
 from finetune_pipeline.spec.model import TaskSpec
 
 SOUND = {"url": "https://judge.example/v1", "model": "m"}

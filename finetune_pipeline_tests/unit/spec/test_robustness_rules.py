@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, RobustnessSpec
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.robustness import ENOUGH_ROWS, RobustnessSpec
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 

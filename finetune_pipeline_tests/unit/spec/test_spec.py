@@ -9,8 +9,8 @@ import yaml
 
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.spec import check_task, find_tasks, load_task, parse_spec
+from finetune_pipeline.spec.loading import json_schema
 from finetune_pipeline.spec.rules import check_all
-from finetune_pipeline.spec.schema import json_schema
 
 GOOD = {
     "name": "demo",

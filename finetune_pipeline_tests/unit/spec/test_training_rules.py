@@ -15,10 +15,11 @@ import yaml
 
 from finetune_pipeline.findings import errors
 from finetune_pipeline.spec import parse_spec
+from finetune_pipeline.spec.loading import json_schema
 from finetune_pipeline.spec.method_defaults import DEFAULTS, METHODS, explain, table
-from finetune_pipeline.spec.model import TaskSpec, TrainingSpec
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.rules import check_all
-from finetune_pipeline.spec.schema import json_schema
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.refusals import linear_layers, refusals
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 

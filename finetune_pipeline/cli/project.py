@@ -1,14 +1,75 @@
-"""The short verdict at the end of a run."""
+"""What a task's state is, asked without running anything."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from finetune_pipeline.cli.state import Project
-from finetune_pipeline.engine.store import read_json
+import dagster as dg
+
+from finetune_pipeline.engine.step import RunInputs
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
 from finetune_pipeline.evaluation.gate_result import GateResult
 from finetune_pipeline.evaluation.wording import metric_title
+from finetune_pipeline.orchestration.release import present_inputs
+from finetune_pipeline.orchestration.resources import Store
+from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.report.verdict import gate_counts
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
+
+
+@dataclass
+class Project:
+    """A task with its stores, the inputs a run would begin with now, and the versions that follow from them."""
+
+    task: Task
+    store: ArtifactStore
+    tracking: Tracking
+    run_inputs: RunInputs
+    versions: dict[str, str]
+    serving: int | None
+
+    def artifacts(self) -> dict[str, Artifact | None]:
+        return PIPELINE.artifacts(self.task, self.run_inputs, self.store)
+
+
+def open_project(task: Task) -> Project:
+    """Look at everything outside the graph, and at the registry.
+
+    Raises FindingsError where raw files or the base model are missing."""
+    store, tracking = Store(), Tracking()
+    tracking.prepare()
+    run_inputs = present_inputs(task, store, tracking)
+    artifacts = store.artifacts()
+    return Project(
+        task,
+        artifacts,
+        tracking,
+        run_inputs,
+        PIPELINE.versions(task, run_inputs, artifacts),
+        registry.champion(tracking, task.name),
+    )
+
+
+def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
+    """Names of assets that are missing, or that Dagster's event log does not know in their present version."""
+    made = project.artifacts()
+    missing = []
+    for asset in PIPELINE.steps:
+        event = instance.get_latest_materialization_event(dg.AssetKey([project.task.name, asset]))
+        tags = event.asset_materialization.tags if event and event.asset_materialization else None
+        known = (tags or {}).get("dagster/data_version") == project.versions[asset]
+        if made[asset] is None or not known:
+            missing.append(asset)
+    registered = made["model_version"]
+    if registered is not None and "model_version" not in missing:
+        try:
+            registry.version_tags(project.tracking, project.task.name, int(registered.facts["model_version"]))
+        except ValueError:  # MLflow's store was removed or exchanged: register again
+            missing.append("model_version")
+    return missing
 
 
 def gate_line(gate: dict[str, Any]) -> str:
@@ -20,8 +81,8 @@ def gate_line(gate: dict[str, Any]) -> str:
 def _share(value: Any, interval: Any) -> str:
     if not isinstance(value, int | float):
         return "–"
-    told = f"{value:.3f}"
-    return told + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+    text = f"{value:.3f}"
+    return text + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
 def _data_lines(project: Project) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a user may write about production: its logs, drift, and when another training is worth its cost."""
+"""Sections of task.yaml about production: logs, drift, and when another training is worth its cost."""
 
 from __future__ import annotations
 

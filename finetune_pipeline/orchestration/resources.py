@@ -1,4 +1,4 @@
-"""Where heavy steps run: this machine, in a supervised child process that takes its memory with it when it ends."""
+"""Dagster resources: the artifact store, and the supervised child processes in which heavy steps run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from finetune_pipeline.engine.store import read_json, write_json
-from finetune_pipeline.orchestration import job_failures
+from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.progress import tell
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.worker.device_lease import lease, members
+from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
 from finetune_pipeline.worker.supervised import Stopped, run_supervised
 
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -67,17 +67,17 @@ class Compute(dg.ConfigurableResource):
                 devices = places(self.devices or list(read_settings().devices), job)
                 code, device = self._supervise(op, stage, devices, path, pipes_env, on_tick or (lambda: None))
         except (Stopped, TimeoutError) as stop:
-            raise job_failures.failure(op, f"{stage} was stopped: {stop}", {}, retry=False) from stop
+            raise _failure(op, f"{stage} was stopped: {stop}", {}, retry=False) from stop
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
             if op is not None and (_stopping(op) or op.op_def.retry_policy is not None):
                 # re-raised, an interrupt would be answered with a new attempt by the retry policy
-                told = "the run was cancelled" if _stopping(op) else "the step was interrupted by a signal"
-                raise job_failures.failure(op, f"{stage} was stopped: {told}", {}, retry=False) from interrupt
+                reason = "the run was cancelled" if _stopping(op) else "the step was interrupted by a signal"
+                raise _failure(op, f"{stage} was stopped: {reason}", {}, retry=False) from interrupt
             raise
         if code != 0:
-            raise job_failures.of_exit(op, stage, code, device, job)
+            raise exit_failure(op, stage, code, device, job)
         if not (out / "result.json").is_file():
-            raise job_failures.failure(
+            raise _failure(
                 op,
                 f"{stage} ended well (exit code 0) but wrote no result.json into {out}.\n"
                 "fix: this is a fault of the program, not of the data; look at the step's output and report it",
@@ -86,7 +86,7 @@ class Compute(dg.ConfigurableResource):
             )
         facts = read_json(out / "result.json")
         if not isinstance(facts, dict):
-            raise job_failures.failure(op, f"{stage} wrote a result.json that is no object: {out}", {}, retry=False)
+            raise _failure(op, f"{stage} wrote a result.json that is no object: {out}", {}, retry=False)
         return facts
 
     def _supervise(
@@ -240,3 +240,61 @@ def _watch(op: Any, every_s: float) -> Callable[[], str | None]:
 def _to_stderr(message: str) -> None:
     sys.stderr.write(message + "\n")
     sys.stderr.flush()
+
+
+class Store(dg.ConfigurableResource):
+    """Content-addressed artifacts below one folder."""
+
+    root: str = Field(default="", description="Folder of all artifacts; empty: <home>/artifacts (see FINETUNE_HOME).")
+
+    def artifacts(self) -> ArtifactStore:
+        """The store, at an absolute path."""
+        return ArtifactStore(Path(self.root).absolute() if self.root else read_settings().artifacts)
+
+
+AUDIT_PAGE = "audit.html"
+KILLED = -9
+"""Ended by SIGKILL: nearly always the kernel's out-of-memory killer, and then another try only kills again."""
+
+_FIXES = {
+    EXIT_CONFIG: "correct what is named above and run again; the same job would fail the same way",
+    EXIT_OOM: "lower training.micro_batch_size, then training.max_tokens; or use a machine with more memory",
+    EXIT_PREEMPTED: "run again: it goes on from the last checkpoint",
+    KILLED: "if nobody killed it, memory ran out: look at `dmesg`, lower training.micro_batch_size or free memory; "
+    "running again goes on from the last checkpoint",
+}
+_OTHERWISE = "read the step's output (stderr) for the first error; running again goes on from the last checkpoint"
+
+
+def _failure(context: Any, message: str, metadata: Mapping[str, Any], *, retry: bool) -> Exception:
+    """A dg.Failure, or without a Dagster context a RuntimeError with the same words."""
+    if context is None:
+        return RuntimeError(message)
+    return dg.Failure(message, metadata=dict(metadata), allow_retries=retry)
+
+
+def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[str, Any]) -> Exception:
+    """The error for a child that ended with a code other than 0."""
+    out = Path(job["out"])
+    kind, message = _told(out / "error.json")
+    lines = [f"{stage} on {device} {describe(code)}"]
+    if message:
+        lines.append(message)
+    if code != EXIT_CONFIG or "fix:" not in message:
+        lines.append(f"fix: {_FIXES.get(code, _OTHERWISE)}")
+    metadata: dict[str, Any] = {"exit_code": code, "error_kind": kind, "device": device}
+    page = Path(str(job.get("work") or "")) / AUDIT_PAGE
+    if job.get("work") and page.is_file():
+        metadata["audit_page"] = dg.MetadataValue.path(page)
+    return _failure(context, "\n".join(lines), metadata, retry=code not in NO_RETRY and code != KILLED)
+
+
+def _told(path: Path) -> tuple[str, str]:
+    """(kind, message) the child left, or ("", ""). A file it could not finish is said to be so."""
+    if not path.is_file():
+        return "", ""
+    try:
+        error_file = read_json(path)
+        return str(error_file["kind"]), str(error_file["message"]).strip()
+    except (ValueError, KeyError, TypeError) as error:
+        return "", f"(its error.json cannot be read: {error!r})"
