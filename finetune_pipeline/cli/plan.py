@@ -24,10 +24,8 @@ from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.report.plan_page import PARTS, file_size, measured_accuracy, time_range
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
-from finetune_pipeline.steps.run_inputs import look
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.worker.supervised import run_supervised
-
-_DATA_STEPS = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples")
 
 
 @dataclass
@@ -57,7 +55,7 @@ def plan(task: str, memory: float | None, as_json: bool) -> int:
     findings = preflight(loaded.spec, loaded.folder)
     if errors(findings):
         return _refused(loaded, findings, as_json)
-    run_inputs = look(loaded, None, store)
+    run_inputs = collect_run_inputs(loaded, None, store)
     base = _base(loaded, store, run_inputs)
     findings = preflight(loaded.spec, loaded.folder, base)
     if errors(findings):
@@ -90,7 +88,7 @@ def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
     return ERROR
 
 
-def _launch_without_lease(job: Any) -> dict[str, Any]:
+def _launch(job: Any) -> dict[str, Any]:
     """Run a job that needs no device: a plan must not wait for a training to end."""
     from finetune_pipeline.orchestration.resources import child_environment
 
@@ -114,7 +112,7 @@ def _base(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Path:
                 f"the base model {task.spec.base_model} is not on this machine yet; `finetune run {task.name} --stage "
                 "baseline` fetches it"
             )
-        base = PIPELINE.run("base_model", task, run_inputs, store, _launch_without_lease)
+        base = PIPELINE.run("base_model", task, run_inputs, store, _launch)
     return base.folder
 
 
@@ -124,8 +122,8 @@ def _inputs(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inputs:
     if splits is not None:
         train, validation = (read_examples(examples_of(splits.folder, s)) for s in ("train", "validation"))
         return Inputs(train, validation, int(splits.facts["counts"]["test"]), f"splits {splits.version}")
-    reviewed = [PIPELINE.run(step, task, run_inputs, store) for step in _DATA_STEPS][-1]
-    rows = read_examples(reviewed.folder)
+    made = PIPELINE.run_to("reviewed_examples", task, run_inputs, store)
+    rows = read_examples(made["reviewed_examples"].folder)
     random.Random(task.spec.split.seed).shuffle(rows)  # noqa: S311 - a shuffle, no secret
     held, tested = (round(len(rows) * share) for share in (task.spec.split.validation, task.spec.split.test))
     kept = len(rows) - held - tested

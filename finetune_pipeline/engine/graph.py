@@ -5,7 +5,7 @@ Every process can tell, without running anything, which artifacts exist and whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from finetune_pipeline.engine.step import SHARED, Inputs, RunInputs, Step, StepContext, Tool, no_tool
@@ -79,7 +79,7 @@ class Graph:
         inputs = self._inputs(step, task, versions, store)
 
         def fill(builder: Builder) -> None:
-            for result in self._held_back(step, task, inputs):
+            for result in self._held_back(step, task, dict(inputs.items())):
                 raise MissingInput(f"{task.name}/{name} is not made: {result}")
             builder.facts.update(make(StepContext(task, run_inputs, inputs, builder, store, launch, release)))
             builder.opened = sorted(inputs.opened)
@@ -125,7 +125,7 @@ class Graph:
             )
         return Inputs(present)
 
-    def _held_back(self, step: Step, task: Task, inputs: Inputs) -> list[str]:
+    def _held_back(self, step: Step, task: Task, inputs: Mapping[str, Artifact]) -> list[str]:
         """What the blocking checks of the steps this one comes after say against making it."""
         return [
             f"the check {check.name} of {before} failed: {result.message}"

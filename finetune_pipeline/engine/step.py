@@ -5,7 +5,7 @@ The table of all steps is :mod:`finetune_pipeline.pipeline`. Versions, Dagster a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class RunInputs:
 
 
 class Inputs(Mapping[str, Artifact]):
-    """A step's input artifacts by name. `opened` holds the names that were read."""
+    """A step's input artifacts by name. `opened` holds the names that were read; listing all of them reads none."""
 
     def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
         self._artifacts = dict(artifacts)
@@ -71,6 +71,9 @@ class Inputs(Mapping[str, Artifact]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._artifacts)
+
+    def items(self) -> ItemsView[str, Artifact]:
+        return self._artifacts.items()
 
     def __len__(self) -> int:
         return len(self._artifacts)

@@ -16,7 +16,7 @@ from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.production.standing import Alarm, champion_alarm
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.run_inputs import base_of, look
+from finetune_pipeline.steps.run_inputs import base_of, collect_run_inputs
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
@@ -31,7 +31,7 @@ def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
     serving = registry.champion(tracking, task.name)
     artifacts = store.artifacts()
     take_traces(task, artifacts, tracking)
-    run_inputs = look(task, None, artifacts)
+    run_inputs = collect_run_inputs(task, None, artifacts)
     versions = PIPELINE.versions(task, run_inputs, artifacts)
     if serving is None:
         return replace(run_inputs, trained_on=versions["splits"])
@@ -41,7 +41,7 @@ def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
         compared = json.loads(tags["compared_with"])
     kept = artifacts.find(task.name, "splits", tags["dataset_version"]) is not None
     trained_on = tags["dataset_version"] if kept else versions["splits"]  # removed by `finetune forget`
-    return replace(look(task, compared, artifacts), trained_on=trained_on)
+    return replace(collect_run_inputs(task, compared, artifacts), trained_on=trained_on)
 
 
 def made_base(task: Task, store: ArtifactStore) -> Path | None:

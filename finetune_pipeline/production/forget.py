@@ -139,7 +139,8 @@ def _remove_artifacts(task: Task, store: ArtifactStore, listed: ForgottenList) -
             for page in shown:
                 page.unlink()
     if pages:
-        shutil.rmtree(store.root / task.name / ".work", ignore_errors=True)
+        for folder in (store.root / task.name / ".work", store.root.parent / "checks" / task.name):
+            shutil.rmtree(folder, ignore_errors=True)
         for cache in store.root.parent.rglob(f"{ANSWERS}*"):
             cache.unlink()
     return removed

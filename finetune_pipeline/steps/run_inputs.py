@@ -30,7 +30,7 @@ def base_of(task: Task) -> dict[str, Any]:
     }
 
 
-def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> RunInputs:
+def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> RunInputs:
     """Collect the inputs of a run as they are now; new log lines are taken into the store.
 
     champion: the model a candidate must be compared with, or None.

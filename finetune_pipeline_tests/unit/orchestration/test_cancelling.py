@@ -44,7 +44,7 @@ class Run:
                 "job",
                 "execute",
                 "-m",
-                "finetune_pipeline_tests.unit.resources.jobs",
+                "finetune_pipeline_tests.unit.orchestration.jobs",
                 "-j",
                 job,
             ],

@@ -17,10 +17,10 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 
 from finetune_pipeline.worker.device_lease import lease
+from finetune_pipeline_tests.unit.orchestration.test_cancelling import ROOT
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
-from finetune_pipeline_tests.unit.resources.test_cancelling import ROOT
 
-MODULE = "finetune_pipeline_tests.unit.resources.jobs"
+MODULE = "finetune_pipeline_tests.unit.orchestration.jobs"
 
 
 class Launched:

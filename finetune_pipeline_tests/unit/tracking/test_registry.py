@@ -15,7 +15,7 @@ import pytest
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.unit.processes import wait_until
-from finetune_pipeline_tests.unit.resources.served_base import answer, make_adapter, make_base
+from finetune_pipeline_tests.unit.tracking.served_base import answer, make_adapter, make_base
 
 PROMPT = "Classify the ticket."
 TEXT = "the export fails since monday"

@@ -11,7 +11,7 @@ import dagster as dg
 
 from finetune_pipeline.orchestration.resources import Compute
 
-CHILD = "finetune_pipeline_tests.unit.resources.child"
+CHILD = "finetune_pipeline_tests.unit.orchestration.child"
 
 
 @dg.asset(retry_policy=dg.RetryPolicy(max_retries=2))
