@@ -8,7 +8,7 @@ import click
 import dagster as dg
 
 from finetune_pipeline.baseline.advice import DECISIONS
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.cli.run import execute, refusals_and_failures
 from finetune_pipeline.engine.store import Artifact
@@ -28,7 +28,7 @@ def advise(task: str, as_json: bool) -> int:
     Runs the stages data and baseline where they are not made yet, and trains nothing. Exit code 2: the answer is no, or not
     yet.
     """
-    apply()
+    apply_environment()
     loaded = get_task(task)
     stopped: list[str] = []
     for stage, steps in NEEDED.items():

@@ -1,4 +1,4 @@
-"""How commands speak: text for people, JSON for programs, and the exit codes."""
+"""What all commands share: text for people, JSON for programs, exit codes, errors from outside, and the environment."""
 
 from __future__ import annotations
 
@@ -114,6 +114,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, **{k: v for k, v in ours.items() if not os.environ.get(k)}}
 
 
-def apply() -> None:
+def apply_environment() -> None:
     """Put them into this process."""
     os.environ.update(environment())

@@ -1,4 +1,4 @@
-"""What a task's state is, asked without running anything."""
+"""A task with its stores: its state, asked without running anything, and the verdict at the end of a run."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import click
 import dagster as dg
 import psutil
 
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import Project, open_project, unfinished, verdict_lines
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.findings import errors
@@ -40,7 +40,7 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
 
     Stopping it with Ctrl-C keeps the last checkpoint; running it again goes on from there.
     """
-    apply()
+    apply_environment()
     loaded = get_task(task)
     started = time.monotonic()
     if stage in (None, "training"):

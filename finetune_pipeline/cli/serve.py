@@ -45,11 +45,7 @@ def serve(task: str, port: int, labels_only: bool, rotate_mib: float, look_secon
     writer = LogWriter(loaded.folder / OWN_FOLDER, int(rotate_mib * 2**20))
     try:
         service = Service(
-            loaded,
-            lambda: present_champion(loaded, store, tracking),
-            writer,
-            only_labels=labels_only,
-            tell=problem,
+            loaded, lambda: present_champion(loaded, store, tracking), writer, only_labels=labels_only, tell=problem
         )
         server = LocalServer(chat_app(service), port)
     except LookupError as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from finetune_pipeline.engine.step import SHARED, Inputs, RunInputs, Step, StepContext, Tool, no_tool
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, digest_json, read_json, write_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, read_json, write_json
 from finetune_pipeline.spec.model import Task
 
 
@@ -144,8 +144,3 @@ def pinned_inputs(store: ArtifactStore, task: Task, run_id: str, look: Callable[
         run_inputs = look()
         write_json(path, asdict(run_inputs))
         return run_inputs
-
-
-def inputs_digest(run_inputs: RunInputs) -> str:
-    """16 hex digits that change with anything in a run's inputs."""
-    return digest_json(asdict(run_inputs))[:16]

@@ -1,4 +1,4 @@
-"""Dagster assets from the table of steps: one asset a step and task, with its checks."""
+"""Dagster assets from the table of steps, one a step and task, with their checks; and the jobs that make them."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""What every asset does: fix the run's inputs, run the plain step, and tell Dagster, MLflow and the progress file."""
+"""What every asset does: fix the run's inputs, run the plain step, and report to Dagster, MLflow and the progress file."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def inputs_of(context: Any, task: Task, store: Store, tracking: Tracking) -> Run
 
     def look() -> RunInputs:
         if _trains(op_context, task):
-            problems_found = errors(preflight(task.spec, task.folder, made_base(task, store.artifacts())))
-            if problems_found:
-                problems = "\n".join(map(str, problems_found))
+            findings = errors(preflight(task.spec, task.folder, made_base(task, store.artifacts())))
+            if findings:
+                problems = "\n".join(map(str, findings))
                 raise dg.Failure(f"{task.name} cannot be trained like this:\n{problems}", allow_retries=False)
         return present_inputs(task, store, tracking)
 

@@ -199,9 +199,7 @@ def _pipes(op: Any) -> Iterator[Mapping[str, str]]:
         yield {}
         return
     opened = dg.open_pipes_session(
-        context=op,
-        context_injector=dg.PipesTempFileContextInjector(),
-        message_reader=dg.PipesTempFileMessageReader(),
+        context=op, context_injector=dg.PipesTempFileContextInjector(), message_reader=dg.PipesTempFileMessageReader()
     )
     with contextlib.ExitStack() as stack:
         with warnings.catch_warnings():  # Dagster warns of its own use of a preview feature

@@ -1,4 +1,4 @@
-"""Sensors: new production logs and drift start what the spec says; finished runs end in MLflow."""
+"""Sensors and the schedule: what starts a run by itself, watches the champion, and ends runs in MLflow."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -61,20 +61,20 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
     def drift(context: dg.SensorEvaluationContext, store: Store, tracking: Tracking) -> dg.RunRequest | dg.SkipReason:
         from finetune_pipeline.tracking import registry
 
-        if told := going_on(context.instance, task):
-            return dg.SkipReason(told)
+        if running := going_on(context.instance, task):
+            return dg.SkipReason(running)
         artifacts = store.artifacts()
         serving = registry.champion(tracking, task.name)
         state = standing(task, artifacts, count_rows(task, artifacts), serving)
-        told = state.sentence
+        sentence = state.sentence
         if state.retrain and task.spec.drift.action == "start":
             done = since(context.instance, task, state.made)
             if done is None:
-                asked = whole_run(context.instance, task, state.report, "drift", told, f"{task.name}__all")
+                asked = whole_run(context.instance, task, state.report, "drift", sentence, f"{task.name}__all")
                 if isinstance(asked, dg.RunRequest) or not state.look:
                     return asked
             else:
-                told = f"{told} Run {done.run_id[:8]} began since."
+                sentence = f"{sentence} Run {done.run_id[:8]} began since."
         if state.look:
             return dg.RunRequest(
                 run_key=f"look-{state.look_key}",
@@ -82,8 +82,8 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
                 tags={"finetune/trigger": "drift", "finetune/why": state.look},
             )
         if state.drifted and task.spec.drift.action == "propose":
-            return dg.SkipReason(f"{told} Proposed: `finetune run {task.name}`.")
-        return dg.SkipReason(told)
+            return dg.SkipReason(f"{sentence} Proposed: `finetune run {task.name}`.")
+        return dg.SkipReason(sentence)
 
     return drift
 

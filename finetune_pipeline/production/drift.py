@@ -1,4 +1,4 @@
-"""Has production moved away from what the champion was trained on? A watch over windows, and its sentence."""
+"""Drift: whether production has moved away from what the champion was trained on, watched window by window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which production rows went into which candidate."""
+"""Which production rows went into which candidate, which of the others judge models, and which wait for the next one."""
 
 from __future__ import annotations
 

@@ -63,11 +63,10 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
     hashed = hash_user(user, key) if user is not None and user != "" else None
     if problems:
         shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * _RAW_SHOWN]).decode("utf-8", "replace")
-        found = [p.to_dict() for p in problems]
         return {
             "kind": "bad",
             "raw": scrub_text(shown)[:_RAW_SHOWN],
-            "findings": found,
+            "findings": [p.to_dict() for p in problems],
             "user": hashed,
             "source": source,
         }

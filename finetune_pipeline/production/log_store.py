@@ -1,4 +1,4 @@
-"""What was taken in from the logs, once: segments of rows, and a ledger that is written after they are durable.
+"""The log store: rows taken in once, in segments, with a ledger written after they are durable; and whose rows never are.
 
 Layout of a store's folder::
 

@@ -1,7 +1,7 @@
-"""What more rows would bring: a learning curve measured on growing parts of the training data, and carried on.
+"""The retraining decision: the gain expected of more rows, held against what another training costs.
 
-The curve is that of the linear baseline, which trains in seconds: a fine-tuned model's own would cost a training a point.
-What is taken over from it is the *share of the remaining mistakes* that more rows take away, not their number.
+The gain comes from a learning curve: the linear baseline, which trains in seconds, on growing parts of the training data. What
+is taken over from it is the *share of the remaining mistakes* that more rows take away, not their number.
 """
 
 from __future__ import annotations

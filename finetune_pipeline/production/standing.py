@@ -1,4 +1,4 @@
-"""What was last found out about production: whether it is time to look again, and whether a drift asks for a run."""
+"""What is known of production now: whether another look is due, whether a drift asks for a run, and how the champion serves."""
 
 from __future__ import annotations
 

@@ -111,8 +111,7 @@ class DataSpec(Section):
         "1: never.",
     )
     max_label_noise: Share = Field(
-        0.3,
-        description="When surely more than this share of the labels is wrong, the pipeline stops. 1: never.",
+        0.3, description="When surely more than this share of the labels is wrong, the pipeline stops. 1: never."
     )
     near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
     contradictions: Literal["quarantine", "warn"] = Field(

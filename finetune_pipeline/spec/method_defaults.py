@@ -40,8 +40,7 @@ DEFAULTS: dict[str, dict[Method, Default]] = {
             "above (Dettmers et al. 2023)",
         ),
         "lora": Default(
-            5e-4,
-            f"as qlora, whose second phase it is; for bases from 3B take 1e-4: 47.8% on GSM8K in {_COMPARISON}",
+            5e-4, f"as qlora, whose second phase it is; for bases from 3B take 1e-4: 47.8% on GSM8K in {_COMPARISON}"
         ),
         "full": Default(1e-5, f"47.2% on GSM8K in {_COMPARISON}"),
         "prefix": Default(5e-3, f"41.6% on GSM8K in {_COMPARISON} with 50 tokens begun from a real text, 1e-3: 18.6%"),

@@ -201,11 +201,7 @@ def labels_believable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     return _accounted(
-        f["lines"],
-        kept=f["rows"],
-        quarantined=f["quarantined"],
-        duplicates=f["duplicates"],
-        feedback=f["feedback"],
+        f["lines"], kept=f["rows"], quarantined=f["quarantined"], duplicates=f["duplicates"], feedback=f["feedback"]
     )
 
 

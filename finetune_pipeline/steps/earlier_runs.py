@@ -1,4 +1,4 @@
-"""Where answers are kept between runs, and which steps may find which of them."""
+"""What steps take from earlier runs: answers of models that were kept, and the champion's artifacts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EVALUATION: what people said of the answers, for the report and the gates."""
+"""EVALUATION: what people said of the answers, and what a judge does that must first agree with them."""
 
 from __future__ import annotations
 

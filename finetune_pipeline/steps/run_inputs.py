@@ -24,10 +24,7 @@ def base_of(task: Task) -> dict[str, Any]:
     Raises FindingsError when the model or the template's file cannot be found.
     """
     spec = task.spec
-    return {
-        **base_identity(spec.base_model, spec.base_revision),
-        **template_identity(spec.chat_template, task.folder),
-    }
+    return {**base_identity(spec.base_model, spec.base_revision), **template_identity(spec.chat_template, task.folder)}
 
 
 def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> RunInputs:

@@ -138,19 +138,6 @@ class Tracking(dg.ConfigurableResource):
                 closed += 1
         return closed
 
-    def parent_run_id(self, dagster_run_id: str) -> str | None:
-        """The parent MLflow run of a Dagster run, or None."""
-        client = self.client()
-        with reaching(self.uri()):
-            parents = _parents(_runs_of(client, experiment_id(client, self.experiment, None), dagster_run_id))
-        return parents[0].info.run_id if parents else None
-
-    def run_url(self, run_id: str) -> str:
-        """Address of an MLflow run's page."""
-        client = self.client()
-        with reaching(self.uri()):
-            return f"{self.page()}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
-
     def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
         parents = _parents(_runs_of(client, number, run.run_id))
         if parents:  # of several (made by hosts that share no lock) all agree on the oldest

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from finetune_pipeline import reminders
-from finetune_pipeline.cli import watch
 from finetune_pipeline.cli.run import pool_wait
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.orchestration.resources import Compute
@@ -59,23 +57,12 @@ def test_a_wait_is_told_again_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
-def test_the_watcher_asks_what_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "QUIET_SECONDS", 0.2)
-    said: list[str] = []
-    with Watcher(tmp_path / "progress.jsonl", 1, said.append, lambda: "waiting for pool gpu (somebody)"):
-        time.sleep(1.5)
-    assert said == ["        waiting for pool gpu (somebody)"]
-
-
 def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, said = tmp_path / "progress.jsonl", []
     monkeypatch.setenv(VARIABLE, str(path))
     compute = Compute(devices=["cpu"], lock_folder=str(tmp_path / "locks"))
     monkeypatch.setattr("finetune_pipeline.orchestration.resources._watch", lambda op, every: lambda: "enough waited")
-    with (
-        lease(["cpu"], tmp_path / "locks", holder="adapter of tickets (run 12345678)"),
-        Watcher(path, 1, said.append),
-    ):
+    with lease(["cpu"], tmp_path / "locks", holder="adapter of tickets (run 12345678)"), Watcher(path, 1, said.append):
         tell("adapter", "begins")
         with pytest.raises((Stopped, RuntimeError), match="enough waited"):
             compute.launch(None, {"stage": "adapter", "out": str(tmp_path / "out"), "action": "train"})

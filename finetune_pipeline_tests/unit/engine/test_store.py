@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.engine import store as artifacts
-from finetune_pipeline.engine.store import ArtifactStore, Builder, SeenFiles, digest_json, read_json, write_json
+from finetune_pipeline.engine.store import ArtifactStore, Builder, SeenFiles, digest_json
 
 
 def make(builder: Builder) -> None:
@@ -127,23 +127,6 @@ def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: P
     assert sorted(p.name for p in made.folder.iterdir()) == ["a.txt", "artifact.json"]
 
 
-def test_manifest_names_every_file_with_its_digest(tmp_path: Path) -> None:
-    made = build(ArtifactStore(tmp_path))
-    told = read_json(made.folder / "artifact.json")
-    assert told["files"] == {
-        "a.txt": {"sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", "bytes": 5}
-    }
-
-
-def test_write_json_replaces_whole_files_and_cleans_up(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(ValueError, match="Out of range float"):
-        write_json(path, {"a": float("nan")})
-    assert read_json(path) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-
-
 def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = tmp_path / "large", tmp_path / "small"
     large.write_bytes(b"x" * (1 << 20))
@@ -166,9 +149,3 @@ def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, monkeypatch: p
     assert SeenFiles(memory).digest(large) == real(large)
     memory.write_text("no JSON")
     assert SeenFiles(memory).digest(large) == real(large)
-
-
-def test_a_file_just_written_is_not_remembered(tmp_path: Path) -> None:
-    (tmp_path / "large").write_bytes(b"x" * (1 << 20))
-    SeenFiles(tmp_path / "seen.json").digest(tmp_path / "large")
-    assert not (tmp_path / "seen.json").exists()

@@ -110,8 +110,7 @@ def start(tmp_path: Path, instance: dg.DagsterInstance) -> Iterator[Any]:
         run.close()
 
 
-@pytest.mark.parametrize("job", ["in_one_process", "in_many_processes"])
-@pytest.mark.parametrize("stubborn", [False, True], ids=["obeys", "ignores signals"])
+@pytest.mark.parametrize(("job", "stubborn"), [("in_one_process", False), ("in_many_processes", True)])
 def test_a_cancelled_run_is_not_tried_again(start: Any, instance: dg.DagsterInstance, job: str, stubborn: bool) -> None:
     run = start(job, ignore_signals=stubborn)
     run.cancel(instance)
@@ -157,13 +156,6 @@ def test_a_killed_step_takes_its_training_with_it_and_is_tried_again(start: Any,
     run.process.wait(timeout=60)
     run.assert_nothing_left()
     assert run.record(instance).status == dg.DagsterRunStatus.CANCELED
-
-
-def test_a_killed_run_process_leaves_no_training(start: Any, instance: dg.DagsterInstance) -> None:
-    run = start("in_one_process")
-    os.kill(run.process.pid, signal.SIGKILL)
-    run.process.wait(timeout=30)
-    run.assert_nothing_left()
 
 
 def test_a_killed_training_ends_the_run_and_is_not_tried_again(start: Any, instance: dg.DagsterInstance) -> None:

@@ -1,5 +1,4 @@
 # no `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,13 +74,6 @@ def test_without_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not Path(facts["argv"]).exists()
 
 
-def test_the_job_file_stays_in_the_work_folder(tmp_path: Path) -> None:
-    work = {**job(tmp_path), "work": str(tmp_path / "work")}
-    facts = compute(tmp_path).launch(None, work)
-    assert facts["argv"] == str(tmp_path / "work" / "job.json")
-    assert json.loads((tmp_path / "work" / "job.json").read_text()) == work
-
-
 def test_environment_of_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_PROGRESS", "/some/file")
     monkeypatch.setenv("PYTHONPATH", "/mine")
@@ -120,62 +112,12 @@ def test_other_failures_are_tried_again(tmp_path: Path, instance: dg.DagsterInst
     assert attempts(tmp_path) == 3
 
 
-def test_the_same_words_without_dagster(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)adapter on cpu refused the job.*exit code 64.*no such label.*fix: "):
-        compute(tmp_path).launch(None, job(tmp_path, exit=EXIT_CONFIG, error="no such label"))
-
-
-def test_a_half_written_error_is_said_to_be_so(tmp_path: Path) -> None:
-    from finetune_pipeline.orchestration.resources import exit_failure
-
-    (tmp_path / "error.json").write_text('{"kind": "Val')
-    assert "its error.json cannot be read" in str(exit_failure(None, "adapter", -11, "cpu", {"out": str(tmp_path)}))
-    assert "killed by SIGSEGV" in str(exit_failure(None, "adapter", -11, "cpu", {"out": str(tmp_path)}))
-
-
 def test_a_good_end_without_result_is_an_error(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "result.json").write_text('{"left": "by an earlier job"}')
     result = materialize(instance, tmp_path, compute(tmp_path), job(tmp_path, result=False))
     assert "wrote no result.json" in failure_of(result)
     assert attempts(tmp_path) == 1
-
-
-def test_time_limit(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    work = job(tmp_path, sleep=600, ignore_signals=True, grandchild=True)
-    result = materialize(instance, tmp_path, compute(tmp_path, timeout_s=2.0), work)
-    assert "longer than its limit of 2 s" in failure_of(result)
-    assert attempts(tmp_path) == 1
-    assert not is_running(number_in(tmp_path / "child"))
-    assert not is_running(number_in(tmp_path / "grandchild"))
-
-
-def test_a_check_can_launch(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    @dg.asset
-    def merged_model() -> None: ...
-
-    @dg.asset_check(asset=merged_model, blocking=True)
-    def parity(context: dg.AssetCheckExecutionContext, compute: Compute) -> dg.AssetCheckResult:
-        facts = compute.launch(context, job(tmp_path, show=["TOKENIZERS_PARALLELISM"]))
-        return dg.AssetCheckResult(passed=facts["seen"]["TOKENIZERS_PARALLELISM"] == "false")
-
-    result = dg.materialize([merged_model, parity], instance=instance, resources={"compute": compute(tmp_path)})
-    assert [c.passed for c in result.get_asset_check_evaluations()] == [True]
-
-
-def test_a_failing_check_says_the_same(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    @dg.asset
-    def merged_model() -> None: ...
-
-    @dg.asset_check(asset=merged_model)
-    def parity(context: dg.AssetCheckExecutionContext, compute: Compute) -> dg.AssetCheckResult:
-        compute.launch(context, job(tmp_path, exit=EXIT_OOM, error="8 GiB asked for"))
-        return dg.AssetCheckResult(passed=True)
-
-    result = dg.materialize(
-        [merged_model, parity], instance=instance, resources={"compute": compute(tmp_path)}, raise_on_error=False
-    )
-    assert "8 GiB asked for" in failure_of(result)
 
 
 def test_a_run_marked_finished_elsewhere_frees_the_device(tmp_path: Path, instance: dg.DagsterInstance) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from finetune_pipeline.orchestration.dagster_internals import dagster_folder
-from finetune_pipeline.orchestration.resources import Compute, Store
+from finetune_pipeline.orchestration.resources import Compute
 
 ROOT = Path(__file__).resolve().parents[3]
 SHOW = (
@@ -67,25 +67,6 @@ def test_the_instance_is_set_up_as_documented(tmp_path: Path, monkeypatch: pytes
     assert dagster_folder() == tmp_path / "dagster"
 
 
-def test_a_run_of_the_pool_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(ROOT))
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path))
-
-    @dg.asset(pool="gpu")
-    def adapter() -> None:
-        print("told")
-
-    with dg.DagsterInstance.get() as instance:
-        result = dg.materialize([adapter], instance=instance)
-        assert result.success
-        assert instance.event_log_storage.get_concurrency_info("gpu").slot_count == 1
-        assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
-    with dg.DagsterInstance.get() as again:
-        record = again.get_latest_materialization_event(dg.AssetKey("adapter"))
-        assert record is not None
-        assert record.run_id == result.run_id
-
-
 def test_workspace_names_the_definitions() -> None:
     (entry,) = yaml.safe_load((ROOT / "workspace.yaml").read_text("utf-8"))["load_from"]
     assert entry["python_module"]["module_name"] == "finetune_pipeline.definitions"
@@ -93,10 +74,3 @@ def test_workspace_names_the_definitions() -> None:
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     assert "[tool.dagster]" not in project  # either would make workspace.yaml be ignored
     assert "[tool.dg]" not in project
-
-
-def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
-    assert Store().artifacts().root == tmp_path / "home" / "artifacts"
-    monkeypatch.chdir(tmp_path)
-    assert Store(root="here").artifacts().root == tmp_path / "here"

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
-from finetune_pipeline.orchestration.dagster_internals import LONGEST_SLEEP, _interval, sleep_while_waiting
+from finetune_pipeline.orchestration.dagster_internals import LONGEST_SLEEP, sleep_while_waiting
 
 HOLDS, WAITS = "10000000-0000-4000-8000-000000000000", "20000000-0000-4000-8000-000000000000"
 
@@ -39,17 +39,3 @@ def test_a_run_that_waits_for_a_slot_may_sleep_until_it_looks_again(
                 looks += 1
                 assert looks < 200, "the slot is free, and was not given"
                 time.sleep(context.interval_to_next_pending_claim_check())
-
-
-def test_the_next_look_comes_when_it_is_due_and_within_half_a_second() -> None:
-    class Context:
-        def __init__(self, *left: float) -> None:
-            self._pending_timeouts = {str(i): time.time() + seconds for i, seconds in enumerate(left)}
-
-        def has_pending_claims(self) -> bool:
-            return bool(self._pending_timeouts)
-
-    assert _interval(Context()) == 0
-    assert _interval(Context(30, 40)) == LONGEST_SLEEP
-    assert 0 < _interval(Context(30, LONGEST_SLEEP / 2)) < LONGEST_SLEEP
-    assert _interval(Context(30, -5)) == 0, "its time has come"

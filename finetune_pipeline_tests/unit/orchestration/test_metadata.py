@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from mlflow.utils.validation import _validate_metric_name
 
 from finetune_pipeline.orchestration.materialize import numbers
-
-
-def test_numbers_are_found_under_dotted_names() -> None:
-    facts = {"a": 1, "b": {"c": 0.5, "d": [1, 2], "e": "x", "f": True}, "g": math.nan, "h": None}
-    assert numbers(facts) == {"a": 1.0, "b.c": 0.5, "b.f": 1.0}
 
 
 def test_names_of_users_are_names_mlflow_takes() -> None:

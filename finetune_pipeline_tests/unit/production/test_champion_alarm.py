@@ -39,11 +39,6 @@ def test_the_looks_are_at_doublings_whatever_is_asked_when() -> None:
     assert champion_alarm(rows[:-20], 2, 1).figures["p"] == alarm.figures["p"]
 
 
-def test_without_rows_or_a_champion_before_nothing_is_judged() -> None:
-    assert "first champion" in champion_alarm([], 1, None).sentence
-    assert "too few" in champion_alarm(history(0, 0.1, rows=49), 2, 1).sentence
-
-
 def test_how_versions_and_failures_are_told() -> None:
     assert {version_of(x) for x in ("3", "v3", "demo/3", "demo:3", "models:/demo/3")} == {"3"}
     row = {"output": "bug", "flag": None, "correction": " bug"}

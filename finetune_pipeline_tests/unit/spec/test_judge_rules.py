@@ -43,11 +43,6 @@ def test_each_fault_is_an_error(judge: dict[str, Any] | None, more: dict[str, An
     assert len(errors) == 1 and message in errors[0]
 
 
-def test_labels_need_no_judge() -> None:
-    labels = {"output": {"kind": "labels", "labels": ["yes", "no"]}}
-    assert ("note", "an answer of a label task is right or wrong without a judge") in found(SOUND, **labels)
-
-
 def test_only_what_changes_the_answer_makes_the_step_anew() -> None:
     before = spec(SOUND).evaluation.judge
     assert before is not None

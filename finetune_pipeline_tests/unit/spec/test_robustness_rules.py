@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, RobustnessSpec
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline_tests.unit.evaluation.rows import spec
@@ -15,11 +14,6 @@ from finetune_pipeline_tests.unit.evaluation.rows import spec
 
 def findings(of: TaskSpec) -> list[Any]:
     return [f for f in check_all(of, Path(of.name)) if f.rule == "spec.robustness_rows"]
-
-
-def test_the_default_can_block() -> None:
-    default = RobustnessSpec()
-    assert (default.rows, default.action) == (ENOUGH_ROWS, "block") and ENOUGH_ROWS == 60
 
 
 @pytest.mark.parametrize("rows", [1, 59])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from finetune_pipeline.findings import FindingsError, errors
-from finetune_pipeline.spec import check_task, find_tasks, load_task, parse_spec
+from finetune_pipeline.spec import check_task, load_task, parse_spec
 from finetune_pipeline.spec.loading import json_schema
 from finetune_pipeline.spec.rules import check_all
 
@@ -123,12 +123,6 @@ def test_no_rule_fires_on_a_good_spec() -> None:
     assert found({**GOOD, "logs": {"retrain_cron": "*/15 0-6 1,15 * 1-5"}}) == {}
 
 
-def test_the_name_must_be_the_folder() -> None:
-    told = found(GOOD, "other")
-    assert set(told) == {"spec.name_is_folder"}
-    assert "set name: other" in told["spec.name_is_folder"]
-
-
 def test_a_warning_does_not_stop_loading_an_error_does(tmp_path: Path) -> None:
     task, findings = check_task(write(tmp_path / "demo", {**GOOD, "system_prompt": "Answer."}))
     assert task is not None
@@ -138,21 +132,6 @@ def test_a_warning_does_not_stop_loading_an_error_does(tmp_path: Path) -> None:
     assert len(errors(findings)) == 1
     with pytest.raises(FindingsError, match="zero-shot"):
         load_task(tmp_path / "demo")
-
-
-def test_a_folder_without_a_readable_spec_is_a_finding(tmp_path: Path) -> None:
-    task, findings = check_task(tmp_path)
-    assert task is None
-    assert findings[0].rule == "spec.unreadable"
-    (tmp_path / "task.yaml").write_bytes(b"name: \xff\xfe")
-    assert check_task(tmp_path)[1][0].rule == "spec.unreadable"
-
-
-def test_tasks_are_found_by_folder(tmp_path: Path) -> None:
-    write(tmp_path / "b", GOOD)
-    write(tmp_path / "a", GOOD)
-    (tmp_path / "c").mkdir()
-    assert list(find_tasks(tmp_path)) == ["a", "b"]
 
 
 def test_the_schema_accepts_what_loads_and_refuses_what_does_not() -> None:

@@ -12,7 +12,6 @@ from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Bu
 from finetune_pipeline.evaluation.ability.drop import read_rows
 from finetune_pipeline.evaluation.ability.scoring import ability
 from finetune_pipeline.evaluation.step_facts import Ability
-from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.report.judgements import ability_sentences
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest, make_base_ability, make_general_ability
@@ -74,11 +73,6 @@ def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -
     assert "The present champion has" in " ".join(ability_sentences(Ability.model_validate(told)))
 
 
-def test_a_candidate_equal_to_the_champion_loses_nothing_against_it(tmp_path: Path) -> None:
-    _, told = Stage(tmp_path, "champion").compared("champion")
-    assert (told["champion"]["lost"], told["champion"]["gained"], told["champion"]["drop"]) == (0, 0, 0)
-
-
 def test_without_a_champion_there_is_nothing_to_compare_with_and_a_lost_one_is_named(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "other")
     _, told = stage.compared(None)
@@ -94,10 +88,3 @@ def test_rows_that_change_under_a_run_stop_it(tmp_path: Path) -> None:
     write_task(tmp_path / "task" / "bench", CHOICES, [{"question": "q", "choices": ["a", "b"], "right": 0}] * 3)
     with pytest.raises(RuntimeError, match="changed since this run began"):
         make_base_ability(work)
-
-
-def test_problems_of_files_and_of_tasks_are_told_together(tmp_path: Path) -> None:
-    asked = spec(ability={"suite": False, "files": ["none/*.jsonl"], "harness": {"tasks": ["arc_easy"]}})
-    with pytest.raises(FindingsError) as caught:
-        ability_digest(Task(spec=asked, folder=tmp_path))
-    assert [f.rule for f in caught.value.findings] == ["ability.files", "ability.harness"]

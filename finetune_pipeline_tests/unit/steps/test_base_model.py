@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import yaml
 
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.models.tokenizing import load_tokenizer
 from finetune_pipeline.pipeline import PIPELINE
-from finetune_pipeline.spec import Task, check_task, load_task
-from finetune_pipeline.spec.model import CHAT_TEMPLATES
+from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.steps.run_inputs import base_of
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -101,34 +98,3 @@ def test_a_file_that_changes_during_a_run_stops_it(base: Path, tmp_path: Path, s
     file.write_text(NAMED["chatml"])
     with pytest.raises(RuntimeError, match=r"mine\.jinja of demo changed since this run began"):
         PIPELINE.run("base_model", task, world, store)
-
-
-def test_without_a_template_nothing_of_the_identity_changes(base: Path, tmp_path: Path) -> None:
-    assert "chat_template" not in base_of(_task(tmp_path, "demo", base, None))
-
-
-@pytest.mark.parametrize(
-    ("told", "fix"),
-    [
-        ("chatlm", "did you mean 'chatml'?"),
-        ("no.jinja", "chatml, gemma, llama3, none"),
-        ("../x.jinja", "copy the file"),
-    ],
-)
-def test_what_is_no_template_is_refused_with_the_spec(base: Path, tmp_path: Path, told: str, fix: str) -> None:
-    with pytest.raises(FindingsError) as error:
-        _task(tmp_path, "demo", base, told)
-    (finding,) = error.value.findings
-    assert finding.rule == "spec.chat_template" and fix in finding.fix
-    assert check_task(tmp_path / "demo")[0] is None
-
-
-def test_the_specs_names_are_the_templates_there_are() -> None:
-    assert tuple(NAMED) == CHAT_TEMPLATES
-
-
-def test_the_artifact_says_where_its_template_is_from(base: Path, tmp_path: Path, store: ArtifactStore) -> None:
-    made = _bring(_task(tmp_path, "demo", base, "none"), store)
-    assert made.facts["chat_template"] == "task.yaml"
-    assert json.loads((made.folder / "model.json").read_text())["chat_template"] == "task.yaml"
-    assert made.facts["warnings"][0]["rule"] == "model.template_from_task"

@@ -352,13 +352,6 @@ def test_wrong_labels_warn_until_they_are_too_many(spec: TaskSpec, tmp_path: Pat
     assert find("data_quality", "labels_believable").blocks(spec)
 
 
-def test_system_prompt_present(spec: TaskSpec, tmp_path: Path) -> None:
-    key = ("validated_examples", "system_prompt_present")
-    assert ask(*key, [example("a"), example("b")], spec, tmp_path)
-    assert not ask(*key, [example("a"), example("b", system="yes  no")], spec, tmp_path)
-    assert not ask(*key, [], spec, tmp_path)
-
-
 def test_no_personal_data(spec: TaskSpec, tmp_path: Path) -> None:
     key = ("clean_examples", "no_personal_data")
     assert ask(*key, [example("order 48210 since 2026-03-04, reach me at [EMAIL_1]")], spec, tmp_path)
@@ -390,25 +383,6 @@ def test_each_method_saves_its_own_tensors(method: str, right: list[str], wrong:
     assert check.ask(artifact({"adapter_tensors": right}, tmp_path), spec).passed
     answer = check.ask(artifact({"adapter_tensors": wrong}, tmp_path), spec)
     assert not answer.passed and f"1 tensors do not belong to method {method}" in answer.message
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("lora", "adapter on the base and merged model"),
-        ("full", "trained weights and stored model"),
-        ("prompt", "prompt under PEFT and plain model with added tokens"),
-        ("prefix", "prefix under PEFT and base behind the prefix"),
-    ],
-)
-def test_parity_is_told_in_the_words_of_the_kind(kind: str, words: str, spec: TaskSpec, tmp_path: Path) -> None:
-    check = find("merged_model", "merge_parity")
-    good = check.ask(artifact({"parity": {**PARITY, "kind": kind}}, tmp_path), spec)
-    assert good.passed and words in good.message
-    bad = check.ask(
-        artifact({"parity": {**PARITY, "kind": kind, "passed": False, "new_tokens_chosen": 2}}, tmp_path), spec
-    )
-    assert not bad.passed and "2 answers hold an added token" in bad.message
 
 
 def test_no_leakage(spec: TaskSpec, tmp_path: Path) -> None:

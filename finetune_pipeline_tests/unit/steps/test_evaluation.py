@@ -16,12 +16,11 @@ from finetune_pipeline.data.sealing import SealedError, seal
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.baseline import score_baselines
-from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
+from finetune_pipeline.evaluation.predictions import write_predictions
 from finetune_pipeline.evaluation.production_rows import SET
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.data import sealing_key
 from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
-from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.unit.data.rows import example
 from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, PEOPLE, TRAINING
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
@@ -242,18 +241,3 @@ def test_no_other_step_can_read_the_test(tmp_path: Path) -> None:
     with pytest.raises(SealedError, match="Only test_predictions opens it"):
         read_examples(stage.sealed)
     assert b"ticket number" not in stage.sealed.read_bytes()
-
-
-def test_where_an_api_model_was_the_best_baseline_it_answers_the_test_too(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    with openai_server(lambda body, seen: LABELS[0]) as server:
-        stage.spec = spec(baseline={"endpoint": {"url": server.url, "model": "large"}})
-        work = stage.work("90-a", tmp_path / "predicted")
-        write_json(work.inputs["few_shot_baseline"].folder / "prompts.json", {"zero_shot": {"api": True}})
-        make_test_predictions(work)
-        assert len(server.requests) == N
-    assert {one["name"].partition(":")[0] for one in stage.jobs[-1]["sets"]} == {"candidate"}
-    made = read_predictions(work.out / "predictions.parquet")
-    base = [r for r in made if r["model"] == "base"]
-    assert len(base) == N and {r["text"] for r in base} == {LABELS[0]}
-    assert sum(r["text"] == r["gold"] for r in base) == N / 3

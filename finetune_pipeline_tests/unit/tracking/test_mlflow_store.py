@@ -114,35 +114,6 @@ def test_a_current_database_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["mlflow.db"]
 
 
-def test_an_empty_file_is_no_database_yet(tmp_path: Path) -> None:
-    path = tmp_path / "mlflow.db"
-    path.touch()
-    migrate(f"sqlite:///{path}")
-    assert revision(path)
-    assert not list(tmp_path.glob("*.before-*"))
-
-
-def test_environment_is_set_and_choices_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", raising=False)
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
-    mlflow_store.set_environment()
-    assert os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] == "NullPool"
-    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"
-
-
-def test_the_pool_really_is_none(tmp_path: Path) -> None:
-    tracking = Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    store = tracking.client()._tracking_client.store
-    assert type(store.engine.pool).__name__ == "NullPool"
-
-
-def test_telemetry_is_off() -> None:
-    mlflow_store.set_environment()
-    from mlflow.telemetry.utils import is_telemetry_disabled
-
-    assert is_telemetry_disabled()
-
-
 def test_a_missing_server_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
@@ -156,12 +127,6 @@ def test_a_missing_server_is_named_without_its_password(monkeypatch: pytest.Monk
     assert f"http://127.0.0.1:{port} cannot be reached" in message
     assert "fix: start it, correct MLFLOW_TRACKING_URI" in message
     assert "hunter2secret" not in message
-
-
-def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").mkdir()  # a folder where the file should be
-    with pytest.raises(TrackingError, match=r"(?s)reached: unable to open database file.*fix: see that its folder"):
-        Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").prepare()
 
 
 def test_a_deleted_experiment_is_named(tmp_path: Path) -> None:

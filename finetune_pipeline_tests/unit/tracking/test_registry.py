@@ -173,46 +173,6 @@ def test_what_was_rolled_back_says_why_and_is_not_promoted_again(
     assert registry.promote(tracking, "tickets", 2) == 1, "the champion itself is no new promotion"
 
 
-def test_a_promotion_killed_half_way_is_completed(tracking: Tracking, models: Path) -> None:
-    for number in (1, 2):
-        register(tracking, models, f"adapter-{number}")
-    registry.promote(tracking, "tickets", 1)
-    tracking.client().set_registered_model_alias("tickets", "previous_champion", "1")  # the first of two moves
-    assert registry.champion(tracking, "tickets") == 1
-    assert registry.promote(tracking, "tickets", 2) == 1
-    assert registry.aliases(tracking, "tickets") == {"candidate": 2, "champion": 2, "previous_champion": 1}
-
-
-def test_a_version_without_gates_or_that_is_not_there(tracking: Tracking, models: Path) -> None:
-    register(tracking, models)
-    tracking.client().delete_model_version_tag("tickets", "1", "gates")
-    with pytest.raises(ValueError, match="its gates are 'not recorded'"):
-        registry.promote(tracking, "tickets", 1)
-    with pytest.raises(ValueError, match="no version 9 of model 'tickets'"):
-        registry.promote(tracking, "tickets", 9)
-    with pytest.raises(ValueError, match="no version 1 of model 'other'"):
-        registry.version_tags(tracking, "other", 1)
-
-
-def test_a_folder_that_is_no_adapter_is_refused(tracking: Tracking, models: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no adapter_config\.json"):
-        registration.register(
-            tracking,
-            "tickets",
-            kind="lora",
-            adapter=models / "base",
-            merged=models / "base",
-            base=models / "base",
-            base_identity={},
-            adapter_version="x",
-            system_prompt=PROMPT,
-            max_new_tokens=8,
-            run_id=new_run(tracking),
-            tags={},
-        )
-    assert registry.aliases(tracking, "tickets") == {}
-
-
 def test_a_moved_base_is_named_and_another_one_refused(
     tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +227,28 @@ def test_a_prefix_answers_in_front_of_its_base(
     assert expected[0] != answer(models / "base", None, PROMPT, TEXT, 8)
 
 
+def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tracking, models: Path) -> None:
+    version = register(tracking, models)
+    registration.store_card(tracking, "tickets", version, "# One\n", "Better.")
+    registration.store_card(tracking, "tickets", version, "# Two\n", "Refused by beats_baseline.")
+    (readme,) = [p for p in (tracking.place() / "artifacts").rglob("README.md") if (p.parent / "MLmodel").is_file()]
+    assert readme.read_text() == "# Two\n"
+    told = tracking.client().get_model_version("tickets", str(version))
+    assert told.description == "Refused by beats_baseline."
+    with pytest.raises(ValueError, match="no version 7"):
+        registration.store_card(tracking, "tickets", 7, "# x", "")
+
+
+def test_a_promotion_killed_half_way_is_completed(tracking: Tracking, models: Path) -> None:
+    for number in (1, 2):
+        register(tracking, models, f"adapter-{number}")
+    registry.promote(tracking, "tickets", 1)
+    tracking.client().set_registered_model_alias("tickets", "previous_champion", "1")  # the first of two moves
+    assert registry.champion(tracking, "tickets") == 1
+    assert registry.promote(tracking, "tickets", 2) == 1
+    assert registry.aliases(tracking, "tickets") == {"candidate": 2, "champion": 2, "previous_champion": 1}
+
+
 def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Tracking(tracking_uri=f"sqlite:///{tmp_path}/server.db").prepare()
     with socket.socket() as free:
@@ -318,15 +300,3 @@ def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: 
     finally:
         os.killpg(server.pid, 15)
         server.wait(timeout=30)
-
-
-def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tracking, models: Path) -> None:
-    version = register(tracking, models)
-    registration.store_card(tracking, "tickets", version, "# One\n", "Better.")
-    registration.store_card(tracking, "tickets", version, "# Two\n", "Refused by beats_baseline.")
-    (readme,) = [p for p in (tracking.place() / "artifacts").rglob("README.md") if (p.parent / "MLmodel").is_file()]
-    assert readme.read_text() == "# Two\n"
-    told = tracking.client().get_model_version("tickets", str(version))
-    assert told.description == "Refused by beats_baseline."
-    with pytest.raises(ValueError, match="no version 7"):
-        registration.store_card(tracking, "tickets", 7, "# x", "")

@@ -92,7 +92,7 @@ def test_traces_are_rows_once_and_assessments_are_feedback(task: Task, tracking:
     written = b"".join(p.read_bytes() for p in store.root.rglob("*.json*"))
     assert b"shop.example" not in written and b'"ann"' not in written
 
-    forget(task, store, tmp_path / "home", users=["ann"])
+    forget(task, store, users=["ann"])
     assert take_traces(task, store, tracking) == 0
     assert {row["id"] for row in read_logs(task, store).rows} == {second}
 

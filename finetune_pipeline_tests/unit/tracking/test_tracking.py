@@ -1,7 +1,6 @@
 # no `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,18 +72,6 @@ def test_parent_and_nested_run(tracking: Tracking) -> None:
     assert parent.data.tags["dagster.tag.finetune/retrain"] == "tickets"
     assert "x" not in parent.data.tags.values()
     assert urls == [f"http://127.0.0.1:5000/#/experiments/{nested.info.experiment_id}/runs/{nested.info.run_id}"]
-    assert tracking.parent_run_id(result.run_id) == parent.info.run_id
-    assert tracking.run_url(parent.info.run_id).endswith(f"/runs/{parent.info.run_id}")
-
-
-def test_finish_closes_the_parent_and_says_how_many(tracking: Tracking) -> None:
-    result = run_asset(tracking, lambda step, attempt: None)
-    assert tracking.finish(result.run_id, "SUCCESS") == 1
-    assert runs_of(tracking, result)["parent"].info.status == "FINISHED"
-    assert tracking.finish(result.run_id, "SUCCESS") == 0
-    assert tracking.finish("no-such-run", "FAILED") == 0
-    with pytest.raises(ValueError, match="'DONE': one of"):
-        tracking.finish(result.run_id, "DONE")
 
 
 @pytest.mark.parametrize(
@@ -125,18 +112,6 @@ def test_a_retry_continues_its_run(tracking: Tracking) -> None:
     assert len(tracking.client().get_metric_history(run.info.run_id, "rows")) == 1
 
 
-def test_another_version_in_the_same_dagster_run_is_another_run(tracking: Tracking) -> None:
-    @dg.asset
-    def twice(context: dg.AssetExecutionContext, tracking: Tracking) -> None:
-        ids = []
-        for version in ("v1", "v2", "v1"):
-            with tracking.step(context, "tickets", "twice", version) as step:
-                ids.append(step.run_id)
-        assert ids[0] == ids[2] != ids[1]
-
-    assert dg.materialize([twice], resources={"tracking": tracking}).success
-
-
 def test_a_failed_step_is_failed_and_says_why(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_TOKEN", "verysecretvalue")
 
@@ -146,13 +121,6 @@ def test_a_failed_step_is_failed_and_says_why(tracking: Tracking, monkeypatch: p
     run = runs_of(tracking, run_asset(tracking, body))["tickets/adapter"]
     assert run.info.status == "FAILED"
     assert run.data.tags["finetune.error"] == "Failure: no more memory, token [SERVICE_TOKEN redacted]"
-
-
-def test_a_cancelled_step_is_killed(tracking: Tracking) -> None:
-    def body(step: StepRun, attempt: int) -> None:
-        raise dg.Failure("the run was cancelled", allow_retries=False) from dg.DagsterExecutionInterruptedError()
-
-    assert runs_of(tracking, run_asset(tracking, body))["tickets/adapter"].info.status == "KILLED"
 
 
 def test_parameters_cannot_change(tracking: Tracking) -> None:
@@ -176,26 +144,6 @@ def test_a_long_parameter_says_that_it_was_cut(tracking: Tracking) -> None:
     assert len(params) == 251
     assert len(params["system_prompt"]) == 6000
     assert "[9000 characters, sha256 " in params["system_prompt"]
-
-
-def test_what_is_no_number_is_no_metric(tracking: Tracking) -> None:
-    def body(step: StepRun, attempt: int) -> None:
-        with pytest.raises(ValueError, match=r"loss=nan, name='x', inf=inf"):
-            step.log_metrics({"loss": math.nan, "name": "x", "inf": math.inf, "fine": 1})
-        with pytest.raises(ValueError, match=r"without a whole number `step`: \[1\]"):
-            step.log_history([{"step": 1, "loss": 1.0}, {"loss": 0.5}])
-
-    result = run_asset(tracking, body)
-    assert result.success
-    assert runs_of(tracking, result)["tickets/adapter"].data.metrics == {}
-
-
-def test_many_metrics_in_one_call(tracking: Tracking) -> None:
-    rows = [{"step": i, "loss": 1.0 / (i + 1), "learning_rate": 1e-4} for i in range(1500)]
-    result = run_asset(tracking, lambda step, attempt: step.log_history(rows))
-    assert result.success
-    run_id = runs_of(tracking, result)["tickets/adapter"].info.run_id
-    assert [m.step for m in tracking.client().get_metric_history(run_id, "loss")] == list(range(1500))
 
 
 def test_datasets_are_told_apart_by_our_digest(tracking: Tracking) -> None:
@@ -228,25 +176,6 @@ def test_datasets_are_told_apart_by_our_digest(tracking: Tracking) -> None:
     assert len(client.search_runs([experiment], f"dataset.digest = '{first[:32]}'")) == 1
 
 
-def test_artifacts_are_files_below_the_store(tracking: Tracking, tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text("<p>better</p>")
-    (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "loss.svg").write_text("<svg/>")
-
-    def body(step: StepRun, attempt: int) -> None:
-        step.log_artifact(tmp_path / "report.html")
-        step.log_artifact(tmp_path / "plots", "pictures")
-        with pytest.raises(FileNotFoundError, match=r"missing\.md"):
-            step.log_artifact(tmp_path / "missing.md")
-
-    result = run_asset(tracking, body)
-    assert result.success
-    run_id = runs_of(tracking, result)["tickets/adapter"].info.run_id
-    (stored,) = (tmp_path / "mlflow" / "artifacts").rglob("loss.svg")
-    assert stored.parent.name == "pictures"
-    assert {a.path for a in tracking.client().list_artifacts(run_id)} == {"pictures", "report.html"}
-
-
 def test_keys_reach_no_field(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROVIDER_API_KEY", "sk-planted-secret-123")
 
@@ -262,10 +191,3 @@ def test_keys_reach_no_field(tracking: Tracking, tmp_path: Path, monkeypatch: py
     assert b"PROVIDER_API_KEY redacted" in stored
     assert b"sk-planted-secret-123" not in stored
     assert b"another-planted-one" not in stored
-
-
-def test_pages_of_a_server_and_of_a_database(tmp_path: Path) -> None:
-    assert Tracking(tracking_uri="https://u:p@ml.example:8443/").page() == "https://ml.example:8443"
-    assert Tracking(tracking_uri="sqlite:////x/m.db").page() == "http://127.0.0.1:5000"
-    assert Tracking(tracking_uri="sqlite:////x/m.db", ui_url="http://host:1/").page() == "http://host:1"
-    assert Tracking(tracking_uri="sqlite:////x/m.db").place() == Path("/x")
