@@ -1,4 +1,4 @@
-"""``finetune export TASK --to DIR``: a trained model as a folder for the world outside."""
+"""``finetune export TASK --to DIR``: a trained model as a folder that any server loads."""
 
 from __future__ import annotations
 

@@ -115,5 +115,5 @@ def environment() -> dict[str, str]:
 
 
 def apply_environment() -> None:
-    """Put them into this process."""
+    """Set these variables in this process."""
     os.environ.update(environment())

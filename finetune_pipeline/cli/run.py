@@ -36,7 +36,7 @@ REPOSITORY = "__repository__@finetune_pipeline"
 @click.option("--stage", type=click.Choice(STAGES), help="Only this stage of the graph.")
 @as_json
 def run(task: str, stage: str | None, as_json: bool) -> int:
-    """Run the graph for TASK: what is made already is not made again. Exit code 2: a gate said no.
+    """Run the graph for TASK; finished steps are skipped. Exit code 2: a gate said no.
 
     Stopping it with Ctrl-C keeps the last checkpoint; running it again goes on from there.
     """
@@ -66,7 +66,7 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
 
 
 def _refuse(task: Task, *, quiet: bool) -> None:
-    """Raise ClickException with everything that makes the training impossible; tell what is only worth knowing."""
+    """Raise ClickException with every problem that makes the training impossible; print warnings."""
     findings = preflight(task.spec, task.folder, made_base(task, Store().artifacts()))
     if wrong := errors(findings):
         raise click.ClickException(f"{task.name} cannot be trained like this:\n" + "\n".join(map(str, wrong)))

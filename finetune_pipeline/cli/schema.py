@@ -1,4 +1,4 @@
-"""``finetune schema``: what may stand in a task.yaml, and what an evaluation holds."""
+"""``finetune schema``: the keys of task.yaml, and the schema of evaluation.json."""
 
 from __future__ import annotations
 

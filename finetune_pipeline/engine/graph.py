@@ -126,7 +126,7 @@ class Graph:
         return Inputs(present)
 
     def _held_back(self, step: Step, task: Task, inputs: Mapping[str, Artifact]) -> list[str]:
-        """What the blocking checks of the steps this one comes after say against making it."""
+        """Messages of failed blocking checks of the steps this one comes after."""
         return [
             f"the check {check.name} of {before} failed: {result.message}"
             for before in step.after
@@ -136,7 +136,7 @@ class Graph:
 
 
 def pinned_inputs(store: ArtifactStore, task: Task, run_id: str, look: Callable[[], RunInputs]) -> RunInputs:
-    """The inputs of a run: looked at once, by whichever of its processes comes first, and the same for all others."""
+    """The inputs of a run, collected once by the first of its processes and stored for the others."""
     path = store.state_folder(task.name) / "run_inputs" / f"{run_id}.json"
     with store.lock(task.name, "run_inputs"):
         if path.exists():

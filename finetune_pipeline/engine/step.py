@@ -21,7 +21,7 @@ Tool = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def no_tool(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Stands where a step is run without a tool that it turns out to need."""
+    """The default tool: raises, since the step was given none."""
     raise RuntimeError(f"this step needs a tool it was not given, for {sorted(request)}")
 
 

@@ -1,4 +1,4 @@
-"""Content-addressed artifact folders: same inputs, same version, no work; and nobody ever sees half of one.
+"""Content-addressed artifact folders: same inputs give the same version, which is made once and appears complete or not at all.
 
 Layout below the store's root::
 

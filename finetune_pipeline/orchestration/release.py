@@ -1,4 +1,4 @@
-"""The registry's part in a run: which champion a candidate is compared with, and what happens to a candidate."""
+"""What a run reads from the registry and writes to it: the champion to compare with, registration and promotion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.ingest import read_logs
-from finetune_pipeline.production.standing import Alarm, champion_alarm
+from finetune_pipeline.production.status import Alarm, champion_alarm
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.run_inputs import base_of, collect_run_inputs
 from finetune_pipeline.tracking import registration, registry

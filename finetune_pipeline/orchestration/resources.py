@@ -274,7 +274,7 @@ def _failure(context: Any, message: str, metadata: Mapping[str, Any], *, retry: 
 def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[str, Any]) -> Exception:
     """The error for a child that ended with a code other than 0."""
     out = Path(job["out"])
-    kind, message = _told(out / "error.json")
+    kind, message = _left_error(out / "error.json")
     lines = [f"{stage} on {device} {describe(code)}"]
     if message:
         lines.append(message)
@@ -287,7 +287,7 @@ def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[
     return _failure(context, "\n".join(lines), metadata, retry=code not in NO_RETRY and code != KILLED)
 
 
-def _told(path: Path) -> tuple[str, str]:
+def _left_error(path: Path) -> tuple[str, str]:
     """(kind, message) the child left, or ("", ""). A file it could not finish is said to be so."""
     if not path.is_file():
         return "", ""

@@ -10,8 +10,8 @@ from finetune_pipeline.orchestration.assets import check_event
 from finetune_pipeline.orchestration.release import champion_quality, nothing_new
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.ingest import count_rows
-from finetune_pipeline.production.learned_rows import what_waits
-from finetune_pipeline.production.standing import Alarm, standing
+from finetune_pipeline.production.status import Alarm, production_status
+from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_alarm
 from finetune_pipeline.tracking.trace_logs import take_traces
@@ -32,13 +32,13 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
         f"{task.spec.retraining.longest_wait_days:g} days.",
     )
     def new_logs(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
-        if running := going_on(context.instance, task):
+        if running := run_in_progress(context.instance, task):
             return dg.SkipReason(running)
         take_traces(task, store.artifacts(), Tracking())
-        waits = what_waits(task, store.artifacts())
+        waits = waiting_rows(task, store.artifacts())
         if not waits.ready:
             return dg.SkipReason(waits.sentence)
-        return whole_run(context.instance, task, waits.digest, "new_logs", waits.sentence)
+        return request_full_run(context.instance, task, waits.digest, "new_logs", waits.sentence)
 
     return new_logs
 
@@ -61,16 +61,16 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
     def drift(context: dg.SensorEvaluationContext, store: Store, tracking: Tracking) -> dg.RunRequest | dg.SkipReason:
         from finetune_pipeline.tracking import registry
 
-        if running := going_on(context.instance, task):
+        if running := run_in_progress(context.instance, task):
             return dg.SkipReason(running)
         artifacts = store.artifacts()
         serving = registry.champion(tracking, task.name)
-        state = standing(task, artifacts, count_rows(task, artifacts), serving)
+        state = production_status(task, artifacts, count_rows(task, artifacts), serving)
         sentence = state.sentence
         if state.retrain and task.spec.drift.action == "start":
-            done = since(context.instance, task, state.made)
+            done = full_run_since(context.instance, task, state.made)
             if done is None:
-                asked = whole_run(context.instance, task, state.report, "drift", sentence, f"{task.name}__all")
+                asked = request_full_run(context.instance, task, state.report, "drift", sentence, f"{task.name}__all")
                 if isinstance(asked, dg.RunRequest) or not state.look:
                     return asked
             else:
@@ -122,13 +122,13 @@ IN_FLIGHT = [
 _LOOKED_AT = 20
 
 
-def going_on(instance: dg.DagsterInstance, task: Task) -> str | None:
+def run_in_progress(instance: dg.DagsterInstance, task: Task) -> str | None:
     """A sentence that names a run of the task that has not ended; None where there is none."""
     running = instance.get_runs(dg.RunsFilter(tags={"finetune/task": task.name}, statuses=IN_FLIGHT), limit=1)
     return f"run {running[0].run_id[:8]} of this task is going on; looking again after it" if running else None
 
 
-def failures(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]:
+def failed_runs(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]:
     """Whole runs that failed since the last one that succeeded, newest first. A run that was cancelled counts as neither."""
     whole = dg.RunsFilter(tags={"finetune/task": task.name, "finetune/stage": "all"})
     failed = []
@@ -140,7 +140,7 @@ def failures(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]:
     return failed
 
 
-def since(instance: dg.DagsterInstance, task: Task, moment: float) -> dg.DagsterRun | None:
+def full_run_since(instance: dg.DagsterInstance, task: Task, moment: float) -> dg.DagsterRun | None:
     """The newest whole run that was asked for after a moment (seconds since 1970) and did not fail, by whomever."""
     whole = dg.RunsFilter(
         tags={"finetune/task": task.name, "finetune/stage": "all"}, created_after=datetime.fromtimestamp(moment, UTC)
@@ -150,16 +150,16 @@ def since(instance: dg.DagsterInstance, task: Task, moment: float) -> dg.Dagster
     )
 
 
-def whole_run(
+def request_full_run(
     instance: dg.DagsterInstance, task: Task, key: str, trigger: str, why: str, job_name: str | None = None
 ) -> dg.RunRequest | dg.SkipReason:
     """Ask for a run of the whole graph; the same batch (`key`) again after a failure, at most `retraining.attempts` times.
 
     After so many failures a person is asked: a run of theirs that succeeds opens the way again.
     """
-    if running := going_on(instance, task):
+    if running := run_in_progress(instance, task):
         return dg.SkipReason(running)
-    failed, most = failures(instance, task), task.spec.retraining.attempts
+    failed, most = failed_runs(instance, task), task.spec.retraining.attempts
     if len(failed) >= most:
         return dg.SkipReason(
             f"{why}; but the last {len(failed)} runs failed (the newest is {failed[0].run_id[:8]}): a person must look. "
@@ -194,7 +194,7 @@ def retraining_schedule(task: Task) -> dg.ScheduleDefinition:
         if unchanged:
             return dg.SkipReason(unchanged)
         moment = context.scheduled_execution_time.strftime("%Y-%m-%dT%H:%M")
-        return whole_run(
+        return request_full_run(
             context.instance, task, moment, "schedule", "data, spec or base changed since the last candidate"
         )
 

@@ -142,7 +142,7 @@ def version_of(logged: str) -> str:
 
 
 def level_of(window: int, false_alarms: float, expected: int) -> float:
-    """What the window-th look (from 1) may spend of the false alarms allowed to the whole watch.
+    """Significance level of the window-th look (from 1): its part of the false alarms allowed to the whole watch.
 
     Half is spread evenly over the first `expected` windows, half of the rest over as many again, and so on. The sum over
     all windows there can ever be is `false_alarms`, so that the chance of any false alarm stays under it whatever ties

@@ -27,7 +27,7 @@ TAG = "log:"
 
 @dataclass
 class Forgotten:
-    """What was done.
+    """What `forget` removed, and the models that were trained on it.
 
     Attributes:
         rows: Rows removed from the log store now.
@@ -91,7 +91,7 @@ def _trained_on(task: Task, store: ArtifactStore) -> dict[str, set[str]]:
 
 
 def _wanted(listed: ForgottenList, key: bytes) -> Wanted:
-    """Whether a decoded log line is to go."""
+    """A test of a decoded log line: whether it is removed."""
 
     def wanted(row: Any) -> bool:
         if not isinstance(row, dict):

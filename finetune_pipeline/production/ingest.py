@@ -1,5 +1,4 @@
-"""What production said, as one row an answer: later feedback merged in, corrections made examples, everything accounted
-for."""
+"""Production logs as one row an answer: later feedback merged in, corrections turned into examples, every line accounted for."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ T = TypeVar("T")
 
 
 class Remembered(Generic[T]):
-    """The newest result by name, in this process only: what people say stays on no further disk."""
+    """A cache of the newest result by name. It lives in this process only, so that no row is written anywhere else."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[str, T]] = {}
@@ -121,7 +120,7 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
 
 
 def _order(row: dict[str, Any]) -> tuple[str, str, str]:
-    """By time; what has no other order, by content, so that the order of reading decides nothing."""
+    """Order by time, then by content, so that the order of reading decides nothing."""
     return row["timestamp"], row["id"], digest_json({k: v for k, v in row.items() if k != "source"})
 
 
@@ -130,14 +129,14 @@ def _is_review(line: dict[str, Any]) -> bool:
 
 
 def _says_later(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Reviews bear the time of the answer: they come after all else, those of one file in its order."""
+    """Order of what is said of one answer. Reviews carry the time of the answer, so they come last, in the order of their file."""
     if _is_review(line):
         return (1, line["source"]["file"], line["source"]["line"])
     return (0, *_order(line))
 
 
 def read_logs(task: Task, store: ArtifactStore) -> Logs:
-    """Take in what is new, and give all rows."""
+    """Read new log lines into the store, and return all rows."""
     take_in(task, store)
     kept = log_store(task, store)
     with store.lock(task.name, LOCK):
@@ -147,7 +146,7 @@ def read_logs(task: Task, store: ArtifactStore) -> Logs:
 
 
 def count_rows(task: Task, store: ArtifactStore) -> int:
-    """Take in what is new, and count all rows. Asked again with nothing new, it reads none."""
+    """Read new log lines into the store, and count all rows. Without new lines, no row is read."""
     take_in(task, store)
     return _COUNTED.get(task.name, log_store(task, store).digest(), lambda: len(read_logs(task, store).rows))
 

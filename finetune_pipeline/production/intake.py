@@ -1,4 +1,4 @@
-"""From growing, rotating log files into the log store, each complete line exactly once.
+"""Reads growing, rotating log files into the log store, each complete line exactly once.
 
 A file is recognised by its first line, so that it may be renamed, copied away and truncated, or gzipped. How far it was
 read is a byte offset in the ledger; the hash of the bytes before it tells two files apart that begin alike.

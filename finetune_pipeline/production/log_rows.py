@@ -129,7 +129,7 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
     score = feedback.get("score")
     if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
         findings.append(_bad(place, "wrong_type", "the score is not a number", "write a number"))
-    correction = _told(feedback)
+    correction = _corrected_answer(feedback)
     if correction is not None and not isinstance(correction, str):
         findings.append(_bad(place, "wrong_type", "the correction is not text", "write the right answer as text"))
     elif correction is not None and spec.labels and correction.strip() not in spec.labels:
@@ -141,7 +141,7 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
     return findings
 
 
-def _told(feedback: dict[str, Any]) -> Any:
+def _corrected_answer(feedback: dict[str, Any]) -> Any:
     """What a person says the answer should have been."""
     return feedback.get("label") if feedback.get("label") is not None else feedback.get("correction")
 
@@ -149,7 +149,7 @@ def _told(feedback: dict[str, Any]) -> Any:
 def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     """A sound line, scrubbed: the same value gets the same placeholder in question, answer and correction."""
     feedback = row.get("feedback") or {}
-    correction, score = _told(feedback), feedback.get("score")
+    correction, score = _corrected_answer(feedback), feedback.get("score")
     messages = row["messages"] if _sound_messages(row.get("messages")) else []
     turns = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] != "system"]
     texts = [

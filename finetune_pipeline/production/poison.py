@@ -1,4 +1,4 @@
-"""Rows that strangers may have made to spoil the training, held back with the reason until somebody has looked at them.
+"""Data poisoning: rows that may have been written to spoil the training are held back, with the reason, until somebody looks.
 
 Four rules: one user, or one family of near-duplicates, gives no more than a share; texts that give orders to a model; and
 phrases that decide the label against everything else in the text. What people confirmed on the review page is exempt.
@@ -72,7 +72,7 @@ def hold_back(
 
 
 def _orders(row: Mapping[str, Any]) -> Held | None:
-    """Texts written to a model, not to whoever the task is for."""
+    """Prompt injection: a text that gives orders to a model."""
     for text in (row["input"], row["correction"]):
         for pattern in _ORDERS:
             if hit := pattern.search(text):
@@ -104,7 +104,7 @@ def _over(
 
 
 def _mixed(name: str) -> bytes:
-    """An order nobody can choose a place in by writing earlier or later."""
+    """A sort key nobody can influence by writing earlier or later."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 

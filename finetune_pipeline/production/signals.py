@@ -1,4 +1,4 @@
-"""The signals of drift: what is compared in a window of production, with which test, and what its size means."""
+"""Drift signals: what is compared in a window of production rows, by which test, and what the size of a change means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far apart two sets of texts are by their words, and how often chance alone puts them that far apart."""
+"""Distance between the words of two sets of texts, with the chance of such a distance between sets that are alike."""
 
 from __future__ import annotations
 

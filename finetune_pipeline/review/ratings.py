@@ -1,4 +1,4 @@
-"""Ratings as people hand them in: JSON Lines or CSV, read strictly, every fault named, no good line lost."""
+"""Reads ratings from JSON Lines and CSV files: every faulty line is reported, and costs no other line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Review sheets as files: written to be filled in, read back line by line, and decisions stored once."""
+"""Writes review sheets to files, reads filled-in ones line by line, and stores each decision once."""
 
 from __future__ import annotations
 

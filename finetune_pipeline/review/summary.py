@@ -1,4 +1,4 @@
-"""What people's ratings prove: shares of acceptable answers, the paired difference, and whether raters agree."""
+"""Statistics of people's ratings: shares of acceptable answers, the paired difference, and agreement between raters."""
 
 from __future__ import annotations
 

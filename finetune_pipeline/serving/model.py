@@ -1,4 +1,4 @@
-"""The model behind the server: loaded as in the evaluation, asked as in the evaluation."""
+"""The model behind the server, loaded and prompted as in the evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients may ask, checked: an OpenAI-style chat completion, and feedback to one. Every error says what to do."""
+"""Validates requests: an OpenAI-style chat completion, and feedback to one. Every error says what to do."""
 
 from __future__ import annotations
 

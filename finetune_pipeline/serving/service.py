@@ -1,4 +1,4 @@
-"""What the server does: answers, logs every answer, takes feedback, and changes the model when the champion changes."""
+"""The chat service: answers, logs every answer, takes feedback, and reloads when the champion changes."""
 
 from __future__ import annotations
 

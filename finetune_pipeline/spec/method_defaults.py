@@ -1,4 +1,4 @@
-"""What a training setting is where task.yaml does not say: by method, each with where the value comes from.
+"""Defaults of training settings by method, each with the source of its value.
 
 This is the only place such values stand. A :class:`~finetune_pipeline.spec.model.TrainingSpec` takes them while it is
 built, so that nothing behind it ever meets a setting without a value.

@@ -1,4 +1,4 @@
-"""What an answer is: one of a set of labels, a JSON value, or free text; and what is asked of its form."""
+"""Kinds of output: labels, JSON or free text, with the rules of form and the metrics of each."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def ability_files(task: Task) -> list[Path]:
 
 
 def asked_items(task: Task) -> list[Item]:
-    """What models are asked for this task. Raises FindingsError for files that are not there or hold other things."""
+    """The questions models are asked besides the task. Raises FindingsError for files that are not there or hold other things."""
     ability = task.spec.ability
     return load_items(ability_files(task), ability.rows_per_file, ability.suite)
 

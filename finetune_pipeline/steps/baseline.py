@@ -1,4 +1,4 @@
-"""BASELINE: what the base model does when it is only prompted, and whether training is worth it at all."""
+"""BASELINE: the base model, how well it does when it is only prompted, and whether training is worth it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
 
 
 def simple_settings(spec: TaskSpec) -> dict[str, Any]:
-    """What the simple models are fitted by, as jobs take it."""
+    """Settings of the simple models, as jobs take them."""
     return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
 
 

@@ -26,7 +26,7 @@ SCRUBBING_KEY = "scrubbing.key"
 
 
 def sealing_key(context: StepContext) -> bytes:
-    """What the store's tests are sealed with."""
+    """The key that seals the test splits of the store."""
     return seal_key(load_key(context.store.root / SCRUBBING_KEY))
 
 

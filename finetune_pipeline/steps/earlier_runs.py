@@ -18,7 +18,7 @@ OPEN = "everything but tests"
 
 
 def api_answers(context: StepContext, *, test: bool = False) -> AnswerCache | None:
-    """The same cache for answers of an API model, which is asked in this process: its key stays here."""
+    """The cache of answers for an API model, which is asked in this process so that its key stays here."""
     return open_answers(context.store, context.task.name if test else None)
 
 

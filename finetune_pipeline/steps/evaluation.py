@@ -1,4 +1,4 @@
-"""EVALUATION: the sealed test, once for all models, and the report everything else is read from."""
+"""EVALUATION: predictions on the sealed test, once for all models, and the report with its gates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
 from finetune_pipeline.evaluation.shared_sources import source_of
 from finetune_pipeline.models.kinds import served
-from finetune_pipeline.production.learned_rows import judging_rows, learned_by
+from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.verdict import caveats, verdict_sentences
@@ -249,7 +249,7 @@ def _supervision(adapter: Artifact) -> dict[str, Any]:
 
 
 def _measured(context: StepContext) -> dict[str, Any]:
-    """What the processes of the steps before measured, where they ran one."""
+    """Times and memory that the child processes of earlier steps measured."""
     steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
     files = {name: context.inputs[name].folder / "measured.json" for name in steps}
     return {name: read_json(file) for name, file in files.items() if file.exists()}

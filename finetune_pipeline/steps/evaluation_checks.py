@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.failed_rows import failed_test_rows
 from finetune_pipeline.evaluation.gates import table
 from finetune_pipeline.evaluation.gates_besides_task import general_ability
 from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings
-from finetune_pipeline.production.standing import Alarm
+from finetune_pipeline.production.status import Alarm
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 

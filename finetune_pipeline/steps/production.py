@@ -1,4 +1,4 @@
-"""PRODUCTION: what the deployed model answered, whether the world has drifted, and whether to train again."""
+"""LOGS and PRODUCTION: logged answers, drift against the training data, and whether to train again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from finetune_pipeline.evaluation.regression_ledger import outcomes_of
 from finetune_pipeline.production.drift import as_learned, drift_report, moment
 from finetune_pipeline.production.ingest import ingest, merged, read_rows
 from finetune_pipeline.production.intake import log_store
-from finetune_pipeline.production.learned_rows import logged_as, rows_of_data
 from finetune_pipeline.production.retraining import HOUR, Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
+from finetune_pipeline.production.used_rows import logged_as, rows_of_data
 from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
 
@@ -100,7 +100,7 @@ def make_retraining_decision(context: StepContext) -> dict[str, Any]:
 
 
 def _evidence(context: StepContext) -> Evidence:
-    """What is known about more rows. The learning curve is measured only where answers are labels and rows came in."""
+    """The evidence for the retraining decision. The learning curve is measured only where answers are labels and rows came in."""
     store, task, trained_on = context.store, context.task.name, context.run_inputs.trained_on
     examples = read_examples(context.inputs["production_logs"].path("examples.jsonl"))
     used = rows_of_data(store, task, trained_on)

@@ -17,7 +17,7 @@ CARD = "README.md"
 
 
 def release_request(context: StepContext) -> dict[str, Any]:
-    """What the registry is told about a candidate. `compared_with` lets a rerun find the same comparison again."""
+    """The request to register a candidate. `compared_with` lets a rerun find the same comparison again."""
     report = context.inputs["evaluation_report"]
     candidate = report.facts["models"]["candidate"]
     return {

@@ -1,4 +1,4 @@
-"""Looks at everything outside the graph once, so that a run knows what it is about."""
+"""Collects the inputs of a run: everything outside the graph that its results depend on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
 from finetune_pipeline.production.ingest import corrections_digest, read_logs
-from finetune_pipeline.production.learned_rows import judging_digest, learned_by
+from finetune_pipeline.production.used_rows import judging_digest, learned_by
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest
 
 
 def base_of(task: Task) -> dict[str, Any]:
-    """What makes the task's base model the same tomorrow: its identity, and the chat template the task gives it.
+    """Identity of the task's base model and of the chat template the task gives it; equal for equal weights and template.
 
     Raises FindingsError when the model or the template's file cannot be found.
     """

@@ -1,4 +1,4 @@
-"""Opening MLflow safely: what must be set before it is imported, and its database made by one process only."""
+"""Opens MLflow: sets its environment, migrates its database under a lock, and keeps secrets out of what is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The MLflow run of one materialization: what may be logged into it, safely repeated by a retry."""
+"""The MLflow run of one materialization. Everything logged into it may be logged again by a retry."""
 
 from __future__ import annotations
 

@@ -8,12 +8,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from finetune_pipeline import reminders
 from finetune_pipeline.cli.run import pool_wait
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.progress import VARIABLE, tell
-from finetune_pipeline.reminders import Reminders, spell
 from finetune_pipeline.worker.device_lease import lease
 from finetune_pipeline.worker.supervised import Stopped
 
@@ -36,25 +34,6 @@ def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
         assert pool_wait(instance, holder) is None
         storage.free_concurrency_slots_for_run(holder)
         assert pool_wait(instance, waiter) is None
-
-
-def test_a_wait_is_told_again_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(reminders.time, "monotonic", lambda: now)
-    due, told = Reminders(), []
-    for second in range(4000):
-        now = 100.0 + second
-        if due.due():
-            told.append(second)
-    assert told == [0, 15, 45, 105, 225, 465, 945, 1545, 2145, 2745, 3345, 3945]
-    assert [spell(s) for s in (0.4, 59.9, 60, 3599, 3600, 12000)] == [
-        "0 s",
-        "59 s",
-        "1 min",
-        "59 min",
-        "1 h 0 min",
-        "3 h 20 min",
-    ]
 
 
 def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,23 +102,6 @@ def _kill(child: multiprocessing.process.BaseProcess) -> None:
     child.join()
 
 
-def test_what_a_killed_builder_left_is_removed_when_another_version_is_made(tmp_path: Path) -> None:
-    store, child = ArtifactStore(tmp_path / "store"), _half_way(tmp_path)
-    step = tmp_path / "store" / "task" / "step"
-    try:
-        build(store, settings="another")
-        (left,) = step.glob(".making-*")
-        assert (left / "half").exists(), "its builder lives: it is not touched"
-    finally:
-        _kill(child)
-    assert left.exists()
-    build(store, settings="another", make=make)
-    assert left.exists(), "nothing was made, nothing is looked at"
-    build(store, settings="a third")
-    assert not list(step.glob(".making-*"))
-    assert len(store.all_versions("task", "step")) == 2
-
-
 def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: Path) -> None:
     _kill(_half_way(tmp_path))
     store = ArtifactStore(tmp_path / "store")

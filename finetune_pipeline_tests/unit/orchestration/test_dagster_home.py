@@ -7,7 +7,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-import yaml
 
 from finetune_pipeline.orchestration.dagster_internals import dagster_folder
 from finetune_pipeline.orchestration.resources import Compute
@@ -65,12 +64,3 @@ def test_the_instance_is_set_up_as_documented(tmp_path: Path, monkeypatch: pytes
         with dg.DagsterInstance.from_ref(instance.get_ref()) as elsewhere:  # how run workers get theirs
             assert elsewhere.run_storage._conn_string == instance.run_storage._conn_string
     assert dagster_folder() == tmp_path / "dagster"
-
-
-def test_workspace_names_the_definitions() -> None:
-    (entry,) = yaml.safe_load((ROOT / "workspace.yaml").read_text("utf-8"))["load_from"]
-    assert entry["python_module"]["module_name"] == "finetune_pipeline.definitions"
-    assert (ROOT / "finetune_pipeline" / "definitions.py").is_file()
-    project = (ROOT / "pyproject.toml").read_text("utf-8")
-    assert "[tool.dagster]" not in project  # either would make workspace.yaml be ignored
-    assert "[tool.dg]" not in project

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from finetune_pipeline.production.drift import version_of
-from finetune_pipeline.production.standing import champion_alarm, failed
+from finetune_pipeline.production.status import champion_alarm, failed
 from finetune_pipeline_tests.unit.production.streams import served
 
 

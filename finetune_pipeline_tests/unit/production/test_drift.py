@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -161,15 +160,3 @@ def test_permutation_p_is_uniform_without_a_difference_and_small_with_one() -> N
     assert p == pytest.approx(1 / 1501)
     difference = vectors[:90].mean(axis=0) - word_vectors(other, rarity(words)).mean(axis=0)
     assert distance == pytest.approx(float(np.square(difference).sum()), rel=1e-4)
-
-
-def test_the_page_shows_each_signal_over_time(spec: TaskSpec, reference: Reference, tmp_path: Path) -> None:
-    rng = random.Random(2)
-    rows = served(rng, 300)
-    facts = drift_report(spec, reference, [*rows, *served(rng, 300, 300, new_words=0.2)], tmp_path)
-    page = page_html(drift_page("demo <task>", 0.05, facts))
-    assert page.count("<svg") == 2 * len(facts["signals"]), "one for wide, one for narrow screens"
-    alarms = sum(s["alarm"] for w in facts["history"] for s in w["signals"].values())
-    assert len(re.findall(r"<use [^>]*fill: var\(--bad", page)) == 2 * alarms
-    assert "<task>" not in page
-    assert facts["sentence"] in page

@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.production.ingest import ingest, read_logs, read_rows
 from finetune_pipeline.production.intake import take_in
-from finetune_pipeline.production.learned_rows import what_waits
+from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task, load_task
 
 LABELS = ["bug", "billing"]
@@ -138,13 +138,13 @@ def test_personal_data_and_users_are_gone_before_anything_is_written(
 
 def test_the_question_of_the_sensor(task: Task, tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "store")
-    assert what_waits(task, store).sentence == "0 of 2 corrected new rows in logs/"
+    assert waiting_rows(task, store).sentence == "0 of 2 corrected new rows in logs/"
     path = write(task, [row(1, feedback={"label": "bug"}), row(2, feedback={"label": "bug"}), row(3)])
     written = path.stat().st_mtime
-    young = what_waits(task, store, now=written + 5)
+    young = waiting_rows(task, store, now=written + 5)
     assert not young.ready
     assert "must rest for 60 s" in young.sentence
-    waits = what_waits(task, store, now=written + 61)
+    waits = waiting_rows(task, store, now=written + 61)
     assert waits.ready
     assert waits.usable == 2
     store.build(
@@ -155,4 +155,4 @@ def test_the_question_of_the_sensor(task: Task, tmp_path: Path) -> None:
         settings=None,
         make=lambda b: b.facts.update(ingest(task.spec, read_logs(task, store), b.folder)),
     )
-    assert what_waits(task, store, now=written + 61).usable == 2, "taken in, but no candidate was made from them yet"
+    assert waiting_rows(task, store, now=written + 61).usable == 2, "taken in, but no candidate was made from them yet"

@@ -51,12 +51,6 @@ def test_sides_change_and_follow_from_the_secret() -> None:
         assert item.b.startswith("b") is a_is_candidate
 
 
-def test_failed_and_empty_answers_are_shown_as_such() -> None:
-    base, own = [row(0, "base", "", "empty")], [row(0, "candidate", "left over", "error")]
-    (item,) = make_sheet(sheet_name(VERSION, 1), {"e000": RANDOM}, base, own, {}, SECRET)
-    assert {item.a, item.b} == {"(an empty answer)", "(no answer: the generation failed)"}
-
-
 def test_the_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "review.key"
     made = load_secret(path)

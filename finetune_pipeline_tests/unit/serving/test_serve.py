@@ -224,14 +224,3 @@ def test_half_a_line_of_a_writer_that_died_spoils_no_other(task: Task, tmp_path:
     assert [r["id"] for r in logs.rows] == ["a", "c"]
     assert len(logs.quarantine) == 1
     assert os.stat(writer.path).st_mode & 0o077 == 0, "what users wrote is nobody else's business"
-
-
-def test_a_log_that_cannot_be_written_is_an_error_and_told(task: Task, running: Running) -> None:
-    path = task.folder / "logs" / "served.jsonl"
-    path.mkdir()
-    status, answer = running.chat()
-    assert status == 500 and "could not be logged" in answer["error"]["message"]
-    assert running.ask("/health")[1]["problems"]["log"]
-    path.rmdir()
-    assert running.chat()[0] == 200
-    assert running.ask("/health")[1]["status"] == "ok"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -110,6 +111,11 @@ RULES = [
     ("spec.cron", {"logs": {"retrain_cron": "61 3 * * 1"}}),
     ("spec.cron", {"logs": {"retrain_cron": "daily"}}),
     ("spec.prompt_names_labels", {"system_prompt": "Answer."}),
+    ("spec.robustness_rows", {"robustness": {"rows": 59}}),
+    ("spec.wanted_gain", {"gates": {"min_gain": 0.05}}),
+    ("spec.engine", {"evaluation": {"engine": "endpoint"}}),
+    ("spec.judge", {"gates": {"min_preferred": 0.5}}),
+    ("spec.judge", {"evaluation": {"judge": {"url": "http://judge.example/v1", "model": "m"}}}),
 ]
 
 
@@ -121,6 +127,7 @@ def test_each_cross_field_rule_catches_its_fault(rule: str, change: dict) -> Non
 def test_no_rule_fires_on_a_good_spec() -> None:
     assert found(GOOD) == {}
     assert found({**GOOD, "logs": {"retrain_cron": "*/15 0-6 1,15 * 1-5"}}) == {}
+    assert found({**GOOD, "robustness": {"rows": 24, "action": "warn"}}) == {}
 
 
 def test_a_warning_does_not_stop_loading_an_error_does(tmp_path: Path) -> None:
@@ -143,3 +150,13 @@ def test_the_schema_accepts_what_loads_and_refuses_what_does_not() -> None:
     assert list(validator.iter_errors(GOOD)) == []
     assert list(validator.iter_errors({**GOOD, "nmae": 1})) != []
     assert list(validator.iter_errors({**GOOD, "training": {"method": "magic"}})) != []
+
+
+def test_only_what_changes_a_judges_answer_makes_the_step_anew() -> None:
+    def settings(**changes: Any) -> Any:
+        judge = {"url": "https://judge.example/v1", "model": "m", **changes}
+        spec = parse_spec(yaml.safe_dump({**GOOD, "evaluation": {"judge": judge}}))
+        return spec.evaluation.judge.settings() if spec.evaluation.judge else None
+
+    assert settings(timeout=5.0, concurrency=2, max_tokens=9, key_variable="K") == settings()
+    assert settings(model="n") != settings() and settings(min_kappa=0.7) != settings()

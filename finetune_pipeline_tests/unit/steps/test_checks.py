@@ -13,7 +13,7 @@ import yaml
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.split.splitting import split
-from finetune_pipeline.engine.checks import Check, CheckResult
+from finetune_pipeline.engine.checks import Check
 from finetune_pipeline.engine.store import Artifact, read_json, write_json
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline.spec import TaskSpec, parse_spec
@@ -340,16 +340,6 @@ def ask(step: str, name: str, examples: list[Example], spec: TaskSpec, folder: P
     number = len(list(folder.iterdir()))
     made = write_validated(folder / f"made-{number}", [replace(e, id=f"{i:016x}") for i, e in enumerate(examples)])
     return find(step, name).ask(artifact({"kept": len(examples)}, made), spec).passed
-
-
-def test_wrong_labels_warn_until_they_are_too_many(spec: TaskSpec, tmp_path: Path) -> None:
-    def ask_about(blocking: bool) -> CheckResult:
-        noise = {"passed": False, "blocking": blocking, "message": "m"}
-        return find("data_quality", "labels_believable").ask(artifact({"parts": {"noise": noise}}, tmp_path), spec)
-
-    assert ask_about(blocking=False).warns
-    assert not ask_about(blocking=True).warns
-    assert find("data_quality", "labels_believable").blocks(spec)
 
 
 def test_no_personal_data(spec: TaskSpec, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from finetune_pipeline.engine.graph import MissingInput
 from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.predictions import write_predictions
-from finetune_pipeline.production.learned_rows import rows_of_data, used_rows
+from finetune_pipeline.production.used_rows import rows_of_data, used_rows
 from finetune_pipeline.spec import parse_spec
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.production import make_drift_report, make_retraining_decision

@@ -105,15 +105,6 @@ def test_an_old_database_is_migrated_and_kept(tmp_path: Path) -> None:
     assert {"kept", "finetune"} <= names
 
 
-def test_a_current_database_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "mlflow.db"
-    migrate(f"sqlite:///{path}")
-    content = path.read_bytes()
-    migrate(f"sqlite:///{path}")
-    assert path.read_bytes() == content
-    assert [p.name for p in tmp_path.iterdir()] == ["mlflow.db"]
-
-
 def test_a_missing_server_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
@@ -127,14 +118,6 @@ def test_a_missing_server_is_named_without_its_password(monkeypatch: pytest.Monk
     assert f"http://127.0.0.1:{port} cannot be reached" in message
     assert "fix: start it, correct MLFLOW_TRACKING_URI" in message
     assert "hunter2secret" not in message
-
-
-def test_a_deleted_experiment_is_named(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client = Tracking(tracking_uri=uri, experiment="mine").client()
-    client.delete_experiment(client.get_experiment_by_name("mine").experiment_id)
-    with pytest.raises(TrackingError, match="experiment 'mine' was deleted"):
-        mlflow_store.experiment_id(client, "mine", None)
 
 
 def test_addresses() -> None:

@@ -1,6 +1,5 @@
 # no `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,48 +131,6 @@ def test_parameters_cannot_change(tracking: Tracking) -> None:
             step.log_params({"r": 32, "kept": 1, "s": 2})
 
     assert run_asset(tracking, body).success
-
-
-def test_a_long_parameter_says_that_it_was_cut(tracking: Tracking) -> None:
-    def body(step: StepRun, attempt: int) -> None:
-        for _ in range(2):
-            step.log_params({"system_prompt": "x" * 9000, **{f"p{i}": i for i in range(250)}})
-
-    result = run_asset(tracking, body)
-    params = runs_of(tracking, result)["tickets/adapter"].data.params
-    assert len(params) == 251
-    assert len(params["system_prompt"]) == 6000
-    assert "[9000 characters, sha256 " in params["system_prompt"]
-
-
-def test_datasets_are_told_apart_by_our_digest(tracking: Tracking) -> None:
-    first, second = (hashlib.sha256(t).hexdigest() for t in (b"chat one", b"chat two"))
-
-    def body(step: StepRun, attempt: int) -> None:
-        step.log_dataset("tickets_train", first, "/data/train.jsonl", "training", {"num_rows": 3})
-        step.log_dataset("tickets_train", second, "/data/train2.jsonl", "validation", {"num_rows": 4})
-        with pytest.raises(ValueError, match="'856e8854' is not a hex SHA-256"):
-            step.log_dataset("tickets_train", "856e8854", "/x", "test", {})
-
-    result = run_asset(tracking, body)
-    assert result.success
-    inputs = runs_of(tracking, result)["tickets/adapter"].inputs.dataset_inputs
-    seen = {
-        d.dataset.digest: (
-            d.dataset.name,
-            json.loads(d.dataset.source)["uri"],
-            d.tags[0].value,
-            json.loads(d.dataset.profile),
-        )
-        for d in inputs
-    }
-    assert seen == {
-        first[:32]: ("tickets_train", "/data/train.jsonl", "training", {"num_rows": 3}),
-        second[:32]: ("tickets_train", "/data/train2.jsonl", "validation", {"num_rows": 4}),
-    }
-    client = tracking.client()
-    experiment = client.get_experiment_by_name("finetune").experiment_id
-    assert len(client.search_runs([experiment], f"dataset.digest = '{first[:32]}'")) == 1
 
 
 def test_keys_reach_no_field(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ class _Fresh:
 _FRESH: Remembered[_Fresh] = Remembered()
 
 
-def what_waits(task: Task, store: ArtifactStore, now: float | None = None) -> Waiting:
+def waiting_rows(task: Task, store: ArtifactStore, now: float | None = None) -> Waiting:
     """Compare the corrections in the logs with those every registered candidate was made from.
 
     Ready: `logs.min_new_rows` of them, or any whose oldest was logged `retraining.longest_wait_days` ago; and the files

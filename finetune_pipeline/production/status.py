@@ -8,13 +8,13 @@ from typing import Any
 
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
 from finetune_pipeline.production.drift import moment, version_of
-from finetune_pipeline.production.learned_rows import rows_behind, rows_of_data
 from finetune_pipeline.production.signals import more_often
+from finetune_pipeline.production.used_rows import rows_behind, rows_of_data
 from finetune_pipeline.spec.model import Task
 
 
 @dataclass(frozen=True)
-class Standing:
+class ProductionStatus:
     """look: why another look at production is due, or None; look_key: changes with what there is to look at.
 
     drifted and retrain: what the newest report about the present champion found, and whether a run is due for it;
@@ -30,7 +30,7 @@ class Standing:
     made: float = 0.0
 
 
-def standing(task: Task, store: ArtifactStore, rows: int, champion: int | None) -> Standing:
+def production_status(task: Task, store: ArtifactStore, rows: int, champion: int | None) -> ProductionStatus:
     """Hold the newest drift report about the champion's data against the rows there are now.
 
     rows: how many production rows there are. champion: number of the version that serves. A look is due after a window of
@@ -41,16 +41,18 @@ def standing(task: Task, store: ArtifactStore, rows: int, champion: int | None) 
     size, name = task.spec.drift.window_rows, task.name
     versions = store.all_versions(name, "model_version")
     if not versions:
-        return Standing(None, f"no candidate was made yet: start `finetune run {name}`")
+        return ProductionStatus(None, f"no candidate was made yet: start `finetune run {name}`")
     if champion is None:
-        return Standing(None, "no champion serves yet, whose data production could be held against")
+        return ProductionStatus(None, "no champion serves yet, whose data production could be held against")
     data = _data_of(store, versions, champion)
     newest = _newest(store, name, data)
     key = f"{champion}-{rows}"
     if newest is None:
         if rows < size:
-            return Standing(None, f"{rows} production rows, a window has {size}")
-        return Standing(f"production was not held against the data of version {champion} yet: looking at it", "", key)
+            return ProductionStatus(None, f"{rows} production rows, a window has {size}")
+        return ProductionStatus(
+            f"production was not held against the data of version {champion} yet: looking at it", "", key
+        )
     report, decision = newest
     new = rows - int(report.facts["rows"])
     look = f"{new} new rows: looking at production" if new >= size else None
@@ -58,7 +60,7 @@ def standing(task: Task, store: ArtifactStore, rows: int, champion: int | None) 
     drifted = bool(report.facts["drifted"])
     if drifted and retrain and (refused := _refused_already(task, store, versions, champion, report, decision)):
         sentence, retrain = f"{report.facts['sentence']} {refused}", False
-    return Standing(look, sentence, key, drifted, drifted and retrain, report.version, _made(report))
+    return ProductionStatus(look, sentence, key, drifted, drifted and retrain, report.version, _made(report))
 
 
 def _data_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) -> str | None:
