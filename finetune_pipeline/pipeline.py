@@ -389,6 +389,7 @@ STEPS = [
         "Has production moved away from the training data?",
         make_drift_report,
         needs=("production_logs",),
+        follows=("train_split",),
         settings=lambda spec, outside: [
             spec.output.model_dump(),
             spec.drift.model_dump(exclude={"action"}),
@@ -406,6 +407,7 @@ STEPS = [
         "Train again, or wait: a sentence with its reasons.",
         make_retraining_decision,
         needs=("drift_report", "production_logs"),
+        follows=("model_version",),
         settings=lambda spec, outside: [
             spec.logs.min_new_rows,
             spec.retraining.model_dump(include={"min_gain", "hours_a_point", "rows_after_drift"}),

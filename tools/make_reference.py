@@ -69,7 +69,7 @@ def step_line(step: Step) -> list[Any]:
     return [
         f"`{step.name}`",
         ", ".join(f"`{n}`" for n in step.needs) or "–",
-        ", ".join(f"`{n}`" for n in step.after) or "–",
+        ", ".join(f"`{n}`" for n in (*step.after, *step.follows)) or "–",
     ]
 
 

@@ -24,7 +24,7 @@ class Graph:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps: dict[str, Step] = {}
         for step in steps:
-            unknown = [name for name in step.inputs if name not in self.steps]
+            unknown = [name for name in (*step.inputs, *step.follows) if name not in self.steps]
             if unknown or step.name in self.steps:
                 raise ValueError(f"step {step.name}: needs {unknown} that do not come before it, or is there twice")
             self.steps[step.name] = step

@@ -126,6 +126,8 @@ class Step:
         needs: Steps whose versions decide this step's version.
         after: Steps that are read, too, but leave the version alone: what decides is in `settings`. The step is not made
             while a blocking check of one of them fails.
+        follows: Steps of which an earlier version is read, through the store: what decides is in `settings`. In a run that makes
+            both, they come first.
         settings: The part of the spec and of the run's inputs that the result depends on.
         code_version: Raised by hand when the result changes for equal inputs.
         checks: Questions about the artifact, asked in this order when it is made.
@@ -147,6 +149,7 @@ class Step:
     make: Callable[[StepContext], dict[str, Any]] | None = None
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
     settings: Callable[[TaskSpec, RunInputs], Any] = _no_settings
     code_version: str = "1"
     checks: tuple[Check, ...] = ()

@@ -36,7 +36,7 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        deps=[key_of(task, name) for name in step.inputs],
+        deps=[key_of(task, name) for name in (*step.inputs, *step.follows)],
         description=step.description,
         group_name=step.group,
         kinds=set(step.kinds),
