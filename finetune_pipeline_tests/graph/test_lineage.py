@@ -43,7 +43,7 @@ def lineage(finished: tuple[Project, int, dict]) -> dict[str, list[str]]:
         [sys.executable, "-c", ASK], env=finished[0].environment(), text=True, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
