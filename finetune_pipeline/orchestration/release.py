@@ -76,7 +76,7 @@ def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
 
 
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
-    """Register a candidate (see stages.release.release_request) and promote it if every gate passed.
+    """Register a candidate (see steps.release.release_request) and promote it if every gate passed.
 
     Returns {model_version, candidate, champion, previous_champion, promoted, rolled_back}. Again with the same request:
     the same. rolled_back: when and why a rollback took this very version out of service, else None; it is not promoted.

@@ -26,12 +26,12 @@ def drift_report(
     learned: Reference | None = None,
     others: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Watch production rows (see :mod:`finetune_pipeline.production.drift`) against what the model was trained on.
+    """Compare production rows with what the model was trained on, window by window (see :func:`watch`).
 
     after: seconds since 1970; rows until then were there when the training data was taken and are left out.
     told_of_reference: what the rows are held against, for people. learned: production as the model learned it (see
     :func:`as_learned`). A change of inputs or outputs that does not go beyond it is no news: it is told as known, and asks
-    for nothing. others: see :func:`finetune_pipeline.production.drift.watch`.
+    for nothing. others: see :func:`watch`.
 
     Returns facts {rows, watched, by_others, windows, waiting_rows, judged, reference, signals {name: the newest judgement, with
     meaning, side and since}, drifted [names], known [names], past [names], since, sentence, history [windows]}; writes

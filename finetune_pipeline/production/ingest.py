@@ -59,10 +59,16 @@ _COUNTED: Remembered[int] = Remembered()
 
 @dataclass
 class Logs:
-    """rows: one an answer, by time and id; quarantine: bad lines; lines = rows + duplicates + feedback + quarantine.
+    """All production rows of a task. lines = rows + duplicates + feedback + quarantine.
 
-    duplicates: further lines with an id seen already; feedback: lines that bring only feedback; unmatched: those of them
-    whose answer has not come (yet); digest: of the state of the log store, whatever files and order the rows came in.
+    Attributes:
+        rows: One an answer, by time and id.
+        quarantine: Bad lines.
+        lines: All lines read.
+        duplicates: Further lines with an id seen already.
+        feedback: Lines that bring only feedback.
+        unmatched: Those of them whose answer has not come yet.
+        digest: Of the state of the log store, whatever files and order the rows came in.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)

@@ -104,7 +104,7 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
 
 @contextlib.contextmanager
 def _writers_lock(path: Path) -> Iterator[None]:
-    """The lock `finetune serve` takes for each row (serving.log_writer)."""
+    """The lock `finetune serve` takes for each row (serving.service.LogWriter)."""
     lock = path.with_name(".served.lock")
     if not lock.exists():
         yield

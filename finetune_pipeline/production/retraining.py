@@ -26,8 +26,13 @@ _MOST = 20
 
 @dataclass(frozen=True)
 class Curve:
-    """rows: training rows; points: (rows, share of wrong validation answers); draws: (k, 3) of a, b, c of the power law
-    a rows^-b + c (Cortes et al. 1993), one a bootstrap sample of the validation rows."""
+    """A learning curve, as power laws wrong = a rows^-b + c (Cortes et al. 1993).
+
+    Attributes:
+        rows: Training rows there are.
+        points: (rows, share of wrong validation answers) as measured.
+        draws: a, b and c, one row a bootstrap sample of the validation rows; shape (k, 3).
+    """
 
     rows: int
     points: list[tuple[int, float]]
@@ -108,8 +113,14 @@ HOUR = 3600
 
 @dataclass(frozen=True)
 class Evidence:
-    """usable: new rows with a known answer; wrong_now: the champion's share of wrong test answers, None where unknown;
-    curve: None where it cannot be measured; hours: what the last training took."""
+    """What a retraining decision is based on.
+
+    Attributes:
+        usable: New rows with a known answer.
+        wrong_now: The champion's share of wrong test answers; None where unknown.
+        curve: None where it cannot be measured.
+        hours: What the last training took.
+    """
 
     usable: int
     wrong_now: float | None = None

@@ -28,7 +28,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Measured:
-    """size: of the change, a share between 0 and 1; p: of a single test, None where there is too little to judge."""
+    """A measured change: its size (a share between 0 and 1) and the p of a single test (None: too few rows to judge)."""
 
     size: float
     p: float | None

@@ -115,7 +115,13 @@ FEWEST_BEFORE = 50
 
 @dataclass(frozen=True)
 class Alarm:
-    """raised; sentence for people; figures: rows and failures of both, level and p of the look that decided."""
+    """Whether the champion serves worse than the one before.
+
+    Attributes:
+        raised: Whether it does, surely.
+        sentence: For people.
+        figures: Rows and failures of both versions, level and p of the look that decided.
+    """
 
     raised: bool
     sentence: str

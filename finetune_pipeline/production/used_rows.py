@@ -68,8 +68,14 @@ def judging_digest(spec: TaskSpec, logs: Logs, learned: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class Waiting:
-    """usable: corrected rows no registered candidate was made from; sentence: why a run starts or not; digest: of exactly
-    these rows."""
+    """Corrected rows no registered candidate was made from.
+
+    Attributes:
+        ready: Whether they should start a run.
+        usable: How many there are.
+        sentence: Why a run starts, or does not.
+        digest: Of exactly these rows.
+    """
 
     ready: bool
     usable: int

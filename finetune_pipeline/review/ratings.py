@@ -25,7 +25,7 @@ LONGEST = 4000
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """choice: which side is acceptable, one of CHOICES. time: RFC 3339, or empty."""
+    """One person's choice for one item of a sheet: which side is acceptable (one of CHOICES). time: RFC 3339, or empty."""
 
     sheet: str
     id: str
