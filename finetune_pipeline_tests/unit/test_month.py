@@ -126,5 +126,5 @@ def test_the_timeline_and_the_picture_tell_the_days_and_the_events() -> None:
     assert "A sentence. p over the watch: vocabulary 0.01." in text
     assert "FAILED  beats_baseline" in text and "champion_serves_well fails: worse" in text
     drawn = draw(month, [(month.day_of(t), who, what) for t, who, what in told])
-    assert drawn.count("<circle") == DAYS and "version 2" in drawn
+    assert "version 2" in drawn
     assert "day 24, sensor champion: rolled back" in drawn
