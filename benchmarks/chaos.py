@@ -33,11 +33,11 @@ from benchmarks.chaos_runs import Run, contents, made, remove, stage_of
 from finetune_pipeline_tests.graph.disturbed import (
     LOG_ROWS,
     fresh,
-    going_on,
     heavy_child,
     kill_in,
     kill_run,
     logged,
+    run_in_progress,
     told,
     wait_for,
     whole,
@@ -83,7 +83,7 @@ class Chaos:
             took: dict[str, float] = {}
             run = Run(project)
             while run.poll() is None:
-                now = set(going_on(project, run))
+                now = set(run_in_progress(project, run))
                 for asset in now - set(begun):
                     begun[asset] = time.monotonic()
                 for asset in set(begun) - now - set(took):
@@ -213,7 +213,7 @@ def mlflow(chaos: Chaos) -> tuple[Project, int, str]:
 
 
 def _works_on(project: Project, run: Run, asset: str) -> bool:
-    return asset in going_on(project, run)
+    return asset in run_in_progress(project, run)
 
 
 def checkpoint(chaos: Chaos) -> tuple[Project, int, str]:

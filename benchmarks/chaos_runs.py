@@ -112,7 +112,7 @@ def _without(keys: set[str], value: Any) -> Any:
 
 def stage_of(asset: str) -> str:
     """The stage whose job makes an asset."""
-    from finetune_pipeline.orchestration.jobs import STAGES, stage_assets
+    from finetune_pipeline.orchestration.assets import STAGES, stage_assets
 
     return next(stage for stage in STAGES if asset in stage_assets(stage))
 

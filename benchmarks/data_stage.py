@@ -28,7 +28,7 @@ from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
 from finetune_pipeline.engine.store import ArtifactStore, write_json
 from finetune_pipeline.pipeline import DATA, PIPELINE, STEPS
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.steps.run_inputs import look
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
 
 SPEC = """\
 name: bench
@@ -85,7 +85,7 @@ def run_stage(folder: Path) -> dict[str, Any]:
     task = load_task(folder / "bench")
     store = ArtifactStore(folder / "store")
     began, cpu = time.perf_counter(), cpu_seconds()
-    world = look(task, None, store)
+    world = collect_run_inputs(task, None, store)
     steps = {}
     for name in ("production_logs", *STAGES):
         start, used = time.perf_counter(), cpu_seconds()

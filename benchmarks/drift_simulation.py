@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from finetune_pipeline.production.drift import watch
 from finetune_pipeline.production.signals import Reference
-from finetune_pipeline.production.watch import watch
 from finetune_pipeline.spec import parse_spec
 from finetune_pipeline_tests.unit.production.streams import LABELS, labels, served, text
 

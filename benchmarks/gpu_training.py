@@ -26,7 +26,7 @@ from training_tasks import make_base
 from training_throughput import in_child, ours
 
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.spec.training import TrainingSpec
 
 MISTRAL = {
     "hidden_size": 4096,

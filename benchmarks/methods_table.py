@@ -36,10 +36,10 @@ from finetune_pipeline.planning.plan import MEASURED_METHODS
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.spec.method_defaults import METHODS
-from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import SCRUBBING_KEY
-from finetune_pipeline.steps.run_inputs import look
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.worker.jobs import base_job, merge_job, predict_job, prompt_set
 from finetune_pipeline.worker.phases import train_adapter
 
@@ -63,7 +63,7 @@ def launch(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def splits_of(task: Task, store: ArtifactStore) -> Artifact:
     """The task's splits, made by the graph's own steps."""
-    world = look(task, None, store)
+    world = collect_run_inputs(task, None, store)
     for name in DATA:
         PIPELINE.run(name, task, world, store)
     found = PIPELINE.find("splits", task, world, store)

@@ -26,8 +26,8 @@ from typing import Any
 from month_story import Look, read_checks, read_looks, read_runs
 from month_world import A_DAY, AFTER, BAD, BEFORE, DAYS, LABELLED, SENSORS, SHIFT, TASK, USERS, make_project, question
 
-from finetune_pipeline.cli.environment import apply
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.cli.output import apply_environment
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.dagster_dev import ROOT, dagster_dev
@@ -206,7 +206,7 @@ def main() -> int:
         return 2
     project = make_project(folder)
     os.environ.update(project.environment())
-    apply()
+    apply_environment()
     began = time.monotonic()
     if command(project, "run", TASK):
         print("the first candidate was not promoted: there is nothing to play with", file=sys.stderr)

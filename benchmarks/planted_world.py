@@ -190,7 +190,7 @@ def run(world: World) -> Outcome:
 
 @contextlib.contextmanager
 def _at_home(world: World) -> Iterator[None]:
-    from finetune_pipeline.cli.environment import environment
+    from finetune_pipeline.cli.output import environment
 
     with patch.dict(os.environ, world.environment(), clear=True):
         os.environ.update(environment())

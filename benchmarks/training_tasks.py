@@ -16,7 +16,7 @@ from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.steps.run_inputs import look
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.worker.jobs import base_job
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +64,7 @@ def make_splits(folder: Path, raw: Path | None) -> tuple[Path, Path, dict[str, A
             (source / "task.yaml").write_text(yaml.safe_dump(INSTRUCTIONS, sort_keys=False))
     task = load_task(source)
     store = ArtifactStore(folder / "store")
-    made = PIPELINE.run_to("splits", task, look(task, None, store), store)["splits"]
+    made = PIPELINE.run_to("splits", task, collect_run_inputs(task, None, store), store)["splits"]
     train, validation = (made.folder / split / "examples.jsonl" for split in ("train", "validation"))
     if raw is not None:
         train, validation = (_without_system(f, source / f"{f.parent.name}.jsonl") for f in (train, validation))

@@ -7,14 +7,16 @@ from pathlib import Path
 import dagster as dg
 
 from finetune_pipeline.findings import errors
-from finetune_pipeline.orchestration.assets import broken_task, task_assets, task_checks
-from finetune_pipeline.orchestration.champion_sensor import champion_sensor
-from finetune_pipeline.orchestration.compute import Compute
+from finetune_pipeline.orchestration.assets import broken_task, task_assets, task_checks, task_jobs
 from finetune_pipeline.orchestration.dagster_internals import sleep_while_waiting
-from finetune_pipeline.orchestration.jobs import task_jobs
-from finetune_pipeline.orchestration.schedules import retraining_schedule
-from finetune_pipeline.orchestration.sensors import drift_sensor, mlflow_closers, new_logs_sensor
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.resources import Compute, Store
+from finetune_pipeline.orchestration.sensors import (
+    champion_sensor,
+    drift_sensor,
+    mlflow_closers,
+    new_logs_sensor,
+    retraining_schedule,
+)
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import check_task, find_tasks
 from finetune_pipeline.tracking.tracking import Tracking

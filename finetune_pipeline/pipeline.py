@@ -34,11 +34,10 @@ from finetune_pipeline.steps.data import (
     quality_settings,
 )
 from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
-from finetune_pipeline.steps.judging import make_judge_review
-from finetune_pipeline.steps.people import make_human_review
+from finetune_pipeline.steps.evaluation_checks import champion_serves_well
 from finetune_pipeline.steps.production import make_drift_report, make_production_logs, make_retraining_decision
-from finetune_pipeline.steps.production_checks import champion_serves_well
 from finetune_pipeline.steps.release import make_model_version
+from finetune_pipeline.steps.reviews import make_human_review, make_judge_review
 from finetune_pipeline.steps.training import make_adapter, make_merged_model, make_training_plan
 
 LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
@@ -389,6 +388,7 @@ STEPS = [
         "Whether production has drifted from the training data.",
         make_drift_report,
         needs=("production_logs",),
+        follows=("train_split",),
         settings=lambda spec, outside: [
             spec.output.model_dump(),
             spec.drift.model_dump(exclude={"action"}),
@@ -406,6 +406,7 @@ STEPS = [
         "Whether to train again or wait, with the reasons.",
         make_retraining_decision,
         needs=("drift_report", "production_logs"),
+        follows=("model_version",),
         settings=lambda spec, outside: [
             spec.logs.min_new_rows,
             spec.retraining.model_dump(include={"min_gain", "hours_a_point", "rows_after_drift"}),

@@ -17,7 +17,7 @@ from finetune_pipeline.engine.step import Step
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
-from finetune_pipeline.spec.schema import json_schema
+from finetune_pipeline.spec.loading import json_schema
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 
@@ -55,7 +55,11 @@ def spec_lines() -> list[list[Any]]:
 
 
 def step_line(step: Step) -> list[Any]:
-    return [f"`{step.name}`", *(", ".join(f"`{name}`" for name in names) or "–" for names in (step.needs, step.after))]
+    return [
+        f"`{step.name}`",
+        ", ".join(f"`{n}`" for n in step.needs) or "–",
+        ", ".join(f"`{n}`" for n in (*step.after, *step.follows)) or "–",
+    ]
 
 
 def on_a_no(check: Check) -> str:

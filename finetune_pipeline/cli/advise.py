@@ -8,10 +8,9 @@ import click
 import dagster as dg
 
 from finetune_pipeline.baseline.advice import DECISIONS
-from finetune_pipeline.cli.environment import apply
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.cli.run import execute, refusals_and_failures
-from finetune_pipeline.cli.state import open_project
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
@@ -29,7 +28,7 @@ def advise(task: str, as_json: bool) -> int:
     Runs the stages data and baseline where they are not made yet, and trains nothing. Exit code 2: the answer is no, or not
     yet.
     """
-    apply()
+    apply_environment()
     loaded = get_task(task)
     stopped: list[str] = []
     for stage, steps in NEEDED.items():
@@ -44,16 +43,16 @@ def advise(task: str, as_json: bool) -> int:
         if stopped:
             break
     advice = open_project(loaded).artifacts()["advice"]
-    told = _without_evidence(stopped) if advice is None else _of(advice)
+    result = _without_evidence(stopped) if advice is None else _of(advice)
     if as_json:
-        emit({"task": loaded.name, **told})
+        emit({"task": loaded.name, **result})
     else:
-        say(f"{loaded.name}: {DECISIONS[told['decision']]}\n")
-        for reason in told["reasons"]:
+        say(f"{loaded.name}: {DECISIONS[result['decision']]}\n")
+        for reason in result["reasons"]:
             say(f"  - {reason}")
         if advice is not None:
             say(f"\nfigures and answers: {advice.folder} and its inputs; --json prints the figures")
-    return DONE if told["fine_tune"] else REFUSED
+    return DONE if result["fine_tune"] else REFUSED
 
 
 def _run(task: Task, stage: str, *, quiet: bool) -> tuple[list[str], list[str]]:

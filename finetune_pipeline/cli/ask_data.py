@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
-from finetune_pipeline.cli.state import open_project
+from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.failures.atlas import as_json_lines, request_rows
 from finetune_pipeline.evaluation.result import EvaluationResult
@@ -25,8 +25,8 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
     """Write what the last evaluation of TASK lacks as a data request: JSON Lines for programs, Markdown for people."""
     loaded = get_task(task)
     project = open_project(loaded)
-    found = project.store.all_versions(loaded.name, "evaluation_report")
-    artifact = project.artifacts()["evaluation_report"] or (found[-1] if found else None)
+    earlier = project.store.all_versions(loaded.name, "evaluation_report")
+    artifact = project.artifacts()["evaluation_report"] or (earlier[-1] if earlier else None)
     if artifact is None:
         problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
         return ERROR

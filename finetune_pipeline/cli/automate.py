@@ -8,8 +8,7 @@ from typing import Any
 import click
 import dagster as dg
 
-from finetune_pipeline.cli.environment import apply
-from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
+from finetune_pipeline.cli.output import DONE, apply_environment, as_json, emit, get_task, say
 from finetune_pipeline.orchestration.dagster_internals import instigators
 from finetune_pipeline.settings import read_settings
 
@@ -22,7 +21,7 @@ from finetune_pipeline.settings import read_settings
 @as_json
 def automate(task: str, wanted: str, as_json: bool) -> int:
     """Sensors and schedule of TASK: new logs, drift, champion, retraining. They work while `finetune ui` runs."""
-    apply()
+    apply_environment()
     name, settings = get_task(task).name, read_settings()
     with dg.DagsterInstance.from_config(str(settings.project)) as instance:
         rows = switch(instance, settings.project / "workspace.yaml", name, wanted)
@@ -41,8 +40,8 @@ def switch(instance: dg.DagsterInstance, workspace: Path, task: str, wanted: str
 
     Raises ClickException where the workspace cannot be loaded or holds nothing of this task.
     """
-    with instigators(instance, workspace) as found:
-        own = [instigator for instigator in found if instigator.name.startswith(f"{task}__")]
+    with instigators(instance, workspace) as known:
+        own = [instigator for instigator in known if instigator.name.startswith(f"{task}__")]
         if not own:
             raise click.ClickException(
                 f"Dagster knows nothing that runs {task} by itself: `finetune check {task}` says why"

@@ -1,4 +1,4 @@
-"""``finetune export TASK --to DIR``: a trained model as a folder for the world outside."""
+"""``finetune export TASK --to DIR``: a trained model as a folder that any server loads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.models.export import Source, check_place, export_adapter, export_model, unfinished
 from finetune_pipeline.models.gguf import VARIABLE, convert, find_converter
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.report.model_card import card_of
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.baseline import best_simple_model
@@ -91,11 +91,11 @@ def export(
 
 def _export_simple(task: Task, to: Path, as_json: bool) -> int:
     """Fit the best simple model on the training rows again and write it."""
-    found = best_simple_model(task, Store().artifacts())
-    if isinstance(found, str):
-        problem(found)
+    best = best_simple_model(task, Store().artifacts())
+    if isinstance(best, str):
+        problem(best)
         return ERROR
-    model, source = found
+    model, source = best
     with unfinished(to, SIMPLE_BYTES) as folder:
         manifest = export_simple(model, source, folder)
     if as_json:
@@ -155,13 +155,13 @@ def _tell(source: Source, manifest: dict[str, Any], to: Path) -> None:
     what = "adapter" if manifest["what"] == "adapter" else f"model in {manifest['dtype']}"
     version = f", version {manifest['model_version']}" if manifest["model_version"] else ""
     say(f"{source.task}{version}: {what}, {len(manifest['files'])} files of {size:.1f} MB, in {to.absolute()}")
-    told = manifest["evaluation"]
-    if told is None:
+    evaluation = manifest["evaluation"]
+    if evaluation is None:
         say("  not evaluated on the sealed test yet")
-    elif told["passed"]:
+    elif evaluation["passed"]:
         say("  every gate passed")
     else:
-        say(f"  gates said no: {', '.join(name for name, status in told['gates'].items() if status == 'failed')}")
+        say(f"  gates said no: {', '.join(name for name, status in evaluation['gates'].items() if status == 'failed')}")
     if manifest["what"] == "adapter":
         say(f"  base model: {manifest['base_model']['id']}, in {model_folder(source.base.folder)}")
     say("  how to ask and serve it: README.md; for programs: export.json")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.forget import forget as remove
 from finetune_pipeline.production.forget import trained_models
 from finetune_pipeline.production.log_erasure import StillWritten

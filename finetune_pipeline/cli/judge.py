@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
-from finetune_pipeline.cli.state import open_project
+from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
@@ -16,7 +16,7 @@ from finetune_pipeline.evaluation.preferences.pairs import prediction_pairs, rea
 from finetune_pipeline.evaluation.preferences.qualify import judged_pairs
 from finetune_pipeline.evaluation.step_facts import JudgeFindings
 from finetune_pipeline.report.judgements import judge_sentences
-from finetune_pipeline.steps.kept_answers import open_answers
+from finetune_pipeline.steps.earlier_runs import open_answers
 
 
 @click.command()
@@ -51,17 +51,17 @@ def judge(task: str, url: str, model: str, key_variable: str | None, ratings: Pa
     out.mkdir(parents=True, exist_ok=True)
     try:
         who = Judge(Endpoint(url, model, key_variable), cache=open_answers(project.store, loaded.name))
-        told = judged_pairs(who, pairs, people, len(pairs))
+        verdict = judged_pairs(who, pairs, people, len(pairs))
     except (EndpointError, ValueError) as error:
         problem(str(error))
         return ERROR
-    result = {"task": loaded.name, **told, "problems": problems}
+    result = {"task": loaded.name, **verdict, "problems": problems}
     write_json(out / f"{artifact.version}.json", result)
     if as_json:
         emit(result)
     else:
         for line in problems:
             problem(line)
-        for sentence in judge_sentences(JudgeFindings.model_validate(told)):
+        for sentence in judge_sentences(JudgeFindings.model_validate(verdict)):
             say(sentence)
-    return DONE if told["believed"] else REFUSED
+    return DONE if verdict["believed"] else REFUSED

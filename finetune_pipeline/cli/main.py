@@ -8,8 +8,7 @@ import sys
 import click
 
 from finetune_pipeline import __version__
-from finetune_pipeline.cli.output import DONE, ERROR, problem
-from finetune_pipeline.cli.outside import words_of
+from finetune_pipeline.cli.output import DONE, ERROR, problem, words_of
 from finetune_pipeline.findings import FindingsError
 
 COMMANDS = (
@@ -42,8 +41,8 @@ class _Commands(click.Group):
         if name not in COMMANDS:
             return None
         function = name.replace("-", "_")
-        found: click.Command = getattr(importlib.import_module(f"finetune_pipeline.cli.{function}"), function)
-        return found
+        command: click.Command = getattr(importlib.import_module(f"finetune_pipeline.cli.{function}"), function)
+        return command
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

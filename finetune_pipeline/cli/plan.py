@@ -24,10 +24,8 @@ from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.report.training_pages import PARTS, file_size, measured_accuracy, time_range
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
-from finetune_pipeline.steps.run_inputs import look
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.worker.supervised import run_supervised
-
-_DATA_STEPS = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples")
 
 
 @dataclass
@@ -57,12 +55,12 @@ def plan(task: str, memory: float | None, as_json: bool) -> int:
     findings = preflight(loaded.spec, loaded.folder)
     if errors(findings):
         return _refused(loaded, findings, as_json)
-    world = look(loaded, None, store)
-    base = _base(loaded, store, world)
+    run_inputs = collect_run_inputs(loaded, None, store)
+    base = _base(loaded, store, run_inputs)
     findings = preflight(loaded.spec, loaded.folder, base)
     if errors(findings):
         return _refused(loaded, findings, as_json)
-    inputs = _inputs(loaded, store, world)
+    inputs = _inputs(loaded, store, run_inputs)
     facts = training_plan(
         loaded.spec,
         base,
@@ -73,7 +71,7 @@ def plan(task: str, memory: float | None, as_json: bool) -> int:
         available=int(memory * 2**30) if memory else None,
     ).facts()
     facts |= {"task": loaded.name, "source": inputs.source, "findings": as_rows(findings)}
-    facts["power"] = _power(loaded, store, world, inputs.test_rows)
+    facts["power"] = _power(loaded, store, run_inputs, inputs.test_rows)
     if as_json:
         emit(facts)
     else:
@@ -90,9 +88,9 @@ def _refused(task: Task, findings: Sequence[Finding], as_json: bool) -> int:
     return ERROR
 
 
-def _launch_without_lease(job: Any) -> dict[str, Any]:
+def _launch(job: Any) -> dict[str, Any]:
     """Run a job that needs no device: a plan must not wait for a training to end."""
-    from finetune_pipeline.orchestration.compute import child_environment
+    from finetune_pipeline.orchestration.resources import child_environment
 
     out = Path(job["out"])
     write_json(out / "job.json", dict(job))
@@ -105,36 +103,36 @@ def _launch_without_lease(job: Any) -> dict[str, Any]:
     return dict(read_json(out / "result.json"))
 
 
-def _base(task: Task, store: ArtifactStore, world: RunInputs) -> Path:
+def _base(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Path:
     """The base model's artifact, made where it comes from this machine. Raises ClickException where it has to be fetched."""
-    found = PIPELINE.find("base_model", task, world, store)
-    if found is None:
+    base = PIPELINE.find("base_model", task, run_inputs, store)
+    if base is None:
         if model_kind(task.spec.base_model, task.spec.base_revision) == "hub":
             raise click.ClickException(
                 f"the base model {task.spec.base_model} is not on this machine yet; `finetune run {task.name} --stage "
                 "baseline` fetches it"
             )
-        found = PIPELINE.run("base_model", task, world, store, _launch_without_lease)
-    return found.folder
+        base = PIPELINE.run("base_model", task, run_inputs, store, _launch)
+    return base.folder
 
 
-def _inputs(task: Task, store: ArtifactStore, world: RunInputs) -> Inputs:
+def _inputs(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inputs:
     """The splits where they are made; else the rows of the data steps, which run now, in shares of the splits' sizes."""
-    splits = PIPELINE.find("splits", task, world, store)
+    splits = PIPELINE.find("splits", task, run_inputs, store)
     if splits is not None:
         train, validation = (read_examples(examples_of(splits.folder, s)) for s in ("train", "validation"))
         return Inputs(train, validation, int(splits.facts["counts"]["test"]), f"splits {splits.version}")
-    reviewed = [PIPELINE.run(step, task, world, store) for step in _DATA_STEPS][-1]
-    rows = read_examples(reviewed.folder)
+    made = PIPELINE.run_to("reviewed_examples", task, run_inputs, store)
+    rows = read_examples(made["reviewed_examples"].folder)
     random.Random(task.spec.split.seed).shuffle(rows)  # noqa: S311 - a shuffle, no secret
     held, tested = (round(len(rows) * share) for share in (task.spec.split.validation, task.spec.split.test))
     kept = len(rows) - held - tested
     return Inputs(rows[:kept], rows[kept : kept + held], tested, "raw data: as many rows as the splits will have")
 
 
-def _power(task: Task, store: ArtifactStore, world: RunInputs, test_rows: int) -> dict[str, Any]:
+def _power(task: Task, store: ArtifactStore, run_inputs: RunInputs, test_rows: int) -> dict[str, Any]:
     """Whether the test can show the wanted gain: by the measured baseline where there is one, else its bounds."""
-    advice = PIPELINE.find("advice", task, world, store)
+    advice = PIPELINE.find("advice", task, run_inputs, store)
     return dict(advice.facts["power"]) if advice else power_bounds(task.spec, test_rows)
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
-from finetune_pipeline.cli.state import Project, open_project
-from finetune_pipeline.cli.verdict import gate_line
+from finetune_pipeline.cli.project import Project, gate_line, open_project
 from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.orchestration.job_failures import AUDIT_PAGE
+from finetune_pipeline.orchestration.resources import AUDIT_PAGE
 
 
 def audit_page(project: Project) -> Path | None:

@@ -14,7 +14,7 @@ import click
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.ingest import chosen, read_logs
 from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_queue, synthetic_queue
 from finetune_pipeline.review.ratings import read_ratings
@@ -22,7 +22,7 @@ from finetune_pipeline.review.server import review_app
 from finetune_pipeline.review.sheet_files import read_table, store, write_table
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.people import output_sheet, secret_of
+from finetune_pipeline.steps.reviews import output_sheet, secret_of
 
 SUBJECTS = ("outputs", "synthetic", "flagged")
 

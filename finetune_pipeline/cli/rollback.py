@@ -1,4 +1,4 @@
-"""``finetune rollback TASK``: the champion of before serves again, and MLflow says why."""
+"""``finetune rollback TASK``: move `champion` back to the version before, with the reason in MLflow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_pipeline.tracking.tracking import Tracking
 @click.option("--reason", default="", help="Why; kept with the version in MLflow.")
 @as_json
 def rollback(task: str, reason: str, as_json: bool) -> int:
-    """Move the alias `champion` of TASK back to `previous_champion`; a second time: forth again.
+    """Move the alias `champion` of TASK back to `previous_champion`; a second time, forward again.
 
     The version that served until now becomes `previous_champion`. It is marked in MLflow with the time and the reason, and
     no run promotes it again.

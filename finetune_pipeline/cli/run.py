@@ -5,25 +5,24 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import click
 import dagster as dg
+import psutil
 
-from finetune_pipeline.cli.abandoned import close_abandoned_runs
-from finetune_pipeline.cli.environment import apply
-from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
-from finetune_pipeline.cli.state import Project, open_project, unfinished
-from finetune_pipeline.cli.verdict import verdict_lines
-from finetune_pipeline.cli.waiting import pool_wait
+from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.project import Project, open_project, unfinished, verdict_lines
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.findings import errors
-from finetune_pipeline.orchestration.jobs import STAGES, stage_assets
+from finetune_pipeline.orchestration.assets import STAGES, stage_assets
 from finetune_pipeline.orchestration.release import made_base
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS
 from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.progress import VARIABLE
+from finetune_pipeline.reminders import spell
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.tracking.mlflow_store import TrackingError
@@ -37,11 +36,11 @@ REPOSITORY = "__repository__@finetune_pipeline"
 @click.option("--stage", type=click.Choice(STAGES), help="Only this stage of the graph.")
 @as_json
 def run(task: str, stage: str | None, as_json: bool) -> int:
-    """Run the graph for TASK: what is made already is not made again. Exit code 2: a gate said no.
+    """Run the graph for TASK; finished steps are skipped. Exit code 2: a gate said no.
 
     Stopping it with Ctrl-C keeps the last checkpoint; running it again goes on from there.
     """
-    apply()
+    apply_environment()
     loaded = get_task(task)
     started = time.monotonic()
     if stage in (None, "training"):
@@ -67,12 +66,12 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
 
 
 def _refuse(task: Task, *, quiet: bool) -> None:
-    """Raise ClickException with everything that makes the training impossible; tell what is only worth knowing."""
-    found = preflight(task.spec, task.folder, made_base(task, Store().artifacts()))
-    if wrong := errors(found):
+    """Raise ClickException with every problem that makes the training impossible; print warnings."""
+    findings = preflight(task.spec, task.folder, made_base(task, Store().artifacts()))
+    if wrong := errors(findings):
         raise click.ClickException(f"{task.name} cannot be trained like this:\n" + "\n".join(map(str, wrong)))
     if not quiet:
-        for finding in found:
+        for finding in findings:
             if finding.severity == "warning":
                 problem(str(finding))
 
@@ -195,3 +194,49 @@ def _cause(data: Any) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60} s" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+LIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callable[[str, str], int]) -> list[str]:
+    """Mark as failed every run that a command line of this machine started and whose process is gone.
+
+    `finish` ends the run in MLflow. Returns the run ids. Runs started by Dagster's daemon are the daemon's to watch.
+    """
+    closed = []
+    for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LIVE)):
+        pid = run.tags.get("finetune/pid")
+        if pid and not psutil.pid_exists(int(pid)):
+            instance.report_run_failed(run, "the process that executed this run was killed; run it again to go on")
+            # its steps still hold their slots of the GPU pool; a new run would wait for them for ever
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            finish(run.run_id, "FAILURE")
+            closed.append(run.run_id)
+    return closed
+
+
+def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:
+    """A sentence about the pool that `run_id` waits for, and about each run that holds a slot of it; None: it does not."""
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return None
+    for key in sorted(storage.get_concurrency_keys()):
+        info = storage.get_concurrency_info(key)
+        holders = [slot for slot in info.claimed_slots if slot.run_id != run_id]
+        if run_id not in info.pending_run_ids or not holders:
+            continue
+        since = {(s.run_id, s.step_key): s.assigned_timestamp for s in info.pending_steps if s.assigned_timestamp}
+        waiting_for = []
+        for slot in holders:
+            run = instance.get_run_by_id(slot.run_id)
+            task = run.tags.get("finetune/task") if run else None
+            pid = run.tags.get("finetune/pid") if run else None
+            began = since.get((slot.run_id, slot.step_key))
+            waiting_for.append(
+                f"{slot.step_key.rpartition('__')[2]}{f' of {task}' if task else ''} (run {slot.run_id[:8]}"
+                f"{f', process {pid}' if pid else ''})"
+                f"{f', for {spell(time.time() - began.timestamp())}' if began else ''}"
+            )
+        return f"waiting for pool {key} ({'; '.join(waiting_for)})"
+    return None

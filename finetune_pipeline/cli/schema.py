@@ -1,11 +1,11 @@
-"""``finetune schema``: what may stand in a task.yaml, and what an evaluation holds."""
+"""``finetune schema``: the keys of task.yaml, and the schema of evaluation.json."""
 
 from __future__ import annotations
 
 import click
 
 from finetune_pipeline.cli.output import DONE, as_json, emit, say
-from finetune_pipeline.spec.schema import json_schema
+from finetune_pipeline.spec.loading import json_schema
 
 
 @click.command()
@@ -18,9 +18,9 @@ def schema(evaluation: bool, as_json: bool) -> int:
 
         emit(EvaluationResult.model_json_schema())
         return DONE
-    told = json_schema()
+    spec_schema = json_schema()
     if as_json:
-        emit(told)
+        emit(spec_schema)
         return DONE
 
     def section(properties: dict, required: list[str], indent: str) -> None:
@@ -39,12 +39,12 @@ def schema(evaluation: bool, as_json: bool) -> int:
                 else f"{indent}{name}:"
             )
             if reference:
-                inner = told["$defs"][reference]
+                inner = spec_schema["$defs"][reference]
                 section(inner["properties"], inner.get("required", []), indent + "  ")
 
-    section(told["properties"], told["required"], "")
+    section(spec_schema["properties"], spec_schema["required"], "")
     for name in ("LabelsOutput", "TextOutput", "JsonOutput"):
         say(f"\noutput, as {name}:")
-        inner = told["$defs"][name]
+        inner = spec_schema["$defs"][name]
         section(inner["properties"], inner.get("required", []), "  ")
     return DONE

@@ -8,13 +8,12 @@ from threading import Event
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, get_task, problem, say
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.log_files import OWN_FOLDER
 from finetune_pipeline.serving.local_server import LocalServer
-from finetune_pipeline.serving.log_writer import LogWriter
 from finetune_pipeline.serving.server import chat_app
-from finetune_pipeline.serving.service import Service
-from finetune_pipeline.tracking.champion import present_champion
+from finetune_pipeline.serving.service import LogWriter, Service
+from finetune_pipeline.tracking.registry import present_champion
 from finetune_pipeline.tracking.tracking import Tracking
 
 
@@ -46,11 +45,7 @@ def serve(task: str, port: int, labels_only: bool, rotate_mib: float, look_secon
     writer = LogWriter(loaded.folder / OWN_FOLDER, int(rotate_mib * 2**20))
     try:
         service = Service(
-            loaded,
-            lambda: present_champion(loaded, store, tracking),
-            writer,
-            only_labels=labels_only,
-            tell=problem,
+            loaded, lambda: present_champion(loaded, store, tracking), writer, only_labels=labels_only, tell=problem
         )
         server = LocalServer(chat_app(service), port)
     except LookupError as error:

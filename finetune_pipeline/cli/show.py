@@ -6,7 +6,7 @@ import click
 import yaml
 
 from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
-from finetune_pipeline.cli.state import open_project
+from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.models.chat_templates import told_origin
 
 

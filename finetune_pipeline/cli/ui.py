@@ -10,8 +10,8 @@ import time
 
 import click
 
-from finetune_pipeline.cli.environment import environment
-from finetune_pipeline.cli.output import DONE, ERROR, problem, say
+from finetune_pipeline.cli.output import DONE, ERROR, environment, problem, say
+from finetune_pipeline.serving.local_server import HOST
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -25,37 +25,13 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     settings, tracking = read_settings(), Tracking()
     tracking.prepare()
     env = environment()
-    commands = {
-        "dagster": [
-            sys.executable,
-            "-m",
-            "dagster",
-            "dev",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(dagster_port),
-            "-w",
-            str(settings.project / "workspace.yaml"),
-        ]
-    }
+    python = [sys.executable, "-m"]
+    workspace = str(settings.project / "workspace.yaml")
+    commands = {"dagster": [*python, "dagster", "dev", "-h", HOST, "-p", str(dagster_port), "-w", workspace]}
     if not tracking.uri().startswith("http"):
-        commands["mlflow"] = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(mlflow_port),
-            "--workers",
-            "1",
-            "--backend-store-uri",
-            tracking.uri(),
-            "--default-artifact-root",
-            str(settings.artifact_location),
-        ]
+        store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(settings.artifact_location)]
+        server = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
+        commands["mlflow"] = [*python, *server, *store]
     processes = {
         name: subprocess.Popen(command, cwd=settings.project, env=env, start_new_session=True)
         for name, command in commands.items()

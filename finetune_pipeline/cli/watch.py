@@ -1,4 +1,4 @@
-"""Follows the progress file of a run and says on the terminal what is going on."""
+"""Follows the progress file of a run and prints its progress."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Watcher:
             stopping = self._stop.wait(0.3)
 
     def _tell_wait(self) -> None:
-        """Say what the run waits for, where something is in its way; and again, ever more rarely."""
+        """Say what the run is waiting for, and repeat it at growing intervals."""
         assert self.say is not None
         if time.monotonic() - self._asked < QUIET_SECONDS:
             return

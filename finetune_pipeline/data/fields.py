@@ -17,7 +17,8 @@ from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.formats.base import OPTIONAL
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.model import FieldsSpec, TaskSpec
+from finetune_pipeline.spec.data import FieldsSpec
+from finetune_pipeline.spec.model import TaskSpec
 
 CONTENT = ("messages", "text", "label", "prompt", "completion", "instruction", "input", "output")
 """The fields that say where a row's texts are."""

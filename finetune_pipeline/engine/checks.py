@@ -1,4 +1,4 @@
-"""A check: a question about an artifact, whether a "no" stops what lies downstream, and the function that answers."""
+"""Checks: a question about an artifact, the function that answers it, and whether a "no" blocks the steps downstream."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Check:
             return CheckResult(False, f"could not be judged: {type(error).__name__}: {error}")
 
     def holds_back(self, artifact: Artifact, spec: TaskSpec) -> CheckResult | None:
-        """The answer where it stops what lies downstream; None where nothing is stopped."""
+        """The answer where it blocks the steps downstream, else None."""
         if self.live or not self.blocks(spec):
             return None
         answer = self.ask(artifact, spec)
@@ -78,7 +78,7 @@ def check(
     advisory: _BySpec = False,
     live: bool = False,
 ) -> Callable[[Callable[[Artifact, TaskSpec], CheckResult]], Check]:
-    """Make a function a check of the function's name."""
+    """Decorator that turns a function into a check of the same name."""
 
     def of(judge: Callable[[Artifact, TaskSpec], CheckResult]) -> Check:
         return Check(name or judge.__name__, description, judge, blocking, advisory, live)

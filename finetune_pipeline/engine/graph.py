@@ -5,11 +5,11 @@ Every process can tell, without running anything, which artifacts exist and whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from finetune_pipeline.engine.step import SHARED, Inputs, RunInputs, Step, StepContext, Tool, no_tool
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, digest_json, read_json, write_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, read_json, write_json
 from finetune_pipeline.spec.model import Task
 
 
@@ -24,12 +24,12 @@ class Graph:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps: dict[str, Step] = {}
         for step in steps:
-            unknown = [name for name in step.inputs if name not in self.steps]
+            unknown = [name for name in (*step.inputs, *step.follows) if name not in self.steps]
             if unknown or step.name in self.steps:
                 raise ValueError(f"step {step.name}: needs {unknown} that do not come before it, or is there twice")
             self.steps[step.name] = step
 
-    def versions(self, task: Task, world: RunInputs, store: ArtifactStore) -> dict[str, str]:
+    def versions(self, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, str]:
         """The version of every step for this task and these inputs. Runs nothing."""
         versions: dict[str, str] = {}
         for step in self.steps.values():
@@ -37,18 +37,21 @@ class Graph:
                 versions[step.name] = versions[step.view_of]
                 continue
             inputs = {need: versions[need] for need in step.needs}
-            versions[step.name] = store.version(step.name, step.code_version, inputs, step.settings(task.spec, world))
+            versions[step.name] = store.version(
+                step.name, step.code_version, inputs, step.settings(task.spec, run_inputs)
+            )
         return versions
 
-    def artifacts(self, task: Task, world: RunInputs, store: ArtifactStore) -> dict[str, Artifact | None]:
+    def artifacts(self, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> dict[str, Artifact | None]:
         """The artifact of every step, or None where it is still to be made."""
         return {
-            name: self._at(name, task, version, store) for name, version in self.versions(task, world, store).items()
+            name: self._at(name, task, version, store)
+            for name, version in self.versions(task, run_inputs, store).items()
         }
 
-    def find(self, name: str, task: Task, world: RunInputs, store: ArtifactStore) -> Artifact | None:
+    def find(self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore) -> Artifact | None:
         """One step's artifact, or None where it is still to be made."""
-        return self._at(name, task, self.versions(task, world, store)[name], store)
+        return self._at(name, task, self.versions(task, run_inputs, store)[name], store)
 
     def _at(self, name: str, task: Task, version: str, store: ArtifactStore) -> Artifact | None:
         step = self.steps[name]
@@ -58,7 +61,7 @@ class Graph:
         self,
         name: str,
         task: Task,
-        world: RunInputs,
+        run_inputs: RunInputs,
         store: ArtifactStore,
         launch: Tool = no_tool,
         release: Tool = no_tool,
@@ -70,15 +73,15 @@ class Graph:
         """
         step = self.steps[name]
         if step.make is None:
-            return self.run(step.inputs[0], task, world, store, launch, release)
+            return self.run(step.inputs[0], task, run_inputs, store, launch, release)
         make = step.make
-        versions = self.versions(task, world, store)
+        versions = self.versions(task, run_inputs, store)
         inputs = self._inputs(step, task, versions, store)
 
         def fill(builder: Builder) -> None:
-            for result in self._held_back(step, task, inputs):
+            for result in self._held_back(step, task, dict(inputs.items())):
                 raise MissingInput(f"{task.name}/{name} is not made: {result}")
-            builder.facts.update(make(StepContext(task, world, inputs, builder, store, launch, release)))
+            builder.facts.update(make(StepContext(task, run_inputs, inputs, builder, store, launch, release)))
             builder.opened = sorted(inputs.opened)
 
         return store.build(
@@ -86,13 +89,13 @@ class Graph:
             name,
             code_version=step.code_version,
             inputs={need: versions[need] for need in step.needs},
-            settings=step.settings(task.spec, world),
+            settings=step.settings(task.spec, run_inputs),
             make=fill,
             stands=step.whole,
         )
 
     def run_to(
-        self, name: str, task: Task, world: RunInputs, store: ArtifactStore, launch: Tool = no_tool
+        self, name: str, task: Task, run_inputs: RunInputs, store: ArtifactStore, launch: Tool = no_tool
     ) -> dict[str, Artifact]:
         """Make a step and everything it needs, without Dagster. Returns the artifacts by step.
 
@@ -103,16 +106,16 @@ class Graph:
         for step in reversed(list(self.steps.values())):
             if step.name in wanted:
                 wanted |= set(step.inputs)
-        return {step: self.run(step, task, world, store, launch) for step in self.steps if step in wanted}
+        return {step: self.run(step, task, run_inputs, store, launch) for step in self.steps if step in wanted}
 
     def _inputs(self, step: Step, task: Task, versions: dict[str, str], store: ArtifactStore) -> Inputs:
-        found = {need: self._at(need, task, versions[need], store) for need in step.inputs}
-        if missing := [need for need, artifact in found.items() if artifact is None]:
+        artifacts = {need: self._at(need, task, versions[need], store) for need in step.inputs}
+        if missing := [need for need, artifact in artifacts.items() if artifact is None]:
             raise MissingInput(
                 f"{task.name}/{step.name} needs {', '.join(missing)} of the present data and spec, which "
                 f"have not been made. Run `finetune run {task.name}`, or materialize them first."
             )
-        present = {need: artifact for need, artifact in found.items() if artifact is not None}
+        present = {need: artifact for need, artifact in artifacts.items() if artifact is not None}
         if broken := [need for need, artifact in present.items() if not self.steps[need].whole(artifact)]:
             counts = {need: sum(self.steps[need].failed(present[need].facts).values()) for need in broken}
             failed = ", ".join(f"{n} rows failed in {need}" for need, n in counts.items())
@@ -122,8 +125,8 @@ class Graph:
             )
         return Inputs(present)
 
-    def _held_back(self, step: Step, task: Task, inputs: Inputs) -> list[str]:
-        """What the blocking checks of the steps this one comes after say against making it."""
+    def _held_back(self, step: Step, task: Task, inputs: Mapping[str, Artifact]) -> list[str]:
+        """Messages of failed blocking checks of the steps this one comes after."""
         return [
             f"the check {check.name} of {before} failed: {result.message}"
             for before in step.after
@@ -133,16 +136,11 @@ class Graph:
 
 
 def pinned_inputs(store: ArtifactStore, task: Task, run_id: str, look: Callable[[], RunInputs]) -> RunInputs:
-    """The inputs of a run: looked at once, by whichever of its processes comes first, and the same for all others."""
+    """The inputs of a run, collected once by the first of its processes and stored for the others."""
     path = store.state_folder(task.name) / "run_inputs" / f"{run_id}.json"
     with store.lock(task.name, "run_inputs"):
         if path.exists():
             return RunInputs(**read_json(path))
-        world = look()
-        write_json(path, asdict(world))
-        return world
-
-
-def inputs_digest(world: RunInputs) -> str:
-    """16 hex digits that change with anything in a run's inputs."""
-    return digest_json(asdict(world))[:16]
+        run_inputs = look()
+        write_json(path, asdict(run_inputs))
+        return run_inputs

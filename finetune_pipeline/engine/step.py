@@ -5,7 +5,7 @@ The table of all steps is :mod:`finetune_pipeline.pipeline`. Versions, Dagster a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ Tool = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def no_tool(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Stands where a step is run without a tool that it turns out to need."""
+    """The default tool: raises, since the step was given none."""
     raise RuntimeError(f"this step needs a tool it was not given, for {sorted(request)}")
 
 
@@ -58,7 +58,7 @@ class RunInputs:
 
 
 class Inputs(Mapping[str, Artifact]):
-    """A step's input artifacts by name. `opened` holds the names that were read."""
+    """A step's input artifacts by name. `opened` holds the names that were read; listing all of them reads none."""
 
     def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
         self._artifacts = dict(artifacts)
@@ -72,6 +72,9 @@ class Inputs(Mapping[str, Artifact]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._artifacts)
 
+    def items(self) -> ItemsView[str, Artifact]:
+        return self._artifacts.items()
+
     def __len__(self) -> int:
         return len(self._artifacts)
 
@@ -82,7 +85,7 @@ class StepContext:
 
     Attributes:
         task: The task, with its spec and folder.
-        world: What the run takes from outside the graph.
+        run_inputs: What the run takes from outside the graph.
         inputs: Artifacts of the steps it needs.
         builder: Where it writes: `out` becomes the artifact, `builder.work` outlives a kill.
         store: The artifact store.
@@ -91,7 +94,7 @@ class StepContext:
     """
 
     task: Task
-    world: RunInputs
+    run_inputs: RunInputs
     inputs: Mapping[str, Artifact]
     builder: Builder
     store: ArtifactStore
@@ -123,6 +126,8 @@ class Step:
         needs: Steps whose versions decide this step's version.
         after: Steps that are read, too, but leave the version alone: what decides is in `settings`. The step is not made
             while a blocking check of one of them fails.
+        follows: Steps of which an earlier version is read, through the store: what decides is in `settings`. In a run that makes
+            both, they come first.
         settings: The part of the spec and of the run's inputs that the result depends on.
         code_version: Raised by hand when the result changes for equal inputs.
         checks: Questions about the artifact, asked in this order when it is made.
@@ -144,6 +149,7 @@ class Step:
     make: Callable[[StepContext], dict[str, Any]] | None = None
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
     settings: Callable[[TaskSpec, RunInputs], Any] = _no_settings
     code_version: str = "1"
     checks: tuple[Check, ...] = ()

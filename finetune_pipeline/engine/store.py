@@ -1,4 +1,4 @@
-"""Content-addressed artifact folders: same inputs, same version, no work; and nobody ever sees half of one.
+"""Content-addressed artifact folders: same inputs give the same version, which is made once and appears complete or not at all.
 
 Layout below the store's root::
 
@@ -61,9 +61,9 @@ class SeenFiles:
         """Hex SHA-256 of a file."""
         before = self._marks(path)
         name = str(path.absolute())
-        told = self._known.get(name)
-        if told is not None and told[:-1] == before:
-            return str(told[-1])
+        known = self._known.get(name)
+        if known is not None and known[:-1] == before:
+            return str(known[-1])
         now = time.time_ns()
         digest = digest_file(path)
         quiet = 0 <= before[3] < now - self._GRAIN and before[2] < now - self._GRAIN
@@ -74,8 +74,8 @@ class SeenFiles:
 
     @staticmethod
     def _marks(path: Path) -> list[int]:
-        told = path.stat()
-        return [told.st_size, told.st_ino, told.st_mtime_ns, told.st_ctime_ns, told.st_dev]
+        status = path.stat()
+        return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_dev]
 
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
@@ -118,10 +118,10 @@ class Artifact:
 
     def path(self, name: str) -> Path:
         """A file of this artifact. Raises FileNotFoundError naming the artifact."""
-        found = self.folder / name
-        if not found.exists():
+        file = self.folder / name
+        if not file.exists():
             raise FileNotFoundError(f"artifact {self.task}/{self.step}/{self.version} holds no {name!r}")
-        return found
+        return file
 
 
 @dataclass
@@ -157,8 +157,8 @@ class ArtifactStore:
         manifest = folder / MANIFEST
         if not manifest.exists():
             return None
-        told = read_json(manifest)
-        return Artifact(task, step, version, folder, told["facts"], told["inputs"], reused=True)
+        record = read_json(manifest)
+        return Artifact(task, step, version, folder, record["facts"], record["inputs"], reused=True)
 
     def all_versions(self, task: str, step: str) -> list[Artifact]:
         """Every complete artifact of a step, oldest first."""
@@ -209,9 +209,9 @@ class ArtifactStore:
         """
         version = self.version(step, code_version, inputs, settings)
         with self.lock(task, f"{step}-{version}"):
-            found = self.find(task, step, version)
-            if found is not None and stands(found):
-                return found
+            existing = self.find(task, step, version)
+            if existing is not None and stands(existing):
+                return existing
             final = self.root / task / step / version
             work = self.root / task / ".work" / step / version
             work.mkdir(parents=True, exist_ok=True)

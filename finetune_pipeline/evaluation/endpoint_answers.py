@@ -31,8 +31,8 @@ from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.tokenizing import load_tokenizer
 from finetune_pipeline.reporting import say
-from finetune_pipeline.spec.asking import ApiModelSpec
-from finetune_pipeline.spec.engines import ServedModelsSpec
+from finetune_pipeline.spec.baseline import ApiModelSpec
+from finetune_pipeline.spec.evaluation import ServedModelsSpec
 
 
 class ServedAnswerer:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from finetune_pipeline import progress
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.spec.endpoints import ChatEndpointSpec, address_problem, is_local
+from finetune_pipeline.spec.baseline import ChatEndpointSpec, address_problem, is_local
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -31,7 +31,7 @@ from finetune_pipeline.models.inference.constrained import Grammar, UnsupportedS
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.prefix_families import common_prefix
 from finetune_pipeline.reporting import say
-from finetune_pipeline.spec.engines import ServedModelsSpec
+from finetune_pipeline.spec.evaluation import ServedModelsSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 Message = Mapping[str, Any]

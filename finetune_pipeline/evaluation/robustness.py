@@ -22,8 +22,8 @@ from finetune_pipeline.evaluation.result import (
     RobustnessVerdict,
 )
 from finetune_pipeline.evaluation.wording import counted, points, points_range
+from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, RobustnessSpec
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.robustness import ENOUGH_ROWS, RobustnessSpec
 
 Row = Mapping[str, Any]
 _SEVERITY = ("unchanged", "informs", "passed", "warned", "failed")

@@ -1,1 +1,1 @@
-"""TODO"""
+"""What turns the table of steps into Dagster's assets, checks, jobs, sensors and resources."""

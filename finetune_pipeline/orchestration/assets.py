@@ -1,18 +1,16 @@
-"""Dagster assets from the table of steps: one asset a step and task, with its checks."""
+"""Dagster assets from the table of steps, one a step and task, with their checks; and the jobs that make them."""
 
 import dagster as dg
 
 from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.step import Step
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.orchestration.champion_quality import champion_quality
-from finetune_pipeline.orchestration.compute import Compute
-from finetune_pipeline.orchestration.materialize import materialize
-from finetune_pipeline.orchestration.metadata import as_metadata
-from finetune_pipeline.orchestration.store import Store
-from finetune_pipeline.pipeline import STEPS
+from finetune_pipeline.orchestration.materialize import as_metadata, materialize
+from finetune_pipeline.orchestration.release import champion_quality
+from finetune_pipeline.orchestration.resources import Compute, Store
+from finetune_pipeline.pipeline import DATA, GROUPS, LOGS, PRODUCTION, STEPS
 from finetune_pipeline.spec.model import Task, TaskSpec
-from finetune_pipeline.steps.production_checks import champion_serves_well, of_alarm
+from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_alarm
 from finetune_pipeline.tracking.tracking import Tracking
 
 GPU_POOL = "gpu"
@@ -38,7 +36,7 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key,
-        deps=[key_of(task, name) for name in step.inputs],
+        deps=[key_of(task, name) for name in (*step.inputs, *step.follows)],
         description=step.description,
         group_name=step.group,
         kinds=set(step.kinds),
@@ -114,3 +112,43 @@ def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
         raise dg.Failure(f"{name}/task.yaml cannot be used:\n{text}", allow_retries=False)
 
     return broken
+
+
+STAGES = tuple(group for group in GROUPS if group != LOGS)
+
+
+def stage_assets(stage: str) -> list[str]:
+    """Names of the assets a stage's job makes: those of its group, and the logs where its steps read them. For `data` also
+    the report on the data's quality and the base model, whose tokens it counts."""
+    names = [step.name for step in STEPS if step.group == stage]
+    logs = [step.name for step in STEPS if step.group == LOGS]
+    read = {name for step in STEPS if step.group == stage for name in step.inputs}
+    names = [*(name for name in logs if name in read), *names]
+    return [*names, "base_model", "data_quality"] if stage == DATA else names
+
+
+def _selection(task: Task, stage: str) -> dg.AssetSelection:
+    """Assets with their checks; a look at production asks how the champion serves, besides."""
+    assets = dg.AssetSelection.assets(*(key_of(task, name) for name in stage_assets(stage)))
+    if stage != PRODUCTION:
+        return assets
+    step, check = LIVE
+    return assets | dg.AssetSelection.checks(dg.AssetCheckKey(key_of(task, step), check.name))
+
+
+def _job(task: Task, stage: str, selection: dg.AssetSelection, text: str) -> "dg.UnresolvedAssetJobDefinition":
+    return dg.define_asset_job(
+        f"{task.name}__{stage}",
+        selection=selection,
+        description=text,
+        tags={"finetune/task": task.name, "finetune/stage": stage},
+    )
+
+
+def task_jobs(task: Task) -> "list[dg.UnresolvedAssetJobDefinition]":
+    """``<task>__all`` and one ``<task>__<stage>`` a stage. Check results are part of their assets' steps."""
+    whole_task = dg.AssetSelection.key_prefixes(task.name)
+    return [
+        _job(task, "all", whole_task, "From raw files to a registered model, and the look at production."),
+        *(_job(task, stage, _selection(task, stage), f"Only the stage `{stage}`.") for stage in STAGES),
+    ]

@@ -44,45 +44,35 @@ def dagster_folder() -> Path:
     return folder
 
 
-class HomeStorage(DagsterSqliteStorage):
+class _BelowHome:
+    """A part of Dagster's instance without settings: FINETUNE_HOME decides where it is."""
+
+    @classmethod
+    def config_type(cls) -> Any:
+        return {}
+
+
+class HomeStorage(_BelowHome, DagsterSqliteStorage):
     """Runs, events and schedules in SQLite files."""
 
     @classmethod
-    def config_type(cls) -> Any:
-        """Nothing to configure here: FINETUNE_HOME decides."""
-        return {}
-
-    @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeStorage:  # type: ignore[override]
-        """The storage below the present home."""
         return cls.from_local(str(dagster_folder() / "history"), inst_data)
 
 
-class HomeArtifacts(LocalArtifactStorage):
+class HomeArtifacts(_BelowHome, LocalArtifactStorage):
     """What Dagster's own IO managers write (this pipeline's assets use none)."""
 
     @classmethod
-    def config_type(cls) -> Any:
-        """Nothing to configure here: FINETUNE_HOME decides."""
-        return {}
-
-    @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeArtifacts:  # type: ignore[override]
-        """The storage below the present home."""
         return cls(str(dagster_folder()), inst_data)
 
 
-class HomeComputeLogs(LocalComputeLogManager):
+class HomeComputeLogs(_BelowHome, LocalComputeLogManager):
     """Standard output and error of every step."""
 
     @classmethod
-    def config_type(cls) -> Any:
-        """Nothing to configure here: FINETUNE_HOME decides."""
-        return {}
-
-    @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> HomeComputeLogs:
-        """The log manager below the present home."""
         return cls(str(dagster_folder() / "compute_logs"), inst_data=inst_data)
 
 

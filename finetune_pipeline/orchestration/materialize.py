@@ -1,9 +1,12 @@
-"""What every asset does: fix the run's inputs, run the plain step, and tell Dagster, MLflow and the progress file."""
+"""What every asset does: fix the run's inputs, run the plain step, and report to Dagster, MLflow and the progress file."""
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,8 @@ from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
 from finetune_pipeline.engine.store import Artifact, digest_file, read_json
 from finetune_pipeline.findings import errors
-from finetune_pipeline.orchestration.compute import Compute
-from finetune_pipeline.orchestration.metadata import as_metadata, as_picture, numbers
 from finetune_pipeline.orchestration.release import made_base, present_inputs, release
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.resources import Compute, Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.progress import tell
@@ -40,9 +41,9 @@ def inputs_of(context: Any, task: Task, store: Store, tracking: Tracking) -> Run
 
     def look() -> RunInputs:
         if _trains(op_context, task):
-            found = errors(preflight(task.spec, task.folder, made_base(task, store.artifacts())))
-            if found:
-                problems = "\n".join(map(str, found))
+            findings = errors(preflight(task.spec, task.folder, made_base(task, store.artifacts())))
+            if findings:
+                problems = "\n".join(map(str, findings))
                 raise dg.Failure(f"{task.name} cannot be trained like this:\n{problems}", allow_retries=False)
         return present_inputs(task, store, tracking)
 
@@ -58,24 +59,24 @@ def materialize(
     context: dg.AssetExecutionContext, task: Task, step: Step, store: Store, tracking: Tracking, compute: Compute
 ) -> tuple[Artifact, dict[str, dg.MetadataValue]]:
     """Make (or find) one step's artifact. Returns it with the metadata to show in Dagster."""
-    artifacts, outside, name = store.artifacts(), inputs_of(context, task, store, tracking), step.name
-    version = PIPELINE.versions(task, outside, artifacts)[name]
-    found = PIPELINE.find(name, task, outside, artifacts)
-    reused = found is not None and step.whole(found)
+    artifacts, run_inputs, name = store.artifacts(), inputs_of(context, task, store, tracking), step.name
+    version = PIPELINE.versions(task, run_inputs, artifacts)[name]
+    existing = PIPELINE.find(name, task, run_inputs, artifacts)
+    reused = existing is not None and step.whole(existing)
     tell(name, "unchanged" if reused and not step.view_of else "begins")
     with tracking.step(context, task.name, name, version, reused=reused) as run:
 
         def launch(job: Mapping[str, Any]) -> dict[str, Any]:
             return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
 
-        run.log_params({"version": version, **_settings(step, task, outside)})
+        run.log_params({"version": version, **_settings(step, task, run_inputs)})
         artifact = PIPELINE.run(
-            name, task, outside, artifacts, launch, lambda request: release(tracking, request, run.run_id)
+            name, task, run_inputs, artifacts, launch, lambda request: release(tracking, request, run.run_id)
         )
         facts = _facts(step, artifact)
         run.log_metrics(numbers(facts))
         _send_history(run, {"work": str(artifact.folder)})
-        _log_datasets(run, step, task, outside, store)
+        _log_datasets(run, step, task, run_inputs, store)
         for file in step.shows:
             if (artifact.folder / file).exists():
                 run.log_artifact(artifact.folder / file, file if (artifact.folder / file).is_dir() else None)
@@ -126,8 +127,8 @@ def _pages(artifact: Artifact) -> dict[str, dg.MetadataValue]:
     return pages
 
 
-def _settings(step: Step, task: Task, outside: RunInputs) -> dict[str, Any]:
-    settings = step.settings(task.spec, outside)
+def _settings(step: Step, task: Task, run_inputs: RunInputs) -> dict[str, Any]:
+    settings = step.settings(task.spec, run_inputs)
     return dict(settings) if isinstance(settings, Mapping) else {"settings": json.dumps(settings, default=str)[:5000]}
 
 
@@ -140,8 +141,8 @@ def _send_history(run: StepRun, job: Mapping[str, Any]) -> None:
         run.log_history([{**row, "step": row["step"] + job.get("steps_before", 0)} for row in rows])
 
 
-def _log_datasets(run: StepRun, step: Step, task: Task, outside: RunInputs, store: Store) -> None:
-    splits = PIPELINE.find("splits", task, outside, store.artifacts()) if step.datasets else None
+def _log_datasets(run: StepRun, step: Step, task: Task, run_inputs: RunInputs, store: Store) -> None:
+    splits = PIPELINE.find("splits", task, run_inputs, store.artifacts()) if step.datasets else None
     if splits is None:
         return
     for split in step.datasets:
@@ -153,3 +154,60 @@ def _log_datasets(run: StepRun, step: Step, task: Task, outside: RunInputs, stor
             _ROLES[split],
             {"num_rows": splits.facts["counts"][split], "version": splits.version},
         )
+
+
+def as_metadata(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    """Every fact as a metadata value; ``summary_markdown`` becomes rendered text, a Path a path, containers JSON."""
+    shown: dict[str, dg.MetadataValue] = {}
+    for name, value in facts.items():
+        if name.endswith("_markdown"):
+            shown[name.removesuffix("_markdown")] = dg.MetadataValue.md(str(value))
+        elif isinstance(value, bool):
+            shown[name] = dg.MetadataValue.bool(value)
+        elif isinstance(value, int):
+            shown[name] = dg.MetadataValue.int(value)
+        elif isinstance(value, float):
+            shown[name] = dg.MetadataValue.float(value) if math.isfinite(value) else dg.MetadataValue.text(str(value))
+        elif isinstance(value, Path):
+            shown[name] = dg.MetadataValue.path(value)
+        elif isinstance(value, str) and value.startswith(("http://", "https://")):
+            shown[name] = dg.MetadataValue.url(value)
+        elif isinstance(value, str):
+            shown[name] = dg.MetadataValue.text(value)
+        elif value is not None:
+            shown[name] = dg.MetadataValue.json(value)
+    return shown
+
+
+def as_picture(svg: bytes, title: str) -> dg.MetadataValue:
+    """A picture that is shown where the metadata is: Markdown with the SVG inside it."""
+    return dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg).decode()})")
+
+
+_NOT_IN_NAMES = re.compile(r"[^\w.\- :]")
+_LONGEST_NAME = 250
+"""MLflow refuses other characters and longer names. A slash it takes, but not every path."""
+
+
+def numbers(facts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """All finite numbers in nested facts, under dotted names, for MLflow's metrics. Lists are left out.
+
+    Names come from labels and files of users: characters MLflow refuses become `_`, long names are cut, and of names that
+    are then alike the later ones get a number.
+    """
+    values: dict[str, float] = {}
+    for name, value in _numbers(facts, prefix):
+        plain = _NOT_IN_NAMES.sub("_", name)[:_LONGEST_NAME]
+        unique, n = plain, 2
+        while unique in values:
+            unique, n = f"{plain[: _LONGEST_NAME - 8]}_{n}", n + 1
+        values[unique] = value
+    return values
+
+
+def _numbers(facts: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            yield f"{prefix}{name}", float(value)

@@ -1,4 +1,4 @@
-"""The registry's part in a run: which champion a candidate is compared with, and what happens to a candidate."""
+"""What a run reads from the registry and writes to it: the champion to compare with, registration and promotion."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ from typing import Any
 from finetune_pipeline.engine.step import SHARED, RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.production.status import Alarm, champion_alarm
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.run_inputs import base_of, look
-from finetune_pipeline.tracking import registry
+from finetune_pipeline.steps.run_inputs import base_of, collect_run_inputs
+from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
 
 def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
-    """The world now, new traces and log lines taken in, with the champion a candidate of the present data must be compared with.
+    """The inputs a run would begin with now: new traces and log lines are taken in, and the champion is the one to compare with.
 
     Where the candidate *is* the champion already (nothing changed since it was promoted), the comparison is the one it
-    was promoted by: otherwise every rerun would see a new world and work again.
+    was promoted by: otherwise every rerun would see other inputs and work again.
     """
     serving = registry.champion(tracking, task.name)
     artifacts = store.artifacts()
     take_traces(task, artifacts, tracking)
-    world = look(task, None, artifacts)
-    versions = PIPELINE.versions(task, world, artifacts)
+    run_inputs = collect_run_inputs(task, None, artifacts)
+    versions = PIPELINE.versions(task, run_inputs, artifacts)
     if serving is None:
-        return replace(world, trained_on=versions["splits"])
+        return replace(run_inputs, trained_on=versions["splits"])
     tags = registry.version_tags(tracking, task.name, serving)
     compared = {"adapter": tags["adapter_version"], "merged": tags["merged_version"], "model_version": serving}
     if tags["merged_version"] == versions["merged_model"]:
         compared = json.loads(tags["compared_with"])
     kept = artifacts.find(task.name, "splits", tags["dataset_version"]) is not None
     trained_on = tags["dataset_version"] if kept else versions["splits"]  # removed by `finetune forget`
-    return replace(look(task, compared, artifacts), trained_on=trained_on)
+    return replace(collect_run_inputs(task, compared, artifacts), trained_on=trained_on)
 
 
 def made_base(task: Task, store: ArtifactStore) -> Path | None:
@@ -51,8 +53,8 @@ def made_base(task: Task, store: ArtifactStore) -> Path | None:
         identity = base_of(task)
     except (FindingsError, OSError, ValueError):
         return None
-    found = store.find(SHARED, step.name, store.version(step.name, step.code_version, {}, identity))
-    return found.folder if found else None
+    base = store.find(SHARED, step.name, store.version(step.name, step.code_version, {}, identity))
+    return base.folder if base else None
 
 
 def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
@@ -60,9 +62,9 @@ def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
 
     Raises FindingsError as present_inputs does.
     """
-    world = present_inputs(task, store, tracking)
+    run_inputs = present_inputs(task, store, tracking)
     artifacts = store.artifacts()
-    made = PIPELINE.find("model_version", task, world, artifacts)
+    made = PIPELINE.find("model_version", task, run_inputs, artifacts)
     if made is None:
         return None
     version = made.facts["model_version"]
@@ -74,13 +76,13 @@ def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
 
 
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:
-    """Register a candidate (see stages.release.release_request) and promote it if every gate passed.
+    """Register a candidate (see steps.release.release_request) and promote it if every gate passed.
 
     Returns {model_version, candidate, champion, previous_champion, promoted, rolled_back}. Again with the same request:
     the same. rolled_back: when and why a rollback took this very version out of service, else None; it is not promoted.
     """
     name = str(request["name"])
-    version = registry.register(
+    version = registration.register(
         tracking,
         name,
         kind=str(request["kind"]),
@@ -106,7 +108,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
             **{f"gate.{gate}": status for gate, status in request["gates"].items()},
         },
     )
-    registry.store_card(tracking, name, version, request["card"], request["verdict"])
+    registration.store_card(tracking, name, version, request["card"], request["verdict"])
     rolled_back = registry.version_tags(tracking, name, version).get(registry.ROLLED_BACK)
     promotable = request["gates_passed"] and rolled_back is None and not request["forgotten"]
     previous = registry.promote(tracking, name, version) if promotable else None
@@ -119,3 +121,18 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
         "promoted": champion == version,
         "rolled_back": rolled_back,
     }
+
+
+def champion_quality(task: Task, store: ArtifactStore, tracking: Tracking) -> tuple[int | None, Alarm]:
+    """The version that serves, and whether its answers fail more often than those of the version before.
+
+    After a rollback nothing is compared: the version before is the one that was taken out of service.
+    """
+    aliases = registry.aliases(tracking, task.name)
+    serving, before = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
+    if serving is None:
+        return None, Alarm(False, "there is no champion yet", {})
+    if before is not None and registry.ROLLED_BACK in registry.version_tags(tracking, task.name, before):
+        return serving, Alarm(False, f"version {serving} serves again after a rollback from version {before}", {})
+    rows = read_logs(task, store).rows
+    return serving, champion_alarm(rows, serving, before, task.spec.drift.false_alarms)

@@ -1,15 +1,19 @@
-"""Sensors: new production logs and drift start what the spec says; finished runs end in MLflow."""
+"""Sensors and the schedule: what starts a run by itself, watches the champion, and ends runs in MLflow."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 
-from finetune_pipeline.orchestration.runs import going_on, since, whole_run
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.orchestration.assets import check_event
+from finetune_pipeline.orchestration.release import champion_quality, nothing_new
+from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.ingest import count_rows
-from finetune_pipeline.production.standing import standing
-from finetune_pipeline.production.waiting import what_waits
+from finetune_pipeline.production.status import Alarm, production_status
+from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_alarm
 from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -28,13 +32,13 @@ def new_logs_sensor(task: Task) -> dg.SensorDefinition:
         f"{task.spec.retraining.longest_wait_days:g} days.",
     )
     def new_logs(context: dg.SensorEvaluationContext, store: Store) -> dg.RunRequest | dg.SkipReason:
-        if told := going_on(context.instance, task):
-            return dg.SkipReason(told)
+        if running := run_in_progress(context.instance, task):
+            return dg.SkipReason(running)
         take_traces(task, store.artifacts(), Tracking())
-        waits = what_waits(task, store.artifacts())
+        waits = waiting_rows(task, store.artifacts())
         if not waits.ready:
             return dg.SkipReason(waits.sentence)
-        return whole_run(context.instance, task, waits.digest, "new_logs", waits.sentence)
+        return request_full_run(context.instance, task, waits.digest, "new_logs", waits.sentence)
 
     return new_logs
 
@@ -57,29 +61,29 @@ def drift_sensor(task: Task, jobs: "Sequence[dg.UnresolvedAssetJobDefinition]") 
     def drift(context: dg.SensorEvaluationContext, store: Store, tracking: Tracking) -> dg.RunRequest | dg.SkipReason:
         from finetune_pipeline.tracking import registry
 
-        if told := going_on(context.instance, task):
-            return dg.SkipReason(told)
+        if running := run_in_progress(context.instance, task):
+            return dg.SkipReason(running)
         artifacts = store.artifacts()
         serving = registry.champion(tracking, task.name)
-        found = standing(task, artifacts, count_rows(task, artifacts), serving)
-        told = found.sentence
-        if found.retrain and task.spec.drift.action == "start":
-            done = since(context.instance, task, found.made)
+        state = production_status(task, artifacts, count_rows(task, artifacts), serving)
+        sentence = state.sentence
+        if state.retrain and task.spec.drift.action == "start":
+            done = full_run_since(context.instance, task, state.made)
             if done is None:
-                asked = whole_run(context.instance, task, found.report, "drift", told, f"{task.name}__all")
-                if isinstance(asked, dg.RunRequest) or not found.look:
+                asked = request_full_run(context.instance, task, state.report, "drift", sentence, f"{task.name}__all")
+                if isinstance(asked, dg.RunRequest) or not state.look:
                     return asked
             else:
-                told = f"{told} Run {done.run_id[:8]} began since."
-        if found.look:
+                sentence = f"{sentence} Run {done.run_id[:8]} began since."
+        if state.look:
             return dg.RunRequest(
-                run_key=f"look-{found.look_key}",
+                run_key=f"look-{state.look_key}",
                 job_name=f"{task.name}__production",
-                tags={"finetune/trigger": "drift", "finetune/why": found.look},
+                tags={"finetune/trigger": "drift", "finetune/why": state.look},
             )
-        if found.drifted and task.spec.drift.action == "propose":
-            return dg.SkipReason(f"{told} Proposed: `finetune run {task.name}`.")
-        return dg.SkipReason(told)
+        if state.drifted and task.spec.drift.action == "propose":
+            return dg.SkipReason(f"{sentence} Proposed: `finetune run {task.name}`.")
+        return dg.SkipReason(sentence)
 
     return drift
 
@@ -92,7 +96,7 @@ def mlflow_closers() -> list[dg.SensorDefinition]:
         "canceled": (dg.DagsterRunStatus.CANCELED, "KILLED"),
     }
 
-    def closer(name: str, status: dg.DagsterRunStatus, told: str) -> dg.SensorDefinition:
+    def closer(name: str, status: dg.DagsterRunStatus, mlflow_status: str) -> dg.SensorDefinition:
         @dg.run_status_sensor(
             run_status=status,
             name=f"mlflow_closes_{name}",
@@ -101,8 +105,143 @@ def mlflow_closers() -> list[dg.SensorDefinition]:
             description=f"Ends the MLflow run of a Dagster run that ended in {status.value}.",
         )
         def close(context: dg.RunStatusSensorContext, tracking: Tracking) -> None:
-            tracking.finish(context.dagster_run.run_id, told)
+            tracking.finish(context.dagster_run.run_id, mlflow_status)
 
         return close
 
-    return [closer(name, status, told) for name, (status, told) in states.items()]
+    return [closer(name, status, mlflow_status) for name, (status, mlflow_status) in states.items()]
+
+
+IN_FLIGHT = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+_LOOKED_AT = 20
+
+
+def run_in_progress(instance: dg.DagsterInstance, task: Task) -> str | None:
+    """A sentence that names a run of the task that has not ended; None where there is none."""
+    running = instance.get_runs(dg.RunsFilter(tags={"finetune/task": task.name}, statuses=IN_FLIGHT), limit=1)
+    return f"run {running[0].run_id[:8]} of this task is going on; looking again after it" if running else None
+
+
+def failed_runs(instance: dg.DagsterInstance, task: Task) -> list[dg.DagsterRun]:
+    """Whole runs that failed since the last one that succeeded, newest first. A run that was cancelled counts as neither."""
+    whole = dg.RunsFilter(tags={"finetune/task": task.name, "finetune/stage": "all"})
+    failed = []
+    for run in instance.get_runs(whole, limit=_LOOKED_AT):
+        if run.status == dg.DagsterRunStatus.SUCCESS:
+            break
+        if run.status == dg.DagsterRunStatus.FAILURE:
+            failed.append(run)
+    return failed
+
+
+def full_run_since(instance: dg.DagsterInstance, task: Task, moment: float) -> dg.DagsterRun | None:
+    """The newest whole run that was asked for after a moment (seconds since 1970) and did not fail, by whomever."""
+    whole = dg.RunsFilter(
+        tags={"finetune/task": task.name, "finetune/stage": "all"}, created_after=datetime.fromtimestamp(moment, UTC)
+    )
+    return next(
+        (run for run in instance.get_runs(whole, limit=_LOOKED_AT) if run.status != dg.DagsterRunStatus.FAILURE), None
+    )
+
+
+def request_full_run(
+    instance: dg.DagsterInstance, task: Task, key: str, trigger: str, why: str, job_name: str | None = None
+) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a run of the whole graph; the same batch (`key`) again after a failure, at most `retraining.attempts` times.
+
+    After so many failures a person is asked: a run of theirs that succeeds opens the way again.
+    """
+    if running := run_in_progress(instance, task):
+        return dg.SkipReason(running)
+    failed, most = failed_runs(instance, task), task.spec.retraining.attempts
+    if len(failed) >= most:
+        return dg.SkipReason(
+            f"{why}; but the last {len(failed)} runs failed (the newest is {failed[0].run_id[:8]}): a person must look. "
+            f"Mend the cause and start `finetune run {task.name}` by hand; after a run that succeeds this goes on by itself"
+        )
+    again = f", attempt {len(failed) + 1} of {most} after {len(failed)} failed" if failed else ""
+    last = failed[0].run_id[:8] if failed else "first"
+    return dg.RunRequest(
+        run_key=f"{trigger}-{key}-{last}",
+        job_name=job_name,
+        tags={"finetune/trigger": trigger, "finetune/why": f"{why}{again}"},
+    )
+
+
+def retraining_schedule(task: Task) -> dg.ScheduleDefinition:
+    """Runs the whole graph on the spec's cron, and skips with the reason when nothing changed since the champion's data."""
+
+    @dg.schedule(
+        name=f"{task.name}__retraining",
+        job_name=f"{task.name}__all",
+        cron_schedule=task.spec.logs.retrain_cron,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Retrains {task.name} on `{task.spec.logs.retrain_cron}`; skips when nothing changed.",
+    )
+    def retraining(
+        context: dg.ScheduleEvaluationContext, store: Store, tracking: Tracking
+    ) -> dg.RunRequest | dg.SkipReason:
+        try:
+            unchanged = nothing_new(task, store, tracking)
+        except FindingsError as error:
+            return dg.SkipReason(f"{task.name} cannot be trained: {error}")
+        if unchanged:
+            return dg.SkipReason(unchanged)
+        moment = context.scheduled_execution_time.strftime("%Y-%m-%dT%H:%M")
+        return request_full_run(
+            context.instance, task, moment, "schedule", "data, spec or base changed since the last candidate"
+        )
+
+    return retraining
+
+
+Event = dg.AssetObservation | dg.AssetMaterialization | dg.AssetCheckEvaluation
+
+
+def champion_sensor(task: Task) -> dg.SensorDefinition:
+    """Raises an alarm where the champion serves worse than the one before, and rolls back where the spec allows it.
+
+    The asset `model_version` shows it: as an observation, and as its check `champion_serves_well`, which passes again when
+    another version serves.
+    """
+
+    @dg.sensor(
+        name=f"{task.name}__champion",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Compares what people say of the answers of {task.name}'s champion with those of the one before; "
+        + ("rolls back by itself." if task.spec.retraining.rollback else "tells, and leaves the rollback to people."),
+    )
+    def champion(
+        context: dg.SensorEvaluationContext, store: Store, tracking: Tracking
+    ) -> dg.SensorResult | dg.SkipReason:
+        from finetune_pipeline.tracking import registry
+
+        serving, alarm = champion_quality(task, store.artifacts(), tracking)
+        if not alarm.raised:
+            if not context.cursor:
+                return dg.SkipReason(alarm.sentence)
+            return dg.SensorResult(skip_reason=alarm.sentence, asset_events=[_evaluation(task, alarm)], cursor="")
+        done = f"roll back with `finetune rollback {task.name}`"
+        if task.spec.retraining.rollback:
+            now = registry.rollback(tracking, task.name, f"champion alarm: {alarm.sentence}")
+            done = f"rolled back to version {now}"
+        message = f"{alarm.sentence}; {done}"
+        context.log.error(message)
+        if context.cursor == str(serving):  # shown in the asset's history already
+            return dg.SkipReason(f"ALARM: {message}")
+        event = dg.AssetObservation(dg.AssetKey([task.name, "model_version"]), description=f"champion alarm: {message}")
+        events: list[Event] = [event, _evaluation(task, Alarm(True, message, alarm.figures))]
+        return dg.SensorResult(skip_reason=f"ALARM: {message}", asset_events=events, cursor=str(serving))
+
+    return champion
+
+
+def _evaluation(task: Task, alarm: Alarm) -> dg.AssetCheckEvaluation:
+    return check_event(task, "model_version", champion_serves_well, of_alarm(alarm))

@@ -22,7 +22,8 @@ from finetune_pipeline.planning.throughput import Rate, Seconds, estimate_second
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.method_defaults import DEFAULTS, METHODS
-from finetune_pipeline.spec.model import TaskSpec, TrainingSpec
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.training import TrainingSpec
 
 MARGIN = 1.1
 """A plan fits when its formula's peak, and a tenth more, is free: the formula is right to 15%, mostly to 5%."""

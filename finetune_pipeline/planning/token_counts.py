@@ -15,7 +15,8 @@ from finetune_pipeline.data.quality.sample import chosen, named, part, sampled
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.planning.prices import Price, estimate_prices, load_prices
 from finetune_pipeline.planning.tokens import TokenCounter
-from finetune_pipeline.spec.model import TaskSpec, TrainingSpec
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.training import TrainingSpec
 
 _BINS = 24
 _BATCH = 2_000

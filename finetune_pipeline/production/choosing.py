@@ -17,9 +17,15 @@ FLAGGED, LOW, SAMPLED, HELD = "flagged", "low score", "sampled", "held back"
 
 @dataclass
 class Chosen:
-    """examples: corrected rows to learn from; judging: corrected rows that train no model but judge them; held: corrected rows
-    that wait, with the reason; queue: (row, why) of the rows people should look at: failures without a correction, a sample
-    of the others, and what is held back."""
+    """What becomes of the logged rows.
+
+    Attributes:
+        examples: Corrected rows to learn from.
+        judging: Corrected rows that train no model but judge them.
+        held: Corrected rows that are held back, with the reason.
+        queue: (row, reason) of the rows people should look at: failures without a correction, a sample of the others, and
+            what is held back.
+    """
 
     examples: list[Example] = field(default_factory=list)
     judging: list[dict[str, Any]] = field(default_factory=list)
@@ -28,8 +34,8 @@ class Chosen:
 
     def queued(self) -> dict[str, int]:
         """Rows in the queue by why."""
-        told = [why.partition(":")[0] for _, why in self.queue]
-        return {why: told.count(why) for why in (FLAGGED, LOW, SAMPLED, HELD) if why in told}
+        reasons = [why.partition(":")[0] for _, why in self.queue]
+        return {why: reasons.count(why) for why in (FLAGGED, LOW, SAMPLED, HELD) if why in reasons}
 
 
 def settings(spec: TaskSpec) -> list[Any]:
@@ -44,7 +50,9 @@ def settings(spec: TaskSpec) -> list[Any]:
 
 
 def choose(spec: TaskSpec, rows: Sequence[dict[str, Any]]) -> Chosen:
-    """Sort the rows of the logs (production.ingest). What follows from a row's id alone stays as more rows come.
+    """Sort logged rows into those that train, judge, are held back, or wait for people.
+
+    What is drawn, is drawn by a row's id alone, so it stays as more rows come in.
 
     Rows that people left out are in none of them. The first logs.judging_after corrected rows all train; of those that come
     later logs.judging_share judge, and these stay out of training for good, so that no version has seen them.
@@ -95,12 +103,12 @@ def _sampled(name: str, share: float) -> bool:
 
 
 def _judges(row: dict[str, Any], share: float) -> bool:
-    """By what was asked, so that equal questions fall on one side."""
+    """Decided by the question, so that equal questions fall on one side."""
     return int(text_key(row["input"])[:16], 16) < share * 2**64
 
 
 def example_of(row: dict[str, Any], spec: TaskSpec) -> Example:
-    """What was asked, and what a person says the answer should have been."""
+    """A training example: the question, and the answer a person gave in place of the model's."""
     messages = [
         {"role": "system", "content": spec.system_prompt},
         *(row["turns"] or [{"role": "user", "content": row["input"]}]),

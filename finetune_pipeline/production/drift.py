@@ -1,14 +1,15 @@
-"""Has production moved away from what the champion was trained on? A watch over windows, and its sentence."""
+"""Drift: whether production has moved away from what the champion was trained on, watched window by window."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.store import write_json
-from finetune_pipeline.production.signals import QUALITY, Reference, signals_of
-from finetune_pipeline.production.watch import moment, version_of, watch
+from finetune_pipeline.evaluation.production_rows import moment as moment_of
+from finetune_pipeline.production.signals import INPUT, QUALITY, Reference, Window, signals_of
 from finetune_pipeline.spec.model import TaskSpec
 
 RECENT = 3
@@ -25,12 +26,12 @@ def drift_report(
     learned: Reference | None = None,
     others: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Watch production rows (see :mod:`finetune_pipeline.production.watch`) against what the model was trained on.
+    """Compare production rows with what the model was trained on, window by window (see :func:`watch`).
 
     after: seconds since 1970; rows until then were there when the training data was taken and are left out.
     told_of_reference: what the rows are held against, for people. learned: production as the model learned it (see
     :func:`as_learned`). A change of inputs or outputs that does not go beyond it is no news: it is told as known, and asks
-    for nothing. others: see :func:`finetune_pipeline.production.watch.watch`.
+    for nothing. others: see :func:`watch`.
 
     Returns facts {rows, watched, by_others, windows, waiting_rows, judged, reference, signals {name: the newest judgement, with
     meaning, side and since}, drifted [names], known [names], past [names], since, sentence, history [windows]}; writes
@@ -97,16 +98,16 @@ def as_learned(
 
     rows: in any order; used: ids of the rows in its data.
     """
-    found: list[Mapping[str, Any]] = []
+    newest: list[Mapping[str, Any]] = []
     taught = 0
     for row in sorted((r for r in rows if moment(r) <= until), key=lambda r: (moment(r), str(r["id"])), reverse=True):
-        if len(found) >= spec.drift.window_rows and taught >= fewest:
+        if len(newest) >= spec.drift.window_rows and taught >= fewest:
             break
-        found.append(row)
+        newest.append(row)
         taught += row["id"] in used
-    if len(found) < spec.drift.window_rows or taught < fewest:
+    if len(newest) < spec.drift.window_rows or taught < fewest:
         return None
-    return Reference([str(r["input"]) for r in found], [str(r["output"]).strip() for r in found])
+    return Reference([str(r["input"]) for r in newest], [str(r["output"]).strip() for r in newest])
 
 
 def _sentence(spec: TaskSpec, facts: Mapping[str, Any]) -> str:
@@ -122,5 +123,88 @@ def _sentence(spec: TaskSpec, facts: Mapping[str, Any]) -> str:
         if known:
             past = f"; in {known} they are unlike the training rows as a whole, but like the newest that were learned{past}"
         return f"No new drift found in {seen}{past}." if known else f"No drift found in {seen}{past}."
-    told = ", ".join(f"{name} ({100 * facts['signals'][name]['size']:.0f} points)" for name in facts["drifted"])
-    return f"Production has drifted in {told}, first seen in the window that ended {facts['since'][:10]} ({seen})."
+    moved = ", ".join(f"{name} ({100 * facts['signals'][name]['size']:.0f} points)" for name in facts["drifted"])
+    return f"Production has drifted in {moved}, first seen in the window that ended {facts['since'][:10]} ({seen})."
+
+
+DAY = 86_400
+
+
+def moment(row: Mapping[str, Any]) -> float:
+    """Seconds since 1970 of a row's time."""
+    return moment_of(row["timestamp"])
+
+
+def version_of(logged: str) -> str:
+    """The number of a model version as a log may tell it: `3`, `v3`, `triage:3` (as `finetune serve` writes it), `triage/3`
+    and `models:/triage/3` are all 3."""
+    return re.split("[/:]", logged)[-1].strip().removeprefix("v")
+
+
+def level_of(window: int, false_alarms: float, expected: int) -> float:
+    """Significance level of the window-th look (from 1): its part of the false alarms allowed to the whole watch.
+
+    Half is spread evenly over the first `expected` windows, half of the rest over as many again, and so on. The sum over
+    all windows there can ever be is `false_alarms`, so that the chance of any false alarm stays under it whatever ties
+    the windows to each other (union bound): they are all held against the same training rows.
+    """
+    if window < 1:
+        raise ValueError(f"windows are counted from 1, not {window}")
+    return false_alarms * 0.5 ** (1 + (window - 1) // expected) / expected
+
+
+def watch(
+    spec: TaskSpec,
+    reference: Reference,
+    rows: Sequence[Mapping[str, Any]],
+    first: int = 1,
+    others: Collection[str] = (),
+) -> Iterator[dict[str, Any]]:
+    """Judge every complete window of the rows (in any order) from the `first` on, oldest first.
+
+    others: numbers of other versions of the model: what they answered is judged as asked, not as answered.
+    Each window: {window, rows, first, last, level, signals {name: {size, p, p_watch, alarm, …figures}}}. p: of the single
+    test, None where it could not be judged. p_watch: p corrected for all signals and for all looks of the watch, to be
+    held against drift.false_alarms. alarm: p_watch is small enough and size is at least drift.min_size. Feedback is judged
+    once drift.feedback_days have passed in the rows' own time, inputs and outputs at once: no window is looked at twice.
+    """
+    settings = spec.drift
+    ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))
+    signals = signals_of(spec)
+    size = settings.window_rows
+    for number in range(first, len(ordered) // size + 1):
+        start = size * (number - 1)
+        inside = ordered[start : start + size]
+        level = level_of(number, settings.false_alarms, settings.expected_windows)
+        asked = Window(inside, ordered[:start], level / len(signals))
+        answered = Window(_without(inside, others), _without(ordered[:start], others), level / len(signals))
+        settled = moment(ordered[-1]) - moment(inside[-1]) >= settings.feedback_days * DAY
+        judged = {}
+        for signal in signals:
+            if signal.side == QUALITY and not settled:
+                continue
+            change = signal.measure(spec, reference, asked if signal.side == INPUT else answered)
+            corrected = None
+            if change.p is not None:
+                corrected = min(1.0, change.p * len(signals) * settings.false_alarms / level)
+            judged[signal.name] = {
+                "size": round(change.size, 4),
+                "p": change.p,
+                "p_watch": corrected,
+                "alarm": corrected is not None
+                and corrected <= settings.false_alarms
+                and change.size >= settings.min_size,
+                **{name: round(value, 6) for name, value in change.figures.items()},
+            }
+        yield {
+            "window": number,
+            "rows": len(inside),
+            "first": inside[0]["timestamp"],
+            "last": inside[-1]["timestamp"],
+            "level": level,
+            "signals": judged,
+        }
+
+
+def _without(rows: Sequence[Mapping[str, Any]], others: Collection[str]) -> Sequence[Mapping[str, Any]]:
+    return [r for r in rows if version_of(str(r["model_version"])) not in others] if others else rows

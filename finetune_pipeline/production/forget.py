@@ -11,11 +11,11 @@ from finetune_pipeline.data.examples import examples_of, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
 from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
-from finetune_pipeline.production.forgotten import ForgottenList
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_erasure import StillWritten, Wanted, erase, holds, writer_of
 from finetune_pipeline.production.log_files import LogFile, log_files
 from finetune_pipeline.production.log_rows import hash_user, user_key
+from finetune_pipeline.production.log_store import ForgottenList
 from finetune_pipeline.spec.model import Task
 
 MODELS = ("base_model", "adapter", "merged_model", "model_version", "base_ability", "general_ability")
@@ -27,7 +27,7 @@ TAG = "log:"
 
 @dataclass
 class Forgotten:
-    """What was done.
+    """What `forget` removed, and the models that were trained on it.
 
     Attributes:
         rows: Rows removed from the log store now.
@@ -80,18 +80,18 @@ def tainted_splits(task: str, store: ArtifactStore) -> set[str]:
 
 def _trained_on(task: Task, store: ArtifactStore) -> dict[str, set[str]]:
     """Log ids among the training and validation rows of all splits there are."""
-    found = {}
+    trained = {}
     for splits in store.all_versions(task.name, "splits"):
         names = set()
         for split in ("train", "validation"):
             for example in stream_examples(examples_of(splits.folder, split)):
                 names |= {tag.removeprefix(TAG) for tag in example.tags if tag.startswith(TAG)}
-        found[splits.version] = names
-    return found
+        trained[splits.version] = names
+    return trained
 
 
 def _wanted(listed: ForgottenList, key: bytes) -> Wanted:
-    """Whether a decoded log line is to go."""
+    """A test of a decoded log line: whether it is removed."""
 
     def wanted(row: Any) -> bool:
         if not isinstance(row, dict):
@@ -139,7 +139,8 @@ def _remove_artifacts(task: Task, store: ArtifactStore, listed: ForgottenList) -
             for page in shown:
                 page.unlink()
     if pages:
-        shutil.rmtree(store.root / task.name / ".work", ignore_errors=True)
+        for folder in (store.root / task.name / ".work", store.root.parent / "checks" / task.name):
+            shutil.rmtree(folder, ignore_errors=True)
         for cache in store.root.parent.rglob(f"{ANSWERS}*"):
             cache.unlink()
     return removed

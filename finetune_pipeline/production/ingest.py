@@ -1,13 +1,13 @@
-"""What production said, as one row an answer: later feedback merged in, corrections made examples, everything accounted
-for."""
+"""Production logs as one row an answer: later feedback merged in, corrections turned into examples, every line accounted for."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
@@ -15,7 +15,6 @@ from finetune_pipeline.engine.store import ArtifactStore, digest_json
 from finetune_pipeline.production.choosing import Chosen, choose, settings
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_files import OWN_FOLDER
-from finetune_pipeline.production.remembered import Remembered
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 __all__ = [
@@ -30,6 +29,27 @@ __all__ = [
     "read_rows",
 ]
 
+T = TypeVar("T")
+
+
+class Remembered(Generic[T]):
+    """A cache of the newest result by name. It lives in this process only, so that no row is written anywhere else."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[str, T]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str, key: str, make: Callable[[], T]) -> T:
+        """The result kept under the name if its key is this one, else what `make` gives, which is kept in its place."""
+        with self._lock:
+            kept = self._kept.get(name)
+        if kept is None or kept[0] != key:
+            kept = (key, make())
+            with self._lock:
+                self._kept[name] = kept
+        return kept[1]
+
+
 _REVIEWED = f"{OWN_FOLDER}/reviewed-"
 """Files of the task's own folder that `finetune review` writes."""
 _FEEDBACK = ("flag", "score", "correction")
@@ -39,10 +59,16 @@ _COUNTED: Remembered[int] = Remembered()
 
 @dataclass
 class Logs:
-    """rows: one an answer, by time and id; quarantine: bad lines; lines = rows + duplicates + feedback + quarantine.
+    """All production rows of a task. lines = rows + duplicates + feedback + quarantine.
 
-    duplicates: further lines with an id seen already; feedback: lines that bring only feedback; unmatched: those of them
-    whose answer has not come (yet); digest: of the state of the log store, whatever files and order the rows came in.
+    Attributes:
+        rows: One an answer, by time and id.
+        quarantine: Bad lines.
+        lines: All lines read.
+        duplicates: Further lines with an id seen already.
+        feedback: Lines that bring only feedback.
+        unmatched: Those of them whose answer has not come yet.
+        digest: Of the state of the log store, whatever files and order the rows came in.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -71,8 +97,8 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
     for row in taken:
         logs.lines += 1
         if row["kind"] == "bad":
-            told = row["source"]
-            bad = {"file": told["file"], "line": told["line"], "raw": row["raw"], "findings": row["findings"]}
+            source = row["source"]
+            bad = {"file": source["file"], "line": source["line"], "raw": row["raw"], "findings": row["findings"]}
             logs.quarantine.append({**bad, "user": row["user"]})
         else:
             by_id.setdefault(row["id"], []).append(row)
@@ -100,7 +126,7 @@ def merged(taken: Iterable[dict[str, Any]]) -> Logs:
 
 
 def _order(row: dict[str, Any]) -> tuple[str, str, str]:
-    """By time; what has no other order, by content, so that the order of reading decides nothing."""
+    """Order by time, then by content, so that the order of reading decides nothing."""
     return row["timestamp"], row["id"], digest_json({k: v for k, v in row.items() if k != "source"})
 
 
@@ -109,14 +135,14 @@ def _is_review(line: dict[str, Any]) -> bool:
 
 
 def _says_later(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Reviews bear the time of the answer: they come after all else, those of one file in its order."""
+    """Order of what is said of one answer. Reviews carry the time of the answer, so they come last, in the order of their file."""
     if _is_review(line):
         return (1, line["source"]["file"], line["source"]["line"])
     return (0, *_order(line))
 
 
 def read_logs(task: Task, store: ArtifactStore) -> Logs:
-    """Take in what is new, and give all rows."""
+    """Read new log lines into the store, and return all rows."""
     take_in(task, store)
     kept = log_store(task, store)
     with store.lock(task.name, LOCK):
@@ -126,7 +152,7 @@ def read_logs(task: Task, store: ArtifactStore) -> Logs:
 
 
 def count_rows(task: Task, store: ArtifactStore) -> int:
-    """Take in what is new, and count all rows. Asked again with nothing new, it reads none."""
+    """Read new log lines into the store, and count all rows. Without new lines, no row is read."""
     take_in(task, store)
     return _COUNTED.get(task.name, log_store(task, store).digest(), lambda: len(read_logs(task, store).rows))
 

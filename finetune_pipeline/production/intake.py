@@ -1,4 +1,4 @@
-"""From growing, rotating log files into the log store, each complete line exactly once.
+"""Reads growing, rotating log files into the log store, each complete line exactly once.
 
 A file is recognised by its first line, so that it may be renamed, copied away and truncated, or gzipped. How far it was
 read is a byte offset in the ledger; the hash of the bytes before it tells two files apart that begin alike.
@@ -20,7 +20,6 @@ import msgspec
 
 from finetune_pipeline.data.json_lines import is_blank
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.production.forgotten import ForgottenList
 from finetune_pipeline.production.log_files import (
     OWN_FOLDER,
     LineReader,
@@ -32,7 +31,7 @@ from finetune_pipeline.production.log_files import (
     opened,
 )
 from finetune_pipeline.production.log_rows import take_line, user_key
-from finetune_pipeline.production.log_store import LogStore
+from finetune_pipeline.production.log_store import ForgottenList, LogStore
 from finetune_pipeline.spec.model import Task, TaskSpec
 
 LOCK = "logs"
@@ -111,7 +110,7 @@ def take_records(
     with store.lock(task.name, LOCK):
         ledger = kept.ledger()
         known = ledger["others"].get(source, {})
-        ledger["others"][source] = {name: told for name, told in known.items() if told[0] >= since}
+        ledger["others"][source] = {name: entry for name, entry in known.items() if entry[0] >= since}
         batch = _Batch(kept, ledger, task.spec, key, ForgottenList(kept.folder, key))
         for number, (name, moment, record) in enumerate(records, 1):
             line = msgspec.json.encode(record, order="sorted")
@@ -249,8 +248,8 @@ def _expire(task: Task, kept: LogStore, files: list[LogFile], now: float) -> Non
     limit = now - 86_400 * task.spec.logs.keep_days
 
     def young(row: dict[str, Any]) -> dict[str, Any] | None:
-        told = row.get("timestamp")
-        return row if told is None or datetime.fromisoformat(told).timestamp() >= limit else None
+        timestamp = row.get("timestamp")
+        return row if timestamp is None or datetime.fromisoformat(timestamp).timestamp() >= limit else None
 
     kept.rewrite(young)
     read = kept.ledger()["seen"]

@@ -1,4 +1,4 @@
-"""Takes lines out of log files: each file is written anew without them and put in the old one's place.
+"""Removes lines from log files: each file is rewritten without them, and the new file replaces the old one.
 
 A process that appends to the old file would go on writing to a file that no longer has a name. So a file that is still
 being written is refused. `finetune serve` opens its log anew for every row and takes a lock, which is respected here.
@@ -104,7 +104,7 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
 
 @contextlib.contextmanager
 def _writers_lock(path: Path) -> Iterator[None]:
-    """The lock `finetune serve` takes for each row (serving.log_writer)."""
+    """The lock `finetune serve` takes for each row (serving.service.LogWriter)."""
     lock = path.with_name(".served.lock")
     if not lock.exists():
         yield

@@ -1,4 +1,4 @@
-"""Log files where they lie: in the task's ``logs/``, in a folder elsewhere, or behind an fsspec URL; plain or gzipped."""
+"""Log files in their places: in the task's ``logs/``, in a folder elsewhere, or behind an fsspec URL; plain or gzipped."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class LogFile:
 
 def log_files(task: Task) -> list[LogFile]:
     """JSON Lines files of the task's log places, by name. Hidden and partial files (.tmp, .part) are left out."""
-    own, told = task.folder / OWN_FOLDER, task.spec.logs.path
-    places = {str(own): OWN_FOLDER, told if "://" in told else str(task.folder / told): told}
-    found = []
+    own, configured = task.folder / OWN_FOLDER, task.spec.logs.path
+    places = {str(own): OWN_FOLDER, configured if "://" in configured else str(task.folder / configured): configured}
+    files = []
     for place, shown in places.items():
         fs, root = url_to_fs(place)
         fs.invalidate_cache()
@@ -62,8 +62,8 @@ def log_files(task: Task) -> list[LogFile]:
                 if info["type"] == "file":
                     mark = hashlib.sha256(repr(sorted(info.items(), key=str)).encode()).hexdigest()[:16]
                     base = f"{shown.rstrip('/')}/" + _ROTATED.sub(r"\1", name)
-                    found.append(LogFile(fs, path, base, _modified(info), mark))
-    return found
+                    files.append(LogFile(fs, path, base, _modified(info), mark))
+    return files
 
 
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
@@ -71,10 +71,10 @@ def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
 
 
 def _modified(info: dict[str, Any]) -> float | None:
-    told = next((info[k] for k in ("mtime", "LastModified", "updated", "last_modified") if info.get(k)), None)
-    if isinstance(told, datetime):
-        return told.timestamp()
-    return float(told) if isinstance(told, int | float) else None
+    modified = next((info[k] for k in ("mtime", "LastModified", "updated", "last_modified") if info.get(k)), None)
+    if isinstance(modified, datetime):
+        return modified.timestamp()
+    return float(modified) if isinstance(modified, int | float) else None
 
 
 @contextlib.contextmanager

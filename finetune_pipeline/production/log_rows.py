@@ -33,8 +33,8 @@ Kind = Literal["row", "feedback", "bad"]
 
 def user_key(store: ArtifactStore) -> bytes:
     """The secret users are hashed with."""
-    told = os.environ.get(USER_KEY, "").encode()
-    return hashlib.blake2b(told, digest_size=32).digest() if told else load_key(store.root / _KEY_FILE)
+    secret = os.environ.get(USER_KEY, "").encode()
+    return hashlib.blake2b(secret, digest_size=32).digest() if secret else load_key(store.root / _KEY_FILE)
 
 
 def hash_user(user: object, key: bytes) -> str:
@@ -63,11 +63,10 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
     hashed = hash_user(user, key) if user is not None and user != "" else None
     if problems:
         shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * _RAW_SHOWN]).decode("utf-8", "replace")
-        found = [p.to_dict() for p in problems]
         return {
             "kind": "bad",
             "raw": scrub_text(shown)[:_RAW_SHOWN],
-            "findings": found,
+            "findings": [p.to_dict() for p in problems],
             "user": hashed,
             "source": source,
         }
@@ -87,24 +86,26 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
     """Everything wrong with one decoded line."""
     if not isinstance(row, dict):
         return [_bad(place, "not_an_object", "the line is not a JSON object", "write one object a line")]
-    found = []
+    findings = []
     needed = ("id", "timestamp") if is_feedback(row) else ("id", "timestamp", "output", "model_version")
     for key in needed:
         if not isinstance(row.get(key), str) or not row[key].strip():
             message = f"{key!r} is missing or not text"
-            found.append(_bad(place, "missing_field", message, f"log {key} with every answer"))
+            findings.append(_bad(place, "missing_field", message, f"log {key} with every answer"))
     if isinstance(row.get("timestamp"), str):
         try:
             if datetime.fromisoformat(row["timestamp"]).tzinfo is None:
                 message = f"{row['timestamp']!r} has no time zone"
-                found.append(_bad(place, "timestamp", message, "write it as in RFC 3339"))
+                findings.append(_bad(place, "timestamp", message, "write it as in RFC 3339"))
         except ValueError:
-            found.append(_bad(place, "timestamp", f"{row['timestamp']!r:.60} is not a time", "write it as in RFC 3339"))
+            findings.append(
+                _bad(place, "timestamp", f"{row['timestamp']!r:.60} is not a time", "write it as in RFC 3339")
+            )
     asked = isinstance(row.get("input"), str) and bool(row["input"].strip())
     if not is_feedback(row) and not asked and not _sound_messages(row.get("messages")):
         message = "neither 'messages' nor 'input' holds what was asked"
-        found.append(_bad(place, "missing_field", message, "log one of them"))
-    return found + feedback_problems(row.get("feedback"), place, spec)
+        findings.append(_bad(place, "missing_field", message, "log one of them"))
+    return findings + feedback_problems(row.get("feedback"), place, spec)
 
 
 def _sound_messages(messages: Any) -> bool:
@@ -124,23 +125,23 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
         return []
     if not isinstance(feedback, dict):
         return [_bad(place, "wrong_type", "'feedback' is not an object", 'write {"flag": …, "correction": …}')]
-    found = []
+    findings = []
     score = feedback.get("score")
     if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-        found.append(_bad(place, "wrong_type", "the score is not a number", "write a number"))
-    told = _told(feedback)
-    if told is not None and not isinstance(told, str):
-        found.append(_bad(place, "wrong_type", "the correction is not text", "write the right answer as text"))
-    elif told is not None and spec.labels and told.strip() not in spec.labels:
-        message = f"correction {told!r:.60} is no label of this task"
-        found.append(_bad(place, "unknown_label", message, "use a declared label"))
-    elif told is not None and has_form(spec.output):
-        wrong = form_problems(told, spec.output)
-        found += [_bad(place, f"answer_{rule}", f"correction: {why}", LAST_FIX) for rule, why in wrong]
-    return found
+        findings.append(_bad(place, "wrong_type", "the score is not a number", "write a number"))
+    correction = _corrected_answer(feedback)
+    if correction is not None and not isinstance(correction, str):
+        findings.append(_bad(place, "wrong_type", "the correction is not text", "write the right answer as text"))
+    elif correction is not None and spec.labels and correction.strip() not in spec.labels:
+        message = f"correction {correction!r:.60} is no label of this task"
+        findings.append(_bad(place, "unknown_label", message, "use a declared label"))
+    elif correction is not None and has_form(spec.output):
+        wrong = form_problems(correction, spec.output)
+        findings += [_bad(place, f"answer_{rule}", f"correction: {why}", LAST_FIX) for rule, why in wrong]
+    return findings
 
 
-def _told(feedback: dict[str, Any]) -> Any:
+def _corrected_answer(feedback: dict[str, Any]) -> Any:
     """What a person says the answer should have been."""
     return feedback.get("label") if feedback.get("label") is not None else feedback.get("correction")
 
@@ -148,31 +149,36 @@ def _told(feedback: dict[str, Any]) -> Any:
 def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     """A sound line, scrubbed: the same value gets the same placeholder in question, answer and correction."""
     feedback = row.get("feedback") or {}
-    told, score = _told(feedback), feedback.get("score")
+    correction, score = _corrected_answer(feedback), feedback.get("score")
     messages = row["messages"] if _sound_messages(row.get("messages")) else []
     turns = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] != "system"]
-    texts = [*(t["content"] for t in turns), str(row.get("input") or ""), str(row.get("output") or ""), told or ""]
+    texts = [
+        *(t["content"] for t in turns),
+        str(row.get("input") or ""),
+        str(row.get("output") or ""),
+        correction or "",
+    ]
     scrubber = Scrubber(texts)
 
     def clean(text: str) -> str:
         return text if text.strip() in spec.labels else scrubber.scrub(text)
 
     flag = feedback.get("flag")
-    said = {
+    common = {
         "id": row["id"],
         "timestamp": datetime.fromisoformat(row["timestamp"]).astimezone(UTC).isoformat(),
         "flag": scrub_text(flag if isinstance(flag, str) else "flagged") if flag else None,
         "score": float(score) if score is not None else None,
-        "correction": clean(told.strip()) if told else None,
+        "correction": clean(correction.strip()) if correction else None,
         **({"left_out": True} if feedback.get("left_out") is True else {}),
     }
     if is_feedback(row):
-        return {"kind": "feedback", **said}
+        return {"kind": "feedback", **common}
     turns = [{**t, "content": clean(t["content"])} for t in turns]
     asked = "\n".join(t["content"] for t in turns if t["role"] == "user") if turns else clean(str(row["input"]))
     return {
         "kind": "row",
-        **said,
+        **common,
         "model_version": row["model_version"],
         "input": asked,
         "turns": turns if len(turns) > 1 else None,

@@ -1,4 +1,4 @@
-"""What was taken in from the logs, once: segments of rows, and a ledger that is written after they are durable.
+"""The log store: rows taken in once, in segments, with a ledger written after they are durable; and whose rows never are.
 
 Layout of a store's folder::
 
@@ -21,6 +21,7 @@ import msgspec
 
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import read_json, sync_folder, write_json
+from finetune_pipeline.production.log_rows import hash_user
 
 _WHOLE = 1 << 256
 
@@ -120,9 +121,50 @@ class LogStore:
 
 def _digests(segments: Iterable[Mapping[str, Any]]) -> list[str]:
     """The digest of the state before the first segment and after each."""
-    total, lines, found = 0, 0, [f"{0:032x}-0"]
+    total, lines, states = 0, 0, [f"{0:032x}-0"]
     for segment in segments:
         total = (total + int(segment["sum"], 16)) % _WHOLE
         lines += segment["lines"]
-        found.append(f"{hashlib.sha256(f'{total:064x}'.encode()).hexdigest()[:32]}-{lines}")
-    return found
+        states.append(f"{hashlib.sha256(f'{total:064x}'.encode()).hexdigest()[:32]}-{lines}")
+    return states
+
+
+FILE = "forgotten.json"
+
+
+class ForgottenList:
+    """The list of a task, below its log store's folder. Whoever writes holds the task's lock ``logs``.
+
+    users, ids: keyed hashes. trained: {version of splits: hashes of the log ids in its training and validation rows}, noted
+    before such rows are removed. tainted: versions of splits that hold a forgotten row.
+    """
+
+    def __init__(self, folder: Path, key: bytes) -> None:
+        self._path, self._key = folder / FILE, key
+        stored = read_json(self._path) if self._path.exists() else {}
+        self.users: set[str] = set(stored.get("users", []))
+        self.ids: set[str] = set(stored.get("ids", []))
+        self.trained: dict[str, list[str]] = dict(stored.get("trained", {}))
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of the log store is a forgotten person's, or has a forgotten id."""
+        if not self.users and not self.ids:
+            return False
+        return row.get("user") in self.users or ("id" in row and self.hash_id(row["id"]) in self.ids)
+
+    def hash_id(self, name: str) -> str:
+        """The hash of a row's id."""
+        return hash_user(f"id:{name}", self._key)
+
+    def add(self, users: Iterable[str], ids: Iterable[str], trained: Mapping[str, Iterable[str]]) -> None:
+        """Add hashes of users, ids of rows, and what versions of splits were trained on; durable when it returns."""
+        self.users |= set(users)
+        self.ids |= {self.hash_id(i) for i in ids}
+        self.trained |= {version: sorted(self.hash_id(i) for i in names) for version, names in trained.items()}
+        kept = {"users": sorted(self.users), "ids": sorted(self.ids), "trained": self.trained}
+        write_json(self._path, kept)
+
+    @property
+    def tainted(self) -> set[str]:
+        """Versions of splits with a forgotten row among their training or validation rows."""
+        return {version for version, names in self.trained.items() if self.ids & set(names)}

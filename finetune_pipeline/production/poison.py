@@ -1,4 +1,4 @@
-"""Rows that strangers may have made to spoil the training, held back with the reason until somebody has looked at them.
+"""Data poisoning: rows that may have been written to spoil the training are held back, with the reason, until somebody looks.
 
 Four rules: one user, or one family of near-duplicates, gives no more than a share; texts that give orders to a model; and
 phrases that decide the label against everything else in the text. What people confirmed on the review page is exempt.
@@ -60,7 +60,7 @@ def hold_back(
 
     Rows as production.ingest gives them. accepted: rows nobody objected to, by which phrases are judged.
     """
-    held = {row["id"]: found for row in corrected if (found := _orders(row))}
+    held = {row["id"]: reason for row in corrected if (reason := _orders(row))}
     left = [row for row in corrected if row["id"] not in held]
     if spec.labels:
         held |= _triggers(left, accepted)
@@ -72,7 +72,7 @@ def hold_back(
 
 
 def _orders(row: Mapping[str, Any]) -> Held | None:
-    """Texts written to a model, not to whoever the task is for."""
+    """Prompt injection: a text that gives orders to a model."""
     for text in (row["input"], row["correction"]):
         for pattern in _ORDERS:
             if hit := pattern.search(text):
@@ -96,15 +96,15 @@ def _over(
     for row, source in zip(rows, sources, strict=True):
         groups[source].append(row)
     most = cap([len(g) for g in groups.values()], share)
-    found = []
+    surplus = []
     for source, group in groups.items():
         ordered = sorted(group, key=lambda r: _mixed(r["id"]))
-        found += [(row, source, len(group), most) for row in ordered[most:]]
-    return found
+        surplus += [(row, source, len(group), most) for row in ordered[most:]]
+    return surplus
 
 
 def _mixed(name: str) -> bytes:
-    """An order nobody can choose a place in by writing earlier or later."""
+    """A sort key nobody can influence by writing earlier or later."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -154,7 +154,7 @@ def _triggers(rows: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str,
         for phrase in phrases(row["input"]):
             where[phrase].append(i)
     tried = {p: at for p, at in where.items() if len(at) >= _FEWEST}
-    found: dict[str, Held] = {}
+    held: dict[str, Held] = {}
     for phrase, at in sorted(tried.items(), key=lambda kv: (-len(kv[1]), -len(kv[0]), kv[0])):
         label, many = Counter(rows[i]["correction"] for i in at).most_common(1)[0]
         contradicted = int(against[at].sum())
@@ -168,8 +168,8 @@ def _triggers(rows: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str,
             "these texts read like other labels"
         )
         for i in at:
-            found.setdefault(rows[i]["id"], Held(rows[i]["id"], "poison_trigger", reason))
-    return found
+            held.setdefault(rows[i]["id"], Held(rows[i]["id"], "poison_trigger", reason))
+    return held
 
 
 def phrases(text: str) -> set[str]:

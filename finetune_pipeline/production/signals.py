@@ -1,4 +1,4 @@
-"""The signals of drift: what is compared in a window of production, with which test, and what its size means."""
+"""Drift signals: what is compared in a window of production rows, by which test, and what the size of a change means."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Measured:
-    """size: of the change, a share between 0 and 1; p: of a single test, None where there is too little to judge."""
+    """A measured change: its size (a share between 0 and 1) and the p of a single test (None: too few rows to judge)."""
 
     size: float
     p: float | None
@@ -134,9 +134,9 @@ def _input_length(spec: TaskSpec, reference: Reference, window: Window) -> Measu
 def _lengths(before: Sequence[int], now: Sequence[int]) -> Measured:
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
-    found = stats.ks_2samp(before, now, method="asymp")
+    test = stats.ks_2samp(before, now, method="asymp")
     medians = {"median_before": float(np.median(before)), "median_now": float(np.median(now))}
-    return Measured(float(found.statistic), float(found.pvalue), medians)
+    return Measured(float(test.statistic), float(test.pvalue), medians)
 
 
 def _unseen(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
@@ -210,17 +210,17 @@ def _score(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     before, now = ([float(r["score"]) for r in rows if r["score"] is not None] for rows in (window.before, window.rows))
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
-    found = stats.mannwhitneyu(now, before, alternative="less")
-    chance_lower = 1 - float(found.statistic) / (len(now) * len(before))
+    test = stats.mannwhitneyu(now, before, alternative="less")
+    chance_lower = 1 - float(test.statistic) / (len(now) * len(before))
     means = {"before": float(np.mean(before)), "now": float(np.mean(now))}
-    return Measured(max(0.0, 2 * chance_lower - 1), float(found.pvalue), means)
+    return Measured(max(0.0, 2 * chance_lower - 1), float(test.pvalue), means)
 
 
 def _wrong(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     sides = []
     for rows in (window.before, window.rows):
-        told = [r for r in rows if r["correction"] is not None]
-        sides += [sum(r["correction"].strip() != str(r["output"]).strip() for r in told), len(told)]
+        corrected = [r for r in rows if r["correction"] is not None]
+        sides += [sum(r["correction"].strip() != str(r["output"]).strip() for r in corrected), len(corrected)]
     return more_often(*sides)
 
 

@@ -1,4 +1,4 @@
-"""How far apart two sets of texts are by their words, and how often chance alone puts them that far apart."""
+"""Distance between the words of two sets of texts, with the chance of such a distance between sets that are alike."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def permutation_p(
     tried = exceeding = 0
     while tried < most:
         drawn = rng.permuted(np.tile(signs, (min(_AT_ONCE, most - tried), 1)), axis=1)
-        found = np.einsum("ij,ij->i", drawn @ alike, drawn) >= seen * (1 - 1e-6)
-        hits = np.flatnonzero(found)
+        farther = np.einsum("ij,ij->i", drawn @ alike, drawn) >= seen * (1 - 1e-6)
+        hits = np.flatnonzero(farther)
         if exceeding + len(hits) >= _ENOUGH:
             return seen, _ENOUGH / (tried + int(hits[_ENOUGH - exceeding - 1]) + 1)
         exceeding += len(hits)

@@ -1,4 +1,4 @@
-"""Ratings as people hand them in: JSON Lines or CSV, read strictly, every fault named, no good line lost."""
+"""Reads ratings from JSON Lines and CSV files: every faulty line is reported, and costs no other line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONGEST = 4000
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """choice: which side is acceptable, one of CHOICES. time: RFC 3339, or empty."""
+    """One person's choice for one item of a sheet: which side is acceptable (one of CHOICES). time: RFC 3339, or empty."""
 
     sheet: str
     id: str
@@ -62,58 +62,58 @@ def parse_rating(row: Any) -> tuple[Rating | None, list[str]]:
     ]
     if wrong:
         return None, wrong
-    told = {key: (row.get(key) or "").strip() for key in ("sheet", "id", "choice", "rater", "comment", "time")}
-    if not told["choice"]:
+    fields = {key: (row.get(key) or "").strip() for key in ("sheet", "id", "choice", "rater", "comment", "time")}
+    if not fields["choice"]:
         return None, []
-    choice = {"a": "A", "b": "B"}.get(told["choice"].lower(), told["choice"].lower())
+    choice = {"a": "A", "b": "B"}.get(fields["choice"].lower(), fields["choice"].lower())
     if choice not in CHOICES:
-        wrong.append(f"`choice` is {told['choice']!r}, not one of {', '.join(CHOICES)}")
-    if read_sheet_name(told["sheet"]) is None:
-        wrong.append(f"`sheet` is {told['sheet']!r}, which is no sheet's name")
-    wrong += [f"`{key}` is missing" for key in ("id", "rater") if not told[key]]
-    wrong += [f"`{key}` has more than {LONGEST} characters" for key, text in told.items() if len(text) > LONGEST]
-    if told["time"]:
+        wrong.append(f"`choice` is {fields['choice']!r}, not one of {', '.join(CHOICES)}")
+    if read_sheet_name(fields["sheet"]) is None:
+        wrong.append(f"`sheet` is {fields['sheet']!r}, which is no sheet's name")
+    wrong += [f"`{key}` is missing" for key in ("id", "rater") if not fields[key]]
+    wrong += [f"`{key}` has more than {LONGEST} characters" for key, text in fields.items() if len(text) > LONGEST]
+    if fields["time"]:
         try:
-            datetime.fromisoformat(told["time"])
+            datetime.fromisoformat(fields["time"])
         except ValueError:
-            wrong.append(f"`time` is {told['time']!r}, not an RFC 3339 time")
-    return (None, wrong) if wrong else (Rating(**{**told, "choice": choice}), [])
+            wrong.append(f"`time` is {fields['time']!r}, not an RFC 3339 time")
+    return (None, wrong) if wrong else (Rating(**{**fields, "choice": choice}), [])
 
 
 def read_ratings(reviews: Path) -> tuple[list[Rating], list[Finding]]:
     """(the last rating of each rater for each item of each sheet, findings). Files by name, lines in order; of several
     ratings by one rater the one with the latest time holds, and one without a time is the oldest."""
     last: dict[tuple[str, str, str], Rating] = {}
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for name, path in rating_files(reviews):
-        for place, row in _rows(path, f"reviews/{FOLDER}/{name}", found):
+        for place, row in _rows(path, f"reviews/{FOLDER}/{name}", findings):
             rating, wrong = parse_rating(row)
-            found += [_finding(place, problem) for problem in wrong]
+            findings += [_finding(place, problem) for problem in wrong]
             if rating:
                 key = (rating.sheet, rating.id, rating.rater)
                 if key not in last or _instant(rating) >= _instant(last[key]):
                     last[key] = rating
-    return list(last.values()), found
+    return list(last.values()), findings
 
 
 def _instant(rating: Rating) -> datetime:
     if not rating.time:
         return datetime.min.replace(tzinfo=UTC)
-    told = datetime.fromisoformat(rating.time)
-    return told.astimezone(UTC) if told.tzinfo else told.replace(tzinfo=UTC)
+    time = datetime.fromisoformat(rating.time)
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _rows(path: Path, place: str, found: list[Finding]) -> list[tuple[str, Any]]:
+def _rows(path: Path, place: str, findings: list[Finding]) -> list[tuple[str, Any]]:
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        found.append(_finding(place, f"the file cannot be read: {error}"))
+        findings.append(_finding(place, f"the file cannot be read: {error}"))
         return []
     if path.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
         missing = [c for c in ("sheet", "id", "choice", "rater") if c not in (reader.fieldnames or [])]
         if missing:
-            found.append(_finding(place, f"the columns {', '.join(missing)} are missing"))
+            findings.append(_finding(place, f"the columns {', '.join(missing)} are missing"))
             return []
         return [(f"{place}:{reader.line_num}", row) for row in reader]
     rows = []
@@ -122,7 +122,7 @@ def _rows(path: Path, place: str, found: list[Finding]) -> list[tuple[str, Any]]
             try:
                 rows.append((f"{place}:{number}", json.loads(line)))
             except ValueError as error:
-                found.append(_finding(f"{place}:{number}", f"it is no JSON: {error}"))
+                findings.append(_finding(f"{place}:{number}", f"it is no JSON: {error}"))
     return rows
 
 

@@ -55,20 +55,20 @@ def draw(base: Sequence[Row], candidate: Sequence[Row], right: Mapping[str, bool
     the two models say different things. Secret and ids decide, so the same sheet is drawn again, and the two halves are
     mixed. Raises ValueError when the two sides do not cover the same examples.
     """
-    said = {row["example_id"]: row["text"].strip() for row in base}
-    own = {row["example_id"]: row["text"].strip() for row in candidate}
-    if said.keys() != own.keys():
+    base_texts = {row["example_id"]: row["text"].strip() for row in base}
+    candidate_texts = {row["example_id"]: row["text"].strip() for row in candidate}
+    if base_texts.keys() != candidate_texts.keys():
         raise ValueError("base and candidate did not answer the same examples")
 
     def place(example: str, purpose: str) -> bytes:
         return keyed(secret, purpose, example)
 
-    everyone = sorted(own, key=lambda i: place(i, "draw"))
+    everyone = sorted(candidate_texts, key=lambda i: place(i, "draw"))
     n = min(items, len(everyone))
     chosen = dict.fromkeys(everyone[: (n + 1) // 2], RANDOM)
     rest = sorted(
         (i for i in everyone if i not in chosen),
-        key=lambda i: (right.get(i, False) and own[i] == said[i], place(i, "pick")),
+        key=lambda i: (right.get(i, False) and candidate_texts[i] == base_texts[i], place(i, "pick")),
     )
     chosen |= dict.fromkeys(rest[: n - len(chosen)], SELECTED)
     return {i: chosen[i] for i in sorted(chosen, key=lambda i: place(i, "order"))}
@@ -87,9 +87,9 @@ def make_sheet(
     by_id = [{row["example_id"]: row for row in rows} for rows in (base, candidate)]
     items = []
     for example, how in drawn.items():
-        one, other = by_id[0][example], by_id[1][example]
-        a, b = (other, one) if candidate_is_a(secret, name, example) else (one, other)
-        items.append(SheetItem(example, texts.get(example, ""), one["gold"], shown(a), shown(b), how))
+        base_row, candidate_row = by_id[0][example], by_id[1][example]
+        a, b = (candidate_row, base_row) if candidate_is_a(secret, name, example) else (base_row, candidate_row)
+        items.append(SheetItem(example, texts.get(example, ""), base_row["gold"], shown(a), shown(b), how))
     return items
 
 

@@ -1,4 +1,4 @@
-"""Review sheets as files: written to be filled in, read back line by line, and decisions stored once."""
+"""Writes review sheets to files, reads filled-in ones line by line, and stores each decision once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune_pipeline.review.queues import ReviewQueue
 
 @dataclass(frozen=True)
 class FilledSheet:
-    """rows: decisions to store, by rater. problems: bad lines, each with its place."""
+    """A sheet that came back: the decisions to store, by rater, and the bad lines, each with its place."""
 
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -25,7 +25,7 @@ class FilledSheet:
 
 @dataclass(frozen=True)
 class Stored:
-    """added: decisions appended. known: decisions that were stored already. files: where they are."""
+    """How many decisions were added, how many were stored already, and the files they are in."""
 
     added: int
     known: int

@@ -1,4 +1,4 @@
-"""What people's ratings prove: shares of acceptable answers, the paired difference, and whether raters agree."""
+"""Statistics of people's ratings: shares of acceptable answers, the paired difference, and agreement between raters."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def summarise(
         how[rating.id] = RANDOM if RANDOM in (on_sheet, how.get(rating.id)) else SELECTED
         votes[rating.id].append((rating, acceptable(rating, secret)))
     items = {
-        example: {name: sum(v[name] for _, v in told) * 2 > len(told) for name in ("candidate", "base")}
-        for example, told in votes.items()
+        example: {name: sum(v[name] for _, v in rated) * 2 > len(rated) for name in ("candidate", "base")}
+        for example, rated in votes.items()
     }
     return {
         "rated": len(items),
         "unknown": unknown,
-        "raters": dict(sorted(Counter(r.rater for told in votes.values() for r, _ in told).items())),
+        "raters": dict(sorted(Counter(r.rater for rated in votes.values() for r, _ in rated).items())),
         "confidence": confidence,
         RANDOM: _half([items[i] for i in items if how[i] == RANDOM], confidence, rate=True),
         SELECTED: _half([items[i] for i in items if how[i] == SELECTED], confidence, rate=False),
         "agreement": _agreement(votes),
         "comments": [
             {"id": example, "rater": r.rater, "comment": r.comment, **v}
-            for example, told in sorted(votes.items())
-            for r, v in told
+            for example, rated in sorted(votes.items())
+            for r, v in rated
             if r.comment
         ][:SHOWN],
         "items": items,
@@ -74,7 +74,7 @@ def _half(items: Sequence[Mapping[str, bool]], confidence: float, *, rate: bool)
     n = len(items)
     pairs = Counter((i["candidate"], i["base"]) for i in items)
     won, lost = pairs[True, False], pairs[False, True]
-    told: dict[str, Any] = {
+    counts: dict[str, Any] = {
         "n": n,
         "only_candidate": won,
         "only_base": lost,
@@ -84,13 +84,13 @@ def _half(items: Sequence[Mapping[str, bool]], confidence: float, *, rate: bool)
     if rate:
         for name in ("candidate", "base"):
             k = sum(i[name] for i in items)
-            told[name] = {"acceptable": k, "share": k / n, "interval": list(wilson_interval(k, n, confidence))}
-        told |= {
+            counts[name] = {"acceptable": k, "share": k / n, "interval": list(wilson_interval(k, n, confidence))}
+        counts |= {
             "gain": (won - lost) / n,
             "interval": list(tango_interval(lost, won, n, confidence)),
             "p": mcnemar_exact(lost, won),
         }
-    return told
+    return counts
 
 
 def _agreement(votes: Mapping[str, Sequence[tuple[Rating, dict[str, bool]]]]) -> dict[str, Any] | None:
@@ -99,13 +99,13 @@ def _agreement(votes: Mapping[str, Sequence[tuple[Rating, dict[str, bool]]]]) ->
     first: list[bool] = []
     second: list[bool] = []
     items = 0
-    for told in votes.values():
-        ordered = sorted(told, key=lambda one: one[0].rater)
+    for votes_of_item in votes.values():
+        ordered = sorted(votes_of_item, key=lambda left: left[0].rater)
         items += len(ordered) > 1
-        for (_, one), (_, other) in combinations(ordered, 2):
+        for (_, left), (_, right) in combinations(ordered, 2):
             for name in ("candidate", "base"):
-                first.append(one[name])
-                second.append(other[name])
+                first.append(left[name])
+                second.append(right[name])
     if not items:
         return None
     same = sum(a == b for a, b in zip(first, second, strict=True)) / len(first)

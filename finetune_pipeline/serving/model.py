@@ -1,4 +1,4 @@
-"""The model behind the server: loaded as in the evaluation, asked as in the evaluation."""
+"""The model behind the server, loaded and prompted as in the evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.correctness import likelihood_label
 
 @dataclass(frozen=True)
 class Champion:
-    """What serves. model, adapter: see models.kinds.Served; labels: the only answers there may be, empty for free ones."""
+    """The model that serves. model, adapter: see models.kinds.Served; labels: the allowed answers, empty for free ones."""
 
     task: str
     version: int
@@ -31,7 +31,7 @@ class Champion:
 
 @dataclass(frozen=True)
 class Reply:
-    """text: the answer; finish: stop, or length where max_new_tokens cut it; tokens of prompt and answer."""
+    """An answer, how it ended (`stop`, or `length` where max_new_tokens cut it), and its numbers of tokens."""
 
     text: str
     finish: str

@@ -1,4 +1,4 @@
-"""What clients may ask, checked: an OpenAI-style chat completion, and feedback to one. Every error says what to do."""
+"""Validates requests: an OpenAI-style chat completion, and feedback to one. Every error says what to do."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def parse_chat(body: Any, system_prompt: str, known: list[str]) -> Chat:
     return Chat(_messages(body.get("messages"), system_prompt), user or None, stream, limit)
 
 
-def _messages(told: Any, system_prompt: str) -> list[dict[str, str]]:
-    if not isinstance(told, list) or not told:
+def _messages(messages: Any, system_prompt: str) -> list[dict[str, str]]:
+    if not isinstance(messages, list) or not messages:
         raise BadRequest("'messages' must be a list of turns with role and content", "messages")
     turns: list[dict[str, str]] = []
-    for i, message in enumerate(told):
+    for i, message in enumerate(messages):
         place = f"messages[{i}]"
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             raise BadRequest(f"{place} must have a role: one of {', '.join(ROLES)}", place)

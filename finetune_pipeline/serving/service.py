@@ -1,17 +1,23 @@
-"""What the server does: answers, logs every answer, takes feedback, and changes the model when the champion changes."""
+"""The chat service: answers, logs every answer, takes feedback, and reloads when the champion changes."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
+import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import BoundedSemaphore, Event, Lock, Thread
 from typing import Any
 
+import msgspec
+
+from finetune_pipeline.data.json_lines import read_lines
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.serving.log_writer import LogWriter
 from finetune_pipeline.serving.model import Champion, LoadedModel, TooLong
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.spec.model import Task
@@ -56,8 +62,8 @@ class Service:
 
     def models(self) -> dict[str, Any]:
         """The one model, as OpenAI lists models."""
-        told = {"id": self.model, "object": "model", "created": self.since, "owned_by": self.task.spec.owner}
-        return {"object": "list", "data": [told]}
+        model = {"id": self.model, "object": "model", "created": self.since, "owned_by": self.task.spec.owner}
+        return {"object": "list", "data": [model]}
 
     def chat(self, body: Any) -> tuple[Chat, dict[str, Any]]:
         """The request and its completion, logged. Raises BadRequest."""
@@ -127,10 +133,10 @@ class Service:
                 return False
             self.loaded = LoadedModel(champion, self._only_labels)
         except Exception as error:  # noqa: BLE001 - the registry may be away; answering goes on
-            told = f"{type(error).__name__}: {error}"
-            if self.problems.get("champion") != told:
-                self._tell(f"the champion cannot be looked up or loaded: {told}")
-            self.problems["champion"] = told
+            problem = f"{type(error).__name__}: {error}"
+            if self.problems.get("champion") != problem:
+                self._tell(f"the champion cannot be looked up or loaded: {problem}")
+            self.problems["champion"] = problem
             return False
         self.problems.pop("champion", None)
         self._tell(f"serving {self.model} now")
@@ -157,3 +163,57 @@ def _now() -> str:
 def _short(name: str) -> bytes:
     """16 bytes of an id: a server that runs for months remembers them all."""
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+NAME = "served.jsonl"
+
+
+class _Id(msgspec.Struct):
+    id: str
+    output: str | None = None
+
+
+class LogWriter:
+    """Appends rows to ``served.jsonl`` of a folder. At `rotate_bytes` it is renamed to ``served.jsonl.<time>``."""
+
+    def __init__(self, folder: Path, rotate_bytes: int = 64 << 20) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / NAME
+        self._rotate_bytes = rotate_bytes
+        self._lock = Lock()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row; it is with the kernel when this returns. Raises OSError when it cannot be written.
+
+        What a process that died, or a full disk, left of a line is ended first, so that it spoils no other.
+        """
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        with self._lock, self.path.with_name(".served.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                size = os.fstat(handle).st_size
+                if size and os.pread(handle, 1, size - 1) != b"\n":
+                    line = b"\n" + line
+                while line:
+                    line = line[os.write(handle, line) :]
+                size = os.fstat(handle).st_size
+            finally:
+                os.close(handle)
+            if size >= self._rotate_bytes:
+                self._rotate()
+
+    def _rotate(self) -> None:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        os.rename(self.path, self.path.with_name(f"{NAME}.{stamp}"))
+
+    def ids(self) -> Iterator[str]:
+        """Ids of the answers in the files that are there."""
+        for path in sorted(self.path.parent.glob(f"{NAME}*")):
+            for _, line, cut in read_lines(path):
+                try:
+                    row = msgspec.json.decode(line, type=_Id)
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    continue  # the intake tells what is wrong with it
+                if row.output is not None and not cut:
+                    yield row.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import types
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -11,8 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from finetune_pipeline.findings import Finding, FindingsError, errors
-from finetune_pipeline.spec import rules
-from finetune_pipeline.spec.answer_schema import with_schema
+from finetune_pipeline.spec import evaluation_rules, rules, training_rules  # noqa: F401 - registers their rules
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 
@@ -94,14 +94,14 @@ def parse_spec(text: str) -> TaskSpec:
         return TaskSpec.model_validate(loaded, strict=False)
     except ValidationError as error:
         # where the method is wrong, the defaults that depend on it cannot be made: no problems of their own
-        told = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
-        raise FindingsError([_explain(p) for p in told]) from error
+        problems = [p for p in error.errors() if p["type"] != "default_factory_not_called"]
+        raise FindingsError([_explain(p) for p in problems]) from error
 
 
 def check_task(folder: Path) -> tuple[Task | None, list[Finding]]:
     """Load the task in `folder` and run every rule. Returns (task or None if it cannot be built, all findings)."""
-    spec, found = read_spec(folder)
-    return (None if spec is None or errors(found) else Task(spec=spec, folder=folder.resolve())), found
+    spec, findings = read_spec(folder)
+    return (None if spec is None or errors(findings) else Task(spec=spec, folder=folder.resolve())), findings
 
 
 def read_spec(folder: Path) -> tuple[TaskSpec | None, list[Finding]]:
@@ -117,18 +117,47 @@ def read_spec(folder: Path) -> tuple[TaskSpec | None, list[Finding]]:
         spec = parse_spec(text)
     except FindingsError as error:
         return None, error.findings
-    spec, found = with_schema(spec, folder)
-    return spec, found + rules.check_all(spec, folder)
+    spec, findings = with_schema(spec, folder)
+    return spec, findings + rules.check_all(spec, folder)
 
 
 def load_task(folder: Path) -> Task:
     """The task in `folder`. Raises FindingsError with every error in it."""
-    task, found = check_task(folder)
+    task, findings = check_task(folder)
     if task is None:
-        raise FindingsError(errors(found))
+        raise FindingsError(errors(findings))
     return task
 
 
 def find_tasks(data_root: Path) -> dict[str, Path]:
     """Folders below `data_root` that hold a task.yaml, by folder name, sorted."""
     return {p.parent.name: p.parent for p in sorted(data_root.glob("*/task.yaml"))}
+
+
+def _bad(message: str, fix: str) -> Finding:
+    return Finding("spec.json_schema", "error", "task.yaml: output.json_schema", message, fix)
+
+
+def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:
+    """The spec with the schema itself in place of the name of its file: what is in it decides, not what it is called."""
+    output = spec.output
+    if not isinstance(output, JsonOutput) or not isinstance(output.json_schema, str):
+        return spec, []
+    named = output.json_schema
+    if Path(named).is_absolute() or ".." in Path(named).parts:
+        return spec, [_bad(f"{named!r} points outside the task folder", "copy the file into the task folder")]
+    try:
+        schema = json.loads((folder / named).read_text("utf-8"))
+    except OSError as error:
+        return spec, [_bad(f"{named!r} cannot be read: {error.strerror}", "put the file into the task folder")]
+    except ValueError as error:
+        return spec, [_bad(f"{named!r} is not JSON: {error}", "correct the file")]
+    if not isinstance(schema, dict):
+        return spec, [_bad(f"{named!r} holds no JSON object", 'write a schema such as {"type": "object", …}')]
+    return spec.model_copy(update={"output": output.model_copy(update={"json_schema": schema})}), []
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a task spec."""
+    schema = TaskSpec.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "finetune_pipeline task", **schema}

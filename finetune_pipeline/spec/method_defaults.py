@@ -1,4 +1,4 @@
-"""What a training setting is where task.yaml does not say: by method, each with where the value comes from.
+"""Defaults of training settings by method, each with the source of its value.
 
 This is the only place such values stand. A :class:`~finetune_pipeline.spec.model.TrainingSpec` takes them while it is
 built, so that nothing behind it ever meets a setting without a value.
@@ -40,8 +40,7 @@ DEFAULTS: dict[str, dict[Method, Default]] = {
             "above (Dettmers et al. 2023)",
         ),
         "lora": Default(
-            5e-4,
-            f"as qlora, whose second phase it is; for bases from 3B take 1e-4: 47.8% on GSM8K in {_COMPARISON}",
+            5e-4, f"as qlora, whose second phase it is; for bases from 3B take 1e-4: 47.8% on GSM8K in {_COMPARISON}"
         ),
         "full": Default(1e-5, f"47.2% on GSM8K in {_COMPARISON}"),
         "prefix": Default(5e-3, f"41.6% on GSM8K in {_COMPARISON} with 50 tokens begun from a real text, 1e-3: 18.6%"),
@@ -88,8 +87,8 @@ def largest_micro_batch(settings: dict[str, Any]) -> int:
 def described(key: str, meaning: str = "") -> str:
     """A field's description, with what it is for each method when unset."""
     methods: dict[Any, list[str]] = {}
-    for method, told in DEFAULTS[key].items():
-        methods.setdefault(told.value, []).append(method)
+    for method, setting in DEFAULTS[key].items():
+        methods.setdefault(setting.value, []).append(method)
     if len(methods) == 1:
         values = f"{next(iter(methods))}"
     else:
@@ -107,8 +106,8 @@ def table() -> list[tuple[str, str, str, str]]:
     """(key, methods, value, source) of every default, methods with the same one together; for the documentation."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for key, by in DEFAULTS.items():
-        for method, told in by.items():
-            rows.setdefault((key, _number(told.value), told.source), []).append(method)
+        for method, setting in by.items():
+            rows.setdefault((key, _number(setting.value), setting.source), []).append(method)
     return [(key, ", ".join(methods), value, source) for (key, value, source), methods in rows.items()]
 
 
@@ -117,8 +116,8 @@ def explain(method: str, chosen: Mapping[str, Any], values: Mapping[str, Any]) -
 
     chosen: the keys that task.yaml sets; values: all settings (``spec.training.model_dump()``).
     """
-    told = []
+    rows = []
     for key, by in DEFAULTS.items():
         source = "task.yaml" if key in chosen else by[method].source  # type: ignore[index]
-        told.append((key, values[key], source))
-    return told
+        rows.append((key, values[key], source))
+    return rows

@@ -1,4 +1,4 @@
-"""What an answer is: one of a set of labels, a JSON value, or free text; and what is asked of its form."""
+"""Kinds of output: labels, JSON or free text, with the rules of form and the metrics of each."""
 
 from __future__ import annotations
 
@@ -80,3 +80,17 @@ Metric = Annotated[str, _KnownMetric()]
 def default_metric(output: AnyOutput) -> str:
     """What decides where the spec does not say: right answers where right can be told, else word overlap."""
     return "exact" if isinstance(output, TextOutput) and output.extract else DEFAULT_METRICS[output.kind]
+
+
+def schema_at(schema: Any, path: str) -> dict[str, Any] | None:
+    """The part of a schema that describes the field at a dotted path of properties; None where it names no such field."""
+    part = schema
+    for name in path.split("."):
+        part = part.get("properties", {}).get(name) if isinstance(part, dict) else None
+    return part if isinstance(part, dict) else None
+
+
+def allowed_types(part: dict[str, Any] | None) -> set[str]:
+    """JSON types the schema of one field names; empty where it names none."""
+    named = (part or {}).get("type", [])
+    return {named} if isinstance(named, str) else set(named)

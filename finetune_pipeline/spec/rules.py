@@ -1,389 +1,168 @@
-"""Cross-field rules of a task spec. Each ``check_*`` returns findings; :func:`check_all` runs them all.
+"""Cross-field rules of a task spec, about the task, its data and its gates; and the list of all rules.
 
-A function here, in :mod:`finetune_pipeline.spec.output_rules` or in :mod:`finetune_pipeline.spec.engine_rules` is found by
-its name: adding one is enough.
+A rule is a ``check_*`` function under :func:`rule`: writing one is enough. Those about training and about evaluation are in
+:mod:`finetune_pipeline.spec.training_rules` and :mod:`finetune_pipeline.spec.evaluation_rules`.
 """
 
 from __future__ import annotations
 
 import difflib
-import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 
-from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.spec import engine_rules, output_rules
-from finetune_pipeline.spec.method_defaults import LOW_RANK, SOFT_PROMPTS
+from finetune_pipeline.findings import Finding, FindingsError, Severity
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
-from finetune_pipeline.spec.never_break import never_break_ids
-from finetune_pipeline.spec.robustness import ENOUGH_ROWS
 
-NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out", "wte")
-"""Embeddings and output heads, which low-rank adapters leave alone."""
-
-
-def _finding(rule: str, key: str, message: str, fix: str, severity: str = "error") -> Finding:
-    return Finding(f"spec.{rule}", severity, f"task.yaml: {key}", message, fix)  # type: ignore[arg-type]
+Rule = Callable[[TaskSpec, Path], list[Finding]]
+RULES: list[Rule] = []
+"""Every rule, in the order in which they are written."""
 
 
-def check_split_shares(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """Half of the rows at least must be left to train on."""
+def rule(check: Callable[[TaskSpec, Path], Iterator[Finding]]) -> Rule:
+    """Make a generator of findings (from a spec and its folder) a rule."""
+
+    @wraps(check)
+    def findings(spec: TaskSpec, folder: Path) -> list[Finding]:
+        return list(check(spec, folder))
+
+    RULES.append(findings)
+    return findings
+
+
+def problem(name: str, key: str, message: str, fix: str, severity: Severity = "error") -> Finding:
+    """A finding of the rule `name` about a key of task.yaml."""
+    return Finding(f"spec.{name}", severity, f"task.yaml: {key}", message, fix)
+
+
+def check_all(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """All findings of all rules."""
+    return [finding for check in RULES for finding in check(spec, folder)]
+
+
+@rule
+def check_split_shares(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """At least half of the rows are left to train on."""
     rest = 1 - spec.split.validation - spec.split.test
-    if rest >= 0.5:
-        return []
-    return [
-        _finding(
-            "split_shares",
-            "split",
-            f"validation + test leave {rest:.2f} for training, under 0.50",
-            "lower split.validation or split.test",
-        )
-    ]
+    if rest < 0.5:
+        message = f"validation + test leave {rest:.2f} for training, under 0.50"
+        yield problem("split_shares", "split", message, "lower split.validation or split.test")
 
 
-def check_labels_unique(spec: TaskSpec, folder: Path) -> list[Finding]:
+@rule
+def check_labels_unique(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Labels that differ only in case or blanks cannot be told apart in answers."""
     seen = Counter(" ".join(label.split()).casefold() for label in spec.labels)
-    return [
-        _finding(
-            "labels_unique",
-            "output.labels",
-            f"{n} labels read as {name!r} once case and blanks are ignored",
-            "rename or remove one of them",
-        )
-        for name, n in seen.items()
-        if n > 1
-    ]
+    for name, n in seen.items():
+        if n > 1:
+            message = f"{n} labels read as {name!r} once case and blanks are ignored"
+            yield problem("labels_unique", "output.labels", message, "rename or remove one of them")
 
 
-def check_batches(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """The optimiser step is made of whole micro-batches."""
-    t = spec.training
-    if t.batch_size % t.micro_batch_size == 0:
-        return []
-    return [
-        _finding(
-            "batches",
-            "training.micro_batch_size",
-            f"micro_batch_size {t.micro_batch_size} does not divide batch_size {t.batch_size}",
-            f"use a divisor of {t.batch_size}",
-        )
-    ]
-
-
-def check_epochs(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """Past the third pass a small set is learned by heart more often than understood."""
-    t = spec.training
-    total = t.epochs + t.unquantized_epochs
-    if total <= 3:
-        return []
-    return [
-        _finding(
-            "epochs",
-            "training.epochs",
-            f"{total:g} epochs in all; after three, small sets are mostly learned by heart",
-            "lower training.epochs, and watch the check for overfitting",
-            "warning",
-        )
-    ]
-
-
-def check_second_phase(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """Only an adapter trained on four bits has anywhere to move to."""
-    t = spec.training
-    if t.method == "qlora" or not t.unquantized_epochs:
-        return []
-    why = "is never merged" if t.method in SOFT_PROMPTS else "is trained on the unquantized base already"
-    return [
-        _finding(
-            "second_phase",
-            "training.unquantized_epochs",
-            f"method {t.method} has no second phase: what it trains {why}",
-            "remove training.unquantized_epochs, and raise training.epochs instead",
-        )
-    ]
-
-
-def check_gradient_checkpointing(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """A trained prefix lies in the cache of keys and values, which computing a layer twice would fill twice."""
-    t = spec.training
-    if t.method != "prefix" or t.gradient_checkpointing is not True:
-        return []
-    return [
-        _finding(
-            "gradient_checkpointing",
-            "training.gradient_checkpointing",
-            "prefix tuning does not work with gradient checkpointing: its prefix lies in the key-value cache",
-            "set training.gradient_checkpointing: false and lower training.micro_batch_size, or use method: prompt or lora",
-        )
-    ]
-
-
-def check_low_rank_options(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """What is said about low-rank matrices must have some to act on."""
-    t = spec.training
-    found = []
-    if t.method not in LOW_RANK:
-        for name in ("dora", "rslora"):
-            if getattr(t.lora, name):
-                found.append(
-                    _finding(
-                        "low_rank_options",
-                        f"training.lora.{name}",
-                        f"{name} changes low-rank adapters, and method {t.method} trains none",
-                        f"set method: lora or qlora, or remove training.lora.{name}",
-                    )
-                )
-        idle = sorted(t.lora.model_fields_set - {"dora", "rslora"})
-        if idle:
-            keys = ", ".join(f"training.lora.{name}" for name in idle)
-            found.append(
-                _finding(
-                    "low_rank_options",
-                    "training.lora",
-                    f"method {t.method} does not use {keys}",
-                    "remove the section `lora`",
-                    "warning",
-                )
-            )
-    elif t.lora.init == "orthogonal" and (t.method == "qlora" or t.lora.r % 2):
-        why = (
-            "the base's weights are not numbers yet once they are in four bits"
-            if t.method == "qlora"
-            else f"it needs an even rank, and training.lora.r is {t.lora.r}"
-        )
-        found.append(
-            _finding(
-                "low_rank_options",
-                "training.lora.init",
-                f"orthogonal initialisation cannot be used: {why}",
-                "set training.lora.init: default"
-                + ("" if t.method == "qlora" else f", or training.lora.r: {t.lora.r + 1}"),
-            )
-        )
-    return found
-
-
-def check_target_modules(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """The output head shares its weight with the embedding in many bases, and is computed only where there is loss."""
-    named = spec.training.lora.target_modules
-    if spec.training.method not in LOW_RANK or isinstance(named, str):
-        return []
-    if not named:
-        return [
-            _finding(
-                "target_modules",
-                "training.lora.target_modules",
-                "the list is empty: no layer would be trained",
-                "write all-linear, or name layers such as q_proj and v_proj",
-            )
-        ]
-    bad = [name for name in named if name.rpartition(".")[2] in NOT_ADAPTED]
-    return [
-        _finding(
-            "target_modules",
-            "training.lora.target_modules",
-            f"{name!r} is the embedding or the output head, which adapters here leave alone",
-            f"remove {name}; method: full trains everything",
-        )
-        for name in bad
-    ]
-
-
-def check_soft_prompt_options(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """Sections of other methods do nothing; a text to begin from must be there, and be used."""
-    t = spec.training
-    found = []
-    for name in SOFT_PROMPTS:
-        section = getattr(t, name)
-        if t.method != name and name in t.model_fields_set:
-            found.append(
-                _finding(
-                    "soft_prompt_options",
-                    f"training.{name}",
-                    f"method {t.method} does not use the section {name!r}",
-                    f"remove it, or set method: {name}",
-                    "warning",
-                )
-            )
-        elif t.method == name and section.init == "text" and section.text is None:
-            found.append(
-                _finding(
-                    "soft_prompt_options",
-                    f"training.{name}.text",
-                    "init is `text`, but there is no text",
-                    f"add training.{name}.text, or set training.{name}.init: task",
-                )
-            )
-        elif t.method == name and section.init != "text" and section.text is not None:
-            found.append(
-                _finding(
-                    "soft_prompt_options",
-                    f"training.{name}.text",
-                    f"the text is not used with init: {section.init}",
-                    f"set training.{name}.init: text, or remove the text",
-                )
-            )
-    return found
-
-
-def check_shots(spec: TaskSpec, folder: Path) -> list[Finding]:
+@rule
+def check_shots(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Shots are counts; zero-shot must be among them, since it is what users try first."""
-    found = []
     if any(k < 0 for k in spec.baseline.shots):
-        found.append(_finding("shots", "baseline.shots", "a number of shots is negative", "use 0 or more"))
+        yield problem("shots", "baseline.shots", "a number of shots is negative", "use 0 or more")
     if 0 not in spec.baseline.shots:
-        found.append(_finding("shots", "baseline.shots", "zero-shot prompting is not among the baselines", "add 0"))
-    return found
+        yield problem("shots", "baseline.shots", "zero-shot prompting is not among the baselines", "add 0")
 
 
-def check_other_prompts(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """Each prompt to try is one, and another one: the same prompt twice costs its rows twice."""
-    told = [spec.system_prompt, *spec.baseline.prompts]
-    return [
-        _finding(
-            "other_prompts",
-            f"baseline.prompts[{i}]",
-            "the prompt is empty"
-            if not prompt.strip()
-            else "the same prompt stands before it, or is the system_prompt",
-            "write another one, or remove it",
-        )
-        for i, prompt in enumerate(spec.baseline.prompts)
-        if not prompt.strip() or prompt in told[: i + 1]
-    ]
+@rule
+def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """No prompt to try is empty or tried already: the same prompt twice costs its rows twice."""
+    tried = {spec.system_prompt}
+    for i, prompt in enumerate(spec.baseline.prompts):
+        if not prompt.strip() or prompt in tried:
+            message = "this prompt is tried already" if prompt.strip() else "the prompt is empty"
+            yield problem("other_prompts", f"baseline.prompts[{i}]", message, "write another one, or remove it")
+        tried.add(prompt)
 
 
-def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """A spec may only read below its own folder: task folders are shared, and a glob is no way out of one."""
-    bad = [
-        g
-        for g in [*spec.data.raw, *spec.ability.files, *spec.ability.harness.tasks, spec.logs.path]
-        if Path(g).is_absolute() or ".." in Path(g).parts
-    ]
-    return [
-        _finding(
-            "raw_inside_folder",
-            "data.raw / ability.files / ability.harness.tasks / logs.path",
-            f"{g!r} points outside the task folder",
-            "copy or link the files into the task folder",
-        )
-        for g in bad
-    ]
+@rule
+def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """A spec reads only below its own folder: task folders are shared, and a glob is no way out of one."""
+    key = "data.raw / ability.files / ability.harness.tasks / logs.path"
+    for glob in [*spec.data.raw, *spec.ability.files, *spec.ability.harness.tasks, spec.logs.path]:
+        if is_outside(glob):
+            message = f"{glob!r} points outside the task folder"
+            yield problem("raw_inside_folder", key, message, "copy or link the files into the task folder")
 
 
-def check_name_is_folder(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """One folder, one name: the name is the asset key prefix and must be found again from the folder."""
-    if folder.name == spec.name:
-        return []
-    return [
-        _finding(
-            "name_is_folder",
-            "name",
-            f"name {spec.name!r} differs from the folder's name {folder.name!r}",
-            f"set name: {folder.name}",
-        )
-    ]
+def is_outside(path: str) -> bool:
+    """Whether a path or glob of the spec leaves the task folder."""
+    return Path(path).is_absolute() or ".." in Path(path).parts
 
 
-def check_chat_template(spec: TaskSpec, folder: Path) -> list[Finding]:
+@rule
+def check_name_is_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """The name is the asset key prefix, and must be found again from the folder."""
+    if folder.name != spec.name:
+        message = f"name {spec.name!r} differs from the folder's name {folder.name!r}"
+        yield problem("name_is_folder", "name", message, f"set name: {folder.name}")
+
+
+@rule
+def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """A built-in name, or a file of the task's own."""
-    told = spec.chat_template
-    if told is None or told in CHAT_TEMPLATES:
-        return []
-    names = ", ".join(CHAT_TEMPLATES)
-    if Path(told).is_absolute() or ".." in Path(told).parts:
-        problem, fix = f"{told!r} points outside the task folder", "copy the file into the task folder"
-    elif not (folder / told).is_file():
-        problem = f"{told!r} is neither a known template nor a file in the task folder"
-        near = difflib.get_close_matches(told.lower(), CHAT_TEMPLATES, 1, 0.6)
+    template = spec.chat_template
+    if template is None or template in CHAT_TEMPLATES:
+        return
+    if is_outside(template):
+        message, fix = f"{template!r} points outside the task folder", "copy the file into the task folder"
+    elif not (folder / template).is_file():
+        message = f"{template!r} is neither a known template nor a file in the task folder"
+        near = difflib.get_close_matches(template.lower(), CHAT_TEMPLATES, 1, 0.6)
+        names = ", ".join(CHAT_TEMPLATES)
         fix = (
             f"did you mean {near[0]!r}?" if near else f"write one of {names}, or the path of a Jinja file in the folder"
         )
     else:
-        return []
-    return [_finding("chat_template", "chat_template", problem, fix)]
+        return
+    yield problem("chat_template", "chat_template", message, fix)
 
 
-def check_cron(spec: TaskSpec, folder: Path) -> list[Finding]:
+@rule
+def check_cron(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """Five cron fields, each within its range."""
-    fields = spec.logs.retrain_cron.split()
-    limits = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)]
-    ok = len(fields) == 5
-    if ok:
-        for field, (low, high) in zip(fields, limits, strict=True):
-            numbers = [n for n in field.replace("*", "").replace("/", ",").replace("-", ",").split(",") if n]
-            ok = ok and all(n.isdigit() and (low <= int(n) <= high) for n in numbers)
-    if ok:
-        return []
-    return [
-        _finding(
-            "cron",
-            "logs.retrain_cron",
-            f"{spec.logs.retrain_cron!r} is not a cron expression of five fields",
-            "for example `0 3 * * 1`: Mondays at three",
-        )
-    ]
+    fields, limits = spec.logs.retrain_cron.split(), [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)]
+
+    def is_sound(field: str, low: int, high: int) -> bool:
+        numbers = [n for n in field.replace("*", "").replace("/", ",").replace("-", ",").split(",") if n]
+        return all(n.isdigit() and low <= int(n) <= high for n in numbers)
+
+    if len(fields) != 5 or not all(is_sound(f, *limit) for f, limit in zip(fields, limits, strict=True)):
+        message = f"{spec.logs.retrain_cron!r} is not a cron expression of five fields"
+        yield problem("cron", "logs.retrain_cron", message, "for example `0 3 * * 1`: Mondays at three")
 
 
-def check_prompt_names_labels(spec: TaskSpec, folder: Path) -> list[Finding]:
+@rule
+def check_prompt_names_labels(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """A prompted base model cannot guess labels it was never told: the baseline would be unfair."""
     missing = [label for label in spec.labels if label not in spec.system_prompt]
-    if not missing:
-        return []
-    return [
-        _finding(
-            "prompt_names_labels",
-            "system_prompt",
-            f"the system prompt does not name these labels: {', '.join(missing)}",
-            "name every label, or the prompted baseline is not a fair one",
-            "warning",
-        )
-    ]
+    if missing:
+        message = f"the system prompt does not name these labels: {', '.join(missing)}"
+        fix = "name every label, or the prompted baseline is not a fair one"
+        yield problem("prompt_names_labels", "system_prompt", message, fix, "warning")
 
 
-def check_never_break(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """The list of examples that must not break has to be there before anybody trains."""
+@rule
+def check_never_break(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """The list of examples that must not break is there before anybody trains."""
     try:
-        never_break_ids(spec, folder)
+        spec.gates.never_break_ids(folder)
     except FindingsError as error:
-        return list(error.findings)
-    return []
+        yield from error.findings
 
 
-def check_power(spec: TaskSpec, folder: Path) -> list[Finding]:
+@rule
+def check_power(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """A gain that is worth having but does not pass the gate would be found and refused."""
-    g = spec.gates
-    if g.wanted_gain > g.min_gain:
-        return []
-    return [
-        _finding(
-            "wanted_gain",
-            "gates.wanted_gain",
-            f"the wanted gain {g.wanted_gain:g} does not lie above gates.min_gain {g.min_gain:g}, which a gain must surely exceed",
-            "raise gates.wanted_gain, or lower gates.min_gain",
+    gates = spec.gates
+    if gates.wanted_gain <= gates.min_gain:
+        message = (
+            f"the wanted gain {gates.wanted_gain:g} does not lie above gates.min_gain {gates.min_gain:g}, which a gain must "
+            "surely exceed"
         )
-    ]
-
-
-def check_robustness_rows(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """A loss on few perturbed rows cannot hold a candidate back."""
-    rows = spec.robustness.rows
-    if spec.robustness.action == "warn" or not 0 < rows < ENOUGH_ROWS:
-        return []
-    return [
-        _finding(
-            "robustness_rows",
-            "robustness.rows",
-            f"{rows} perturbed rows are too few to keep `champion` where it is, so a loss on them only warns",
-            f"set robustness.rows: {ENOUGH_ROWS} or more, or robustness.action: warn",
-            "warning",
-        )
-    ]
-
-
-def check_all(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """All findings of all rules, in the order the rules are written."""
-    written = [*vars(sys.modules[__name__]).items(), *vars(output_rules).items(), *vars(engine_rules).items()]
-    rules = [f for name, f in written if name.startswith("check_") and name != "check_all"]
-    return [finding for rule in rules for finding in rule(spec, folder)]
+        yield problem("wanted_gain", "gates.wanted_gain", message, "raise gates.wanted_gain, or lower gates.min_gain")

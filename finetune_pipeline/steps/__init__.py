@@ -1,1 +1,1 @@
-"""TODO"""
+"""The functions of the steps in pipeline.py, and their checks."""

@@ -12,17 +12,16 @@ from finetune_pipeline.evaluation.ability.items import Item, load_items
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.kinds import served
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.champion import champion_of
-from finetune_pipeline.steps.kept_answers import answers_of
+from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import ability_job
 
 
 def ability_files(task: Task) -> list[Path]:
     """The benchmark files of a task, sorted. Raises FindingsError for every glob that matches nothing."""
-    found, missing = [], []
+    files, missing = [], []
     for pattern in task.spec.ability.files:
         paths = sorted(p for p in task.folder.glob(pattern) if p.is_file())
-        found += paths
+        files += paths
         if not paths:
             missing.append(
                 Finding(
@@ -35,84 +34,90 @@ def ability_files(task: Task) -> list[Path]:
             )
     if missing:
         raise FindingsError(missing)
-    return sorted(set(found))
+    return sorted(set(files))
 
 
 def asked_items(task: Task) -> list[Item]:
-    """What models are asked for this task. Raises FindingsError for files that are not there or hold other things."""
-    told = task.spec.ability
-    return load_items(ability_files(task), told.rows_per_file, told.suite)
+    """The questions models are asked besides the task. Raises FindingsError for files that are not there or hold other things."""
+    ability = task.spec.ability
+    return load_items(ability_files(task), ability.rows_per_file, ability.suite)
 
 
 def ability_digest(task: Task) -> str:
     """Digest of all that models are asked besides the task. Raises FindingsError for what cannot be asked."""
-    told = task.spec.ability.harness
-    items, found = [], []
+    harness = task.spec.ability.harness
+    items, findings = [], []
     try:
         items = asked_items(task)
     except FindingsError as error:
-        found = error.findings
+        findings = error.findings
     try:
-        tasks = read_tasks(task.folder, told.tasks)
+        tasks = read_tasks(task.folder, harness.tasks)
     except FindingsError as error:
-        found += error.findings
-    if found:
-        raise FindingsError(found)
-    return asked_digest(items, tasks, told.limit, told.chat)
+        findings += error.findings
+    if findings:
+        raise FindingsError(findings)
+    return asked_digest(items, tasks, harness.limit, harness.chat)
 
 
-def _score(work: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
-    harness = work.spec.ability.harness
-    if not asked_items(work.task) and not harness.tasks:
+def _score(context: StepContext, model: Path, adapter: Path | None, stage: str, out: Path) -> dict[str, Any]:
+    harness = context.spec.ability.harness
+    if not asked_items(context.task) and not harness.tasks:
         return {"items": 0, "sentence": "nothing is asked: ability.suite is off, and there are neither files nor tasks"}
-    facts = work.launch(
+    facts = context.launch(
         ability_job(
             model=model,
             adapter=adapter,
-            files=ability_files(work.task),
-            limit=work.spec.ability.rows_per_file,
-            suite=work.spec.ability.suite,
-            batch_size=work.spec.baseline.batch_size,
+            files=ability_files(context.task),
+            limit=context.spec.ability.rows_per_file,
+            suite=context.spec.ability.suite,
+            batch_size=context.spec.baseline.batch_size,
             out=out,
-            answers=answers_of(work),
+            answers=answers_of(context),
             stage=stage,
-            harness={"folder": str(work.task.folder), **harness.model_dump()} if harness.tasks else None,
+            harness={"folder": str(context.task.folder), **harness.model_dump()} if harness.tasks else None,
         )
     )
-    if facts["asked_digest"] != work.world.ability:
+    if facts["asked_digest"] != context.run_inputs.ability:
         raise RuntimeError(
-            f"files of the section ability of {work.task.name} changed since this run began; run it again"
+            f"files of the section ability of {context.task.name} changed since this run began; run it again"
         )
     return facts
 
 
-def make_base_ability(work: StepContext) -> dict[str, Any]:
+def make_base_ability(context: StepContext) -> dict[str, Any]:
     """The base model's answers, made once for all candidates."""
-    return _score(work, work.inputs["base_model"].folder, None, "base_ability", work.out)
+    return _score(context, context.inputs["base_model"].folder, None, "base_ability", context.out)
 
 
-def make_general_ability(work: StepContext) -> dict[str, Any]:
+def make_general_ability(context: StepContext) -> dict[str, Any]:
     """The candidate's answers, and what was lost against the base: see evaluation.ability.drop.ability_drop.
 
     Where there is a champion, it is asked the same: champion {n, before, after, drop, interval, lost, gained, mcnemar_p,
     categories}, the candidate against it.
     """
-    model = served(work.inputs["merged_model"], work.inputs["base_model"])
-    facts = _score(work, model.model, model.adapter, "general_ability", work.out)
+    model = served(context.inputs["merged_model"], context.inputs["base_model"])
+    facts = _score(context, model.model, model.adapter, "general_ability", context.out)
     if not facts["items"]:
         return facts
-    before = read_rows(work.inputs["base_ability"].folder)
-    after, confidence = read_rows(work.out), work.spec.gates.confidence
-    return {**facts, **ability_drop(before, after, confidence), "champion": _against_champion(work, after, confidence)}
+    before = read_rows(context.inputs["base_ability"].folder)
+    after, confidence = read_rows(context.out), context.spec.gates.confidence
+    return {
+        **facts,
+        **ability_drop(before, after, confidence),
+        "champion": _against_champion(context, after, confidence),
+    }
 
 
-def _against_champion(work: StepContext, candidate: list[dict[str, Any]], confidence: float) -> dict[str, Any] | None:
-    if not work.world.champion:
+def _against_champion(
+    context: StepContext, candidate: list[dict[str, Any]], confidence: float
+) -> dict[str, Any] | None:
+    if not context.run_inputs.champion:
         return None
-    model = served(*champion_of(work))
-    _score(work, model.model, model.adapter, "general_ability", work.out / "champion")
-    told = ability_drop(read_rows(work.out / "champion"), candidate, confidence)
-    return {name: told[name] for name in _AGAINST_CHAMPION}
+    model = served(*champion_of(context))
+    _score(context, model.model, model.adapter, "general_ability", context.out / "champion")
+    drop = ability_drop(read_rows(context.out / "champion"), candidate, confidence)
+    return {name: drop[name] for name in _AGAINST_CHAMPION}
 
 
 _AGAINST_CHAMPION = ("n", "before", "after", "drop", "interval", "lost", "gained", "mcnemar_p", "categories")

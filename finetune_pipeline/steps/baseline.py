@@ -1,4 +1,4 @@
-"""BASELINE: what the base model does when it is only prompted, and whether training is worth it at all."""
+"""BASELINE: the base model, how well it does when it is only prompted, and whether training is worth it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from finetune_pipeline.models.chat_templates import read_chat_template, template
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.report.comparison import advice_sentences
 from finetune_pipeline.report.page import plain
-from finetune_pipeline.spec.endpoints import PATIENCE
+from finetune_pipeline.spec.baseline import PATIENCE
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput
 from finetune_pipeline.steps.data import split_file
-from finetune_pipeline.steps.kept_answers import answers_of, api_answers
+from finetune_pipeline.steps.earlier_runs import answers_of, api_answers
 from finetune_pipeline.worker.jobs import base_job, baseline_job
 
 
@@ -37,25 +37,27 @@ def answer_length(spec: TaskSpec) -> int:
     return spec.baseline.max_new_tokens if isinstance(spec.output, LabelsOutput) else spec.output.max_new_tokens
 
 
-def make_base_model(work: StepContext) -> dict[str, Any]:
+def make_base_model(context: StepContext) -> dict[str, Any]:
     """The base model, with the task's chat template where it gives one. Tasks with the same text of it share the result."""
-    spec, folder = work.spec, work.task.folder
+    spec, folder = context.spec, context.task.folder
     template = read_chat_template(spec.chat_template, folder)
-    if template_identity(spec.chat_template, folder).get("chat_template") != work.world.base.get("chat_template"):
+    if template_identity(spec.chat_template, folder).get("chat_template") != context.run_inputs.base.get(
+        "chat_template"
+    ):
         raise RuntimeError(
-            f"{spec.chat_template} of {work.task.name} changed since this run began; run it again to use the new one"
+            f"{spec.chat_template} of {context.task.name} changed since this run began; run it again to use the new one"
         )
-    job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=work.out, chat_template=template)
-    return work.launch(job)
+    job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=context.out, chat_template=template)
+    return context.launch(job)
 
 
-def make_few_shot_baseline(work: StepContext) -> dict[str, Any]:
+def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:
     """Every prompt of the spec on the validation split; `best` names the one fine-tuning must beat."""
-    spec = work.spec
-    train, validation = split_file(work, "train"), split_file(work, "validation")
-    told = work.launch(
+    spec = context.spec
+    train, validation = split_file(context, "train"), split_file(context, "validation")
+    facts = context.launch(
         baseline_job(
-            base=work.inputs["base_model"].folder,
+            base=context.inputs["base_model"].folder,
             examples=validation,
             train=train,
             shots=spec.baseline.shots,
@@ -67,54 +69,54 @@ def make_few_shot_baseline(work: StepContext) -> dict[str, Any]:
             labels=spec.labels,
             max_new_tokens=answer_length(spec),
             batch_size=spec.baseline.batch_size,
-            answers=answers_of(work),
+            answers=answers_of(context),
             simple=simple_settings(spec),
             restricted=schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None,
-            out=work.out,
+            out=context.out,
         )
     )
-    rows, api = read_predictions(work.out / "predictions.parquet"), None
+    rows, api = read_predictions(context.out / "predictions.parquet"), None
     if spec.baseline.endpoint is not None:
-        rows, api = _with_endpoint(work, rows, read_examples(train), read_examples(validation))
+        rows, api = _with_endpoint(context, rows, read_examples(train), read_examples(validation))
     return {
-        **told,
+        **facts,
         **score_baselines(spec, _by_model(rows)),
-        "prompt_details": {**told.get("prompts", {}), **(api["prompts"] if api else {})},
+        "prompt_details": {**facts.get("prompts", {}), **(api["prompts"] if api else {})},
         "api": api,
     }
 
 
 def simple_settings(spec: TaskSpec) -> dict[str, Any]:
-    """What the simple models are fitted by, as jobs take it."""
+    """Settings of the simple models, as jobs take them."""
     return {"output": spec.output.model_dump(mode="json"), "seed": spec.split.seed}
 
 
 def _by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Prediction rows by model, each model's in the order of example ids."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_model: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: str(row["example_id"])):
-        found.setdefault(row["model"], []).append(dict(row))
-    return {name: found[name] for name in dict.fromkeys(row["model"] for row in rows)}
+        by_model.setdefault(row["model"], []).append(dict(row))
+    return {name: by_model[name] for name in dict.fromkeys(row["model"] for row in rows)}
 
 
 def _with_endpoint(
-    work: StepContext, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
+    context: StepContext, rows: list[dict[str, Any]], train: Sequence[Example], validation: Sequence[Example]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows, and those of the API model on the same examples in the same ways; and what it took. Rewrites
     predictions.parquet and prompts.json."""
-    prompts = read_json(work.out / "prompts.json")
+    prompts = read_json(context.out / "prompts.json")
     asked = {API + name: {**prompt, "api": True} for name, prompt in prompts.items()}
     gold = {row["example_id"]: row["gold"] for row in rows}
-    told, told_facts = ask_api(
-        work, asked, [e for e in validation if e.id in gold], train, gold, stage="few_shot_baseline"
+    answers, usage = ask_api(
+        context, asked, [e for e in validation if e.id in gold], train, gold, stage="few_shot_baseline"
     )
-    write_json(work.out / "prompts.json", prompts | asked)
-    write_predictions(work.out / "predictions.parquet", [*rows, *told])
-    return [*rows, *told], told_facts
+    write_json(context.out / "prompts.json", prompts | asked)
+    write_predictions(context.out / "predictions.parquet", [*rows, *answers])
+    return [*rows, *answers], usage
 
 
 def ask_api(
-    work: StepContext,
+    context: StepContext,
     prompts: Mapping[str, Mapping[str, Any]],
     examples: Sequence[Example],
     train: Sequence[Example],
@@ -122,25 +124,25 @@ def ask_api(
     **how: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Ask the spec's API model (endpoint_answers.ask_endpoint), through the cache of answers."""
-    endpoint = work.spec.baseline.endpoint
+    endpoint = context.spec.baseline.endpoint
     if endpoint is None:
         raise RuntimeError("the best prompt was an API model's, and baseline.endpoint is gone from task.yaml")
     test = bool(how.pop("test", False))
-    cache = api_answers(work, test=test)
-    return ask_endpoint(endpoint, prompts, examples, train, answer_length(work.spec), gold, cache=cache, **how)
+    cache = api_answers(context, test=test)
+    return ask_endpoint(endpoint, prompts, examples, train, answer_length(context.spec), gold, cache=cache, **how)
 
 
-def make_advice(work: StepContext) -> dict[str, Any]:
+def make_advice(context: StepContext) -> dict[str, Any]:
     """What the baseline means: can the answers be learned, is training worth it, and can the test show what it gains?
 
     Reads what is made and asks no model.
     """
-    spec, baseline = work.spec, work.inputs["few_shot_baseline"]
+    spec, baseline = context.spec, context.inputs["few_shot_baseline"]
     rows = _by_model(read_predictions(baseline.path("predictions.parquet")))
-    train, validation = (read_examples(split_file(work, name)) for name in ("train", "validation"))
+    train, validation = (read_examples(split_file(context, name)) for name in ("train", "validation"))
     source = {e.id: source_of(e) for e in validation}
     rival = strongest_rival(spec, rows)
-    counts = work.inputs["train_split"].facts["counts"]
+    counts = context.inputs["train_split"].facts["counts"]
     prompts = {name: rows[name] for name in prompts_of(rows)}
     power = power_plan(spec, int(counts["test"]), rival, prompts, shared_sources(rival.rows, source))
     signal = learnable(spec, train, prompted=prompted_evidence(spec, baseline.facts["best"], rows))
@@ -177,16 +179,16 @@ def best_simple_model(task: Task, store: ArtifactStore) -> tuple[SimpleModel, Si
     report = next((r for r in reversed(reports) if r.inputs.get("few_shot_baseline") == baseline.version), None)
     tested = read_json(report.path("evaluation.json"))["scores"] if report else {}
     scores = {
-        name: {"validation": found, **({"the sealed test": tested[SIMPLE + name]} if SIMPLE + name in tested else {})}
-        for name, found in baseline.facts["simple"].items()
+        name: {"validation": score, **({"the sealed test": tested[SIMPLE + name]} if SIMPLE + name in tested else {})}
+        for name, score in baseline.facts["simple"].items()
     }
     name = max(scores, key=lambda name: list(scores[name].values())[-1]["primary"]["value"] or 0.0)
     model = SIMPLE_MODELS[name]().fit(
         [e.user_text for e in train], [e.answer for e in train], spec.output, spec.split.seed
     )
     shown = {
-        where: {key: found[key] for key in ("n", "accuracy", "interval", "primary")}
-        for where, found in scores[name].items()
+        where: {key: score[key] for key in ("n", "accuracy", "interval", "primary")}
+        for where, score in scores[name].items()
     }
     compared = str(report.facts["verdict"]) if report else ""
     return model, SimpleSource(task.name, spec.description, splits.version, len(train), shown, compared)
@@ -217,7 +219,7 @@ def advice_settings(spec: TaskSpec) -> list[Any]:
     return [*planned, *judged]
 
 
-def best_prompt(work: StepContext) -> dict[str, Any]:
+def best_prompt(context: StepContext) -> dict[str, Any]:
     """The best prompt on validation (evaluation.prompts.Prompt)."""
-    baseline = work.inputs["few_shot_baseline"]
+    baseline = context.inputs["few_shot_baseline"]
     return dict(read_json(baseline.path("prompts.json"))[baseline.facts["best"]])

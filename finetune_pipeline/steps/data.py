@@ -25,57 +25,57 @@ SPLIT_LEDGER = "splits"
 SCRUBBING_KEY = "scrubbing.key"
 
 
-def sealing_key(work: StepContext) -> bytes:
-    """What the store's tests are sealed with."""
-    return seal_key(load_key(work.store.root / SCRUBBING_KEY))
+def sealing_key(context: StepContext) -> bytes:
+    """The key that seals the test splits of the store."""
+    return seal_key(load_key(context.store.root / SCRUBBING_KEY))
 
 
-def split_file(work: StepContext, split: str) -> Path:
+def split_file(context: StepContext, split: str) -> Path:
     """The rows of the train or validation split, which the step has to need."""
-    return examples_of(work.inputs[f"{split}_split"].folder, split)
+    return examples_of(context.inputs[f"{split}_split"].folder, split)
 
 
-def make_raw(work: StepContext) -> dict[str, Any]:
+def make_raw(context: StepContext) -> dict[str, Any]:
     """Snapshot of the raw files, and of corrected production rows. Fails if files changed while being copied."""
-    facts = collect_raw(work.task, work.out, work.inputs["production_logs"].path("examples.jsonl"))
-    if facts["digest"] != work.world.raw:
+    facts = collect_raw(context.task, context.out, context.inputs["production_logs"].path("examples.jsonl"))
+    if facts["digest"] != context.run_inputs.raw:
         raise RuntimeError(
-            f"raw files of {work.task.name} changed since this run began; run it again to use the new ones"
+            f"raw files of {context.task.name} changed since this run began; run it again to use the new ones"
         )
     return facts
 
 
-def make_validated(work: StepContext) -> dict[str, Any]:
-    return validate(work.inputs["raw_examples"].folder, work.spec, work.out)
+def make_validated(context: StepContext) -> dict[str, Any]:
+    return validate(context.inputs["raw_examples"].folder, context.spec, context.out)
 
 
-def make_clean(work: StepContext) -> dict[str, Any]:
-    raw, validated = (work.inputs[name].folder for name in ("raw_examples", "validated_examples"))
-    return clean(validated, work.spec, work.out, raw=raw, key=load_key(work.store.root / SCRUBBING_KEY))
+def make_clean(context: StepContext) -> dict[str, Any]:
+    raw, validated = (context.inputs[name].folder for name in ("raw_examples", "validated_examples"))
+    return clean(validated, context.spec, context.out, raw=raw, key=load_key(context.store.root / SCRUBBING_KEY))
 
 
-def make_reviewed(work: StepContext) -> dict[str, Any]:
-    reviews = work.task.folder / "reviews"
-    facts = apply_reviews(work.inputs["clean_examples"].folder, reviews, work.spec, work.out)
-    if reviews_digest(reviews) != work.world.reviews:
+def make_reviewed(context: StepContext) -> dict[str, Any]:
+    reviews = context.task.folder / "reviews"
+    facts = apply_reviews(context.inputs["clean_examples"].folder, reviews, context.spec, context.out)
+    if reviews_digest(reviews) != context.run_inputs.reviews:
         raise RuntimeError(
-            f"reviews of {work.task.name} changed since this run began; run it again to use the new ones"
+            f"reviews of {context.task.name} changed since this run began; run it again to use the new ones"
         )
     return facts
 
 
-def make_splits(work: StepContext) -> dict[str, Any]:
+def make_splits(context: StepContext) -> dict[str, Any]:
     """Splits by the ledger of earlier assignments, which then learns the new ones.
 
     The ledger is written before the artifact is published: should the process die in between, the rerun reads back the
     same assignments and makes the same artifact.
     """
-    ledger = work.store.state_folder(work.task.name) / SPLIT_LEDGER
-    key = sealing_key(work)
-    reviewed, cleaned = (work.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
-    with work.store.lock(work.task.name, "split-ledger"):
-        facts = split(reviewed, cleaned, work.spec, ledger, work.out, lambda rows: seal(rows, key))
-        record_assignments(assignments_in(work.out), ledger)
+    ledger = context.store.state_folder(context.task.name) / SPLIT_LEDGER
+    key = sealing_key(context)
+    reviewed, cleaned = (context.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
+    with context.store.lock(context.task.name, "split-ledger"):
+        facts = split(reviewed, cleaned, context.spec, ledger, context.out, lambda rows: seal(rows, key))
+        record_assignments(assignments_in(context.out), ledger)
     return facts
 
 
@@ -99,18 +99,18 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
     }
 
 
-def make_data_quality(work: StepContext) -> dict[str, Any]:
+def make_data_quality(context: StepContext) -> dict[str, Any]:
     """What no single row shows: sizes, balance, consistency, label noise, synthetic rows, tokens and price."""
     names = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
-    folders = {name: work.inputs[name].folder for name in names}
+    folders = {name: context.inputs[name].folder for name in names}
     report = write_quality(
-        work.spec,
+        context.spec,
         reviewed=folders["reviewed_examples"],
         clean=folders["clean_examples"],
         splits=folders["splits"],
         raw=folders["raw_examples"],
-        tokenizer=model_folder(work.inputs["base_model"].folder),
-        stages={name: work.inputs[name].facts for name in names},
-        out=work.out,
+        tokenizer=model_folder(context.inputs["base_model"].folder),
+        stages={name: context.inputs[name].facts for name in names},
+        out=context.out,
     )
     return report

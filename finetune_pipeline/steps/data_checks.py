@@ -19,12 +19,12 @@ PERSONAL_DATA_SAMPLE = 20_000
 
 def _accounted(rows_in: int, **parts: int) -> CheckResult:
     total = sum(parts.values())
-    told = " + ".join(f"{n} {name}" for name, n in parts.items())
+    sum_text = " + ".join(f"{n} {name}" for name, n in parts.items())
     return CheckResult(
         rows_in == total and rows_in >= 0,
-        f"{rows_in} rows in = {told}"
+        f"{rows_in} rows in = {sum_text}"
         if rows_in == total
-        else f"{rows_in} rows in, but {told} = {total}: {abs(rows_in - total)} unaccounted for",
+        else f"{rows_in} rows in, but {sum_text} = {total}: {abs(rows_in - total)} unaccounted for",
         {"rows_in": rows_in, **parts},
     )
 
@@ -89,18 +89,18 @@ def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Looks again, at all rows or at a sample of a large set chosen by id."""
     total = artifact.facts["kept"]
     every = -(-total // PERSONAL_DATA_SAMPLE)
-    looked, found = 0, []
+    looked, left = 0, []
     for example in stream_examples(artifact.folder):
         if every > 1 and int(example.id, 16) % every:
             continue
         looked += 1
-        found += [(example.id, kind) for kind in spans_left(example, spec.labels)]
-    kinds = sorted({kind for _, kind in found})
+        left += [(example.id, kind) for kind in spans_left(example, spec.labels)]
+    kinds = sorted({kind for _, kind in left})
     where = "" if every <= 1 else f" in a sample of {looked} of {total} rows"
     return CheckResult(
-        not found and (looked > 0 or total == 0),
-        f"none found{where}" if not found else f"{len(found)} left in the examples{where}: {', '.join(kinds)}",
-        {"examples": [i for i, _ in found[:5]], "rows_looked_at": looked},
+        not left and (looked > 0 or total == 0),
+        f"none found{where}" if not left else f"{len(left)} left in the examples{where}: {', '.join(kinds)}",
+        {"examples": [i for i, _ in left[:5]], "rows_looked_at": looked},
     )
 
 
@@ -118,12 +118,12 @@ def enough_per_label(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         return CheckResult(True, "no labels in this task")
     counts = {label: artifact.facts["labels"][label] for label in spec.labels}
     few = {label: n for label, n in counts.items() if n < spec.data.min_per_label}
-    told = ", ".join(f"{label}: {n}" for label, n in few.items())
+    listed = ", ".join(f"{label}: {n}" for label, n in few.items())
     return CheckResult(
         not few,
         f"every label has {spec.data.min_per_label} or more"
         if not few
-        else f"under {spec.data.min_per_label} examples: {told}",
+        else f"under {spec.data.min_per_label} examples: {listed}",
         {"counts": counts},
     )
 
@@ -147,17 +147,17 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     again = sum(sum(kinds.values()) for kinds in report.get("all_pairs", {}).values())
     canaries = report["canaries"]
     proven = 0 < canaries["planted"] == canaries["found"] and not canaries["missed"]
-    told = (
+    message = (
         f"{report['exact']} exact, {report['near']} near and {report['group']} group leaks between splits; "
         f"{canaries['found']} of {canaries['planted']} planted leaks found"
     )
     if report["changed"]:
-        told += f"; changed since they were certified: {', '.join(report['changed'])}"
+        message += f"; changed since they were certified: {', '.join(report['changed'])}"
     if again:
-        told += f"; {again} leaks found when all pairs were compared"
+        message += f"; {again} leaks found when all pairs were compared"
     if report["semantic"]:
-        told += f"; {report['semantic']} pairs across splits are suspected to mean the same"
-    return CheckResult(leaks == 0 and again == 0 and proven and not report["changed"], told, report)
+        message += f"; {report['semantic']} pairs across splits are suspected to mean the same"
+    return CheckResult(leaks == 0 and again == 0 and proven and not report["changed"], message, report)
 
 
 @check("Shares are within split.tolerance.", blocking=False, advisory=True)
@@ -179,8 +179,8 @@ def splits_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 def _quality(part: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
     def judge(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-        told = artifact.facts["parts"][part]
-        return CheckResult(told["passed"] is True, told["message"])
+        result = artifact.facts["parts"][part]
+        return CheckResult(result["passed"] is True, result["message"])
 
     return judge
 
@@ -201,11 +201,7 @@ def labels_believable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     return _accounted(
-        f["lines"],
-        kept=f["rows"],
-        quarantined=f["quarantined"],
-        duplicates=f["duplicates"],
-        feedback=f["feedback"],
+        f["lines"], kept=f["rows"], quarantined=f["quarantined"], duplicates=f["duplicates"], feedback=f["feedback"]
     )
 
 
@@ -216,10 +212,10 @@ def logs_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 )
 def nothing_held_back(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     rules = artifact.facts["held_by_rule"]
-    told = ", ".join(f"{n} by {rule}" for rule, n in rules.items())
+    by_rule = ", ".join(f"{n} by {rule}" for rule, n in rules.items())
     return CheckResult(
         not rules and artifact.facts["held"] == 0,
-        f"{artifact.facts['held']} corrected rows are held back{f' ({told})' if told else ''}; "
+        f"{artifact.facts['held']} corrected rows are held back{f' ({by_rule})' if by_rule else ''}; "
         f"{artifact.facts['corrections']} train a model",
         dict(rules),
     )

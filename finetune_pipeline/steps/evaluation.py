@@ -1,4 +1,4 @@
-"""EVALUATION: the sealed test, once for all models, and the report everything else is read from."""
+"""EVALUATION: predictions on the sealed test, once for all models, and the report with its gates."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, 
 from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
 from finetune_pipeline.models.kinds import served
-from finetune_pipeline.production.judging import judging_rows, learned_by
+from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.verdict import caveats, verdict_sentences
-from finetune_pipeline.spec.engines import VERSION
+from finetune_pipeline.spec.evaluation import VERSION
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput
 from finetune_pipeline.steps.baseline import answer_length, ask_api, best_prompt, simple_settings
-from finetune_pipeline.steps.champion import champion_of
 from finetune_pipeline.steps.data import sealing_key, split_file
-from finetune_pipeline.steps.kept_answers import answers_of
+from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import other_rows_set, perturbed_set, predict_job, prompt_set
 
 PLOTS = "plots"
@@ -43,65 +42,67 @@ SHOWN_ROWS = 2
 DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 
 
-def make_test_predictions(work: StepContext) -> dict[str, Any]:
+def make_test_predictions(context: StepContext) -> dict[str, Any]:
     """Base (best prompt), candidate, champion and the simple models answer the same sealed rows, in the same order."""
-    spec = work.spec
-    candidate, base = work.inputs["merged_model"], work.inputs["base_model"]
-    sealed = work.inputs["test_split"]
-    best, sets = best_prompt(work), []
+    spec = context.spec
+    candidate, base = context.inputs["merged_model"], context.inputs["base_model"]
+    sealed = context.inputs["test_split"]
+    best, sets = best_prompt(context), []
     if not best.get("api"):
         sets.append(_base_set(spec, "base", base, best))
-    if other := _other_prompt(work):
-        sets.append(_base_set(spec, OTHER_PROMPT, base, other))
+    if shown := _other_prompt(context):
+        sets.append(_base_set(spec, OTHER_PROMPT, base, shown))
     sets.append(_answering(spec, "candidate", candidate, base))
     kinds = {"candidate": candidate.facts["kind"]}
-    if work.world.champion:
-        champion, its_base = champion_of(work)
+    if context.run_inputs.champion:
+        champion, its_base = champion_of(context)
         sets.append(_answering(spec, "champion", champion, its_base))
         kinds["champion"] = champion.facts["kind"]
-    sets = [other for one in sets for other in (one, *_perturbed(spec, one))]
+    sets = [shown for answering in sets for shown in (answering, *_perturbed(spec, answering))]
     opened = open_sealed(
         examples_of(sealed.folder, "test"),
-        work.store.state_folder(work.task.name),
-        work.builder.work,
-        sealing_key(work),
+        context.store.state_folder(context.task.name),
+        context.builder.work,
+        sealing_key(context),
         test=sealed.version,
         candidate=candidate.version,
         reason="evaluation of a candidate",
     )
     with opened as examples:
         test = read_examples(examples)
-        sets += _recent(work, test, sets)
-        told = work.launch(
+        sets += _recent(context, test, sets)
+        facts = context.launch(
             predict_job(
                 sets=sets,
                 examples=examples,
                 labels=spec.labels,
                 max_new_tokens=answer_length(spec),
                 batch_size=spec.baseline.batch_size,
-                answers=answers_of(work, test=True),
+                answers=answers_of(context, test=True),
                 endpoint=_endpoint(spec),
                 simple=simple_settings(spec),
-                out=work.out,
-                train=split_file(work, "train"),
+                out=context.out,
+                train=split_file(context, "train"),
             )
         )
-    (work.builder.work / RECENT).unlink(missing_ok=True)
+    (context.builder.work / RECENT).unlink(missing_ok=True)
     if best.get("api"):
-        _ask_api(work, best, test)
-    write_json(work.out / "texts.json", {e.id: e.user_text for e in test})
-    write_json(work.out / "sources.json", {e.id: source_of(e) for e in test})
-    return {**told, "kinds": kinds, "champion": dict(work.world.champion or {})}
+        _ask_api(context, best, test)
+    write_json(context.out / "texts.json", {e.id: e.user_text for e in test})
+    write_json(context.out / "sources.json", {e.id: source_of(e) for e in test})
+    return {**facts, "kinds": kinds, "champion": dict(context.run_inputs.champion or {})}
 
 
-def _ask_api(work: StepContext, best: dict[str, Any], test: list[Example]) -> None:
+def _ask_api(context: StepContext, best: dict[str, Any], test: list[Example]) -> None:
     """Put the API model's answers, the baseline that was the best, before the others in predictions.parquet."""
-    path = work.out / "predictions.parquet"
+    path = context.out / "predictions.parquet"
     rows = read_predictions(path)
     gold = {row["example_id"]: row["gold"] for row in rows}
-    train = read_examples(split_file(work, "train"))
-    told, _ = ask_api(work, {"base": best}, test, train, gold, test=True, most_failed=0.0, stage="test_predictions")
-    write_predictions(path, [*told, *rows])
+    train = read_examples(split_file(context, "train"))
+    answers, _ = ask_api(
+        context, {"base": best}, test, train, gold, test=True, most_failed=0.0, stage="test_predictions"
+    )
+    write_predictions(path, [*answers, *rows])
 
 
 def _base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,46 +112,46 @@ def _base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, An
     return prompt_set(name=name, model=base.folder, prompt=prompt, served=served, restricted=schema)
 
 
-def _other_prompt(work: StepContext) -> dict[str, Any] | None:
+def _other_prompt(context: StepContext) -> dict[str, Any] | None:
     """The prompt that is best when answers are restricted, where it is not the best prompt."""
-    baseline = work.inputs["few_shot_baseline"]
+    baseline = context.inputs["few_shot_baseline"]
     name = baseline.facts["best_restricted"]
     if name is None or name == baseline.facts["best"]:
         return None
     return dict(read_json(baseline.path("prompts.json"))[name])
 
 
-def _perturbed(spec: TaskSpec, one: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _perturbed(spec: TaskSpec, answering: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The candidate asked perturbed test rows."""
     settings = spec.robustness
-    if not settings.rows or one["name"] != "candidate":
+    if not settings.rows or answering["name"] != "candidate":
         return []
-    return [perturbed_set(one, kind, settings.rows, settings.seed) for kind in KINDS]
+    return [perturbed_set(answering, kind, settings.rows, settings.seed) for kind in KINDS]
 
 
-def _recent(work: StepContext, test: list[Example], sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _recent(context: StepContext, test: list[Example], sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The sets of all models on recent production rows, and production.json about these rows. A row that says nearly what
     one of train, validation or test says is left out: a model may know it."""
-    learned = learned_by(work.store, work.task.name, work.world.champion)
-    kept = read_rows(work.inputs["production_logs"].path("judging.jsonl"))
-    rows = judging_rows(work.spec, kept, learned)
+    learned = learned_by(context.store, context.task.name, context.run_inputs.champion)
+    kept = read_rows(context.inputs["production_logs"].path("judging.jsonl"))
+    rows = judging_rows(context.spec, kept, learned)
     if not rows:
         return []
     texts = [str(row["input"]) for row in rows]
-    known = (e.user_text for name in ("train", "validation") for e in stream_examples(split_file(work, name)))
-    near = near_any(texts, chain(known, (e.user_text for e in test)), work.spec.data.near_duplicate_threshold)
-    chosen = rows_with_truth(work.spec, rows, trained=[t for t, known_ in zip(texts, near, strict=True) if known_])
-    examples, path = as_examples(work.spec, chosen), work.builder.work / RECENT
-    told = {
+    known = (e.user_text for name in ("train", "validation") for e in stream_examples(split_file(context, name)))
+    near = near_any(texts, chain(known, (e.user_text for e in test)), context.spec.data.near_duplicate_threshold)
+    chosen = rows_with_truth(context.spec, rows, trained=[t for t, known_ in zip(texts, near, strict=True) if known_])
+    examples, path = as_examples(context.spec, chosen), context.builder.work / RECENT
+    facts = {
         "rows": chosen.facts().model_dump(),
         "sources": sources_of(chosen, examples),
         "ids": [row["id"] for row in chosen.rows],
     }
-    write_json(work.out / RECENT_FACTS, told)
+    write_json(context.out / RECENT_FACTS, facts)
     if not examples:
         return []
     write_examples(path, examples)
-    return [other_rows_set(one, SET, path) for one in sets if one["name"] in MODELS]
+    return [other_rows_set(answering, SET, path) for answering in sets if answering["name"] in MODELS]
 
 
 def _recent_facts(predictions: Artifact) -> dict[str, Any] | None:
@@ -179,56 +180,56 @@ def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
     return str(pattern).replace(VERSION, artifact.version)
 
 
-def make_evaluation_report(work: StepContext) -> dict[str, Any]:
+def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     """Scores, comparisons, gates and pages, as a pure function of the predictions and of the facts of earlier steps."""
 
-    predictions = work.inputs["test_predictions"]
-    adapter = work.inputs["adapter"]
-    state, candidate = work.store.state_folder(work.task.name), work.inputs["merged_model"].version
+    predictions = context.inputs["test_predictions"]
+    adapter = context.inputs["adapter"]
+    state, candidate = context.store.state_folder(context.task.name), context.inputs["merged_model"].version
     rows = read_predictions(predictions.path("predictions.parquet"))
-    looks = openings(state, work.inputs["splits"].version)
+    looks = openings(state, context.inputs["splits"].version)
     before = dict.fromkeys(str(entry["candidate"]) for entry in looks)
-    record(state, candidate, outcomes_of(of_model(rows, "candidate"), work.spec.output))
+    record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
     evaluation = evaluate_task(
-        work.spec,
+        context.spec,
         rows,
         texts=read_json(predictions.path("texts.json")),
         training_rows=[
             TrainingRow(e.id, e.user_text, e.answer)
-            for e in read_examples(examples_of(work.inputs["splits"].folder, "train"))
+            for e in read_examples(examples_of(context.inputs["splits"].folder, "train"))
         ],
-        baseline_facts={**work.inputs["few_shot_baseline"].facts, **work.inputs["advice"].facts},
+        baseline_facts={**context.inputs["few_shot_baseline"].facts, **context.inputs["advice"].facts},
         training_facts={**adapter.facts, "measured": read_json(adapter.path("measured.json"))},
-        data_facts={name: dict(work.inputs[name].facts) for name in DATA_STEPS},
-        parity_facts=dict(work.inputs["merged_model"].facts.get("parity", {})),
+        data_facts={name: dict(context.inputs[name].facts) for name in DATA_STEPS},
+        parity_facts=dict(context.inputs["merged_model"].facts.get("parity", {})),
         openings=looks,
         sources=read_json(predictions.path("sources.json")),
-        never_break=work.world.never_break,
+        never_break=context.run_inputs.never_break,
         earlier=recorded(state, list(before)[: look_number(looks, candidate) - 1]),
-        ability_facts=dict(work.inputs["general_ability"].facts),
-        people_facts=dict(work.inputs["human_review"].facts),
-        judge_facts=dict(work.inputs["judge_review"].facts),
+        ability_facts=dict(context.inputs["general_ability"].facts),
+        people_facts=dict(context.inputs["human_review"].facts),
+        judge_facts=dict(context.inputs["judge_review"].facts),
         supervision=_supervision(adapter),
         production_rows=_recent_facts(predictions),
-        cost=costs(rows, _measured(work), work.inputs["training_plan"].facts),
-        quality_facts={k: work.inputs["data_quality"].facts.get(k) for k in ("passed", "parts", "tokens")},
+        cost=costs(rows, _measured(context), context.inputs["training_plan"].facts),
+        quality_facts={k: context.inputs["data_quality"].facts.get(k) for k in ("passed", "parts", "tokens")},
         versions={
-            **{name: artifact.version for name, artifact in work.inputs.items()},
-            "champion": work.world.champion["model_version"] if work.world.champion else None,
+            **{name: artifact.version for name, artifact in context.inputs.items()},
+            "champion": context.run_inputs.champion["model_version"] if context.run_inputs.champion else None,
         },
     )
-    gates = decide(work.spec, evaluation)
+    gates = decide(context.spec, evaluation)
     decision = verdict(gates)
     answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
     stored, page = evaluation.to_json(), evaluation_page(evaluation, gates)
-    write_json(work.out / "evaluation.json", stored)
-    write_json(work.out / "gates.json", [g.to_dict() for g in gates])
-    write_json(work.out / "report.json", evaluation_json(evaluation, gates))
-    (work.out / "report.html").write_text(page_html(page), "utf-8")
-    (work.out / "report.md").write_text(page_markdown(page), "utf-8")
+    write_json(context.out / "evaluation.json", stored)
+    write_json(context.out / "gates.json", [g.to_dict() for g in gates])
+    write_json(context.out / "report.json", evaluation_json(evaluation, gates))
+    (context.out / "report.html").write_text(page_html(page), "utf-8")
+    (context.out / "report.md").write_text(page_markdown(page), "utf-8")
     for name, plot in evaluation_plots(evaluation).items():
-        (work.out / PLOTS).mkdir(exist_ok=True)
-        (work.out / PLOTS / f"{name}.svg").write_text(plot, "utf-8")
+        (context.out / PLOTS).mkdir(exist_ok=True)
+        (context.out / PLOTS / f"{name}.svg").write_text(plot, "utf-8")
     return {
         "decision": decision,
         "passed": decision == "promote",
@@ -246,8 +247,8 @@ def _supervision(adapter: Artifact) -> dict[str, Any]:
     return {split: {**audit, "shown": audit["shown"][:SHOWN_ROWS]} for split, audit in audits.items()}
 
 
-def _measured(work: StepContext) -> dict[str, Any]:
-    """What the processes of the steps before measured, where they ran one."""
+def _measured(context: StepContext) -> dict[str, Any]:
+    """Times and memory that the child processes of earlier steps measured."""
     steps = ("few_shot_baseline", "adapter", "merged_model", "general_ability", "test_predictions")
-    files = {name: work.inputs[name].folder / "measured.json" for name in steps}
+    files = {name: context.inputs[name].folder / "measured.json" for name in steps}
     return {name: read_json(file) for name, file in files.items() if file.exists()}

@@ -1,9 +1,11 @@
-"""Checks of the EVALUATION and RELEASE stages. Gates stop the alias `champion`, not the graph: a refused candidate is
+"""Checks of the EVALUATION, RELEASE and PRODUCTION stages. Gates stop the alias `champion`, not the graph: a refused candidate is
 still registered, so that people can look at it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
@@ -11,6 +13,7 @@ from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.predictions import failed_test_rows
 from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings
+from finetune_pipeline.production.status import Alarm
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -62,8 +65,10 @@ def ability_kept(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def ratings_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     bad = sum(f["by_rule"].values())
-    told = f"{f['rated']} answers judged by {len(f['raters'])} people"
-    return CheckResult(not bad and not f["unknown"], f"{told}; {bad} lines unreadable, {f['unknown']} of unknown items")
+    judged = f"{f['rated']} answers judged by {len(f['raters'])} people"
+    return CheckResult(
+        not bad and not f["unknown"], f"{judged}; {bad} lines unreadable, {f['unknown']} of unknown items"
+    )
 
 
 @check(
@@ -72,12 +77,12 @@ def ratings_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     advisory=True,
 )
 def judge_believed(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    told = artifact.facts["judge"]
-    if told is None:
+    findings = artifact.facts["judge"]
+    if findings is None:
         return CheckResult(spec.evaluation.judge is None, "the spec asks no judge")
-    figures = {k: told[k] for k in ("kappa", "interval", "consistent", "rated")}
-    believed = told["believed"] is True and not told["refused"]
-    return CheckResult(believed, " ".join(judge_sentences(JudgeFindings.model_validate(told))), figures)
+    figures = {k: findings[k] for k in ("kappa", "interval", "consistent", "rated")}
+    believed = findings["believed"] is True and not findings["refused"]
+    return CheckResult(believed, " ".join(judge_sentences(JudgeFindings.model_validate(findings))), figures)
 
 
 @check("`champion` never points to a version that failed a gate.", blocking=False)
@@ -107,3 +112,21 @@ def drift(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 GATE_CHECKS = tuple(Check(gate.name, gate.needs, _gate(gate.name), blocking=False) for gate in GATES.values())
 """One for each gate. They stop nothing: the registry's part decides by the verdict."""
+
+
+@check(
+    "In production the champion's answers fail no more often than those of the champion before.",
+    blocking=False,
+    live=True,
+)
+def champion_serves_well(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    return _answer(artifact.facts)
+
+
+def of_alarm(alarm: Alarm) -> CheckResult:
+    """The answer to `champion_serves_well` that an alarm gives."""
+    return _answer(asdict(alarm))
+
+
+def _answer(alarm: Mapping[str, Any]) -> CheckResult:
+    return CheckResult(alarm["raised"] is False, alarm["sentence"], alarm["figures"])

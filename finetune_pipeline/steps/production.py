@@ -1,4 +1,4 @@
-"""PRODUCTION: what the deployed model answered, whether the world has drifted, and whether to train again."""
+"""LOGS and PRODUCTION: logged answers, drift against the training data, and whether to train again."""
 
 from __future__ import annotations
 
@@ -11,69 +11,73 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of
-from finetune_pipeline.production.decision import HOUR, Evidence, decide_retraining
-from finetune_pipeline.production.drift import as_learned, drift_report
+from finetune_pipeline.production.drift import as_learned, drift_report, moment
 from finetune_pipeline.production.ingest import ingest, merged, read_rows
 from finetune_pipeline.production.intake import log_store
-from finetune_pipeline.production.learning_curve import measure_curve
+from finetune_pipeline.production.retraining import HOUR, Evidence, decide_retraining, measure_curve
 from finetune_pipeline.production.signals import Reference
-from finetune_pipeline.production.used import logged_as, rows_of_data
-from finetune_pipeline.production.watch import moment
+from finetune_pipeline.production.used_rows import logged_as, rows_of_data
 from finetune_pipeline.report.drift_page import drift_page
 from finetune_pipeline.report.page import page_html
 
 
-def make_production_logs(work: StepContext) -> dict[str, Any]:
+def make_production_logs(context: StepContext) -> dict[str, Any]:
     """The rows the run began with; what came in since waits for the next run."""
     try:
-        logs = merged(log_store(work.task, work.store).rows(work.world.logs))
+        logs = merged(log_store(context.task, context.store).rows(context.run_inputs.logs))
     except LookupError as error:
-        raise RuntimeError(f"{work.task.name}: {error}; run it again") from error
-    return ingest(work.spec, logs, work.out)
+        raise RuntimeError(f"{context.task.name}: {error}; run it again") from error
+    return ingest(context.spec, logs, context.out)
 
 
-def make_drift_report(work: StepContext) -> dict[str, Any]:
+def make_drift_report(context: StepContext) -> dict[str, Any]:
     """Production since the champion's training data was taken, held against that data and the champion's answers on its
     test."""
-    splits = work.store.find(work.task.name, "splits", work.world.trained_on)
+    splits = context.store.find(context.task.name, "splits", context.run_inputs.trained_on)
     if splits is None:
         raise MissingInput(
-            f"the training data production is to be held against (splits {work.world.trained_on}) is not in the artifact "
-            f"store: run `finetune run {work.task.name}` first"
+            f"the training data production is to be held against (splits {context.run_inputs.trained_on}) is not in the artifact "
+            f"store: run `finetune run {context.task.name}` first"
         )
     train = read_examples(examples_of(splits.folder, "train"))
-    rows = read_rows(work.inputs["production_logs"].path("rows.jsonl"))
-    predictions = _champions_predictions(work)
+    rows = read_rows(context.inputs["production_logs"].path("rows.jsonl"))
+    predictions = _champions_predictions(context)
     answers = [e.answer for e in train] if predictions is None else [r["text"].strip() for r in predictions]
-    whose = "the champion's training rows" if work.world.champion else "the training rows"
-    told = f"{whose} and {'their answers' if predictions is None else 'its answers on the test set'}"
+    whose = "the champion's training rows" if context.run_inputs.champion else "the training rows"
+    reference_text = f"{whose} and {'their answers' if predictions is None else 'its answers on the test set'}"
     reference = Reference([e.user_text for e in train], answers)
-    after = _taken_at(train, rows) if work.world.champion else None  # nothing trained serves: every row is news
-    learned = None if after is None else as_learned(work.spec, rows, after, *_learned_rows(work))
-    facts = drift_report(work.spec, reference, rows, work.out, after, told, learned, _other_versions(work))
-    facts["trained_on"] = work.world.trained_on
-    page = drift_page(work.task.name, work.spec.drift.false_alarms, facts)
-    (work.out / "drift.html").write_text(page_html(page), "utf-8")
+    after = _taken_at(train, rows) if context.run_inputs.champion else None  # nothing trained serves: every row is news
+    learned = None if after is None else as_learned(context.spec, rows, after, *_learned_rows(context))
+    facts = drift_report(
+        context.spec, reference, rows, context.out, after, reference_text, learned, _other_versions(context)
+    )
+    facts["trained_on"] = context.run_inputs.trained_on
+    page = drift_page(context.task.name, context.spec.drift.false_alarms, facts)
+    (context.out / "drift.html").write_text(page_html(page), "utf-8")
     return facts
 
 
-def _other_versions(work: StepContext) -> set[str]:
+def _other_versions(context: StepContext) -> set[str]:
     """Numbers of the versions that are not the champion whose data production is held against."""
-    store, task = work.store, work.task.name
-    mine: set[str] = set()
+    store, task = context.store, context.task.name
+    of_this_data: set[str] = set()
     others: set[str] = set()
     for version in store.all_versions(task, "model_version"):
         report = store.find(task, "evaluation_report", version.inputs["evaluation_report"])
-        its = report is not None and report.inputs["splits"] == work.world.trained_on and version.facts["promoted"]
-        (mine if its else others).add(str(version.facts["model_version"]))
-    return others - mine if mine else set()
+        its = (
+            report is not None
+            and report.inputs["splits"] == context.run_inputs.trained_on
+            and version.facts["promoted"]
+        )
+        (of_this_data if its else others).add(str(version.facts["model_version"]))
+    return others - of_this_data if of_this_data else set()
 
 
-def _learned_rows(work: StepContext) -> tuple[set[str], int]:
+def _learned_rows(context: StepContext) -> tuple[set[str], int]:
     """Ids of the log rows in the champion's data, and how many of them it takes to have learned a drift."""
-    used = rows_of_data(work.store, work.task.name, work.world.trained_on)
-    examples = read_examples(work.inputs["production_logs"].path("examples.jsonl"))
-    return logged_as(e for e in examples if e.id in used), work.spec.retraining.rows_after_drift
+    used = rows_of_data(context.store, context.task.name, context.run_inputs.trained_on)
+    examples = read_examples(context.inputs["production_logs"].path("examples.jsonl"))
+    return logged_as(e for e in examples if e.id in used), context.spec.retraining.rows_after_drift
 
 
 def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> float | None:
@@ -82,38 +86,38 @@ def _taken_at(train: Sequence[Example], rows: Iterable[Mapping[str, Any]]) -> fl
     return max((moment(r) for r in rows if r["id"] in used), default=None)
 
 
-def _champions_predictions(work: StepContext) -> list[dict[str, Any]] | None:
+def _champions_predictions(context: StepContext) -> list[dict[str, Any]] | None:
     """What the champion answered on its own test; None without a champion or where its predictions are gone."""
-    wanted = ((work.world.champion or {}).get("merged"), work.world.trained_on)
-    for artifact in work.store.all_versions(work.task.name, "test_predictions"):
+    wanted = ((context.run_inputs.champion or {}).get("merged"), context.run_inputs.trained_on)
+    for artifact in context.store.all_versions(context.task.name, "test_predictions"):
         if (artifact.inputs["merged_model"], artifact.inputs["test_split"]) == wanted:
             return of_model(read_predictions(artifact.path("predictions.parquet")), "candidate")
     return None
 
 
-def make_retraining_decision(work: StepContext) -> dict[str, Any]:
-    return decide_retraining(work.spec, work.inputs["drift_report"].facts, _evidence(work), work.out)
+def make_retraining_decision(context: StepContext) -> dict[str, Any]:
+    return decide_retraining(context.spec, context.inputs["drift_report"].facts, _evidence(context), context.out)
 
 
-def _evidence(work: StepContext) -> Evidence:
-    """What is known about more rows. The learning curve is measured only where answers are labels and rows came in."""
-    store, task, trained_on = work.store, work.task.name, work.world.trained_on
-    examples = read_examples(work.inputs["production_logs"].path("examples.jsonl"))
+def _evidence(context: StepContext) -> Evidence:
+    """The evidence for the retraining decision. The learning curve is measured only where answers are labels and rows came in."""
+    store, task, trained_on = context.store, context.task.name, context.run_inputs.trained_on
+    examples = read_examples(context.inputs["production_logs"].path("examples.jsonl"))
     used = rows_of_data(store, task, trained_on)
     usable = sum(e.id not in used for e in examples)
-    champion, splits = work.world.champion, store.find(task, "splits", trained_on)
+    champion, splits = context.run_inputs.champion, store.find(task, "splits", trained_on)
     if champion is None or splits is None or not usable:
         return Evidence(usable)
     adapter = store.find(task, "adapter", str(champion["adapter"]))
     seconds = read_json(adapter.path("measured.json")).get("seconds") if adapter else None
     hours = seconds / HOUR if seconds else None
-    predictions = _champions_predictions(work)
-    if not work.spec.labels or predictions is None:
+    predictions = _champions_predictions(context)
+    if not context.spec.labels or predictions is None:
         return Evidence(usable, hours=hours)
-    right = outcomes_of(predictions, work.spec.output)
+    right = outcomes_of(predictions, context.spec.output)
     train, validation = (
         [(e.user_text, e.answer) for e in read_examples(examples_of(splits.folder, name))]
         for name in ("train", "validation")
     )
     wrong = 1 - sum(right.values()) / max(len(right), 1)
-    return Evidence(usable, wrong, measure_curve(train, validation, work.spec.split.seed), hours)
+    return Evidence(usable, wrong, measure_curve(train, validation, context.spec.split.seed), hours)

@@ -16,57 +16,58 @@ from finetune_pipeline.steps.baseline import answer_length
 CARD = "README.md"
 
 
-def release_request(work: StepContext) -> dict[str, Any]:
-    """What the registry is told about a candidate. `compared_with` lets a rerun find the same comparison again."""
-    report = work.inputs["evaluation_report"]
+def release_request(context: StepContext) -> dict[str, Any]:
+    """The request to register a candidate. `compared_with` lets a rerun find the same comparison again."""
+    report = context.inputs["evaluation_report"]
     candidate = report.facts["models"]["candidate"]
     return {
-        "name": work.task.name,
-        "method": work.spec.training.method,
-        "kind": work.inputs["merged_model"].facts["kind"],
-        "dataset_version": work.inputs["adapter"].inputs["train_split"],
-        "adapter": str(work.inputs["adapter"].path("adapter")),
-        "adapter_version": work.inputs["adapter"].version,
-        "merged": str(work.inputs["merged_model"].folder),
-        "merged_version": work.inputs["merged_model"].version,
+        "name": context.task.name,
+        "method": context.spec.training.method,
+        "kind": context.inputs["merged_model"].facts["kind"],
+        "dataset_version": context.inputs["adapter"].inputs["train_split"],
+        "adapter": str(context.inputs["adapter"].path("adapter")),
+        "adapter_version": context.inputs["adapter"].version,
+        "merged": str(context.inputs["merged_model"].folder),
+        "merged_version": context.inputs["merged_model"].version,
         "evaluation_version": report.version,
-        "base": str(work.inputs["base_model"].folder),
-        "base_identity": dict(work.world.base),
-        "system_prompt": work.spec.system_prompt,
-        "max_new_tokens": answer_length(work.spec),
+        "base": str(context.inputs["base_model"].folder),
+        "base_identity": dict(context.run_inputs.base),
+        "system_prompt": context.spec.system_prompt,
+        "max_new_tokens": answer_length(context.spec),
         "gates_passed": bool(report.facts["passed"]),
         "gates": {g["name"]: g["status"] for g in report.facts["gates"]},
-        "forgotten": work.inputs["adapter"].inputs["train_split"] in tainted_splits(work.task.name, work.store),
+        "forgotten": context.inputs["adapter"].inputs["train_split"]
+        in tainted_splits(context.task.name, context.store),
         "verdict": report.facts["verdict"],
         "scores": {k: v for k, v in candidate.items() if isinstance(v, int | float)},
-        "compared_with": dict(work.world.champion) if work.world.champion else None,
-        "card": _card(work),
+        "compared_with": dict(context.run_inputs.champion) if context.run_inputs.champion else None,
+        "card": _card(context),
     }
 
 
-def _card(work: StepContext) -> str:
+def _card(context: StepContext) -> str:
     """The model card that stands beside the registered model."""
-    merged, base = work.inputs["merged_model"], work.inputs["base_model"]
-    spec = work.spec
+    merged, base = context.inputs["merged_model"], context.inputs["base_model"]
+    spec = context.spec
     source = Source(
         spec.name,
         spec.description,
         spec.card.model_dump(),
         merged,
-        work.inputs["adapter"],
+        context.inputs["adapter"],
         base,
-        work.inputs["evaluation_report"],
+        context.inputs["evaluation_report"],
     )
     asked = merged if merged.facts["kind"] in WHOLE else base
     return card_of(source.report, describe(source, model_folder(asked.folder), REGISTERED))
 
 
-def make_model_version(work: StepContext) -> dict[str, Any]:
+def make_model_version(context: StepContext) -> dict[str, Any]:
     """Register, and promote if every gate passed. The registry's part is idempotent, so a killed release is repeated."""
-    request = release_request(work)
-    outcome = work.release(request)
-    (work.out / CARD).write_text(request.pop("card"), "utf-8")
-    write_json(work.out / "model_version.json", {**request, **outcome})
+    request = release_request(context)
+    outcome = context.release(request)
+    (context.out / CARD).write_text(request.pop("card"), "utf-8")
+    write_json(context.out / "model_version.json", {**request, **outcome})
     return {
         **outcome,
         "gates_passed": request["gates_passed"],

@@ -1,4 +1,4 @@
-"""Looks at everything outside the graph once, so that a run knows what it is about."""
+"""Collects the inputs of a run: everything outside the graph that its results depend on."""
 
 from __future__ import annotations
 
@@ -12,28 +12,25 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import template_identity
 from finetune_pipeline.models.identity import base_identity
 from finetune_pipeline.production.ingest import corrections_digest, read_logs
-from finetune_pipeline.production.judging import judging_digest, learned_by
+from finetune_pipeline.production.used_rows import judging_digest, learned_by
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.spec.never_break import never_break_ids
 from finetune_pipeline.steps.ability import ability_digest
 
 
 def base_of(task: Task) -> dict[str, Any]:
-    """What makes the task's base model the same tomorrow: its identity, and the chat template the task gives it.
+    """Identity of the task's base model and of the chat template the task gives it; equal for equal weights and template.
 
     Raises FindingsError when the model or the template's file cannot be found.
     """
     spec = task.spec
-    return {
-        **base_identity(spec.base_model, spec.base_revision),
-        **template_identity(spec.chat_template, task.folder),
-    }
+    return {**base_identity(spec.base_model, spec.base_revision), **template_identity(spec.chat_template, task.folder)}
 
 
-def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> RunInputs:
-    """The world as it is now, new log lines taken into the store. `champion`: the model a candidate must be compared
-    with, or None.
+def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -> RunInputs:
+    """Collect the inputs of a run as they are now; new log lines are taken into the store.
+
+    champion: the model a candidate must be compared with, or None.
 
     Raises FindingsError when there are no raw files, or the base model or the never-break list cannot be found.
     """
@@ -45,7 +42,7 @@ def look(task: Task, champion: Mapping[str, Any] | None, store: ArtifactStore) -
         corrections=corrections_digest(task.spec, logs),
         base=base_of(task),
         champion=dict(champion) if champion else None,
-        never_break=never_break_ids(task.spec, task.folder),
+        never_break=task.spec.gates.never_break_ids(task.folder),
         ratings=ratings_digest(task.folder / "reviews"),
         ability=ability_digest(task),
         judging=judging_digest(task.spec, logs, learned_by(store, task.name, champion)),

@@ -19,49 +19,49 @@ from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline.worker.phases import train_adapter
 
 
-def make_training_plan(work: StepContext) -> dict[str, Any]:
-    if wrong := errors(preflight(work.spec, work.task.folder, work.inputs["base_model"].folder)):
+def make_training_plan(context: StepContext) -> dict[str, Any]:
+    if wrong := errors(preflight(context.spec, context.task.folder, context.inputs["base_model"].folder)):
         raise FindingsError(wrong)
     plan = training_plan(
-        work.spec,
-        work.inputs["base_model"].folder,
-        read_examples(split_file(work, "train")),
-        read_examples(split_file(work, "validation")),
-        work.out,
-        home=work.store.root.parent,
-        task_folder=work.task.folder,
+        context.spec,
+        context.inputs["base_model"].folder,
+        read_examples(split_file(context, "train")),
+        read_examples(split_file(context, "validation")),
+        context.out,
+        home=context.store.root.parent,
+        task_folder=context.task.folder,
     )
     facts = plan.facts()
     return {**facts, "plan_markdown": page_markdown(plan_page(facts))}
 
 
-def make_adapter(work: StepContext) -> dict[str, Any]:
-    plan = work.inputs["training_plan"].facts
+def make_adapter(context: StepContext) -> dict[str, Any]:
+    plan = context.inputs["training_plan"].facts
     planned = plan["memory_mib"]["needed"] * 2**20  # by which several devices choose how to share it
     facts = train_adapter(
-        lambda job: work.launch({**job, "memory_bytes": planned}),
-        base=work.inputs["base_model"].folder,
-        train=split_file(work, "train"),
-        validation=split_file(work, "validation"),
-        settings=work.spec.training.model_dump(),
-        out=work.out,
-        work=work.builder.work,
+        lambda job: context.launch({**job, "memory_bytes": planned}),
+        base=context.inputs["base_model"].folder,
+        train=split_file(context, "train"),
+        validation=split_file(context, "validation"),
+        settings=context.spec.training.model_dump(),
+        out=context.out,
+        work=context.builder.work,
     )
     # so that the next plan knows how fast this machine trains
-    measured = read_json(work.out / "measured.json")
-    record_training(work.store.root.parent, work.spec.base_model, plan, facts, measured)
+    measured = read_json(context.out / "measured.json")
+    record_training(context.store.root.parent, context.spec.base_model, plan, facts, measured)
     return facts
 
 
-def make_merged_model(work: StepContext) -> dict[str, Any]:
-    return work.launch(
+def make_merged_model(context: StepContext) -> dict[str, Any]:
+    return context.launch(
         merge_job(
-            base=work.inputs["base_model"].folder,
-            adapter=work.inputs["adapter"].path("adapter"),
-            examples=split_file(work, "validation"),
-            labels=work.spec.labels,
-            max_new_tokens=answer_length(work.spec),
-            batch_size=work.spec.baseline.batch_size,
-            out=work.out,
+            base=context.inputs["base_model"].folder,
+            adapter=context.inputs["adapter"].path("adapter"),
+            examples=split_file(context, "validation"),
+            labels=context.spec.labels,
+            max_new_tokens=answer_length(context.spec),
+            batch_size=context.spec.baseline.batch_size,
+            out=context.out,
         )
     )

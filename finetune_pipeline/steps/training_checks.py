@@ -38,8 +38,8 @@ def safe_weights(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     advisory=lambda spec: spec.gates.worth_training == "warn",
 )
 def worth_training(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    told = artifact.facts["worth_training"]
-    return CheckResult(bool(told["passed"]), told["reason"], {"best_prompt": told["best"]})
+    worth = artifact.facts["worth_training"]
+    return CheckResult(bool(worth["passed"]), worth["reason"], {"best_prompt": worth["best"]})
 
 
 @check(
@@ -59,15 +59,15 @@ def learnable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     advisory=lambda spec: spec.gates.enough_test_rows == "warn",
 )
 def enough_test_rows(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    told = artifact.facts["power"]
-    figures = {k: told[k] for k in ("test_rows", "rows_needed", "detectable_gain", "wanted_gain", "power_now")}
-    return CheckResult(told["enough"] is True, told["sentence"], figures)
+    power = artifact.facts["power"]
+    figures = {k: power[k] for k in ("test_rows", "rows_needed", "detectable_gain", "wanted_gain", "power_now")}
+    return CheckResult(power["enough"] is True, power["sentence"], figures)
 
 
 @check("What was measured before training speaks for fine-tuning.", blocking=False, advisory=True)
 def advised(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    told = artifact.facts["advice"]
-    return CheckResult(told["fine_tune"] is True, told["sentence"], {"decision": told["decision"]})
+    advice = artifact.facts["advice"]
+    return CheckResult(advice["fine_tune"] is True, advice["sentence"], {"decision": advice["decision"]})
 
 
 @check("No generation failed.", name="generations_complete")

@@ -1,1 +1,1 @@
-"""TODO"""
+"""MLflow: its store, the runs that mirror Dagster's, and the registry of models."""

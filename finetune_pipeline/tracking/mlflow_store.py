@@ -1,4 +1,4 @@
-"""Opening MLflow safely: what must be set before it is imported, and its database made by one process only."""
+"""Opens MLflow: sets its environment, migrates its database under a lock, and keeps secrets out of what is recorded."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -127,15 +128,15 @@ def migrate(uri: str) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with reaching(uri):
-        wanted, found = _wanted_revision(), _revision(file)
-        if found == wanted:
+        wanted, present = _wanted_revision(), _revision(file)
+        if present == wanted:
             return
         making = file.with_name(f".making-{file.name}")
         making.unlink(missing_ok=True)
-        if found is not None:
+        if present is not None:
             _copy_database(file, file.with_name(f"{file.name}.before-{wanted}"))
             _copy_database(file, making)
-        _upgrade(making, fresh=found is None)
+        _upgrade(making, fresh=present is None)
         os.replace(making, file)
 
 
@@ -184,18 +185,48 @@ def experiment_id(client: Any, name: str, artifact_location: Path | None) -> str
     """
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name, artifact_location.as_uri() if artifact_location else None))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # made by another machine meanwhile
                 raise
-            found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage != "active":
-        number = found.experiment_id if found else "ID"
+            experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        number = experiment.experiment_id if experiment else "ID"
         raise TrackingError(
             f"MLflow experiment {name!r} was deleted\n"
             f"fix: `mlflow experiments restore -x {number}`, or choose another name"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
+
+
+_SECRET_NAME = re.compile(
+    r"(^|[._-])(api[_-]?key|access[_-]?key|secret([_-]?key)?|auth[_-]?token|access[_-]?token"
+    r"|token|password|passwd|authorization|credentials?)$",
+    re.IGNORECASE,
+)
+_SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_SHORTEST = 8
+_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """`text` with every value of a secret environment variable, and every login in an address, replaced.
+
+    A variable is secret if its name ends in KEY, TOKEN, SECRET, PASSWORD or CREDENTIALS and its value has 8 characters
+    or more (shorter ones would hit ordinary words).
+    """
+    env = os.environ if environment is None else environment
+    secrets = {v: n for n, v in env.items() if _SECRET_VARIABLE.search(n) and len(v) >= _SHORTEST}
+    for value in sorted(secrets, key=len, reverse=True):
+        text = text.replace(value, f"[{secrets[value]} redacted]")
+    return _IN_ADDRESS.sub("[redacted]@", text)
+
+
+def redact_field(name: str, value: object) -> str:
+    """A field's value as text; all of it is replaced if the field's name says that it is a secret."""
+    if isinstance(value, str) and value and _SECRET_NAME.search(name):
+        return "[redacted]"
+    return redact(str(value))

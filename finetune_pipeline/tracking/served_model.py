@@ -36,8 +36,8 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
         ).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        told = self.model.generation_config.eos_token_id
-        listed = told if isinstance(told, list) else [told]
+        ends = self.model.generation_config.eos_token_id
+        listed = ends if isinstance(ends, list) else [ends]
         self.ends = {int(t) for t in [*listed, self.tokenizer.eos_token_id] if t is not None}
         self.prefix: list[Any] = []
         if self.told["kind"] == "lora":
@@ -86,12 +86,12 @@ def _keys_and_values(adapter: Path) -> list[Any]:
     return [(parts[2 * i], parts[2 * i + 1]) for i in range(layers)]
 
 
-def _folder(told: dict[str, Any]) -> Path:
+def _folder(description: dict[str, Any]) -> Path:
     """The folder of the weights, its files checked against the recorded digests."""
-    whole = told["kind"] in WHOLE
+    whole = description["kind"] in WHOLE
     variable = "FINETUNE_MODEL" if whole else "FINETUNE_BASE_MODEL"
-    what = f"this very model ({told['adapter_version']})" if whole else str(told["base_model"])
-    folder, wanted = Path(os.environ.get(variable) or told["folder"]), dict(told["files"])
+    what = f"this very model ({description['adapter_version']})" if whole else str(description["base_model"])
+    folder, wanted = Path(os.environ.get(variable) or description["folder"]), dict(description["files"])
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(

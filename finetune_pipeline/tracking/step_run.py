@@ -1,4 +1,4 @@
-"""The MLflow run of one materialization: what may be logged into it, safely repeated by a retry."""
+"""The MLflow run of one materialization. Everything logged into it may be logged again by a retry."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_pipeline.tracking.mlflow_store import reaching
-from finetune_pipeline.tracking.secrets import redact, redact_field
+from finetune_pipeline.tracking.mlflow_store import reaching, redact, redact_field
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

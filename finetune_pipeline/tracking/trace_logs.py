@@ -83,8 +83,8 @@ def _records(trace: Trace) -> Iterator[tuple[str, float, dict[str, Any]]]:
     yield info.trace_id, moment, row
     feedback, last = _feedback(info.assessments)
     if feedback:
-        told = {"id": name, "timestamp": _rfc3339(max(last, moment)), "feedback": feedback}
-        yield f"{info.trace_id}/feedback", moment, told
+        line = {"id": name, "timestamp": _rfc3339(max(last, moment)), "feedback": feedback}
+        yield f"{info.trace_id}/feedback", moment, line
 
 
 def _rfc3339(moment: float) -> str:
@@ -100,8 +100,8 @@ def _question(inputs: Any) -> dict[str, Any]:
     if isinstance(inputs.get("messages"), list):
         return {"messages": inputs["messages"]}
     texts = [v for v in inputs.values() if isinstance(v, str)]
-    found = next((inputs[k] for k in _ASKED if isinstance(inputs.get(k), str)), texts[0] if len(texts) == 1 else None)
-    return {} if found is None else {"input": found}
+    text = next((inputs[k] for k in _ASKED if isinstance(inputs.get(k), str)), texts[0] if len(texts) == 1 else None)
+    return {} if text is None else {"input": text}
 
 
 def _answer(outputs: Any) -> str | None:
@@ -114,8 +114,8 @@ def _answer(outputs: Any) -> str | None:
     if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
         message = choices[0].get("message")
         return str(message["content"]) if isinstance(message, Mapping) and message.get("content") else None
-    found = next((outputs[k] for k in _ANSWERED if isinstance(outputs.get(k), str)), None)
-    return found if found is not None else json.dumps(outputs, ensure_ascii=False, sort_keys=True)
+    text = next((outputs[k] for k in _ANSWERED if isinstance(outputs.get(k), str)), None)
+    return text if text is not None else json.dumps(outputs, ensure_ascii=False, sort_keys=True)
 
 
 def _feedback(assessments: Any) -> tuple[dict[str, Any], float]:
@@ -124,22 +124,28 @@ def _feedback(assessments: Any) -> tuple[dict[str, Any], float]:
     An expectation, or feedback called correction or label, is the right answer; a number is the score; False, or feedback
     called flag, is a flag.
     """
-    told: dict[str, Any] = {}
+    feedback: dict[str, Any] = {}
     last = 0.0
-    for said in sorted(assessments or [], key=lambda a: (a.last_update_time_ms or 0, a.name)):
-        if said.valid is False:
+    for assessment in sorted(assessments or [], key=lambda a: (a.last_update_time_ms or 0, a.name)):
+        if assessment.valid is False:
             continue
-        value = said.expectation.value if said.expectation else said.feedback.value if said.feedback else None
-        truth = said.name in _TRUTHS or said.expectation is not None
+        value = (
+            assessment.expectation.value
+            if assessment.expectation
+            else assessment.feedback.value
+            if assessment.feedback
+            else None
+        )
+        truth = assessment.name in _TRUTHS or assessment.expectation is not None
         if truth and isinstance(value, str):
-            told["correction"] = value
-        elif said.name == "flag" and value:
-            told["flag"] = value if isinstance(value, str) else said.rationale or "flagged"
+            feedback["correction"] = value
+        elif assessment.name == "flag" and value:
+            feedback["flag"] = value if isinstance(value, str) else assessment.rationale or "flagged"
         elif value is False:
-            told["flag"] = said.rationale or said.name
+            feedback["flag"] = assessment.rationale or assessment.name
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            told["score"] = float(value)
+            feedback["score"] = float(value)
         else:
             continue
-        last = max(last, (said.last_update_time_ms or 0) / 1000)
-    return told, last
+        last = max(last, (assessment.last_update_time_ms or 0) / 1000)
+    return feedback, last

@@ -17,10 +17,10 @@ from finetune_pipeline.tracking.mlflow_store import (
     migrate,
     open_client,
     reaching,
+    redact,
     sqlite_file,
     without_credentials,
 )
-from finetune_pipeline.tracking.secrets import redact
 from finetune_pipeline.tracking.step_run import StepRun
 
 if TYPE_CHECKING:
@@ -138,25 +138,12 @@ class Tracking(dg.ConfigurableResource):
                 closed += 1
         return closed
 
-    def parent_run_id(self, dagster_run_id: str) -> str | None:
-        """The parent MLflow run of a Dagster run, or None."""
-        client = self.client()
-        with reaching(self.uri()):
-            parents = _parents(_runs_of(client, experiment_id(client, self.experiment, None), dagster_run_id))
-        return parents[0].info.run_id if parents else None
-
-    def run_url(self, run_id: str) -> str:
-        """Address of an MLflow run's page."""
-        client = self.client()
-        with reaching(self.uri()):
-            return f"{self.page()}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
-
     def _parent(self, client: MlflowClient, number: str, run: dg.DagsterRun) -> str:
-        found = _parents(_runs_of(client, number, run.run_id))
-        if found:  # of several (made by hosts that share no lock) all agree on the oldest
-            if found[0].info.status != "RUNNING":
-                client.update_run(found[0].info.run_id, status="RUNNING")
-            return str(found[0].info.run_id)
+        parents = _parents(_runs_of(client, number, run.run_id))
+        if parents:  # of several (made by hosts that share no lock) all agree on the oldest
+            if parents[0].info.status != "RUNNING":
+                client.update_run(parents[0].info.run_id, status="RUNNING")
+            return str(parents[0].info.run_id)
         tags = {RUN: run.run_id, KIND: "run", "dagster.job": run.job_name}
         if run.root_run_id:
             tags["dagster.root_run_id"] = run.root_run_id
@@ -189,7 +176,7 @@ def _runs_of(client: MlflowClient, number: str, dagster_run_id: str) -> list[Run
     """All runs of a Dagster run, oldest first."""
     if "'" in dagster_run_id:
         raise ValueError(f"{dagster_run_id!r} is not a Dagster run id")
-    found: list[Run] = []
+    runs: list[Run] = []
     token = None
     while True:
         page = client.search_runs(
@@ -199,10 +186,10 @@ def _runs_of(client: MlflowClient, number: str, dagster_run_id: str) -> list[Run
             page_token=token,
             order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
         )
-        found += page
+        runs += page
         token = page.token
         if not token:
-            return found
+            return runs
 
 
 def _parents(runs: list[Run]) -> list[Run]:

@@ -18,20 +18,20 @@ from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
 from finetune_pipeline.models.identity import weight_files
-from finetune_pipeline.spec import rules
+from finetune_pipeline.spec import training_rules
 from finetune_pipeline.spec.method_defaults import LOW_RANK, SOFT_PROMPTS
 from finetune_pipeline.spec.model import TaskSpec
 
 _LEAST_ROOM = 16
 """The shortest training.max_tokens there is."""
 SPEC_RULES = (
-    rules.check_batches,
-    rules.check_epochs,
-    rules.check_second_phase,
-    rules.check_gradient_checkpointing,
-    rules.check_low_rank_options,
-    rules.check_target_modules,
-    rules.check_soft_prompt_options,
+    training_rules.check_batches,
+    training_rules.check_epochs,
+    training_rules.check_second_phase,
+    training_rules.check_gradient_checkpointing,
+    training_rules.check_low_rank_options,
+    training_rules.check_target_modules,
+    training_rules.check_soft_prompt_options,
 )
 _USUAL_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 _USUAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "phi3")
@@ -156,7 +156,7 @@ def _layers(spec: TaskSpec, config: Mapping[str, Any], base: Path | None) -> lis
         return []
     layers, complete = linear_layers(config, base)
     # PEFT takes a name for every module that ends with it
-    known = {*layers, *rules.NOT_ADAPTED}  # about the latter a rule of the spec has spoken
+    known = {*layers, *training_rules.NOT_ADAPTED}  # about the latter a rule of the spec has spoken
     missing = [name for name in wanted if name.rpartition(".")[2] not in known and not re.search(r"[*\\]", name)]
     if not missing or not complete:
         return []

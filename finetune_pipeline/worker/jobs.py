@@ -248,7 +248,7 @@ def predict_job(
     """Answer every example with every set of :func:`prompt_set`, greedily.
 
     endpoint: None, the default, answers with transformers in float32, with one batch size for all; otherwise the fields of
-    spec.engines.ServedModelsSpec: then no label is scored, and measured.json gets `spent` {name: …}.
+    spec.evaluation.ServedModelsSpec: then no label is scored, and measured.json gets `spent` {name: …}.
 
     `train`: where prompts that retrieve find their examples, and what the simple models are fitted on. `simple` {output,
     seed}: let evaluation.simple_models answer, too, as models `simple_NAME`. `labels`: empty for free text; otherwise each label's

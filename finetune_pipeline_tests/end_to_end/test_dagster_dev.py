@@ -50,7 +50,7 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dev]:
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    with dagster_dev(tmp_path / "dev.log", os.environ, "-m", "finetune_pipeline_tests.unit.resources.jobs") as made:
+    with dagster_dev(tmp_path / "dev.log", os.environ, "-m", "finetune_pipeline_tests.unit.orchestration.jobs") as made:
         yield made
 
 

@@ -9,7 +9,7 @@ from finetune_pipeline.data import workers
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
-from finetune_pipeline.steps.run_inputs import look
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
 
 
 def main(folder: Path, store: Path, pool: bool) -> None:
@@ -17,7 +17,7 @@ def main(folder: Path, store: Path, pool: bool) -> None:
         workers.LARGE = 0
     task = load_task(folder)
     artifacts = ArtifactStore(store)
-    PIPELINE.run_to("splits", task, look(task, None, artifacts), artifacts)
+    PIPELINE.run_to("splits", task, collect_run_inputs(task, None, artifacts), artifacts)
 
 
 if __name__ == "__main__":

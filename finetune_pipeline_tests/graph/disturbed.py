@@ -53,7 +53,7 @@ def told(project: Project) -> str:
     return path.read_text("utf-8", "replace")[-3000:] if path.exists() else ""
 
 
-def going_on(project: Project, run: Running) -> list[str]:
+def run_in_progress(project: Project, run: Running) -> list[str]:
     """Assets that the run has begun and not ended, by its progress file."""
     path = project.home / "progress" / f"{project.folder.name}-{run.pid}.jsonl"
     try:
@@ -104,12 +104,12 @@ def kill_run(run: Running) -> None:
 def kill_in(project: Project, run: Running, asset: str, seconds: float, rng: random.Random, child: bool) -> str:
     """Kill the run a random moment of up to `seconds` after `asset` began: its child that works with torch if `child` and
     there is one, else the command line. Returns the asset that was being made and the victim; "" if nothing was killed."""
-    if not wait_for(run, lambda: asset in going_on(project, run)):
+    if not wait_for(run, lambda: asset in run_in_progress(project, run)):
         return ""
     end = time.monotonic() + rng.uniform(0, seconds)
     while time.monotonic() < end and run.poll() is None:
         time.sleep(0.002)
-    where = "+".join(going_on(project, run)) or "between two"
+    where = "+".join(run_in_progress(project, run)) or "between two"
     if run.poll() is not None:
         return ""
     victim = heavy_child(run) if child else None

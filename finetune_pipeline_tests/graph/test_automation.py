@@ -20,14 +20,11 @@ from finetune_pipeline.data.examples import Example, example_id, write_examples
 from finetune_pipeline.definitions import build_definitions
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.orchestration import release
-from finetune_pipeline.orchestration.assets import task_checks
-from finetune_pipeline.orchestration.champion_sensor import champion_sensor
-from finetune_pipeline.orchestration.jobs import task_jobs
-from finetune_pipeline.orchestration.schedules import retraining_schedule
-from finetune_pipeline.orchestration.sensors import drift_sensor, new_logs_sensor
-from finetune_pipeline.orchestration.store import Store
+from finetune_pipeline.orchestration.assets import task_checks, task_jobs
+from finetune_pipeline.orchestration.resources import Store
+from finetune_pipeline.orchestration.sensors import champion_sensor, drift_sensor, new_logs_sensor, retraining_schedule
 from finetune_pipeline.production.ingest import corrections, read_logs
-from finetune_pipeline.production.waiting import what_waits
+from finetune_pipeline.production.used_rows import waiting_rows
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
@@ -200,14 +197,14 @@ def test_rows_of_a_registered_candidate_wait_no_more_and_old_rows_do_not_wait_fo
 ) -> None:
     store = ArtifactStore(tmp_path / "store")
     log(task, 1)
-    assert "the oldest waits 3.0 of at most 100000 days" in what_waits(task, store, FIRST + 3 * DAY).sentence
+    assert "the oldest waits 3.0 of at most 100000 days" in waiting_rows(task, store, FIRST + 3 * DAY).sentence
     project.write_spec(retraining={"longest_wait_days": 3})
     hasty = load_task(project.folder)
-    waits = what_waits(hasty, store, time.time())
+    waits = waiting_rows(hasty, store, time.time())
     assert (waits.ready, waits.usable) == (True, 1)
     assert "longer than 3" in waits.sentence
     candidate(tmp_path / "store", corrections(task.spec, read_logs(task, store)))
-    after = what_waits(hasty, store, time.time())
+    after = waiting_rows(hasty, store, time.time())
     assert (after.ready, after.usable) == (False, 0)
 
 

@@ -64,7 +64,7 @@ def test_a_persons_rows_are_forgotten(tmp_path: Path) -> None:
     assert (project.home / "artifacts" / "colours" / "adapter" / adapter).is_dir()
     with pytest.raises(ValueError, match="gates are|forgotten since"):
         registry.promote(tracking, "colours", first)
-    with registry._registry(tracking) as client:
+    with registry.open_registry(tracking) as client:
         client.set_model_version_tag("colours", str(first), "gates", "passed")
     with pytest.raises(ValueError, match="forgotten since"):
         registry.promote(tracking, "colours", first)
@@ -75,7 +75,7 @@ def test_a_persons_rows_are_forgotten(tmp_path: Path) -> None:
     assert second != first and project.artifact("adapter").name != adapter
     assert project.facts("model_version")["forgotten"] is False
     assert not holding(project.home, SECRET.encode(), b"served-00900")
-    with registry._registry(tracking) as client:
+    with registry.open_registry(tracking) as client:
         client.set_model_version_tag("colours", str(second), "gates", "passed")
     registry.promote(tracking, "colours", second)
     assert registry.champion(tracking, "colours") == second

@@ -213,7 +213,8 @@ def test_a_changed_gate_remakes_the_report_and_nothing_before_it(finished: tuple
     project = finished[0]
     code = (
         "import json,sys,dataclasses\nfrom pathlib import Path\nfrom finetune_pipeline.spec import load_task, Task\n"
-        "from finetune_pipeline.engine.store import ArtifactStore\nfrom finetune_pipeline.steps.run_inputs import look\n"
+        "from finetune_pipeline.engine.store import ArtifactStore\n"
+        "from finetune_pipeline.steps.run_inputs import collect_run_inputs as look\n"
         "from finetune_pipeline.pipeline import PIPELINE\n"
         f"t=load_task(Path({str(project.folder)!r})); s=ArtifactStore(Path({str(project.home / 'artifacts')!r}))\n"
         "w=look(t,None,s); a=PIPELINE.versions(t,w,s)\n"

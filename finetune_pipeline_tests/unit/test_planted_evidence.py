@@ -10,13 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.planted_evidence import Planted, promoted
+from benchmarks.planted_evidence import Planted
 from benchmarks.planted_world import Asked, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 YES = Asked("evaluation_report", "beats_baseline", True, "gate", "m")
 NO = Asked("evaluation_report", "format_compliance", False, "gate", "m")
-WARNED = Asked("advice", "enough_test_rows", False, "warns", "m")
 
 
 def test_a_fault_is_named_by_its_own_check_and_stopped() -> None:
@@ -27,13 +26,6 @@ def test_a_fault_is_named_by_its_own_check_and_stopped() -> None:
     assert not replace(planted, more=("told", False)).good
     assert not replace(planted, outcome=Outcome(0, [YES, NO], [], 1, True)).good, "it went through"
     assert not replace(planted, outcome=Outcome(1, [YES, NO], [("s", "m")], None, False)).good, "a crash is no verdict"
-
-
-def test_a_clean_run_is_let_through_by_everything_that_can_stop_it() -> None:
-    assert promoted(Outcome(0, [YES, WARNED], [], 1, True))
-    assert not promoted(Outcome(0, [YES, NO], [], 1, True))
-    assert not promoted(Outcome(0, [YES, replace(NO, kind="blocks")], [], 1, True))
-    assert not promoted(Outcome(2, [YES], [], None, False))
 
 
 def test_a_fault_is_planted_where_it_is_named_and_nowhere_else(tmp_path: Path) -> None:

@@ -37,11 +37,6 @@ def test_variables_move_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found.devices == ("cuda:0", "cuda:1")
 
 
-def test_an_empty_variable_counts_as_unset() -> None:
-    told = {"FINETUNE_HOME": " ", "MLFLOW_TRACKING_URI": "", "FINETUNE_DEVICES": ","}
-    assert read_settings(told) == read_settings({})
-
-
 @pytest.mark.parametrize(
     ("told", "meant"),
     [
@@ -76,10 +71,3 @@ def test_devices_that_share_a_training() -> None:
     assert read_settings({"FINETUNE_PARALLEL": "fsdp2"}).parallel == "fsdp2"
     with pytest.raises(ValueError, match="write ddp, fsdp2, or auto"):
         read_settings({"FINETUNE_PARALLEL": "zero3"})
-
-
-def test_how_much_the_cache_of_answers_may_hold() -> None:
-    assert read_settings({}).answers_mib == 512
-    assert read_settings({"FINETUNE_ANSWERS_MIB": "0"}).answers_mib == 0
-    with pytest.raises(ValueError, match="whole number of MiB"):
-        read_settings({"FINETUNE_ANSWERS_MIB": "1GB"})

@@ -23,7 +23,7 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.progress import tell
-from finetune_pipeline.spec.model import SemanticSpec
+from finetune_pipeline.spec.data import SemanticSpec
 
 MOST = 50_000  # rows compared with each other; of more a sample is taken
 _BLOCK = 256

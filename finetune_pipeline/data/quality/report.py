@@ -16,7 +16,8 @@ from finetune_pipeline.data.quality.noise import label_noise
 from finetune_pipeline.data.quality.sample import gather, part
 from finetune_pipeline.data.quality.synthetic import review_sample, synthetic_rows, to_review_lines
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.spec.model import SyntheticSpec, TaskSpec
+from finetune_pipeline.spec.data import SyntheticSpec
+from finetune_pipeline.spec.model import TaskSpec
 
 PARTS = ("size", "balance", "origins", "synthetic", "consistency", "noise", "contamination", "tokens")
 

@@ -17,7 +17,8 @@ import numpy as np
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.sample import hash_order, named, part
 from finetune_pipeline.findings import Finding, most_first
-from finetune_pipeline.spec.model import SyntheticSpec, TaskSpec
+from finetune_pipeline.spec.data import SyntheticSpec
+from finetune_pipeline.spec.model import TaskSpec
 
 UNKNOWN = "unknown"
 CURVE_STEPS = 20

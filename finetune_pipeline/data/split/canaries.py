@@ -12,7 +12,7 @@ from finetune_pipeline.data.dedup import semantic
 from finetune_pipeline.data.dedup.boilerplate import PREAMBLES, Boilerplate, strip
 from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example, Message
-from finetune_pipeline.spec.model import SemanticSpec
+from finetune_pipeline.spec.data import SemanticSpec
 
 KINDS = ("exact", "reformatted", "edited", "template_swapped", "same_group", "semantic")
 EACH = 3

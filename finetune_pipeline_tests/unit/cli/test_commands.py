@@ -55,15 +55,6 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("command", ["check", "run", "report", "show", "schema", "ui"])
-def test_every_command_explains_itself(command: str, data: Path, tmp_path: Path) -> None:
-    done = finetune(command, "--help", data=data, home=tmp_path / "home")
-    assert done.returncode == 0
-    assert f"Usage: finetune {command}" in done.stdout
-    if command != "ui":
-        assert "--json" in done.stdout
-
-
 def test_check_names_each_rule_with_its_place_and_fix(data: Path, tmp_path: Path) -> None:
     done = finetune("check", "demo", data=data, home=tmp_path / "home")
     assert done.returncode == 2, "a quarter of the rows is bad, a fifth is allowed"
@@ -95,12 +86,6 @@ def test_a_broken_spec_is_an_error_with_every_finding(data: Path, tmp_path: Path
         assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_task_names_the_known_ones(data: Path, tmp_path: Path) -> None:
-    done = finetune("check", "nothing", data=data, home=tmp_path / "home")
-    assert done.returncode == 1
-    assert "tasks: demo" in done.stderr
-
-
 def test_schema_is_a_json_schema_and_a_table(data: Path, tmp_path: Path) -> None:
     told = json.loads(finetune("schema", "--json", data=data, home=tmp_path / "home").stdout)
     assert told["$schema"].startswith("https://json-schema.org/")
@@ -119,12 +104,6 @@ def test_show_prints_every_default_and_the_state_of_every_step(tmp_path: Path) -
     text = finetune("show", "ticket_triage", data=SHIPPED, home=tmp_path / "home").stdout
     assert "over_length: fail" in text
     assert "missing  " in text
-
-
-def test_report_before_any_run_says_what_to_do(tmp_path: Path) -> None:
-    done = finetune("report", "ticket_triage", data=SHIPPED, home=tmp_path / "home")
-    assert done.returncode == 1
-    assert "finetune run ticket_triage" in done.stderr
 
 
 def test_check_refuses_a_harness_task_whose_rows_would_be_fetched(data: Path, tmp_path: Path) -> None:

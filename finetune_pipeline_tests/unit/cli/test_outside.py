@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -12,9 +11,7 @@ import click
 import pytest
 
 from finetune_pipeline.cli import main as entry
-from finetune_pipeline.cli.outside import words_of
-from finetune_pipeline.tracking.mlflow_store import TrackingError, reaching
-from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline.cli.output import words_of
 
 
 def file_on_a_full_disk(tmp_path: Path) -> None:
@@ -43,26 +40,6 @@ def test_a_full_disk_is_told_with_what_to_do(
     _ends(monkeypatch, lambda: fault(tmp_path))
     told = capsys.readouterr().err
     assert told.startswith("the disk is full: ") and "fix: make space" in told and "Traceback" not in told
-
-
-def test_mlflow_on_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
-    with (
-        pytest.raises(TrackingError, match=r"(?s)database or disk is full.*has free space"),
-        reaching("sqlite:////x.db"),
-    ):
-        database_on_a_full_disk(tmp_path)
-
-
-def test_an_mlflow_that_is_away_is_told_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        away = Tracking(tracking_uri=f"http://127.0.0.1:{nobody.getsockname()[1]}", folder=str(tmp_path))
-        _ends(monkeypatch, away.prepare)
-    told = capsys.readouterr().err
-    assert told.startswith("MLflow at http://127.0.0.1:") and "fix: start it" in told and "Traceback" not in told
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

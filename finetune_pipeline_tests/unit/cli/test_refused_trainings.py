@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from finetune_pipeline.cli.main import cli
-from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_model
 
 SPEC: dict[str, Any] = {
@@ -67,33 +66,8 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     # what, what is changed, rule, what the fix names
     ("prefix with gradient checkpointing", {"training": {"method": "prefix", "gradient_checkpointing": True}},
      "spec.gradient_checkpointing", "gradient_checkpointing: false"),
-    ("micro-batch that does not divide", {"training": {"batch_size": 8, "micro_batch_size": 3}},
-     "spec.batches", "divisor of 8"),
-    *[(f"second phase with {method}", {"training": {"method": method, "unquantized_epochs": 1}},
-       "spec.second_phase", "remove training.unquantized_epochs") for method in ("lora", "full", "prefix", "prompt")],
-    *[(f"{option} with {method}", {"training": {"method": method, "lora": {option: True}}},
-       "spec.low_rank_options", f"remove training.lora.{option}")
-      for option in ("dora", "rslora") for method in ("full", "prefix", "prompt")],
-    ("orthogonal start on four bits", {"training": {"lora": {"init": "orthogonal"}}},
-     "spec.low_rank_options", "init: default"),
-    ("orthogonal start of odd rank", {"training": {"method": "lora", "lora": {"init": "orthogonal", "r": 7}}},
-     "spec.low_rank_options", "lora.r: 8"),
-    ("output head as a target", {"training": {"lora": {"target_modules": ["lm_head"]}}},
-     "spec.target_modules", "remove lm_head"),
     ("layers that are not there", {"training": {"lora": {"target_modules": ["query_key_value"]}}},
      "training.target_modules", "choose from down_proj"),
-    ("no layers at all", {"training": {"lora": {"target_modules": []}}}, "spec.target_modules", "all-linear"),
-    ("init text without text", {"training": {"method": "prompt", "prompt": {"init": "text"}}},
-     "spec.soft_prompt_options", "add training.prompt.text"),
-    ("text that is not used", {"training": {"method": "prefix", "prefix": {"text": "x"}}},
-     "spec.soft_prompt_options", "init: text"),
-    *[(f"{method} on a quantized base",
-       {"training": {"method": method}, "config": {"quantization_config": {"quant_method": "gptq", "bits": 4}}},
-       "training.quantized_base", "unquantized model") for method in ("qlora", "lora", "full", "prefix", "prompt")],
-    ("prefix as long as a sliding window",
-     {"training": {"method": "prefix", "prefix": {"tokens": 128}}, "config": WINDOW}, "training.prefix_window", "64 or less"),
-    ("virtual tokens that fill the context", {"training": {"method": "prompt", "prompt": {"tokens": 1020}}},
-     "training.context_length", "lower training.prompt.tokens"),
     ("a system prompt that fills max_tokens", {"spec": {"system_prompt": "Say yes or no. " * 20}, "training": {"max_tokens": 64}},
      "training.system_prompt", "shorten the system prompt"),
     ("a base without a chat template", {"template": None}, "model.no_chat_template", "chat_template: chatml"),
@@ -148,10 +122,8 @@ def test_everything_is_told_at_once(make: Any, capsys: pytest.CaptureFixture[str
 
 
 SOUND: list[dict[str, Any]] = [
-    *[{"training": {"method": method}} for method in ("qlora", "lora", "full", "prefix", "prompt")],
-    {"training": {"method": "lora", "lora": {"dora": True, "rslora": True, "init": "orthogonal", "r": 8}}},
+    {"training": {"method": "lora"}},
     {"training": {"method": "prefix", "prefix": {"tokens": 100}}, "config": WINDOW},
-    {"template": None, "spec": {"chat_template": "chatml"}},
     {"template": None, "spec": {"chat_template": "none"}},
 ]
 
@@ -210,10 +182,3 @@ def test_a_run_of_the_data_stage_alone_is_not(make: Any, tmp_path: Path) -> None
     result = _dagster_run(data, "data", tmp_path / "home")
     made = {p.parents[1].name for p in (tmp_path / "home" / "artifacts").glob("demo/*/*/artifact.json")}
     assert "raw_examples" in made and "validated_examples" in made, result.all_node_events
-
-
-def test_the_built_in_templates_are_jinja() -> None:
-    from finetune_pipeline.models.template_engine import compile_template
-
-    for text in NAMED.values():
-        compile_template(text)

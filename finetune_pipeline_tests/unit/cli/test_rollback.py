@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,8 +14,8 @@ from finetune_pipeline.cli.rollback import rollback
 from finetune_pipeline.orchestration.release import release
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
-from finetune_pipeline_tests.unit.resources.served_base import make_adapter, make_base
-from finetune_pipeline_tests.unit.resources.test_registry import new_run
+from finetune_pipeline_tests.unit.tracking.served_base import make_adapter, make_base
+from finetune_pipeline_tests.unit.tracking.test_registry import new_run
 
 SPEC = {
     "name": "tickets",
@@ -36,8 +37,8 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
     return Tracking()
 
 
-def released(tracking: Tracking, folder: Path, number: int) -> dict:
-    """What a release of candidate `number`, with every gate passed, says."""
+def released(tracking: Tracking, folder: Path, number: int, **changes: Any) -> dict[str, Any]:
+    """What a release of candidate `number`, with every gate passed unless changed, says."""
     request = {
         "name": "tickets",
         "kind": "lora",
@@ -58,6 +59,7 @@ def released(tracking: Tracking, folder: Path, number: int) -> dict:
         "verdict": "better",
         "compared_with": None,
         "card": f"# Card of {number}",
+        **changes,
     }
     return release(tracking, request, new_run(tracking))
 
@@ -85,3 +87,14 @@ def test_one_command_moves_the_champion_back_and_a_repeated_release_does_not_und
 
     told = CliRunner().invoke(rollback, ["tickets", "--json"], standalone_mode=False)
     assert json.loads(told.output) == {"task": "tickets", "champion": 1, "previous_champion": 3, "reason": None}
+
+
+@pytest.mark.parametrize("change", [{"gates_passed": False}, {"forgotten": True}])
+def test_a_candidate_that_failed_or_holds_forgotten_rows_is_registered_and_not_promoted(
+    tracking: Tracking, tmp_path: Path, change: dict[str, bool]
+) -> None:
+    assert released(tracking, tmp_path, 1)["champion"] == 1
+    refused = released(tracking, tmp_path, 2, **change)
+    assert (refused["candidate"], refused["champion"], refused["promoted"]) == (2, 1, False)
+    tags = registry.version_tags(tracking, "tickets", 2)
+    assert tags["gates"] == ("passed" if change.get("forgotten") else "failed")

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from finetune_pipeline import reminders
-from finetune_pipeline.cli import watch
-from finetune_pipeline.cli.waiting import pool_wait
+from finetune_pipeline.cli.run import pool_wait
 from finetune_pipeline.cli.watch import Watcher
-from finetune_pipeline.orchestration.compute import Compute
+from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.progress import VARIABLE, tell
-from finetune_pipeline.reminders import Reminders, spell
 from finetune_pipeline.worker.device_lease import lease
 from finetune_pipeline.worker.supervised import Stopped
 
@@ -40,42 +36,12 @@ def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
         assert pool_wait(instance, waiter) is None
 
 
-def test_a_wait_is_told_again_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(reminders.time, "monotonic", lambda: now)
-    due, told = Reminders(), []
-    for second in range(4000):
-        now = 100.0 + second
-        if due.due():
-            told.append(second)
-    assert told == [0, 15, 45, 105, 225, 465, 945, 1545, 2145, 2745, 3345, 3945]
-    assert [spell(s) for s in (0.4, 59.9, 60, 3599, 3600, 12000)] == [
-        "0 s",
-        "59 s",
-        "1 min",
-        "59 min",
-        "1 h 0 min",
-        "3 h 20 min",
-    ]
-
-
-def test_the_watcher_asks_what_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "QUIET_SECONDS", 0.2)
-    said: list[str] = []
-    with Watcher(tmp_path / "progress.jsonl", 1, said.append, lambda: "waiting for pool gpu (somebody)"):
-        time.sleep(1.5)
-    assert said == ["        waiting for pool gpu (somebody)"]
-
-
 def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, said = tmp_path / "progress.jsonl", []
     monkeypatch.setenv(VARIABLE, str(path))
     compute = Compute(devices=["cpu"], lock_folder=str(tmp_path / "locks"))
-    monkeypatch.setattr("finetune_pipeline.orchestration.compute._watch", lambda op, every: lambda: "enough waited")
-    with (
-        lease(["cpu"], tmp_path / "locks", holder="adapter of tickets (run 12345678)"),
-        Watcher(path, 1, said.append),
-    ):
+    monkeypatch.setattr("finetune_pipeline.orchestration.resources._watch", lambda op, every: lambda: "enough waited")
+    with lease(["cpu"], tmp_path / "locks", holder="adapter of tickets (run 12345678)"), Watcher(path, 1, said.append):
         tell("adapter", "begins")
         with pytest.raises((Stopped, RuntimeError), match="enough waited"):
             compute.launch(None, {"stage": "adapter", "out": str(tmp_path / "out"), "action": "train"})

@@ -35,8 +35,3 @@ def test_stages_are_numbered_and_lines_are_not_lost(tmp_path: Path, monkeypatch:
         "[ 2/2] adapter (made already)",
         "        1 of 2, eval loss 0.250",
     ]
-
-
-def test_without_a_reader_telling_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
-    tell("splits", "begins")

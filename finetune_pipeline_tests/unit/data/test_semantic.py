@@ -10,7 +10,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from finetune_pipeline.data.dedup.semantic import embed, suspects
-from finetune_pipeline.spec.model import SemanticSpec
+from finetune_pipeline.spec.data import SemanticSpec
 
 TEXTS = [
     "the invoice of march shows the wrong total for our second office",

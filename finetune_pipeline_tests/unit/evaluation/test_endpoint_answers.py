@@ -12,7 +12,7 @@ from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.prompts import Prompt
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.spec.asking import ApiModelSpec
+from finetune_pipeline.spec.baseline import ApiModelSpec
 from finetune_pipeline_tests.openai_server import openai_server
 from finetune_pipeline_tests.unit.evaluation.rows import spec
 from finetune_pipeline_tests.unit.evaluation.test_prompts import TRAIN, example

@@ -11,8 +11,8 @@ from finetune_pipeline.data.perturbations import BLOCKING, KINDS, set_name
 from finetune_pipeline.evaluation.predictions import of_the_test
 from finetune_pipeline.evaluation.result import PerturbedRows, RobustnessVerdict
 from finetune_pipeline.evaluation.robustness import robustness, robustness_verdict
+from finetune_pipeline.spec.evaluation import ENOUGH_ROWS
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.robustness import ENOUGH_ROWS
 from finetune_pipeline_tests.unit.evaluation.rows import json_spec, paired, row, spec, text_spec
 
 FEW = ENOUGH_ROWS - 1

@@ -11,7 +11,7 @@ from finetune_pipeline.data.examples import Example, example_id, read_examples
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.batches import batch_of, count_steps, encode_rows
 from finetune_pipeline.planning.planner import Planner
-from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.training.shared_prefix import PackedCollator, PaddedCollator

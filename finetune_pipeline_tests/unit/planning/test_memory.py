@@ -14,7 +14,7 @@ from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.batches import batch_of
 from finetune_pipeline.planning.memory import activation_bytes, weight_bytes
 from finetune_pipeline.planning.shape import model_shape
-from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.training.fused import fuse
 from finetune_pipeline.training.methods import build
 from finetune_pipeline.training.rows import prepare_split

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from finetune_pipeline.production.champion_alarm import champion_alarm, failed
-from finetune_pipeline.production.watch import version_of
+from finetune_pipeline.production.drift import version_of
+from finetune_pipeline.production.status import champion_alarm, failed
 from finetune_pipeline_tests.unit.production.streams import served
 
 
@@ -37,11 +37,6 @@ def test_the_looks_are_at_doublings_whatever_is_asked_when() -> None:
     alarm = champion_alarm(rows, 2, 1)
     assert (alarm.figures["look"], alarm.figures["level"]) == (2, pytest.approx(0.05 / 6))
     assert champion_alarm(rows[:-20], 2, 1).figures["p"] == alarm.figures["p"]
-
-
-def test_without_rows_or_a_champion_before_nothing_is_judged() -> None:
-    assert "first champion" in champion_alarm([], 1, None).sentence
-    assert "too few" in champion_alarm(history(0, 0.1, rows=49), 2, 1).sentence
 
 
 def test_how_versions_and_failures_are_told() -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from finetune_pipeline.production.decision import Evidence, decide_retraining
-from finetune_pipeline.production.learning_curve import Curve, fit, measure_curve
+from finetune_pipeline.production.retraining import Curve, Evidence, decide_retraining, fit, measure_curve
 from finetune_pipeline.spec import TaskSpec, parse_spec
 from finetune_pipeline_tests.unit.production.streams import LABELS, labels, text
 
@@ -34,15 +33,6 @@ def test_a_power_law_is_found_again() -> None:
     flat = fit(rows, np.array([[0.1, 0.1, 0.2, 0.3]]))[0]
     assert flat[0] == 0, "a curve that rises promises nothing"
     assert flat[2] == pytest.approx(0.175)
-
-
-def test_gain_is_the_share_of_mistakes_the_curve_loses() -> None:
-    curve = law(1, 0.5, 0)
-    assert curve.gain(3000, 0.2)[1] == pytest.approx(0.2 * 0.5), "four times the rows halve the mistakes"
-    assert curve.gain(0, 0.2) == (0, 0, 0)
-    needed = curve.rows_for(0.1, 0.2)
-    assert needed == pytest.approx(3000, abs=1)
-    assert law(0, 0.5, 0.3).rows_for(0.01, 0.2) is None
 
 
 def test_the_curve_of_a_learnable_task_falls_and_its_promise_holds() -> None:
@@ -94,9 +84,3 @@ def test_after_drift_the_old_curve_does_not_count(tmp_path: Path) -> None:
     few = decide_retraining(made(), MOVED, Evidence(3, 0.2, flat), tmp_path)
     assert (few["retrain"], few["wait_for_rows"]) == (False, 17)
     assert "label some" in few["sentence"]
-
-
-def test_without_a_curve_the_number_of_rows_decides(tmp_path: Path) -> None:
-    said = decide_retraining(made(), STILL, Evidence(49), tmp_path)
-    assert (said["sentence"], said["wait_for_rows"]) == ("Wait for 1 more corrected rows.", 1)
-    assert decide_retraining(made(), STILL, Evidence(50), tmp_path)["retrain"]

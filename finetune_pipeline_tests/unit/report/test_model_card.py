@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from finetune_pipeline.evaluation.gates import GateResult, decide
 from finetune_pipeline.report.model_card import model_card
-from finetune_pipeline.spec.card import CardSpec
+from finetune_pipeline.spec.model import CardSpec
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     SUPERVISION,
     arguments,

@@ -99,15 +99,6 @@ def test_a_sheet_goes_out_and_comes_back_by_file(task: Task, tmp_path: Path, suf
     assert (store(queue, sheet.rows).added, store(queue, sheet.rows).known) == (1, 1), "stored once, however often"
 
 
-def test_other_files_are_refused(task: Task, tmp_path: Path) -> None:
-    queue = outputs_queue(task, SHEET, ITEMS)
-    with pytest.raises(ValueError, match=r"\.csv or \.jsonl"):
-        write_table(queue, tmp_path / "sheet.xlsx")
-    (tmp_path / "sheet.txt").write_text("")
-    with pytest.raises(ValueError, match=r"\.csv or \.jsonl"):
-        read_table(queue, tmp_path / "sheet.txt")
-
-
 def take(queue: ReviewQueue, rater: str, row: dict) -> None:
     told, wrong = queue.take(row)
     assert told is not None, wrong
@@ -136,14 +127,6 @@ def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task
         assert told in "; ".join(wrong)
 
 
-def test_ratings_of_outputs_decide_nothing_about_data(task: Task) -> None:
-    queue = outputs_queue(task, SHEET, ITEMS)
-    before = reviews_digest(task.folder / "reviews")
-    take(queue, "Ada", {"sheet": SHEET, "id": "e1", "choice": "both", "rater": "Ada"})
-    assert reviews_digest(task.folder / "reviews") == before
-    assert read_decisions(task.folder / "reviews", task.spec) == ([], [], 0)
-
-
 def test_what_is_said_of_a_flagged_row_becomes_a_correction(task: Task) -> None:
     logs = task.folder / "logs"
     logs.mkdir()
@@ -157,13 +140,6 @@ def test_what_is_said_of_a_flagged_row_becomes_a_correction(task: Task) -> None:
     assert not after.quarantine
     (example,) = corrections(task.spec, after)
     assert (example.label, example.user_text) == ("no", "is it on?")
-
-
-def test_a_flagged_answer_that_is_no_label_cannot_be_kept(task: Task) -> None:
-    queue = flagged_queue(task, [{**FLAGGED, "output": "perhaps"}])
-    row, wrong = queue.take({"id": "log-1", "decision": "keep", "reviewer": "Ada"})
-    assert row is None
-    assert "no label" in wrong[0]
 
 
 def test_a_row_that_is_left_out_is_not_asked_again_nor_used(task: Task) -> None:

@@ -5,16 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.review.sheet import (
-    RANDOM,
-    SELECTED,
-    candidate_is_a,
-    draw,
-    load_secret,
-    make_sheet,
-    read_sheet_name,
-    sheet_name,
-)
+from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a, draw, load_secret, make_sheet, sheet_name
 from finetune_pipeline_tests.unit.review.answers import SECRET, VERSION, pair, row
 
 
@@ -33,13 +24,6 @@ def test_half_is_random_and_half_is_where_it_may_fail() -> None:
     }
 
 
-def test_disagreements_come_before_rows_both_have_right() -> None:
-    base, own = pair(100, wrong=0)
-    base[7] = row(7, "base", "something else")
-    told = draw(base, own, {r["example_id"]: True for r in own}, 4, SECRET)
-    assert "e007" in told
-
-
 def test_the_random_half_does_not_depend_on_the_answers() -> None:
     one = {i for i, how in drawn(wrong=0).items() if how == RANDOM}
     other = {i for i, how in drawn(wrong=80).items() if how == RANDOM}
@@ -54,16 +38,6 @@ def test_the_halves_are_mixed_and_the_same_sheet_is_drawn_again() -> None:
     assert list(drawn(secret=bytes(32))) != list(told)
 
 
-def test_a_small_test_set_is_shown_whole() -> None:
-    assert Counter(drawn(n=9, items=60, wrong=2).values()) == {RANDOM: 5, SELECTED: 4}
-
-
-def test_other_examples_cannot_be_paired() -> None:
-    base, own = pair(5)
-    with pytest.raises(ValueError, match="same examples"):
-        draw(base[:-1], own, {}, 4, SECRET)
-
-
 def test_sides_change_and_follow_from_the_secret() -> None:
     name = sheet_name(VERSION, 60)
     sides = [candidate_is_a(SECRET, name, f"e{i}") for i in range(400)]
@@ -75,18 +49,6 @@ def test_sides_change_and_follow_from_the_secret() -> None:
         a_is_candidate = candidate_is_a(SECRET, name, item.id)
         assert item.a.startswith("c") is a_is_candidate
         assert item.b.startswith("b") is a_is_candidate
-
-
-def test_failed_and_empty_answers_are_shown_as_such() -> None:
-    base, own = [row(0, "base", "", "empty")], [row(0, "candidate", "left over", "error")]
-    (item,) = make_sheet(sheet_name(VERSION, 1), {"e000": RANDOM}, base, own, {}, SECRET)
-    assert {item.a, item.b} == {"(an empty answer)", "(no answer: the generation failed)"}
-
-
-def test_names_of_sheets() -> None:
-    assert read_sheet_name(sheet_name(VERSION, 60)) == (VERSION, 60)
-    for name in ("", VERSION, f"{VERSION}-0", f"{VERSION}-abc", f"../{VERSION}-60", f"{VERSION}-60\n"):
-        assert read_sheet_name(name) is None or name == f"{VERSION}-60\n"
 
 
 def test_the_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:

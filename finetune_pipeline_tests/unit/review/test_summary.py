@@ -6,7 +6,7 @@ from sklearn.metrics import cohen_kappa_score
 from finetune_pipeline.evaluation.statistics import mcnemar_exact, tango_interval, wilson_interval
 from finetune_pipeline.review.ratings import Rating
 from finetune_pipeline.review.sheet import RANDOM, SELECTED, candidate_is_a, sheet_name
-from finetune_pipeline.review.summary import acceptable, summarise
+from finetune_pipeline.review.summary import summarise
 from finetune_pipeline_tests.unit.review.answers import SECRET, VERSION
 
 SHEET = sheet_name(VERSION, 40)
@@ -18,22 +18,12 @@ def said(item: str, candidate: bool, base: bool, rater: str = "Ada", sheet: str 
     return Rating(sheet, item, {(1, 1): "both", (1, 0): "A", (0, 1): "B", (0, 0): "neither"}[a, b], rater)
 
 
-def test_blinding_is_undone() -> None:
-    for i in range(40):
-        told = {"candidate": i % 2 == 0, "base": i % 3 == 0}
-        assert acceptable(said(f"e{i}", **told), SECRET) == told
-
-
 def test_only_the_random_half_gives_rates() -> None:
     drawn = {SHEET: {f"e{i}": RANDOM if i < 30 else SELECTED for i in range(40)}}
     ratings = [said(f"e{i}", candidate=i < 24 or i >= 38, base=i < 6) for i in range(40)]
     told = summarise(ratings, drawn, SECRET)
     assert told["rated"] == 40
-    assert told[RANDOM]["candidate"] == {
-        "acceptable": 24,
-        "share": 0.8,
-        "interval": list(wilson_interval(24, 30)),
-    }
+    assert told[RANDOM]["candidate"] == {"acceptable": 24, "share": 0.8, "interval": list(wilson_interval(24, 30))}
     assert told[RANDOM]["base"]["acceptable"] == 6
     assert (told[RANDOM]["only_candidate"], told[RANDOM]["only_base"]) == (18, 0)
     assert told[RANDOM]["gain"] == pytest.approx(0.6)
@@ -62,11 +52,3 @@ def test_two_raters_agree_as_sklearn_says_and_a_tie_is_not_acceptable() -> None:
     assert told["agreement"]["share"] == pytest.approx(sum(a == b for a, b in zip(*flat, strict=True)) / 40)
     assert told[RANDOM]["candidate"]["acceptable"] == 5  # both said yes; where they differ it is no
     assert told["raters"] == {"Ada": 20, "Bo": 20}
-
-
-def test_an_item_of_a_small_and_a_larger_sheet_keeps_its_random_draw() -> None:
-    larger = sheet_name(VERSION, 80)
-    drawn = {SHEET: {"e0": SELECTED}, larger: {"e0": RANDOM}}
-    told = summarise([said("e0", True, False), said("e0", True, False, "Bo", larger)], drawn, SECRET)
-    assert told[RANDOM]["n"] == 1
-    assert told[SELECTED] is None

@@ -11,7 +11,6 @@ import yaml
 
 import finetune_pipeline.evaluation.metrics  # noqa: F401 - fills the registry of metrics
 from finetune_pipeline.spec import check_task
-from finetune_pipeline.spec.outputs import JsonOutput
 
 SCHEMA = {"type": "object", "properties": {"items": {"type": "array"}, "name": {"type": "string"}}}
 SOUND: list[dict[str, Any]] = [
@@ -35,12 +34,6 @@ def write(folder: Path, output: dict[str, Any], **changes: Any) -> Path:
 def test_a_sound_output_has_no_finding(tmp_path: Path, output: dict[str, Any]) -> None:
     task, found = check_task(write(tmp_path, output))
     assert found == [] and task is not None
-
-
-def test_the_content_of_the_schema_file_stands_in_the_spec(tmp_path: Path) -> None:
-    task, _ = check_task(write(tmp_path, SOUND[1]))
-    assert task is not None and isinstance(task.spec.output, JsonOutput)
-    assert task.spec.output.json_schema == SCHEMA
 
 
 @pytest.mark.parametrize(
@@ -72,12 +65,3 @@ def test_a_metric_must_fit_the_output(tmp_path: Path) -> None:
     assert [f.message for f in found] == ["unknown metric 'micro_f2'"]
     task, found = check_task(write(tmp_path, SOUND[0], gates={"metric": "micro_f1"}))
     assert found == [] and task is not None and task.spec.metric == "micro_f1"
-
-
-def test_defaults_of_the_metric(tmp_path: Path) -> None:
-    expected = {0: "exact", 2: "exact"}
-    for which, metric in expected.items():
-        task, _ = check_task(write(tmp_path, SOUND[which]))
-        assert task is not None and task.spec.metric == metric
-    task, _ = check_task(write(tmp_path, {"kind": "text"}))
-    assert task is not None and task.spec.metric == "rougeLsum"

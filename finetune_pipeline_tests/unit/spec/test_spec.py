@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from finetune_pipeline.findings import FindingsError, errors
-from finetune_pipeline.spec import check_task, find_tasks, load_task, parse_spec
+from finetune_pipeline.spec import check_task, load_task, parse_spec
+from finetune_pipeline.spec.loading import json_schema
 from finetune_pipeline.spec.rules import check_all
-from finetune_pipeline.spec.schema import json_schema
 
 GOOD = {
     "name": "demo",
@@ -110,6 +111,11 @@ RULES = [
     ("spec.cron", {"logs": {"retrain_cron": "61 3 * * 1"}}),
     ("spec.cron", {"logs": {"retrain_cron": "daily"}}),
     ("spec.prompt_names_labels", {"system_prompt": "Answer."}),
+    ("spec.robustness_rows", {"robustness": {"rows": 59}}),
+    ("spec.wanted_gain", {"gates": {"min_gain": 0.05}}),
+    ("spec.engine", {"evaluation": {"engine": "endpoint"}}),
+    ("spec.judge", {"gates": {"min_preferred": 0.5}}),
+    ("spec.judge", {"evaluation": {"judge": {"url": "http://judge.example/v1", "model": "m"}}}),
 ]
 
 
@@ -121,12 +127,7 @@ def test_each_cross_field_rule_catches_its_fault(rule: str, change: dict) -> Non
 def test_no_rule_fires_on_a_good_spec() -> None:
     assert found(GOOD) == {}
     assert found({**GOOD, "logs": {"retrain_cron": "*/15 0-6 1,15 * 1-5"}}) == {}
-
-
-def test_the_name_must_be_the_folder() -> None:
-    told = found(GOOD, "other")
-    assert set(told) == {"spec.name_is_folder"}
-    assert "set name: other" in told["spec.name_is_folder"]
+    assert found({**GOOD, "robustness": {"rows": 24, "action": "warn"}}) == {}
 
 
 def test_a_warning_does_not_stop_loading_an_error_does(tmp_path: Path) -> None:
@@ -140,21 +141,6 @@ def test_a_warning_does_not_stop_loading_an_error_does(tmp_path: Path) -> None:
         load_task(tmp_path / "demo")
 
 
-def test_a_folder_without_a_readable_spec_is_a_finding(tmp_path: Path) -> None:
-    task, findings = check_task(tmp_path)
-    assert task is None
-    assert findings[0].rule == "spec.unreadable"
-    (tmp_path / "task.yaml").write_bytes(b"name: \xff\xfe")
-    assert check_task(tmp_path)[1][0].rule == "spec.unreadable"
-
-
-def test_tasks_are_found_by_folder(tmp_path: Path) -> None:
-    write(tmp_path / "b", GOOD)
-    write(tmp_path / "a", GOOD)
-    (tmp_path / "c").mkdir()
-    assert list(find_tasks(tmp_path)) == ["a", "b"]
-
-
 def test_the_schema_accepts_what_loads_and_refuses_what_does_not() -> None:
     import jsonschema
 
@@ -164,3 +150,13 @@ def test_the_schema_accepts_what_loads_and_refuses_what_does_not() -> None:
     assert list(validator.iter_errors(GOOD)) == []
     assert list(validator.iter_errors({**GOOD, "nmae": 1})) != []
     assert list(validator.iter_errors({**GOOD, "training": {"method": "magic"}})) != []
+
+
+def test_only_what_changes_a_judges_answer_makes_the_step_anew() -> None:
+    def settings(**changes: Any) -> Any:
+        judge = {"url": "https://judge.example/v1", "model": "m", **changes}
+        spec = parse_spec(yaml.safe_dump({**GOOD, "evaluation": {"judge": judge}}))
+        return spec.evaluation.judge.settings() if spec.evaluation.judge else None
+
+    assert settings(timeout=5.0, concurrency=2, max_tokens=9, key_variable="K") == settings()
+    assert settings(model="n") != settings() and settings(min_kappa=0.7) != settings()

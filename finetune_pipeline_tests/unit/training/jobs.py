@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.spec.model import LoraSpec, TrainingSpec
+from finetune_pipeline.spec.training import LoraSpec, TrainingSpec
 from finetune_pipeline.worker.jobs import train_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 

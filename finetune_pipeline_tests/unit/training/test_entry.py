@@ -13,7 +13,7 @@ import pytest
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.worker import entry, process
 from finetune_pipeline.worker.jobs import base_job, train_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model

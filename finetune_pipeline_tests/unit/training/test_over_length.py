@@ -122,7 +122,7 @@ def test_rows_of_a_template_that_rewrites_turns_are_audited_one_by_one(tokenizer
 
 
 def test_the_bases_context_and_a_soft_prompt_bound_the_length_too() -> None:
-    from finetune_pipeline.spec.model import TrainingSpec
+    from finetune_pipeline.spec.training import TrainingSpec
     from finetune_pipeline.training.rows import longest_allowed
 
     prompt = TrainingSpec.model_validate({"method": "prompt", "prompt": {"tokens": 30}, "max_tokens": 500}).model_dump()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.spec.model import TrainingSpec
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.worker.phases import train_adapter
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 

@@ -20,7 +20,7 @@ from finetune_pipeline.data.quality.synthetic import (
     to_review_lines,
 )
 from finetune_pipeline.data.review import read_decisions
-from finetune_pipeline.spec.model import SyntheticSpec
+from finetune_pipeline.spec.data import SyntheticSpec
 from finetune_pipeline_tests.unit.data.quality.makers import make, make_spec
 
 SPEC = SyntheticSpec()

@@ -1,0 +1,136 @@
+"""A task with its stores: its state, asked without running anything, and the verdict at the end of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from finetune_pipeline.engine.step import RunInputs
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
+from finetune_pipeline.evaluation.gates import GateResult
+from finetune_pipeline.evaluation.metrics import metric_title
+from finetune_pipeline.orchestration.release import present_inputs
+from finetune_pipeline.orchestration.resources import Store
+from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.report.verdict import gate_counts
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
+
+
+@dataclass
+class Project:
+    """A task with its stores, the inputs a run would begin with now, and the versions that follow from them."""
+
+    task: Task
+    store: ArtifactStore
+    tracking: Tracking
+    run_inputs: RunInputs
+    versions: dict[str, str]
+    serving: int | None
+
+    def artifacts(self) -> dict[str, Artifact | None]:
+        return PIPELINE.artifacts(self.task, self.run_inputs, self.store)
+
+
+def open_project(task: Task) -> Project:
+    """Look at everything outside the graph, and at the registry.
+
+    Raises FindingsError where raw files or the base model are missing."""
+    store, tracking = Store(), Tracking()
+    tracking.prepare()
+    run_inputs = present_inputs(task, store, tracking)
+    artifacts = store.artifacts()
+    return Project(
+        task,
+        artifacts,
+        tracking,
+        run_inputs,
+        PIPELINE.versions(task, run_inputs, artifacts),
+        registry.champion(tracking, task.name),
+    )
+
+
+def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
+    """Names of assets that are missing, or that Dagster's event log does not know in their present version."""
+    made = project.artifacts()
+    missing = []
+    for asset in PIPELINE.steps:
+        event = instance.get_latest_materialization_event(dg.AssetKey([project.task.name, asset]))
+        tags = event.asset_materialization.tags if event and event.asset_materialization else None
+        known = (tags or {}).get("dagster/data_version") == project.versions[asset]
+        if made[asset] is None or not known:
+            missing.append(asset)
+    registered = made["model_version"]
+    if registered is not None and "model_version" not in missing:
+        try:
+            registry.version_tags(project.tracking, project.task.name, int(registered.facts["model_version"]))
+        except ValueError:  # MLflow's store was removed or exchanged: register again
+            missing.append("model_version")
+    return missing
+
+
+def gate_line(gate: dict[str, Any]) -> str:
+    """A gate of gates.json in a line: yes, NO, warn (it says no and holds nothing back) or `–` (not asked)."""
+    answer = {"passed": "yes", "failed": "NO", "warned": "warn", "not_asked": "–"}[gate["status"]]
+    return f"  {answer:<4} {gate['name']}: {gate['message']}"
+
+
+def _share(value: Any, interval: Any) -> str:
+    if not isinstance(value, int | float):
+        return "–"
+    text = f"{value:.3f}"
+    return text + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+
+def _data_lines(project: Project) -> list[str]:
+    made = project.artifacts()
+    facts = {name: artifact.facts for name, artifact in made.items() if artifact}
+    lines = ["rows"]
+    v, c, r, s = (facts.get(n) for n in ("validated_examples", "clean_examples", "reviewed_examples", "splits"))
+    if v:
+        lines.append(f"  validated  {v['rows_in']:>6} in = {v['kept']} kept + {v['quarantined']} in quarantine")
+    if c:
+        lines.append(
+            f"  clean      {c['rows_in']:>6} in = {c['kept']} kept + {c['exact_duplicates']} exact and "
+            f"{c['near_duplicates']} near duplicates + {c['quarantined']} in contradictions"
+        )
+    if r:
+        lines.append(f"  reviewed   {r['rows_in']:>6} in = {r['kept']} kept + {r['dropped']} dropped")
+    if s:
+        n = s["counts"]
+        lines.append(
+            f"  splits     {s['rows_in']:>6} in = {n['train']} train + {n['validation']} validation + "
+            f"{n['test']} sealed test" + (f" + {s['quarantined']} in quarantine" if s["quarantined"] else "")
+        )
+    return lines
+
+
+def verdict_lines(project: Project) -> list[str]:
+    """Rows in and out, the models side by side, the gates, and where everything is."""
+    lines = _data_lines(project)
+    report = project.artifacts()["evaluation_report"]
+    if report is None:
+        return [*lines, "", f"not evaluated yet: run `finetune run {project.task.name}`"]
+    metric = metric_title(project.task.spec.metric)
+    lines += ["", f"{metric}, with {project.task.spec.gates.confidence:.0%} intervals"]
+    width = max(len(m["title"]) for m in report.facts["models"].values())
+    for model in report.facts["models"].values():
+        score = _share(model.get("value"), model.get("value_interval"))
+        lines.append(f"  {model['title']:<{width}}  {model['set']:<10}  n={model['n']:<4} {score}")
+    gates = [GateResult.from_dict(gate) for gate in read_json(report.path("gates.json"))]
+    lines += ["", f"gates: {gate_counts(gates)}", *(gate_line(gate.to_dict()) for gate in gates)]
+    serving = f"version {project.serving}" if project.serving else "none"
+    lines += [
+        "",
+        report.facts["verdict"],
+        f"champion in MLflow: {serving}",
+        "",
+        f"report      {report.path('report.html')}",
+        f"            finetune report {project.task.name} --markdown   shows it here",
+        "Dagster UI  http://127.0.0.1:3000   opened by: make ui",
+        f"MLflow UI   {project.tracking.page()}   opened by: make ui",
+    ]
+    return lines

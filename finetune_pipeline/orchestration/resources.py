@@ -1,0 +1,298 @@
+"""Dagster resources: the artifact store, and the supervised child processes in which heavy steps run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.progress import tell
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.worker.device_lease import lease, members
+from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
+from finetune_pipeline.worker.supervised import Stopped, run_supervised
+
+_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+_STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+
+
+class Compute(dg.ConfigurableResource):
+    """Starts `python -m finetune_pipeline.worker.entry JOB.json` and hands back what it wrote to out/result.json."""
+
+    devices: list[str] = Field(
+        default=[],
+        description="Devices to share out, one a job (`cuda:0+cuda:1`: both to one training); empty: FINETUNE_DEVICES, or "
+        "the CPU.",
+    )
+    module: str = Field(default="finetune_pipeline.worker.entry", description="Module that runs a job file.")
+    grace_s: float = Field(default=60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")
+    terminate_s: float = Field(default=10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
+    timeout_s: float | None = Field(default=None, gt=0, description="Wall-clock limit of one job.")
+    watch_run_s: float = Field(default=5.0, ge=0, description="How often the Dagster run's status is looked at.")
+    lock_folder: str = Field(
+        default="", description="Folder of device locks; empty: below home for the CPU, one per user for GPUs."
+    )
+
+    def launch(
+        self, context: Any, job: Mapping[str, Any], *, on_tick: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        """Run one job (a dict of :mod:`finetune_pipeline.worker.jobs`) and return its facts.
+
+        context: AssetExecutionContext, AssetCheckExecutionContext, or None (then RuntimeError instead of dg.Failure).
+        An asset that launches must return a MaterializeResult, as with every use of Pipes.
+        job["out"]: folder the child writes result.json to. job["work"] (optional): where the job file is kept.
+        on_tick: called about once a second while the child runs, and once after it ended.
+        Raises dg.Failure: allow_retries=False when the run was cancelled, the job was refused (64), memory ran out
+        (75), the time limit was reached, or the child ended well without a result; retryable otherwise.
+        """
+        stage = str(job.get("stage") or job.get("action") or "job")
+        op = getattr(context, "op_execution_context", context)  # a check's context only wraps it
+        out = Path(job["out"]).absolute()
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("result.json", "error.json"):
+            (out / name).unlink(missing_ok=True)  # a job must not be judged by what an earlier one left
+        try:
+            with _job_file(job) as path, _pipes(op) as pipes_env:
+                devices = places(self.devices or list(read_settings().devices), job)
+                code, device = self._supervise(op, stage, devices, path, pipes_env, on_tick or (lambda: None))
+        except (Stopped, TimeoutError) as stop:
+            raise _failure(op, f"{stage} was stopped: {stop}", {}, retry=False) from stop
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
+            if op is not None and (_stopping(op) or op.op_def.retry_policy is not None):
+                # re-raised, an interrupt would be answered with a new attempt by the retry policy
+                reason = "the run was cancelled" if _stopping(op) else "the step was interrupted by a signal"
+                raise _failure(op, f"{stage} was stopped: {reason}", {}, retry=False) from interrupt
+            raise
+        if code != 0:
+            raise exit_failure(op, stage, code, device, job)
+        if not (out / "result.json").is_file():
+            raise _failure(
+                op,
+                f"{stage} ended well (exit code 0) but wrote no result.json into {out}.\n"
+                "fix: this is a fault of the program, not of the data; look at the step's output and report it",
+                {"exit_code": 0},
+                retry=False,
+            )
+        facts = read_json(out / "result.json")
+        if not isinstance(facts, dict):
+            raise _failure(op, f"{stage} wrote a result.json that is no object: {out}", {}, retry=False)
+        return facts
+
+    def _supervise(
+        self,
+        op: Any,
+        stage: str,
+        devices: list[str],
+        path: Path,
+        pipes_env: Mapping[str, str],
+        on_tick: Callable[[], None],
+    ) -> tuple[int, str]:
+        log = op.log.info if op is not None else _to_stderr
+        should_stop = _watch(op, self.watch_run_s)
+
+        def waits(message: str) -> None:
+            log(message)
+            tell(stage, message, waiting=True)
+
+        with lease(devices, self._locks(devices), holder=_named(op, stage), should_stop=should_stop, log=waits) as (
+            device,
+            handles,
+        ):
+            code = run_supervised(
+                [sys.executable, "-P", "-m", self.module, str(path)],  # -P: nothing in the working folder is imported
+                child_environment(device, pipes_env),
+                None,
+                pass_fds=handles,
+                grace=(self.grace_s, self.terminate_s),
+                should_stop=should_stop,
+                on_tick=on_tick,
+                timeout_s=self.timeout_s,
+                log=lambda message: log(f"{stage} on {device}: {message}"),
+            )
+        return code, device
+
+    def _locks(self, devices: Sequence[str]) -> Path:
+        """Where leases are kept: GPUs are shared by everything this user runs, the CPU only by steps of one home."""
+        if self.lock_folder:
+            return Path(self.lock_folder)
+        if all(part == "cpu" for device in devices for part in members(device)):
+            return read_settings().home / "locks"
+        return Path("/tmp") / f"finetune-devices-{os.getuid()}"  # noqa: S108
+
+
+def _named(op: Any, stage: str) -> str:
+    """The stage with its task and run, for those who wait for the device."""
+    if op is None:
+        return stage
+    task = op.run.tags.get("finetune/task")
+    return f"{stage}{f' of {task}' if task else ''} (run {op.run.run_id[:8]})"
+
+
+def places(devices: list[str], job: Mapping[str, Any]) -> list[str]:
+    """Where a job may run: trainings take devices joined by ``+`` together, all other jobs any single one of them."""
+    if job.get("action") == "train":
+        return devices
+    return list(dict.fromkeys(part for device in devices for part in device.split("+")))
+
+
+def child_environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """The child's environment: ours, plus what must be set before torch is imported, plus `extra` (Pipes)."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_PIPES_")}
+    path = [str(_PACKAGE_PARENT), *[p for p in env.get("PYTHONPATH", "").split(os.pathsep) if p]]
+    env.update(
+        OMP_WAIT_POLICY="PASSIVE",
+        TOKENIZERS_PARALLELISM="false",
+        PYTHONPATH=os.pathsep.join(dict.fromkeys(path)),
+        CUDA_VISIBLE_DEVICES=_visible(device, os.environ.get("CUDA_VISIBLE_DEVICES")),
+        FINETUNE_PROCESSES=str(len(device.split("+"))),
+    )
+    return {**env, **extra}
+
+
+def _visible(device: str, already: str | None) -> str:
+    """CUDA_VISIBLE_DEVICES of a place. Where we ourselves see only some, ``cuda:1`` is the second of those."""
+    if "+" in device:
+        return ",".join(filter(None, (_visible(part, already) for part in device.split("+"))))
+    if device == "cpu":
+        return ""
+    index = int(device.removeprefix("cuda:"))
+    if already is None:
+        return str(index)
+    seen = [name.strip() for name in already.split(",") if name.strip()]
+    if index >= len(seen):
+        raise ValueError(
+            f"device {device}: CUDA_VISIBLE_DEVICES={already!r} shows only {len(seen)}; "
+            "correct FINETUNE_DEVICES or CUDA_VISIBLE_DEVICES"
+        )
+    return seen[index]
+
+
+@contextmanager
+def _job_file(job: Mapping[str, Any]) -> Iterator[Path]:
+    """The job as a file: kept in its work folder, or in a temporary one."""
+    if job.get("work"):
+        path = Path(job["work"]).absolute() / "job.json"
+        write_json(path, dict(job))
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="finetune-job-") as folder:
+        path = Path(folder) / "job.json"
+        write_json(path, dict(job))
+        yield path
+
+
+@contextmanager
+def _pipes(op: Any) -> Iterator[Mapping[str, str]]:
+    """Environment that lets the child report into the Dagster run; empty without one."""
+    if op is None:
+        yield {}
+        return
+    opened = dg.open_pipes_session(
+        context=op, context_injector=dg.PipesTempFileContextInjector(), message_reader=dg.PipesTempFileMessageReader()
+    )
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings():  # Dagster warns of its own use of a preview feature
+            warnings.simplefilter("ignore", dg.PreviewWarning)
+            session = stack.enter_context(opened)
+        yield session.get_bootstrap_env_vars()
+
+
+def _stopping(op: Any) -> bool:
+    run = op.instance.get_run_by_id(op.run.run_id)
+    return run is not None and run.status in _STOPPING
+
+
+def _watch(op: Any, every_s: float) -> Callable[[], str | None]:
+    """Why the child should stop, or None: the run it belongs to is over, or about to be."""
+    if op is None:
+        return lambda: None
+    last = time.monotonic()
+
+    def should_stop() -> str | None:
+        nonlocal last
+        if time.monotonic() - last < every_s:
+            return None
+        last = time.monotonic()
+        run = op.instance.get_run_by_id(op.run.run_id)
+        if run is None:
+            return "its Dagster run was deleted"
+        if run.status in _STOPPING:
+            return "the run was cancelled"
+        # the run's process may be dead and its place in the pool given away: the device must be free, too
+        return f"its Dagster run is already {run.status.value}" if run.is_finished else None
+
+    return should_stop
+
+
+def _to_stderr(message: str) -> None:
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+
+
+class Store(dg.ConfigurableResource):
+    """Content-addressed artifacts below one folder."""
+
+    root: str = Field(default="", description="Folder of all artifacts; empty: <home>/artifacts (see FINETUNE_HOME).")
+
+    def artifacts(self) -> ArtifactStore:
+        """The store, at an absolute path."""
+        return ArtifactStore(Path(self.root).absolute() if self.root else read_settings().artifacts)
+
+
+AUDIT_PAGE = "audit.html"
+KILLED = -9
+"""Ended by SIGKILL: nearly always the kernel's out-of-memory killer, and then another try only kills again."""
+
+_FIXES = {
+    EXIT_CONFIG: "correct what is named above and run again; the same job would fail the same way",
+    EXIT_OOM: "lower training.micro_batch_size, then training.max_tokens; or use a machine with more memory",
+    EXIT_PREEMPTED: "run again: it goes on from the last checkpoint",
+    KILLED: "if nobody killed it, memory ran out: look at `dmesg`, lower training.micro_batch_size or free memory; "
+    "running again goes on from the last checkpoint",
+}
+_OTHERWISE = "read the step's output (stderr) for the first error; running again goes on from the last checkpoint"
+
+
+def _failure(context: Any, message: str, metadata: Mapping[str, Any], *, retry: bool) -> Exception:
+    """A dg.Failure, or without a Dagster context a RuntimeError with the same words."""
+    if context is None:
+        return RuntimeError(message)
+    return dg.Failure(message, metadata=dict(metadata), allow_retries=retry)
+
+
+def exit_failure(context: Any, stage: str, code: int, device: str, job: Mapping[str, Any]) -> Exception:
+    """The error for a child that ended with a code other than 0."""
+    out = Path(job["out"])
+    kind, message = _left_error(out / "error.json")
+    lines = [f"{stage} on {device} {describe(code)}"]
+    if message:
+        lines.append(message)
+    if code != EXIT_CONFIG or "fix:" not in message:
+        lines.append(f"fix: {_FIXES.get(code, _OTHERWISE)}")
+    metadata: dict[str, Any] = {"exit_code": code, "error_kind": kind, "device": device}
+    page = Path(str(job.get("work") or "")) / AUDIT_PAGE
+    if job.get("work") and page.is_file():
+        metadata["audit_page"] = dg.MetadataValue.path(page)
+    return _failure(context, "\n".join(lines), metadata, retry=code not in NO_RETRY and code != KILLED)
+
+
+def _left_error(path: Path) -> tuple[str, str]:
+    """(kind, message) the child left, or ("", ""). A file it could not finish is said to be so."""
+    if not path.is_file():
+        return "", ""
+    try:
+        error_file = read_json(path)
+        return str(error_file["kind"]), str(error_file["message"]).strip()
+    except (ValueError, KeyError, TypeError) as error:
+        return "", f"(its error.json cannot be read: {error!r})"

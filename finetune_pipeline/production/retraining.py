@@ -1,0 +1,215 @@
+"""The retraining decision: the gain expected of more rows, held against what another training costs.
+
+The gain comes from a learning curve: the linear baseline, which trains in seconds, on growing parts of the training data. What
+is taken over from it is the *share of the remaining mistakes* that more rows take away, not their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.evaluation.simple_models import tfidf_logistic
+from finetune_pipeline.spec.model import TaskSpec
+
+PARTS = (0.125, 0.25, 0.5, 0.75, 1.0)
+_ROUNDS, _DRAWS, _STRENGTH = 3, 400, 10.0
+_EXPONENTS = np.arange(0.05, 1.51, 0.05)
+_MOST = 20
+"""The curve is not carried on past so many times the rows it was measured on."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A learning curve, as power laws wrong = a rows^-b + c (Cortes et al. 1993).
+
+    Attributes:
+        rows: Training rows there are.
+        points: (rows, share of wrong validation answers) as measured.
+        draws: a, b and c, one row a bootstrap sample of the validation rows; shape (k, 3).
+    """
+
+    rows: int
+    points: list[tuple[int, float]]
+    draws: np.ndarray
+
+    def wrong(self, rows: float) -> np.ndarray:
+        """Share of wrong answers with so many training rows, per draw."""
+        a, b, c = self.draws.T
+        return np.asarray(a * rows**-b + c)
+
+    def gain(self, more: int, wrong_now: float) -> tuple[float, float, float]:
+        """(low, middle, high) of what `more` rows bring to a model that is wrong on a share `wrong_now`: 90% interval."""
+        before, after = self.wrong(self.rows), self.wrong(self.rows + more)
+        gains = wrong_now * np.where(before > 0, 1 - after / np.maximum(before, 1e-12), 0.0)
+        low, middle, high = np.quantile(gains, [0.05, 0.5, 0.95])
+        return float(low), float(middle), float(high)
+
+    def rows_for(self, gain: float, wrong_now: float) -> int | None:
+        """Further rows whose middle expectation is `gain`; None when twenty times the present rows do not bring it."""
+        low, high = 0, _MOST * self.rows
+        if self.gain(high, wrong_now)[1] < gain:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.gain(middle, wrong_now)[1] < gain else (low, middle)
+        return high
+
+
+def measure_curve(
+    train: Sequence[tuple[str, str]], validation: Sequence[tuple[str, str]], seed: int = 0
+) -> Curve | None:
+    """Train on growing parts of `train` and count mistakes on `validation` (pairs of text and label), three orders each.
+
+    None where there is too little to measure: fewer than 80 training or 20 validation rows, or one label only.
+    """
+    if len(train) < 80 or len(validation) < 20 or len({label for _, label in train}) < 2:
+        return None
+    sizes = [int(part * len(train)) for part in PARTS]
+    wrong = np.zeros((len(sizes), len(validation)))
+    for turn in range(_ROUNDS):
+        order = [train[i] for i in np.random.default_rng([seed, turn]).permutation(len(train))]
+        for i, size in enumerate(sizes):
+            texts, labels = zip(*order[:size], strict=True)
+            predicted = tfidf_logistic(texts, labels, [t for t, _ in validation], seed, strength=_STRENGTH)
+            wrong[i] += [answer != gold for answer, (_, gold) in zip(predicted, validation, strict=True)]
+    wrong /= _ROUNDS
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(validation), (_DRAWS, len(validation)))
+    shares = wrong[:, picks].mean(axis=2).T
+    points = [(size, round(float(share), 4)) for size, share in zip(sizes, wrong.mean(axis=1), strict=True)]
+    return Curve(len(train), points, fit(np.array(sizes, dtype=float), shares))
+
+
+def fit(rows: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Least squares of wrong = a rows^-b + c with a, c >= 0 and b from a grid; wrong: (draws, points), result (draws, 3)."""
+    best = np.full(len(wrong), np.inf)
+    curves = np.zeros((len(wrong), 3))
+    mean = wrong.mean(axis=1)
+    for b in _EXPONENTS:
+        x = rows**-b
+        spread = x - x.mean()
+        a = (wrong @ spread) / (spread @ spread)
+        c = mean - a * x.mean()
+        through_zero = c < 0
+        a = np.where(through_zero, (wrong @ x) / (x @ x), a)
+        c = np.where(through_zero, 0.0, c)
+        rising = a < 0
+        a, c = np.where(rising, 0.0, a), np.where(rising, mean, c)
+        loss = ((wrong - a[:, None] * x - c[:, None]) ** 2).sum(axis=1)
+        better = loss < best - 1e-15
+        best = np.where(better, loss, best)
+        curves[better] = np.stack([a, np.full(len(a), b), c], axis=1)[better]
+    return curves
+
+
+HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a retraining decision is based on.
+
+    Attributes:
+        usable: New rows with a known answer.
+        wrong_now: The champion's share of wrong test answers; None where unknown.
+        curve: None where it cannot be measured.
+        hours: What the last training took.
+    """
+
+    usable: int
+    wrong_now: float | None = None
+    curve: Curve | None = None
+    hours: float | None = None
+
+
+def decide_retraining(spec: TaskSpec, drift: Mapping[str, Any], evidence: Evidence, out: Path) -> dict[str, Any]:
+    """Train again, or wait for how many more rows.
+
+    After drift `retraining.rows_after_drift` new rows are enough: the curve of the old data says nothing about the new
+    questions. Otherwise the learning curve says what the new rows are expected to bring; under `retraining.min_gain`, or
+    where the gain is not worth its hours, it is better to wait. Where no curve can be measured (answers that are no
+    labels, few rows), `logs.min_new_rows` decides.
+
+    Returns facts {retrain, usable_rows, wait_for_rows, gain, hours, curve, reasons, sentence}; writes decision.json.
+    """
+    drifted, usable = list(drift["drifted"]), evidence.usable
+    reasons = [f"{usable} new rows with a known answer since the champion's data was taken", str(drift["sentence"])]
+    gain = wait = None
+    known = evidence.curve is not None and evidence.wrong_now is not None
+    if known:
+        gain = evidence.curve.gain(usable, evidence.wrong_now)  # type: ignore[union-attr,arg-type]
+        reasons.append(_told_gain(evidence, gain))
+    hours = evidence.hours * _growth(evidence) if evidence.hours is not None else None
+    if hours is not None:
+        reasons.append(f"a training takes about {hours:.1g} hours, as the last one did for its rows")
+    if drifted and usable >= spec.retraining.rows_after_drift:
+        retrain, sentence = True, f"Train again: {usable} new rows, and drift in {', '.join(drifted)}."
+    elif drifted:
+        retrain, wait = False, spec.retraining.rows_after_drift - usable
+        sentence = (
+            f"Production drifted in {', '.join(drifted)}, but {usable} new rows with a known answer are too few to learn it: "
+            f"wait for {wait} more, or label some (finetune review {spec.name})."
+        )
+    elif gain is not None:
+        retrain, wait, sentence = _by_curve(spec, evidence, gain, hours)
+    else:
+        needed = spec.logs.min_new_rows
+        retrain, wait = usable >= needed, max(0, needed - usable) or None
+        sentence = f"Train again: {usable} new rows." if retrain else f"Wait for {wait} more corrected rows."
+    facts = {
+        "retrain": retrain,
+        "usable_rows": usable,
+        "wait_for_rows": wait,
+        "gain": None if gain is None else [round(g, 5) for g in gain],
+        "hours": None if hours is None else round(hours, 4),
+        "curve": evidence.curve.points if evidence.curve is not None else None,
+        "reasons": reasons,
+        "sentence": sentence,
+    }
+    write_json(out / "decision.json", facts)
+    return facts
+
+
+def _growth(evidence: Evidence) -> float:
+    return 1 + evidence.usable / evidence.curve.rows if evidence.curve is not None else 1.0
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _told_gain(evidence: Evidence, gain: tuple[float, float, float]) -> str:
+    return (
+        f"they are expected to bring {_points(gain[1])} points of right answers ({_points(gain[0])} to {_points(gain[2])}): "
+        f"the share of the champion's {_points(evidence.wrong_now or 0.0)}% mistakes that as many rows took from the linear "
+        "baseline, carried on by a power law"
+    )
+
+
+def _by_curve(
+    spec: TaskSpec, evidence: Evidence, gain: tuple[float, float, float], hours: float | None
+) -> tuple[bool, int | None, str]:
+    assert evidence.curve is not None
+    assert evidence.wrong_now is not None
+    rate, asked = spec.retraining.hours_a_point, spec.retraining.min_gain
+    if rate is not None and hours is not None:
+        asked = max(asked, hours / rate / 100)
+    expected = f"{evidence.usable} new rows are expected to bring {_points(gain[1])} points"
+    if gain[1] >= asked and evidence.usable:
+        return True, None, f"Train again: {expected} ({_points(gain[0])} to {_points(gain[2])})."
+    needed = evidence.curve.rows_for(asked, evidence.wrong_now)
+    if needed is None:
+        return (
+            False,
+            None,
+            f"Do not train again: {expected}, and no number of rows like these promises the {_points(asked)} points asked for. "
+            "Other rows, a larger base or another method may.",
+        )
+    wait = max(1, needed - evidence.usable)
+    return False, wait, f"Wait for {wait} more rows: {expected}, and {_points(asked)} points are asked for."

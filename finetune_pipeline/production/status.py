@@ -1,0 +1,171 @@
+"""What is known of production now: whether another look is due, whether a drift asks for a run, and how the champion serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore
+from finetune_pipeline.production.drift import moment, version_of
+from finetune_pipeline.production.signals import more_often
+from finetune_pipeline.production.used_rows import rows_behind, rows_of_data
+from finetune_pipeline.spec.model import Task
+
+
+@dataclass(frozen=True)
+class ProductionStatus:
+    """look: why another look at production is due, or None; look_key: changes with what there is to look at.
+
+    drifted and retrain: what the newest report about the present champion found, and whether a run is due for it;
+    report: that report's version, made at `made` (seconds since 1970); sentence: for people.
+    """
+
+    look: str | None
+    sentence: str
+    look_key: str = ""
+    drifted: bool = False
+    retrain: bool = False
+    report: str = ""
+    made: float = 0.0
+
+
+def production_status(task: Task, store: ArtifactStore, rows: int, champion: int | None) -> ProductionStatus:
+    """Hold the newest drift report about the champion's data against the rows there are now.
+
+    rows: how many production rows there are. champion: number of the version that serves. A look is due after a window of
+    new rows, and where production was not yet held against the data of this champion. A drift is acted upon once: after a
+    candidate that was refused, a run is due when as many rows came in again as it had learned from (and at least
+    `retraining.rows_after_drift`).
+    """
+    size, name = task.spec.drift.window_rows, task.name
+    versions = store.all_versions(name, "model_version")
+    if not versions:
+        return ProductionStatus(None, f"no candidate was made yet: start `finetune run {name}`")
+    if champion is None:
+        return ProductionStatus(None, "no champion serves yet, whose data production could be held against")
+    data = _data_of(store, versions, champion)
+    newest = _newest(store, name, data)
+    key = f"{champion}-{rows}"
+    if newest is None:
+        if rows < size:
+            return ProductionStatus(None, f"{rows} production rows, a window has {size}")
+        return ProductionStatus(
+            f"production was not held against the data of version {champion} yet: looking at it", "", key
+        )
+    report, decision = newest
+    new = rows - int(report.facts["rows"])
+    look = f"{new} new rows: looking at production" if new >= size else None
+    sentence, retrain = f"{report.facts['sentence']} {decision.facts['sentence']}", bool(decision.facts["retrain"])
+    drifted = bool(report.facts["drifted"])
+    if drifted and retrain and (refused := _refused_already(task, store, versions, champion, report, decision)):
+        sentence, retrain = f"{report.facts['sentence']} {refused}", False
+    return ProductionStatus(look, sentence, key, drifted, drifted and retrain, report.version, _made(report))
+
+
+def _data_of(store: ArtifactStore, versions: Sequence[Artifact], champion: int) -> str | None:
+    """Version of the splits a champion was trained on; None where they are gone (`finetune forget`)."""
+    for version in versions:
+        if version.facts["model_version"] == champion:
+            report = store.find(version.task, "evaluation_report", version.inputs["evaluation_report"])
+            splits = report.inputs["splits"] if report else None
+            return splits if splits and store.find(version.task, "splits", splits) else None
+    return None
+
+
+def _newest(store: ArtifactStore, task: str, data: str | None) -> tuple[Artifact, Artifact] | None:
+    """The newest drift report about this data (None: about any), with the decision made from it."""
+    decisions = {d.inputs["drift_report"]: d for d in store.all_versions(task, "retraining_decision")}
+    for report in reversed(store.all_versions(task, "drift_report")):
+        if report.version in decisions and data in (None, report.facts.get("trained_on")):
+            return report, decisions[report.version]
+    return None
+
+
+def _refused_already(
+    task: Task, store: ArtifactStore, versions: Sequence[Artifact], champion: int, report: Artifact, decision: Artifact
+) -> str | None:
+    """A sentence where candidates were made from this drift's rows, none was promoted, and few rows came in since."""
+    since = moment({"timestamp": report.facts["since"]})
+    tried = [v for v in versions if not v.facts["promoted"] and v.facts["champion"] == champion and _made(v) > since]
+    if not tried:
+        return None
+    reports = [store.find(task.name, "evaluation_report", v.inputs["evaluation_report"]) for v in tried]
+    had = {i for r in reports if r for i in rows_behind(store, r)}
+    if data := _data_of(store, versions, champion):
+        had -= rows_of_data(store, task.name, data)
+    missing = len(had) + max(task.spec.retraining.rows_after_drift, len(had)) - int(decision.facts["usable_rows"])
+    if missing <= 0:
+        return None
+    return (
+        f"Version {tried[-1].facts['model_version']} was made from {len(had)} of the new rows and not promoted: a run starts "
+        f"when {missing} more with a known answer have come in."
+    )
+
+
+def _made(artifact: Artifact) -> float:
+    return (artifact.folder / MANIFEST).stat().st_mtime
+
+
+FIRST_LOOK = 50
+"""Rows of the present champion at its first judgement; further ones at every doubling."""
+FEWEST_BEFORE = 50
+"""With fewer rows of the champion before nothing can be compared."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Whether the champion serves worse than the one before.
+
+    Attributes:
+        raised: Whether it does, surely.
+        sentence: For people.
+        figures: Rows and failures of both versions, level and p of the look that decided.
+    """
+
+    raised: bool
+    sentence: str
+    figures: Mapping[str, Any]
+
+
+def failed(row: Mapping[str, Any]) -> bool:
+    """Whether people said that the answer was not right: a flag, or a correction that differs from it."""
+    correction = row.get("correction")
+    return bool(row.get("flag")) or (correction is not None and correction.strip() != str(row["output"]).strip())
+
+
+def champion_alarm(
+    rows: Iterable[Mapping[str, Any]], champion: int, previous: int | None, false_alarms: float = 0.05
+) -> Alarm:
+    """Compare the shares of failed rows of two versions (one-sided Fisher's exact test), as the champion's rows grow.
+
+    Looks are taken at 50, 100, 200, … rows of the present champion, each with the rows of the one before; the k-th may
+    spend false_alarms / (k (k + 1)), which sums to false_alarms over all looks there can ever be. Which looks there are
+    follows from the number of rows alone, so that asking often costs nothing.
+    """
+    if previous is None or previous == champion:
+        return Alarm(False, f"version {champion} is the first champion: there is none before it to compare with", {})
+    ordered = sorted(rows, key=lambda r: (moment(r), str(r["id"])))
+    now = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(champion)]
+    before = [failed(r) for r in ordered if version_of(str(r["model_version"])) == str(previous)]
+    figures: dict[str, Any] = {"champion": champion, "previous": previous, "rows": len(now), "rows_before": len(before)}
+    if len(now) < FIRST_LOOK or len(before) < FEWEST_BEFORE:
+        return Alarm(
+            False,
+            f"version {champion} answered {len(now)} rows and version {previous} {len(before)}: too few to compare "
+            f"({FIRST_LOOK} of each are needed)",
+            figures,
+        )
+    look, size = 1, FIRST_LOOK
+    while size <= len(now):
+        change = more_often(sum(before), len(before), sum(now[:size]), size)
+        level = false_alarms / (look * (look + 1))
+        share, share_before = sum(now[:size]) / size, sum(before) / len(before)
+        figures |= {"look": look, "level": level, "p": change.p, "failed": share, "failed_before": share_before}
+        shares = f"{share:.1%} of {size} answers of version {champion} failed, {share_before:.1%} of {len(before)} of {previous}"
+        if change.p is not None and change.p < level:
+            return Alarm(
+                True, f"{shares}: it serves worse than the champion before (p {change.p:.2g} < {level:.2g})", figures
+            )
+        look, size = look + 1, 2 * size
+    return Alarm(False, f"{shares}: not shown to be worse", figures)

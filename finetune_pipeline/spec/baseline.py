@@ -1,0 +1,106 @@
+"""Sections of task.yaml about the baseline and the advice before training, and about OpenAI-style chat endpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.outputs import Section, Share
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+class ChatEndpointSpec(Section):
+    """Where a model is asked, and how patiently. The key stays in the environment."""
+
+    url: str = Field(min_length=1, description="Address without /chat/completions; https, or http on this machine.")
+    key_variable: str | None = Field(None, description="Environment variable that holds the key.")
+    timeout: float = Field(60.0, gt=0, description="Seconds per request.")
+    concurrency: int = Field(4, ge=1, le=256, description="Parallel requests.")
+    tries: int = Field(4, ge=1, description="Attempts per request; a request that may have cost money is sent once.")
+    body: dict[str, Any] = Field(
+        default_factory=dict, description="Request fields to add or replace; null removes one."
+    )
+
+
+PATIENCE = {"key_variable", "timeout", "concurrency", "tries", "max_tokens", "max_requests"}
+"""Settings of an endpoint on which no answer depends."""
+
+
+def is_local(url: str) -> bool:
+    """Whether the address is on this machine."""
+    return urlsplit(url).hostname in _LOCAL
+
+
+def address_problem(url: str) -> tuple[str, str] | None:
+    """(what is wrong with an address, what to do); None: nothing."""
+    parts = urlsplit(url)
+    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_local(url))):
+        message = f"{url!r} is neither https nor on this machine: texts and the key would travel in the clear"
+        return message, "write https://…, or http://127.0.0.1:PORT/v1"
+    if parts.username or parts.password:
+        return "the address holds a login", "put the key into an environment variable, and name it in key_variable"
+    return None
+
+
+def address_findings(rule: str, key: str, url: str, texts: str, private: bool) -> list[Finding]:
+    """Findings about an endpoint's address.
+
+    Args:
+        rule: Id of the rule.
+        key: The endpoint's key in task.yaml.
+        url: The address.
+        texts: What is sent there, for the note.
+        private: Whether texts must not leave this machine.
+    """
+    place = f"task.yaml: {key}.url"
+    if problem := address_problem(url):
+        return [Finding(f"spec.{rule}", "error", place, *problem)]
+    if is_local(url):
+        return []
+    message = f"{texts} are sent to {urlsplit(url).hostname}"
+    fix = "serve the model on this machine, if they must not leave it"
+    return [Finding(f"spec.{rule}", "error" if private else "note", place, message, fix)]
+
+
+class ApiModelSpec(ChatEndpointSpec):
+    """An API model that is asked the same, through an OpenAI-style endpoint. It costs money, and the texts of the validation
+    rows go there; those of the test too when this model's prompt is the best one."""
+
+    model: str = Field(min_length=1)
+    max_requests: int = Field(2000, ge=1, description="Requests a run may send.")
+    max_tokens: int = Field(2_000_000, ge=1, description="Tokens a run may spend, prompts and answers.")
+
+
+class BaselineSpec(Section):
+    """How the base model is prompted before anybody trains."""
+
+    shots: list[int] = Field([0, 8], min_length=1, description="Numbers of in-context examples to try; 0 is zero-shot.")
+    retrieved: int = Field(
+        3,
+        ge=0,
+        description="Nearest training examples to show each row. 0: none.",
+    )
+    prompts: list[str] = Field(
+        default_factory=list,
+        description="Other system prompts to try, each with every number of `shots`.",
+    )
+    rows: int = Field(300, ge=1, description="Validation rows asked with each prompt.")
+    endpoint: ApiModelSpec | None = Field(None, description="An API model to ask as well; none unless set.")
+    seed: int = Field(0, ge=0)
+    max_new_tokens: int = Field(12, ge=1, description="Longest free answer of a label task, in tokens.")
+    ceiling: Share = Field(0.9, description="If something simpler surely reaches this, do not fine-tune.")
+    batch_size: int = Field(16, ge=1, description="Rows per batch, the same for all compared models.")
+
+
+class AdviseSpec(Section):
+    """What `finetune advise` should know besides the data."""
+
+    calls_per_month: int | None = Field(None, ge=1, description="Expected calls in production.")
+    dollars_per_million_tokens: float | None = Field(
+        None, ge=0, description="Cost of tokens read and written, own machines included."
+    )
+    private: bool = Field(False, description="Texts must stay on your machines: remote endpoints are refused.")

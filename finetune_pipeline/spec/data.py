@@ -1,0 +1,136 @@
+"""Sections of task.yaml about raw data, what a good example looks like, and the splits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_pipeline.spec.outputs import Section, Share
+
+
+class FieldsSpec(Section):
+    """Where things are in a raw row, as JMESPath expressions (jmespath.org); CSV and Parquet rows are flat objects.
+
+    Besides the row's own keys an expression may be ``$file`` (the file's name), ``$key`` (for a JSON document that is
+    an object of lists: the key of the list the row stands in) or ``='text'`` (this very text). Elements of `each` that
+    are no objects are called ``element``. Without any of the fields for texts (messages … output) the texts are found
+    by the format, and the other fields are filled in beside them.
+    """
+
+    rows: str | None = Field(None, description="Path to the list of rows inside a JSON document.")
+    each: str | None = Field(
+        None, description="List inside the row; one example per element, which can use the row's keys."
+    )
+    messages: str | None = Field(None, description="List of turns with role and content.")
+    text: str | None = Field(None, description="User text; use with `label`.")
+    label: str | None = Field(None, description="Correct label.")
+    prompt: str | None = Field(None, description="User text; use with `completion`.")
+    completion: str | None = Field(None, description="Correct answer.")
+    instruction: str | None = Field(None, description="Instruction; `input` follows it after a blank line.")
+    input: str | None = Field(None, description="Text the instruction applies to; may be empty.")
+    output: str | None = Field(None, description="Correct answer.")
+    system: str | None = Field(None, description="System turn.")
+    tools: str | None = Field(None, description="Functions the assistant may call.")
+    id: str | None = None
+    group: str | None = Field(None, description="Rows of one group (dialogue, customer, document) share a split.")
+    origin: str | None = Field(None, description="human, production or synthetic.")
+    generator: str | None = Field(None, description="Model that wrote a synthetic row.")
+    time: str | None = Field(None, description="RFC 3339, or seconds since 1970.")
+    tags: str | None = None
+
+
+class CsvSpec(Section):
+    """The dialect of CSV and TSV files. What is declared is taken; anything else must follow from the file itself, or the
+    file is refused with the line to add here."""
+
+    delimiter: Literal[",", ";", "\t", "|"] | None = None
+    quote: Literal['"', "'", "none"] | None = Field(None, description="`none`: quotes are ordinary characters.")
+    header: bool | None = Field(None, description="Whether the first row names the columns.")
+    encoding: str = Field("utf-8", description="For example cp1252.")
+
+
+class SyntheticSpec(Section):
+    """What is asked of rows a model has written."""
+
+    review_share: Share = Field(0.1, description="Share of synthetic rows to review before training.")
+    acceptable_rejected: Share = Field(0.02, description="Share of bad rows that should pass.")
+    intolerable_rejected: Share = Field(0.10, description="Share of bad rows that must not pass.")
+    risk: float = Field(0.05, gt=0, lt=0.5, description="Probability of a wrong verdict at either level.")
+
+
+class SemanticSpec(Section):
+    """Likeness of meaning by an embedding model; suspects for people unless `remove` is set."""
+
+    model: str = Field(
+        "hashed",
+        description="`hashed` (built in), `wordllama`, or a folder with static embeddings.",
+    )
+    threshold: float = Field(0.9, gt=0.0, le=1.0, description="Cosine similarity above which rows are suspects.")
+    remove: bool = Field(False, description="Treat suspects as near-duplicates.")
+
+
+class ConsistencySpec(Section):
+    """How uniform the answers must be."""
+
+    max_minority: Share = Field(0.1, description="Answer formats rarer than this are reported as stray rows.")
+
+
+class DataSpec(Section):
+    """Where raw examples are and what a good one looks like."""
+
+    raw: list[str] = Field(
+        ["raw/*.jsonl"],
+        min_length=1,
+        description="Globs relative to the task folder (jsonl, json, csv, tsv, parquet, .gz).",
+    )
+    format: str = Field(
+        "auto",
+        description="Name of the raw format; `auto` detects it row by row.",
+    )
+    fields: FieldsSpec = FieldsSpec()
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(
+        default_factory=dict, description="Names of roles in the data: {USER: user, SYSTEM: assistant}."
+    )
+    csv: CsvSpec = CsvSpec()
+    inject: bool = Field(False, description="Add system_prompt to chats without a system turn.")
+    max_chars: int = Field(8000, ge=1, description="Longer rows (all turns) are quarantined.")
+    min_chars: int = Field(2, ge=0, description="Rows with shorter user text are quarantined.")
+    max_quarantine_share: Share = Field(0.2, description="A larger share stops the pipeline.")
+    min_examples: int = Field(500, ge=1, description="Fewer clean examples stop the pipeline.")
+    min_per_label: int = Field(100, ge=0, description="Fewer clean examples of any label stop the pipeline.")
+    many_examples: int = Field(10_000, ge=1, description="Above this, train on a subset first.")
+    max_imbalance: float = Field(10.0, ge=1, description="Largest label over smallest; a higher ratio warns.")
+    max_suspects_of_a_file: Share = Field(
+        0.5,
+        description="Stop if the other files contradict a larger share of a file's labels. 1: never.",
+    )
+    max_label_noise: Share = Field(0.3, description="Stop if surely more labels are wrong. 1: never.")
+    near_duplicate_threshold: float = Field(0.8, gt=0.3, le=1.0, description="Jaccard similarity of character 5-grams.")
+    contradictions: Literal["quarantine", "warn"] = Field(
+        "quarantine", description="Equal prompts with different answers: `quarantine` or `warn`."
+    )
+    semantic: SemanticSpec | None = Field(None, description="Similarity of meaning; off unless set.")
+    consistency: ConsistencySpec = ConsistencySpec()
+    synthetic: SyntheticSpec = SyntheticSpec()
+    scrub: Literal["replace", "drop", "warn"] = Field(
+        "replace", description="Personal data and secrets: `replace`, `drop` or `warn`."
+    )
+    scrub_names: bool = Field(False, description="Also look for names and addresses of people; needs a spaCy model.")
+    benchmarks: list[str] = Field(
+        default_factory=list,
+        description="Globs of benchmark files; rows that repeat an item are removed.",
+    )
+
+
+class SplitSpec(Section):
+    """Shares of clusters; the train share is the rest."""
+
+    by: Literal["cluster", "time"] = Field(
+        "cluster",
+        description="`cluster`: by hash; `time`: the newest rows are the test.",
+    )
+    validation: float = Field(0.1, gt=0.0, lt=0.5)
+    test: float = Field(0.2, gt=0.0, lt=0.5)
+    seed: int = Field(0, ge=0, description="Affects the first split only.")
+    tolerance: float = Field(0.05, gt=0, lt=0.5, description="Allowed deviation of a split's share.")

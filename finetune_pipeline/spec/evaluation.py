@@ -1,0 +1,211 @@
+"""Sections of task.yaml about evaluation: what runs the models, a judge, general ability, robustness, and the gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.spec.baseline import PATIENCE, ChatEndpointSpec
+from finetune_pipeline.spec.outputs import Metric, Section, Share
+
+VERSION = "{version}"
+"""Stands for the version of ``merged_model`` in the name of a served model."""
+
+
+class ServedModelsSpec(ChatEndpointSpec):
+    """An OpenAI-style endpoint that serves the models. Test rows are sent there."""
+
+    base: str = Field(description="Served name of the base model.")
+    candidate: str = Field(
+        description="Served name of the candidate. It must contain {version}, the version of merged_model."
+    )
+    champion: str | None = Field(None, description="Served name of the champion. Unset: as `candidate`.")
+    max_tokens: int | None = Field(None, ge=1, description="Tokens a run may spend, prompts included.")
+
+
+class JudgeSpec(ChatEndpointSpec):
+    """A model behind an OpenAI-style endpoint that says which of two answers is better. The texts of the test go there.
+
+    It is asked only once people have rated enough pairs (`finetune review`), and believed only if it agrees with them.
+    """
+
+    model: str = Field(min_length=1, description="Name of the judge model; pin a version.")
+    rows: int = Field(200, ge=1, description="Test rows to compare; each is asked twice.")
+    min_rated: int = Field(30, ge=10, description="Pairs of different answers people must rate first.")
+    min_kappa: float = Field(0.6, gt=0, lt=1, description="Required agreement with people (Cohen's kappa).")
+    min_kappa_bound: float = Field(0.4, ge=0, lt=1, description="Required lower bound of kappa.")
+    min_consistent: Share = Field(0.8, description="Share of pairs it must judge alike in both orders.")
+    max_tokens: int = Field(2_000_000, ge=1, description="Tokens a run may spend, prompts and answers.")
+
+    def settings(self) -> dict[str, Any]:
+        """The part of this that the judge's answers and whether it is believed depend on."""
+        return self.model_dump(exclude=PATIENCE)
+
+
+class EvaluationSpec(Section):
+    """How the answers to the test are made (base, candidate and champion all in the same way), and who compares them."""
+
+    engine: Literal["transformers", "endpoint"] = Field(
+        "transformers",
+        description="`transformers` (float32, here) or `endpoint` (served by vLLM or any OpenAI-style server).",
+    )
+    endpoint: ServedModelsSpec | None = Field(None, description="With engine: endpoint.")
+    judge: JudgeSpec | None = Field(
+        None,
+        description="A language model that compares answers (docs/review.md); none unless set.",
+    )
+    similarity: str | None = Field(
+        None,
+        min_length=1,
+        description="Embedding similarity to the reference answers: `hashed`, `wordllama`, or a folder with static "
+        "embeddings.",
+    )
+
+    def settings(self) -> list[Any]:
+        """The part of this that the answers depend on; nothing with the default engine."""
+        if self.endpoint is None or self.engine != "endpoint":
+            return []
+        return [self.engine, self.endpoint.model_dump(include={"url", "base", "candidate", "champion", "body"})]
+
+
+class HarnessSpec(Section):
+    """Tasks of lm-evaluation-harness, run offline (the optional extra `harness`)."""
+
+    tasks: list[str] = Field(
+        default_factory=list,
+        description="Globs of lm-evaluation-harness task files, or folders of them.",
+    )
+    limit: int = Field(100, ge=2, description="Rows per task, from the start.")
+    chat: bool = Field(False, description="Ask through the chat template.")
+
+
+class AbilitySpec(Section):
+    """General ability: what the model is asked besides its task, before and after training."""
+
+    suite: bool = Field(True, description="Ask the shipped questions and texts.")
+    files: list[str] = Field(
+        default_factory=list,
+        description="Globs of JSON Lines benchmarks (docs/evaluation.md).",
+    )
+    rows_per_file: int = Field(200, ge=2, description="Rows per file, chosen by content.")
+    harness: HarnessSpec = HarnessSpec()
+
+
+ENOUGH_ROWS = 60
+"""Rows on which a loss may hold a candidate back. On fewer it only warns."""
+
+
+class RobustnessSpec(Section):
+    """The same sealed rows, lightly perturbed: does the model still answer them? Asked in the same opening of the test."""
+
+    rows: int = Field(
+        ENOUGH_ROWS,
+        ge=0,
+        description=f"Test rows asked again with each perturbation. 0: none. With fewer than {ENOUGH_ROWS} a loss only warns.",
+    )
+    max_drop: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Largest loss of gates.metric that a perturbation may cause.",
+    )
+    action: Literal["warn", "block"] = Field(
+        "block",
+        description="`block` keeps `champion` where it is; `warn` only reports.",
+    )
+    seed: int = Field(0, ge=0)
+
+    def asked(self) -> list[int]:
+        """The part of this that answers depend on; nothing where nothing is asked."""
+        return [self.rows, self.seed] if self.rows else []
+
+
+class GatesSpec(Section):
+    """What a candidate must show before `champion` moves."""
+
+    worth_training: Literal["block", "warn"] = Field(
+        "block", description="`block` or `warn` when something simpler is good enough (baseline.ceiling)."
+    )
+    learnable: Literal["block", "warn"] = Field(
+        "block", description="`block` or `warn` when the inputs do not predict the answers."
+    )
+    metric: Metric | None = Field(
+        None,
+        description="Metric that decides. Unset: accuracy for labels; exact for json and output.extract; else rougeLsum.",
+    )
+    more_metrics: list[Metric] = Field(
+        default_factory=list,
+        description="Further metrics that must show the gain (Holm-corrected).",
+    )
+    min_gain: float = Field(
+        0.0, ge=0, lt=1, description="The lower bound of the gain over the baseline must exceed this."
+    )
+    wanted_gain: float = Field(0.05, gt=0, lt=1, description="Gain worth having; sets how many test rows are needed.")
+    power: float = Field(0.8, gt=0.5, lt=1, description="Probability of detecting the wanted gain.")
+    enough_test_rows: Literal["block", "warn"] = Field(
+        "warn", description="`block` or `warn` when the test is too small to show the wanted gain."
+    )
+    confidence: float = Field(
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="Level for the first candidate; stricter for later ones (docs/gates.md).",
+    )
+    simple: Literal["better", "not_worse"] = Field(
+        "better",
+        description="Against each simple model: `better` or `not_worse` (simple_margin).",
+    )
+    simple_margin: float = Field(0.02, gt=0, lt=1, description="Largest loss allowed with simple: not_worse.")
+    champion: Literal["better", "not_worse"] = Field(
+        "better",
+        description="Against the champion: `better`, or `not_worse` (champion_margin) and ahead on the test.",
+    )
+    champion_margin: float = Field(0.02, gt=0, lt=1, description="Largest loss allowed with champion: not_worse.")
+    max_regression: Share = Field(
+        0.2,
+        description="Largest share of the champion's correct rows the candidate may get wrong (upper bound).",
+    )
+    never_break: list[str] | str = Field(
+        default_factory=list,
+        description="Ids of test examples that must be right, or a file with one id per line.",
+    )
+    max_ability_loss: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Loss of general ability (accuracy) that must be ruled out.",
+    )
+    max_text_loss: float = Field(0.5, gt=0, description="Allowed relative rise of the bits per byte on plain text.")
+    min_rated: int = Field(0, ge=0, description="Randomly drawn answers people must have rated. 0: none.")
+    min_accepted: Share = Field(0.8, description="With min_rated: lower bound of the accepted share.")
+    min_preferred: Share = Field(
+        0.0,
+        description="Lower bound of the share of decided pairs in which the judge prefers the candidate. 0: not used.",
+    )
+    min_valid_share: Share = Field(0.95, description="Lower bound of the share of answers in the declared format.")
+    parity_min_agreement: Share = Field(
+        0.9,
+        description="Share of equal answers required between the trained and the served model.",
+    )
+
+    def never_break_ids(self, folder: Path) -> list[str]:
+        """The ids of never_break, sorted, each once; in a file of the task folder one a line, `#` begins a comment.
+
+        Raises:
+            FindingsError: The file is missing or not UTF-8.
+        """
+        names = self.never_break
+        if isinstance(names, str):
+            try:
+                lines = (folder / names).read_text("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+                message = f"{names} cannot be read: {reason}"
+                fix = "give a file of the task folder with one example id a line, or the ids themselves as a list"
+                place = "task.yaml: gates.never_break"
+                raise FindingsError([Finding("spec.never_break", "error", place, message, fix)]) from error
+            names = [line.partition("#")[0] for line in lines]
+        return sorted({name.strip() for name in names if name.strip()})

@@ -1,0 +1,181 @@
+"""Cross-field rules about the output, what it is judged by, and what runs the models."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.baseline import address_findings
+from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, VERSION
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import METRICS, JsonOutput, TextOutput, WrittenOutput, allowed_types, schema_at
+from finetune_pipeline.spec.rules import problem, rule
+
+TEST_ROWS = "the rows of the test"
+
+
+@rule
+def check_metric(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Each kind of output has metrics of its own. Where no code has registered any, nothing here could judge by one."""
+    allowed = sorted(name for name, kinds in METRICS.items() if spec.output.kind in kinds)
+    named = [("gates.metric", spec.gates.metric), *(("gates.more_metrics", name) for name in spec.gates.more_metrics)]
+    for key, name in named:
+        if METRICS and name not in (None, *allowed):
+            fits = f"{name} does not fit output of kind {spec.output.kind}"
+            message = fits if name in METRICS else f"unknown metric {name!r}"
+            yield problem("metric", key, message, f"use one of {', '.join(allowed)}")
+
+
+@rule
+def check_patterns(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Patterns compile; the one that finds the final answer has exactly one group, which is that answer."""
+    for name in ("pattern", "extract"):
+        pattern = getattr(spec.output, name, None)
+        if pattern is None:
+            continue
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            message = f"{pattern!r} is no regular expression: {error}"
+            yield problem("patterns", f"output.{name}", message, "correct it")
+            continue
+        if name == "extract" and groups != 1:
+            message = f"{pattern!r} has {groups} groups, and exactly one must mark the final answer"
+            fix = "put ( ) around the answer, and (?: ) around everything else"
+            yield problem("patterns", "output.extract", message, fix)
+
+
+@rule
+def check_answer_strings(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """No string can be required and forbidden at once; an empty one says nothing."""
+    output = spec.output
+    if not isinstance(output, WrittenOutput):
+        return
+    for required in output.required:
+        clash = next((f for f in output.forbidden if f and f in required), None)
+        if clash is not None:
+            message = f"{required!r} is required, and {clash!r} in it is forbidden: no answer could be in form"
+            yield problem("answer_strings", "output.required", message, "remove one of them")
+    if "" in [*output.required, *output.forbidden]:
+        yield problem("answer_strings", "output.required / forbidden", "a string is empty", "remove it")
+
+
+@rule
+def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """The schema is a valid one, refers to nothing outside itself, and knows the fields that are said to be lists."""
+    output, key = spec.output, "output.json_schema"
+    if not isinstance(output, JsonOutput) or not isinstance(output.json_schema, dict):
+        return
+    from jsonschema import Draft202012Validator  # a tenth of a second that other tasks need not wait for
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(output.json_schema)
+    except SchemaError as error:
+        place = ".".join(map(str, error.absolute_path)) or "the top"
+        yield problem("json_schema", key, f"no valid schema: {error.message} (at {place})", "correct it")
+        return
+    for ref in _references(output.json_schema):
+        if not ref.startswith("#"):
+            message = f"{ref!r} refers to another document"
+            yield problem("json_schema", key, message, "put the definition into $defs")
+    for path in output.unordered:
+        part = schema_at(output.json_schema, path)
+        if part is None or "array" not in allowed_types(part):
+            message = f"{path!r} is not a list in the schema"
+            yield problem("unordered", "output.unordered", message, "name list fields by their dotted path")
+
+
+def _references(value: object) -> list[str]:
+    if isinstance(value, dict):
+        own = [ref] if isinstance(ref := value.get("$ref"), str) else []
+        return own + [r for part in value.values() for r in _references(part)]
+    return [r for part in value for r in _references(part)] if isinstance(value, list) else []
+
+
+@rule
+def check_final_answer(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """A base model cannot end its answer in a form it was never told."""
+    output = spec.output
+    if not isinstance(output, TextOutput) or not output.extract:
+        return
+    literal = max(re.findall(r"[^\\\[\](){}.*+?^$|]{2,}", output.extract), key=len, default="").strip()
+    if literal and literal not in spec.system_prompt:
+        message = f"the system prompt does not show how the final answer is marked ({literal!r})"
+        fix = "say how to end the answer, or the prompted baseline is not a fair one"
+        yield problem("final_answer", "system_prompt", message, fix, "warning")
+
+
+@rule
+def check_engine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """An endpoint is named where it is to answer, and can serve what the method leaves."""
+    evaluation = spec.evaluation
+    if evaluation.engine == "endpoint" and spec.training.method == "prefix":
+        fix = "set engine: transformers, or another training.method"
+        yield problem("engine", "evaluation.engine", "a server cannot load a trained prefix", fix)
+    if (evaluation.engine == "endpoint") != (evaluation.endpoint is not None):
+        state = "endpoint: {url, base, candidate} is missing" if evaluation.endpoint is None else "it is not asked"
+        message = f"engine is {evaluation.engine}, and {state}"
+        yield problem("engine", "evaluation.endpoint", message, "give both engine and endpoint")
+
+
+@rule
+def check_endpoint(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """A served model can be told from yesterday's; texts and keys do not travel in the clear."""
+    endpoint = spec.evaluation.endpoint
+    if endpoint is None:
+        return
+    yield from address_findings("endpoint", "evaluation.endpoint", endpoint.url, TEST_ROWS, spec.advise.private)
+    for key in ("candidate", "champion"):
+        name = getattr(endpoint, key)
+        if name is not None and VERSION not in name:
+            message = f"{name!r} is the same name for every version: the model of an earlier run could be measured"
+            fix = f"put {VERSION} into it, and serve each model under the name of its version"
+            yield problem("endpoint", f"evaluation.endpoint.{key}", message, fix)
+
+
+@rule
+def check_private(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """An API model is asked safely, and not at all where texts must not leave."""
+    if endpoint := spec.baseline.endpoint:
+        texts = "the rows of the validation split"
+        yield from address_findings("private", "baseline.endpoint", endpoint.url, texts, spec.advise.private)
+
+
+@rule
+def check_judge(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """A judge is asked safely, where it can be right, and a gate that needs one has one."""
+    judge, key = spec.evaluation.judge, "evaluation.judge"
+    if judge is None:
+        if spec.gates.min_preferred:
+            message = f"gates.min_preferred is {spec.gates.min_preferred:g}, and no judge is asked"
+            yield problem("judge", key, message, "name a judge: {url, model}, or set it to 0")
+        return
+    yield from address_findings("judge", key, judge.url, TEST_ROWS, spec.advise.private)
+    if spec.labels:
+        message = "an answer of a label task is right or wrong without a judge"
+        yield problem("judge", key, message, "leave it out, unless labels overlap in meaning", "note")
+    if judge.min_kappa_bound > judge.min_kappa:
+        message = f"min_kappa_bound {judge.min_kappa_bound:g} is above min_kappa {judge.min_kappa:g}"
+        yield problem("judge", f"{key}.min_kappa_bound", message, "ask less of the bound than of kappa itself")
+
+
+@rule
+def check_harness(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """Tasks of lm-evaluation-harness need the extra that brings it."""
+    if spec.ability.harness.tasks and importlib.util.find_spec("lm_eval") is None:
+        message = "lm_eval (lm-evaluation-harness) is not installed"
+        yield problem("harness", "ability.harness", message, "run pip install 'finetune-pipeline[harness]'")
+
+
+@rule
+def check_robustness_rows(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """A loss on few perturbed rows cannot hold a candidate back."""
+    rows = spec.robustness.rows
+    if spec.robustness.action == "block" and 0 < rows < ENOUGH_ROWS:
+        message = f"{rows} perturbed rows are too few to keep `champion` where it is, so a loss on them only warns"
+        fix = f"set robustness.rows: {ENOUGH_ROWS} or more, or robustness.action: warn"
+        yield problem("robustness_rows", "robustness.rows", message, fix, "warning")

@@ -1,0 +1,62 @@
+"""What steps take from earlier runs: answers of models that were kept, and the champion's artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.data.scrub import load_key
+from finetune_pipeline.engine.step import SHARED, StepContext
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
+from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.steps.data import SCRUBBING_KEY
+from finetune_pipeline.worker.jobs import kept_answers
+
+FOLDER = ".answers"
+OPEN = "everything but tests"
+
+
+def api_answers(context: StepContext, *, test: bool = False) -> AnswerCache | None:
+    """The cache of answers for an API model, which is asked in this process so that its key stays here."""
+    return open_answers(context.store, context.task.name if test else None)
+
+
+def open_answers(store: ArtifactStore, test_of: str | None) -> AnswerCache | None:
+    """The cache for answers to the sealed test of this task, or (None) for those to anything else."""
+    cache = _kept(store, test_of)
+    if cache is None:
+        return None
+    return AnswerCache(Path(cache["folder"]), load_key(Path(cache["key_file"])), cache["scope"], cache["limit_mib"])
+
+
+def answers_of(context: StepContext, *, test: bool = False) -> dict[str, Any] | None:
+    """The cache for a job of this step. test: the job answers the sealed test, so its answers are for that step alone."""
+    return _kept(context.store, context.task.name if test else None)
+
+
+def _kept(store: ArtifactStore, test_of: str | None) -> dict[str, Any] | None:
+    return kept_answers(
+        folder=store.root / FOLDER,
+        key_file=store.root / SCRUBBING_KEY,
+        scope=f"the test of {test_of}" if test_of else OPEN,
+        limit_mib=read_settings().answers_mib,
+    )
+
+
+def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:
+    """The champion's model, and the base it was made from, which need not be the candidate's.
+
+    Raises RuntimeError where one of the two is gone.
+    """
+    assert context.run_inputs.champion is not None
+    version = str(context.run_inputs.champion["merged"])
+    champion = context.store.find(context.task.name, "merged_model", version)
+    base = context.store.find(SHARED, "base_model", champion.inputs["base_model"]) if champion else None
+    if champion is None or base is None:
+        gone = "merged model" if champion is None else "base model"
+        raise RuntimeError(
+            f"the {gone} of the present champion (merged_model {version}) is gone from the artifact store, so the "
+            "candidate cannot be compared with it; restore it, or remove the alias `champion` in MLflow"
+        )
+    return champion, base

@@ -1,0 +1,113 @@
+"""EVALUATION: what people said of the answers, and what a judge does that must first agree with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
+from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.preferences.judge import Judge
+from finetune_pipeline.evaluation.preferences.pairs import prediction_pairs
+from finetune_pipeline.evaluation.preferences.qualify import Standards, judged_pairs, people_choices, similar
+from finetune_pipeline.findings import Finding, FindingsError, as_rows, count_by_rule
+from finetune_pipeline.review.ratings import ratings_digest, read_ratings
+from finetune_pipeline.review.sheet import SheetItem, draw, load_secret, make_sheet, read_sheet_name, sheet_name
+from finetune_pipeline.review.summary import summarise
+from finetune_pipeline.spec.evaluation import JudgeSpec
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.earlier_runs import api_answers
+
+KEY_FILE = "review.key"
+
+
+def secret_of(store: ArtifactStore) -> bytes:
+    """The secret that blinds all sheets of this store."""
+    return load_secret(store.root / KEY_FILE)
+
+
+def drawn_items(predictions: Artifact, task: Task, items: int, secret: bytes) -> dict[str, str]:
+    """The examples of a sheet on these predictions, and how each was drawn."""
+    rows = read_predictions(predictions.path("predictions.parquet"))
+    base, candidate = of_model(rows, "base"), of_model(rows, "candidate")
+    right = {row["example_id"]: is_right(row, task.spec.output) for row in candidate}
+    return draw(base, candidate, right, items, secret)
+
+
+def output_sheet(predictions: Artifact, task: Task, items: int, secret: bytes) -> tuple[str, list[SheetItem]]:
+    """(name, items) of the sheet on these predictions."""
+    rows = read_predictions(predictions.path("predictions.parquet"))
+    drawn = drawn_items(predictions, task, items, secret)
+    name = sheet_name(predictions.version, len(drawn))
+    texts = read_json(predictions.path("texts.json"))
+    return name, make_sheet(name, drawn, of_model(rows, "base"), of_model(rows, "candidate"), texts, secret)
+
+
+def make_human_review(context: StepContext) -> dict[str, Any]:
+    """Ratings of the present candidate's answers; ratings of earlier ones are counted and left alone."""
+    reviews = _reviews(context)
+    ratings, findings = read_ratings(reviews)
+    predictions, secret = context.inputs["test_predictions"], secret_of(context.store)
+    own = [r for r in ratings if (read_sheet_name(r.sheet) or ("",))[0] == predictions.version]
+    drawn = {
+        sheet: drawn_items(predictions, context.task, size[1], secret)
+        for sheet in sorted({r.sheet for r in own})
+        if (size := read_sheet_name(sheet))
+    }
+    facts = summarise(own, drawn, secret, context.spec.gates.confidence)
+    write_rows(context.out / "findings.jsonl", as_rows(findings))
+    if ratings_digest(reviews) != context.run_inputs.ratings:
+        raise RuntimeError(
+            f"ratings of {context.task.name} changed since this run began; run it again to use the new ones"
+        )
+    return {**facts, "of_earlier_candidates": len(ratings) - len(own), "by_rule": count_by_rule(findings)}
+
+
+def _reviews(context: StepContext) -> Path:
+    return context.task.folder / "reviews"
+
+
+def make_judge_review(context: StepContext) -> dict[str, Any]:
+    """{judge, similarity}: see evaluation.preferences.compared; each None where the spec asks for none.
+
+    Raises FindingsError where the judge's endpoint or the model of embeddings cannot be used.
+    """
+    settings, predictions = context.spec.evaluation, context.inputs["test_predictions"]
+    if settings.judge is None and settings.similarity is None:
+        return {"judge": None, "similarity": None}
+    rows = read_predictions(predictions.path("predictions.parquet"))
+    texts = read_json(predictions.path("texts.json"))
+    pairs = prediction_pairs(of_model(rows, "base"), of_model(rows, "candidate"), texts)
+    people = people_choices(context.inputs["human_review"].facts["items"])
+    judge = similarity = None
+    if settings.judge is not None:
+        try:
+            judge = judged_pairs(
+                _judge(context, settings.judge), pairs, people, settings.judge.rows, standards_of(settings.judge)
+            )
+        except (EndpointError, ValueError) as error:
+            fix = "look at the endpoint and its key, and run again: replies that came are kept; or remove evaluation.judge"
+            raise _problem("judge", error, fix) from error
+    if settings.similarity is not None:
+        try:
+            similarity = similar(pairs, people, settings.similarity, context.spec.gates.confidence)
+        except (FileNotFoundError, ValueError) as error:
+            raise _problem("similarity", error, "correct it, or use: hashed") from error
+    return {"judge": judge, "similarity": similarity}
+
+
+def standards_of(judge: JudgeSpec) -> Standards:
+    """What the spec asks of a judge."""
+    return Standards(judge.min_rated, judge.min_kappa, judge.min_kappa_bound, judge.min_consistent)
+
+
+def _judge(context: StepContext, judge: JudgeSpec) -> Judge:
+    return Judge(Endpoint.of(judge, judge.model), cache=api_answers(context, test=True), max_tokens=judge.max_tokens)
+
+
+def _problem(key: str, error: Exception, fix: str) -> FindingsError:
+    return FindingsError([Finding(f"evaluation.{key}", "error", f"task.yaml: evaluation.{key}", str(error), fix)])

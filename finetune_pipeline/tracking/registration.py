@@ -1,0 +1,183 @@
+"""Registering what was trained: the served model, its tags and its model card, as a version of the registered model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_pipeline.engine.store import digest_file, write_json
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.kinds import WHOLE
+from finetune_pipeline.tracking.mlflow_store import redact, redact_field
+from finetune_pipeline.tracking.registry import CANDIDATE, find_version, open_registry
+from finetune_pipeline.tracking.tracking import Tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ADAPTER_VERSION, LOGGED_MODEL = "finetune.adapter_version", "finetune.logged_model"
+_SERVED_MODEL = Path(__file__).with_name("served_model.py")
+_NEEDED_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
+
+
+def register(
+    tracking: Tracking,
+    name: str,
+    *,
+    kind: str,
+    adapter: Path,
+    merged: Path,
+    base: Path,
+    base_identity: Mapping[str, Any],
+    adapter_version: str,
+    system_prompt: str,
+    max_new_tokens: int,
+    run_id: str,
+    tags: Mapping[str, Any],
+) -> int:
+    """Register what was trained as a version of model `name` and give it the alias `candidate`. Returns the version.
+
+    kind: see :mod:`finetune_pipeline.models.kinds`. adapter: what training left; an adapter is copied, a fully trained
+    model is not. merged, base: model folders (see :mod:`finetune_pipeline.worker.jobs`), never copied: the one that
+    answers (`merged` for the kinds full and prompt, else `base`) is referred to by path and digests. base_identity: what
+    the base was, for people. run_id: the MLflow run it belongs to. tags: of the version; gates="passed" lets it be promoted.
+    The same adapter_version again returns the version it has already, with its tags brought up to date.
+    """
+    with open_registry(tracking) as client:
+        version = _version_of_adapter(client, name, adapter_version)
+        if version is None:
+            whole = kind in WHOLE
+            folder = model_folder(merged if whole else base)
+            files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if _decides(p, whole)}
+            description = {
+                "kind": kind,
+                "base_model": str(base_identity.get("base_model") or base_identity.get("name") or folder.name),
+                "base_identity": dict(base_identity),
+                "folder": str(folder.absolute()),
+                "files": files,
+                "adapter_version": adapter_version,
+                "system_prompt": system_prompt,
+                "max_new_tokens": max_new_tokens,
+            }
+            if not any(name.endswith(".safetensors") for name in files):
+                raise ValueError(f"{folder} holds no safetensors file: the served model would have no weights")
+            version = _create(
+                client,
+                name,
+                adapter=None if kind == "full" else adapter,
+                description=description,
+                run_id=run_id,
+                tags={**_texts(tags), ADAPTER_VERSION: adapter_version},
+            )
+        else:
+            for key, value in _texts(tags).items():
+                client.set_model_version_tag(name, str(version), key, value)
+        client.set_registered_model_alias(name, CANDIDATE, str(version))
+        return version
+
+
+def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: str) -> None:
+    """Put the model card as README.md into the registered model's folder, and the verdict on its page.
+
+    Repeated with another text, the later one stands. Raises ValueError if there is no such version.
+    """
+    with open_registry(tracking) as client, tempfile.TemporaryDirectory(prefix="finetune-card-") as folder:
+        registered = find_version(client, name, version)
+        path = Path(folder) / "README.md"
+        path.write_text(redact(card), "utf-8")
+        client.log_model_artifact(registered.tags[LOGGED_MODEL], str(path))
+        client.update_model_version(name, str(version), description=redact_field("verdict", verdict))
+
+
+def _create(
+    client: MlflowClient,
+    name: str,
+    *,
+    adapter: Path | None,
+    description: Mapping[str, Any],
+    run_id: str,
+    tags: Mapping[str, str],
+) -> int:
+    """Log the served model and make it a version. Through the client: MLflow's log_model would set global state."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model, ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import ColSpec, Schema
+
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{adapter} is no adapter: it holds no adapter_config.json")
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    experiment = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(
+        experiment,
+        name=name,
+        source_run_id=run_id,
+        tags=dict(tags),
+        params={
+            "adapter_version": description["adapter_version"],
+            "base_model": redact(description["base_model"]),
+            "kind": description["kind"],
+        },
+    )
+    with tempfile.TemporaryDirectory(prefix="finetune-model-") as folder:
+        description_file, saved = Path(folder) / "model.json", Path(folder) / "saved"
+        write_json(description_file, dict(description))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is
+            save_model(
+                str(saved),
+                python_model=str(_SERVED_MODEL),
+                artifacts={"model": str(description_file)} | ({"adapter": str(adapter)} if adapter is not None else {}),
+                signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
+                pip_requirements=_requirements(),
+                mlflow_model=Model(
+                    model_id=logged.model_id,
+                    model_uuid=logged.model_id,
+                    run_id=run_id,
+                    artifact_path=logged.artifact_location,
+                ),
+            )
+        client.log_model_artifacts(logged.model_id, str(saved))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    # the place itself as source: MLflow resolves "models:/…" sources with its global tracking address
+    made = client.create_model_version(
+        name,
+        source=logged.artifact_location,
+        run_id=run_id,
+        model_id=logged.model_id,
+        tags={**tags, LOGGED_MODEL: logged.model_id},
+    )
+    return int(made.version)
+
+
+def _decides(path: Path, whole: bool) -> bool:
+    """Whether a served model's answers depend on this file. An export writes the two configurations anew, so that a model
+    served from there has others."""
+    if not path.is_file():
+        return False
+    return path.suffix == ".safetensors" or (whole and path.name not in ("config.json", "generation_config.json"))
+
+
+def _requirements() -> list[str]:
+    """What serving needs, as installed here. Named outright: MLflow would import everything to find out."""
+    return [f"{n}=={importlib.metadata.version(n).partition('+')[0]}" for n in _NEEDED_TO_SERVE]
+
+
+def _texts(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {key: redact_field(key, value) for key, value in tags.items()}
+
+
+def _version_of_adapter(client: MlflowClient, name: str, adapter_version: str) -> int | None:
+    wanted = f"name = '{name}' and tags.`{ADAPTER_VERSION}` = '{adapter_version}'"
+    versions = [int(v.version) for v in client.search_model_versions(wanted)]
+    return min(versions) if versions else None

@@ -1,0 +1,134 @@
+"""Artifact folders: complete or absent, made once, found again, and never half there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.engine import store as artifacts
+from finetune_pipeline.engine.store import ArtifactStore, Builder, SeenFiles, digest_json
+
+
+def make(builder: Builder) -> None:
+    (builder.folder / "a.txt").write_text("hello")
+    builder.facts["rows"] = 3
+
+
+def build(store: ArtifactStore, make=make, settings: object = None, inputs: dict | None = None, code: str = "1"):
+    return store.build("task", "step", code_version=code, inputs=inputs or {}, settings=settings, make=make)
+
+
+def test_the_second_time_nothing_is_made(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    first = build(store)
+    assert not first.reused
+    assert first.facts == {"rows": 3}
+
+    def never(builder: Builder) -> None:
+        raise AssertionError("made twice")
+
+    second = build(store, never)
+    assert second.reused
+    assert second.version == first.version
+    assert second.path("a.txt").read_text() == "hello"
+    with pytest.raises(FileNotFoundError, match=r"task/step/.* holds no 'b.txt'"):
+        second.path("b.txt")
+
+
+def test_the_version_follows_from_inputs_settings_and_code(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    versions = {
+        build(store).version,
+        build(store, settings={"a": 1}).version,
+        build(store, settings={"a": 2}).version,
+        build(store, inputs={"x": "1"}).version,
+        build(store, inputs={"y": "1"}).version,
+        build(store, code="2").version,
+    }
+    assert len(versions) == 6
+    assert digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1})
+    assert len(store.all_versions("task", "step")) == 6
+
+
+def test_a_failed_step_leaves_no_artifact_but_keeps_its_work(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+
+    def fails(builder: Builder) -> None:
+        (builder.folder / "half").write_text("x")
+        (builder.work / "checkpoint").write_text("7")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        build(store, fails)
+    assert store.all_versions("task", "step") == []
+
+    def resumes(builder: Builder) -> None:
+        assert (builder.work / "checkpoint").read_text() == "7"
+        assert not (builder.folder / "half").exists()
+        make(builder)
+
+    build(store, resumes)
+    assert not list(tmp_path.rglob("checkpoint")), "work is removed once the artifact stands"
+
+
+def _slow(root: Path, flag: Path) -> None:
+    def slow(builder: Builder) -> None:
+        (builder.folder / "half").write_text("x")
+        flag.write_text("now")
+        time.sleep(60)
+
+    build(ArtifactStore(root), slow)
+
+
+def _half_way(tmp_path: Path) -> multiprocessing.process.BaseProcess:
+    """A process that has made half an artifact and goes on making it."""
+    flag = tmp_path / "flag"
+    child = multiprocessing.get_context("spawn").Process(target=_slow, args=(tmp_path / "store", flag))
+    child.start()
+    deadline = time.monotonic() + 60
+    while not flag.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return child
+
+
+def _kill(child: multiprocessing.process.BaseProcess) -> None:
+    assert child.pid
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+
+
+def test_killed_while_making_nothing_is_visible_and_the_lock_is_free(tmp_path: Path) -> None:
+    _kill(_half_way(tmp_path))
+    store = ArtifactStore(tmp_path / "store")
+    assert store.all_versions("task", "step") == []
+    made = build(store)
+    assert sorted(p.name for p in made.folder.iterdir()) == ["a.txt", "artifact.json"]
+
+
+def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = tmp_path / "large", tmp_path / "small"
+    large.write_bytes(b"x" * (1 << 20))
+    small.write_bytes(b"x")
+    read: list[str] = []
+    real = artifacts.digest_file
+    monkeypatch.setattr(artifacts, "digest_file", lambda path: (read.append(path.name), real(path))[1])
+    monkeypatch.setattr(SeenFiles, "_GRAIN", 0)
+    memory = tmp_path / "seen.json"
+    first = [SeenFiles(memory).digest(path) for path in (large, small)]
+    assert [SeenFiles(memory).digest(path) for path in (large, small)] == first == [real(large), real(small)]
+    assert read == ["large", "small", "small"]
+    kept = large.stat()
+    large.write_bytes(b"y" * (1 << 20))  # as long as before, and made to look as old: only the ctime tells
+    os.utime(large, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert SeenFiles(memory).digest(large) == real(large) != first[0]
+    other = tmp_path / "other"
+    other.write_bytes(b"z" * (1 << 20))
+    os.replace(other, large)
+    assert SeenFiles(memory).digest(large) == real(large)
+    memory.write_text("no JSON")
+    assert SeenFiles(memory).digest(large) == real(large)

@@ -1,0 +1,35 @@
+"""Dagster jobs with one training step, for tests that cancel and kill real runs. `TEST_JOB` holds the child's job.
+
+No `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself.
+"""
+
+import json
+import os
+from typing import Any
+
+import dagster as dg
+
+from finetune_pipeline.orchestration.resources import Compute
+
+CHILD = "finetune_pipeline_tests.unit.orchestration.child"
+
+
+@dg.asset(retry_policy=dg.RetryPolicy(max_retries=2))
+def adapter(context: dg.AssetExecutionContext, compute: Compute) -> dg.MaterializeResult[Any]:
+    """Launches the child."""
+    compute.launch(context, json.loads(os.environ["TEST_JOB"]))
+    return dg.MaterializeResult()
+
+
+defs = dg.Definitions(
+    assets=[adapter],
+    resources={
+        "compute": Compute(
+            module=CHILD, grace_s=1.0, terminate_s=1.0, watch_run_s=0.5, lock_folder=os.environ.get("TEST_LOCKS", "")
+        )
+    },
+    jobs=[
+        dg.define_asset_job("in_one_process", [adapter], executor_def=dg.in_process_executor),
+        dg.define_asset_job("in_many_processes", [adapter], executor_def=dg.multiprocess_executor),
+    ],
+)

@@ -1,0 +1,169 @@
+"""Real Dagster runs, in processes of their own, cancelled and killed in the ways that happen."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Run:
+    """`dagster job execute` with the project's own dagster.yaml and a home of its own."""
+
+    def __init__(self, folder: Path, job: str, **behave: Any) -> None:
+        self.folder = folder
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "DAGSTER_HOME": str(ROOT),
+            "FINETUNE_HOME": str(folder / "home"),
+            "FINETUNE_DEVICES": "cpu",
+            "TEST_LOCKS": str(folder / "locks"),
+            "TEST_JOB": json.dumps(
+                {"stage": "adapter", "out": str(folder / "out"), "behave": {"sleep": 600, "grandchild": True, **behave}}
+            ),
+        }
+        self.log = (folder / "run.log").open("w")
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "dagster",
+                "job",
+                "execute",
+                "-m",
+                "finetune_pipeline_tests.unit.orchestration.jobs",
+                "-j",
+                job,
+            ],
+            env=env,
+            cwd=folder,
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,
+        )
+
+    def wait_for_training(self) -> None:
+        """Wait until the child works; show the run's output if it never will."""
+        wait_until(lambda: (self.folder / "child").exists() or self.process.poll() is not None, 60)
+        assert self.process.poll() is None, (self.folder / "run.log").read_text()[-3000:]
+        self.child = number_in(self.folder / "child")
+        self.step = number_in(self.folder / "parent")
+
+    def record(self, instance: dg.DagsterInstance) -> dg.DagsterRun:
+        (run,) = instance.get_runs()
+        return run
+
+    def cancel(self, instance: dg.DagsterInstance) -> None:
+        """What "terminate" in the UI does: mark the run, and interrupt the process that runs it."""
+        instance.report_run_canceling(self.record(instance))
+        os.kill(self.process.pid, signal.SIGINT)
+
+    def attempts(self) -> int:
+        return len((self.folder / "attempts").read_text())
+
+    def assert_nothing_left(self) -> None:
+        grandchild = number_in(self.folder / "grandchild")
+        wait_until(lambda: not is_running(self.child) and not is_running(grandchild), 20)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+        for path in (self.folder / "child", self.folder / "grandchild"):
+            if path.exists() and is_running(number_in(path)):
+                os.kill(number_in(path), signal.SIGKILL)
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    monkeypatch.setenv("DAGSTER_HOME", str(ROOT))
+    monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / "home"))
+    with dg.DagsterInstance.get() as made:
+        yield made
+
+
+@pytest.fixture
+def start(tmp_path: Path, instance: dg.DagsterInstance) -> Iterator[Any]:
+    runs: list[Run] = []
+
+    def start_run(job: str, **behave: Any) -> Run:
+        runs.append(Run(tmp_path, job, **behave))
+        runs[-1].wait_for_training()
+        return runs[-1]
+
+    yield start_run
+    for run in runs:
+        run.close()
+
+
+@pytest.mark.parametrize(("job", "stubborn"), [("in_one_process", False), ("in_many_processes", True)])
+def test_a_cancelled_run_is_not_tried_again(start: Any, instance: dg.DagsterInstance, job: str, stubborn: bool) -> None:
+    run = start(job, ignore_signals=stubborn)
+    run.cancel(instance)
+    run.process.wait(timeout=60)
+    run.assert_nothing_left()
+    assert run.record(instance).status == dg.DagsterRunStatus.CANCELED
+    assert run.attempts() == 1
+    failures = [
+        e.dagster_event.step_failure_data
+        for e in instance.all_logs(run.record(instance).run_id)
+        if e.is_dagster_event and e.dagster_event.is_step_failure
+    ]
+    assert "adapter was stopped: the run was cancelled" in failures[0].user_failure_data.description
+
+
+def test_an_interrupt_without_a_cancel_is_not_answered_with_a_retry(start: Any, instance: dg.DagsterInstance) -> None:
+    run = start("in_one_process")
+    os.kill(run.process.pid, signal.SIGINT)
+    run.process.wait(timeout=60)
+    run.assert_nothing_left()
+    assert run.record(instance).status == dg.DagsterRunStatus.FAILURE
+    assert run.attempts() == 1
+    run_id = run.record(instance).run_id
+    (key,) = [
+        e.dagster_event.logs_captured_data.file_key
+        for e in instance.all_logs(run_id)
+        if e.is_dagster_event and e.dagster_event.event_type_value == "LOGS_CAPTURED"
+    ]
+    captured = instance.compute_log_manager.get_log_data([run_id, "compute_logs", key])
+    assert b"told to stdout" in captured.stdout  # the training's own output is shown with the step's
+    assert b"told to stderr" in captured.stderr
+
+
+def test_a_killed_step_takes_its_training_with_it_and_is_tried_again(start: Any, instance: dg.DagsterInstance) -> None:
+    run = start("in_many_processes")
+    assert run.step != run.process.pid
+    os.kill(run.step, signal.SIGKILL)
+    run.assert_nothing_left()
+    wait_until(lambda: run.attempts() == 2, 60)  # the device is free again: the second attempt holds its lease
+    wait_until(lambda: number_in(run.folder / "child") != run.child)
+    run.child = number_in(run.folder / "child")
+    run.cancel(instance)
+    run.process.wait(timeout=60)
+    run.assert_nothing_left()
+    assert run.record(instance).status == dg.DagsterRunStatus.CANCELED
+
+
+def test_a_killed_training_ends_the_run_and_is_not_tried_again(start: Any, instance: dg.DagsterInstance) -> None:
+    run = start("in_one_process")
+    first_grandchild = number_in(run.folder / "grandchild")
+    os.kill(run.child, signal.SIGKILL)
+    run.process.wait(timeout=60)
+    assert run.attempts() == 1, "a kill is nearly always lack of memory: another try would only be killed again"
+    assert run.record(instance).status == dg.DagsterRunStatus.FAILURE
+    assert not is_running(first_grandchild)
+    run.assert_nothing_left()

@@ -1,0 +1,90 @@
+"""General ability of base, champion and candidate: tiny models, real scoring, the store as a run leaves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
+from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.evaluation.ability.drop import read_rows
+from finetune_pipeline.evaluation.ability.scoring import ability
+from finetune_pipeline.evaluation.step_facts import Ability
+from finetune_pipeline.report.judgements import ability_sentences
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.ability import ability_digest, make_base_ability, make_general_ability
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, ENDING, write_task
+from finetune_pipeline_tests.unit.evaluation.rows import spec
+
+SEEDS = {"base": 0, "champion": 1, "other": 2}
+
+
+class Stage:
+    def __init__(self, root: Path, candidate: str) -> None:
+        self.root, self.store = root, ArtifactStore(root / "store")
+        folder = root / "task"
+        for config in (CHOICES, ENDING):
+            write_task(folder / "bench", config)
+        self.task = Task(
+            spec=spec(ability={"suite": False, "harness": {"tasks": ["bench"], "limit": 20}}), folder=folder
+        )
+        self.base = self._model("shared", "base_model", "b1", SEEDS["base"])
+        self._model("triage", "merged_model", "champion", SEEDS["champion"])
+        self.candidate = self._model("triage", "merged_model", "candidate", SEEDS[candidate])
+
+    def _model(self, task: str, step: str, version: str, seed: int) -> Artifact:
+        folder = make_tiny_model(self.store.root / task / step / version, seed=seed)
+        facts, inputs = {"kind": "merged"}, {"base_model": "b1"}
+        write_json(folder / MANIFEST, {"facts": facts, "inputs": inputs})
+        return Artifact(task, step, version, folder, facts, inputs)
+
+    def work(self, name: str, champion: str | None, **inputs: Artifact) -> StepContext:
+        out = self.root / name
+        out.mkdir(parents=True, exist_ok=True)
+        told = {"adapter": "a", "merged": champion, "model_version": 3} if champion else None
+        world = RunInputs("r", "v", "l", "c", {}, told, ability=ability_digest(self.task))
+        builder = Builder(out, out / "work")
+        return StepContext(self.task, world, inputs, builder, self.store, lambda job: ability(job)[0], no_tool)
+
+    def compared(self, champion: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        base = make_base_ability(self.work("before", None, base_model=self.base))
+        before = Artifact("triage", "base_ability", "x", self.root / "before", base, {})
+        inputs = {"base_ability": before, "base_model": self.base, "merged_model": self.candidate}
+        return base, make_general_ability(self.work("after", champion, **inputs))
+
+
+def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "other")
+    base, told = stage.compared("champion")
+    assert base["harness"]["tasks"].keys() == told["harness"]["tasks"].keys() == {"pick", "ending"}
+    rows = {name: read_rows(tmp_path / place) for name, place in (("base", "before"), ("own", "after"))}
+    rows["champion"] = read_rows(tmp_path / "after" / "champion")
+    for category in ("harness: pick", "harness: ending"):
+        right = {n: sum(r["right"] for r in of if r["category"] == category) for n, of in rows.items()}
+        n = told["categories"][category]["n"]
+        assert told["categories"][category]["drop"] == pytest.approx((right["base"] - right["own"]) / n)
+        against = told["champion"]["categories"][category]
+        assert against["drop"] == pytest.approx((right["champion"] - right["own"]) / n)
+        assert against["interval"][0] <= against["drop"] <= against["interval"][1]
+    assert rows["base"] != rows["champion"] != rows["own"]
+    assert "The present champion has" in " ".join(ability_sentences(Ability.model_validate(told)))
+
+
+def test_without_a_champion_there_is_nothing_to_compare_with_and_a_lost_one_is_named(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "other")
+    _, told = stage.compared(None)
+    assert told["champion"] is None
+    assert "champion" not in " ".join(ability_sentences(Ability.model_validate(told)))
+    with pytest.raises(RuntimeError, match="merged_model gone"):
+        stage.compared("gone")
+
+
+def test_rows_that_change_under_a_run_stop_it(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "other")
+    work = stage.work("before", None, base_model=stage.base)
+    write_task(tmp_path / "task" / "bench", CHOICES, [{"question": "q", "choices": ["a", "b"], "right": 0}] * 3)
+    with pytest.raises(RuntimeError, match="changed since this run began"):
+        make_base_ability(work)

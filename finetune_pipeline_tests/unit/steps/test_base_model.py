@@ -1,0 +1,100 @@
+"""The base model step with a chat template from the task: content decides, and tasks share what is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_pipeline.engine.step import RunInputs
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.models.base import prepare_base
+from finetune_pipeline.models.chat_templates import NAMED
+from finetune_pipeline.models.tokenizing import load_tokenizer
+from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.steps.run_inputs import base_of
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model without a chat template."""
+    folder = make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "artifacts")
+
+
+def _task(root: Path, name: str, base: Path, template: str | None) -> Task:
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {
+        "name": name,
+        "description": "d",
+        "base_model": str(base),
+        "system_prompt": "yes or no",
+        "output": {"kind": "labels", "labels": ["yes", "no"]},
+        **({"chat_template": template} if template else {}),
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(told))
+    return load_task(folder)
+
+
+def _world(task: Task) -> RunInputs:
+    return RunInputs("raw", "reviews", "logs", "corrections", base_of(task))
+
+
+def _bring(task: Task, store: ArtifactStore) -> Any:
+    def launch(job: Any) -> dict[str, Any]:
+        return prepare_base(job["base_model"], job["revision"], Path(job["out"]), job.get("chat_template"))
+
+    return PIPELINE.run("base_model", task, _world(task), store, launch)
+
+
+def test_two_tasks_on_one_base_with_different_templates_do_not_meet(
+    base: Path, tmp_path: Path, store: ArtifactStore
+) -> None:
+    plain = _bring(_task(tmp_path, "first", base, "none"), store)
+    marked = _bring(_task(tmp_path, "second", base, "chatml"), store)
+    assert plain.folder != marked.folder
+    assert load_tokenizer(plain.folder).chat_template == NAMED["none"]
+    assert load_tokenizer(marked.folder).chat_template == NAMED["chatml"]
+    again = _bring(_task(tmp_path, "third", base, "none"), store)
+    assert again.folder == plain.folder and again.reused
+    mine = _task(tmp_path, "fourth", base, None)
+    (mine.folder / "mine.jinja").write_text(NAMED["none"])
+    named = _bring(_task(tmp_path, "fourth", base, "mine.jinja"), store)
+    assert named.folder == plain.folder, "the same text is the same template, whatever it is called"
+
+
+def test_the_files_content_decides(base: Path, tmp_path: Path, store: ArtifactStore) -> None:
+    (tmp_path / "demo").mkdir()
+    file = tmp_path / "demo" / "mine.jinja"
+    file.write_text(NAMED["none"])
+    task = _task(tmp_path, "demo", base, "mine.jinja")
+    first = PIPELINE.versions(task, _world(task), store)
+    file.touch()
+    assert PIPELINE.versions(task, _world(task), store) == first
+    file.write_text(NAMED["none"].replace("Answer:", "Label:"))
+    second = PIPELINE.versions(task, _world(task), store)
+    changed = {name for name in first if first[name] != second[name]}
+    assert {"base_model", "few_shot_baseline", "adapter", "merged_model", "test_predictions"} <= changed
+    assert not {"raw_examples", "clean_examples", "splits"} & changed
+
+
+def test_a_file_that_changes_during_a_run_stops_it(base: Path, tmp_path: Path, store: ArtifactStore) -> None:
+    (tmp_path / "demo").mkdir()
+    file = tmp_path / "demo" / "mine.jinja"
+    file.write_text(NAMED["none"])
+    task = _task(tmp_path, "demo", base, "mine.jinja")
+    world = _world(task)
+    file.write_text(NAMED["chatml"])
+    with pytest.raises(RuntimeError, match=r"mine\.jinja of demo changed since this run began"):
+        PIPELINE.run("base_model", task, world, store)

@@ -1,0 +1,399 @@
+"""Every check: a planted fault makes it say no, a clean artifact makes it say yes, and missing facts never pass."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.data.split.splitting import split
+from finetune_pipeline.engine.checks import Check
+from finetune_pipeline.engine.store import Artifact, read_json, write_json
+from finetune_pipeline.pipeline import CHECKS
+from finetune_pipeline.spec import TaskSpec, parse_spec
+from finetune_pipeline_tests.unit.data.rows import write_clean, write_validated
+
+SPEC = {
+    "name": "demo",
+    "description": "d",
+    "system_prompt": "yes no",
+    "output": {"kind": "labels", "labels": ["yes", "no"]},
+    "data": {"min_examples": 4, "min_per_label": 2},
+}
+
+PARITY = {"passed": True, "same_greedy_share": 1.0, "rows": 32, "mean_kl": 1e-6, "mean_kl_limit": 1e-3}
+AUDIT = {
+    "rows": 5,
+    **dict.fromkeys(
+        (
+            "rows_without_loss",
+            "rows_partly_learned",
+            "rows_with_loss_on_prompt",
+            "rows_without_eos",
+            "answers_cut",
+            "template_mismatch",
+            "rows_refused",
+            "rows_over_length",
+            "rows_with_special_tokens",
+        ),
+        0,
+    ),
+}
+FOUR_BIT = {"ratio": 0.75, "parameters": 300, "quantized_modules": 7, "by_kind": {"quantized": 52, "other": 400}}
+GATE = {"name": "x", "status": "passed", "message": "m", "measured": 1.0, "threshold": 0.0, "what_to_do": ""}
+
+
+def asked(**statuses: int) -> dict[str, Any]:
+    """Facts of a baseline with one prompt whose answers ended so."""
+    told = {"statuses": {"ok": 0, "error": 0, **statuses}}
+    return {"prompts": {"zero_shot": told}, "prompt_details": {"zero_shot": told}}
+
+
+POWER = {
+    "enough": True,
+    "sentence": "s",
+    "test_rows": 400,
+    "rows_needed": 340,
+    "detectable_gain": 0.04,
+    "wanted_gain": 0.05,
+    "power_now": 0.85,
+}
+
+_SIGN = {"wins": 2, "losses": 1, "ties": 0, "n": 3, "share": 2 / 3, "interval": [0.2, 0.9], "p": 1.0}
+JUDGED = {
+    "name": "m at h",
+    "believed": True,
+    "refused": [],
+    "rated": 40,
+    "kappa": 0.8,
+    "interval": [0.6, 0.9],
+    "agreement": 0.9,
+    "consistent": 0.95,
+    **dict.fromkeys(("place", "length", "padding"), _SIGN),
+    "verdict": {**_SIGN, "failed": 0, "equal": 0, "choices": {}},
+}
+
+
+# (step, check): facts of a clean artifact, and changes that each plant one fault
+FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    ("production_logs", "logs_accounted_for"): (
+        {"lines": 6, "rows": 3, "quarantined": 1, "duplicates": 1, "feedback": 1},
+        [{"rows": 2}, {"lines": 4}, {"feedback": 0}],
+    ),
+    ("production_logs", "nothing_held_back"): (
+        {"held": 0, "held_by_rule": {}, "corrections": 3},
+        [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}],
+    ),
+    ("raw_examples", "raw_files_found"): ({"lines": 5, "files": [1]}, [{"lines": 0}]),
+    ("validated_examples", "rows_accounted_for"): (
+        {"rows_in": 5, "kept": 4, "quarantined": 1},
+        [{"kept": 3}, {"kept": 5}],
+    ),
+    ("validated_examples", "quarantine_share"): (
+        {"rows_in": 5, "kept": 4, "quarantined": 1},
+        [{"quarantined": 2}, {"rows_in": 0, "quarantined": 0}],
+    ),
+    ("clean_examples", "rows_accounted_for"): (
+        {"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1, "near_duplicates": 1},
+        [{"near_duplicates": 0}],
+    ),
+    ("clean_examples", "enough_examples"): ({"kept": 4}, [{"kept": 3}]),
+    ("clean_examples", "enough_per_label"): ({"labels": {"yes": 2, "no": 2}}, [{"labels": {"yes": 2, "no": 1}}]),
+    **{
+        ("data_quality", name): (
+            {"parts": {part: {"passed": True, "message": "m", "blocking": True}}},
+            [{"parts": {part: {"passed": False, "message": "m", "blocking": True}}}, {"parts": {}}],
+        )
+        for name, part in (
+            ("enough_reviewed_examples", "size"),
+            ("synthetic_rows_reviewed", "synthetic"),
+            ("class_balance", "balance"),
+            ("one_output_format", "consistency"),
+            ("labels_believable", "noise"),
+            ("benchmarks_kept_out", "contamination"),
+            ("rows_fit", "tokens"),
+        )
+    },
+    ("reviewed_examples", "reviews_applied"): (
+        {"decisions": 2, "by_rule": {}},
+        [{"by_rule": {"data.review_unknown_id": 1}}],
+    ),
+    ("splits", "rows_accounted_for"): (
+        {"rows_in": 10, "quarantined": 2, "restored": 1, "counts": {"train": 6, "validation": 1, "test": 2}},
+        [{"quarantined": 0}, {"restored": 0}],
+    ),
+    ("splits", "split_sizes"): (
+        {"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}},
+        [{"shares": {"validation": 0.1, "test": 0.3}}],
+    ),
+    ("base_model", "safe_weights"): (
+        {"files": {"model.safetensors": "x", "config.json": "y"}},
+        [{"files": {"model.safetensors": "x", "pytorch_model.bin": "y"}}, {"files": {"config.json": "y"}}],
+    ),
+    ("few_shot_baseline", "generations_complete"): (
+        asked(ok=9),
+        [
+            asked(ok=8, error=1),
+            asked(ok=9) | {"prompt_details": {"zero_shot": {"statuses": {}, "restricted": {"statuses": {"error": 1}}}}},
+            {"prompts": {}, "prompt_details": {}},
+        ],
+    ),
+    ("advice", "enough_test_rows"): (
+        {"power": POWER},
+        [{"power": POWER | {"enough": False}}, {"power": {"enough": True}}, {"power": None}],
+    ),
+    ("advice", "advised"): (
+        {"advice": {"fine_tune": True, "decision": "fine_tune", "sentence": "Yes."}},
+        [{"advice": {"fine_tune": False, "decision": "prompt", "sentence": "No."}}, {"advice": None}],
+    ),
+    ("advice", "learnable"): (
+        {"learnable": {"status": "shown", "sentence": "s", "rows": 100, "rows_needed": 50}},
+        [
+            {"learnable": {"status": "not_shown", "sentence": "s", "rows": 100, "rows_needed": 50}},
+            {"learnable": {"status": None, "sentence": "s", "rows": 100, "rows_needed": 50}},
+            {"learnable": None},
+        ],
+    ),
+    ("advice", "worth_training"): (
+        {"worth_training": {"passed": True, "reason": "r", "best": "zero_shot"}},
+        [{"worth_training": {"passed": False, "reason": "r", "best": "zero_shot"}}],
+    ),
+    ("training_plan", "fits_memory"): (
+        {"fits": True, "sentence": "s", "memory_mib": {}, "available_mib": 9},
+        [{"fits": False}],
+    ),
+    ("training_plan", "nothing_truncated"): ({"over_length": 0}, [{"over_length": 1}]),
+    ("adapter", "supervision"): (
+        {"audit": AUDIT},
+        [{"audit": {**AUDIT, k: 1}} for k in AUDIT if k != "rows"] + [{"audit": {**AUDIT, "rows": 0}}],
+    ),
+    ("adapter", "loss_finite"): (
+        {"best_eval_loss": 0.1, "first_eval_loss": 2.0, "last_train_loss": 0.2},
+        [{"last_train_loss": float("nan")}],
+    ),
+    ("adapter", "learned"): (
+        {"best_eval_loss": 0.1, "first_eval_loss": 2.0},
+        [{"best_eval_loss": 2.0}, {"best_eval_loss": 2.5}, {"best_eval_loss": float("nan")}],
+    ),
+    ("adapter", "not_overfitted"): (
+        {
+            "best_eval_loss": 0.5,
+            "best_step": 4,
+            "history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.54}],
+        },
+        [{"history": [{"step": 4, "eval_loss": 0.5}, {"step": 8, "eval_loss": 0.56}]}, {"history": []}],
+    ),
+    ("adapter", "only_adapter_tensors"): (
+        {"adapter_tensors": ["a.lora_A.weight"]},
+        [
+            {"adapter_tensors": ["a.lora_A.weight", "lm_head.weight"]},
+            {"adapter_tensors": ["prompt_embeddings"]},
+            {"adapter_tensors": []},
+        ],
+    ),
+    ("adapter", "four_bit_weights"): (
+        {"weights": FOUR_BIT},
+        [
+            {"weights": {**FOUR_BIT, "by_kind": {"quantized": 200, "other": 400}}},
+            {"weights": {**FOUR_BIT, "quantized_modules": 0}},
+            {"weights": {**FOUR_BIT, "by_kind": {"quantized": 0, "other": 600}}},
+        ],
+    ),
+    ("merged_model", "merge_parity"): (
+        {"parity": PARITY},
+        [{"parity": {**PARITY, "passed": False}}, {"parity": {**PARITY, "same_greedy_share": 0.89}}, {"parity": {}}],
+    ),
+    ("base_ability", "ability_scored"): ({"items": 258, "unscored": 0}, [{"unscored": 1}, {"items": 0}]),
+    ("general_ability", "ability_kept"): (
+        {
+            "items": 258,
+            "unscored": 0,
+            "n": 234,
+            "drop": 0.01,
+            "interval": [-0.03, 0.05],
+            "text": None,
+            "categories": {},
+            "lost_items": [],
+        },
+        [{"drop": 0.2, "interval": [0.14, 0.27]}, {"unscored": 2}, {"interval": [float("nan"), 0.01]}, {"items": 0}],
+    ),
+    ("human_review", "ratings_read"): (
+        {"rated": 3, "raters": {"Ada": 3}, "unknown": 0, "by_rule": {}},
+        [{"unknown": 1}, {"by_rule": {"people.rating": 2}}],
+    ),
+    ("judge_review", "judge_believed"): (
+        {"judge": JUDGED},
+        [
+            {"judge": JUDGED | {"believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}},
+            {"judge": JUDGED | {"believed": False, "refused": ["where it is wrong it prefers the longer answer"]}},
+            {"judge": JUDGED | {"refused": ["it agrees too little with people"]}},
+            {"judge": JUDGED | {"believed": "yes"}},
+            {"judge": {}},
+        ],
+    ),
+    ("test_predictions", "all_rows_predicted"): (
+        {
+            "sets": {
+                "base": {"rows": 5, "statuses": {"ok": 5}},
+                "candidate": {"rows": 5, "statuses": {"ok": 4, "empty": 1}},
+            }
+        },
+        [
+            {"sets": {"base": {"rows": 5, "statuses": {"ok": 5}}, "candidate": {"rows": 4, "statuses": {"ok": 4}}}},
+            {"sets": {"base": {"rows": 5, "statuses": {"ok": 4, "error": 1}}}},
+            {"sets": {}},
+        ],
+    ),
+    ("model_version", "nothing_forgotten"): (
+        {"model_version": 3, "forgotten": False},
+        [{"forgotten": True}, {"forgotten": None}],
+    ),
+    ("model_version", "aliases_consistent"): (
+        {"candidate": 3, "model_version": 3, "promoted": True, "gates_passed": True, "champion": 3},
+        [{"gates_passed": False}, {"candidate": 2}],
+    ),
+    ("model_version", "champion_serves_well"): (
+        {"raised": False, "sentence": "not shown to be worse", "figures": {"rows": 60}},
+        [{"raised": True}, {"raised": None}],
+    ),
+    ("drift_report", "no_drift"): ({"drifted": [], "sentence": "s"}, [{"drifted": ["label_mix"]}]),
+}
+WITH_FILES = {
+    ("validated_examples", "system_prompt_present"),
+    ("clean_examples", "no_personal_data"),
+    ("splits", "no_leakage"),
+}
+
+
+@pytest.fixture
+def spec() -> TaskSpec:
+    return parse_spec(yaml.safe_dump(SPEC))
+
+
+def artifact(facts: dict[str, Any], folder: Path) -> Artifact:
+    return Artifact("demo", "step", "v", folder, facts, {})
+
+
+def gates() -> list[Check]:
+    return [c for step, c in CHECKS if step == "evaluation_report"]
+
+
+def find(step: str, name: str) -> Check:
+    return next(c for of, c in CHECKS if (of, c.name) == (step, name))
+
+
+def test_every_check_has_a_planted_fault_here() -> None:
+    mine = set(FACTS) | WITH_FILES | {("evaluation_report", c.name) for c in gates()}
+    assert {(step, c.name) for step, c in CHECKS} == mine
+    assert len(CHECKS) == len(mine)
+
+
+@pytest.mark.parametrize("key", FACTS, ids="/".join)
+def test_clean_facts_pass_and_each_planted_fault_is_caught(
+    key: tuple[str, str], spec: TaskSpec, tmp_path: Path
+) -> None:
+    clean, faults = FACTS[key]
+    check = find(*key)
+    good = check.ask(artifact(copy.deepcopy(clean), tmp_path), spec)
+    assert good.passed, good.message
+    for fault in faults:
+        bad = check.ask(artifact({**clean, **fault}, tmp_path), spec)
+        assert not bad.passed, f"{fault} went through: {bad.message}"
+    assert not check.ask(artifact({}, tmp_path), spec).passed, "without facts a check must say no"
+
+
+@pytest.mark.parametrize("check", gates(), ids=lambda c: c.name)
+def test_gates_are_asked_by_name_and_missing_ones_say_no(check: Check, spec: TaskSpec, tmp_path: Path) -> None:
+    def facts(**change: Any) -> dict[str, Any]:
+        return {"gates": [{**GATE, "name": c.name, **(change if c.name == check.name else {})} for c in gates()]}
+
+    assert check.ask(artifact(facts(), tmp_path), spec).passed
+    not_asked = check.ask(artifact(facts(status="not_asked"), tmp_path), spec)
+    assert not_asked.passed and not_asked.message.startswith("Not asked: ")
+    warned = check.ask(artifact(facts(status="warned"), tmp_path), spec)
+    assert not warned.passed and warned.warns, "one answer: what the report calls a warning is one in Dagster, too"
+    failed = check.ask(artifact(facts(status="failed"), tmp_path), spec)
+    assert not failed.passed and not failed.warns
+    assert not check.ask(artifact(facts(status="yes"), tmp_path), spec).passed
+    assert not check.ask(artifact({"gates": []}, tmp_path), spec).passed
+
+
+def example(text: str, answer: str = "yes", system: str = "yes no") -> Example:
+    return Example(
+        id=text,
+        label=answer,
+        messages=[
+            {"role": "system", "content": system},
+            {"role": "user", "content": text},
+            {"role": "assistant", "content": answer},
+        ],
+    )
+
+
+def ask(step: str, name: str, examples: list[Example], spec: TaskSpec, folder: Path) -> bool:
+    number = len(list(folder.iterdir()))
+    made = write_validated(folder / f"made-{number}", [replace(e, id=f"{i:016x}") for i, e in enumerate(examples)])
+    return find(step, name).ask(artifact({"kept": len(examples)}, made), spec).passed
+
+
+def test_no_personal_data(spec: TaskSpec, tmp_path: Path) -> None:
+    key = ("clean_examples", "no_personal_data")
+    assert ask(*key, [example("order 48210 since 2026-03-04, reach me at [EMAIL_1]")], spec, tmp_path)
+    assert not ask(*key, [example("reach me at ann@shop.example")], spec, tmp_path)
+    assert find(*key).blocks(spec)
+    assert not find(*key).blocks(parse_spec(yaml.safe_dump({**SPEC, "data": {"scrub": "warn"}})))
+
+
+@pytest.mark.parametrize("name", ["learnable", "worth_training", "enough_test_rows"])
+def test_what_may_be_lowered_to_a_warning_blocks_or_warns(name: str) -> None:
+    check = find("advice", name)
+    lowered, raised = (parse_spec(yaml.safe_dump({**SPEC, "gates": {name: action}})) for action in ("warn", "block"))
+    assert check.blocks(raised) and not check.warns(raised)
+    assert check.warns(lowered) and not check.blocks(lowered)
+
+
+@pytest.mark.parametrize(
+    ("method", "right", "wrong"),
+    [
+        ("lora", ["a.lora_A.weight"], ["a.weight"]),
+        ("full", ["a.weight", "lm_head.weight"], ["a.weight", "a.lora_A.weight"]),
+        ("prompt", ["prompt_embeddings"], ["prompt_embeddings", "model.embed_tokens.weight"]),
+        ("prefix", ["prompt_embeddings"], ["a.lora_A.weight"]),
+    ],
+)
+def test_each_method_saves_its_own_tensors(method: str, right: list[str], wrong: list[str], tmp_path: Path) -> None:
+    spec = parse_spec(yaml.safe_dump({**SPEC, "training": {"method": method}}))
+    check = find("adapter", "only_adapter_tensors")
+    assert check.ask(artifact({"adapter_tensors": right}, tmp_path), spec).passed
+    answer = check.ask(artifact({"adapter_tensors": wrong}, tmp_path), spec)
+    assert not answer.passed and f"1 tensors do not belong to method {method}" in answer.message
+
+
+def test_no_leakage(spec: TaskSpec, tmp_path: Path) -> None:
+    """The files of a real split pass; a test row copied into the training file does not, nor a certificate with a leak."""
+    words = "alpha bravo charly delta echo foxtrot golf hotel india juliet kilo lima mike november".split()
+    rows = [
+        replace(example(" ".join(random.Random(i).choices(words, k=12)), "yes"), id=f"{i:016x}", source={"line": i})
+        for i in range(60)
+    ]
+    made = write_clean(tmp_path / "clean", rows, spec)
+    split(made, made, spec, tmp_path / "ledger", tmp_path / "out")
+    check = find("splits", "no_leakage")
+    assert check.ask(artifact({}, tmp_path / "out"), spec).passed
+    told = read_json(tmp_path / "out/leakage.json")
+    for change in ({"near": 1}, {"exact": 1}, {"group": 1}, {"canaries": {**told["canaries"], "found": 1}}):
+        write_json(tmp_path / "out/leakage.json", {**told, **change})
+        assert not check.ask(artifact({}, tmp_path / "out"), spec).passed, change
+    write_json(tmp_path / "out/leakage.json", told)
+    train = tmp_path / "out/train/examples.jsonl"
+    train.write_bytes(train.read_bytes() + (tmp_path / "out/test/sealed.jsonl").read_bytes())
+    answer = check.ask(artifact({}, tmp_path / "out"), spec)
+    assert not answer.passed and "changed since they were certified: train" in answer.message
+    (tmp_path / "out/leakage.json").unlink()
+    assert not check.ask(artifact({}, tmp_path / "out"), spec).passed

@@ -1,0 +1,243 @@
+"""The evaluation stage over several candidates: the test is opened on the record, its rows are gone afterwards, the level
+falls, and the regression ledger grows. The models are stand-ins; files, seal, ledgers, gates and pages are real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.data.perturbations import drawn
+from finetune_pipeline.data.sealing import SealedError, seal
+from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.evaluation.predictions import write_predictions
+from finetune_pipeline.evaluation.production_rows import SET
+from finetune_pipeline.evaluation.rivals import score_baselines
+from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.data import sealing_key
+from finetune_pipeline.steps.evaluation import make_evaluation_report, make_test_predictions
+from finetune_pipeline_tests.unit.data.rows import example
+from finetune_pipeline_tests.unit.evaluation.fake_run import ABILITY, DATA, PARITY, PEOPLE, TRAINING
+from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec
+
+N = 120
+
+
+class Stage:
+    """A store with splits, a baseline, and candidates to be judged one after another."""
+
+    def __init__(self, root: Path, **sections: Any) -> None:
+        self.root, self.spec = root, spec(**sections)
+        self.store = ArtifactStore(root / "store")
+        self.seen: list[str] = []
+        self.brittle = "nothing"
+        self.logged: list[dict[str, Any]] = []
+        self.jobs: list[Any] = []
+        self.splits = self._artifact("splits", "s1", DATA["splits"])
+        examples = [example(f"ticket number {i}", LABELS[i % 3], line=i) for i in range(N)]
+        self.ids = [e.id for e in examples]
+        write_examples(
+            self.splits.folder / "train/examples.jsonl", [example(f"t {i}", LABELS[i % 3]) for i in range(9)]
+        )
+        write_examples(self.splits.folder / "validation/examples.jsonl", [example("v 1", LABELS[0])])
+        write_examples(self.splits.folder / "test/sealed.jsonl", examples)
+        self.sealed = self.splits.folder / "test/sealed.jsonl"
+        self.sealed.write_bytes(seal(self.sealed.read_bytes(), sealing_key(self.work("none", self.root / "key"))))
+
+    def _artifact(self, step: str, version: str, facts: Any) -> Artifact:
+        folder = self.root / step / version
+        for name in ("train", "test", "adapter"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        write_json(folder / "measured.json", {"seconds": 1.0})
+        write_json(folder / "prompts.json", {"zero_shot": {}})
+        return Artifact("triage", step, version, folder, facts, {"base_model": "b1"})
+
+    def work(self, candidate: str, out: Path, never_break: list[str] | None = None, **more: Artifact) -> StepContext:
+        out.mkdir(parents=True, exist_ok=True)
+        baseline = score_baselines(self.spec, {"zero_shot": rows([("bug", "no"), ("bug", "bug")] * 20)})
+        named = {name: self._artifact(name, "d", facts) for name, facts in DATA.items() if name != "splits"}
+        inputs = {
+            **named,
+            "reviewed_examples": self._artifact("reviewed_examples", "d", {}),
+            **dict.fromkeys(("splits", "train_split", "validation_split", "test_split"), self.splits),
+            "base_model": self._artifact("base_model", "b1", {}),
+            "adapter": self._artifact("adapter", candidate, TRAINING),
+            "merged_model": self._artifact("merged_model", candidate, {"kind": "merged", "parity": PARITY}),
+            "few_shot_baseline": self._artifact("few_shot_baseline", "f1", baseline),
+            "advice": self._artifact("advice", "a1", {}),
+            "general_ability": self._artifact("general_ability", candidate, ABILITY),
+            "human_review": self._artifact("human_review", candidate, PEOPLE),
+            "judge_review": self._artifact("judge_review", candidate, {"judge": None, "similarity": None}),
+            "training_plan": self._artifact("training_plan", "p1", {}),
+            "data_quality": self._artifact("data_quality", "q1", {}),
+            "production_logs": self._artifact("production_logs", "l1", {}),
+            **more,
+        }
+        write_rows(inputs["production_logs"].folder / "judging.jsonl", self.logged)
+        world = RunInputs("r", "v", "l", "c", {}, None, never_break or [])
+        task = Task(spec=self.spec, folder=self.root)
+        return StepContext(task, world, inputs, Builder(out, out / "work"), self.store, self.launch, no_tool)
+
+    def launch(self, job: Any) -> dict[str, Any]:
+        """Base is right on every third row, the candidate on as many of the first rows as its name says."""
+        examples = read_examples(Path(job["examples"]))
+        self.seen.append(str(job["examples"]))
+        self.jobs.append(job)
+        assert job["answers"]["scope"] == "the test of triage", "no other step finds answers to test rows"
+        made = []
+        for one in job["sets"]:
+            model, _, kind = one["name"].partition(":")
+            right = int(Path(one["model"]).name.partition("-")[0] or 0) if model == "candidate" else None
+            if kind == SET:
+                recent = read_examples(Path(one["examples"]))
+                made += [self._on_production(one["name"], i, e) for i, e in enumerate(recent)]
+                continue
+            asked = drawn(examples, one["perturbed"]["rows"], 0) if kind else examples
+            for i, e in enumerate(examples):
+                if e not in asked:
+                    continue
+                good = (i % 3 == 0 if right is None else i < right) and kind != self.brittle
+                said = e.answer if good else LABELS[(LABELS.index(e.answer) + 1) % 3]
+                made.append(row(0, e.answer, said, one["name"], example_id=e.id))
+        constant = [row(0, e.answer, LABELS[0], "simple_commonest", example_id=e.id, label_scores=[]) for e in examples]
+        write_predictions(Path(job["out"]) / "predictions.parquet", [*made, *constant])
+        return {"rows": len(examples), "sets": {}}
+
+    def _on_production(self, name: str, i: int, e: Example) -> dict[str, Any]:
+        """Base is right on every second row, the candidate on those its planted fault leaves."""
+        good = i % 2 == 0 if name.startswith("base") else self.brittle != SET
+        said = e.answer if good else LABELS[(LABELS.index(e.answer) + 1) % 3]
+        return row(0, e.answer, said, name, example_id=e.id, label_scores=[])
+
+    def judge(self, candidate: str, never_break: list[str] | None = None) -> dict[str, Any]:
+        made = self.work(candidate, self.root / "predicted" / candidate)
+        facts = make_test_predictions(made)
+        predictions = Artifact("triage", "test_predictions", candidate, made.out, facts, {})
+        return make_evaluation_report(
+            self.work(candidate, self.root / "report" / candidate, never_break, test_predictions=predictions)
+        )
+
+    def gate(self, told: dict[str, Any], name: str) -> dict[str, Any]:
+        return {g["name"]: g for g in told["gates"]}[name]
+
+
+def test_candidates_one_after_another(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    first = stage.judge("90-a")
+    assert first["passed"] is True, first["verdict"]
+    assert (first["seal"]["look"], first["seal"]["level"]["level"]) == (1, pytest.approx(0.05))
+    assert not Path(stage.seen[0]).exists(), "the readable copy is gone"
+    second = stage.judge("100-b")
+    assert (second["seal"]["look"], second["seal"]["count"]) == (2, 2)
+    assert second["seal"]["level"]["confidence"] == pytest.approx(1 - 0.05 / 3)
+    assert second["history"]["versions"] == [
+        {"candidate": "90-a", "rows": N, "fixed": 10, "broken": 0, "both_right": 90, "both_wrong": 20}
+    ]
+    again = stage.judge("90-a")
+    assert (again["seal"]["look"], again["seal"]["count"]) == (1, 2), "the same candidate keeps its number"
+    assert again["history"]["versions"] == []
+    third = stage.judge("80-c")
+    assert [v["candidate"] for v in third["history"]["versions"]] == ["90-a", "100-b"]
+    assert third["history"]["lost_total"] == 10
+    page = (tmp_path / "report/80-c/report.html").read_text()
+    assert "This is candidate 3 that the test judges" in page and "Both right" in page
+
+
+def test_a_useless_candidate_and_a_broken_example_are_refused(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    useless = stage.judge("40-tie")
+    assert useless["passed"] is False and stage.gate(useless, "beats_baseline")["passed"] is False
+    listed = [stage.ids[0], stage.ids[110]]
+    broken = stage.judge("100-b", listed)
+    assert [g["name"] for g in broken["gates"] if not g["passed"]] == ["never_break"]
+    assert stage.ids[110] in stage.gate(broken, "never_break")["message"]
+    assert stage.judge("120-c", listed)["passed"] is True
+
+
+def test_served_models_are_asked_under_the_names_of_their_versions(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    served = {"url": "http://127.0.0.1:1/v1", "base": "plain", "candidate": "triage-{version}", "max_tokens": 9}
+    stage.judge("90-a")
+    stage.spec = spec(evaluation={"engine": "endpoint", "endpoint": served})
+    stage.judge("91-b")
+    assert stage.jobs[0]["endpoint"] is None and "served" not in stage.jobs[0]["sets"][0]
+    asked = [one for one in stage.jobs[1]["sets"] if "perturbed" not in one]
+    assert [one["served"] for one in asked] == ["plain", "triage-91-b"]
+    assert stage.jobs[1]["endpoint"].items() >= {"url": served["url"], "max_tokens": 9}.items()
+
+
+def test_perturbed_rows_are_asked_in_the_same_opening_and_may_block(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    clean = stage.judge("118-a")
+    assert clean["passed"] is True and clean["seal"]["count"] == 1
+    assert [one["name"] for one in stage.jobs[0]["sets"]] == [
+        "base",
+        *(f"candidate{kind}" for kind in ("", ":typos", ":case", ":courtesy", ":no_system")),
+    ]
+    assert clean["robustness"]["kinds"]["case"]["n"] == 60
+    stage.brittle = "case"
+    brittle = stage.judge("119-b")
+    assert [g["name"] for g in brittle["gates"] if not g["passed"]] == ["robust"]
+    assert "another case -" in stage.gate(brittle, "robust")["message"]
+    page = (tmp_path / "report/119-b/report.html").read_text()
+    assert "The same rows, perturbed" in page and "Another case cost more than 10.0 points" in page
+    told = json.loads((tmp_path / "report/119-b/report.json").read_text())
+    assert told["robustness"]["kinds"]["case"]["perturbed"] == 0
+    assert "## The same rows, perturbed" in (tmp_path / "report/119-b/report.md").read_text()
+    stage.spec = spec(robustness={"rows": 59})
+    few = stage.judge("120-c")
+    assert few["passed"] is True and stage.gate(few, "robust")["status"] == "warned", "59 rows are too few to hold back"
+
+
+def logged(i: int, **more: Any) -> dict[str, Any]:
+    answered = {"output": LABELS[0], "correction": LABELS[i % 3], "user": f"u{i}", "turns": None, "source": {}}
+    return {
+        "id": f"r{i}",
+        "timestamp": f"2026-05-{1 + i % 28:02d}T10:00:00+00:00",
+        "model_version": "1",
+        "input": f"what came in later as {i * 7919} {i * 104729} of {i * 1299709}",
+        **answered,
+        **more,
+    }
+
+
+def test_recent_production_rows_stand_beside_the_test_and_may_refuse(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, robustness={"rows": 0})
+    few = stage.judge("117-a")
+    assert few["passed"] is True and few["production"] is None
+    stage.logged = [logged(i) for i in range(12)]
+    assert "12 recent production rows" in stage.gate(stage.judge("118-b"), "recent_production")["message"]
+    stage.logged = [logged(i) for i in range(45)]
+    stage.logged += [logged(50, input="Ticket  number 3"), logged(51, input="t 1")]
+    better = stage.judge("119-c")
+    assert better["passed"] is True
+    told = better["production"]
+    assert (told["n"], told["rows"]["left_out"]) == (45, {"in_the_training_set": 2})
+    assert told["comparisons"]["base"]["gain"] == pytest.approx(22 / 45)
+    assert [s["name"] for s in stage.jobs[-1]["sets"]] == [
+        "base",
+        "candidate",
+        "base:production",
+        "candidate:production",
+    ]
+    assert not Path(stage.jobs[-1]["sets"][2]["examples"]).exists()
+    stage.brittle = SET
+    worse = stage.judge("120-d")
+    assert [g["name"] for g in worse["gates"] if not g["passed"]] == ["recent_production"]
+    assert "-51.1 points against the base" in stage.gate(worse, "recent_production")["message"]
+    folder = tmp_path / "report/120-d"
+    assert json.loads((folder / "report.json").read_text())["production"]["scores"]["candidate"]["value"] == 0
+    assert "Recent production rows" in (folder / "report.html").read_text()
+    assert "## Recent production rows" in (folder / "report.md").read_text()
+
+
+def test_no_other_step_can_read_the_test(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    with pytest.raises(SealedError, match="Only test_predictions opens it"):
+        read_examples(stage.sealed)
+    assert b"ticket number" not in stage.sealed.read_bytes()

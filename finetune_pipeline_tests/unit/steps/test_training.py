@@ -1,0 +1,82 @@
+"""The steps of the training stage that need no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.engine.store import ArtifactStore, write_json
+from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.planning.throughput import read_rates
+from finetune_pipeline.spec import TaskSpec
+from finetune_pipeline.steps.training import make_adapter, make_training_plan
+from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
+
+SPEC = {"name": "demo", "description": "d", "system_prompt": SYSTEM, "output": {"kind": "labels", "labels": LABELS}}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("plan")
+    make_tiny_model(root / "base")
+    for split in ("train", "validation"):
+        (root / "splits" / split).mkdir(parents=True)
+        write_tiny_examples(root / "splits" / split / "examples.jsonl", range(12))
+    splits = SimpleNamespace(folder=root / "splits")
+    return {"train_split": splits, "validation_split": splits, "base_model": SimpleNamespace(folder=root / "base")}
+
+
+def test_the_plan_refuses_what_the_bases_own_files_rule_out(tmp_path: Path) -> None:
+    base = make_tiny_model(tmp_path / "base")
+    spec = TaskSpec.model_validate({**SPEC, "training": {"lora": {"target_modules": ["c_attn"]}, "epochs": 5}})
+    work: Any = SimpleNamespace(
+        spec=spec, task=SimpleNamespace(folder=tmp_path), inputs={"base_model": SimpleNamespace(folder=base)}
+    )
+    with pytest.raises(FindingsError) as error:
+        make_training_plan(work)
+    (finding,) = error.value.findings  # five epochs are a warning
+    assert finding.rule == "training.target_modules" and "q_proj" in finding.fix
+
+
+@pytest.mark.parametrize("method", ["qlora", "prefix"])
+def test_every_method_has_a_plan(method: str, inputs: dict[str, Any], tmp_path: Path) -> None:
+    spec = TaskSpec.model_validate({**SPEC, "training": {"method": method}})
+    work: Any = SimpleNamespace(
+        spec=spec,
+        task=SimpleNamespace(folder=tmp_path),
+        inputs=inputs,
+        out=tmp_path,
+        store=ArtifactStore(tmp_path / "artifacts"),
+    )
+    facts = make_training_plan(work)
+    assert facts["method"] == method and facts["train_examples"] == 12 and facts["steps"] > 0
+    assert f"| **{method}** |" in facts["plan_markdown"] and facts["memory_mib"]["total"] > 0
+    assert (tmp_path / "plan.json").exists()
+
+
+def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(inputs: dict[str, Any], tmp_path: Path) -> None:
+    spec = TaskSpec.model_validate({**SPEC, "training": {"method": "lora", "precision": "float32"}})
+    plan = {"memory_mib": {"needed": 700}, "phases": [{"method": "lora", "steps": 4, "tokens": 8000}]}
+    seen: list[dict[str, Any]] = []
+
+    def launch(job: dict[str, Any]) -> dict[str, Any]:
+        seen.append(job)
+        write_json(tmp_path / "measured.json", {"steps_run": 4, "train_seconds": 2.0})
+        return {"precision": "float32"}
+
+    work: Any = SimpleNamespace(
+        spec=spec,
+        task=SimpleNamespace(folder=tmp_path),
+        inputs={**inputs, "training_plan": SimpleNamespace(facts=plan)},
+        out=tmp_path,
+        builder=SimpleNamespace(work=tmp_path / "work"),
+        store=ArtifactStore(tmp_path / "home" / "artifacts"),
+        launch=launch,
+    )
+    assert make_adapter(work) == {"precision": "float32"}
+    assert [job["memory_bytes"] for job in seen] == [700 * 2**20]
+    (rate,) = read_rates(tmp_path / "home")
+    assert (rate.method, rate.model, rate.tokens_per_second) == ("lora", spec.base_model, 4000)

@@ -1,0 +1,123 @@
+"""Which model serves: from a real registry and store; and ``finetune serve`` as people start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, write_json
+from finetune_pipeline.spec import Task, load_task
+from finetune_pipeline.tracking import registration, registry
+from finetune_pipeline.tracking.registry import present_champion
+from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.skilled_model import LABELS
+from finetune_pipeline_tests.tiny_model import make_tiny_model
+
+PROMPT = "The prompt of training."
+
+
+def model_artifact(store: ArtifactStore, task: str, step: str, base: Path, inputs: dict, settings: Any) -> Artifact:
+    def make(builder: Builder) -> None:
+        shutil.copytree(base, builder.folder / "model")
+        write_json(builder.folder / "model.json", {"path": "model", "base_model": "tiny"})
+        builder.facts["kind"] = "full"
+
+    return store.build(task, step, code_version="1", inputs=inputs, settings=settings, make=make)
+
+
+def release(store: ArtifactStore, tracking: Tracking, base: Path, adapter: str) -> int:
+    """What the release stage leaves behind for a fully trained model."""
+    origin = model_artifact(store, "shared", "base_model", base, {}, 0)
+    merged = model_artifact(store, "colours", "merged_model", base, {"base_model": origin.version}, adapter)
+    run = SimpleNamespace(run_id=adapter, job_name="everything", root_run_id=None, tags={})
+    with tracking.step(SimpleNamespace(run=run, retry_number=0), "colours", "model_version", adapter) as step:
+        version = registration.register(
+            tracking,
+            "colours",
+            kind="full",
+            adapter=merged.folder,
+            merged=merged.folder,
+            base=origin.folder,
+            base_identity={"base_model": "tiny"},
+            adapter_version=adapter,
+            system_prompt=PROMPT,
+            max_new_tokens=5,
+            run_id=step.run_id,
+            tags={"gates": "passed", "merged_version": merged.version, "dataset_version": "d"},
+        )
+
+    def make(builder: Builder) -> None:
+        write_json(builder.folder / "model_version.json", {"system_prompt": PROMPT, "max_new_tokens": 5})
+        builder.facts["model_version"] = version
+
+    store.build("colours", "model_version", code_version="1", inputs={"adapter": adapter}, settings=0, make=make)
+    registry.promote(tracking, "colours", version)
+    return version
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    root = tmp_path_factory.mktemp("champion")
+    return Project(root, base=make_tiny_model(root / "base"))
+
+
+def opened(project: Project) -> tuple[Task, ArtifactStore, Tracking]:
+    tracking = Tracking(tracking_uri=f"sqlite:///{project.home}/mlflow/mlflow.db")
+    return load_task(project.folder), ArtifactStore(project.home / "artifacts"), tracking
+
+
+def test_the_champion_is_found_and_served_until_another_takes_its_place(project: Project) -> None:
+    task, store, tracking = opened(project)
+    refused = project.finetune("serve", "colours", "--port", "0")
+    assert refused.returncode == 1 and "no champion yet" in refused.stderr
+    first = release(store, tracking, project.root / "base", "aaaa")
+    champion = present_champion(task, store, tracking)
+    assert (champion.version, champion.system_prompt, champion.max_new_tokens) == (first, PROMPT, 5)
+    assert (list(champion.labels), champion.adapter) == (LABELS, None)
+
+    server = subprocess.Popen(
+        project.command("serve", "colours", "--port", "0", "--look-seconds", "0.2"),
+        env={**project.environment(), "PYTHONUNBUFFERED": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert server.stdout is not None and server.stderr is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
+        assert address, server.stderr.read()
+
+        def ask() -> dict[str, Any]:
+            body = json.dumps({"messages": [{"role": "user", "content": "fire"}]}).encode()
+            told = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"{address[0]}/v1/chat/completions", body, told)
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return json.load(answer)
+
+        assert ask()["model"] == f"colours:{first}"
+        second = release(store, tracking, make_tiny_model(project.root / "other", seed=3), "bbbb")
+        assert any(f"serving colours:{second} now" in line for line in server.stderr)
+        assert ask()["model"] == f"colours:{second}"
+    finally:
+        os.kill(server.pid, signal.SIGTERM)
+    assert server.wait(60) == 0
+    rows = [json.loads(line) for line in (project.folder / "logs" / "served.jsonl").read_text().splitlines()]
+    assert [row["model_version"] for row in rows] == [f"colours:{first}", f"colours:{second}"]
+
+
+def test_a_champion_whose_files_are_gone_is_told(project: Project) -> None:
+    task, store, tracking = opened(project)
+    shutil.move(store.root / "colours" / "merged_model", project.root / "away")
+    with pytest.raises(LookupError, match="model of colours version 2 is gone"):
+        present_champion(task, store, tracking)

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.tracking import registration, registry
+from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.unit.processes import wait_until
+from finetune_pipeline_tests.unit.tracking.served_base import answer, make_adapter, make_base
+
+PROMPT = "Classify the ticket."
+TEXT = "the export fails since monday"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_base(folder / "base")
+    make_adapter(folder / "base", folder / "adapter")
+    return folder
+
+
+@pytest.fixture
+def tracking(tmp_path: Path) -> Tracking:
+    return Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+
+
+def new_run(tracking: Tracking, dagster_run: str = "run-1") -> str:
+    run = SimpleNamespace(run_id=dagster_run, job_name="everything", root_run_id=None, tags={})
+    with tracking.step(SimpleNamespace(run=run, retry_number=0), "tickets", "model_version", "v1") as step:
+        return step.run_id
+
+
+def register(
+    tracking: Tracking,
+    models: Path,
+    adapter_version: str = "aaaa",
+    gates: str = "passed",
+    kind: str = "lora",
+    adapter: str = "adapter",
+    **tags: Any,
+) -> int:
+    return registration.register(
+        tracking,
+        "tickets",
+        kind=kind,
+        adapter=models / adapter,
+        merged=models / "base",
+        base=models / "base",
+        base_identity={"kind": "local", "base_model": "tiny"},
+        adapter_version=adapter_version,
+        system_prompt=PROMPT,
+        max_new_tokens=8,
+        run_id=new_run(tracking),
+        tags={"gates": gates, **tags},
+    )
+
+
+def texts(*rows: str) -> Any:
+    import pandas
+
+    return pandas.DataFrame({"text": list(rows)})
+
+
+def load(tracking: Tracking, uri: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri())
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", tracking.uri())
+    return mlflow.pyfunc.load_model(uri)
+
+
+def test_the_registered_model_answers_as_the_adapter_does(
+    tracking: Tracking, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert register(tracking, models) == 1
+    model = load(tracking, "models:/tickets@candidate", monkeypatch)
+    said = model.predict(texts(TEXT, "please add dark mode"))
+    expected = [answer(models / "base", models / "adapter", PROMPT, t, 8) for t in (TEXT, "please add dark mode")]
+    assert said == expected
+    assert said[0] != answer(models / "base", None, PROMPT, TEXT, 8)  # the adapter matters
+
+
+def test_what_is_stored_holds_no_base_weights_and_names_what_it_needs(tracking: Tracking, models: Path) -> None:
+    register(tracking, models, score=0.9)
+    stored = tracking.place() / "artifacts"
+    (told,) = stored.rglob("model.json")
+    record = json.loads(told.read_text())
+    assert record["folder"] == str(models / "base")
+    assert record["system_prompt"] == PROMPT
+    assert list(record["files"]) == ["model.safetensors"]
+    assert [p.name for p in stored.rglob("*.safetensors")] == ["adapter_model.safetensors"]
+    (requirements,) = stored.rglob("requirements.txt")
+    lines = requirements.read_text().split()
+    assert [line.partition("==")[0] for line in lines] == ["mlflow", "torch", "transformers", "peft", "safetensors"]
+    assert all("+" not in line and line.partition("==")[2] for line in lines)
+    version = tracking.client().get_model_version("tickets", "1")
+    (output,) = tracking.client().get_run(version.run_id).outputs.model_outputs
+    assert version.tags == {
+        "gates": "passed",
+        "score": "0.9",
+        "finetune.adapter_version": "aaaa",
+        "finetune.logged_model": output.model_id,
+    }
+    assert tracking.client().get_logged_model(output.model_id).status == "READY"
+
+
+def test_the_same_adapter_is_the_same_version(tracking: Tracking, models: Path) -> None:
+    assert register(tracking, models, "aaaa", "failed") == 1
+    assert register(tracking, models, "bbbb") == 2
+    assert registry.aliases(tracking, "tickets") == {"candidate": 2}
+    assert register(tracking, models, "aaaa", "passed", verdict="better") == 1
+    assert registry.aliases(tracking, "tickets") == {"candidate": 1}
+    assert registry.version_tags(tracking, "tickets", 1)["gates"] == "passed"
+    assert registry.version_tags(tracking, "tickets", 1)["verdict"] == "better"
+    assert len(tracking.client().search_model_versions("name = 'tickets'")) == 2
+
+
+def test_promotion_and_rollback(tracking: Tracking, models: Path) -> None:
+    assert registry.champion(tracking, "tickets") is None
+    for number, gates in enumerate(("passed", "passed", "failed"), start=1):
+        assert register(tracking, models, f"adapter-{number}", gates) == number
+    assert registry.champion(tracking, "tickets") is None
+    with pytest.raises(ValueError, match="no champion before the first"):
+        registry.rollback(tracking, "tickets")
+    assert registry.promote(tracking, "tickets", 1) is None
+    with pytest.raises(ValueError, match="no champion before version 1"):
+        registry.rollback(tracking, "tickets")
+    assert registry.promote(tracking, "tickets", 2) == 1
+    assert registry.promote(tracking, "tickets", 2) == 1  # again: the same
+    assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 2, "previous_champion": 1}
+    with pytest.raises(ValueError, match="version 3 cannot become champion: its gates are 'failed'"):
+        registry.promote(tracking, "tickets", 3)
+    assert registry.champion(tracking, "tickets") == 2
+    assert registry.rollback(tracking, "tickets") == 1
+    assert registry.aliases(tracking, "tickets") == {"candidate": 3, "champion": 1, "previous_champion": 2}
+    assert registry.rollback(tracking, "tickets") == 2
+
+
+def test_what_was_rolled_back_says_why_and_is_not_promoted_again(
+    tracking: Tracking, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_TOKEN", "hunter2hunter2")
+    for number in (1, 2):
+        register(tracking, models, f"adapter-{number}")
+        registry.promote(tracking, "tickets", number)
+    assert registry.rollback(tracking, "tickets", "refunds went\nwrong, hunter2hunter2") == 1
+    mark = registry.version_tags(tracking, "tickets", 2)["rolled_back"]
+    assert mark.endswith("Z: refunds went wrong, [SHOP_TOKEN redacted]")
+    assert "rolled_back" not in registry.version_tags(tracking, "tickets", 1)
+    # a release that is repeated finds the same version again, and leaves it out of service
+    assert register(tracking, models, "adapter-2") == 2
+    with pytest.raises(ValueError, match="version 2 was taken out of service .*refunds went wrong"):
+        registry.promote(tracking, "tickets", 2)
+    assert registry.champion(tracking, "tickets") == 1
+    assert registry.rollback(tracking, "tickets") == 2
+    assert "rolled_back" not in registry.version_tags(tracking, "tickets", 2)
+    assert registry.version_tags(tracking, "tickets", 1)["rolled_back"].endswith("Z: no reason given")
+    told = tracking.client().get_registered_model("tickets").tags
+    assert [told[key] for key in sorted(told)] == [
+        "version 2 → 1: refunds went wrong, [SHOP_TOKEN redacted]",
+        "version 1 → 2: no reason given",
+    ]
+    assert registry.promote(tracking, "tickets", 2) == 1, "the champion itself is no new promotion"
+
+
+def test_a_moved_base_is_named_and_another_one_refused(
+    tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    register(tracking, tmp_path / "models")
+    shutil.rmtree(tmp_path / "models")
+    with pytest.raises(FileNotFoundError, match="set FINETUNE_BASE_MODEL to a folder that holds tiny"):
+        load(tracking, "models:/tickets/1", monkeypatch)
+    monkeypatch.setenv("FINETUNE_BASE_MODEL", str(make_base(tmp_path / "other", seed=5)))
+    with pytest.raises(ValueError, match=r"other files than what the adapter was trained on \(model\.safetensors\)"):
+        load(tracking, "models:/tickets/1", monkeypatch)
+    monkeypatch.setenv("FINETUNE_BASE_MODEL", str(models / "base"))
+    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == [
+        answer(models / "base", models / "adapter", PROMPT, TEXT, 8)
+    ]
+
+
+def test_a_whole_model_is_registered_by_its_place_and_its_files(
+    tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kinds full and prompt: no adapter decides; the model's own files do, all but those an export writes anew."""
+    shutil.copytree(models / "base", tmp_path / "base")
+    assert register(tracking, tmp_path, kind="full", adapter="base") == 1
+    (told,) = (tracking.place() / "artifacts").rglob("model.json")
+    assert not list((tracking.place() / "artifacts").rglob("*.safetensors"))
+    assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(json.loads(told.read_text())["files"])
+    expected = [answer(models / "base", None, PROMPT, TEXT, 8)]
+    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == expected
+    moved = (tmp_path / "base").rename(tmp_path / "exported")
+    with pytest.raises(
+        FileNotFoundError, match=r"the model is not in .*set FINETUNE_MODEL to a folder that holds this very"
+    ):
+        load(tracking, "models:/tickets/1", monkeypatch)
+    monkeypatch.setenv("FINETUNE_MODEL", str(moved))
+    (moved / "generation_config.json").write_text('{"eos_token_id": [1], "repetition_penalty": 3.0}')
+    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == expected
+    (moved / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(ValueError, match=r"other files than what was registered \(chat_template\.jinja\)"):
+        load(tracking, "models:/tickets/1", monkeypatch)
+
+
+def test_a_prefix_answers_in_front_of_its_base(
+    tracking: Tracking, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
+
+    shutil.copytree(models, tmp_path / "models")
+    soft(tmp_path / "models" / "base", tmp_path / "models" / "prefix", "prefix", size=2.0)
+    assert register(tracking, tmp_path / "models", kind="prefix", adapter="prefix") == 1
+    expected = [answer(models / "base", tmp_path / "models" / "prefix", PROMPT, t, 8) for t in (TEXT, "add a theme")]
+    assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT, "add a theme")) == expected
+    assert expected[0] != answer(models / "base", None, PROMPT, TEXT, 8)
+
+
+def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tracking, models: Path) -> None:
+    version = register(tracking, models)
+    registration.store_card(tracking, "tickets", version, "# One\n", "Better.")
+    registration.store_card(tracking, "tickets", version, "# Two\n", "Refused by beats_baseline.")
+    (readme,) = [p for p in (tracking.place() / "artifacts").rglob("README.md") if (p.parent / "MLmodel").is_file()]
+    assert readme.read_text() == "# Two\n"
+    told = tracking.client().get_model_version("tickets", str(version))
+    assert told.description == "Refused by beats_baseline."
+    with pytest.raises(ValueError, match="no version 7"):
+        registration.store_card(tracking, "tickets", 7, "# x", "")
+
+
+def test_a_promotion_killed_half_way_is_completed(tracking: Tracking, models: Path) -> None:
+    for number in (1, 2):
+        register(tracking, models, f"adapter-{number}")
+    registry.promote(tracking, "tickets", 1)
+    tracking.client().set_registered_model_alias("tickets", "previous_champion", "1")  # the first of two moves
+    assert registry.champion(tracking, "tickets") == 1
+    assert registry.promote(tracking, "tickets", 2) == 1
+    assert registry.aliases(tracking, "tickets") == {"candidate": 2, "champion": 2, "previous_champion": 1}
+
+
+def test_everything_through_a_server(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Tracking(tracking_uri=f"sqlite:///{tmp_path}/server.db").prepare()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--backend-store-uri",
+                f"sqlite:///{tmp_path}/server.db",
+                "--artifacts-destination",
+                str(tmp_path / "stored"),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--workers",
+                "1",
+            ],
+            env=env,
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+
+        def answers() -> bool:
+            assert server.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(answers, 60)
+        tracking = Tracking(
+            tracking_uri=f"http://127.0.0.1:{port}", experiment="remote", folder=str(tmp_path / "locks")
+        )
+        assert register(tracking, models) == 1
+        assert registry.promote(tracking, "tickets", 1) is None
+        assert load(tracking, "models:/tickets@champion", monkeypatch).predict(texts(TEXT)) == [
+            answer(models / "base", models / "adapter", PROMPT, TEXT, 8)
+        ]
+        assert tracking.finish("run-1", "SUCCESS") == 1
+        assert list((tmp_path / "stored").rglob("adapter_model.safetensors"))
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(timeout=30)

@@ -1,0 +1,150 @@
+# no `from __future__ import annotations` here: Dagster looks at the type of an asset's context itself
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from finetune_pipeline.tracking.tracking import StepRun, Tracking
+
+
+@pytest.fixture
+def tracking(tmp_path: Path) -> Tracking:
+    return Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+
+
+def run_asset(
+    tracking: Tracking,
+    body: Callable[[StepRun, int], None],
+    *,
+    version: str = "v1",
+    reused: bool = False,
+    retries: int = 0,
+    tags: dict[str, str] | None = None,
+) -> Any:
+    """Materialize an asset whose step runs `body(step, attempt)`."""
+
+    @dg.asset(key_prefix="tickets", retry_policy=dg.RetryPolicy(max_retries=retries) if retries else None)
+    def adapter(context: dg.AssetExecutionContext, tracking: Tracking) -> None:
+        with tracking.step(context, "tickets", "adapter", version, reused) as step:
+            body(step, context.retry_number)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        return dg.materialize(
+            [adapter], instance=instance, resources={"tracking": tracking}, raise_on_error=False, tags=tags or {}
+        )
+
+
+def runs_of(tracking: Tracking, result: Any) -> dict[str, Any]:
+    """MLflow runs of a Dagster run by kind and name."""
+    client = tracking.client()
+    experiment = client.get_experiment_by_name("finetune").experiment_id
+    found = client.search_runs([experiment], f"tags.`dagster.run_id` = '{result.run_id}'")
+    named = {"parent" if r.data.tags["dagster.kind"] == "run" else r.info.run_name: r for r in found}
+    assert len(named) == len(found), "two runs of the same name"
+    return named
+
+
+def test_parent_and_nested_run(tracking: Tracking) -> None:
+    urls: list[str] = []
+
+    def body(step: StepRun, attempt: int) -> None:
+        urls.append(step.url)
+        step.log_params({"lora": {"r": 16, "dropout": 0.05}, "method": "qlora"})
+        step.log_metrics({"accuracy": {"base": 0.5, "candidate": 0.75}, "missing": None, "good": True})
+        step.set_tags({"mlflow.note.content": "better by 0.25"})
+
+    result = run_asset(tracking, body, reused=True, tags={"finetune/retrain": "tickets", "secret/thing": "x"})
+    assert result.success
+    runs = runs_of(tracking, result)
+    assert set(runs) == {"parent", "tickets/adapter"}
+    nested, parent = runs["tickets/adapter"], runs["parent"]
+    assert nested.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert nested.data.params == {"lora.r": "16", "lora.dropout": "0.05", "method": "qlora"}
+    assert nested.data.metrics == {"accuracy.base": 0.5, "accuracy.candidate": 0.75, "good": 1.0}
+    assert nested.data.tags["finetune.version"] == "v1"
+    assert nested.data.tags["finetune.reused"] == "true"
+    assert nested.data.tags["mlflow.note.content"] == "better by 0.25"
+    assert (nested.info.status, parent.info.status) == ("FINISHED", "RUNNING")
+    assert parent.data.tags["dagster.tag.finetune/retrain"] == "tickets"
+    assert "x" not in parent.data.tags.values()
+    assert urls == [f"http://127.0.0.1:5000/#/experiments/{nested.info.experiment_id}/runs/{nested.info.run_id}"]
+
+
+@pytest.mark.parametrize(
+    ("status", "parent", "nested"),
+    [("FAILURE", "FAILED", "FAILED"), ("CANCELED", "KILLED", "KILLED"), ("SUCCESS", "FINISHED", "FAILED")],
+)
+def test_finish_closes_what_a_killed_process_left_open(
+    tracking: Tracking, status: str, parent: str, nested: str
+) -> None:
+    result = run_asset(tracking, lambda step, attempt: None)
+    open_again = runs_of(tracking, result)["tickets/adapter"].info.run_id
+    tracking.client().update_run(open_again, status="RUNNING")
+    assert tracking.finish(result.run_id, status) == 2
+    runs = runs_of(tracking, result)
+    assert (runs["parent"].info.status, runs["tickets/adapter"].info.status) == (parent, nested)
+
+
+def test_a_retry_continues_its_run(tracking: Tracking) -> None:
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
+
+    def body(step: StepRun, attempt: int) -> None:
+        step.log_params({"r": 16})
+        step.log_metrics({"rows": 740})
+        step.log_dataset("train", hashlib.sha256(b"a").hexdigest(), "/a", "training", {"num_rows": 740})
+        step.log_history(rows[:1])
+        step.log_history(rows[: 1 + attempt])
+        if attempt == 0:
+            raise OSError("the disk is full")
+
+    result = run_asset(tracking, body, retries=1)
+    assert result.success
+    run = runs_of(tracking, result)["tickets/adapter"]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["dagster.attempt"] == "1"
+    assert len(run.inputs.dataset_inputs) == 1
+    history = tracking.client().get_metric_history(run.info.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(1, 2.0), (2, 1.5)]
+    assert len(tracking.client().get_metric_history(run.info.run_id, "rows")) == 1
+
+
+def test_a_failed_step_is_failed_and_says_why(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", "verysecretvalue")
+
+    def body(step: StepRun, attempt: int) -> None:
+        raise dg.Failure("no more memory, token verysecretvalue", allow_retries=False)
+
+    run = runs_of(tracking, run_asset(tracking, body))["tickets/adapter"]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["finetune.error"] == "Failure: no more memory, token [SERVICE_TOKEN redacted]"
+
+
+def test_parameters_cannot_change(tracking: Tracking) -> None:
+    def body(step: StepRun, attempt: int) -> None:
+        step.log_params({"r": 16, "kept": 1})
+        step.log_params({"kept": 1})
+        with pytest.raises(ValueError, match=r"r \(was '16', now '32'\); s \(was"):
+            step.log_params({"s": 1})
+            step.log_params({"r": 32, "kept": 1, "s": 2})
+
+    assert run_asset(tracking, body).success
+
+
+def test_keys_reach_no_field(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROVIDER_API_KEY", "sk-planted-secret-123")
+
+    def body(step: StepRun, attempt: int) -> None:
+        step.log_params({"command": "curl -H sk-planted-secret-123", "api_key": "another-planted-one"})
+        step.set_tags({"note": "sk-planted-secret-123"})
+        step.log_dataset(
+            "d", "ab" * 32, "https://u:sk-planted-secret-123@host/x", "training", {"from": "sk-planted-secret-123"}
+        )
+
+    assert run_asset(tracking, body).success
+    stored = (tmp_path / "mlflow" / "mlflow.db").read_bytes()
+    assert b"PROVIDER_API_KEY redacted" in stored
+    assert b"sk-planted-secret-123" not in stored
+    assert b"another-planted-one" not in stored
