@@ -19,17 +19,16 @@ from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
-from finetune_pipeline.models.base_template import own_template
-from finetune_pipeline.models.chat_templates import told_origin
+from finetune_pipeline.models.chat_templates import own_template, told_origin
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.orchestration.release import made_base
 from finetune_pipeline.planning.power import power_bounds
-from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.report.data_quality import TO_REVIEW, write_quality
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, read_spec
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.steps.ability import ability_digest
+from finetune_pipeline.trainers import preflight
 
 EXAMPLES = 3
 

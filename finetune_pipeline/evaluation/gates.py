@@ -26,7 +26,7 @@ from finetune_pipeline.evaluation.result import EvaluationResult, Seal
 from finetune_pipeline.evaluation.statistics import rows_needed_for_share
 from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.evaluation.wording import counted, percent, points
-from finetune_pipeline.models.kinds import words_of
+from finetune_pipeline.spec.methods import kind_of
 from finetune_pipeline.spec.model import GatesSpec, TaskSpec
 
 Decision = Literal["promote", "use_simple", "refuse"]
@@ -110,7 +110,7 @@ def merge_parity(spec: TaskSpec, parity: Parity) -> GateResult:
     name, threshold, share = "merge_parity", spec.gates.parity_min_agreement, parity.same_greedy_share
     if not parity.rows or share is None:
         return _result(name, False, None, threshold, "What is served was not compared with what was trained.")
-    words = words_of(parity.kind)
+    words = kind_of(parity.kind)
     message = (
         f"{percent(share)} of {counted(parity.rows, 'answer')} are the same from {words.trained} and {words.served}; "
         f"{percent(threshold)} are asked for."

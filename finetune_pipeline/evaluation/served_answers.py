@@ -23,8 +23,8 @@ from finetune_pipeline.evaluation.openai_endpoint import (
     models_of,
 )
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.tokenizing import load_tokenizer
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.engines import ServedModelsSpec
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.checkpoint import HEADS
-from finetune_pipeline.models.streaming import TensorFile
+from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Kind = Literal["lora", "prompt", "prefix", "full"]
@@ -213,3 +215,66 @@ def _read_low_rank(adapter: Adapter, module: str, parts: Mapping[str, str]) -> l
     if "B.bias" in parts:
         adapter.changes.setdefault(f"{module}.bias", Change()).added = parts["B.bias"], scaling
     return []
+
+
+Delta = Callable[[int, int], torch.Tensor]
+
+
+def changed_rows(
+    adapter: Adapter, change: Change, weight: str, dtype: str
+) -> Callable[[TensorFile], Iterator[torch.Tensor]]:
+    """How the base's tensor `weight` is written once `change` is made to it, stored as `dtype` (safetensors' name).
+
+    Returns a function from the open file that holds the weight to its new rows, in order, some 2 Mi elements at a time.
+    """
+
+    def make(base: TensorFile) -> Iterator[torch.Tensor]:
+        kind = TORCH_TYPES[dtype]
+        with adapter.file as own:
+            old = own if change.replacement else base
+            name = change.replacement or weight
+            if change.added is not None:
+                key, scaling = change.added
+                yield (old.tensor(name).float() + scaling * own.tensor(key).float()).to(kind)
+                return
+            if change.low_rank is None:
+                for start, stop in old.blocks(name):
+                    yield old.rows(name, start, stop).to(kind)
+                return
+            delta = _delta(own, change.low_rank, adapter.transposed)
+            scale = _dora(own, change.low_rank, old, name, delta, adapter.transposed)
+            for start, stop in old.blocks(name):
+                new = old.rows(name, start, stop).float().add_(delta(start, stop))
+                yield (new if scale is None else scale(start, stop, new)).to(kind)
+
+    return make
+
+
+def _delta(own: TensorFile, low: LowRank, transposed: bool) -> Delta:
+    """Rows [start, stop) of scaling * B A as they lie in the weight."""
+    a, b = own.tensor(low.a).float(), own.tensor(low.b).float()
+    if transposed or low.embedding:
+        return lambda start, stop: (b @ a[:, start:stop]).t().mul(low.scaling)
+    return lambda start, stop: (b[start:stop] @ a).mul_(low.scaling)
+
+
+def _dora(
+    own: TensorFile, low: LowRank, old: TensorFile, name: str, delta: Delta, transposed: bool
+) -> Callable[[int, int, torch.Tensor], torch.Tensor] | None:
+    """DoRA (Liu et al. 2024): magnitude / norm of W + scaling B A over each output's inputs, times that sum."""
+    if low.magnitude is None:
+        return None
+    magnitude = own.tensor(low.magnitude).float()
+    if not (transposed or low.embedding):
+
+        def by_row(start: int, stop: int, new: torch.Tensor) -> torch.Tensor:
+            return new.mul_((magnitude[start:stop] / torch.linalg.norm(new, dim=1))[:, None])
+
+        return by_row
+    squares = torch.zeros(
+        old.entries[name].shape[1], dtype=torch.float64
+    )  # an output is a column: look at all rows first
+    for start, stop in old.blocks(name):
+        squares += old.rows(name, start, stop).float().add_(delta(start, stop)).double().square_().sum(0)
+    factor = (magnitude / squares.sqrt_().float())[None, :]
+    return lambda start, stop, new: new.mul_(factor)

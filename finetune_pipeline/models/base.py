@@ -17,12 +17,11 @@ from finetune_pipeline.models.base_template import (
     missing_tokens,
     no_template,
     untrained_marks,
+    untrained_tokens,
 )
-from finetune_pipeline.models.chat import end_ids, render, to_ids
+from finetune_pipeline.models.chat import end_ids, load_tokenizer, render, to_ids
 from finetune_pipeline.models.chat_templates import marks, missing_marks, usable
 from finetune_pipeline.models.identity import MODEL_FILE, base_identity, bundled_files, model_kind, weight_files
-from finetune_pipeline.models.tokenizing import load_tokenizer
-from finetune_pipeline.models.untrained import untrained_tokens
 
 _TEXTS = (".json", ".jinja", ".model", ".txt")
 

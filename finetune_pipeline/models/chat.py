@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
+from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.turns import Message, for_template
+from finetune_pipeline.models.chat_templates import Message, for_template
+from finetune_pipeline.models.identity import model_folder
 
 Tools = Sequence[dict[str, Any]] | None
 
@@ -206,3 +209,21 @@ def encode_all(tokenizer: Any, examples: Sequence[Any]) -> tuple[list[Encoded], 
         except FindingsError as error:
             found.extend(error.findings)
     return done, found
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder or artifact; where it has no pad token, EOS pads.
+
+    ``end_token_ids`` of the result: the end tokens of the folder's generation config. Instruct models often end a turn
+    with another token than the tokenizer's EOS (Gemma 3: ``<end_of_turn>``).
+    """
+    from transformers import AutoTokenizer
+
+    source = model_folder(folder)
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    path = source / "generation_config.json"
+    told = read_json(path).get("eos_token_id") if path.exists() else None
+    tokenizer.end_token_ids = told if isinstance(told, list) else [] if told is None else [told]
+    return tokenizer

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.engine.store import digest_file, read_json
+from finetune_pipeline.engine.store import Artifact, digest_file, read_json
 from finetune_pipeline.findings import Finding, FindingsError
 
 MODEL_FILE = "model.json"
@@ -230,3 +230,18 @@ def record_digest(folder: Path) -> str:
     else:
         content = base_identity(str(folder))["files"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What has to be loaded to get a model's answers: a model folder or artifact, and a prefix to put in front, if any."""
+
+    model: Path
+    adapter: Path | None = None
+
+
+def served(merged: Artifact, base: Artifact) -> Served:
+    """How the artifact of ``merged_model`` is loaded; `base`: the artifact of the base model it was made from."""
+    if merged.facts["kind"] == "prefix":
+        return Served(base.folder, merged.path("adapter"))
+    return Served(merged.folder)

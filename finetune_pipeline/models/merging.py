@@ -17,12 +17,11 @@ import torch
 
 from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import WEIGHTS, Adapter, Change, adapter_kind, read_adapter
+from finetune_pipeline.models.adapters import WEIGHTS, Adapter, Change, adapter_kind, changed_rows, read_adapter
 from finetune_pipeline.models.checkpoint import HEADS, Checkpoint, Copy
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record, weight_files
-from finetune_pipeline.models.kinds import words_of
-from finetune_pipeline.models.low_rank import changed_rows
 from finetune_pipeline.models.streaming import TORCH_TYPES
+from finetune_pipeline.spec.methods import kind_of
 
 ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -239,7 +238,7 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
         told = {**judge(base, adapter, out, examples, job["labels"], **options), "rounding": lost}
     return {
         **facts,
-        "sentence": f"{words_of(kind).what}; weights in {facts['dtype']}",
+        "sentence": f"{kind_of(kind).sentence}; weights in {facts['dtype']}",
         "serving": _serving(job, base, rows),
         "parity": {"kind": kind, **told},
     }

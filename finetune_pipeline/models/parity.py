@@ -26,7 +26,7 @@ from finetune_pipeline.models.chat import encode_answer, encode_prompt
 from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generation import Answer, Reader, generate_and_score
-from finetune_pipeline.models.inference.prefix_families import common_prefix
+from finetune_pipeline.models.inference.shared_reading import common_prefix
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.models.streaming import TORCH_TYPES
 

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
+from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
 
 AUDIT_PAGE = "audit.html"
 KILLED = -9

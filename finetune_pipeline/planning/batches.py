@@ -15,10 +15,9 @@ from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import encode_example
 from finetune_pipeline.planning.tokens import TokenCounter
-from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
-from finetune_pipeline.training.over_length import cut_prompt, longest
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.prefix_tree import Row, buckets, prefix_tree, segments
-from finetune_pipeline.training.rows import longest_allowed
+from finetune_pipeline.training.rows import cut_prompt, longest, longest_allowed
 
 _DRAWN = 400
 """Batches drawn at most to find the largest one."""
@@ -98,16 +97,9 @@ class Batch:
     logits: int
 
 
-def virtual_tokens(settings: Mapping[str, Any]) -> tuple[int, int]:
-    """(virtual tokens in the sequence, virtual tokens that are only keys and values)."""
-    method = settings["method"]
-    number = int(settings[method]["tokens"]) if method in SOFT_PROMPTS else 0
-    return (number, 0) if method == "prompt" else (0, number)
-
-
 def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> Batch:
     """The batch that training makes of these rows (training.shared_prefix)."""
-    leading, virtual = virtual_tokens(settings)
+    leading, virtual = METHODS[settings["method"]].virtual_tokens(settings)
     learned = sum(sum(row["loss"][1:]) for row in rows)
     if packed:
         lengths, parents = segments(*prefix_tree(sorted(rows, key=lambda r: -len(r["ids"]))), leading)

@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.answers import likelihood_label
 
 @dataclass(frozen=True)
 class Champion:
-    """What serves. model, adapter: see models.kinds.Served; labels: the only answers there may be, empty for free ones."""
+    """What serves. model, adapter: see models.identity.Served; labels: the only answers there may be, empty for free ones."""
 
     task: str
     version: int

@@ -8,6 +8,7 @@ from pathlib import Path
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.endpoints import address_findings
 from finetune_pipeline.spec.engines import VERSION
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 
@@ -18,8 +19,8 @@ def _finding(rule: str, key: str, message: str, fix: str, severity: str = "error
 def check_engine(spec: TaskSpec, folder: Path) -> list[Finding]:
     """An endpoint must be named, and able to serve what the method leaves."""
     evaluation, findings = spec.evaluation, []
-    if evaluation.engine == "endpoint" and spec.training.method == "prefix":
-        message = "a server cannot load a trained prefix"
+    if evaluation.engine == "endpoint" and not METHODS[spec.training.method].kind.plain:
+        message = f"a server cannot load a trained {spec.training.method}"
         fix = "set engine: transformers, or another training.method"
         findings.append(_finding("engine", "engine", message, fix))
     if (evaluation.engine == "endpoint") != (evaluation.endpoint is not None):

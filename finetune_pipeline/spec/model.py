@@ -7,19 +7,24 @@ JSON schema (``finetune schema``) and the guide's tables are made from this file
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
 
 from finetune_pipeline.spec.ability import AbilitySpec
 from finetune_pipeline.spec.asking import AdviseSpec, BaselineSpec
 from finetune_pipeline.spec.card import CardSpec
 from finetune_pipeline.spec.engines import EvaluationSpec
-from finetune_pipeline.spec.method_defaults import Method, by_method, described, largest_micro_batch
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods.base import by_method, described, largest_micro_batch
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, Metric, Section, Share, default_metric
 from finetune_pipeline.spec.robustness import RobustnessSpec
 from finetune_pipeline.spec.watching import DriftSpec, LogsSpec, RetrainingSpec
 
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
@@ -160,49 +165,11 @@ class SplitSpec(Section):
     tolerance: float = Field(0.05, gt=0, lt=0.5, description="Allowed absolute deviation of a split's share.")
 
 
-class LoraSpec(Section):
-    """Low-rank adapter shape (Hu et al. 2021); methods qlora and lora."""
-
-    r: int = Field(16, ge=1, le=1024)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.05, ge=0.0, lt=1.0)
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
-    rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023).")
-    dora: bool = Field(
-        False, description="Learn the length of each weight column apart from its direction (Liu et al. 2024)."
-    )
-    init: Literal["default", "gaussian", "orthogonal"] = Field(
-        "default", description="First values of the two matrices; `default` and `gaussian` begin as no change at all."
-    )
-
-
-class PrefixSpec(Section):
-    """Keys and values put before every layer's own (Li and Liang 2021); method prefix."""
-
-    tokens: int = Field(50, ge=1, le=4096, description="Number of virtual tokens.")
-    init: Literal["task", "text", "random"] = Field(
-        "task",
-        description="First values: the base model's keys and values for the task's system prompt, for `text`, or none.",
-    )
-    text: str | None = Field(None, min_length=1, description="With init: text.")
-
-
-class PromptTuningSpec(Section):
-    """Trained embeddings put before every input (Lester et al. 2021); method prompt."""
-
-    tokens: int = Field(100, ge=1, le=4096, description="Number of virtual tokens.")
-    init: Literal["task", "text", "vocabulary", "random"] = Field(
-        "task",
-        description="First values: embeddings of the task's system prompt and labels, of `text`, of tokens drawn from "
-        "the vocabulary, or random numbers (published results with those are far worse).",
-    )
-    text: str | None = Field(None, min_length=1, description="With init: text.")
-
-
-class TrainingSpec(Section):
+class TrainingSettings(Section):
     """How the model is trained. Settings that are unset take the method's own value while the spec is built."""
 
-    method: Method = Field("qlora", description="docs/methods.md says when to use which.")
+    method: MethodName = Field("qlora", description="docs/methods.md says when to use which.")
+    trainer: str = Field("local", description="Where training runs: a name of the table of trainers below.")
     epochs: float = Field(2.0, gt=0, le=50, description="Passes over the training split; more than 3 is a warning.")
     unquantized_epochs: float = Field(
         default_factory=by_method("unquantized_epochs"),
@@ -256,9 +223,18 @@ class TrainingSpec(Section):
         description="Keep no activations but compute them again: about a third slower, far less memory. `auto`: for "
         "bases above 1B parameters, and never with method prefix.",
     )
-    lora: LoraSpec = LoraSpec()
-    prefix: PrefixSpec = PrefixSpec()
-    prompt: PromptTuningSpec = PromptTuningSpec()
+
+
+if TYPE_CHECKING:
+    TrainingSpec = TrainingSettings
+else:  # with the section of every method that has one
+    TrainingSpec = create_model(
+        "TrainingSpec",
+        __base__=TrainingSettings,
+        __module__=__name__,
+        __doc__=TrainingSettings.__doc__,
+        **{method.section: (method.options, method.options()) for method in METHODS.values() if method.section},
+    )
 
 
 class GatesSpec(Section):

@@ -13,13 +13,10 @@ from pathlib import Path
 
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import engine_rules, output_rules
-from finetune_pipeline.spec.method_defaults import LOW_RANK, SOFT_PROMPTS
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
 from finetune_pipeline.spec.never_break import never_break_ids
 from finetune_pipeline.spec.robustness import ENOUGH_ROWS
-
-NOT_ADAPTED = ("lm_head", "embed_tokens", "embed_out", "wte")
-"""Embeddings and output heads, which low-rank adapters leave alone."""
 
 
 def _finding(rule: str, key: str, message: str, fix: str, severity: str = "error") -> Finding:
@@ -91,9 +88,10 @@ def check_epochs(spec: TaskSpec, folder: Path) -> list[Finding]:
 def check_second_phase(spec: TaskSpec, folder: Path) -> list[Finding]:
     """Only an adapter trained on four bits has anywhere to move to."""
     t = spec.training
-    if t.method == "qlora" or not t.unquantized_epochs:
+    method = METHODS[t.method]
+    if method.default("unquantized_epochs").value or not t.unquantized_epochs:
         return []
-    why = "is never merged" if t.method in SOFT_PROMPTS else "is trained on the unquantized base already"
+    why = "is trained on the unquantized base already"
     return [
         _finding(
             "second_phase",
@@ -107,124 +105,34 @@ def check_second_phase(spec: TaskSpec, folder: Path) -> list[Finding]:
 def check_gradient_checkpointing(spec: TaskSpec, folder: Path) -> list[Finding]:
     """A trained prefix lies in the cache of keys and values, which computing a layer twice would fill twice."""
     t = spec.training
-    if t.method != "prefix" or t.gradient_checkpointing is not True:
+    if METHODS[t.method].checkpointing or t.gradient_checkpointing is not True:
         return []
     return [
         _finding(
             "gradient_checkpointing",
             "training.gradient_checkpointing",
-            "prefix tuning does not work with gradient checkpointing: its prefix lies in the key-value cache",
+            f"{t.method} tuning does not work with gradient checkpointing: what it trains lies in the key-value cache",
             "set training.gradient_checkpointing: false and lower training.micro_batch_size, or use method: prompt or lora",
         )
     ]
 
 
-def check_low_rank_options(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """What is said about low-rank matrices must have some to act on."""
+def check_method(spec: TaskSpec, folder: Path) -> list[Finding]:
+    """What the method says of its own settings; sections of other methods do nothing."""
     t = spec.training
-    found = []
-    if t.method not in LOW_RANK:
-        for name in ("dora", "rslora"):
-            if getattr(t.lora, name):
-                found.append(
-                    _finding(
-                        "low_rank_options",
-                        f"training.lora.{name}",
-                        f"{name} changes low-rank adapters, and method {t.method} trains none",
-                        f"set method: lora or qlora, or remove training.lora.{name}",
-                    )
-                )
-        idle = sorted(t.lora.model_fields_set - {"dora", "rslora"})
-        if idle:
-            keys = ", ".join(f"training.lora.{name}" for name in idle)
-            found.append(
-                _finding(
-                    "low_rank_options",
-                    "training.lora",
-                    f"method {t.method} does not use {keys}",
-                    "remove the section `lora`",
-                    "warning",
-                )
-            )
-    elif t.lora.init == "orthogonal" and (t.method == "qlora" or t.lora.r % 2):
-        why = (
-            "the base's weights are not numbers yet once they are in four bits"
-            if t.method == "qlora"
-            else f"it needs an even rank, and training.lora.r is {t.lora.r}"
-        )
-        found.append(
-            _finding(
-                "low_rank_options",
-                "training.lora.init",
-                f"orthogonal initialisation cannot be used: {why}",
-                "set training.lora.init: default"
-                + ("" if t.method == "qlora" else f", or training.lora.r: {t.lora.r + 1}"),
-            )
-        )
-    return found
-
-
-def check_target_modules(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """The output head shares its weight with the embedding in many bases, and is computed only where there is loss."""
-    named = spec.training.lora.target_modules
-    if spec.training.method not in LOW_RANK or isinstance(named, str):
-        return []
-    if not named:
-        return [
-            _finding(
-                "target_modules",
-                "training.lora.target_modules",
-                "the list is empty: no layer would be trained",
-                "write all-linear, or name layers such as q_proj and v_proj",
-            )
-        ]
-    bad = [name for name in named if name.rpartition(".")[2] in NOT_ADAPTED]
-    return [
+    used = METHODS[t.method].section
+    users = {section: [m.name for m in METHODS.values() if m.section == section] for section in t.model_fields_set}
+    return METHODS[t.method].check(t) + [
         _finding(
-            "target_modules",
-            "training.lora.target_modules",
-            f"{name!r} is the embedding or the output head, which adapters here leave alone",
-            f"remove {name}; method: full trains everything",
+            "unused_section",
+            f"training.{section}",
+            f"method {t.method} does not use the section {section!r}",
+            f"remove it, or set method: {' or '.join(names)}",
+            "warning",
         )
-        for name in bad
+        for section, names in users.items()
+        if names and section != used
     ]
-
-
-def check_soft_prompt_options(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """Sections of other methods do nothing; a text to begin from must be there, and be used."""
-    t = spec.training
-    found = []
-    for name in SOFT_PROMPTS:
-        section = getattr(t, name)
-        if t.method != name and name in t.model_fields_set:
-            found.append(
-                _finding(
-                    "soft_prompt_options",
-                    f"training.{name}",
-                    f"method {t.method} does not use the section {name!r}",
-                    f"remove it, or set method: {name}",
-                    "warning",
-                )
-            )
-        elif t.method == name and section.init == "text" and section.text is None:
-            found.append(
-                _finding(
-                    "soft_prompt_options",
-                    f"training.{name}.text",
-                    "init is `text`, but there is no text",
-                    f"add training.{name}.text, or set training.{name}.init: task",
-                )
-            )
-        elif t.method == name and section.init != "text" and section.text is not None:
-            found.append(
-                _finding(
-                    "soft_prompt_options",
-                    f"training.{name}.text",
-                    f"the text is not used with init: {section.init}",
-                    f"set training.{name}.init: text, or remove the text",
-                )
-            )
-    return found
 
 
 def check_shots(spec: TaskSpec, folder: Path) -> list[Finding]:

@@ -9,14 +9,13 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.planning.plan import training_plan
-from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.plan_page import plan_page
 from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import split_file
+from finetune_pipeline.trainers import TrainingOrder, preflight, train
 from finetune_pipeline.worker.jobs import merge_job
-from finetune_pipeline.worker.phases import train_adapter
 
 
 def make_training_plan(work: StepContext) -> dict[str, Any]:
@@ -38,15 +37,16 @@ def make_training_plan(work: StepContext) -> dict[str, Any]:
 def make_adapter(work: StepContext) -> dict[str, Any]:
     plan = work.inputs["training_plan"].facts
     planned = plan["memory_mib"]["needed"] * 2**20  # by which several devices choose how to share it
-    facts = train_adapter(
-        lambda job: work.launch({**job, "memory_bytes": planned}),
+    order = TrainingOrder(
+        work.spec,
         base=work.inputs["base_model"].folder,
         train=split_file(work, "train"),
         validation=split_file(work, "validation"),
-        settings=work.spec.training.model_dump(),
         out=work.out,
         work=work.builder.work,
+        launch=lambda job: work.launch({**job, "memory_bytes": planned}),
     )
+    facts = train(order)
     # so that the next plan knows how fast this machine trains
     measured = read_json(work.out / "measured.json")
     record_training(work.store.root.parent, work.spec.base_model, plan, facts, measured)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore, read_json
-from finetune_pipeline.models.kinds import served
+from finetune_pipeline.models.identity import served
 from finetune_pipeline.serving.model import Champion
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking import registry

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES, kind_of
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_prompt, end_ids
 from finetune_pipeline.models.chat_templates import NAMED, marks
-from finetune_pipeline.training.over_length import Cut
+
+if TYPE_CHECKING:
+    from finetune_pipeline.training.rows import Cut
 
 _NAMED = 5
 _LONGEST_CHARACTER = 4

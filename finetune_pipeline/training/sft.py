@@ -18,17 +18,17 @@ from trl import SFTConfig
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.store import digest_file, digest_json, read_json, write_json
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.adapters import WEIGHTS
 from finetune_pipeline.models.chat import Encoded
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
 from finetune_pipeline.reporting import say
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training import checkpoints, history
-from finetune_pipeline.training.augmentation import augmented_facts, training_examples
 from finetune_pipeline.training.fused import fuse
-from finetune_pipeline.training.methods import Built, build
+from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
 from finetune_pipeline.training.processes import is_first, is_worker, rows_per_process, strategy
-from finetune_pipeline.training.rows import Prepared, longest_allowed, prepare_split
-from finetune_pipeline.training.saving import ADAPTER_FILE, round_to_base, save_trained
+from finetune_pipeline.training.rows import Prepared, augmented_facts, longest_allowed, prepare_split, training_examples
 from finetune_pipeline.training.shared_prefix import (
     PaddedCollator,
     common_prefix,
@@ -48,7 +48,7 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
             "train": digest_file(Path(job["train"])),
             "validation": digest_file(Path(job["validation"])),
             "base": record_digest(Path(job["base"])),
-            "start_from": digest_file(Path(start) / ADAPTER_FILE) if start else None,
+            "start_from": digest_file(Path(start) / WEIGHTS) if start else None,
             **({"processes": processes, "strategy": strategy()} if processes > 1 else {}),
         }
     )
@@ -125,7 +125,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
 
     assert trainer.model is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    rounding = _rounding(trainer, base) if settings["method"] == "full" else None
+    rounding = _rounding(trainer, base) if METHODS[settings["method"]].holds == "float32" else None
     gathered = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     if not state.is_main_process:
         state.wait_for_everyone()

@@ -124,7 +124,7 @@ def train_job(
     """Train by ``settings["method"]``, from scratch or (low-rank adapters) on from the adapter folder `start_from`.
 
     `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files. With ``settings["augment"]``
-    the child process adds a perturbed copy of each row of `train` (training.augmentation).
+    the child process adds a perturbed copy of each row of `train` (training.rows).
 
     Writes out/adapter: for qlora, lora, prefix and prompt an adapter (adapter_model.safetensors, adapter_config.json,
     tokenizer, chat template; a soft prompt is the one tensor ``prompt_embeddings``, [virtual tokens, width] for prompt and

@@ -35,6 +35,7 @@ LAYERS = (
     "report",
     "review",
     "worker",
+    "trainers",
     "steps",
     "pipeline",
     "tracking",

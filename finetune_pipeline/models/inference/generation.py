@@ -19,10 +19,16 @@ from transformers import DynamicCache
 
 from finetune_pipeline import progress
 from finetune_pipeline.models.inference.constrained import Grammar
-from finetune_pipeline.models.inference.continuation_tree import Tree
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.growing_cache import branch, grows_plainly, with_room
-from finetune_pipeline.models.inference.prefix_families import Ids, common_prefix, families
+from finetune_pipeline.models.inference.shared_reading import (
+    Ids,
+    Tree,
+    branch,
+    common_prefix,
+    families,
+    grows_plainly,
+    with_room,
+)
 from finetune_pipeline.reporting import say
 
 

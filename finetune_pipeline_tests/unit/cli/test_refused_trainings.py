@@ -213,7 +213,7 @@ def test_a_run_of_the_data_stage_alone_is_not(make: Any, tmp_path: Path) -> None
 
 
 def test_the_built_in_templates_are_jinja() -> None:
-    from finetune_pipeline.models.template_engine import compile_template
+    from finetune_pipeline.models.chat_templates import compile_template
 
     for text in NAMED.values():
         compile_template(text)

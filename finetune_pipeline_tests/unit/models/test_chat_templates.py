@@ -12,11 +12,10 @@ import pytest
 from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.base import prepare_base
-from finetune_pipeline.models.chat import encode_example, encode_prompt
+from finetune_pipeline.models.base_template import untrained_tokens
+from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
 from finetune_pipeline.models.chat_templates import NAMED, marks, missing_marks, read_chat_template, usable
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.tokenizing import load_tokenizer
-from finetune_pipeline.models.untrained import untrained_tokens
 from finetune_pipeline_tests.tiny_model import make_tiny_model, tiny_messages
 
 GEMMA_TOKENS = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]

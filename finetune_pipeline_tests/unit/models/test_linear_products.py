@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetune_pipeline.models.linear_products import OneDnnLinear, onednn_is_there, predict_by_onednn
-from finetune_pipeline.models.loading import load_for_prediction
+from finetune_pipeline.models.loading import OneDnnLinear, load_for_prediction, onednn_is_there, predict_by_onednn
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 ONEDNN = "mkldnn::_linear_pointwise"
@@ -86,7 +85,7 @@ def test_the_processor_decides_and_no_timing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, maker: str, taken: type
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr("finetune_pipeline.models.linear_products.cpu_maker", lambda: maker)
+    monkeypatch.setattr("finetune_pipeline.models.loading.cpu_maker", lambda: maker)
     model = load_for_prediction(make_tiny_model(tmp_path / "base"), torch.device("cpu"))
     assert type(model.lm_head) is taken
 

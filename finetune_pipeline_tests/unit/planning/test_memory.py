@@ -16,7 +16,7 @@ from finetune_pipeline.planning.memory import activation_bytes, weight_bytes
 from finetune_pipeline.planning.shape import model_shape
 from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline.training.fused import fuse
-from finetune_pipeline.training.methods import build
+from finetune_pipeline.training.model import build
 from finetune_pipeline.training.rows import prepare_split
 from finetune_pipeline.training.shared_prefix import PaddedCollator, packed_collator, supports_shared_prefix
 from finetune_pipeline_tests.tiny_model import write_tiny_examples

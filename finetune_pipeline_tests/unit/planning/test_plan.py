@@ -17,7 +17,7 @@ from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.plan_page import plan_page
 from finetune_pipeline.spec import TaskSpec, parse_spec
-from finetune_pipeline.spec.method_defaults import METHODS
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 

@@ -9,8 +9,7 @@ import pytest
 
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.planning.planner import Planner
-from finetune_pipeline.planning.search import as_yaml, changes, ladder, nearest, reasons
-from finetune_pipeline.planning.smaller import nearest_smaller
+from finetune_pipeline.planning.search import as_yaml, changes, ladder, nearest, nearest_smaller, reasons
 from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 

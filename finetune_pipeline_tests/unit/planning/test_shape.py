@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.shape import model_shape, trainable_parameters
 from finetune_pipeline.spec.model import TrainingSpec
-from finetune_pipeline.training.methods import build
+from finetune_pipeline.training.model import build
 from finetune_pipeline_tests.tiny_model import write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import make_model
 

@@ -10,8 +10,7 @@ import pytest
 from finetune_pipeline.data.quality.sample import chosen
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.prices import SHIPPED, estimate_prices, load_prices
-from finetune_pipeline.planning.token_counts import token_counts
-from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.planning.tokens import TokenCounter, token_counts
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, requests
 

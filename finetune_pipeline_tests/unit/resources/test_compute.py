@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from finetune_pipeline.orchestration.compute import Compute, child_environment, places
-from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM
+from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM
 from finetune_pipeline_tests.unit.processes import is_running, number_in
 from finetune_pipeline_tests.unit.resources.jobs import CHILD
 

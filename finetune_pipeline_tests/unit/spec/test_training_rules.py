@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
+from finetune_pipeline.spec.method_defaults import DEFAULTS, METHODS, explain, table
 
 from finetune_pipeline.findings import errors
+from finetune_pipeline.planning.preflight import linear_layers, refusals
 from finetune_pipeline.spec import parse_spec
-from finetune_pipeline.spec.method_defaults import DEFAULTS, METHODS, explain, table
 from finetune_pipeline.spec.model import TaskSpec, TrainingSpec
 from finetune_pipeline.spec.rules import check_all
 from finetune_pipeline.spec.schema import json_schema
-from finetune_pipeline.training.refusals import linear_layers, refusals
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 GOOD: dict[str, Any] = {
@@ -232,7 +232,7 @@ def test_it_takes_under_three_seconds_from_a_cold_start_and_loads_no_torch(tiny:
         "import json, sys, yaml\n"
         "from pathlib import Path\n"
         "from finetune_pipeline.spec import parse_spec\n"
-        "from finetune_pipeline.training.refusals import read_base_config, refusals\n"
+        "from finetune_pipeline.planning.preflight import read_base_config, refusals\n"
         "base = Path(sys.argv[1])\n"
         "found = refusals(parse_spec(sys.argv[2]), read_base_config(base), base)\n"
         "heavy = sorted({'torch', 'transformers', 'peft'} & set(sys.modules))\n"

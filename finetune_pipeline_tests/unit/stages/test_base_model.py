@@ -13,8 +13,8 @@ from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.base import prepare_base
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.chat_templates import NAMED
-from finetune_pipeline.models.tokenizing import load_tokenizer
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import Task, check_task, load_task
 from finetune_pipeline.spec.model import CHAT_TEMPLATES

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from finetune_pipeline.models.kinds import WORDS, served, words_of
 
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, write_json
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.kinds import WORDS, served, words_of
 from finetune_pipeline.planning.throughput import read_rates
 from finetune_pipeline.spec import TaskSpec
-from finetune_pipeline.spec.method_defaults import METHODS
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.steps.training import make_adapter, make_training_plan
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
+from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
 from finetune_pipeline.worker.supervised import Stopped, run_supervised
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 

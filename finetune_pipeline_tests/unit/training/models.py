@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from finetune_pipeline.training.soft_prompts import add_soft_prompt
 from peft import LoraConfig, get_peft_model
 
 from finetune_pipeline.models.loading import load_for_training
-from finetune_pipeline.training.soft_prompts import add_soft_prompt
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3")
 WINDOW = 8

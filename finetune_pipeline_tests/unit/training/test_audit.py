@@ -13,7 +13,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.chat import Encoded, encode_all, encode_example
 from finetune_pipeline.training.audit import COUNTS, problems, shown_row, supervision_audit
-from finetune_pipeline.training.over_length import Cut
+from finetune_pipeline.training.rows import Cut
 from finetune_pipeline_tests.tiny_model import TEMPLATE, make_tiny_tokenizer, tiny_messages
 
 

@@ -18,8 +18,7 @@ from finetune_pipeline.planning.plan import TrainingPlan, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.report.audit_page import audit_html
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.training.augmentation import training_examples
-from finetune_pipeline.training.rows import prepare_split
+from finetune_pipeline.training.rows import prepare_split, training_examples
 from finetune_pipeline.training.sft import job_digest, train
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs, settings
 

@@ -8,14 +8,13 @@ import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.models.chat import encode_example, render
-from finetune_pipeline.training.over_length import cut_prompt, longest
-from finetune_pipeline.training.rows import prepare_split
+from finetune_pipeline.training.rows import cut_prompt, longest, prepare_split
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer, tiny_messages
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from finetune_pipeline.models.tokenizing import load_tokenizer
+    from finetune_pipeline.models.chat import load_tokenizer
 
     folder = tmp_path_factory.mktemp("tok")
     make_tiny_tokenizer(folder)
