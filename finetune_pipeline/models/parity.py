@@ -21,9 +21,9 @@ import torch
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import adapter_kind, read_adapter
+from finetune_pipeline.models.adapters import adapter_kind
 from finetune_pipeline.models.chat import encode_answer, encode_prompt
-from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint
+from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generation import Answer, Reader, generate_and_score
 from finetune_pipeline.models.inference.shared_reading import common_prefix
@@ -100,8 +100,6 @@ def parity(
         from peft import PeftModel
 
         model = load_for_prediction(base, device)
-        if any(name in HEADS or name.endswith(EMBEDDINGS) for name in read_adapter(adapter).changes):
-            _part_head_and_embeddings(model)
         peft = PeftModel.from_pretrained(model, adapter).eval()
         left = look(peft, "adapter on the base")
         model = peft.merge_and_unload()
@@ -194,14 +192,6 @@ def _rounded_once(right: torch.Tensor, stored: torch.Tensor) -> bool:
     noise = right.abs() * 2**-20 + (right.abs().max() * 2**-22 if right.numel() else 0.0)
     low, high = (right - noise).to(stored.dtype), (right + noise).to(stored.dtype)
     return bool(((stored >= low) & (stored <= high)).all())
-
-
-def _part_head_and_embeddings(model: Any) -> None:
-    """Let a tied head have a matrix of its own (equal to the embeddings): PEFT's merge changes a shared one for both,
-    though its adapter was trained on one of them."""
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and head.weight.data_ptr() == embeddings.weight.data_ptr():
-        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
 
 
 def _same_labels(left: Sequence[Answer], right: Sequence[Answer]) -> float:

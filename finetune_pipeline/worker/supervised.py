@@ -15,8 +15,11 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 TICK_SECONDS = 1.0
 PARENT_VARIABLE = "FINETUNE_PARENT_PID"
+MARKER = "FINETUNE_SUPERVISED"
 
 
 class Stopped(RuntimeError):
@@ -73,23 +76,15 @@ def run_supervised(
     return code
 
 
-MARKER = "FINETUNE_SUPERVISED"
-_PROC = Path("/proc")
-
-
-def living(group: int, marker: str) -> list[int]:
-    """Process ids of the group or with the marker that still run. Zombies do not count: unreaped, they stay."""
-    if not _PROC.is_dir():
-        return [group] if _answers(group) else []
-    wanted = f"{MARKER}={marker}".encode()
-    return sorted(pid for pid in _process_ids() if _runs_in(pid, group) or _carries(pid, wanted))
-
-
-def signal_all(pids: list[int], number: signal.Signals) -> None:
-    """Send a signal to each process; those that ended meanwhile are none of our business."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+def _living(group: int, marker: str) -> list[psutil.Process]:
+    """Processes of the child's group, and descendants that left it (compiler pools do): those inherit the marker."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile, or another user's
+            ours = os.getpgid(process.pid) == group or process.environ().get(MARKER) == marker
+            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def _end(
@@ -101,74 +96,43 @@ def _end(
     """
     try:
         for number, seconds in zip((signal.SIGINT, signal.SIGTERM), grace, strict=True):
-            pids = living(group, marker)
-            if not pids or seconds <= 0:
+            processes = _living(group, marker)
+            if not processes or seconds <= 0:
                 continue
-            log(f"sending {number.name} to {_count(pids)} of the training, waiting up to {seconds:g} s")
-            signal_all(pids, number)
+            log(f"sending {number.name} to {_count(processes)} of the training, waiting up to {seconds:g} s")
+            _signal(processes, number)
             limit = time.monotonic() + seconds
-            while time.monotonic() < limit and living(group, marker):
+            while time.monotonic() < limit and _living(group, marker):
                 reap()
                 time.sleep(0.1)
     finally:
         _kill(group, marker, reap, log)
 
 
-def _kill(group: int, marker: str, reap: Callable[[], object], log: Callable[[str], None]) -> int:
-    """SIGKILL until nothing is left (new processes may appear while we look). Returns how many were killed."""
-    killed: set[int] = set()
+def _kill(group: int, marker: str, reap: Callable[[], object], log: Callable[[str], None]) -> None:
+    """SIGKILL until nothing is left (new processes may appear while we look)."""
+    killed: set[psutil.Process] = set()
     limit = time.monotonic() + 30
-    while pids := living(group, marker):
-        if fresh := [p for p in pids if p not in killed]:
+    while processes := _living(group, marker):
+        if fresh := [p for p in processes if p not in killed]:
             log(f"sending SIGKILL to {_count(fresh)} of the training that did not end")
-        signal_all(pids, signal.SIGKILL)
-        killed.update(pids)
+        _signal(processes, signal.SIGKILL)
+        killed.update(processes)
         reap()
         if time.monotonic() > limit:
             raise RuntimeError(
-                f"processes {pids} survive SIGKILL (waiting in the kernel?): look at "
+                f"processes {[p.pid for p in processes]} survive SIGKILL (waiting in the kernel?): look at "
                 "`ps -o pid,stat,wchan` and free what they wait for"
             )
         time.sleep(0.05)
     reap()
-    return len(killed)
 
 
-def _count(pids: list[int]) -> str:
-    return f"{len(pids)} process{'es' if len(pids) > 1 else ''}"
+def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
-def _process_ids() -> list[int]:
-    own = os.getpid()
-    return [int(name) for name in os.listdir(_PROC) if name.isdigit() and int(name) != own]
-
-
-def _runs_in(pid: int, group: int) -> bool:
-    state, process_group = _stat(pid)
-    return process_group == group and state not in "ZX"
-
-
-def _carries(pid: int, wanted: bytes) -> bool:
-    try:
-        environment = (_PROC / str(pid) / "environ").read_bytes()
-    except (OSError, ValueError):  # ended meanwhile, or another user's
-        return False
-    return wanted in environment.split(b"\0") and _stat(pid)[0] not in "ZX"
-
-
-def _stat(pid: int) -> tuple[str, int]:
-    """State letter and process group; ("X", -1) for a process that is gone."""
-    try:
-        text = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
-    except OSError:
-        return "X", -1
-    fields = text.rpartition(")")[2].split()  # the name before may hold blanks and brackets
-    return fields[0], int(fields[2])
-
-
-def _answers(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
+def _count(processes: list[psutil.Process]) -> str:
+    return f"{len(processes)} process{'es' if len(processes) > 1 else ''}"

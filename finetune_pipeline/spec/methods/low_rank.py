@@ -51,7 +51,7 @@ class LowRank(Method):
 
     def check(self, training: Any) -> list[Finding]:
         """The output head shares its weight with the embedding in many bases, and is computed only where there is loss."""
-        lora, place = training.lora, "task.yaml: training.lora"
+        lora, key = getattr(training, self.section), f"training.{self.section}"
         findings = []
         if lora.target_modules == []:
             findings.append(("target_modules", "the list is empty: no layer would be trained",
@@ -66,16 +66,18 @@ class LowRank(Method):
             why, fix = (
                 ("the base's weights are not numbers yet once they are in four bits", "")
                 if self.holds == "four_bit"
-                else (f"it needs an even rank, and training.lora.r is {lora.r}", f", or training.lora.r: {lora.r + 1}")
+                else (f"it needs an even rank, and {key}.r is {lora.r}", f", or {key}.r: {lora.r + 1}")
             )
             findings.append(("init", f"orthogonal initialisation cannot be used: {why}",
-                             f"set training.lora.init: default{fix}"))  # fmt: skip
+                             f"set {key}.init: default{fix}"))  # fmt: skip
         rules = {"target_modules": "spec.target_modules", "init": "spec.low_rank_options"}
-        return [Finding(rules[key], "error", f"{place}.{key}", message, fix) for key, message, fix in findings]
+        return [
+            Finding(rules[name], "error", f"task.yaml: {key}.{name}", message, fix) for name, message, fix in findings
+        ]
 
     def check_base(self, training: Any, config: Settings, layers: Callable[[], tuple[set[str], bool]]) -> list[Finding]:
         """Every named layer must be there; PEFT takes a name for every module that ends with it."""
-        wanted = training.lora.target_modules
+        wanted = getattr(training, self.section).target_modules
         if isinstance(wanted, str):
             return []
         names, complete = layers()
@@ -85,13 +87,13 @@ class LowRank(Method):
             return []
         message = f"the base model ({config.get('model_type')}) has no linear layers named {', '.join(missing)}"
         fix = f"choose from {', '.join(sorted(names))}, or write all-linear"
-        place = "task.yaml: training.lora.target_modules"
+        place = f"task.yaml: training.{self.section}.target_modules"
         return [Finding("training.target_modules", "error", place, message, fix)]
 
     def trainable(self, settings: Settings, shape: Shape) -> int:
         """r (in + out) a layer (Hu et al. 2021, section 4.1), with DoRA one number an output more (Liu et al. 2024,
         section 4.1)."""
-        lora = settings["lora"]
+        lora = settings[self.section]
         return sum(
             lora["r"] * (layer.fan_in + layer.fan_out) + (layer.fan_out if lora["dora"] else 0)
             for layer in shape.targeted(lora["target_modules"])
@@ -99,7 +101,7 @@ class LowRank(Method):
 
     def kept_bytes(self, settings: Settings, shape: Shape, tokens: int, width: int) -> int:
         """One tensor for all layers that read the same, with the mask of its dropout, and both matrices' products."""
-        lora = settings["lora"]
+        lora = settings[self.section]
         layers = list(shape.targeted(lora["target_modules"]))
         if lora["dora"]:  # PEFT's own arithmetic: a float32 copy and a mask for every layer, and its results
             return sum(tokens * (5 * layer.fan_in + 12 * layer.fan_out) // shape.layers for layer in layers)
@@ -114,7 +116,7 @@ class LowRank(Method):
 
     def _inputs(self, settings: Settings, shape: Shape) -> set[str]:
         """Which of a block's four inputs an adapter reads."""
-        names = {layer.name.rpartition(".")[2] for layer in shape.targeted(settings["lora"]["target_modules"])}
+        names = {layer.name.rpartition(".")[2] for layer in shape.targeted(settings[self.section]["target_modules"])}
         return {_JOINED.get(name) or _INPUTS.get(name.removesuffix("_proj"), "up") for name in names}
 
     def add(
@@ -123,7 +125,7 @@ class LowRank(Method):
         """A PEFT model with float32 weights; the output head is left out, as PEFT's all-linear does."""
         from peft import LoraConfig, get_peft_model
 
-        lora = settings["lora"]
+        lora = settings[self.section]
         config = LoraConfig(
             r=lora["r"],
             lora_alpha=lora["alpha"],

@@ -42,16 +42,6 @@ def test_loss_is_on_the_answer_and_its_end_though_pad_is_eos(tokenizer: Any) -> 
     assert _learned(tokenizer, tiny_messages(0)) == ["billing<|im_end|>"]
 
 
-def test_every_assistant_turn_is_learned(tokenizer: Any) -> None:
-    messages = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "one"},
-        {"role": "user", "content": "b"},
-        {"role": "assistant", "content": "two"},
-    ]
-    assert _learned(tokenizer, messages) == ["one<|im_end|>", "two<|im_end|>"]
-
-
 def test_training_text_is_serving_text_token_for_token(tokenizer: Any) -> None:
     messages = tiny_messages(3)
     ids, loss = encode(tokenizer, messages)
@@ -185,14 +175,6 @@ def test_a_template_that_rewrites_earlier_turns_gives_a_row_a_turn_as_serving_se
         assert tokenizer.decode(row.ids) == render(tokenizer, DIALOGUE[:upto])
         learned = tokenizer.decode([t for t, on in zip(row.ids, row.loss, strict=True) if on])
         assert learned == "<think>\n\n</think>\n\n" + DIALOGUE[upto - 1]["content"] + "<|im_end|>"
-
-
-def test_thoughts_may_be_written_in_a_form_of_their_own(tokenizer: Any) -> None:
-    tokenizer.chat_template = TEMPLATE.replace(
-        "message['content']", "message['content'].replace('<think>x</think>', '<think> x </think>')"
-    )
-    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>x</think>fine"}]
-    assert _learned(tokenizer, messages) == ["<think> x </think>fine<|im_end|>"]
 
 
 def test_an_answer_ends_at_the_first_token_that_stops_generation(tokenizer: Any) -> None:

@@ -13,7 +13,7 @@ from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.planning.plan import MARGIN, TrainingPlan, duration, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.throughput import record_training
-from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
+from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.plan_page import plan_page
 from finetune_pipeline.spec import TaskSpec, parse_spec
@@ -55,13 +55,6 @@ def test_counts_equal_the_tokenizer_of_the_model_library(base: Path, examples: l
         assert counter.count(e.prompt_messages, generation_prompt=True) == len(prompt)
 
 
-def test_statistics_add_up(base: Path, examples: list[Example]) -> None:
-    told = token_statistics(TokenCounter(base), examples)
-    assert told["total"] == sum(told["lengths"]) == told["prompt_total"] + told["answer_total"]
-    assert sum(told["histogram"].values()) == told["examples"] == 20
-    assert told["p50"] <= told["p90"] <= told["p99"] <= told["longest"] == max(told["lengths"])
-
-
 def test_a_model_without_a_template_is_named(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path)
     for path in folder.glob("chat_template*"):
@@ -74,12 +67,6 @@ def test_the_plan_counts_steps_of_both_phases(base: Path, examples: list[Example
     plan = training_plan(spec(), base, examples, examples[:4], tmp_path)
     assert (plan.steps_per_epoch, plan.steps, plan.over_length, plan.fits) == (3, 9, 0, True)
     assert read_json(tmp_path / "plan.json") == plan.facts()
-
-
-def test_rows_over_the_limit_are_counted(base: Path, examples: list[Example]) -> None:
-    lengths = sorted(TokenCounter(base).count(e.messages) for e in examples)
-    plan = training_plan(spec(max_tokens=lengths[-2]), base, examples, [])
-    assert plan.over_length == sum(n > lengths[-2] for n in lengths)
 
 
 def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, examples: list[Example]) -> None:

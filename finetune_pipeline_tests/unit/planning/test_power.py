@@ -22,13 +22,6 @@ def _share(share: float, n: int = 100) -> list[bool]:
     return [i < share * n for i in range(n)]
 
 
-def test_disagreement_of_unrelated_models_and_of_equal_ones():
-    assert expected_disagreement(0.6, 0.1) == pytest.approx(0.6 * 0.3 + 0.4 * 0.7)
-    assert expected_disagreement(0.6, 0.1, 0.99) == pytest.approx(0.1)
-    assert expected_disagreement(0.0, 0.05) == pytest.approx(0.05)
-    assert expected_disagreement(0.98, 0.05) == pytest.approx(0.02)
-
-
 def test_correlation_is_measured_between_prompts_that_are_sometimes_right():
     a, b = _share(0.5), [i % 4 < 2 for i in range(100)]
     assert measured_correlation({"a": a, "b": b}) == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-12) or 0.0
@@ -67,17 +60,6 @@ def test_enough_rows_are_enough_and_no_more_is_asked():
     assert "collect" not in told["sentence"]
 
 
-def test_wanted_gain_power_and_min_gain_move_the_number():
-    prompts = {"p": _prompt(_share(0.6))}
-
-    def needed(**gates):
-        return _plan(spec(gates=gates), 100, "p", prompts)["rows_needed"]
-
-    assert needed(wanted_gain=0.1) < needed() < needed(power=0.9)
-    assert needed() < needed(confidence=0.99)
-    assert needed(min_gain=0.02) > 2 * needed()
-
-
 def test_prompts_that_agree_give_the_best_case():
     a = _share(0.6)
     b = a[:50] + [not x for x in a[50:60]] + a[60:]
@@ -90,12 +72,6 @@ def test_what_is_not_left_cannot_be_gained():
     told = _plan(spec(), 50, "p", {"p": _prompt(_share(0.97))})
     assert told["rows_needed"] is None and told["enough"] is True
     assert "On validation p reaches 97.0%: +5.0 points are not left to be gained over it" in told["sentence"]
-
-
-def test_a_tiny_test_shows_nothing_and_says_so():
-    told = _plan(spec(), 2, "p", {"p": _prompt(_share(0.5))})
-    assert told["detectable_gain"] is None
-    assert "These rows show no gain there is room for." in told["sentence"]
 
 
 def test_rows_that_share_a_source_are_worth_less():

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetune_pipeline.models.kinds import WORDS, served, words_of
 
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, write_json
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.identity import served
 from finetune_pipeline.planning.throughput import read_rates
 from finetune_pipeline.spec import TaskSpec
-from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods import KINDS, METHODS, kind_of
 from finetune_pipeline.steps.training import make_adapter, make_training_plan
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
 
@@ -95,11 +95,11 @@ def test_a_training_knows_its_plan_and_the_next_plan_knows_its_speed(inputs: dic
 def test_a_prefix_is_loaded_in_front_of_its_base_and_everything_else_alone(tmp_path: Path) -> None:
     (tmp_path / "merged" / "adapter").mkdir(parents=True)
     base = Artifact("shared", "base_model", "b", tmp_path / "base", {}, {})
-    for kind in WORDS:
+    for kind in KINDS:
         merged = Artifact("demo", "merged_model", "m", tmp_path / "merged", {"kind": kind}, {})
         told = served(merged, base)
         if kind == "prefix":
             assert (told.model, told.adapter) == (tmp_path / "base", tmp_path / "merged" / "adapter")
         else:
             assert (told.model, told.adapter) == (tmp_path / "merged", None)
-    assert words_of(None) == WORDS["lora"]
+    assert kind_of(None) is KINDS["lora"]

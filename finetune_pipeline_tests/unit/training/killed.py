@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.store import write_json
+from finetune_pipeline_tests.unit.training.jobs import task
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["finetune_pipeline.training.sft"])
@@ -18,9 +19,10 @@ _FORKS.set_forkserver_preload(["finetune_pipeline.training.sft"])
 
 def _work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None, moment: str) -> None:
     """Train (in both phases, where there are two). kill_at: a step, counted over both phases."""
+    from finetune_pipeline.trainers import TrainingOrder
+    from finetune_pipeline.trainers import train as train_as_ordered
     from finetune_pipeline.training import checkpoints, trainer
     from finetune_pipeline.training.sft import train
-    from finetune_pipeline.worker.phases import train_adapter
 
     begun = {"before": 0}
 
@@ -51,15 +53,16 @@ def _work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None
         return facts
 
     folder = Path(inputs)
-    facts = train_adapter(
-        launch,
+    order = TrainingOrder(
+        task(settings),
         base=folder / "base",
         train=folder / "train.jsonl",
         validation=folder / "validation.jsonl",
-        settings=settings,
         out=Path(place) / "out",
         work=Path(place) / "work",
+        launch=launch,
     )
+    facts = train_as_ordered(order)
     (Path(place) / "facts.json").write_text(json.dumps(facts))
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from finetune_pipeline.training import checkpoints, history
 from finetune_pipeline.training.sft import train
-from finetune_pipeline.worker.launch import _outcome, choose, rows_per_process, write_worker_error
+from finetune_pipeline.worker.launch import _outcome, choose, write_worker_error
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, wait_until
 from finetune_pipeline_tests.unit.training.jobs import finish, job, settings, start
@@ -203,16 +203,6 @@ def test_what_cannot_be_shared_is_refused_before_any_process_starts(inputs: Path
     assert "8 or 10" in error["message"]
 
 
-def test_the_fault_of_a_process_is_told(inputs: Path, tmp_path: Path) -> None:
-    broken = job(inputs, tmp_path, **SMALL, micro_batch_size=2)
-    broken["validation"] = str(tmp_path / "broken.jsonl")
-    (tmp_path / "broken.jsonl").write_text('{"not": "an example"}\n')
-    code, errors = finish(start(broken, tmp_path, **TWO))
-    assert code == 1, errors
-    error = json.loads((tmp_path / "out" / "error.json").read_text())
-    assert error["kind"] == "error" and "broken.jsonl: row 1 is not a canonical example" in error["message"]
-
-
 def test_the_cause_decides_not_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def outcome(codes: dict[int, int], *errors: tuple[int, int, str], stopped: str | None = None) -> int:
         (tmp_path / "error.json").unlink(missing_ok=True)
@@ -243,10 +233,3 @@ def test_what_fits_on_one_device_is_not_split(inputs: Path, tmp_path: Path, monk
     assert (chosen(60), chosen(70, method="lora")) == ("ddp", "fsdp2")
     monkeypatch.setenv("FINETUNE_PARALLEL", "ddp")
     assert chosen(70) == "ddp"
-
-
-@pytest.mark.parametrize(
-    ("batch", "micro", "processes", "rows"), [(16, 8, 2, 8), (8, 8, 2, 4), (12, 4, 2, 3), (8, 8, 8, 1), (6, 4, 1, 3)]
-)
-def test_rows_of_a_process(batch: int, micro: int, processes: int, rows: int) -> None:
-    assert rows_per_process(batch, micro, processes) == rows

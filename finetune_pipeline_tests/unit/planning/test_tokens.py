@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -32,14 +31,6 @@ def test_counts_are_exact(counter: TokenCounter) -> None:
     assert told["roles"]["user"]["total"] == sum(counter.count_texts([e.user_text for e in ROWS]))
     assert told["total"] == told["template"] + sum(r["total"] for r in told["roles"].values())
     assert sum(b["count"] for b in told["histogram"]) == 300 and told["interval"] is None
-
-
-def test_the_last_bin_takes_the_giant(counter: TokenCounter) -> None:
-    rows = [*ROWS, make("giant " * 5000, "x", 999)]
-    told = token_counts(rows, counter, make_spec(LABELS, {**LORA, "max_tokens": 100_000}), [])
-    bins = told["histogram"]
-    assert sum(b["count"] for b in bins) == 301 and bins[-1]["to"] == told["whole"]["max"]
-    assert bins[0]["to"] < 500 and all(a["to"] + 1 == b["from"] for a, b in pairwise(bins))
 
 
 def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(counter: TokenCounter) -> None:
