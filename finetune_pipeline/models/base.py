@@ -103,15 +103,9 @@ def check_chat_template(tokenizer: Any, name: str, folder: Path) -> None:
     if not tokenizer.chat_template:
         found.append(no_template(name, advisable(folder, tokenizer.get_vocab())))
     if tokenizer.eos_token_id is None:
-        found.append(
-            Finding(
-                "model.no_eos",
-                "error",
-                f"model {name}",
-                "the tokenizer has no end-of-sequence token",
-                "set eos_token in tokenizer_config.json",
-            )
-        )
+        message = "the tokenizer has no end-of-sequence token"
+        fix = "set eos_token in tokenizer_config.json"
+        found.append(Finding("model.no_eos", "error", f"model {name}", message, fix))
     if found:
         raise FindingsError(found)
 
@@ -212,14 +206,6 @@ def _download(base_model: str, revision: str | None) -> Path:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FindingsError(
-            [
-                Finding(
-                    "model.download",
-                    "error",
-                    "task.yaml: base_model",
-                    f"{base_model!r} could not be downloaded: {first}",
-                    "check the id, the revision, the network and (for gated models) HF_TOKEN; or give a local folder",
-                )
-            ]
-        ) from error
+        message = f"{base_model!r} could not be downloaded: {first}"
+        fix = "check the id, the revision, the network and (for gated models) HF_TOKEN; or give a local folder"
+        raise FindingsError([Finding("model.download", "error", "task.yaml: base_model", message, fix)]) from error

@@ -21,25 +21,19 @@ from finetune_pipeline.models.identity import weight_files
 
 def no_template(name: str, choices: Sequence[str]) -> Finding:
     """The refusal of a base model without a chat template; choices: names of templates it can write, the best first."""
-    return Finding(
-        "model.no_chat_template",
-        "error",
-        f"model {name}",
-        "the tokenizer has no chat template: this is a base model, trained to continue texts, not to answer",
+    message = "the tokenizer has no chat template: this is a base model, trained to continue texts, not to answer"
+    fix = (
         f"start from the model's instruct version; or set chat_template: {choices[0]} (what its vocabulary can "
-        f"write: {', '.join(choices)}), and expect to need more examples",
+        f"write: {', '.join(choices)}), and expect to need more examples"
     )
+    return Finding("model.no_chat_template", "error", f"model {name}", message, fix)
 
 
 def missing_tokens(name: str, missing: Sequence[str], choices: Sequence[str]) -> Finding:
     """The refusal of a template whose marks are no tokens of the base."""
-    return Finding(
-        "model.template_tokens",
-        "error",
-        "task.yaml: chat_template",
-        f"{name} has no tokens {', '.join(missing)}, which the template writes; added ones would stay untrained",
-        f"set chat_template to one of: {', '.join(choices)}; or use the model's instruct version",
-    )
+    message = f"{name} has no tokens {', '.join(missing)}, which the template writes; added ones would stay untrained"
+    fix = f"set chat_template to one of: {', '.join(choices)}; or use the model's instruct version"
+    return Finding("model.template_tokens", "error", "task.yaml: chat_template", message, fix)
 
 
 def given_template(name: str, had: bool) -> Finding:
@@ -55,26 +49,22 @@ def given_template(name: str, had: bool) -> Finding:
 
 def untrained_marks(name: str, tokens: Sequence[str]) -> Finding:
     """The warning about marks that are tokens of the base and were never trained."""
-    return Finding(
-        "model.untrained_tokens",
-        "warning",
-        "task.yaml: chat_template",
+    message = (
         f"{', '.join(tokens)} are in the vocabulary of {name} but were never trained: their embeddings are those of unused "
-        "tokens, and adapters do not train embeddings",
-        "set chat_template: none, whose only mark is the end-of-sequence token; or train with method: full",
+        "tokens, and adapters do not train embeddings"
     )
+    fix = "set chat_template: none, whose only mark is the end-of-sequence token; or train with method: full"
+    return Finding("model.untrained_tokens", "warning", "task.yaml: chat_template", message, fix)
 
 
 def endless(behind: str) -> Finding:
     """The refusal of a template that ends no turn; behind: what it writes after an answer."""
-    return Finding(
-        "model.template_without_end",
-        "error",
-        "task.yaml: chat_template",
+    message = (
         f"the template ends an assistant turn without a special token (it writes {behind!r}): the model would not learn to "
-        "stop",
-        "end the assistant's turns with the end-of-sequence token, {{ eos_token }}",
+        "stop"
     )
+    fix = "end the assistant's turns with the end-of-sequence token, {{ eos_token }}"
+    return Finding("model.template_without_end", "error", "task.yaml: chat_template", message, fix)
 
 
 def advisable(folder: Path, vocabulary: dict[str, int]) -> list[str]:

@@ -52,17 +52,9 @@ def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False
             )
         )
     except (TemplateError, TypeError, KeyError, ValueError) as error:
-        raise FindingsError(
-            [
-                Finding(
-                    "chat.template_refuses",
-                    "error",
-                    "example ?",
-                    f"the model's chat template cannot write this conversation: {error}",
-                    "change the example, or use a model whose template knows these turns",
-                )
-            ]
-        ) from error
+        message = f"the model's chat template cannot write this conversation: {error}"
+        fix = "change the example, or use a model whose template knows these turns"
+        raise FindingsError([Finding("chat.template_refuses", "error", "example ?", message, fix)]) from error
 
 
 def to_ids(tokenizer: Any, text: str) -> list[int]:
@@ -158,24 +150,18 @@ def encode_example(
 
 def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> Finding:
     at = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
-    return Finding(
-        "chat.template_mismatch",
-        "error",
-        f"turn {turn + 1}",
+    message = (
         f"the chat template gives another text when it prompts than when it trains: they part at token {at} "
-        f"({tokenizer.decode(prompt[at : at + 4])!r} against {tokenizer.decode(full[at : at + 4])!r})",
-        "use a chat template whose generation prompt is the beginning of an assistant turn",
+        f"({tokenizer.decode(prompt[at : at + 4])!r} against {tokenizer.decode(full[at : at + 4])!r})"
     )
+    fix = "use a chat template whose generation prompt is the beginning of an assistant turn"
+    return Finding("chat.template_mismatch", "error", f"turn {turn + 1}", message, fix)
 
 
 def _lost(place: str, what: str) -> Finding:
-    return Finding(
-        "chat.content_lost",
-        "error",
-        place,
-        f"the model's chat template leaves out {what}",
-        "use a model whose template knows such turns, or set chat_template; or take these examples out",
-    )
+    message = f"the model's chat template leaves out {what}"
+    fix = "use a model whose template knows such turns, or set chat_template; or take these examples out"
+    return Finding("chat.content_lost", "error", place, message, fix)
 
 
 def encode_answer(

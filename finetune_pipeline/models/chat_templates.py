@@ -64,16 +64,10 @@ def read_chat_template(setting: str | None, folder: Path) -> str | None:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        message = f"{setting!r} is neither a known template nor a readable file ({error})"
+        fix = f"write one of {', '.join(NAMED)}, or the path of a Jinja file in the task folder"
         raise FindingsError(
-            [
-                Finding(
-                    "model.chat_template",
-                    "error",
-                    "task.yaml: chat_template",
-                    f"{setting!r} is neither a known template nor a readable file ({error})",
-                    f"write one of {', '.join(NAMED)}, or the path of a Jinja file in the task folder",
-                )
-            ]
+            [Finding("model.chat_template", "error", "task.yaml: chat_template", message, fix)]
         ) from error
     return text
 

@@ -50,30 +50,18 @@ def export_model(
     artifact says they are, an `out` that is not empty, and too little room.
     """
     if source.kind == "prefix":
-        raise FindingsError(
-            [
-                _finding(
-                    "prefix",
-                    "a prefix is keys and values of every layer: no weight of a plain model can hold it",
-                    "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora",
-                )
-            ]
-        )
+        message = "a prefix is keys and values of every layer: no weight of a plain model can hold it"
+        fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
+        raise FindingsError([_finding("prefix", message, fix)])
     folder, told = model_folder(source.merged.folder), dict(source.merged.facts["files"])
     with unfinished(out, sum((folder / name).stat().st_size for name in told)) as making:
         digests = {}
         for name, digest in sorted(told.items()):
             digests[name] = _copy(folder / name, making / name)
             if digests[name] != digest:
-                raise FindingsError(
-                    [
-                        _finding(
-                            "changed_file",
-                            f"{name} of the artifact {source.merged.version} is not what was written when it was made",
-                            f"remove the artifact's folder and run `finetune run {source.task}` again",
-                        )
-                    ]
-                )
+                message = f"{name} of the artifact {source.merged.version} is not what was written when it was made"
+                fix = f"remove the artifact's folder and run `finetune run {source.task}` again"
+                raise FindingsError([_finding("changed_file", message, fix)])
         _greedy(making, source.serving)
         _without_paths(making / "config.json")
         if gguf is not None:
@@ -170,15 +158,9 @@ def unfinished(out: Path, size: int) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     free = shutil.disk_usage(out.parent).free
     if free < size * 1.05:
-        raise FindingsError(
-            [
-                _finding(
-                    "disk",
-                    f"the export takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are left there",
-                    "make room, or give another --to",
-                )
-            ]
-        )
+        message = f"the export takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are left there"
+        fix = "make room, or give another --to"
+        raise FindingsError([_finding("disk", message, fix)])
     making = out.parent / f".{out.name}.unfinished-{os.getpid()}"
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir()
@@ -193,15 +175,9 @@ def unfinished(out: Path, size: int) -> Iterator[Path]:
 def check_place(out: Path) -> None:
     """Raises FindingsError unless `out` is no file and holds nothing."""
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
-        raise FindingsError(
-            [
-                _finding(
-                    "not_empty",
-                    f"{out.name!r} is there already and is no empty folder",
-                    "give a new folder as --to, or remove that one: nothing is ever overwritten",
-                )
-            ]
-        )
+        message = f"{out.name!r} is there already and is no empty folder"
+        fix = "give a new folder as --to, or remove that one: nothing is ever overwritten"
+        raise FindingsError([_finding("not_empty", message, fix)])
 
 
 def _alive(process: int) -> bool:
@@ -255,13 +231,9 @@ def convert(script: Path, model: Path, target: Path, *, name: str, dtype: str) -
     )
     if done.returncode or not target.is_file() or not target.stat().st_size:
         tail = "\n".join(done.stdout.splitlines()[-12:])
-        raise FindingsError(
-            [
-                _finding(
-                    "gguf",
-                    f"{script.name} ended with {done.returncode} and wrote no usable file:\n{tail}",
-                    "see whether it knows this architecture (--print-supported-models) and has its requirements; the "
-                    "export without --gguf does not need it",
-                )
-            ]
+        message = f"{script.name} ended with {done.returncode} and wrote no usable file:\n{tail}"
+        fix = (
+            "see whether it knows this architecture (--print-supported-models) and has its requirements; the "
+            "export without --gguf does not need it"
         )
+        raise FindingsError([_finding("gguf", message, fix)])

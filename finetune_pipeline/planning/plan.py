@@ -135,7 +135,6 @@ def training_plan(
     memory, phases = planner.memory(settings), planner.phases(settings)
     rows = planner.rows("train", settings)
     tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
-    tokens.pop("lengths")
     fits = memory.needed * MARGIN <= available
     seconds = _seconds(planner, settings, rates, spec.base_model)
     near = None if fits else nearest_plan(planner, settings, available)

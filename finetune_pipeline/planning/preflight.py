@@ -40,6 +40,19 @@ from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
 _SAID = "an answer"
+_LEAST_ROOM = 16
+"""The shortest training.max_tokens there is."""
+SPEC_RULES = (
+    rules.check_batches,
+    rules.check_epochs,
+    rules.check_second_phase,
+    rules.check_gradient_checkpointing,
+    rules.check_method,
+)
+_USUAL_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+_USUAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "phi3")
+"""Architectures whose linear layers have these names (phi3 joins some of them)."""
+_OTHER_NAMES = {"phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}}
 
 
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:
@@ -65,13 +78,9 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
     except FindingsError as error:
         return [*refusals(spec, config, where), *error.findings]
     except TemplateSyntaxError as error:
-        problem = Finding(
-            "model.chat_template",
-            "error",
-            f"{spec.chat_template}:{error.lineno}",
-            f"the chat template is no Jinja: {error.message}",
-            "correct the template",
-        )
+        message = f"the chat template is no Jinja: {error.message}"
+        fix = "correct the template"
+        problem = Finding("model.chat_template", "error", f"{spec.chat_template}:{error.lineno}", message, fix)
         return [*refusals(spec, config, where), problem]
     return [*refusals(spec, config, where), *_template(spec, template, where)]
 
@@ -89,17 +98,9 @@ def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
         return None, None
     local = Path(spec.base_model).expanduser()
     if not (local / "config.json").is_file():
-        raise FindingsError(
-            [
-                Finding(
-                    "model.folder",
-                    "error",
-                    "task.yaml: base_model",
-                    f"{spec.base_model!r} holds no config.json: it is no model in the transformers format",
-                    "name a folder that `save_pretrained` has written",
-                )
-            ]
-        )
+        message = f"{spec.base_model!r} holds no config.json: it is no model in the transformers format"
+        fix = "name a folder that `save_pretrained` has written"
+        raise FindingsError([Finding("model.folder", "error", "task.yaml: base_model", message, fix)])
     weight_files(local)
     return read_base_config(local), local
 
@@ -137,21 +138,6 @@ def _ends(counter: TokenCounter) -> list[Finding]:
     return [] if special & set(ids) else [endless(behind)]
 
 
-_LEAST_ROOM = 16
-"""The shortest training.max_tokens there is."""
-SPEC_RULES = (
-    rules.check_batches,
-    rules.check_epochs,
-    rules.check_second_phase,
-    rules.check_gradient_checkpointing,
-    rules.check_method,
-)
-_USUAL_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-_USUAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "phi3")
-"""Architectures whose linear layers have these names (phi3 joins some of them)."""
-_OTHER_NAMES = {"phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}}
-
-
 def refusals(
     spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path | None = None, bfloat16: bool | None = None
 ) -> list[Finding]:
@@ -184,15 +170,9 @@ def _hardware(spec: TaskSpec, bfloat16: bool | None) -> list[Finding]:
         bfloat16 = True if has_nvidia() else cpu_has_bfloat16()
     if bfloat16:
         return []
-    return [
-        _finding(
-            "precision",
-            "training.precision",
-            "this processor has no native bfloat16: it is emulated, many times slower than float32",
-            "set training.precision: auto",
-            "warning",
-        )
-    ]
+    message = "this processor has no native bfloat16: it is emulated, many times slower than float32"
+    fix = "set training.precision: auto"
+    return [_finding("precision", "training.precision", message, fix, "warning")]
 
 
 def _quantized(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
@@ -211,15 +191,13 @@ def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
         return []
     room = max(limit - virtual, 0)
     also = f" and {virtual} virtual tokens" if virtual else ""
+    message = (
+        f"the base model's context of {limit} tokens does not hold training.max_tokens = {t.max_tokens}{also}: examples "
+        f"over {room} tokens count as too long"
+    )
+    fix = f"set training.max_tokens: {room}" + (f", or lower training.{method.section}.tokens" if virtual else "")
     return [
-        _finding(
-            "context_length",
-            "training.max_tokens",
-            f"the base model's context of {limit} tokens does not hold training.max_tokens = {t.max_tokens}{also}: examples "
-            f"over {room} tokens count as too long",
-            f"set training.max_tokens: {room}" + (f", or lower training.{method.section}.tokens" if virtual else ""),
-            "warning" if room >= _LEAST_ROOM else "error",
-        )
+        _finding("context_length", "training.max_tokens", message, fix, "warning" if room >= _LEAST_ROOM else "error")
     ]
 
 
@@ -253,16 +231,12 @@ def _packing(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
         why.append(f"it has layers of the kind {', '.join(kinds)}")
     if not why:
         return []
-    return [
-        _finding(
-            "shared_prefix",
-            "training.shared_prefix",
-            f"beginnings that rows share cannot be computed once with this base model: {'; '.join(why)}. Batches will be "
-            "padded, with the same result",
-            "nothing needs to be done; training takes longer",
-            "note",
-        )
-    ]
+    message = (
+        f"beginnings that rows share cannot be computed once with this base model: {'; '.join(why)}. Batches will be "
+        "padded, with the same result"
+    )
+    fix = "nothing needs to be done; training takes longer"
+    return [_finding("shared_prefix", "training.shared_prefix", message, fix, "note")]
 
 
 @lru_cache(maxsize=2)
@@ -291,15 +265,12 @@ def _system_prompt(spec: TaskSpec, base: Path | None) -> list[Finding]:
         return []
     needed = prompt + answer
     unit = "tokens" if tokenizer is not None else "words"
-    return [
-        _finding(
-            "system_prompt",
-            "training.max_tokens",
-            f"the system prompt ({prompt} {unit}) and {'the longest label' if spec.labels else 'an answer'} ({answer}) fill "
-            f"training.max_tokens = {limit}: no example can fit",
-            f"set training.max_tokens: {2 * needed} or more, or shorten the system prompt",
-        )
-    ]
+    message = (
+        f"the system prompt ({prompt} {unit}) and {'the longest label' if spec.labels else 'an answer'} ({answer}) fill "
+        f"training.max_tokens = {limit}: no example can fit"
+    )
+    fix = f"set training.max_tokens: {2 * needed} or more, or shorten the system prompt"
+    return [_finding("system_prompt", "training.max_tokens", message, fix)]
 
 
 def read_base_config(base: Path) -> dict[str, Any]:

@@ -20,6 +20,11 @@ from finetune_pipeline.planning.prices import Price, estimate_prices, load_price
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec, TrainingSettings
 
+_BINS = 24
+_BATCH = 2_000
+_NORMAL = 1.959964
+_STEPS = (1, 2, 4, 5, 8)
+
 
 class TokenCounter:
     """Counts the tokens of a conversation as the model will see it: template rendered, then tokenized.
@@ -92,34 +97,19 @@ class TokenCounter:
 
 
 def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict[str, Any]:
-    """Tokens per example: total, mean, percentiles, prompt and answer apart, and a histogram (upper edge: rows)."""
-    whole = sorted(counter.count(e.messages, tools=e.tools) for e in examples)
-    prompts = [counter.count(e.prompt_messages, True, e.tools) for e in examples]
+    """Tokens an example: examples, total, mean, p50, p90, p99, longest."""
+    lengths = sorted(counter.count(e.messages, tools=e.tools) for e in examples)
 
     def at(share: float) -> int:
-        return whole[min(int(share * len(whole)), len(whole) - 1)] if whole else 0
+        return lengths[min(int(share * len(lengths)), len(lengths) - 1)] if lengths else 0
 
-    step = max(16, -(-(whole[-1] if whole else 16) // 160) * 16)
-    edges = range(step, (whole[-1] if whole else 0) + step, step)
     return {
-        "examples": len(whole),
-        "total": sum(whole),
-        "mean": round(sum(whole) / max(len(whole), 1), 1),
-        "p50": at(0.5),
-        "p90": at(0.9),
-        "p99": at(0.99),
-        "longest": whole[-1] if whole else 0,
-        "prompt_total": sum(prompts),
-        "answer_total": sum(whole) - sum(prompts),
-        "histogram": {str(edge): sum(edge - step < n <= edge for n in whole) for edge in edges},
-        "lengths": whole,
+        "examples": len(lengths),
+        "total": sum(lengths),
+        "mean": round(sum(lengths) / max(len(lengths), 1), 1),
+        **{f"p{percent}": at(percent / 100) for percent in (50, 90, 99)},
+        "longest": at(1),
     }
-
-
-_BINS = 24
-_BATCH = 2_000
-_NORMAL = 1.959964
-_STEPS = (1, 2, 4, 5, 8)
 
 
 def epochs_of(training: TrainingSettings) -> float:
@@ -234,11 +224,14 @@ def _over_length(over: Sequence[Example], rows: int, spec: TaskSpec) -> list[Fin
     if not over:
         return []
     limit, drop = spec.training.max_tokens, spec.training.over_length == "drop"
+    message = f"{len(over):,} of {rows:,} rows have more than training.max_tokens = {limit:,} tokens" + (
+        " and will be left out" if drop else ": training will refuse them"
+    )
+    fix = "raise training.max_tokens, shorten the rows, or set training.over_length: drop"
     return [
         Finding("quality.over_length", "note" if drop else "warning", over[0].place,
-                f"{len(over):,} of {rows:,} rows have more than training.max_tokens = {limit:,} tokens"
-                + (" and will be left out" if drop else ": training will refuse them"),
-                "raise training.max_tokens, shorten the rows, or set training.over_length: drop")
+                message,
+                fix)
     ]  # fmt: skip
 
 

@@ -65,36 +65,24 @@ def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: 
     findings = []
     if settings["batch_size"] % processes:
         near = settings["batch_size"] // processes * processes or processes
-        findings.append(
-            Finding(
-                "training.batch_over_devices",
-                "error",
-                "task.yaml: training.batch_size",
-                f"batches of {settings['batch_size']} rows cannot be shared by {processes} devices",
-                f"set training.batch_size: {near} or {near + processes}, or give FINETUNE_DEVICES another number of devices",
-            )
+        message = f"batches of {settings['batch_size']} rows cannot be shared by {processes} devices"
+        fix = (
+            f"set training.batch_size: {near} or {near + processes}, or give FINETUNE_DEVICES another number of devices"
         )
+        findings.append(Finding("training.batch_over_devices", "error", "task.yaml: training.batch_size", message, fix))
     if chosen == "fsdp2" and METHODS[settings["method"]].holds == "four_bit":
-        findings.append(
-            Finding(
-                "training.four_bit_sharded",
-                "error",
-                "task.yaml: training.method",
-                "4-bit weights are not split over devices: the constants they are read back with belong to whole tensors",
-                "set FINETUNE_PARALLEL=ddp if the base fits on each device in four bits, or set training.method: lora, "
-                "which is sharded in 16 bits",
-            )
+        message = (
+            "4-bit weights are not split over devices: the constants they are read back with belong to whole tensors"
         )
+        fix = (
+            "set FINETUNE_PARALLEL=ddp if the base fits on each device in four bits, or set training.method: lora, "
+            "which is sharded in 16 bits"
+        )
+        findings.append(Finding("training.four_bit_sharded", "error", "task.yaml: training.method", message, fix))
     if chosen == "fsdp2" and not on_gpus:
-        findings.append(
-            Finding(
-                "training.cpu_sharded",
-                "error",
-                "FINETUNE_PARALLEL",
-                "a model is split over GPUs only",
-                "set FINETUNE_PARALLEL=ddp, or name GPUs in FINETUNE_DEVICES",
-            )
-        )
+        message = "a model is split over GPUs only"
+        fix = "set FINETUNE_PARALLEL=ddp, or name GPUs in FINETUNE_DEVICES"
+        findings.append(Finding("training.cpu_sharded", "error", "FINETUNE_PARALLEL", message, fix))
     return findings
 
 
