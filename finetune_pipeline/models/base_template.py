@@ -136,8 +136,8 @@ def _embedding(folder: Path) -> Any:
         with file.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
             header = json.loads(handle.read(size))
-        for name, told in header.items():
-            if name.endswith(("embed_tokens.weight", "wte.weight", "embed_in.weight")) and told["dtype"] in _STORED:
-                start = 8 + size + told["data_offsets"][0]
-                return np.memmap(file, _STORED[told["dtype"]], "r", start, tuple(told["shape"]))
+        for name, entry in header.items():
+            if name.endswith(("embed_tokens.weight", "wte.weight", "embed_in.weight")) and entry["dtype"] in _STORED:
+                start = 8 + size + entry["data_offsets"][0]
+                return np.memmap(file, _STORED[entry["dtype"]], "r", start, tuple(entry["shape"]))
     return None

@@ -33,8 +33,8 @@ class Encoded:
 
 def end_ids(tokenizer: Any) -> set[int]:
     """Tokens that end an answer: EOS, and those that :func:`..loading.load_tokenizer` found in the generation config."""
-    told = {tokenizer.eos_token_id, *getattr(tokenizer, "end_token_ids", ())}
-    return {int(t) for t in told if t is not None}
+    tokens = {tokenizer.eos_token_id, *getattr(tokenizer, "end_token_ids", ())}
+    return {int(t) for t in tokens if t is not None}
 
 
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:
@@ -92,12 +92,12 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
         ids = to_ids(tokenizer, text)
     if ids[: len(prompt)] != prompt or len(ids) <= len(prompt):
         raise FindingsError([_mismatch(tokenizer, prompt, ids, i)])
-    said = text[len(before) :]
+    written = text[len(before) :]
     spoken = messages[i]["content"].rpartition("</think>")[2].strip()  # thoughts are written in a form of their own
     calls = [call["function"]["name"] for call in messages[i].get("tool_calls") or []]
-    if spoken not in said:
+    if spoken not in written:
         raise FindingsError([_lost(f"turn {i + 1}", "what the assistant says")])
-    if any(name not in said for name in calls):
+    if any(name not in written for name in calls):
         raise FindingsError([_lost(f"turn {i + 1}", "a call of a tool")])
     return _Turn(i, ids, len(prompt), _end_of_turn(tokenizer, ids, len(prompt)))
 
@@ -188,13 +188,13 @@ def _end_of_turn(tokenizer: Any, ids: list[int], start: int) -> int:
 
 def encode_all(tokenizer: Any, examples: Sequence[Any]) -> tuple[list[Encoded], list[Finding]]:
     """Every example (`.id`, `.messages`, `.tools`) as rows; those that cannot be, as findings."""
-    done, found = [], []
+    done, findings = [], []
     for example in examples:
         try:
             done += encode_example(tokenizer, example.messages, example.id, example.tools)
         except FindingsError as error:
-            found.extend(error.findings)
-    return done, found
+            findings.extend(error.findings)
+    return done, findings
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -210,6 +210,6 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     path = source / "generation_config.json"
-    told = read_json(path).get("eos_token_id") if path.exists() else None
-    tokenizer.end_token_ids = told if isinstance(told, list) else [] if told is None else [told]
+    ends = read_json(path).get("eos_token_id") if path.exists() else None
+    tokenizer.end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
     return tokenizer

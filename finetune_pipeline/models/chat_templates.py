@@ -94,10 +94,10 @@ def own_template(folder: Path) -> str | None:
     if file.is_file():
         return file.read_text("utf-8")
     path = folder / "tokenizer_config.json"
-    told = read_json(path).get("chat_template") if path.is_file() else None
-    if isinstance(told, list):
-        told = {entry["name"]: entry["template"] for entry in told}.get("default")
-    return told or None
+    template = read_json(path).get("chat_template") if path.is_file() else None
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template or None
 
 
 def marks(template: str) -> list[str]:
@@ -177,8 +177,8 @@ def prompt_text(folder: Path, system_prompt: str) -> str | None:
     template, config = own_template(folder), folder / "tokenizer_config.json"
     if template is None:
         return None
-    told = read_json(config) if config.is_file() else {}
-    special = {k: v["content"] if isinstance(v, dict) else v for k, v in told.items() if k.endswith("_token") and v}
+    settings = read_json(config) if config.is_file() else {}
+    special = {k: v["content"] if isinstance(v, dict) else v for k, v in settings.items() if k.endswith("_token") and v}
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages = [*turns, {"role": "user", "content": USER_TEXT}]
     return str(compile_template(template).render(messages=messages, add_generation_prompt=True, **special))

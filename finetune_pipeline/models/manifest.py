@@ -44,8 +44,8 @@ class Source:
     @property
     def serving(self) -> Mapping[str, Any]:
         """How the model is asked (see merging.merge_and_compare)."""
-        told: Mapping[str, Any] = self.merged.facts["serving"]
-        return told
+        facts: Mapping[str, Any] = self.merged.facts["serving"]
+        return facts
 
 
 def base_model(source: Source) -> dict[str, Any]:
@@ -132,13 +132,13 @@ def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
 
 def _settings(artifact: Artifact) -> dict[str, Any]:
     """The settings an artifact was made with, as its manifest keeps them."""
-    told = read_json(artifact.path("artifact.json"))["settings"]
-    return dict(told) if isinstance(told, dict) else {"settings": told}
+    settings = read_json(artifact.path("artifact.json"))["settings"]
+    return dict(settings) if isinstance(settings, dict) else {"settings": settings}
 
 
 def _versions() -> dict[str, str]:
-    found = {"finetune_pipeline": __version__, "python": platform.python_version()}
+    versions = {"finetune_pipeline": __version__, "python": platform.python_version()}
     for name in _VERSIONS:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions

@@ -167,23 +167,23 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
         judge = soft_parity
         write = plain_model if kind == "prompt" else prefix_reference
     facts = write(base, adapter, out)
-    told = judge(base, adapter, out, examples, job["labels"], **options)
-    enough = told["mean_kl"] <= MEAN_KL_LIMIT and told["same_greedy_share"] >= job.get("min_agreement", 0.9)
-    if told["right"] and not enough and kind in ("lora", "prompt") and facts["dtype"] != "float32":
+    comparison = judge(base, adapter, out, examples, job["labels"], **options)
+    enough = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= job.get("min_agreement", 0.9)
+    if comparison["right"] and not enough and kind in ("lora", "prompt") and facts["dtype"] != "float32":
         why = (
-            f"rounded to {facts['dtype']}, the model is {told['mean_kl']:.2g} nats a token from the trained one (limit "
-            f"{MEAN_KL_LIMIT:g}) and gives {told['same_greedy_share']:.0%} of its answers; what was trained is too small a "
+            f"rounded to {facts['dtype']}, the model is {comparison['mean_kl']:.2g} nats a token from the trained one (limit "
+            f"{MEAN_KL_LIMIT:g}) and gives {comparison['same_greedy_share']:.0%} of its answers; what was trained is too small a "
             "change for that type"
         )
         say(f"{job['stage']}: {why}; storing the changed weights in float32")
         facts = {**write(base, adapter, out, float32=True), "stored_float32_because": why}
-        lost = {k: told[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
-        told = {**judge(base, adapter, out, examples, job["labels"], **options), "rounding": lost}
+        lost = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
+        comparison = {**judge(base, adapter, out, examples, job["labels"], **options), "rounding": lost}
     return {
         **facts,
         "sentence": f"{kind_of(kind).sentence}; weights in {facts['dtype']}",
         "serving": _serving(job, base, rows),
-        "parity": {"kind": kind, **told},
+        "parity": {"kind": kind, **comparison},
     }
 
 

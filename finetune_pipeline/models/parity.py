@@ -60,8 +60,10 @@ class Rows:
     def encode(cls, tokenizer: Any, examples: Sequence[Example], labels: Sequence[str]) -> Rows:
         prompts = [encode_prompt(tokenizer, e.prompt_messages, e.tools) for e in examples]
         gold = [encode_answer(tokenizer, e.prompt_messages, e.messages[-1], e.tools) for e in examples]
-        told = [[encode_answer(tokenizer, e.prompt_messages, label, e.tools) for label in labels] for e in examples]
-        return cls(prompts, gold, told if labels else None)
+        label_ids = [
+            [encode_answer(tokenizer, e.prompt_messages, label, e.tools) for label in labels] for e in examples
+        ]
+        return cls(prompts, gold, label_ids if labels else None)
 
 
 def parity(
@@ -145,11 +147,13 @@ def compare(left: Side, right: Side, examples: Sequence[Example], labelled: bool
 
 def divergence(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """KL(left || right) of each row's softmax, in nats; both [positions, vocabulary]. Summed in float64."""
-    found = []
-    for one, two in zip(left.split(64), right.split(64), strict=True):  # float64 of a large vocabulary takes room
-        first, second = torch.log_softmax(one.double(), -1), torch.log_softmax(two.double(), -1)
-        found.append((first.exp() * (first - second)).sum(-1).clamp(min=0))
-    return torch.cat(found)
+    parts = []
+    for left_part, right_part in zip(
+        left.split(64), right.split(64), strict=True
+    ):  # float64 of a large vocabulary takes room
+        first, second = torch.log_softmax(left_part.double(), -1), torch.log_softmax(right_part.double(), -1)
+        parts.append((first.exp() * (first - second)).sum(-1).clamp(min=0))
+    return torch.cat(parts)
 
 
 def finite(values: torch.Tensor, name: str) -> torch.Tensor:

@@ -83,9 +83,11 @@ class TensorFile:
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         self.entries: dict[str, Entry] = {}
-        for name, told in header.items():
-            start, end = told["data_offsets"]
-            self.entries[name] = Entry(name, told["dtype"], tuple(told["shape"]), 8 + length + start, 8 + length + end)
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            self.entries[name] = Entry(
+                name, entry["dtype"], tuple(entry["shape"]), 8 + length + start, 8 + length + end
+            )
 
     def __enter__(self) -> TensorFile:
         self._file = self.path.open("rb", buffering=0)

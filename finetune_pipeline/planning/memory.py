@@ -92,15 +92,15 @@ def layer_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, wi
 
 def activation_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
     """All blocks' share: what each keeps, or with gradient checkpointing the input of each and one block's whole."""
-    one, method = layer_bytes(shape, settings, batch, width), METHODS[settings["method"]]
+    block, method = layer_bytes(shape, settings, batch, width), METHODS[settings["method"]]
     mixed = method.holds == "float32"
     # autocast's 16-bit copies of the trained weights
     copies = 2 * (shape.linear + shape.vocabulary * shape.hidden) if mixed and width == 2 else 0
     if method.trains_inputs:  # elsewhere nothing is kept of the first norm, which pays for the last
         copies += batch.tokens * shape.hidden * (8 if mixed else 4 if shape.own_norms else width)
     if not checkpoints(shape, settings):
-        return shape.layers * one + copies
-    return shape.layers * batch.tokens * shape.hidden * (4 if mixed else width) + one + copies
+        return shape.layers * block + copies
+    return shape.layers * batch.tokens * shape.hidden * (4 if mixed else width) + block + copies
 
 
 def working_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
@@ -168,10 +168,10 @@ def evaluation_memory(
     shape: ModelShape, settings: Mapping[str, Any], batch: Batch, training: Memory, *, width: int
 ) -> Memory:
     """Of a validation pass in the midst of that training: one block at a time, and no gradients."""
-    one = layer_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width) // 2
+    block = layer_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width) // 2
     logits = logit_bytes(shape, settings, batch, width)
     return Memory(
-        **{**training.parts(), "gradients": 0, "activations": int(one * SLACK), "logits": int(logits * SLACK)}
+        **{**training.parts(), "gradients": 0, "activations": int(block * SLACK), "logits": int(logits * SLACK)}
     )
 
 

@@ -63,7 +63,7 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
     """
     if base is not None:
         there = model_folder(base)
-        warned = [Finding(**told) for told in model_record(base).get("warnings", [])]
+        warned = [Finding(**warning) for warning in model_record(base).get("warnings", [])]
         return [*refusals(spec, read_base_config(there), there), *warned]
     try:
         config, where = _base(spec)
@@ -119,11 +119,11 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
     tokenizer = load_tokenizer_file(base)
     if tokenizer is None:
         return []
-    found = template_findings(base, template, spec.base_model, tokenizer)
+    findings = template_findings(base, template, spec.base_model, tokenizer)
     text = template or own_template(base)
-    if text and all(f.severity != "error" for f in found):
-        found += _ends(TokenCounter(base, text, tokenizer))
-    return found
+    if text and all(f.severity != "error" for f in findings):
+        findings += _ends(TokenCounter(base, text, tokenizer))
+    return findings
 
 
 def _ends(counter: TokenCounter) -> list[Finding]:
@@ -133,7 +133,9 @@ def _ends(counter: TokenCounter) -> list[Finding]:
         behind = counter.render(turns).rpartition(_SAID)[2]
     except (TemplateError, TypeError, KeyError, ValueError):
         return []  # it wants turns of other forms; the rows will show whether it can write them
-    special = {token for token, told in counter.tokenizer.get_added_tokens_decoder().items() if told.special}
+    special = {
+        token for token, token_info in counter.tokenizer.get_added_tokens_decoder().items() if token_info.special
+    }
     ids = counter.tokenizer.encode(behind, add_special_tokens=False).ids
     return [] if special & set(ids) else [endless(behind)]
 
@@ -148,15 +150,15 @@ def refusals(
     processor has it natively (None: looked up for the CPU; unknown on machines with an NVIDIA device).
     """
     folder = Path(spec.name)
-    found = [finding for rule in SPEC_RULES for finding in rule(spec, folder)]
-    found += _hardware(spec, bfloat16)
+    findings = [finding for rule in SPEC_RULES for finding in rule(spec, folder)]
+    findings += _hardware(spec, bfloat16)
     if base_config is not None:
         text = base_config.get("text_config") or base_config
-        found += _quantized(spec, base_config)
-        found += _lengths(spec, text)
-        found += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(text, base))
-        found += _packing(spec, text)
-    return found + _system_prompt(spec, base)
+        findings += _quantized(spec, base_config)
+        findings += _lengths(spec, text)
+        findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(text, base))
+        findings += _packing(spec, text)
+    return findings + _system_prompt(spec, base)
 
 
 def _finding(rule: str, key: str, message: str, fix: str, severity: Any = "error") -> Finding:
@@ -211,7 +213,7 @@ def linear_layers(config: Mapping[str, Any], base: Path | None = None) -> tuple[
         for file in weight_files(base):
             with file.open("rb") as handle:
                 header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-            names |= {n for n, told in header.items() if n != "__metadata__" and len(told["shape"]) == 2}
+            names |= {n for n, entry in header.items() if n != "__metadata__" and len(entry["shape"]) == 2}
         layers = {n.removesuffix(".weight").rpartition(".")[2] for n in names if n.endswith(".weight")}
         return layers - {"embed_tokens", "lm_head", "wte", "wpe", "embed_out"}, True
     kind = str(config.get("model_type"))

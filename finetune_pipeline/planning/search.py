@@ -110,18 +110,20 @@ def _training(job: Mapping[str, Any]) -> str:
     settings = job["settings"]
     needs = _formula(job)
     if needs is None:  # nothing to compute with: the first rung of the ladder
-        found = next((s for s in ladder(settings) if changes(settings, s)), None)
+        smaller = next((s for s in ladder(settings) if changes(settings, s)), None)
     else:
-        found, _ = nearest(settings, needs, int(ENOUGH * needs(settings)))
-        found = found or min(ladder(settings), key=needs)
-        found = found if needs(found) < needs(settings) else None
-    if found is None:
+        smaller, _ = nearest(settings, needs, int(ENOUGH * needs(settings)))
+        smaller = smaller or min(ladder(settings), key=needs)
+        smaller = smaller if needs(smaller) < needs(settings) else None
+    if smaller is None:
         return "use a machine with more memory, or a smaller base_model"
-    change = changes(settings, found)
-    told = ", ".join(f"training.{key}: {_said(value)} (now {_said(settings[key])})" for key, value in change.items())
+    change = changes(settings, smaller)
+    keys = ", ".join(
+        f"training.{key}: {_yaml_value(value)} (now {_yaml_value(settings[key])})" for key, value in change.items()
+    )
     why = "; ".join(r.partition(": ")[2] for r in reasons(change))
-    less = f"; about {needs(found) / 2**20:.0f} MiB instead of {needs(settings) / 2**20:.0f}" if needs else ""
-    return f"set {told}; {why}{less}"
+    less = f"; about {needs(smaller) / 2**20:.0f} MiB instead of {needs(settings) / 2**20:.0f}" if needs else ""
+    return f"set {keys}; {why}{less}"
 
 
 def _formula(job: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], int] | None:
@@ -139,5 +141,5 @@ def _formula(job: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], int] | Non
     return needs
 
 
-def _said(value: Any) -> str:
+def _yaml_value(value: Any) -> str:
     return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else f"{value}"

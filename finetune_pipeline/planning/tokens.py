@@ -50,8 +50,8 @@ class TokenCounter:
         eos = self.special.get("eos_token")
         self.eos_token_id = self.tokenizer.token_to_id(eos) if isinstance(eos, str) else None
         generation = model_folder / "generation_config.json"
-        told = json.loads(generation.read_text("utf-8")).get("eos_token_id") if generation.exists() else None
-        self.end_token_ids = told if isinstance(told, list) else [] if told is None else [told]
+        ends = json.loads(generation.read_text("utf-8")).get("eos_token_id") if generation.exists() else None
+        self.end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
 
     def count(
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
@@ -253,10 +253,10 @@ def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
     first = low // width * width
     bins = min((rim - first) // width, _BINS) + 1
     places = np.minimum((counts - first) // width, bins - 1)
-    told = np.bincount(places, minlength=bins)
+    in_bins = np.bincount(places, minlength=bins)
     return [
         {"from": first + i * width, "to": first + (i + 1) * width - 1 if i < bins - 1 else max(high, first + bins * width - 1),
-         "count": int(told[i])}
+         "count": int(in_bins[i])}
         for i in range(bins)
     ]  # fmt: skip
 

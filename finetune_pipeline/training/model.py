@@ -150,10 +150,10 @@ def base_dtype(base: Path) -> torch.dtype:
     for file in weight_files(model_folder(base)):
         with file.open("rb") as handle:
             header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-        for name, told in header.items():
+        for name, entry in header.items():
             if name != "__metadata__":
-                first, last = told["data_offsets"]
-                sizes[told["dtype"]] = sizes.get(told["dtype"], 0) + last - first
+                first, last = entry["data_offsets"]
+                sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + last - first
     commonest = max(sizes, key=lambda name: (sizes[name], name))
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get(commonest, torch.float32)
 

@@ -35,7 +35,7 @@ from finetune_pipeline.training.shared_prefix import (
     packed_collator,
     supports_shared_prefix,
 )
-from finetune_pipeline.training.trainer import TokenTrainer, Told, load_finished
+from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, load_finished
 
 
 def job_digest(job: dict[str, Any], processes: int = 1) -> str:
@@ -107,7 +107,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
         f"{built.weights['ratio']:.0%} of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
     )
 
-    trainer, told = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
+    trainer, callback = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
     began, used = time.monotonic(), time.process_time()
     if resume.folder is None:
         if state.is_main_process:
@@ -115,7 +115,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
         set_seed(settings["seed"])
         trainer.train()
     elif resume.finished and resume.best is not None:
-        told.first_step = resume.step
+        callback.first_step = resume.step
         load_finished(trainer, resume.folder, resume.best)
     else:
         if state.is_main_process:
@@ -173,7 +173,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
     measured = {
         "train_seconds": round(seconds, 2),
         "train_cpu_seconds": round(cpu_seconds, 2),
-        "steps_run": progress.global_step - told.first_step,
+        "steps_run": progress.global_step - callback.first_step,
         "resumed_from": resume.folder.name if resume.folder else None,
         "checkpoints_skipped": resume.skipped,
         "saved_prefix_tokens": getattr(collator, "saved_tokens", 0),
@@ -206,11 +206,11 @@ def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtm
         for what, number in (("left out", len(split.dropped)), ("cut at their user text", len(split.cuts))):
             if number:
                 say(f"{job['stage']}: {name}: {number} examples over training.max_tokens are {what}")
-    found = [finding for split in splits.values() for finding in split.findings]
-    if found:
+    findings = [finding for split in splits.values() for finding in split.findings]
+    if findings:
         if html is not None:
             say(f"{job['stage']}: the audit's page is {Path(job['work']) / 'audit.html'}")
-        raise FindingsError(found)
+        raise FindingsError(findings)
 
 
 def _rounding(trainer: TokenTrainer, base: Path) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def _trainer(
     digest: str,
     processes: int,
     begins: bool,
-) -> tuple[TokenTrainer, Told]:
+) -> tuple[TokenTrainer, ProgressCallback]:
     settings, work = job["settings"], Path(job["work"])
     micro = rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
     per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
@@ -285,7 +285,7 @@ def _trainer(
         max_length=None,
         dataloader_pin_memory=False,
     )
-    told = Told(job["stage"], work / "history.jsonl" if is_first() else None)
+    callback = ProgressCallback(job["stage"], work / "history.jsonl" if is_first() else None)
     exact: dict[str, torch.Tensor] = {}
     if built.weights["quantized_modules"]:
         exact = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}
@@ -298,13 +298,13 @@ def _trainer(
         autocast=built.autocast,
         train_dataset=_dataset(splits["train"].rows),
         eval_dataset=_dataset(splits["validation"].rows),
-        callbacks=[EarlyStoppingCallback(settings["patience"]), told],
+        callbacks=[EarlyStoppingCallback(settings["patience"]), callback],
     )
     trainer.remove_callback(PrinterCallback)
     for name, parameter in built.model.named_parameters():
         if name in exact:  # TRL rounds the adapters of 4-bit models to bfloat16; small updates would be lost in it
             parameter.data = exact[name]
-    return trainer, told
+    return trainer, callback
 
 
 def _plain(rows: list[Encoded]) -> list[dict[str, Any]]:

@@ -140,8 +140,8 @@ def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
     if isinstance(error, (JobError, SealedError)):
         return EXIT_CONFIG, "job", str(error)
     if _memory_ran_out(error):
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return EXIT_OOM, "memory", f"out of memory: {told}\nfix: {nearest_smaller(job)}"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return EXIT_OOM, "memory", f"out of memory: {reason}\nfix: {nearest_smaller(job)}"
     return 1, "error", f"{type(error).__name__}: {error}"
 
 

@@ -183,18 +183,18 @@ def prompt_set(
     return {"prompt": {}, **given}
 
 
-def perturbed_set(one: Mapping[str, Any], kind: str, rows: int, seed: int) -> dict[str, Any]:
+def perturbed_set(prompted: Mapping[str, Any], kind: str, rows: int, seed: int) -> dict[str, Any]:
     """The same model and prompt, asked `rows` of the job's examples that the perturbation can change, as one of
     :mod:`finetune_pipeline.data.perturbations` writes them. No label's likelihood is scored."""
     perturbed = {"kind": kind, "rows": rows, "seed": seed}
-    return {**one, "name": set_name(one["name"], kind), "perturbed": perturbed, "likelihoods": False}
+    return {**prompted, "name": set_name(prompted["name"], kind), "perturbed": perturbed, "likelihoods": False}
 
 
-def other_rows_set(one: Mapping[str, Any], name: str, examples: Path) -> dict[str, Any]:
+def other_rows_set(prompted: Mapping[str, Any], name: str, examples: Path) -> dict[str, Any]:
     """The same model and prompt, asked the rows of another file; its name gets `name` behind it. No label's likelihood is
     scored."""
-    asked = {key: value for key, value in one.items() if key != "restricted"}
-    return {**asked, "name": set_name(one["name"], name), "examples": _plain(examples), "likelihoods": False}
+    asked = {key: value for key, value in prompted.items() if key != "restricted"}
+    return {**asked, "name": set_name(prompted["name"], name), "examples": _plain(examples), "likelihoods": False}
 
 
 def predict_job(

@@ -78,13 +78,13 @@ def run_supervised(
 
 def _living(group: int, marker: str) -> list[psutil.Process]:
     """Processes of the child's group, and descendants that left it (compiler pools do): those inherit the marker."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile, or another user's
             ours = os.getpgid(process.pid) == group or process.environ().get(MARKER) == marker
             if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def _end(

@@ -39,8 +39,8 @@ def families(prompts: Sequence[Ids]) -> list[list[int]]:
     first time, those that go on together leave the family if that costs clearly less, beginning and all.
     """
     order = sorted(range(len(prompts)), key=lambda i: (prompts[i], i))
-    found = _parted(prompts, order, _DEPTH)[1] if order else []
-    return sorted(map(sorted, found), key=lambda rows: (-len(rows), rows[0]))
+    groups = _parted(prompts, order, _DEPTH)[1] if order else []
+    return sorted(map(sorted, groups), key=lambda rows: (-len(rows), rows[0]))
 
 
 def _parted(prompts: Sequence[Ids], places: list[int], depth: int) -> tuple[int, list[list[int]]]:
@@ -49,18 +49,18 @@ def _parted(prompts: Sequence[Ids], places: list[int], depth: int) -> tuple[int,
     shared = common_prefix([prompts[i] for i in ends])
     left: list[int] = []
     cost = 0
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     for _, group in groupby(places, key=lambda i: prompts[i][: shared + 1]):
         together = list(group)
         inside = sum(len(prompts[i]) - shared for i in together)
         if depth and 1 < len(together) < len(places):
             alone, parts = _parted(prompts, together, depth - 1)
             if alone <= _WORTH * inside:
-                cost, found = cost + alone, found + parts
+                cost, groups = cost + alone, groups + parts
                 continue
         left += together
         cost += inside
-    return (cost + shared, [*found, left]) if left else (cost, found)
+    return (cost + shared, [*groups, left]) if left else (cost, groups)
 
 
 @dataclass

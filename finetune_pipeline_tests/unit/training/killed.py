@@ -29,7 +29,7 @@ def _work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    ended, marked = trainer.Told.on_step_end, checkpoints.mark_complete
+    ended, marked = trainer.ProgressCallback.on_step_end, checkpoints.mark_complete
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
         if moment == "step" and begun["before"] + state.global_step == kill_at:
@@ -41,7 +41,7 @@ def _work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None
             die()
         marked(folder, *more)
 
-    trainer.Told.on_step_end = on_step_end  # type: ignore[method-assign]
+    trainer.ProgressCallback.on_step_end = on_step_end  # type: ignore[method-assign]
     checkpoints.mark_complete = mark_complete
 
     def launch(job: Mapping[str, Any]) -> dict[str, Any]:
