@@ -80,13 +80,6 @@ class Layout:
         if any(parent >= inner or (parent >= i) for i, parent in enumerate(self.parents)):
             raise ValueError("a segment with children must stand before those without, and before its own children")
 
-    @classmethod
-    def one_prefix(cls, prefix: int, lengths: Sequence[int], virtual: int = 0) -> Layout:
-        """`prefix` tokens (maybe 0), then suffixes of `lengths` tokens."""
-        if not prefix:
-            return cls(list(lengths), [-1] * len(lengths), virtual)
-        return cls([prefix, *lengths], [-1, *[0] * len(lengths)], virtual)
-
     def starts(self) -> list[int]:
         """Where each segment begins in the packed sequence."""
         at, starts = 0, []

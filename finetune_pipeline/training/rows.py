@@ -62,7 +62,7 @@ def longest_allowed(settings: Mapping[str, Any], config: Mapping[str, Any]) -> i
 def prepare_split(
     tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str, place: str
 ) -> Prepared:
-    """Encode a split; over_length: ``fail`` (a finding), ``drop`` or ``truncate_prompt``, see over_length.cut_prompt."""
+    """Encode a split; over_length: ``fail`` (a finding), ``drop`` or ``truncate_prompt``, see cut_prompt."""
     done = Prepared()
     used, refused, left_out = [], [], []
     for example in examples:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.base_template import untrained_tokens
 from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
-from finetune_pipeline.models.chat_templates import NAMED, marks, missing_marks
+from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -91,13 +90,6 @@ def test_with_a_template_of_existing_tokens_it_answers_and_stops(
     assert not (gemma / "chat_template.jinja").exists()
 
 
-def test_a_template_in_place_of_the_models_own_is_a_warning(tmp_path: Path) -> None:
-    base = make_tiny_model(tmp_path / "base")
-    facts = prepare_base(str(base), None, tmp_path / "out", NAMED["chatml"])
-    assert "of its own" in facts["warnings"][0]["message"]
-    assert prepare_base(str(base), None, tmp_path / "plain")["warnings"] == []
-
-
 def test_a_template_that_does_not_end_a_turn_is_refused(gemma: Path, tmp_path: Path) -> None:
     endless = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     with pytest.raises(FindingsError) as error:
@@ -131,19 +123,3 @@ def test_marks_that_were_never_trained_are_told(tmp_path: Path) -> None:
     with pytest.raises(FindingsError) as error:
         prepare_base(str(base), None, tmp_path / "bare")
     assert "chat_template: none (what its vocabulary can write: none, gemma)" in error.value.findings[0].fix
-
-
-def test_marks() -> None:
-    assert marks(NAMED["chatml"]) == ["<|im_end|>", "<|im_start|>"]
-    assert marks(NAMED["gemma"]) == ["<end_of_turn>", "<start_of_turn>"]
-    assert marks(NAMED["none"]) == []
-    assert marks("{{ '[INST]' }} a < b > c") == ["[INST]"]
-    assert missing_marks(NAMED["chatml"], {"<|im_end|>": 1}) == ["<|im_start|>"]
-
-
-def test_the_plain_template_knows_no_tools(gemma: Path, tmp_path: Path) -> None:
-    prepare_base(str(gemma), None, tmp_path, NAMED["none"])
-    turns: list[dict[str, Any]] = [{"role": "tool", "content": "x"}, {"role": "assistant", "content": "y"}]
-    with pytest.raises(FindingsError) as error:
-        encode_example(load_tokenizer(tmp_path), turns, "e7")
-    assert error.value.findings[0].rule == "chat.template_refuses" and "e7" in error.value.findings[0].place

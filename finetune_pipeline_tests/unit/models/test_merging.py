@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.merging import merge
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.models.architectures import (
@@ -119,16 +118,6 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(name: str, base: Path,
     (other / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(JobError, match="which is no file of this folder"):
         merge(other, make_adapter(base, tmp_path / "adapter"), tmp_path / "out")
-
-
-def test_the_merged_folder_is_whole_and_may_be_moved(base: Path, tmp_path: Path) -> None:
-    facts = merge(base, make_adapter(base, tmp_path / "adapter"), tmp_path / "making")
-    moved = (tmp_path / "making").rename(tmp_path / "done")
-    assert model_folder(moved) == (moved / "model").resolve()
-    names = {p.name for p in (moved / "model").iterdir()}
-    wanted = {"config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"}
-    assert wanted <= names == set(facts["files"])
-    assert facts["files"] == {p.name: digest_file(p) for p in (moved / "model").iterdir()}
 
 
 def test_a_whole_model_is_taken_over_as_it_is(base: Path, tmp_path: Path) -> None:

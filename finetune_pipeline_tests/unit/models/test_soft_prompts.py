@@ -11,9 +11,8 @@ import pytest
 import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_prompt
@@ -104,18 +103,6 @@ def test_rows_beyond_the_tokenizers_words_are_used_before_new_ones_are_added(tmp
     torch.testing.assert_close(
         got[..., :400], logits(with_adapter(base, adapter), ids)[..., :400], rtol=1e-4, atol=1e-4
     )
-
-
-def test_bare_text_with_the_prefix_in_front_gives_the_same_tokens(tmp_path: Path) -> None:
-    base = make_model(tmp_path / "base", "llama")
-    facts = plain_model(base, soft(base, tmp_path / "adapter"), tmp_path / "out")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out/model")
-    text = AutoTokenizer.from_pretrained(base).apply_chat_template(tiny_messages(1), tokenize=False)
-    ids = tokenizer(facts["prompt_prefix"] + text, add_special_tokens=False)["input_ids"]
-    assert ids == tokenizer.apply_chat_template(tiny_messages(1), tokenize=True, return_dict=True)["input_ids"]
-    assert ids[:TOKENS] == facts["soft_ids"]
-    assert tokenizer.decode(ids, skip_special_tokens=True).startswith("system")
-    assert facts["files"] == {p.name: digest_file(p) for p in (tmp_path / "out/model").iterdir()}
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

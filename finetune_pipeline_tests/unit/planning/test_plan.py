@@ -55,14 +55,6 @@ def test_counts_equal_the_tokenizer_of_the_model_library(base: Path, examples: l
         assert counter.count(e.prompt_messages, generation_prompt=True) == len(prompt)
 
 
-def test_a_model_without_a_template_is_named(tmp_path: Path) -> None:
-    folder = make_tiny_model(tmp_path)
-    for path in folder.glob("chat_template*"):
-        path.unlink()
-    with pytest.raises(FileNotFoundError, match="no chat template"):
-        TokenCounter(folder)
-
-
 def test_the_plan_counts_steps_of_both_phases(base: Path, examples: list[Example], tmp_path: Path) -> None:
     plan = training_plan(spec(), base, examples, examples[:4], tmp_path)
     assert (plan.steps_per_epoch, plan.steps, plan.over_length, plan.fits) == (3, 9, 0, True)

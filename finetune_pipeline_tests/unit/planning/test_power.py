@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.statistics import rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.pipeline import CHECKS
-from finetune_pipeline.planning.power import expected_disagreement, measured_correlation, power_bounds, power_plan
+from finetune_pipeline.planning.power import expected_disagreement, power_bounds, power_plan
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
 
 
@@ -20,14 +20,6 @@ def _prompt(right: list[bool], name: str = "base") -> list[dict]:
 
 def _share(share: float, n: int = 100) -> list[bool]:
     return [i < share * n for i in range(n)]
-
-
-def test_correlation_is_measured_between_prompts_that_are_sometimes_right():
-    a, b = _share(0.5), [i % 4 < 2 for i in range(100)]
-    assert measured_correlation({"a": a, "b": b}) == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-12) or 0.0
-    assert measured_correlation({"a": a, "b": a}) == 0.95
-    assert measured_correlation({"a": a, "never": [False] * 100}) is None
-    assert measured_correlation({"a": a, "b": [not x for x in a]}) == 0.0
 
 
 def _plan(of, test_rows, best, prompts, sources=None):
@@ -66,12 +58,6 @@ def test_prompts_that_agree_give_the_best_case():
     told = _plan(spec(), 100, "a", {"a": _prompt(a, "a"), "b": _prompt(b, "b")})
     assert told["rows_needed_at_best"] < 0.4 * told["rows_needed"]
     assert f"({told['rows_needed_at_best']:,} if the models agree as much as two prompts do)" in told["sentence"]
-
-
-def test_what_is_not_left_cannot_be_gained():
-    told = _plan(spec(), 50, "p", {"p": _prompt(_share(0.97))})
-    assert told["rows_needed"] is None and told["enough"] is True
-    assert "On validation p reaches 97.0%: +5.0 points are not left to be gained over it" in told["sentence"]
 
 
 def test_rows_that_share_a_source_are_worth_less():
@@ -134,8 +120,3 @@ def test_before_any_prompt_was_tried_the_plan_lies_between_bounds():
     assert "too few in any case" in told["sentence"]
     assert "`finetune advise triage` measures it" in power_bounds(spec(), 500)["sentence"]
     assert "enough in any case" in power_bounds(spec(), told["most"])["sentence"]
-
-
-def test_bounds_of_a_mean_are_for_the_widest_values():
-    told = power_bounds(text_spec(), 5000)
-    assert told["most"] == rows_needed_for_mean(0.05, 0.5 * 2**0.5) and "you need up to 1,570" in told["sentence"]

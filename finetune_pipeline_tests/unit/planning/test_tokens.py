@@ -42,18 +42,6 @@ def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(co
     assert dropped["passed"] and dropped["findings"][0]["severity"] == "note"
 
 
-def test_a_row_the_template_refuses_is_counted(counter: TokenCounter, monkeypatch: pytest.MonkeyPatch) -> None:
-    strict = counter.template.environment.from_string(
-        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{{ m.content }}{% endfor %}"
-    )
-    monkeypatch.setattr(counter, "template", strict)
-    rows = [*ROWS[:5], make("x", "y", 77)]
-    rows[-1].messages.insert(2, {"role": "tool", "content": "z"})
-    told = token_counts(rows, counter, make_spec(LABELS, LORA), [])
-    assert told["refused"] == 1 and not told["passed"]
-    assert told["findings"][0]["place"] == "raw/a.jsonl:77" and "no tools" in told["findings"][0]["message"]
-
-
 def test_a_sample_has_an_interval_that_holds_the_truth(counter: TokenCounter) -> None:
     truth = sum(counter.count(e.messages) for e in ROWS)
     few = chosen(ROWS, 100)

@@ -7,13 +7,21 @@ import torch
 
 from finetune_pipeline.training.attention import Layout, _PackedAttention, attend
 
+
+def one_prefix(prefix: int, lengths: list[int], virtual: int = 0) -> Layout:
+    """`prefix` tokens (maybe 0), then suffixes of `lengths` tokens."""
+    if not prefix:
+        return Layout(lengths, [-1] * len(lengths), virtual)
+    return Layout([prefix, *lengths], [-1, *[0] * len(lengths)], virtual)
+
+
 CASES = [
-    Layout.one_prefix(5, [9, 8, 4, 1]),
-    Layout.one_prefix(0, [3, 2]),
-    Layout.one_prefix(4, [6]),
-    Layout.one_prefix(7, [10] * 9 + [9] * 9 + [2]),
-    Layout.one_prefix(1, [1, 1]),
-    Layout.one_prefix(3, [12, 2, 1], virtual=4),
+    one_prefix(5, [9, 8, 4, 1]),
+    one_prefix(0, [3, 2]),
+    one_prefix(4, [6]),
+    one_prefix(7, [10] * 9 + [9] * 9 + [2]),
+    one_prefix(1, [1, 1]),
+    one_prefix(3, [12, 2, 1], virtual=4),
     # two prompts (the second with a document behind it), each with rows of its own, and a row without any
     Layout([6, 4, 5, 3, 7, 2, 9, 4], [-1, -1, 1, 0, 0, 1, 2, -1]),
     Layout([4, 3, 5, 2, 6, 6], [-1, 0, -1, 1, 1, 2], virtual=3),
@@ -70,4 +78,4 @@ def test_segments_out_of_order_are_refused() -> None:
 def test_scores_bent_by_something_else_are_refused(name: str) -> None:
     q = torch.randn(1, 2, 3, 4)
     with pytest.raises(ValueError, match=name):
-        attend(torch.nn.Module(), q, q, q, None, shared_prefix=Layout.one_prefix(0, [3]), **{name: 30.0})
+        attend(torch.nn.Module(), q, q, q, None, shared_prefix=one_prefix(0, [3]), **{name: 30.0})

@@ -59,12 +59,6 @@ def test_every_row_is_learned_as_it_is_and_once_perturbed(rows: list[Example]) -
         )
 
 
-def test_copies_follow_from_seed_and_id(rows: list[Example]) -> None:
-    copies = copies_of(rows)
-    assert copies == copies_of(rows[::-1])
-    assert copies != copies_of(rows, seed=1)
-
-
 def test_another_perturbation_takes_the_place_of_one_that_cannot_change_the_row() -> None:
     turns = [{"role": "user", "content": "Hi, A B C D. Thanks!"}, {"role": "assistant", "content": "bug"}]
     greeted = [Example(f"e{i}", turns, label="bug") for i in range(12)]

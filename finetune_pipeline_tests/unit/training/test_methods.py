@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
 from finetune_pipeline.training.sft import train
@@ -116,14 +116,6 @@ def test_full_fine_tuning_keeps_float32_weights_and_computes_in_bfloat16(inputs:
     assert facts["first_eval_loss"] != exact["first_eval_loss"]
     checkpoint = next((tmp_path / "work" / "checkpoints").glob("checkpoint-*/model.safetensors"))
     assert {t.dtype for t in load_file(checkpoint).values()} == {torch.float32}
-
-
-def test_a_task_without_any_text_needs_one_to_begin_from(inputs: Path, tmp_path: Path) -> None:
-    turns = [[{"role": "user", "content": f"hi {i}"}, {"role": "assistant", "content": "yes"}] for i in range(9)]
-    write_examples(tmp_path / "bare.jsonl", [Example(f"e{i}", m) for i, m in enumerate(turns)])
-    told = {**_job(inputs, tmp_path, "prompt"), "train": str(tmp_path / "bare.jsonl")}
-    with pytest.raises(JobError, match="neither a system prompt nor labels"):
-        train(told)
 
 
 @pytest.mark.parametrize("name", ["lora", "full"])

@@ -67,13 +67,6 @@ def test_the_longest_user_text_is_cut_first_and_others_when_it_is_used_up(tokeni
     assert [c.turn for c in cuts] == [0, 2] and longest(rows) <= least + 9
 
 
-def test_characters_are_not_torn(tokenizer: Any) -> None:
-    example = _long(text="漢字🙂" * 40 + " my invoice is wrong")
-    short, rows, cuts = cut_prompt(tokenizer, example, 90)
-    assert longest(rows) <= 90 and "\ufffd" not in short.messages[1]["content"]
-    assert cuts[0].tokens > 100
-
-
 def test_an_answer_alone_too_long_is_never_cut(tokenizer: Any) -> None:
     example = _long()
     example.messages[2]["content"] = "billing " * 60

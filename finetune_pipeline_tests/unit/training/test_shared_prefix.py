@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.shared_prefix import (
     PackedCollator,
     PaddedCollator,
     common_prefix,
-    logits_to_learn,
     packed_collator,
     supports_shared_prefix,
 )
@@ -99,14 +97,6 @@ def test_prompts_shared_by_some_rows_are_computed_once() -> None:
     assert packed["input_ids"].shape[1] == sum(len(r["ids"]) for r in batch) - collator.saved_tokens
 
 
-def test_a_chance_likeness_of_a_few_tokens_is_not_worth_a_segment() -> None:
-    batch = rows(4, 20)
-    for row in batch[:2]:
-        row["ids"][20:25] = [7, 7, 7, 7, 7]
-    layout = PackedCollator()(batch)["shared_prefix"]
-    assert layout.parents == [-1, 0, 0, 0, 0]
-
-
 def test_a_model_that_does_not_tell_its_windows_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = trainable("gemma3", "lora")
     for layer in model.get_base_model().model.layers:
@@ -114,13 +104,6 @@ def test_a_model_that_does_not_tell_its_windows_is_not_packed(monkeypatch: pytes
     good, why = supports_shared_prefix(model)
     assert not good and "how far each layer sees" in why
     assert model.config._attn_implementation == "sdpa"
-
-
-def test_layers_of_another_kind_are_not_packed() -> None:
-    model = trainable("llama", "lora")
-    model.config.layer_types = ["linear_attention", "full_attention"]
-    good, why = supports_shared_prefix(model)
-    assert not good and "linear_attention" in why
 
 
 def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
@@ -144,13 +127,3 @@ def test_an_attention_that_lets_rows_see_each_other_fails_the_trial(
         attention.register()
     assert not good and "other logits" in why
     assert model.config._attn_implementation == "sdpa"
-
-
-def test_other_calls_of_the_model_are_unchanged(tiny: Path) -> None:
-    model = adapted(tiny).eval()
-    ids = torch.arange(3, 23)[None]
-    with torch.no_grad():
-        before = model(input_ids=ids).logits
-        supports_shared_prefix(model)
-        torch.testing.assert_close(model(input_ids=ids).logits, before)
-        assert logits_to_learn(model, PackedCollator()(rows(3))).shape[1] == 400

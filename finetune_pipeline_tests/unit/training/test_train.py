@@ -18,7 +18,6 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_all
 from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.report.audit_page import audit_html
-from finetune_pipeline.training import history
 from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 
@@ -80,15 +79,6 @@ def test_facts_are_json_and_the_same_again(
     assert (tmp_path / "out" / "adapter" / config).read_text() == (trained[0] / "out" / "adapter" / config).read_text()
 
 
-def test_the_live_history_has_times_and_the_kept_one_has_not(
-    trained: tuple[Path, dict[str, Any], dict[str, Any]],
-) -> None:
-    place, facts, _ = trained
-    live = history.read(place / "work" / "history.jsonl")
-    assert all(e["seconds"] >= 0 for e in live)
-    assert history.without_times(live) == facts["history"] == history.read(place / "out" / "history.jsonl")
-
-
 def test_the_audit_shows_rows_token_by_token(trained: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
     shown = json.loads((trained[0] / "out" / "audit.json").read_text())["train"]["shown"]
     assert len(shown) == 3
@@ -124,16 +114,6 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_
     )
     saved = _adapter(tmp_path)
     assert all(torch.equal(saved[name], kept[name]) for name in kept)
-
-
-def test_a_finished_run_that_could_not_be_published_is_not_trained_again(inputs: Path, tmp_path: Path) -> None:
-    for name, changes in {"early": {"learning_rate": 0.3, "patience": 1, "epochs": 6}, "full": {"epochs": 1}}.items():
-        place = tmp_path / name
-        facts, _ = train(job(inputs, place, method="lora", **changes))
-        before = (place / "out" / "adapter" / "adapter_model.safetensors").read_bytes()
-        again, measured = train(job(inputs, place, method="lora", **changes))
-        assert (again, measured["steps_run"]) == (facts, 0), name
-        assert (place / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == before
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_examples_of_the_step(inputs: Path, tmp_path: Path) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.faults import JobError
-from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline.worker import entry, process
 from finetune_pipeline.worker.jobs import base_job, train_job
@@ -89,25 +86,6 @@ def test_no_readable_job_file(
     assert "job" in capsys.readouterr().err.lower()
 
 
-def test_what_ended_a_job_decides_the_code() -> None:
-    finding = Finding("r", "error", "here", "bad", "do this")
-    job = {"action": "predict", "batch_size": 16}
-
-    def judged(error: BaseException) -> tuple[int, str]:
-        return entry._judge(error, job)[:2]
-
-    assert judged(FindingsError([finding])) == (64, "findings")
-    assert judged(JobError("no")) == (64, "job")
-    assert judged(process.Stop(signal.SIGINT)) == (85, "stopped")
-    assert judged(MemoryError()) == (75, "memory")
-    allocator = (
-        "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-    )
-    assert judged(RuntimeError(allocator)) == (75, "memory")
-    assert judged(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")) == (75, "memory")
-    assert judged(KeyError("x")) == (1, "error")
-
-
 def _named(**changes: object) -> str:
     settings = {**TrainingSpec.model_validate({"method": changes.pop("method", "qlora")}).model_dump(), **changes}
     return entry._judge(MemoryError(), {"action": "train", "settings": settings})[2]
@@ -178,14 +156,6 @@ os._exit(0)
 
 def _child(path: Path, seconds: float, **environment: str) -> list[str]:
     return [sys.executable, "-c", _CHILD, str(path), str(seconds)]
-
-
-def test_nothing_is_left_of_a_child_that_ends(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_PARENT_PID": str(os.getpid())}
-    child = subprocess.Popen(_child(tmp_path / "pid", 0.2), env=env, start_new_session=True)
-    grandchild = number_in(tmp_path / "pid")
-    assert child.wait(20) == 0
-    wait_until(lambda: not is_running(grandchild), 10)
 
 
 def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
