@@ -118,21 +118,20 @@ def check_gradient_checkpointing(spec: TaskSpec, folder: Path) -> list[Finding]:
 
 
 def check_method(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """What the method says of its own settings; sections of other methods do nothing."""
+    """What the method says of its own settings; sections of other methods do nothing, which a switch turned on hides."""
     t = spec.training
-    used = METHODS[t.method].section
-    users = {section: [m.name for m in METHODS.values() if m.section == section] for section in t.model_fields_set}
-    return METHODS[t.method].check(t) + [
-        _finding(
-            "unused_section",
-            f"training.{section}",
-            f"method {t.method} does not use the section {section!r}",
-            f"remove it, or set method: {' or '.join(names)}",
-            "warning",
-        )
-        for section, names in users.items()
-        if names and section != used
-    ]
+    findings = METHODS[t.method].check(t)
+    for key in sorted(t.model_fields_set):
+        names = [method.name for method in METHODS.values() if method.section == key]
+        if not names or t.method in names:
+            continue
+        switches = [name for name, value in getattr(t, key) if value is True]
+        fix = f"remove it, or set method: {' or '.join(names)}"
+        message = f"method {t.method} does not use the section {key!r}"
+        message += f", in which {' and '.join(switches)} is true" if switches else ""
+        severity = "error" if switches else "warning"
+        findings.append(_finding("unused_section", f"training.{key}", message, fix, severity))
+    return findings
 
 
 def check_shots(spec: TaskSpec, folder: Path) -> list[Finding]:

@@ -93,6 +93,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any] | None, str, str, str]] = 
      "spec.second_phase", "error", "training.epochs"),
     ("full with a second phase", {"method": "full", "unquantized_epochs": 0.5}, None,
      "spec.second_phase", "error", "training.epochs"),
+    ("dora with full", {"method": "full", "lora": {"dora": True}}, None,
+     "spec.unused_section", "error", "remove it, or set method: qlora or lora"),
     ("rank with full", {"method": "full", "lora": {"r": 8}}, None,
      "spec.unused_section", "warning", "remove it, or set method: qlora or lora"),
     ("orthogonal on four bits", {"method": "qlora", "lora": {"init": "orthogonal"}}, None,
@@ -199,6 +201,7 @@ def test_everything_wrong_is_told_at_once() -> None:
     assert {f.rule for f in errors(found)} == {
         "spec.gradient_checkpointing",
         "spec.second_phase",
+        "spec.unused_section",
         "training.quantized_base",
         "training.prefix_window",
     }
