@@ -5,7 +5,6 @@ No torch and no model library: the tokenizer's own file, its configuration, and 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from tokenizers import Tokenizer
 
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.chat_templates import NAMED, marks, missing_marks, own_template, usable
-from finetune_pipeline.models.identity import weight_files
+from finetune_pipeline.models.identity import tensor_header, weight_files
 
 
 def no_template(name: str, choices: Sequence[str]) -> Finding:
@@ -133,11 +132,9 @@ def _floats(stored: np.ndarray) -> np.ndarray:
 def _embedding(folder: Path) -> Any:
     """The embedding matrix as numbers on disk (bfloat16 as whole numbers of 16 bits), or None."""
     for file in weight_files(folder):
-        with file.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(size))
+        header, data = tensor_header(file)
         for name, entry in header.items():
             if name.endswith(("embed_tokens.weight", "wte.weight", "embed_in.weight")) and entry["dtype"] in _STORED:
-                start = 8 + size + entry["data_offsets"][0]
+                start = data + entry["data_offsets"][0]
                 return np.memmap(file, _STORED[entry["dtype"]], "r", start, tuple(entry["shape"]))
     return None

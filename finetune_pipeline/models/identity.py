@@ -150,6 +150,15 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
+    """({tensor: dtype, shape, data_offsets}, where the data begin) of a safetensors file; nothing else of it is read."""
+    with file.open("rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(size))
+    header.pop("__metadata__", None)
+    return header, 8 + size
+
+
 def _weight_digest(path: Path) -> str:
     """SHA-256 of a weight file; of files above 1 GiB, the header and 256 evenly spaced blocks of 64 KiB.
 

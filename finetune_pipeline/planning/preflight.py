@@ -6,7 +6,6 @@ has the base model's folder at hand. No torch, no model library.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +31,7 @@ from finetune_pipeline.models.identity import (
     model_folder,
     model_kind,
     model_record,
+    tensor_header,
     weight_files,
 )
 from finetune_pipeline.planning.tokens import TokenCounter
@@ -209,11 +209,8 @@ def linear_layers(config: Mapping[str, Any], base: Path | None = None) -> tuple[
     From the weights' headers where the folder is at hand; else the usual names for architectures known to use them.
     """
     if base is not None:
-        names = set()
-        for file in weight_files(base):
-            with file.open("rb") as handle:
-                header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-            names |= {n for n, entry in header.items() if n != "__metadata__" and len(entry["shape"]) == 2}
+        entries = [entry for file in weight_files(base) for entry in tensor_header(file)[0].items()]
+        names = {name for name, entry in entries if len(entry["shape"]) == 2}
         layers = {n.removesuffix(".weight").rpartition(".")[2] for n in names if n.endswith(".weight")}
         return layers - {"embed_tokens", "lm_head", "wte", "wpe", "embed_out"}, True
     kind = str(config.get("model_type"))

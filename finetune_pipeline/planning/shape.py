@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.models.identity import tensor_header
 
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 _HEADS = ("lm_head", "embed_out")
@@ -96,9 +96,7 @@ def model_shape(folder: Path) -> ModelShape:
     config = read_json(folder / "config.json")
     tensors: dict[str, tuple[str, list[int]]] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as handle:
-            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-        tensors |= {name: (t["dtype"], t["shape"]) for name, t in header.items() if name != "__metadata__"}
+        tensors |= {name: (entry["dtype"], entry["shape"]) for name, entry in tensor_header(file)[0].items()}
     if not tensors:
         raise FileNotFoundError(f"no safetensors files in {folder.name}")
     text = config.get("text_config") or config

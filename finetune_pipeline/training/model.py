@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.adapters import WEIGHTS
-from finetune_pipeline.models.identity import model_folder, model_record, weight_files
+from finetune_pipeline.models.identity import model_folder, model_record, tensor_header, weight_files
 from finetune_pipeline.models.loading import load_for_training
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
@@ -148,12 +147,9 @@ def base_dtype(base: Path) -> torch.dtype:
     """The dtype most of the base model's weights are stored in."""
     sizes: dict[str, int] = {}
     for file in weight_files(model_folder(base)):
-        with file.open("rb") as handle:
-            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                first, last = entry["data_offsets"]
-                sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + last - first
+        for entry in tensor_header(file)[0].values():
+            first, last = entry["data_offsets"]
+            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + last - first
     commonest = max(sizes, key=lambda name: (sizes[name], name))
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get(commonest, torch.float32)
 
