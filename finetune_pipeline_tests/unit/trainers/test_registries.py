@@ -102,7 +102,7 @@ def test_a_method_and_a_trainer_are_one_file_each(tmp_path: Path) -> None:
     (code / "finetune_pipeline/trainers/patient.py").write_text(TRAINER)
     inputs = make_inputs(tmp_path / "inputs", 24)
     done = subprocess.run(
-        [sys.executable, "-c", TRIP, str(inputs), str(ROOT / "tools")],
+        [sys.executable, "-c", TRIP, str(inputs), str(ROOT / "tools")], cwd=code,
         env={**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
