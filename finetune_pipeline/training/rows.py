@@ -20,23 +20,34 @@ _LISTED = 20
 
 @dataclass
 class Prepared:
-    """A split ready to be trained on. `findings` must be empty for that.
+    """A split as rows to train on. `findings` must be empty for that.
 
     Attributes:
         rows: What is trained on.
-        audit: Of training.audit.supervision_audit.
-        dropped: Ids of examples left out for their length.
+        used: The examples they were made from, as they were cut.
+        over: Number of examples that were too long.
+        dropped: Ids of examples left out for their length; left_out: their rows.
         cuts: What was cut from which example.
         copies_too_long: Ids of perturbed copies left out for their length, whatever training.over_length says.
+        refused: Why examples cannot be encoded.
+        audit: Of training.audit.supervision_audit.
         findings: What is wrong.
     """
 
     rows: list[Encoded] = field(default_factory=list)
-    audit: dict[str, Any] = field(default_factory=dict)
+    used: list[Example] = field(default_factory=list)
+    over: int = 0
     dropped: list[str] = field(default_factory=list)
+    left_out: list[Encoded] = field(default_factory=list)
     cuts: dict[str, list[Cut]] = field(default_factory=dict)
     copies_too_long: list[str] = field(default_factory=list)
+    refused: list[Finding] = field(default_factory=list)
+    audit: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+
+    def plain_rows(self) -> list[dict[str, Any]]:
+        """The rows as collators take them: {id, ids, loss}."""
+        return [{"id": row.id, "ids": row.ids, "loss": row.loss} for row in self.rows]
 
     def length_facts(self) -> dict[str, Any]:
         """{over_length, ids, cut, cut_ids, tokens_cut}: how many examples were dropped and cut for their length, and
@@ -59,33 +70,40 @@ def longest_allowed(settings: Mapping[str, Any], config: Mapping[str, Any]) -> i
     return int(min(most, context - sum(METHODS[settings["method"]].virtual_tokens(settings))))
 
 
-def prepare_split(
-    tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str, place: str
-) -> Prepared:
-    """Encode a split; over_length: ``fail`` (a finding), ``drop`` or ``truncate_prompt``, see cut_prompt."""
+def encode_split(tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str) -> Prepared:
+    """Encode a split; over_length: ``fail`` (longer rows stay), ``drop`` or ``truncate_prompt``, see :func:`cut_prompt`."""
     done = Prepared()
-    used, refused, left_out = [], [], []
     for example in examples:
         try:
             rows = encode_example(tokenizer, example.messages, example.id, example.tools)
-            if longest(rows) > max_tokens and kind_of(example.id):
-                done.copies_too_long.append(example.id)
-                continue
-            if longest(rows) > max_tokens and over_length == "truncate_prompt":
-                example, rows, cuts = cut_prompt(tokenizer, example, max_tokens)
-                if cuts:
-                    done.cuts[example.id] = cuts
+            if longest(rows) > max_tokens:
+                if kind_of(example.id):
+                    done.copies_too_long.append(example.id)
+                    continue
+                done.over += 1
+                if over_length == "truncate_prompt":
+                    example, rows, cuts = cut_prompt(tokenizer, example, max_tokens)
+                    if cuts:
+                        done.cuts[example.id] = cuts
         except FindingsError as error:
-            refused += error.findings
+            done.refused += error.findings
             continue
         if longest(rows) > max_tokens and over_length == "drop":
             done.dropped.append(example.id)
-            left_out += rows
+            done.left_out += rows
             continue
-        used.append(example)
+        done.used.append(example)
         done.rows += rows
+    return done
+
+
+def prepare_split(
+    tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str, place: str
+) -> Prepared:
+    """Encode a split and audit it; rows that are longer still are findings."""
+    done = encode_split(tokenizer, examples, max_tokens, over_length)
     done.audit = supervision_audit(
-        done.rows, tokenizer, max_tokens, used, refused=refused, cuts=done.cuts, dropped=left_out
+        done.rows, tokenizer, max_tokens, done.used, refused=done.refused, cuts=done.cuts, dropped=done.left_out
     )
     done.findings = problems(done.audit, place)
     done.audit["problems"] = [f.to_dict() for f in done.findings]

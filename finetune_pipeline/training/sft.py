@@ -19,7 +19,6 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.store import digest_file, digest_json, read_json, write_json
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.adapters import WEIGHTS
-from finetune_pipeline.models.chat import Encoded
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
 from finetune_pipeline.reporting import say
@@ -152,7 +151,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
         "shared_prefix": {
             "used": packed,
             "why": why,
-            "prefix_tokens": common_prefix(_plain(splits["train"].rows)) if packed else 0,
+            "prefix_tokens": common_prefix(splits["train"].plain_rows()) if packed else 0,
         },
         "fused": fused,
         "tokens": {name: {k: s.audit[k] for k in ("rows", "tokens", "loss_tokens")} for name, s in splits.items()},
@@ -296,8 +295,8 @@ def _trainer(
         processing_class=tokenizer,
         job_digest=digest,
         autocast=built.autocast,
-        train_dataset=_dataset(splits["train"].rows),
-        eval_dataset=_dataset(splits["validation"].rows),
+        train_dataset=Dataset.from_list(splits["train"].plain_rows()),
+        eval_dataset=Dataset.from_list(splits["validation"].plain_rows()),
         callbacks=[EarlyStoppingCallback(settings["patience"]), callback],
     )
     trainer.remove_callback(PrinterCallback)
@@ -305,11 +304,3 @@ def _trainer(
         if name in exact:  # TRL rounds the adapters of 4-bit models to bfloat16; small updates would be lost in it
             parameter.data = exact[name]
     return trainer, callback
-
-
-def _plain(rows: list[Encoded]) -> list[dict[str, Any]]:
-    return [{"id": r.id, "ids": r.ids, "loss": r.loss} for r in rows]
-
-
-def _dataset(rows: list[Encoded]) -> Dataset:
-    return Dataset.from_list(_plain(rows))

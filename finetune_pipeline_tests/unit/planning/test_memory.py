@@ -75,10 +75,7 @@ def _compare(folder: Path, rows_file: Path, packed: bool, **settings: Any) -> tu
         assert supports_shared_prefix(built.model)[0]
     fuse(built.model)
     built.model.train()
-    rows = [
-        {"id": r.id, "ids": r.ids, "loss": r.loss}
-        for r in prepare_split(tokenizer, examples, 1024, "fail", "rows").rows
-    ]
+    rows = prepare_split(tokenizer, examples, 1024, "fail", "rows").plain_rows()
     collator: Any = packed_collator(built.model) if packed else PaddedCollator(0)
     kept = saved_tensors(built.model, collator(rows), built.autocast)
     shape, width = model_shape(folder), compute.itemsize
