@@ -71,9 +71,7 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
      "spec.batches", "divisor of 8"),
     *[(f"second phase with {method}", {"training": {"method": method, "unquantized_epochs": 1}},
        "spec.second_phase", "remove training.unquantized_epochs") for method in ("lora", "full", "prefix", "prompt")],
-    *[(f"{option} with {method}", {"training": {"method": method, "lora": {option: True}}},
-       "spec.low_rank_options", f"remove training.lora.{option}")
-      for option in ("dora", "rslora") for method in ("full", "prefix", "prompt")],
+    ("dora with full", {"training": {"method": "full", "lora": {"dora": True}}}, "spec.unused_section", "method: qlora or lora"),
     ("orthogonal start on four bits", {"training": {"lora": {"init": "orthogonal"}}},
      "spec.low_rank_options", "init: default"),
     ("orthogonal start of odd rank", {"training": {"method": "lora", "lora": {"init": "orthogonal", "r": 7}}},

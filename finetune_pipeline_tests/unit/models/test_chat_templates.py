@@ -90,13 +90,6 @@ def test_with_a_template_of_existing_tokens_it_answers_and_stops(
     assert not (gemma / "chat_template.jinja").exists()
 
 
-def test_a_template_that_does_not_end_a_turn_is_refused(gemma: Path, tmp_path: Path) -> None:
-    endless = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
-    with pytest.raises(FindingsError) as error:
-        prepare_base(str(gemma), None, tmp_path, endless)
-    assert error.value.findings[0].rule == "model.template_without_end"
-
-
 def test_marks_that_were_never_trained_are_told(tmp_path: Path) -> None:
     """As Gemma 3's base has them: the rows of its turn marks are those of unused tokens, but for some noise."""
     import torch

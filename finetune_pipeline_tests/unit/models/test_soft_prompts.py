@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from finetune_pipeline.faults import JobError
@@ -85,24 +84,6 @@ def test_the_new_tokens_are_never_chosen_whatever_was_read(tmp_path: Path) -> No
     assert json.loads((tmp_path / "out/model/generation_config.json").read_text())["suppress_tokens"] == [
         *range(400, 405)
     ]
-
-
-def test_rows_beyond_the_tokenizers_words_are_used_before_new_ones_are_added(tmp_path: Path) -> None:
-    """Many bases have more embedding rows than tokens."""
-    base = make_model(tmp_path / "base", "qwen2", tied=False)
-    model = load(base)
-    model.resize_token_embeddings(403)
-    model.save_pretrained(base)
-    adapter = soft(base, tmp_path / "adapter")
-    facts = plain_model(base, adapter, tmp_path / "out")
-    written = load_file(tmp_path / "out/model/model.safetensors")
-    assert facts["soft_ids"] == [400, 401, 402, 403, 404]
-    assert written["model.embed_tokens.weight"].shape == written["lm_head.weight"].shape == (405, 64)
-    ids = torch.tensor([prompts(base)[0]])
-    got = logits(load(tmp_path / "out/model"), torch.tensor([facts["soft_ids"] + ids[0].tolist()]))
-    torch.testing.assert_close(
-        got[..., :400], logits(with_adapter(base, adapter), ids)[..., :400], rtol=1e-4, atol=1e-4
-    )
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

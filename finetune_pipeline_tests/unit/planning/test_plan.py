@@ -14,10 +14,7 @@ from finetune_pipeline.planning.plan import MARGIN, TrainingPlan, duration, trai
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.planning.tokens import TokenCounter
-from finetune_pipeline.report.page import page_markdown
-from finetune_pipeline.report.plan_page import plan_page
 from finetune_pipeline.spec import TaskSpec, parse_spec
-from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TrainingSpec
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 
@@ -78,17 +75,6 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, exampl
     assert again.fits, "the plan it names fits by its own formula"
     hopeless = training_plan(spec(), base, examples, examples[:4], available=2**20)
     assert hopeless.nearest and not hopeless.nearest.fits and "smaller base_model" in hopeless.sentence
-
-
-def test_every_method_has_its_row(base: Path, examples: list[Example]) -> None:
-    plan = training_plan(spec(), base, examples, examples[:4])
-    rows = {row.method: row for row in plan.methods}
-    assert list(rows) == list(METHODS) and [r.method for r in plan.methods if r.chosen] == ["qlora"]
-    assert rows["full"].trainable_parameters == plan.parameters
-    assert rows["prompt"].trainable_parameters == 100 * 64
-    assert rows["qlora"].trainable_parameters == rows["lora"].trainable_parameters == plan.trainable_parameters
-    page = page_markdown(plan_page(plan.facts()))
-    assert all(f"| {m} |" in page or f"| **{m}** |" in page for m in METHODS)
 
 
 def test_there_is_a_time_only_where_it_was_measured(base: Path, examples: list[Example], tmp_path: Path) -> None:

@@ -60,15 +60,6 @@ def test_prompts_that_agree_give_the_best_case():
     assert f"({told['rows_needed_at_best']:,} if the models agree as much as two prompts do)" in told["sentence"]
 
 
-def test_rows_that_share_a_source_are_worth_less():
-    right = [i // 5 % 2 == 0 for i in range(100)]
-    plain = _plan(spec(), 500, "p", {"p": _prompt(right)})
-    shared = _plan(spec(), 500, "p", {"p": _prompt(right)}, [f"d{i // 5}" for i in range(100)])
-    assert shared["design_effect"] == pytest.approx(5, rel=0.1)
-    assert shared["rows_needed"] == pytest.approx(5 * plain["rows_needed"], rel=0.1)
-    assert shared["power_now"] < plain["power_now"]
-
-
 def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores():
     pairs = [
         (f"the parcel {i} comes today", "the parcel" if i % 2 else f"the parcel {i} comes today") for i in range(60)

@@ -101,18 +101,6 @@ def test_each_policy_counts_and_lists_what_it_does(tokenizer: Any) -> None:
     assert lost[0].startswith("first words of old news.") and shown["tokens_lost"] > 100
 
 
-def test_rows_of_a_template_that_rewrites_turns_are_audited_one_by_one(tokenizer: Any) -> None:
-    from finetune_pipeline_tests.unit.models.test_chat import DIALOGUE, THINKING
-
-    before = tokenizer.chat_template
-    tokenizer.chat_template = THINKING
-    try:
-        done = prepare_split(tokenizer, [Example("d", DIALOGUE)], 200, "fail", "train split")
-    finally:
-        tokenizer.chat_template = before
-    assert done.findings == [] and len(done.rows) == 2 and done.audit["examples"] == 1
-
-
 def test_the_bases_context_and_a_soft_prompt_bound_the_length_too() -> None:
     from finetune_pipeline.spec.model import TrainingSpec
     from finetune_pipeline.training.rows import longest_allowed

@@ -15,8 +15,6 @@ from finetune_pipeline.data.examples import read_examples, write_examples
 from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.faults import Diverged, JobError
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import encode_all
-from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.report.audit_page import audit_html
 from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
@@ -79,16 +77,6 @@ def test_facts_are_json_and_the_same_again(
     assert (tmp_path / "out" / "adapter" / config).read_text() == (trained[0] / "out" / "adapter" / config).read_text()
 
 
-def test_the_audit_shows_rows_token_by_token(trained: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
-    shown = json.loads((trained[0] / "out" / "audit.json").read_text())["train"]["shown"]
-    assert len(shown) == 3
-    for row in shown:
-        assert "".join(text for text, kind, _ in row["pieces"] if kind == "loss").endswith("<|im_end|>")
-        assert row["place"].startswith("t.jsonl:")
-    page = (trained[0] / "out" / "audit.html").read_text()
-    assert "Sound." in page and page == (trained[0] / "work" / "audit.html").read_text()
-
-
 def test_micro_batches_weigh_every_token_of_the_step_alike(inputs: Path, tmp_path: Path) -> None:
     """Rows have answers of different lengths, so means of means would differ from the mean."""
     results = []
@@ -124,22 +112,6 @@ def test_a_loss_that_is_not_finite_stops_with_the_examples_of_the_step(inputs: P
     ids = {e.id for split in ("train", "validation") for e in read_examples(inputs / f"{split}.jsonl")}
     assert error.value.example_ids and set(error.value.example_ids) <= ids
     assert error.value.example_ids[0] in str(error.value) and "fix:" in str(error.value)
-
-
-def test_longer_rows_stop_training_or_are_dropped_and_counted(inputs: Path, tmp_path: Path) -> None:
-    examples = read_examples(inputs / "train.jsonl")
-    tokenizer = load_tokenizer(inputs / "base")
-    rows, _ = encode_all(tokenizer, read_examples(inputs / "validation.jsonl"))
-    limit = sorted(len(r.ids) for r in rows)[6]  # half of the rows are longer
-    with pytest.raises(FindingsError) as error:
-        train(job(inputs, tmp_path / "fail", max_tokens=limit))
-    assert {f.rule for f in error.value.findings} == {"audit.rows_over_length"}
-    assert not (tmp_path / "fail" / "work" / "checkpoints").exists()
-    facts, _ = train(job(inputs, tmp_path / "drop", max_tokens=limit, over_length="drop", epochs=1))
-    dropped = facts["rows_dropped"]["train"]
-    assert 0 < dropped["over_length"] == len(examples) - facts["tokens"]["train"]["rows"]
-    assert set(dropped["ids"]) <= {e.id for e in examples}
-    assert facts["audit"]["splits"]["train"]["tokens_per_row"]["max"] <= limit
 
 
 def test_a_row_that_forges_a_turn_stops_training(inputs: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.spec.model import TrainingSpec
-from finetune_pipeline.worker import entry, process
+from finetune_pipeline.worker import entry
 from finetune_pipeline.worker.jobs import base_job, train_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
@@ -75,15 +75,6 @@ def test_findings_are_told_and_end_with_the_configuration_code(tmp_path: Path) -
     assert told["kind"] == "findings" and [f["rule"] for f in told["findings"]] == ["model.base_model"]
     assert "fix:" in told["message"]
     assert not (tmp_path / "out" / "result.json").exists()
-
-
-@pytest.mark.parametrize("arguments", [[], ["/no/such/job.json"], ["a", "b"]])
-def test_no_readable_job_file(
-    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "stop_on_signals", lambda: None)
-    assert entry.main(arguments) == 64
-    assert "job" in capsys.readouterr().err.lower()
 
 
 def _named(**changes: object) -> str:
