@@ -30,18 +30,19 @@ from finetune_pipeline.evaluation.predictions import read_predictions
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.sealed import open_sealed
 from finetune_pipeline.models.chat_templates import read_chat_template
-from finetune_pipeline.models.kinds import served
+from finetune_pipeline.models.identity import served
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.plan import MEASURED_METHODS
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, load_task
-from finetune_pipeline.spec.method_defaults import METHODS
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import SCRUBBING_KEY
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
+from finetune_pipeline.trainers import TrainingOrder, train
 from finetune_pipeline.worker.jobs import base_job, merge_job, predict_job, prompt_set
-from finetune_pipeline.worker.phases import train_adapter
 
 DATA = ("production_logs", "raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 
@@ -71,29 +72,30 @@ def splits_of(task: Task, store: ArtifactStore) -> Artifact:
     return found
 
 
-def settings_of(method: str, passes: float | None) -> dict[str, Any]:
-    """The method's defaults; with `passes`, as many epochs in all."""
+def with_method(spec: TaskSpec, method: str, passes: float | None) -> TaskSpec:
+    """The task with another method and its defaults; with `passes`, as many epochs in all."""
     settings = TrainingSpec.model_validate({"method": method}).model_dump()
     if passes is not None:
         whole = settings["epochs"] + settings["unquantized_epochs"]
         settings["epochs"] *= passes / whole
         settings["unquantized_epochs"] *= passes / whole
-    return settings
+    return spec.model_copy(update={"training": TrainingSpec.model_validate(settings)})
 
 
 def one_method(
     method: str, task: Task, base: Path, splits: Artifact, store: ArtifactStore, work: Path, passes: float | None
 ) -> dict[str, Any]:
     """Train, merge and test one method; a row of the table."""
-    facts = train_adapter(
-        launch,
+    order = TrainingOrder(
+        with_method(task.spec, method, passes),
         base=base,
         train=examples_of(splits.folder, "train"),
         validation=examples_of(splits.folder, "validation"),
-        settings=settings_of(method, passes),
         out=work / "out",
         work=work / "work",
+        launch=launch,
     )
+    facts = train(order)
     measured = read_json(work / "out" / "measured.json")
     row = {
         "method": method,

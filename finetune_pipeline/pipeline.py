@@ -217,7 +217,7 @@ STEPS = [
         make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
         settings=lambda spec, outside: spec.training.model_dump(),
-        code_version="3",
+        code_version="4",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
         kinds=("python",),

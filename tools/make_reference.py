@@ -18,6 +18,9 @@ from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.metrics import METRICS
 from finetune_pipeline.pipeline import CHECKS, PIPELINE
 from finetune_pipeline.spec.loading import json_schema
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods.base import default_table
+from finetune_pipeline.trainers import TRAINERS
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 
@@ -96,6 +99,33 @@ def render() -> str:
             "Each is one file in `data/formats/`. They are tried in this order unless `data.format` names one.",
             "",
             *rows(["format", "keys"], [[f"`{name}`", of.documented or of.keys] for name, of in FORMATS.items()]),
+            "",
+            "## Training methods",
+            "",
+            "One file each in `spec/methods/`; `training.method` names one.",
+            "",
+            *rows(
+                ["method", "what is trained", "what you get", "take it when"],
+                [[f"`{m.name}`", m.trains, m.gives, m.when] for m in METHODS.values()],
+            ),
+            "",
+            "Settings that `task.yaml` leaves unset take the method's own value while the spec is read.",
+            "",
+            *rows(
+                ["setting", "methods", "value", "source"], [[f"`{key}`", *others] for key, *others in default_table()]
+            ),
+            "",
+            "## Trainers",
+            "",
+            "One file each in `trainers/`; `training.trainer` names one.",
+            "",
+            *rows(
+                ["trainer", "where it trains", "methods", "what comes back"],
+                [
+                    [f"`{t.name}`", t.where, ", ".join(sorted(t.methods)) if t.methods else "all", t.returns]
+                    for t in TRAINERS.values()
+                ],
+            ),
             "",
             "## Steps",
             "",

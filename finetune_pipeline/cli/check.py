@@ -14,19 +14,18 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
-from finetune_pipeline.models.base_template import own_template
-from finetune_pipeline.models.chat_templates import told_origin
+from finetune_pipeline.models.chat_templates import own_template, told_origin
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.orchestration.release import made_base
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.power import power_bounds
-from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task, read_spec
 from finetune_pipeline.steps import training_checks
 from finetune_pipeline.steps.ability import ability_digest
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
+from finetune_pipeline.trainers import preflight
 
 EXAMPLES = 3
 OK, LOOK, STOPS = "ok", "look", "stops"

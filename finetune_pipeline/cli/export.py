@@ -12,9 +12,17 @@ from finetune_pipeline.baseline.simple_export import export_simple
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.models.export import Source, check_place, export_adapter, export_model, unfinished
-from finetune_pipeline.models.gguf import VARIABLE, convert, find_converter
+from finetune_pipeline.models.export import (
+    VARIABLE,
+    check_place,
+    convert,
+    export_adapter,
+    export_model,
+    find_converter,
+    unfinished,
+)
 from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.report.model_card import card_of
 from finetune_pipeline.spec.model import Task

@@ -20,11 +20,11 @@ from finetune_pipeline.models.identity import model_kind
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.planning.plan import duration, training_plan
 from finetune_pipeline.planning.power import power_bounds
-from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.report.training_pages import PARTS, file_size, measured_accuracy, time_range
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
+from finetune_pipeline.trainers import preflight
 from finetune_pipeline.worker.supervised import run_supervised
 
 

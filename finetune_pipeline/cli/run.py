@@ -20,12 +20,12 @@ from finetune_pipeline.orchestration.assets import STAGES, stage_assets
 from finetune_pipeline.orchestration.release import made_base
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import STEPS
-from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.progress import VARIABLE
 from finetune_pipeline.reminders import spell
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec import Task
 from finetune_pipeline.tracking.mlflow_store import TrackingError
+from finetune_pipeline.trainers import preflight
 
 REPOSITORY = "__repository__@finetune_pipeline"
 """So that the UI lists runs started here among those of the code location."""

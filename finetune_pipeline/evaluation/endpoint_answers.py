@@ -28,8 +28,8 @@ from finetune_pipeline.evaluation.predictions import prediction_row
 from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.tokenizing import load_tokenizer
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.baseline import ApiModelSpec
 from finetune_pipeline.spec.evaluation import ServedModelsSpec

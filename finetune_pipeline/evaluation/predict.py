@@ -29,7 +29,7 @@ from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
 from finetune_pipeline.models.inference.constrained import Grammar, UnsupportedSchema
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.prefix_families import common_prefix
+from finetune_pipeline.models.inference.shared_reading import common_prefix
 from finetune_pipeline.reporting import say
 from finetune_pipeline.spec.evaluation import ServedModelsSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput

@@ -1,1 +1,1 @@
-"""Base models: what they are, how they speak (chat template), how an adapter is merged into them."""
+"""Base models: loading, chat templates, adapters, merging, parity, export."""

@@ -1,34 +1,36 @@
-"""Adapter folders: what kind they are, and which weights of the base they change in which way.
+"""Adapter folders: what kind they are, and the merged weight W + scaling * B A, a block of rows at a time.
 
-Everything about a low-rank adapter that decides the merged weight is settled here, from its configuration and from the
-names in its file; what is not understood is refused, because a merge that leaves something out still looks like a model.
+What decides the merged weight is read from the adapter's configuration and from the names in its file. Only what the
+methods of this pipeline write is understood (LoRA, rsLoRA, DoRA); everything else is refused, because a merge that leaves
+something out still looks like a model.
+
+One rounding at the end: the sum is made in float32 and stored in the base's type. PEFT's ``merge_and_unload`` on float32
+adapter weights does the same, and the results are the same bits.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import torch
 
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.checkpoint import HEADS
-from finetune_pipeline.models.streaming import TensorFile
+from finetune_pipeline.models.streaming import TORCH_TYPES, TensorFile
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-Kind = Literal["lora", "prompt", "prefix", "full"]
-KINDS: dict[str, Kind] = {"LORA": "lora", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
+KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
+"""PEFT's name of an adapter's type, and the name of its spec.methods.Kind."""
 
-_PREFIX = "base_model.model."
 _UNDERSTOOD = {
     # read below
-    *("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern"),
-    *("modules_to_save", "bias", "lora_bias", "init_lora_weights"),
+    *("peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "fan_in_fan_out", "init_lora_weights"),
     # which layers were adapted: the names in the file say so themselves
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     # of training, or about the file
     *("lora_dropout", "inference_mode", "auto_mapping", "base_model_name_or_path", "revision", "task_type"),
     *("peft_version", "runtime_config", "loftq_config", "eva_config", "megatron_core", "qalora_group_size"),
@@ -38,19 +40,19 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 them, so the file alone does not say what was trained."""
 
 
-def adapter_kind(folder: Path) -> Kind:
-    """What a training left in `folder`: an adapter by its peft_type, or a whole model.
+def adapter_kind(folder: Path) -> str:
+    """The kind of what a training left in `folder`: an adapter by its peft_type, or ``full``, a whole model.
 
     Raises JobError for neither, and for a peft_type this pipeline does not know.
     """
     if (folder / CONFIG).is_file():
-        told = str(read_json(folder / CONFIG).get("peft_type"))
-        if told not in KINDS:
+        peft_type = str(read_json(folder / CONFIG).get("peft_type"))
+        if peft_type not in KINDS:
             raise JobError(
-                f"the adapter in {folder.name!r} is of the type {told}, which is not merged or exported here (known: "
+                f"the adapter in {folder.name!r} is of the type {peft_type}, which is not merged or exported here (known: "
                 f"{', '.join(KINDS)})\nfix: train with one of training.method"
             )
-        return KINDS[told]
+        return KINDS[peft_type]
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         return "full"
     raise JobError(
@@ -59,38 +61,23 @@ def adapter_kind(folder: Path) -> Kind:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LowRank:
-    """The change scaling * B A of one weight. a, b: tensors of the adapter file; magnitude: DoRA's, where there is one.
-
-    embedding: the weight is [vocabulary, width] and A, B are those of its transpose.
-    """
-
-    a: str
-    b: str
-    scaling: float
-    magnitude: str | None = None
-    embedding: bool = False
-
-
 @dataclass(slots=True)
-class Change:
-    """What happens to one weight or bias of the base: first replaced (modules_to_save), then changed at low rank, or
-    added to (lora_bias: tensor of the adapter file, scaling)."""
+class LowRank:
+    """The change of one weight: names of A, of B, and with DoRA of the magnitude, in the adapter's file."""
 
-    replacement: str | None = None
-    low_rank: LowRank | None = None
-    added: tuple[str, float] | None = None
+    a: str = ""
+    b: str = ""
+    magnitude: str | None = None
 
 
 @dataclass
 class Adapter:
-    """A low-rank adapter. `changes`: name of the base's tensor to what happens to it."""
+    """A low-rank adapter. `changes`: name of the base's weight to what is added to it."""
 
     folder: Path
     config: Mapping[str, Any]
     file: TensorFile
-    changes: dict[str, Change] = field(default_factory=dict)
+    changes: dict[str, LowRank] = field(default_factory=dict)
 
     @property
     def transposed(self) -> bool:
@@ -99,45 +86,31 @@ class Adapter:
 
     @property
     def scaling(self) -> float:
-        """The factor of layers without a pattern of their own."""
-        return scaling_of(self.config, int(self.config["r"]), float(self.config["lora_alpha"]))
-
-
-def scaling_of(config: Mapping[str, Any], r: int, alpha: float) -> float:
-    """alpha / r (Hu et al. 2021), or alpha / sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023)."""
-    return float(alpha / (math.sqrt(r) if config.get("use_rslora") else r))
-
-
-def _of_module(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """The value of the first pattern that fits a module's name from its end, as PEFT matches them."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+        """alpha / r (Hu et al. 2021), or alpha / sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023)."""
+        r = int(self.config["r"])
+        return float(self.config["lora_alpha"] / (math.sqrt(r) if self.config.get("use_rslora") else r))
 
 
 def read_adapter(folder: Path) -> Adapter:
     """A low-rank adapter, with all it changes. Reads headers only.
 
-    Raises JobError naming every setting and every tensor that is not understood, and for soft prompts.
+    Raises JobError naming every setting and every tensor that is not understood, and for other kinds.
     """
     kind = adapter_kind(folder)
-    if kind in ("prompt", "prefix"):
-        raise JobError(
-            f"the adapter in {folder.name!r} is a soft prompt ({kind} tuning): it changes no weight, so there is nothing "
-            "to merge\nfix: export it as an adapter"
-            + (", or as a model with added tokens" if kind == "prompt" else "")
-            + " (`finetune export`)"
-        )
     if kind == "full":
         raise JobError(f"{folder.name!r} is a whole model, no adapter\nfix: use it as it is")
-    config = read_json(folder / CONFIG)
+    if kind != "lora":
+        also = ", or as a model with added tokens" if kind == "prompt" else ""
+        raise JobError(
+            f"the adapter in {folder.name!r} is a soft prompt ({kind} tuning): it changes no weight, so there is nothing "
+            f"to merge\nfix: export it as an adapter{also} (`finetune export`)"
+        )
     if not (folder / WEIGHTS).is_file():
         raise JobError(
             f"{folder.name!r} holds no {WEIGHTS}\nfix: save the adapter with `save_pretrained`, which writes safetensors"
         )
-    adapter = Adapter(folder, config, TensorFile(folder / WEIGHTS))
-    problems = [*_settings_problems(config), *_read_tensors(adapter)]
+    adapter = Adapter(folder, read_json(folder / CONFIG), TensorFile(folder / WEIGHTS))
+    problems = [*_settings_problems(adapter.config), *_read_tensors(adapter)]
     if problems:
         raise JobError(
             "this adapter cannot be merged:\n"
@@ -148,68 +121,79 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def _settings_problems(config: Mapping[str, Any]) -> list[str]:
-    found = [
+    problems = [
         f"its setting {key} = {value!r} is not known to this merge"
         for key, value in sorted(config.items())
-        if key not in _UNDERSTOOD and value not in (None, False, [], {})
+        if key not in _UNDERSTOOD and value not in (None, False, [], {}, "none")
     ]
     start = config.get("init_lora_weights", True)
     if start not in _PLAIN_STARTS:
-        found.append(
+        problems.append(
             f"init_lora_weights = {start!r} changes the base's weights, so merging into the unchanged base would be wrong; "
             "save it again with `path_initial_model_for_weight_conversion`"
         )
-    return found
+    return problems
 
 
 def _read_tensors(adapter: Adapter) -> list[str]:
     """Fill adapter.changes; returns what is wrong."""
-    found: list[str] = []
-    low: dict[str, dict[str, str]] = {}
-    saved = [str(m) for m in adapter.config.get("modules_to_save") or []]
-    if saved and adapter.config.get("ensure_weight_tying"):
-        saved += [n.removesuffix(".weight") for n in HEADS]  # PEFT saves a tied head beside the embeddings, unlisted
-    for name in adapter.file.entries:
-        plain = name.removeprefix(_PREFIX)
-        module, _, kind = plain.rpartition(".lora_")
-        if module and kind in ("A.weight", "B.weight", "embedding_A", "embedding_B", "magnitude_vector", "B.bias"):
-            low.setdefault(module, {})[kind] = name
+    problems = []
+    entries, r, dora = adapter.file.entries, int(adapter.config["r"]), bool(adapter.config.get("use_dora"))
+    parts = {"A.weight": "a", "B.weight": "b", "magnitude_vector": "magnitude"}
+    for name in entries:
+        module, _, part = name.removeprefix("base_model.model.").rpartition(".lora_")
+        if not module or part not in parts:
+            problems.append(f"its file holds {name!r}, which is no LoRA matrix of a linear layer")
             continue
-        module, _, leaf = plain.rpartition(".")
-        if module.endswith(".base_layer"):
-            plain = f"{module.removesuffix('.base_layer')}.{leaf}"
-        elif not any(f".{m}." in f".{module}." for m in saved) and not (
-            leaf == "bias" and adapter.config.get("bias", "none") != "none"
-        ):
-            found.append(f"its file holds {name!r}, which is no LoRA matrix and in none of modules_to_save")
+        setattr(adapter.changes.setdefault(f"{module}.weight", LowRank()), parts[part], name)
+    for weight, change in adapter.changes.items():
+        module = weight.removesuffix(".weight")
+        if not change.a or not change.b:
+            problems.append(f"it holds only one of the two matrices for {module!r}")
             continue
-        adapter.changes.setdefault(plain, Change()).replacement = name
-    for module, parts in low.items():
-        found += _read_low_rank(adapter, module, parts)
-    if not adapter.changes and not found:
-        found.append("its file holds no tensors")
-    return found
+        shapes = entries[change.a].shape, entries[change.b].shape
+        if shapes[0][0] != r or shapes[1][-1] != r:
+            problems.append(
+                f"the matrices for {module!r} have the shapes {shapes[0]} and {shapes[1]}, which is not rank {r}"
+            )
+        if dora != (change.magnitude is not None):
+            problems.append(f"use_dora is {dora}, but {module!r} has {'a' if change.magnitude else 'no'} magnitude")
+    return problems if adapter.changes or problems else ["its file holds no tensors"]
 
 
-def _read_low_rank(adapter: Adapter, module: str, parts: Mapping[str, str]) -> list[str]:
-    embedding = "embedding_A" in parts or "embedding_B" in parts
-    pair = [parts.get(k) for k in (("embedding_A", "embedding_B") if embedding else ("A.weight", "B.weight"))]
-    a, b = pair
-    if a is None or b is None:
-        return [f"it holds only one of the two matrices for {module!r}"]
-    config, entries = adapter.config, adapter.file.entries
-    shapes = entries[a].shape, entries[b].shape
-    r = int(_of_module(config.get("rank_pattern"), module, config["r"]))
-    if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][0] != r or shapes[1][1] != r:
-        return [f"the matrices for {module!r} have the shapes {shapes[0]} and {shapes[1]}, which is not rank {r}"]
-    magnitude = parts.get("magnitude_vector")
-    if bool(config.get("use_dora")) != (magnitude is not None):
-        return [
-            f"use_dora is {bool(config.get('use_dora'))}, but {module!r} has {'a' if magnitude else 'no'} magnitude"
-        ]
-    scaling = scaling_of(config, r, float(_of_module(config.get("alpha_pattern"), module, config["lora_alpha"])))
-    change = adapter.changes.setdefault(f"{module}.weight", Change())
-    change.low_rank = LowRank(a, b, scaling, magnitude, embedding)
-    if "B.bias" in parts:
-        adapter.changes.setdefault(f"{module}.bias", Change()).added = parts["B.bias"], scaling
-    return []
+def changed_rows(adapter: Adapter, weight: str, dtype: str) -> Callable[[TensorFile], Iterator[torch.Tensor]]:
+    """How the base's tensor `weight` is written once the adapter is merged into it, stored as `dtype` (safetensors' name).
+
+    Returns a function from the open file that holds the weight to its new rows, in order, some 2 Mi elements at a time.
+    """
+    change, transposed = adapter.changes[weight], adapter.transposed
+
+    def make(base: TensorFile) -> Iterator[torch.Tensor]:
+        with adapter.file as own:
+            a, b = own.tensor(change.a).float(), own.tensor(change.b).float()
+            magnitude = own.tensor(change.magnitude).float() if change.magnitude else None
+
+        def merged(start: int, stop: int) -> torch.Tensor:
+            added = (b @ a[:, start:stop]).t() if transposed else b[start:stop] @ a
+            return base.rows(weight, start, stop).float().add_(added.mul(adapter.scaling))
+
+        columns = _column_norms(base, weight, merged) if magnitude is not None and transposed else None
+        for start, stop in base.blocks(weight):
+            rows = merged(start, stop)
+            if magnitude is not None:  # DoRA (Liu et al. 2024): magnitude / norm over each output's inputs
+                rows *= (
+                    (magnitude[start:stop] / torch.linalg.norm(rows, dim=1))[:, None]
+                    if columns is None
+                    else (magnitude / columns)[None, :]
+                )
+            yield rows.to(TORCH_TYPES[dtype])
+
+    return make
+
+
+def _column_norms(base: TensorFile, weight: str, merged: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
+    """Norm of each column, for which all rows are to be looked at first."""
+    squares = torch.zeros(base.entries[weight].shape[1], dtype=torch.float64)
+    for start, stop in base.blocks(weight):
+        squares += merged(start, stop).double().square_().sum(0)
+    return squares.sqrt_().float()

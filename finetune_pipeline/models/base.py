@@ -17,12 +17,11 @@ from finetune_pipeline.models.base_template import (
     missing_tokens,
     no_template,
     untrained_marks,
+    untrained_tokens,
 )
-from finetune_pipeline.models.chat import end_ids, render, to_ids
+from finetune_pipeline.models.chat import end_ids, load_tokenizer, render, to_ids
 from finetune_pipeline.models.chat_templates import marks, missing_marks, usable
 from finetune_pipeline.models.identity import MODEL_FILE, base_identity, bundled_files, model_kind, weight_files
-from finetune_pipeline.models.tokenizing import load_tokenizer
-from finetune_pipeline.models.untrained import untrained_tokens
 
 _TEXTS = (".json", ".jinja", ".model", ".txt")
 
@@ -100,21 +99,15 @@ def describe(folder: Path, name: str = "") -> dict[str, Any]:
 
 def check_chat_template(tokenizer: Any, name: str, folder: Path) -> None:
     """Raises FindingsError unless the tokenizer has a chat template and an end-of-sequence token."""
-    found = []
+    problems = []
     if not tokenizer.chat_template:
-        found.append(no_template(name, advisable(folder, tokenizer.get_vocab())))
+        problems.append(no_template(name, advisable(folder, tokenizer.get_vocab())))
     if tokenizer.eos_token_id is None:
-        found.append(
-            Finding(
-                "model.no_eos",
-                "error",
-                f"model {name}",
-                "the tokenizer has no end-of-sequence token",
-                "set eos_token in tokenizer_config.json",
-            )
-        )
-    if found:
-        raise FindingsError(found)
+        message = "the tokenizer has no end-of-sequence token"
+        fix = "set eos_token in tokenizer_config.json"
+        problems.append(Finding("model.no_eos", "error", f"model {name}", message, fix))
+    if problems:
+        raise FindingsError(problems)
 
 
 def use_template(folder: Path, template: str, name: str) -> list[Finding]:
@@ -135,11 +128,11 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
     path = (
         folder / "generation_config.json"
     )  # what ends generation must end training's answers, and the other way round
-    told = read_json(path) if path.exists() else {}
-    listed = told.get("eos_token_id")
+    generation = read_json(path) if path.exists() else {}
+    listed = generation.get("eos_token_id")
     before = listed if isinstance(listed, list) else [] if listed is None else [listed]
     ids = list(dict.fromkeys([tokenizer.eos_token_id, *before]))
-    write_json(path, {**told, "eos_token_id": ids if len(ids) > 1 else ids[0]})
+    write_json(path, {**generation, "eos_token_id": ids if len(ids) > 1 else ids[0]})
     path.chmod(0o644)
     untrained = untrained_tokens(folder, vocabulary, sorted({*marks(template), end}))
     return [given_template(name, had), *([untrained_marks(name, untrained)] if untrained else [])]
@@ -147,9 +140,9 @@ def use_template(folder: Path, template: str, name: str) -> list[Finding]:
 
 def _end_of_turn_token(tokenizer: Any) -> str:
     """The first special token the template writes behind an answer. Raises FindingsError if there is none."""
-    said = "an answer"
-    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": said}]
-    behind = render(tokenizer, turns).rpartition(said)[2]
+    answer = "an answer"
+    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
+    behind = render(tokenizer, turns).rpartition(answer)[2]
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     end = next((t for t in to_ids(tokenizer, behind) if t in special), None)
     if end is None:
@@ -213,14 +206,6 @@ def _download(base_model: str, revision: str | None) -> Path:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FindingsError(
-            [
-                Finding(
-                    "model.download",
-                    "error",
-                    "task.yaml: base_model",
-                    f"{base_model!r} could not be downloaded: {first}",
-                    "check the id, the revision, the network and (for gated models) HF_TOKEN; or give a local folder",
-                )
-            ]
-        ) from error
+        message = f"{base_model!r} could not be downloaded: {first}"
+        fix = "check the id, the revision, the network and (for gated models) HF_TOKEN; or give a local folder"
+        raise FindingsError([Finding("model.download", "error", "task.yaml: base_model", message, fix)]) from error

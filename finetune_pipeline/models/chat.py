@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
+from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.turns import Message, for_template
+from finetune_pipeline.models.chat_templates import Message, for_template
+from finetune_pipeline.models.identity import model_folder
 
 Tools = Sequence[dict[str, Any]] | None
 
@@ -30,8 +33,8 @@ class Encoded:
 
 def end_ids(tokenizer: Any) -> set[int]:
     """Tokens that end an answer: EOS, and those that :func:`..loading.load_tokenizer` found in the generation config."""
-    told = {tokenizer.eos_token_id, *getattr(tokenizer, "end_token_ids", ())}
-    return {int(t) for t in told if t is not None}
+    tokens = {tokenizer.eos_token_id, *getattr(tokenizer, "end_token_ids", ())}
+    return {int(t) for t in tokens if t is not None}
 
 
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:
@@ -49,17 +52,9 @@ def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False
             )
         )
     except (TemplateError, TypeError, KeyError, ValueError) as error:
-        raise FindingsError(
-            [
-                Finding(
-                    "chat.template_refuses",
-                    "error",
-                    "example ?",
-                    f"the model's chat template cannot write this conversation: {error}",
-                    "change the example, or use a model whose template knows these turns",
-                )
-            ]
-        ) from error
+        message = f"the model's chat template cannot write this conversation: {error}"
+        fix = "change the example, or use a model whose template knows these turns"
+        raise FindingsError([Finding("chat.template_refuses", "error", "example ?", message, fix)]) from error
 
 
 def to_ids(tokenizer: Any, text: str) -> list[int]:
@@ -97,12 +92,12 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
         ids = to_ids(tokenizer, text)
     if ids[: len(prompt)] != prompt or len(ids) <= len(prompt):
         raise FindingsError([_mismatch(tokenizer, prompt, ids, i)])
-    said = text[len(before) :]
+    written = text[len(before) :]
     spoken = messages[i]["content"].rpartition("</think>")[2].strip()  # thoughts are written in a form of their own
     calls = [call["function"]["name"] for call in messages[i].get("tool_calls") or []]
-    if spoken not in said:
+    if spoken not in written:
         raise FindingsError([_lost(f"turn {i + 1}", "what the assistant says")])
-    if any(name not in said for name in calls):
+    if any(name not in written for name in calls):
         raise FindingsError([_lost(f"turn {i + 1}", "a call of a tool")])
     return _Turn(i, ids, len(prompt), _end_of_turn(tokenizer, ids, len(prompt)))
 
@@ -155,24 +150,18 @@ def encode_example(
 
 def _mismatch(tokenizer: Any, prompt: list[int], full: list[int], turn: int) -> Finding:
     at = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
-    return Finding(
-        "chat.template_mismatch",
-        "error",
-        f"turn {turn + 1}",
+    message = (
         f"the chat template gives another text when it prompts than when it trains: they part at token {at} "
-        f"({tokenizer.decode(prompt[at : at + 4])!r} against {tokenizer.decode(full[at : at + 4])!r})",
-        "use a chat template whose generation prompt is the beginning of an assistant turn",
+        f"({tokenizer.decode(prompt[at : at + 4])!r} against {tokenizer.decode(full[at : at + 4])!r})"
     )
+    fix = "use a chat template whose generation prompt is the beginning of an assistant turn"
+    return Finding("chat.template_mismatch", "error", f"turn {turn + 1}", message, fix)
 
 
 def _lost(place: str, what: str) -> Finding:
-    return Finding(
-        "chat.content_lost",
-        "error",
-        place,
-        f"the model's chat template leaves out {what}",
-        "use a model whose template knows such turns, or set chat_template; or take these examples out",
-    )
+    message = f"the model's chat template leaves out {what}"
+    fix = "use a model whose template knows such turns, or set chat_template; or take these examples out"
+    return Finding("chat.content_lost", "error", place, message, fix)
 
 
 def encode_answer(
@@ -199,10 +188,28 @@ def _end_of_turn(tokenizer: Any, ids: list[int], start: int) -> int:
 
 def encode_all(tokenizer: Any, examples: Sequence[Any]) -> tuple[list[Encoded], list[Finding]]:
     """Every example (`.id`, `.messages`, `.tools`) as rows; those that cannot be, as findings."""
-    done, found = [], []
+    done, findings = [], []
     for example in examples:
         try:
             done += encode_example(tokenizer, example.messages, example.id, example.tools)
         except FindingsError as error:
-            found.extend(error.findings)
-    return done, found
+            findings.extend(error.findings)
+    return done, findings
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder or artifact; where it has no pad token, EOS pads.
+
+    ``end_token_ids`` of the result: the end tokens of the folder's generation config. Instruct models often end a turn
+    with another token than the tokenizer's EOS (Gemma 3: ``<end_of_turn>``).
+    """
+    from transformers import AutoTokenizer
+
+    source = model_folder(folder)
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    path = source / "generation_config.json"
+    ends = read_json(path).get("eos_token_id") if path.exists() else None
+    tokenizer.end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return tokenizer

@@ -1,4 +1,4 @@
-"""Chat templates for base models that have none: by name or from a file, and whether a vocabulary can write them.
+"""Chat templates: by name or from a file, what they need of a vocabulary, and running them without the model library.
 
 No token is ever added to a vocabulary: its embedding would be random, and adapters do not train embeddings. A template
 whose marks are no tokens of the base is refused, and those that can be used are named.
@@ -7,10 +7,19 @@ whose marks are no tokens of the base is refused, and those that can be used are
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Container
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
 
 _CHATML = (
@@ -55,16 +64,10 @@ def read_chat_template(setting: str | None, folder: Path) -> str | None:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        message = f"{setting!r} is neither a known template nor a readable file ({error})"
+        fix = f"write one of {', '.join(NAMED)}, or the path of a Jinja file in the task folder"
         raise FindingsError(
-            [
-                Finding(
-                    "model.chat_template",
-                    "error",
-                    "task.yaml: chat_template",
-                    f"{setting!r} is neither a known template nor a readable file ({error})",
-                    f"write one of {', '.join(NAMED)}, or the path of a Jinja file in the task folder",
-                )
-            ]
+            [Finding("model.chat_template", "error", "task.yaml: chat_template", message, fix)]
         ) from error
     return text
 
@@ -85,6 +88,18 @@ def told_origin(setting: str | None, folder: Path) -> str:
     return f"{setting} (built in)" if setting in NAMED else str(folder / setting)
 
 
+def own_template(folder: Path) -> str | None:
+    """The chat template a model folder brings, or None. Of several in tokenizer_config.json, the one called ``default``."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text("utf-8")
+    path = folder / "tokenizer_config.json"
+    template = read_json(path).get("chat_template") if path.is_file() else None
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template or None
+
+
 def marks(template: str) -> list[str]:
     """What the template writes by itself that looks like a special token: ``<|im_start|>``, ``<end_of_turn>``, ``[INST]``."""
     return sorted({m.group() for m in _MARK.finditer(template)})
@@ -98,3 +113,72 @@ def missing_marks(template: str, vocabulary: Container[str]) -> list[str]:
 def usable(vocabulary: Container[str]) -> list[str]:
     """Names of the templates whose marks are all in the vocabulary; ``none``, which has no marks, comes last."""
     return [name for name, text in NAMED.items() if not missing_marks(text, vocabulary)]
+
+
+class _Generation(Extension):
+    """``{% generation %}…{% endgeneration %}`` marks what the assistant says; the text is the same without the marks."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja wants it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(f"the chat template refuses these messages: {message}")
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def compile_template(text: str) -> Template:
+    """The template, ready to be rendered. Raises jinja2.TemplateSyntaxError with the line where it is no Jinja."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(text)
+
+
+Message = dict[str, Any]
+
+
+def for_template(message: Message) -> Message:
+    """A turn as templates expect it: arguments of tool calls as objects, no keys that are only ours."""
+    turn = {k: v for k, v in message.items() if k != "weight"}
+    if calls := turn.get("tool_calls"):
+        turn["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": _object(call["function"]["arguments"])}}
+            for call in calls
+        ]
+    return turn
+
+
+def _object(arguments: Any) -> Any:
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+
+
+USER_TEXT = "{text}"
+"""Stands where the user's text comes."""
+
+
+def prompt_text(folder: Path, system_prompt: str) -> str | None:
+    """The prompt of a model folder's chat template for one user's turn; None where there is no template.
+
+    Raises jinja2.TemplateError where the template refuses a system turn and a user's.
+    """
+    template, config = own_template(folder), folder / "tokenizer_config.json"
+    if template is None:
+        return None
+    settings = read_json(config) if config.is_file() else {}
+    special = {k: v["content"] if isinstance(v, dict) else v for k, v in settings.items() if k.endswith("_token") and v}
+    turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    messages = [*turns, {"role": "user", "content": USER_TEXT}]
+    return str(compile_template(template).render(messages=messages, add_generation_prompt=True, **special))

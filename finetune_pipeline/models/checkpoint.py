@@ -67,8 +67,8 @@ class Checkpoint:
     @property
     def embedding(self) -> str | None:
         """The tensor of the input embeddings, by its usual names; None where there is none or more than one."""
-        found = [n for n in self.place if n.endswith(EMBEDDINGS)]
-        return found[0] if len(found) == 1 else None
+        names = [n for n in self.place if n.endswith(EMBEDDINGS)]
+        return names[0] if len(names) == 1 else None
 
     @property
     def head(self) -> str | None:
@@ -83,8 +83,8 @@ class Checkpoint:
     @property
     def tied(self) -> bool:
         """Whether the head is the embedding matrix: the configuration says so, or there is no head of its own."""
-        told = self.config.get("tie_word_embeddings", self.config.get("text_config", {}).get("tie_word_embeddings"))
-        return bool(told) if told is not None and self.head else self.head is None
+        declared = self.config.get("tie_word_embeddings", self.config.get("text_config", {}).get("tie_word_embeddings"))
+        return bool(declared) if declared is not None and self.head else self.head is None
 
 
 Make = Callable[[TensorFile], Iterator[torch.Tensor | memoryview]]
@@ -185,8 +185,8 @@ def changed_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
     for key, value in changes.items():
         keys: Iterable[str] = ("dtype", "torch_dtype") if key == "dtype" else (key,)
         parts = [new, *([new["text_config"]] if isinstance(new.get("text_config"), dict) else [])]
-        found = [(part, k) for part in parts for k in keys if k in part]
-        for part, name in found or [(new, key)]:
+        places = [(part, k) for part in parts for k in keys if k in part]
+        for part, name in places or [(new, key)]:
             part[name] = value
     return dict(new)
 

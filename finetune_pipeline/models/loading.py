@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from finetune_pipeline.models.hardware import cpu_has_bfloat16
+from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.hardware import cpu_has_bfloat16, cpu_maker
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.linear_products import onednn_is_faster, onednn_is_there, predict_by_onednn
-from finetune_pipeline.models.tokenizing import load_tokenizer
 
 __all__ = [
     "load_for_prediction",
@@ -76,28 +76,24 @@ def load_for_prediction(folder: Path, device: torch.device, adapter: Path | None
 
 
 def load_for_training(
-    folder: Path, method: str, compute: torch.dtype, device: torch.device
+    folder: Path, holds: str, compute: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """(model, facts about its weights) to be trained with `method`; everything is frozen, but with ``full`` nothing is.
+    """(the frozen model, facts about its weights), held as a training method wants it (spec.methods.base.Method.holds).
 
-    qlora: every linear layer but the output head is stored in 4 bits (NF4, double quantization), everything else
+    four_bit: every linear layer but the output head is stored in 4 bits (NF4, double quantization), everything else
     (embeddings, norms) in bfloat16, whatever the compute dtype: the memory promise holds on machines that compute in
-    float32 too. full: float32 whatever the compute dtype, since steps of full fine-tuning are smaller than what 16 bits
-    can tell apart. Others: in the compute dtype.
+    float32 too. float32: whatever the compute dtype.
     """
-    if method == "qlora":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
-        )
-        model = _load(folder, torch.bfloat16, device, quantization_config=quantization)
-        _settle_four_bit_layers(model, compute)
-        if compute != torch.bfloat16:
-            _compute_in(model, compute)
-    elif method == "full":
-        model = _load(folder, torch.float32, device)
-        model.requires_grad_(True)
-    else:
-        model = _load(folder, compute, device)
+    if holds != "four_bit":
+        model = _load(folder, torch.float32 if holds == "float32" else compute, device)
+        return model, weight_facts(model)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+    model = _load(folder, torch.bfloat16, device, quantization_config=quantization)
+    _settle_four_bit_layers(model, compute)
+    if compute != torch.bfloat16:
+        _compute_in(model, compute)
     return model, weight_facts(model)
 
 
@@ -158,3 +154,30 @@ def weight_facts(model: PreTrainedModel) -> dict[str, Any]:
         "quantized_modules": modules,
         "by_kind": {"quantized": quantized, "other": other},
     }
+
+
+def onednn_is_there() -> bool:
+    """Whether this build of PyTorch can compute float32 products by oneDNN."""
+    return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_is_faster() -> bool:
+    """Whether this processor has vector units that oneDNN uses and MKL does not."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu_maker() != "GenuineIntel"
+
+
+class OneDnnLinear(nn.Linear):
+    """A linear layer without gradients. Where they are wanted, and for another dtype or device, it is nn.Linear's."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.dtype is not torch.float32 or input.device.type != "cpu" or torch.is_grad_enabled():
+            return super().forward(input)
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+        return product
+
+
+def predict_by_onednn(model: Any) -> None:
+    """Let the linear layers of a model on the CPU use oneDNN; weights, names and everything else stay as they are."""
+    for module in model.modules():
+        if type(module) is nn.Linear:  # subclasses compute something else
+            module.__class__ = OneDnnLinear

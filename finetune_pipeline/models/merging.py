@@ -13,16 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import WEIGHTS, Adapter, Change, adapter_kind, read_adapter
-from finetune_pipeline.models.checkpoint import HEADS, Checkpoint, Copy
+from finetune_pipeline.models.adapters import WEIGHTS, Adapter, adapter_kind, changed_rows, read_adapter
+from finetune_pipeline.models.checkpoint import Checkpoint, Copy
 from finetune_pipeline.models.identity import MODEL_FILE, model_folder, model_record, weight_files
-from finetune_pipeline.models.kinds import words_of
-from finetune_pipeline.models.low_rank import changed_rows
 from finetune_pipeline.models.streaming import TORCH_TYPES
+from finetune_pipeline.spec.methods import kind_of
 
 ANOTHER_BASE = "fix: merge the adapter into the base model it was trained on"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -34,26 +31,25 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
     base: a model folder or artifact; adapter: a low-rank adapter, or the whole model that a full fine-tune left, which
     is taken over as it is. float32: store the changed tensors in float32, so that nothing of the change is rounded away.
     Copies tokenizer, template, generation config; the configuration too, with what the merge changes in it.
-    Facts: kind, base_model, revision, merged_tensors, scaling, untied, dtype, weight_bytes, files {name: sha256},
+    Facts: kind, base_model, revision, merged_tensors, scaling, dtype, weight_bytes, files {name: sha256},
     adapter_sha256. Raises JobError for what cannot be merged: see :func:`read_adapter`, a quantized base, an adapter that
     does not fit the base.
     """
     source, target = model_folder(base), out / "model"
     record = model_record(base)
-    told = {"base_model": record["base_model"], "revision": record.get("revision")}
+    origin = {"base_model": record["base_model"], "revision": record.get("revision")}
     shutil.rmtree(target, ignore_errors=True)
     if adapter_kind(adapter) == "full":
-        facts = {"kind": "full", **told, **_take_over(adapter, source, target)}
+        facts = {"kind": "full", **origin, **_take_over(adapter, source, target)}
     else:
-        checkpoint, change = Checkpoint(source), read_adapter(adapter)
-        copy, untied = plan_merge(checkpoint, change, float32=float32)
+        change = read_adapter(adapter)
+        copy = plan_merge(Checkpoint(source), change, float32=float32)
         files = copy.write(target)
         facts = {
             "kind": "lora",
-            **told,
+            **origin,
             "merged_tensors": len(change.changes),
             "scaling": change.scaling,
-            "untied": untied,
             "dtype": _dtypes(copy),
             "weight_bytes": sum(p.stat().st_size for p in target.glob("*.safetensors")),
             "files": files,
@@ -63,89 +59,36 @@ def merge(base: Path, adapter: Path, out: Path, *, float32: bool = False) -> dic
     return facts
 
 
-def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> tuple[Copy, bool]:
-    """The copy of `base` that has the adapter in it, and whether its head had to be untied from the embeddings.
-
-    A head that is the embedding matrix stays so only where the adapter changes both alike. Otherwise what was trained is
-    two different matrices, and two are written. Raises JobError naming every tensor that does not fit.
-    """
+def plan_merge(base: Checkpoint, adapter: Adapter, *, float32: bool = False) -> Copy:
+    """The copy of `base` that has the adapter in it. Raises JobError naming every tensor that does not fit."""
     if base.config.get("quantization_config"):
         raise JobError(
             f"the base model {base.folder.name!r} is quantized: merging into it would keep its rounding errors\n"
             "fix: name the unquantized model as base_model"
         )
     copy = Copy.of(base)
-    untied = _untie(copy, adapter)
-    problems = []
-    for name, change in adapter.changes.items():
-        stored = name if name in base.place else base.embedding if name in HEADS and base.tied else None
-        if stored is None:
-            problems.append(f"the base model has no {name!r} that the adapter changes")
-            continue
-        wrong = _misfit(base, adapter, stored, name, change)
-        if wrong:
-            problems.append(wrong)
-        elif name in copy.outputs:
-            dtype = "F32" if float32 else base.entry(stored).dtype
-            copy.change(name, changed_rows(adapter, change, stored, dtype), dtype=dtype)
+    problems = [problem for name in adapter.changes if (problem := _misfit(base, adapter, name))]
     if problems:
         raise JobError("\n".join(problems[:20]) + f"\n({len(problems)} tensors do not fit)\n{ANOTHER_BASE}")
+    for name in adapter.changes:
+        dtype = "F32" if float32 else base.entry(name).dtype
+        copy.change(name, changed_rows(adapter, name, dtype), dtype=dtype)
     if float32:
         copy.config["dtype"] = "float32"
-    if untied:
-        copy.config["tie_word_embeddings"] = False
-    return copy, untied
+    return copy
 
 
-def _untie(copy: Copy, adapter: Adapter) -> bool:
-    """Give the head a tensor of its own where it is tied and the adapter makes it differ from the embeddings."""
-    base = copy.source
-    head = next((n for n in HEADS if n in adapter.changes), base.head or base.usual_head)
-    touched = base.embedding in adapter.changes or head in adapter.changes
-    if not base.tied or base.embedding is None or not touched:
-        return False
-    if _alike(adapter, adapter.changes.get(base.embedding), adapter.changes.get(head)):
-        return False
-    if head not in copy.outputs:
-        copy.add(head, like=base.embedding)
-    return True
-
-
-def _alike(adapter: Adapter, embedding: Change | None, head: Change | None) -> bool:
-    """Whether both are changed, and to the same matrix."""
-    if embedding is None or head is None:
-        return False
-    with adapter.file as own:
-        if embedding.low_rank and head.low_rank and embedding.replacement is None and head.replacement is None:
-            e, h = embedding.low_rank, head.low_rank
-            if e.magnitude or h.magnitude or e.scaling != h.scaling or not e.embedding or h.embedding:
-                return False
-            return torch.equal(own.tensor(e.a).t(), own.tensor(h.b)) and torch.equal(
-                own.tensor(e.b).t(), own.tensor(h.a)
-            )
-        if embedding.low_rank or head.low_rank or not (embedding.replacement and head.replacement):
-            return False
-        one, two = embedding.replacement, head.replacement
-        return own.entries[one].shape == own.entries[two].shape and all(
-            torch.equal(own.rows(one, *rows), own.rows(two, *rows)) for rows in own.blocks(one)
-        )
-
-
-def _misfit(base: Checkpoint, adapter: Adapter, stored: str, name: str, change: Change) -> str | None:
-    entry, own = base.entry(stored), adapter.file.entries
+def _misfit(base: Checkpoint, adapter: Adapter, name: str) -> str | None:
+    if name not in base.place:
+        return f"the base model has no {name!r} that the adapter changes"
+    entry, own, change = base.entry(name), adapter.file.entries, adapter.changes[name]
     if entry.dtype not in _FLOATS:
-        return f"the base's {stored} is stored as {entry.dtype}, which is quantized: name the unquantized model as base_model"
-    keys = [change.replacement, change.added[0] if change.added else None]
-    shapes = [own[key].shape for key in keys if key]
-    low = change.low_rank
-    if low is not None:
-        whole = (own[low.b].shape[0], own[low.a].shape[1])
-        shapes.append(whole[::-1] if low.embedding or adapter.transposed else whole)
-        if low.magnitude is not None and own[low.magnitude].shape != (whole[0],):
-            return f"the adapter's magnitudes of {name} have the shape {own[low.magnitude].shape}, not {(whole[0],)}"
-    for shape in shapes:
-        if shape != entry.shape:
-            return f"the adapter's change of {name} has shape {shape}, the base's weight {entry.shape}"
+        return f"the base's {name} is stored as {entry.dtype}, which is quantized: name the unquantized model as base_model"
+    shape = (own[change.b].shape[0], own[change.a].shape[1])
+    if change.magnitude is not None and own[change.magnitude].shape != shape[:1]:
+        return f"the adapter's magnitudes of {name} have the shape {own[change.magnitude].shape}, not {shape[:1]}"
+    if (shape[::-1] if adapter.transposed else shape) != entry.shape:
+        return f"the adapter's change of {name} has shape {shape}, the base's weight {entry.shape}"
     return None
 
 
@@ -175,7 +118,6 @@ def _take_over(trained: Path, source: Path, target: Path) -> dict[str, Any]:
     return {
         "merged_tensors": 0,
         "scaling": None,
-        "untied": False,
         "dtype": _dtypes(Copy.of(checkpoint)),
         "weight_bytes": sum(p.stat().st_size for p in weights),
         "files": {p.name: digest_file(p) for p in sorted(target.iterdir())},
@@ -225,23 +167,23 @@ def merge_and_compare(job: dict[str, Any]) -> dict[str, Any]:
         judge = soft_parity
         write = plain_model if kind == "prompt" else prefix_reference
     facts = write(base, adapter, out)
-    told = judge(base, adapter, out, examples, job["labels"], **options)
-    enough = told["mean_kl"] <= MEAN_KL_LIMIT and told["same_greedy_share"] >= job.get("min_agreement", 0.9)
-    if told["right"] and not enough and kind in ("lora", "prompt") and facts["dtype"] != "float32":
+    comparison = judge(base, adapter, out, examples, job["labels"], **options)
+    enough = comparison["mean_kl"] <= MEAN_KL_LIMIT and comparison["same_greedy_share"] >= job.get("min_agreement", 0.9)
+    if comparison["right"] and not enough and kind in ("lora", "prompt") and facts["dtype"] != "float32":
         why = (
-            f"rounded to {facts['dtype']}, the model is {told['mean_kl']:.2g} nats a token from the trained one (limit "
-            f"{MEAN_KL_LIMIT:g}) and gives {told['same_greedy_share']:.0%} of its answers; what was trained is too small a "
+            f"rounded to {facts['dtype']}, the model is {comparison['mean_kl']:.2g} nats a token from the trained one (limit "
+            f"{MEAN_KL_LIMIT:g}) and gives {comparison['same_greedy_share']:.0%} of its answers; what was trained is too small a "
             "change for that type"
         )
         say(f"{job['stage']}: {why}; storing the changed weights in float32")
         facts = {**write(base, adapter, out, float32=True), "stored_float32_because": why}
-        lost = {k: told[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
-        told = {**judge(base, adapter, out, examples, job["labels"], **options), "rounding": lost}
+        lost = {k: comparison[k] for k in ("mean_kl", "max_kl", "same_greedy_share")}
+        comparison = {**judge(base, adapter, out, examples, job["labels"], **options), "rounding": lost}
     return {
         **facts,
-        "sentence": f"{words_of(kind).what}; weights in {facts['dtype']}",
+        "sentence": f"{kind_of(kind).sentence}; weights in {facts['dtype']}",
         "serving": _serving(job, base, rows),
-        "parity": {"kind": kind, **told},
+        "parity": {"kind": kind, **comparison},
     }
 
 

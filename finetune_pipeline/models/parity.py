@@ -21,12 +21,12 @@ import torch
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.faults import JobError
-from finetune_pipeline.models.adapters import adapter_kind, read_adapter
+from finetune_pipeline.models.adapters import adapter_kind
 from finetune_pipeline.models.chat import encode_answer, encode_prompt
-from finetune_pipeline.models.checkpoint import EMBEDDINGS, HEADS, Checkpoint
+from finetune_pipeline.models.checkpoint import Checkpoint
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.inference.generation import Answer, Reader, generate_and_score
-from finetune_pipeline.models.inference.prefix_families import common_prefix
+from finetune_pipeline.models.inference.shared_reading import common_prefix
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.models.streaming import TORCH_TYPES
 
@@ -60,8 +60,10 @@ class Rows:
     def encode(cls, tokenizer: Any, examples: Sequence[Example], labels: Sequence[str]) -> Rows:
         prompts = [encode_prompt(tokenizer, e.prompt_messages, e.tools) for e in examples]
         gold = [encode_answer(tokenizer, e.prompt_messages, e.messages[-1], e.tools) for e in examples]
-        told = [[encode_answer(tokenizer, e.prompt_messages, label, e.tools) for label in labels] for e in examples]
-        return cls(prompts, gold, told if labels else None)
+        label_ids = [
+            [encode_answer(tokenizer, e.prompt_messages, label, e.tools) for label in labels] for e in examples
+        ]
+        return cls(prompts, gold, label_ids if labels else None)
 
 
 def parity(
@@ -100,8 +102,6 @@ def parity(
         from peft import PeftModel
 
         model = load_for_prediction(base, device)
-        if any(name in HEADS or name.endswith(EMBEDDINGS) for name in read_adapter(adapter).changes):
-            _part_head_and_embeddings(model)
         peft = PeftModel.from_pretrained(model, adapter).eval()
         left = look(peft, "adapter on the base")
         model = peft.merge_and_unload()
@@ -147,11 +147,13 @@ def compare(left: Side, right: Side, examples: Sequence[Example], labelled: bool
 
 def divergence(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """KL(left || right) of each row's softmax, in nats; both [positions, vocabulary]. Summed in float64."""
-    found = []
-    for one, two in zip(left.split(64), right.split(64), strict=True):  # float64 of a large vocabulary takes room
-        first, second = torch.log_softmax(one.double(), -1), torch.log_softmax(two.double(), -1)
-        found.append((first.exp() * (first - second)).sum(-1).clamp(min=0))
-    return torch.cat(found)
+    parts = []
+    for left_part, right_part in zip(
+        left.split(64), right.split(64), strict=True
+    ):  # float64 of a large vocabulary takes room
+        first, second = torch.log_softmax(left_part.double(), -1), torch.log_softmax(right_part.double(), -1)
+        parts.append((first.exp() * (first - second)).sum(-1).clamp(min=0))
+    return torch.cat(parts)
 
 
 def finite(values: torch.Tensor, name: str) -> torch.Tensor:
@@ -194,14 +196,6 @@ def _rounded_once(right: torch.Tensor, stored: torch.Tensor) -> bool:
     noise = right.abs() * 2**-20 + (right.abs().max() * 2**-22 if right.numel() else 0.0)
     low, high = (right - noise).to(stored.dtype), (right + noise).to(stored.dtype)
     return bool(((stored >= low) & (stored <= high)).all())
-
-
-def _part_head_and_embeddings(model: Any) -> None:
-    """Let a tied head have a matrix of its own (equal to the embeddings): PEFT's merge changes a shared one for both,
-    though its adapter was trained on one of them."""
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and head.weight.data_ptr() == embeddings.weight.data_ptr():
-        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
 
 
 def _same_labels(left: Sequence[Answer], right: Sequence[Answer]) -> float:

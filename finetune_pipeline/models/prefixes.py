@@ -24,7 +24,7 @@ def prefix_reference(base: Path, adapter: Path, out: Path, *, float32: bool = Fa
     """Write a copy of a prefix `adapter` into out/adapter, and into out/model.json which base it belongs to.
 
     The record's path leads to the adapter, which is no model folder: whoever loads it without knowing prefixes fails, and
-    does not get the bare base (:func:`finetune_pipeline.models.kinds.served` knows). float32 changes nothing. Facts: as of
+    does not get the bare base (:func:`finetune_pipeline.models.identity.served` knows). float32 changes nothing. Facts: as of
     :func:`finetune_pipeline.models.soft_prompts.plain_model`, as far as they apply.
     """
     source, target = model_folder(base), out / "adapter"

@@ -80,12 +80,12 @@ def _under_peft(
     model: Any, tokenizer: Any, rows: Rows, served: Sequence[Answer], soft: Sequence[int], positions: int
 ) -> Side:
     """PEFT's side, a row at a time; `positions`: how many logits the other side has."""
-    found: list[torch.Tensor] = []
+    parts: list[torch.Tensor] = []
     answers: list[Answer] = []
     for i, answer in enumerate(served):
         prompt = [t for t in rows.prompts[i] if t not in soft]  # PEFT puts the vectors there itself
-        if sum(map(len, found)) < positions:
-            found.append(_without(_along(model, prompt, [rows.gold[i]])[0], soft))
+        if sum(map(len, parts)) < positions:
+            parts.append(_without(_along(model, prompt, [rows.gold[i]])[0], soft))
         labels = rows.labels[i] if rows.labels else []
         scores = []
         for part, label in zip(_along(model, prompt, labels) if labels else [], labels, strict=True):
@@ -95,7 +95,7 @@ def _under_peft(
         own = _along(model, prompt, [ids])[0].argmax(-1).tolist() if ids else []
         text = answer.text if own == ids else tokenizer.decode(own, skip_special_tokens=True)
         answers.append(replace(answer, text=text, label_scores=scores, status=answer.status if own == ids else "other"))
-    return Side(answers, finite(torch.cat(found)[:positions], "adapter on the base"))
+    return Side(answers, finite(torch.cat(parts)[:positions], "adapter on the base"))
 
 
 def _along(model: Any, prompt: list[int], texts: Sequence[list[int]]) -> list[torch.Tensor]:

@@ -142,8 +142,8 @@ def _extended_tokenizer(folder: Path, number: int) -> tuple[Any, Any, list[int],
 
 def _same_text(old: Any, new: Any, ids: Sequence[int]) -> None:
     """The new template must give the new tokens, then exactly what the old one gave."""
-    told = [list(t.apply_chat_template(_PROBE, tokenize=True, return_dict=True)["input_ids"]) for t in (old, new)]
-    if told[1] != [*ids, *told[0]]:
+    rendered = [list(t.apply_chat_template(_PROBE, tokenize=True, return_dict=True)["input_ids"]) for t in (old, new)]
+    if rendered[1] != [*ids, *rendered[0]]:
         raise JobError(
             "with new tokens in front, this tokenizer splits the text behind them otherwise, so the model would be served "
             "what it was not trained on\nfix: export the adapter alone (`finetune export --adapter`)"
@@ -194,6 +194,6 @@ def _suppress(folder: Path, config: dict[str, Any], ids: Sequence[int]) -> None:
     """Tell generators that read it (transformers) never to take the new tokens; others have :func:`_unlikely_rows`."""
     path = folder / "generation_config.json"
     ends = ("bos_token_id", "eos_token_id", "pad_token_id")
-    told = read_json(path) if path.exists() else {k: config[k] for k in ends if config.get(k) is not None}
-    told["suppress_tokens"] = sorted({*(told.get("suppress_tokens") or []), *ids})
-    write_json(path, told)
+    generation = read_json(path) if path.exists() else {k: config[k] for k in ends if config.get(k) is not None}
+    generation["suppress_tokens"] = sorted({*(generation.get("suppress_tokens") or []), *ids})
+    write_json(path, generation)

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.identity import tensor_header
 
 TORCH_TYPES = {
     "F64": torch.float64,
@@ -78,14 +79,11 @@ class TensorFile:
             ) from error
         self.path = path
         self._file: BinaryIO | None = None
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
         self.entries: dict[str, Entry] = {}
-        for name, told in header.items():
-            start, end = told["data_offsets"]
-            self.entries[name] = Entry(name, told["dtype"], tuple(told["shape"]), 8 + length + start, 8 + length + end)
+        header, data = tensor_header(path)
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            self.entries[name] = Entry(name, entry["dtype"], tuple(entry["shape"]), data + start, data + end)
 
     def __enter__(self) -> TensorFile:
         self._file = self.path.open("rb", buffering=0)

@@ -21,10 +21,10 @@ from finetune_pipeline.findings import errors
 from finetune_pipeline.orchestration.release import made_base, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, Store
 from finetune_pipeline.pipeline import PIPELINE
-from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.tracking import StepRun, Tracking
+from finetune_pipeline.trainers import preflight
 
 _ROLES = {"train": "training", "validation": "validation", "test": "test"}
 """MLflow's context of a data set, by split."""

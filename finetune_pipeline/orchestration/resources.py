@@ -20,7 +20,7 @@ from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.progress import tell
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.worker.device_lease import lease, members
-from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
+from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
 from finetune_pipeline.worker.supervised import Stopped, run_supervised
 
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]

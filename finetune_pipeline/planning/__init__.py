@@ -1,1 +1,1 @@
-"""What a training will take, told before it starts."""
+"""Tokens, memory, time, cost and statistical power of a training, before it starts."""

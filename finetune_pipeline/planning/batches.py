@@ -5,42 +5,35 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.perturbations import kind_of
 from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.chat import encode_example
+from finetune_pipeline.findings import Finding
 from finetune_pipeline.planning.tokens import TokenCounter
-from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
-from finetune_pipeline.training.over_length import cut_prompt, longest
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.prefix_tree import Row, buckets, prefix_tree, segments
-from finetune_pipeline.training.rows import longest_allowed
+from finetune_pipeline.training.rows import encode_split, longest_allowed
 
 _DRAWN = 400
 """Batches drawn at most to find the largest one."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Rows:
     """A split as rows {id, ids, loss}.
 
     Attributes:
-        examples: Examples of the split.
-        over: Examples longer than `limit` tokens; of them `dropped` or `cut` as training.over_length says.
+        over: Examples longer than `limit` tokens, dealt with as training.over_length says; with ``fail`` they are kept.
         findings: Why examples cannot be encoded.
     """
 
-    rows: list[Row] = field(default_factory=list)
-    examples: int = 0
-    over: int = 0
-    dropped: int = 0
-    cut: int = 0
-    limit: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    rows: list[Row]
+    over: int
+    limit: int
+    findings: list[Finding]
 
     @property
     def lengths(self) -> list[int]:
@@ -48,30 +41,10 @@ class Rows:
 
 
 def encode_rows(folder: Path, examples: Sequence[Example], settings: Mapping[str, Any]) -> Rows:
-    """Encode examples with the tokenizer and chat template in `folder`, by the functions that training uses.
-
-    With over_length ``fail``, longer rows are counted and kept. Perturbed copies that are too long are left out.
-    """
-    counter = TokenCounter(folder)
-    done = Rows(examples=len(examples), limit=longest_allowed(settings, read_json(folder / "config.json")))
-    for example in examples:
-        try:
-            rows = encode_example(counter, example.messages, example.id, example.tools)
-            if longest(rows) > done.limit:
-                if kind_of(example.id):
-                    continue
-                done.over += 1
-                if settings["over_length"] == "drop":
-                    done.dropped += 1
-                    continue
-                if settings["over_length"] == "truncate_prompt":
-                    rows = cut_prompt(counter, example, done.limit)[1]
-                    done.cut += 1
-        except FindingsError as error:
-            done.findings += error.findings
-            continue
-        done.rows += [{"id": row.id, "ids": row.ids, "loss": row.loss} for row in rows]
-    return done
+    """Encode examples with the tokenizer and chat template in `folder`, by the function that training uses."""
+    limit = longest_allowed(settings, read_json(folder / "config.json"))
+    split = encode_split(TokenCounter(folder), examples, limit, settings["over_length"])
+    return Rows(split.plain_rows(), split.over, limit, split.refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +71,9 @@ class Batch:
     logits: int
 
 
-def virtual_tokens(settings: Mapping[str, Any]) -> tuple[int, int]:
-    """(virtual tokens in the sequence, virtual tokens that are only keys and values)."""
-    method = settings["method"]
-    number = int(settings[method]["tokens"]) if method in SOFT_PROMPTS else 0
-    return (number, 0) if method == "prompt" else (0, number)
-
-
 def batch_of(rows: Sequence[Row], settings: Mapping[str, Any], packed: bool) -> Batch:
     """The batch that training makes of these rows (training.shared_prefix)."""
-    leading, virtual = virtual_tokens(settings)
+    leading, virtual = METHODS[settings["method"]].virtual_tokens(settings)
     learned = sum(sum(row["loss"][1:]) for row in rows)
     if packed:
         lengths, parents = segments(*prefix_tree(sorted(rows, key=lambda r: -len(r["ids"]))), leading)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import psutil
+
 from finetune_pipeline.planning.batches import Batch
-from finetune_pipeline.planning.shape import ModelShape, trainable_parameters
-from finetune_pipeline.spec.method_defaults import LOW_RANK
+from finetune_pipeline.planning.shape import ModelShape
+from finetune_pipeline.spec.methods import METHODS, Method
+from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
 
 MIB = 2**20
 CPU_OVERHEAD = 600 * MIB
@@ -19,8 +25,6 @@ NF4 = 0.5 + 0.127 / 8
 """Bytes a parameter in 4-bit NormalFloat with double quantization (Dettmers et al. 2023, section 3)."""
 SLACK = 1.06
 """Memory the allocator holds beyond what is in use, over everything that comes and goes within a step."""
-CHECKPOINT_ABOVE = 1_000_000_000
-"""Parameters from which gradient_checkpointing: auto switches it on (training.methods)."""
 _TOKENIZER = 6
 """Bytes in memory for each byte of tokenizer.json."""
 
@@ -55,16 +59,16 @@ class Memory:
 def checkpoints(shape: ModelShape, settings: Mapping[str, Any]) -> bool:
     """Whether gradient checkpointing will be on."""
     wanted = settings["gradient_checkpointing"]
-    if settings["method"] == "prefix":
+    if not METHODS[settings["method"]].checkpointing:
         return False
     return shape.parameters > CHECKPOINT_ABOVE if wanted == "auto" else bool(wanted)
 
 
-def weight_bytes(shape: ModelShape, method: str, width: int) -> int:
+def weight_bytes(shape: ModelShape, method: Method, width: int) -> int:
     """The base as models.loading.load_for_training holds it; width: bytes of the compute type."""
-    if method == "qlora":
+    if method.holds == "four_bit":
         return int(shape.linear * NF4) + 2 * (shape.parameters - shape.linear)
-    return shape.parameters * (4 if method == "full" else width)
+    return shape.parameters * (4 if method.holds == "float32" else width)
 
 
 def layer_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
@@ -73,86 +77,47 @@ def layer_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, wi
     After Korthikanti et al. 2022, section 4.1, for these modules: the norms' inputs, what every trained layer reads (and
     the mask of its dropout), the gated MLP's three products, and attention's queries, keys, values and weights.
     """
-    method, t = settings["method"], batch.tokens
-    full = method == "full"
-    low_rank = settings["lora"] if method in LOW_RANK else None
-    mixed = full and width == 2  # autocast: norms and residual stream stay in float32
+    method, t = METHODS[settings["method"]], batch.tokens
     heads, keys = shape.heads * shape.head_dim, shape.key_heads * shape.head_dim
-    kept = 0
     # norms: the fused one keeps its result, others the input and (trained) the normed input, in float32
-    own = 4 if full or shape.own_norms else width
-    each = 8 if full else own
-    kept += t * (shape.norms * each * shape.hidden + bool(shape.head_norms) * each * (heads + keys))
-    # what trained layers read: one tensor for all layers that read the same
-    inputs = {"qkv": shape.hidden, "o": heads, "up": shape.hidden, "down": shape.inner}
-    readers = {"qkv": 3, "o": 1, "up": 2, "down": 1}
-    if full:
-        for name, features in inputs.items():
-            kept += t * features * width * (readers[name] if mixed and name in ("qkv", "up") else 1)
-    elif low_rank is not None:
-        read = _read_inputs(shape, low_rank["target_modules"])
-        copies = 2 if low_rank["dropout"] else 1
-        if low_rank["dora"]:  # PEFT's own arithmetic: a float32 copy and a mask for every layer, and its results
-            for layer in shape.targeted(low_rank["target_modules"]):
-                kept += t * (5 * layer.fan_in + 12 * layer.fan_out) // shape.layers
-        else:
-            kept += sum(t * inputs[name] * width * copies for name in read)
-            kept += (
-                sum(
-                    low_rank["r"] * width * (t + layer.fan_in + layer.fan_out)
-                    for layer in shape.targeted(low_rank["target_modules"])
-                )
-                // shape.layers
-            )
-    kept += 3 * t * shape.inner * width
-    # attention
+    each = 8 if method.holds == "float32" else 4 if shape.own_norms else width
+    kept = t * (shape.norms * each * shape.hidden + bool(shape.head_norms) * each * (heads + keys))
+    kept += method.kept_bytes(settings, shape, t, width) + 3 * t * shape.inner * width
     if batch.scores or not batch.mask:
-        kept += width * (batch.queries * heads + 2 * batch.keys * keys + batch.scores * shape.heads)
-    else:  # torch's own keeps queries, keys and values for every head, its result, and a mask in the compute type
-        kept += width * (heads * (batch.queries + 2 * batch.keys) + batch.mask) + 4 * batch.queries * shape.heads
-        kept += (
-            0 if full or (low_rank and "o" in _read_inputs(shape, low_rank["target_modules"])) else width * t * heads
-        )
-    return int(kept)
-
-
-def _read_inputs(shape: ModelShape, targets: Any) -> list[str]:
-    """Which of a block's four inputs an adapter reads."""
-    ends = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "gate": "up", "up": "up", "down": "down"}
-    joined = {"qkv_proj": "qkv", "c_attn": "qkv", "c_proj": "o", "gate_up_proj": "up", "c_fc": "up"}
-    names = {layer.name.rpartition(".")[2] for layer in shape.targeted(targets)}
-    return sorted({joined.get(name) or ends.get(name.removesuffix("_proj"), "up") for name in names})
+        return kept + width * (batch.queries * heads + 2 * batch.keys * keys + batch.scores * shape.heads)
+    # torch's own attention keeps queries, keys and values for every head, its result, and a mask in the compute type
+    kept += width * (heads * (batch.queries + 2 * batch.keys) + batch.mask) + 4 * batch.queries * shape.heads
+    return kept + (0 if method.keeps_attention(settings, shape) else width * t * heads)
 
 
 def activation_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
     """All blocks' share: what each keeps, or with gradient checkpointing the input of each and one block's whole."""
-    one = layer_bytes(shape, settings, batch, width)
-    mixed = settings["method"] == "full"
+    block, method = layer_bytes(shape, settings, batch, width), METHODS[settings["method"]]
+    mixed = method.holds == "float32"
     # autocast's 16-bit copies of the trained weights
     copies = 2 * (shape.linear + shape.vocabulary * shape.hidden) if mixed and width == 2 else 0
-    if settings["method"] in ("full", "prompt"):  # elsewhere nothing is kept of the first norm, which pays for the last
+    if method.trains_inputs:  # elsewhere nothing is kept of the first norm, which pays for the last
         copies += batch.tokens * shape.hidden * (8 if mixed else 4 if shape.own_norms else width)
     if not checkpoints(shape, settings):
-        return shape.layers * one + copies
-    return shape.layers * batch.tokens * shape.hidden * (4 if mixed else width) + one + copies
+        return shape.layers * block + copies
+    return shape.layers * batch.tokens * shape.hidden * (4 if mixed else width) + block + copies
 
 
 def working_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
     """What a block's backward pass holds for itself: gradients of its widest tensors, and weights read from four bits."""
-    unpacked = shape.inner * shape.hidden * 2 * width if settings["method"] == "qlora" else 0
-    return 4 * batch.tokens * shape.inner * width + unpacked
+    four_bit = METHODS[settings["method"]].holds == "four_bit"
+    return 4 * batch.tokens * shape.inner * width + (shape.inner * shape.hidden * 2 * width if four_bit else 0)
 
 
 def logit_bytes(shape: ModelShape, settings: Mapping[str, Any], batch: Batch, width: int) -> int:
     """Logits with their gradient in float32 and the largest copy the loss makes, and what the output head adds."""
-    made, learned = batch.logits * shape.vocabulary, batch.learned * shape.vocabulary
-    total = learned * (width + (8 if width == 2 else 4))
+    total = batch.learned * shape.vocabulary * (width + (8 if width == 2 else 4))
     if not batch.scores and batch.mask:  # padded: those of all positions from the first learned one, and their gradient
-        total += 2 * made * width
-    head = shape.vocabulary * shape.hidden
-    if settings["method"] == "full":
+        total += 2 * batch.logits * shape.vocabulary * width
+    head, holds = shape.vocabulary * shape.hidden, METHODS[settings["method"]].holds
+    if holds == "float32":
         total += head * (4 + (2 * 2 if width == 2 else 0))  # the head's gradient, made apart from the embedding's
-    elif settings["method"] == "qlora" and width == 4:
+    elif holds == "four_bit" and width == 4:
         total += head * 4  # the bfloat16 head, widened
     return total
 
@@ -172,18 +137,19 @@ def training_memory(
     width: bytes of the compute type (4: float32, 2: bfloat16). tokenizer_bytes: size of tokenizer.json; tokens: of both
     splits, which lie in the process's memory. On a GPU only what lies there is counted.
     """
-    method, cpu = settings["method"], device == "cpu"
-    trainable = trainable_parameters(shape, settings)
+    method, cpu = METHODS[settings["method"]], device == "cpu"
+    trainable, whole = method.trainable(settings, shape), method.holds == "float32"
     weights = weight_bytes(shape, method, width)
     # weights that stay in the dtype of their file are its mapped pages: all of them, or what is not in four bits
     stored = shape.stored_bytes / shape.parameters
-    taken_over = (2 if method == "qlora" else 4 if method == "full" else width) == round(stored)
-    mapped = int(stored * shape.linear) if cpu and method == "qlora" and taken_over else 0
+    four_bit = method.holds == "four_bit"
+    taken_over = (2 if four_bit else 4 if whole else width) == round(stored)
+    mapped = int(stored * shape.linear) if cpu and four_bit and taken_over else 0
     moving = activation_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width)
-    best = trainable * 4 if method == "full" else 0  # the best checkpoint is read while everything else is still there
+    best = trainable * 4 if whole else 0  # the best checkpoint is read while everything else is still there
     memory = Memory(
         weights=weights,
-        trained=0 if method == "full" else 4 * trainable,
+        trained=0 if whole else 4 * trainable,
         gradients=4 * trainable + best,
         optimiser=8 * trainable,
         activations=int(moving * SLACK),
@@ -202,8 +168,63 @@ def evaluation_memory(
     shape: ModelShape, settings: Mapping[str, Any], batch: Batch, training: Memory, *, width: int
 ) -> Memory:
     """Of a validation pass in the midst of that training: one block at a time, and no gradients."""
-    one = layer_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width) // 2
+    block = layer_bytes(shape, settings, batch, width) + working_bytes(shape, settings, batch, width) // 2
     logits = logit_bytes(shape, settings, batch, width)
     return Memory(
-        **{**training.parts(), "gradients": 0, "activations": int(one * SLACK), "logits": int(logits * SLACK)}
+        **{**training.parts(), "gradients": 0, "activations": int(block * SLACK), "logits": int(logits * SLACK)}
     )
+
+
+VARIABLE = "FINETUNE_MEMORY_GIB"
+_GROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory(device: str, group: Path = _GROUP) -> int:
+    """Free bytes: FINETUNE_MEMORY_GIB where it is set; else of the GPU with the least, or of the machine, and no more than
+    the container's limit leaves.
+
+    Raises:
+        ValueError: The variable is not a number, or a GPU's memory cannot be read.
+    """
+    if gib := os.environ.get(VARIABLE, "").strip():
+        try:
+            return int(float(gib) * 2**30)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{VARIABLE}={gib!r} is not a number of GiB") from error
+    if device != "cpu":
+        return min(gpu_memory())
+    return min(int(psutil.virtual_memory().available), _left_in(group))
+
+
+def _left_in(group: Path) -> int:
+    """What a control group's limit leaves (cgroup v2): cached files are given back when memory is short."""
+    try:
+        limit = int((group / "memory.max").read_text("utf-8"))
+        used = int((group / "memory.current").read_text("utf-8"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text("utf-8").splitlines())
+    except (OSError, ValueError):  # no such group, or no limit ("max")
+        return 1 << 62
+    return max(0, limit - used + int(stat.get("inactive_file", 0)))
+
+
+def gpu_memory() -> list[int]:
+    """Free bytes of each GPU this process may see (CUDA_VISIBLE_DEVICES), by nvidia-smi.
+
+    Raises:
+        ValueError: nvidia-smi is missing, fails, or shows no GPU. A plan must not guess.
+    """
+    command = ["nvidia-smi", "--query-gpu=index,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ValueError(f"the GPUs' memory cannot be read: nvidia-smi failed ({error})") from error
+    free: dict[str, int] = {}
+    for line in output.splitlines():
+        index, _, mib = line.partition(",")
+        if mib.strip().isdigit():
+            free[index.strip()] = int(mib) * 2**20
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = [free[i.strip()] for i in visible.split(",") if i.strip() in free] if visible else list(free.values())
+    if not chosen:
+        raise ValueError(f"the GPUs' memory cannot be read: nvidia-smi shows {output.strip()[:200]!r}")
+    return chosen

@@ -12,16 +12,15 @@ import yaml
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import write_json
-from finetune_pipeline.planning.available import available_memory
-from finetune_pipeline.planning.memory import Memory
+from finetune_pipeline.planning.memory import Memory, available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import estimate_prices, load_prices
 from finetune_pipeline.planning.search import as_yaml, changes, nearest, reasons
-from finetune_pipeline.planning.shape import trainable_parameters
 from finetune_pipeline.planning.throughput import Rate, Seconds, estimate_seconds, read_rates
 from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.spec.method_defaults import DEFAULTS, METHODS
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods.base import COMMON
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSpec
 
@@ -137,7 +136,6 @@ def training_plan(
     memory, phases = planner.memory(settings), planner.phases(settings)
     rows = planner.rows("train", settings)
     tokens = token_statistics(TokenCounter(planner.folder), planner.epoch_examples(settings))
-    tokens.pop("lengths")
     fits = memory.needed * MARGIN <= available
     seconds = _seconds(planner, settings, rates, spec.base_model)
     near = None if fits else nearest_plan(planner, settings, available)
@@ -157,7 +155,7 @@ def training_plan(
         steps=sum(p.steps for p in phases),
         evaluations=sum(p.evaluations for p in phases),
         phases=phases,
-        trainable_parameters=trainable_parameters(planner.shape, settings),
+        trainable_parameters=METHODS[settings["method"]].trainable(settings, planner.shape),
         parameters=planner.shape.parameters,
         memory_mib=in_mib(memory),
         available_mib=round(available / 2**20),
@@ -202,8 +200,8 @@ def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:
     """The task's settings with another method: what task.yaml sets stays, what a method decides is its own."""
     if method == spec.training.method:
         return spec.training.model_dump()
-    own = {"method", *DEFAULTS} - {"batch_size", "micro_batch_size"}
-    if method == "prefix":
+    own = {"method", *COMMON} - {"batch_size", "micro_batch_size"}
+    if not METHODS[method].checkpointing:
         own.add("gradient_checkpointing")
     kept = {k: v for k, v in spec.training.model_dump(exclude_unset=True).items() if k not in own}
     return TrainingSpec.model_validate({**kept, "method": method}).model_dump()
@@ -212,7 +210,7 @@ def method_settings(spec: TaskSpec, method: str) -> dict[str, Any]:
 def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Sequence[Rate], available: int) -> MethodRow:
     """What another method would take."""
     settings = method_settings(spec, method)
-    memory, trainable = planner.memory(settings), trainable_parameters(planner.shape, settings)
+    memory, trainable = planner.memory(settings), METHODS[method].trainable(settings, planner.shape)
     return MethodRow(
         method=method,
         chosen=method == spec.training.method,
@@ -220,7 +218,7 @@ def method_row(planner: Planner, spec: TaskSpec, method: str, rates: Sequence[Ra
         memory_mib=round(memory.total / 2**20),
         fits=memory.needed * MARGIN <= available,
         seconds=_seconds(planner, settings, rates, spec.base_model),
-        result_bytes=planner.shape.stored_bytes if method == "full" else 4 * trainable,
+        result_bytes=4 * trainable if METHODS[method].kind.adapter else planner.shape.stored_bytes,
         measured=measured_methods().get(method),
     )
 

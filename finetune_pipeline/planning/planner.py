@@ -17,11 +17,11 @@ from finetune_pipeline.planning.batches import (
     count_steps,
     drawn_batches,
     encode_rows,
-    virtual_tokens,
 )
 from finetune_pipeline.planning.memory import Memory, evaluation_memory, training_memory
 from finetune_pipeline.planning.shape import ModelShape, model_shape
-from finetune_pipeline.training.augmentation import training_examples
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.training.rows import training_examples
 
 _FORWARD_ONLY = 1 / 3
 """Work of a validation token compared with a training token, which goes forwards and (twice the work) backwards."""
@@ -89,7 +89,7 @@ class Planner:
             split,
             settings["max_tokens"],
             settings["over_length"],
-            sum(virtual_tokens(settings)),
+            METHODS[settings["method"]].virtual_tokens(settings),
             settings["augment"],
         )
         if key not in self._rows:
@@ -112,8 +112,8 @@ class Planner:
         if not rows:
             return None
         size = settings["micro_batch_size"] if split == "train" else settings["batch_size"]
-        virtual, packed = sum(virtual_tokens(settings)), self.packed(settings)
-        key = (split, size, settings["method"] if virtual else None, virtual, packed, len(rows), settings["max_tokens"])
+        virtual, packed = METHODS[settings["method"]].virtual_tokens(settings), self.packed(settings)
+        key = (split, size, virtual, packed, len(rows), settings["max_tokens"])
         if key not in self._batches:
             if split == "train":
                 chosen = drawn_batches(rows, size, max(1.0, settings["epochs"]), settings["seed"])
@@ -127,16 +127,10 @@ class Planner:
             )
         return self._batches[key]
 
-    def phase_settings(self, settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """The settings of each phase, as worker.phases trains them."""
-        if settings["method"] != "qlora" or not settings["unquantized_epochs"]:
-            return [settings]
-        return [settings, {**settings, "method": "lora", "epochs": settings["unquantized_epochs"]}]
-
     def phases(self, settings: Mapping[str, Any]) -> list[Phase]:
         """Steps, validation passes and tokens of each phase."""
         phases = []
-        for phase in self.phase_settings(settings):
+        for phase in METHODS[settings["method"]].phases(settings):
             rows = len(self.rows("train", phase).rows)
             steps = count_steps(rows, phase, phase["epochs"])
             trained = self._tokens("train", phase) * steps.steps / steps.per_epoch
@@ -166,7 +160,7 @@ class Planner:
         candidates: list[Memory] = []
         width = compute_width(settings["precision"], self.device)
         tokens = sum(sum(self.rows(split, settings).lengths) for split in self.examples)
-        for phase in self.phase_settings(settings):
+        for phase in METHODS[settings["method"]].phases(settings):
             batches = self.batches("train", phase)
             training = training_memory(
                 self.shape,

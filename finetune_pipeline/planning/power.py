@@ -51,8 +51,8 @@ def measured_correlation(prompts: Mapping[str, Sequence[bool]]) -> float | None:
     mixed = [np.asarray(right, dtype=float) for right in prompts.values() if 0 < sum(right) < len(right)]
     if len(mixed) < 2:
         return None
-    told = [float(np.corrcoef(a, b)[0, 1]) for a, b in combinations(mixed, 2)]
-    return min(0.95, max(0.0, sum(told) / len(told)))
+    correlations = [float(np.corrcoef(a, b)[0, 1]) for a, b in combinations(mixed, 2)]
+    return min(0.95, max(0.0, sum(correlations) / len(correlations)))
 
 
 def power_plan(
@@ -74,7 +74,7 @@ def power_plan(
     gates = spec.gates
     alpha, extra = 1 - gates.confidence, gates.wanted_gain - gates.min_gain
     right = {name: [is_right(row, spec.output) for row in rows] for name, rows in prompts.items()}
-    told: dict[str, Any] = {
+    plan: dict[str, Any] = {
         "test_rows": test_rows,
         "wanted_gain": gates.wanted_gain,
         "power": gates.power,
@@ -101,7 +101,7 @@ def power_plan(
         worth = int(test_rows / effect)
         now = paired_power(worth, min(extra, share), share, alpha) if worth and needed is not None else None
         detectable = _detectable(before, gates.min_gain, gates.power, alpha, effect, test_rows)
-    told |= {
+    plan |= {
         "before": before,
         "disagreement": share,
         "design_effect": effect,
@@ -112,7 +112,7 @@ def power_plan(
         "power_now": now,
         "enough": needed is None or test_rows >= needed,
     }
-    return {**told, "sentence": _sentence(told)}
+    return {**plan, "sentence": _sentence(plan)}
 
 
 def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def power_bounds(spec: TaskSpec, test_rows: int) -> dict[str, Any]:
         needed = [
             _needed(float(share), gates.wanted_gain, gates.min_gain, gates.power, alpha, 1.0, 0.0) for share in shares
         ]
-        told = [n for n in needed if n is not None]
-        fewest, most = min(told), max(told)
+        possible = [n for n in needed if n is not None]
+        fewest, most = min(possible), max(possible)
     gain = f"+{points(gates.wanted_gain, sign=False)} points"
     sentence = f"You have {counted(test_rows, 'test row')}; you need "
     sentence += f"{fewest:,} to {most:,}" if fewest > 1 else f"up to {most:,}"
@@ -190,23 +190,23 @@ def _detectable(
     return None if low == len(steps) else margin + float(steps[low]) * LEAST_GAIN
 
 
-def _sentence(told: Mapping[str, Any]) -> str:
-    gain = f"+{points(told['wanted_gain'], sign=False)} points"
-    rows = counted(told["test_rows"], "test row")
-    if told["rows_needed"] is None:
-        return f"On validation {told['rival']} reaches {percent(told['before'])}: {gain} are not left to be gained over it."
-    needed, best = told["rows_needed"], told["rows_needed_at_best"]
-    sentence = f"You have {rows}; seeing {gain} with a chance of {percent(told['power'])} takes {needed:,}"
+def _sentence(plan: Mapping[str, Any]) -> str:
+    gain = f"+{points(plan['wanted_gain'], sign=False)} points"
+    rows = counted(plan["test_rows"], "test row")
+    if plan["rows_needed"] is None:
+        return f"On validation {plan['rival']} reaches {percent(plan['before'])}: {gain} are not left to be gained over it."
+    needed, best = plan["rows_needed"], plan["rows_needed_at_best"]
+    sentence = f"You have {rows}; seeing {gain} with a chance of {percent(plan['power'])} takes {needed:,}"
     if best is not None and best < needed:
         sentence += f" ({best:,} if the models agree as much as two prompts do)"
     sentence += "."
-    if told["detectable_gain"] is not None:
-        sentence += f" These rows show gains of {points(told['detectable_gain'], sign=False)} points or more."
+    if plan["detectable_gain"] is not None:
+        sentence += f" These rows show gains of {points(plan['detectable_gain'], sign=False)} points or more."
     else:
         sentence += " These rows show no gain there is room for."
-    if not told["enough"]:
+    if not plan["enough"]:
         sentence += (
-            f" For {needed:,} test rows collect {told['examples_needed']:,} examples in all, raise split.test, or raise "
+            f" For {needed:,} test rows collect {plan['examples_needed']:,} examples in all, raise split.test, or raise "
             "gates.wanted_gain to what the test can show."
         )
     return sentence

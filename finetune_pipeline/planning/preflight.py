@@ -6,29 +6,53 @@ has the base model's folder at hand. No torch, no model library.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
+from tokenizers import Tokenizer
 
+from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.base_template import endless, missing_tokens, no_template, own_template, template_findings
-from finetune_pipeline.models.chat_templates import NAMED, missing_marks, read_chat_template
+from finetune_pipeline.models.base_template import endless, missing_tokens, no_template, template_findings
+from finetune_pipeline.models.chat_templates import (
+    NAMED,
+    compile_template,
+    missing_marks,
+    own_template,
+    read_chat_template,
+)
+from finetune_pipeline.models.hardware import cpu_has_bfloat16, has_nvidia
 from finetune_pipeline.models.identity import (
     BUNDLED,
     bundled_files,
     model_folder,
     model_kind,
     model_record,
+    tensor_header,
     weight_files,
 )
-from finetune_pipeline.models.template_engine import compile_template
 from finetune_pipeline.planning.tokens import TokenCounter
-from finetune_pipeline.spec import rules
+from finetune_pipeline.spec import rules, training_rules
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.training.refusals import load_tokenizer_file, read_base_config, refusals
 
 _SAID = "an answer"
+_LEAST_ROOM = 16
+"""The shortest training.max_tokens there is."""
+SPEC_RULES = (
+    training_rules.check_batches,
+    training_rules.check_epochs,
+    training_rules.check_second_phase,
+    training_rules.check_gradient_checkpointing,
+    training_rules.check_method,
+)
+_USUAL_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+_USUAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "phi3")
+"""Architectures whose linear layers have these names (phi3 joins some of them)."""
+_OTHER_NAMES = {"phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}}
 
 
 def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Finding]:
@@ -39,7 +63,7 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
     """
     if base is not None:
         there = model_folder(base)
-        warned = [Finding(**told) for told in model_record(base).get("warnings", [])]
+        warned = [Finding(**warning) for warning in model_record(base).get("warnings", [])]
         return [*refusals(spec, read_base_config(there), there), *warned]
     try:
         config, where = _base(spec)
@@ -54,13 +78,9 @@ def preflight(spec: TaskSpec, folder: Path, base: Path | None = None) -> list[Fi
     except FindingsError as error:
         return [*refusals(spec, config, where), *error.findings]
     except TemplateSyntaxError as error:
-        problem = Finding(
-            "model.chat_template",
-            "error",
-            f"{spec.chat_template}:{error.lineno}",
-            f"the chat template is no Jinja: {error.message}",
-            "correct the template",
-        )
+        message = f"the chat template is no Jinja: {error.message}"
+        fix = "correct the template"
+        problem = Finding("model.chat_template", "error", f"{spec.chat_template}:{error.lineno}", message, fix)
         return [*refusals(spec, config, where), problem]
     return [*refusals(spec, config, where), *_template(spec, template, where)]
 
@@ -78,17 +98,9 @@ def _base(spec: TaskSpec) -> tuple[dict[str, Any] | None, Path | None]:
         return None, None
     local = Path(spec.base_model).expanduser()
     if not (local / "config.json").is_file():
-        raise FindingsError(
-            [
-                Finding(
-                    "model.folder",
-                    "error",
-                    "task.yaml: base_model",
-                    f"{spec.base_model!r} holds no config.json: it is no model in the transformers format",
-                    "name a folder that `save_pretrained` has written",
-                )
-            ]
-        )
+        message = f"{spec.base_model!r} holds no config.json: it is no model in the transformers format"
+        fix = "name a folder that `save_pretrained` has written"
+        raise FindingsError([Finding("model.folder", "error", "task.yaml: base_model", message, fix)])
     weight_files(local)
     return read_base_config(local), local
 
@@ -107,11 +119,11 @@ def _template(spec: TaskSpec, template: str | None, base: Path | None) -> list[F
     tokenizer = load_tokenizer_file(base)
     if tokenizer is None:
         return []
-    found = template_findings(base, template, spec.base_model, tokenizer)
+    findings = template_findings(base, template, spec.base_model, tokenizer)
     text = template or own_template(base)
-    if text and all(f.severity != "error" for f in found):
-        found += _ends(TokenCounter(base, text, tokenizer))
-    return found
+    if text and all(f.severity != "error" for f in findings):
+        findings += _ends(TokenCounter(base, text, tokenizer))
+    return findings
 
 
 def _ends(counter: TokenCounter) -> list[Finding]:
@@ -121,6 +133,145 @@ def _ends(counter: TokenCounter) -> list[Finding]:
         behind = counter.render(turns).rpartition(_SAID)[2]
     except (TemplateError, TypeError, KeyError, ValueError):
         return []  # it wants turns of other forms; the rows will show whether it can write them
-    special = {token for token, told in counter.tokenizer.get_added_tokens_decoder().items() if told.special}
+    special = {
+        token for token, token_info in counter.tokenizer.get_added_tokens_decoder().items() if token_info.special
+    }
     ids = counter.tokenizer.encode(behind, add_special_tokens=False).ids
     return [] if special & set(ids) else [endless(behind)]
+
+
+def refusals(
+    spec: TaskSpec, base_config: Mapping[str, Any] | None, base: Path | None = None, bfloat16: bool | None = None
+) -> list[Finding]:
+    """Everything that speaks against training as the spec says, each with what to change; errors must stop it.
+
+    base_config: the base model's config.json, None while it is not at hand. base: its folder, for exact answers about
+    layer names (from its weights' headers) and the system prompt's length (from its tokenizer). bfloat16: whether the
+    processor has it natively (None: looked up for the CPU; unknown on machines with an NVIDIA device).
+    """
+    folder = Path(spec.name)
+    findings = [finding for rule in SPEC_RULES for finding in rule(spec, folder)]
+    findings += _hardware(spec, bfloat16)
+    if base_config is not None:
+        text = base_config.get("text_config") or base_config
+        findings += _quantized(spec, base_config)
+        findings += _lengths(spec, text)
+        findings += METHODS[spec.training.method].check_base(spec.training, text, lambda: linear_layers(text, base))
+        findings += _packing(spec, text)
+    return findings + _system_prompt(spec, base)
+
+
+def _finding(rule: str, key: str, message: str, fix: str, severity: Any = "error") -> Finding:
+    return Finding(f"training.{rule}", severity, f"task.yaml: {key}", message, fix)
+
+
+def _hardware(spec: TaskSpec, bfloat16: bool | None) -> list[Finding]:
+    if spec.training.precision != "bfloat16":
+        return []
+    if bfloat16 is None:
+        bfloat16 = True if has_nvidia() else cpu_has_bfloat16()
+    if bfloat16:
+        return []
+    message = "this processor has no native bfloat16: it is emulated, many times slower than float32"
+    fix = "set training.precision: auto"
+    return [_finding("precision", "training.precision", message, fix, "warning")]
+
+
+def _quantized(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
+    stored = config.get("quantization_config")
+    if not stored:
+        return []
+    kind = stored.get("quant_method", "some way") if isinstance(stored, Mapping) else "some way"
+    message = f"the base model is quantized already ({kind}): {METHODS[spec.training.method].on_quantized}"
+    return [_finding("quantized_base", "base_model", message, "name the unquantized model as base_model")]
+
+
+def _lengths(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
+    t, method = spec.training, METHODS[spec.training.method]
+    limit, virtual = config.get("max_position_embeddings"), sum(method.virtual_tokens(t.model_dump()))
+    if not limit or t.max_tokens + virtual <= limit:
+        return []
+    room = max(limit - virtual, 0)
+    also = f" and {virtual} virtual tokens" if virtual else ""
+    message = (
+        f"the base model's context of {limit} tokens does not hold training.max_tokens = {t.max_tokens}{also}: examples "
+        f"over {room} tokens count as too long"
+    )
+    fix = f"set training.max_tokens: {room}" + (f", or lower training.{method.section}.tokens" if virtual else "")
+    return [
+        _finding("context_length", "training.max_tokens", message, fix, "warning" if room >= _LEAST_ROOM else "error")
+    ]
+
+
+def linear_layers(config: Mapping[str, Any], base: Path | None = None) -> tuple[set[str], bool]:
+    """(names of the linear layers of a block, whether that is all there are).
+
+    From the weights' headers where the folder is at hand; else the usual names for architectures known to use them.
+    """
+    if base is not None:
+        entries = [entry for file in weight_files(base) for entry in tensor_header(file)[0].items()]
+        names = {name for name, entry in entries if len(entry["shape"]) == 2}
+        layers = {n.removesuffix(".weight").rpartition(".")[2] for n in names if n.endswith(".weight")}
+        return layers - {"embed_tokens", "lm_head", "wte", "wpe", "embed_out"}, True
+    kind = str(config.get("model_type"))
+    return _OTHER_NAMES.get(kind, _USUAL_LAYERS), kind in _USUAL
+
+
+def _packing(spec: TaskSpec, config: Mapping[str, Any]) -> list[Finding]:
+    if not spec.training.shared_prefix:
+        return []
+    why = []
+    if config.get("attention_dropout"):
+        why.append("it drops attention weights while it is trained")
+    if config.get("attn_logit_softcapping"):
+        why.append("it caps attention scores")
+    kinds = sorted(set(config.get("layer_types") or []) - {"full_attention", "sliding_attention"})
+    if kinds:
+        why.append(f"it has layers of the kind {', '.join(kinds)}")
+    if not why:
+        return []
+    message = (
+        f"beginnings that rows share cannot be computed once with this base model: {'; '.join(why)}. Batches will be "
+        "padded, with the same result"
+    )
+    fix = "nothing needs to be done; training takes longer"
+    return [_finding("shared_prefix", "training.shared_prefix", message, fix, "note")]
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(path: Path, _changed: int) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def load_tokenizer_file(base: Path) -> Tokenizer | None:
+    """The tokenizer of a model folder, read once; None where there is no tokenizer.json."""
+    path = (base / "tokenizer.json").absolute()
+    return _tokenizer(path, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+def _system_prompt(spec: TaskSpec, base: Path | None) -> list[Finding]:
+    """Counted exactly where the tokenizer is at hand; else a word counts as one token, which no tokenizer goes below."""
+    tokenizer = load_tokenizer_file(base) if base is not None else None
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids if tokenizer is not None else text.split())
+
+    prompt, answer = count(spec.system_prompt), max(map(count, spec.labels), default=1)
+    limit = spec.training.max_tokens
+    if prompt + answer < limit:
+        return []
+    needed = prompt + answer
+    unit = "tokens" if tokenizer is not None else "words"
+    message = (
+        f"the system prompt ({prompt} {unit}) and {'the longest label' if spec.labels else 'an answer'} ({answer}) fill "
+        f"training.max_tokens = {limit}: no example can fit"
+    )
+    fix = f"set training.max_tokens: {2 * needed} or more, or shorten the system prompt"
+    return [_finding("system_prompt", "training.max_tokens", message, fix)]
+
+
+def read_base_config(base: Path) -> dict[str, Any]:
+    """The config.json of a model folder."""
+    return dict(read_json(base / "config.json"))

@@ -67,16 +67,16 @@ def load_prices(path: Path | None = None, *, home: Path | None = None, task_fold
     if not isinstance(rows, list):
         raise FindingsError([_problem(path, "", "it must be a list of prices")])
     prices: list[Price] = []
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for number, row in enumerate(rows, 1):
         try:
             prices.append(Price.model_validate(row))
         except ValidationError as error:
             for problem in error.errors():
                 where = ".".join(map(str, problem["loc"]))
-                found.append(_problem(path, f": price {number}{f', {where}' if where else ''}", problem["msg"]))
-    if found:
-        raise FindingsError(found)
+                findings.append(_problem(path, f": price {number}{f', {where}' if where else ''}", problem["msg"]))
+    if findings:
+        raise FindingsError(findings)
     return prices
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from finetune_pipeline.spec.method_defaults import default
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.planning.planner import Planner
+from finetune_pipeline.spec.methods import METHODS
 
 _SHORTEST = 256
 """Tokens below which training.max_tokens is not proposed."""
@@ -17,7 +20,7 @@ WHY = {
     "gradient_checkpointing": "about a third slower, with the same result",
     "unquantized_epochs": "the base stays in four bits throughout: small bases lose some of what they learned when merged",
     "method": "the base lies in 16 or 4 bits, and gradients and optimiser states are kept for a hundredth of the weights",
-    "max_tokens": "longer examples lose the beginning of their user text, or are left out (training.over_length)",
+    "max_tokens": "longer examples lose the beginning of their user text, or are left out (training.rows)",
 }
 """What each change costs, in a sentence."""
 
@@ -25,8 +28,8 @@ WHY = {
 def ladder(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Settings that need less and less memory, the cheapest change first; each with every smaller micro-batch.
 
-    Order: smaller micro-batch (same result), gradient checkpointing (same result), no second phase of qlora, low-rank
-    training instead of full, four bits, shorter examples.
+    Order: smaller micro-batch (same result), gradient checkpointing (same result), no second phase, a method that
+    needs less, shorter examples.
     """
     for rung in _rungs(dict(settings)):
         batch = rung["batch_size"]
@@ -36,20 +39,14 @@ def ladder(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _rungs(now: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield now
-    if now["method"] != "prefix" and now["gradient_checkpointing"] is not True:
+    if METHODS[now["method"]].checkpointing and now["gradient_checkpointing"] is not True:
         now = {**now, "gradient_checkpointing": True}
         yield now
-    if now["method"] == "qlora" and now["unquantized_epochs"]:
+    if len(METHODS[now["method"]].phases(now)) > 1:
         now = {**now, "unquantized_epochs": 0.0}
         yield now
-    if now["method"] == "full":
-        now = {**now, "method": "lora", "learning_rate": default("lora", "learning_rate")}
-        yield now
-    if now["method"] != "qlora":
-        rate = now["learning_rate"] if now["method"] == "lora" else default("qlora", "learning_rate")
-        lora = {**now["lora"], "init": "default"} if now["lora"]["init"] == "orthogonal" else now["lora"]
-        now = {**now, "method": "qlora", "unquantized_epochs": 0.0, "learning_rate": rate, "lora": lora}
-        now["gradient_checkpointing"] = True
+    while smaller := METHODS[now["method"]].smaller:
+        now = {**METHODS[smaller].adopt(now), "gradient_checkpointing": METHODS[smaller].checkpointing}
         yield now
     while now["max_tokens"] > _SHORTEST:
         now = {**now, "max_tokens": max(_SHORTEST, now["max_tokens"] // 2)}
@@ -93,3 +90,56 @@ def as_yaml(change: Mapping[str, Any]) -> str:
 def reasons(change: Mapping[str, Any]) -> list[str]:
     """What each changed key costs."""
     return [f"{key}: {WHY[key]}" for key in change if key in WHY]
+
+
+ENOUGH = 0.85
+"""What the plan must come down to, of what the settings that ran out would take beyond interpreter and libraries."""
+
+
+def nearest_smaller(job: Mapping[str, Any]) -> str:
+    """One sentence for people: which keys of task.yaml to change, and what that costs, for a job of :mod:`.jobs`."""
+    if job.get("action") == "train":
+        return _training(job)
+    batch = job.get("batch_size")
+    if batch is not None and batch > 1:
+        return f"set baseline.batch_size: {batch // 2} (now {batch}); the answers stay the same, it takes longer"
+    return "use a machine with more memory, or a smaller base_model"
+
+
+def _training(job: Mapping[str, Any]) -> str:
+    settings = job["settings"]
+    needs = _formula(job)
+    if needs is None:  # nothing to compute with: the first rung of the ladder
+        smaller = next((s for s in ladder(settings) if changes(settings, s)), None)
+    else:
+        smaller, _ = nearest(settings, needs, int(ENOUGH * needs(settings)))
+        smaller = smaller or min(ladder(settings), key=needs)
+        smaller = smaller if needs(smaller) < needs(settings) else None
+    if smaller is None:
+        return "use a machine with more memory, or a smaller base_model"
+    change = changes(settings, smaller)
+    keys = ", ".join(
+        f"training.{key}: {_yaml_value(value)} (now {_yaml_value(settings[key])})" for key, value in change.items()
+    )
+    why = "; ".join(r.partition(": ")[2] for r in reasons(change))
+    less = f"; about {needs(smaller) / 2**20:.0f} MiB instead of {needs(settings) / 2**20:.0f}" if needs else ""
+    return f"set {keys}; {why}{less}"
+
+
+def _formula(job: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], int] | None:
+    """Bytes by the plan's formula for any settings, what no setting changes left out; None without the job's files."""
+    try:
+        planner = Planner(Path(job["base"]), read_examples(Path(job["train"])), read_examples(Path(job["validation"])))
+        planner.memory(job["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+    def needs(settings: Mapping[str, Any]) -> int:
+        memory = planner.memory(settings)
+        return memory.needed - memory.overhead
+
+    return needs
+
+
+def _yaml_value(value: Any) -> str:
+    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else f"{value}"

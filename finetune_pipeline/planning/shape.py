@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.models.identity import tensor_header
 
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 _HEADS = ("lm_head", "embed_out")
@@ -97,9 +96,7 @@ def model_shape(folder: Path) -> ModelShape:
     config = read_json(folder / "config.json")
     tensors: dict[str, tuple[str, list[int]]] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as handle:
-            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-        tensors |= {name: (t["dtype"], t["shape"]) for name, t in header.items() if name != "__metadata__"}
+        tensors |= {name: (entry["dtype"], entry["shape"]) for name, entry in tensor_header(file)[0].items()}
     if not tensors:
         raise FileNotFoundError(f"no safetensors files in {folder.name}")
     text = config.get("text_config") or config
@@ -149,24 +146,3 @@ def _by_role(tensors: Mapping[str, tuple[str, Sequence[int]]], tied: bool) -> tu
         else:
             other += size
     return tuple(linears), embedding, head, other
-
-
-def trainable_parameters(shape: ModelShape, settings: Mapping[str, Any]) -> int:
-    """Number of parameters a method trains; `settings` is ``spec.training.model_dump()``.
-
-    qlora, lora: r (in + out) a layer (Hu et al. 2021, section 4.1), with DoRA one number an output more (Liu et al. 2024,
-    section 4.1). full: all. prompt: tokens x hidden width (Lester et al. 2021, section 2). prefix: tokens x layers x keys
-    and values (Li and Liang 2021, section 4.2, without the network they train it through).
-    """
-    method = settings["method"]
-    if method == "full":
-        return shape.parameters
-    if method == "prompt":
-        return int(settings["prompt"]["tokens"]) * shape.hidden
-    if method == "prefix":
-        return int(settings["prefix"]["tokens"]) * shape.layers * 2 * shape.key_heads * shape.head_dim
-    lora = settings["lora"]
-    return sum(
-        lora["r"] * (layer.fan_in + layer.fan_out) + (layer.fan_out if lora["dora"] else 0)
-        for layer in shape.targeted(lora["target_modules"])
-    )

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.models.base_template import own_template
-from finetune_pipeline.models.template_engine import compile_template
-from finetune_pipeline.models.turns import for_template
+from finetune_pipeline.data.quality.sample import chosen, named, part, sampled
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.models.chat_templates import compile_template, for_template, own_template
+from finetune_pipeline.planning.prices import Price, estimate_prices, load_prices
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.training import TrainingSettings
+
+_BINS = 24
+_BATCH = 2_000
+_NORMAL = 1.959964
+_STEPS = (1, 2, 4, 5, 8)
 
 
 class TokenCounter:
@@ -39,8 +51,8 @@ class TokenCounter:
         eos = self.special.get("eos_token")
         self.eos_token_id = self.tokenizer.token_to_id(eos) if isinstance(eos, str) else None
         generation = model_folder / "generation_config.json"
-        told = json.loads(generation.read_text("utf-8")).get("eos_token_id") if generation.exists() else None
-        self.end_token_ids = told if isinstance(told, list) else [] if told is None else [told]
+        ends = json.loads(generation.read_text("utf-8")).get("eos_token_id") if generation.exists() else None
+        self.end_token_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
 
     def count(
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
@@ -86,25 +98,174 @@ class TokenCounter:
 
 
 def token_statistics(counter: TokenCounter, examples: Sequence[Example]) -> dict[str, Any]:
-    """Tokens per example: total, mean, percentiles, prompt and answer apart, and a histogram (upper edge: rows)."""
-    whole = sorted(counter.count(e.messages, tools=e.tools) for e in examples)
-    prompts = [counter.count(e.prompt_messages, True, e.tools) for e in examples]
+    """Tokens an example: examples, total, mean, p50, p90, p99, longest."""
+    lengths = sorted(counter.count(e.messages, tools=e.tools) for e in examples)
 
     def at(share: float) -> int:
-        return whole[min(int(share * len(whole)), len(whole) - 1)] if whole else 0
+        return lengths[min(int(share * len(lengths)), len(lengths) - 1)] if lengths else 0
 
-    step = max(16, -(-(whole[-1] if whole else 16) // 160) * 16)
-    edges = range(step, (whole[-1] if whole else 0) + step, step)
     return {
-        "examples": len(whole),
-        "total": sum(whole),
-        "mean": round(sum(whole) / max(len(whole), 1), 1),
-        "p50": at(0.5),
-        "p90": at(0.9),
-        "p99": at(0.99),
-        "longest": whole[-1] if whole else 0,
-        "prompt_total": sum(prompts),
-        "answer_total": sum(whole) - sum(prompts),
-        "histogram": {str(edge): sum(edge - step < n <= edge for n in whole) for edge in edges},
-        "lengths": whole,
+        "examples": len(lengths),
+        "total": sum(lengths),
+        "mean": round(sum(lengths) / max(len(lengths), 1), 1),
+        **{f"p{percent}": at(percent / 100) for percent in (50, 90, 99)},
+        "longest": at(1),
     }
+
+
+def epochs_of(training: TrainingSettings) -> float:
+    """Passes over the data, in all phases."""
+    return float(sum(phase["epochs"] for phase in METHODS[training.method].phases(training.model_dump())))
+
+
+def counted_by(tokenizer: Path, spec: TaskSpec) -> Callable[[Sequence[Example], int], dict[str, Any]]:
+    """:func:`token_counts` by the tokenizer in a folder and the shipped price list."""
+    counter = TokenCounter(tokenizer)
+    return lambda train, of: token_counts(train, counter, spec, load_prices(), of)
+
+
+def token_counts(
+    train: Sequence[Example],
+    counter: TokenCounter,
+    spec: TaskSpec,
+    prices: Sequence[Price],
+    of: int | None = None,
+) -> dict[str, Any]:
+    """The token part of the report, for the rows of the training split. of: how many these are, when `train` is a sample.
+
+    whole: spread (min, p50, p90, p99, max, mean) of rendered examples, as training renders them; roles: {role: spread of
+    the row's tokens in that role's turns, and total}; template: tokens the chat template adds, in all; histogram: {from,
+    to, count}; total and training_tokens (times epochs), with `interval` (95%) where only a sample was counted; over: rows
+    above training.max_tokens. A row the template refuses is counted in `refused` and is a finding.
+    """
+    limit, epochs = spec.training.max_tokens, epochs_of(spec.training)
+    rows, of = chosen(train), of or len(train)
+    whole, roles, refused = _count(rows, counter)
+    counted = whole[whole >= 0]
+    if not len(counted):
+        message = "no training rows" if not refused else "the chat template refuses every row"
+        return part(not refused, message, findings=_refusals(refused), applies=False, prices=[])
+    scale = of / len(rows)
+    total = float(counted.sum()) * scale
+    over = [e for e, n in zip(rows, whole.tolist(), strict=True) if n > limit]
+    findings = _refusals(refused) + _over_length(over, len(rows), spec)
+    details: dict[str, Any] = {"interval": None}
+    if len(rows) < of:
+        # of a sample without replacement
+        spread = float(counted.std(ddof=1)) * math.sqrt((1 - 1 / scale) / len(counted)) * of * _NORMAL
+        details = {"interval": [round(total - spread), round(total + spread)], **sampled(len(rows), of)}
+    about = "about " if len(rows) < of else ""
+    message = (
+        f"{about}{round(total):,} tokens in {of:,} training rows, {about}{round(total * epochs):,} in {epochs:g} epochs"
+    )
+    if over:
+        message += f"; {len(over):,} of {len(rows):,} rows are longer than training.max_tokens ({limit:,})"
+    return part(
+        not refused and (not over or spec.training.over_length == "drop"),
+        message,
+        findings=findings,
+        applies=True,
+        rows=of,
+        total=round(total),
+        epochs=epochs,
+        training_tokens=round(total * epochs),
+        whole=_spread(counted),
+        roles={
+            role: {"total": round(float(n.sum()) * scale), **_spread(n[n > 0])} for role, n in sorted(roles.items())
+        },
+        template=round(total - sum(float(n[whole >= 0].sum()) for n in roles.values()) * scale),
+        histogram=_histogram(counted),
+        max_tokens=limit,
+        over=len(over),
+        over_rows=named(over),
+        refused=len(refused),
+        prices=estimate_prices(total * epochs, prices),
+        **details,
+    )
+
+
+def _count(
+    rows: Sequence[Example], counter: TokenCounter
+) -> tuple[np.ndarray, dict[str, np.ndarray], list[tuple[Example, str]]]:
+    """(tokens of each rendered row, -1 where refused; {role: tokens of its turns per row}; refused rows and why)."""
+    from jinja2 import TemplateError
+
+    whole = np.full(len(rows), -1, np.int64)
+    roles: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(rows), np.int64))
+    refused: list[tuple[Example, str]] = []
+    for start in range(0, len(rows), _BATCH):
+        texts, at = [], []
+        for i, e in enumerate(rows[start : start + _BATCH], start):
+            try:
+                texts.append(counter.render(e.messages, tools=e.tools))
+                at.append(i)
+            except (ValueError, TypeError, TemplateError) as error:
+                refused.append((e, str(error)))
+        whole[at] = counter.count_texts(texts)
+        turns = [(i, m) for i in at for m in rows[i].messages]
+        # a system prompt is mostly the same everywhere: each text once
+        distinct = list(dict.fromkeys(m["content"] for _, m in turns))
+        tokens = dict(zip(distinct, counter.count_texts(distinct), strict=True))
+        for i, m in turns:
+            roles[m["role"]][i] += tokens[m["content"]]
+    return whole, dict(roles), refused
+
+
+def _refusals(refused: Sequence[tuple[Example, str]]) -> list[Finding]:
+    if not refused:
+        return []
+    e, why = refused[0]
+    return [
+        Finding("quality.template_refuses", "error", e.place, f"{len(refused):,} rows cannot be rendered: {why}",
+                "use the roles and their order that the base model's chat template knows")
+    ]  # fmt: skip
+
+
+def _over_length(over: Sequence[Example], rows: int, spec: TaskSpec) -> list[Finding]:
+    if not over:
+        return []
+    limit, drop = spec.training.max_tokens, spec.training.over_length == "drop"
+    message = f"{len(over):,} of {rows:,} rows have more than training.max_tokens = {limit:,} tokens" + (
+        " and will be left out" if drop else ": training will refuse them"
+    )
+    fix = "raise training.max_tokens, shorten the rows, or set training.over_length: drop"
+    return [
+        Finding("quality.over_length", "note" if drop else "warning", over[0].place,
+                message,
+                fix)
+    ]  # fmt: skip
+
+
+def _spread(counts: np.ndarray) -> dict[str, float]:
+    if not len(counts):
+        return {}
+    p50, p90, p99 = np.percentile(counts, [50, 90, 99], method="higher")
+    return {
+        "min": int(counts.min()), "p50": int(p50), "p90": int(p90), "p99": int(p99), "max": int(counts.max()),
+        "mean": round(float(counts.mean()), 1),
+    }  # fmt: skip
+
+
+def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
+    """Up to 24 bins of a round width; the last takes all above the 99.5th percentile, so that one giant hides nothing."""
+    low, high = int(counts.min()), int(counts.max())
+    rim = int(np.percentile(counts, 99.5, method="higher"))
+    width = _round_up(max(1, rim - low + 1) / _BINS)
+    first = low // width * width
+    bins = min((rim - first) // width, _BINS) + 1
+    places = np.minimum((counts - first) // width, bins - 1)
+    in_bins = np.bincount(places, minlength=bins)
+    return [
+        {"from": first + i * width, "to": first + (i + 1) * width - 1 if i < bins - 1 else max(high, first + bins * width - 1),
+         "count": int(in_bins[i])}
+        for i in range(bins)
+    ]  # fmt: skip
+
+
+def _round_up(width: float) -> int:
+    power = 1
+    while True:
+        for step in _STEPS:
+            if step * power >= width:
+                return step * power
+        power *= 10

@@ -17,7 +17,7 @@ from finetune_pipeline.data.quality.report import PARTS, benchmark_report, data_
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.splitting import placed_rows
 from finetune_pipeline.engine.store import write_json
-from finetune_pipeline.planning.token_counts import counted_by
+from finetune_pipeline.planning.tokens import counted_by
 from finetune_pipeline.report.data_page import data_page
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.spec.model import TaskSpec

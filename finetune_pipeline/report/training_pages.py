@@ -136,7 +136,7 @@ def audit_page(audits: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
     read = {split: Audit.model_validate(audit) for split, audit in audits.items()}
     note = (
         f"Longest example: {settings['max_tokens']} tokens (training.max_tokens); longer ones: {settings['over_length']} "
-        "(training.over_length)."
+        "(training.rows)."
     )
     if settings.get("augment"):
         note += " Training rows are learned as they are and once perturbed (training.augment)."

@@ -13,7 +13,7 @@ from finetune_pipeline.evaluation.correctness import likelihood_label
 
 @dataclass(frozen=True)
 class Champion:
-    """The model that serves. model, adapter: see models.kinds.Served; labels: the allowed answers, empty for free ones."""
+    """The model that serves. model, adapter: see models.identity.Served; labels: the allowed answers, empty for free ones."""
 
     task: str
     version: int

@@ -10,6 +10,7 @@ from pathlib import Path
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.baseline import address_findings
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, VERSION
+from finetune_pipeline.spec.methods import METHODS as TRAINING_METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import METRICS, JsonOutput, TextOutput, WrittenOutput, allowed_types, schema_at
 from finetune_pipeline.spec.rules import problem, rule
@@ -113,9 +114,9 @@ def check_final_answer(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 def check_engine(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """An endpoint is named where it is to answer, and can serve what the method leaves."""
     evaluation = spec.evaluation
-    if evaluation.engine == "endpoint" and spec.training.method == "prefix":
+    if evaluation.engine == "endpoint" and not TRAINING_METHODS[spec.training.method].kind.plain:
         fix = "set engine: transformers, or another training.method"
-        yield problem("engine", "evaluation.engine", "a server cannot load a trained prefix", fix)
+        yield problem("engine", "evaluation.engine", f"a server cannot load a trained {spec.training.method}", fix)
     if (evaluation.engine == "endpoint") != (evaluation.endpoint is not None):
         state = "endpoint: {url, base, candidate} is missing" if evaluation.endpoint is None else "it is not asked"
         message = f"engine is {evaluation.engine}, and {state}"

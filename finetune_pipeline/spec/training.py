@@ -1,55 +1,26 @@
-"""The section of task.yaml about training. Settings that depend on the method: :mod:`finetune_pipeline.spec.method_defaults`."""
+"""The section of task.yaml about training. Settings that depend on the method: :mod:`finetune_pipeline.spec.methods`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
-from finetune_pipeline.spec.method_defaults import Method, by_method, described, largest_micro_batch
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods.base import by_method, described, largest_micro_batch
 from finetune_pipeline.spec.outputs import Section
 
-
-class LoraSpec(Section):
-    """Low-rank adapter shape (Hu et al. 2021); methods qlora and lora."""
-
-    r: int = Field(16, ge=1, le=1024)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.05, ge=0.0, lt=1.0)
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
-    rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023).")
-    dora: bool = Field(False, description="Learn magnitude and direction of the weights separately (Liu et al. 2024).")
-    init: Literal["default", "gaussian", "orthogonal"] = Field(
-        "default", description="Initial values; `default` and `gaussian` start without any change to the base."
-    )
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 
 
-class PrefixSpec(Section):
-    """Keys and values put before every layer's own (Li and Liang 2021); method prefix."""
-
-    tokens: int = Field(50, ge=1, le=4096, description="Number of virtual tokens.")
-    init: Literal["task", "text", "random"] = Field(
-        "task",
-        description="Initial keys and values: from the task's system prompt, from `text`, or random.",
-    )
-    text: str | None = Field(None, min_length=1, description="With init: text.")
-
-
-class PromptTuningSpec(Section):
-    """Trained embeddings put before every input (Lester et al. 2021); method prompt."""
-
-    tokens: int = Field(100, ge=1, le=4096, description="Number of virtual tokens.")
-    init: Literal["task", "text", "vocabulary", "random"] = Field(
-        "task",
-        description="Initial embeddings: of the system prompt and labels, of `text`, of vocabulary tokens, or random.",
-    )
-    text: str | None = Field(None, min_length=1, description="With init: text.")
-
-
-class TrainingSpec(Section):
+class TrainingSettings(Section):
     """How the model is trained. Settings that are unset take the method's own value while the spec is built."""
 
-    method: Method = Field("qlora", description="qlora, lora, full, prefix or prompt (docs/training.md).")
+    method: MethodName = Field("qlora", description="A training method (docs/training.md).")
+    trainer: str = Field("local", description="Where training runs: a name of the table of trainers below.")
     epochs: float = Field(2.0, gt=0, le=50, description="Passes over the training split; more than 3 warns.")
     unquantized_epochs: float = Field(
         default_factory=by_method("unquantized_epochs"),
@@ -102,6 +73,15 @@ class TrainingSpec(Section):
         description="About a third slower, far less memory. `auto`: for bases above 1B parameters, never with method "
         "prefix.",
     )
-    lora: LoraSpec = LoraSpec()
-    prefix: PrefixSpec = PrefixSpec()
-    prompt: PromptTuningSpec = PromptTuningSpec()
+
+
+if TYPE_CHECKING:
+    TrainingSpec = TrainingSettings
+else:  # with the section of every method that has one
+    TrainingSpec = create_model(
+        "TrainingSpec",
+        __base__=TrainingSettings,
+        __module__=__name__,
+        __doc__=TrainingSettings.__doc__,
+        **{method.section: (method.options, method.options()) for method in METHODS.values() if method.section},
+    )

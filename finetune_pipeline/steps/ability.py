@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.ability.drop import ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item, load_items
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.kinds import served
+from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import ability_job

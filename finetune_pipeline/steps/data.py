@@ -17,7 +17,7 @@ from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.prices import load_prices
-from finetune_pipeline.planning.token_counts import epochs_of
+from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import write_json
-from finetune_pipeline.models.export import Source, describe
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.kinds import WHOLE
+from finetune_pipeline.models.manifest import Source, describe
 from finetune_pipeline.production.forget import tainted_splits
 from finetune_pipeline.report.model_card import REGISTERED, card_of
+from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.steps.baseline import answer_length
 
 CARD = "README.md"
@@ -58,7 +58,7 @@ def _card(context: StepContext) -> str:
         base,
         context.inputs["evaluation_report"],
     )
-    asked = merged if merged.facts["kind"] in WHOLE else base
+    asked = merged if KINDS[merged.facts["kind"]].stored_whole else base
     return card_of(source.report, describe(source, model_folder(asked.folder), REGISTERED))
 
 

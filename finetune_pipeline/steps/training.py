@@ -9,14 +9,13 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.planning.plan import training_plan
-from finetune_pipeline.planning.preflight import preflight
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.report.training_pages import plan_page
 from finetune_pipeline.steps.baseline import answer_length
 from finetune_pipeline.steps.data import split_file
+from finetune_pipeline.trainers import TrainingOrder, preflight, train
 from finetune_pipeline.worker.jobs import merge_job
-from finetune_pipeline.worker.phases import train_adapter
 
 
 def make_training_plan(context: StepContext) -> dict[str, Any]:
@@ -38,15 +37,16 @@ def make_training_plan(context: StepContext) -> dict[str, Any]:
 def make_adapter(context: StepContext) -> dict[str, Any]:
     plan = context.inputs["training_plan"].facts
     planned = plan["memory_mib"]["needed"] * 2**20  # by which several devices choose how to share it
-    facts = train_adapter(
-        lambda job: context.launch({**job, "memory_bytes": planned}),
+    order = TrainingOrder(
+        context.spec,
         base=context.inputs["base_model"].folder,
         train=split_file(context, "train"),
         validation=split_file(context, "validation"),
-        settings=context.spec.training.model_dump(),
         out=context.out,
         work=context.builder.work,
+        launch=lambda job: context.launch({**job, "memory_bytes": planned}),
     )
+    facts = train(order)
     # so that the next plan knows how fast this machine trains
     measured = read_json(context.out / "measured.json")
     record_training(context.store.root.parent, context.spec.base_model, plan, facts, measured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.predictions import failed_baseline_rows
 from finetune_pipeline.evaluation.step_facts import Parity
-from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.training.history import MUCH_RISE
 
@@ -166,26 +167,19 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("What was saved holds the method's own tensors only.")
 def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    names, method = artifact.facts["adapter_tensors"], spec.training.method
-    if method == "full":
-        own = [n for n in names if "lora_" not in n and "prompt_embeddings" not in n]
-        what = f"{len(names)} tensors, all of them the model's own"
-    elif method in SOFT_PROMPTS:
-        own = [n for n in names if n == "prompt_embeddings"]
-        what = f"one tensor, the trained {method}"
-    else:
-        own = [n for n in names if "lora_" in n]
-        what = f"{len(names)} tensors, all of them low-rank"
-    other = [n for n in names if n not in own]
+    names, kind = artifact.facts["adapter_tensors"], METHODS[spec.training.method].kind
+    other = [name for name in names if not re.search(kind.tensors, name)]
     return CheckResult(
         bool(names) and not other,
-        what if not other else f"{len(other)} tensors do not belong to method {method}: {', '.join(other[:3])}",
+        f"{len(names)} {kind.contents}"
+        if not other
+        else f"{len(other)} tensors do not belong to method {spec.training.method}: {', '.join(other[:3])}",
     )
 
 
 @check("QLoRA: the base really is in four bits.", name="four_bit_weights")
 def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    if spec.training.method != "qlora":
+    if METHODS[spec.training.method].holds != "four_bit":
         return CheckResult(True, f"method {spec.training.method} does not quantize the base")
     w = artifact.facts["weights"]
     quantized, other = w["by_kind"]["quantized"], w["by_kind"]["other"]

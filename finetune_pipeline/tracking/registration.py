@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.kinds import WHOLE
+from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.tracking.mlflow_store import redact, redact_field
 from finetune_pipeline.tracking.registry import CANDIDATE, find_version, open_registry
 from finetune_pipeline.tracking.tracking import Tracking
@@ -41,7 +41,7 @@ def register(
 ) -> int:
     """Register what was trained as a version of model `name` and give it the alias `candidate`. Returns the version.
 
-    kind: see :mod:`finetune_pipeline.models.kinds`. adapter: what training left; an adapter is copied, a fully trained
+    kind: see :mod:`finetune_pipeline.spec.methods`. adapter: what training left; an adapter is copied, a fully trained
     model is not. merged, base: model folders (see :mod:`finetune_pipeline.worker.jobs`), never copied: the one that
     answers (`merged` for the kinds full and prompt, else `base`) is referred to by path and digests. base_identity: what
     the base was, for people. run_id: the MLflow run it belongs to. tags: of the version; gates="passed" lets it be promoted.
@@ -50,7 +50,7 @@ def register(
     with open_registry(tracking) as client:
         version = _version_of_adapter(client, name, adapter_version)
         if version is None:
-            whole = kind in WHOLE
+            whole = KINDS[kind].stored_whole
             folder = model_folder(merged if whole else base)
             files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if _decides(p, whole)}
             description = {

@@ -1,1 +1,1 @@
-"""Supervised fine-tuning in a child process of its own: jobs, audit, batches, training, process entry."""
+"""Supervised fine-tuning: supervision audit, batches, trainer, checkpoints."""

@@ -80,20 +80,13 @@ class Layout:
         if any(parent >= inner or (parent >= i) for i, parent in enumerate(self.parents)):
             raise ValueError("a segment with children must stand before those without, and before its own children")
 
-    @classmethod
-    def one_prefix(cls, prefix: int, lengths: Sequence[int], virtual: int = 0) -> Layout:
-        """`prefix` tokens (maybe 0), then suffixes of `lengths` tokens."""
-        if not prefix:
-            return cls(list(lengths), [-1] * len(lengths), virtual)
-        return cls([prefix, *lengths], [-1, *[0] * len(lengths)], virtual)
-
     def starts(self) -> list[int]:
         """Where each segment begins in the packed sequence."""
-        at, found = 0, []
+        at, starts = 0, []
         for n in self.lengths:
-            found.append(at)
+            starts.append(at)
             at += n
-        return found
+        return starts
 
     def ancestors(self, segment: int) -> list[int]:
         """The segments before this one, from the first on."""
@@ -142,8 +135,8 @@ def _make_plan(
         kept = torch.arange(key_heads).view(-1, 1, 1)
         keys = seen[None] * key_heads + kept  # [key_heads, rows, context + length]
         place = n_keys + torch.arange(keys.numel()).view(keys.shape)
-        mine = torch.cat([torch.zeros(rows, context, dtype=torch.bool), real], 1).expand(keys.shape)
-        from_k.append(torch.stack([keys[mine] - cached * key_heads, place[mine]]))
+        own = torch.cat([torch.zeros(rows, context, dtype=torch.bool), real], 1).expand(keys.shape)
+        from_k.append(torch.stack([keys[own] - cached * key_heads, place[own]]))
         one_for_all = bool((before == before[:1]).all())
         buckets.append(
             _Bucket(
@@ -162,9 +155,9 @@ def _make_plan(
         n_keys += keys.numel()
 
     def inverse(pairs: list[torch.Tensor]) -> torch.Tensor:
-        told = torch.cat(pairs, 1)
-        back = torch.empty(told.shape[1], dtype=torch.long)
-        back[told[0]] = told[1]
+        joined = torch.cat(pairs, 1)
+        back = torch.empty(joined.shape[1], dtype=torch.long)
+        back[joined[0]] = joined[1]
         return back.to(device)
 
     return _Plan(

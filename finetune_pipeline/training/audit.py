@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.perturbations import BLOCKING, TITLES, kind_of
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_prompt, end_ids
 from finetune_pipeline.models.chat_templates import NAMED, marks
-from finetune_pipeline.training.over_length import Cut
+
+if TYPE_CHECKING:
+    from finetune_pipeline.training.rows import Cut
 
 _NAMED = 5
 _LONGEST_CHARACTER = 4
@@ -77,12 +79,12 @@ def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[se
     if len(rows) > 1 and len(rows) != len(turns):
         return [{"template_mismatch"} for _ in rows]
     ends = end_ids(tokenizer)
-    found = []
+    faults_by_row = []
     for number, row in enumerate(rows):
-        mine = turns if len(rows) == 1 else [turns[number]]
+        own_turns = turns if len(rows) == 1 else [turns[number]]
         wrong: set[str] = set()
         allowed: list[tuple[int, int]] = []
-        for i in mine:
+        for i in own_turns:
             try:
                 prompt = encode_prompt(tokenizer, example.messages[:i], example.tools)
             except FindingsError:
@@ -102,8 +104,8 @@ def faults(tokenizer: Any, example: Example, rows: Sequence[Encoded]) -> list[se
                 at for at, learned in enumerate(row.loss) if learned and not any(a <= at < b for a, b in allowed)
             ]
             wrong |= {"rows_with_loss_on_prompt"} if outside else set()
-        found.append(wrong)
-    return found
+        faults_by_row.append(wrong)
+    return faults_by_row
 
 
 def _end_of_answer(ids: Sequence[int], start: int, ends: set[int], loss: Sequence[bool]) -> int:
@@ -122,8 +124,8 @@ def _turn_faults(tokenizer: Any, row: Encoded, start: int, end: int, ends: set[i
     body = row.loss[start : end - 1] if stops else row.loss[start:end]
     if not all(body):
         wrong.add("rows_partly_learned")
-    said = tokenizer.decode(row.ids[start : end - 1 if stops else end], clean_up_tokenization_spaces=False)
-    if content.rpartition("</think>")[2].strip() not in said:
+    text = tokenizer.decode(row.ids[start : end - 1 if stops else end], clean_up_tokenization_spaces=False)
+    if content.rpartition("</think>")[2].strip() not in text:
         wrong.add("answers_cut")
     return wrong
 
@@ -171,7 +173,7 @@ def supervision_audit(
         "examples": len(known),
         **counts,
         "rows_cut": len(cuts),
-        "tokens_cut": sum(cut.tokens for told in cuts.values() for cut in told),
+        "tokens_cut": sum(cut.tokens for example_cuts in cuts.values() for cut in example_cuts),
         "rows_dropped": len(dropped),
         "max_tokens": max_tokens,
         "tokens": sum(len(r.ids) for r in encoded),
@@ -283,23 +285,23 @@ def _begin(pieces: Sequence[Sequence[Any]], content: str) -> int:
 
 def problems(facts: dict[str, Any], place: str = "train split") -> list[Finding]:
     """Findings that must stop training: every count of the audit that is not zero, and an empty split."""
-    found = []
+    findings = []
     for name, (message, fix) in COUNTS.items():
         count = facts[name]
         if not count:
             continue
         named = facts["bad"].get(name)
         who = f" (for example {', '.join(named)})" if named else ""
-        told = [
+        refused = [
             f for f in facts["findings"] if (f["rule"] == "chat.template_mismatch") == (name == "template_mismatch")
         ]
-        if told and name in ("template_mismatch", "rows_refused"):
-            who = f" ({told[0]['place']}: {told[0]['message']})"
-            fix = told[0]["fix"]
+        if refused and name in ("template_mismatch", "rows_refused"):
+            who = f" ({refused[0]['place']}: {refused[0]['message']})"
+            fix = refused[0]["fix"]
         text = message.format(max_tokens=facts["max_tokens"])
-        found.append(Finding(f"audit.{name}", "error", place, f"{count} of {facts['rows']} rows {text}{who}", fix))
+        findings.append(Finding(f"audit.{name}", "error", place, f"{count} of {facts['rows']} rows {text}{who}", fix))
     if facts["rows"] == 0:
-        found.append(
+        findings.append(
             Finding("audit.no_rows", "error", place, "the split holds no rows", "look at the data stages' counts")
         )
-    return found
+    return findings

@@ -37,8 +37,8 @@ def mark_complete(folder: Path, job_digest: str, best: str | None, finished: boo
 def _fault(folder: Path, job_digest: str) -> str | None:
     """What is wrong with a checkpoint by itself, or None."""
     try:
-        told = read_json(folder / MARK)
-        job, files, _ = told["job"], told["files"], (told["best"], told["finished"])
+        mark = read_json(folder / MARK)
+        job, files, _ = mark["job"], mark["files"], (mark["best"], mark["finished"])
     except FileNotFoundError:
         return "it is half-written (the process died while saving it)"
     except (ValueError, KeyError, TypeError):
@@ -58,7 +58,7 @@ def find_resumable(root: Path, job_digest: str) -> Resume:
 
     A checkpoint whose best predecessor is unusable is passed over as well: at the end, the best one must be loaded.
     """
-    found = Resume()
+    resume = Resume()
     folders = {
         int(p.name.rsplit("-", 1)[1]): p for p in root.glob("checkpoint-*") if p.name.rsplit("-", 1)[1].isdigit()
     }
@@ -67,14 +67,14 @@ def find_resumable(root: Path, job_digest: str) -> Resume:
     for step in sorted(folders, reverse=True):
         fault, folder = faults[step], folders[step]
         if fault is None:
-            told = read_json(folder / MARK)
-            best = told["best"]
+            mark = read_json(folder / MARK)
+            best = mark["best"]
             if best is None or best in good:
-                if found.folder is None:
-                    found.folder, found.step, found.finished = folder, step, bool(told["finished"])
-                    found.best = root / best if best else None
+                if resume.folder is None:
+                    resume.folder, resume.step, resume.finished = folder, step, bool(mark["finished"])
+                    resume.best = root / best if best else None
                 continue
             fault = f"the best checkpoint before it, {best}, is not usable"
-        found.skipped.append({"name": folder.name, "reason": fault})
+        resume.skipped.append({"name": folder.name, "reason": fault})
         shutil.rmtree(folder)
-    return found
+    return resume

@@ -84,9 +84,9 @@ def prefix_tree(rows: Sequence[Row]) -> tuple[list[Segment], list[Segment]]:
 def segments(inner: Sequence[Segment], leaves: Sequence[Segment], leading: int) -> tuple[list[int], list[int]]:
     """(lengths, parents) of the tree's segments as they lie in a packed sequence, `leading` virtual tokens before all."""
     first = 1 if leading else 0
-    told = [*inner, *leaves]
-    lengths = [s.end - s.start for s in told]
-    parents = [s.parent + first if s.parent >= 0 else first - 1 for s in told]
+    tree = [*inner, *leaves]
+    lengths = [s.end - s.start for s in tree]
+    parents = [s.parent + first if s.parent >= 0 else first - 1 for s in tree]
     return [*[leading] * first, *lengths], [*[-1] * first, *parents]
 
 

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import hashlib
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.perturbations import kind_of
+from finetune_pipeline.data.perturbations import BLOCKING, kind_of, perturbed, set_name
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example
-from finetune_pipeline.spec.method_defaults import SOFT_PROMPTS
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.audit import problems, supervision_audit
-from finetune_pipeline.training.over_length import Cut, cut_prompt, longest
 
 _LISTED = 20
 
 
 @dataclass
 class Prepared:
-    """A split ready to be trained on. `findings` must be empty for that.
+    """A split as rows to train on. `findings` must be empty for that.
 
     Attributes:
         rows: What is trained on.
-        audit: Of training.audit.supervision_audit.
-        dropped: Ids of examples left out for their length.
+        used: The examples they were made from, as they were cut.
+        over: Number of examples that were too long.
+        dropped: Ids of examples left out for their length; left_out: their rows.
         cuts: What was cut from which example.
         copies_too_long: Ids of perturbed copies left out for their length, whatever training.over_length says.
+        refused: Why examples cannot be encoded.
+        audit: Of training.audit.supervision_audit.
         findings: What is wrong.
     """
 
     rows: list[Encoded] = field(default_factory=list)
-    audit: dict[str, Any] = field(default_factory=dict)
+    used: list[Example] = field(default_factory=list)
+    over: int = 0
     dropped: list[str] = field(default_factory=list)
+    left_out: list[Encoded] = field(default_factory=list)
     cuts: dict[str, list[Cut]] = field(default_factory=dict)
     copies_too_long: list[str] = field(default_factory=list)
+    refused: list[Finding] = field(default_factory=list)
+    audit: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+
+    def plain_rows(self) -> list[dict[str, Any]]:
+        """The rows as collators take them: {id, ids, loss}."""
+        return [{"id": row.id, "ids": row.ids, "loss": row.loss} for row in self.rows]
 
     def length_facts(self) -> dict[str, Any]:
         """{over_length, ids, cut, cut_ids, tokens_cut}: how many examples were dropped and cut for their length, and
@@ -55,38 +67,148 @@ def longest_allowed(settings: Mapping[str, Any], config: Mapping[str, Any]) -> i
     context = (config.get("text_config") or config).get("max_position_embeddings")
     if not context:
         return most
-    virtual = settings[settings["method"]]["tokens"] if settings["method"] in SOFT_PROMPTS else 0
-    return min(most, context - virtual)
+    return int(min(most, context - sum(METHODS[settings["method"]].virtual_tokens(settings))))
+
+
+def encode_split(tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str) -> Prepared:
+    """Encode a split; over_length: ``fail`` (longer rows stay), ``drop`` or ``truncate_prompt``, see :func:`cut_prompt`."""
+    done = Prepared()
+    for example in examples:
+        try:
+            rows = encode_example(tokenizer, example.messages, example.id, example.tools)
+            if longest(rows) > max_tokens:
+                if kind_of(example.id):
+                    done.copies_too_long.append(example.id)
+                    continue
+                done.over += 1
+                if over_length == "truncate_prompt":
+                    example, rows, cuts = cut_prompt(tokenizer, example, max_tokens)
+                    if cuts:
+                        done.cuts[example.id] = cuts
+        except FindingsError as error:
+            done.refused += error.findings
+            continue
+        if longest(rows) > max_tokens and over_length == "drop":
+            done.dropped.append(example.id)
+            done.left_out += rows
+            continue
+        done.used.append(example)
+        done.rows += rows
+    return done
 
 
 def prepare_split(
     tokenizer: Any, examples: Sequence[Example], max_tokens: int, over_length: str, place: str
 ) -> Prepared:
-    """Encode a split; over_length: ``fail`` (a finding), ``drop`` or ``truncate_prompt``, see over_length.cut_prompt."""
-    done = Prepared()
-    used, refused, left_out = [], [], []
-    for example in examples:
-        try:
-            rows = encode_example(tokenizer, example.messages, example.id, example.tools)
-            if longest(rows) > max_tokens and kind_of(example.id):
-                done.copies_too_long.append(example.id)
-                continue
-            if longest(rows) > max_tokens and over_length == "truncate_prompt":
-                example, rows, cuts = cut_prompt(tokenizer, example, max_tokens)
-                if cuts:
-                    done.cuts[example.id] = cuts
-        except FindingsError as error:
-            refused += error.findings
-            continue
-        if longest(rows) > max_tokens and over_length == "drop":
-            done.dropped.append(example.id)
-            left_out += rows
-            continue
-        used.append(example)
-        done.rows += rows
+    """Encode a split and audit it; rows that are longer still are findings."""
+    done = encode_split(tokenizer, examples, max_tokens, over_length)
     done.audit = supervision_audit(
-        done.rows, tokenizer, max_tokens, used, refused=refused, cuts=done.cuts, dropped=left_out
+        done.rows, tokenizer, max_tokens, done.used, refused=done.refused, cuts=done.cuts, dropped=done.left_out
     )
     done.findings = problems(done.audit, place)
     done.audit["problems"] = [f.to_dict() for f in done.findings]
     return done
+
+
+_ROUNDS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What was taken from the start of one user turn: its number among the messages, the text, and its tokens."""
+
+    turn: int
+    text: str
+    tokens: int
+
+
+def longest(rows: Sequence[Encoded]) -> int:
+    """Tokens of the longest row."""
+    return max((len(r.ids) for r in rows), default=0)
+
+
+def cut_prompt(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Example, list[Encoded], list[Cut]]:
+    """(the example with shorter user texts, its rows, what was cut). Not all of a user text is ever cut.
+
+    The rows may still be longer than max_tokens: system prompt and answers alone can be. Raises FindingsError as
+    encode_example does.
+    """
+    rows = encode_example(tokenizer, example.messages, example.id, example.tools)
+    lost: dict[int, list[int]] = {}
+    exhausted: set[int] = set()
+    for _ in range(_ROUNDS):
+        over = longest(rows) - max_tokens
+        sizes = {
+            i: len(_ids(tokenizer, m["content"]))
+            for i, m in enumerate(example.messages)
+            if m["role"] == "user" and i not in exhausted
+        }
+        if over <= 0 or not sizes:
+            break
+        turn = max(sizes, key=lambda i: (sizes[i], -i))
+        ids = _ids(tokenizer, example.messages[turn]["content"])
+        drop, kept = _without_start(tokenizer, ids, min(over, len(ids) - 1))
+        if not drop or len(kept) >= len(example.messages[turn]["content"]):
+            exhausted.add(turn)
+            continue
+        lost.setdefault(turn, []).extend(ids[:drop])
+        messages = [dict(m) for m in example.messages]
+        messages[turn]["content"] = kept
+        example = replace(example, messages=messages)
+        rows = encode_example(tokenizer, example.messages, example.id, example.tools)
+    cuts = [Cut(turn, tokenizer.decode(ids), len(ids)) for turn, ids in sorted(lost.items())]
+    return example, rows, cuts
+
+
+def _without_start(tokenizer: Any, ids: Sequence[int], drop: int) -> tuple[int, str]:
+    """(how many tokens were really dropped, the text that is left, in which something is still to be read)."""
+    while drop > 0:
+        kept = tokenizer.decode(ids[drop:], clean_up_tokenization_spaces=False).lstrip("\ufffd")
+        if kept.strip():
+            return drop, str(kept)
+        drop -= 1
+    return 0, ""
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def training_examples(examples: Sequence[Example], settings: Mapping[str, Any]) -> list[Example]:
+    """The examples that one epoch passes over: the training split, and with training.augment a perturbed copy of each row.
+
+    A copy's perturbation is drawn from the kinds that can block, by seed and id; where it cannot change the row, another
+    of them takes its place. A row that none can change has no copy. Answers are those of the row.
+
+    Args:
+        examples: The training split. Validation and test rows must never come here.
+        settings: ``spec.training.model_dump()``.
+
+    Returns:
+        The examples as they are, then the copies in the same order. A copy's id is the row's with the perturbation's name
+        behind it (perturbations.set_name).
+    """
+    if not settings["augment"]:
+        return list(examples)
+    seed, labels = settings["seed"], sorted({e.label for e in examples if e.label})
+    copies = {kind: {e.id: e for e in perturbed(examples, kind, seed, labels, "training")} for kind in BLOCKING}
+    added = []
+    for example in examples:
+        dice = random.Random(hashlib.sha256(f"{seed}:augment:{example.id}".encode()).digest())  # noqa: S311
+        order = dice.sample(BLOCKING, len(BLOCKING))
+        kind = next((kind for kind in order if example.id in copies[kind]), None)
+        if kind is not None:
+            added.append(replace(copies[kind][example.id], id=set_name(example.id, kind)))
+    return [*examples, *added]
+
+
+def augmented_facts(row_ids: Iterable[str], too_long: Sequence[str]) -> dict[str, Any]:
+    """What was added to the training split: {rows, kinds {perturbation: rows}, too_long}.
+
+    Args:
+        row_ids: Ids of the rows that are trained on.
+        too_long: Ids of copies left out because they are longer than allowed.
+    """
+    kinds = [kind_of(row_id) for row_id in sorted(set(row_ids))]
+    counts = {kind: kinds.count(kind) for kind in BLOCKING if kind in kinds}
+    return {"rows": sum(counts.values()), "kinds": counts, "too_long": len(too_long)}

@@ -18,24 +18,23 @@ from trl import SFTConfig
 from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.store import digest_file, digest_json, read_json, write_json
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import Encoded
+from finetune_pipeline.models.adapters import WEIGHTS
 from finetune_pipeline.models.identity import model_folder, record_digest
 from finetune_pipeline.models.loading import load_tokenizer, pick_device, resolve_precision
 from finetune_pipeline.reporting import say
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training import checkpoints, history
-from finetune_pipeline.training.augmentation import augmented_facts, training_examples
 from finetune_pipeline.training.fused import fuse
-from finetune_pipeline.training.methods import Built, build
+from finetune_pipeline.training.model import Built, build, round_to_base, save_trained
 from finetune_pipeline.training.processes import is_first, is_worker, rows_per_process, strategy
-from finetune_pipeline.training.rows import Prepared, longest_allowed, prepare_split
-from finetune_pipeline.training.saving import ADAPTER_FILE, round_to_base, save_trained
+from finetune_pipeline.training.rows import Prepared, augmented_facts, longest_allowed, prepare_split, training_examples
 from finetune_pipeline.training.shared_prefix import (
     PaddedCollator,
     common_prefix,
     packed_collator,
     supports_shared_prefix,
 )
-from finetune_pipeline.training.trainer import TokenTrainer, Told, load_finished
+from finetune_pipeline.training.trainer import ProgressCallback, TokenTrainer, load_finished
 
 
 def job_digest(job: dict[str, Any], processes: int = 1) -> str:
@@ -48,7 +47,7 @@ def job_digest(job: dict[str, Any], processes: int = 1) -> str:
             "train": digest_file(Path(job["train"])),
             "validation": digest_file(Path(job["validation"])),
             "base": record_digest(Path(job["base"])),
-            "start_from": digest_file(Path(start) / ADAPTER_FILE) if start else None,
+            "start_from": digest_file(Path(start) / WEIGHTS) if start else None,
             **({"processes": processes, "strategy": strategy()} if processes > 1 else {}),
         }
     )
@@ -107,7 +106,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
         f"{built.weights['ratio']:.0%} of bfloat16; {'shared prefix' if packed else 'padded batches: ' + why}"
     )
 
-    trainer, told = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
+    trainer, callback = _trainer(job, built, tokenizer, collator, splits, digest, processes, resume.folder is None)
     began, used = time.monotonic(), time.process_time()
     if resume.folder is None:
         if state.is_main_process:
@@ -115,7 +114,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
         set_seed(settings["seed"])
         trainer.train()
     elif resume.finished and resume.best is not None:
-        told.first_step = resume.step
+        callback.first_step = resume.step
         load_finished(trainer, resume.folder, resume.best)
     else:
         if state.is_main_process:
@@ -125,7 +124,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
 
     assert trainer.model is not None
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    rounding = _rounding(trainer, base) if settings["method"] == "full" else None
+    rounding = _rounding(trainer, base) if METHODS[settings["method"]].holds == "float32" else None
     gathered = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     if not state.is_main_process:
         state.wait_for_everyone()
@@ -152,7 +151,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
         "shared_prefix": {
             "used": packed,
             "why": why,
-            "prefix_tokens": common_prefix(_plain(splits["train"].rows)) if packed else 0,
+            "prefix_tokens": common_prefix(splits["train"].plain_rows()) if packed else 0,
         },
         "fused": fused,
         "tokens": {name: {k: s.audit[k] for k in ("rows", "tokens", "loss_tokens")} for name, s in splits.items()},
@@ -173,7 +172,7 @@ def train(job: dict[str, Any], audit_html: AuditHtml | None = None) -> tuple[dic
     measured = {
         "train_seconds": round(seconds, 2),
         "train_cpu_seconds": round(cpu_seconds, 2),
-        "steps_run": progress.global_step - told.first_step,
+        "steps_run": progress.global_step - callback.first_step,
         "resumed_from": resume.folder.name if resume.folder else None,
         "checkpoints_skipped": resume.skipped,
         "saved_prefix_tokens": getattr(collator, "saved_tokens", 0),
@@ -206,11 +205,11 @@ def _tell_audit(job: dict[str, Any], splits: dict[str, Prepared], html: AuditHtm
         for what, number in (("left out", len(split.dropped)), ("cut at their user text", len(split.cuts))):
             if number:
                 say(f"{job['stage']}: {name}: {number} examples over training.max_tokens are {what}")
-    found = [finding for split in splits.values() for finding in split.findings]
-    if found:
+    findings = [finding for split in splits.values() for finding in split.findings]
+    if findings:
         if html is not None:
             say(f"{job['stage']}: the audit's page is {Path(job['work']) / 'audit.html'}")
-        raise FindingsError(found)
+        raise FindingsError(findings)
 
 
 def _rounding(trainer: TokenTrainer, base: Path) -> dict[str, Any]:
@@ -239,7 +238,7 @@ def _trainer(
     digest: str,
     processes: int,
     begins: bool,
-) -> tuple[TokenTrainer, Told]:
+) -> tuple[TokenTrainer, ProgressCallback]:
     settings, work = job["settings"], Path(job["work"])
     micro = rows_per_process(settings["batch_size"], settings["micro_batch_size"], processes)
     per_epoch = math.ceil(len(splits["train"].rows) / settings["batch_size"])
@@ -285,7 +284,7 @@ def _trainer(
         max_length=None,
         dataloader_pin_memory=False,
     )
-    told = Told(job["stage"], work / "history.jsonl" if is_first() else None)
+    callback = ProgressCallback(job["stage"], work / "history.jsonl" if is_first() else None)
     exact: dict[str, torch.Tensor] = {}
     if built.weights["quantized_modules"]:
         exact = {name: p.detach().clone() for name, p in built.model.named_parameters() if p.requires_grad}
@@ -296,20 +295,12 @@ def _trainer(
         processing_class=tokenizer,
         job_digest=digest,
         autocast=built.autocast,
-        train_dataset=_dataset(splits["train"].rows),
-        eval_dataset=_dataset(splits["validation"].rows),
-        callbacks=[EarlyStoppingCallback(settings["patience"]), told],
+        train_dataset=Dataset.from_list(splits["train"].plain_rows()),
+        eval_dataset=Dataset.from_list(splits["validation"].plain_rows()),
+        callbacks=[EarlyStoppingCallback(settings["patience"]), callback],
     )
     trainer.remove_callback(PrinterCallback)
     for name, parameter in built.model.named_parameters():
         if name in exact:  # TRL rounds the adapters of 4-bit models to bfloat16; small updates would be lost in it
             parameter.data = exact[name]
-    return trainer, told
-
-
-def _plain(rows: list[Encoded]) -> list[dict[str, Any]]:
-    return [{"id": r.id, "ids": r.ids, "loss": r.loss} for r in rows]
-
-
-def _dataset(rows: list[Encoded]) -> Dataset:
-    return Dataset.from_list(_plain(rows))
+    return trainer, callback

@@ -16,7 +16,6 @@ import torch
 from finetune_pipeline.training import attention
 from finetune_pipeline.training.attention import Layout
 from finetune_pipeline.training.prefix_tree import Row, common_prefix, prefix_tree, segments
-from finetune_pipeline.training.soft_prompts import virtual_tokens
 
 __all__ = [
     "PackedCollator",
@@ -82,8 +81,8 @@ class PackedCollator:
 
 
 def packed_collator(model: Any) -> PackedCollator:
-    """A collator for `model`, which may have a soft prompt."""
-    return PackedCollator(*virtual_tokens(model))
+    """A collator for `model`, which may have virtual tokens (spec.methods.soft_prompt)."""
+    return PackedCollator(*getattr(model, "virtual_tokens", (0, 0)))
 
 
 @dataclass

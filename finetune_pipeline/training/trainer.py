@@ -158,7 +158,7 @@ def load_finished(trainer: TokenTrainer, last: Path, best: Path) -> None:
         trainer._load_from_checkpoint(str(best))
 
 
-class Told(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Writes the history, tells progress, and has the last step evaluated and saved whatever its number."""
 
     def __init__(self, stage: str, history_file: Path | None, lines: int = 20) -> None:
@@ -177,24 +177,24 @@ class Told(TrainerCallback):
             control.should_evaluate = control.should_save = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        told = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
-        if self.history_file is None or ("loss" not in told and "eval_loss" not in told):
+        metrics = {k: v for k, v in (logs or {}).items() if k in ("loss", "eval_loss", "learning_rate", "grad_norm")}
+        if self.history_file is None or ("loss" not in metrics and "eval_loss" not in metrics):
             return
         seconds = time.monotonic() - self.started
         epoch = round(state.epoch or 0.0, 4)
         history.append(
-            self.history_file, {"step": state.global_step, "epoch": epoch, **told, "seconds": round(seconds, 3)}
+            self.history_file, {"step": state.global_step, "epoch": epoch, **metrics, "seconds": round(seconds, 3)}
         )
         of = state.max_steps or 0
         done = state.global_step - self.first_step
         left = seconds / done * (of - state.global_step) if done > 0 else None
-        numbers = {"step": state.global_step, "of": of, **told}
+        numbers = {"step": state.global_step, "of": of, **metrics}
         if left is not None:
             numbers["seconds_left"] = round(left, 1)
-        progress.tell(self.stage, "validation" if "eval_loss" in told else "", **numbers)
-        if "eval_loss" in told:
+        progress.tell(self.stage, "validation" if "eval_loss" in metrics else "", **numbers)
+        if "eval_loss" in metrics:
             when = f"step {state.global_step} of {of}" if state.global_step else "before training"
-            say(f"{self.stage}: {when}, validation loss {told['eval_loss']:.4f}")
+            say(f"{self.stage}: {when}, validation loss {metrics['eval_loss']:.4f}")
         elif state.global_step % max(1, -(-of // self.lines)) == 0:
             rest = f", about {left:.0f} s left" if left is not None else ""
-            say(f"{self.stage}: step {state.global_step} of {of}, loss {told['loss']:.4f}{rest}")
+            say(f"{self.stage}: step {state.global_step} of {of}, loss {metrics['loss']:.4f}{rest}")

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The child process that runs models: its entry and jobs, supervision, devices, several processes."""

@@ -1,7 +1,7 @@
 """Process entry: ``python -m finetune_pipeline.worker.entry JOB.json`` does one job of :mod:`.jobs` and ends.
 
 Writes out/result.json (facts), out/measured.json, or out/error.json {kind, message, findings}; exit codes in
-:mod:`finetune_pipeline.worker.exit_codes`. Works alike from a plain shell and under Dagster Pipes. With
+:mod:`finetune_pipeline.worker.process`. Works alike from a plain shell and under Dagster Pipes. With
 FINETUNE_PROCESSES above 1 :mod:`.launch` starts this module again in several processes that train together.
 """
 
@@ -21,12 +21,12 @@ from finetune_pipeline.data.sealing import SealedError
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.planning.smaller import nearest_smaller
+from finetune_pipeline.planning.search import nearest_smaller
 from finetune_pipeline.reporting import listen, mute, say
 from finetune_pipeline.training.processes import is_first, is_worker, processes_wanted
 from finetune_pipeline.worker import launch, process
-from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 from finetune_pipeline.worker.jobs import ACTIONS
+from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED
 
 _OOM_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
@@ -140,8 +140,8 @@ def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
     if isinstance(error, (JobError, SealedError)):
         return EXIT_CONFIG, "job", str(error)
     if _memory_ran_out(error):
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return EXIT_OOM, "memory", f"out of memory: {told}\nfix: {nearest_smaller(job)}"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return EXIT_OOM, "memory", f"out of memory: {reason}\nfix: {nearest_smaller(job)}"
     return 1, "error", f"{type(error).__name__}: {error}"
 
 

@@ -23,8 +23,18 @@ Job = dict[str, Any]
 ACTIONS = ("base_model", "baseline", "train", "merge", "predict", "ability")
 
 
-def _path(path: Path | str) -> str:
-    return str(Path(path).absolute())
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it; paths become absolute."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _job(action: str, arguments: Mapping[str, Any]) -> Job:
+    """The job that a function below describes: its arguments, under their names."""
+    return {"action": action, **{name: _plain(value) for name, value in arguments.items()}}
 
 
 def base_job(
@@ -43,8 +53,7 @@ def base_job(
     dtype, weight_bytes, context_length, vocabulary, eos, end_tokens, pad_is_eos, chat_template (``the model's own`` or
     ``task.yaml``), warnings [findings], files {name: sha256}.
     """
-    job = {"action": "base_model", "stage": stage, "base_model": base_model, "revision": revision, "out": _path(out)}
-    return job | ({"chat_template": chat_template} if chat_template is not None else {})
+    return _job("base_model", locals())
 
 
 def kept_answers(*, folder: Path, key_file: Path, scope: str, limit_mib: int) -> dict[str, Any] | None:
@@ -54,7 +63,7 @@ def kept_answers(*, folder: Path, key_file: Path, scope: str, limit_mib: int) ->
     """
     if not limit_mib:
         return None
-    return {"folder": _path(folder), "key_file": _path(key_file), "scope": scope, "limit_mib": limit_mib}
+    return dict(_plain(locals()))
 
 
 def baseline_job(
@@ -88,26 +97,7 @@ def baseline_job(
     out/prompts.json {name: prompt}; give the best one to :func:`prompt_set` for the test. Facts: rows, prompts {name:
     {shots, retrieved, ids, mean_prompt_tokens, …}}.
     """
-    return {
-        "action": "baseline",
-        "stage": stage,
-        "base": _path(base),
-        "examples": _path(examples),
-        "train": _path(train),
-        "shots": [int(k) for k in shots],
-        "seed": seed,
-        "retrieved": retrieved,
-        "system_prompt": system_prompt,
-        "prompts": list(prompts),
-        "labels": list(labels),
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-        "limit": limit,
-        "answers": dict(answers) if answers else None,
-        "simple": dict(simple) if simple else None,
-        "restricted": dict(restricted) if restricted is not None else None,
-        "out": _path(out),
-    }
+    return _job("baseline", locals())
 
 
 def train_job(
@@ -124,16 +114,16 @@ def train_job(
     """Train by ``settings["method"]``, from scratch or (low-rank adapters) on from the adapter folder `start_from`.
 
     `settings` is ``spec.training.model_dump()``; `train` and `validation` are examples files. With ``settings["augment"]``
-    the child process adds a perturbed copy of each row of `train` (training.augmentation).
+    the child process adds a perturbed copy of each row of `train` (training.rows).
 
-    Writes out/adapter: for qlora, lora, prefix and prompt an adapter (adapter_model.safetensors, adapter_config.json,
-    tokenizer, chat template; a soft prompt is the one tensor ``prompt_embeddings``, [virtual tokens, width] for prompt and
-    [virtual tokens, layers * 2 * key heads * head width] for prefix), for full a model folder (config.json,
-    model.safetensors in the base's dtype, tokenizer); out/history.jsonl (one line per logged step: step, epoch, loss or
-    eval_loss, learning_rate, grad_norm), out/audit.json and out/audit.html (per split, the supervision audit with rows
-    shown token by token). While running, work/history.jsonl grows (with `seconds` since the start), work/checkpoints holds
-    what a rerun takes up, and work/audit.html is there even when the audit stops the job.
-    Facts: method, precision, device, trained {folder, kind (low_rank, soft_prompt, model), bytes, tensors},
+    Writes out/adapter: an adapter (adapter_model.safetensors, adapter_config.json, tokenizer, chat template; a soft prompt
+    is the one tensor ``prompt_embeddings``, [virtual tokens, width] for prompt and [virtual tokens, layers * 2 * key heads
+    * head width] for prefix), or for full a model folder (config.json, model.safetensors in the base's dtype, tokenizer);
+    out/history.jsonl (one line per logged step: step, epoch, loss or eval_loss, learning_rate, grad_norm); out/audit.json
+    and out/audit.html (per split, the supervision audit with rows shown token by token). While running, work/history.jsonl
+    grows (with `seconds` since the start), work/checkpoints holds what a rerun takes up, and work/audit.html is there even
+    when the audit stops the job.
+    Facts: method, precision, device, trained {folder, kind (of spec.methods.KINDS), bytes, tensors},
     trainable_parameters, total_parameters, adapter_tensors, weights {bytes_loaded, bf16_bytes, ratio, quantized_modules,
     ...}, begun {virtual_tokens, init, text} (soft prompts), rounding {dtype, eval_loss} (full: loss of the weights as
     stored), gradient_checkpointing {used, why}, shared_prefix {used, why, prefix_tokens}, fused, tokens {split: {rows,
@@ -144,17 +134,7 @@ def train_job(
     where the run was resumed stands in measured.json (``resumed_from``, ``checkpoints_skipped``), and there also
     ``throughput`` (training.trainer.Meter.facts: tokens this process computed, and how fast).
     """
-    return {
-        "action": "train",
-        "stage": stage,
-        "base": _path(base),
-        "train": _path(train),
-        "validation": _path(validation),
-        "settings": dict(settings),
-        "out": _path(out),
-        "work": _path(work),
-        "start_from": _path(start_from) if start_from else None,
-    }
+    return _job("train", locals())
 
 
 def merge_job(
@@ -178,18 +158,7 @@ def merge_job(
     same_greedy_share, same_label_share (labels only), mean_kl, max_kl, mean_kl_limit, mean_abs_logit_difference,
     max_abs_logit_difference, passed}.
     """
-    return {
-        "action": "merge",
-        "stage": stage,
-        "base": _path(base),
-        "adapter": _path(adapter),
-        "examples": _path(examples),
-        "labels": list(labels),
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-        "parity_rows": parity_rows,
-        "out": _path(out),
-    }
+    return _job("merge", locals())
 
 
 def prompt_set(
@@ -210,24 +179,22 @@ def prompt_set(
     The set's facts get `restricted` {asked (answers made anew), available, why, statuses}; where it is not available, since
     the schema or an endpoint does not allow it, there are no such rows.
     """
-    told = {"name": name, "model": _path(model), "prompt": dict(prompt or {})}
-    told |= {"served": served} if served is not None else {}
-    told |= {"restricted": dict(restricted)} if restricted is not None else {}
-    return told | ({"adapter": _path(adapter)} if adapter is not None else {})
+    given = {key: _plain(value) for key, value in locals().items() if value is not None}
+    return {"prompt": {}, **given}
 
 
-def perturbed_set(one: Mapping[str, Any], kind: str, rows: int, seed: int) -> dict[str, Any]:
+def perturbed_set(prompted: Mapping[str, Any], kind: str, rows: int, seed: int) -> dict[str, Any]:
     """The same model and prompt, asked `rows` of the job's examples that the perturbation can change, as one of
     :mod:`finetune_pipeline.data.perturbations` writes them. No label's likelihood is scored."""
-    told = {"kind": kind, "rows": rows, "seed": seed}
-    return {**one, "name": set_name(one["name"], kind), "perturbed": told, "likelihoods": False}
+    perturbed = {"kind": kind, "rows": rows, "seed": seed}
+    return {**prompted, "name": set_name(prompted["name"], kind), "perturbed": perturbed, "likelihoods": False}
 
 
-def other_rows_set(one: Mapping[str, Any], name: str, examples: Path) -> dict[str, Any]:
+def other_rows_set(prompted: Mapping[str, Any], name: str, examples: Path) -> dict[str, Any]:
     """The same model and prompt, asked the rows of another file; its name gets `name` behind it. No label's likelihood is
     scored."""
-    asked = {key: value for key, value in one.items() if key != "restricted"}
-    return {**asked, "name": set_name(one["name"], name), "examples": _path(examples), "likelihoods": False}
+    asked = {key: value for key, value in prompted.items() if key != "restricted"}
+    return {**asked, "name": set_name(prompted["name"], name), "examples": _plain(examples), "likelihoods": False}
 
 
 def predict_job(
@@ -260,24 +227,11 @@ def predict_job(
     answers: of :func:`kept_answers`. measured.json gets `answers` {known, asked} and `seconds_by_set`
     {name: {load, answer}}.
     """
+    job = _job("predict", locals())
     names = [s["name"] for s in sets]
     if len(set(names)) != len(names):
         raise ValueError(f"two prompt sets have the same name: {', '.join(names)}")
-    return {
-        "action": "predict",
-        "stage": stage,
-        "sets": [dict(s) for s in sets],
-        "examples": _path(examples),
-        "train": _path(train) if train is not None else None,
-        "labels": list(labels),
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-        "limit": limit,
-        "answers": dict(answers) if answers else None,
-        "endpoint": dict(endpoint) if endpoint else None,
-        "simple": dict(simple) if simple else None,
-        "out": _path(out),
-    }
+    return job
 
 
 def ability_job(
@@ -301,16 +255,4 @@ def ability_job(
     Writes out/ability.jsonl (evaluation.ability.scoring.score_items). Facts: items, asked_digest,
     unscored, and with tasks harness (evaluation.ability.harness.run_tasks).
     """
-    return {
-        "action": "ability",
-        "stage": stage,
-        "model": _path(model),
-        "adapter": _path(adapter) if adapter else None,
-        "files": [_path(f) for f in files],
-        "limit": limit,
-        "suite": suite,
-        "harness": dict(harness) if harness else None,
-        "batch_size": batch_size,
-        "answers": dict(answers) if answers else None,
-        "out": _path(out),
-    }
+    return _job("ability", locals())

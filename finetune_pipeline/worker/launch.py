@@ -22,9 +22,11 @@ from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.hardware import cpu_has_bfloat16
 from finetune_pipeline.models.identity import model_folder, weight_files
+from finetune_pipeline.planning.memory import NF4
 from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.training.processes import STRATEGY, is_first
-from finetune_pipeline.worker.exit_codes import EXIT_PREEMPTED, NO_RETRY, describe
+from finetune_pipeline.worker.process import EXIT_PREEMPTED, NO_RETRY, describe
 from finetune_pipeline.worker.supervised import PARENT_VARIABLE
 
 STOP_SECONDS = 10
@@ -63,51 +65,40 @@ def refusals(settings: Mapping[str, Any], processes: int, chosen: str, on_gpus: 
     findings = []
     if settings["batch_size"] % processes:
         near = settings["batch_size"] // processes * processes or processes
-        findings.append(
-            Finding(
-                "training.batch_over_devices",
-                "error",
-                "task.yaml: training.batch_size",
-                f"batches of {settings['batch_size']} rows cannot be shared by {processes} devices",
-                f"set training.batch_size: {near} or {near + processes}, or give FINETUNE_DEVICES another number of devices",
-            )
+        message = f"batches of {settings['batch_size']} rows cannot be shared by {processes} devices"
+        fix = (
+            f"set training.batch_size: {near} or {near + processes}, or give FINETUNE_DEVICES another number of devices"
         )
-    if chosen == "fsdp2" and settings["method"] == "qlora":
-        findings.append(
-            Finding(
-                "training.four_bit_sharded",
-                "error",
-                "task.yaml: training.method",
-                "4-bit weights are not split over devices: the constants they are read back with belong to whole tensors",
-                "set FINETUNE_PARALLEL=ddp if the base fits on each device in four bits, or set training.method: lora, "
-                "which is sharded in 16 bits",
-            )
+        findings.append(Finding("training.batch_over_devices", "error", "task.yaml: training.batch_size", message, fix))
+    if chosen == "fsdp2" and METHODS[settings["method"]].holds == "four_bit":
+        message = (
+            "4-bit weights are not split over devices: the constants they are read back with belong to whole tensors"
         )
+        fix = (
+            "set FINETUNE_PARALLEL=ddp if the base fits on each device in four bits, or set training.method: lora, "
+            "which is sharded in 16 bits"
+        )
+        findings.append(Finding("training.four_bit_sharded", "error", "task.yaml: training.method", message, fix))
     if chosen == "fsdp2" and not on_gpus:
-        findings.append(
-            Finding(
-                "training.cpu_sharded",
-                "error",
-                "FINETUNE_PARALLEL",
-                "a model is split over GPUs only",
-                "set FINETUNE_PARALLEL=ddp, or name GPUs in FINETUNE_DEVICES",
-            )
-        )
+        message = "a model is split over GPUs only"
+        fix = "set FINETUNE_PARALLEL=ddp, or name GPUs in FINETUNE_DEVICES"
+        findings.append(Finding("training.cpu_sharded", "error", "FINETUNE_PARALLEL", message, fix))
     return findings
 
 
 def _least_bytes(job: Mapping[str, Any], on_gpus: bool) -> int:
     """Bytes that weights, gradients and optimiser states take at the least; activations come on top.
 
-    full: float32 weight, gradient, and two moments, 16 bytes a parameter (Rajbhandari et al. 2020, arXiv:1910.02054,
-    section 3.1, without their 16-bit copies). qlora: half a byte and the constants.
+    Trained in float32: weight, gradient, and two moments, 16 bytes a parameter (Rajbhandari et al. 2020, arXiv:1910.02054,
+    section 3.1, without their 16-bit copies). In 4 bits: half a byte and the constants.
     """
     settings = job["settings"]
     parameters = sum(file.stat().st_size for file in weight_files(model_folder(Path(job["base"])))) // 2
-    if settings["method"] == "full":
+    holds = METHODS[settings["method"]].holds
+    if holds == "float32":
         return parameters * 16
-    if settings["method"] == "qlora":
-        return int(parameters * (0.5 + 0.127 / 8))
+    if holds == "four_bit":
+        return int(parameters * NF4)
     precision = settings["precision"]
     short = precision == "bfloat16" or (precision == "auto" and (on_gpus or cpu_has_bfloat16()))
     return parameters * (2 if short else 4)

@@ -6,17 +6,20 @@ Start it from a thread that outlives the child: the child asks the kernel to be 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from finetune_pipeline.worker import process_group
+import psutil
 
 TICK_SECONDS = 1.0
 PARENT_VARIABLE = "FINETUNE_PARENT_PID"
+MARKER = "FINETUNE_SUPERVISED"
 
 
 class Stopped(RuntimeError):
@@ -49,7 +52,7 @@ def run_supervised(
     descendants are gone. Descendants that outlive a child are killed too.
     """
     marker = uuid.uuid4().hex
-    environment = {**env, PARENT_VARIABLE: str(os.getpid()), process_group.MARKER: marker}
+    environment = {**env, PARENT_VARIABLE: str(os.getpid()), MARKER: marker}
     started = time.monotonic()
     child = subprocess.Popen(list(command), cwd=cwd, env=environment, start_new_session=True, pass_fds=tuple(pass_fds))
     try:
@@ -65,9 +68,71 @@ def run_supervised(
                 if timeout_s is not None and time.monotonic() - started > timeout_s:
                     raise Stopped(f"it ran longer than its limit of {timeout_s:g} s") from None
     except BaseException:
-        process_group.end(child.pid, marker, child.poll, grace, log)
+        _end(child.pid, marker, child.poll, grace, log)
         child.wait()
         raise
-    process_group.kill(child.pid, marker, child.poll, lambda _: log("the process left others running; ending them"))
+    _kill(child.pid, marker, child.poll, lambda _: log("the process left others running; ending them"))
     on_tick()
     return code
+
+
+def _living(group: int, marker: str) -> list[psutil.Process]:
+    """Processes of the child's group, and descendants that left it (compiler pools do): those inherit the marker."""
+    processes = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile, or another user's
+            ours = os.getpgid(process.pid) == group or process.environ().get(MARKER) == marker
+            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                processes.append(process)
+    return processes
+
+
+def _end(
+    group: int, marker: str, reap: Callable[[], object], grace: tuple[float, float], log: Callable[[str], None]
+) -> None:
+    """SIGINT, then SIGTERM, then SIGKILL to every living process, waiting `grace` seconds after the first two.
+
+    `reap` collects the direct child. An exception while waiting (a second Ctrl-C) means: kill now.
+    """
+    try:
+        for number, seconds in zip((signal.SIGINT, signal.SIGTERM), grace, strict=True):
+            processes = _living(group, marker)
+            if not processes or seconds <= 0:
+                continue
+            log(f"sending {number.name} to {_count(processes)} of the training, waiting up to {seconds:g} s")
+            _signal(processes, number)
+            limit = time.monotonic() + seconds
+            while time.monotonic() < limit and _living(group, marker):
+                reap()
+                time.sleep(0.1)
+    finally:
+        _kill(group, marker, reap, log)
+
+
+def _kill(group: int, marker: str, reap: Callable[[], object], log: Callable[[str], None]) -> None:
+    """SIGKILL until nothing is left (new processes may appear while we look)."""
+    killed: set[psutil.Process] = set()
+    limit = time.monotonic() + 30
+    while processes := _living(group, marker):
+        if fresh := [p for p in processes if p not in killed]:
+            log(f"sending SIGKILL to {_count(fresh)} of the training that did not end")
+        _signal(processes, signal.SIGKILL)
+        killed.update(processes)
+        reap()
+        if time.monotonic() > limit:
+            raise RuntimeError(
+                f"processes {[p.pid for p in processes]} survive SIGKILL (waiting in the kernel?): look at "
+                "`ps -o pid,stat,wchan` and free what they wait for"
+            )
+        time.sleep(0.05)
+    reap()
+
+
+def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def _count(processes: list[psutil.Process]) -> str:
+    return f"{len(processes)} process{'es' if len(processes) > 1 else ''}"

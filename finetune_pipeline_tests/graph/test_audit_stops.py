@@ -40,7 +40,7 @@ def test_the_page_is_to_be_had_where_the_training_was_stopped(tmp_path: Path) ->
 
     # the first phase's results lie in the work folder too, so the page is there twice
     pages = list((project.home / "artifacts" / "colours" / ".work" / "adapter").rglob("audit.html"))
-    page = next(p for p in pages if p.parent.name == "first_work")
+    page = next(p for p in pages if p.parent.name == "phase_1_work")
     assert "Training is stopped." in page.read_text() and 'class="loss' in page.read_text()
 
     report = project.finetune("report", "colours")

@@ -36,6 +36,7 @@ LAYERS = (
     "report",
     "review",
     "worker",
+    "trainers",
     "steps",
     "pipeline",
     "tracking",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.evaluation.wording import counted, percent
-from finetune_pipeline.models.kinds import words_of
+from finetune_pipeline.spec.methods import kind_of
 from finetune_pipeline.spec.model import TaskSpec
 
 
@@ -27,7 +27,7 @@ def merge_parity(spec: TaskSpec, parity: Parity) -> Outcome:
     threshold, share = spec.gates.parity_min_agreement, parity.same_greedy_share
     if not parity.rows or share is None:
         return Outcome(False, None, threshold, "What is served was not compared with what was trained.")
-    words = words_of(parity.kind)
+    words = kind_of(parity.kind)
     message = (
         f"{percent(share)} of {counted(parity.rows, 'answer')} are the same from {words.trained} and {words.served}; "
         f"{percent(threshold)} are asked for."

@@ -19,17 +19,23 @@ from transformers import DynamicCache
 
 from finetune_pipeline import progress
 from finetune_pipeline.models.inference.constrained import Grammar
-from finetune_pipeline.models.inference.continuation_tree import Tree
 from finetune_pipeline.models.inference.generated import Answer
-from finetune_pipeline.models.inference.growing_cache import branch, grows_plainly, with_room
-from finetune_pipeline.models.inference.prefix_families import Ids, common_prefix, families
+from finetune_pipeline.models.inference.shared_reading import (
+    Ids,
+    Tree,
+    branch,
+    common_prefix,
+    families,
+    grows_plainly,
+    with_room,
+)
 from finetune_pipeline.reporting import say
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Token ids that end an answer: the tokenizer's EOS and those of the model's generation config."""
-    told = model.generation_config.eos_token_id if model.generation_config is not None else None
-    listed = told if isinstance(told, list) else [told]
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    listed = ends if isinstance(ends, list) else [ends]
     return {int(t) for t in [*listed, tokenizer.eos_token_id] if t is not None}
 
 
@@ -221,8 +227,8 @@ def generate_and_score(
     """
     model.eval()
     ends = end_tokens(model, tokenizer)
-    found = known or {}
-    answers = [found.get(i) or Answer(prompt_tokens=len(p)) for i, p in enumerate(prompts)]
+    answered = known or {}
+    answers = [answered.get(i) or Answer(prompt_tokens=len(p)) for i, p in enumerate(prompts)]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     order = []
     for i, prompt in enumerate(prompts):
@@ -248,10 +254,10 @@ def generate_and_score(
         for i, ids, score in zip(rows, texts, scores, strict=True):
             _fill(answers[i], tokenizer, ids, score, ends)
 
-    done = len(found)
+    done = len(answered)
     for family in families([prompts[i] for i in order]):
         places = sorted((order[i] for i in family), key=lambda i: (-len(prompts[i]), i))
-        batches = _batches(places, batch_size, found)
+        batches = _batches(places, batch_size, answered)
         if not batches:
             continue
         reader = Reader(model, prompts[places[0]][: common_prefix([prompts[i] for i in places])])

@@ -25,7 +25,7 @@ from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.report.page import fenced
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.cli.exported import TASK, add_report, change_facts, make_store
-from finetune_pipeline_tests.unit.models.adapters import make_adapter
+from finetune_pipeline_tests.unit.models.architectures import make_adapter
 from finetune_pipeline_tests.unit.models.test_soft_prompts import soft
 
 Run = Callable[..., Result]

@@ -114,7 +114,7 @@ def test_everything_is_told_at_once(make: Any, capsys: pytest.CaptureFixture[str
     assert _command("check", "demo") == 1
     printed = capsys.readouterr().out
     for rule in (
-        "spec.gradient_checkpointing", "spec.second_phase", "spec.low_rank_options", "spec.batches",
+        "spec.gradient_checkpointing", "spec.second_phase", "spec.unused_section", "spec.batches",
         "training.quantized_base", "training.prefix_window", "training.context_length", "model.no_chat_template",
     ):  # fmt: skip
         assert printed.count(f"[{rule}]") == 1, rule

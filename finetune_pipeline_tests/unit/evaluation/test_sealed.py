@@ -14,8 +14,8 @@ import pytest
 from finetune_pipeline.data.examples import read_examples, write_examples
 from finetune_pipeline.data.sealing import SealedError, seal, seal_key
 from finetune_pipeline.evaluation.sealed import LEDGER, look_number, open_sealed, openings
-from finetune_pipeline.worker.exit_codes import EXIT_CONFIG
 from finetune_pipeline.worker.jobs import train_job
+from finetune_pipeline.worker.process import EXIT_CONFIG
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.data.rows import example
 from finetune_pipeline_tests.unit.evaluation.rows import spec

@@ -21,6 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from finetune_pipeline.models.loading import load_for_prediction
 from finetune_pipeline_tests.tiny_model import make_tiny_tokenizer
 
 _ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
@@ -85,3 +86,19 @@ def with_adapter(base: Path, adapter: Path, dtype: torch.dtype = torch.float32) 
 @torch.no_grad()
 def logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
     return model(input_ids=torch.arange(5, 60)[None] if ids is None else ids).logits.float()
+
+
+def make_adapter(
+    base: Path, folder: Path, *, size: float = 0.05, seed: int = 1, r: int = 4, alpha: int = 8, **more: object
+) -> Path:
+    """Save a LoRA adapter for `base` whose matrices are random with standard deviation `size`."""
+    model = load_for_prediction(base, torch.device("cpu"))
+    model = get_peft_model(
+        model, LoraConfig(r=r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM", **more)
+    )  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * size
+    model.save_pretrained(folder, save_embedding_layers=False)
+    return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -33,14 +32,6 @@ def test_a_local_folder_is_described_and_referenced(tiny: Path, tmp_path: Path) 
     assert json.loads((tmp_path / "model.json").read_text())["path"] == str(tiny)
     assert model_folder(tmp_path) == tiny
     assert not (tmp_path / "model").exists()
-
-
-def test_a_model_without_chat_template_is_refused(tiny: Path, tmp_path: Path) -> None:
-    bare = shutil.copytree(tiny, tmp_path / "bare")
-    (bare / "chat_template.jinja").unlink()
-    with pytest.raises(FindingsError) as error:
-        prepare_base(str(bare), None, tmp_path / "out")
-    assert [f.rule for f in error.value.findings] == ["model.no_chat_template"]
 
 
 def test_a_hub_model_that_cannot_be_reached_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,21 +37,6 @@ def _learned(tokenizer: Any, messages: list[dict[str, Any]], tools: Any = None) 
     return [tokenizer.decode(run) for run in runs]
 
 
-def test_loss_is_on_the_answer_and_its_end_though_pad_is_eos(tokenizer: Any) -> None:
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    assert _learned(tokenizer, tiny_messages(0)) == ["billing<|im_end|>"]
-
-
-def test_every_assistant_turn_is_learned(tokenizer: Any) -> None:
-    messages = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "one"},
-        {"role": "user", "content": "b"},
-        {"role": "assistant", "content": "two"},
-    ]
-    assert _learned(tokenizer, messages) == ["one<|im_end|>", "two<|im_end|>"]
-
-
 def test_training_text_is_serving_text_token_for_token(tokenizer: Any) -> None:
     messages = tiny_messages(3)
     ids, loss = encode(tokenizer, messages)
@@ -74,12 +59,6 @@ def test_a_template_that_trains_on_another_text_than_it_serves_is_refused(tokeni
     assert finding.rule == "chat.template_mismatch" and "e1" in finding.place
     with pytest.raises(FindingsError):
         encode_answer(tokenizer, tiny_messages(0)[:-1], "billing")
-
-
-def test_an_answer_without_end_has_loss_to_its_last_token(tokenizer: Any) -> None:
-    tokenizer.chat_template = TEMPLATE.replace("message['content'] + '<|im_end|>'", "message['content'] + ''")
-    ids, loss = encode(tokenizer, tiny_messages(0))
-    assert tokenizer.eos_token_id not in [t for t, learned in zip(ids, loss, strict=True) if learned]
 
 
 def test_rows_that_cannot_be_encoded_lose_no_others(tokenizer: Any) -> None:
@@ -154,15 +133,6 @@ def test_a_template_that_knows_no_tools_is_a_finding_that_names_the_example(toke
     assert "list of tools" in found[0].message and "a call of a tool" in found[1].message
 
 
-def test_a_template_that_leaves_a_turn_out_is_a_finding(tokenizer: Any) -> None:
-    tokenizer.chat_template = TEMPLATE.replace(
-        "message['content'] +", "(message['content'] if message['role'] != 'user' else '') +"
-    )
-    _, found = encode_all(tokenizer, [Example("t1", tiny_messages(0))])
-    assert [(f.rule, f.place) for f in found] == [("chat.content_lost", "example t1, turn 2")]
-    assert "what the user says" in found[0].message
-
-
 def test_a_template_that_refuses_a_conversation_is_a_finding(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     done, found = encode_all(tokenizer, [Example("t1", tiny_messages(0))])
@@ -185,14 +155,6 @@ def test_a_template_that_rewrites_earlier_turns_gives_a_row_a_turn_as_serving_se
         assert tokenizer.decode(row.ids) == render(tokenizer, DIALOGUE[:upto])
         learned = tokenizer.decode([t for t, on in zip(row.ids, row.loss, strict=True) if on])
         assert learned == "<think>\n\n</think>\n\n" + DIALOGUE[upto - 1]["content"] + "<|im_end|>"
-
-
-def test_thoughts_may_be_written_in_a_form_of_their_own(tokenizer: Any) -> None:
-    tokenizer.chat_template = TEMPLATE.replace(
-        "message['content']", "message['content'].replace('<think>x</think>', '<think> x </think>')"
-    )
-    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>x</think>fine"}]
-    assert _learned(tokenizer, messages) == ["<think> x </think>fine<|im_end|>"]
 
 
 def test_an_answer_ends_at_the_first_token_that_stops_generation(tokenizer: Any) -> None:

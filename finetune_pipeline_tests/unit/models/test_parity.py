@@ -16,11 +16,10 @@ from safetensors.torch import load_file, save_file
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.merging import merge, merge_and_compare
-from finetune_pipeline.models.parity import MEAN_KL_LIMIT, MERGE_KL_LIMIT, divergence, parity
+from finetune_pipeline.models.parity import MEAN_KL_LIMIT, MERGE_KL_LIMIT, parity
 from finetune_pipeline.worker.jobs import merge_job
 from finetune_pipeline_tests.tiny_model import LABELS, make_tiny_model, write_tiny_examples
-from finetune_pipeline_tests.unit.models.adapters import make_adapter
-from finetune_pipeline_tests.unit.models.architectures import adapt, make_model
+from finetune_pipeline_tests.unit.models.architectures import adapt, make_adapter, make_model
 
 Tensors = dict[str, torch.Tensor]
 WEIGHTS = "model/model.safetensors"
@@ -85,22 +84,6 @@ def test_a_right_merge_passes(made: Made) -> None:
     assert facts["max_abs_logit_difference"] > 0  # the merged weights were rounded to bfloat16
 
 
-def test_a_wrong_scaling_is_seen(made: Made, tmp_path: Path) -> None:
-    adapter = shutil.copytree(made.adapter, tmp_path / "adapter")
-    told = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**told, "lora_alpha": told["lora_alpha"] * 1.5}))
-    merge(made.base, adapter, tmp_path / "merged")
-    facts = made.parity(tmp_path / "merged")
-    assert not facts["passed"] and facts["mean_kl"] > 5 * MEAN_KL_LIMIT
-    assert len(facts["weights_off"]) == 14
-
-
-def test_the_base_passed_off_as_merged_is_seen(made: Made) -> None:
-    facts = made.parity(made.base)
-    assert not facts["passed"] and facts["same_greedy_share"] < 0.5
-    assert len(facts["different"]) == facts["rows"] - facts["same_greedy"]
-
-
 def test_a_merge_into_four_bit_weights_is_seen(made: Made, tmp_path: Path) -> None:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
@@ -130,17 +113,6 @@ def test_one_layer_left_out_of_a_weak_adapter_is_seen_though_no_answer_shows_it(
     assert facts["weights_off"] == [name] and not facts["right"] and not facts["passed"]
 
 
-def test_a_transposed_change_is_seen(made: Made, tmp_path: Path) -> None:
-    name = "model.layers.0.self_attn.o_proj.weight"  # square: its shape does not tell
-    old = load_file(made.base / "model.safetensors")[name].float()
-
-    def transpose(tensors: Tensors) -> None:
-        tensors[name] = (old + (tensors[name].float() - old).t()).bfloat16()
-
-    facts = made.parity(changed(made, tmp_path / "out", transpose))
-    assert facts["weights_off"] == [name] and not facts["passed"]
-
-
 def test_one_number_off_by_one_step_is_seen(made: Made, tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
 
@@ -149,15 +121,6 @@ def test_one_number_off_by_one_step_is_seen(made: Made, tmp_path: Path) -> None:
 
     facts = made.parity(changed(made, tmp_path / "out", step))
     assert facts["weights_off"] == [name] and facts["mean_kl"] < MEAN_KL_LIMIT and not facts["passed"]
-
-
-def test_a_tensor_that_is_missing_or_too_many_is_seen(made: Made, tmp_path: Path) -> None:
-    name = "model.layers.0.self_attn.extra_proj.weight"
-
-    def add(tensors: Tensors) -> None:
-        tensors[name] = torch.zeros(2)
-
-    assert made.parity(changed(made, tmp_path / "more", add))["weights_off"] == [name]
 
 
 def test_logits_that_are_not_finite_are_refused(made: Made, tmp_path: Path) -> None:
@@ -186,16 +149,9 @@ def test_what_rounding_would_lose_is_stored_in_float32(made: Made, tmp_path: Pat
     assert json.loads((tmp_path / "out/model.json").read_text())["dtype"] == "bfloat16+float32"
 
 
-def test_a_strong_adapter_stays_in_the_bases_type(made: Made, tmp_path: Path) -> None:
-    facts = made.compared(tmp_path / "out")
-    assert facts["dtype"] == "bfloat16" and "stored_float32_because" not in facts and facts["parity"]["passed"]
-    assert "rounding" not in facts["parity"]
-
-
-@pytest.mark.parametrize("what", [{"modules_to_save": ["lm_head"]}, {"targets": ("embed_tokens",)}, {"use_dora": True}])
-def test_other_adapters_on_a_tied_base_pass(what: dict[str, Any], made: Made, tmp_path: Path) -> None:
+def test_dora_on_a_tied_base_passes(made: Made, tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", "gemma3", dtype=torch.bfloat16)
-    adapter = adapt(base, tmp_path / "adapter", "gemma3", **what)
+    adapter = adapt(base, tmp_path / "adapter", "gemma3", use_dora=True)
     facts = made.compared(tmp_path / "out", base=base, adapter=adapter)["parity"]
     assert facts["right"] and facts["passed"], facts
 
@@ -207,15 +163,3 @@ def test_a_whole_trained_model_is_compared_with_what_is_stored(made: Made, tmp_p
     assert facts["kind"] == "full" and told["passed"] and told["merge_kl"] is None
     assert (told["mean_kl"], told["max_abs_logit_difference"], told["same_greedy"]) == (0.0, 0.0, 12)
     assert made.parity(made.base, adapter=trained)["passed"] is False
-
-
-def test_divergence() -> None:
-    left, right = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.5, 0.5, 0.5]])
-    p = torch.softmax(left, -1)[0].double()
-    assert divergence(left, right).item() == pytest.approx((p * (p.log() - torch.tensor(1 / 3).log())).sum().item())
-    assert divergence(left, left + 7).item() == pytest.approx(0, abs=1e-12)
-
-
-def test_no_rows_to_compare_on(made: Made, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="holds no examples"):
-        made.compared(tmp_path / "out", examples=write_tiny_examples(tmp_path / "none.jsonl", range(0)))

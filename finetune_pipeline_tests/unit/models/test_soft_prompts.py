@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from finetune_pipeline.engine.store import digest_file
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import encode_prompt
@@ -47,9 +45,7 @@ def prompts(folder: Path) -> list[list[int]]:
     return [encode_prompt(tokenizer, tiny_messages(n, answer=False)) for n in range(4)]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "tied"), [("llama", True), ("gemma3", True), ("qwen2", False), ("gpt2", True)]
-)
+@pytest.mark.parametrize(("architecture", "tied"), [("gemma3", True), ("qwen2", False), ("gpt2", True)])
 def test_the_plain_model_gives_the_same_logits_and_answers(architecture: str, tied: bool, tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", architecture, tied=tied)
     adapter = soft(base, tmp_path / "adapter")
@@ -90,61 +86,14 @@ def test_the_new_tokens_are_never_chosen_whatever_was_read(tmp_path: Path) -> No
     ]
 
 
-def test_the_ends_of_an_answer_are_kept_where_there_was_no_generation_config(tmp_path: Path) -> None:
-    base = make_model(tmp_path / "base", "llama")
-    (base / "generation_config.json").unlink()
-    plain_model(base, soft(base, tmp_path / "adapter"), tmp_path / "out")
-    told = json.loads((tmp_path / "out/model/generation_config.json").read_text())
-    assert told["eos_token_id"] == 2 and told["suppress_tokens"]
-
-
-def test_rows_beyond_the_tokenizers_words_are_used_before_new_ones_are_added(tmp_path: Path) -> None:
-    """Many bases have more embedding rows than tokens."""
-    base = make_model(tmp_path / "base", "qwen2", tied=False)
-    model = load(base)
-    model.resize_token_embeddings(403)
-    model.save_pretrained(base)
-    adapter = soft(base, tmp_path / "adapter")
-    facts = plain_model(base, adapter, tmp_path / "out")
-    written = load_file(tmp_path / "out/model/model.safetensors")
-    assert facts["soft_ids"] == [400, 401, 402, 403, 404]
-    assert written["model.embed_tokens.weight"].shape == written["lm_head.weight"].shape == (405, 64)
-    ids = torch.tensor([prompts(base)[0]])
-    got = logits(load(tmp_path / "out/model"), torch.tensor([facts["soft_ids"] + ids[0].tolist()]))
-    torch.testing.assert_close(
-        got[..., :400], logits(with_adapter(base, adapter), ids)[..., :400], rtol=1e-4, atol=1e-4
-    )
-
-
-def test_bare_text_with_the_prefix_in_front_gives_the_same_tokens(tmp_path: Path) -> None:
-    base = make_model(tmp_path / "base", "llama")
-    facts = plain_model(base, soft(base, tmp_path / "adapter"), tmp_path / "out")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out/model")
-    text = AutoTokenizer.from_pretrained(base).apply_chat_template(tiny_messages(1), tokenize=False)
-    ids = tokenizer(facts["prompt_prefix"] + text, add_special_tokens=False)["input_ids"]
-    assert ids == tokenizer.apply_chat_template(tiny_messages(1), tokenize=True, return_dict=True)["input_ids"]
-    assert ids[:TOKENS] == facts["soft_ids"]
-    assert tokenizer.decode(ids, skip_special_tokens=True).startswith("system")
-    assert facts["files"] == {p.name: digest_file(p) for p in (tmp_path / "out/model").iterdir()}
-
-
-def test_a_second_prompt_on_such_a_model_gets_names_of_its_own(tmp_path: Path) -> None:
-    base = make_model(tmp_path / "base", "llama")
-    plain_model(base, soft(base, tmp_path / "one"), tmp_path / "first")
-    again = plain_model(tmp_path / "first", soft(tmp_path / "first/model", tmp_path / "two"), tmp_path / "second")
-    assert again["soft_tokens"][0] == "<|soft_5|>" and again["soft_ids"][0] == 405 and again["untied"] is False
-
-
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", "llama")
     adapter = soft(base, tmp_path / "adapter")
     wider = make_model(tmp_path / "wider", "llama")
-    tensors = load_file(wider / "model.safetensors")
     told = json.loads((wider / "config.json").read_text())
     (wider / "config.json").write_text(json.dumps({**told, "quantization_config": {"load_in_4bit": True}}))
     with pytest.raises(JobError, match="is quantized\nfix"):
         plain_model(wider, adapter, tmp_path / "out")
-    assert tensors["model.embed_tokens.weight"].shape[1] == 64
     other = shutil.copytree(adapter, tmp_path / "other")
     from safetensors.torch import save_file
 
@@ -182,8 +131,7 @@ def test_a_prefixed_model_gives_pefts_logits_with_and_without_a_cache(architectu
     torch.testing.assert_close(rest, expected[:, 7:], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["prompt", "prefix"])
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize(("architecture", "kind"), [("llama", "prefix"), ("gemma3", "prompt")])
 def test_the_merge_job_compares_what_is_served_with_peft(architecture: str, kind: str, tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", architecture, dtype=torch.bfloat16)
     rows = write_tiny_examples(tmp_path / "e.jsonl", range(8))

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -61,14 +60,7 @@ def test_rows_and_whole_tensors_are_read_as_the_library_reads_them(
     assert blocks == [(0, 700)]
 
 
-def test_blocks_cover_a_large_tensor_in_whole_tiles(tmp_path: Path) -> None:
-    save_file({"w": torch.zeros(3000, 5000, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
-    blocks = list(TensorFile(tmp_path / "x.safetensors").blocks("w"))
-    assert blocks[0][0] == 0 and blocks[-1][1] == 3000 and len(blocks) > 2
-    assert all(a[1] == b[0] and (a[1] - a[0]) % 64 == 0 for a, b in pairwise(blocks))
-
-
-@pytest.mark.parametrize("cut", [4, 60, -1])
+@pytest.mark.parametrize("cut", [4, -1])
 def test_a_file_that_is_cut_off_is_refused(tensors: dict[str, torch.Tensor], tmp_path: Path, cut: int) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
     whole = (tmp_path / "x.safetensors").read_bytes()

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from finetune_pipeline.orchestration.resources import Compute, child_environment, places
-from finetune_pipeline.worker.exit_codes import EXIT_CONFIG, EXIT_OOM
+from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM
 from finetune_pipeline_tests.unit.orchestration.jobs import CHILD
 from finetune_pipeline_tests.unit.processes import is_running, number_in
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from finetune_pipeline.planning.available import available_memory, gpu_memory
+from finetune_pipeline.planning.memory import available_memory, gpu_memory
 
 
 def test_the_smallest_of_what_limits_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

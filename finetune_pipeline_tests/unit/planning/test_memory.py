@@ -14,23 +14,47 @@ from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.planning.batches import batch_of
 from finetune_pipeline.planning.memory import activation_bytes, weight_bytes
 from finetune_pipeline.planning.shape import model_shape
+from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.training.fused import fuse
-from finetune_pipeline.training.methods import build
+from finetune_pipeline.training.fused import fuse, token_losses
+from finetune_pipeline.training.model import build
 from finetune_pipeline.training.rows import prepare_split
-from finetune_pipeline.training.shared_prefix import PaddedCollator, packed_collator, supports_shared_prefix
+from finetune_pipeline.training.shared_prefix import (
+    PaddedCollator,
+    logits_to_learn,
+    packed_collator,
+    supports_shared_prefix,
+)
 from finetune_pipeline_tests.tiny_model import write_tiny_examples
 from finetune_pipeline_tests.unit.models.architectures import make_model
-from finetune_pipeline_tests.unit.planning.saved import saved_tensors
 
 CPU = torch.device("cpu")
-METHODS = ("qlora", "lora", "full", "prefix", "prompt")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("models")
     return {name: make_model(place / name, name) for name in ("llama", "qwen3", "gemma3")}
+
+
+def saved_tensors(model: Any, batch: dict[str, Any], autocast: torch.dtype | None) -> int:
+    """Bytes of the storages that are kept for the backward pass and are no parameters', up to the loss."""
+    held = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    alive = []
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        low = torch.autocast("cpu", dtype=autocast) if autocast else torch.autocast("cpu", enabled=False)
+        with low:
+            logits = logits_to_learn(model, batch)
+        alive.append(token_losses(logits, batch["labels"]).sum())
+    return sum(kept.values())
 
 
 def _compare(folder: Path, rows_file: Path, packed: bool, **settings: Any) -> tuple[int, int, dict[str, Any]]:
@@ -51,12 +75,9 @@ def _compare(folder: Path, rows_file: Path, packed: bool, **settings: Any) -> tu
         assert supports_shared_prefix(built.model)[0]
     fuse(built.model)
     built.model.train()
-    rows = [
-        {"id": r.id, "ids": r.ids, "loss": r.loss}
-        for r in prepare_split(tokenizer, examples, 1024, "fail", "rows").rows
-    ]
+    rows = prepare_split(tokenizer, examples, 1024, "fail", "rows").plain_rows()
     collator: Any = packed_collator(built.model) if packed else PaddedCollator(0)
-    kept, _ = saved_tensors(built.model, collator(rows), built.autocast)
+    kept = saved_tensors(built.model, collator(rows), built.autocast)
     shape, width = model_shape(folder), compute.itemsize
     batch = batch_of(rows, settings, packed)
     told = activation_bytes(shape, settings, batch, width) + batch.learned * shape.vocabulary * width
@@ -74,6 +95,6 @@ def test_activations_are_what_is_kept(models: dict[str, Path], tmp_path: Path, n
         assert told == pytest.approx(kept, rel=0.07), (precision, packed, told / kept)
         width = 2 if precision == "bfloat16" else 4
         # quantization constants weigh more where layers are tiny
-        assert weight_bytes(model_shape(models[name]), method, width) == pytest.approx(
+        assert weight_bytes(model_shape(models[name]), METHODS[method], width) == pytest.approx(
             weights["bytes_loaded"], rel=0.35 if method == "qlora" else 0.001
         )

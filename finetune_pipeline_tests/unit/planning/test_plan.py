@@ -13,11 +13,8 @@ from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.planning.plan import MARGIN, TrainingPlan, duration, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.throughput import record_training
-from finetune_pipeline.planning.tokens import TokenCounter, token_statistics
-from finetune_pipeline.report.page import page_markdown
-from finetune_pipeline.report.training_pages import plan_page
+from finetune_pipeline.planning.tokens import TokenCounter
 from finetune_pipeline.spec import TaskSpec, parse_spec
-from finetune_pipeline.spec.method_defaults import METHODS
 from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
 
@@ -55,31 +52,10 @@ def test_counts_equal_the_tokenizer_of_the_model_library(base: Path, examples: l
         assert counter.count(e.prompt_messages, generation_prompt=True) == len(prompt)
 
 
-def test_statistics_add_up(base: Path, examples: list[Example]) -> None:
-    told = token_statistics(TokenCounter(base), examples)
-    assert told["total"] == sum(told["lengths"]) == told["prompt_total"] + told["answer_total"]
-    assert sum(told["histogram"].values()) == told["examples"] == 20
-    assert told["p50"] <= told["p90"] <= told["p99"] <= told["longest"] == max(told["lengths"])
-
-
-def test_a_model_without_a_template_is_named(tmp_path: Path) -> None:
-    folder = make_tiny_model(tmp_path)
-    for path in folder.glob("chat_template*"):
-        path.unlink()
-    with pytest.raises(FileNotFoundError, match="no chat template"):
-        TokenCounter(folder)
-
-
 def test_the_plan_counts_steps_of_both_phases(base: Path, examples: list[Example], tmp_path: Path) -> None:
     plan = training_plan(spec(), base, examples, examples[:4], tmp_path)
     assert (plan.steps_per_epoch, plan.steps, plan.over_length, plan.fits) == (3, 9, 0, True)
     assert read_json(tmp_path / "plan.json") == plan.facts()
-
-
-def test_rows_over_the_limit_are_counted(base: Path, examples: list[Example]) -> None:
-    lengths = sorted(TokenCounter(base).count(e.messages) for e in examples)
-    plan = training_plan(spec(max_tokens=lengths[-2]), base, examples, [])
-    assert plan.over_length == sum(n > lengths[-2] for n in lengths)
 
 
 def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, examples: list[Example]) -> None:
@@ -99,17 +75,6 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(base: Path, exampl
     assert again.fits, "the plan it names fits by its own formula"
     hopeless = training_plan(spec(), base, examples, examples[:4], available=2**20)
     assert hopeless.nearest and not hopeless.nearest.fits and "smaller base_model" in hopeless.sentence
-
-
-def test_every_method_has_its_row(base: Path, examples: list[Example]) -> None:
-    plan = training_plan(spec(), base, examples, examples[:4])
-    rows = {row.method: row for row in plan.methods}
-    assert list(rows) == list(METHODS) and [r.method for r in plan.methods if r.chosen] == ["qlora"]
-    assert rows["full"].trainable_parameters == plan.parameters
-    assert rows["prompt"].trainable_parameters == 100 * 64
-    assert rows["qlora"].trainable_parameters == rows["lora"].trainable_parameters == plan.trainable_parameters
-    page = page_markdown(plan_page(plan.facts()))
-    assert all(f"| {m} |" in page or f"| **{m}** |" in page for m in METHODS)
 
 
 def test_there_is_a_time_only_where_it_was_measured(base: Path, examples: list[Example], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.deciding import decide_gain
 from finetune_pipeline.evaluation.rivals import Rival
 from finetune_pipeline.evaluation.statistics import rows_needed_for_gain, rows_needed_for_mean
 from finetune_pipeline.pipeline import CHECKS
-from finetune_pipeline.planning.power import expected_disagreement, measured_correlation, power_bounds, power_plan
+from finetune_pipeline.planning.power import expected_disagreement, power_bounds, power_plan
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows, spec, text_spec
 
 
@@ -20,21 +20,6 @@ def _prompt(right: list[bool], name: str = "base") -> list[dict]:
 
 def _share(share: float, n: int = 100) -> list[bool]:
     return [i < share * n for i in range(n)]
-
-
-def test_disagreement_of_unrelated_models_and_of_equal_ones():
-    assert expected_disagreement(0.6, 0.1) == pytest.approx(0.6 * 0.3 + 0.4 * 0.7)
-    assert expected_disagreement(0.6, 0.1, 0.99) == pytest.approx(0.1)
-    assert expected_disagreement(0.0, 0.05) == pytest.approx(0.05)
-    assert expected_disagreement(0.98, 0.05) == pytest.approx(0.02)
-
-
-def test_correlation_is_measured_between_prompts_that_are_sometimes_right():
-    a, b = _share(0.5), [i % 4 < 2 for i in range(100)]
-    assert measured_correlation({"a": a, "b": b}) == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-12) or 0.0
-    assert measured_correlation({"a": a, "b": a}) == 0.95
-    assert measured_correlation({"a": a, "never": [False] * 100}) is None
-    assert measured_correlation({"a": a, "b": [not x for x in a]}) == 0.0
 
 
 def _plan(of, test_rows, best, prompts, sources=None):
@@ -67,44 +52,12 @@ def test_enough_rows_are_enough_and_no_more_is_asked():
     assert "collect" not in told["sentence"]
 
 
-def test_wanted_gain_power_and_min_gain_move_the_number():
-    prompts = {"p": _prompt(_share(0.6))}
-
-    def needed(**gates):
-        return _plan(spec(gates=gates), 100, "p", prompts)["rows_needed"]
-
-    assert needed(wanted_gain=0.1) < needed() < needed(power=0.9)
-    assert needed() < needed(confidence=0.99)
-    assert needed(min_gain=0.02) > 2 * needed()
-
-
 def test_prompts_that_agree_give_the_best_case():
     a = _share(0.6)
     b = a[:50] + [not x for x in a[50:60]] + a[60:]
     told = _plan(spec(), 100, "a", {"a": _prompt(a, "a"), "b": _prompt(b, "b")})
     assert told["rows_needed_at_best"] < 0.4 * told["rows_needed"]
     assert f"({told['rows_needed_at_best']:,} if the models agree as much as two prompts do)" in told["sentence"]
-
-
-def test_what_is_not_left_cannot_be_gained():
-    told = _plan(spec(), 50, "p", {"p": _prompt(_share(0.97))})
-    assert told["rows_needed"] is None and told["enough"] is True
-    assert "On validation p reaches 97.0%: +5.0 points are not left to be gained over it" in told["sentence"]
-
-
-def test_a_tiny_test_shows_nothing_and_says_so():
-    told = _plan(spec(), 2, "p", {"p": _prompt(_share(0.5))})
-    assert told["detectable_gain"] is None
-    assert "These rows show no gain there is room for." in told["sentence"]
-
-
-def test_rows_that_share_a_source_are_worth_less():
-    right = [i // 5 % 2 == 0 for i in range(100)]
-    plain = _plan(spec(), 500, "p", {"p": _prompt(right)})
-    shared = _plan(spec(), 500, "p", {"p": _prompt(right)}, [f"d{i // 5}" for i in range(100)])
-    assert shared["design_effect"] == pytest.approx(5, rel=0.1)
-    assert shared["rows_needed"] == pytest.approx(5 * plain["rows_needed"], rel=0.1)
-    assert shared["power_now"] < plain["power_now"]
 
 
 def test_the_plan_of_a_text_task_goes_by_the_spread_of_its_scores():
@@ -158,8 +111,3 @@ def test_before_any_prompt_was_tried_the_plan_lies_between_bounds():
     assert "too few in any case" in told["sentence"]
     assert "`finetune advise triage` measures it" in power_bounds(spec(), 500)["sentence"]
     assert "enough in any case" in power_bounds(spec(), told["most"])["sentence"]
-
-
-def test_bounds_of_a_mean_are_for_the_widest_values():
-    told = power_bounds(text_spec(), 5000)
-    assert told["most"] == rows_needed_for_mean(0.05, 0.5 * 2**0.5) and "you need up to 1,570" in told["sentence"]

@@ -11,7 +11,7 @@ import pytest
 from finetune_pipeline.data.dedup.benchmarks import BenchmarkIndex, Item
 from finetune_pipeline.data.quality.report import contamination, data_quality
 from finetune_pipeline.data.quality.synthetic import review_sample
-from finetune_pipeline.planning.token_counts import counted_by
+from finetune_pipeline.planning.tokens import counted_by
 from finetune_pipeline.report.data_page import data_page
 from finetune_pipeline.report.page import page_html
 from finetune_pipeline_tests.tiny_model import make_tiny_model

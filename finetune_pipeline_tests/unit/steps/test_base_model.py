@@ -11,8 +11,8 @@ import yaml
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.base import prepare_base
+from finetune_pipeline.models.chat import load_tokenizer
 from finetune_pipeline.models.chat_templates import NAMED
-from finetune_pipeline.models.tokenizing import load_tokenizer
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.steps.run_inputs import base_of

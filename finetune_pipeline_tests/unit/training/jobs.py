@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.spec.training import LoraSpec, TrainingSpec
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.training import TrainingSpec
 from finetune_pipeline.worker.jobs import train_job
-from finetune_pipeline_tests.tiny_model import make_tiny_model, write_tiny_examples
+from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def settings(**changes: Any) -> dict[str, Any]:
     """Settings that teach a tiny model something within seconds."""
-    lora = LoraSpec(r=4, alpha=8, dropout=changes.pop("dropout", 0.05))
-    changes.setdefault("method", "qlora")
+    lora = {"r": 4, "alpha": 8, "dropout": changes.pop("dropout", 0.05)}
     usual = {
         "method": "qlora",
         "epochs": 2,
@@ -33,6 +33,13 @@ def settings(**changes: Any) -> dict[str, Any]:
         "lora": lora,
     }
     return TrainingSpec.model_validate(usual | changes).model_dump()
+
+
+def task(settings: Mapping[str, Any]) -> TaskSpec:
+    """A task that is trained with these settings."""
+    output = {"kind": "labels", "labels": LABELS}
+    told = {"name": "demo", "description": "d", "system_prompt": SYSTEM, "output": output, "training": dict(settings)}
+    return TaskSpec.model_validate(told)
 
 
 def make_inputs(folder: Path, rows: int = 40) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.store import write_json
+from finetune_pipeline_tests.unit.training.jobs import task
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["finetune_pipeline.training.sft"])
@@ -18,16 +19,17 @@ _FORKS.set_forkserver_preload(["finetune_pipeline.training.sft"])
 
 def _work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None, moment: str) -> None:
     """Train (in both phases, where there are two). kill_at: a step, counted over both phases."""
+    from finetune_pipeline.trainers import TrainingOrder
+    from finetune_pipeline.trainers import train as train_as_ordered
     from finetune_pipeline.training import checkpoints, trainer
     from finetune_pipeline.training.sft import train
-    from finetune_pipeline.worker.phases import train_adapter
 
     begun = {"before": 0}
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    ended, marked = trainer.Told.on_step_end, checkpoints.mark_complete
+    ended, marked = trainer.ProgressCallback.on_step_end, checkpoints.mark_complete
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
         if moment == "step" and begun["before"] + state.global_step == kill_at:
@@ -39,7 +41,7 @@ def _work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None
             die()
         marked(folder, *more)
 
-    trainer.Told.on_step_end = on_step_end  # type: ignore[method-assign]
+    trainer.ProgressCallback.on_step_end = on_step_end  # type: ignore[method-assign]
     checkpoints.mark_complete = mark_complete
 
     def launch(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,15 +53,16 @@ def _work(inputs: str, place: str, settings: dict[str, Any], kill_at: int | None
         return facts
 
     folder = Path(inputs)
-    facts = train_adapter(
-        launch,
+    order = TrainingOrder(
+        task(settings),
         base=folder / "base",
         train=folder / "train.jsonl",
         validation=folder / "validation.jsonl",
-        settings=settings,
         out=Path(place) / "out",
         work=Path(place) / "work",
+        launch=launch,
     )
+    facts = train_as_ordered(order)
     (Path(place) / "facts.json").write_text(json.dumps(facts))
 
 

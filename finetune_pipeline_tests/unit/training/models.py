@@ -9,9 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from finetune_pipeline.models.loading import load_for_training
-from finetune_pipeline.training.soft_prompts import add_soft_prompt
+from finetune_pipeline.spec.methods import METHODS
 
-ARCHITECTURES = ("llama", "qwen3", "gemma3")
 WINDOW = 8
 
 
@@ -19,7 +18,7 @@ def adapted(
     base: Path, method: str = "lora", compute: torch.dtype = torch.float32, dropout: float = 0.0, **more: Any
 ) -> Any:
     """`base` with a random LoRA adapter (not PEFT's zero B, which would hide half of the gradients)."""
-    model, _ = load_for_training(base, method, compute, torch.device("cpu"))
+    model, _ = load_for_training(base, METHODS[method].holds, compute, torch.device("cpu"))
     return _with_lora(model, dropout, **more)
 
 
@@ -87,5 +86,6 @@ def trainable(name: str, method: str) -> Any:
     if method == "full":
         return model.eval()
     model.requires_grad_(False)
-    settings = {"tokens": 5 if method == "prefix" else 6, "init": "text"}
-    return add_soft_prompt(model, Words(), method, settings, "sort the ticket into one of three labels").eval()
+    text = "sort the ticket into one of three labels"
+    settings = {method: {"tokens": 5 if method == "prefix" else 6, "init": "text", "text": text}}
+    return METHODS[method].add(model, Words(), settings, [])[0].eval()

@@ -14,13 +14,10 @@ import torch
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.data.perturbations import BLOCKING, kind_of
 from finetune_pipeline.models.loading import load_tokenizer
-from finetune_pipeline.planning.plan import TrainingPlan, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.report.training_pages import audit_html
-from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.training.augmentation import training_examples
-from finetune_pipeline.training.rows import prepare_split
-from finetune_pipeline.training.sft import job_digest, train
+from finetune_pipeline.training.rows import prepare_split, training_examples
+from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs, settings
 
 ROWS = 24
@@ -60,12 +57,6 @@ def test_every_row_is_learned_as_it_is_and_once_perturbed(rows: list[Example]) -
             row.messages[0],
             row.source,
         )
-
-
-def test_copies_follow_from_seed_and_id(rows: list[Example]) -> None:
-    copies = copies_of(rows)
-    assert copies == copies_of(rows[::-1])
-    assert copies != copies_of(rows, seed=1)
 
 
 def test_another_perturbation_takes_the_place_of_one_that_cannot_change_the_row() -> None:
@@ -114,28 +105,3 @@ def test_a_copy_that_is_too_long_is_left_out_and_counted(inputs: Path, rows: lis
     assert len(prepared.rows) == 2 * ROWS - len(prepared.copies_too_long)
     planned = Planner(inputs / "base", rows, rows[:2]).rows("train", limited)
     assert [row["id"] for row in planned.rows] == [row.id for row in prepared.rows] and planned.over == 0
-
-
-def test_the_plan_counts_tokens_and_steps_of_the_copies(inputs: Path, rows: list[Example]) -> None:
-    def planned(augment: bool) -> TrainingPlan:
-        spec = TaskSpec.model_validate(
-            {
-                "name": "demo",
-                "description": "a task",
-                "system_prompt": "Answer.",
-                "output": {"kind": "labels", "labels": ["bug", "billing"]},
-                "training": {"method": "lora", "augment": augment},
-            }
-        )
-        return training_plan(spec, inputs / "base", rows, rows[:4])
-
-    plain, augmented = planned(False), planned(True)
-    assert augmented.rows == 2 * plain.rows and augmented.steps == 2 * plain.steps
-    assert augmented.tokens["examples"] == 2 * plain.tokens["examples"]
-    assert augmented.tokens["total"] > 2 * plain.tokens["total"], "courtesies and typing errors make texts longer"
-    assert augmented.train_examples == plain.train_examples == ROWS
-
-
-def test_a_checkpoint_without_copies_is_not_taken_up_with_them(inputs: Path, tmp_path: Path) -> None:
-    first, second = (job(inputs, tmp_path / str(flag), augment=flag) for flag in (False, True))
-    assert job_digest(first) != job_digest(second)

@@ -20,19 +20,10 @@ def _checkpoint(root: Path, step: int, best: int | None = None, job: str = "job"
 
 def test_the_last_complete_one(tmp_path: Path) -> None:
     _checkpoint(tmp_path, 9, 9)
-    last = _checkpoint(tmp_path, 12, 9)
+    last = _checkpoint(tmp_path, 12, 9, finished=True)
     found = find_resumable(tmp_path, "job")
-    assert (found.folder, found.step, found.best, found.finished) == (last, 12, tmp_path / "checkpoint-9", False)
+    assert (found.folder, found.step, found.best, found.finished) == (last, 12, tmp_path / "checkpoint-9", True)
     assert found.skipped == []
-
-
-def test_nothing_there(tmp_path: Path) -> None:
-    assert find_resumable(tmp_path / "none", "job").folder is None
-
-
-def test_finished_is_told(tmp_path: Path) -> None:
-    _checkpoint(tmp_path, 5, 5, finished=True)
-    assert find_resumable(tmp_path, "job").finished
 
 
 @pytest.mark.parametrize(

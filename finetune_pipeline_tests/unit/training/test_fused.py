@@ -35,21 +35,6 @@ def test_same_loss_and_gradients_as_peft(tiny: Path, method: str, compute: torch
     assert gradients.norm() > 0
 
 
-def test_dropout_only_while_training_and_repeatable(tiny: Path) -> None:
-    model = adapted(tiny, dropout=0.3)
-    fuse(model)
-    batch = PaddedCollator(2)(rows())
-    model.eval()
-    assert loss_and_gradients(model, batch)[0] == pytest.approx(loss_and_gradients(adapted(tiny), batch)[0], rel=1e-5)
-    model.train()
-    torch.manual_seed(5)
-    first, gradients = loss_and_gradients(model, batch)
-    again, _ = loss_and_gradients(model, batch)
-    torch.manual_seed(5)
-    repeated, same = loss_and_gradients(model, batch)
-    assert first != again and first == repeated and torch.equal(gradients, same)
-
-
 def test_gradients_with_dropout_are_those_of_the_drawn_mask(tiny: Path) -> None:
     model = adapted(tiny, dropout=0.3)
     fuse(model)
@@ -71,8 +56,7 @@ def test_gradients_with_dropout_are_those_of_the_drawn_mask(tiny: Path) -> None:
     assert (losses[0] - losses[1]) / 2e-3 == pytest.approx((gradient * direction).sum().item(), rel=0.02), name
 
 
-@pytest.mark.parametrize("probability", [0.05, 0.1, 0.001, 0.5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("probability", "dtype"), [(0.1, torch.float32), (0.001, torch.bfloat16)])
 def test_dropout_rate_and_scale(probability: float, dtype: torch.dtype) -> None:
     torch.manual_seed(3)
     dropout = _Dropout(probability)

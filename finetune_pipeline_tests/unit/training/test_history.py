@@ -14,14 +14,6 @@ def _fill(path: Path) -> None:
         history.append(path, {"step": step, "epoch": step / 2, "loss": 1.0 / (step + 1), "seconds": 0.5 * step})
 
 
-def test_reads_what_was_appended(tmp_path: Path) -> None:
-    path = tmp_path / "h.jsonl"
-    assert history.read(path) == []
-    _fill(path)
-    assert [e["step"] for e in history.read(path)] == [0, 1, 2, 3]
-    assert "seconds" not in history.without_times(history.read(path))[0]
-
-
 def test_a_line_torn_by_a_kill_is_left_out_and_cut_away(tmp_path: Path) -> None:
     path = tmp_path / "h.jsonl"
     _fill(path)
@@ -68,9 +60,3 @@ def test_overfitting_is_validation_up_while_training_goes_down(
     assert (told["verdict"], told["best_step"]) == (verdict, best_step)
     assert told["last_eval"] == validation[-1] and told["best_eval"] == min(validation)
     assert told["rise"] == pytest.approx(validation[-1] / min(validation) - 1)
-
-
-def test_how_far_training_fell_is_over_equally_many_steps() -> None:
-    told = history.overfitting(_curve([9.0, 9.0, 2.0, 1.0, 0.5, 0.3], [3.0, 2.0, 1.0, 1.2]))
-    assert told["train_fell"] == pytest.approx(1.5 - 0.4)
-    assert history.overfitting(_curve([2.0, 1.0], [3.0, 2.0]))["train_fell"] is None

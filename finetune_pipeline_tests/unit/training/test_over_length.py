@@ -8,14 +8,13 @@ import pytest
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.models.chat import encode_example, render
-from finetune_pipeline.training.over_length import cut_prompt, longest
-from finetune_pipeline.training.rows import prepare_split
+from finetune_pipeline.training.rows import cut_prompt, longest, prepare_split
 from finetune_pipeline_tests.tiny_model import SYSTEM, make_tiny_tokenizer, tiny_messages
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from finetune_pipeline.models.tokenizing import load_tokenizer
+    from finetune_pipeline.models.chat import load_tokenizer
 
     folder = tmp_path_factory.mktemp("tok")
     make_tiny_tokenizer(folder)
@@ -34,7 +33,7 @@ def _long(name: str = "long", text: str = "first words of old news. " * 20 + "my
     )
 
 
-@pytest.mark.parametrize("limit", [60, 61, 75, 120])
+@pytest.mark.parametrize("limit", [60, 120])
 def test_the_start_of_the_user_text_goes_and_nothing_else(tokenizer: Any, limit: int) -> None:
     example = _long()
     whole = longest(encode_example(tokenizer, example.messages, "x"))
@@ -66,13 +65,6 @@ def test_the_longest_user_text_is_cut_first_and_others_when_it_is_used_up(tokeni
     least = longest(encode_example(tokenizer, [{**m, "content": m["content"][-1:]} for m in example.messages], "d"))
     _, rows, cuts = cut_prompt(tokenizer, example, least + 9)
     assert [c.turn for c in cuts] == [0, 2] and longest(rows) <= least + 9
-
-
-def test_characters_are_not_torn(tokenizer: Any) -> None:
-    example = _long(text="漢字🙂" * 40 + " my invoice is wrong")
-    short, rows, cuts = cut_prompt(tokenizer, example, 90)
-    assert longest(rows) <= 90 and "\ufffd" not in short.messages[1]["content"]
-    assert cuts[0].tokens > 100
 
 
 def test_an_answer_alone_too_long_is_never_cut(tokenizer: Any) -> None:
@@ -107,18 +99,6 @@ def test_each_policy_counts_and_lists_what_it_does(tokenizer: Any) -> None:
     shown = next(r for r in cut.audit["shown"] if r["id"] == "long1")
     lost = [text for text, kind, _ in shown["pieces"] if kind == "lost"]
     assert lost[0].startswith("first words of old news.") and shown["tokens_lost"] > 100
-
-
-def test_rows_of_a_template_that_rewrites_turns_are_audited_one_by_one(tokenizer: Any) -> None:
-    from finetune_pipeline_tests.unit.models.test_chat import DIALOGUE, THINKING
-
-    before = tokenizer.chat_template
-    tokenizer.chat_template = THINKING
-    try:
-        done = prepare_split(tokenizer, [Example("d", DIALOGUE)], 200, "fail", "train split")
-    finally:
-        tokenizer.chat_template = before
-    assert done.findings == [] and len(done.rows) == 2 and done.audit["examples"] == 1
 
 
 def test_the_bases_context_and_a_soft_prompt_bound_the_length_too() -> None:

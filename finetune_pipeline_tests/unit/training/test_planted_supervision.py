@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.data.examples import Example, read_examples, write_examples
+from finetune_pipeline.data.examples import Example, write_examples
 from finetune_pipeline.engine.store import Artifact, read_json
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.chat import Encoded, encode_example
@@ -91,18 +91,6 @@ def test_a_planted_fault_stops_the_training_and_its_check_says_no(
     assert {name for name in COUNTS if audit[name]} == rules and audit["rows"] == 16
     passed, message = check(audit)
     assert not passed and all(rule in message for rule in rules)
-
-
-def test_residue_of_another_template_stops_the_training_and_its_check_says_no(inputs: Path, tmp_path: Path) -> None:
-    examples = read_examples(inputs / "train.jsonl")
-    examples[5].messages[-1]["content"] = "[INST] " + examples[5].messages[-1]["content"]
-    write_examples(tmp_path / "train.jsonl", examples)
-    with pytest.raises(FindingsError) as error:
-        train({**job(inputs, tmp_path), "train": str(tmp_path / "train.jsonl")})
-    (finding,) = error.value.findings
-    assert finding.rule == "audit.rows_with_special_tokens" and examples[5].id in finding.message
-    passed, message = check(read_json(tmp_path / "work" / "audit.json")["train"])
-    assert not passed and "rows_with_special_tokens" in message
 
 
 def test_a_sound_training_passes_and_what_has_weight_zero_is_not_learned(inputs: Path, tmp_path: Path) -> None:

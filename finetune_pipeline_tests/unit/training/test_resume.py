@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.training import checkpoints, history
+from finetune_pipeline.training import checkpoints
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.training.jobs import finish, job, make_inputs, start
 
@@ -55,21 +55,6 @@ def _killed(inputs: Path, place: Path, number: signal.Signals, when: int) -> sub
     return running
 
 
-def test_sigkill_after_a_checkpoint(inputs: Path, undisturbed: tuple[bytes, dict[str, Any]], tmp_path: Path) -> None:
-    code, _ = finish(_killed(inputs, tmp_path, signal.SIGKILL, 10))
-    assert code == -signal.SIGKILL and not (tmp_path / "out" / "result.json").exists()
-    code, errors = finish(start(job(inputs, tmp_path, **CHANGES), tmp_path))
-    assert code == 0, errors
-    adapter, facts = _result(tmp_path)
-    assert adapter == undisturbed[0]
-    assert facts == undisturbed[1]
-    measured = json.loads((tmp_path / "out" / "measured.json").read_text())
-    assert measured["resumed_from"].startswith("checkpoint-")
-    assert measured["steps_run"] == facts["steps"] - int(measured["resumed_from"].split("-")[1]) < facts["steps"]
-    steps = [(e["step"], "loss" in e) for e in history.read(tmp_path / "out" / "history.jsonl")]
-    assert len(steps) == len(set(steps)), "a step stands in the history twice"
-
-
 def test_sigterm_then_a_corrupt_checkpoint(
     inputs: Path, undisturbed: tuple[bytes, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -87,12 +72,3 @@ def test_sigterm_then_a_corrupt_checkpoint(
     assert adapter == undisturbed[0] and facts == undisturbed[1]
     measured = json.loads((tmp_path / "out" / "measured.json").read_text())
     assert [s["name"] for s in measured["checkpoints_skipped"]] == [last.name]
-
-
-def test_checkpoints_of_another_job_are_not_taken_up(inputs: Path, tmp_path: Path) -> None:
-    first = job(inputs, tmp_path, epochs=1)
-    assert finish(start(first, tmp_path))[0] == 0
-    code, errors = finish(start(job(inputs, tmp_path, epochs=1, learning_rate=1e-4), tmp_path))
-    assert code == 0 and "belongs to a job with other data or settings" in errors
-    measured = json.loads((tmp_path / "out" / "measured.json").read_text())
-    assert measured["resumed_from"] is None and len(measured["checkpoints_skipped"]) >= 1

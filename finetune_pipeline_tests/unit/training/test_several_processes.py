@@ -15,12 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_pipeline.training import checkpoints, history
-from finetune_pipeline.training.processes import rows_per_process
 from finetune_pipeline.training.sft import train
 from finetune_pipeline.worker.launch import _outcome, choose, write_worker_error
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, wait_until
-from finetune_pipeline_tests.unit.training.jobs import finish, job, settings, start
+from finetune_pipeline_tests.unit.training.jobs import finish, job, start
 
 # batches of 8 rows; 16 rows are two whole ones, so that no process is given a row twice
 SMALL: dict[str, Any] = {"epochs": 2, "evals_per_epoch": 1, "dropout": 0.0, "batch_size": 8}
@@ -104,20 +103,6 @@ def test_two_processes_train_what_one_trains(
     assert not any(t.abs().sum() == 0 for name, t in weights.items() if "lora_B" in name), "a slice was not saved"
 
 
-def test_a_last_batch_that_cannot_be_shared_evenly_is_filled_up_and_validation_still_counts_each_row_once(
-    inputs: Path, tmp_path: Path
-) -> None:
-    _write(tmp_path / "train.jsonl", range(17))
-    one, two = ({**job(inputs, tmp_path / n), "train": str(tmp_path / "train.jsonl")} for n in ("one", "two"))
-    changes = settings(**{**SMALL, "epochs": 1, "micro_batch_size": 4, "method": "lora"})
-    expected = train({**one, "settings": changes})[0]
-    code, errors = finish(start({**two, "settings": {**changes, "micro_batch_size": 2}}, tmp_path / "two", **TWO))
-    assert code == 0, errors
-    facts = json.loads((tmp_path / "two" / "out" / "result.json").read_text())
-    assert facts["steps"] == expected["steps"] == 3
-    assert facts["first_eval_loss"] == pytest.approx(expected["first_eval_loss"], rel=TOLERANCE), "7 rows, not 8"
-
-
 # --- one process, one end
 
 
@@ -181,16 +166,6 @@ def test_the_death_of_one_process_ends_all_and_the_next_try_ends_as_if_nothing_h
     assert len(steps) == len(set(steps)), "only one process writes the history"
 
 
-def test_the_processes_end_with_their_launcher(inputs: Path, tmp_path: Path) -> None:
-    pair = Pair(inputs, tmp_path, epochs=50)
-    processes = pair.wait_for_checkpoint()
-    pair.process.terminate()
-    code, errors = finish(pair.process)
-    wait_until(lambda: not any(is_running(p.pid) for p in processes), 60)
-    assert code == 85, errors
-    assert pair.error()["kind"] == "stopped"
-
-
 def test_what_cannot_be_shared_is_refused_before_any_process_starts(inputs: Path, tmp_path: Path) -> None:
     work = job(inputs, tmp_path, **{**SMALL, "batch_size": 9, "micro_batch_size": 3, "method": "qlora"})
     code, errors = finish(start(work, tmp_path, **TWO, FINETUNE_PARALLEL="fsdp2"))
@@ -202,16 +177,6 @@ def test_what_cannot_be_shared_is_refused_before_any_process_starts(inputs: Path
         "training.cpu_sharded",
     ]
     assert "8 or 10" in error["message"]
-
-
-def test_the_fault_of_a_process_is_told(inputs: Path, tmp_path: Path) -> None:
-    broken = job(inputs, tmp_path, **SMALL, micro_batch_size=2)
-    broken["validation"] = str(tmp_path / "broken.jsonl")
-    (tmp_path / "broken.jsonl").write_text('{"not": "an example"}\n')
-    code, errors = finish(start(broken, tmp_path, **TWO))
-    assert code == 1, errors
-    error = json.loads((tmp_path / "out" / "error.json").read_text())
-    assert error["kind"] == "error" and "broken.jsonl: row 1 is not a canonical example" in error["message"]
 
 
 def test_the_cause_decides_not_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,10 +209,3 @@ def test_what_fits_on_one_device_is_not_split(inputs: Path, tmp_path: Path, monk
     assert (chosen(60), chosen(70, method="lora")) == ("ddp", "fsdp2")
     monkeypatch.setenv("FINETUNE_PARALLEL", "ddp")
     assert chosen(70) == "ddp"
-
-
-@pytest.mark.parametrize(
-    ("batch", "micro", "processes", "rows"), [(16, 8, 2, 8), (8, 8, 2, 4), (12, 4, 2, 3), (8, 8, 8, 1), (6, 4, 1, 3)]
-)
-def test_rows_of_a_process(batch: int, micro: int, processes: int, rows: int) -> None:
-    assert rows_per_process(batch, micro, processes) == rows

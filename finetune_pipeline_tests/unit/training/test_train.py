@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,8 @@ from finetune_pipeline.data.examples import read_examples, write_examples
 from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.faults import Diverged, JobError
 from finetune_pipeline.findings import FindingsError
-from finetune_pipeline.models.chat import encode_all
-from finetune_pipeline.models.loading import load_tokenizer
 from finetune_pipeline.report.training_pages import audit_html
-from finetune_pipeline.training import history
-from finetune_pipeline.training.sft import job_digest, train
+from finetune_pipeline.training.sft import train
 from finetune_pipeline_tests.unit.training.jobs import job, make_inputs
 
 
@@ -81,41 +77,6 @@ def test_facts_are_json_and_the_same_again(
     assert (tmp_path / "out" / "adapter" / config).read_text() == (trained[0] / "out" / "adapter" / config).read_text()
 
 
-def test_only_float32_adapter_tensors_are_saved_without_a_path_of_this_machine(
-    trained: tuple[Path, dict[str, Any], dict[str, Any]], inputs: Path
-) -> None:
-    place, facts, _ = trained
-    tensors = _adapter(place)
-    assert sorted(tensors) == facts["adapter_tensors"] and len(tensors) == 28
-    assert all("lora_" in name for name in tensors)
-    assert {t.dtype for t in tensors.values()} == {torch.float32}
-    assert any(not torch.equal(t, t.bfloat16().float()) for t in tensors.values())  # nor were they rounded on the way
-    folder = place / "out" / "adapter"
-    assert not (folder / "README.md").exists() and (folder / "chat_template.jinja").exists()
-    for path in folder.glob("*.json"):
-        assert str(inputs) not in path.read_text() and str(place) not in path.read_text()
-    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
-
-
-def test_the_live_history_has_times_and_the_kept_one_has_not(
-    trained: tuple[Path, dict[str, Any], dict[str, Any]],
-) -> None:
-    place, facts, _ = trained
-    live = history.read(place / "work" / "history.jsonl")
-    assert all(e["seconds"] >= 0 for e in live)
-    assert history.without_times(live) == facts["history"] == history.read(place / "out" / "history.jsonl")
-
-
-def test_the_audit_shows_rows_token_by_token(trained: tuple[Path, dict[str, Any], dict[str, Any]]) -> None:
-    shown = json.loads((trained[0] / "out" / "audit.json").read_text())["train"]["shown"]
-    assert len(shown) == 3
-    for row in shown:
-        assert "".join(text for text, kind, _ in row["pieces"] if kind == "loss").endswith("<|im_end|>")
-        assert row["place"].startswith("t.jsonl:")
-    page = (trained[0] / "out" / "audit.html").read_text()
-    assert "Sound." in page and page == (trained[0] / "work" / "audit.html").read_text()
-
-
 def test_micro_batches_weigh_every_token_of_the_step_alike(inputs: Path, tmp_path: Path) -> None:
     """Rows have answers of different lengths, so means of means would differ from the mean."""
     results = []
@@ -127,22 +88,6 @@ def test_micro_batches_weigh_every_token_of_the_step_alike(inputs: Path, tmp_pat
     for one, other in zip(whole["history"], parts["history"], strict=True):
         key = "loss" if "loss" in one else "eval_loss"
         assert one[key] == pytest.approx(other[key], rel=1e-4)
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0.02, atol=2e-4)
-
-
-def test_padded_batches_train_the_same_adapter(inputs: Path, tmp_path: Path) -> None:
-    runs = {}
-    for shared in (True, False):
-        place = tmp_path / str(shared)
-        runs[shared] = (train(job(inputs, place, method="lora", dropout=0.0, epochs=1, shared_prefix=shared))[0], place)
-    assert runs[False][0]["shared_prefix"] == {
-        "used": False,
-        "why": "training.shared_prefix is off",
-        "prefix_tokens": 0,
-    }
-    assert runs[True][0]["best_eval_loss"] == pytest.approx(runs[False][0]["best_eval_loss"], rel=1e-4)
-    a, b = _adapter(runs[True][1]), _adapter(runs[False][1])
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0.02, atol=2e-4)
 
@@ -159,16 +104,6 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(inputs: Path, tmp_
     assert all(torch.equal(saved[name], kept[name]) for name in kept)
 
 
-def test_a_finished_run_that_could_not_be_published_is_not_trained_again(inputs: Path, tmp_path: Path) -> None:
-    for name, changes in {"early": {"learning_rate": 0.3, "patience": 1, "epochs": 6}, "full": {"epochs": 1}}.items():
-        place = tmp_path / name
-        facts, _ = train(job(inputs, place, method="lora", **changes))
-        before = (place / "out" / "adapter" / "adapter_model.safetensors").read_bytes()
-        again, measured = train(job(inputs, place, method="lora", **changes))
-        assert (again, measured["steps_run"]) == (facts, 0), name
-        assert (place / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == before
-
-
 def test_a_loss_that_is_not_finite_stops_with_the_examples_of_the_step(inputs: Path, tmp_path: Path) -> None:
     told = job(inputs, tmp_path, method="lora")
     told["settings"]["learning_rate"] = 1e30
@@ -177,22 +112,6 @@ def test_a_loss_that_is_not_finite_stops_with_the_examples_of_the_step(inputs: P
     ids = {e.id for split in ("train", "validation") for e in read_examples(inputs / f"{split}.jsonl")}
     assert error.value.example_ids and set(error.value.example_ids) <= ids
     assert error.value.example_ids[0] in str(error.value) and "fix:" in str(error.value)
-
-
-def test_longer_rows_stop_training_or_are_dropped_and_counted(inputs: Path, tmp_path: Path) -> None:
-    examples = read_examples(inputs / "train.jsonl")
-    tokenizer = load_tokenizer(inputs / "base")
-    rows, _ = encode_all(tokenizer, read_examples(inputs / "validation.jsonl"))
-    limit = sorted(len(r.ids) for r in rows)[6]  # half of the rows are longer
-    with pytest.raises(FindingsError) as error:
-        train(job(inputs, tmp_path / "fail", max_tokens=limit))
-    assert {f.rule for f in error.value.findings} == {"audit.rows_over_length"}
-    assert not (tmp_path / "fail" / "work" / "checkpoints").exists()
-    facts, _ = train(job(inputs, tmp_path / "drop", max_tokens=limit, over_length="drop", epochs=1))
-    dropped = facts["rows_dropped"]["train"]
-    assert 0 < dropped["over_length"] == len(examples) - facts["tokens"]["train"]["rows"]
-    assert set(dropped["ids"]) <= {e.id for e in examples}
-    assert facts["audit"]["splits"]["train"]["tokens_per_row"]["max"] <= limit
 
 
 def test_a_row_that_forges_a_turn_stops_training(inputs: Path, tmp_path: Path) -> None:
@@ -220,21 +139,3 @@ def test_training_goes_on_from_an_adapter(
                 "settings": {**told["settings"], "lora": {**told["settings"]["lora"], "r": 8}},
             }
         )
-
-
-def test_the_digest_follows_content_not_places(inputs: Path, tmp_path: Path) -> None:
-    import shutil
-
-    moved = shutil.copytree(inputs, tmp_path / "moved")
-    assert job_digest(job(moved, tmp_path / "a")) == job_digest(job(inputs, tmp_path / "b"))
-    assert job_digest(job(inputs, tmp_path, epochs=3)) != job_digest(job(inputs, tmp_path))
-    with (moved / "train.jsonl").open("a") as out:
-        out.write((moved / "train.jsonl").read_text().splitlines()[0] + "\n")
-    assert job_digest(job(moved, tmp_path)) != job_digest(job(inputs, tmp_path))
-
-
-def test_bfloat16_trains_too(inputs: Path, tmp_path: Path) -> None:
-    facts, _ = train(job(inputs, tmp_path, precision="bfloat16"))
-    assert facts["precision"] == "bfloat16"
-    assert math.isfinite(facts["best_eval_loss"]) and facts["best_eval_loss"] < 0.8 * facts["first_eval_loss"]
-    assert {t.dtype for t in _adapter(tmp_path).values()} == {torch.float32}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune_pipeline.models.inference.continuation_tree import Tree
 from finetune_pipeline.models.inference.generation import generate_and_score
+from finetune_pipeline.models.inference.shared_reading import Tree
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import DynamicCache, Gemma3TextConfig
 
-from finetune_pipeline.models.inference.growing_cache import grows_plainly, with_room
+from finetune_pipeline.models.inference.shared_reading import grows_plainly, with_room
 
 ROWS, HEADS, WIDTH = 3, 2, 4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_pipeline.models.inference.prefix_families import common_prefix, families
+from finetune_pipeline.models.inference.shared_reading import common_prefix, families
 
 SYSTEM, OTHER = list(range(100, 160)), list(range(200, 230))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ import pytest
 from finetune_pipeline.data.quality.sample import chosen
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.prices import SHIPPED, estimate_prices, load_prices
-from finetune_pipeline.planning.token_counts import token_counts
-from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.planning.tokens import TokenCounter, token_counts
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make, make_spec, requests
 
@@ -35,14 +33,6 @@ def test_counts_are_exact(counter: TokenCounter) -> None:
     assert sum(b["count"] for b in told["histogram"]) == 300 and told["interval"] is None
 
 
-def test_the_last_bin_takes_the_giant(counter: TokenCounter) -> None:
-    rows = [*ROWS, make("giant " * 5000, "x", 999)]
-    told = token_counts(rows, counter, make_spec(LABELS, {**LORA, "max_tokens": 100_000}), [])
-    bins = told["histogram"]
-    assert sum(b["count"] for b in bins) == 301 and bins[-1]["to"] == told["whole"]["max"]
-    assert bins[0]["to"] < 500 and all(a["to"] + 1 == b["from"] for a, b in pairwise(bins))
-
-
 def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(counter: TokenCounter) -> None:
     rows = [*ROWS, make("long " * 400, "x", 999)]
     told = token_counts(rows, counter, make_spec(LABELS, LORA), [])
@@ -50,18 +40,6 @@ def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(co
     assert told["over_rows"] == [{"place": "raw/a.jsonl:999", "id": rows[-1].id}]
     dropped = token_counts(rows, counter, make_spec(LABELS, {**LORA, "over_length": "drop"}), [])
     assert dropped["passed"] and dropped["findings"][0]["severity"] == "note"
-
-
-def test_a_row_the_template_refuses_is_counted(counter: TokenCounter, monkeypatch: pytest.MonkeyPatch) -> None:
-    strict = counter.template.environment.from_string(
-        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{{ m.content }}{% endfor %}"
-    )
-    monkeypatch.setattr(counter, "template", strict)
-    rows = [*ROWS[:5], make("x", "y", 77)]
-    rows[-1].messages.insert(2, {"role": "tool", "content": "z"})
-    told = token_counts(rows, counter, make_spec(LABELS, LORA), [])
-    assert told["refused"] == 1 and not told["passed"]
-    assert told["findings"][0]["place"] == "raw/a.jsonl:77" and "no tools" in told["findings"][0]["message"]
 
 
 def test_a_sample_has_an_interval_that_holds_the_truth(counter: TokenCounter) -> None:

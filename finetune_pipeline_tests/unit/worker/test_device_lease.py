@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.worker.device_lease import lease
-from finetune_pipeline.worker.supervised import Stopped
 from finetune_pipeline_tests.unit.processes import number_in, wait_until
 
 HOLDER = """
@@ -39,20 +38,6 @@ def test_two_leases_get_two_devices_and_a_third_waits(tmp_path: Path) -> None:
         assert f"cuda:1: the second, started by process {os.getpid()}, for 0 s" in said[0]
     with lease(devices, tmp_path) as (again, _):
         assert again == "cuda:0"
-
-
-def test_a_wait_can_be_stopped(tmp_path: Path) -> None:
-    with (
-        lease(["cpu"], tmp_path),
-        pytest.raises(Stopped, match="the run was cancelled"),
-        lease(["cpu"], tmp_path, poll_s=0.05, should_stop=lambda: "the run was cancelled"),
-    ):
-        pass
-
-
-def test_no_device_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no device"), lease([], tmp_path):
-        pass
 
 
 def test_the_child_keeps_the_lease_of_a_killed_parent(tmp_path: Path) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.faults import JobError
-from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.training import TrainingSpec
-from finetune_pipeline.worker import entry, process
+from finetune_pipeline.worker import entry
 from finetune_pipeline.worker.jobs import base_job, train_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
@@ -80,39 +77,6 @@ def test_findings_are_told_and_end_with_the_configuration_code(tmp_path: Path) -
     assert not (tmp_path / "out" / "result.json").exists()
 
 
-def test_an_unknown_action_is_refused(tmp_path: Path) -> None:
-    code, errors = finish(start({"action": "dance", "stage": "x", "out": str(tmp_path / "out")}, tmp_path))
-    assert code == 64 and "unknown action 'dance'" in errors and "base_model" in errors
-
-
-@pytest.mark.parametrize("arguments", [[], ["/no/such/job.json"], ["a", "b"]])
-def test_no_readable_job_file(
-    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "stop_on_signals", lambda: None)
-    assert entry.main(arguments) == 64
-    assert "job" in capsys.readouterr().err.lower()
-
-
-def test_what_ended_a_job_decides_the_code() -> None:
-    finding = Finding("r", "error", "here", "bad", "do this")
-    job = {"action": "predict", "batch_size": 16}
-
-    def judged(error: BaseException) -> tuple[int, str]:
-        return entry._judge(error, job)[:2]
-
-    assert judged(FindingsError([finding])) == (64, "findings")
-    assert judged(JobError("no")) == (64, "job")
-    assert judged(process.Stop(signal.SIGINT)) == (85, "stopped")
-    assert judged(MemoryError()) == (75, "memory")
-    allocator = (
-        "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-    )
-    assert judged(RuntimeError(allocator)) == (75, "memory")
-    assert judged(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")) == (75, "memory")
-    assert judged(KeyError("x")) == (1, "error")
-
-
 def _named(**changes: object) -> str:
     settings = {**TrainingSpec.model_validate({"method": changes.pop("method", "qlora")}).model_dump(), **changes}
     return entry._judge(MemoryError(), {"action": "train", "settings": settings})[2]
@@ -147,9 +111,10 @@ def test_memory_that_really_runs_out_is_one_clear_message(tmp_path: Path) -> Non
     )
     code = (
         "import sys, torch\n"
-        "from finetune_pipeline.training import methods, entry\n"
+        "from finetune_pipeline.training import model\n"
+        "from finetune_pipeline.worker import entry\n"
         "entry.prepare_environment = lambda job: None\n"
-        "methods.load_for_training = lambda *a: torch.empty(1 << 50)\n"
+        "model.load_for_training = lambda *a: torch.empty(1 << 50)\n"
         "sys.exit(entry.main(sys.argv[1:]))\n"
     )
     (tmp_path / "job.json").write_text(json.dumps(job))
@@ -184,24 +149,6 @@ def _child(path: Path, seconds: float, **environment: str) -> list[str]:
     return [sys.executable, "-c", _CHILD, str(path), str(seconds)]
 
 
-def test_nothing_is_left_of_a_child_that_ends(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_PARENT_PID": str(os.getpid())}
-    child = subprocess.Popen(_child(tmp_path / "pid", 0.2), env=env, start_new_session=True)
-    grandchild = number_in(tmp_path / "pid")
-    assert child.wait(20) == 0
-    wait_until(lambda: not is_running(grandchild), 10)
-
-
-def test_a_signal_is_an_orderly_stop(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_PARENT_PID": str(os.getpid())}
-    child = subprocess.Popen(_child(tmp_path / "pid", 100), env=env, start_new_session=True)
-    grandchild = number_in(tmp_path / "pid")
-    child.send_signal(signal.SIGINT)
-    assert child.wait(20) == 0
-    assert (tmp_path / "pid.stopped").exists()
-    wait_until(lambda: not is_running(grandchild), 10)
-
-
 def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     middle = (
         "import os, subprocess, sys\n"
@@ -221,14 +168,14 @@ def test_a_parent_that_died_before_the_start_is_noticed() -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait(20)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "FINETUNE_PARENT_PID": str(gone.pid)}
-    code = "from finetune_pipeline.training import process; process.die_with_parent()"
+    code = "from finetune_pipeline.worker import process; process.die_with_parent()"
     assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 85
 
 
 def test_the_environment_is_set_before_torch(tiny: Path, tmp_path: Path) -> None:
     code = (
         "import json, os, sys\n"
-        "from finetune_pipeline.training import entry\n"
+        "from finetune_pipeline.worker import entry\n"
         "entry.prepare_environment(json.loads(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules\n"
         "print(json.dumps({k: os.environ.get(k) for k in "

@@ -1,0 +1,157 @@
+"""What is read once for several prompts: shared beginnings, the texts that go on from one prompt, and their caches.
+
+Most prompts of a task begin with its system prompt. A single one that does not (a perturbed row without it, a chat of
+another origin) must not take the shared beginning away from all the others: prompts are put into families.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+Ids = list[int]
+_WORTH = 0.9
+"""Prompts leave a family where at most this share of their tokens is then to be read: smaller batches cost something."""
+_DEPTH = 8
+"""Beginnings within beginnings that are looked for."""
+
+
+def common_prefix(prompts: Sequence[Ids]) -> int:
+    """Number of leading tokens all prompts share, at least one token of every prompt being left out."""
+    if not prompts:
+        return 0
+    low, high = min(prompts), max(prompts)  # in lexical order, what these two share all share
+    limit = min(len(p) for p in prompts) - 1
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if i >= limit or a != b), max(limit, 0))
+
+
+def families(prompts: Sequence[Ids]) -> list[list[int]]:
+    """Places of prompts that are read behind one beginning, ascending within each family; the largest family first.
+
+    Prompts must not be empty. A family costs its beginning once, and what follows of each prompt. Where prompts part for the
+    first time, those that go on together leave the family if that costs clearly less, beginning and all.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (prompts[i], i))
+    groups = _parted(prompts, order, _DEPTH)[1] if order else []
+    return sorted(map(sorted, groups), key=lambda rows: (-len(rows), rows[0]))
+
+
+def _parted(prompts: Sequence[Ids], places: list[int], depth: int) -> tuple[int, list[list[int]]]:
+    """(tokens to read, families) of the prompts at `places`, which are in lexical order."""
+    ends = (places[0], places[-1], min(places, key=lambda i: len(prompts[i])))
+    shared = common_prefix([prompts[i] for i in ends])
+    left: list[int] = []
+    cost = 0
+    groups: list[list[int]] = []
+    for _, group in groupby(places, key=lambda i: prompts[i][: shared + 1]):
+        together = list(group)
+        inside = sum(len(prompts[i]) - shared for i in together)
+        if depth and 1 < len(together) < len(places):
+            alone, parts = _parted(prompts, together, depth - 1)
+            if alone <= _WORTH * inside:
+                cost, groups = cost + alone, groups + parts
+                continue
+        left += together
+        cost += inside
+    return (cost + shared, [*groups, left]) if left else (cost, groups)
+
+
+@dataclass
+class Tree:
+    """tokens; depth: how far behind the prompt each stands, from 0; sees [tokens, tokens]: which others each comes behind,
+    and itself; paths: of every text the places of its tokens but the last."""
+
+    tokens: list[int]
+    depth: list[int]
+    sees: torch.Tensor
+    paths: list[list[int]]
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]]) -> Tree:
+        places: dict[tuple[int, int], int] = {}  # by the place before and the token
+        tokens: list[int] = []
+        depth: list[int] = []
+        paths: list[list[int]] = []
+        for text in texts:
+            path: list[int] = []
+            for token in text[:-1]:
+                before = path[-1] if path else -1
+                if (before, token) not in places:
+                    places[before, token] = len(tokens)
+                    tokens.append(token)
+                    depth.append(len(path))
+                path.append(places[before, token])
+            paths.append(path)
+        sees = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
+        for path in paths:
+            at = torch.tensor(path, dtype=torch.long)
+            sees[at[:, None], at] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
+        return cls(tokens, depth, sees, paths)
+
+
+def branch(cache: DynamicCache) -> DynamicCache:
+    """A cache that grows on its own: layers replace their tensors when they grow, so these need no copy."""
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    return own
+
+
+def grows_plainly(cache: DynamicCache) -> bool:
+    """Whether every layer keeps all keys and values in order, so that batches can be joined and copied."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def with_room(cache: DynamicCache, room: int) -> DynamicCache:
+    """A copy with room for `room` more tokens; transformers' own copies everything whenever a token is added.
+
+    A cache of other layers than plain ones (sliding windows, states) is only branched.
+    """
+    own = branch(cache)
+    if room and grows_plainly(cache) and cache.get_seq_length():
+        own.layers = [_RoomyLayer(layer, room) for layer in cache.layers]
+    return own
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values [rows, heads, tokens, width] that are the front of larger tensors."""
+
+    def __init__(self, layer: Any, room: int) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self._whole = (_enlarged(layer.keys, room), _enlarged(layer.values, room))
+        self._show(layer.get_seq_length())
+
+    def _show(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = (whole[:, :, :tokens] for whole in self._whole)
+        self.keys, self.values = keys, values
+        return keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write behind what is there. Raises RuntimeError when there is no more room."""
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        for whole, states in zip(self._whole, (key_states, value_states), strict=True):
+            whole[:, :, start:end] = states
+        return self._show(end)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows."""
+        tokens = self.get_seq_length()
+        self._whole = (self._whole[0][indices], self._whole[1][indices])
+        self._show(tokens)
+
+
+def _enlarged(states: torch.Tensor, room: int) -> torch.Tensor:
+    rows, heads, tokens, width = states.shape
+    whole = states.new_empty(rows, heads, tokens + room, width)
+    whole[:, :, :tokens] = states
+    return whole

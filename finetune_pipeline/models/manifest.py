@@ -1,0 +1,144 @@
+"""The manifest of a model for the world outside: everything somebody needs to ask it right, and where it is from."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline import __version__
+from finetune_pipeline.engine.store import Artifact, digest_file, read_json
+from finetune_pipeline.models.chat_templates import prompt_text
+from finetune_pipeline.models.identity import BUNDLED, model_record
+
+FORMAT = 1
+_VERSIONS = ("torch", "transformers", "peft", "safetensors", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is passed on: the artifacts of one trained model, and what spec, registry and report say of it.
+
+    card: the spec's section of that name. report: its evaluation, if it was evaluated; model_version: its number in the
+    registry, if it was registered.
+    """
+
+    task: str
+    description: str
+    card: Mapping[str, Any]
+    merged: Artifact
+    adapter: Artifact
+    base: Artifact
+    report: Artifact | None = None
+    model_version: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """lora, full, prompt or prefix."""
+        return str(self.merged.facts["kind"])
+
+    @property
+    def serving(self) -> Mapping[str, Any]:
+        """How the model is asked (see merging.merge_and_compare)."""
+        facts: Mapping[str, Any] = self.merged.facts["serving"]
+        return facts
+
+
+def base_model(source: Source) -> dict[str, Any]:
+    """id, revision, identity (package version or digests), licence and licence_note of the base model. No paths."""
+    record = model_record(source.base.folder)
+    identity = dict(record.get("identity") or {})
+    name = str(identity.get("base_model") or record["base_model"])
+    bundled = BUNDLED.get(name)
+    note = (
+        "The base model's own licence goes on to hold for every model made from it."
+        if bundled
+        else f"The licence of {name} goes on to hold for every model made from it; read it there before you pass this on."
+    )
+    return {
+        "id": name,
+        "revision": record.get("revision"),
+        "identity": identity,
+        "architecture": source.base.facts.get("architecture"),
+        "parameters": source.base.facts.get("parameters"),
+        "licence": bundled.license if bundled else None,
+        "licence_note": note,
+        "weights": {n: d for n, d in (record.get("files") or {}).items() if n.endswith(".safetensors")},
+    }
+
+
+def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
+    """The manifest of a model without its files. folder: where tokenizer and template lie; what: model, adapter, or
+    registered (in the model registry, which keeps the adapter and knows the rest by digest)."""
+    serving, settings = source.serving, _settings(source.adapter)
+    plain = what != "adapter" and source.kind == "prompt"
+    template = folder / "chat_template.jinja"
+    evaluated = None
+    if source.report is not None:
+        facts = source.report.facts
+        evaluated = {
+            "version": source.report.version,
+            "passed": bool(facts["passed"]),
+            "verdict": facts["verdict"],
+            "gates": {g["name"]: g["status"] for g in facts["gates"]},
+            "scores": {k: v for k, v in facts["models"]["candidate"].items() if k != "title"},
+            "baseline": {k: v for k, v in facts["models"].get("base", {}).items() if k != "title"},
+        }
+    return {
+        "format": FORMAT,
+        "task": source.task,
+        "description": source.description,
+        "what": what,
+        "method": settings.get("method"),
+        "model_version": source.model_version,
+        "prompt": {
+            "system_prompt": serving["system_prompt"],
+            "chat_template": template.name if template.is_file() else None,
+            "chat_template_sha256": digest_file(template) if template.is_file() else None,
+            "rendered": prompt_text(folder, serving["system_prompt"]),
+            "prompt_prefix": source.merged.facts["prompt_prefix"] if plain else "",
+            "soft_tokens": source.merged.facts["soft_tokens"] if plain else [],
+        },
+        "generation": {
+            "do_sample": False,
+            "temperature": 0,
+            "max_new_tokens": serving["max_new_tokens"],
+            "stop_token_ids": serving["stop_token_ids"],
+            "stop_tokens": serving["stop_tokens"],
+        },
+        "labels": serving["labels"],
+        "dtype": source.merged.facts["dtype"] if what != "adapter" else "float32",
+        "stored_float32_because": source.merged.facts.get("stored_float32_because"),
+        "base_model": base_model(source),
+        "artifacts": {
+            "merged_model": source.merged.version,
+            "adapter": source.adapter.version,
+            "base_model": source.base.version,
+            "dataset": source.adapter.inputs.get("train_split"),
+            "adapter_sha256": source.merged.facts.get("adapter_sha256"),
+        },
+        "training": settings,
+        "parity": {k: v for k, v in source.merged.facts["parity"].items() if k != "different"},
+        "evaluation": evaluated,
+        "card": dict(source.card),
+        "versions": _versions(),
+        "files": {},
+    }
+
+
+def _settings(artifact: Artifact) -> dict[str, Any]:
+    """The settings an artifact was made with, as its manifest keeps them."""
+    settings = read_json(artifact.path("artifact.json"))["settings"]
+    return dict(settings) if isinstance(settings, dict) else {"settings": settings}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"finetune_pipeline": __version__, "python": platform.python_version()}
+    for name in _VERSIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions

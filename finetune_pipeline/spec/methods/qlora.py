@@ -1,0 +1,47 @@
+"""QLoRA (Dettmers et al. 2023), in two phases: on the base in 4 bits, then on the base as it is served.
+
+An adapter trained on 4-bit weights corrects their rounding errors too. Merged into the unquantized base those corrections
+are errors themselves. Large models hardly notice; a small one loses much of what it learned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_pipeline.spec.methods.base import Default, Settings, register
+from finetune_pipeline.spec.methods.low_rank import LowRank
+
+
+@register
+class QLora(LowRank):
+    """Low-rank matrices beside a base in 4 bits."""
+
+    name, order = "qlora", 10
+    trains = "low-rank matrices beside every linear layer; the base lies in 4 bits"
+    gives = "adapter, merged into a model"
+    when = "**start here.** Memory is short, or you do not know yet"
+    holds = "four_bit"
+    smaller = None
+    on_quantized = "qlora quantizes the base itself, and merges into the unquantized one"
+    defaults = {  # noqa: RUF012
+        "learning_rate": Default(
+            5e-4,
+            "for bases well under 1B parameters and a few hundred steps; the QLoRA paper takes 2e-4 for 7B and 13B, 1e-4 "
+            "above (Dettmers et al. 2023)",
+        ),
+        "unquantized_epochs": Default(
+            1.0,
+            "measured with the bundled 135M model: validation loss 0.38 on the 4-bit base, 0.63 once moved to the "
+            "unquantized one, 0.23 after one epoch there",
+        ),
+    }
+
+    def phases(self, settings: Settings) -> list[Settings]:
+        if not settings["unquantized_epochs"]:
+            return [settings]
+        return [settings, {**settings, "method": "lora", "epochs": settings["unquantized_epochs"]}]
+
+    def adopt(self, settings: Settings) -> dict[str, Any]:
+        lora = settings["lora"]
+        plain = {**lora, "init": "default"} if lora["init"] == "orthogonal" else lora
+        return {**super().adopt(settings), "unquantized_epochs": 0.0, "lora": plain}

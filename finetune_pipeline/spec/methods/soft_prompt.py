@@ -1,0 +1,87 @@
+"""Soft prompts: what prompt and prefix tuning have in common. PEFT keeps and saves them; what is added here is their
+beginning, and packed batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.methods.base import Method, Settings
+
+
+class SoftPrompt(Method):
+    """Trained virtual tokens before every row; the section is named as the method."""
+
+    def check(self, training: Any) -> list[Finding]:
+        """A text to begin from must be there, and be used."""
+        section = getattr(training, self.section)
+        if (section.init == "text") == (section.text is not None):
+            return []
+        key = f"training.{self.section}"
+        message, fix = (
+            ("init is `text`, but there is no text", f"add {key}.text, or set {key}.init: task")
+            if section.text is None
+            else (f"the text is not used with init: {section.init}", f"set {key}.init: text, or remove the text")
+        )
+        return [Finding("spec.soft_prompt_options", "error", f"task.yaml: {key}.text", message, fix)]
+
+    def first_text(self, settings: Settings, examples: Sequence[Any]) -> str | None:
+        """The text a soft prompt begins from; None for those that begin from none.
+
+        init ``task``: the commonest system prompt of the training rows, and the labels below it, each once in sorted order.
+
+        Raises:
+            JobError: init is ``task``, and the rows have neither a system prompt nor labels.
+        """
+        section = settings[self.section]
+        if section["init"] == "text":
+            return str(section["text"])
+        if section["init"] != "task":
+            return None
+        prompts = Counter(m["content"] for e in examples for m in e.messages if m["role"] == "system")
+        commonest = sorted(prompts, key=lambda p: (-prompts[p], p))[:1]
+        text = "\n".join([*commonest, *sorted({e.label for e in examples if e.label is not None})])
+        if not text:
+            raise JobError(
+                f"training.{self.section}.init is `task`, but the examples have neither a system prompt nor labels\n"
+                f"fix: set training.{self.section}.init: text and training.{self.section}.text"
+            )
+        return text
+
+    def begun(self, model: Any, settings: Settings, text: str | None) -> tuple[Any, dict[str, Any]]:
+        """(the model, ready for packed batches; facts about the first values)."""
+        accept_packed(model, self.virtual_tokens(settings))
+        section = settings[self.section]
+        return model, {"virtual_tokens": section["tokens"], "init": section["init"], "text": text}
+
+
+def repeated(ids: Sequence[int], number: int) -> list[int]:
+    """`number` tokens: the given ones again and again."""
+    return (list(ids) * -(-number // len(ids)))[:number]
+
+
+def accept_packed(model: Any, virtual_tokens: tuple[int, int]) -> None:
+    """Have a PEFT model's forward take packed batches (argument ``shared_prefix``), in which the soft prompt stands once.
+
+    PEFT's own forward, which repeats it for every row and makes the mask anew, goes on to serve all other calls.
+    """
+    import torch
+
+    plain = model.forward
+    model.virtual_tokens = virtual_tokens
+    in_sequence = virtual_tokens[0] > 0
+
+    def forward(*args: Any, shared_prefix: Any = None, **kwargs: Any) -> Any:
+        if shared_prefix is None:
+            return plain(*args, **kwargs)
+        base = model.get_base_model()
+        if not in_sequence:
+            return base(*args, cache=model.get_prompt(1), shared_prefix=shared_prefix, **kwargs)
+        rows = model.word_embeddings(kwargs.pop("input_ids"))
+        rows = torch.cat([model.get_prompt(1).to(rows.dtype), rows], 1)
+        return base(*args, inputs_embeds=rows, shared_prefix=shared_prefix, **kwargs)
+
+    model.forward = forward

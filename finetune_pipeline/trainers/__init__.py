@@ -1,0 +1,11 @@
+"""Where training runs. Every module of this package that registers a :class:`~.base.Trainer` adds one to task.yaml."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from finetune_pipeline.trainers.base import TRAINERS, Trainer, TrainingOrder, preflight, register, train
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["TRAINERS", "Trainer", "TrainingOrder", "preflight", "register", "train"]

@@ -1,0 +1,107 @@
+"""Trains on this machine, in a child process of the compute worker; a method with two phases trains twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
+from finetune_pipeline.worker.jobs import train_job
+
+_BASES = {"four_bit": "4-bit", "compute": "unquantized", "float32": "unquantized"}
+
+
+@register
+class LocalTrainer(Trainer):
+    """Runs the training while it is submitted: the worker supervises its child and stops it when the step is cancelled."""
+
+    name = "local"
+    where = "this machine, on the devices of FINETUNE_DEVICES"
+
+    def submit(self, order: TrainingOrder) -> str:
+        train_here(order)
+        return str(order.out)
+
+    def poll(self, training: str) -> Literal["running", "ended"]:
+        return "ended"
+
+    def cancel(self, training: str) -> None:
+        """Nothing to do: the child has ended."""
+
+    def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
+        return dict(read_json(order.out / "result.json"))
+
+
+def train_here(order: TrainingOrder) -> None:
+    """Run each phase of the method, and leave result.json, measured.json and history.jsonl of all of them in order.out.
+
+    A later phase goes on from the best checkpoint of the one before, with step numbers that follow. Killed between or
+    within the phases, a rerun with the same `work` goes on where it was.
+    """
+    files: dict[str, Any] = {"base": order.base, "train": order.train, "validation": order.validation}
+    settings = order.spec.training.model_dump()
+    *earlier, last = METHODS[settings["method"]].phases(settings)
+    outs: list[Path] = []
+    facts: list[dict[str, Any]] = []
+    for number, phase in enumerate([*earlier, last], 1):
+        final = number > len(earlier)
+        out = order.out if final else order.work / f"phase_{number}"
+        if not final and (out / "result.json").exists():  # written last: this phase is done
+            facts.append(read_json(out / "result.json"))
+        else:
+            work = order.work if final else order.work / f"phase_{number}_work"
+            start = outs[-1] / "adapter" if outs else None
+            job = train_job(**files, settings=phase, out=out, work=work, start_from=start)
+            before = {"steps_before": sum(f["steps"] for f in facts)} if facts else {}
+            facts.append(order.launch({**job, **before}))
+        outs.append(out)
+    if earlier:
+        joined = joined_facts(settings["method"], facts, [_BASES[METHODS[f["method"]].holds] for f in facts])
+        lines = "".join(json.dumps(row) + "\n" for row in joined["history"])
+        (order.out / "history.jsonl").write_text(lines, "utf-8")
+        write_json(order.out / "measured.json", _joined_measured([read_json(out / "measured.json") for out in outs]))
+        facts = [joined]
+    write_json(order.out / "result.json", facts[-1])
+
+
+def joined_facts(method: str, phases: Sequence[dict[str, Any]], bases: Sequence[str]) -> dict[str, Any]:
+    """The facts of one training in several phases: the last one's, with steps and history of all.
+
+    ``phases`` holds each one's own; ``quantization_gap`` is the validation loss on the last phase's base minus that on the
+    base before, for the same adapter.
+    """
+    first, last = phases[0], phases[-1]
+    before = sum(f["steps"] for f in phases[:-1])
+    history: list[dict[str, Any]] = []
+    done = 0
+    for facts in phases:
+        # a later phase's step 0 is the adapter on another base: a jump in the curve, and meant to be seen
+        history += [{**row, "step": row["step"] + done} for row in facts["history"]]
+        done += facts["steps"]
+    kept = ("steps", "epochs", "best_eval_loss", "first_eval_loss", "last_train_loss", "stopped_early", "precision")
+    return {
+        **last,
+        "method": method,
+        "weights": first["weights"],
+        "history": history,
+        "phases": [{"base": base, **{k: f.get(k) for k in kept}} for base, f in zip(bases, phases, strict=True)],
+        "steps": done,
+        "best_step": before + last["best_step"],
+        "overfitting": {**last["overfitting"], "best_step": before + last["overfitting"]["best_step"]},
+        "first_eval_loss": first["first_eval_loss"],
+        "quantization_gap": last["first_eval_loss"] - phases[-2]["best_eval_loss"],
+    }
+
+
+def _joined_measured(phases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    summed = ("seconds", "cpu_seconds", "train_seconds", "steps_run")
+    return {
+        **phases[-1],
+        **{key: round(sum(phase.get(key, 0) for phase in phases), 2) for key in summed},
+        "peak_memory_mib": max(phase["peak_memory_mib"] for phase in phases),
+        "phases": list(phases),
+    }

@@ -1,0 +1,176 @@
+"""The model that is trained: made from the base before, and written after (safetensors only)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.adapters import WEIGHTS
+from finetune_pipeline.models.identity import model_folder, model_record, tensor_header, weight_files
+from finetune_pipeline.models.loading import load_for_training
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods.base import CHECKPOINT_ABOVE
+
+_TEXTS = (".json", ".jinja", ".model", ".txt")
+
+
+@dataclass
+class Built:
+    """A model ready to be trained. weights: facts about the base's (loading.weight_facts); autocast: the dtype its float32
+    weights are computed in (None: in the dtype they have); checkpointing and why; begun: facts about the first values."""
+
+    model: Any
+    weights: dict[str, Any]
+    autocast: torch.dtype | None = None
+    checkpointing: bool = False
+    checkpointing_why: str = ""
+    begun: dict[str, Any] = field(default_factory=dict)
+
+
+def build(
+    base: Path,
+    settings: dict[str, Any],
+    compute: torch.dtype,
+    device: torch.device,
+    tokenizer: Any,
+    train: Sequence[Example],
+    start_from: Path | None = None,
+) -> Built:
+    """Load the base for ``settings["method"]`` and add what is trained.
+
+    start_from: adapter folder whose weights the adapter begins with. train: the training examples. Raises JobError for
+    settings that cannot be used together.
+    """
+    method = METHODS[settings["method"]]
+    model, weights = load_for_training(base, method.holds, compute, device)
+    checkpointing, why = _checkpointing(settings, weights["parameters"])
+    model, begun = method.add(model, tokenizer, settings, train)
+    if start_from is not None:
+        _begin_with(model, start_from)
+    autocast = compute if method.holds == "float32" and compute != torch.float32 else None
+    return Built(model, weights, autocast, checkpointing, why, begun)
+
+
+def _checkpointing(settings: dict[str, Any], parameters: int) -> tuple[bool, str]:
+    wanted = settings["gradient_checkpointing"]
+    if not METHODS[settings["method"]].checkpointing:
+        if wanted is True:
+            raise JobError(
+                f"{settings['method']} tuning does not work with gradient checkpointing\n"
+                "fix: set training.gradient_checkpointing: false, or use another method"
+            )
+        return False, f"never with {settings['method']} tuning, which trains what lies in the key-value cache"
+    if wanted == "auto":
+        large = parameters > CHECKPOINT_ABOVE
+        return large, f"the base has {'over' if large else 'at most'} {CHECKPOINT_ABOVE // 10**9}B parameters"
+    return bool(wanted), "as training.gradient_checkpointing says"
+
+
+def _begin_with(model: Any, adapter: Path) -> None:
+    """Put an earlier adapter's weights into the fresh one. Raises JobError if the two do not have the same tensors."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    tensors = load_file(adapter / WEIGHTS)
+    shapes = {name: t.shape for name, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    if shapes != {name: t.shape for name, t in tensors.items()}:
+        raise JobError(
+            f"the adapter to begin with ({adapter.name}) has other tensors than the one to be trained\n"
+            "fix: keep training.lora the same in both phases"
+        )
+    set_peft_model_state_dict(model, tensors)
+
+
+def save_trained(
+    model: Any, tokenizer: Any, base: Path, method: str, folder: Path, gathered: dict[str, torch.Tensor] | None = None
+) -> dict[str, Any]:
+    """Write `folder` anew.
+
+    Adapters: adapter_model.safetensors (float32), adapter_config.json (naming the base by its id, not by a path here), the
+    tokenizer and its chat template. full: the base's own configuration and tokenizer files with the new weights, in the
+    base's dtype.
+
+    Args:
+        base: The base model's folder.
+        gathered: All weights, where the model is split over several processes.
+
+    Returns:
+        {kind (of spec.methods.KINDS), bytes of the weight files, tensors [names]}.
+
+    Raises:
+        RuntimeError: The file holds tensors that do not belong there.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    kind = METHODS[method].kind
+    if kind.adapter:
+        _save_adapter(model, base, folder, gathered)
+        tokenizer.save_pretrained(folder)
+    else:
+        _save_model(model, base, folder, gathered)
+    names, size = [], 0
+    for file in weight_files(folder):
+        size += file.stat().st_size
+        with safe_open(file, framework="pt") as tensors:
+            names += list(tensors.keys())
+    foreign = sorted(n for n in names if not re.search(kind.tensors, n))
+    if foreign:
+        raise RuntimeError(f"the adapter file holds tensors that are no adapter's: {', '.join(foreign[:5])}")
+    return {"kind": kind.name, "bytes": size, "tensors": sorted(names)}
+
+
+def _save_adapter(model: Any, base: Path, folder: Path, gathered: dict[str, torch.Tensor] | None) -> None:
+    model.save_pretrained(folder, state_dict=gathered, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    record = model_record(base)
+    config = read_json(folder / "adapter_config.json")
+    config |= {
+        "base_model_name_or_path": record["base_model"],
+        "revision": record.get("revision"),
+        "inference_mode": True,
+    }
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"] = sorted(config["target_modules"])
+    write_json(folder / "adapter_config.json", dict(sorted(config.items())))
+
+
+def base_dtype(base: Path) -> torch.dtype:
+    """The dtype most of the base model's weights are stored in."""
+    sizes: dict[str, int] = {}
+    for file in weight_files(model_folder(base)):
+        for entry in tensor_header(file)[0].values():
+            first, last = entry["data_offsets"]
+            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + last - first
+    commonest = max(sizes, key=lambda name: (sizes[name], name))
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(commonest, torch.float32)
+
+
+def round_to_base(model: Any, base: Path) -> torch.dtype:
+    """Round a float32 model's weights to what the base's dtype can hold; they stay float32. Returns that dtype."""
+    dtype = base_dtype(base)
+    if dtype != torch.float32:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(parameter.to(dtype))
+    return dtype
+
+
+def _save_model(model: Any, base: Path, folder: Path, gathered: dict[str, torch.Tensor] | None) -> None:
+    source, dtype = model_folder(base), base_dtype(base)
+    if gathered is None:
+        model.to(dtype).save_pretrained(folder)
+    else:
+        once = {name for name, _ in model.named_parameters()}  # gathering makes a copy for each name of a tied weight
+        model.save_pretrained(folder, state_dict={name: t.to(dtype) for name, t in gathered.items() if name in once})
+    for path in sorted(source.iterdir()):
+        if path.suffix in _TEXTS and path.is_file() and path.name not in ("model.json", "model.safetensors.index.json"):
+            shutil.copyfile(path, folder / path.name)

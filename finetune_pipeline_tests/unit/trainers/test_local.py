@@ -1,0 +1,74 @@
+"""QLoRA's two phases: joined without a seam, the first one never done twice, the second begins where the first ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.trainers import TrainingOrder, preflight, train
+from finetune_pipeline_tests.unit.training.jobs import finish, make_inputs, settings, start, task
+
+
+class Starter:
+    """Runs jobs in processes of their own, and remembers which."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Mapping[str, Any]] = []
+
+    def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        self.jobs.append(job)
+        code, errors = finish(start(job, Path(job["work"])))
+        assert code == 0, errors
+        return json.loads((Path(job["out"]) / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_inputs(tmp_path_factory.mktemp("phases"), 24)
+
+
+def order(inputs: Path, out: Path, work: Path, launch: Starter, **changes: Any) -> TrainingOrder:
+    training = settings(epochs=1, micro_batch_size=8, **changes)
+    files = inputs / "base", inputs / "train.jsonl", inputs / "validation.jsonl"
+    return TrainingOrder(task(training), *files, out, work, launch)
+
+
+def test_two_phases_are_joined_and_the_first_is_not_done_twice(inputs: Path, tmp_path: Path) -> None:
+    launch, out, work = Starter(), tmp_path / "out", tmp_path / "work"
+    facts = train(order(inputs, out, work, launch, unquantized_epochs=1))
+    assert [job["settings"]["method"] for job in launch.jobs] == ["qlora", "lora"]
+    assert launch.jobs[1]["steps_before"] == 3
+    assert (facts["method"], facts["weights"]["quantized_modules"], facts["steps"]) == ("qlora", 14, 6)
+    assert facts["overfitting"]["best_step"] == facts["best_step"] > 3
+    steps = [row["step"] for row in facts["history"]]
+    assert steps == sorted(steps) and steps[-1] == 6
+    assert [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()] == facts["history"]
+    assert [phase["base"] for phase in facts["phases"]] == ["4-bit", "unquantized"]
+    # the same adapter, on the base with and without rounding: close, and not equal
+    assert 0 < abs(facts["quantization_gap"]) < 0.5
+    measured = json.loads((out / "measured.json").read_text())
+    assert measured["steps_run"] == 6 and len(measured["phases"]) == 2
+
+    again = Starter()
+    repeated = train(order(inputs, tmp_path / "other", work, again, unquantized_epochs=1))
+    assert [job["settings"]["method"] for job in again.jobs] == ["lora"], "the finished first phase is taken as it is"
+    name = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "other" / name).read_bytes() == (out / name).read_bytes()
+    assert repeated == facts
+
+
+def test_without_a_second_phase_there_is_one_training(inputs: Path, tmp_path: Path) -> None:
+    launch = Starter()
+    facts = train(order(inputs, tmp_path / "out", tmp_path / "work", launch, unquantized_epochs=0))
+    assert len(launch.jobs) == 1 and launch.jobs[0]["start_from"] is None
+    assert facts["steps"] == 3 and "phases" not in facts
+
+
+def test_an_unknown_trainer_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    (finding,) = [f for f in preflight(task({"trainer": "locale"}), tmp_path) if f.rule == "training.trainer"]
+    assert finding.severity == "error" and finding.fix == "did you mean 'local'?"
+    assert not [f for f in preflight(task({}), tmp_path) if f.rule == "training.trainer"]
