@@ -60,8 +60,27 @@ def sacrebleu_metric(name: str, of_corpus: bool) -> Any:
 
 
 def corpus_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """chrF and BLEU (0 to 1) over all texts at once."""
-    return {
-        name: float(sacrebleu_metric(name, True).corpus_score(list(predictions), [list(references)]).score) / 100
-        for name in ("bleu", "chrf")
-    }
+    """chrF and BLEU (0 to 1) over all texts at once.
+
+    They are `evaluate` metrics made here: ``evaluate.load("bleu")`` fetches a script from the Hub even where the scorer is
+    installed. Importing `evaluate` imports torch, which tasks without free text need not wait for.
+    """
+    import datasets
+    import evaluate
+
+    text = datasets.Value("string")
+    features = datasets.Features({"predictions": text, "references": text})
+
+    class Corpus(evaluate.Metric):  # type: ignore[misc]
+        """One of sacrebleu's scores; `config_name` says which."""
+
+        def _info(self) -> evaluate.MetricInfo:
+            name = f"{self.config_name} of a corpus, by sacrebleu"
+            return evaluate.MetricInfo(description=name, citation="", inputs_description="texts", features=features)
+
+        def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+            scorer = sacrebleu_metric(self.config_name, True)
+            return {self.config_name: float(scorer.corpus_score(list(predictions), [list(references)]).score) / 100}
+
+    combined = evaluate.combine([Corpus(config_name=name, keep_in_memory=True) for name in ("bleu", "chrf")])
+    return dict(combined.compute(predictions=list(predictions), references=list(references)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import socket
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
+from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
 from finetune_pipeline.evaluation.scores import calibration, probabilities, score
 from finetune_pipeline.spec.outputs import JsonOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row, rows
@@ -179,3 +181,13 @@ def test_calibration_leaves_out_rows_without_usable_likelihoods() -> None:
     told = score(given, LABELS)["calibration"]
     assert (told["n"], told["accuracy"], told["ece"]) == (2, 0.5, pytest.approx((0.2 + 0.6) / 2))
     assert score(given[2:3], LABELS)["calibration"] is None
+
+
+def test_scores_of_a_corpus_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something tried to open a network connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    scores = corpus_scores(["a small cat sat here", "no"], ["a small dog sat here", "no"])
+    assert 0.4 < scores["bleu"] < 1 and 0.4 < scores["chrf"] < 1
