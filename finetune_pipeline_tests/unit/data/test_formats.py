@@ -155,4 +155,4 @@ def test_a_format_is_one_file(tmp_path: Path) -> None:
     detected = detect(tmp_path / "a.jsonl", "a.jsonl", spec)
     assert detected.shape == "question_answer" and "1 hold a question and its answer" in detected.reason
     assert list(FORMATS) == sorted(FORMATS, key=lambda name: FORMATS[name].order)
-    assert "| `question_answer` | `q`, `a` |" in runpy.run_path(str(REFERENCE))["render"]()
+    assert "`question_answer` | `q`, `a`" in runpy.run_path(str(REFERENCE))["render"]()

@@ -54,7 +54,7 @@ for package, member in ((metrics, "wrong_letters"), (gates, "short_answers")):
 from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.spec.loading import check_task
-from finetune_pipeline.spec.schema import json_schema
+from finetune_pipeline.spec.loading import json_schema
 from finetune_pipeline.pipeline import CHECKS
 from finetune_pipeline_tests.unit.evaluation.fake_run import COST, evaluation
 
@@ -109,8 +109,8 @@ def test_a_toy_metric_and_a_toy_gate_in_one_file_each(tmp_path: Path) -> None:
     for text in ("wrong first letters", "4 tokens an answer; at most 3 are allowed.", "Add shorter answers"):
         assert text in made["report"]
     for text in (
-        "| `wrong_letters` | labels | the share of",
-        "| `short_answers` | at most three tokens an answer | 3 |",
+        "`wrong_letters` | labels | the share of",
+        "`short_answers` | at most three tokens an answer | 3 |",
     ):
         assert text in made["reference"]
 

@@ -114,6 +114,6 @@ def test_a_method_and_a_trainer_are_one_file_each(tmp_path: Path) -> None:
     assert trip["trained"] == [trainable, 3, "training 1", "lora"] and trip["merged"] == 4
     assert trip["loss"][1] < trip["loss"][0]
     text = "\n".join(trip["reference"])
-    assert "| `attention` | low-rank matrices of attention | an adapter | a test asks for it |" in text
-    assert "| `learning_rate` | attention | 0.02 | a guess |" in text and "`training.attention.r` | `4`" in text
-    assert "| `patient` | a queue on this machine | attention | weights |" in text
+    assert "`attention` | low-rank matrices of attention | an adapter | a test asks for it" in text
+    assert "`learning_rate` | attention | 0.02 | a guess" in text and "`training.attention.r` | `4`" in text
+    assert "`patient` | a queue on this machine | attention | weights" in text
