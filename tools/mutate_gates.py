@@ -62,11 +62,11 @@ TARGETS = {
     "evaluation.rivals": [
         "evaluation/test_rivals.py",
         "evaluation/test_gates.py",
-        "planning/test_advice.py",
+        "baseline/test_advice.py",
     ],
     "baseline.worth": ["baseline/test_worth.py"],
     "baseline.learnable": ["baseline/test_learnable.py"],
-    "baseline.advice": ["planning/test_advice.py"],
+    "baseline.advice": ["baseline/test_advice.py"],
 }
 """Modules and the tests that must notice. What evaluates anew for every mutant is in ANEW."""
 ANEW = ("evaluation.robustness", "evaluation.deciding", "evaluation.rivals")
