@@ -215,7 +215,7 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         quality_facts={k: context.inputs["data_quality"].facts.get(k) for k in ("passed", "parts", "tokens")},
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},
-            "champion": context.run_inputs.champion["model_version"] if context.run_inputs.champion else None,
+            "champion": str(context.run_inputs.champion["model_version"]) if context.run_inputs.champion else None,
         },
     )
     gates = decide(context.spec, evaluation)

@@ -64,11 +64,6 @@ def test_people_decide_and_only_what_follows_is_made_anew(project: Project, tmp_
     assert taken["taken"] == 11
     assert "`choice` is 'maybe'" in taken["wrong"][0]
 
-    pushed = json.loads(project.finetune("review", "colours", "--items", "12", "--mlflow", "push", "--json").stdout)
-    assert (pushed["items"], pushed["added"], pushed["queue"]) == (12, 12, rows[0]["sheet"])
-    nothing = project.finetune("review", "colours", "--items", "12", "--mlflow", "take", "--json")
-    assert nothing.returncode == 1 and json.loads(nothing.stdout)["taken"] == 0, "nobody has answered there"
-
     before = {step: project.artifact(step) for step in ("test_predictions", "merged_model", "general_ability")}
     project.run()
     assert {step: project.artifact(step) for step in before} == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ def test_a_fair_judge_counts_and_a_rerun_asks_nothing(project: Project, server: 
     assert told["verdict"]["wins"] >= 10 and told["verdict"]["losses"] == 0
     assert project.artifact("test_predictions") == predictions, "nothing is predicted anew for a judge"
     assert "Judgement by a model" in page and "fair at 127.0.0.1 is believed" in page
-    assert "Cohen&#x27;s kappa 1.00" in page and "Likeness to the reference answers" in page
+    assert "Cohen's kappa 1.00" in html.unescape(page) and "Likeness to the reference answers" in page
     report = json.loads((project.artifact("evaluation_report") / "report.json").read_text())
     assert report["judge"]["kappa"] == 1.0 and report["similarity"]["n"] == facts["similarity"]["n"]
     asked = len(server.requests)
