@@ -474,3 +474,22 @@ def test_few_rows_cannot_show_few_regressions_and_it_is_said():
 def test_both_the_decision_and_the_bound_must_agree(good):
     assert _gate("beats_baseline", changed(good, {"decisions.baseline.shown": False})).passed is False
     assert _gate("beats_baseline", changed(good, {"decisions.baseline.gains.0.interval": [0.0, 0.3]})).passed is False
+
+
+def test_rows_that_share_sources_count_for_fewer_lost_rows(championed):
+    counts = {"b": 10, "right_before": 150, "design_effect": 2.0}
+    told = changed(championed, {f"comparisons.champion.{name}": value for name, value in counts.items()})
+    high = wilson_interval(5, 75)[1]
+    assert _gate("few_regressions", told).measured == pytest.approx(high)
+    at_the_limit, below = (spec(gates={"max_regression": limit}) for limit in (high, high - 1e-9))
+    assert _gate("few_regressions", told, at_the_limit).passed and not _gate("few_regressions", told, below).passed
+
+
+def test_a_lower_bound_of_zero_is_a_tie(good):
+    first = {"decisions.simple.gains.0.interval": [0.0, 0.4]}
+    assert not _gate("beats_commonest", changed(good, first)).passed
+    base, _ = paired(100, 5, 60, 35)
+    wide = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
+    told = evaluation(spec=wide, simple={"linear": _answers(base, 40)})
+    assert "tie" not in _gate("beats_simple", told, wide).message
+    assert "tie with TF-IDF" in _gate("beats_simple", changed(told, first), wide).message
