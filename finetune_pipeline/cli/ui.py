@@ -36,6 +36,8 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
         name: subprocess.Popen(command, cwd=settings.project, env=env, start_new_session=True)
         for name, command in commands.items()
     }
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs are started with SIGINT ignored
+        signal.signal(number, _stop)
     say(f"Dagster: http://127.0.0.1:{dagster_port}")
     say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in processes else tracking.page()}")
     end = time.monotonic() + seconds if seconds else None
@@ -61,3 +63,7 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
     return code
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
