@@ -104,16 +104,16 @@ def run_stage(folder: Path) -> dict[str, Any]:
 
 def measured(folder: Path) -> dict[str, Any]:
     """run_stage in a fresh process."""
-    told = folder / "told.json"
+    figures = folder / "told.json"
     os.sync()
-    command = [sys.executable, __file__, "--run", str(folder), "--told", str(told)]
+    command = [sys.executable, __file__, "--run", str(folder), "--told", str(figures)]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         memory = Memory(process.pid)
         memory.start()
     peak = memory.finish()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    result: dict[str, Any] = json.loads(told.read_text())
+    result: dict[str, Any] = json.loads(figures.read_text())
     return result | {"mebibytes": peak}
 
 
@@ -138,16 +138,16 @@ def main() -> None:
     size = (raw / "a.jsonl").stat().st_size
     print(f"{given.rows} rows, {size / 2**20:.0f} MiB, {os.cpu_count()} cores")
     near_duplicate_clusters(["compiles", "the kernels"], 0.8)
-    told = measured(folder)
+    figures = measured(folder)
     print(f"{'step':22} {'seconds':>9} {'CPU s':>9}")
-    for name, step in {**told["steps"], "all": told}.items():
+    for name, step in {**figures["steps"], "all": figures}.items():
         print(f"{name:22} {step['seconds']:9.2f} {step['cpu']:9.2f}")
-    met = told["seconds"] <= LIMITS["seconds"] and told["mebibytes"] <= LIMITS["mebibytes"]
+    met = figures["seconds"] <= LIMITS["seconds"] and figures["mebibytes"] <= LIMITS["mebibytes"]
     print(
-        f"peak memory {told['mebibytes']:.0f} MiB; limits for a million rows ({LIMITS}): {'met' if met else 'not met'}"
+        f"peak memory {figures['mebibytes']:.0f} MiB; limits for a million rows ({LIMITS}): {'met' if met else 'not met'}"
     )
     for name in ("clean_examples", "splits"):
-        print(name, told["steps"][name]["facts"])
+        print(name, figures["steps"][name]["facts"])
     if not given.folder:
         shutil.rmtree(folder)
     if given.compare:

@@ -144,8 +144,8 @@ def main() -> int:
             "out": str(folder / method / "trl"),
         }
         theirs = in_child("baseline", job, folder / method / "trl", threads=1)
-        mine = ours(model, train, validation, settings, folder / method / "ours", threads=1)
-        for name, measured in (("plain TRL", theirs), ("ours", mine)):
+        own = ours(model, train, validation, settings, folder / method / "ours", threads=1)
+        for name, measured in (("plain TRL", theirs), ("ours", own)):
             seconds, memory = measured["train_seconds"], measured.get("peak_gpu_memory_mib", 0)
             ratio = theirs["train_seconds"] / seconds
             print(f"{method:6} {name:10} {rows / seconds:8.2f} {ratio:6.2f} {memory:9.0f}")

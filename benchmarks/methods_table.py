@@ -149,8 +149,8 @@ def test_score(
         with opened as examples:
             sets = [prompt_set(name="candidate", model=loaded.model, adapter=loaded.adapter)]
             launch(predict_job(sets=sets, examples=examples, out=work / "test", **settings))
-    told = score(read_predictions(answers), task.spec.output)
-    return {k: told[k] for k in ("n", "accuracy", "interval", "macro_f1")}
+    results = score(read_predictions(answers), task.spec.output)
+    return {k: results[k] for k in ("n", "accuracy", "interval", "macro_f1")}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -176,7 +176,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def keep(rows: list[dict[str, Any]], task: str, base: str) -> None:
     """Write the rows to the file that `finetune plan` shows them from."""
-    told = {
+    results = {
         "date": str(datetime.date.today()),
         "task": task,
         "base": base,
@@ -192,7 +192,7 @@ def keep(rows: list[dict[str, Any]], task: str, base: str) -> None:
         ],
     }
     head = "# Written by benchmarks/methods_table.py --write. What each method came to, once.\n"
-    MEASURED_METHODS.write_text(head + yaml.safe_dump(told, sort_keys=False), "utf-8")
+    MEASURED_METHODS.write_text(head + yaml.safe_dump(results, sort_keys=False), "utf-8")
 
 
 def main() -> None:

@@ -170,16 +170,16 @@ def main() -> None:
     parser.add_argument("--datasketch", action="store_true", help="compare with datasketch (minutes at 100,000 rows)")
     parser.add_argument("--rensa", action="store_true", help="compare with rensa's signatures")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.method:
-        print(json.dumps(measure(told.method, told.rows, told.threshold)))
+    options = parser.parse_args()
+    if options.method:
+        print(json.dumps(measure(options.method, options.rows, options.threshold)))
         return
 
-    near_duplicate_pairs(["compiled here,", "so that no method pays for it"], told.threshold)
-    methods = ["ours"] + ["rensa"] * told.rensa + ["datasketch"] * told.datasketch
-    results = [run(method, told.rows, told.threshold) for method in methods]
+    near_duplicate_pairs(["compiled here,", "so that no method pays for it"], options.threshold)
+    methods = ["ours"] + ["rensa"] * options.rensa + ["datasketch"] * options.datasketch
+    results = [run(method, options.rows, options.threshold) for method in methods]
     base = float(results[-1]["CPU s"])
-    print(f"{told.rows} rows, {results[0]['texts MiB']:.0f} MiB of text, threshold {told.threshold}\n")
+    print(f"{options.rows} rows, {results[0]['texts MiB']:.0f} MiB of text, threshold {options.threshold}\n")
     names = [name for name in results[0] if name not in ("method", "texts MiB")]
     print("| method | " + " | ".join(names) + f" | {results[-1]['method']} is slower by |")
     print("|" + "---|" * (len(names) + 2))

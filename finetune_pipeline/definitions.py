@@ -35,10 +35,10 @@ def build_definitions(data_root: Path) -> dg.Definitions:
             continue
         assets += task_assets(task)
         checks += task_checks(task)
-        mine = task_jobs(task)
-        jobs += mine
+        of_task = task_jobs(task)
+        jobs += of_task
         schedules.append(retraining_schedule(task))
-        sensors += [new_logs_sensor(task), drift_sensor(task, mine), champion_sensor(task)]
+        sensors += [new_logs_sensor(task), drift_sensor(task, of_task), champion_sensor(task)]
     return dg.Definitions(
         assets=assets,
         asset_checks=checks,

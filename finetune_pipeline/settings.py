@@ -46,8 +46,8 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     env = os.environ if environment is None else environment
 
     def folder(name: str, default: Path) -> Path:
-        told = env.get(name, "").strip()
-        return Path(told).expanduser().absolute() if told else default
+        path = env.get(name, "").strip()
+        return Path(path).expanduser().absolute() if path else default
 
     project = folder("FINETUNE_PROJECT", _PACKAGE.parent)
     home = folder("FINETUNE_HOME", project / ".finetune")
@@ -63,26 +63,26 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     )
 
 
-def _tracking_uri(told: str, project: Path, home: Path) -> str:
-    if not told:
+def _tracking_uri(uri: str, project: Path, home: Path) -> str:
+    if not uri:
         return f"sqlite:///{home}/mlflow/mlflow.db"
-    if told.startswith("databricks"):  # the one address without ://
-        return told
-    scheme, found, rest = told.partition("://")
+    if uri.startswith("databricks"):  # the one address without ://
+        return uri
+    scheme, found, rest = uri.partition("://")
     if not found or scheme == "file":
         raise ValueError(
-            f"MLFLOW_TRACKING_URI={told!r}: MLflow stores runs in a database or behind a server; write "
+            f"MLFLOW_TRACKING_URI={uri!r}: MLflow stores runs in a database or behind a server; write "
             "sqlite:////absolute/path/mlflow.db or http://host:port, or unset it"
         )
     if scheme != "sqlite":
-        return told
+        return uri
     path, mark, options = rest.removeprefix("/").partition("?")
     return f"sqlite:///{project / path}{mark}{options}"
 
 
-def _devices(told: str) -> tuple[str, ...]:
+def _devices(value: str) -> tuple[str, ...]:
     """Places for a job: ``cpu``, ``cuda:N``, or several joined by ``+``, which one training takes together."""
-    places = [place.replace(" ", "") for place in told.split(",") if place.strip()]
+    places = [place.replace(" ", "") for place in value.split(",") if place.strip()]
     wrong = [
         n for place in places for n in place.split("+") if n != "cpu" and not (n[:5] == "cuda:" and n[5:].isdigit())
     ]
@@ -102,15 +102,15 @@ def _devices(told: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(places)) or ("cpu",)
 
 
-def _parallel(told: str) -> str:
-    if told in ("", "auto", "ddp", "fsdp2"):
-        return told or "auto"
-    raise ValueError(f"FINETUNE_PARALLEL={told!r}: write ddp, fsdp2, or auto (by what fits on one device)")
+def _parallel(value: str) -> str:
+    if value in ("", "auto", "ddp", "fsdp2"):
+        return value or "auto"
+    raise ValueError(f"FINETUNE_PARALLEL={value!r}: write ddp, fsdp2, or auto (by what fits on one device)")
 
 
-def _answers_mib(told: str) -> int:
-    if not told:
+def _answers_mib(value: str) -> int:
+    if not value:
         return ANSWERS_MIB
-    if told.isascii() and told.isdigit():
-        return int(told)
-    raise ValueError(f"FINETUNE_ANSWERS_MIB={told!r}: write a whole number of MiB; 0 keeps no answers")
+    if value.isascii() and value.isdigit():
+        return int(value)
+    raise ValueError(f"FINETUNE_ANSWERS_MIB={value!r}: write a whole number of MiB; 0 keeps no answers")

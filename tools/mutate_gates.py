@@ -29,48 +29,27 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 PACKAGE, TESTS = "finetune_pipeline", "finetune_pipeline_tests/unit"
+GATES = ROOT / PACKAGE / "evaluation" / "gates"
+BESIDES = ("judge", "general_ability", "human_review")
 TARGETS = {
     **{
-        f"evaluation.gates.{name}": ["evaluation/test_gates.py"]
-        for name in (
-            *(
-                "base",
-                "paired_gains",
-                "beats_baseline",
-                "beats_commonest",
-                "beats_simple",
-                "beats_champion",
-                "few_regressions",
-            ),
-            *(
-                "never_break",
-                "format_compliance",
-                "merge_parity",
-                "no_failed_generation",
-                "sealed_test_openings",
-                "robust",
-            ),
-        )
+        f"evaluation.gates.{path.stem}": ["evaluation/test_gates.py"]
+        + ["evaluation/test_gates_besides_task.py"] * (path.stem in BESIDES)
+        + ["evaluation/test_production_rows.py"] * (path.stem == "recent_production")
+        for path in sorted(GATES.glob("[a-z]*.py"))
     },
-    **{
-        f"evaluation.gates.{name}": ["evaluation/test_gates_besides_task.py", "evaluation/test_gates.py"]
-        for name in ("judge", "general_ability", "human_review")
-    },
-    "evaluation.gates.recent_production": ["evaluation/test_production_rows.py"],
+    "evaluation.gates": ["evaluation/test_gates.py"],
     "evaluation.robustness": ["evaluation/test_robustness.py"],
     "evaluation.deciding": ["evaluation/test_deciding.py", "evaluation/test_gates.py"],
-    "evaluation.rivals": [
-        "evaluation/test_rivals.py",
-        "evaluation/test_gates.py",
-        "baseline/test_advice.py",
-    ],
+    "evaluation.rivals": ["evaluation/test_rivals.py", "evaluation/test_gates.py", "baseline/test_advice.py"],
     "baseline.worth": ["baseline/test_worth.py"],
     "baseline.learnable": ["baseline/test_learnable.py"],
     "baseline.advice": ["baseline/test_advice.py"],
+    "steps.release": ["steps/test_release.py"],
 }
 """Modules and the tests that must notice. What evaluates anew for every mutant is in ANEW."""
 ANEW = ("evaluation.robustness", "evaluation.deciding", "evaluation.rivals")
-DECIDING = ("evaluation.", "baseline.", "planning.")
+DECIDING = ("evaluation.", "baseline.", "planning.", "steps.release")
 """Packages that are loaded anew for a mutant, so that all of them see it."""
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -80,18 +59,25 @@ SWAPS: dict[type, type] = {
 SECONDS = 240
 
 
+def path_of(target: str) -> Path:
+    """The file of a module or package."""
+    path = ROOT / PACKAGE / target.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
     """(number of the node, which change, what it says) for every mutant of a module."""
-    # what a dataclass may do (frozen, slots) and where a gate stands (order) decide nothing
+    # what a dataclass may do (frozen, slots), where a gate stands and how documentation words its default decide nothing
     settings = {
-        id(keyword.value)
-        for cls in ast.walk(tree)
-        if isinstance(cls, ast.ClassDef | ast.FunctionDef)
-        for decorator in cls.decorator_list
-        if isinstance(decorator, ast.Call)
-        for keyword in decorator.keywords
+        id(node)
+        for definition in ast.walk(tree)
+        if isinstance(definition, ast.ClassDef | ast.FunctionDef)
+        for decorator in definition.decorator_list
+        for node in ast.walk(decorator)
     }
     for number, node in enumerate(ast.walk(tree)):
+        if id(node) in settings:
+            continue
         line = f"line {getattr(node, 'lineno', '?')}"
         if isinstance(node, ast.Compare):
             for i, op in enumerate(node.ops):
@@ -107,7 +93,7 @@ def places(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
             yield number, 0, f"{line}: {type(node.op).__name__} swapped in {ast.unparse(node)}"
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             yield number, 0, f"{line}: not dropped in {ast.unparse(node)}"
-        elif isinstance(node, ast.Constant) and isinstance(node.value, bool) and id(node) not in settings:
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
             yield number, 0, f"{line}: {node.value} turned"
         elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
             yield number, 0, f"{line}: {node.value} raised by one"
@@ -158,7 +144,8 @@ class Finder:
             return None
         loader = Replacing(name, str(self.path))
         loader.tree = self.tree
-        return importlib.util.spec_from_file_location(name, self.path, loader=loader)
+        inside = [str(self.path.parent)] if self.path.name == "__init__.py" else None
+        return importlib.util.spec_from_file_location(name, self.path, loader=loader, submodule_search_locations=inside)
 
 
 def remember_evaluations() -> None:
@@ -208,8 +195,7 @@ def survives(target: str, tree: ast.Module) -> bool:
                 inner = name.removeprefix(f"{PACKAGE}.")
                 if inner.startswith(DECIDING) or any(part in name for part in drop):
                     del sys.modules[name]
-            path = ROOT / PACKAGE / f"{target.replace('.', '/')}.py"
-            sys.meta_path.insert(0, Finder(f"{PACKAGE}.{target}", path, tree))
+            sys.meta_path.insert(0, Finder(f"{PACKAGE}.{target}", path_of(target), tree))
             importlib.import_module(
                 f"{PACKAGE}.{target}"
             )  # before pytest's own finder, which takes files named *_test.py
@@ -231,7 +217,7 @@ def main() -> int:
         return 1
     lines, began, tried, left = [], time.monotonic(), 0, 0
     for target in chosen.only.split(",") if chosen.only else list(TARGETS):
-        source = (ROOT / PACKAGE / f"{target.replace('.', '/')}.py").read_text("utf-8")
+        source = path_of(target).read_text("utf-8")
         found = list(places(ast.parse(source)))[:: chosen.every]
         alive = []
         for number, which, said in found:

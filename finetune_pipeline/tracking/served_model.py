@@ -30,8 +30,8 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.told = json.loads(Path(context.artifacts["model"]).read_text("utf-8"))
-        folder = _folder(self.told)
+        self.description = json.loads(Path(context.artifacts["model"]).read_text("utf-8"))
+        folder = _folder(self.description)
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
         ).eval()
@@ -40,11 +40,11 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
         listed = ends if isinstance(ends, list) else [ends]
         self.ends = {int(t) for t in [*listed, self.tokenizer.eos_token_id] if t is not None}
         self.prefix: list[Any] = []
-        if self.told["kind"] == "lora":
+        if self.description["kind"] == "lora":
             from peft import PeftModel
 
             self.model = PeftModel.from_pretrained(self.model, context.artifacts["adapter"]).eval()
-        elif self.told["kind"] == "prefix":
+        elif self.description["kind"] == "prefix":
             self.prefix = _keys_and_values(Path(context.artifacts["adapter"]))
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
@@ -55,7 +55,7 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
         import torch
         from transformers import DynamicCache
 
-        messages = [{"role": "system", "content": self.told["system_prompt"]}, {"role": "user", "content": text}]
+        messages = [{"role": "system", "content": self.description["system_prompt"]}, {"role": "user", "content": text}]
         prompt: Any = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_tensors="pt", return_dict=True
         )
@@ -65,7 +65,7 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
         read, made = prompt["input_ids"], list[int]()
         # no generate(): the base's generation config may hold penalties that the evaluation did not have
         with torch.inference_mode():
-            while len(made) < int(self.told["max_new_tokens"]):
+            while len(made) < int(self.description["max_new_tokens"]):
                 logits = self.model(input_ids=read, cache=cache, use_cache=True, logits_to_keep=1).logits
                 chosen = int(logits[0, -1].argmax())
                 if chosen in self.ends:

@@ -59,13 +59,13 @@ def test_the_base_model_knows_things_chance_does_not(rows: tuple[list[dict], lis
 
 
 def test_an_overtrained_model_is_stopped(rows: tuple[list[dict], list[dict]]) -> None:
-    told = {"items": len(ITEMS), **ability_drop(*rows)}
-    gate = general_ability(SPEC, Ability.model_validate(told))
+    facts = {"items": len(ITEMS), **ability_drop(*rows)}
+    gate = general_ability(SPEC, Ability.model_validate(facts))
     assert not gate.passed
-    assert told["interval"][0] > 0, told  # not merely not ruled out: the loss is shown
-    assert told["text"]["interval"][0] > 0
+    assert facts["interval"][0] > 0, facts  # not merely not ruled out: the loss is shown
+    assert facts["text"]["interval"][0] > 0
 
 
 def test_a_model_that_forgot_nothing_passes(rows: tuple[list[dict], list[dict]]) -> None:
-    told = {"items": len(ITEMS), **ability_drop(rows[0], rows[0])}
-    assert general_ability(SPEC, Ability.model_validate(told)).passed
+    facts = {"items": len(ITEMS), **ability_drop(rows[0], rows[0])}
+    assert general_ability(SPEC, Ability.model_validate(facts)).passed

@@ -60,10 +60,10 @@ def drive(page: str | Path, profile: Path) -> Any:
         timeout=180,
         check=True,
     )
-    told = re.search(r'<p id="told">(.*?)</p>', done.stdout, re.S)
-    assert told, done.stdout[-2000:]
+    seen = re.search(r'<p id="told">(.*?)</p>', done.stdout, re.S)
+    assert seen, done.stdout[-2000:]
     assert "<title>broken" not in done.stdout
-    return json.loads(html.unescape(told.group(1)))
+    return json.loads(html.unescape(seen.group(1)))
 
 
 def with_driver(page: str, script: str) -> str:
@@ -95,17 +95,17 @@ def test_keys_decide_and_a_reload_loses_nothing(task: Task, tmp_path: Path) -> N
     file = tmp_path / "page.html"
     file.write_text(with_driver(queue(task).page(), script))
     both = drive(file, tmp_path / "profile")
-    told, again = both["seen"], both["again"]
-    assert told["refused"] == "write your name first"
-    assert told["before"] == 0
-    assert told["shown"] == EVIL
-    assert told["where"] == "1 of 3, 2 decided"
-    assert [(r["id"], r["choice"], r["rater"], r["sheet"]) for r in told["rows"]] == [
+    seen, again = both["seen"], both["again"]
+    assert seen["refused"] == "write your name first"
+    assert seen["before"] == 0
+    assert seen["shown"] == EVIL
+    assert seen["where"] == "1 of 3, 2 decided"
+    assert [(r["id"], r["choice"], r["rater"], r["sheet"]) for r in seen["rows"]] == [
         ("e0", "A", "Ada", SHEET),
         ("e1", "neither", "Ada", SHEET),
     ]
-    assert told["rows"][0]["comment"] == "why"
-    assert again["rows"] == told["rows"]
+    assert seen["rows"][0]["comment"] == "why"
+    assert again["rows"] == seen["rows"]
     assert (again["at"], again["rater"]) == (2, "Ada")
     for row in again["rows"]:
         assert queue(task).take(row)[0] is not None
@@ -121,9 +121,9 @@ def test_another_answer_is_asked_for_before_a_row_counts(task: Task, tmp_path: P
             "tell({ open, asked, rows: lines() });",
         )
     )
-    told = drive(file, tmp_path / "profile")
-    assert (told["open"], told["asked"]) == (0, "row")
-    (row,) = told["rows"]
+    seen = drive(file, tmp_path / "profile")
+    assert (seen["open"], seen["asked"]) == (0, "row")
+    (row,) = seen["rows"]
     assert (row["decision"], row["label"], row["reviewer"]) == ("relabel", "no", "Ada")
     assert synthetic_queue(task, rows).take(row)[0] is not None
 
@@ -134,7 +134,7 @@ def test_served_decisions_are_stored_as_they_are_made(task: Task, tmp_path: Path
         made.page("Ada", "token"), 'press("2"); await sending; tell({ state: $("state").textContent, rows: lines() });'
     )
     with LocalServer(review_app(page, "token", made.take, stored)) as server:
-        told = drive(f"{server.url}/", tmp_path / "profile")
-    assert told["state"] == "stored"
-    assert [json.loads(line) for line in stored.read_text().splitlines()] == told["rows"]
-    assert told["rows"][0]["choice"] == "B"
+        seen = drive(f"{server.url}/", tmp_path / "profile")
+    assert seen["state"] == "stored"
+    assert [json.loads(line) for line in stored.read_text().splitlines()] == seen["rows"]
+    assert seen["rows"][0]["choice"] == "B"

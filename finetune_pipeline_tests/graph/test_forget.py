@@ -41,9 +41,9 @@ def test_a_persons_rows_are_forgotten(tmp_path: Path) -> None:
     log = project.folder / "logs" / "a.jsonl"
     log.parent.mkdir()
     log.write_text("".join(lines))
-    code, told = project.run()
-    assert code in (0, 2), told
-    versions = {step: entry["version"] for step, entry in told["steps"].items()}
+    code, result = project.run()
+    assert code in (0, 2), result
+    versions = {step: entry["version"] for step, entry in result["steps"].items()}
     tracking = Tracking(tracking_uri=f"sqlite:///{project.home}/mlflow/mlflow.db")
     first = registry.aliases(tracking, "colours")["candidate"]
     adapter = project.artifact("adapter").name
@@ -69,8 +69,8 @@ def test_a_persons_rows_are_forgotten(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="forgotten since"):
         registry.promote(tracking, "colours", first)
 
-    code, told = project.run()
-    assert code in (0, 2), told
+    code, result = project.run()
+    assert code in (0, 2), result
     second = registry.aliases(tracking, "colours")["candidate"]
     assert second != first and project.artifact("adapter").name != adapter
     assert project.facts("model_version")["forgotten"] is False

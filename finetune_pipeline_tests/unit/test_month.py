@@ -45,8 +45,8 @@ def story() -> Story:
     def row(day: int, n: int) -> dict[str, Any]:
         version = 1 if day < 16 else 3 if day == 24 else 2
         label = "red" if version == 3 else "blue"
-        told = {"correction": "blue" if n < 2 else None, "output": label, "model_version": f"colours:{version}"}
-        return {**told, "id": f"{day}-{n}", "timestamp": f"2026-05-{day:02}T00:{n:02}:00+00:00"}
+        row = {"correction": "blue" if n < 2 else None, "output": label, "model_version": f"colours:{version}"}
+        return {**row, "id": f"{day}-{n}", "timestamp": f"2026-05-{day:02}T00:{n:02}:00+00:00"}
 
     def look(day: float, rows: int, data: str, drifted: list[str], known: list[str]) -> Look:
         return Look(at(day), rows, 5, drifted, known, {"vocabulary": 0.01}, "A sentence.", "Train again.", data)
@@ -81,7 +81,7 @@ def story() -> Story:
 
 
 def change(name: str, value: Callable[[Any], Any]) -> Callable[[Story], None]:
-    return lambda told: setattr(told, name, value(getattr(told, name)))
+    return lambda month: setattr(month, name, value(getattr(month, name)))
 
 
 PLANTED: dict[str, Callable[[Story], None]] = {
@@ -95,14 +95,14 @@ PLANTED: dict[str, Callable[[Story], None]] = {
     "no second run": change("runs", lambda runs: [*runs, replace(runs[0], time=at(22))]),
     "bad candidate was refused": change("releases", lambda made: made[:2]),
     "bad champion was rolled back": change("rolled_back", lambda back: []),
-    "check of the champion failed": change("checks", lambda told: told[:2]),
+    "check of the champion failed": change("checks", lambda checks: checks[:2]),
 }
 
 
 def test_a_month_in_which_all_happened_is_shown() -> None:
-    told = claims(story())
-    assert verdict(told) == 0, told
-    assert len(told) == len(PLANTED), "each claim has a fault here"
+    answers = claims(story())
+    assert verdict(answers) == 0, answers
+    assert len(answers) == len(PLANTED), "each claim has a fault here"
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -117,14 +117,14 @@ def test_what_did_not_happen_is_told_and_the_exit_code_is_1(name: str) -> None:
 
 def test_the_timeline_and_the_picture_tell_the_days_and_the_events() -> None:
     month = story()
-    told = events(month)
-    assert [who for _, who, _ in told if who.startswith("sensor")] == ["sensor drift", "sensor champion"]
-    text = "\n".join(lines(month, told))
+    timeline = events(month)
+    assert [who for _, who, _ in timeline if who.startswith("sensor")] == ["sensor drift", "sensor champion"]
+    text = "\n".join(lines(month, timeline))
     assert "version 2 promoted: 2 gates passed; on 64 recent production rows the champion has 70.0% right" in text
     assert "the candidate 95.0% (+25.0 points, +10.0 to +40.0)" in text
     assert "version 3 refused by beats_baseline" in text and "14  sensor drift     starts a run: Train again." in text
     assert "A sentence. p over the watch: vocabulary 0.01." in text
     assert "FAILED  beats_baseline" in text and "champion_serves_well fails: worse" in text
-    drawn = draw(month, [(month.day_of(t), who, what) for t, who, what in told])
+    drawn = draw(month, [(month.day_of(t), who, what) for t, who, what in timeline])
     assert drawn.count("<use") == DAYS and "version 2" in drawn
     assert "day 24, sensor champion: rolled back" in drawn

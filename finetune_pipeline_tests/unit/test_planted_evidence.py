@@ -31,9 +31,9 @@ def test_a_fault_is_named_by_its_own_check_and_stopped() -> None:
 def test_a_fault_is_planted_where_it_is_named_and_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("from benchmarks.planted_faults import plant\n\nplant()\n")
     code = "import finetune_pipeline.data.split.splitting as s; print(s.place.__qualname__)"
-    told = {}
+    names = {}
     for fault in ("independent_split", ""):
         env = {**os.environ, "PLANTED_FAULT": fault, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-        told[fault] = done.stdout.strip()
-    assert told == {"independent_split": "independent_split.<locals>.thrown", "": "place"}
+        names[fault] = done.stdout.strip()
+    assert names == {"independent_split": "independent_split.<locals>.thrown", "": "place"}

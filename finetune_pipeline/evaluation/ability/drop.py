@@ -82,12 +82,12 @@ def _rate(k: int, n: int, confidence: float) -> dict[str, Any]:
 
 
 def _probability_drop(choices: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any] | None:
-    told = [(a["probability"], b["probability"]) for a, b in choices if a["probability"] is not None]
-    if len(told) < 2:
+    pairs = [(a["probability"], b["probability"]) for a, b in choices if a["probability"] is not None]
+    if len(pairs) < 2:
         return None
-    before, after = zip(*told, strict=True)
+    before, after = zip(*pairs, strict=True)
     low, high = paired_bootstrap_mean(after, before, confidence=confidence)
-    return {"drop": (sum(before) - sum(after)) / len(told), "interval": [low, high]}
+    return {"drop": (sum(before) - sum(after)) / len(pairs), "interval": [low, high]}
 
 
 def _text(texts: Sequence[tuple[float, float]], confidence: float) -> dict[str, Any] | None:
@@ -110,18 +110,18 @@ def _categories(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str
     by_kind: dict[tuple[str, str], list[tuple[Row, Row]]] = defaultdict(list)
     for a, b in pairs:
         by_kind[a["category"], "right" if a["right"] is not None else "bits_per_byte"].append((a, b))
-    told = {}
+    by_category = {}
     for (category, key), of in by_kind.items():
         mixed = key == "bits_per_byte" and (category, "right") in by_kind
         before, after = (sum(row[key] for row in side) / len(of) for side in zip(*of, strict=True))
-        told[f"{category} (text)" if mixed else category] = {
+        by_category[f"{category} (text)" if mixed else category] = {
             "n": len(of),
             "unit": "accuracy" if key == "right" else key,
             "before": before,
             "after": after,
             **(_lost(of, confidence) if key == "right" else _risen(of, confidence)),
         }
-    return told
+    return by_category
 
 
 def _lost(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
@@ -136,9 +136,9 @@ def _lost(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]
 
 
 def _risen(pairs: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, Any]:
-    told = _text([(a["bits_per_byte"], b["bits_per_byte"]) for a, b in pairs], confidence)
+    cost = _text([(a["bits_per_byte"], b["bits_per_byte"]) for a, b in pairs], confidence)
     alone = pairs[0][1]["bits_per_byte"] - pairs[0][0]["bits_per_byte"]
-    return {"drop": told["rise"], "interval": told["interval"]} if told else {"drop": alone, "interval": None}
+    return {"drop": cost["rise"], "interval": cost["interval"]} if cost else {"drop": alone, "interval": None}
 
 
 def _benchmarks(choices: Sequence[tuple[Row, Row]], confidence: float) -> dict[str, dict[str, Any]]:

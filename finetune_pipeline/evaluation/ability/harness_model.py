@@ -52,8 +52,8 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> Ids:
         if add_special_tokens is None and string.startswith(self.tokenizer.decode([self.prefix_token_id])):
             add_special_tokens = False
-        told = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return list(self.tokenizer.encode(string, **told))
+        options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        return list(self.tokenizer.encode(string, **options))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return str(
@@ -116,7 +116,7 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         """(log-likelihood, whether greedy writing gives it) of each pair. What goes on from one context, in a row, is asked
         together."""
-        told = [NO_ANSWER] * len(pairs)
+        answers = [NO_ANSWER] * len(pairs)
         groups: dict[int, list[list[int]]] = {}  # by the tokens that must be written
         for _, same in groupby(range(len(pairs)), key=lambda i: (requests[i].task_name, pairs[i][0])):
             places = list(same)
@@ -137,8 +137,8 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
                     if not math.isfinite(score):
                         self._fail(requests[i], answer.error or "a likelihood is not a number")
                     length = len(pairs[i][1])
-                    told[i] = (score, length <= tokens and answer.new_ids[:length] == pairs[i][1])
-        return told
+                    answers[i] = (score, length <= tokens and answer.new_ids[:length] == pairs[i][1])
+        return answers
 
     def _ask(self, prompts: list[Ids], texts: list[list[Ids]] | None, tokens: int, batch_size: int) -> Sequence[Answer]:
         return self.asked.answers(
@@ -149,5 +149,5 @@ class AnswererLM(TemplateLM):  # type: ignore[misc]
         self.failed.setdefault((request.task_name, request.doc_id), why)
 
 
-def _most_tokens(told: dict[str, Any]) -> int:
-    return int(told.get("max_gen_toks") or told.get("max_new_tokens") or 256)
+def _most_tokens(settings: dict[str, Any]) -> int:
+    return int(settings.get("max_gen_toks") or settings.get("max_new_tokens") or 256)

@@ -114,8 +114,8 @@ def tasks_digest(tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
         return ""
     content = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in {p for t in tasks for p in t.files}}
     named = [[t.name, t.metric, _with_content(t.config, content)] for t in tasks]
-    told = json.dumps([harness_version(), limit, chat, named], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    identity = json.dumps([harness_version(), limit, chat, named], sort_keys=True, default=str)
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def asked_digest(items: Sequence[Item], tasks: Sequence[HarnessTask], limit: int, chat: bool) -> str:
@@ -124,13 +124,13 @@ def asked_digest(items: Sequence[Item], tasks: Sequence[HarnessTask], limit: int
     return hashlib.sha256(f"{own} {more}".encode()).hexdigest()[:16] if more else own
 
 
-def _with_content(told: Any, content: Mapping[Path, str]) -> Any:
+def _with_content(setting: Any, content: Mapping[Path, str]) -> Any:
     """A configuration with the digests of its files in place of their paths."""
-    if isinstance(told, Mapping):
-        return {key: _with_content(value, content) for key, value in told.items()}
-    if isinstance(told, list):
-        return [_with_content(value, content) for value in told]
-    return content.get(Path(told), told) if isinstance(told, str) and told.startswith("/") else told
+    if isinstance(setting, Mapping):
+        return {key: _with_content(value, content) for key, value in setting.items()}
+    if isinstance(setting, list):
+        return [_with_content(value, content) for value in setting]
+    return content.get(Path(setting), setting) if isinstance(setting, str) and setting.startswith("/") else setting
 
 
 def _files(root: Path, patterns: Sequence[str], findings: list[Finding]) -> list[Path]:
@@ -178,22 +178,22 @@ def _merged(path: Path, root: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The file over those it includes. Raises FindingsError for what cannot be read."""
     place = _place(path, root)
     try:
-        told = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader, which knows one more tag
+        config = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader, which knows one more tag
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         message = f"cannot be read: {' '.join(str(error).split())}"
         raise FindingsError([_fault(place, message, "correct the file")]) from error
-    if not isinstance(told, dict) or isinstance(told.get("task"), list) or "group" in told:
-        problem = "it is a group of tasks" if isinstance(told, dict) else "it is no mapping"
+    if not isinstance(config, dict) or isinstance(config.get("task"), list) or "group" in config:
+        problem = "it is a group of tasks" if isinstance(config, dict) else "it is no mapping"
         raise FindingsError([_fault(place, problem, "name the task files one by one, or their folder")])
     base: dict[str, Any] = {}
-    includes = told.pop("include", [])
+    includes = config.pop("include", [])
     for name in [includes] if isinstance(includes, str) else includes:
         other = (path.parent / str(name)).resolve()
         if not other.is_relative_to(root) or not other.is_file() or other in (*seen, path):
             message = f"include: {name!r} is no other file in the task folder"
             raise FindingsError([_fault(place, message, "copy the file into the task folder, or take it out")])
         base |= _merged(other, root, (*seen, path))
-    return base | told
+    return base | config
 
 
 def _settings_wrong(config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -165,7 +165,7 @@ def _wrong_json(row: Row, output: JsonOutput) -> Failure:
             found.append(("wrong_value", name))
     if not found:  # equal in all that is claimed: null, "" and [] stand for one another
         return Failure("wrong_value", "an empty value of another kind")
-    found.sort(key=lambda told: (list(KINDS).index(told[0]), told[1]))
+    found.sort(key=lambda kind: (list(KINDS).index(kind[0]), kind[1]))
     return Failure(*found[0], also=tuple(f"{kind}: {name}" for kind, name in found[1:]))
 
 

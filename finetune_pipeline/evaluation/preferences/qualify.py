@@ -113,31 +113,35 @@ def _padding(judge: Preference, pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def _reasons(q: Qualification, asked: Standards) -> list[str]:
-    told = []
+    reasons = []
     if q.rated < asked.rated:
-        told.append(f"only {counted(q.rated, 'pair')} rated by people could be judged; {asked.rated} are needed")
+        reasons.append(f"only {counted(q.rated, 'pair')} rated by people could be judged; {asked.rated} are needed")
     if q.failed > 0.1 * (q.rated + q.failed):
-        told.append(f"{counted(q.failed, 'pair')} could not be judged")
+        reasons.append(f"{counted(q.failed, 'pair')} could not be judged")
     if q.kappa is None or q.interval is None:
-        told.append("agreement with people is undefined: one of the two sides always says the same")
+        reasons.append("agreement with people is undefined: one of the two sides always says the same")
     elif q.kappa < asked.kappa or q.interval[0] < asked.kappa_bound:
-        told.append(
+        reasons.append(
             f"it agrees too little with people: kappa {q.kappa:.2f} ({q.interval[0]:.2f} to {q.interval[1]:.2f}), where "
             f"{asked.kappa:g} and a lower bound of {asked.kappa_bound:g} are asked for"
         )
     if q.consistent is not None and q.consistent < asked.consistent:
-        told.append(
+        reasons.append(
             f"it judges only {percent(q.consistent)} of the pairs alike in both orders; {percent(asked.consistent)} are "
             "asked for"
         )
     if q.place["p"] < SURE:
         where = "first" if q.place["wins"] > q.place["losses"] else "second"
-        told.append(f"it prefers whatever stands {where}: {q.place['wins']} against {q.place['losses']} contradictions")
+        reasons.append(
+            f"it prefers whatever stands {where}: {q.place['wins']} against {q.place['losses']} contradictions"
+        )
     if q.length["p"] < SURE and q.length["wins"] > q.length["losses"]:
-        told.append(f"where it is wrong it prefers the longer answer: {q.length['wins']} against {q.length['losses']}")
+        reasons.append(
+            f"where it is wrong it prefers the longer answer: {q.length['wins']} against {q.length['losses']}"
+        )
     if q.padding["p"] < SURE and q.padding["wins"] > q.padding["losses"]:
-        told.append(f"it prefers the same answer with empty words added, {q.padding['wins']} of {PROBES} times")
-    return told
+        reasons.append(f"it prefers the same answer with empty words added, {q.padding['wins']} of {PROBES} times")
+    return reasons
 
 
 def judged(judge: Preference, qualification: Qualification, pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def make_store(root: Path, base: Path, adapter: Path, method: str = "lora") -> A
 def add_report(store: ArtifactStore, passed: bool) -> None:
     """An evaluation of the merged model, and its registration as version 3."""
     merged = store.all_versions(TASK, "merged_model")[-1]
-    told = evaluation()
+    result = evaluation()
     gates = [
         GateResult(
             "beats_baseline",
@@ -84,14 +84,14 @@ def add_report(store: ArtifactStore, passed: bool) -> None:
     ]
 
     def write(builder: Builder) -> None:
-        write_json(builder.folder / "evaluation.json", told.to_json())
+        write_json(builder.folder / "evaluation.json", result.to_json())
         write_json(builder.folder / "gates.json", [g.to_dict() for g in gates])
         builder.facts.update(
             {
                 "passed": passed,
                 "verdict": "Better by 27.5 points.",
                 "gates": [g.to_dict() for g in gates],
-                "models": told.to_json()["models"],
+                "models": result.to_json()["models"],
             }
         )
 
@@ -110,6 +110,6 @@ def add_report(store: ArtifactStore, passed: bool) -> None:
 def change_facts(store: ArtifactStore, **changes: Any) -> None:
     """Change the facts of the merged model in its manifest."""
     path = store.all_versions(TASK, "merged_model")[-1].path("artifact.json")
-    told = json.loads(path.read_text())
-    told["facts"].update(changes)
-    path.write_text(json.dumps(told))
+    result = json.loads(path.read_text())
+    result["facts"].update(changes)
+    path.write_text(json.dumps(result))

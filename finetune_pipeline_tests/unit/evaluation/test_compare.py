@@ -12,22 +12,22 @@ from finetune_pipeline_tests.unit.evaluation.rows import LABELS, paired, row
 
 def test_counts_and_direction():
     base, candidate = paired(both=50, only_base=4, only_candidate=20, neither=6)
-    told = compare(base, candidate, LABELS)
-    assert (told.n, told.b, told.c) == (80, 4, 20)
-    assert told.gain == pytest.approx(16 / 80)
-    assert told.interval == tango_interval(4, 20, 80)
-    assert told.interval[0] > 0
-    assert told.mcnemar_p == mcnemar_exact(4, 20)
-    assert told.broken == [f"e{i:04d}" for i in range(50, 54)]
-    assert told.fixed == [f"e{i:04d}" for i in range(54, 74)]
-    assert told.base.correct == 54 and told.candidate.correct == 70
-    assert told.candidate.interval == wilson_interval(70, 80)
-    assert told.discordant_share == pytest.approx(0.3)
+    comparison = compare(base, candidate, LABELS)
+    assert (comparison.n, comparison.b, comparison.c) == (80, 4, 20)
+    assert comparison.gain == pytest.approx(16 / 80)
+    assert comparison.interval == tango_interval(4, 20, 80)
+    assert comparison.interval[0] > 0
+    assert comparison.mcnemar_p == mcnemar_exact(4, 20)
+    assert comparison.broken == [f"e{i:04d}" for i in range(50, 54)]
+    assert comparison.fixed == [f"e{i:04d}" for i in range(54, 74)]
+    assert comparison.base.correct == 54 and comparison.candidate.correct == 70
+    assert comparison.candidate.interval == wilson_interval(70, 80)
+    assert comparison.discordant_share == pytest.approx(0.3)
     expected = [
         f1_score([r["gold"] for r in side], [r["text"] for r in side], average="macro") for side in (base, candidate)
     ]
-    assert told.macro_f1_gain == pytest.approx(expected[1] - expected[0])
-    assert told.macro_f1_interval[0] < told.macro_f1_gain < told.macro_f1_interval[1]
+    assert comparison.macro_f1_gain == pytest.approx(expected[1] - expected[0])
+    assert comparison.macro_f1_interval[0] < comparison.macro_f1_gain < comparison.macro_f1_interval[1]
 
 
 def test_order_of_rows_does_not_matter():
@@ -39,10 +39,10 @@ def test_text_tasks_compare_rouge_and_exact_match():
     gold = [f"order {i} was sent on monday" for i in range(30)]
     base = [row(i, g, "sent" if i % 2 else g, "base") for i, g in enumerate(gold)]
     candidate = [row(i, g, g, "candidate") for i, g in enumerate(gold)]
-    told = compare(base, candidate, None)
-    assert told.metric == "rougeLsum"
-    assert told.gain == pytest.approx(0.5 * (1 - 2 / 7))
-    assert told.interval[0] < told.gain < told.interval[1]
-    assert told.interval[0] > 0
-    assert (told.b, told.c) == (0, 15)
-    assert told.macro_f1_gain is None
+    comparison = compare(base, candidate, None)
+    assert comparison.metric == "rougeLsum"
+    assert comparison.gain == pytest.approx(0.5 * (1 - 2 / 7))
+    assert comparison.interval[0] < comparison.gain < comparison.interval[1]
+    assert comparison.interval[0] > 0
+    assert (comparison.b, comparison.c) == (0, 15)
+    assert comparison.macro_f1_gain is None

@@ -24,10 +24,10 @@ def test_the_level_of_a_look():
 
 def test_one_metric_is_decided_by_its_own_bound():
     base, candidate = paired(100, 5, 20, 75)
-    told = decide_gain({"base": base}, candidate, OUTPUT, ["accuracy"], level=0.05, margin=0.0)
-    assert told.gains[0].interval == pytest.approx(tango_interval(5, 20, 200))
-    assert told.shown is True and told.gains[0].confidence == 0.95
-    low = told.gains[0].interval[0]
+    decision = decide_gain({"base": base}, candidate, OUTPUT, ["accuracy"], level=0.05, margin=0.0)
+    assert decision.gains[0].interval == pytest.approx(tango_interval(5, 20, 200))
+    assert decision.shown is True and decision.gains[0].confidence == 0.95
+    low = decision.gains[0].interval[0]
     assert decide_gain({"base": base}, candidate, OUTPUT, ["accuracy"], level=0.05, margin=low).shown is False
 
 
@@ -44,14 +44,14 @@ def test_metrics_are_stepped_through_as_holm_does(monkeypatch):
 
     for name in shown_at:
         monkeypatch.setitem(METRICS, name, Invented(name))
-    told = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
+    decision = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
     p = [shown_at[m] for m in ("c", "a", "b")]
-    assert [one.shown for one in told.gains] == [x <= 0.05 for x in holm(p)] == [False, True, False]
-    assert told.shown is False and [one.metric for one in told.gains] == ["c", "a", "b"]
+    assert [one.shown for one in decision.gains] == [x <= 0.05 for x in holm(p)] == [False, True, False]
+    assert decision.shown is False and [one.metric for one in decision.gains] == ["c", "a", "b"]
     shown_at.update(b=0.02, c=0.05)
-    told = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
-    assert told.shown is True
-    assert [round(one.confidence, 4) for one in told.gains] == [0.95, 0.9833, 0.975]
+    decision = decide_gain({"base": []}, [], OUTPUT, ["c", "a", "b"], level=0.05, margin=0.0)
+    assert decision.shown is True
+    assert [round(one.confidence, 4) for one in decision.gains] == [0.95, 0.9833, 0.975]
 
 
 def test_the_deciding_metric_comes_first_and_once():
@@ -78,9 +78,9 @@ def test_rows_that_share_a_source_count_once(metric):
     once = METRICS[metric].gain(*_repeated(1)[:2], OUTPUT)
     before, after, sources = _repeated(5)
     clusters = shared_sources(before, sources)
-    told, naive = (METRICS[metric].gain(before, after, OUTPUT, clusters=c) for c in (clusters, None))
-    assert told.gain == naive.gain == pytest.approx(once.gain)
-    width, plain, single = (x.interval[1] - x.interval[0] for x in (told, naive, once))
+    decision, naive = (METRICS[metric].gain(before, after, OUTPUT, clusters=c) for c in (clusters, None))
+    assert decision.gain == naive.gain == pytest.approx(once.gain)
+    width, plain, single = (x.interval[1] - x.interval[0] for x in (decision, naive, once))
     assert width > 1.6 * plain
     assert width == pytest.approx(single, rel=0.25)
 
@@ -88,11 +88,11 @@ def test_rows_that_share_a_source_count_once(metric):
 def test_an_evaluation_knows_of_shared_sources():
     made = arguments()
     sources = {r["example_id"]: f"d{int(r['example_id'][1:]) // 4}" for r in made["predictions"]}
-    told, plain = evaluation(sources=sources), evaluation()
-    assert told.sources == Sources(rows=200, sources=50, largest=4, shared=True)
+    decision, plain = evaluation(sources=sources), evaluation()
+    assert decision.sources == Sources(rows=200, sources=50, largest=4, shared=True)
     assert plain.sources == Sources(rows=200, sources=200, largest=1, shared=False)
-    effect = told.scores["candidate"].valid.design_effect
-    assert effect is not None and told.comparison.design_effect > 2
+    effect = decision.scores["candidate"].valid.design_effect
+    assert effect is not None and decision.comparison.design_effect > 2
     for pick in (
         lambda e: e.scores["candidate"].interval,
         lambda e: e.scores["candidate"].primary.interval,
@@ -100,9 +100,9 @@ def test_an_evaluation_knows_of_shared_sources():
         lambda e: e.comparison.interval,
         lambda e: e.models["candidate"].interval,
     ):
-        assert pick(told)[0] < pick(plain)[0] - 0.01
+        assert pick(decision)[0] < pick(plain)[0] - 0.01
     assert plain.comparison.mcnemar_p == pytest.approx(mcnemar_exact(5, 60))
-    assert told.comparison.smallest_detectable_gain > plain.comparison.smallest_detectable_gain
+    assert decision.comparison.smallest_detectable_gain > plain.comparison.smallest_detectable_gain
 
 
 def test_a_row_without_a_source_is_an_error():

@@ -23,8 +23,8 @@ PROMPTS = {"api_zero_shot": Prompt(api=True).to_dict(), "api_2_nearest": Prompt(
 
 
 def ask(url: str, cache: AnswerCache | None = None, **limits: Any) -> tuple[list[dict], dict]:
-    told = ApiModelSpec(url=url, model="large", concurrency=2, **limits)
-    return ask_endpoint(told, PROMPTS, ASKED, TRAIN, 8, GOLD, cache=cache, stage="few_shot_baseline")
+    model_spec = ApiModelSpec(url=url, model="large", concurrency=2, **limits)
+    return ask_endpoint(model_spec, PROMPTS, ASKED, TRAIN, 8, GOLD, cache=cache, stage="few_shot_baseline")
 
 
 def knows(body: dict[str, Any], seen: int) -> str:

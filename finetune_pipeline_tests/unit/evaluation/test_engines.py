@@ -48,8 +48,8 @@ def run(made: Path, out: Path, endpoint: Any = None, sets: Any = None, **more: A
 
 def stopped(rows: list[dict[str, Any]]) -> Any:
     """The gate, on these rows as a candidate's."""
-    told = score(rows, LABELS, 0.95)
-    return no_failed_generation(spec(), changed(evaluation(), {"scores": {"base": told, "candidate": told}}))
+    scored = score(rows, LABELS, 0.95)
+    return no_failed_generation(spec(), changed(evaluation(), {"scores": {"base": scored, "candidate": scored}}))
 
 
 def endpoint(url: str, **more: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def test_a_model_that_is_not_served_is_not_replaced_by_another(made: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("fault", "status", "told"),
+    ("fault", "status", "scored"),
     [
         ((500, {}, b"broken"), "error", "refused: 500"),
         (completion("how_to and", "length"), "truncated", ""),
@@ -116,7 +116,7 @@ def test_a_model_that_is_not_served_is_not_replaced_by_another(made: Path, tmp_p
     ids=["exception", "cut"],
 )
 def test_a_fault_of_the_endpoint_is_one_failed_row(
-    made: Path, tmp_path: Path, fault: Any, status: str, told: str
+    made: Path, tmp_path: Path, fault: Any, status: str, scored: str
 ) -> None:
     bad = _examples(made)[4].user_text
 
@@ -124,10 +124,10 @@ def test_a_fault_of_the_endpoint_is_one_failed_row(
         return fault if body["messages"][-1]["content"] == bad else "billing"
 
     with openai_server(mind) as server:
-        engine = endpoint(server.url, **({"timeout": 5.0} if told == "timeout" else {}))
+        engine = endpoint(server.url, **({"timeout": 5.0} if scored == "timeout" else {}))
         facts, _, rows = run(made, tmp_path, engine, [served(made, "candidate", "small")])
         assert [r["status"] for r in rows] == ["ok"] * 4 + [status] + ["ok"] * 2
-        assert told in rows[4]["error"] and facts["sets"]["candidate"]["statuses"][status] == 1
+        assert scored in rows[4]["error"] and facts["sets"]["candidate"]["statuses"][status] == 1
         gate = stopped(rows)
         assert gate.passed == (status != "error")
         assert status != "error" or "candidate 1" in gate.message
@@ -165,7 +165,7 @@ GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "training", "told"),
+    ("evaluation", "training", "scored"),
     [
         ({"engine": "endpoint"}, {}, "endpoint: {url, base, candidate} is missing"),
         ({"endpoint": GOOD}, {}, "engine is transformers, and it is not asked"),
@@ -177,7 +177,7 @@ GOOD = {"url": "http://127.0.0.1:8000/v1", "base": "base", "candidate": "triage-
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_in_the_spec(
-    tmp_path: Path, evaluation: Any, training: Any, told: str
+    tmp_path: Path, evaluation: Any, training: Any, scored: str
 ) -> None:
     found = check_all(spec(evaluation=evaluation, training=training), tmp_path)
-    assert [f for f in found if f.severity == "error" and told in f.message], [str(f) for f in found]
+    assert [f for f in found if f.severity == "error" and scored in f.message], [str(f) for f in found]

@@ -22,12 +22,12 @@ from finetune_pipeline_tests.unit.evaluation.rows import paired, row
 
 
 def test_numbers_of_the_comparison():
-    told = evaluation()
-    assert (told.n, told.comparison.b, told.comparison.c) == (200, 5, 60)
-    assert told.comparison.gain == pytest.approx(55 / 200)
-    assert told.scores["base"].correct == 105 and told.scores["candidate"].correct == 160
-    assert told.comparison.broken == [] and len(told.comparisons["baseline"].broken) == 5
-    assert told.comparisons["champion"] is None
+    outcome = evaluation()
+    assert (outcome.n, outcome.comparison.b, outcome.comparison.c) == (200, 5, 60)
+    assert outcome.comparison.gain == pytest.approx(55 / 200)
+    assert outcome.scores["base"].correct == 105 and outcome.scores["candidate"].correct == 160
+    assert outcome.comparison.broken == [] and len(outcome.comparisons["baseline"].broken) == 5
+    assert outcome.comparisons["champion"] is None
 
 
 def test_models_stand_in_order_and_validation_is_apart():
@@ -52,9 +52,9 @@ def test_models_stand_in_order_and_validation_is_apart():
 
 
 def test_it_is_strict_json_even_with_numbers_that_are_none():
-    told = evaluation(training_facts=TRAINING | {"best_eval_loss": math.nan, "scale": np.float32(0.5)})
-    stored = json.loads(json.dumps(told.to_json(), allow_nan=False))
-    assert EvaluationResult.model_validate(stored) == told and stored == told.to_json()
+    outcome = evaluation(training_facts=TRAINING | {"best_eval_loss": math.nan, "scale": np.float32(0.5)})
+    stored = json.loads(json.dumps(outcome.to_json(), allow_nan=False))
+    assert EvaluationResult.model_validate(stored) == outcome and stored == outcome.to_json()
     assert stored["training"]["best_eval_loss"] is None
     assert stored["training"]["scale"] == 0.5, "facts that nobody reads are kept"
 
@@ -70,15 +70,15 @@ def test_the_published_schema_describes_what_is_written(result):
 
 def test_the_champion_is_compared():
     predictions = [*arguments()["predictions"], *champion_rows(150)]
-    told = evaluation(predictions=predictions, versions={"champion": "3"})
-    assert told.scores["champion"].correct == 150
-    assert told.comparisons["champion"].gain == pytest.approx(10 / 200)
-    assert told.models["champion"].accuracy == 0.75
+    outcome = evaluation(predictions=predictions, versions={"champion": "3"})
+    assert outcome.scores["champion"].correct == 150
+    assert outcome.comparisons["champion"].gain == pytest.approx(10 / 200)
+    assert outcome.models["champion"].accuracy == 0.75
 
 
 def test_holm_adjusts_for_every_comparison_made():
-    told = evaluation().comparisons
-    made = {name: c for name, c in told.items() if c}
+    outcome = evaluation().comparisons
+    made = {name: c for name, c in outcome.items() if c}
     assert set(made) == {"baseline", "base_restricted", "simple_commonest", "simple_nearest", "simple_linear"}
     smallest = min(made.values(), key=lambda c: c.mcnemar_p)
     assert smallest.mcnemar_p_holm == pytest.approx(5 * smallest.mcnemar_p)
@@ -88,10 +88,10 @@ def test_the_gap_between_form_and_judgement():
     base, candidate = paired(20, 0, 0, 0)
     for r in base:
         r["text"] = f"Label: {r['text']}"
-    told = evaluation(predictions=[*base, *candidate])
-    gap = told.format_gap
-    assert told.base_at_its_best == BaseMode(mode="restricted", valid_share=0.0)
-    assert told.comparison.gain == 0.0, "what decides is the base model with its answers restricted"
+    outcome = evaluation(predictions=[*base, *candidate])
+    gap = outcome.format_gap
+    assert outcome.base_at_its_best == BaseMode(mode="restricted", valid_share=0.0)
+    assert outcome.comparison.gain == 0.0, "what decides is the base model with its answers restricted"
     assert gap.base == FormOf(free=0.0, restricted=1.0, gap=1.0, valid_share=0.0)
     assert gap.closed_by_decoding == 1.0
 
@@ -100,18 +100,18 @@ def test_a_base_out_of_form_without_restricted_answers_is_read_leniently():
     base, candidate = paired(20, 0, 0, 0)
     for r in base:
         r |= {"text": f"Label: {r['text']}.", "label_scores": []}
-    told = evaluation(predictions=[*base, *candidate])
-    assert told.base_at_its_best.mode == "lenient" and told.comparison.base.correct == 20
-    assert told.scores["base"].correct == 0, "the table still shows what it writes freely"
+    outcome = evaluation(predictions=[*base, *candidate])
+    assert outcome.base_at_its_best.mode == "lenient" and outcome.comparison.base.correct == 20
+    assert outcome.scores["base"].correct == 0, "the table still shows what it writes freely"
 
 
 def test_regressions_and_fixes_carry_texts_and_say_how_many_there_are():
-    told = evaluation()
-    first = told.regressions.shown[0]
-    assert told.regressions.total == len(told.regressions.shown) == 5
+    outcome = evaluation()
+    first = outcome.regressions.shown[0]
+    assert outcome.regressions.total == len(outcome.regressions.shown) == 5
     assert first.id == "e0100" and first.text == "text of e0100"
     assert first.base == first.gold != first.candidate
-    assert (told.fixes.total, len(told.fixes.shown)) == (60, 10)
+    assert (outcome.fixes.total, len(outcome.fixes.shown)) == (60, 10)
     assert evaluation(texts=None).regressions.shown[0].text is None
 
 

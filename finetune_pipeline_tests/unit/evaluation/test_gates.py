@@ -45,8 +45,8 @@ def good():
     return evaluation()
 
 
-def _gate(name, told, of=None):
-    return {g.name: g for g in decide(of or spec(), told)}[name]
+def _gate(name, result, of=None):
+    return {g.name: g for g in decide(of or spec(), result)}[name]
 
 
 def test_a_good_candidate_passes_every_gate(good):
@@ -75,9 +75,9 @@ def test_a_tie_does_not_beat_the_baseline():
 
 def test_a_better_point_estimate_is_not_enough():
     base, candidate = paired(80, 8, 14, 20)
-    told = evaluation(predictions=[*base, *candidate])
-    assert told.comparison.gain > 0
-    assert _gate("beats_baseline", told).passed is False
+    result = evaluation(predictions=[*base, *candidate])
+    assert result.comparison.gain > 0
+    assert _gate("beats_baseline", result).passed is False
 
 
 def test_the_gain_must_exceed_min_gain(good):
@@ -90,8 +90,8 @@ def test_the_gain_must_exceed_min_gain(good):
 
 
 def test_text_tasks_are_judged_by_rouge():
-    told = text_evaluation()
-    gate = _gate("beats_baseline", told, text_spec())
+    result = text_evaluation()
+    gate = _gate("beats_baseline", result, text_spec())
     assert gate.passed is True
     assert "points of ROUGE-L" in gate.message
 
@@ -109,9 +109,9 @@ def test_the_champion_must_be_beaten(right, passes):
 
 
 def test_a_champion_that_was_not_compared_does_not_pass(good):
-    told = changed(good, {"versions.champion": "3"})
-    assert _gate("beats_champion", told).passed is False
-    assert _gate("few_regressions", told).passed is False
+    result = changed(good, {"versions.champion": "3"})
+    assert _gate("beats_champion", result).passed is False
+    assert _gate("few_regressions", result).passed is False
 
 
 def _beside_the_champion(lost, won, both):
@@ -138,8 +138,8 @@ def _beside_the_champion(lost, won, both):
 def test_better_or_not_worse_than_the_champion(lost, won, better, not_worse):
     for mode, passes in (("better", better), ("not_worse", not_worse)):
         of = spec(gates={"champion": mode, "champion_margin": 0.03})
-        told = evaluation(spec=of, **_beside_the_champion(lost, won, 150))
-        gate = _gate("beats_champion", told, of)
+        result = evaluation(spec=of, **_beside_the_champion(lost, won, 150))
+        gate = _gate("beats_champion", result, of)
         assert gate.passed is passes, (mode, gate.message)
         assert gate.threshold == (-0.03 if mode == "not_worse" else 0.0)
         assert ("a tie is no reason" in gate.message) is (mode == "not_worse" and lost == won == 0)
@@ -202,8 +202,8 @@ def test_every_further_candidate_meets_a_stricter_level():
     base = _unscored(base)
     shown = []
     for looks in (1, 2, 3, 4):
-        told = evaluation(predictions=[*base, *candidate], openings=_looks(looks))
-        gate = _gate("beats_baseline", told)
+        result = evaluation(predictions=[*base, *candidate], openings=_looks(looks))
+        gate = _gate("beats_baseline", result)
         assert gate.measured == pytest.approx(tango_interval(6, 20, 200, 1 - level_left(looks))[0])
         assert ("stricter" in gate.message) is (looks > 1)
         shown.append(gate.passed)
@@ -213,8 +213,8 @@ def test_every_further_candidate_meets_a_stricter_level():
 
 def test_all_named_metrics_must_gain_by_holms_levels():
     of = spec(gates={"more_metrics": ["macro_f1"]})
-    told = evaluation(spec=of)
-    gate = _gate("beats_baseline", told, of)
+    result = evaluation(spec=of)
+    gate = _gate("beats_baseline", result, of)
     assert gate.passed is True
     for interval in ("points of accuracy (98.75% interval", "points of macro-F1 (98.75% interval"):
         assert gate.message.count(interval) == 2, "freely written and restricted answers, two metrics each"
@@ -222,18 +222,18 @@ def test_all_named_metrics_must_gain_by_holms_levels():
     alone = evaluation(predictions=[*_unscored(paired(100, 5, 60, 35)[0]), *paired(100, 5, 60, 35)[1]])
     assert "must be shown" not in _gate("beats_baseline", alone).message
     lost = {"gains.1.interval": [-0.01, 0.2], "gains.1.shown": False, "shown": False}
-    told = changed(told, {f"decisions.baseline.{place}": value for place, value in lost.items()})
-    refused = _gate("beats_baseline", told, of)
+    result = changed(result, {f"decisions.baseline.{place}": value for place, value in lost.items()})
+    refused = _gate("beats_baseline", result, of)
     assert (refused.passed, refused.measured) == (False, -0.01)
 
 
 def test_values_on_the_threshold_pass_where_at_least_is_asked_for():
     pairs = [("bug", "bug")] * 190 + [("bug", "It is a bug")] * 10
-    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
-    low = told.scores["candidate"].valid.interval[0]
-    assert _gate("format_compliance", told, spec(gates={"min_valid_share": low})).passed is True
+    result = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
+    low = result.scores["candidate"].valid.interval[0]
+    assert _gate("format_compliance", result, spec(gates={"min_valid_share": low})).passed is True
     exact = PARITY | {"same_greedy_share": 0.9, "mean_kl": 1e-3, "mean_kl_limit": 1e-3}
-    gate = _gate("merge_parity", changed(told, {"parity": exact}), spec(gates={"parity_min_agreement": 0.9}))
+    gate = _gate("merge_parity", changed(result, {"parity": exact}), spec(gates={"parity_min_agreement": 0.9}))
     assert (gate.passed, gate.measured, gate.threshold) == (True, 0.9, 0.9)
 
 
@@ -251,8 +251,8 @@ def test_what_the_test_could_show_is_told_where_it_may_explain_a_no(good):
 
 def test_invalid_answers_are_refused():
     pairs = [("bug", "bug")] * 190 + [("bug", "It is a bug")] * 10
-    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
-    gate = _gate("format_compliance", told)
+    result = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
+    gate = _gate("format_compliance", result)
     assert gate.passed is False
     assert gate.measured == pytest.approx(0.910, abs=2e-3)
     assert "190 of 200 answers" in gate.message and "Even without" not in gate.message
@@ -260,12 +260,12 @@ def test_invalid_answers_are_refused():
 
 def test_a_test_set_too_small_to_show_it_is_told_the_number_of_rows():
     pairs = [("bug", "bug")] * 100
-    told = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
-    gate = _gate("format_compliance", told, spec(gates={"min_valid_share": 0.97}))
+    result = evaluation(predictions=[*rows(pairs, "base"), *rows(pairs, "candidate")])
+    gate = _gate("format_compliance", result, spec(gates={"min_valid_share": 0.97}))
     assert gate.passed is False
     assert "125 rows" in gate.message and "125 rows" in gate.what_to_do
-    assert _gate("format_compliance", told).passed is True
-    assert "below 1" in _gate("format_compliance", told, spec(gates={"min_valid_share": 1.0})).what_to_do
+    assert _gate("format_compliance", result).passed is True
+    assert "below 1" in _gate("format_compliance", result, spec(gates={"min_valid_share": 1.0})).what_to_do
 
 
 @pytest.mark.parametrize(
@@ -374,8 +374,8 @@ def _answers(base, right):
 def test_every_simple_model_must_surely_be_beaten(name, right, decision, measured_above):
     base, _ = paired(100, 5, 60, 35)
     simple = {other: _answers(base, 40) for other in ("commonest", "nearest", "linear")} | {name: _answers(base, right)}
-    told = evaluation(simple=simple)
-    gates = decide(spec(), told)
+    result = evaluation(simple=simple)
+    gates = decide(spec(), result)
     gate = {g.name: g for g in gates}["beats_simple"]
     blind = name == "commonest"  # nothing is learned where this one is not beaten: that is no reason to use it
     assert verdict(gates) == ("refuse" if blind and decision == "use_simple" else decision)
@@ -407,8 +407,8 @@ def test_a_tie_with_a_simple_model_passes_only_where_the_spec_takes_it():
 def test_a_base_out_of_form_is_compared_by_its_restricted_answers():
     base, candidate = paired(100, 5, 60, 35)
     spoken = [r | {"text": f"I would say {r['text']}"} for r in base]
-    told = evaluation(predictions=[*spoken, *candidate])
-    gate = _gate("beats_baseline", told)
+    result = evaluation(predictions=[*spoken, *candidate])
+    gate = _gate("beats_baseline", result)
     assert gate.passed and "Only 0.0% of the base model's answers are in form" in gate.message
     assert "+27.5 points" in gate.message, "the gain over the restricted answers, not over answers without form"
     as_good = [
@@ -449,9 +449,9 @@ def test_of_many_rivals_the_closest_is_told_in_full_and_the_others_in_short(good
 def test_what_is_no_better_than_the_commonest_answer_is_refused_also_where_a_tie_would_do():
     base, _ = paired(100, 5, 60, 35)
     wide = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
-    told = evaluation(spec=wide, simple={"commonest": _answers(base, 160), "linear": _answers(base, 40)})
-    gate = _gate("beats_commonest", told, wide)
-    assert _gate("beats_simple", told, wide).passed and not gate.passed
+    result = evaluation(spec=wide, simple={"commonest": _answers(base, 160), "linear": _answers(base, 40)})
+    gate = _gate("beats_commonest", result, wide)
+    assert _gate("beats_simple", result, wide).passed and not gate.passed
     assert gate.threshold == 0.0 and gate.measured <= 0 and "labels that do not belong" in gate.what_to_do
     fields = evaluation(simple={"commonest": _answers(base, 40), "commonest_fields": _answers(base, 158)})
     gate = _gate("beats_commonest", fields)
@@ -460,14 +460,14 @@ def test_what_is_no_better_than_the_commonest_answer_is_refused_also_where_a_tie
 
 
 def test_few_rows_cannot_show_few_regressions_and_it_is_said():
-    told = evaluation(**_beside_the_champion(0, 40, 10))
-    gate = _gate("few_regressions", told)
+    result = evaluation(**_beside_the_champion(0, 40, 10))
+    gate = _gate("few_regressions", result)
     assert gate.passed is False
     assert "even a candidate that loses none could not show less than 27.8%" in gate.message
     just = spec(gates={"max_regression": wilson_interval(0, 10)[1]})
-    assert "even a candidate" not in _gate("few_regressions", told, just).message
-    told = changed(told, {"comparisons.champion.design_effect": 2.0})
-    assert f"less than {percent(wilson_interval(0, 5)[1])}." in _gate("few_regressions", told).message
+    assert "even a candidate" not in _gate("few_regressions", result, just).message
+    result = changed(result, {"comparisons.champion.design_effect": 2.0})
+    assert f"less than {percent(wilson_interval(0, 5)[1])}." in _gate("few_regressions", result).message
     assert "even a candidate" not in _gate("few_regressions", evaluation(**_beside_the_champion(30, 40, 100))).message
 
 
@@ -478,11 +478,11 @@ def test_both_the_decision_and_the_bound_must_agree(good):
 
 def test_rows_that_share_sources_count_for_fewer_lost_rows(championed):
     counts = {"b": 10, "right_before": 150, "design_effect": 2.0}
-    told = changed(championed, {f"comparisons.champion.{name}": value for name, value in counts.items()})
+    result = changed(championed, {f"comparisons.champion.{name}": value for name, value in counts.items()})
     high = wilson_interval(5, 75)[1]
-    assert _gate("few_regressions", told).measured == pytest.approx(high)
+    assert _gate("few_regressions", result).measured == pytest.approx(high)
     at_the_limit, below = (spec(gates={"max_regression": limit}) for limit in (high, high - 1e-9))
-    assert _gate("few_regressions", told, at_the_limit).passed and not _gate("few_regressions", told, below).passed
+    assert _gate("few_regressions", result, at_the_limit).passed and not _gate("few_regressions", result, below).passed
 
 
 def test_a_lower_bound_of_zero_is_a_tie(good):
@@ -490,6 +490,6 @@ def test_a_lower_bound_of_zero_is_a_tie(good):
     assert not _gate("beats_commonest", changed(good, first)).passed
     base, _ = paired(100, 5, 60, 35)
     wide = spec(gates={"simple": "not_worse", "simple_margin": 0.2})
-    told = evaluation(spec=wide, simple={"linear": _answers(base, 40)})
-    assert "tie" not in _gate("beats_simple", told, wide).message
-    assert "tie with TF-IDF" in _gate("beats_simple", changed(told, first), wide).message
+    result = evaluation(spec=wide, simple={"linear": _answers(base, 40)})
+    assert "tie" not in _gate("beats_simple", result, wide).message
+    assert "tie with TF-IDF" in _gate("beats_simple", changed(result, first), wide).message

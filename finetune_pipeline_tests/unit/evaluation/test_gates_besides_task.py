@@ -45,9 +45,9 @@ def test_a_small_loss_passes_and_a_large_one_is_stopped() -> None:
 
 
 def test_what_cannot_be_ruled_out_is_stopped_and_said_to_be_open() -> None:
-    told = general_ability(spec(), ability(0.05, -0.01, 0.11))
-    assert not told.passed
-    assert "not shown either" in told.message
+    answer = general_ability(spec(), ability(0.05, -0.01, 0.11))
+    assert not answer.passed
+    assert "not shown either" in answer.message
     assert general_ability(spec(max_ability_loss=0.12), ability(0.05, -0.01, 0.11)).passed
     assert not general_ability(
         spec(max_ability_loss=0.11), ability(0.05, -0.01, 0.11)
@@ -55,15 +55,15 @@ def test_what_cannot_be_ruled_out_is_stopped_and_said_to_be_open() -> None:
 
 
 def test_a_benchmark_that_surely_loses_too_much_is_stopped_though_all_questions_together_are_not() -> None:
-    def told(low: Any) -> Ability:
+    def answer(low: Any) -> Ability:
         interval = [low, 0.4] if low is not None else None
         return ability(0.02, -0.02, 0.06, benchmarks={"arc": {"n": 40, "drop": 0.2, "interval": interval}})
 
-    assert general_ability(spec(), told(0.09)).passed
-    stopped = general_ability(spec(), told(0.1))
+    assert general_ability(spec(), answer(0.09)).passed
+    stopped = general_ability(spec(), answer(0.1))
     assert not stopped.passed
     assert "arc surely loses 10.0 points" in stopped.message
-    assert not general_ability(spec(), told(None)).passed, "what was not measured does not pass"
+    assert not general_ability(spec(), answer(None)).passed, "what was not measured does not pass"
 
 
 def test_text_that_costs_much_more_is_stopped() -> None:
@@ -148,9 +148,9 @@ def test_a_judge_that_is_not_believed_does_not_count_however_good_its_figures() 
 
 def test_people_are_asked_for_only_where_the_spec_says_so() -> None:
     assert human_review(spec(), None).passed
-    told = human_review(spec(min_rated=30), None)
-    assert not told.passed
-    assert "0 of 30 answers" in told.message
+    answer = human_review(spec(min_rated=30), None)
+    assert not answer.passed
+    assert "0 of 30 answers" in answer.message
 
 
 def test_text_at_the_limit_is_not_below_it_and_any_positive_cost_is_one() -> None:

@@ -68,13 +68,13 @@ def test_an_extraction_is_compared_by_exact_answers_or_by_micro_f1() -> None:
     gold, half, nothing = (json.dumps(of) for of in ({"city": "Rome", "guests": 2}, {"city": "Rome"}, {}))
     base = [row(i, gold, half) for i in range(40)]
     candidate = [row(i, gold, gold if i < 30 else nothing) for i in range(40)]
-    told = compare(base, candidate, output)
-    assert (told.metric, told.gain, told.c, told.b) == ("exact", 0.75, 30, 0)
+    comparison = compare(base, candidate, output)
+    assert (comparison.metric, comparison.gain, comparison.c, comparison.b) == ("exact", 0.75, 30, 0)
     by_fields = compare(base, candidate, output, metric="micro_f1")
     assert by_fields.gain == pytest.approx(2 * 60 / (60 + 80) - 2 * 40 / (40 + 80))
     assert by_fields.interval[0] < by_fields.gain < by_fields.interval[1]
 
 
 def test_a_single_row_has_no_interval_of_a_mean() -> None:
-    told = METRICS["chrf"].gain([row(1, "a b", "a")], [row(1, "a b", "a b")], TextOutput())
-    assert told.gain > 0 and told.interval is None and not told.surely_above()
+    comparison = METRICS["chrf"].gain([row(1, "a b", "a")], [row(1, "a b", "a b")], TextOutput())
+    assert comparison.gain > 0 and comparison.interval is None and not comparison.surely_above()

@@ -63,15 +63,15 @@ def test_tokens_and_time_are_summed_and_compared() -> None:
         {"model": model, "prompt_tokens": prompt, "new_tokens": new}
         for model, prompt, new in (("base", 90, 10), ("base", 110, 10), ("candidate", 40, 4), ("candidate", 60, 6))
     ]
-    told = costs(
+    cost = costs(
         rows,
         {"adapter": {"seconds": 60.0, "cpu_seconds": 50.0, "train_seconds": 9.0}, "base_ability": {}},
         {"seconds": {"low": 1}},
     )
-    assert told["tokens"] == {"base": {"prompt": 100, "answer": 10}, "candidate": {"prompt": 50, "answer": 5}}
-    assert told["saved_share"] == pytest.approx(0.5)
-    assert told["steps"] == {
+    assert cost["tokens"] == {"base": {"prompt": 100, "answer": 10}, "candidate": {"prompt": 50, "answer": 5}}
+    assert cost["saved_share"] == pytest.approx(0.5)
+    assert cost["steps"] == {
         "adapter": {"seconds": 60.0, "cpu_seconds": 50.0, "train_seconds": 9.0, "peak_memory_mib": None}
     }
-    assert told["seconds"] == 60.0
-    assert told["planned"] == {"low": 1}
+    assert cost["seconds"] == 60.0
+    assert cost["planned"] == {"low": 1}

@@ -9,8 +9,8 @@ from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec
 
 
 def test_outcomes_are_right_or_wrong_per_row():
-    told = outcomes_of(rows([("bug", "bug"), ("bug", "other"), ("bug", " bug\n"), ("bug", "Bug")]), spec().output)
-    assert told == {"e0000": True, "e0001": False, "e0002": True, "e0003": False}
+    stored = outcomes_of(rows([("bug", "bug"), ("bug", "other"), ("bug", " bug\n"), ("bug", "Bug")]), spec().output)
+    assert stored == {"e0000": True, "e0001": False, "e0002": True, "e0003": False}
 
 
 def test_what_was_recorded_comes_back_in_the_order_asked_for_and_is_one_table(tmp_path):
@@ -29,13 +29,13 @@ def test_fixed_broken_and_both_per_earlier_version():
     before, after = paired(50, 3, 7, 40)
     output = spec().output
     history = regressions({"v1": outcomes_of(before, output), "v2": {"e0000": False}}, outcomes_of(after, output))
-    told = history.model_dump()
-    assert told["versions"] == [
+    stored = history.model_dump()
+    assert stored["versions"] == [
         {"candidate": "v1", "rows": 100, "fixed": 7, "broken": 3, "both_right": 50, "both_wrong": 40},
         {"candidate": "v2", "rows": 1, "fixed": 1, "broken": 0, "both_right": 0, "both_wrong": 0},
     ]
-    assert told["rows"] == {"always_right": 49, "never_right": 40, "changing": 11}
-    assert told["lost"] == ["e0050", "e0051", "e0052"] and told["lost_total"] == 3
+    assert stored["rows"] == {"always_right": 49, "never_right": 40, "changing": 11}
+    assert stored["lost"] == ["e0050", "e0051", "e0052"] and stored["lost_total"] == 3
 
 
 def test_a_row_is_lost_only_when_every_earlier_version_had_it():

@@ -153,16 +153,16 @@ def drawn(seed: int, sharpness: float, n: int) -> list[dict]:
 
 def test_calibration_equals_scikit_learn() -> None:
     given = drawn(1, 1.5, 500)
-    told = calibration(given, LABELS)
+    figures = calibration(given, LABELS)
     shares = np.array([probabilities(r["label_scores"]) for r in given])
     gold = [LABELS.index(r["gold"]) for r in given]
-    assert told is not None and told["n"] == 500
-    assert told["brier"] == pytest.approx(brier_score_loss(gold, shares, labels=[0, 1, 2], scale_by_half=False))
-    assert told["log_loss"] == pytest.approx(log_loss(gold, shares, labels=[0, 1, 2]))
+    assert figures is not None and figures["n"] == 500
+    assert figures["brier"] == pytest.approx(brier_score_loss(gold, shares, labels=[0, 1, 2], scale_by_half=False))
+    assert figures["log_loss"] == pytest.approx(log_loss(gold, shares, labels=[0, 1, 2]))
     right = [p.argmax() == g for p, g in zip(shares, gold, strict=True)]
     expected = calibration_curve(right, shares.max(axis=1), n_bins=10)
-    assert [b["accuracy"] for b in told["reliability"]] == pytest.approx(list(expected[0]))
-    assert [b["confidence"] for b in told["reliability"]] == pytest.approx(list(expected[1]))
+    assert [b["accuracy"] for b in figures["reliability"]] == pytest.approx(list(expected[0]))
+    assert [b["confidence"] for b in figures["reliability"]] == pytest.approx(list(expected[1]))
 
 
 def test_the_calibration_error_is_small_for_an_honest_model_and_large_for_a_sure_one() -> None:
@@ -178,8 +178,8 @@ def test_calibration_leaves_out_rows_without_usable_likelihoods() -> None:
         row(3, "bug", "bug", label_scores=[]),
         row(4, "bug", "bug", label_scores=[math.nan, 0.0, 0.0]),
     ]
-    told = score(given, LABELS)["calibration"]
-    assert (told["n"], told["accuracy"], told["ece"]) == (2, 0.5, pytest.approx((0.2 + 0.6) / 2))
+    figures = score(given, LABELS)["calibration"]
+    assert (figures["n"], figures["accuracy"], figures["ece"]) == (2, 0.5, pytest.approx((0.2 + 0.6) / 2))
     assert score(given[2:3], LABELS)["calibration"] is None
 
 

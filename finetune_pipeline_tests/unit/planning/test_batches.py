@@ -39,10 +39,10 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
 
 @pytest.mark.parametrize(("over", "most"), [("fail", 1024), ("drop", 55), ("truncate_prompt", 52)])
 def test_rows_are_encoded_as_training_does(base: Path, examples: list[Example], over: str, most: int) -> None:
-    told = encode_rows(base, examples, settings(over_length=over, max_tokens=most))
+    encoded = encode_rows(base, examples, settings(over_length=over, max_tokens=most))
     real = prepare_split(load_tokenizer(base), examples, most, over, "train split")
-    assert [(r["id"], r["ids"], r["loss"]) for r in told.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
-    assert told.over >= len(real.dropped) + len(real.cuts) and (told.over > 0) == (over != "fail")
+    assert [(r["id"], r["ids"], r["loss"]) for r in encoded.rows] == [(r.id, r.ids, r.loss) for r in real.rows]
+    assert encoded.over >= len(real.dropped) + len(real.cuts) and (encoded.over > 0) == (over != "fail")
 
 
 def test_batches_have_the_sizes_of_the_collators(base: Path, examples: list[Example]) -> None:
@@ -67,11 +67,11 @@ def test_batches_have_the_sizes_of_the_collators(base: Path, examples: list[Exam
     [(21, {"micro_batch_size": 2, "evals_per_epoch": 3, "epochs": 1.5}), (9, {"evals_per_epoch": 9})],
 )
 def test_steps_and_evaluations_are_the_trainers(tmp_path: Path, rows: int, changes: dict[str, Any]) -> None:
-    told = job(
+    training = job(
         make_inputs(tmp_path / "inputs", rows), tmp_path, method="lora", **{"epochs": 2, "patience": 99, **changes}
     )
-    facts, _ = train(told)
-    counted = count_steps(rows, told["settings"], told["settings"]["epochs"])
+    facts, _ = train(training)
+    counted = count_steps(rows, training["settings"], training["settings"]["epochs"])
     assert counted.steps == facts["steps_planned"] == facts["steps"]
     assert counted.evaluations == sum("eval_loss" in entry for entry in facts["history"])
 

@@ -80,10 +80,10 @@ def _compare(folder: Path, rows_file: Path, packed: bool, **settings: Any) -> tu
     kept = saved_tensors(built.model, collator(rows), built.autocast)
     shape, width = model_shape(folder), compute.itemsize
     batch = batch_of(rows, settings, packed)
-    told = activation_bytes(shape, settings, batch, width) + batch.learned * shape.vocabulary * width
+    predicted = activation_bytes(shape, settings, batch, width) + batch.learned * shape.vocabulary * width
     if settings["method"] == "qlora" and width == 4:
-        told += 4 * shape.vocabulary * shape.hidden
-    return kept, told, built.weights
+        predicted += 4 * shape.vocabulary * shape.hidden
+    return kept, predicted, built.weights
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -91,8 +91,8 @@ def _compare(folder: Path, rows_file: Path, packed: bool, **settings: Any) -> tu
 def test_activations_are_what_is_kept(models: dict[str, Path], tmp_path: Path, name: str, method: str) -> None:
     rows = write_tiny_examples(tmp_path / "rows.jsonl", range(6))
     for precision, packed in itertools.product(("float32", "bfloat16"), (True, False)):
-        kept, told, weights = _compare(models[name], rows, packed, method=method, precision=precision)
-        assert told == pytest.approx(kept, rel=0.07), (precision, packed, told / kept)
+        kept, predicted, weights = _compare(models[name], rows, packed, method=method, precision=precision)
+        assert predicted == pytest.approx(kept, rel=0.07), (precision, packed, predicted / kept)
         width = 2 if precision == "bfloat16" else 4
         # quantization constants weigh more where layers are tiny
         assert weight_bytes(model_shape(models[name]), METHODS[method], width) == pytest.approx(

@@ -56,31 +56,33 @@ class Spans(HTMLParser):
 
 
 def _page(tokenizer: Any, examples: list[Example], **settings: Any) -> str:
-    told = {**SETTINGS, **settings}
+    training_settings = {**SETTINGS, **settings}
     done = {
-        split: prepare_split(tokenizer, rows, told["max_tokens"], told["over_length"], f"{split} split").audit
+        split: prepare_split(
+            tokenizer, rows, training_settings["max_tokens"], training_settings["over_length"], f"{split} split"
+        ).audit
         for split, rows in {"train": examples, "validation": examples[:1]}.items()
     }
-    return page_html(audit_page(done, told))
+    return page_html(audit_page(done, training_settings))
 
 
 def test_tokens_with_loss_are_the_answer_and_its_end(tokenizer: Any) -> None:
     page = _page(tokenizer, [Example("e0", tiny_messages(0))])
-    told = Spans(page)
+    spans = Spans(page)
     assert "Sound." in page and "Training is stopped" not in page
-    assert told.rows == 2  # one row a split
-    assert told.text["loss"] == "billing<|im_end|>" * 2
-    assert SYSTEM in told.text["context"] and told.text["lost"] == ""
-    assert told.text["special"].count("<|im_end|>") == 2 * 3
+    assert spans.rows == 2  # one row a split
+    assert spans.text["loss"] == "billing<|im_end|>" * 2
+    assert SYSTEM in spans.text["context"] and spans.text["lost"] == ""
+    assert spans.text["special"].count("<|im_end|>") == 2 * 3
 
 
 def test_everything_from_the_data_is_escaped(tokenizer: Any) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>&amp;"
     messages = [{"role": "user", "content": evil}, {"role": "assistant", "content": evil}]
     page = _page(tokenizer, [Example('"><b>id', messages, source={"file": "<i>f", "line": 1})], max_tokens=400)
-    told = Spans(page)
-    assert {"script", "img", "b"} & set(told.tags) == set()
-    assert evil in told.text["loss"] and evil in told.text["context"]
+    spans = Spans(page)
+    assert {"script", "img", "b"} & set(spans.tags) == set()
+    assert evil in spans.text["loss"] and evil in spans.text["context"]
     assert '"><b>id, <i>f:1' in Parsed(page).words
     Parsed(page).assert_inert()
 
@@ -92,10 +94,10 @@ def test_what_was_cut_is_struck_out_and_counted(tokenizer: Any) -> None:
         {"role": "assistant", "content": "billing"},
     ]
     page = _page(tokenizer, [Example("e0", tiny_messages(0)), Example("long", long)])
-    told = Spans(page)
+    spans = Spans(page)
     assert "Sound." in page and "its user text was cut" in page
-    assert told.text["lost"].startswith("ancient history.")
-    assert "my invoice is wrong" in told.text["context"]
+    assert spans.text["lost"].startswith("ancient history.")
+    assert "my invoice is wrong" in spans.text["context"]
     assert "Examples with a cut user text 1 0" in Parsed(page).words
 
 

@@ -177,10 +177,10 @@ def test_a_refused_candidate_is_told_what_every_gate_asks_for_and_what_is_cheape
     base, candidate = paired(both=100, only_base=30, only_candidate=30, neither=40)
     linear = {row["example_id"]: row["gold"] for row in base}
     result = evaluation(predictions=[*base, *candidate], simple={"linear": linear})
-    told = steps(result)
-    assert "Serve it" not in told and "export TASK --simple" in told
+    advice = steps(result)
+    assert "Serve it" not in advice and "export TASK --simple" in advice
     for gate in decide(spec(), result):
-        assert (f"{gate.name}: " in told) is not gate.passed
+        assert (f"{gate.name}: " in advice) is not gate.passed
     form = changed(result, {"format_gap.closed_by_decoding": 0.7})
     assert "restricting the base model's answers to the labels instead: that brings 70.0% of the gain" in steps(form)
 
@@ -210,8 +210,8 @@ def test_a_training_that_stopped_too_early_or_too_late_is_told() -> None:
         ("unstable", 0.09, None),  # the check not_overfitted passes such a rise, and so does the advice
     ):
         fit = {"verdict": verdict, "best_step": 20, "rise": rise}
-        told = steps(evaluation(training_facts={**TRAINING, "overfitting": fit}))
-        assert said in told if said else "validation loss" not in told
+        advice = steps(evaluation(training_facts={**TRAINING, "overfitting": fit}))
+        assert said in advice if said else "validation loss" not in advice
 
 
 @pytest.mark.parametrize("kind", ["labels", "json", "text"])

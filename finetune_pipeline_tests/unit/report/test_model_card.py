@@ -25,7 +25,7 @@ from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 
 def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
     """As models.export.describe makes it, with files of an export."""
-    told: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "task": "tickets",
         "description": "Sorts tickets.",
         "what": what,
@@ -61,7 +61,7 @@ def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
         "versions": {"torch": "2.13.0"},
         "files": {"model.safetensors": {}},
     }
-    return told | changes
+    return metadata | changes
 
 
 def read(text: str) -> ModelCard:
@@ -74,8 +74,8 @@ def read(text: str) -> ModelCard:
 
 @pytest.fixture(scope="module")
 def good() -> ModelCard:
-    told = evaluation()
-    return read(model_card(manifest(), told, decide(spec(), told)))
+    result = evaluation()
+    return read(model_card(manifest(), result, decide(spec(), result)))
 
 
 def test_the_metadata_is_what_the_hub_wants(good: ModelCard) -> None:
@@ -92,13 +92,13 @@ def test_the_metadata_is_what_the_hub_wants(good: ModelCard) -> None:
 
 def test_results_are_the_reports(good: ModelCard) -> None:
     scores = evaluation().scores["candidate"]
-    told = {(r.dataset_type, r.metric_name): r for r in good.data.eval_results}
+    listed = {(r.dataset_type, r.metric_name): r for r in good.data.eval_results}
     low, high = scores.interval or (0.0, 0.0)
-    accuracy = told["tickets", f"Accuracy (95% interval {low:.3f} to {high:.3f})"]
+    accuracy = listed["tickets", f"Accuracy (95% interval {low:.3f} to {high:.3f})"]
     assert accuracy.metric_value == scores.accuracy == 0.8 and accuracy.dataset_split == "test"
     assert accuracy.dataset_revision == "t1" and accuracy.dataset_name == "tickets, sealed test of 200 rows"
-    assert told["tickets", "Macro-F1"].metric_value == round(scores.macro_f1 or 0, 4)
-    assert told["general_ability", "Accuracy (95% interval 0.460 to 0.580)"].metric_value == 0.521
+    assert listed["tickets", "Macro-F1"].metric_value == round(scores.macro_f1 or 0, 4)
+    assert listed["general_ability", "Accuracy (95% interval 0.460 to 0.580)"].metric_value == 0.521
     assert good.data.metrics == ["accuracy", "f1", "valid_answers"]
 
 
@@ -110,8 +110,8 @@ def test_results_are_the_reports(good: ModelCard) -> None:
     ],
 )
 def test_written_answers_have_their_own_metrics(make: Any, of: Any, names: dict[str, float]) -> None:
-    told = make()
-    card = read(model_card(manifest(labels=[]), told, decide(of(), told)))
+    result = make()
+    card = read(model_card(manifest(labels=[]), result, decide(of(), result)))
     results = {r.metric_name: r.metric_value for r in card.data.eval_results if r.dataset_type == "tickets"}
     assert names.items() <= results.items()
     assert not [name for name in results if name.startswith("Accuracy")], "the same number under its right name only"
@@ -136,15 +136,15 @@ def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
 
 
 def test_a_model_whose_gates_failed_says_so_first() -> None:
-    told = evaluation()
+    result = evaluation()
     gates = [GateResult("beats_baseline", "failed", 0.0, 0.0, "It is not better.", "Collect more rows.")]
-    text = read(model_card(manifest(), told, gates)).text
+    text = read(model_card(manifest(), result, gates)).text
     first = text[: text.index("## What it is")]
     assert "did not pass its gates" in first and "Refused by beats" in first
     assert "| no | It is not better. What to do: Collect more rows. |" in text
-    passed = read(model_card(manifest(), told, decide(spec(), told))).text
+    passed = read(model_card(manifest(), result, decide(spec(), result))).text
     assert "did not pass" not in passed and "> Passed: " in passed
-    nothing = read(model_card(manifest(), told, [])).text
+    nothing = read(model_card(manifest(), result, [])).text
     assert "did not pass its gates" in nothing, "no gate asked is no gate passed"
 
 
@@ -155,7 +155,7 @@ def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> Non
         "comments": [{"id": "e1", "candidate": True, "base": False, "comment": "SECRET-COMMENT", "rater": "Ann"}],
         "of_earlier_candidates": 0,
     }  # fmt: skip
-    told = evaluation(texts=texts, people_facts=people, supervision=SUPERVISION)
+    result = evaluation(texts=texts, people_facts=people, supervision=SUPERVISION)
     card = {**CardSpec().model_dump(), "intended_use": HOSTILE, "out_of_scope": HOSTILE, "data_licenses": [HOSTILE]}
     fence = "```\n# not a title\n<script>"
     dirty = manifest(
@@ -170,7 +170,7 @@ def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> Non
         "licence_note": HOSTILE,
         "identity": {"kind": "local"},
     }
-    made = model_card(dirty, told, decide(spec(), told))
+    made = model_card(dirty, result, decide(spec(), result))
     parsed = read(made)
     assert parsed.data.license == "other" and parsed.data.base_model is None
     assert "SECRET" not in made and "Ann" not in made and "text of" not in made
@@ -197,9 +197,9 @@ def test_texts_of_strangers_are_no_markup_and_rows_of_the_data_stay_out() -> Non
     ],
 )  # fmt: skip
 def test_the_licence(base: str | None, card: dict[str, Any], expected: dict[str, str]) -> None:
-    told = manifest(card={**CardSpec().model_dump(), **card})
-    told["base_model"] = {**told["base_model"], "licence": base}
-    data = read(model_card(told)).data.to_dict()
+    metadata = manifest(card={**CardSpec().model_dump(), **card})
+    metadata["base_model"] = {**metadata["base_model"], "licence": base}
+    data = read(model_card(metadata)).data.to_dict()
     assert {k: v for k, v in data.items() if k.startswith("license")} == expected
 
 
@@ -208,8 +208,8 @@ def test_what_the_spec_tells() -> None:
         language=["en", "multilingual"], datasets=["acme/tickets"], data_licenses=["CC BY 4.0"], intended_use="Routing.",
         out_of_scope="Medical advice.",
     )  # fmt: skip
-    told = evaluation()
-    made = read(model_card(manifest(card=card.model_dump()), told, decide(spec(), told)))
+    result = evaluation()
+    made = read(model_card(manifest(card=card.model_dump()), result, decide(spec(), result)))
     assert made.data.language == ["en", "multilingual"] and made.data.datasets == ["acme/tickets"]
     assert "Licences of the rows: CC BY 4.0." in made.text and "Not meant for: Medical advice." in made.text
     assert "Made from acme/tickets." in made.text and "Meant for: Routing." in made.text

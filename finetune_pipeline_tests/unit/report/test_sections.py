@@ -83,9 +83,9 @@ def test_the_loss_of_ability_is_told_with_its_interval() -> None:
     before = [choice(i, i < 60) for i in range(100)] + [text(200, 1.0), text(201, 1.0)]
     after = [choice(i, 10 <= i < 64) for i in range(100)] + [text(200, 1.2), text(201, 1.3)]
     result = evaluation(ability_facts={"items": 102, **ability_drop(before, after)})
-    told = words(section("ability", result))
-    assert "the base model has 60.0% right and the fine-tuned one 54.0%: 6.0 points lost" in told
-    assert "10 lost, 4 gained" in told and "1.000 bits a byte before and 1.250 after" in told
+    sentences = words(section("ability", result))
+    assert "the base model has 60.0% right and the fine-tuned one 54.0%: 6.0 points lost" in sentences
+    assert "10 lost, 4 gained" in sentences and "1.000 bits a byte before and 1.250 after" in sentences
     row = ["text", "2", "1.000 bits a byte", "1.250 bits a byte", "+0.250 (+0.200 to +0.300)"]
     assert row in tables(section("ability", result))[0].cells
     nothing = section("ability", evaluation(ability_facts={"items": 0}))
@@ -97,9 +97,9 @@ def test_ratings_are_told_and_their_absence_too() -> None:
     drawn = {SHEET: {f"e{i}": "random" if i < 10 else "selected" for i in range(14)}}
     ratings = [said(f"e{i}", candidate=i < 8, base=i < 2) for i in range(14)]
     people = section("people", evaluation(people_facts=summarise(ratings, drawn, SECRET)))
-    told = words(people)
-    assert "Of 10 answers drawn at random people accept 80.0% of the fine-tuned model's" in told
-    assert "gain +60.0 points" in told and "4 from neither" in told and "Raters: Ada (14)." in told
+    sentences = words(people)
+    assert "Of 10 answers drawn at random people accept 80.0% of the fine-tuned model's" in sentences
+    assert "gain +60.0 points" in sentences and "4 from neither" in sentences and "Raters: Ada (14)." in sentences
     assert not tables(people)
     assert "Ada" not in " ".join(getattr(block, "text", "") for block in people.public())
     nobody = people_sentences(People(of_earlier_candidates=3), "demo")
@@ -132,9 +132,11 @@ def test_a_believed_judge_is_told_with_its_kappa_before_its_verdict() -> None:
 
 def test_a_refused_judge_is_told_with_its_faults_and_without_an_opinion() -> None:
     refused = {**BELIEVED, "believed": False, "refused": ["it prefers whatever stands first"], "verdict": None}
-    told = judge_sentences(JudgeFindings.model_validate(refused))
-    assert told[0] == "m <b> at h is not believed, and its opinion does not count: it prefers whatever stands first."
-    assert not any("prefers the fine-tuned" in sentence for sentence in told)
+    sentences = judge_sentences(JudgeFindings.model_validate(refused))
+    assert (
+        sentences[0] == "m <b> at h is not believed, and its opinion does not count: it prefers whatever stands first."
+    )
+    assert not any("prefers the fine-tuned" in sentence for sentence in sentences)
     unasked = section("judge", evaluation(judge_facts={"judge": {**refused, "rated": 0}}))
     assert len(unasked.blocks) == 1, "no table of biases"
     undefined = judge_sentences(JudgeFindings.model_validate({**refused, "kappa": None, "interval": None}))

@@ -100,9 +100,9 @@ def test_a_sheet_goes_out_and_comes_back_by_file(task: Task, tmp_path: Path, suf
 
 
 def take(queue: ReviewQueue, rater: str, row: dict) -> None:
-    told, wrong = queue.take(row)
-    assert told is not None, wrong
-    append_line(queue.target(rater), told)
+    entry, wrong = queue.take(row)
+    assert entry is not None, wrong
+    append_line(queue.target(rater), entry)
 
 
 def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task) -> None:
@@ -115,7 +115,7 @@ def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task
     assert lines == 1
     assert (decisions[0].decision, decisions[0].label, decisions[0].reviewer) == ("relabel", "no", "Ada Byron")
     assert reviews_digest(task.folder / "reviews") != before
-    for bad, told in (
+    for bad, entry in (
         ({"decision": "relabel", "label": "maybe"}, "no label"),
         ({"decision": "relabel"}, "missing"),
         ({"decision": "burn"}, "not one of"),
@@ -124,7 +124,7 @@ def test_decisions_about_synthetic_rows_are_what_the_data_stage_reads(task: Task
     ):
         row, wrong = queue.take({"id": "a" * 16, "reviewer": "Ada", **bad})
         assert row is None
-        assert told in "; ".join(wrong)
+        assert entry in "; ".join(wrong)
 
 
 def test_what_is_said_of_a_flagged_row_becomes_a_correction(task: Task) -> None:

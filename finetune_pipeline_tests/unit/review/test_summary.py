@@ -21,23 +21,23 @@ def said(item: str, candidate: bool, base: bool, rater: str = "Ada", sheet: str 
 def test_only_the_random_half_gives_rates() -> None:
     drawn = {SHEET: {f"e{i}": RANDOM if i < 30 else SELECTED for i in range(40)}}
     ratings = [said(f"e{i}", candidate=i < 24 or i >= 38, base=i < 6) for i in range(40)]
-    told = summarise(ratings, drawn, SECRET)
-    assert told["rated"] == 40
-    assert told[RANDOM]["candidate"] == {"acceptable": 24, "share": 0.8, "interval": list(wilson_interval(24, 30))}
-    assert told[RANDOM]["base"]["acceptable"] == 6
-    assert (told[RANDOM]["only_candidate"], told[RANDOM]["only_base"]) == (18, 0)
-    assert told[RANDOM]["gain"] == pytest.approx(0.6)
-    assert told[RANDOM]["interval"] == list(tango_interval(0, 18, 30))
-    assert told[RANDOM]["p"] == mcnemar_exact(0, 18)
-    assert told[SELECTED] == {"n": 10, "only_candidate": 2, "only_base": 0, "both": 0, "neither": 8}
-    assert told["agreement"] is None
+    figures = summarise(ratings, drawn, SECRET)
+    assert figures["rated"] == 40
+    assert figures[RANDOM]["candidate"] == {"acceptable": 24, "share": 0.8, "interval": list(wilson_interval(24, 30))}
+    assert figures[RANDOM]["base"]["acceptable"] == 6
+    assert (figures[RANDOM]["only_candidate"], figures[RANDOM]["only_base"]) == (18, 0)
+    assert figures[RANDOM]["gain"] == pytest.approx(0.6)
+    assert figures[RANDOM]["interval"] == list(tango_interval(0, 18, 30))
+    assert figures[RANDOM]["p"] == mcnemar_exact(0, 18)
+    assert figures[SELECTED] == {"n": 10, "only_candidate": 2, "only_base": 0, "both": 0, "neither": 8}
+    assert figures["agreement"] is None
 
 
 def test_ratings_of_other_sheets_and_unknown_items_are_counted_not_used() -> None:
     other = sheet_name("f" * 16, 40)
-    told = summarise([said("e0", True, True, sheet=other), said("zzz", True, True)], {SHEET: {"e0": RANDOM}}, SECRET)
-    assert (told["rated"], told["unknown"]) == (0, 2)
-    assert told[RANDOM] is None
+    figures = summarise([said("e0", True, True, sheet=other), said("zzz", True, True)], {SHEET: {"e0": RANDOM}}, SECRET)
+    assert (figures["rated"], figures["unknown"]) == (0, 2)
+    assert figures[RANDOM] is None
 
 
 def test_two_raters_agree_as_sklearn_says_and_a_tie_is_not_acceptable() -> None:
@@ -45,10 +45,10 @@ def test_two_raters_agree_as_sklearn_says_and_a_tie_is_not_acceptable() -> None:
     ada = [(i % 2 == 0, i % 3 == 0) for i in range(20)]
     bo = [(i % 4 == 0, i % 3 == 0) for i in range(20)]
     ratings = [said(f"e{i}", *ada[i]) for i in range(20)] + [said(f"e{i}", *bo[i], rater="Bo") for i in range(20)]
-    told = summarise(ratings, drawn, SECRET)
+    figures = summarise(ratings, drawn, SECRET)
     flat = [[v for i in sorted(range(20), key=lambda i: f"e{i}") for v in who[i]] for who in (ada, bo)]
-    assert told["agreement"]["items"] == 20
-    assert told["agreement"]["kappa"] == pytest.approx(cohen_kappa_score(*flat))
-    assert told["agreement"]["share"] == pytest.approx(sum(a == b for a, b in zip(*flat, strict=True)) / 40)
-    assert told[RANDOM]["candidate"]["acceptable"] == 5  # both said yes; where they differ it is no
-    assert told["raters"] == {"Ada": 20, "Bo": 20}
+    assert figures["agreement"]["items"] == 20
+    assert figures["agreement"]["kappa"] == pytest.approx(cohen_kappa_score(*flat))
+    assert figures["agreement"]["share"] == pytest.approx(sum(a == b for a, b in zip(*flat, strict=True)) / 40)
+    assert figures[RANDOM]["candidate"]["acceptable"] == 5  # both said yes; where they differ it is no
+    assert figures["raters"] == {"Ada": 20, "Bo": 20}

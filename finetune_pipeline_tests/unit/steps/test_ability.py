@@ -44,8 +44,8 @@ class Stage:
     def work(self, name: str, champion: str | None, **inputs: Artifact) -> StepContext:
         out = self.root / name
         out.mkdir(parents=True, exist_ok=True)
-        told = {"adapter": "a", "merged": champion, "model_version": 3} if champion else None
-        world = RunInputs("r", "v", "l", "c", {}, told, ability=ability_digest(self.task))
+        serving = {"adapter": "a", "merged": champion, "model_version": 3} if champion else None
+        world = RunInputs("r", "v", "l", "c", {}, serving, ability=ability_digest(self.task))
         builder = Builder(out, out / "work")
         return StepContext(self.task, world, inputs, builder, self.store, lambda job: ability(job)[0], no_tool)
 
@@ -58,26 +58,26 @@ class Stage:
 
 def test_base_champion_and_candidate_are_compared_pair_by_pair(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "other")
-    base, told = stage.compared("champion")
-    assert base["harness"]["tasks"].keys() == told["harness"]["tasks"].keys() == {"pick", "ending"}
+    base, general = stage.compared("champion")
+    assert base["harness"]["tasks"].keys() == general["harness"]["tasks"].keys() == {"pick", "ending"}
     rows = {name: read_rows(tmp_path / place) for name, place in (("base", "before"), ("own", "after"))}
     rows["champion"] = read_rows(tmp_path / "after" / "champion")
     for category in ("harness: pick", "harness: ending"):
         right = {n: sum(r["right"] for r in of if r["category"] == category) for n, of in rows.items()}
-        n = told["categories"][category]["n"]
-        assert told["categories"][category]["drop"] == pytest.approx((right["base"] - right["own"]) / n)
-        against = told["champion"]["categories"][category]
+        n = general["categories"][category]["n"]
+        assert general["categories"][category]["drop"] == pytest.approx((right["base"] - right["own"]) / n)
+        against = general["champion"]["categories"][category]
         assert against["drop"] == pytest.approx((right["champion"] - right["own"]) / n)
         assert against["interval"][0] <= against["drop"] <= against["interval"][1]
     assert rows["base"] != rows["champion"] != rows["own"]
-    assert "The present champion has" in " ".join(ability_sentences(Ability.model_validate(told)))
+    assert "The present champion has" in " ".join(ability_sentences(Ability.model_validate(general)))
 
 
 def test_without_a_champion_there_is_nothing_to_compare_with_and_a_lost_one_is_named(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "other")
-    _, told = stage.compared(None)
-    assert told["champion"] is None
-    assert "champion" not in " ".join(ability_sentences(Ability.model_validate(told)))
+    _, general = stage.compared(None)
+    assert general["champion"] is None
+    assert "champion" not in " ".join(ability_sentences(Ability.model_validate(general)))
     with pytest.raises(RuntimeError, match="merged_model gone"):
         stage.compared("gone")
 

@@ -93,8 +93,8 @@ def test_the_registered_model_answers_as_the_adapter_does(
 def test_what_is_stored_holds_no_base_weights_and_names_what_it_needs(tracking: Tracking, models: Path) -> None:
     register(tracking, models, score=0.9)
     stored = tracking.place() / "artifacts"
-    (told,) = stored.rglob("model.json")
-    record = json.loads(told.read_text())
+    (file,) = stored.rglob("model.json")
+    record = json.loads(file.read_text())
     assert record["folder"] == str(models / "base")
     assert record["system_prompt"] == PROMPT
     assert list(record["files"]) == ["model.safetensors"]
@@ -165,8 +165,8 @@ def test_what_was_rolled_back_says_why_and_is_not_promoted_again(
     assert registry.rollback(tracking, "tickets") == 2
     assert "rolled_back" not in registry.version_tags(tracking, "tickets", 2)
     assert registry.version_tags(tracking, "tickets", 1)["rolled_back"].endswith("Z: no reason given")
-    told = tracking.client().get_registered_model("tickets").tags
-    assert [told[key] for key in sorted(told)] == [
+    tags = tracking.client().get_registered_model("tickets").tags
+    assert [tags[key] for key in sorted(tags)] == [
         "version 2 → 1: refunds went wrong, [SHOP_TOKEN redacted]",
         "version 1 → 2: no reason given",
     ]
@@ -196,9 +196,9 @@ def test_a_whole_model_is_registered_by_its_place_and_its_files(
     """Kinds full and prompt: no adapter decides; the model's own files do, all but those an export writes anew."""
     shutil.copytree(models / "base", tmp_path / "base")
     assert register(tracking, tmp_path, kind="full", adapter="base") == 1
-    (told,) = (tracking.place() / "artifacts").rglob("model.json")
+    (file,) = (tracking.place() / "artifacts").rglob("model.json")
     assert not list((tracking.place() / "artifacts").rglob("*.safetensors"))
-    assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(json.loads(told.read_text())["files"])
+    assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(json.loads(file.read_text())["files"])
     expected = [answer(models / "base", None, PROMPT, TEXT, 8)]
     assert load(tracking, "models:/tickets/1", monkeypatch).predict(texts(TEXT)) == expected
     moved = (tmp_path / "base").rename(tmp_path / "exported")
@@ -233,8 +233,8 @@ def test_a_card_stands_beside_the_model_and_a_later_one_replaces_it(tracking: Tr
     registration.store_card(tracking, "tickets", version, "# Two\n", "Refused by beats_baseline.")
     (readme,) = [p for p in (tracking.place() / "artifacts").rglob("README.md") if (p.parent / "MLmodel").is_file()]
     assert readme.read_text() == "# Two\n"
-    told = tracking.client().get_model_version("tickets", str(version))
-    assert told.description == "Refused by beats_baseline."
+    version_info = tracking.client().get_model_version("tickets", str(version))
+    assert version_info.description == "Refused by beats_baseline."
     with pytest.raises(ValueError, match="no version 7"):
         registration.store_card(tracking, "tickets", 7, "# x", "")
 

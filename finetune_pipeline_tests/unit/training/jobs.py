@@ -38,8 +38,14 @@ def settings(**changes: Any) -> dict[str, Any]:
 def task(settings: Mapping[str, Any]) -> TaskSpec:
     """A task that is trained with these settings."""
     output = {"kind": "labels", "labels": LABELS}
-    told = {"name": "demo", "description": "d", "system_prompt": SYSTEM, "output": output, "training": dict(settings)}
-    return TaskSpec.model_validate(told)
+    declared = {
+        "name": "demo",
+        "description": "d",
+        "system_prompt": SYSTEM,
+        "output": output,
+        "training": dict(settings),
+    }
+    return TaskSpec.model_validate(declared)
 
 
 def make_inputs(folder: Path, rows: int = 40) -> Path:
@@ -50,13 +56,13 @@ def make_inputs(folder: Path, rows: int = 40) -> Path:
     return folder
 
 
-def job(inputs: Path, place: Path, told: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+def job(inputs: Path, place: Path, declared: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """A training job with `told` settings (or :func:`settings` with `changes`), results in place/out."""
     return train_job(
         base=inputs / "base",
         train=inputs / "train.jsonl",
         validation=inputs / "validation.jsonl",
-        settings=told or settings(**changes),
+        settings=declared or settings(**changes),
         out=place / "out",
         work=place / "work",
     )

@@ -89,8 +89,11 @@ def test_scores_equal_those_of_lm_evals_own_model(
                 weights = [math.exp(score) for score, _ in sample["filtered_resps"]]
                 assert row["probability"] == pytest.approx(weights[sample["target"]] / sum(weights), abs=1e-5)
         for metric, value in facts["tasks"][task.name]["results"].items():
-            told = theirs["results"][task.name]
-            assert value == pytest.approx(told.get(f"{metric},none", told.get(metric)), rel=1e-4), (task.name, metric)
+            measured = theirs["results"][task.name]
+            assert value == pytest.approx(measured.get(f"{metric},none", measured.get(metric)), rel=1e-4), (
+                task.name,
+                metric,
+            )
     assert facts["tasks"]["writing"]["shots"] == 2
     assert set(facts["tasks"]["pick"]["results"]) == {"acc", "acc_norm"}
 
@@ -103,11 +106,11 @@ def test_a_row_too_long_for_the_model_is_an_error_and_is_not_cut(tiny: Answerer,
         tmp_path, WRITING | {"num_fewshot": 0}, [{"question": "invoice " * limit, "answer": "x"}, ROWS["writing"][0]]
     )
     rows, facts = run_tasks(tiny, read_tasks(tmp_path, ["*.yaml"]), 10, False, 4, "test")
-    told = {r["id"]: r for r in rows}
-    assert told["pick:0"]["error"] == told["writing:1"]["error"] == ""
-    assert "more than the model's" in told["pick:1"]["error"]
-    assert "more than the model's" in told["writing:0"]["error"]
-    assert told["pick:1"]["right"] is None
+    measured = {r["id"]: r for r in rows}
+    assert measured["pick:0"]["error"] == measured["writing:1"]["error"] == ""
+    assert "more than the model's" in measured["pick:1"]["error"]
+    assert "more than the model's" in measured["writing:0"]["error"]
+    assert measured["pick:1"]["right"] is None
     assert facts["tasks"]["pick"]["results"] == {}
 
 
@@ -164,10 +167,10 @@ def test_a_model_that_has_unlearned_a_task_is_stopped_and_an_equal_one_is_not(tm
 
     unlearn(asked, ROWS["pick"], liked)
     after, _ = run_tasks(asked, tasks, 100, False, 8, "test")
-    told = {"items": len(before), "harness": facts, **ability_drop(before, after)}
-    gate = general_ability(spec(), Ability.model_validate(told))
+    measured = {"items": len(before), "harness": facts, **ability_drop(before, after)}
+    gate = general_ability(spec(), Ability.model_validate(measured))
     assert not gate.passed
-    assert told["categories"]["harness: pick"]["interval"][0] > 0.1
+    assert measured["categories"]["harness: pick"]["interval"][0] > 0.1
     assert "harness: pick surely loses" in gate.message
 
 
