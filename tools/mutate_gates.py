@@ -43,6 +43,7 @@ TARGETS = {
     "evaluation.deciding": ["evaluation/test_deciding.py", "evaluation/test_gates.py"],
     "evaluation.rivals": ["evaluation/test_rivals.py", "evaluation/test_gates.py", "baseline/test_advice.py"],
     "baseline.worth": ["baseline/test_worth.py"],
+    "baseline.input_evidence": ["baseline/test_learnable.py"],
     "baseline.learnable": ["baseline/test_learnable.py"],
     "baseline.advice": ["baseline/test_advice.py"],
     "steps.release": ["steps/test_release.py"],

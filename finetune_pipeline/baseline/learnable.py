@@ -7,83 +7,25 @@ another row's? Shuffled columns, a wrong join, and labels that depend on somethi
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-
+from finetune_pipeline.baseline.input_evidence import Evidence, answer_text, label_evidence, units_of, written_evidence
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.quality.linear_model import features, order_features, out_of_fold
-from finetune_pipeline.data.quality.sample import chosen
-from finetune_pipeline.evaluation.compare import compare, source_of
-from finetune_pipeline.evaluation.correctness import read_json
+from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.metrics.chrf import ChrF
-from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.rivals import MODE_TITLES, base_at_its_best, same_rows
 from finetune_pipeline.evaluation.simple_models import CommonestAnswer
-from finetune_pipeline.evaluation.statistics import (
-    cluster_sign_flip,
-    clustered_tango_interval,
-    design_effect,
-    holm,
-    paired_bootstrap_mean,
-    rows_needed_for_gain,
-    rows_needed_for_mean,
-)
+from finetune_pipeline.evaluation.statistics import holm
 from finetune_pipeline.evaluation.wording import counted, cut, percent, prompt_name
-from finetune_pipeline.planning.power import expected_disagreement
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import JsonOutput, default_metric
+from finetune_pipeline.spec.outputs import default_metric
 
 Status = Literal["shown", "not_shown", "too_few_rows"]
-LABEL_ROWS = 4_000
-"""Rows of a label task that are looked at, by hash; more only where fewer could not show the gain."""
-LABEL_MODELS = 3
-WRITTEN_ROWS = 2_000
-"""Rows of a text or JSON task that are looked at, by hash."""
-WORTH_GAIN = 0.1
-"""The gain over the commonest answer that the rows must be able to show before "not shown" is said; half of what is left to
-be gained where that is less."""
-WORTH_FIT, WORTH_FIELDS = 0.02, 0.05
-"""The same for text and JSON: how much better an answer fits its own row than another's, in chrF and in F1 of the fields.
-With 300 rows the nearest answers of four public and shipped sets reach .02 to .2."""
-SCORED_CHARS = 2_000
-"""Characters of a text that are compared."""
-AT_ONCE = 512
 LOOK_AT = "Look for a join that went wrong, shuffled columns, or answers that depend on something not in the input."
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One comparison of something with what does not look at the input.
-
-    Attributes:
-        name: Of what was tried.
-        title: The same for people.
-        score: What it reached, from 0 to 1.
-        reference_title: What it is compared with, for people.
-        reference_score: What that reached on the same rows.
-        gain: score - reference_score.
-        interval: Of the gain, at gates.confidence.
-        p: Two-sided, that the gain is zero; not adjusted for the number of comparisons.
-        measure: What the scores are: shares of right answers, or a mean overlap of texts (chrF, or F1 of JSON fields).
-    """
-
-    name: str
-    title: str
-    score: float
-    reference_title: str
-    reference_score: float
-    gain: float
-    interval: tuple[float, float]
-    p: float
-    measure: Literal["right", "overlap"] = "right"
 
 
 @dataclass(frozen=True)
@@ -138,178 +80,43 @@ def learnable(
         answer = cut(next(iter(answers)), 80)
         sentence = f"There is nothing to learn: every training row has the same answer, {answer}."
         return Learnable("not_shown", [], len(train), None, sentence)
-    units = _units(train, clusters or {})
-    look = _look_at_labels if spec.labels else _look_at_written
+    units = units_of(train, clusters or {})
+    look = label_evidence if spec.labels else written_evidence
     evidence, rows, needed = look(spec, train, units, level, power)
-    evidence = [*evidence, *([prompted] if prompted else [])]
+    return decide([*evidence, *([prompted] if prompted else [])], rows, needed, level)
+
+
+def decide(evidence: Sequence[Evidence], rows: int, needed: int | None, level: float) -> Learnable:
+    """Decide from comparisons that were made.
+
+    Args:
+        evidence: The comparisons; empty where none could be made.
+        rows: How many training rows they looked at.
+        needed: How many it takes to show a gain worth having; None where that is not known.
+        level: Chance of a wrong "shown" over all comparisons together (Holm).
+    """
     adjusted = holm([e.p for e in evidence])
     shown = [e for e, p in zip(evidence, adjusted, strict=True) if e.gain > 0 and p <= level]
     best = max(shown or evidence, key=lambda e: e.gain, default=None)
     if shown and best:
-        return Learnable("shown", evidence, rows, needed, f"The answers can be told from the inputs: {_told(best)}.")
+        return Learnable(
+            "shown", list(evidence), rows, needed, f"The answers can be told from the inputs: {_scores(best)}."
+        )
     if best is None or needed is None or rows < needed:
         takes = "" if needed is None else f"; showing a gain worth having takes {needed:,}"
-        so_far = f" So far: {_told(best)}." if best else ""
+        so_far = f" So far: {_scores(best)}." if best else ""
         sentence = f"{counted(rows, 'training row')} cannot show that the answers can be told from the inputs{takes}."
-        return Learnable("too_few_rows", evidence, rows, needed, sentence + so_far)
-    sentence = f"The answers cannot be told from the inputs: {_told(best)}. {LOOK_AT}"
-    return Learnable("not_shown", evidence, rows, needed, sentence)
+        return Learnable("too_few_rows", list(evidence), rows, needed, sentence + so_far)
+    sentence = f"The answers cannot be told from the inputs: {_scores(best)}. {LOOK_AT}"
+    return Learnable("not_shown", list(evidence), rows, needed, sentence)
 
 
-def answer_text(example: Example) -> str:
-    """What the last assistant turn says, and the tools it calls."""
-    calls = [call["function"] for call in example.messages[-1].get("tool_calls") or ()]
-    return example.answer + (json.dumps(calls, ensure_ascii=False) if calls else "")
-
-
-def _told(evidence: Evidence) -> str:
+def _scores(evidence: Evidence) -> str:
     word, of = ("right", "by") if evidence.measure == "right" else ("overlap", "of")
     return (
         f"{percent(evidence.score)} {word} {of} {evidence.title}, "
         f"{percent(evidence.reference_score)} {of} {evidence.reference_title}"
     )
-
-
-def _units(rows: Sequence[Example], clusters: Mapping[str, str]) -> dict[str, str]:
-    """Name of the set of rows each row must stay with, by id: rows that share a near-duplicate cluster or a source."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name] = parent[parent[name]]
-        return name
-
-    for e in rows:
-        parent[root(f"source {source_of(e)}")] = root(f"cluster {clusters.get(e.id, e.id)}")
-    return {e.id: root(f"cluster {clusters.get(e.id, e.id)}") for e in rows}
-
-
-def _look_at_labels(
-    spec: TaskSpec, train: Sequence[Example], units: Mapping[str, str], level: float, power: float
-) -> tuple[list[Evidence], int, int | None]:
-    """(comparisons of simple models with the commonest answer, rows looked at, rows that a gain worth having takes)."""
-    counts = Counter(str(e.label) for e in train)
-    commonest, most = counts.most_common(1)[0]
-    share = most / len(train)
-    gain = min(WORTH_GAIN, (1 - share) / 2)
-    needed = rows_needed_for_gain(gain, expected_disagreement(share, gain), power, level / LABEL_MODELS)
-    rows = chosen(train, max(LABEL_ROWS, needed), "learnable")
-    linear = out_of_fold(rows, units)
-    order = out_of_fold(rows, units, features_of=order_features)
-    if linear is None or order is None:
-        return [], len(rows), needed
-    rows = linear.rows
-    labels, unit_of_row = [str(e.label) for e in rows], [units[e.id] for e in rows]
-    nearest = _nearest_rows([e.user_text for e in rows], unit_of_row)
-    predicted = {
-        "linear": ("TF-IDF and logistic regression", [linear.classes[i] for i in linear.probabilities.argmax(axis=1)]),
-        "order": ("logistic regression on word order", [order.classes[i] for i in order.probabilities.argmax(axis=1)]),
-        "nearest": ("the nearest row's answer", [labels[i] for i in nearest]),
-    }
-    before = [float(label == commonest) for label in labels]
-    evidence = []
-    for name, (title, guesses) in predicted.items():
-        after = [float(a == b) for a, b in zip(guesses, labels, strict=True)]
-        difference = np.subtract(after, before)
-        evidence.append(
-            Evidence(
-                name,
-                title,
-                float(np.mean(after)),
-                f"always answering {commonest}",
-                float(np.mean(before)),
-                float(difference.mean()),
-                clustered_tango_interval(before, after, unit_of_row, 1 - level),
-                cluster_sign_flip(difference.tolist(), unit_of_row),
-            )
-        )
-    return evidence, len(rows), math.ceil(needed * design_effect(before, unit_of_row))
-
-
-def _nearest_rows(texts: Sequence[str], units: Sequence[str] | Sequence[int]) -> np.ndarray:
-    """Index of the row of another unit whose text is most like each row's (cosine of TF-IDF n-grams)."""
-    matrix = features(texts)
-    codes = np.unique(units, return_inverse=True)[1]
-    nearest = []
-    for start in range(0, len(texts), AT_ONCE):
-        similarity = (matrix[start : start + AT_ONCE] @ matrix.T).toarray()
-        similarity[codes[start : start + AT_ONCE, None] == codes] = -1.0
-        nearest.append(similarity.argmax(axis=1))
-    return np.concatenate(nearest)
-
-
-def _look_at_written(
-    spec: TaskSpec, train: Sequence[Example], units: Mapping[str, str], level: float, power: float
-) -> tuple[list[Evidence], int, int | None]:
-    """As :func:`_look_at_labels`, for text and JSON: how well answers fit their own rows and other rows.
-
-    One row of each unit is looked at, and rows are compared in random pairs: a model's guesses for the two rows are scored
-    against their own answers, and against each other's. If answers had nothing to do with inputs, the pair's two answers
-    could be exchanged; so the differences of pairs have random signs, whatever their distribution. For this to hold of the
-    nearest row's answer, that row is of the other half, whose own guesses are not scored.
-    """
-    first_of_unit = {units[e.id]: e for e in chosen(train, len(train))}
-    rows = chosen(list(first_of_unit.values()), WRITTEN_ROWS, "learnable")
-    if len(rows) < 8:
-        return [], len(rows), None
-    answers, inputs = [answer_text(e) for e in rows], [e.user_text for e in rows]
-    order = np.random.default_rng(0).permutation(len(rows)).tolist()
-    pairs = list(zip(order[::2], order[1::2], strict=False))
-    asked = pairs[: len(pairs) // 2]  # the nearest of these rows is looked for among the others
-    unit = dict.fromkeys((i for pair in asked for i in pair), -1)
-    nearest = [answers[i] for i in _nearest_rows(inputs, [unit.get(i, i) for i in range(len(rows))])]
-    alike: Callable[[str, str], float] = _chrf
-    worth = WORTH_FIT
-    if isinstance(spec.output, JsonOutput):
-        alike, worth = _field_f1(spec.output), WORTH_FIELDS
-    by_nearest, nearest_spread = _fit("nearest", "the nearest row's answer", nearest, answers, alike, asked, 1 - level)
-    by_copying, copy_spread = _fit("copy", "the input", inputs, answers, _chrf, pairs, 1 - level)
-    needed = max(
-        4 * rows_needed_for_mean(worth, nearest_spread, power, level / 2),
-        2 * rows_needed_for_mean(WORTH_FIT, copy_spread, power, level / 2),
-    )
-    return [by_nearest, by_copying], len(rows), needed
-
-
-def _fit(
-    name: str,
-    title: str,
-    guesses: Sequence[str],
-    answers: Sequence[str],
-    score: Callable[[str, str], float],
-    pairs: Sequence[tuple[int, int]],
-    confidence: float,
-) -> tuple[Evidence, float]:
-    """How much better guesses fit their own rows' answers than those of the other row of the pair; and the standard
-    deviation of that over pairs."""
-    own = [(score(guesses[i], answers[i]) + score(guesses[j], answers[j])) / 2 for i, j in pairs]
-    other = [(score(guesses[i], answers[j]) + score(guesses[j], answers[i])) / 2 for i, j in pairs]
-    difference = np.subtract(own, other)
-    evidence = Evidence(
-        name,
-        f"{title} with the right answer",
-        float(np.mean(own)),
-        f"{title} with another row's answer",
-        float(np.mean(other)),
-        float(difference.mean()),
-        paired_bootstrap_mean(other, own, confidence=confidence),
-        cluster_sign_flip(difference.tolist(), range(len(pairs))),
-        "overlap",
-    )
-    return evidence, float(difference.std(ddof=1))
-
-
-def _chrf(guess: str, answer: str) -> float:
-    return ChrF().overlap(guess[:SCORED_CHARS], answer[:SCORED_CHARS])
-
-
-def _field_f1(output: JsonOutput) -> Callable[[str, str], float]:
-    def f1(guess: str, answer: str) -> float:
-        read = read_json({"example_id": "", "gold": answer, "text": guess, "status": "ok"}, output)
-        of_claims = f1_of(*read.counts())
-        return float(read.exact()) if of_claims is None else of_claims
-
-    return f1
 
 
 def prompted_evidence(spec: TaskSpec, best: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Evidence | None:

@@ -8,12 +8,15 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_pipeline.baseline.learnable import Evidence, Learnable, learnable
+from finetune_pipeline.baseline import input_evidence
+from finetune_pipeline.baseline.input_evidence import Evidence, label_evidence, units_of
+from finetune_pipeline.baseline.learnable import Learnable, decide, learnable, prompted_evidence
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.statistics import paired_power
 from finetune_pipeline.planning.power import expected_disagreement
 from finetune_pipeline.spec import TaskSpec
 from finetune_pipeline_tests.unit.data.quality.makers import FILLER, LABELS, in_order, make, make_spec, requests
+from finetune_pipeline_tests.unit.evaluation.rows import row, spec
 
 PRODUCTS = "loaf bagel scone tart brownie roll".split()
 SURELY_BETTER = Evidence("base", "the prompted base model", 0.6, "always answering parcel", 0.3, 0.3, (0.2, 0.4), 1e-6)
@@ -147,3 +150,52 @@ def test_a_prompted_model_may_show_what_simple_ones_cannot() -> None:
     assert learnable(spec, rows, prompted=worse).status == "not_shown"
     # p = .04 alone would do, but not as the best of four comparisons
     assert learnable(spec, rows, prompted=replace(SURELY_BETTER, p=0.04)).status == "not_shown"
+
+
+def evidence(gain: float, p: float) -> Evidence:
+    return Evidence("linear", "TF-IDF", 0.5 + gain, "always answering parcel", 0.5, gain, (gain - 0.1, gain + 0.1), p)
+
+
+def test_a_gain_is_shown_up_to_its_level_and_only_upwards() -> None:
+    assert decide([evidence(0.1, 0.05)], 100, 80, 0.05).status == "shown"
+    assert decide([evidence(0.1, 0.0501)], 100, 80, 0.05).status == "not_shown"
+    assert decide([evidence(-0.1, 1e-9)], 100, 80, 0.05).status == "not_shown"
+    assert decide([evidence(0.0, 1e-9)], 100, 80, 0.05).status == "not_shown"
+    # of two comparisons the better one must reach half of the level (Holm)
+    assert decide([evidence(0.1, 0.026), evidence(0.1, 0.5)], 100, 80, 0.05).status == "not_shown"
+    best = decide([evidence(0.2, 0.9), evidence(0.1, 0.001)], 100, 80, 0.05)
+    assert best.status == "shown" and "60.0% right by TF-IDF" in best.sentence, "the one that is sure is named"
+
+
+def test_not_shown_is_said_only_of_rows_that_could_have_shown_it() -> None:
+    none = [evidence(0.0, 1.0)]
+    assert decide(none, 80, 80, 0.05).status == "not_shown"
+    few = decide(none, 79, 80, 0.05)
+    assert few.status == "too_few_rows" and "takes 80." in few.sentence and "So far: 50.0% right" in few.sentence
+    unknown = decide(none, 79, None, 0.05)
+    assert unknown.status == "too_few_rows" and "takes" not in unknown.sentence
+    assert decide([], 100, 80, 0.05).status == "too_few_rows", "nothing could be compared"
+
+
+def test_rows_are_looked_at_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_evidence, "WRITTEN_ROWS", 40)
+    rows = [make(f"question {i} {'abcdefgh'[i % 8] * 9}", f"answer {i}", i) for i in range(60)]
+    assert learnable(make_spec(), rows).rows == 40
+    assert learnable(make_spec(), rows[:7]).evidence == [] and learnable(make_spec(), rows[:8]).evidence != []
+    monkeypatch.setattr(input_evidence, "LABEL_ROWS", 50)
+    _, looked_at, needed = label_evidence(make_spec(LABELS), requests(900), units_of(requests(900), {}), 0.05, 0.8)
+    assert needed is not None and 50 < looked_at < 900, "more than the limit where fewer could not show the gain"
+
+
+def predictions(right: int, n: int, model: str) -> list[dict[str, object]]:
+    rows = [row(i, "bug" if i % 2 else "billing", "", model) for i in range(n)]
+    return [{**r, "text": r["gold"] if i < right else "other"} for i, r in enumerate(rows)]
+
+
+def test_the_prompted_model_is_compared_with_the_commonest_answer_on_the_same_rows() -> None:
+    of_spec = spec()
+    rows = {"8_shot": predictions(60, 80, "8_shot"), "simple_commonest": predictions(40, 80, "simple_commonest")}
+    made = prompted_evidence(of_spec, "8_shot", rows)
+    assert made is not None and (made.score, made.reference_score) == (0.75, 0.5)
+    assert made.gain == 0.25 and made.interval[0] > 0.1 and made.p < 0.001 and made.measure == "right"
+    assert prompted_evidence(of_spec, "8_shot", {"8_shot": rows["8_shot"]}) is None
