@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -13,7 +12,8 @@ import dagster as dg
 import pytest
 
 from finetune_pipeline.worker.device_lease import lease
-from finetune_pipeline_tests.dagster_dev import ROOT, Dev, dagster_dev
+from finetune_pipeline_tests.dagster_dev import Dev, dagster_dev
+from finetune_pipeline_tests.unit.orchestration.jobs import environment
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 
 JOB = "in_many_processes"
@@ -39,16 +39,7 @@ class Training:
 
 @pytest.fixture
 def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dev]:
-    behave = {"sleep": 900, "grandchild": True}
-    values = {
-        "PYTHONPATH": str(ROOT),
-        "DAGSTER_HOME": str(ROOT),
-        "FINETUNE_HOME": str(tmp_path / "home"),
-        "FINETUNE_DEVICES": "cpu",
-        "TEST_LOCKS": str(tmp_path / "locks"),
-        "TEST_JOB": json.dumps({"stage": "adapter", "out": str(tmp_path / "out"), "behave": behave}),
-    }
-    for name, value in values.items():
+    for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     with dagster_dev(tmp_path / "dev.log", os.environ, "-m", "finetune_pipeline_tests.unit.orchestration.jobs") as made:
         yield made

@@ -5,6 +5,7 @@ No `from __future__ import annotations` here: Dagster looks at the type of an as
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,6 +13,20 @@ import dagster as dg
 from finetune_pipeline.orchestration.resources import Compute
 
 CHILD = "finetune_pipeline_tests.unit.orchestration.child"
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables of a process that runs these jobs, whose child and grandchild sleep until they are ended."""
+    behave = {"sleep": 900, "grandchild": True}
+    return {
+        "PYTHONPATH": str(ROOT),
+        "DAGSTER_HOME": str(ROOT),
+        "FINETUNE_HOME": str(folder / "home"),
+        "FINETUNE_DEVICES": "cpu",
+        "TEST_LOCKS": str(folder / "locks"),
+        "TEST_JOB": json.dumps({"stage": "adapter", "out": str(folder / "out"), "behave": behave}),
+    }
 
 
 @dg.asset(retry_policy=dg.RetryPolicy(max_retries=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 
 from finetune_pipeline.worker.device_lease import lease
+from finetune_pipeline_tests.unit.orchestration.jobs import environment
 from finetune_pipeline_tests.unit.orchestration.test_cancelling import ROOT
 from finetune_pipeline_tests.unit.processes import is_running, number_in, wait_until
 
@@ -80,16 +80,7 @@ class Launched:
 
 @pytest.fixture
 def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launched]:
-    behave = {"sleep": 600, "grandchild": True}
-    values = {
-        "PYTHONPATH": str(ROOT),
-        "DAGSTER_HOME": str(ROOT),
-        "FINETUNE_HOME": str(tmp_path / "home"),
-        "FINETUNE_DEVICES": "cpu",
-        "TEST_LOCKS": str(tmp_path / "locks"),
-        "TEST_JOB": json.dumps({"stage": "adapter", "out": str(tmp_path / "out"), "behave": behave}),
-    }
-    for name, value in values.items():
+    for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     target = ModuleTarget(MODULE, attribute=None, working_directory=str(ROOT), location_name="test")
     with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as workspace:
