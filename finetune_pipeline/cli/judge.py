@@ -9,7 +9,7 @@ import click
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.engine.store import read_json, write_json
-from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.pairs import prediction_pairs, read_ratings

@@ -14,16 +14,8 @@ from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.openai_endpoint import (
-    Budget,
-    Endpoint,
-    EndpointError,
-    Message,
-    Spent,
-    TooManyRows,
-    ask,
-    models_of,
-)
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
+from finetune_pipeline.evaluation.openai_endpoint import Budget, Message, Spent, TooManyRows, ask
 from finetune_pipeline.evaluation.predictions import prediction_row
 from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations
 from finetune_pipeline.faults import JobError

@@ -9,7 +9,7 @@ from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
 from finetune_pipeline.evaluation.correctness import is_right
-from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions
 from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.pairs import prediction_pairs

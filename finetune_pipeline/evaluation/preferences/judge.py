@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, EndpointError, Spent, ask
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
+from finetune_pipeline.evaluation.openai_endpoint import Budget, Spent, ask
 from finetune_pipeline.evaluation.preferences.pairs import Choice, Pair
 from finetune_pipeline.evaluation.wording import counted
 from finetune_pipeline.models.inference.generated import Answer

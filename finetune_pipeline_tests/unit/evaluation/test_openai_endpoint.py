@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.openai_endpoint import Budget, Endpoint, EndpointError, TooManyRows, ask, models_of
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
+from finetune_pipeline.evaluation.openai_endpoint import Budget, TooManyRows, ask
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline_tests.openai_server import completion, openai_server
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
-from finetune_pipeline.evaluation.openai_endpoint import Endpoint, EndpointError
+from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
 from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.pairs import (
     Choice,

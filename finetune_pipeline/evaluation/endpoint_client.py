@@ -1,0 +1,194 @@
+"""One endpoint that speaks OpenAI's protocol: the SDK's client for it, and what its replies and failures mean.
+
+The SDK's own retries are off where a request costs money, and redirects are not followed, since the key would go along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from finetune_pipeline.models.inference.generated import Answer
+from finetune_pipeline.spec.baseline import ChatEndpointSpec, address_problem, is_local
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+Kind = Literal["unreachable", "refused", "timeout", "garbled", "filtered", "called_tool", "budget"]
+"""unreachable: no connection, or it broke; refused: an error status; timeout: no whole answer in time; garbled: the reply
+is no chat completion; filtered: the endpoint held the answer back; called_tool: a tool call where text was asked for;
+budget: not sent, since it could have cost more than was allowed."""
+_BUSY = (429, 503)
+_NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError", "PoolTimeout")
+"""Exceptions of the HTTP client after which nothing can have been sent."""
+
+
+class EndpointError(RuntimeError):
+    """No row can be answered there: a wrong key, address or model name, an empty account, or nothing but failures."""
+
+
+class RequestFailed(Exception):
+    """One request failed. unworked: the endpoint cannot have worked on it. wait: seconds it asked for. status: HTTP's."""
+
+    def __init__(
+        self, kind: Kind, reason: str, *, unworked: bool = False, wait: float | None = None, status: int = 0
+    ) -> None:
+        super().__init__(f"{kind}: {reason}")
+        self.unworked, self.wait, self.status = unworked, wait, status
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model at an address. The key is read from its environment variable when requests are sent, and kept nowhere.
+
+    Attributes:
+        url: Up to and without ``/chat/completions``; https, or http on this machine.
+        model: The model's name there.
+        key_variable: Environment variable that holds the key.
+        timeout: Seconds for a whole request.
+        concurrency: Requests at once.
+        tries: How often a request is sent at most.
+        body: Fields of the request to add or replace; None removes one.
+
+    Raises:
+        ValueError: The address cannot be used, or the variable holds no key.
+    """
+
+    url: str
+    model: str
+    key_variable: str | None = None
+    timeout: float = 60.0
+    concurrency: int = 4
+    tries: int = 4
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if problem := address_problem(self.url):
+            raise ValueError(problem[0])
+        key = os.environ.get(self.key_variable, "") if self.key_variable else "-"
+        if not key:
+            raise ValueError(f"the environment variable {self.key_variable} is not set")
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            raise ValueError(
+                f"the environment variable {self.key_variable} holds no key: blanks or letters beyond ASCII"
+            )
+
+    @classmethod
+    def of(cls, spec: ChatEndpointSpec, model: str) -> Endpoint:
+        """A model at the endpoint that task.yaml names. Raises ValueError."""
+        return cls(spec.url, model, spec.key_variable, spec.timeout, spec.concurrency, spec.tries, spec.body)
+
+    @property
+    def name(self) -> str:
+        """The model and the host, without anything secret."""
+        return f"{self.model} at {urlsplit(self.url).hostname}"
+
+
+def models_of(endpoint: Endpoint) -> list[str]:
+    """Names the endpoint lists under ``/models``. The request is free, so the SDK repeats it after any passing failure.
+
+    Raises:
+        EndpointError: The list cannot be had.
+    """
+    return asyncio.run(_models(endpoint))
+
+
+async def _models(endpoint: Endpoint) -> list[str]:
+    async with client_of(endpoint, retries=endpoint.tries - 1) as client:
+        try:
+            return sorted([str(model.id) async for model in client.models.list()])
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, it is told
+            raise EndpointError(f"{endpoint.name} does not list its models: {failure_of(error, endpoint)}") from None
+
+
+def client_of(endpoint: Endpoint, retries: int = 0) -> AsyncOpenAI:
+    """The SDK's client: nothing but what the endpoint's settings say is sent, and nothing through a proxy to this machine.
+
+    A connection serves one request: a kept one may be closed while the next request is on its way, and nobody could tell
+    whether that was worked on.
+    """
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout, omit
+
+    key = os.environ.get(endpoint.key_variable, "") if endpoint.key_variable else ""
+    headers: dict[str, Any] = {"Connection": "close", "OpenAI-Organization": omit, "OpenAI-Project": omit}
+    return AsyncOpenAI(
+        base_url=endpoint.url,
+        api_key=key or "none",
+        max_retries=retries,
+        default_headers=headers,
+        http_client=DefaultAsyncHttpxClient(
+            follow_redirects=False,
+            trust_env=not is_local(endpoint.url),
+            timeout=Timeout(endpoint.timeout, connect=endpoint.timeout / 2),
+        ),
+    )
+
+
+def failure_of(error: Exception, endpoint: Endpoint) -> RequestFailed:
+    """What an exception of the SDK means for the row. Its text is cut, and the key taken out of it."""
+    from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+    key = os.environ.get(endpoint.key_variable, "") if endpoint.key_variable else ""
+
+    def short(reason: object) -> str:
+        text = " ".join((str(reason) or type(reason).__name__).split())
+        return (text.replace(key, "[key]") if key else text)[:200]
+
+    if isinstance(error, APIStatusError):
+        status, busy = error.status_code, error.status_code in _BUSY
+        wait = _retry_after(error.response.headers.get("Retry-After")) if busy else None
+        return RequestFailed(
+            "refused", f"{status}: {short(error.response.text)}", unworked=busy, wait=wait, status=status
+        )
+    if type(error.__cause__).__name__ in _NOT_CONNECTED:
+        return RequestFailed("unreachable", short(error.__cause__), unworked=True)
+    if isinstance(error, TimeoutError | APITimeoutError):
+        return RequestFailed("timeout", f"no whole answer within {endpoint.timeout:g} seconds")
+    if isinstance(error, APIConnectionError):
+        return RequestFailed("unreachable", short(error.__cause__ or error))
+    return RequestFailed("garbled", f"a reply that is no JSON of the protocol: {short(error)}")
+
+
+def usage_in(completion: Any) -> tuple[int, int] | None:
+    """(prompt tokens, new tokens) as the endpoint counts them; None where it does not tell."""
+    usage = getattr(completion, "usage", None)
+    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    prompt, new = (n if isinstance(n, int) and not isinstance(n, bool) and n >= 0 else None for n in counts)
+    return None if prompt is None or new is None else (prompt, new)
+
+
+def answer_in(completion: Any) -> Answer:
+    """The answer in a reply, which the SDK does not validate. Raises RequestFailed when there is none."""
+    try:
+        choice = completion.choices[0]
+        text, calls, refusal = choice.message.content, choice.message.tool_calls, choice.message.refusal
+    except (AttributeError, IndexError, TypeError) as error:
+        raise RequestFailed("garbled", f"a reply without choices[0].message ({type(error).__name__})") from None
+    if choice.finish_reason == "content_filter":
+        raise RequestFailed("filtered", "the endpoint held its answer back")
+    if calls and not text:
+        raise RequestFailed("called_tool", "the model called a tool, and only texts are compared")
+    if text is None:
+        text = refusal or ""
+    if not isinstance(text, str):
+        raise RequestFailed("garbled", f"content is no text but {type(text).__name__}")
+    status = "truncated" if choice.finish_reason == "length" else "ok" if text.strip() else "empty"
+    return Answer(text=text, status=status)
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds of a Retry-After header, which is a number or a date."""
+    try:
+        return max(0.0, float(header or ""))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header or "").timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
