@@ -22,6 +22,16 @@ from typing import Any
 
 import yaml
 
+from finetune_pipeline.baseline.advice_sentences import (
+    best_prompt,
+    cost_sentences,
+    failure_sentences,
+    measured_accuracy,
+    must_reach_sentences,
+    privacy_sentences,
+    retrieval_adds,
+    simple_sentences,
+)
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.baseline.worth import CLOSES_MOST
 from finetune_pipeline.evaluation.correctness import is_right
@@ -29,13 +39,12 @@ from finetune_pipeline.evaluation.failures.kinds import KINDS, failure_of
 from finetune_pipeline.evaluation.metrics import METRICS, Gain, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.predictions import API, SIMPLE
 from finetune_pipeline.evaluation.rivals import Rival, base_at_its_best, same_rows
-from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, CommonestAnswer
+from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import (
     counted,
     is_interval,
     is_number,
     percent,
-    percent_range,
     points,
     points_range,
     prompt_name,
@@ -98,14 +107,14 @@ def advise(
     reasons = [
         why,
         *([] if decision == "no_signal" else [signal.sentence]),
-        _best(spec, baseline),
-        *_failure_sentences(failures, retrieval),
-        *_simple_sentences(spec, baseline, rows),
-        *([] if retrieval is None or decision == "retrieve" else [f"{_added(retrieval)}."]),
+        best_prompt(spec, baseline),
+        *failure_sentences(failures, retrieval),
+        *simple_sentences(spec, baseline, rows),
+        *([] if retrieval is None or decision == "retrieve" else [f"{retrieval_adds(retrieval)}."]),
         f"There are {counted(counts['train'], 'training example')}. {power['sentence']}",
-        *_must_reach_sentences(spec, rival, must_reach),
-        *_cost_sentences(spec, tokens),
-        *_privacy_sentences(spec),
+        *must_reach_sentences(spec, rival, must_reach),
+        *cost_sentences(spec, tokens),
+        *privacy_sentences(spec),
     ]
     return {
         "decision": decision,
@@ -215,14 +224,14 @@ def _prompting_is_enough(spec: TaskSpec, baseline: Mapping[str, Any]) -> tuple[s
     if _surely_enough(of["interval"], least):
         decision = "retrieve" if baseline["best"].endswith("_nearest") else "prompt"
         return decision, (
-            f"Prompting is enough: {prompt_name(baseline['best'])} is {_measured(of)}, surely at or above {percent(least)}."
+            f"Prompting is enough: {prompt_name(baseline['best'])} is {measured_accuracy(of)}, surely at or above {percent(least)}."
         )
     for name, scores in baseline["prompts"].items():
         if (restricted := scores.get("restricted")) and _surely_enough(restricted["interval"], least):
             return "prompt", (
                 f"Restrict the answers to the allowed forms: the base model, {prompt_name(name)}, is then "
-                f"{_measured(restricted)}, surely at or above {percent(least)}. It knows the task and only does not keep to "
-                "the form."
+                f"{measured_accuracy(restricted)}, surely at or above {percent(least)}. It knows the task and only does "
+                "not keep to the form."
             )
     return None
 
@@ -236,14 +245,14 @@ def _simple_is_enough(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -
     least = min(spec.baseline.ceiling, 1 - spec.gates.wanted_gain)
     if _surely_enough(scores["interval"], least):
         return "simple", (
-            f"{title}, made in seconds from the same rows, is {_measured(scores)}, surely at or above {percent(least)}."
+            f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)}, surely at or above {percent(least)}."
         )
     lead = _lead(spec, baseline, rows, name)
     if lead is None or scores["accuracy"] < 0.5 or _known_to_gain(spec, scores["primary"]["value"]):
         return None
     return "simple", (
-        f"{title}, made in seconds from the same rows, is {_measured(scores)} and surely leads the base model at its best, by "
-        f"{points(lead.gain)} points ({points_range(lead.interval)}). No result measured with this pipeline on answers "
+        f"{title}, made in seconds from the same rows, is {measured_accuracy(scores)} and surely leads the base model at its "
+        f"best, by {points(lead.gain)} points ({points_range(lead.interval)}). No result measured with this pipeline on answers "
         f"of this kind ({spec.output.kind}) shows a fine-tuned model surely ahead of a simple model this good."
     )
 
@@ -292,7 +301,7 @@ def _retrieval_is_enough(
     if learnt or not in_form or (retrieval["closes"] or 0.0) < CLOSES_MOST:
         return None
     return "retrieve", (
-        f"{_added(retrieval)}, which closes {percent(retrieval['closes'])} of the gap "
+        f"{retrieval_adds(retrieval)}, which closes {percent(retrieval['closes'])} of the gap "
         f"to {percent(spec.baseline.ceiling)}: what is missing is knowledge, and it can be looked up. Build that first; then "
         "fine-tune on prompts made so, if more is needed."
     )
@@ -303,105 +312,8 @@ def _training_may_pay(spec: TaskSpec, rival: Rival) -> str:
     return f"Nothing simpler does the task: the best of it, {rival.title}, reaches {percent(rival.value)}; {left}."
 
 
-def _measured(scores: Mapping[str, Any]) -> str:
-    rows, between = counted(scores["n"], "validation row"), percent_range(scores["interval"])
-    return f"right on {percent(scores['accuracy'])} of {rows} ({between})"
-
-
-def _best(spec: TaskSpec, baseline: Mapping[str, Any]) -> str:
-    name = baseline["best"]
-    of = baseline["prompts"][name]
-    restricted = (
-        f" Restricted to the allowed forms it is {_measured(of['restricted'])}." if of.get("restricted") else ""
-    )
-    own = "" if not name.startswith("prompt_") else " Make that prompt the system_prompt: training is done under it."
-    value = (
-        ""
-        if is_right_or_wrong(spec.metric)
-        else f"{metric_title(spec.metric)} {points(of['primary']['value'], sign=False)}, "
-    )
-    return (
-        f"Best of {counted(len(baseline['prompts']), 'prompt')}: {prompt_name(name)}, {value}{_measured(of)}; "
-        f"{percent(of['valid_share'])} of its answers are in form.{restricted}{own}"
-    )
-
-
-def _failure_sentences(failures: Mapping[str, Any], retrieval: Mapping[str, Any] | None) -> list[str]:
-    wrong = failures["n"] - failures["right"]
-    if not wrong:
-        return []
-    parts = [f"{failures['form']} are of form or style, which fine-tuning mends first"]
-    if retrieval is not None:
-        parts.append(
-            f"{failures['knowledge']} come right once the nearest examples are shown: knowledge, which retrieval gives"
-        )
-    parts.append(f"{failures['judgement']} stay wrong, and have to be learned")
-    if failures["unnamed"]:
-        parts.append(f"{failures['unnamed']} differ from the gold text in nothing a rule can name")
-    return [
-        f"Of {counted(wrong, 'wrong answer')} of the best prompt without retrieval ({prompt_name(failures['prompt'])}), "
-        f"{'; '.join(parts)}."
-    ]
-
-
-def _simple_sentences(spec: TaskSpec, baseline: Mapping[str, Any], rows: Rows) -> list[str]:
-    """What each simple model reaches, and whether that is surely more than always the commonest answer."""
-    sentences = []
-    constant = rows.get(SIMPLE + CommonestAnswer.name, ())
-    for name, scores in (baseline.get("simple") or {}).items():
-        sentence = f"{SIMPLE_MODELS[name].title}: {_measured(scores)}"
-        if name != CommonestAnswer.name and constant:
-            lead = METRICS[spec.metric].gain(constant, rows[SIMPLE + name], spec.output, spec.gates.confidence)
-            sentence += "" if lead.surely_above() else ", which is not surely more than always the commonest answer"
-        sentences.append(f"{sentence}.")
-    return sentences
-
-
-def _added(retrieval: Mapping[str, Any]) -> str:
-    return (
-        f"Showing the {prompt_name(retrieval['prompt'])} adds {points(retrieval['gain'])} points "
-        f"({points_range(retrieval['interval'])}) to {prompt_name(retrieval['over'])}"
-    )
-
-
 def _must_reach(power: Mapping[str, Any]) -> float | None:
     """The score on the test at which the gain over the strongest rival is shown, four times in five by default."""
     if power["detectable_gain"] is None:
         return None
     return min(1.0, float(power["before"]) + float(power["detectable_gain"]))
-
-
-def _must_reach_sentences(spec: TaskSpec, rival: Rival, must_reach: float | None) -> list[str]:
-    if must_reach is None:
-        return []
-    return [
-        f"To be promoted, a fine-tuned model has to reach about {percent(must_reach)} in {metric_title(spec.metric)} on the "
-        f"test: what {rival.title} reaches ({percent(rival.value)}) and the smallest gain over it that these test rows show."
-    ]
-
-
-def _cost_sentences(spec: TaskSpec, tokens: Mapping[str, Any] | None) -> list[str]:
-    """Tokens a month, and money where the spec says what they cost."""
-    calls, price = spec.advise.calls_per_month, spec.advise.dollars_per_million_tokens
-    if tokens is None:
-        return []
-    before, after, answer = tokens["best"]["prompt"], tokens["tuned"]["prompt"], tokens["best"]["answer"]
-    sentence = (
-        f"A call of the best prompt reads {before:,.0f} tokens and writes {answer:,.0f}; a fine-tuned model needs no examples "
-        f"and reads {after:,.0f}."
-    )
-    if calls:
-        saved = (before - after) * calls
-        sentence += f" At {calls:,} calls a month that is {saved / 1e6:,.1f} million tokens less"
-        sentence += (
-            f", {saved / 1e6 * price:,.2f} of {(before + answer) * calls / 1e6 * price:,.2f} dollars." if price else "."
-        )
-    return [sentence]
-
-
-def _privacy_sentences(spec: TaskSpec) -> list[str]:
-    if not spec.advise.private:
-        return []
-    return [
-        "The texts must not leave your machines (advise.private): API models and hosted training are out of the question."
-    ]
