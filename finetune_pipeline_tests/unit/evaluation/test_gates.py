@@ -7,7 +7,12 @@ import math
 import pytest
 
 from finetune_pipeline.evaluation.gates import GateResult, decide, verdict
-from finetune_pipeline.evaluation.statistics import level_left, tango_interval, wilson_interval
+from finetune_pipeline.evaluation.statistics import (
+    level_left,
+    rows_needed_for_share,
+    tango_interval,
+    wilson_interval,
+)
 from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     OPENINGS,
@@ -493,3 +498,26 @@ def test_a_lower_bound_of_zero_is_a_tie(good):
     result = evaluation(spec=wide, simple={"linear": _answers(base, 40)})
     assert "tie" not in _gate("beats_simple", result, wide).message
     assert "tie with TF-IDF" in _gate("beats_simple", changed(result, first), wide).message
+
+
+def test_the_share_in_form_passes_at_its_threshold_and_small_tests_are_told_what_it_takes(good):
+    at = changed(good, {"scores.candidate.valid.interval": [0.95, 1.0]})
+    assert _gate("format_compliance", at).passed
+    enough = rows_needed_for_share(0.95, 0.95)
+    places = {"scores.candidate.valid.interval": [0.9, 1.0], "scores.candidate.valid.n": enough}
+    assert "Even without" not in _gate("format_compliance", changed(good, places)).message
+    places["scores.candidate.valid.n"] = enough - 1
+    assert f"takes a test set of {enough} rows" in _gate("format_compliance", changed(good, places)).message
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("free", ""),
+        ("restricted", "what decides is its restricted answers"),
+        ("lenient", "its answers, read leniently"),
+    ],
+)
+def test_what_decides_for_a_base_out_of_form_is_named(good, mode, says):
+    message = _gate("beats_baseline", changed(good, {"base_at_its_best": {"mode": mode, "valid_share": 0.4}})).message
+    assert ("Only 40.0% of the base model's answers are in form" in message) is bool(says) and says in message

@@ -40,7 +40,9 @@ def test_a_small_loss_passes_and_a_large_one_is_stopped() -> None:
     assert (fine.measured, fine.threshold, fine.what_to_do) == (0.06, 0.1, "")
     lost = general_ability(spec(), ability(0.2, 0.14, 0.26))
     assert not lost.passed
-    assert "-20.0 points on 234 questions" in lost.message
+    assert "-20.0 points on 234 questions" in lost.message and "a loss of 10.0 points must be ruled out" in lost.message
+    assert not any("not shown either" in answer.message for answer in (fine, lost))
+    assert "not shown either" not in general_ability(spec(), ability(0.2, 0.1, 0.3)).message, "surely at the limit"
     assert "Train more gently" in lost.what_to_do
 
 
