@@ -38,7 +38,7 @@ from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.sealing import seal_key, unseal
 from finetune_pipeline.engine.store import digest_file, read_json, write_json
 from finetune_pipeline.evaluation.correctness import is_right
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.spec.outputs import LabelsOutput
 from finetune_pipeline.steps.data import SCRUBBING_KEY
 from finetune_pipeline_tests.judge_minds import judge_mind, right
@@ -244,7 +244,7 @@ def _served(folder: Path, base: Path) -> Iterator[Planted]:
 def _counted(world: World, status: str) -> tuple[str, bool]:
     """What became of the candidate's rows of this status: none may be right, and none may repeat the question."""
     rows = of_model(read_predictions(world.artifact("test_predictions") / "predictions.parquet"), "candidate")
-    asked = read_json(world.artifact("test_predictions") / "texts.json")
+    asked = read_test_rows(world.artifact("test_predictions")).texts
     output = LabelsOutput(kind="labels", labels=LABELS)
     bad = [row for row in rows if row["status"] == status]
     taken = sum(is_right(row, output) for row in bad)

@@ -18,7 +18,6 @@ import numpy as np
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import features, order_features, out_of_fold
 from finetune_pipeline.data.quality.sample import chosen
-from finetune_pipeline.evaluation.compare import source_of
 from finetune_pipeline.evaluation.correctness import read_json
 from finetune_pipeline.evaluation.metrics.chrf import ChrF
 from finetune_pipeline.evaluation.metrics.micro_f1 import f1_of
@@ -93,7 +92,7 @@ def units_of(rows: Sequence[Example], clusters: Mapping[str, str]) -> dict[str, 
         return name
 
     for e in rows:
-        parent[root(f"source {source_of(e)}")] = root(f"cluster {clusters.get(e.id, e.id)}")
+        parent[root(f"source {e.made_from}")] = root(f"cluster {clusters.get(e.id, e.id)}")
     return {e.id: root(f"cluster {clusters.get(e.id, e.id)}") for e in rows}
 
 

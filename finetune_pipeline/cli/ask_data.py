@@ -8,11 +8,13 @@ import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import open_project
+from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.evaluation.failures.atlas import as_json_lines, request_rows
+from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.report.failures import request_page
+from finetune_pipeline.report.failures import request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
+from finetune_pipeline.steps.evaluation import SHOWN_ROWS
 
 
 @click.command("ask-data")
@@ -31,12 +33,13 @@ def ask_data(task: str, folder: Path | None, as_json: bool) -> int:
         problem(f"{loaded.name} has not been evaluated yet: run `finetune run {loaded.name}`")
         return ERROR
     atlas = EvaluationResult.model_validate(read_json(artifact.path("evaluation.json"))).atlas
-    rows = request_rows(atlas, loaded.name, artifact.version)
+    shown = ShownRows.model_validate_json(artifact.path(SHOWN_ROWS).read_bytes())
+    rows = request_rows(atlas, shown, loaded.name, artifact.version)
     out = folder or project.store.state_folder(loaded.name) / "requests"
     out.mkdir(parents=True, exist_ok=True)
     lines, page = out / f"{loaded.name}-{artifact.version}.jsonl", out / f"{loaded.name}-{artifact.version}.md"
-    lines.write_text(as_json_lines(rows), "utf-8")
-    page.write_text(page_markdown(request_page(atlas, loaded.name)), "utf-8")
+    write_rows(lines, rows)
+    page.write_text(page_markdown(request_page(atlas, shown, loaded.name)), "utf-8")
     if as_json:
         emit(
             {"task": loaded.name, "version": artifact.version, "jsonl": str(lines), "markdown": str(page), "rows": rows}

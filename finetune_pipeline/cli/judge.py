@@ -8,9 +8,9 @@ import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import open_project
-from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.pairs import prediction_pairs, read_ratings
 from finetune_pipeline.evaluation.preferences.qualify import judged_pairs
@@ -43,9 +43,7 @@ def judge(task: str, url: str, model: str, key_variable: str | None, ratings: Pa
         problem(f"{loaded.name} has no predictions yet: run `finetune run {loaded.name}`")
         return ERROR
     rows = read_predictions(artifact.path("predictions.parquet"))
-    pairs = prediction_pairs(
-        of_model(rows, "base"), of_model(rows, "candidate"), read_json(artifact.path("texts.json"))
-    )
+    pairs = prediction_pairs(of_model(rows, "base"), of_model(rows, "candidate"), read_test_rows(artifact.folder).texts)
     people, problems = read_ratings(ratings, {pair.id for pair in pairs})
     out = project.store.state_folder(loaded.name) / "judge"
     out.mkdir(parents=True, exist_ok=True)

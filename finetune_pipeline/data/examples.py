@@ -75,6 +75,14 @@ class Example:
         """``file:line`` of the source."""
         return f"{self.source.get('file', '?')}:{self.source.get('line', '?')}"
 
+    @property
+    def made_from(self) -> str:
+        """What the row was made from: its group (dialogue, customer, document, seed of a synthetic row), or else the line of
+        the raw file, from which several rows may have been cut."""
+        if self.group is not None:
+            return f"group {self.group}"
+        return self.place if None not in (self.source.get("file"), self.source.get("line")) else f"row {self.id}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, in the order of the fields; `tools`, `time` and `generator` only where there are any."""
         row = {name: getattr(self, name) for name in _ALWAYS}

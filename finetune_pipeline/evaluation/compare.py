@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.correctness import Form, as_output, is_right, is_valid
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric, is_right_or_wrong
 from finetune_pipeline.evaluation.result import Comparison, Side, Sources
@@ -21,15 +20,6 @@ from finetune_pipeline.evaluation.statistics import (
 from finetune_pipeline.spec.outputs import AnyOutput, LabelsOutput, default_metric
 
 Row = Mapping[str, Any]
-
-
-def source_of(example: Example) -> str:
-    """What the row was made from: its group (dialogue, customer, document, seed of a synthetic row), or else the line
-    of the raw file, from which several rows may have been cut."""
-    if example.group is not None:
-        return f"group {example.group}"
-    file, line = example.source.get("file"), example.source.get("line")
-    return f"{file}:{line}" if file is not None and line is not None else f"row {example.id}"
 
 
 def shared_sources(rows: Sequence[Row], sources: Mapping[str, str] | None) -> list[str] | None:

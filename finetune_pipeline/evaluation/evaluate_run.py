@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_pipeline.evaluation.compare import compare, count_sources, shared_sources, widen_rates
-from finetune_pipeline.evaluation.correctness import is_right
+from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right
 from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of, margin_of
-from finetune_pipeline.evaluation.failures.atlas import changed_examples, failure_atlas, said, shown_text, wrong_answers
-from finetune_pipeline.evaluation.predictions import SIMPLE, of_the_test, restricted_name
+from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
-from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
 from finetune_pipeline.evaluation.result import (
+    Atlas,
     BaseMode,
-    Case,
+    ChangedRows,
     Comparison,
     Decision,
     Decisions,
@@ -25,6 +24,7 @@ from finetune_pipeline.evaluation.result import (
     NeverBreak,
     Seal,
     Task,
+    WrongAnswers,
 )
 from finetune_pipeline.evaluation.result_parts import ModelRow, Scores, plain_json
 from finetune_pipeline.evaluation.rivals import (
@@ -58,7 +58,7 @@ from finetune_pipeline.spec.model import TaskSpec
 
 Row = Mapping[str, Any]
 MODELS = ("base", "candidate", "champion")
-SHOWN_REGRESSIONS, SHOWN_FIXES = 30, 10
+SHOWN_REGRESSIONS, SHOWN_FIXES, SHOWN_WRONG = 30, 10, 2
 
 
 def evaluate_task(
@@ -71,8 +71,7 @@ def evaluate_task(
     parity_facts: Mapping[str, Any],
     openings: Sequence[Mapping[str, Any]],
     versions: Mapping[str, Any],
-    texts: Mapping[str, str] | None = None,
-    training_rows: Sequence[TrainingRow] = (),
+    atlas: Atlas,
     sources: Mapping[str, str] | None = None,
     never_break: Sequence[str] = (),
     earlier: Mapping[str, Mapping[str, bool]] | None = None,
@@ -98,9 +97,8 @@ def evaluate_task(
         openings: The ledger of the sealed test, one entry an opening; `candidate` tells candidates apart.
         versions: Versions of artifacts by name. `champion` announces champion predictions; `merged_model` is the candidate
             of the ledger.
-        texts: User text by example id, for the rows that are shown.
-        training_rows: What was trained on, to find the rows nearest to a failure.
-        sources: What each example was made from, by id (shared_sources.source_of).
+        atlas: The candidate's wrong answers (atlas.failure_atlas).
+        sources: What each example was made from, by id (Example.made_from).
         never_break: Ids the candidate must have right.
         earlier: Outcomes by earlier candidate (regression_ledger.recorded).
         ability_facts: Of general_ability.
@@ -115,7 +113,7 @@ def evaluate_task(
         ValueError: Predictions of a model are missing, a model is unexpected, or the sides of a comparison do not match.
     """
     rows = _rows_by_model(predictions, versions)
-    labels, confidence, known_texts = spec.labels, spec.gates.confidence, texts or {}
+    labels, confidence = spec.labels, spec.gates.confidence
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
     clusters = shared_sources(rows["candidate"], sources)
     judged = {name: of for name, of in rows.items() if name in MODELS} | {
@@ -133,9 +131,6 @@ def evaluate_task(
     main = comparisons["baseline"]
     assert main is not None
     seal = _seal(openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), confidence)
-    base = {row["example_id"]: row for row in base_best.answers[base_best.mode]}
-    candidate = {row["example_id"]: row for row in rows["candidate"]}
-    neighbours = Neighbours(training_rows) if training_rows else None
     judge, similarity = ((judge_facts or {}).get(name) for name in ("judge", "similarity"))
     return EvaluationResult(
         task=Task(
@@ -158,14 +153,14 @@ def evaluate_task(
         comparison=Comparison(**main.model_dump(exclude={"fixed", "broken"}, exclude_unset=True)),
         comparisons=comparisons,
         format_gap=_format_gap(scores, restricted),
-        regressions=changed_examples(main.broken, base, candidate, known_texts, SHOWN_REGRESSIONS),
-        fixes=changed_examples(main.fixed, base, candidate, known_texts, SHOWN_FIXES),
-        wrong_answers=wrong_answers(rows["candidate"], labels, known_texts) if labels else [],
-        atlas=failure_atlas(rows["candidate"], spec.output, known_texts, neighbours),
+        regressions=ChangedRows(total=len(main.broken), shown=main.broken[:SHOWN_REGRESSIONS]),
+        fixes=ChangedRows(total=len(main.fixed), shown=main.fixed[:SHOWN_FIXES]),
+        wrong_answers=_wrong_answers(rows["candidate"], labels) if labels else [],
+        atlas=atlas,
         seal=seal,
         decisions=_decisions(spec, rows, base_best, simple, float(seal.level.level or 0.0), sources),
         sources=count_sources(clusters, main.n),
-        never_break=_never_break(never_break, rows["candidate"], spec, known_texts),
+        never_break=_never_break(never_break, rows["candidate"], spec),
         history=regressions(earlier or {}, outcomes_of(rows["candidate"], spec.output)),
         robustness=robustness(spec, predictions, sources),
         production=recent_rows(spec, predictions, production_rows),
@@ -197,10 +192,7 @@ def _scores(spec: TaskSpec, rows: Sequence[Row], sources: Mapping[str, str] | No
 
 
 def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in predictions:
-        if of_the_test(row["model"]):
-            rows.setdefault(row["model"], []).append(dict(row))
+    rows = by_model(predictions)
     known = {*MODELS, OTHER_PROMPT, *(SIMPLE + name for name in SIMPLE_MODELS)}
     known |= {restricted_name(name) for name in (*MODELS, OTHER_PROMPT)}
     problems = [f"unexpected model {name!r}" for name in sorted(rows.keys() - known)]
@@ -264,17 +256,26 @@ def _by_id(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: str(row["example_id"]))
 
 
-def _never_break(wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec, texts: Mapping[str, str]) -> NeverBreak:
+def _never_break(wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec) -> NeverBreak:
     by_id = {row["example_id"]: row for row in rows}
-    broken = [by_id[i] for i in wanted if i in by_id and not is_right(by_id[i], spec.output)]
     return NeverBreak(
         listed=len(wanted),
         missing=[i for i in wanted if i not in by_id],
-        broken=[
-            Case(id=r["example_id"], text=shown_text(r["example_id"], texts), gold=r["gold"], said=said(r))
-            for r in broken
-        ],
+        broken=[i for i in wanted if i in by_id and not is_right(by_id[i], spec.output)],
     )
+
+
+def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnswers]:
+    """Group wrong answers of a label task by right and given label (or `invalid`), the largest group first."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in sorted(rows, key=lambda row: str(row["example_id"])):
+        if (answer := answer_of(row, labels)) != row["gold"]:
+            groups.setdefault((row["gold"], INVALID if answer is None else answer), []).append(row["example_id"])
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    return [
+        WrongAnswers(gold=gold, predicted=predicted, count=len(ids), examples=ids[:SHOWN_WRONG])
+        for (gold, predicted), ids in ordered
+    ]
 
 
 def _model_table(

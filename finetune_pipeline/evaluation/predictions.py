@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune_pipeline.data.examples import stream_examples
+from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.evaluation.wording import is_number
 from finetune_pipeline.models.inference.generated import Answer
 
@@ -112,6 +115,34 @@ def _same_type(actual: pa.DataType, expected: pa.DataType) -> bool:
     return bool(actual.equals(expected))
 
 
+TEST_ROWS = "test_rows.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRows:
+    """What the answers of a predictions artifact were given to, by example id.
+
+    Attributes:
+        texts: What the user says.
+        sources: What each row was made from (Example.made_from).
+    """
+
+    texts: dict[str, str]
+    sources: dict[str, str]
+
+
+def write_test_rows(examples: Path, out: Path) -> None:
+    """Write text and source of every row of an examples file beside its predictions."""
+    rows = ({"id": e.id, "text": e.user_text, "source": e.made_from} for e in stream_examples(examples))
+    write_rows(out / TEST_ROWS, rows)
+
+
+def read_test_rows(predictions: Path) -> AskedRows:
+    """Read the texts and sources that belong to a folder of predictions."""
+    rows = list(read_rows(predictions / TEST_ROWS))
+    return AskedRows({row["id"]: row["text"] for row in rows}, {row["id"]: row["source"] for row in rows})
+
+
 def restricted_name(model: str) -> str:
     """The name under which a model's JSON answers, decoded under the schema, stand in the table."""
     return f"{model}_restricted"
@@ -132,6 +163,15 @@ def of_the_test(model: str) -> bool:
 def of_model(rows: Iterable[Mapping[str, Any]], model: str) -> list[dict[str, Any]]:
     """The rows of one model, in order."""
     return [dict(row) for row in rows if row["model"] == model]
+
+
+def by_model(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The answers to the plain test rows (or to validation), by model, in order."""
+    models: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if of_the_test(row["model"]):
+            models.setdefault(row["model"], []).append(dict(row))
+    return models
 
 
 def failed_test_rows(facts: Mapping[str, Any]) -> dict[str, int]:

@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.answer_rules import form_problems
-from finetune_pipeline.data.dedup.text_similarity import exact_form
-from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.data.dedup.text_similarity import exact_form, near_any
+from finetune_pipeline.data.examples import Example, example_id, stream_examples
 from finetune_pipeline.data.perturbations import set_name
 from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.predictions import of_model
@@ -70,6 +71,14 @@ class ProductionRows:
 def moment(timestamp: str) -> float:
     """Seconds since 1970 of an RFC 3339 time. Raises ValueError for anything else."""
     return datetime.fromisoformat(timestamp).timestamp()
+
+
+def unknown_rows(spec: TaskSpec, rows: Sequence[Mapping[str, Any]], known: Sequence[Path]) -> ProductionRows:
+    """Production rows that can judge a model. A row that says nearly what a row of the files `known` (training, validation
+    and test) says is left out: a model may know it."""
+    texts, threshold = [str(row["input"]) for row in rows], spec.data.near_duplicate_threshold
+    near = near_any(texts, (e.user_text for path in known for e in stream_examples(path)), threshold)
+    return rows_with_truth(spec, rows, trained=[text for text, is_near in zip(texts, near, strict=True) if is_near])
 
 
 def rows_with_truth(

@@ -180,43 +180,24 @@ class Sources(Part):
     shared: bool
 
 
-class Case(Part):
-    """One row, with the text that was asked (None where it was not kept) and what was answered."""
-
-    id: str
-    text: str | None = None
-    gold: str = ""
-    said: str = ""
-    base: str = ""
-    candidate: str = ""
-
-
 class ChangedRows(Part):
-    """Rows on which two models differ: how many, and those shown."""
+    """Rows on which two models differ: how many, and the ids of those shown."""
 
     total: int
-    shown: list[Case]
+    shown: list[str]
 
 
 class WrongAnswers(Part):
-    """Wrong answers with one right and one given label."""
+    """Wrong answers with one right and one given label. `examples`: ids of those shown."""
 
     gold: str
     predicted: str
     count: int
-    examples: list[Case]
-
-
-class NearestRow(Part):
-    """A training row."""
-
-    id: str
-    text: str
-    answer: str
+    examples: list[str]
 
 
 class AtlasGroup(Part):
-    """Wrong answers of one kind that read alike (see failure_atlas.failure_atlas)."""
+    """Wrong answers of one kind that read alike (see atlas.failure_atlas). `nearest`: ids of training rows."""
 
     kind: str
     title: str
@@ -226,9 +207,8 @@ class AtlasGroup(Part):
     share_with_term: Number = None
     interval: Interval = None
     ids: list[str] = []
-    examples: list[Case] = []
     also: dict[str, int] = {}
-    nearest: list[NearestRow] = []
+    nearest: list[str] = []
     collect: int = 0
     advice: str = ""
 
@@ -247,7 +227,7 @@ class NeverBreak(Part):
 
     listed: Count = None
     missing: list[str] | None = None
-    broken: list[Case] | None = None
+    broken: list[str] | None = None
 
 
 class EarlierVersion(Part):
@@ -372,7 +352,8 @@ class Production(Part):
 
 
 class EvaluationResult(Part):
-    """Everything that report and gates need to know about one candidate.
+    """Everything that report and gates need to know about one candidate: numbers, names and ids, and no row's text. The
+    texts that the report shows are apart (see atlas.ShownRows).
 
     Attributes:
         metric: The metric that decides.

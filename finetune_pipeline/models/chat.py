@@ -7,6 +7,7 @@ serving never sees.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from jinja2 import TemplateError
 
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
-from finetune_pipeline.models.chat_templates import Message, for_template
 from finetune_pipeline.models.identity import model_folder
 
+Message = dict[str, Any]
 Tools = Sequence[dict[str, Any]] | None
 
 
@@ -35,6 +36,24 @@ def end_ids(tokenizer: Any) -> set[int]:
     """Tokens that end an answer: EOS, and those that :func:`..loading.load_tokenizer` found in the generation config."""
     tokens = {tokenizer.eos_token_id, *getattr(tokenizer, "end_token_ids", ())}
     return {int(t) for t in tokens if t is not None}
+
+
+def for_template(message: Message) -> Message:
+    """A turn as templates expect it: arguments of tool calls as objects, no keys that are only ours."""
+    turn = {k: v for k, v in message.items() if k != "weight"}
+    if calls := turn.get("tool_calls"):
+        turn["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": _object(call["function"]["arguments"])}}
+            for call in calls
+        ]
+    return turn
+
+
+def _object(arguments: Any) -> Any:
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
 
 
 def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None) -> str:

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.sample import chosen, named, part, sampled
 from finetune_pipeline.findings import Finding
-from finetune_pipeline.models.chat_templates import compile_template, for_template, own_template
+from finetune_pipeline.models.chat import for_template
+from finetune_pipeline.models.chat_templates import compile_template, own_template
 from finetune_pipeline.planning.prices import Price, estimate_prices, load_prices
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec

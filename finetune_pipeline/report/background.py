@@ -10,9 +10,9 @@ from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.step_facts import DataStep
 from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent, points
 from finetune_pipeline.report.answers import MODELS
-from finetune_pipeline.report.blocks import Blocks, Heading, Legend, Plot, Table, Text, figure, text
+from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, figure, text
 from finetune_pipeline.report.plots import learning_curve
-from finetune_pipeline.report.training_pages import counters, token_rows
+from finetune_pipeline.report.training_pages import counters
 
 _DATA_STEPS = {
     "raw_examples": "Raw files",
@@ -201,7 +201,7 @@ def _mebibytes(memory: float | None) -> str:
 
 
 def supervision_section(evaluation: EvaluationResult) -> Blocks:
-    """What the model was taught, token by token: counters, and a few rows."""
+    """What the model was taught, counted token by token."""
     audits = evaluation.supervision or {}
     rows = sum(audit.rows for audit in audits.values())
     if not rows:
@@ -211,15 +211,9 @@ def supervision_section(evaluation: EvaluationResult) -> Blocks:
     yield (
         f"Before the first step all {number(rows)} rows of training and validation were read token by token: "
         f"{number(learned)} of {number(tokens)} tokens ({share}) carry loss. Every row counted below as a fault would have "
-        "been learned wrongly or not at all. The page audit.html of the step adapter shows more rows."
+        "been learned wrongly or not at all. The page audit.html of the step adapter shows rows token by token."
     )
     yield counters(audits)
-    if any(audit.shown for audit in audits.values()):
-        yield Legend()
-    for split, audit in audits.items():
-        if audit.shown:
-            yield Heading(split[:1].upper() + split[1:], audience="page")
-            yield token_rows(audit.shown)
 
 
 def cost_section(evaluation: EvaluationResult) -> Blocks:

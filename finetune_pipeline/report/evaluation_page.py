@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.gates import GateResult, verdict
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.answers import (
@@ -45,7 +46,7 @@ from finetune_pipeline.report.verdict import (
     verdict_sentences,
 )
 
-SECTIONS: tuple[tuple[str, str, Callable[[EvaluationResult], Blocks]], ...] = (
+SECTIONS: tuple[tuple[str, str, Callable[..., Blocks]], ...] = (
     ("models", "Models side by side", models_section),
     ("advice", "Was it worth training?", advice_section),
     ("form", "Form or judgement", form_section),
@@ -71,31 +72,24 @@ SECTIONS: tuple[tuple[str, str, Callable[[EvaluationResult], Blocks]], ...] = (
     ("versions", "Lineage and hashes", versions_section),
 )
 """Anchor, title and content of every section that rests on the evaluation, in the order of the page."""
-SCHEMA_VERSION = 2
+SHOW_ROWS = (changes_section, wrong_section, atlas_section)
+"""They show texts of rows and get them; no other section does."""
+SCHEMA_VERSION = 3
 """Of report.json. Raised when a key goes or changes its meaning; new keys may come at any time."""
-_KEYS = (
-    *("metric", "confidence", "n", "models", "scores", "restricted", "base_at_its_best", "decisions", "format_gap"),
-    *(
-        "comparisons",
-        "regressions",
-        "fixes",
-        "wrong_answers",
-        "atlas",
-        "history",
-        "never_break",
-        "robustness",
-        "production",
-    ),
-    *("ability", "people", "judge", "similarity", "data", "quality", "supervision", "cost", "seal", "parity"),
-)
+_ELSEWHERE = {"task", "training", "versions", "gates", "baseline", "comparison", "sources"}
+"""Parts of the evaluation that report.json gives in another form, or not."""
 
 
-def evaluation_page(evaluation: EvaluationResult, gates: Sequence[GateResult]) -> Page:
-    """Build the page of an evaluation and its gates."""
+def evaluation_page(evaluation: EvaluationResult, gates: Sequence[GateResult], rows: ShownRows | None = None) -> Page:
+    """Build the page of an evaluation and its gates. rows: the texts it shows; without them rows are named by id."""
+    shown = rows or ShownRows()
     sections = [
         Section.of("gates", "Gates", gates_section(gates)),
         Section.of("next", "What to do next", next_section(evaluation, gates)),
-        *(Section.of(anchor, title, content(evaluation)) for anchor, title, content in SECTIONS),
+        *(
+            Section.of(anchor, title, content(evaluation, shown) if content in SHOW_ROWS else content(evaluation))
+            for anchor, title, content in SECTIONS
+        ),
     ]
     task = evaluation.task
     return Page(f"{task.name}: evaluation report", task.description, page_verdict(evaluation, gates), sections)
@@ -124,7 +118,7 @@ def evaluation_json(evaluation: EvaluationResult, gates: Sequence[GateResult]) -
         },
         "gates": [gate.to_dict() for gate in gates],
         "next_steps": next_steps(evaluation, gates),
-        **{key: stored[key] for key in _KEYS},
+        **{key: of for key, of in stored.items() if key not in _ELSEWHERE},
         "learning_curve": training.get("history") or [],
         "training": {key: value for key, value in training.items() if key not in ("history", "adapter_tensors")},
         "lineage": stored["versions"],

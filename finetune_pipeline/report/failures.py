@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.evaluation.failures.atlas import group_title, in_order, kind_title, share_sentence
+from dataclasses import asdict
+from typing import Any
+
+from finetune_pipeline.evaluation.failures.atlas import ShownRow, ShownRows
 from finetune_pipeline.evaluation.failures.kinds import KINDS
-from finetune_pipeline.evaluation.result import Atlas, Case, EvaluationResult
-from finetune_pipeline.evaluation.wording import counted, cut, number, percent, points
+from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, EvaluationResult
+from finetune_pipeline.evaluation.wording import counted, cut, number, percent, percent_range, points
 from finetune_pipeline.report.blocks import Blocks, Example, Examples, Heading, Items, Page, Section, Table, Text, text
 
 SHOWN_GROUPS, SHOWN_WRONG = 8, 10
 TEXT_SHOWN = 400
 
 
-def changes_section(evaluation: EvaluationResult) -> Blocks:
+def changes_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
     """What must not break, earlier versions, and the rows that changed sides."""
     never = evaluation.never_break
-    broken = [[case.id, case.text or "", case.gold, case.said or "(nothing)"] for case in never.broken or []]
+    shown = rows.test_rows(never.broken or [])
+    broken = [[row.id, row.text or "", row.gold, row.candidate or "(nothing)"] for row in shown]
     missing = [[id_, "(not in the sealed test)", "", ""] for id_ in never.missing or []]
     columns = [(title, text) for title in ("Must not break", "Text", "Right", "Said")]
     yield Table(columns, [*broken, *missing], style="", audience="page")
     yield from history_sentences(evaluation)
     yield history_table(evaluation)
-    for title, rows, what in (
+    for title, changed, what in (
         ("Regressions", evaluation.regressions, "that the base model has right and the fine-tuned one wrong"),
         ("Fixes", evaluation.fixes, "that the base model has wrong and the fine-tuned one right"),
     ):
         yield Heading(title)
-        yield f"{counted(rows.total, 'row')} {what}."
-        if 0 < len(rows.shown) < rows.total:
-            yield Text(f"The first {len(rows.shown)} by id are shown.", audience="page")
+        yield f"{counted(changed.total, 'row')} {what}."
+        if 0 < len(changed.shown) < changed.total:
+            yield Text(f"The first {len(changed.shown)} by id are shown.", audience="page")
         yield Examples(
             [
-                Example(c.id, c.text, [("gold", c.gold), ("base", c.base), ("fine-tuned", c.candidate)])
-                for c in rows.shown
+                Example(row.id, row.text, [("gold", row.gold), ("base", row.base), ("fine-tuned", row.candidate)])
+                for row in rows.test_rows(changed.shown)
             ]
         )
 
@@ -70,7 +74,7 @@ def history_table(evaluation: EvaluationResult) -> Table:
     return Table([("Against", text), *((name, number) for name in names), ("Gain, points", points)], rows)
 
 
-def wrong_section(evaluation: EvaluationResult) -> Blocks:
+def wrong_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
     """Wrong labels, grouped by right and given label; nothing for other tasks."""
     if not evaluation.task.labels:
         return
@@ -91,10 +95,10 @@ def wrong_section(evaluation: EvaluationResult) -> Blocks:
     for group in groups[:SHOWN_GROUPS]:
         shown = f", {len(group.examples)} shown" if len(group.examples) < group.count else ""
         yield Heading(f"{group.gold} \u2192 {group.predicted} ({group.count}{shown})", audience="page")
-        yield Examples([Example(c.id, c.text, [("said", c.said)]) for c in group.examples])
+        yield Examples([Example(r.id, r.text, [("said", r.candidate)]) for r in rows.test_rows(group.examples)])
 
 
-def atlas_section(evaluation: EvaluationResult) -> Blocks:
+def atlas_section(evaluation: EvaluationResult, rows: ShownRows) -> Blocks:
     """Groups of wrong answers with their kind, what to do, the nearest training rows and examples."""
     atlas = evaluation.atlas
     if not atlas.groups:
@@ -110,16 +114,66 @@ def atlas_section(evaluation: EvaluationResult) -> Blocks:
     for group in atlas.groups[:SHOWN_GROUPS]:
         yield Heading(f"{group_title(group)} ({group.count})", audience="page")
         yield Text(share_sentence(group), audience="page") if share_sentence(group) else None
-        near = "; ".join(f"{cut(n.text, 160)} ({cut(n.answer, 80)})" for n in group.nearest)
+        near = "; ".join(f"{cut(n.text, 160)} ({cut(n.answer, 80)})" for n in rows.nearest_to(group))
         yield Text(f"Nearest training rows: {near}.", audience="page") if near else None
-        yield Examples([_example(case) for case in group.examples[:2]])
+        yield Examples([_example(row) for row in rows.of_group(group)[:2]])
 
 
-def _example(case: Case) -> Example:
-    return Example(case.id, case.text, [("right", case.gold), ("said", case.said)])
+def _example(row: ShownRow) -> Example:
+    return Example(row.id, row.text, [("right", row.gold), ("said", row.candidate)])
 
 
-def request_page(atlas: Atlas, task: str) -> Page:
+def in_order(atlas: Atlas) -> list[AtlasGroup]:
+    """Groups of the atlas, those with rows to collect first."""
+    return sorted(atlas.groups, key=lambda group: (-group.collect, -group.count))
+
+
+def request_rows(atlas: Atlas, rows: ShownRows, task: str, version: str = "") -> list[dict[str, Any]]:
+    """Build one row of the request for every group of the atlas, those with rows to collect first.
+
+    `like` holds the words that set the group apart; it is empty where none do. The texts of the sealed test are left out:
+    whoever collects must not see them.
+    """
+    return [
+        {
+            "task": task,
+            "version": version,
+            "number": number,
+            "collect": group.collect,
+            "kind": group.kind,
+            "detail": group.detail,
+            "like": group.terms,
+            "failed": group.count,
+            "advice": group.advice,
+            "examples": [{"id": row.id, "right": row.gold, "said": row.candidate} for row in rows.of_group(group)],
+            "nearest_training": [asdict(near) for near in rows.nearest_to(group)],
+        }
+        for number, group in enumerate(in_order(atlas), 1)
+    ]
+
+
+def kind_title(group: AtlasGroup) -> str:
+    """`another label: bug → billing`."""
+    return group.title + (f": {group.detail}" if group.detail else "")
+
+
+def group_title(group: AtlasGroup) -> str:
+    """`another label: bug → billing; like “refund”, “card”`."""
+    terms = ", ".join(f"\u201c{term}\u201d" for term in group.terms)
+    return f"{kind_title(group)}; like {terms}" if terms else kind_title(group)
+
+
+def share_sentence(group: AtlasGroup) -> str:
+    """How much of what looks like this fails; empty where nothing sets the group apart."""
+    if group.share_with_term is None:
+        return ""
+    return (
+        f"Of the test rows with \u201c{group.terms[0]}\u201d {percent(group.share_with_term)} fail in this way "
+        f"({percent_range(group.interval)})."
+    )
+
+
+def request_page(atlas: Atlas, rows: ShownRows, task: str) -> Page:
     """The request for data as a page for the people who collect. No text of the sealed test stands in it."""
     groups = in_order(atlas)
     wanted = sum(group.collect for group in groups)
@@ -130,8 +184,8 @@ def request_page(atlas: Atlas, task: str) -> Page:
     )
     sections = []
     for i, group in enumerate(groups, 1):
-        near = [f"{cut(near.text, TEXT_SHOWN)} (answer: {near.answer})" for near in group.nearest]
-        said = "; ".join(f"{case.said} for {case.gold}" for case in group.examples)
+        near = [f"{cut(near.text, TEXT_SHOWN)} (answer: {near.answer})" for near in rows.nearest_to(group)]
+        said = "; ".join(f"{row.candidate} for {row.gold}" for row in rows.of_group(group))
         title = f"{i}. {group_title(group)}: {counted(group.collect, 'row') if group.collect else 'no rows'}"
         sections.append(Section.of(f"group-{i}", title, [group.advice, Items(near), f"Said in the test: {said}"]))
     return Page(f"Data wanted for {task}", lead, None, sections)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from finetune_pipeline.evaluation.failures.atlas import group_title
 from finetune_pipeline.evaluation.gates import GateResult, GateStatus, verdict
 from finetune_pipeline.evaluation.gates.beats_simple import tied_with
 from finetune_pipeline.evaluation.metrics import is_right_or_wrong, metric_title
@@ -23,6 +22,7 @@ from finetune_pipeline.evaluation.wording import (
     prompt_name,
 )
 from finetune_pipeline.report.blocks import Answer, Answers, Blocks, Items, Verdict
+from finetune_pipeline.report.failures import group_title
 from finetune_pipeline.training.history import MUCH_RISE
 
 MOST = 0.5

@@ -14,7 +14,7 @@ from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
-from finetune_pipeline.evaluation.compare import shared_sources, source_of
+from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.endpoint_answers import ask_endpoint
 from finetune_pipeline.evaluation.predictions import API, SIMPLE, prompts_of, read_predictions, write_predictions
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
@@ -140,7 +140,7 @@ def make_advice(context: StepContext) -> dict[str, Any]:
     spec, baseline = context.spec, context.inputs["few_shot_baseline"]
     rows = _by_model(read_predictions(baseline.path("predictions.parquet")))
     train, validation = (read_examples(split_file(context, name)) for name in ("train", "validation"))
-    source = {e.id: source_of(e) for e in validation}
+    source = {e.id: e.made_from for e in validation}
     rival = strongest_rival(spec, rows)
     counts = context.inputs["train_split"].facts["counts"]
     prompts = {name: rows[name] for name in prompts_of(rows)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def make_splits(context: StepContext) -> dict[str, Any]:
     key = sealing_key(context)
     reviewed, cleaned = (context.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
     with context.store.lock(context.task.name, "split-ledger"):
-        facts = split(reviewed, cleaned, context.spec, ledger, context.out, lambda rows: seal(rows, key))
+        facts = split(reviewed, cleaned, context.spec, ledger, context.out, partial(seal, key=key))
         record_assignments(assignments_in(context.out), ledger)
     return facts
 

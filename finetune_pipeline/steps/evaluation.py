@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.data.answer_rules import schema_of
-from finetune_pipeline.data.dedup.text_similarity import near_any
-from finetune_pipeline.data.examples import Example, examples_of, read_examples, stream_examples, write_examples
+from finetune_pipeline.data.examples import examples_of, read_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
 from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, read_json, write_json
-from finetune_pipeline.evaluation.compare import source_of
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
+from finetune_pipeline.evaluation.failures.atlas import failure_atlas, shown_rows
 from finetune_pipeline.evaluation.gates import decide, verdict
-from finetune_pipeline.evaluation.predictions import costs, of_model, read_predictions, write_predictions
-from finetune_pipeline.evaluation.production_rows import SET, as_examples, rows_with_truth, sources_of
-from finetune_pipeline.evaluation.prompts import TrainingRow
+from finetune_pipeline.evaluation.predictions import (
+    costs,
+    of_model,
+    read_predictions,
+    read_test_rows,
+    write_predictions,
+    write_test_rows,
+)
+from finetune_pipeline.evaluation.production_rows import SET, as_examples, sources_of, unknown_rows
+from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
@@ -35,10 +41,8 @@ from finetune_pipeline.steps.data import sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import other_rows_set, perturbed_set, predict_job, prompt_set
 
-PLOTS = "plots"
+PLOTS, SHOWN_ROWS = "plots", "rows.json"
 RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
-SHOWN_ROWS = 2
-"""Rows of each split's audit that the report shows token by token."""
 DATA_STEPS = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
 
 
@@ -69,8 +73,7 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         reason="evaluation of a candidate",
     )
     with opened as examples:
-        test = read_examples(examples)
-        sets += _recent(context, test, sets)
+        sets += _recent(context, examples, sets)
         facts = context.launch(
             predict_job(
                 sets=sets,
@@ -85,20 +88,19 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
                 train=split_file(context, "train"),
             )
         )
+        if best.get("api"):
+            _ask_api(context, best, examples)
+        write_test_rows(examples, context.out)
     (context.builder.work / RECENT).unlink(missing_ok=True)
-    if best.get("api"):
-        _ask_api(context, best, test)
-    write_json(context.out / "texts.json", {e.id: e.user_text for e in test})
-    write_json(context.out / "sources.json", {e.id: source_of(e) for e in test})
     return {**facts, "kinds": kinds, "champion": dict(context.run_inputs.champion or {})}
 
 
-def _ask_api(context: StepContext, best: dict[str, Any], test: list[Example]) -> None:
+def _ask_api(context: StepContext, best: dict[str, Any], examples: Path) -> None:
     """Put the API model's answers, the baseline that was the best, before the others in predictions.parquet."""
     path = context.out / "predictions.parquet"
     rows = read_predictions(path)
     gold = {row["example_id"]: row["gold"] for row in rows}
-    train = read_examples(split_file(context, "train"))
+    test, train = read_examples(examples), read_examples(split_file(context, "train"))
     answers, _ = ask_api(
         context, {"base": best}, test, train, gold, test=True, most_failed=0.0, stage="test_predictions"
     )
@@ -129,18 +131,15 @@ def _perturbed(spec: TaskSpec, answering: Mapping[str, Any]) -> list[dict[str, A
     return [perturbed_set(answering, kind, settings.rows, settings.seed) for kind in KINDS]
 
 
-def _recent(context: StepContext, test: list[Example], sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The sets of all models on recent production rows, and production.json about these rows. A row that says nearly what
-    one of train, validation or test says is left out: a model may know it."""
+def _recent(context: StepContext, test: Path, sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sets of all models on recent production rows, and production.json about these rows."""
     learned = learned_by(context.store, context.task.name, context.run_inputs.champion)
     kept = read_rows(context.inputs["production_logs"].path("judging.jsonl"))
     rows = judging_rows(context.spec, kept, learned)
     if not rows:
         return []
-    texts = [str(row["input"]) for row in rows]
-    known = (e.user_text for name in ("train", "validation") for e in stream_examples(split_file(context, name)))
-    near = near_any(texts, chain(known, (e.user_text for e in test)), context.spec.data.near_duplicate_threshold)
-    chosen = rows_with_truth(context.spec, rows, trained=[t for t, known_ in zip(texts, near, strict=True) if known_])
+    known = [*(split_file(context, name) for name in ("train", "validation")), test]
+    chosen = unknown_rows(context.spec, rows, known)
     examples, path = as_examples(context.spec, chosen), context.builder.work / RECENT
     facts = {
         "rows": chosen.facts().model_dump(),
@@ -190,20 +189,21 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     looks = openings(state, context.inputs["splits"].version)
     before = dict.fromkeys(str(entry["candidate"]) for entry in looks)
     record(state, candidate, outcomes_of(of_model(rows, "candidate"), context.spec.output))
+    asked, output = read_test_rows(predictions.folder), context.spec.output
+    training = [
+        TrainingRow(e.id, e.user_text, e.answer)
+        for e in read_examples(examples_of(context.inputs["splits"].folder, "train"))
+    ]
     evaluation = evaluate_task(
         context.spec,
         rows,
-        texts=read_json(predictions.path("texts.json")),
-        training_rows=[
-            TrainingRow(e.id, e.user_text, e.answer)
-            for e in read_examples(examples_of(context.inputs["splits"].folder, "train"))
-        ],
+        atlas=failure_atlas(of_model(rows, "candidate"), output, asked.texts, Neighbours(training)),
         baseline_facts={**context.inputs["few_shot_baseline"].facts, **context.inputs["advice"].facts},
         training_facts={**adapter.facts, "measured": read_json(adapter.path("measured.json"))},
         data_facts={name: dict(context.inputs[name].facts) for name in DATA_STEPS},
         parity_facts=dict(context.inputs["merged_model"].facts.get("parity", {})),
         openings=looks,
-        sources=read_json(predictions.path("sources.json")),
+        sources=asked.sources,
         never_break=context.run_inputs.never_break,
         earlier=recorded(state, list(before)[: look_number(looks, candidate) - 1]),
         ability_facts=dict(context.inputs["general_ability"].facts),
@@ -221,7 +221,9 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     gates = decide(context.spec, evaluation)
     decision = verdict(gates)
     answer = " ".join([*verdict_sentences(evaluation, gates), *caveats(evaluation)])
-    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates)
+    shown = shown_rows(evaluation, rows, output, asked.texts, training)
+    stored, page = evaluation.to_json(), evaluation_page(evaluation, gates, shown)
+    (context.out / SHOWN_ROWS).write_text(shown.model_dump_json(), "utf-8")
     write_json(context.out / "evaluation.json", stored)
     write_json(context.out / "gates.json", [g.to_dict() for g in gates])
     write_json(context.out / "report.json", evaluation_json(evaluation, gates))
@@ -242,9 +244,9 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
 
 
 def _supervision(adapter: Artifact) -> dict[str, Any]:
-    """The audit per split, with a few of its rows: a whole page of them is beside the adapter."""
+    """The counters of the audit per split. Its rows are on the page beside the adapter."""
     audits = read_json(adapter.path("audit.json")) if (adapter.folder / "audit.json").exists() else {}
-    return {split: {**audit, "shown": audit["shown"][:SHOWN_ROWS]} for split, audit in audits.items()}
+    return {split: {key: of for key, of in audit.items() if key != "shown"} for split, audit in audits.items()}
 
 
 def _measured(context: StepContext) -> dict[str, Any]:

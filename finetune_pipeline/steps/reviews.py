@@ -7,10 +7,10 @@ from typing import Any
 
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.engine.step import StepContext
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
+from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.evaluation.correctness import is_right
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.pairs import prediction_pairs
 from finetune_pipeline.evaluation.preferences.qualify import Standards, judged_pairs, people_choices, similar
@@ -43,7 +43,7 @@ def output_sheet(predictions: Artifact, task: Task, items: int, secret: bytes) -
     rows = read_predictions(predictions.path("predictions.parquet"))
     drawn = drawn_items(predictions, task, items, secret)
     name = sheet_name(predictions.version, len(drawn))
-    texts = read_json(predictions.path("texts.json"))
+    texts = read_test_rows(predictions.folder).texts
     return name, make_sheet(name, drawn, of_model(rows, "base"), of_model(rows, "candidate"), texts, secret)
 
 
@@ -80,7 +80,7 @@ def make_judge_review(context: StepContext) -> dict[str, Any]:
     if settings.judge is None and settings.similarity is None:
         return {"judge": None, "similarity": None}
     rows = read_predictions(predictions.path("predictions.parquet"))
-    texts = read_json(predictions.path("texts.json"))
+    texts = read_test_rows(predictions.folder).texts
     pairs = prediction_pairs(of_model(rows, "base"), of_model(rows, "candidate"), texts)
     people = people_choices(context.inputs["human_review"].facts["items"])
     judge = similarity = None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.sealed import openings
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.openai_server import completion, openai_server
@@ -42,7 +41,7 @@ def test_rows_an_endpoint_did_not_answer_are_asked_again_alone(tmp_path: Path) -
         silent[0] = False
         asked.clear()
         code, told = project.run()
-    texts = json.loads((first / "texts.json").read_text())
+    texts = read_test_rows(first).texts
     assert sorted(asked) == sorted((tuned()[0], texts[row]) for row in failed), "others were asked again"
     second = project.artifact("test_predictions")
     rows = of_model(read_predictions(second / "predictions.parquet"), "candidate")

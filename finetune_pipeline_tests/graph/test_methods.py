@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.evaluation.predictions import read_predictions
+from finetune_pipeline.evaluation.predictions import read_predictions, read_test_rows
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
@@ -77,7 +77,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
             folders = made.folders[method] = {name: Path(step["folder"]) for name, step in told["steps"].items()}
             made.facts[method] = {n: json.loads((f / "artifact.json").read_text())["facts"] for n, f in folders.items()}
             number = made.number(method)
-            texts = json.loads((folders["test_predictions"] / "texts.json").read_text())
+            texts = read_test_rows(folders["test_predictions"]).texts
             model = mlflow.pyfunc.load_model(f"models:/colours/{number}")
             made.said[method] = dict(
                 zip(texts, model.predict(pandas.DataFrame({"text": list(texts.values())})), strict=True)

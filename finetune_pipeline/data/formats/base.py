@@ -8,7 +8,7 @@ A format is one module of this package with one class::
         keys, described = "`q` and `a`", "a question and its answer"
         row_keys = ("q", "a")
 
-        def recognises(self, row): return "q" in row and "a" in row
+        def recognises(self, keys): return "q" in keys and "a" in keys
         def read(self, row, spec, place, turns): return read_single_texts(row, "q", "a", spec, place, turns)
 """
 
@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from finetune_pipeline.data.examples import Message
-from finetune_pipeline.data.formats.chat_turns import text_of
 from finetune_pipeline.data.formats.tool_calls import read_tools
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
@@ -82,14 +82,14 @@ class RawFormat(ABC):
     fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def recognises(self, row: dict[str, Any]) -> bool:
-        """Whether a row is in this format."""
+    def recognises(self, keys: Collection[str]) -> bool:
+        """Whether a row with these keys is in this format."""
 
     @abstractmethod
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
         """Fill `turns` with what the row says, or with the reasons why it says nothing. Returns the keys it read."""
 
-    def completion_of(self, row: dict[str, Any]) -> str:
+    def completion_of(self, keys: Collection[str]) -> str:
         """What to add to a row that has only some of the keys; empty where it has none of them."""
         return ""
 
@@ -107,14 +107,56 @@ def register(kind: Class) -> Class:
     return kind
 
 
-def first_key(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    """The first of the keys that the row has."""
+def first_key(row: Collection[str], keys: tuple[str, ...]) -> str | None:
+    """The first of the keys that a row has."""
     return next((k for k in keys if k in row), None)
+
+
+def clean_text(text: str) -> str:
+    """The text with LF line ends and without outer blanks."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.strip()
+
+
+def text_of(
+    holder: dict[str, Any], key: str, name: str, place: str, findings: list[Finding], note: bool = True
+) -> str | None:
+    """The text under a key without outer blanks, or None with a finding that says why not.
+
+    Args:
+        holder: A row or a turn.
+        key: Where the text is.
+        name: What messages call it.
+        place: ``file:line``.
+        findings: Added to.
+        note: Whether outer blanks are worth a note.
+    """
+    value = holder.get(key)
+    if isinstance(value, str):
+        text = clean_text(value)
+        if text:
+            if note and len(text) != len(value) - value.count("\r\n"):
+                message = f"`{name}` begins or ends with blanks"
+                findings.append(
+                    row_finding("stray_whitespace", place, message, "nothing to do; they were taken off", "note")
+                )
+            return text
+    if key not in holder:
+        keys = ", ".join(quoted(k) for k in list(holder)[:10]) or "none"
+        findings.append(row_finding("missing_field", place, f"`{name}` is missing (keys here: {keys})", f"add `{key}`"))
+    elif value is None or isinstance(value, str):
+        what = "null" if value is None else "empty"
+        findings.append(row_finding("empty_field", place, f"`{name}` is {what}", "fill it in, or remove the row"))
+    else:
+        fix = "join the parts into one text" if isinstance(value, list) else "write it as text, in double quotes"
+        findings.append(row_finding("wrong_type", place, f"`{name}` must be text, found {quoted(value)}", fix))
+    return None
 
 
 def format_of(row: dict[str, Any]) -> str | None:
     """The name of the format a row is in, or None."""
-    return next((name for name, of in FORMATS.items() if of.recognises(row)), None)
+    return next((name for name, of in FORMATS.items() if of.recognises(row.keys())), None)
 
 
 def read_turns(row: dict[str, Any], spec: TaskSpec, place: str) -> Turns:
@@ -199,7 +241,7 @@ def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec, plac
         formats = {known[new] for _, new in renames}
         nearest = next(name for name in FORMATS if name in formats)
         fix = f"nearest format: `{nearest}`; rename " + ", ".join(f"{quoted(k)} to `{new}`" for k, new in renames)
-    elif completion := next(filter(None, (of.completion_of(row) for of in FORMATS.values())), ""):
+    elif completion := next(filter(None, (of.completion_of(row.keys()) for of in FORMATS.values())), ""):
         fix = completion
     elif keys and all(k.startswith("c") and k[1:].isdigit() for k in keys):
         fix = "no row names the columns: say in data.fields which is which (for example text: c1 and label: c2)"

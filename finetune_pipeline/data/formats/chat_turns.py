@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from finetune_pipeline.data.formats.base import Turns, clean_text, text_of
 from finetune_pipeline.data.formats.tool_calls import read_calls
 from finetune_pipeline.data.quoting import key_name, quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
-
-if TYPE_CHECKING:
-    from finetune_pipeline.data.formats.base import Turns
 
 ROLES = ("system", "user", "assistant", "tool")
 _SAME_ROLE = {"developer": "system", "function": "tool"}
@@ -32,48 +30,6 @@ _REASONING_PARTS = ("reasoning", "thinking")
 _REFUSED = ("audio", "refusal")
 _KNOWN = {"role", "content", "from", "value", "tool_calls", "function_call", "tool_call_id", "reasoning_content"}
 _KNOWN |= {"weight", "loss_weight", *_REFUSED}
-
-
-def clean_text(text: str) -> str:
-    """The text with LF line ends and without outer blanks."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text.strip()
-
-
-def text_of(
-    holder: dict[str, Any], key: str, name: str, place: str, findings: list[Finding], note: bool = True
-) -> str | None:
-    """The text under a key without outer blanks, or None with a finding that says why not.
-
-    Args:
-        holder: A row or a turn.
-        key: Where the text is.
-        name: What messages call it.
-        place: ``file:line``.
-        findings: Added to.
-        note: Whether outer blanks are worth a note.
-    """
-    value = holder.get(key)
-    if isinstance(value, str):
-        text = clean_text(value)
-        if text:
-            if note and len(text) != len(value) - value.count("\r\n"):
-                message = f"`{name}` begins or ends with blanks"
-                findings.append(
-                    row_finding("stray_whitespace", place, message, "nothing to do; they were taken off", "note")
-                )
-            return text
-    if key not in holder:
-        keys = ", ".join(quoted(k) for k in list(holder)[:10]) or "none"
-        findings.append(row_finding("missing_field", place, f"`{name}` is missing (keys here: {keys})", f"add `{key}`"))
-    elif value is None or isinstance(value, str):
-        what = "null" if value is None else "empty"
-        findings.append(row_finding("empty_field", place, f"`{name}` is {what}", "fill it in, or remove the row"))
-    else:
-        fix = "join the parts into one text" if isinstance(value, list) else "write it as text, in double quotes"
-        findings.append(row_finding("wrong_type", place, f"`{name}` must be text, found {quoted(value)}", fix))
-    return None
 
 
 def read_chat(value: Any, key: str, place: str, turns: Turns, roles: Mapping[str, str], loose: bool) -> None:

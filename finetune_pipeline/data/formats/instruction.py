@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from finetune_pipeline.data.formats.base import ANSWERS, RawFormat, Turns, first_key, read_single_texts, register
-from finetune_pipeline.data.formats.chat_turns import clean_text, text_of
+from finetune_pipeline.data.formats.base import (
+    ANSWERS,
+    RawFormat,
+    Turns,
+    clean_text,
+    first_key,
+    read_single_texts,
+    register,
+    text_of,
+)
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
@@ -26,8 +35,8 @@ class Instruction(RawFormat):
     renames = ("instruction", "output")
     fields = ("instruction", "output")
 
-    def recognises(self, row: dict[str, Any]) -> bool:
-        return "instruction" in row
+    def recognises(self, keys: Collection[str]) -> bool:
+        return "instruction" in keys
 
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
         answer_key = first_key(row, ("output", *ANSWERS, "chosen")) or "output"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from finetune_pipeline.data.formats.base import RawFormat, Turns, chosen_text, register
-from finetune_pipeline.data.formats.chat_turns import read_chat, text_of
+from finetune_pipeline.data.formats.base import RawFormat, Turns, chosen_text, register, text_of
+from finetune_pipeline.data.formats.chat_turns import read_chat
 from finetune_pipeline.data.formats.tool_calls import unpacked
 from finetune_pipeline.spec import TaskSpec
 
@@ -45,8 +46,8 @@ class Messages(RawFormat):
     renames = ("messages",)
     fields = ("messages",)
 
-    def recognises(self, row: dict[str, Any]) -> bool:
-        return "messages" in row
+    def recognises(self, keys: Collection[str]) -> bool:
+        return "messages" in keys
 
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
         return read_messages(row, "messages", spec, place, turns, loose=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from finetune_pipeline.data.formats.base import ANSWERS, RawFormat, Turns, first_key, read_single_texts, register
@@ -23,17 +24,17 @@ class PromptCompletion(RawFormat):
     renames = ("prompt", "completion")
     fields = ("prompt", "completion")
 
-    def recognises(self, row: dict[str, Any]) -> bool:
-        both = first_key(row, _PROMPTS) and first_key(row, _ANSWERS)
-        return bool(both) and not ("text" in row and "label" in row)
+    def recognises(self, keys: Collection[str]) -> bool:
+        both = first_key(keys, _PROMPTS) and first_key(keys, _ANSWERS)
+        return bool(both) and not ("text" in keys and "label" in keys)
 
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
         prompt_key, answer_key = first_key(row, _PROMPTS) or "prompt", first_key(row, _ANSWERS) or "completion"
         return read_single_texts(row, prompt_key, answer_key, spec, place, turns)
 
-    def completion_of(self, row: dict[str, Any]) -> str:
-        if prompt := first_key(row, _PROMPTS):
+    def completion_of(self, keys: Collection[str]) -> str:
+        if prompt := first_key(keys, _PROMPTS):
             return f"nearest format: `{self.name}`; {quoted(prompt)} is there, the answer is missing: add `completion`"
-        if answer := first_key(row, _ANSWERS):
+        if answer := first_key(keys, _ANSWERS):
             return f"nearest format: `{self.name}`; {quoted(answer)} is there, the question is missing: add `prompt`"
         return ""

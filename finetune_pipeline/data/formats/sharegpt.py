@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from finetune_pipeline.data.formats.base import RawFormat, Turns, first_key, register
-from finetune_pipeline.data.formats.chat_turns import text_of
+from finetune_pipeline.data.formats.base import RawFormat, Turns, first_key, register, text_of
 from finetune_pipeline.data.formats.messages import read_messages
 from finetune_pipeline.spec import TaskSpec
 
@@ -22,8 +22,8 @@ class ShareGpt(RawFormat):
     row_keys = (*_CHATS, "system")
     renames = ("conversations",)
 
-    def recognises(self, row: dict[str, Any]) -> bool:
-        return first_key(row, _CHATS) is not None
+    def recognises(self, keys: Collection[str]) -> bool:
+        return first_key(keys, _CHATS) is not None
 
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
         read = read_messages(row, first_key(row, _CHATS) or "", spec, place, turns, loose=True)

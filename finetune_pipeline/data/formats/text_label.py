@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from finetune_pipeline.data.formats.base import RawFormat, Turns, read_single_texts, register
@@ -19,8 +20,8 @@ class TextLabel(RawFormat):
     renames = ("text", "label")
     fields = ("text", "label")
 
-    def recognises(self, row: dict[str, Any]) -> bool:
-        return "text" in row or "label" in row
+    def recognises(self, keys: Collection[str]) -> bool:
+        return "text" in keys or "label" in keys
 
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
         return read_single_texts(row, "text", "label", spec, place, turns)

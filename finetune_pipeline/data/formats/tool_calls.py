@@ -99,32 +99,3 @@ def _read_call(entry: Any) -> tuple[dict[str, Any] | None, str]:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def check_calls(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, place: str) -> list[Finding]:
-    """Calls name a tool that is offered (where tools are given); results answer a call that was made."""
-    findings = []
-    offered = {t["function"]["name"] for t in tools or ()}
-    open_ids: set[str] = set()
-    for i, message in enumerate(messages):
-        calls = message.get("tool_calls", ())
-        if calls:
-            open_ids = {c["id"] for c in calls if "id" in c}
-        for call in calls:
-            name = call["function"]["name"]
-            if tools and name not in offered:
-                fix = f"add it to `tools`, or use one of: {', '.join(quoted(n) for n in sorted(offered)[:8])}"
-                findings.append(
-                    row_finding("unknown_tool", place, f"turn {i + 1} calls {quoted(name)}, not a tool", fix)
-                )
-        answered = message.get("tool_call_id")
-        if answered and open_ids and answered not in open_ids:
-            findings.append(
-                row_finding(
-                    "bad_tool_call",
-                    place,
-                    f"turn {i + 1} answers the call {quoted(answered)}, which nobody made",
-                    "give the result the id of its call",
-                )
-            )
-    return findings

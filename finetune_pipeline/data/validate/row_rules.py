@@ -10,7 +10,6 @@ from typing import Any
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
 from finetune_pipeline.data.examples import ORIGINS, Message
 from finetune_pipeline.data.formats import Turns
-from finetune_pipeline.data.formats.tool_calls import check_calls
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.validate.text_rules import check_texts
 from finetune_pipeline.findings import Finding
@@ -200,3 +199,32 @@ def read_time(value: Any, place: str) -> tuple[str | None, list[Finding]]:
         return moment.astimezone(UTC).isoformat().replace("+00:00", "Z"), findings
     except (ValueError, OverflowError, OSError):  # also an offset that leads out of the years 1 to 9999
         return None, [row_finding("bad_time", place, f"`time` is {quoted(value)}, not a point in time", fix)]
+
+
+def check_calls(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, place: str) -> list[Finding]:
+    """Calls name a tool that is offered (where tools are given); results answer a call that was made."""
+    findings = []
+    offered = {t["function"]["name"] for t in tools or ()}
+    open_ids: set[str] = set()
+    for i, message in enumerate(messages):
+        calls = message.get("tool_calls", ())
+        if calls:
+            open_ids = {c["id"] for c in calls if "id" in c}
+        for call in calls:
+            name = call["function"]["name"]
+            if tools and name not in offered:
+                fix = f"add it to `tools`, or use one of: {', '.join(quoted(n) for n in sorted(offered)[:8])}"
+                findings.append(
+                    row_finding("unknown_tool", place, f"turn {i + 1} calls {quoted(name)}, not a tool", fix)
+                )
+        answered = message.get("tool_call_id")
+        if answered and open_ids and answered not in open_ids:
+            findings.append(
+                row_finding(
+                    "bad_tool_call",
+                    place,
+                    f"turn {i + 1} answers the call {quoted(answered)}, which nobody made",
+                    "give the result the id of its call",
+                )
+            )
+    return findings

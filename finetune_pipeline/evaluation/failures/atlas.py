@@ -1,92 +1,47 @@
-"""The failure atlas: every wrong answer by kind and group, the training rows nearest to it, and what data to collect."""
+"""The failure atlas: every wrong answer by kind and group, with the training rows nearest to it; and the rows to show.
+
+Wrong answers of one kind are grouped by words that are far more frequent in them than in the rest of the test.
+"""
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from pydantic import Field
+from scipy.stats import hypergeom
 
-from finetune_pipeline.evaluation.correctness import INVALID, answer_of
-from finetune_pipeline.evaluation.failures.clusters import Cluster, clusters
 from finetune_pipeline.evaluation.failures.kinds import KINDS, Failure, failure_of
-from finetune_pipeline.evaluation.prompts import Neighbours
-from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, Case, ChangedRows, NearestRow, WrongAnswers
+from finetune_pipeline.evaluation.predictions import by_model
+from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
+from finetune_pipeline.evaluation.result import Atlas, AtlasGroup, EvaluationResult
+from finetune_pipeline.evaluation.result_parts import Part
+from finetune_pipeline.evaluation.rivals import base_at_its_best
 from finetune_pipeline.evaluation.statistics import wilson_interval
-from finetune_pipeline.evaluation.wording import counted, cut, percent, percent_range
+from finetune_pipeline.evaluation.wording import counted, cut
 from finetune_pipeline.spec.outputs import AnyOutput
 
-TEXT_LIMIT = 1500
-ANSWER_LIMIT = 300
-EXAMPLES = 2
-
-
-def changed_examples(
-    ids: Sequence[str],
-    base: Mapping[str, Mapping[str, Any]],
-    candidate: Mapping[str, Mapping[str, Any]],
-    texts: Mapping[str, str],
-    limit: int,
-) -> ChangedRows:
-    """Collect regressions or fixes, the first `limit` by id. `base`, `candidate`: prediction rows by example id."""
-    shown = [
-        Case(
-            id=i,
-            text=shown_text(i, texts),
-            gold=cut(candidate[i]["gold"], ANSWER_LIMIT),
-            base=said(base[i]),
-            candidate=said(candidate[i]),
-        )
-        for i in sorted(ids)[:limit]
-    ]
-    return ChangedRows(total=len(ids), shown=shown)
-
-
-def wrong_answers(
-    rows: Sequence[Mapping[str, Any]], labels: Sequence[str], texts: Mapping[str, str]
-) -> list[WrongAnswers]:
-    """Group wrong answers of a label task by right and given label (or `invalid`), the largest group first."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        answer = answer_of(row, labels)
-        if answer != row["gold"]:
-            groups[row["gold"], INVALID if answer is None else answer].append(row)
-    return [
-        WrongAnswers(
-            gold=gold,
-            predicted=predicted,
-            count=len(members),
-            examples=[
-                Case(id=row["example_id"], text=shown_text(row["example_id"], texts), said=said(row))
-                for row in sorted(members, key=lambda row: str(row["example_id"]))[:EXAMPLES]
-            ],
-        )
-        for (gold, predicted), members in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
-    ]
-
-
-def shown_text(example_id: str, texts: Mapping[str, str]) -> str | None:
-    """Return the text of an example, cut; None where it was not kept."""
-    return cut(texts[example_id], TEXT_LIMIT) if example_id in texts else None
-
-
-def said(row: Mapping[str, Any]) -> str:
-    """The answer as given, with the status where it is not a finished one."""
-    text = cut(row["text"].strip(), ANSWER_LIMIT)
-    if row["status"] == "ok":
-        return text
-    if row["status"] == "error":
-        return f"(failed: {cut(row['error'], ANSWER_LIMIT)})"
-    return "(nothing)" if row["status"] == "empty" else f"{text} (cut at the token limit)"
-
-
 Row = Mapping[str, Any]
-SHOWN, NEAREST = 3, 3
+NEAREST = 3
 LEAST_RIGHT = 10
 """Rightly answered texts to compare the failed ones with; with fewer no number of rows is asked for."""
+SMALLEST = 3
+"""Fewer texts than this are no group."""
+SURE = 0.05
+"""A word sets texts apart when the one-sided Fisher test, times the number of words tried (Bonferroni), is below this."""
+_WORD = re.compile(r"[^\W\d_][\w'’-]+")
+_NAMED_BY = 3
+_LIKE = 2
+"""Texts that hold at least so many of a group's words belong to it, too."""
+TEXT_LIMIT, ANSWER_LIMIT = 1500, 300
+"""Characters of a text and of an answer that are shown."""
+SHOWN_OF_GROUP = 3
 ENOUGH_TO_MEASURE = 24
 """Rows of a kind from which on its share of failures is known to about 20 points (Wilson, 95%)."""
 _NO_MORE_DATA = {
@@ -101,6 +56,68 @@ _NO_MORE_DATA = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """ids: members; terms: what names them, most telling first, empty for those that nothing sets apart; held: texts of
+    the whole test with the first term; hit: members with it."""
+
+    ids: tuple[str, ...]
+    terms: tuple[str, ...]
+    held: int = 0
+    hit: int = 0
+
+
+def terms_of(text: str) -> set[str]:
+    """Words and pairs of neighbouring words, folded."""
+    words = [word.casefold() for word in _WORD.findall(text)]
+    return {*words, *(f"{a} {b}" for a, b in pairwise(words))}
+
+
+def clusters(failed: Collection[str], texts: Mapping[str, str]) -> list[Cluster]:
+    """Groups among the ids `failed`, largest first, and at the end the rest that no word sets apart.
+
+    texts: of every row of the test. Again and again the word is taken that stands in failed texts far more often than in
+    the others (one-sided Fisher's exact test); the texts with it, and those that share two more of the words that
+    come with it, are a group. Deterministic. A failed id without a text is in the rest.
+    """
+    words = {i: terms_of(text) for i, text in texts.items()}
+    left = sorted(i for i in failed if i in words)
+    found: list[Cluster] = []
+    everywhere = Counter(term for of in words.values() for term in of)
+    while len(left) >= SMALLEST:
+        telling = _telling(left, words, everywhere)
+        if not telling:
+            break
+        seed = [i for i in left if telling[0] in words[i]]
+        with_it = _telling(seed, words, everywhere)[:12] or telling[:1]
+        members = [i for i in left if telling[0] in words[i] or sum(t in words[i] for t in with_it) >= _LIKE]
+        found.append(Cluster(tuple(members), _names([telling[0], *with_it]), everywhere[telling[0]], len(seed)))
+        left = [i for i in left if i not in set(members)]
+    found.sort(key=lambda c: (-len(c.ids), c.ids))
+    rest = (*left, *sorted(i for i in failed if i not in words))
+    return [*found, Cluster(rest, ())] if rest else found
+
+
+def _telling(group: Sequence[str], words: Mapping[str, set[str]], everywhere: Mapping[str, int]) -> list[str]:
+    """Terms that stand in a group far more often than elsewhere, most significant first."""
+    inside = Counter(term for i in group for term in words[i])
+    tried = [(term, n) for term, n in inside.items() if n >= SMALLEST]
+    if not tried or len(group) == len(words):
+        return []
+    chance = hypergeom.sf([n - 1 for _, n in tried], len(words), [everywhere[term] for term, _ in tried], len(group))
+    sure = [(p, -n, term) for (term, n), p in zip(tried, chance, strict=True) if p * len(tried) < SURE]
+    return [term for _, _, term in sorted(sure)]
+
+
+def _names(terms: Sequence[str]) -> tuple[str, ...]:
+    """The first terms that do not repeat one another."""
+    named: list[str] = []
+    for term in terms:
+        if not any(set(term.split()) & set(other.split()) for other in named):
+            named.append(term)
+    return tuple(named[:_NAMED_BY])
+
+
 def failure_atlas(
     rows: Sequence[Row], output: AnyOutput, texts: Mapping[str, str], neighbours: Neighbours | None = None
 ) -> Atlas:
@@ -113,20 +130,19 @@ def failure_atlas(
         neighbours: To find the nearest training rows.
     """
     failures = {row["example_id"]: failure for row in rows if (failure := failure_of(row, output)) is not None}
-    by_id = {row["example_id"]: row for row in rows}
     together: dict[tuple[str, str], list[str]] = defaultdict(list)
     for i, failure in failures.items():
         together[failure.kind, failure.detail].append(i)
     counts = Counter(failure.kind for failure in failures.values())
-    known = {i: texts[i] for i in by_id if i in texts}
+    known = {i: texts[i] for row in rows if (i := row["example_id"]) in texts}
     right = [text for i, text in known.items() if i not in failures]
     usual = float(np.median(neighbours.counts(right))) if neighbours and len(right) >= LEAST_RIGHT else None
     groups = [
-        _group(kind, detail, cluster, by_id, failures, known, neighbours, usual)
+        _group(kind, detail, cluster, failures, known, neighbours, usual)
         for (kind, detail), ids in together.items()
         for cluster in clusters(ids, known)
     ]
-    groups.sort(key=lambda g: (-counts[g.kind], -g.count, g.kind, g.detail, g.terms, g.examples[0].id))
+    groups.sort(key=lambda g: (-counts[g.kind], -g.count, g.kind, g.detail, g.terms, g.ids[0]))
     kinds = {kind: counts[kind] for kind in sorted(counts, key=lambda k: (-counts[k], list(KINDS).index(k)))}
     return Atlas(n=len(rows), wrong=len(failures), kinds=kinds, groups=groups)
 
@@ -135,7 +151,6 @@ def _group(
     kind: str,
     detail: str,
     cluster: Cluster,
-    rows: Mapping[str, Row],
     failures: Mapping[str, Failure],
     texts: Mapping[str, str],
     neighbours: Neighbours | None,
@@ -156,14 +171,8 @@ def _group(
         share_with_term=cluster.hit / cluster.held if cluster.held else None,
         interval=wilson_interval(cluster.hit, cluster.held) if cluster.held else None,
         ids=ids,
-        examples=[
-            Case(id=i, text=shown_text(i, texts), gold=cut(rows[i]["gold"], ANSWER_LIMIT), said=said(rows[i]))
-            for i in ids[:SHOWN]
-        ],
         also=dict(sorted(also.items(), key=lambda item: (-item[1], item[0]))),
-        nearest=[
-            NearestRow(id=t.id, text=cut(t.text, TEXT_LIMIT), answer=cut(t.answer, ANSWER_LIMIT)) for t in nearest
-        ],
+        nearest=[t.id for t in nearest],
         collect=collect,
         advice=advice,
     )
@@ -209,56 +218,75 @@ def what_to_do(
     return collect, f"Collect {counted(collect, 'more row')} like these: {why}."
 
 
-def in_order(atlas: Atlas) -> list[AtlasGroup]:
-    """Groups of the atlas, those with rows to collect first."""
-    return sorted(atlas.groups, key=lambda group: (-group.collect, -group.count))
+class ShownRow(Part):
+    """A test row that the report shows: its text (None where it was not kept), the right answer, and what was answered."""
+
+    id: str
+    text: str | None = None
+    gold: str = ""
+    base: str = ""
+    candidate: str = ""
 
 
-def request_rows(atlas: Atlas, task: str, version: str = "") -> list[dict[str, Any]]:
-    """Build one row of the request for every group of the atlas, those with rows to collect first.
+class ShownRows(Part):
+    """The texts of a report, by example id: test rows, and the training rows nearest to failures."""
 
-    `like` holds the words that set the group apart; it is empty where none do. The texts of the sealed test are left out:
-    whoever collects must not see them.
-    """
-    return [
-        {
-            "task": task,
-            "version": version,
-            "number": number,
-            "collect": group.collect,
-            "kind": group.kind,
-            "detail": group.detail,
-            "like": group.terms,
-            "failed": group.count,
-            "advice": group.advice,
-            "examples": [{"id": case.id, "right": case.gold, "said": case.said} for case in group.examples],
-            "nearest_training": [near.model_dump() for near in group.nearest],
-        }
-        for number, group in enumerate(in_order(atlas), 1)
-    ]
+    tested: dict[str, ShownRow] = Field(default_factory=dict)
+    training: dict[str, TrainingRow] = Field(default_factory=dict)
+
+    def test_rows(self, ids: Iterable[str]) -> list[ShownRow]:
+        """Return test rows; those whose texts were not kept have an id alone."""
+        return [self.tested.get(i) or ShownRow(id=i) for i in ids]
+
+    def of_group(self, group: AtlasGroup) -> list[ShownRow]:
+        """Return the first rows of a group of failures."""
+        return self.test_rows(group.ids[:SHOWN_OF_GROUP])
+
+    def nearest_to(self, group: AtlasGroup) -> list[TrainingRow]:
+        """Return the training rows nearest to a group of failures, the nearest first."""
+        return [self.training[i] for i in group.nearest if i in self.training]
 
 
-def as_json_lines(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as JSON Lines."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def kind_title(group: AtlasGroup) -> str:
-    """`another label: bug → billing`."""
-    return group.title + (f": {group.detail}" if group.detail else "")
-
-
-def group_title(group: AtlasGroup) -> str:
-    """`another label: bug → billing; like “refund”, “card”`."""
-    terms = ", ".join(f"\u201c{term}\u201d" for term in group.terms)
-    return f"{kind_title(group)}; like {terms}" if terms else kind_title(group)
-
-
-def share_sentence(group: AtlasGroup) -> str:
-    """How much of what looks like this fails; empty where nothing sets the group apart."""
-    if group.share_with_term is None:
-        return ""
-    return (
-        f"Of the test rows with \u201c{group.terms[0]}\u201d {percent(group.share_with_term)} fail in this way "
-        f"({percent_range(group.interval)})."
+def shown_rows(
+    evaluation: EvaluationResult,
+    predictions: Sequence[Row],
+    output: AnyOutput,
+    texts: Mapping[str, str],
+    training: Sequence[TrainingRow] = (),
+) -> ShownRows:
+    """Collect the rows that an evaluation names, with their texts and answers, cut."""
+    groups = evaluation.atlas.groups
+    ids = [*evaluation.regressions.shown, *evaluation.fixes.shown, *(evaluation.never_break.broken or [])]
+    ids += [i for group in evaluation.wrong_answers for i in group.examples]
+    ids += [i for group in groups for i in group.ids[:SHOWN_OF_GROUP]]
+    rows = by_model(predictions)
+    best = base_at_its_best(rows, output)
+    base, candidate = ({row["example_id"]: row for row in of} for of in (best.answers[best.mode], rows["candidate"]))
+    near = {i for group in groups for i in group.nearest}
+    return ShownRows(
+        tested={
+            i: ShownRow(
+                id=i,
+                text=cut(texts[i], TEXT_LIMIT) if i in texts else None,
+                gold=cut(candidate[i]["gold"], ANSWER_LIMIT),
+                base=_answered(base[i]),
+                candidate=_answered(candidate[i]),
+            )
+            for i in dict.fromkeys(ids)
+        },
+        training={
+            row.id: TrainingRow(row.id, cut(row.text, TEXT_LIMIT), cut(row.answer, ANSWER_LIMIT))
+            for row in training
+            if row.id in near
+        },
     )
+
+
+def _answered(row: Mapping[str, Any]) -> str:
+    """The answer as given, with the status where it is not a finished one."""
+    text = cut(row["text"].strip(), ANSWER_LIMIT)
+    if row["status"] == "ok":
+        return text
+    if row["status"] == "error":
+        return f"(failed: {cut(row['error'], ANSWER_LIMIT)})"
+    return "(nothing)" if row["status"] == "empty" else f"{text} (cut at the token limit)"

@@ -28,7 +28,7 @@ def never_break(spec: TaskSpec, evaluation: EvaluationResult) -> Outcome:
         verb = "is" if listed == 1 else "are all"
         return Outcome(True, 0, 0.0, f"{counted(listed, 'listed example')} {verb} right.")
     message = f"Of {counted(listed, 'listed example')} {len(broken)} wrong"
-    message += f": {_some([case.id for case in broken])}" if broken else ""
+    message += f": {_some(broken)}" if broken else ""
     if missing:
         message += (
             f"; {len(missing)} not in the sealed test, so nobody knows: {_some(missing)} "

@@ -125,8 +125,8 @@ class QuestionAnswer(RawFormat):
     keys, described, documented = "`q` and `a`", "a question and its answer", "`q`, `a`"
     row_keys = renames = ("q", "a")
 
-    def recognises(self, row):
-        return "q" in row and "a" in row
+    def recognises(self, keys):
+        return "q" in keys and "a" in keys
 
     def read(self, row, spec, place, turns):
         return read_single_texts(row, "q", "a", spec, place, turns)

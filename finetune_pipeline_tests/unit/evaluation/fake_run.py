@@ -8,6 +8,9 @@ from typing import Any
 
 from finetune_pipeline.data.perturbations import KINDS, set_name
 from finetune_pipeline.evaluation.evaluate_run import evaluate_task
+from finetune_pipeline.evaluation.failures.atlas import ShownRows, failure_atlas, shown_rows
+from finetune_pipeline.evaluation.predictions import of_model
+from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import score_baselines
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, rows, spec, text_spec
@@ -55,18 +58,6 @@ SUPERVISION = {
         "rows_cut": 3,
         "tokens_per_row": {"min": 60, "p50": 70, "max": 90},
         "loss_tokens_per_row": {"min": 3, "p50": 3, "max": 5},
-        "shown": [
-            {
-                "fault": "",
-                "why": "the shortest row",
-                "id": "e0001",
-                "place": "raw/a.jsonl:1",
-                "tokens": 3,
-                "loss_tokens": 1,
-                "tokens_lost": 0,
-                "pieces": [["<|im_start|>", "context", True], ["<b>hi", "context", False], ["bug", "loss", False]],
-            }
-        ],
     }
 }
 COST = {
@@ -165,7 +156,6 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
         "quality_facts": QUALITY,
         "openings": OPENINGS,
         "versions": VERSIONS,
-        "texts": {r["example_id"]: f"text of {r['example_id']}" for r in base},
     }
     made |= changes
     asked = [r for r in made["predictions"] if r["model"] == "base"]
@@ -178,9 +168,21 @@ def arguments(simple: Mapping[str, Mapping[str, str]] | None = None, **changes: 
     return made | {"predictions": [*made["predictions"], *simple_answers(asked, simple or {})]}
 
 
+def evaluation_and_rows(
+    texts: Mapping[str, str] | None = None, training: Sequence[TrainingRow] = (), **changes: Any
+) -> tuple[EvaluationResult, ShownRows]:
+    """The evaluation of :func:`arguments`, and the rows its report shows. texts: by example id; by default `text of ID`."""
+    made = arguments(**changes)
+    candidate, output = of_model(made["predictions"], "candidate"), made["spec"].output
+    known = {r["example_id"]: f"text of {r['example_id']}" for r in candidate} if texts is None else texts
+    atlas = failure_atlas(candidate, output, known, Neighbours(training) if training else None)
+    result = evaluate_task(**made, atlas=atlas)
+    return result, shown_rows(result, made["predictions"], output, known, training)
+
+
 def evaluation(**changes: Any) -> EvaluationResult:
     """The evaluation of :func:`arguments`."""
-    return evaluate_task(**arguments(**changes))
+    return evaluation_and_rows(**changes)[0]
 
 
 def changed(result: EvaluationResult, places: Mapping[str, Any]) -> EvaluationResult:
@@ -201,7 +203,7 @@ def text_evaluation() -> EvaluationResult:
     base = [row(i, g, " ".join(g.split()[:3]), "base", label_scores=[]) for i, g in enumerate(gold)]
     candidate = [row(i, g, g, "candidate", label_scores=[]) for i, g in enumerate(gold)]
     baseline = score_baselines(text_spec(), {"zero_shot": base})
-    return evaluation(spec=text_spec(), predictions=[*base, *candidate], baseline_facts=baseline, texts={})
+    return evaluation(spec=text_spec(), predictions=[*base, *candidate], baseline_facts=baseline)
 
 
 def json_evaluation(**changes: Any) -> EvaluationResult:
@@ -213,8 +215,7 @@ def json_evaluation(**changes: Any) -> EvaluationResult:
     candidate = [row(i, g, s, "candidate", label_scores=[]) for i, (g, s) in enumerate(zip(gold, misread, strict=True))]
     of = json_spec(**changes)
     baseline = score_baselines(of, {"zero_shot": base})
-    texts = {r["example_id"]: f"a table in {'the south' if i % 2 else 'the north'}" for i, r in enumerate(base)}
-    return evaluation(spec=of, predictions=[*base, *candidate], baseline_facts=baseline, texts=texts)
+    return evaluation(spec=of, predictions=[*base, *candidate], baseline_facts=baseline)
 
 
 def champion_rows(right: int) -> list[dict[str, Any]]:

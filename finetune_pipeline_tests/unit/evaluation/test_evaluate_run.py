@@ -9,12 +9,14 @@ import jsonschema
 import numpy as np
 import pytest
 
+from finetune_pipeline.evaluation.prompts import TrainingRow
 from finetune_pipeline.evaluation.result import BaseMode, EvaluationResult, FormOf
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
     TRAINING,
     arguments,
     champion_rows,
     evaluation,
+    evaluation_and_rows,
     json_evaluation,
     text_evaluation,
 )
@@ -105,23 +107,34 @@ def test_a_base_out_of_form_without_restricted_answers_is_read_leniently():
     assert outcome.scores["base"].correct == 0, "the table still shows what it writes freely"
 
 
-def test_regressions_and_fixes_carry_texts_and_say_how_many_there_are():
-    outcome = evaluation()
-    first = outcome.regressions.shown[0]
+def test_regressions_and_fixes_are_named_and_their_texts_are_apart():
+    outcome, shown = evaluation_and_rows()
     assert outcome.regressions.total == len(outcome.regressions.shown) == 5
+    first = shown.tested[outcome.regressions.shown[0]]
     assert first.id == "e0100" and first.text == "text of e0100"
     assert first.base == first.gold != first.candidate
     assert (outcome.fixes.total, len(outcome.fixes.shown)) == (60, 10)
-    assert evaluation(texts=None).regressions.shown[0].text is None
+    assert evaluation_and_rows(texts={})[1].tested["e0100"].text is None
+
+
+def test_the_result_that_gates_and_model_card_read_holds_no_text_of_a_row():
+    texts = {f"e{i:04d}": f"secret{i} words" for i in range(200)}
+    training = [TrainingRow(f"t{i}", f"hidden{i} words", "bug") for i in range(20)]
+    outcome, shown = evaluation_and_rows(texts=texts, training=training, never_break=["e0180"])
+    assert outcome.never_break.broken == ["e0180"] and any(group.nearest for group in outcome.atlas.groups)
+    stored, apart = json.dumps(outcome.to_json()), shown.model_dump_json()
+    assert "secret" in apart and "hidden" in apart
+    assert "secret" not in stored and "hidden" not in stored
 
 
 def test_wrong_answers_are_grouped_and_all_are_counted():
     base, candidate = paired(10, 0, 0, 4)
     candidate[-1] = row(13, candidate[-1]["gold"], "no idea", "candidate")
     candidate[-2] = row(12, candidate[-2]["gold"], "bug", "candidate", status="truncated")
-    groups = evaluation(predictions=[*base, *candidate]).wrong_answers
+    outcome, shown = evaluation_and_rows(predictions=[*base, *candidate])
+    groups = outcome.wrong_answers
     assert sum(g.count for g in groups) == 4
-    said = {(g.gold, g.predicted): [e.said for e in g.examples] for g in groups}
+    said = {(g.gold, g.predicted): [r.candidate for r in shown.test_rows(g.examples)] for g in groups}
     assert said["billing", "invalid"] == ["no idea"]
     assert said["bug", "invalid"] == ["bug (cut at the token limit)"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_pipeline.evaluation.ability.drop import ability_drop
+from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings, People, Similarity
 from finetune_pipeline.report.blocks import Section, Table
 from finetune_pipeline.report.comparison import design_sentences
-from finetune_pipeline.report.evaluation_page import SECTIONS, evaluation_page
+from finetune_pipeline.report.evaluation_page import evaluation_page
 from finetune_pipeline.report.failures import history_sentences, history_table
 from finetune_pipeline.report.judgements import (
     ability_sentences,
@@ -21,17 +22,16 @@ from finetune_pipeline.report.judgements import (
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.review.summary import summarise
 from finetune_pipeline_tests.unit.evaluation.ability.test_drop import choice, text
-from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, changed, evaluation
+from finetune_pipeline_tests.unit.evaluation.fake_run import arguments, changed, evaluation, evaluation_and_rows
 from finetune_pipeline_tests.unit.evaluation.rows import paired, spec
 from finetune_pipeline_tests.unit.evaluation.test_robustness import predicted
 from finetune_pipeline_tests.unit.report.parsed import Parsed
 from finetune_pipeline_tests.unit.review.test_summary import SECRET, SHEET, said
 
 
-def section(name: str, result: EvaluationResult) -> Section:
+def section(name: str, result: EvaluationResult, rows: ShownRows | None = None) -> Section:
     """One section of the report."""
-    anchor, title, content = next(of for of in SECTIONS if of[0] == name)
-    return Section.of(anchor, title, content(result))
+    return next(of for of in evaluation_page(result, [], rows).sections if of.id == name)
 
 
 def tables(of: Section) -> list[Table]:
@@ -59,10 +59,11 @@ def test_rows_over_all_versions() -> None:
 
 
 def test_listed_examples_that_broke_are_shown_escaped() -> None:
-    result = evaluation(never_break=["e0000", "e0100", "nowhere"], texts={"e0100": "<b>pay & go</b>"})
-    table = tables(section("regressions", result))[0]
+    texts = {"e0100": "<b>pay & go</b>"}
+    result, rows = evaluation_and_rows(never_break=["e0000", "e0100", "nowhere"], texts=texts)
+    table = tables(section("regressions", result, rows))[0]
     assert [row[0] for row in table.rows] == ["e0100", "nowhere"] and table.audience == "page"
-    page = evaluation_page(result, [])
+    page = evaluation_page(result, [], rows)
     assert "&lt;b&gt;pay &amp; go&lt;/b&gt;" in page_html(page) and "pay" not in page_markdown(page)
     assert not tables(section("regressions", evaluation(never_break=["e0000"])))
 

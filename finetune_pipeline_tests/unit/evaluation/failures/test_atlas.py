@@ -9,15 +9,15 @@ import pytest
 
 from finetune_pipeline.evaluation.failures.atlas import (
     ENOUGH_TO_MEASURE,
-    as_json_lines,
+    ShownRow,
+    ShownRows,
+    clusters,
     failure_atlas,
-    request_rows,
     what_to_do,
 )
-from finetune_pipeline.evaluation.failures.clusters import clusters
 from finetune_pipeline.evaluation.failures.kinds import KINDS, Failure, failure_of
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
-from finetune_pipeline.report.failures import request_page
+from finetune_pipeline.report.failures import request_page, request_rows
 from finetune_pipeline.report.page import page_markdown
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, row
@@ -146,7 +146,7 @@ def test_rows_are_asked_for_where_training_has_few_like_them_and_only_there() ->
         german = max(groups, key=lambda g: len(set(g.ids) & families["german"]))
         assert bool(german.collect) is asked, german.advice
         assert len(german.nearest) == 3
-    assert "bitte" in max(poor, key=lambda g: len(set(g.ids) & families["german"])).nearest[0].text
+    assert max(poor, key=lambda g: len(set(g.ids) & families["german"])).nearest[0] == "t300", "the one of the family"
 
 
 def test_the_number_to_collect_follows_from_what_is_missing() -> None:
@@ -164,10 +164,14 @@ def test_the_request_holds_every_group_and_no_text_of_the_sealed_test() -> None:
     rows, texts, _ = planted()
     texts = {i: f"{text} sealed{i}" for i, text in texts.items()}
     atlas = failure_atlas(rows, LABELLED, texts, training(1))
-    asked = request_rows(atlas, "triage", "v1")
+    shown = ShownRows(
+        tested={i: ShownRow(id=i, text=text, gold="bug", candidate="billing") for i, text in texts.items()},
+        training={row.id: row for row in training(1).rows},
+    )
+    asked = request_rows(atlas, shown, "triage", "v1")
     assert sum(r["failed"] for r in asked) == atlas.wrong
     assert [r["collect"] for r in asked] == sorted((r["collect"] for r in asked), reverse=True)
-    lines, page = as_json_lines(asked), page_markdown(request_page(atlas, "triage"))
-    assert [json.loads(line) for line in lines.splitlines()] == asked
+    assert asked[0]["examples"][0]["said"] == "billing" and len(asked[0]["nearest_training"]) == 3
+    lines, page = json.dumps(asked), page_markdown(request_page(atlas, shown, "triage"))
     assert "sealede" not in lines and "sealede" not in page
     assert page.startswith("# Data wanted for triage") and "new rows are asked for" in page
