@@ -27,11 +27,11 @@ def holds(value, depth=0):
         return {m for m in MARKERS if m in value}
     if isinstance(value, (bytes, bytearray)):
         return {m for m in MARKERS if m.encode() in value}
-    if depth < 5 and type(value) is dict:
+    if depth < 7 and type(value) is dict:
         return set().union(*(holds(v, depth + 1) for v in list(value.values())[:300]))
-    if depth < 5 and type(value) in (list, tuple, set):
+    if depth < 7 and type(value) in (list, tuple, set):
         return set().union(*(holds(v, depth + 1) for v in list(value)[:300]))
-    if depth < 5 and type(value).__module__.startswith("finetune_pipeline"):
+    if depth < 7 and type(value).__module__.startswith("finetune_pipeline"):
         names = getattr(value, "__dict__", None) or getattr(type(value), "__struct_fields__", ())
         return set().union(*(holds(getattr(value, n, None), depth + 1) for n in list(names)))
     return set()
@@ -84,7 +84,8 @@ def trips(folder: Path) -> dict[str, list[str]]:
     (site / "sitecustomize.py").write_text(WATCH.replace("sys_argv", repr(settings)))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(site), str(ROOT), os.environ.get("PYTHONPATH", "")])
     project.home = folder / "second"
-    project.run()
+    project.finetune("run", "colours", "--json", timeout=3600)
+    assert project.artifact("evaluation_report").is_dir(), "the run did not get to its report"
     lines = [line.split() for line in notes.read_text().splitlines()]
     return {split: list(dict.fromkeys(file for m, file in lines if m == marker)) for split, marker in of_split.items()}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.evaluation.compare import shared_sources
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.result import Decision, Level, RivalGain
+from finetune_pipeline.evaluation.result import Decision, Decisions, Level, RivalGain
+from finetune_pipeline.evaluation.rivals import BaseAtItsBest
 from finetune_pipeline.evaluation.statistics import level_left, looks_spent
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import AnyOutput
@@ -83,3 +85,32 @@ def decide_gain(
         waiting = left
     gains = [measured[rival, metric] for rival in rivals for metric in metrics]
     return Decision(level=level, margin=margin, shown=bool(gains) and all(g.shown for g in gains), gains=gains)
+
+
+def decisions_of(
+    spec: TaskSpec,
+    rows: Mapping[str, Sequence[Row]],
+    base: BaseAtItsBest,
+    simple: Mapping[str, Sequence[Row]],
+    level: float,
+    sources: Mapping[str, str] | None,
+) -> Decisions:
+    """Whether the gains over the base model at its best, the simple models and the champion are shown at this level."""
+    after = _by_id(rows["candidate"])
+    clusters = shared_sources(after, sources)
+
+    def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> Decision:
+        ordered = {name: _by_id(of) for name, of in rivals.items()}
+        return decide_gain(ordered, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
+
+    gates, metrics, champion = spec.gates, decisive_metrics(spec), rows.get("champion")
+    least = margin_of(gates.champion, gates.champion_margin)
+    return Decisions(
+        baseline=decision({str(mode): of for mode, of in base.answers.items()}, metrics, gates.min_gain),
+        simple=decision(simple, [spec.metric], margin_of(gates.simple, gates.simple_margin)),
+        champion=decision({"champion": champion}, metrics, least) if champion else None,
+    )
+
+
+def _by_id(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: str(row["example_id"]))

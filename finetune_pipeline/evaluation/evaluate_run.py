@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.evaluation.compare import compare, count_sources, shared_sources, widen_rates
 from finetune_pipeline.evaluation.correctness import INVALID, answer_of, is_right
-from finetune_pipeline.evaluation.deciding import decide_gain, decisive_metrics, level_of, margin_of
+from finetune_pipeline.evaluation.deciding import decisions_of
 from finetune_pipeline.evaluation.predictions import SIMPLE, by_model, restricted_name
 from finetune_pipeline.evaluation.production_rows import recent_rows
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, regressions
@@ -16,13 +16,10 @@ from finetune_pipeline.evaluation.result import (
     BaseMode,
     ChangedRows,
     Comparison,
-    Decision,
-    Decisions,
     EvaluationResult,
     FormGap,
     FormOf,
     NeverBreak,
-    Seal,
     Task,
     WrongAnswers,
 )
@@ -37,22 +34,10 @@ from finetune_pipeline.evaluation.rivals import (
 )
 from finetune_pipeline.evaluation.robustness import robustness
 from finetune_pipeline.evaluation.scores import score
-from finetune_pipeline.evaluation.sealed import look_number
+from finetune_pipeline.evaluation.sealed import seal_of
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
-from finetune_pipeline.evaluation.statistics import holm, selection_optimism
-from finetune_pipeline.evaluation.step_facts import (
-    Ability,
-    Audit,
-    Baseline,
-    Cost,
-    DataStep,
-    JudgeFindings,
-    Parity,
-    People,
-    Quality,
-    Similarity,
-    Training,
-)
+from finetune_pipeline.evaluation.statistics import holm
+from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.evaluation.wording import prompt_name
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -64,23 +49,14 @@ SHOWN_REGRESSIONS, SHOWN_FIXES, SHOWN_WRONG = 30, 10, 2
 def evaluate_task(
     spec: TaskSpec,
     predictions: Sequence[Row],
+    facts: StepFacts,
     *,
-    baseline_facts: Mapping[str, Any],
-    training_facts: Mapping[str, Any],
-    data_facts: Mapping[str, Any],
-    parity_facts: Mapping[str, Any],
+    atlas: Atlas,
     openings: Sequence[Mapping[str, Any]],
     versions: Mapping[str, Any],
-    atlas: Atlas,
     sources: Mapping[str, str] | None = None,
     never_break: Sequence[str] = (),
     earlier: Mapping[str, Mapping[str, bool]] | None = None,
-    ability_facts: Mapping[str, Any] | None = None,
-    people_facts: Mapping[str, Any] | None = None,
-    judge_facts: Mapping[str, Any] | None = None,
-    supervision: Mapping[str, Any] | None = None,
-    cost: Mapping[str, Any] | None = None,
-    quality_facts: Mapping[str, Any] | None = None,
     production_rows: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
     """Judge one candidate on the sealed test.
@@ -90,23 +66,14 @@ def evaluate_task(
         predictions: Rows of `base` (with the best prompt), `candidate` and, where there is one, `champion`, all for the same
             examples; of the simple models and of restricted answers (see rivals); and answers to perturbed and to production
             rows (see robustness.robustness).
-        baseline_facts: Of few_shot_baseline (see baseline.score_baselines) and advice.
-        training_facts: Of adapter, with `measured`.
-        data_facts: Facts by data step, in order.
-        parity_facts: Of the merge.
+        facts: Of earlier steps.
+        atlas: The candidate's wrong answers (atlas.failure_atlas).
         openings: The ledger of the sealed test, one entry an opening; `candidate` tells candidates apart.
         versions: Versions of artifacts by name. `champion` announces champion predictions; `merged_model` is the candidate
             of the ledger.
-        atlas: The candidate's wrong answers (atlas.failure_atlas).
         sources: What each example was made from, by id (Example.made_from).
         never_break: Ids the candidate must have right.
         earlier: Outcomes by earlier candidate (regression_ledger.recorded).
-        ability_facts: Of general_ability.
-        people_facts: Of human_review.
-        judge_facts: Of judge_review: `judge` and `similarity`.
-        supervision: The audit by split.
-        cost: See costs.costs.
-        quality_facts: Of data_quality.
         production_rows: See production_rows.recent_rows.
 
     Raises:
@@ -130,9 +97,9 @@ def evaluate_task(
     comparisons = _comparisons(spec, rows, base_best, simple, sources)
     main = comparisons["baseline"]
     assert main is not None
-    seal = _seal(openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), confidence)
-    judge, similarity = ((judge_facts or {}).get(name) for name in ("judge", "similarity"))
+    seal = seal_of(openings, main.n, scores["candidate"].accuracy, versions.get("merged_model"), confidence)
     return EvaluationResult(
+        **dict(facts),
         task=Task(
             name=spec.name,
             description=spec.description,
@@ -146,7 +113,7 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(spec, scores, restricted, baseline_facts),
+        models=_model_table(spec, scores, restricted, facts.baseline.model_dump()),
         scores=scores,
         restricted=restricted,
         base_at_its_best=BaseMode(mode=base_best.mode, valid_share=base_best.valid_share),
@@ -158,25 +125,12 @@ def evaluate_task(
         wrong_answers=_wrong_answers(rows["candidate"], labels) if labels else [],
         atlas=atlas,
         seal=seal,
-        decisions=_decisions(spec, rows, base_best, simple, float(seal.level.level or 0.0), sources),
+        decisions=decisions_of(spec, rows, base_best, simple, float(seal.level.level or 0.0), sources),
         sources=count_sources(clusters, main.n),
         never_break=_never_break(never_break, rows["candidate"], spec),
         history=regressions(earlier or {}, outcomes_of(rows["candidate"], spec.output)),
         robustness=robustness(spec, predictions, sources),
         production=recent_rows(spec, predictions, production_rows),
-        baseline=Baseline.model_validate(baseline_facts),
-        training=Training.model_validate(training_facts),
-        data={step: DataStep.model_validate(facts) for step, facts in data_facts.items()},
-        parity=Parity.model_validate(parity_facts),
-        ability=None if ability_facts is None else Ability.model_validate(ability_facts),
-        people=None if people_facts is None else People.model_validate(people_facts),
-        judge=None if judge is None else JudgeFindings.model_validate(judge),
-        similarity=None if similarity is None else Similarity.model_validate(similarity),
-        supervision=None
-        if supervision is None
-        else {split: Audit.model_validate(audit) for split, audit in supervision.items()},
-        cost=None if cost is None else Cost.model_validate(cost),
-        quality=None if quality_facts is None else Quality.model_validate(quality_facts),
         versions=plain_json(versions),
         gates=plain_json(spec.gates.model_dump(mode="json") | {"ceiling": spec.baseline.ceiling}),
     )
@@ -225,35 +179,6 @@ def _comparisons(
         name: comparison.model_copy(update={"mcnemar_p_holm": p})
         for (name, comparison), p in zip(tested.items(), adjusted, strict=True)
     }
-
-
-def _decisions(
-    spec: TaskSpec,
-    rows: Mapping[str, Sequence[Row]],
-    base: BaseAtItsBest,
-    simple: Mapping[str, Sequence[Row]],
-    level: float,
-    sources: Mapping[str, str] | None,
-) -> Decisions:
-    """Whether the gains over the base model at its best, the simple models and the champion are shown at this level."""
-    after = _by_id(rows["candidate"])
-    clusters = shared_sources(after, sources)
-
-    def decision(rivals: Mapping[str, Sequence[Row]], metrics: Sequence[str], margin: float) -> Decision:
-        ordered = {name: _by_id(of) for name, of in rivals.items()}
-        return decide_gain(ordered, after, spec.output, metrics, level=level, margin=margin, clusters=clusters)
-
-    gates, metrics, champion = spec.gates, decisive_metrics(spec), rows.get("champion")
-    least = margin_of(gates.champion, gates.champion_margin)
-    return Decisions(
-        baseline=decision({str(mode): of for mode, of in base.answers.items()}, metrics, gates.min_gain),
-        simple=decision(simple, [spec.metric], margin_of(gates.simple, gates.simple_margin)),
-        champion=decision({"champion": champion}, metrics, least) if champion else None,
-    )
-
-
-def _by_id(rows: Sequence[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: str(row["example_id"]))
 
 
 def _never_break(wanted: Sequence[str], rows: Sequence[Row], spec: TaskSpec) -> NeverBreak:
@@ -335,21 +260,3 @@ def _format_gap(scores: Mapping[str, Scores], restricted: Mapping[str, Scores | 
 def _form_of(free: Scores, allowed: Scores) -> FormOf:
     gap = float(allowed.accuracy or 0.0) - float(free.accuracy or 0.0)
     return FormOf(free=free.accuracy, restricted=allowed.accuracy, gap=gap, valid_share=free.valid.share)
-
-
-def _seal(
-    openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None, candidate: Any, confidence: float
-) -> Seal:
-    """Openings of the sealed test, how many candidates it has judged, and the level that is left for this one."""
-    named = {str(entry["candidate"]) for entry in openings if entry.get("candidate")}
-    candidates = len(named) + sum(1 for entry in openings if not entry.get("candidate"))
-    look = look_number(openings, str(candidate) if candidate else None)
-    return Seal(
-        openings=plain_json(list(openings)),
-        count=len(openings),
-        candidates=candidates,
-        look=look,
-        recorded=candidate is not None and str(candidate) in named,
-        optimism=None if accuracy is None else selection_optimism(n, accuracy, candidates),
-        level=level_of(look, confidence),
-    )

@@ -202,13 +202,14 @@ def costs(
 ) -> dict[str, Any]:
     """Facts for the report's section on cost.
 
-    predictions: rows of all models on the sealed test (those on other rows do not count); measured: per step what its
-    process measured (seconds, cpu_seconds, peak_memory_mib; train_seconds: without loading and saving); plan: facts of
-    training_plan. Returns steps
-    {name: these four}, seconds (their sum), planned (what the plan gave for training: {low, expected, high}), prices (the
-    plan's estimates elsewhere), tokens {model: {prompt, answer}} (means per request) and saved_share: the share of the base
-    model's tokens per request that the fine-tuned one needs no more; null when either is unknown, negative when it needs
-    more.
+    Args:
+        predictions: Rows of all models; those on other rows than the test's do not count.
+        measured: What each step's process measured (step_facts.Measured).
+        plan: Facts of training_plan.
+
+    Returns:
+        As step_facts.Cost. saved_share: the share of the base model's tokens a request that the fine-tuned one needs no
+        more; None where either is unknown, negative where it needs more.
     """
     steps = {
         name: {key: of_step.get(key) for key in ("seconds", "cpu_seconds", "train_seconds", "peak_memory_mib")}
@@ -228,7 +229,6 @@ def costs(
         "steps": steps,
         "seconds": sum(of_step["seconds"] for of_step in steps.values()),
         "planned": plan.get("seconds"),
-        "prices": list(plan.get("prices") or []),
         "tokens": tokens,
         "saved_share": 1 - after / before if before and after else None,
     }

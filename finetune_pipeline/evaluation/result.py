@@ -20,19 +20,7 @@ from finetune_pipeline.evaluation.result_parts import (
     Primary,
     Scores,
 )
-from finetune_pipeline.evaluation.step_facts import (
-    Ability,
-    Audit,
-    Baseline,
-    Cost,
-    DataStep,
-    JudgeFindings,
-    Parity,
-    People,
-    Quality,
-    Similarity,
-    Training,
-)
+from finetune_pipeline.evaluation.step_facts import StepFacts
 
 
 class Task(Part):
@@ -351,7 +339,7 @@ class Production(Part):
     scores: dict[str, Primary] = {}
 
 
-class EvaluationResult(Part):
+class EvaluationResult(StepFacts):
     """Everything that report and gates need to know about one candidate: numbers, names and ids, and no row's text. The
     texts that the report shows are apart (see atlas.ShownRows).
 
@@ -364,7 +352,6 @@ class EvaluationResult(Part):
         restricted: The same of answers restricted to the allowed forms, of base and candidate.
         comparison: The main one: the candidate against the base model at its best, without ids.
         comparisons: `baseline`, `champion` (None without one), `base_restricted`, `simple_NAME`.
-        ability: With the other facts of earlier steps: see step_facts.
         versions: Of every artifact this rests on; `champion`: the version in service, if any.
         gates: The settings of the gates.
     """
@@ -391,17 +378,6 @@ class EvaluationResult(Part):
     history: History
     robustness: Robustness | None
     production: Production | None
-    baseline: Baseline
-    training: Training
-    data: dict[str, DataStep]
-    parity: Parity
-    ability: Ability | None
-    people: People | None
-    judge: JudgeFindings | None
-    similarity: Similarity | None
-    supervision: dict[str, Audit] | None
-    cost: Cost | None
-    quality: Quality | None
     versions: dict[str, str | None]
     gates: dict[str, JsonValue]
 

@@ -19,6 +19,10 @@ from typing import Any
 from finetune_pipeline.data.examples import decode_examples
 from finetune_pipeline.data.sealing import unseal
 from finetune_pipeline.engine.store import digest_json, write_json
+from finetune_pipeline.evaluation.deciding import level_of
+from finetune_pipeline.evaluation.result import Seal
+from finetune_pipeline.evaluation.result_parts import plain_json
+from finetune_pipeline.evaluation.statistics import selection_optimism
 
 LEDGER = "test_openings.jsonl"
 TEST_SETS = "test_sets"
@@ -120,3 +124,21 @@ def _who() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
+
+
+def seal_of(
+    openings: Sequence[Mapping[str, Any]], n: int, accuracy: float | None, candidate: Any, confidence: float
+) -> Seal:
+    """Openings of the sealed test, how many candidates it has judged, and the level that is left for this one."""
+    named = {str(entry["candidate"]) for entry in openings if entry.get("candidate")}
+    candidates = len(named) + sum(1 for entry in openings if not entry.get("candidate"))
+    look = look_number(openings, str(candidate) if candidate else None)
+    return Seal(
+        openings=plain_json(list(openings)),
+        count=len(openings),
+        candidates=candidates,
+        look=look,
+        recorded=candidate is not None and str(candidate) in named,
+        optimism=None if accuracy is None else selection_optimism(n, accuracy, candidates),
+        level=level_of(look, confidence),
+    )

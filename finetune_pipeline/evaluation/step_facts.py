@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number
+from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number, Part
 
 Counts = dict[str, int | dict[str, int | None] | None]
 """Rows by name, or by two names."""
@@ -375,22 +375,12 @@ class TimeRange(Facts):
     high: Number = None
 
 
-class Price(Facts):
-    """What the same training would cost elsewhere, in US dollars."""
-
-    engine: str
-    model: str
-    dollars_between: tuple[float, float]
-    date: str
-
-
 class Cost(Facts):
     """Time, memory and tokens of making and asking the candidate (costs.costs)."""
 
     steps: dict[str, Measured] = {}
     seconds: Number = None
     planned: TimeRange | None = None
-    prices: list[Price] = []
     tokens: dict[str, RequestTokens] = {}
     saved_share: Number = None
 
@@ -413,3 +403,28 @@ class Quality(Facts):
 
     parts: dict[str, QualityPart] | None = None
     tokens: QualityTokens | None = None
+
+
+class StepFacts(Part):
+    """What earlier steps found, each part as far as the evaluation reads it.
+
+    Attributes:
+        baseline: Of few_shot_baseline (see rivals.score_baselines) and advice.
+        training: Of adapter, with `measured`.
+        data: By data step, in order.
+        parity: Of the merge.
+        supervision: The counters of the audit, by split.
+        cost: See predictions.costs.
+    """
+
+    baseline: Baseline
+    training: Training
+    data: dict[str, DataStep]
+    parity: Parity
+    ability: Ability | None = None
+    people: People | None = None
+    judge: JudgeFindings | None = None
+    similarity: Similarity | None = None
+    supervision: dict[str, Audit] | None = None
+    cost: Cost | None = None
+    quality: Quality | None = None

@@ -17,7 +17,6 @@ from finetune_pipeline.data.quality.sample import chosen, named, part, sampled
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.chat import for_template
 from finetune_pipeline.models.chat_templates import compile_template, own_template
-from finetune_pipeline.planning.prices import Price, estimate_prices, load_prices
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSettings
@@ -120,16 +119,15 @@ def epochs_of(training: TrainingSettings) -> float:
 
 
 def counted_by(tokenizer: Path, spec: TaskSpec) -> Callable[[Sequence[Example], int], dict[str, Any]]:
-    """:func:`token_counts` by the tokenizer in a folder and the shipped price list."""
+    """:func:`token_counts` by the tokenizer in a folder."""
     counter = TokenCounter(tokenizer)
-    return lambda train, of: token_counts(train, counter, spec, load_prices(), of)
+    return lambda train, of: token_counts(train, counter, spec, of)
 
 
 def token_counts(
     train: Sequence[Example],
     counter: TokenCounter,
     spec: TaskSpec,
-    prices: Sequence[Price],
     of: int | None = None,
 ) -> dict[str, Any]:
     """The token part of the report, for the rows of the training split. of: how many these are, when `train` is a sample.
@@ -145,7 +143,7 @@ def token_counts(
     counted = whole[whole >= 0]
     if not len(counted):
         message = "no training rows" if not refused else "the chat template refuses every row"
-        return part(not refused, message, findings=_refusals(refused), applies=False, prices=[])
+        return part(not refused, message, findings=_refusals(refused), applies=False)
     scale = of / len(rows)
     total = float(counted.sum()) * scale
     over = [e for e, n in zip(rows, whole.tolist(), strict=True) if n > limit]
@@ -180,7 +178,6 @@ def token_counts(
         over=len(over),
         over_rows=named(over),
         refused=len(refused),
-        prices=estimate_prices(total * epochs, prices),
         **details,
     )
 

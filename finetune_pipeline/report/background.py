@@ -8,9 +8,9 @@ from typing import Any
 
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.step_facts import DataStep
-from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent, points
+from finetune_pipeline.evaluation.wording import NOTHING, counted, duration, number, percent, points
 from finetune_pipeline.report.answers import MODELS
-from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, figure, text
+from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, text
 from finetune_pipeline.report.plots import learning_curve
 from finetune_pipeline.report.training_pages import counters
 
@@ -245,11 +245,6 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
         ],
         [[MODELS.get(name, name), of.prompt, of.answer, of.prompt + of.answer] for name, of in cost.tokens.items()],
     )
-    prices = [
-        [p.engine, p.model, " to ".join(dict.fromkeys(map(dollars, p.dollars_between))), p.date] for p in cost.prices
-    ]
-    columns = [("The same training elsewhere", text), ("Model", text), ("Price", figure), ("As of", text)]
-    yield Table(columns, prices, audience="team")
 
 
 def seal_section(evaluation: EvaluationResult) -> Blocks:

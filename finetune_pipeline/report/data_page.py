@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_pipeline.data.quality.report import PARTS
 from finetune_pipeline.evaluation.step_facts import DataStep
-from finetune_pipeline.evaluation.wording import counted, dollars, number, percent, percent_range
+from finetune_pipeline.evaluation.wording import counted, number, percent, percent_range
 from finetune_pipeline.report.background import data_tables
 from finetune_pipeline.report.blocks import (
     Answer,
@@ -128,27 +128,6 @@ def _tokens(report: Report) -> Blocks:
         low, high = tokens["interval"]
         note += f" From a sample of {tokens['sampled']:,} rows: the true total lies between {low:,} and {high:,} (95%)."
     yield from notes(note)
-
-
-def _prices(report: Report) -> Blocks:
-    tokens = report["tokens"]
-    if not tokens.get("prices"):
-        return
-    rows = []
-    for p in tokens["prices"]:
-        basis = f"${p['price']:,.2f} a million tokens" if p["price"] else "nothing to pay"
-        if p["unit"] == "hour":
-            basis = f"${p['price']:,.2f} an hour, {p['tokens_per_second']:,.0f} tokens/s assumed"
-        hours = f", {p['hours']:,.2f} h" if p["hours"] is not None else ""
-        until = f"Offered until {p['until']}. " if p["until"] else ""
-        note = f"{until}{_sentence(p['note'])}"
-        rows.append([p["engine"], p["model"], dollars(p["dollars"]) + hours, basis, p["date"], note])
-    columns = [("Where", text), ("For a model of", text), ("Estimate", figure), ("Rests on", text), ("As of", text)]
-    yield Table([*columns, ("Note", text)], rows, style="figures notes")
-    yield from notes(
-        f"Estimates for {tokens['training_tokens']:,} tokens of training ({tokens['epochs']:g} epochs), from a price list that "
-        "people keep up to date. Serving the model costs extra. Nothing is bought by these numbers."
-    )
 
 
 def _labels(report: Report) -> Blocks:
@@ -276,7 +255,6 @@ def _contamination(report: Report) -> Blocks:
 
 _SECTIONS: tuple[tuple[str, str, str, Callable[[Report], Blocks]], ...] = (
     ("tokens", "Tokens", "tokens", _tokens),
-    ("price", "What training would cost", "tokens", _prices),
     ("labels", "Labels and origins", "balance", _labels),
     ("consistency", "One output format", "consistency", _consistency),
     ("noise", "Labels that may be wrong", "noise", _noise),

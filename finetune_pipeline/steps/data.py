@@ -17,7 +17,6 @@ from finetune_pipeline.data.split.splitting import assignments_in, split
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.planning.prices import load_prices
 from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.spec.model import TaskSpec
@@ -96,12 +95,11 @@ def quality_settings(spec: TaskSpec) -> dict[str, Any]:
             spec.training.over_length,
             epochs_of(spec.training),
         ],
-        "prices": [price.model_dump(mode="json") for price in load_prices()],
     }
 
 
 def make_data_quality(context: StepContext) -> dict[str, Any]:
-    """What no single row shows: sizes, balance, consistency, label noise, synthetic rows, tokens and price."""
+    """What no single row shows: sizes, balance, consistency, label noise, synthetic rows, tokens."""
     names = ("raw_examples", "validated_examples", "clean_examples", "reviewed_examples", "splits")
     folders = {name: context.inputs[name].folder for name in names}
     report = write_quality(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
 from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
+from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
@@ -183,7 +184,6 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     """Scores, comparisons, gates and pages, as a pure function of the predictions and of the facts of earlier steps."""
 
     predictions = context.inputs["test_predictions"]
-    adapter = context.inputs["adapter"]
     state, candidate = context.store.state_folder(context.task.name), context.inputs["merged_model"].version
     rows = read_predictions(predictions.path("predictions.parquet"))
     looks = openings(state, context.inputs["splits"].version)
@@ -197,22 +197,13 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
     evaluation = evaluate_task(
         context.spec,
         rows,
+        _step_facts(context, rows),
         atlas=failure_atlas(of_model(rows, "candidate"), output, asked.texts, Neighbours(training)),
-        baseline_facts={**context.inputs["few_shot_baseline"].facts, **context.inputs["advice"].facts},
-        training_facts={**adapter.facts, "measured": read_json(adapter.path("measured.json"))},
-        data_facts={name: dict(context.inputs[name].facts) for name in DATA_STEPS},
-        parity_facts=dict(context.inputs["merged_model"].facts.get("parity", {})),
         openings=looks,
         sources=asked.sources,
         never_break=context.run_inputs.never_break,
         earlier=recorded(state, list(before)[: look_number(looks, candidate) - 1]),
-        ability_facts=dict(context.inputs["general_ability"].facts),
-        people_facts=dict(context.inputs["human_review"].facts),
-        judge_facts=dict(context.inputs["judge_review"].facts),
-        supervision=_supervision(adapter),
         production_rows=_recent_facts(predictions),
-        cost=costs(rows, _measured(context), context.inputs["training_plan"].facts),
-        quality_facts={k: context.inputs["data_quality"].facts.get(k) for k in ("passed", "parts", "tokens")},
         versions={
             **{name: artifact.version for name, artifact in context.inputs.items()},
             "champion": str(context.run_inputs.champion["model_version"]) if context.run_inputs.champion else None,
@@ -239,8 +230,28 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
         "gates": [g.to_dict() for g in gates],
         **{key: stored[key] for key in ("models", "comparison", "history", "robustness", "production")},
         "seal": {k: v for k, v in stored["seal"].items() if k != "openings"},
-        "cost": {k: v for k, v in stored["cost"].items() if k != "prices"},
+        "cost": stored["cost"],
     }
+
+
+def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:
+    """What earlier steps found. rows: predictions, for the tokens of a request."""
+    facts, adapter = {name: dict(of.facts) for name, of in context.inputs.items()}, context.inputs["adapter"]
+    return StepFacts.model_validate(
+        {
+            "baseline": {**facts["few_shot_baseline"], **facts["advice"]},
+            "training": {**facts["adapter"], "measured": read_json(adapter.path("measured.json"))},
+            "data": {name: facts[name] for name in DATA_STEPS},
+            "parity": facts["merged_model"].get("parity", {}),
+            "ability": facts["general_ability"],
+            "people": facts["human_review"],
+            "judge": facts["judge_review"]["judge"],
+            "similarity": facts["judge_review"]["similarity"],
+            "supervision": _supervision(adapter),
+            "cost": costs(rows, _measured(context), facts["training_plan"]),
+            "quality": {key: facts["data_quality"].get(key) for key in ("passed", "parts", "tokens")},
+        }
+    )
 
 
 def _supervision(adapter: Artifact) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from finetune_pipeline.evaluation.predictions import of_model
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.rivals import score_baselines
+from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline_tests.unit.evaluation.rows import LABELS, json_spec, paired, row, rows, spec, text_spec
 
 PARITY = {"rows": 32, "same_greedy_share": 1.0, "mean_kl": 1e-5, "mean_kl_limit": 1e-3, "passed": True}
@@ -45,6 +46,11 @@ PEOPLE = {
     "comments": [],
     "of_earlier_candidates": 0,
 }
+FACTS = (
+    *("baseline_facts", "training_facts", "data_facts", "parity_facts", "ability_facts", "people_facts", "judge_facts"),
+    *("supervision", "cost", "quality_facts"),
+)
+"""Arguments that are facts of earlier steps."""
 COUNTERS = (
     "rows_without_loss rows_partly_learned rows_with_loss_on_prompt rows_without_eos answers_cut rows_over_length "
     "template_mismatch rows_refused rows_with_special_tokens rows_cut tokens_cut rows_dropped"
@@ -64,7 +70,6 @@ COST = {
     "steps": {"adapter": {"seconds": 75.2, "cpu_seconds": 74.0, "train_seconds": 70.0, "peak_memory_mib": 1234.5}},
     "seconds": 75.2,
     "planned": {"low": 60.0, "expected": 80.0, "high": 100.0},
-    "prices": [{"engine": "rented", "model": "8B", "dollars_between": [0.5, 1.5], "date": "2026-05-31"}],
     "tokens": {"base": {"prompt": 800.0, "answer": 4.0}, "candidate": {"prompt": 200.0, "answer": 1.0}},
     "saved_share": 0.75,
 }
@@ -176,7 +181,9 @@ def evaluation_and_rows(
     candidate, output = of_model(made["predictions"], "candidate"), made["spec"].output
     known = {r["example_id"]: f"text of {r['example_id']}" for r in candidate} if texts is None else texts
     atlas = failure_atlas(candidate, output, known, Neighbours(training) if training else None)
-    result = evaluate_task(**made, atlas=atlas)
+    facts = {name.removesuffix("_facts"): made.pop(name) for name in FACTS if name in made}
+    facts |= facts.pop("judge", {})
+    result = evaluate_task(**made, facts=StepFacts.model_validate(facts), atlas=atlas)
     return result, shown_rows(result, made["predictions"], output, known, training)
 
 

@@ -24,7 +24,7 @@ LORA = {"method": "lora", "epochs": 2, "max_tokens": 200}
 
 
 def test_counts_are_exact(counter: TokenCounter) -> None:
-    told = token_counts(ROWS, counter, make_spec(LABELS, LORA), load_prices())
+    told = token_counts(ROWS, counter, make_spec(LABELS, LORA))
     whole = [counter.count(e.messages) for e in ROWS]
     assert told["passed"] and told["total"] == sum(whole) and told["training_tokens"] == 2 * sum(whole)
     assert (told["whole"]["min"], told["whole"]["max"]) == (min(whole), max(whole))
