@@ -45,7 +45,7 @@ def build_definitions(data_root: Path) -> dg.Definitions:
         jobs=jobs,
         schedules=schedules,
         sensors=sensors,
-        resources={"store": Store(), "tracking": Tracking(), "compute": Compute()},
+        resources={"store": Store(), "tracking": Tracking(), "compute": Compute(module=read_settings().worker_module)},
         # the light steps share two processes; models run in children of their own, whichever executor is used
         executor=dg.multi_or_in_process_executor.configured(
             {

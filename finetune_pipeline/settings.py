@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ANSWERS_MIB = 512
+WORKER_MODULE = "finetune_pipeline.worker.entry"
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -27,6 +28,7 @@ class Settings:
     devices: tuple[str, ...]
     parallel: str = "auto"
     answers_mib: int = ANSWERS_MIB
+    worker_module: str = WORKER_MODULE
 
     @property
     def artifacts(self) -> Path:
@@ -40,7 +42,8 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     FINETUNE_PROJECT (default: the folder that holds the package), FINETUNE_HOME (project/.finetune), FINETUNE_DATA
     (project/data), MLFLOW_TRACKING_URI (SQLite below home; a relative SQLite path is one below the project),
     FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``, one job each; ``cuda:0+cuda:1``: devices a training shares;
-    default: the CPU), FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or ``fsdp2``).
+    default: the CPU), FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or ``fsdp2``), FINETUNE_WORKER_MODULE (module
+    that runs a job file in a child process; the tests name one that starts workers from a warm process).
     Raises ValueError naming every device that is not of that form, and for a tracking address MLflow no longer knows.
     """
     env = os.environ if environment is None else environment
@@ -60,6 +63,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         devices=_devices(env.get("FINETUNE_DEVICES", "")),
         parallel=_parallel(env.get("FINETUNE_PARALLEL", "").strip()),
         answers_mib=_answers_mib(env.get("FINETUNE_ANSWERS_MIB", "").strip()),
+        worker_module=env.get("FINETUNE_WORKER_MODULE", "").strip() or WORKER_MODULE,
     )
 
 

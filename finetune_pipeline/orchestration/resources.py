@@ -18,7 +18,7 @@ from pydantic import Field
 
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.progress import tell
-from finetune_pipeline.settings import read_settings
+from finetune_pipeline.settings import WORKER_MODULE, read_settings
 from finetune_pipeline.worker.device_lease import lease, members
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
 from finetune_pipeline.worker.supervised import Stopped, run_supervised
@@ -35,7 +35,7 @@ class Compute(dg.ConfigurableResource):
         description="Devices to share out, one a job (`cuda:0+cuda:1`: both to one training); empty: FINETUNE_DEVICES, or "
         "the CPU.",
     )
-    module: str = Field(default="finetune_pipeline.worker.entry", description="Module that runs a job file.")
+    module: str = Field(default=WORKER_MODULE, description="Module that runs a job file.")
     grace_s: float = Field(default=60.0, ge=0, description="Seconds for writing a checkpoint after SIGINT.")
     terminate_s: float = Field(default=10.0, ge=0, description="Seconds after SIGTERM before SIGKILL.")
     timeout_s: float | None = Field(default=None, gt=0, description="Wall-clock limit of one job.")

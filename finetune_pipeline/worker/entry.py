@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from finetune_pipeline.data.sealing import SealedError
 from finetune_pipeline.engine.store import read_json, write_json
@@ -31,20 +31,29 @@ from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPT
 _OOM_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait must not spin: other processes share the cores
+    "TOKENIZERS_PARALLELISM": "false",
+}
+DEFAULTS = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic products on CUDA
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",  # bars belong on a terminal; here they would fill a log
+}
+
+
 def prepare_environment(job: dict[str, Any]) -> None:
     """Set what must stand before torch and transformers are imported."""
-    if "torch" in sys.modules:
-        raise RuntimeError("torch was imported before its environment was set")
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait must not spin: other processes share the cores
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on CUDA
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # bars belong on a terminal; here they would fill a log
     from finetune_pipeline.models.identity import model_kind
 
+    wanted = {**{name: os.environ.get(name, value) for name, value in DEFAULTS.items()}, **ENVIRONMENT}
     if job["action"] != "base_model" or model_kind(job["base_model"], job.get("revision")) != "hub":
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        wanted["HF_HUB_OFFLINE"] = "1"
+    late = [name for name, value in wanted.items() if os.environ.get(name) != value]
+    if "torch" in sys.modules and late:
+        raise RuntimeError(f"torch was imported before {', '.join(late)} was set")
+    os.environ.update(wanted)
 
 
 def run(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -210,18 +219,23 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    _code = 1
+def end_with_job(arguments: list[str]) -> NoReturn:
+    """Run :func:`main` and end this process with its code, or by the signal that ended a part of it."""
+    code = 1
     try:
-        _code = main(sys.argv[1:])
+        code = main(arguments)
     except process.Stop:  # before the job had begun
-        _code = EXIT_PREEMPTED
+        code = EXIT_PREEMPTED
     except BaseException:  # noqa: BLE001 - the exit below would swallow it
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         process.sweep_group()
-        if _code < 0:
-            process.end_by(-_code)
-        os._exit(_code)  # no interpreter shutdown: threads of the libraries must not hold up the exit
+        if code < 0:
+            process.end_by(-code)
+        os._exit(code)  # no interpreter shutdown: threads of the libraries must not hold up the exit
+
+
+if __name__ == "__main__":
+    end_with_job(sys.argv[1:])

@@ -179,7 +179,7 @@ def logged(project: Project) -> list[str]:
 def fresh(root: Path, base: Path, key: Path | None = None, log_rows: int = LOG_ROWS) -> Project:
     """A project with production logs where nothing was run; `key`: the scrubbing key of the run it is compared with."""
     shutil.rmtree(root, ignore_errors=True)
-    project = Project(root, base=base)
+    project = Project(root, base=base, cold=True)
     grow_logs(project, log_rows)
     if key is not None:
         target = project.home / "artifacts" / "scrubbing.key"

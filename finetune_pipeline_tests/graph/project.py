@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from finetune_pipeline_tests import warm_workers
 from finetune_pipeline_tests.skilled_model import CUES, LABELS, WORDS, question
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -35,10 +36,10 @@ def easy_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 class Project:
-    """A data root with one task, and a home of its own."""
+    """A data root with one task, and a home of its own. `cold`: workers start as they do for users, with every import."""
 
-    def __init__(self, root: Path, *, base: Path | None = None, **spec: Any) -> None:
-        self.root, self.home, self.data = root, root / "home", root / "data"
+    def __init__(self, root: Path, *, base: Path | None = None, cold: bool = False, **spec: Any) -> None:
+        self.root, self.home, self.data, self.cold = root, root / "home", root / "data", cold
         self.folder = self.data / "colours"
         (self.folder / "raw").mkdir(parents=True)
         base = base or make_tiny_model(root / "base")
@@ -78,7 +79,9 @@ class Project:
         env = {
             k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "FINETUNE_PROGRESS")
         }
-        return {**env, "FINETUNE_DATA": str(self.data), "FINETUNE_HOME": str(self.home), "OMP_WAIT_POLICY": "PASSIVE"}
+        warm = {} if self.cold else warm_workers.start()
+        places = {"FINETUNE_DATA": str(self.data), "FINETUNE_HOME": str(self.home)}
+        return {**env, **warm, **places, "OMP_WAIT_POLICY": "PASSIVE"}
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments]

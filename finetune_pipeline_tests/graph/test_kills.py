@@ -56,7 +56,7 @@ def test_a_kill_in_training_is_told_and_taken_up_again(
     finished: tuple[Project, int, dict], tmp_path: Path, victim: str
 ) -> None:
     undisturbed, code, _ = finished
-    project = Project(tmp_path, base=undisturbed.root / "base")
+    project = Project(tmp_path, base=undisturbed.root / "base", cold=True)
     running = subprocess.Popen(
         project.command("run", "colours"),
         env=project.environment(),

@@ -1,0 +1,175 @@
+"""Worker processes for tests, forked from one that has imported torch already: what a cold start costs is paid once.
+
+    start() -> the variables that make a pipeline take its workers from here
+
+The pipeline starts this module in place of the worker's entry. It asks the server to fork a worker, hands it arguments,
+environment and files, passes signals on, and ends as the worker ended; killed, it takes the worker with it. Where the
+start or the death of a worker is the point, tests leave the variables out and get the real entry.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from finetune_pipeline.worker import process
+
+ENTRY = "finetune_pipeline.worker.entry"
+SOCKET = "FINETUNE_TEST_WARM_SOCKET"
+_servers: dict[str, dict[str, str]] = {}
+
+
+def start() -> dict[str, str]:
+    """Start this process's server, unless it runs. Returns the environment variables that lead to it; none off Linux."""
+    if not sys.platform.startswith("linux"):
+        return {}
+    if "here" not in _servers:
+        folder = tempfile.mkdtemp(prefix="warm-")
+        path = str(Path(folder) / "socket")
+        root = Path(__file__).resolve().parents[1]
+        server = subprocess.Popen(
+            [sys.executable, "-m", __spec__.name, "--serve", path],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])},
+            stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the server goes with it
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert server.stdin and server.stdout
+        assert server.stdout.readline() == b"ready\n", "the server of warm workers did not start"
+        atexit.register(shutil.rmtree, folder, True)
+        atexit.register(server.wait)
+        atexit.register(server.stdin.close)
+        _servers["here"] = {"FINETUNE_WORKER_MODULE": __spec__.name, SOCKET: path}
+    return dict(_servers["here"])
+
+
+def serve(path: str) -> None:
+    """Import what workers import, then fork one for every request until standard input closes."""
+    import gc
+
+    from finetune_pipeline.worker import entry
+
+    stands = {**entry.DEFAULTS, **entry.ENVIRONMENT, "HF_HUB_OFFLINE": "1"}
+    os.environ.update(stands)
+    import finetune_pipeline.evaluation.ability.scoring
+    import finetune_pipeline.evaluation.predict
+    import finetune_pipeline.models.base
+    import finetune_pipeline.models.merging
+    import finetune_pipeline.training.sft  # noqa: F401 - imported so that the forks have it
+
+    threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
+    # Arrow's allocator has a thread and is made to be forked
+    assert len([name for name in threads if name != "jemalloc_bg_thd"]) == 1, f"a fork may hang: {threads}"
+    gc.collect()
+    gc.freeze()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen(64)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks of this process
+        print("ready", flush=True)
+        while True:
+            ready, _, _ = select.select([listener, 0], [], [])
+            if 0 in ready:
+                return
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                attend(connection, stands)
+            connection.close()
+
+
+def attend(connection: socket.socket, stands: dict[str, str]) -> None:
+    """In a fork of the server: start the worker that is asked for, and tell how it ended. Never returns.
+
+    stands: variables that were set before torch was imported.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, files, _, _ = socket.recv_fds(connection, 4, 64)
+    rest = int.from_bytes(message, "big")
+    text = b""
+    while len(text) < rest:
+        text += connection.recv(rest - len(text))
+    asked = json.loads(text)
+    monitor = os.getpid()
+    worker = os.fork()
+    if worker == 0:
+        connection.close()
+        os.setsid()
+        _become({**asked, "environment": {**stands, **asked["environment"]}}, files, monitor)
+    for descriptor in files:
+        os.close(descriptor)
+    ended = os.pidfd_open(worker)
+    while True:
+        ready, _, _ = select.select([connection, ended], [], [])
+        if ended in ready:
+            _, status = os.waitpid(worker, 0)
+            connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(2, "big", signed=True))
+            os._exit(0)
+        number = connection.recv(1)
+        # nothing more to read: whoever asked was killed, and so is the worker
+        os.kill(worker, number[0] if number else signal.SIGKILL)
+        if not number:
+            os._exit(0)
+
+
+def _become(asked: dict, files: list[int], monitor: int) -> None:
+    """Take the place of a worker that was started cold: its files, environment, folder and arguments."""
+    for wanted in asked["files"]:  # out of the way of the numbers they shall have
+        files = [os.dup(f) if f == wanted else f for f in files]
+    for descriptor, wanted in zip(files, asked["files"], strict=True):
+        os.dup2(descriptor, wanted)
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    os.environ["FINETUNE_PARENT_PID"] = str(monitor)
+    os.chdir(asked["folder"])
+    sys.argv = [ENTRY, *asked["arguments"]]
+    from finetune_pipeline.worker import entry
+
+    entry.end_with_job(asked["arguments"])
+
+
+def ask(arguments: list[str]) -> None:
+    """In place of the worker's entry: have the server fork a worker and end as it ends."""
+    process.die_with_parent()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(os.environ[SOCKET])
+        own = connection.fileno()
+        files = [f for f in (int(name) for name in os.listdir("/proc/self/fd")) if f != own and _is_open(f)]
+        asked = json.dumps(
+            {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd()), "files": files}
+        ).encode()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda n, _frame: connection.sendall(bytes([n])))
+        socket.send_fds(connection, [len(asked).to_bytes(4, "big")], files)
+        connection.sendall(asked)
+        answer = connection.recv(2)
+    if len(answer) < 2:
+        os._exit(1)
+    code = int.from_bytes(answer, "big", signed=True)
+    if code < 0:
+        process.end_by(-code)
+    os._exit(code)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:  # the folder that was listed had a number too
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--serve":
+        serve(sys.argv[2])
+    else:
+        ask(sys.argv[1:])
