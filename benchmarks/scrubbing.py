@@ -11,11 +11,11 @@ any text; the hits in them are printed, for people to judge.
 from __future__ import annotations
 
 import argparse
-import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from finetune_pipeline.data.scrub import SHAPE_KINDS, find_spans, scrub_text
@@ -91,23 +91,18 @@ def ours(text: str) -> list[tuple[int, int, str]]:
     return [(s.start, s.end, s.kind) for s in find_spans(text)]
 
 
-KNOWS_REGIONS = "regions" in inspect.signature(scrub_text).parameters
-"""Whether the state measured can be told whose national numbers to look for."""
-
-
-def scrubbed(line: Marked, name: str, told: bool) -> str:
+def scrubbed(line: Marked, told: bool) -> str:
     """The line as scrubbing leaves it; `told`: with the region its section is about."""
     region = line.section.split()[0]
-    if name == "telephones" and told and KNOWS_REGIONS and region != "any":
-        return scrub_text(line.text, regions=(region,))
-    return scrub_text(line.text)
+    regions = [region] if told and region != "any" else []
+    return scrub_text(line.text, partial(find_spans, regions=regions))
 
 
 def report_marked(name: str, show: bool, told: bool) -> None:
     """Print recall and harm per section of a set with marks."""
     sections: dict[str, Counter[str]] = {}
     for line in marked_lines(name):
-        done = scrubbed(line, name, told)
+        done = scrubbed(line, told)
         missed, harmed = line.missed(done), line.harmed(done)
         sections.setdefault(line.section, Counter()).update(
             lines=1, values=len(line.values), missed=len(missed), harmed=harmed
@@ -128,9 +123,8 @@ def main() -> None:
     print("| set | section | lines | values found | lines harmed |\n|---|---|---|---|---|")
     for name in ("ordinary", "secrets", "telephones", "hidden"):
         report_marked(name, arguments.show, told=False)
-    if KNOWS_REGIONS:
-        print("\nwith data.scrub_region set to the section's country")
-        report_marked("telephones", arguments.show, told=True)
+    print("\nwith data.scrub_region set to the section's country")
+    report_marked("telephones", arguments.show, told=True)
     rows = labelled_rows()
     scores, labels = score(rows, ours), Counter(span.kind for row in rows for span in row.spans)
     print(f"\n{len(rows)} labelled texts\n\n| kind | values | recall | precision |\n|---|---|---|---|")

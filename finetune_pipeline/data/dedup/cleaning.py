@@ -32,7 +32,7 @@ from finetune_pipeline.data.dedup.row_table import (
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.quoting import row_finding
-from finetune_pipeline.data.scrub import KINDS
+from finetune_pipeline.data.scrub import KINDS, finder_of
 from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
@@ -202,10 +202,11 @@ def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
         done += len(batch)
         tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
     resolved.repeats.sort(key=lambda repeat: repeat[0])
+    find = finder_of(spec.data, names=False)
     for _, example, finding in sorted(contradictions, key=lambda c: c[0]):
         resolved.contradictions.append(finding)
         if finding.severity == "error":
-            resolved.quarantine.append(quarantine_row(example, finding))
+            resolved.quarantine.append(quarantine_row(example, finding, find))
     return resolved
 
 

@@ -23,7 +23,7 @@ from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import row_finding
-from finetune_pipeline.data.scrub import scrub_example
+from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.progress import tell
@@ -110,9 +110,9 @@ def write_kept(table: RowTable, path: Path) -> None:
         out.writelines(compress(lines, kept))
 
 
-def quarantine_row(example: Example, finding: Finding) -> dict[str, Any]:
+def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str, Any]:
     """A line of ``quarantine.jsonl``; the text is scrubbed and cut."""
-    messages = scrub_example(example)[0].messages
+    messages = scrub_example(example, find=find)[0].messages
     return {
         "file": example.source.get("file"),
         "line": example.source.get("line"),
@@ -185,12 +185,13 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
 def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     """Prepare the rows of whole lines of canonical JSON."""
     spec = how.spec
+    find, shapes = finder_of(spec.data), finder_of(spec.data, names=False)
     examples = decode_examples(data, "validated examples")
     lines = data.splitlines(keepends=True)
     prepared = PreparedRows()
     removed: dict[int, Finding] = {}
     for i, example in enumerate(examples):
-        changed, counts, fingerprints = scrub_example(example, spec.labels, how.key, spec.data.scrub_names)
+        changed, counts, fingerprints = scrub_example(example, spec.labels, how.key, find)
         if not counts:
             continue
         prepared.scrubbed += [
@@ -215,7 +216,7 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     prepared.rows["state"][list(removed)] = GONE
     forms = loose_forms([e.user_text for e in examples], how.boilerplate)
     prepared.sketches = sketch(forms, spec.data.near_duplicate_threshold)
-    prepared.quarantine = [quarantine_row(examples[i], finding) for i, finding in sorted(removed.items())]
+    prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
     prepared.matches = [match.to_dict() for match in matches.values()]
     return prepared
 

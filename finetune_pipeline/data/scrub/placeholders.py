@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune_pipeline.data.scrub.find import Recogniser, find_spans
+from finetune_pipeline.data.scrub.find import Finder, find_spans
 from finetune_pipeline.data.scrub.kinds import KINDS, canonical, fingerprint
-from finetune_pipeline.data.scrub.names import load_recogniser
 
 if TYPE_CHECKING:
     from finetune_pipeline.data.examples import Example
@@ -39,13 +38,11 @@ class Scrubber:
     texts: all texts of the example; numbers of placeholders that stand in them already are not given again.
     """
 
-    def __init__(
-        self, texts: Iterable[str] = (), key: bytes | None = None, recogniser: Recogniser | None = None
-    ) -> None:
+    def __init__(self, texts: Iterable[str] = (), key: bytes | None = None, find: Finder = find_spans) -> None:
         self._names: dict[tuple[str, str], str] = {}
         self._next: Counter[str] = Counter()
         self._key = key
-        self._recogniser = recogniser
+        self._find = find
         for text in texts:
             if "[" in text:
                 for kind, number in _PLACEHOLDER.findall(text):
@@ -93,7 +90,7 @@ class Scrubber:
 
     def _scrub_after(self, lead: str, text: str) -> str:
         """The text with placeholders, found as if `lead` stood before it."""
-        while spans := [s for s in find_spans(lead + text, self._recogniser) if s.end > len(lead)]:
+        while spans := [s for s in self._find(lead + text) if s.end > len(lead)]:
             parts, at = [], 0
             for span in spans:
                 start, end = max(0, span.start - len(lead)), span.end - len(lead)
@@ -119,14 +116,13 @@ def scrub_turns(
     messages: Sequence[Mapping[str, Any]],
     keep: Sequence[int] = (),
     key: bytes | None = None,
-    recogniser: Recogniser | None = None,
+    find: Finder = find_spans,
 ) -> Scrubbed:
     """The turns with placeholders in contents and in the arguments of tool calls; the turns that came are not changed.
 
-    System turns (the spec's own words) and the turns in `keep` stay. With a key, records of the values; with a recogniser
-    (``load_recogniser``) names and postal addresses too.
+    System turns (the spec's own words) and the turns in `keep` stay. With a key, records of the values.
     """
-    scrubber = Scrubber((m["content"] for m in messages), key, recogniser)
+    scrubber = Scrubber((m["content"] for m in messages), key, find)
     done: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
         turn = dict(message)
@@ -140,16 +136,16 @@ def scrub_turns(
 
 
 def scrub_messages(
-    messages: Sequence[Mapping[str, Any]], keep: Sequence[int] = ()
+    messages: Sequence[Mapping[str, Any]], keep: Sequence[int] = (), find: Finder = find_spans
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """(turns with placeholders, hits per kind): ``scrub_turns`` without key and recogniser."""
-    done = scrub_turns(messages, keep)
+    """(turns with placeholders, hits per kind): ``scrub_turns`` without a key."""
+    done = scrub_turns(messages, keep, find=find)
     return done.messages, done.counts
 
 
-def scrub_text(text: str) -> str:
+def scrub_text(text: str, find: Finder = find_spans) -> str:
     """A text with placeholders."""
-    return Scrubber([text]).scrub(text)
+    return Scrubber([text], find=find).scrub(text)
 
 
 def _scrub_call(call: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
@@ -163,15 +159,14 @@ def _scrub_call(call: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
 
 
 def scrub_example(
-    example: Example, labels: Sequence[str] = (), key: bytes | None = None, names: bool = False
+    example: Example, labels: Sequence[str] = (), key: bytes | None = None, find: Finder = find_spans
 ) -> tuple[Example, dict[str, int], dict[str, list[str]]]:
     """(the example with placeholders, hits per kind, fingerprints per kind: one a value, in the order met).
 
     System turns and tool definitions are the task's own words and stay, and so does the answer of a task with labels.
-    Arguments of tool calls are scrubbed. Without a key the lists of fingerprints are empty. With `names` the recogniser
-    model is used; raises FindingsError where none is installed.
+    Arguments of tool calls are scrubbed. Without a key the lists of fingerprints are empty.
     """
-    done = scrub_turns(example.messages, _kept(example, labels), key, load_recogniser() if names else None)
+    done = scrub_turns(example.messages, _kept(example, labels), key, find)
     if not done.counts:
         return example, {}, {}
     fingerprints: dict[str, list[str]] = {kind: [] for kind in done.counts}
@@ -180,9 +175,9 @@ def scrub_example(
     return replace(example, messages=done.messages), done.counts, fingerprints
 
 
-def spans_left(example: Example, labels: Sequence[str] = (), names: bool = False) -> list[str]:
+def spans_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
     """The kind of each hit that is in an example still, in the texts that ``scrub_example`` scrubs."""
-    counts = scrub_turns(example.messages, _kept(example, labels), None, load_recogniser() if names else None).counts
+    counts = scrub_turns(example.messages, _kept(example, labels), None, find).counts
     return list(Counter(counts).elements())
 
 
