@@ -106,7 +106,7 @@ def test_examples_get_names_and_addresses(spacy: Any) -> None:
     done, counts, _ = scrub_example(row, find=finder_of(NAMES))
     assert done.messages[0]["content"] == "[NAME_1], [ADDRESS_1], [EMAIL_1]"
     assert counts == {"email": 1, "address": 1, "name": 1}
-    assert scrub_example(done, find=finder_of(NAMES)) == (done, {}, {})
+    assert scrub_example(done, find=finder_of(NAMES)) == (done, {}, [])
 
 
 def test_addresses_of_the_labelled_texts() -> None:

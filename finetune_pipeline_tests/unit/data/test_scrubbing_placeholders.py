@@ -93,17 +93,17 @@ def test_whole_examples() -> None:
         messages=turns,
         tools=[{"type": "function", "function": {"name": "a", "description": "x@example.com"}}],
     )
-    done, counts, prints = scrub_example(row, (), KEY)
-    assert counts == {"email": 2, "ip": 1} and list(counts) == list(prints)
-    assert prints == {
-        "email": [fingerprint(KEY, "email", "jane@example.com")],
-        "ip": [fingerprint(KEY, "ip", "203.0.113.7")],
-    }
+    done, counts, replaced = scrub_example(row, (), KEY)
+    assert counts == {"email": 2, "ip": 1}
+    assert replaced == [
+        ("email", "[EMAIL_1]", fingerprint(KEY, "email", "jane@example.com"), "ja••@•••••••.•om"),
+        ("ip", "[IP_1]", fingerprint(KEY, "ip", "203.0.113.7"), "2••.•.•••.7"),
+    ]
     assert done.messages[2]["content"] == "Dear [EMAIL_1]" and done.tools == row.tools and done.id == row.id
     labelled = scrub_example(row, ("Dear jane@example.com",))
-    assert labelled[0].messages[2] == turns[2] and labelled[2] == {"email": [], "ip": []}
+    assert labelled[0].messages[2] == turns[2] and labelled[2] == []
     assert spans_left(row) == ["email", "email", "ip"] and spans_left(row, ("x",)) == ["email", "ip"]
-    assert spans_left(done) == [] and scrub_example(done) == (done, {}, {})
+    assert spans_left(done) == [] and scrub_example(done) == (done, {}, [])
     clean = Example(id="1" * 16, messages=[{"role": "user", "content": "hello"}])
     assert scrub_example(clean)[0] is clean
 
