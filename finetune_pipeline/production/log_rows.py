@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from finetune_pipeline.data.answer_rules import LAST_FIX, form_problems, has_form
-from finetune_pipeline.data.scrub import Scrubber, load_key, scrub_text
+from finetune_pipeline.data.scrub import Scrubber, finder_of, load_key, scrub_text
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.model import TaskSpec
@@ -65,7 +65,7 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
         shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * _RAW_SHOWN]).decode("utf-8", "replace")
         return {
             "kind": "bad",
-            "raw": scrub_text(shown)[:_RAW_SHOWN],
+            "raw": scrub_text(shown, finder_of(spec.data, names=False))[:_RAW_SHOWN],
             "findings": [p.to_dict() for p in problems],
             "user": hashed,
             "source": source,
@@ -158,7 +158,8 @@ def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
         str(row.get("output") or ""),
         correction or "",
     ]
-    scrubber = Scrubber(texts)
+    find = finder_of(spec.data, names=False)
+    scrubber = Scrubber(texts, find=find)
 
     def clean(text: str) -> str:
         return text if text.strip() in spec.labels else scrubber.scrub(text)
@@ -167,7 +168,7 @@ def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     common = {
         "id": row["id"],
         "timestamp": datetime.fromisoformat(row["timestamp"]).astimezone(UTC).isoformat(),
-        "flag": scrub_text(flag if isinstance(flag, str) else "flagged") if flag else None,
+        "flag": scrub_text(flag if isinstance(flag, str) else "flagged", find) if flag else None,
         "score": float(score) if score is not None else None,
         "correction": clean(correction.strip()) if correction else None,
         **({"left_out": True} if feedback.get("left_out") is True else {}),

@@ -188,6 +188,19 @@ def _suspect(s: Mapping[str, Any]) -> Example:
     return Example(s["id"], s["text"], [given, ("model", f"{s['suggested']} ({percent(s['confidence'])})")], s["place"])
 
 
+def _scrubbed(report: Report) -> Blocks:
+    if not report["scrubbed"]:
+        yield "Nothing was found."
+        return
+    columns = [("Kind", text), ("Row", text), ("Place", text), ("Before, masked", text), ("After", text)]
+    rows = [[s["kind"].replace("_", " "), s["id"], s["place"], s["before"], s["after"]] for s in report["scrubbed"]]
+    yield Table(columns, rows, style="figures forms")
+    yield from notes(
+        "A few places of each kind, with different words before them where there are any. Is something here no personal data "
+        "and no secret? Then `data.scrub: warn` leaves the rows as they are."
+    )
+
+
 def _synthetic(report: Report) -> Blocks:
     part = report["synthetic"]
     plan = part["plan"]
@@ -258,6 +271,7 @@ _SECTIONS: tuple[tuple[str, str, str, Callable[[Report], Blocks]], ...] = (
     ("labels", "Labels and origins", "balance", _labels),
     ("consistency", "One output format", "consistency", _consistency),
     ("noise", "Labels that may be wrong", "noise", _noise),
+    ("scrubbed", "Personal data and secrets", "scrubbed", _scrubbed),
     ("synthetic", "Review of synthetic rows", "synthetic", _synthetic),
     ("contamination", "Benchmarks in the training data", "contamination", _contamination),
 )

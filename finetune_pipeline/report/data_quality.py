@@ -14,6 +14,7 @@ from finetune_pipeline.data.dedup.row_table import TABLE
 from finetune_pipeline.data.examples import stream_examples
 from finetune_pipeline.data.json_lines import read_rows, write_rows
 from finetune_pipeline.data.quality.report import PARTS, benchmark_report, data_quality, write_review_sample
+from finetune_pipeline.data.scrub.samples import SAMPLES, SHOWN, Sample, chosen
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.splitting import placed_rows
 from finetune_pipeline.engine.store import write_json
@@ -61,6 +62,7 @@ def write_quality(
         unreviewed=stream_examples(clean),
     )
     _seal(report, assignments)
+    report["scrubbed"] = _scrubbed(clean / SAMPLES, assignments)
     write_json(out / "quality.json", report)
     write_rows(out / "findings.jsonl", report["findings"])
     waiting = write_review_sample(out / TO_REVIEW, stream_examples(clean), clusters, decisions, spec.data.synthetic)
@@ -84,6 +86,12 @@ def _seal(report: dict[str, Any], assignments: Mapping[str, str]) -> None:
     for suspect in report["noise"].get("suspects", ()):
         if assignments.get(suspect["id"]) == "test":
             suspect["text"] = "(a row of the sealed test)"
+
+
+def _scrubbed(file: Path, assignments: Mapping[str, str]) -> list[dict[str, str]]:
+    """Some of what was scrubbed, before and after, without rows of the sealed test."""
+    samples = (Sample(**row) for row in read_rows(file))
+    return [s.to_dict() for s in chosen((s for s in samples if assignments.get(s.id) != "test"), SHOWN)]
 
 
 def _hex(numbers: np.ndarray) -> list[str]:

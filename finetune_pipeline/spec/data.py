@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from finetune_pipeline.spec.outputs import Section, Share
 
@@ -117,10 +117,35 @@ class DataSpec(Section):
         "replace", description="Personal data and secrets: `replace`, `drop` or `warn`."
     )
     scrub_names: bool = Field(False, description="Also look for names and addresses of people; needs a spaCy model.")
+    scrub_region: list[str] = Field(
+        default_factory=list,
+        description="Countries (ISO 3166, such as GB or [DE, AT]) whose national telephone numbers are found without a word "
+        "before them.",
+    )
     benchmarks: list[str] = Field(
         default_factory=list,
         description="Globs of benchmark files; rows that repeat an item are removed.",
     )
+
+    @field_validator("scrub_region", mode="before")
+    @classmethod
+    def _one_or_several(cls, regions: Any) -> Any:
+        return [regions] if isinstance(regions, str) else regions
+
+    @field_validator("scrub_region")
+    @classmethod
+    def _known_regions(cls, regions: list[str]) -> list[str]:
+        if not regions:
+            return regions
+        from phonenumbers import SUPPORTED_REGIONS
+
+        unknown = [region for region in regions if region not in SUPPORTED_REGIONS]
+        if unknown:
+            names = ", ".join(unknown)
+            raise ValueError(
+                f"no telephone numbers known of {names}; give two-letter country codes in capitals (GB, US, DE)"
+            )
+        return regions
 
 
 class SplitSpec(Section):

@@ -8,7 +8,7 @@ import msgspec
 
 from finetune_pipeline.data.examples import decode_examples, examples_file, stream_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
-from finetune_pipeline.data.scrub import spans_left
+from finetune_pipeline.data.scrub import finder_of, spans_left
 from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
@@ -90,11 +90,12 @@ def no_personal_data(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     total = artifact.facts["kept"]
     every = -(-total // PERSONAL_DATA_SAMPLE)
     looked, left = 0, []
+    find = finder_of(spec.data, names=False)
     for example in stream_examples(artifact.folder):
         if every > 1 and int(example.id, 16) % every:
             continue
         looked += 1
-        left += [(example.id, kind) for kind in spans_left(example, spec.labels)]
+        left += [(example.id, kind) for kind in spans_left(example, spec.labels, find)]
     kinds = sorted({kind for _, kind in left})
     where = "" if every <= 1 else f" in a sample of {looked} of {total} rows"
     return CheckResult(

@@ -32,7 +32,8 @@ from finetune_pipeline.data.dedup.row_table import (
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.quoting import row_finding
-from finetune_pipeline.data.scrub import KINDS
+from finetune_pipeline.data.scrub import KINDS, finder_of
+from finetune_pipeline.data.scrub.samples import SAMPLES, chosen
 from finetune_pipeline.findings import Finding, as_rows, most_first
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
@@ -117,7 +118,8 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     Writes ``examples.jsonl`` (rows kept, ids unchanged), ``rows.jsonl`` (all valid rows, scrubbed), ``rows.npy`` (their
     records, see row_table), ``sketches.npy``, ``boilerplate.json``, ``duplicates.jsonl`` (id, source, kept_id,
     kept_source, kind, similarity of the prompts), ``quarantine.jsonl``, ``findings.jsonl``, ``scrubbed.jsonl`` (id,
-    source, kind, count, fingerprints) and ``benchmark_matches.jsonl``.
+    source, kind, count, fingerprints), ``scrubbed_samples.jsonl`` (places before and after) and
+    ``benchmark_matches.jsonl``.
 
     Args:
         validated: Folder of the validated examples.
@@ -151,6 +153,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     write_rows(out / "quarantine.jsonl", [*prepared.quarantine, *resolved.quarantine])
     write_rows(out / "findings.jsonl", as_rows(findings))
     write_rows(out / "scrubbed.jsonl", prepared.scrubbed)
+    write_rows(out / SAMPLES, (sample.to_dict() for sample in chosen(prepared.samples)))
     write_rows(out / MATCHES, prepared.matches)
     return {
         **_counts(table.rows, prepared, findings, spec),
@@ -202,10 +205,11 @@ def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
         done += len(batch)
         tell("clean_examples", f"{done} clusters of similar rows resolved", step=done)
     resolved.repeats.sort(key=lambda repeat: repeat[0])
+    find = finder_of(spec.data, names=False)
     for _, example, finding in sorted(contradictions, key=lambda c: c[0]):
         resolved.contradictions.append(finding)
         if finding.severity == "error":
-            resolved.quarantine.append(quarantine_row(example, finding))
+            resolved.quarantine.append(quarantine_row(example, finding, find))
     return resolved
 
 

@@ -23,7 +23,8 @@ from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.quoting import row_finding
-from finetune_pipeline.data.scrub import scrub_example
+from finetune_pipeline.data.scrub import Finder, finder_of, scrub_example
+from finetune_pipeline.data.scrub.samples import Sample, chosen, samples_of
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.progress import tell
@@ -110,9 +111,9 @@ def write_kept(table: RowTable, path: Path) -> None:
         out.writelines(compress(lines, kept))
 
 
-def quarantine_row(example: Example, finding: Finding) -> dict[str, Any]:
+def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str, Any]:
     """A line of ``quarantine.jsonl``; the text is scrubbed and cut."""
-    messages = scrub_example(example)[0].messages
+    messages = scrub_example(example, find=find)[0].messages
     return {
         "file": example.source.get("file"),
         "line": example.source.get("line"),
@@ -147,6 +148,7 @@ class PreparedRows:
         rows: Their records (ROW); those that are removed have the state GONE.
         sketches: Sketches of their prompts.
         scrubbed: What was found, by row and kind: id, source, kind, count, fingerprints.
+        samples: Some of it in its place, before and after.
         quarantine: The rows removed.
         findings: About personal data that stays or goes, and benchmark items.
         matches: Rows that repeat a benchmark item.
@@ -156,6 +158,7 @@ class PreparedRows:
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, ROW))
     sketches: np.ndarray = field(default_factory=lambda: np.zeros((0, COLUMNS), np.uint32))
     scrubbed: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     matches: list[dict[str, Any]] = field(default_factory=list)
@@ -174,7 +177,7 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
             at += len(block.lines)
             rows.append(block.rows)
             sketches.append(block.sketches)
-            for name in ("scrubbed", "quarantine", "findings", "matches"):
+            for name in ("scrubbed", "samples", "quarantine", "findings", "matches"):
                 getattr(whole, name).extend(getattr(block, name))
             done = sum(map(len, rows))
             tell("clean_examples", f"{done} rows scrubbed and sketched", rows=done)
@@ -185,18 +188,27 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
 def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     """Prepare the rows of whole lines of canonical JSON."""
     spec = how.spec
+    find, shapes = finder_of(spec.data), finder_of(spec.data, names=False)
     examples = decode_examples(data, "validated examples")
     lines = data.splitlines(keepends=True)
     prepared = PreparedRows()
     removed: dict[int, Finding] = {}
+    samples: list[Sample] = []
     for i, example in enumerate(examples):
-        changed, counts, fingerprints = scrub_example(example, spec.labels, how.key, spec.data.scrub_names)
+        changed, counts, replacements = scrub_example(example, spec.labels, how.key, find)
         if not counts:
             continue
         prepared.scrubbed += [
-            {"id": example.id, "source": example.source, "kind": kind, "count": n, "fingerprints": fingerprints[kind]}
+            {
+                "id": example.id,
+                "source": example.source,
+                "kind": kind,
+                "count": n,
+                "fingerprints": [r.fingerprint for r in replacements if r.kind == kind],
+            }
             for kind, n in counts.items()
         ]
+        samples += samples_of(example, changed.messages, replacements)
         if spec.data.scrub == "replace":
             examples[i] = changed
             lines[i] = msgspec.json.encode(changed.to_dict()) + b"\n"
@@ -205,6 +217,7 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
         prepared.findings.append(finding)
         if finding.severity == "error":
             removed[i] = finding
+    prepared.samples = chosen(samples)
     matches = how.benchmarks.index.find(examples) if how.benchmarks else {}
     for i, match in matches.items():
         if i not in removed:
@@ -215,7 +228,7 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     prepared.rows["state"][list(removed)] = GONE
     forms = loose_forms([e.user_text for e in examples], how.boilerplate)
     prepared.sketches = sketch(forms, spec.data.near_duplicate_threshold)
-    prepared.quarantine = [quarantine_row(examples[i], finding) for i, finding in sorted(removed.items())]
+    prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
     prepared.matches = [match.to_dict() for match in matches.values()]
     return prepared
 

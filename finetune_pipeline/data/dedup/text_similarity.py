@@ -14,6 +14,8 @@ from zlib import crc32
 
 import numpy as np
 
+from finetune_pipeline.data.invisible import visible_text
+
 SIZE = 5
 NEAR_ENOUGH = 1e-9
 """What rounding may take off a similarity."""
@@ -38,8 +40,8 @@ _LOOSE = _Loose()
 
 
 def exact_form(text: str) -> str:
-    """Compatibility-composed, case folded, blanks collapsed. Digits, punctuation and symbols stay as they are."""
-    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    """Compatibility-composed, case folded, blanks collapsed, nothing invisible. Digits, punctuation and symbols stay."""
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", visible_text(text))
     return " ".join(plain.casefold().split())
 
 

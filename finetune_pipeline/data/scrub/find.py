@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from finetune_pipeline.data.invisible import has_invisible, visible_places, visible_text
 from finetune_pipeline.data.scrub import national_ids, network, numbers, secrets
 from finetune_pipeline.data.scrub.kinds import Span
 
-Recogniser = Callable[[str], list[Span]]
-"""Finds names and postal addresses; see ``names.load_recogniser``."""
+Finder = Callable[[str], list[Span]]
+"""Finds personal data and secrets: `find_spans`, or what `names.finder_of` makes of a spec."""
 
 # Full-width forms (U+FF01..FF5E), blanks that do not break, hyphens and dashes that are not the ASCII one.
 _ODD = re.compile("[\u00a0\u2007\u2009\u202f\u3000\u2010-\u2015\u2212\uff01-\uff5e]")
@@ -72,12 +73,17 @@ class _Hits:
         )
 
 
-def find_spans(text: str, recogniser: Recogniser | None = None) -> list[Span]:
+def find_spans(text: str, recogniser: Finder | None = None, regions: Sequence[str] = ()) -> list[Span]:
     """All hits in a text, in order, none overlapping another; where two kinds fit, the earlier of KINDS wins.
 
-    With a recogniser names and postal addresses are found too. Placeholders are never part of a hit.
+    With a recogniser names and postal addresses are found too, with regions the national telephone numbers of these
+    countries. Invisible characters do not count. Placeholders are never part of a hit.
     """
-    spans = _shapes(text)
+    if has_invisible(text):
+        places = visible_places(text)
+        spans = find_spans(visible_text(text), recogniser, regions)
+        return [Span(places[s.start], places[s.end - 1] + 1, s.kind) for s in spans]
+    spans = _shapes(text, regions)
     if recogniser is not None:
         hits = _Hits(text)
         hits.spans = spans
@@ -91,7 +97,7 @@ def _start(span: Span) -> int:
     return span.start
 
 
-def _shapes(text: str) -> list[Span]:
+def _shapes(text: str, regions: Sequence[str]) -> list[Span]:
     """Hits of the kinds that have a shape. The order of the tests is the order of KINDS, but for costs."""
     if not text.isascii():
         text = _ODD.sub(_likeness, text)
@@ -114,7 +120,7 @@ def _shapes(text: str) -> list[Span]:
     if _any_in(("at]", "at)", "at ]", "at )"), low):
         hits.add("email", network.spelt_emails(text))
     if shape.count(b"0") >= 4:
-        _in_digits(text, low, shape, hits)
+        _in_digits(text, low, shape, hits, regions)
     elif "::" in text:
         hits.add("ip", network.ipv6(text))
     return hits.spans
@@ -127,7 +133,7 @@ def _any_in(signs: Iterable[str], text: str) -> bool:
 def _in_long_words(text: str, hits: _Hits) -> None:
     aws, end = "AKIA" in text or "ASIA" in text or "aws" in text or "AWS" in text, 0
     for word in text.split():
-        if len(word) >= 16 and _DIGIT.search(word):
+        if len(word) >= 16 and (_DIGIT.search(word) or "hf_" in word):
             start = text.index(word, end)
             end = start + len(word)
             hits.add("secret", secrets.known_secrets(text, start, end, aws))
@@ -135,7 +141,7 @@ def _in_long_words(text: str, hits: _Hits) -> None:
             hits.add("national_id", national_ids.bare_ids(text, start, end))
 
 
-def _in_digits(text: str, low: str, shape: bytes, hits: _Hits) -> None:
+def _in_digits(text: str, low: str, shape: bytes, hits: _Hits, regions: Sequence[str]) -> None:
     if b"aa00" in shape:
         hits.add("iban", numbers.ibans(text))
     runs = [
@@ -163,7 +169,7 @@ def _in_digits(text: str, low: str, shape: bytes, hits: _Hits) -> None:
     if _any_in(numbers.BIRTH_WORDS, low):
         hits.add("birth_date", numbers.birth_dates(text))
     for start, end in runs:
-        hits.add_numbers("phone", numbers.phones(text, start, end))
+        hits.add_numbers("phone", numbers.phones(text, start, end, regions))
 
 
 def _lower_form(text: str) -> str:

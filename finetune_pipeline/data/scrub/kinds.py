@@ -7,9 +7,11 @@ import ipaddress
 import os
 import re
 import secrets as random
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_pipeline.data.invisible import visible_text
 from finetune_pipeline.findings import Finding, FindingsError
 
 SHAPE_KINDS = ("secret", "wallet", "email", "iban", "card", "national_id", "ip", "mac", "birth_date", "phone")
@@ -34,6 +36,8 @@ class Span:
 
 def canonical(kind: str, value: str) -> str:
     """The form in which two spellings of one value are equal: ``DE89 3704`` and ``de893704``, ``A@b.com`` and ``a@b.com``."""
+    if not value.isascii():
+        value = unicodedata.normalize("NFKC", visible_text(value))
     if kind == "email":
         return re.sub(r"\s*[\[(]\s*(at|dot)\s*[\])]\s*", lambda m: "@" if m[1] == "at" else ".", value.casefold())
     if kind == "phone":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from finetune_pipeline.data.scrub.find import Recogniser
+from finetune_pipeline.data.scrub.find import Finder, find_spans
 from finetune_pipeline.data.scrub.kinds import Span
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.spec.data import DataSpec
 
 # Postal addresses by their shape: a street with its number, and what stands behind it (flat, postcode, town).
 _CAP = r"[A-ZÀ-ÖØ-ÞŁŚŻŹĆ][\w'’.-]{0,30}"
@@ -60,8 +61,14 @@ _UNLIKE = re.compile(r"[\d@_=<>\[\]{}|\\/]")
 _INSTALL = "pip install 'spacy>=3.8,<4' && python -m spacy download en_core_web_sm, or set data.scrub_names: false"
 
 
+def finder_of(data: DataSpec, names: bool = True) -> Finder:
+    """Finds what a task asks for, names only where both ask for them. Raises FindingsError where no model is installed."""
+    recogniser = load_recogniser() if names and data.scrub_names else None
+    return partial(find_spans, recogniser=recogniser, regions=data.scrub_region)
+
+
 @cache
-def load_recogniser(models: tuple[str, ...] = ()) -> Recogniser:
+def load_recogniser(models: tuple[str, ...] = ()) -> Finder:
     """A function that finds names (with spaCy's installed pipelines) and street addresses (by shape) in a text.
 
     models: names of installed pipelines, or folders; empty: every installed one that recognises people, at most one a

@@ -27,7 +27,7 @@ _MAC = re.compile(
 _MAC_WORD = re.compile(r"(?i)\bmac\b|hwaddr|ether|bluetooth|wi-?fi|dhcp")
 _VERSION_WORD = re.compile(
     r"(?i)(?:\bv|(?:\b|-)(?:version|release|build|firmware|driver|agent|client|app|sdk|api|update|upgrade[ds]?|section|chapter"
-    r"|clause|chrome|firefox|safari|edge|patch|windows|oid|kernel)(?:\s+(?:to|from|version|is|no\.?))?)[\s:/=v-]*$"
+    r"|clause|chrome|firefox|safari|edge|patch|windows|oid|kernel)(?:\s+(?:to|from|version|is|no\.?))?)[\s:/=v\"'-]*$"
 )
 _HOST_WORD = re.compile(
     r"(?i)(?:\b(?:ips?|ipv4|hosts?|server|address|adresse|ping|ssh|from|dns|gateway|router|node|machine)\b\W{0,3}\w{0,4}\W{0,3}|[@/\[])$"

@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import phonenumbers
 
 BEFORE = 60
 """Characters before a number that are looked at."""
 
 _PHONE_NOUN = (
-    r"phones?|telephones?|tele[fp]h?on\w*|t[eé]l[eé]phone|tel[eé]fono|t[eé]l|tlf|mobi[el]\w*|m[oó]vil|cell\w*|celular|handy\w*"
+    r"phones?|telephones?|tele[fp]h?oo?n\w*|t[eé]l[eé]phone|tel[eé]fono|t[eé]l|tlf|mobi[el]\w*|m[oó]vil|cell\w*|celular|handy\w*"
     r"|portable|gsm|whats\s?app|fax|sms|kom[oó]rk\w*|rufnummer|landline|(?:support|info|service)\s?line|switchboard|hotline|helpline"
 )
 # The number follows at once, but for small words.
+_NUMBER = r"numbers?|nummer|num[eé]ro|n[uú]mero|numer|no|nr"
 PHONE_TIGHT = re.compile(
     rf"(?i)(?:(?<![^\W_])(?:{_PHONE_NOUN}|call|ring|reach|text|dial|callback|contact|anrufen|appel\w*|ll[aá]ma\w*|bel|dzwo\w+"
-    r"|zadzwo\w+|lig[au]\w*|chiama\w*)(?:[\W_]{1,3}(?:me|us|him|her|them|back|numbers?|nummer|num[eé]ro|n[uú]mero|numer|no|nr"
+    rf"|(?:my|his|her|our|their|meine|mon|mi|mio|mijn)\s(?:new\s|neue\s|nouveau\s|nuovo\s)?(?:{_NUMBER})"
+    rf"|zadzwo\w+|lig[au]\w*|chiama\w*)(?:[\W_]{{1,3}}(?:me|us|him|her|them|back|{_NUMBER}"
     r"|on|at|is|was|my|under|unter|via|please|work|home|office|the|to|au|al|op|pod|phone|mobile|cell|directly|est|le|es|ist))*"
     r"|電話(?:番号)?|携帯(?:番号)?|手机|电话|전화)[^\w(+]{0,4}(?:は|为|是)?\s?$"
 )
@@ -28,12 +34,13 @@ PHONE_AFTER = re.compile(
     r"|,?\s(?:is|was)\s(?:my|his|her|our|the|their)\s(?:\w+\s)?(?:phone|number|cell|mobile|landline))\b"
 )
 NUMBER_WORD = re.compile(
-    r"(?i)(?:(?<![^\W_])(?:order|invoice|ticket|case|ref|reference|sku|ids?|account|acct|po|tracking|serial|part|batch|lot"
+    r"(?i)(?:(?<![^\W_])(?:order|invoice|ticket|case|ref|reference|sku|(?:uu)?ids?|account|acct|po|tracking|serial|part|batch|lot"
     r"|build|commit|customer|booking|parcel|shipment|transaction|request|job|process|pid|row|item|article|contract|policy"
     r"|isbn|issn|ean|gtin|upc|doi|vin|oid|model|error|fedex|ups|usps|dhl|version|code|voucher|coupon|receipt|product"
-    r"|\w*bestell\w*|\w*artikel\w*|\w*rechnung\w*|\w*sendung\w*|\w*auftrag\w*|\w*vertrag\w*|\w*vorgang\w*|\w*kunden\w*"
+    r"|membership|claim|quote|serie|meter|pnr|utr|dossier|expediente|referencia|pratica|codice|spedizione|siret|abn"
+    r"|(?!tele|mobil|handy|ruf|durch)\w{3,}(?:nummer|number)|suivi|\w*bestell\w*|\w*artikel\w*|\w*rechnung\w*|\w*sendung\w*|\w*auftrag\w*|\w*vertrag\w*|\w*vorgang\w*|\w*kunden\w*"
     r"|commande|facture|r[eé]f[eé]rence|colis|pedido|factura|fatura|bestelling\w*|factuur|zam[oó]wieni\w+|faktur\w+|ordine|fattura"
-    r")s?(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|no|nr|n|id|is|was|code|ref))*|\#|[nN][°º]|注文番号|番号)[^\w(+]{0,3}$"
+    r")s?(?:[\W_]{1,3}(?:numbers?|nummer|num[eé]ro|n[uú]mero|no|nr|n|id|is|was|de|code|ref))*|\#|[nN][°º]|注文番号|番号)[^\w(+]{0,3}$"
 )
 _LETTERS = re.compile(r"[^\W\d_]+")
 CARD_WORD = re.compile(r"(?i)card|\bcc\b|karte|carte|tarjeta|cart[aã]o|carta|kart[aąy]|visa|amex|カード")
@@ -67,24 +74,31 @@ _NATIONAL = re.compile(
 _DOTTED = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])0[1-9](?:\.[0-9]{{2}}){{4}}{_END}")
 _AREA = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])\([1-9][0-9]\)[ ]?[0-9]{{4,5}}-[0-9]{{4}}{_END}")  # Brazil
 _FREE = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])1[38]00 [0-9]{{3}} [0-9]{{3}}{_END}")  # Australia
+# Without groups: eleven figures as in Britain and Germany, ten as mobile telephones have in many countries
+_TRUNK = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])0(?:[1-37][0-9]{{9}}|[4-8][0-9]{{8}}){_END}")
 _BARE = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])\(?[0-9](?:[ -]?\)?[ -]?[0-9]){{6,14}}{_END}")
 _EXTENSION = re.compile(r"(?i)[ ,]{0,2}(?:ext(?:ension)?\.?|x|durchwahl|poste|anexo|ramal)[ :]{0,2}[0-9]{1,6}(?!\w)")
 _UNIX_TIME = re.compile(r"1[5-9][0-9]{8}(?:[0-9]{3})?")
 
 
-def phones(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Places of telephone numbers among the digits from start to end, extensions included."""
+def phones(text: str, start: int, end: int, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Places of telephone numbers among the digits from start to end, extensions included.
+
+    regions: countries (ISO 3166) whose national numbers are looked for with libphonenumber's tables, whatever the words.
+    """
     low, high = max(0, start - 2), min(len(text), end + 2)
     for hit in _PLUS.finditer(text, low, high):
         if possible(hit[0]):
             yield _with_extension(text, hit)
-    for pattern in (_US, _NATIONAL, _ZEROS, _DOTTED, _AREA, _FREE):
+    for pattern in (_US, _NATIONAL, _ZEROS, _DOTTED, _AREA, _FREE, _TRUNK):
         for hit in pattern.finditer(text, low, high):
             if 9 <= sum(c.isdigit() for c in hit[0]) <= 15 and _grouped_fits(text, pattern, hit):
                 yield _with_extension(text, hit)
     for hit in _BARE.finditer(text, low, high):
         if _bare_fits(text, hit):
             yield _with_extension(text, hit)
+    for region in regions:
+        yield from _national(text, low, min(len(text), end + 1), region)
 
 
 def _grouped_fits(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -> bool:
@@ -96,6 +110,10 @@ def _grouped_fits(text: str, pattern: re.Pattern[str], hit: re.Match[str]) -> bo
         return True
     if NUMBER_WORD.search(words) or (pattern is _ZEROS and not possible("+" + hit[0].lstrip("0 "))):
         return False
+    if pattern is _NATIONAL and re.fullmatch("[0-9]{2}(?: [0-9]{2}){5,}", hit[0]):
+        return False  # pairs of figures: five as in France
+    if pattern is _TRUNK:
+        return len(set(hit[0])) > 2 and not UNIT_AFTER.match(text, hit.end())
     return pattern is not _US or hit["gap"] != " " or bool(PHONE_LOOSE.search(words))
 
 
@@ -112,14 +130,54 @@ def _bare_fits(text: str, hit: re.Match[str]) -> bool:
     return bool((len(digits) >= 9 and PHONE_LOOSE.search(words)) or PHONE_AFTER.match(text, hit.end()))
 
 
+def _national(text: str, low: int, high: int, region: str) -> Iterator[tuple[int, int]]:
+    """Places of a country's numbers, unless a word before or a unit behind says that it is another number.
+
+    A number is grouped as its country does and of a range in use (of a mobile telephone, where it has neither groups nor
+    a prefix); or it is in groups, begins with the prefix 0, and has a length in use.
+    """
+    import phonenumbers
+
+    mobile = (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE)
+    for leniency in (phonenumbers.Leniency.STRICT_GROUPING, phonenumbers.Leniency.POSSIBLE):
+        for match in phonenumbers.PhoneNumberMatcher(text[low:high], region, leniency):
+            start, end = low + match.start, low + match.end
+            prefix, bare = bool(re.match(r"\(?0[1-9]", match.raw_string)), match.raw_string.isdigit()
+            digits = re.sub("[^0-9]", "", match.raw_string)
+            if leniency == phonenumbers.Leniency.POSSIBLE:
+                shaped = prefix and not bare and len(digits) >= 9 and _length_fits(match.number)
+            else:
+                shaped = prefix or not bare or phonenumbers.number_type(match.number) in mobile
+            if not shaped or re.fullmatch(r"[0-9]+\.[0-9]+", match.raw_string):
+                continue
+            if _cut_out(text, start, end) or len(set(digits)) < 3 or _UNIX_TIME.fullmatch(digits):
+                continue
+            words = before(text, start)
+            if PHONE_TIGHT.search(words) or not (NUMBER_WORD.search(words) or UNIT_AFTER.match(text, end)):
+                yield start, end
+
+
+def _cut_out(text: str, start: int, end: int) -> bool:
+    """Whether the characters around belong to the number, so that it is a part of something longer."""
+    return bool(re.search(r"(?a)[\w.+/:#$€£<-]\Z|[0-9] \Z", text[max(0, start - 2) : start])) or bool(
+        re.match(r"(?a)\w|[-.:/][0-9]|\s?=", text[end : end + 2])
+    )
+
+
 def possible(number: str) -> bool:
     """Whether a number with its country's code has a length that exists there (libphonenumber's tables)."""
     import phonenumbers
 
     try:
-        return bool(phonenumbers.is_possible_number(phonenumbers.parse(number.replace("(0)", ""))))
+        return _length_fits(phonenumbers.parse(number.replace("(0)", "")))
     except phonenumbers.NumberParseException:
         return False
+
+
+def _length_fits(number: phonenumbers.PhoneNumber) -> bool:
+    import phonenumbers
+
+    return bool(phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE)
 
 
 def _with_extension(text: str, hit: re.Match[str]) -> tuple[int, int]:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune_pipeline.data.scrub.find import Recogniser, find_spans
+from finetune_pipeline.data.scrub.find import Finder, find_spans
 from finetune_pipeline.data.scrub.kinds import KINDS, canonical, fingerprint
-from finetune_pipeline.data.scrub.names import load_recogniser
+from finetune_pipeline.data.scrub.samples import masked
 
 if TYPE_CHECKING:
     from finetune_pipeline.data.examples import Example
@@ -21,16 +21,25 @@ _PLACEHOLDER = re.compile(r"\[([A-Z]+(?:_[A-Z]+)*)_([0-9]{1,6})\]")
 _JSON_PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"(?P<key>\s*:)?|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.S)
 
 
+class Replacement(NamedTuple):
+    """A value that was replaced. masked: the value as it may be shown."""
+
+    kind: str
+    placeholder: str
+    fingerprint: str
+    masked: str
+
+
 class Scrubbed(NamedTuple):
     """An example without personal data.
 
-    messages: its turns; counts: hits per kind; records: one per value that was replaced, {kind, placeholder,
-    fingerprint}, in the order in which the values were met; without a key no records.
+    messages: its turns; counts: hits per kind; replacements: one per value, in the order in which the values were met;
+    none without a key.
     """
 
     messages: list[dict[str, Any]]
     counts: dict[str, int]
-    records: list[dict[str, str]]
+    replacements: list[Replacement]
 
 
 class Scrubber:
@@ -39,19 +48,17 @@ class Scrubber:
     texts: all texts of the example; numbers of placeholders that stand in them already are not given again.
     """
 
-    def __init__(
-        self, texts: Iterable[str] = (), key: bytes | None = None, recogniser: Recogniser | None = None
-    ) -> None:
+    def __init__(self, texts: Iterable[str] = (), key: bytes | None = None, find: Finder = find_spans) -> None:
         self._names: dict[tuple[str, str], str] = {}
         self._next: Counter[str] = Counter()
         self._key = key
-        self._recogniser = recogniser
+        self._find = find
         for text in texts:
             if "[" in text:
                 for kind, number in _PLACEHOLDER.findall(text):
                     self._next[kind.lower()] = max(self._next[kind.lower()], int(number))
         self.counts: Counter[str] = Counter()
-        self.records: list[dict[str, str]] = []
+        self.replacements: list[Replacement] = []
 
     def scrub(self, text: str) -> str:
         """The text with placeholders, until nothing is found any more; every replacement is counted in `counts`."""
@@ -93,7 +100,7 @@ class Scrubber:
 
     def _scrub_after(self, lead: str, text: str) -> str:
         """The text with placeholders, found as if `lead` stood before it."""
-        while spans := [s for s in find_spans(lead + text, self._recogniser) if s.end > len(lead)]:
+        while spans := [s for s in self._find(lead + text) if s.end > len(lead)]:
             parts, at = [], 0
             for span in spans:
                 start, end = max(0, span.start - len(lead)), span.end - len(lead)
@@ -109,9 +116,8 @@ class Scrubber:
             self._next[kind] += 1
             self._names[same] = f"[{kind.upper()}_{self._next[kind]}]"
             if self._key is not None:
-                self.records.append(
-                    {"kind": kind, "placeholder": self._names[same], "fingerprint": fingerprint(self._key, kind, value)}
-                )
+                print_ = fingerprint(self._key, kind, value)
+                self.replacements.append(Replacement(kind, self._names[same], print_, masked(value)))
         return self._names[same]
 
 
@@ -119,14 +125,13 @@ def scrub_turns(
     messages: Sequence[Mapping[str, Any]],
     keep: Sequence[int] = (),
     key: bytes | None = None,
-    recogniser: Recogniser | None = None,
+    find: Finder = find_spans,
 ) -> Scrubbed:
     """The turns with placeholders in contents and in the arguments of tool calls; the turns that came are not changed.
 
-    System turns (the spec's own words) and the turns in `keep` stay. With a key, records of the values; with a recogniser
-    (``load_recogniser``) names and postal addresses too.
+    System turns (the spec's own words) and the turns in `keep` stay. With a key, the replacements are listed.
     """
-    scrubber = Scrubber((m["content"] for m in messages), key, recogniser)
+    scrubber = Scrubber((m["content"] for m in messages), key, find)
     done: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
         turn = dict(message)
@@ -136,20 +141,20 @@ def scrub_turns(
                 turn["tool_calls"] = [_scrub_call(call, scrubber) for call in message["tool_calls"]]
         done.append(turn)
     counts = {kind: scrubber.counts[kind] for kind in KINDS if scrubber.counts[kind]} if scrubber.counts else {}
-    return Scrubbed(done, counts, scrubber.records)
+    return Scrubbed(done, counts, scrubber.replacements)
 
 
 def scrub_messages(
-    messages: Sequence[Mapping[str, Any]], keep: Sequence[int] = ()
+    messages: Sequence[Mapping[str, Any]], keep: Sequence[int] = (), find: Finder = find_spans
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """(turns with placeholders, hits per kind): ``scrub_turns`` without key and recogniser."""
-    done = scrub_turns(messages, keep)
+    """(turns with placeholders, hits per kind): ``scrub_turns`` without a key."""
+    done = scrub_turns(messages, keep, find=find)
     return done.messages, done.counts
 
 
-def scrub_text(text: str) -> str:
+def scrub_text(text: str, find: Finder = find_spans) -> str:
     """A text with placeholders."""
-    return Scrubber([text]).scrub(text)
+    return Scrubber([text], find=find).scrub(text)
 
 
 def _scrub_call(call: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
@@ -163,26 +168,22 @@ def _scrub_call(call: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
 
 
 def scrub_example(
-    example: Example, labels: Sequence[str] = (), key: bytes | None = None, names: bool = False
-) -> tuple[Example, dict[str, int], dict[str, list[str]]]:
-    """(the example with placeholders, hits per kind, fingerprints per kind: one a value, in the order met).
+    example: Example, labels: Sequence[str] = (), key: bytes | None = None, find: Finder = find_spans
+) -> tuple[Example, dict[str, int], list[Replacement]]:
+    """(the example with placeholders, hits per kind, replacements).
 
     System turns and tool definitions are the task's own words and stay, and so does the answer of a task with labels.
-    Arguments of tool calls are scrubbed. Without a key the lists of fingerprints are empty. With `names` the recogniser
-    model is used; raises FindingsError where none is installed.
+    Arguments of tool calls are scrubbed. Without a key there are no replacements.
     """
-    done = scrub_turns(example.messages, _kept(example, labels), key, load_recogniser() if names else None)
+    done = scrub_turns(example.messages, _kept(example, labels), key, find)
     if not done.counts:
-        return example, {}, {}
-    fingerprints: dict[str, list[str]] = {kind: [] for kind in done.counts}
-    for record in done.records:
-        fingerprints[record["kind"]].append(record["fingerprint"])
-    return replace(example, messages=done.messages), done.counts, fingerprints
+        return example, {}, []
+    return replace(example, messages=done.messages), done.counts, done.replacements
 
 
-def spans_left(example: Example, labels: Sequence[str] = (), names: bool = False) -> list[str]:
+def spans_left(example: Example, labels: Sequence[str] = (), find: Finder = find_spans) -> list[str]:
     """The kind of each hit that is in an example still, in the texts that ``scrub_example`` scrubs."""
-    counts = scrub_turns(example.messages, _kept(example, labels), None, load_recogniser() if names else None).counts
+    counts = scrub_turns(example.messages, _kept(example, labels), None, find).counts
     return list(Counter(counts).elements())
 
 

@@ -42,19 +42,40 @@ _BEARER = re.compile(r"(?i)\b(?:bearer|token)\s+([A-Za-z0-9._~+/=-]{16,})")
 _BASIC = re.compile(r"(?i)\bbasic\s+([A-Za-z0-9+/]{8,}={0,2})(?![\w+/=])")
 _USER_OPTION = re.compile(
     r"\s(?:-u|--user)[ =](?P<pair>[^\s:\"']{1,64}:(?P<word>[^\s\"']{4,128}))"
-    r"|\b(?:mysql\w*|mariadb|sshpass)\s[^\n]{0,80}?-p ?(?P<given>[^\s-][^\s\"']{4,128})"
+    r"|\b(?:mysql\w*|mariadb|sshpass|docker login)\s[^\n]{0,80}?(?<!-)-p ?[\"']?(?P<given>[^\s\"'-][^\s\"']{4,128})"
+    r"|\blogin\s\S{1,64}\spassword\s(?P<netrc>[^\s\"'<{}@]{4,128})(?!\S)"
 )
 _URL_LOGIN = re.compile(r"(?i)\b[a-z][a-z0-9+.-]{1,20}://([^\s/:@\[\]]{0,64}:[^\s/@\[\]]{1,128})@")
+_NO_LOGIN = re.compile(r"(?i)[<{$%*].*|(?:my|your|db)?[_-]?(?:password|passwd|pass|pwd|token|secret|key)|x+")
+"""Stands for a password in an example of a web address."""
 _NAME = (
-    r"passwor[dt]e?|passwd|passphrase|passcode|pwd|pw|kennwort|mot de passe|contraseña|senha|wachtwoord|hasło|парол\w"
+    r"passwor[dt]e?|passwd|(?<![a-z])pass(?=[\"'\]\\]{0,4}\s{0,3}[:=])|passphrase|passcode"
+    r"|pwd|pw|kennwort|mot de passe|contraseña|senha|wachtwoord|hasło|парол\w"
     r"|パスワード|密码|비밀번호|token|secret|key"
 )
 _NAMED = re.compile(
     rf"(?P<name>{_NAME})(?:[_-](?:base|value|hash|b64|hex|live|test|prod|dev)|[0-9]{{1,2}}|\s(?:do|da|de|del|du|of|for|für|to)\s[\w-]{{2,12}})?"
-    r"(?:[\"'\]]{0,2}\s{0,3}(?P<sign>=>|:=|[:=：])\s{0,3}"
+    r"(?:[\\\"'\]]{0,4}\s{0,3}(?P<sign>=>|:=|:(?!:)|[=：]|>(?=[^\s<>]+</)|value=(?=[\"'])|(?<=\s)(?=[\"'][^\s\"']+[\"']))\s{0,3}"
     r"|(?P<option>(?<=--password) |(?<=--token) |(?<=-secret) |(?<=-key) )"
-    r"|\s(?P<verb>is|was|lautet|ist|est|es|é|to|jest)(?:\snow)?\s?:?\s|(?P<wa>は)\s?|(?P<blank>\s))"
-    r"[\"'“„«「`]?(?P<value>[^\s\"'`,;<>\[\]{}“”」]{6,256})"
+    r"|\s(?P<verb>is|was|lautet|ist|est|es|é|è|to|jest)(?:\snow)?\s?:?\s|(?P<wa>は)\s?|(?P<blank>\s))"
+    r"(?P<quote>[bru]?\\?[\"'“„«「`])?(?P<value>[^\s\"'`,;<>\[\]{}“”」]{6,256})"
+)
+# Code and configuration that say where a value comes from. The value itself may be anything, these are never one.
+_CALL_OR_NAME = re.compile(
+    r"""(?ax)
+    (?:[&*!@]?[A-Za-z_$][\w$]*(?:(?:\.|::|->|\?\.|!\.)[A-Za-z_$][\w$]*)*[!?]?)?\(.*      # a call: os.environ.get(
+  | [&*!@:]?[A-Za-z_$]+[0-9]{0,4}[A-Za-z_$]*(?:(?:\.|::|->|\?\.)[A-Za-z_$]+[0-9]{0,4}[A-Za-z_$]*)+[)?;!]*  # user.password2
+  | [A-Z]+[0-9]*(?:_[A-Z0-9]+)+[);]* | [&*@:][A-Za-z_]\w*                           # DB_PASSWORD_2, &password2, :password2
+""",
+)
+_NAME_OF_SECRET = re.compile(r"(?ai)[a-z_]*[0-9]{0,2}[a-z_]*(?:pass|pwd|token|secret|key)[a-z_]*[0-9]{0,2}[a-z_]*")
+_REFERENCE = re.compile(
+    r"""(?ax)
+    %\w*\(.*|%\w+%|(?:vault|op|arn|ssm|file|env|secretref|keyring|https?):.*         # where it is kept
+  | (?:~|\.{0,2})/[\w./-]*                                                     # a path
+  | .{0,8}(?:\.{3}|…).*                                                       # cut
+  | [a-z_]+(?::[\w,]+)?(?:\|[a-z_]+(?::[\w,.]+)?)+ | \^.* | .*(?:\(\?|\\[dwsS]).*   # a rule: required|min:8, a pattern
+""",
 )
 _QUALIFIED = re.compile(r"[a-z0-9_.-]*(?:(?:api|access|private|secret|signing|encryption|auth|licen[sc]e|shared)\s)?\Z")
 _STRONG = re.compile(
@@ -75,11 +96,11 @@ def entropy(text: str) -> float:
 
 
 NAMES = (
-    "passw", "passc", "passp", "de passe", "pwd", "pw", "kennw", "senha", "wachtw", "contrase", "hasło", "парол", "パスワ",
+    "pass", "pw", "kennw", "senha", "wachtw", "contrase", "hasło", "парол", "パスワ",
     "密码", "비밀", "key", "token", "secret",
 )  # fmt: skip
 """One of these is in a text, in lower case, that names a secret."""
-CREDENTIAL_SIGNS = ("bearer", "token ", "basic ", " -u", " -p", "--user")
+CREDENTIAL_SIGNS = ("bearer", "token ", "basic ", " -u", " -p", "--user", "login ")
 """One of these is in a text, in lower case, with credentials as `credentials` finds them."""
 
 
@@ -105,7 +126,8 @@ def private_keys(text: str) -> Iterator[tuple[int, int]]:
 def logins(text: str) -> Iterator[tuple[int, int]]:
     """Places of ``user:password`` in web addresses and connection strings."""
     for hit in _URL_LOGIN.finditer(text):
-        yield hit.span(1)
+        if not _NO_LOGIN.fullmatch(hit[1].partition(":")[2]):
+            yield hit.span(1)
 
 
 def credentials(text: str) -> Iterator[tuple[int, int]]:
@@ -117,8 +139,9 @@ def credentials(text: str) -> Iterator[tuple[int, int]]:
         if _is_basic(hit[1]):
             yield hit.span(1)
     for hit in _USER_OPTION.finditer(text):
-        if secret_value("password", hit["word"] or hit["given"]):
-            yield hit.span("pair" if hit["pair"] else "given")
+        group = next(name for name in ("pair", "given", "netrc") if hit[name])
+        if secret_value("password", hit["word"] or hit[group]):
+            yield hit.span(group)
 
 
 def named_secrets(text: str, low: str) -> Iterator[tuple[int, int]]:
@@ -128,16 +151,48 @@ def named_secrets(text: str, low: str) -> Iterator[tuple[int, int]]:
         at = hit.end("name")
         head = _QUALIFIED.search(low, max(0, hit.start() - 40), hit.start())
         name = (head[0] if head else "") + hit["name"]
-        start, end = without_trailing_dot(text, *hit.span("value"))
+        start, end = _value_place(text, hit)
         value = text[start:end]
         if not secret_value(name, value) or _ADDRESS.fullmatch(value) or (name == "key" and hit["sign"] is None):
             continue
+        if _REFERENCE.fullmatch(value) or (
+            hit["sign"] and not hit["quote"] and _names_something(text, name, start, end)
+        ):
+            continue
+        if name == "pass" and value.upper() == value.lower():
+            continue  # tests passed, not a password
         if hit["blank"] and (len(value) < 16 or _is_password(name) or not _STRONG.search(name)):
             continue
         while text[end : end + 1] == "!" and _is_password(name):
             end += 1
         yield start, end
         at = end
+
+
+def _names_something(text: str, name: str, start: int, end: int) -> bool:
+    """Whether an assigned value without quotes is a call or a name; `f(password=password2)` has a name, `password2` is one
+    people choose."""
+    value = text[start:end]
+    return bool(_CALL_OR_NAME.fullmatch(value)) or (
+        (not _is_password(name) or text[end : end + 1] == ")") and bool(_NAME_OF_SECRET.fullmatch(value))
+    )
+
+
+def _value_place(text: str, hit: re.Match[str]) -> tuple[int, int]:
+    """Where the value is: up to its closing quote, or to the next parameter of a query, or to the sentence's end."""
+    start, end = hit.span("value")
+    if hit["quote"]:
+        mark = hit["quote"][-1]
+        closing = text.find(mark, start, start + 256) if mark in "\"'`" else end
+        if closing >= end and not any(c.isspace() for c in text[start:closing]):
+            return start, closing - (text[closing - 1] == "\\")
+    elif "&" in hit["value"] and "?" in text[max(0, start - 200) : start]:
+        end = text.index("&", start)
+    start, end = without_trailing_dot(text, start, end)
+    if not hit["quote"] and "(" not in hit["value"]:
+        while end > start and text[end - 1] == ")" and text.rfind("(", max(0, start - 200), start) >= 0:
+            end -= 1
+    return start, end
 
 
 def seed_phrases(text: str) -> Iterator[tuple[int, int]]:

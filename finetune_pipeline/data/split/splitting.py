@@ -14,6 +14,7 @@ from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTab
 from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decode_examples, examples_file, examples_of
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
+from finetune_pipeline.data.scrub import finder_of
 from finetune_pipeline.data.split.leakage import FINGERPRINTS, LEAKAGE, SMALL, certify, fingerprints, write_fingerprints
 from finetune_pipeline.data.split.ledger import SPLITS, read_ledger
 from finetune_pipeline.data.split.placement import BRIDGE, NOT_HUMAN, assignments_of, place, shares_of
@@ -59,7 +60,8 @@ def split(
         prints = fingerprints(decode_examples(test), boilerplate)
         write_fingerprints(out / FINGERPRINTS, prints)
     (out / SPLIT_FILES["test"]).write_bytes(seal(test) if seal else test)
-    write_rows(out / "quarantine.jsonl", (quarantine_row(e, f) for e, f in refused))
+    find = finder_of(spec.data, names=False)
+    write_rows(out / "quarantine.jsonl", (quarantine_row(e, f, find) for e, f in refused))
     np.save(out / PLACED_FILE, placed)
     np.save(out / TABLE, rows)
     boilerplate.save(out / BOILERPLATE)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from finetune_pipeline.data.formats import Turns
 from finetune_pipeline.data.formats.instruction import NO_INPUT
+from finetune_pipeline.data.invisible import INVISIBLE, odd_invisible
 from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec
@@ -18,9 +19,10 @@ _REFUSAL = re.compile(
 )
 _WORDS = re.compile(r"\w+")
 _SUSPECT = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&]|\{\{|\[/?INST|###|Below is an i|AI\b|language model|artificial i"
+    rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd<&{INVISIBLE}]|"
+    r"\{\{|\[/?INST|###|Below is an i|AI\b|language model|artificial i"
 )
-"""A text without any of these passes every pattern below; one search in place of eight."""
+"""A text without any of these passes every rule below; one search in place of nine."""
 
 
 class _Pattern(NamedTuple):
@@ -109,6 +111,11 @@ def _check_text(text: str, role: str, where: str, place: str) -> list[Finding]:
     for rule, pattern, what, fix, severity in _PATTERNS:
         if hit := pattern.search(text):
             findings.append(row_finding(rule, place, f"{where} holds {what}: {quoted(hit[0])}", fix, severity))
+    if hidden := odd_invisible(text):
+        many, name, at = hidden
+        problem = f"{where} holds {many} invisible characters, the first ({name}) at character {at + 1}"
+        fix = "remove them at the source: they hide words from searches, and a model learns them as tokens"
+        findings.append(row_finding("invisible_characters", place, problem, fix, "warning"))
     if "\ufffd" in text:
         fix = "take the text from its source again, read as UTF-8"
         problem = f"{where} holds U+FFFD: characters were lost before"

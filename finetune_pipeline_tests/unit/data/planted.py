@@ -102,6 +102,8 @@ WARNINGS: list[tuple[str, str, Any]] = [
     ("HTML entity", "html_entity", chat(user="It broke &amp; burnt")),
     ("HTML tag", "html_tag", chat(user="It broke<br>again")),
     ("lost characters", "replacement_character", chat(user="It br\ufffdke")),
+    ("zero-width space", "invisible_characters", chat(user="It br\u200boke")),
+    ("text turned round", "invisible_characters", chat(user="It \u202ebroke\u202c")),
     ("outer blanks", "stray_whitespace", {"text": " It broke ", "label": "bug_report"}),
     ("time without a zone", "time_without_zone", chat(time="2026-05-01T12:00:00")),
     (

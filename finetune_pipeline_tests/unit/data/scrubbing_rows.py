@@ -9,12 +9,16 @@ Rows about `name and address` alone hold names of people; every other name would
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_pipeline.data.scrub import Span
 
 PATH = Path(__file__).with_name("scrubbing_fixture.jsonl")
+SETS = Path(__file__).with_name("scrub_sets")
+_MARKED = re.compile("⟦(.*?)⟧")
+_CODE = re.compile(r"\{([0-9a-f]{4})\}")
 
 
 @dataclass(frozen=True)
@@ -35,3 +39,40 @@ def labelled_rows() -> list[Labelled]:
         text = row["text"] if isinstance(row["text"], str) else "".join(row["text"])
         rows.append(Labelled(row["about"], row["lang"], text, [Span(**span) for span in row["spans"]]))
     return rows
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A line of a file in ``scrub_sets``: the values in it that must go, and the texts around them that must stay."""
+
+    section: str
+    text: str
+    values: list[str]
+    kept: list[str]
+
+    def missed(self, scrubbed: str) -> list[str]:
+        """Values of which six characters in a row, or the whole of a shorter one, are left in the scrubbed text."""
+        return [v for v in self.values if any(v[i : i + 6] in scrubbed for i in range(max(1, len(v) - 5)))]
+
+    def harmed(self, scrubbed: str) -> bool:
+        """Whether more was taken than the values."""
+        at = 0
+        for piece in self.kept:
+            place = scrubbed.find(piece, at)
+            if place < 0:
+                return True
+            at = place + len(piece)
+        return False
+
+
+def marked_lines(name: str) -> list[Marked]:
+    """The lines of one of the files in ``scrub_sets``."""
+    section, lines = "", []
+    for line in (SETS / f"{name}.txt").read_text("utf-8").splitlines():
+        if line.startswith("== "):
+            section = line[3:]
+            continue
+        line = _CODE.sub(lambda code: chr(int(code[1], 16)), line) if name == "hidden" else line
+        kept = _MARKED.sub("\0", line).split("\0")
+        lines.append(Marked(section, _MARKED.sub(r"\1", line), _MARKED.findall(line), kept))
+    return lines

@@ -138,6 +138,19 @@ def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:
     assert b"example.com" not in written and b"2030" not in written
 
 
+def test_national_numbers_of_the_region_and_what_invisible_characters_hide(tmp_path: Path) -> None:
+    rows = [
+        example("Avisad a Lucía 612 34 56 78", line=1),
+        example(LONG, line=2),
+        example(LONG.replace("spinner", "spin\u200bner"), line=3),
+        example("Mail jane\u200b@example.com", line=4),
+    ]
+    facts, kept = run(tmp_path, rows, scrub_region="ES")
+    assert sorted(e.user_text for e in kept)[0] == "Avisad a Lucía [PHONE_1]"
+    assert "Mail [EMAIL_1]" in [e.user_text for e in kept] and facts["exact_duplicates"] == 1
+    assert "612 34" in run(tmp_path / "untold", rows)[1][0].user_text
+
+
 def test_rows_with_personal_data_can_be_dropped_or_only_named(tmp_path: Path) -> None:
     rows = [example("Mail me: jane@example.com", line=1), example("Nothing to hide", line=2)]
     facts, kept = run(tmp_path / "drop", rows, scrub="drop")

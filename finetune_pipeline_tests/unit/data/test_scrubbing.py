@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_pipeline.data.scrub import SHAPE_KINDS, find_spans, scrub_text
-from finetune_pipeline_tests.unit.data.scrubbing_rows import labelled_rows
+from finetune_pipeline_tests.unit.data.scrubbing_rows import labelled_rows, marked_lines
 
 ROWS = labelled_rows()
 
@@ -24,6 +25,27 @@ def test_recall_and_precision_on_the_labelled_texts(kind: str) -> None:
     assert len(right) >= 0.98 * len(hits), wrong
 
 
+def test_ordinary_code_configuration_and_logs_stay() -> None:
+    harmed = [line.text for line in marked_lines("ordinary") if line.harmed(scrub_text(line.text))]
+    assert len(marked_lines("ordinary")) == 300 and len(harmed) <= 1, harmed
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "found", "harmed"),
+    [("secrets", False, 80, 4), ("telephones", False, 98, 1), ("telephones", True, 112, 1), ("hidden", False, 20, 0)],
+)
+def test_marked_values_go_and_the_rest_stays(name: str, told: bool, found: int, harmed: int) -> None:
+    missed, wrong, values = [], [], 0
+    for line in marked_lines(name):
+        region = line.section.split()[0]
+        done = scrub_text(line.text, partial(find_spans, regions=[region] if told and region != "any" else []))
+        values += len(line.values)
+        missed += line.missed(done)
+        wrong += [line.text] if line.harmed(done) else []
+    assert values - len(missed) >= found, missed
+    assert len(wrong) <= harmed, wrong
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -36,6 +58,9 @@ def test_recall_and_precision_on_the_labelled_texts(kind: str) -> None:
         "[EMAIL_1] wrote from [IP_2], password: [SECRET_1], born [BIRTH_DATE_3], call [PHONE_4]",
         "2024-05-01 12:00 2024-05-02 13:30",
         "Room 415-555 next to 415-556",
+        "login(user, password=password2)",
+        "https://user:password@host and mysql://${USER}:${PASS2}@host",
+        "pass: 12/15 tests, pass=100.00%",
     ],
 )
 def test_lookalikes_stay(text: str) -> None:

@@ -15,6 +15,7 @@ KEY = bytes(range(32))
 def test_it_depends_on_key_kind_and_value_and_on_no_spelling() -> None:
     one = fingerprint(KEY, "phone", "+44 20 7946 0018")
     assert one == fingerprint(KEY, "phone", "0044 (20) 7946-0018") == fingerprint(KEY, "phone", "+44 (0)20 7946 0018")
+    assert one == fingerprint(KEY, "phone", "+４４\u202f20 7946\u200b 0018")
     assert len({one, fingerprint(KEY[::-1], "phone", "+442079460018"), fingerprint(KEY, "card", "+442079460018")}) == 3
     assert fingerprint(KEY, "secret", "aB") != fingerprint(KEY, "secret", "Ab")
     assert fingerprint(KEY, "name", "\ud800") != one  # half a surrogate pair is a value like any other

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data.examples import Example
-from finetune_pipeline.data.scrub import Span, find_spans, load_recogniser, scrub_example
+from finetune_pipeline.data.scrub import Span, find_spans, finder_of, load_recogniser, scrub_example
 from finetune_pipeline.data.scrub.names import addresses
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.spec.data import DataSpec
 from finetune_pipeline_tests.unit.data.scrubbing_rows import labelled_rows
+
+NAMES = DataSpec(scrub_names=True)
 
 PEOPLE = ("Margaret Holloway", "Dr. Susan Whitfield", "Jane Doe's", "EMAIL_1", "a1b2", "Tom\nHead of Facilities")
 
@@ -72,8 +75,8 @@ def test_without_spacy_the_error_says_how_to_install_it(monkeypatch: pytest.Monk
     with pytest.raises(
         FindingsError, match=r"spaCy is not installed.*\n.*pip install 'spacy.*python -m spacy download"
     ):
-        scrub_example(row, names=True)
-    assert scrub_example(row, names=False)[0] is row
+        scrub_example(row, find=finder_of(NAMES))
+    assert scrub_example(row)[0] is row
 
 
 def test_the_largest_model_of_each_language_is_taken(spacy: Any) -> None:
@@ -100,10 +103,10 @@ def test_examples_get_names_and_addresses(spacy: Any) -> None:
     spacy.installed["en_core_web_sm"] = Pipeline("ner")
     text = "Margaret Holloway, 742 Evergreen Terrace, Springfield, IL 62704, m@example.com"
     row = Example(id="0" * 16, messages=[{"role": "user", "content": text}])
-    done, counts, _ = scrub_example(row, names=True)
+    done, counts, _ = scrub_example(row, find=finder_of(NAMES))
     assert done.messages[0]["content"] == "[NAME_1], [ADDRESS_1], [EMAIL_1]"
     assert counts == {"email": 1, "address": 1, "name": 1}
-    assert scrub_example(done, names=True) == (done, {}, {})
+    assert scrub_example(done, find=finder_of(NAMES)) == (done, {}, [])
 
 
 def test_addresses_of_the_labelled_texts() -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.scrub import (
     Scrubber,
     Span,
+    find_spans,
     fingerprint,
     scrub_example,
     scrub_messages,
@@ -91,17 +93,17 @@ def test_whole_examples() -> None:
         messages=turns,
         tools=[{"type": "function", "function": {"name": "a", "description": "x@example.com"}}],
     )
-    done, counts, prints = scrub_example(row, (), KEY)
-    assert counts == {"email": 2, "ip": 1} and list(counts) == list(prints)
-    assert prints == {
-        "email": [fingerprint(KEY, "email", "jane@example.com")],
-        "ip": [fingerprint(KEY, "ip", "203.0.113.7")],
-    }
+    done, counts, replaced = scrub_example(row, (), KEY)
+    assert counts == {"email": 2, "ip": 1}
+    assert replaced == [
+        ("email", "[EMAIL_1]", fingerprint(KEY, "email", "jane@example.com"), "ja••@•••••••.•om"),
+        ("ip", "[IP_1]", fingerprint(KEY, "ip", "203.0.113.7"), "2••.•.•••.7"),
+    ]
     assert done.messages[2]["content"] == "Dear [EMAIL_1]" and done.tools == row.tools and done.id == row.id
     labelled = scrub_example(row, ("Dear jane@example.com",))
-    assert labelled[0].messages[2] == turns[2] and labelled[2] == {"email": [], "ip": []}
+    assert labelled[0].messages[2] == turns[2] and labelled[2] == []
     assert spans_left(row) == ["email", "email", "ip"] and spans_left(row, ("x",)) == ["email", "ip"]
-    assert spans_left(done) == [] and scrub_example(done) == (done, {}, {})
+    assert spans_left(done) == [] and scrub_example(done) == (done, {}, [])
     clean = Example(id="1" * 16, messages=[{"role": "user", "content": "hello"}])
     assert scrub_example(clean)[0] is clean
 
@@ -111,6 +113,6 @@ def test_a_recogniser_finds_what_no_shape_does_and_never_overrides_one() -> None
         return [Span(i, i + 4, "name") for i in range(len(text) - 3) if text[i : i + 4].lower() in ("jane", "name")]
 
     turns = [{"role": "user", "content": "Jane wrote from jane@example.com. JANE!"}]
-    done = scrub_turns(turns, recogniser=recogniser)
+    done = scrub_turns(turns, find=partial(find_spans, recogniser=recogniser))
     assert done.messages[0]["content"] == "[NAME_1] wrote from [EMAIL_1]. [NAME_1]!"
     assert done.counts == {"email": 1, "name": 2}

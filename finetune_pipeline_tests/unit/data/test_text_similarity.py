@@ -11,6 +11,7 @@ from finetune_pipeline.data.dedup.text_similarity import (
     similarity,
     text_key,
 )
+from finetune_pipeline.data.invisible import odd_invisible
 
 
 def test_similarity_is_the_jaccard_of_character_5_grams() -> None:
@@ -22,10 +23,18 @@ def test_similarity_is_the_jaccard_of_character_5_grams() -> None:
 
 def test_forms_keep_what_tells_texts_apart() -> None:
     assert exact_form("  Ｈello\n WORLD ") == "hello world"
+    assert exact_form("hel\u200blo w\u00adorld\u202c") == "hello world"
     assert exact_form("a, b") != exact_form("a b") and loose_form("a, b!") == loose_form("A b")
     for a, b in (("disk at 5%", "disk at 95%"), ("C++ build", "C# build"), ("error 41", "error 42"), ("5 €", "5 $")):
         assert loose_form(a) != loose_form(b) and text_key(a) != text_key(b)
     assert loose_form("?!?") == "?!?" != loose_form("...")
+
+
+def test_invisible_characters_that_a_script_needs_are_not_odd() -> None:
+    assert (
+        odd_invisible("👨\u200d👩\u200d👧 ❤\ufe0f می\u200cخواهم 1\ufe0f\u20e3 🏴\U000e0067\U000e0062\U000e007f") is None
+    )
+    assert odd_invisible("a\u200db, c\u200bd") == (2, "ZERO WIDTH JOINER", 1)
 
 
 def test_similar_pairs_are_those_of_all_pairs_compared() -> None:

@@ -71,6 +71,24 @@ def test_synthetic_rows_wait_for_people_and_their_decisions_go_on(tmp_path: Path
     assert {d["id"] for d in read_lines(at / "reviewed/decisions.jsonl")} == {row["id"] for row in waiting}
 
 
+def test_what_was_scrubbed_is_shown_masked_and_not_of_the_sealed_test(tmp_path: Path) -> None:
+    spec = make_spec(min_examples=10, min_per_label=3)
+    raw = lines(120)
+    for i, row in enumerate(raw):
+        row["text"] += f" mail jane{i:03}@example.com" if i % 8 else f" write to jane{i:03}@example.com"
+    raw[1]["text"] += ", password: Tr0ub4dor&3"
+    write_raw(tmp_path / "raw", raw)
+    _, at = quality(tmp_path, spec, "once")
+    shown = json.loads((at / "quality/quality.json").read_text())["scrubbed"]
+    assert [s["kind"] for s in shown].count("email") == 3 and len({s["before"].split()[-2] for s in shown}) >= 2
+    assert all(s["after"] in (at / "quality/report.html").read_text() for s in shown)
+    assert any("ja•••••@•••••••.•om" in s["before"] and "[EMAIL_1]" in s["after"] for s in shown)
+    ids, codes = placed_rows(at / "splits")
+    assert not {s["id"] for s in shown} & {f"{i:016x}" for i in ids[codes == 2].tolist()}
+    written = (at / "quality/report.html").read_text() + (at / "clean/scrubbed_samples.jsonl").read_text()
+    assert "[SECRET_1]" in written and "example.com" not in written and "Tr0ub4dor" not in written
+
+
 def test_the_sealed_test_is_not_quoted(tmp_path: Path) -> None:
     spec = make_spec(min_examples=10, min_per_label=3)
     rng = random.Random(1)

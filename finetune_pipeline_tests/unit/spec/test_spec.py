@@ -58,6 +58,12 @@ def test_unknown_keys_name_the_nearest_valid_one(change: dict, place: str, fix: 
     assert fix in mine[0].fix
 
 
+def test_a_region_is_a_country_or_several_and_a_wrong_one_is_named() -> None:
+    assert parse_spec(yaml.safe_dump({**GOOD, "data": {"scrub_region": "GB"}})).data.scrub_region == ["GB"]
+    with pytest.raises(FindingsError, match=r"data\.scrub_region.*UK.*two-letter country codes"):
+        parse_spec(yaml.safe_dump({**GOOD, "data": {"scrub_region": ["DE", "UK"]}}))
+
+
 def test_all_problems_are_reported_at_once() -> None:
     bad = {
         "name": "Demo!",
