@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.benchmarks import MATCHES, load_benchmarks
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate, find_boilerplate
-from finetune_pipeline.data.dedup.duplicate_resolution import resolve
+from finetune_pipeline.data.dedup.differences import words_of
+from finetune_pipeline.data.dedup.duplicate_resolution import Sameness, resolve
 from finetune_pipeline.data.dedup.near_duplicates import components, loose_forms, verified_pairs
 from finetune_pipeline.data.dedup.row_table import (
     ALL_ROWS,
@@ -29,6 +31,7 @@ from finetune_pipeline.data.dedup.row_table import (
     quarantine_row,
     write_kept,
 )
+from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import EXAMPLES, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import read_blocks_of_lines, write_rows
 from finetune_pipeline.data.quoting import row_finding
@@ -81,18 +84,19 @@ class Clusters:
             yield batch
 
 
-def cluster_rows(table: RowTable, sketches: np.ndarray, boilerplate: Boilerplate, spec: TaskSpec) -> Clusters:
-    """Cluster all rows by their prompts (`sketches`: those of the rows)."""
+def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerplate, spec: TaskSpec) -> Clusters:
+    """Cluster all rows by their prompts: those that are similar, and those with the same words."""
     keys, first, prompt = np.unique(table.rows["prompt"], return_index=True, return_inverse=True)
 
     def forms_of(which: np.ndarray) -> list[str]:
         return loose_forms([e.user_text for e in table.fetch(first[which])], boilerplate)
 
-    pairs, _ = verified_pairs(sketches[first], spec.data.near_duplicate_threshold, forms_of)
+    pairs, _ = verified_pairs(prepared.sketches[first], spec.data.near_duplicate_threshold, forms_of)
     suspects = _semantic_suspects(table, np.sort(first), spec)
-    edges = pairs
+    _, one, same = np.unique(prepared.word_keys[first], return_index=True, return_inverse=True)
+    edges = np.concatenate([pairs, np.stack([one[same], np.arange(len(keys))], 1)])
     if suspects and spec.data.semantic is not None and spec.data.semantic.remove:
-        edges = np.concatenate([pairs, prompt[[(i, j) for i, j, _ in suspects]]])
+        edges = np.concatenate([edges, prompt[[(i, j) for i, j, _ in suspects]]])
     of_prompt = components(len(keys), edges)
     return Clusters(of_prompt[prompt], int(of_prompt.max(initial=-1)) + 1, len(keys), len(pairs), suspects)
 
@@ -110,6 +114,7 @@ def _semantic_suspects(table: RowTable, first: np.ndarray, spec: TaskSpec) -> li
 BOILERPLATE, SKETCHES = "boilerplate.json", "sketches.npy"
 _SAMPLE = 20_000
 _SUSPECTS_SHOWN = 200
+_KNOWN_FROM = 3
 
 
 def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None, key: bytes = b"") -> dict[str, Any]:
@@ -141,7 +146,7 @@ def clean(validated: Path, spec: TaskSpec, out: Path, *, raw: Path | None = None
     prepared = prepare_rows(source, Preparation(spec, boilerplate, load_benchmarks(raw), key), out / ALL_ROWS)
     table = RowTable(prepared.rows, out / ALL_ROWS)
     tell("clean_examples", f"{len(table.rows)} rows scrubbed; looking for duplicates", rows=len(table.rows))
-    clusters = cluster_rows(table, prepared.sketches, boilerplate, spec)
+    clusters = cluster_rows(table, prepared, boilerplate, spec)
     table.rows["cluster"] = clusters.names(table.rows["id"])
     resolved = _resolve(table, clusters, spec)
     findings = [*prepared.findings, *resolved.contradictions, *_suspected(table, clusters)]
@@ -178,6 +183,17 @@ def _sample_of_prompts(source: Path) -> Iterator[str]:
                 yield decode_examples(line, str(source))[0].user_text
 
 
+def _known_words(rows: Path) -> Callable[[str], bool]:
+    """Whether a word is no typing error: it stands in three different prompts or more. Counted when first asked for."""
+
+    @cache
+    def counts() -> Counter[str]:
+        prompts = {exact_form(text) for text in _sample_of_prompts(rows)}
+        return Counter(word for text in prompts for word in words_of(text))
+
+    return lambda word: counts()[word] >= _KNOWN_FROM
+
+
 @dataclass
 class _Resolved:
     """repeats: (row, its line in duplicates.jsonl); quarantine and findings of contradictions."""
@@ -192,11 +208,17 @@ def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
     resolved = _Resolved()
     contradictions: list[tuple[int, Example, Finding]] = []
     done = 0
+    known = _known_words(table.path)
+    removed = spec.data.semantic is not None and spec.data.semantic.remove
+    alike = {(i, j) for i, j, _ in clusters.suspects} if removed else set()
     for batch in clusters.of_several(np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
-            resolution = resolve(rows, spec)
+            own = members.tolist()
+            pairs = ((a, b) for a in range(len(own)) for b in range(a + 1, len(own))) if alike else ()
+            meant_alike = frozenset((a, b) for a, b in pairs if (own[a], own[b]) in alike)
+            resolution = resolve(rows, Sameness(spec, known, meant_alike))
             table.rows["state"][members] = resolution.states
             contradictions += [(int(members[i]), rows[i], finding) for i, finding in resolution.contradictions]
             for i, (stays, likeness) in resolution.repeats.items():

@@ -1,20 +1,17 @@
 """Decides within a cluster of like prompts: who stays, who repeats whom, and who contradicts whom.
 
-A row repeats another only if the two do not differ in what matters: numbers; signs other than those of sentences; negation;
-words of opposite meaning; identifiers, paths and codes; the order of the words that carry meaning. What does not matter:
-another or one more word of a kind, typing errors, inflection, punctuation, case, politeness, the small words of grammar.
+Rows contradict each other when their prompts differ in nothing and their answers do. A row repeats another when its prompt
+has some words more at most, and its answer says the same. See differences.py for what counts as a difference.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import islice
 
+from finetune_pipeline.data.dedup.differences import Difference, difference, numbers_of
 from finetune_pipeline.data.dedup.row_table import CONTRADICTION, EXACT, KEPT, NEAR
 from finetune_pipeline.data.dedup.text_similarity import exact_form, similarity
 from finetune_pipeline.data.examples import ORIGINS, Example
@@ -22,111 +19,8 @@ from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec import TaskSpec
 
-_TOKEN = re.compile(r"\d+(?:[.,:/-]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)*|\w+|[^\w\s]")
-_CODE = re.compile(r"\w+(?:[._/\\:-]+\w+)+|\w*_\w*|(?=.*\d)(?=.*[^\W\d])\w+")
-_EDGES = ".,;:!?\"'`´’‘“”„«»…()[]{}<>*"
-_SENTENCE_SIGNS = frozenset(".,;:!?\"'`´’‘“”„«»…-–—·•")
-_NEGATION_WORDS = """
-no not never none nobody nothing neither nor without cannot nicht kein keine keinen nie ohne ne pas jamais sans sin
-nunca não sem nao
-"""
-_NEGATIONS = frozenset(_NEGATION_WORDS.split())
-_FILLER_WORDS = """
-a an the this that these those of to in at for and or so then please kindly thanks thank you hi hello hey dear there
-just really very quite also too maybe perhaps is are was were be been am do does did have has had will would can could
-should may might i we me us my our your it its as with by some any well ok okay bitte danke hallo der die das ein eine
-und ist le la les un une et est por favor gracias hola el los de
-"""
-_FILLERS = frozenset(_FILLER_WORDS.split())
-_PAIRS = """
-on/off enable/disable enabled/disabled before/after increase/decrease increased/decreased yes/no true/false
-up/down in/out start/stop started/stopped open/close opened/closed open/closed left/right first/last min/max minimum/maximum
-more/less more/fewer most/least high/low higher/lower above/below over/under buy/sell bought/sold add/remove added/removed
-allow/deny allowed/denied accept/reject accepted/rejected include/exclude included/excluded upload/download import/export
-push/pull lock/unlock locked/unlocked login/logout show/hide win/lose pass/fail passed/failed always/never all/none hot/cold
-old/new good/bad better/worse cheap/expensive fast/slow early/late begin/end male/female he/she his/her internal/external
-public/private positive/negative plus/minus multiply/divide encode/decode encrypt/decrypt increase/reduce raise/lower
-send/receive sent/received incoming/outgoing arrive/depart arrival/departure north/south east/west black/white from/to
-today/tomorrow today/yesterday with/without visible/invisible valid/invalid active/inactive online/offline ein/aus an/aus
-vor/nach ja/nein oui/non sí/no sim/não
-"""
-_OPPOSITES: dict[str, frozenset[str]] = {}
-for _pair in _PAIRS.split():
-    _words = _pair.split("/")
-    for _word, _other in (_words, _words[::-1]):
-        _OPPOSITES[_word] = _OPPOSITES.get(_word, frozenset()) | {_other}
-_DAYS = "monday tuesday wednesday thursday friday saturday sunday"
-_MONTHS = "january february march april may june july august september october november december"
-_CALENDAR = (frozenset(_DAYS.split()), frozenset(_MONTHS.split()))
-
-
-@dataclass(frozen=True)
-class _Meaning:
-    """What a text says, taken apart."""
-
-    numbers: tuple[str, ...]
-    signs: tuple[tuple[str, int], ...]
-    codes: frozenset[str]
-    negations: int
-    words: tuple[str, ...]
-
-
-@lru_cache(maxsize=4096)
-def _take_apart(text: str) -> _Meaning:
-    plain = unicodedata.normalize("NFKC", text)
-    codes = frozenset(
-        word.casefold()
-        for chunk in plain.split()
-        if not (word := chunk.strip(_EDGES)).isalpha() and "'" not in word and _CODE.fullmatch(word)
-    )
-    numbers: list[str] = []
-    signs: Counter[str] = Counter()
-    words: list[str] = []
-    negations = 0
-    for token in _TOKEN.findall(plain.casefold()):
-        if token[0].isdigit():
-            numbers.append(token)
-        elif token[0].isalnum() or token[0] == "_":
-            if token in _NEGATIONS or token.endswith(("n't", "n’t")):
-                negations += 1
-            elif token not in _FILLERS:
-                words.append(token)
-        elif token not in _SENTENCE_SIGNS:
-            signs[token] += 1
-    return _Meaning(tuple(numbers), tuple(sorted(signs.items())), codes, negations, tuple(words))
-
-
-def differ_in_meaning(a: str, b: str) -> bool:
-    """Whether near-duplicate texts differ in what matters, by the rules above. Symmetric; equal texts never do."""
-    if a == b:
-        return False
-    first, second = _take_apart(a), _take_apart(b)
-    if first.numbers != second.numbers or first.signs != second.signs or first.negations != second.negations:
-        return True
-    if first.codes != second.codes:
-        return True
-    if first.words == second.words:
-        return _opposed(a, b)
-    words_a, words_b = Counter(first.words), Counter(second.words)
-    only_a, only_b = set(words_a - words_b), set(words_b - words_a)
-    if not only_a and not only_b:
-        return True  # the same words in another order
-    for names in _CALENDAR:
-        if only_a & names != only_b & names:
-            return True
-    return _opposed(a, b)
-
-
-def _opposed(a: str, b: str) -> bool:
-    """Whether a word of one text stands for its opposite in the other: on and off, with and without, from and to."""
-    words_a, words_b = (Counter(w for w in re.findall(r"\w+", t.casefold()) if w in _OPPOSITES) for t in (a, b))
-    only_a, only_b = words_a - words_b, words_b - words_a
-    return any(_OPPOSITES[word] & set(only_b) for word in only_a)
-
-
 _PARTNERS = 50
 """How many rows a row is compared with inside its cluster; in larger ones more is kept, never less."""
-_NUMBER = re.compile(r"\d+")
 
 
 @dataclass
@@ -145,23 +39,67 @@ class Resolution:
     contradictions: list[tuple[int, Finding]] = field(default_factory=list)
 
 
-def resolve(members: Sequence[Example], spec: TaskSpec) -> Resolution:
+@dataclass(frozen=True)
+class Sameness:
+    """What decides whether rows say the same.
+
+    Attributes:
+        spec: The task.
+        known: Whether a word is one that the data use, rather than a typing error.
+        meant_alike: Pairs of places that the embedding model takes for alike, where the spec has these removed.
+    """
+
+    spec: TaskSpec
+    known: Callable[[str], bool] = lambda word: False
+    meant_alike: frozenset[tuple[int, int]] = frozenset()
+
+    def same_text(self, a: str, b: str, most: Difference) -> bool:
+        """Whether two texts are equal but for case and blanks, or like and differ in no more than `most`."""
+        return exact_form(a) == exact_form(b) or (
+            difference(a, b, self.known) <= most
+            and (most is Difference.NOTHING or similarity(a, b) >= self.spec.data.near_duplicate_threshold)
+        )
+
+    def same_answer(self, a: Example, b: Example, most: Difference) -> bool:
+        """Whether two rows teach the same."""
+        first, second = answer_form(a, self.spec), answer_form(b, self.spec)
+        return first == second or (not self.spec.labels and self.same_text(first, second, most))
+
+
+def resolve(members: Sequence[Example], sameness: Sameness) -> Resolution:
     """Decide about the rows of one cluster."""
+    spec = sameness.spec
     resolution = Resolution([KEPT] * len(members))
-    for group in _same_questions(members):
-        _contradictions(group, members, spec, resolution)
-        kept: list[int] = []
-        for i in (i for i in group if resolution.states[i] == KEPT):
-            match = next((k for k in kept[:_PARTNERS] if _same_answer(members[i], members[k], spec)), None)
-            if match is None:
-                kept.append(i)
-                continue
-            same = exact_form(members[i].user_text) == exact_form(members[match].user_text)
-            exact = same and _answer_form(members[i], spec) == _answer_form(members[match], spec)
-            likeness = 1.0 if same else similarity(members[i].user_text, members[match].user_text)
-            resolution.states[i] = EXACT if exact else NEAR
-            resolution.repeats[i] = (match, likeness)
+    places = sorted(range(len(members)), key=lambda i: preference(members[i]))
+    question_of: dict[int, int] = {}
+    for number, group in enumerate(_same_questions(members, places, sameness)):
+        question_of |= dict.fromkeys(group, number)
+        _contradictions(group, members, sameness, resolution)
+    kept: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for i in (i for i in places if resolution.states[i] == KEPT):
+        rivals = kept[answer_form(members[i], spec) if spec.labels else "", *numbers_of(members[i].user_text)]
+        match = next((k for k in rivals[:_PARTNERS] if _repeats(i, k, members, question_of, sameness)), None)
+        if match is None:
+            rivals.append(i)
+            continue
+        same = exact_form(members[i].user_text) == exact_form(members[match].user_text)
+        exact = same and answer_form(members[i], spec) == answer_form(members[match], spec)
+        likeness = 1.0 if same else similarity(members[i].user_text, members[match].user_text)
+        resolution.states[i] = EXACT if exact else NEAR
+        resolution.repeats[i] = (match, likeness)
     return resolution
+
+
+def _repeats(i: int, k: int, members: Sequence[Example], question_of: dict[int, int], sameness: Sameness) -> bool:
+    """Whether a row repeats another: its answer may differ by some words only where the question is the very same."""
+    a, b = members[i], members[k]
+    if question_of[i] == question_of[k]:
+        return sameness.same_answer(a, b, Difference.MORE_WORDS)
+    if not sameness.same_answer(a, b, Difference.NOTHING):
+        return False
+    if (min(i, k), max(i, k)) in sameness.meant_alike:
+        return difference(a.user_text, b.user_text, sameness.known) <= Difference.OTHER_WORDS
+    return sameness.same_text(a.user_text, b.user_text, Difference.MORE_WORDS)
 
 
 def preference(example: Example) -> tuple[int, int, str, str, str, int]:
@@ -181,19 +119,20 @@ def _newest_first(time: str | None) -> str:
     return "".join(chr(0x7F - ord(c)) if ord(c) < 0x7F else c for c in time) if time else "\x7f"
 
 
-def _same_questions(members: Sequence[Example]) -> list[list[int]]:
-    """Places of members that ask the same thing, the best first in each group."""
+def _same_questions(members: Sequence[Example], places: Sequence[int], sameness: Sameness) -> list[list[int]]:
+    """Places of members whose prompts differ in nothing, the best first in each group."""
     groups: list[list[int]] = []
     by_form: dict[str, list[int]] = {}
     by_numbers: defaultdict[tuple[str, ...], list[list[int]]] = defaultdict(list)
-    for i in sorted(range(len(members)), key=lambda i: preference(members[i])):
+    for i in places:
         text = members[i].user_text
         form = exact_form(text)
         group = by_form.get(form)
         if group is None:
-            # texts with other numbers never say the same: only groups with the same ones are compared
-            rivals = by_numbers[tuple(_NUMBER.findall(form))]
-            alike = (g for g in rivals[:_PARTNERS] if not differ_in_meaning(members[g[0]].user_text, text))
+            rivals = by_numbers[numbers_of(text)]
+            alike = (
+                g for g in rivals[:_PARTNERS] if sameness.same_text(members[g[0]].user_text, text, Difference.NOTHING)
+            )
             group = next(alike, None)
             if group is None:
                 groups.append(group := [])
@@ -203,16 +142,19 @@ def _same_questions(members: Sequence[Example]) -> list[list[int]]:
     return groups
 
 
-def _contradictions(group: Sequence[int], members: Sequence[Example], spec: TaskSpec, resolution: Resolution) -> None:
+def _contradictions(
+    group: Sequence[int], members: Sequence[Example], sameness: Sameness, resolution: Resolution
+) -> None:
     """Note the rows of a group whose answers differ."""
+    spec = sameness.spec
     answers: defaultdict[str, list[int]] = defaultdict(list)
     for i in group:
-        answers[_answer_form(members[i], spec)].append(i)
+        answers[answer_form(members[i], spec)].append(i)
     if len(answers) < 2:
         return
-    clashing = set(group) if spec.labels else _clashing(group, members, spec)
+    clashing = set(group) if spec.labels else _clashing(group, members, sameness)
     for i in (i for i in group if i in clashing):
-        own = _answer_form(members[i], spec)
+        own = answer_form(members[i], spec)
         others = (j for form, rows in answers.items() if form != own for j in rows if j in clashing)
         finding = _contradiction(members[i], [members[j] for j in islice(others, _PARTNERS)], spec)
         resolution.contradictions.append((i, finding))
@@ -220,7 +162,7 @@ def _contradictions(group: Sequence[int], members: Sequence[Example], spec: Task
             resolution.states[i] = CONTRADICTION
 
 
-def _answer_form(example: Example, spec: TaskSpec) -> str:
+def answer_form(example: Example, spec: TaskSpec) -> str:
     """What is to be learned, in exact form: the label, or everything the assistant says and calls."""
     if spec.labels:
         return exact_form(example.answer)
@@ -228,24 +170,19 @@ def _answer_form(example: Example, spec: TaskSpec) -> str:
     return "\n".join(exact_form(m["content"]) + str(m.get("tool_calls") or "") for m in turns)
 
 
-def _same_answer(example: Example, kept: Example, spec: TaskSpec) -> bool:
-    a, b = _answer_form(example, spec), _answer_form(kept, spec)
-    if a == b or spec.labels:
-        return a == b
-    return similarity(a, b) >= spec.data.near_duplicate_threshold and not differ_in_meaning(a, b)
-
-
-def _clashing(group: Sequence[int], members: Sequence[Example], spec: TaskSpec) -> set[int]:
-    """Rows with the very same prompt and free answers that do not say the same."""
-    by_prompt: defaultdict[str, list[int]] = defaultdict(list)
+def _clashing(group: Sequence[int], members: Sequence[Example], sameness: Sameness) -> set[int]:
+    """Rows of one question, after the same turns of other roles, with free answers that do not say the same."""
+    by_turns: defaultdict[str, list[int]] = defaultdict(list)
     for i in group:
-        turns = [m for m in members[i].messages[:-1] if m["role"] != "system"]
-        by_prompt["\n".join(f"{m['role']}:{exact_form(m['content'])}" for m in turns)].append(i)
+        turns = [m for m in members[i].messages[:-1] if m["role"] not in ("system", "user")]
+        by_turns["\n".join(f"{m['role']}:{exact_form(m['content'])}" for m in turns)].append(i)
     clashing: set[int] = set()
-    for same in by_prompt.values():
+    for same in by_turns.values():
         different: list[int] = []
         for i in same:
-            if not any(_same_answer(members[i], members[k], spec) for k in different[:_PARTNERS]):
+            if not any(
+                sameness.same_answer(members[i], members[k], Difference.MORE_WORDS) for k in different[:_PARTNERS]
+            ):
                 different.append(i)
         if len(different) > 1:
             clashing |= set(same)

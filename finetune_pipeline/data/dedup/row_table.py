@@ -18,6 +18,7 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.benchmarks import Benchmarks
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.differences import word_key
 from finetune_pipeline.data.dedup.near_duplicates import COLUMNS, loose_forms, sketch
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import ORIGINS, Example, decode_examples
@@ -147,6 +148,7 @@ class PreparedRows:
         lines: The rows as canonical JSON Lines, scrubbed.
         rows: Their records (ROW); those that are removed have the state GONE.
         sketches: Sketches of their prompts.
+        word_keys: Hashes of their prompts' words (uint64, [n]; see differences.word_key).
         scrubbed: What was found, by row and kind: id, source, kind, count, fingerprints.
         samples: Some of it in its place, before and after.
         quarantine: The rows removed.
@@ -157,6 +159,7 @@ class PreparedRows:
     lines: bytes = b""
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, ROW))
     sketches: np.ndarray = field(default_factory=lambda: np.zeros((0, COLUMNS), np.uint32))
+    word_keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     scrubbed: list[dict[str, Any]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
@@ -167,7 +170,7 @@ class PreparedRows:
 def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
     """Prepare the rows of an examples file. Their lines go to the file `out`; those of the result are empty."""
     whole = PreparedRows()
-    rows, sketches, at = [whole.rows], [whole.sketches], 0
+    rows, sketches, word_keys, at = [whole.rows], [whole.sketches], [whole.word_keys], 0
     blocks = read_blocks_of_lines(source)
     with out.open("wb") as lines:
         for block in in_order(partial(prepare_block, how=how), blocks, source.stat().st_size):
@@ -177,11 +180,12 @@ def prepare_rows(source: Path, how: Preparation, out: Path) -> PreparedRows:
             at += len(block.lines)
             rows.append(block.rows)
             sketches.append(block.sketches)
+            word_keys.append(block.word_keys)
             for name in ("scrubbed", "samples", "quarantine", "findings", "matches"):
                 getattr(whole, name).extend(getattr(block, name))
             done = sum(map(len, rows))
             tell("clean_examples", f"{done} rows scrubbed and sketched", rows=done)
-    whole.rows, whole.sketches = np.concatenate(rows), np.concatenate(sketches)
+    whole.rows, whole.sketches, whole.word_keys = map(np.concatenate, (rows, sketches, word_keys))
     return whole
 
 
@@ -228,6 +232,7 @@ def prepare_block(data: bytes, how: Preparation) -> PreparedRows:
     prepared.rows["state"][list(removed)] = GONE
     forms = loose_forms([e.user_text for e in examples], how.boilerplate)
     prepared.sketches = sketch(forms, spec.data.near_duplicate_threshold)
+    prepared.word_keys = np.array([hash_text(word_key(e.user_text)) for e in examples], np.uint64)
     prepared.quarantine = [quarantine_row(examples[i], finding, shapes) for i, finding in sorted(removed.items())]
     prepared.matches = [match.to_dict() for match in matches.values()]
     return prepared

@@ -13,7 +13,7 @@ from finetune_pipeline.data.scrub import fingerprint
 from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, make_spec, read_lines, write_validated
 
 LONG = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday evening"
-NEAR = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday morning"
+NEAR = "The export to CSV stops at row 500 and shows a spinner for ever, since the update of last Tuesday evenign"
 
 
 def run(folder: Path, examples: list[Example], **data: Any) -> tuple[dict[str, Any], list[Example]]:
@@ -113,6 +113,82 @@ def test_free_answers_may_differ(tmp_path: Path) -> None:
     assert [f["severity"] for f in report[:2]] == ["warning", "warning"]
     first = next(line for line in lines if line in (1, 3))
     assert "raw/a.jsonl:2" in next(f["message"] for f in report if f["place"] == f"raw/a.jsonl:{first}")
+
+
+SIMILAR_PROMPTS = [
+    ("please turn all the lights in the living room on", "please turn all the lights in the living room off"),
+    ("how many people live in the state of Alaska today", "how many people live in the state of Alabama today"),
+    ("the late news said there were five dead in the fire", "the late news said there were six dead in the fire"),
+    ("I would like to buy 10 kg of the green beans", "I would like to buy 10 mg of the green beans"),
+    ("where do I send the contract that you asked for", "where do I send the contact that you asked for"),
+    ("open the door of the garage for me", "open the door of the old garage for me"),
+]
+
+
+@pytest.mark.parametrize("output", [None, TEXT_OUTPUT])
+def test_similar_prompts_with_their_own_right_answers_all_stay(tmp_path: Path, output: dict[str, Any] | None) -> None:
+    pairs = [(a, b) for a, b in SIMILAR_PROMPTS]
+    assert all(similarity(a, b) > 0.6 for a, b in pairs)
+    common = [f"{word} {n}" for word in ("the contract", "the contact") for n in ("in red", "in blue", "in green")]
+    rows = [
+        example(text, answer, line)
+        for line, (text, answer) in enumerate(
+            [*((a, "bug_report") for a, _ in pairs), *((b, "P0_incident") for _, b in pairs)], 1
+        )
+    ] + [example(text, "bug_report", 100 + line) for line, text in enumerate(common)]
+    facts, kept = run(tmp_path, rows, output=output, near_duplicate_threshold=0.6)
+    assert [e.source["line"] for e in kept] == [e.source["line"] for e in rows], read_lines(
+        tmp_path / "out/findings.jsonl"
+    )
+    names = clusters(tmp_path / "out")
+    assert all(names[rows[i].id] == names[rows[i + len(pairs)].id] for i in range(len(pairs))), (
+        "in one split all the same"
+    )
+
+
+def test_an_answer_that_names_something_else_is_another_answer(tmp_path: Path) -> None:
+    rows = [
+        example(
+            f"in which state is the town of {town} that my uncle wrote about",
+            f"The town lies in {state}, far from here.",
+            n,
+        )
+        for n, (town, state) in enumerate([("Nome", "Alaska"), ("nome", "Alaska"), ("Rome", "Alabama")], 1)
+    ]
+    _, kept = run(tmp_path, rows, output=TEXT_OUTPUT, near_duplicate_threshold=0.5)
+    assert sorted(e.answer for e in kept) == [
+        "The town lies in Alabama, far from here.",
+        "The town lies in Alaska, far from here.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("top-up my card", "top up my card"),
+        ("send an e-mail", "send an email"),
+        ("log in", "Login!"),
+        ("five dead", "5 dead"),
+        ("what's up", "what is up"),
+        ("can you lower the volume", "please lower the volume"),
+    ],
+)
+@pytest.mark.parametrize("output", [None, TEXT_OUTPUT])
+def test_one_prompt_written_in_two_ways(tmp_path: Path, a: str, b: str, output: dict[str, Any] | None) -> None:
+    facts, kept = run(tmp_path / "other", [example(a, line=1), example(b, "P0_incident", 2)], output=output)
+    assert facts["contradictions"] == 2 and not kept
+    facts, kept = run(tmp_path / "same", [example(a, line=1), example(b, line=2)], output=output)
+    assert len(kept) == 1 and facts["near_duplicates"] == 1
+
+
+def test_rows_of_one_label_that_name_different_things_all_stay(tmp_path: Path) -> None:
+    rows = [
+        example(f"is it possible to place an order from the city of {city}", line=n)
+        for n, city in enumerate(("Ghent", "Munich"), 1)
+    ]
+    rows.append(example("is it possible to place a new order from the city of Ghent", line=3))
+    facts, kept = run(tmp_path, rows, near_duplicate_threshold=0.6)
+    assert [e.source["line"] for e in kept] == [2, 3] and facts["near_duplicates"] == 1
 
 
 def test_scrubbed_text_is_what_goes_on_and_ids_stay(tmp_path: Path) -> None:

@@ -1,0 +1,233 @@
+"""How much two similar texts differ in meaning, told from their words alone.
+
+What carries nothing: case, punctuation, hyphens and blanks inside a compound ("top-up", "e-mail"), articles, politeness,
+plurals, and a typing error. Any other word carries something. A word in place of another (a name, an opposite, a unit) says
+something else, and so do the same words in another order; numbers, signs and negations are facts.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from itertools import takewhile
+
+_TOKEN = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+|(?:(?<![\w.,)-])-)?\d+(?:[.,:/-]\d+)*|\w+|[^\w\s]"
+)
+"""A word (one character where no blanks part words), a number with its sign, or another sign. Of text in lower case."""
+_IDENTIFIER = re.compile(r"_|[^\W\d_]\d|\d[^\W\d_]+\d|\w[./\\:@#]\w")
+_NAME = re.compile(r"(?<=[\w,;] )[^\W\d_]+")
+_SHORT_FORM = re.compile(r"(?<=\w)['’](m|re|s|ve|ll|d)\b")
+_LONG_FORM = {"m": "am", "re": "are", "s": "is", "ve": "have", "ll": "will", "d": "would"}
+_NEGATED = re.compile(
+    r"\b(?:(ca|wo|do|does|did|is|are|was|were|could|would|should|have|has|had|must|need)n['’]?t|(can)not)\b"
+)
+_EITHER = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
+_SENTENCE_SIGNS = frozenset(".,;:!?\"'`´’‘“”„«»…-–—·•")
+_NEGATION_WORDS = """
+no not never none nobody nothing neither nor without nicht kein keine keinen nie ohne ne pas jamais sans sin nunca não sem nao
+不 没 沒 無 未
+"""
+_NEGATIONS = frozenset(_NEGATION_WORDS.split())
+_NOT = "¬"
+_EMPTY_WORDS = """
+a the please pls kindly thanks thank thx hi hello hey dear just really very quite ok okay bitte danke hallo gracias hola merci
+bonjour
+"""
+_EMPTY = frozenset(_EMPTY_WORDS.split())
+"""Articles, politeness and emphasis: left out before texts are compared."""
+_ASKING = [["can", "you"], ["could", "you"], ["would", "you"], ["will", "you"]]
+_SMALL_WORDS = """
+an this that these those of to at for and or so then there also too maybe perhaps is are was were be been am do does did has
+have had will would can could should may might must i you we me us my our your it its as with by some any well der die das ein
+eine und ist le la les un une et est por favor el los de
+"""
+_SMALL = frozenset(_SMALL_WORDS.split())
+"""Words of grammar: one in place of another, or more of them, hardly change what is meant."""
+_COUNTING = "zero one two three four five six seven eight nine ten eleven twelve"
+_NUMBERS = {word: str(number) for number, word in enumerate(_COUNTING.split())}
+_QUANTITY_WORDS = """
+thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred
+thousand million billion dozen half first second third fourth fifth sixth seventh eighth ninth tenth
+"""
+_QUANTITIES = frozenset(_QUANTITY_WORDS.split())
+_INFLECTIONS = frozenset(("", "e", "d", "ed", "ing", "s", "es", "ies", "y", "led", "ling"))
+_SHORTEST_TYPO = 5
+
+
+class Difference(IntEnum):
+    """What is the most that two texts differ in."""
+
+    NOTHING = 0
+    MORE_WORDS = 1
+    """One has words more, words of grammar differ, or a word is inflected otherwise."""
+    OTHER_WORDS = 2
+    """Words stand in place of others, or the same ones in another order."""
+    FACTS = 3
+    """Numbers, signs or negations differ."""
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A text taken apart; words without those of _EMPTY, unless fewer than two are left."""
+
+    numbers: tuple[str, ...]
+    signs: Counter[str]
+    negations: int
+    words: tuple[str, ...]
+
+
+def _never(word: str) -> bool:
+    return False
+
+
+def difference(a: str, b: str, known: Callable[[str], bool] = _never) -> Difference:
+    """The most that two similar texts differ in. Symmetric; equal texts differ in nothing.
+
+    known: whether a word is one that the data use. Of two words a letter apart, one that is not known is a typing error.
+    """
+    if a == b:
+        return Difference.NOTHING
+    first, second = _take_apart(a), _take_apart(b)
+    if first.numbers != second.numbers or first.signs != second.signs or first.negations != second.negations:
+        return Difference.FACTS
+    if first.words == second.words:
+        return Difference.NOTHING
+    only_a, only_b = _only(first.words, second.words), _only(second.words, first.words)
+    order_a, order_b = _content(_without(first.words, only_a)), _content(_without(second.words, only_b))
+    if order_a != order_b:
+        return Difference.OTHER_WORDS
+    _drop_compounds(only_a, only_b)
+    _drop_compounds(only_b, only_a)
+    exact = _exact_words(a) | _exact_words(b) if only_a and only_b else _QUANTITIES
+    inflected = False
+    for word in list(only_a):
+        for other in only_b:
+            variant = _variant(word, other, exact, known)
+            if variant is not None:
+                only_a.remove(word)
+                only_b.remove(other)
+                inflected |= variant is Difference.MORE_WORDS
+                break
+    if _content(only_a) and _content(only_b):
+        return Difference.OTHER_WORDS
+    letters = any(len(word) == 1 and word.isascii() and word not in _SMALL for word in only_a + only_b)
+    if letters:  # plan a, plan b
+        return Difference.OTHER_WORDS
+    return Difference.MORE_WORDS if only_a or only_b or inflected else Difference.NOTHING
+
+
+def numbers_of(text: str) -> tuple[str, ...]:
+    """The numbers of a text, in their order: texts with other ones differ in facts."""
+    return _take_apart(text).numbers
+
+
+def word_key(text: str) -> str:
+    """Equal for texts that differ in nothing but how their words are written apart, punctuation, articles and politeness."""
+    parts = _take_apart(text)
+    signs = "".join(sorted(parts.signs.elements()))
+    return "\n".join(("".join(parts.words), " ".join(parts.numbers), signs, str(parts.negations)))
+
+
+def words_of(text: str) -> frozenset[str]:
+    """The different words of a text, as they are compared."""
+    return frozenset(_take_apart(text).words)
+
+
+@lru_cache(maxsize=4096)
+def _take_apart(text: str) -> _Words:
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    plain = _NEGATED.sub(lambda m: f"{ {'ca': 'can', 'wo': 'will'}.get(m[1], m[1] or m[2]) } not", plain.casefold())
+    plain = _EITHER.sub(" ", _SHORT_FORM.sub(lambda m: f" {_LONG_FORM[m[1]]}", plain))
+    numbers: list[str] = []
+    signs: Counter[str] = Counter()
+    words: list[str] = []
+    negations = 0
+    for token in _TOKEN.findall(plain):
+        if token in _NUMBERS or token.lstrip("-")[:1].isdigit():
+            numbers.append(_NUMBERS.get(token, token))
+        elif token in _NEGATIONS:
+            negations += 1
+            words.append(_NOT)  # where it stands counts, not which one it is
+        elif token[0].isalnum() or token[0] == "_":
+            words.append(token)
+        elif token not in _SENTENCE_SIGNS:
+            signs[token] += 1
+    telling = [word for word in words if word not in _EMPTY]
+    if telling[:2] in _ASKING:
+        del telling[:2]
+    return _Words(tuple(numbers), signs, negations, tuple(telling if len(telling) > 1 else words))
+
+
+def _exact_words(text: str) -> frozenset[str]:
+    """Words in which every letter counts: names inside a sentence, parts of identifiers, quantities."""
+    plain = unicodedata.normalize("NFKC", text)
+    exact = {name.casefold() for name in _NAME.findall(plain) if name[0].isupper()}
+    for chunk in plain.split():
+        if _IDENTIFIER.search(chunk):
+            exact.update(_TOKEN.findall(chunk.casefold()))
+    return _QUANTITIES | exact
+
+
+def _only(words: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The words that stand more often here than among the others, in their order."""
+    spare = Counter(words) - Counter(others)
+    kept = []
+    for word in words:
+        if spare[word] > 0:
+            spare[word] -= 1
+            kept.append(word)
+    return kept
+
+
+def _without(words: Sequence[str], left_out: Sequence[str]) -> list[str]:
+    gone = set(left_out)
+    return [word for word in words if word not in gone]
+
+
+def _content(words: Sequence[str]) -> list[str]:
+    return [word for word in words if word not in _SMALL]
+
+
+def _drop_compounds(parts: list[str], whole: list[str]) -> None:
+    """Take out words of one list that are written apart in the other: log in, login."""
+    for size in (2, 3):
+        for i in range(len(parts) - size, -1, -1):
+            joined = "".join(parts[i : i + size])
+            if joined in whole and "_" not in joined:
+                whole.remove(joined)
+                del parts[i : i + size]
+
+
+def _variant(a: str, b: str, exact: frozenset[str], known: Callable[[str], bool]) -> Difference | None:
+    """How two spellings differ when they are one word: in nothing (plural, typing error) or by inflection."""
+    short, long = sorted((a, b), key=len)
+    if short in exact or long in exact or not (short.isalpha() and long.isalpha()):
+        return None
+    if len(short) > 2 and long in (f"{short}s", f"{short}es", f"{short[:-1]}ies"):
+        return Difference.NOTHING
+    stem = _alike(short, long)
+    if stem > 2 and short[stem:] in _INFLECTIONS and long[stem:] in _INFLECTIONS:
+        return Difference.MORE_WORDS
+    if len(short) < _SHORTEST_TYPO or not stem or not _one_edit(short, long) or (known(short) and known(long)):
+        return None
+    return Difference.NOTHING
+
+
+def _one_edit(a: str, b: str) -> bool:
+    """Whether a letter more, another letter or two letters exchanged make one word the other."""
+    start = _alike(a, b)
+    a, b = a[start:], b[start:]
+    end = _alike(a[::-1], b[::-1])
+    a, b = a[: len(a) - end], b[: len(b) - end]
+    return max(len(a), len(b)) <= 1 or (len(a) == len(b) == 2 and a == b[::-1])
+
+
+def _alike(a: str, b: str) -> int:
+    """How many letters two words begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
