@@ -65,9 +65,9 @@ STEPS = [
         settings=lambda spec, outside: [
             outside.raw,
             outside.corrections,
-            spec.data.model_dump(include={"raw", "benchmarks", "fields", "csv"}),
+            spec.data.model_dump(include={"raw", "benchmarks", "fields", "csv", "sheet", "max_unpacked_gib"}),
         ],
-        code_version="3",
+        code_version="4",
         checks=(data_check.raw_found,),
         kinds=("jsonl",),
     ),
@@ -79,7 +79,12 @@ STEPS = [
         needs=("raw_examples",),
         settings=lambda spec, outside: validation_settings(spec),
         code_version="6",
-        checks=(data_check.validated_accounted, data_check.quarantine_share, data_check.system_prompt_present),
+        checks=(
+            data_check.files_read,
+            data_check.validated_accounted,
+            data_check.quarantine_share,
+            data_check.system_prompt_present,
+        ),
         kinds=("jsonl", "python"),
     ),
     Step(

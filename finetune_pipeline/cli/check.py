@@ -52,6 +52,11 @@ def check(task: str, as_json: bool) -> int:
         made = PIPELINE.run_to("reviewed_examples", loaded, collect_run_inputs(loaded, None, store), store)
     except FindingsError as error:
         return _unusable(task, [*problems, *error.findings], as_json)
+    validated = made["validated_examples"].facts
+    unread = [Finding(**{k: v for k, v in f.items() if k != "about"}) for f in validated["unread"]]
+    if not validated["rows_in"]:
+        nothing = Finding("data.no_rows", "error", loaded.name, "no row was read", "see the findings about its files")
+        return _unusable(task, [*problems, *unread, nothing], as_json, REFUSED)
     folder = settings.home / "checks" / loaded.name
     quality = _quality(loaded, made, store, folder)
     rows = read_examples(made["reviewed_examples"].folder)
@@ -79,14 +84,14 @@ def check(task: str, as_json: bool) -> int:
             }
         )
         return REFUSED if stops else DONE
-    for finding in problems:
+    for finding in [*unread, *problems]:
         say(str(finding))
     say(f"chat template: {told_origin(loaded.spec.chat_template, loaded.folder)}")
     _show_rows(made)
     say()
     for mark, name, message in answers:
         say(f"{mark:5} {name:24} {message}")
-    _show_rules(rules)
+    _show_rules({rule: found for rule, found in rules.items() if rule not in {f.rule for f in unread}})
     say(f"\n{power['sentence']}")
     say(f"\nall findings, and the report as a page: {folder}")
     for step in ("validated_examples", "clean_examples"):
@@ -113,13 +118,13 @@ def _read(folder: Path, store: ArtifactStore) -> tuple[Task | None, list[Finding
     return (None if errors(findings) else task), findings
 
 
-def _unusable(task: str, problems: list[Finding], as_json: bool) -> int:
+def _unusable(task: str, problems: list[Finding], as_json: bool, code: int = ERROR) -> int:
     if as_json:
         emit({"task": task, "usable": False, "spec_findings": as_rows(problems)})
     else:
         for finding in problems:
             say(str(finding))
-    return ERROR
+    return code
 
 
 def _quality(task: Task, made: Mapping[str, Artifact], store: ArtifactStore, folder: Path) -> Artifact:

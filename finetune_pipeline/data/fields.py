@@ -220,7 +220,7 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
         except EXPRESSION_ERRORS as error:
             message = f"{expression!r} is no JMESPath expression: {' '.join(str(error).split())[:200]}"
             add(f"fields.{name}", message, "see jmespath.org; names with odd characters need double quotes")
-    if not _is_text_encoding(data.csv.encoding):
+    if data.csv.encoding is not None and not _is_text_encoding(data.csv.encoding):
         fix = "use a name Python knows, such as utf-8, cp1252 or latin-1"
         add("csv.encoding", f"{data.csv.encoding!r} is no encoding of text", fix, "csv_encoding")
     if data.format not in ("auto", *FORMATS):

@@ -217,10 +217,26 @@ def _decode_leniently(text: str, place: str) -> tuple[Any, list[Finding], bool]:
     return value, findings, True
 
 
+def is_cut_off(data: bytes) -> bool:
+    """Whether a line is the beginning of a JSON value."""
+    try:
+        json.loads(data)
+    except json.JSONDecodeError as error:
+        return data[:1] in (b"{", b"[") and ends_early(error)
+    except (UnicodeDecodeError, RecursionError, ValueError):
+        pass
+    return False
+
+
+def ends_early(error: json.JSONDecodeError) -> bool:
+    """Whether a JSON text ends where more of it should follow."""
+    return not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string")
+
+
 def _explain(text: str, error: json.JSONDecodeError, place: str) -> Finding:
     column = error.pos + 1
     rest = text[error.pos :]
-    if not rest.strip() or error.msg.startswith("Unterminated string"):
+    if ends_early(error):
         message = f"not valid JSON at column {column}: {error.msg}; the line looks cut off (truncated)"
         return _bad_json(place, message, "take the whole row from its source again")
     fix = "write the row with a JSON library, one object a line"

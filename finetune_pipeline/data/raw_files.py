@@ -15,6 +15,7 @@ from finetune_pipeline.data.fields import check_fields, mapping_of
 from finetune_pipeline.data.formats import FORMATS, format_of
 from finetune_pipeline.data.json_lines import combine_digests
 from finetune_pipeline.data.readers.any_file import look_at, read_records
+from finetune_pipeline.data.readers.records import is_utf8
 from finetune_pipeline.engine.store import SeenFiles, digest_file
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec import Task, TaskSpec
@@ -140,13 +141,8 @@ def _copied(path: Path, copy: Path) -> Path:
 
 def _described(path: Path, name: str, spec: TaskSpec) -> dict[str, Any]:
     detected = detect(path, name, spec)
-    lines, last = 0, b""
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 22):
-            lines += block.count(b"\n")
-            last = block[-1:]
     return {
-        "lines": lines + (last not in (b"", b"\n")),
+        "lines": detected.lines,
         "container": detected.container,
         "compressed": detected.compressed,
         "shape": detected.shape,
@@ -163,6 +159,7 @@ class Detected:
         compressed: Whether it is gzipped.
         shape: A format of the registry, mapped, mixed or unknown.
         reason: One sentence.
+        lines: Lines of a text, rows of any other file.
         details: The dialect of a table (delimiter, quote, header, columns).
     """
 
@@ -170,21 +167,25 @@ class Detected:
     compressed: bool
     shape: str
     reason: str
+    lines: int = 0
     details: dict[str, Any] = field(default_factory=dict)
 
 
 def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
     """Look at the first rows of a raw file."""
-    container, compressed = look_at(path, file, spec)
+    container, seen = look_at(path, file, spec)
+    compressed, lines = seen.compressed, seen.lines
     details: dict[str, Any] = {}
     if container.dialect is not None and not container.dialect.problem:
         d = container.dialect
         details = {"delimiter": d.delimiter, "quote": d.quote, "header": d.header, "columns": list(d.columns)}
     if container.kind == "unknown" or (container.dialect is not None and container.dialect.problem):
-        return Detected(container.kind, compressed, "unknown", container.why, details)
+        return Detected(container.kind, compressed, "unknown", container.why, lines, details)
     mapping = mapping_of(spec)
     counts: Counter[str] = Counter()
-    records = list(islice(read_records(path, file, spec), _ROWS_LOOKED_AT))
+    rows = (record for record in read_records(path, file, spec) if record.about != "file")
+    records = list(islice(rows, _ROWS_LOOKED_AT))
+    lines = lines or (len(records) and len(records) + sum(1 for _ in rows))
     for record in records:
         value = _decoded(record.raw) if record.encoded else record.value
         if mapping is not None:
@@ -195,15 +196,17 @@ def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
             value = mapped.row
         if isinstance(value, dict) and (shape := format_of(value)):
             counts[shape] += 1
-    why = f"{'gzip; ' if compressed else ''}{container.why}"
+    why = f"{'gzip; ' if compressed else ''}{container.why}{'' if is_utf8(seen.encoding) else f'; in {seen.encoding}'}"
     if not records:
-        return Detected(container.kind, compressed, "unknown", f"{why}; the file holds no rows", details)
+        return Detected(container.kind, compressed, "unknown", f"{why}; the file holds no rows", lines, details)
     held = {**{name: of.described for name, of in FORMATS.items()}, "mapped": "what data.fields names"}
     formats = (
         " and ".join(f"{n} hold {held[shape]}" for shape, n in counts.most_common()) or "none is in a known format"
     )
     shape = "unknown" if not counts else next(iter(counts)) if len(counts) == 1 else "mixed"
-    return Detected(container.kind, compressed, shape, f"{why}; of the first {len(records)} rows {formats}", details)
+    return Detected(
+        container.kind, compressed, shape, f"{why}; of the first {len(records)} rows {formats}", lines, details
+    )
 
 
 def _decoded(data: bytes) -> Any:

@@ -47,7 +47,11 @@ class CsvSpec(Section):
     delimiter: Literal[",", ";", "\t", "|"] | None = None
     quote: Literal['"', "'", "none"] | None = Field(None, description="`none`: quotes are ordinary characters.")
     header: bool | None = Field(None, description="Whether the first row names the columns.")
-    encoding: str = Field("utf-8", description="For example cp1252.")
+    encoding: str | None = Field(
+        None,
+        description="Encoding of the text files that are not UTF-8, such as cp1252; JSON, too. Unset: it is detected, or the "
+        "file is refused.",
+    )
 
 
 class SyntheticSpec(Section):
@@ -93,6 +97,9 @@ class DataSpec(Section):
         default_factory=dict, description="Names of roles in the data: {USER: user, SYSTEM: assistant}."
     )
     csv: CsvSpec = CsvSpec()
+    sheet: str | None = Field(None, description="Sheet of the workbooks (.xlsx); unset: the first one.")
+    max_unpacked_gib: float = Field(10.0, gt=0, description="Files that unpack to more are refused.")
+    allow_truncated: bool = Field(False, description="Go on with what could be read of a broken or cut-off file.")
     inject: bool = Field(False, description="Add system_prompt to chats without a system turn.")
     max_chars: int = Field(8000, ge=1, description="Longer rows (all turns) are quarantined.")
     min_chars: int = Field(2, ge=0, description="Rows with shorter user text are quarantined.")

@@ -15,6 +15,9 @@ from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.spec.model import TaskSpec
 
 PERSONAL_DATA_SAMPLE = 20_000
+SHOWN = 3
+FEW = 20
+"""With fewer rows a label's share in quarantine says nothing."""
 
 
 def _accounted(rows_in: int, **parts: int) -> CheckResult:
@@ -31,8 +34,23 @@ def _accounted(rows_in: int, **parts: int) -> CheckResult:
 
 @check("There is something to read.", name="raw_files_found")
 def raw_found(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    lines, files = artifact.facts["lines"], artifact.facts["files"]
-    return CheckResult(lines > 0, f"{lines} lines in {len(files)} files")
+    lines, files = artifact.facts["lines"], [f for f in artifact.facts["files"] if f["lines"]]
+    return CheckResult(lines > 0, f"{lines} lines in {len(files)} files" if lines else "no raw file holds a row")
+
+
+@check("Every raw file was read, to its end (or data.allow_truncated is set).", name="files_read")
+def files_read(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    """Every raw file was read to its end, and there were rows. A loss nobody can count is no matter of a share."""
+    rows, unread = artifact.facts["rows_in"], artifact.facts["unread"]
+    serious = [f for f in unread if f["severity"] == "error" or not rows]
+    accepted = [f for f in serious if f["about"] == "rest" and spec.data.allow_truncated]
+    stopping = [f for f in serious if f not in accepted]
+    listed = " | ".join(f"{f['place']}: {f['message']} (fix: {f['fix']})" for f in (stopping or accepted)[:SHOWN])
+    listed += f" | and {len(stopping) - SHOWN} more" if len(stopping) > SHOWN else ""
+    if accepted and not stopping:
+        listed = f"accepted by data.allow_truncated: {listed}"
+    passed = rows > 0 and not stopping
+    return CheckResult(passed, listed or ("every file was read to its end" if passed else "there are no rows"))
 
 
 @check("Rows in = kept + quarantined.", name="rows_accounted_for")
@@ -41,15 +59,19 @@ def validated_accounted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return _accounted(f["rows_in"], kept=f["kept"], quarantined=f["quarantined"])
 
 
-@check("The share of bad rows is within data.max_quarantine_share.")
+@check("The share of bad rows is within data.max_quarantine_share, in all and for every label.")
 def quarantine_share(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
-    share, limit = f["quarantined"] / f["rows_in"] if f["rows_in"] else 1.0, spec.data.max_quarantine_share
-    return CheckResult(
-        share <= limit,
-        f"{share:.1%} of the rows are in quarantine, at most {limit:.0%} allowed",
-        {"share": share, "limit": limit},
-    )
+    """The share of bad rows is small. One label may lose most of its rows where all of them together lose few."""
+    f, limit = artifact.facts, spec.data.max_quarantine_share
+    if f["rows_in"] == 0:
+        return CheckResult(True, "there are no rows")
+    share = f["quarantined"] / f["rows_in"]
+    rows = {label: (lost, lost + f["labels"][label]) for label, lost in f["labels_lost"].items()}
+    thinned = [f"{lost} of {n} rows of {label}" for label, (lost, n) in rows.items() if n >= FEW and lost > limit * n]
+    message = f"{share:.1%} of the rows are in quarantine, at most {limit:.0%} allowed"
+    if thinned:
+        message += f"; by label: {', '.join(thinned)}"
+    return CheckResult(share <= limit and not thinned, message, {"share": share, "limit": limit})
 
 
 @check("Every example begins with the declared system prompt.")
@@ -66,8 +88,8 @@ def system_prompt_present(artifact: Artifact, spec: TaskSpec) -> CheckResult:
             wanted = {"role": "system", "content": spec.system_prompt}
             without += [e.id for e in decode_examples(data, str(file)) if e.messages[0] != wanted]
     return CheckResult(
-        rows > 0 and not without,
-        f"{len(without)} of {rows} examples lack the declared system prompt",
+        not without and rows == artifact.facts["kept"],
+        f"{len(without)} of {rows} examples lack the declared system prompt" if rows else "there are no examples",
         {"examples": without[:5]},
     )
 

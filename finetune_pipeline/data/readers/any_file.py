@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -11,33 +12,45 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_blank
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, is_blank, is_cut_off
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.containers import Container, container_of
+from finetune_pipeline.data.readers.encoding import Survey, survey
 from finetune_pipeline.data.readers.json_document import read_json_document
 from finetune_pipeline.data.readers.records import (
     BOM,
+    CUT_FIX,
     SHOWN,
+    About,
     RawStream,
     Record,
+    about_file,
     broken_stream,
     byte_order_mark,
+    is_utf8,
+    read_lines,
+    too_large,
     too_long,
     unreadable,
 )
 from finetune_pipeline.data.readers.tables import read_table
+from finetune_pipeline.data.readers.workbooks import read_workbook
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
 _HEAD = 1 << 20
 _BATCH = 1_000
+_REPLACED = "\ufffd".encode()
 
 
-def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, bool]:
-    """(container, whether it is gzipped) of a file, from its first MiB."""
-    with RawStream(path) as stream:
+def look_at(path: Path, file: str, spec: TaskSpec) -> tuple[Container, Survey]:
+    """What a file is, from its first MiB, and what a pass over all of it shows."""
+    seen = survey(path, file, spec)
+    if seen.problem:
+        return Container("unknown", seen.problem.message), seen
+    with RawStream(path, seen.encoding, seen.returns) as stream:
         head = stream.buffered().read(_HEAD)
-        return container_of(head, len(head) < _HEAD, file, spec), stream.compressed
+        return container_of(head, len(head) < _HEAD, file, spec), seen
 
 
 def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
@@ -50,56 +63,85 @@ def read_records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
         file: Its name, as its rows are to be known by.
         spec: The task.
     """
-    container, compressed = look_at(path, file, spec)
-    with RawStream(path) as stream:
-        if container.kind == "parquet" and not compressed:
-            yield from _read_parquet(path, file)
-        elif container.kind == "json_lines":
-            yield from _read_json_lines(stream, file)
-        elif container.kind == "json":
-            yield from read_json_document(stream, file, spec)
-        elif container.dialect is not None and not container.dialect.problem:
-            yield from read_table(stream, file, spec, container.dialect)
-        else:
-            yield _refused(stream, file, container)
+    container, seen = look_at(path, file, spec)
+    if seen.problem:
+        yield Record(1, None, b"", (seen.problem,), about="file")
+        return
+    if seen.notes:
+        yield Record(1, None, b"", seen.notes, about="file")
+    rows = 0
+    with RawStream(path, seen.encoding, seen.returns) as stream:
+        for record in _read(stream, path, file, spec, container):
+            rows += 1
+            yield record if is_utf8(seen.encoding) else _checked(record, file, seen.encoding)
+    if not rows:
+        what = "nothing" if not seen.size else "blank lines only" if container.kind == "json_lines" else "no rows"
+        yield about_file("no_rows", file, f"the file holds {what}", "remove the file, or fill it", "warning")
+
+
+def _read(stream: RawStream, path: Path, file: str, spec: TaskSpec, container: Container) -> Iterator[Record]:
+    if container.kind == "parquet" and not stream.compressed:
+        yield from _read_parquet(path, file, spec)
+    elif container.kind == "workbook" and not stream.compressed:
+        yield from read_workbook(path, file, spec)
+    elif container.kind == "json_lines":
+        yield from _read_json_lines(stream, file)
+    elif container.kind == "json":
+        yield from read_json_document(stream, file, spec)
+    elif container.dialect is not None and not container.dialect.problem:
+        yield from read_table(stream, file, spec, container.dialect)
+    else:
+        yield _refused(stream, file, container)
+
+
+def _checked(record: Record, file: str, encoding: str) -> Record:
+    """A row of a file that is not UTF-8; bytes that are no text in the file's encoding make it a bad one."""
+    if _REPLACED not in record.raw:
+        return record
+    message, fix = f"the row holds bytes that are not {encoding}", "declare the right data.csv.encoding"
+    finding = Finding("data.invalid_encoding", "error", f"{file}:{record.line}", message, fix)
+    return replace(record, value=None, encoded=False, raw=record.raw[:SHOWN], findings=(*record.findings, finding))
 
 
 def _refused(stream: RawStream, file: str, container: Container) -> Record:
     """The record that says why a file is not read."""
+    if container.kind in ("parquet", "workbook"):
+        name = {"parquet": "Parquet", "workbook": "a workbook"}[container.kind]
+        why = f"it is {name} inside gzip, which cannot be read piece by piece"
+        return about_file("unknown_container", file, f"the file was not read: {why}", "unpack it")
     head = stream.buffered().read(SHOWN)
     if stream.problem:
         return broken_stream(stream, file, 1, head, 0)
-    rule, why = "csv_dialect" if container.kind == "csv" else "unknown_container", container.why
-    if container.kind == "parquet":
-        why = "the file is Parquet inside gzip, which cannot be read piece by piece"
-    fix = container.dialect.fix if container.dialect else ""
-    return unreadable(rule, file, 1, f"the file was not read: {why}", fix or "save it as JSON Lines in UTF-8", head, 0)
+    rule, fix = "unknown_container", "save it as JSON Lines or CSV in UTF-8"
+    if container.dialect is not None:
+        rule, fix = "csv_dialect" if container.kind == "csv" else rule, container.dialect.fix
+    return about_file(rule, file, f"the file was not read: {container.why}", fix)
 
 
 def _read_json_lines(stream: RawStream, file: str) -> Iterator[Record]:
-    source = stream.buffered()
-    number, end = 0, 0
-    while line := source.readline(MAX_LINE_BYTES + 1):
-        number, at, end = number + 1, end, end + len(line)
-        ended = line.endswith(b"\n")
-        if len(line) > MAX_LINE_BYTES and not ended:
-            while not ended and (rest := source.readline(MAX_LINE_BYTES)):
-                ended, end = rest.endswith(b"\n"), end + len(rest)
-            yield too_long(file, number, MAX_LINE_BYTES, line, at)
-        elif stream.problem and not ended:
-            yield broken_stream(stream, file, number, line, at)
-            return
-        else:
-            notes: tuple[Finding, ...] = ()
-            if number == 1 and line.startswith(BOM):
-                line, at, notes = line[len(BOM) :], len(BOM), (byte_order_mark(file),)
-            if not is_blank(line):
-                yield Record(number, None, line.rstrip(b"\r\n"), notes, at, encoded=True)
+    number = end = 0
+    for line in read_lines(stream.buffered(), MAX_LINE_BYTES):
+        number, data, at = line.number, line.data, line.at
+        end = at + len(data)
+        notes: tuple[Finding, ...] = ()
+        about: About = "row"
+        if line.cut:
+            yield too_long(file, number, MAX_LINE_BYTES, data, at)
+            continue
+        if not data.endswith(b"\n"):
+            if stream.problem:
+                yield broken_stream(stream, file, number, data, at)
+                return
+            about = "rest" if is_cut_off(data) else "row"
+        if number == 1 and data.startswith(BOM):
+            data, at, notes = data[len(BOM) :], len(BOM), (byte_order_mark(file),)
+        if not is_blank(data):
+            yield Record(number, None, data.rstrip(b"\r\n"), notes, at, encoded=True, about=about)
     if stream.problem:
         yield broken_stream(stream, file, number + 1, b"", end)
 
 
-def _read_parquet(path: Path, file: str) -> Iterator[Record]:
+def _read_parquet(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     """The rows of a Parquet file; `line` is the number of the row. Takes the memory of a batch."""
     import pyarrow
     import pyarrow.parquet as pq
@@ -110,14 +152,22 @@ def _read_parquet(path: Path, file: str) -> Iterator[Record]:
             names = table.schema_arrow.names
             if len(set(names)) < len(names):
                 raise ValueError("two columns have the same name")
+            size = sum(table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups))
+            if size > spec.data.max_unpacked_gib * (1 << 30):
+                yield too_large(file, size)
+                return
             for batch in table.iter_batches(batch_size=_BATCH):
                 for row in _rows(batch):
                     number += 1
                     yield _record(row, number, file)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         reason = quoted(" ".join(str(error).split()), 200)
-        message = f"the Parquet file cannot be read behind row {number}: {reason}"
-        yield unreadable("bad_parquet", file, number + 1, message, "write or copy the file again")
+        if number:
+            message = f"the Parquet file cannot be read behind row {number}: {reason}"
+            yield unreadable("bad_parquet", file, number + 1, message, CUT_FIX, about="rest")
+        else:
+            message = f"the Parquet file cannot be read: {reason}"
+            yield about_file("bad_parquet", file, message, "write or copy the file again")
 
 
 def _rows(batch: Any) -> list[dict[str, Any] | Exception]:

@@ -9,14 +9,17 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import PurePath
 
 import msgspec
 
 from finetune_pipeline.data.fields import ROW_KEYS, is_row_key, named_in_fields
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.data.readers.encoding import OLE, PARQUET, ZIP
 from finetune_pipeline.data.readers.json_document import FIRST_PAIR
-from finetune_pipeline.data.readers.records import BOM, Line, is_utf8
+from finetune_pipeline.data.readers.records import BOM, Line, read_lines
 from finetune_pipeline.data.readers.tables import Dialect, bare, split_rows
 from finetune_pipeline.spec import TaskSpec
 
@@ -36,7 +39,11 @@ class _Reading:
     fields: int
     good: int
     lines: int
-    first: tuple[str, ...]
+    rows: list[list[str]]
+
+    @property
+    def first(self) -> list[str]:
+        return self.rows[0] if self.rows else []
 
     def __str__(self) -> str:
         quote = f"quote {self.quote}" if self.quote else "no quoting"
@@ -77,7 +84,7 @@ def find_dialect(lines: Sequence[Line], file: str, spec: TaskSpec) -> Dialect:
     if near := [r for r in others if rank(r) == rank(best) and r.good > best.good - _MARGIN * best.lines]:
         problem = f"the delimiter cannot be told: {best}; {near[0]}"
         return Dialect(problem=problem, fix=_declare("delimiter", quoted(best.delimiter), quoted(near[0].delimiter)))
-    return _with_columns(Dialect(best.delimiter, best.quote, why=str(best)), best, spec)
+    return with_columns(Dialect(best.delimiter, best.quote, why=str(best)), best.rows, best.fields, spec)
 
 
 def _declare(name: str, value: str, other: str) -> str:
@@ -101,38 +108,42 @@ def _read(lines: Sequence[Line], delimiter: str, quote: str, labels: frozenset[s
     fields = max(counts, key=lambda n: (counts[n] if n > 1 else counts[n] / 10, n), default=0)
     rows = list(split_rows(lines, delimiter, quote, fields, labels))
     good = [row for row in rows if not row.problem and len(row.cells) == fields]
-    first = next((row.cells for row in rows if not row.problem), [])
-    return _Reading(delimiter, quote, fields, sum(r.lines for r in good), len(lines), tuple(first))
+    sound = [row.cells for row in rows if not row.problem]
+    return _Reading(delimiter, quote, fields, sum(r.lines for r in good), len(lines), sound)
 
 
 def _plain_names(spec: TaskSpec) -> set[str]:
     return {name.casefold() for name in named_in_fields(spec)}
 
 
-def _with_columns(dialect: Dialect, reading: _Reading, spec: TaskSpec) -> Dialect:
-    """The dialect with its columns: whether the first row names them is declared, or follows from what it holds."""
-    cells = [c.strip() for c in reading.first]
-    numbered = tuple(f"c{i}" for i in range(1, reading.fields + 1))
+def with_columns(dialect: Dialect, rows: Sequence[Sequence[str]], fields: int, spec: TaskSpec) -> Dialect:
+    """The dialect with its columns: whether the first row names them is declared, or follows from what the rows hold.
+
+    Args:
+        dialect: Without its columns.
+        rows: The first rows of the table.
+        fields: Cells that a row has.
+        spec: The task.
+    """
+    cells = [c.strip() for c in rows[0]]
+    numbered = tuple(f"c{i}" for i in range(1, fields + 1))
     header, reason = spec.data.csv.header, "as declared"
     if header is None:
-        header, reason = _is_header([bare(c) for c in cells], numbered, spec)
+        header, reason = _is_header([bare(c) for c in cells], rows[1:], numbered, spec)
     if header is None:
         first = ", ".join(quoted(c) for c in cells[:4])
         problem = f"whether the first row names the columns cannot be told: it holds {first}, no known or declared name"
         return replace(
             dialect, problem=problem, fix=_declare("header", "true", "false; and name columns in data.fields")
         )
-    dialect = replace(
-        dialect,
-        header=header,
-        why=f"{dialect.why}; the first row {'names the columns' if header else 'is data'}: {reason}",
-    )
+    why = f"the first row {'names the columns' if header else 'is data'}: {reason}"
+    dialect = replace(dialect, header=header, why=f"{dialect.why}; {why}" if dialect.why else why)
     if not header:
         return replace(dialect, columns=numbered)
-    columns = tuple(c or n for c, n in zip([*cells, *[""] * reading.fields], numbered, strict=False))
+    columns = tuple(c or n for c, n in zip([*cells, *[""] * fields], numbered, strict=False))
     fix = "correct the first row, or add to task.yaml: `data: {csv: {header: false}}`"
-    if len(cells) != reading.fields:
-        problem = f"the first row names {len(cells)} columns, the rows have {reading.fields} fields"
+    if len(cells) != fields:
+        problem = f"the first row names {len(cells)} columns, the rows have {fields} fields"
         return replace(dialect, problem=problem, fix=fix)
     twice = [name for name, count in Counter(columns).items() if count > 1]
     if twice:
@@ -140,24 +151,28 @@ def _with_columns(dialect: Dialect, reading: _Reading, spec: TaskSpec) -> Dialec
     return replace(dialect, columns=columns)
 
 
-def _is_header(cells: list[str], numbered: tuple[str, ...], spec: TaskSpec) -> tuple[bool | None, str]:
+def _is_header(
+    cells: list[str], behind: Sequence[Sequence[str]], numbered: tuple[str, ...], spec: TaskSpec
+) -> tuple[bool | None, str]:
     """(whether a first row names the columns, why); None when that cannot be told."""
-    declared = _plain_names(spec)
+    declared, labels = _plain_names(spec), frozenset(spec.labels)
     names = [c for c in cells if c.casefold() in declared]
     if names:
         return True, f"it holds {quoted(names[0])}, which data.fields names"
-    labels = [c for c in cells if c in spec.labels]
-    if labels:
-        return False, f"it holds the label {quoted(labels[0])}"
+    own = [c for c in cells if c in labels]
+    if own:
+        return False, f"it holds the label {quoted(own[0])}"
     if declared and declared <= set(numbered):
         return False, "data.fields names the columns by number"
     known = [c for c in cells if c.casefold() in ROW_KEYS]
     if known:
         return True, f"it holds {quoted(known[0])}, a known column name"
+    labelled = sum(not labels.isdisjoint(map(bare, row)) for row in behind)
+    if labels and labelled and labelled >= _FIT * len(behind):
+        return True, f"it holds no label, and {labelled} of the next {len(behind)} rows do"
     return None, ""
 
 
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BLANK = b" \t\r\n"
 _LINES = 50
 _TABLE_LINES = 1000
@@ -170,7 +185,7 @@ class Container:
     """What a file is.
 
     Attributes:
-        kind: json_lines, json, csv, parquet or unknown.
+        kind: json_lines, json, csv, parquet, workbook or unknown.
         why: The reason, for people.
         dialect: The dialect of a table.
     """
@@ -184,20 +199,16 @@ def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Contain
     """The container of a file from its first bytes (a MiB or so; `whole`: that is all of it)."""
     path = PurePath(file.lower())
     suffix = PurePath(path.stem).suffix if path.suffix in (".gz", ".gzip") else path.suffix
-    if head.startswith(b"PAR1"):
+    if head.startswith(PARQUET):
         return Container("parquet", "the file begins with Parquet's mark")
+    if head.startswith((ZIP, OLE)):
+        return Container("workbook", "the file begins as workbooks do")
     csv = spec.data.csv
     declared = csv.delimiter is not None or csv.quote is not None
     table = suffix in _TABLE_SUFFIXES or (declared and suffix not in _JSON_SUFFIXES)
-    if head.startswith(_UTF16) and is_utf8(csv.encoding):
-        if not table:
-            return Container("unknown", "the file begins with the mark of UTF-16; save it as UTF-8")
-        fix = "save it as UTF-8, or add to task.yaml: `data: {csv: {encoding: utf-16}}`"
-        why = "the file begins with the mark of UTF-16"
-        return Container("csv", why, Dialect(problem=why, fix=fix))
     body = head.removeprefix(BOM)
     if not body.strip(_BLANK):
-        return Container("json_lines", "the file holds no rows" if whole else "blank lines come first")
+        return Container("json_lines", "blank lines only" if whole else "blank lines come first")
     if not table:
         lines = [line for line in body.split(b"\n")[: 4 * _LINES] if line.strip(_BLANK)][:_LINES]
         if body.lstrip(_BLANK)[:1] in (b"[", b"{"):
@@ -208,18 +219,15 @@ def container_of(head: bytes, whole: bool, file: str, spec: TaskSpec) -> Contain
         if objects or suffix in _JSON_SUFFIXES:
             why = f"of the first {len(lines)} lines {objects} begin with {{" if objects else "the suffix says so"
             return Container("json_lines", f"JSON Lines: {why}")
-    dialect = find_dialect(_text_lines(body, whole, csv.encoding), file, spec)
+    dialect = find_dialect(_text_lines(body, whole), file, spec)
     return Container("csv" if table or not dialect.problem else "unknown", dialect.problem or dialect.why, dialect)
 
 
-def _text_lines(body: bytes, whole: bool, encoding: str) -> list[Line]:
+def _text_lines(body: bytes, whole: bool) -> list[Line]:
     """The first lines of a table; the last one only when the file ends with it."""
-    try:
-        text = io.TextIOWrapper(io.BytesIO(body), encoding, "replace", newline="").readlines()
-    except UnicodeError:
-        text = []
-    lines = [Line(number, 0, line.removeprefix("\ufeff")) for number, line in enumerate(text, 1)]
-    return lines[:_TABLE_LINES] if whole or len(lines) < 2 else lines[:-1][:_TABLE_LINES]
+    given = read_lines(io.BufferedReader(io.BytesIO(body)), MAX_LINE_BYTES, blanks=_TABLE_LINES)  # type: ignore[arg-type]
+    lines = list(islice(given, _TABLE_LINES + 1))
+    return lines[:_TABLE_LINES] if whole or len(lines) > _TABLE_LINES else lines[:-1] or lines
 
 
 def _json_kind(body: bytes, whole: bool, spec: TaskSpec) -> tuple[str, str]:

@@ -10,13 +10,15 @@ from dataclasses import replace
 import msgspec
 
 from finetune_pipeline.data.fields import EXPRESSION_ERRORS, compile_expression, is_row_key, plain_path
-from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, decode_line
+from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, decode_line, ends_early
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.records import (
     BOM,
+    CUT_FIX,
     SHOWN,
     RawStream,
     Record,
+    about_file,
     broken_stream,
     byte_order_mark,
     too_long,
@@ -40,7 +42,7 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
     data = stream.buffered().read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
         message = f"the document has more than {MAX_DOCUMENT_BYTES >> 30} GiB, and documents are read as a whole"
-        yield unreadable("document_too_large", file, 1, message, "write it as JSON Lines, one row a line")
+        yield about_file("document_too_large", file, message, "write it as JSON Lines, one row a line")
         return
     begin = len(BOM) if data.startswith(BOM) else 0
     notes = (byte_order_mark(file),) if begin else ()
@@ -69,8 +71,7 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
         message = f"data.fields.rows: {expression!r} leads to no rows in this document"
         yield unreadable("missing_field", file, document.line, message, "correct the expression")
     elif not has_rows:
-        message, fix = "the document holds no rows", "remove the file, or fill it"
-        yield unreadable("no_rows", file, document.line, message, fix)
+        yield about_file("no_rows", file, "the document holds no rows", "remove the file, or fill it", "warning")
 
 
 class _Document:
@@ -202,8 +203,13 @@ def _break(document: _Document, stream: RawStream, file: str, error: json.JSONDe
     reason, where = "the JSON is nested too deeply", at
     if isinstance(error, json.JSONDecodeError):
         reason, where = error.msg, error.pos
-    message = f"the document is broken at byte {where}: {reason}; nothing behind it was read"
-    return unreadable("bad_json", file, line, message, "repair it there, or write it with a JSON library", rest, at)
+    total = len(document.text)
+    if isinstance(error, json.JSONDecodeError) and ends_early(error):
+        message = f"the document is cut off at its end, byte {total}: {reason}; all whole rows before it were read"
+        return unreadable("bad_json", file, line, message, CUT_FIX, rest, at, "rest")
+    message = f"the document is broken at byte {where}: {reason}; nothing behind it was read: {1 - where / total:.0%} of the file"
+    fix = f"repair it there, or write it with a JSON library; {CUT_FIX.rpartition('; ')[2]}"
+    return unreadable("bad_json", file, line, message, fix, rest, at, "rest")
 
 
 def _rows_of_expression(

@@ -8,45 +8,80 @@ import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from finetune_pipeline.findings import Finding
+from finetune_pipeline.findings import Finding, Severity
 
 BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
 _GZIP_PIECE = 1 << 13
-_BUFFER = 1 << 20
+_BUFFER = 1 << 16
+_BLANK = b" \t\r\n"
+_MANY_BLANK = 64
 
 
 class RawStream(io.RawIOBase):
-    """A file's bytes in constant memory; gzip is recognised by its first bytes, not by the file's name.
+    """A file's bytes as UTF-8 in constant memory; gzip is recognised by its first bytes, not by the file's name.
 
     A gzip file that is broken or cut off gives what can be unpacked before the break; then `problem` says what happened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, encoding: str = "utf-8", returns: bool = False, limit: int | None = None) -> None:
+        """Open the file.
+
+        Args:
+            path: The file.
+            encoding: What it is written in; bytes that are no text in it become U+FFFD. UTF-8 goes through as it is.
+            returns: Lines end with a carriage return alone.
+            limit: Bytes a gzip file may unpack to; reading stops there, and it is `too_large`.
+        """
         self.problem = ""
+        self.too_large = False
         self._file = path.open("rb")
+        self._packed, self._unpacked = path.stat().st_size, 0
         self.compressed = self._file.peek(2)[:2] == GZIP
+        self._limit = limit if self.compressed else None
         self._source: Any = gzip.GzipFile(fileobj=self._file) if self.compressed else self._file
+        self._decode = None if is_utf8(encoding) else codecs.getincrementaldecoder(encoding)("replace").decode
+        self._line_end = (b"\r", b"\n") if returns else None
+        self._pending = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if self.problem:
-            return 0
-        try:
-            data = self._source.read1(min(len(buffer), _GZIP_PIECE) if self.compressed else len(buffer))
-        except EOFError:
-            self.problem = "the gzip file is cut off"
-            return 0
-        except (gzip.BadGzipFile, zlib.error) as error:
-            self.problem = f"the gzip file is broken: {error}"
-            return 0
-        buffer[: len(data)] = data
+        if self._decode is None:
+            data = self._read(len(buffer))
+        else:
+            while not self._pending and (block := self._read(_GZIP_PIECE)):
+                try:
+                    self._pending = self._decode(block).encode("utf-8", "surrogatepass")
+                except UnicodeError as error:  # of the codecs that need a mark at the beginning
+                    self.problem = f"the text is not in the declared encoding: {error}"
+            data, self._pending = self._pending[: len(buffer)], self._pending[len(buffer) :]
+        buffer[: len(data)] = data.replace(*self._line_end) if self._line_end else data
         return len(data)
+
+    def _read(self, size: int) -> bytes:
+        """The next bytes of the file, unpacked; none at its end or where it breaks off."""
+        if self.problem:
+            return b""
+        try:
+            data: bytes = self._source.read1(min(size, _GZIP_PIECE) if self.compressed else size)
+        except EOFError:
+            self.problem = f"the gzip file is cut off: its {self._packed} bytes end before the text does"
+            return b""
+        except (gzip.BadGzipFile, zlib.error) as error:
+            share = self._file.tell() / max(1, self._packed)
+            self.problem = f"the gzip file is broken {share:.0%} of the way in: {error}"
+            return b""
+        self._unpacked += len(data)
+        if self._limit is not None and self._unpacked > self._limit:
+            self.problem, self.too_large = "the gzip file unpacks to too much", True
+            return b""
+        return data
 
     def close(self) -> None:
         self._file.close()
@@ -57,47 +92,47 @@ class RawStream(io.RawIOBase):
         return io.BufferedReader(self, _BUFFER)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Line:
-    """A line with its line end: number from 1, byte offset, text.
+    """A line with its line end: number from 1, byte offset, bytes in UTF-8.
 
     cut: the line is longer than the limit, and only its beginning is here.
     """
 
     number: int
     at: int
-    text: str
+    data: bytes
     cut: bool = False
 
-    def encoded(self) -> bytes:
-        """The line's bytes in UTF-8; bytes that were no text in the file come out as they went in."""
-        return self.text.encode("utf-8", "surrogateescape")
+    @cached_property
+    def text(self) -> str:
+        """The line's text; bytes that are not UTF-8 stand as lone surrogates."""
+        return self.data.decode("utf-8", "surrogateescape")
 
 
-def read_lines(stream: RawStream, encoding: str, limit: int) -> Iterator[Line]:
-    """The lines of a text, in constant memory.
-
-    Bytes that are not UTF-8 stand as lone surrogates; in any other encoding as U+FFFD. What cannot be decoded at all ends
-    the text and is the stream's `problem`. A last line that a broken stream cut off is given, too.
-    """
-    errors = "surrogateescape" if is_utf8(encoding) else "replace"
-    text = io.TextIOWrapper(stream.buffered(), encoding, errors, newline="")
-    number, at = 1, 0
-    try:
-        while line := text.readline(limit + 1):
-            cut = len(line) > limit and not line.endswith(("\n", "\r"))
-            yield Line(number, at, line, cut)
-            at += _width(line)
-            while cut and (rest := text.readline(limit)):
-                at += _width(rest)
-                cut = not rest.endswith(("\n", "\r"))
-            number += 1
-    except UnicodeError as error:
-        stream.problem = f"the file is not {encoding}: {error}"
-
-
-def _width(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+def read_lines(source: io.BufferedReader, limit: int, blanks: int = 0) -> Iterator[Line]:
+    """The lines of a text in constant memory. Of a run of blank lines the first `blanks` are given; long runs cost next to
+    nothing. Of a line longer than `limit` bytes only the beginning is given."""
+    number = at = blank = 0
+    while data := source.readline(limit + 1):
+        number, begin, at = number + 1, at, at + len(data)
+        cut = len(data) > limit and not data.endswith(b"\n")
+        rest = data
+        while cut and not rest.endswith(b"\n") and (rest := source.readline(limit)):
+            at += len(rest)
+        if data.strip(_BLANK):
+            yield Line(number, begin, data, cut)
+            blank = 0
+            continue
+        blank += 1
+        if blank <= blanks:
+            yield Line(number, begin, data)
+        while blank > max(blanks, _MANY_BLANK) and (block := source.peek()):
+            lines = block[: len(block) - len(block.lstrip(_BLANK))].rpartition(b"\n")[0]
+            if not lines:
+                break
+            source.read(len(lines) + 1)
+            number, at = number + lines.count(b"\n") + 1, at + len(lines) + 1
 
 
 def is_utf8(encoding: str) -> bool:
@@ -108,9 +143,12 @@ SHOWN = 8000
 """Bytes kept of what cannot be read; the quarantine shows a part of them."""
 
 
+About = Literal["row", "rest", "file"]
+
+
 @dataclass(frozen=True)
 class Record:
-    """One row of a raw file.
+    """One row of a raw file, or something that stands for more than a row.
 
     Attributes:
         line: Line where the row starts, from 1. In a Parquet file: the number of the row.
@@ -121,6 +159,9 @@ class Record:
         key: In a JSON document that is an object of lists: the key of the list the row stands in.
         encoded: The value is still to be decoded from the JSON in `raw`.
         flat: The values are cells of a table, so an empty text means "no value".
+        about: `rest`: the row is broken, and nothing behind it was read. `file`: no row at all, but findings about the
+            file.
+        item: In a JSON document in one line: the number of the row.
     """
 
     line: int
@@ -131,23 +172,48 @@ class Record:
     key: str | None = None
     encoded: bool = False
     flat: bool = False
+    about: About = "row"
+    item: int | None = None
 
 
 def unreadable(
-    rule: str, file: str, line: int, message: str, fix: str, raw: bytes = b"", at: int | None = None
+    rule: str,
+    file: str,
+    line: int,
+    message: str,
+    fix: str,
+    raw: bytes = b"",
+    at: int | None = None,
+    about: About = "row",
 ) -> Record:
     """A record that stands for something that cannot be read, with the finding that says why."""
-    return Record(line, None, raw[:SHOWN], (Finding(f"data.{rule}", "error", f"{file}:{line}", message, fix),), at)
+    finding = Finding(f"data.{rule}", "error", f"{file}:{line}", message, fix)
+    return Record(line, None, raw[:SHOWN], (finding,), at, about=about)
+
+
+def about_file(rule: str, file: str, message: str, fix: str, severity: Severity = "error") -> Record:
+    """A record that is no row but says something about a file."""
+    return Record(1, None, b"", (Finding(f"data.{rule}", severity, file, message, fix),), about="file")
 
 
 def broken_stream(stream: RawStream, file: str, line: int, raw: bytes = b"", at: int | None = None) -> Record:
     """The record that stands for everything behind the place where a stream broke off."""
-    rule = "bad_gzip" if "gzip" in stream.problem else "invalid_encoding"
-    message = f"{stream.problem}; what came before line {line} was read"
-    fix = (
-        "copy or download the file again" if rule == "bad_gzip" else "declare the right data.csv.encoding in task.yaml"
+    message = f"{stream.problem}; only what came before line {line} was read"
+    if "gzip" in stream.problem:
+        return unreadable("bad_gzip", file, line, message, CUT_FIX, raw, at, "rest")
+    return unreadable(
+        "invalid_encoding", file, line, message, "correct data.csv.encoding in task.yaml", raw, at, "rest"
     )
-    return unreadable(rule, file, line, message, fix, raw, at)
+
+
+CUT_FIX = "copy or download the file again; to go on with what was read: `data: {allow_truncated: true}` in task.yaml"
+
+
+def too_large(file: str, size: int) -> Record:
+    """The record that says that a file unpacks to too much; nothing of it is read."""
+    message = f"it unpacks to {size / (1 << 30):.1f} GiB or more; nothing of it was read"
+    fix = "make the file smaller, or raise data.max_unpacked_gib in task.yaml"
+    return about_file("unpacked_too_large", file, message, fix)
 
 
 def too_long(file: str, line: int, limit: int, raw: bytes, at: int) -> Record:

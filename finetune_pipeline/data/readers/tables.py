@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES, broken_utf8
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.data.readers.records import (
+    BOM,
     SHOWN,
     Line,
     RawStream,
     Record,
     broken_stream,
     byte_order_mark,
-    is_utf8,
     read_lines,
     too_long,
 )
@@ -30,7 +30,6 @@ from finetune_pipeline.spec import TaskSpec
 
 _AHEAD_LINES = 5000
 _AHEAD_CHARACTERS = 1 << 20
-_REPLACED = "\ufffd"
 csv.field_size_limit(MAX_LINE_BYTES)
 
 
@@ -144,7 +143,6 @@ def bare(cell: str) -> str:
 
 def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -> Iterator[Record]:
     """The rows of a table, as objects of text under the names of the columns."""
-    encoding = spec.data.csv.encoding
     fields, labels = len(dialect.columns), frozenset(spec.labels)
     named = not dialect.header
     notes: tuple[Finding, ...] = ()
@@ -152,11 +150,11 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
 
     def lines() -> Iterator[Line]:
         nonlocal last, notes
-        for line in read_lines(stream, encoding, MAX_LINE_BYTES):
-            if line.number == 1 and line.text.startswith("\ufeff"):
+        for line in read_lines(stream.buffered(), MAX_LINE_BYTES, blanks=_AHEAD_LINES):
+            if line.number == 1 and line.data.startswith(BOM):
                 notes = (byte_order_mark(file),)
-                line = replace(line, text=line.text[1:], at=3)  # noqa: PLW2901
-            if stream.problem and not line.text.endswith(("\n", "\r")):
+                line = replace(line, data=line.data[len(BOM) :], at=len(BOM))  # noqa: PLW2901
+            if stream.problem and not line.data.endswith(b"\n"):
                 last = line
                 return
             yield line
@@ -165,17 +163,13 @@ def read_table(stream: RawStream, file: str, spec: TaskSpec, dialect: Dialect) -
         if not named and not row.problem:
             named = True
             continue
-        yield _record(row, file, dialect, encoding, notes)
+        yield _record(row, file, dialect, notes)
         notes = ()
     if stream.problem:
-        yield (
-            broken_stream(stream, file, last.number, last.encoded(), last.at)
-            if last
-            else broken_stream(stream, file, 1)
-        )
+        yield (broken_stream(stream, file, last.number, last.data, last.at) if last else broken_stream(stream, file, 1))
 
 
-def _record(row: Row, file: str, dialect: Dialect, encoding: str, notes: tuple[Finding, ...]) -> Record:
+def _record(row: Row, file: str, dialect: Dialect, notes: tuple[Finding, ...]) -> Record:
     line, at, raw = row.first.number, row.first.at, row.text.encode("utf-8", "surrogateescape").rstrip(b"\r\n")
     place = f"{file}:{line}"
     if row.first.cut:
@@ -200,14 +194,12 @@ def _record(row: Row, file: str, dialect: Dialect, encoding: str, notes: tuple[F
         message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected"
         fix = "put fields that hold the delimiter in quotes, or declare data.csv in task.yaml"
         add("wrong_field_count", f"{message} (delimiter {dialect.delimiter!r}, {quote})", fix)
-    if is_utf8(encoding):
-        try:
-            raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            fix = "save the file as UTF-8, or add to task.yaml: `data: {csv: {encoding: cp1252}}` with its encoding"
-            findings.append(replace(broken_utf8(raw, error.start, place, at), fix=fix))
-    elif _REPLACED in row.text:
-        add("invalid_encoding", f"the row holds bytes that are not {encoding}", "declare the right data.csv.encoding")
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        fix = "save the file as UTF-8, or add to task.yaml: `data: {csv: {encoding: cp1252}}` with its encoding"
+        findings.append(replace(broken_utf8(raw, error.start, place, at), fix=fix))
     if any(f.severity == "error" for f in findings):
-        return Record(line, None, raw[:SHOWN], tuple(findings), at, flat=True)
+        cut = not row.text.endswith("\n") and (row.problem or len(row.cells) < len(dialect.columns))
+        return Record(line, None, raw[:SHOWN], tuple(findings), at, flat=True, about="rest" if cut else "row")
     return Record(line, dict(zip(dialect.columns, row.cells, strict=True)), raw, tuple(findings), at, flat=True)

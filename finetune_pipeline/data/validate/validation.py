@@ -47,12 +47,14 @@ class ValidatedRow:
         findings: All findings, warnings and notes too.
         ignored: Keys that nothing reads.
         shape: The row's format; ``mapped`` where `data.fields` says where its texts are.
+        label: The label of a row in quarantine, where it can be read.
     """
 
     example: Example | None
     findings: list[Finding]
     ignored: list[str] = field(default_factory=list)
     shape: str = "unknown"
+    label: str | None = None
 
 
 @dataclass
@@ -69,6 +71,8 @@ class ValidatedBlock:
         labels: Rows kept per label.
         ignored: Rows per key that nothing reads.
         shapes: Rows per format.
+        lost: Rows not kept per label, where the label could be read.
+        unread: Findings about files: what could not be read of them, or is odd. A dictionary has `about`, too.
     """
 
     examples: bytes = b""
@@ -80,11 +84,14 @@ class ValidatedBlock:
     labels: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
     shapes: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    unread: list[dict[str, Any]] = field(default_factory=list)
 
 
 def validation_settings(spec: TaskSpec) -> dict[str, Any]:
     """The part of the spec that validation depends on."""
-    data = spec.data.model_dump(include={"format", "fields", "roles", "csv", "inject", "max_chars", "min_chars"})
+    reading = {"format", "fields", "roles", "csv", "sheet", "max_unpacked_gib", "inject", "max_chars", "min_chars"}
+    data = spec.data.model_dump(include=reading)
     return {"output": spec.output.model_dump(), "system_prompt": spec.system_prompt, **data}
 
 
@@ -95,17 +102,18 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
 
     Returns:
         Facts: rows_in, kept, quarantined, quarantined_share, by_rule (findings per rule), shapes (rows per format), labels
-        (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads). Always
-        rows_in == kept + quarantined.
+        (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads), labels_lost (rows in
+        quarantine per label), unread (findings about files). Always rows_in == kept + quarantined.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = raw / FILES
     paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     size = sum(p.stat().st_size for p in paths.values())
     files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
-    totals = {name: Counter[str]() for name in ("by_rule", "labels", "ignored", "shapes")}
+    totals = {name: Counter[str]() for name in ("by_rule", "labels", "ignored", "shapes", "lost")}
     totals["labels"].update(dict.fromkeys(spec.labels, 0))
     names: list[str] = []
+    unread: list[dict[str, Any]] = []
 
     def blocks() -> Iterator[Block]:
         for name, path in paths.items():
@@ -125,6 +133,7 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
             findings.write(encode_lines(result.findings))
             counts = {"rows_in": result.rows_in, "kept": result.kept, "quarantined": len(result.quarantine)}
             files[names[number]].update(counts)
+            unread += result.unread
             for name, counter in totals.items():
                 counter.update(getattr(result, name))
             done = sum(f["rows_in"] for f in files.values())
@@ -138,6 +147,8 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
         "labels": dict(totals["labels"]),
         "files": [{"file": name, **counts} for name, counts in files.items()],
         "ignored_keys": dict(sorted(totals["ignored"].items())),
+        "labels_lost": dict(totals["lost"]),
+        "unread": unread,
     }
 
 
@@ -160,8 +171,18 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     lines: list[bytes] = []
     mapping = mapping_of(spec)
     for record in block.records:
+        if record.about == "file":
+            if block.file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
+                continue  # no correction was made
+            findings = [f.to_dict() for f in record.findings]
+            result.findings += findings
+            result.by_rule.update(f.rule for f in record.findings)
+            result.unread += [{**f, "about": "file"} for f in findings]
+            continue
         for row in validate_record(record, block.file, spec, mapping):
             findings = [f.to_dict() for f in row.findings]
+            if record.about == "rest":
+                result.unread += [{**f, "about": "rest"} for f in findings if f["severity"] == "error"]
             result.rows_in += 1
             result.shapes[row.shape] += 1
             result.ignored.update(row.ignored)
@@ -170,6 +191,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             if row.example is None:
                 place = {"file": block.file, "line": record.line}
                 result.quarantine.append({**place, "raw": _shown(record.raw), "findings": findings})
+                result.lost.update([row.label] if row.label else [])
                 continue
             result.kept += 1
             if row.example.label is not None:
@@ -228,7 +250,8 @@ def _validate(
     all_findings += problems
     ignored = sorted({*turns.ignored, *mapped.ignored})
     if errors(all_findings):
-        return ValidatedRow(None, all_findings, ignored, shape)
+        answer = turns.messages[-1]["content"] if turns.messages else None
+        return ValidatedRow(None, all_findings, ignored, shape, answer if answer in spec.labels else None)
     messages = final_messages(turns, spec)
     name = example_id(messages, turns.tools)
     source: dict[str, Any] = {"file": file, "line": line}

@@ -40,9 +40,10 @@ def validate_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 2
         whole.examples += result.examples
         whole.quarantine += result.quarantine
         whole.findings += result.findings
+        whole.unread += result.unread
         for name in ("rows_in", "kept"):
             setattr(whole, name, getattr(whole, name) + getattr(result, name))
-        for name in ("by_rule", "labels", "ignored", "shapes"):
+        for name in ("by_rule", "labels", "ignored", "shapes", "lost"):
             getattr(whole, name).update(getattr(result, name))
     return whole
 
@@ -78,8 +79,11 @@ def texts(result: ValidatedBlock) -> list[str]:
 
 
 def rules_by_line(result: ValidatedBlock) -> list[tuple[str, int]]:
-    """(rule, line) of every finding, sorted."""
-    return sorted((f["rule"].removeprefix("data."), int(f["place"].rpartition(":")[2])) for f in result.findings)
+    """(rule, line) of every finding, sorted; line 0 where it is about the file as a whole."""
+    return sorted(
+        (f["rule"].removeprefix("data."), int(f["place"].rpartition(":")[2] if ":" in f["place"] else 0))
+        for f in result.findings
+    )
 
 
 def rules(result: ValidatedBlock) -> Counter[str]:

@@ -75,7 +75,7 @@ SPECS = [
         TEXT_OUTPUT, fields={"rows": "text.label", "prompt": "to_string(@)", "completion": "c2"}, csv={"delimiter": ","}
     ),
 ]
-NAMES = ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a", "a.parquet", "a.jsonl.gz"]
+NAMES = ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a", "a.parquet", "a.jsonl.gz", "a.xlsx"]
 
 
 def encoded(value: Any) -> bytes:
@@ -126,7 +126,7 @@ def accounted(path: Path, spec: Any, size: int) -> Any:
     assert sum(long.by_rule.values()) == len(long.findings)
     msgspec.json.encode([long.quarantine, long.findings, dict(long.ignored), dict(long.shapes)])
     detected = detect(path, path.name, spec)
-    assert detected.container in ("json_lines", "json", "csv", "parquet", "unknown") and detected.reason
+    assert detected.container in ("json_lines", "json", "csv", "parquet", "workbook", "unknown") and detected.reason
     msgspec.json.encode(detected)
     return long
 
@@ -151,4 +151,7 @@ def test_every_line_of_json_lines_is_a_row(folder: Path, lines: list[bytes]) -> 
     path = folder / "c.jsonl"
     path.write_bytes(b"\n".join([b'{"text": "It broke", "label": "bug_report"}', b'{"text": "x"}', *lines]))
     result = accounted(path, SPECS[0], 64)
-    assert result.rows_in == 2 + sum(not is_blank(line) for line in lines)
+    refused = any(
+        f["about"] == "file" and f["severity"] == "error" for f in result.unread
+    )  # lines enough to make it a question of the encoding
+    assert result.rows_in == 0 if refused else result.rows_in == 2 + sum(not is_blank(line) for line in lines)

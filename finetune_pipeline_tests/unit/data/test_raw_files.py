@@ -34,7 +34,7 @@ def test_snapshot_counts_and_guesses(tmp_path: Path) -> None:
     a, b = facts["files"]
     assert (out / "files/raw/b.jsonl").read_text() == text
     assert b["sha256"] == hashlib.sha256(text.encode()).hexdigest() and b["bytes"] == len(text)
-    assert (a["lines"], b["lines"], facts["lines"]) == (1, 4, 5)
+    assert (a["lines"], b["lines"], facts["lines"]) == (1, 3, 4)
     assert (a["container"], a["shape"], b["container"], b["shape"]) == (
         "json_lines",
         "text_label",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ import pytest
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.readers import json_document
 from finetune_pipeline.data.readers.any_file import look_at, read_records
-from finetune_pipeline_tests.unit.data.raw_rows import as_lines, records_of, rules, rules_by_line, texts, validate_bytes
+from finetune_pipeline_tests.unit.data.raw_rows import (
+    as_lines,
+    examples,
+    records_of,
+    rules,
+    rules_by_line,
+    texts,
+    validate_bytes,
+)
 from finetune_pipeline_tests.unit.data.rows import make_spec
 
 SPEC = make_spec()
@@ -60,10 +69,11 @@ def test_a_broken_gzip_keeps_the_rows_before_it(tmp_path: Path, name: str) -> No
         texts(cut) == [r["text"] for r in rows[: cut.kept]]
         and "cut off" in cut.quarantine[-1]["findings"][0]["message"]
     )
-    assert len(cut.quarantine) <= 2
+    assert len(cut.quarantine) <= 2 and [f["about"] for f in cut.unread] == ["rest"]
     middle = len(whole) * 2 // 3
     bad = validate_bytes(tmp_path, whole[:middle] + b"\xff" * 64 + whole[middle + 64 :], SPEC, name)
     assert bad.by_rule["data.bad_gzip"] == 1 and bad.kept > 1000
+    assert "% of the way in" in bad.unread[0]["message"] and "allow_truncated" in bad.unread[0]["fix"]
 
 
 # --- JSON documents ---------------------------------------------------------------------------------------------------
@@ -156,7 +166,7 @@ def test_a_break_keeps_the_rows_before_it_and_is_named_by_its_byte(
         assert texts(result) == [r["text"] for r in ROWS[:3]] and rules(result) == {"bad_json": 1}
         assert result.quarantine[0]["line"] == data[: data.index(item)].count(b"\n") + 1
         message = result.findings[0]["message"]
-        assert "nothing behind it was read" in message
+        assert "nothing behind it was read" in message and result.unread[0]["message"] == message
         if said:
             assert f"broken at byte {data.index(item) + broken_at}: {said}" in message
 
@@ -168,6 +178,48 @@ def test_a_document_that_is_cut_off_loses_its_last_row_only(tmp_path: Path) -> N
         result = validate_bytes(tmp_path, data[:cut], SPEC, "a.json")
         assert (result.kept, result.rows_in) == (whole, whole + 1), data[:cut]
         assert result.quarantine[0]["findings"][0]["rule"] == "data.bad_json"
+        assert "cut off at its end" in result.unread[0]["message"] and result.unread[0]["about"] == "rest"
+
+
+def test_lines_that_end_in_the_middle_of_a_row_were_cut_off(tmp_path: Path) -> None:
+    """Nobody knows how many rows are missing, so it is more than one bad row."""
+    lines, table = as_lines(ROWS), b"text,label\n" + b"".join(f"{r['text']},{r['label']}\n".encode() for r in ROWS)
+    for name, data in (("a.jsonl", lines), ("a.csv", table)):
+        whole = validate_bytes(tmp_path, data[:-1], SPEC, name)
+        assert (whole.kept, whole.findings, whole.unread) == (6, [], [])
+        for cut in range(data.rindex(b"\n", 0, -1) + 2, len(data) - len(b"bug_report\n")):
+            result = validate_bytes(tmp_path, data[:cut], SPEC, name)
+            assert result.kept == 5 and [f["about"] for f in result.unread] == ["rest"], data[:cut]
+    broken = validate_bytes(tmp_path, lines + b"{'single': 'quotes'}", SPEC, "a.jsonl")
+    assert rules(broken) == {"bad_json": 1} and broken.unread == []
+
+
+def test_files_without_rows_are_said_once_and_are_no_bad_rows(tmp_path: Path) -> None:
+    for name, data in (
+        ("a.jsonl", b""),
+        ("a.jsonl", b"\n \n"),
+        ("a.json", b"[]"),
+        ("a.json", b'{"rows": []}'),
+        ("a.csv", b""),
+        ("a.csv", b"text,label\n"),
+        ("a.jsonl.gz", gzip.compress(b"")),
+    ):
+        result = validate_bytes(tmp_path, data, SPEC, name)
+        assert (result.rows_in, result.quarantine, rules(result)) == (0, [], {"no_rows": 1}), (name, data)
+        assert result.unread[0]["severity"] == "warning"
+
+
+def test_blank_lines_cost_nothing_and_unpacking_has_a_limit(tmp_path: Path) -> None:
+    """A gzip of a GiB of line ends took ten minutes. Here 64 MiB, so that a line at a time would take half a minute."""
+    for name, head in (("a.jsonl.gz", b""), ("a.csv.gz", b"text,label\n")):
+        rows = as_lines(ROWS[:2]).split(b"\n") if "json" in name else [b"It broke,bug_report", b"Again,bug_report"]
+        data = gzip.compress(head + rows[0] + b"\n" * (64 << 20) + rows[1] + b"\n", 1)
+        begin = time.process_time()
+        result = validate_bytes(tmp_path, data, SPEC, name)
+        assert time.process_time() - begin < 8
+        assert [q["source"]["line"] for q in examples(result)] == [head.count(b"\n") + n for n in (1, (64 << 20) + 1)]
+        refused = validate_bytes(tmp_path, data, make_spec(max_unpacked_gib=0.05), name)
+        assert (refused.rows_in, rules(refused)) == (0, {"unpacked_too_large": 1})
 
 
 @pytest.mark.parametrize(
@@ -180,8 +232,8 @@ def test_a_document_that_is_cut_off_loses_its_last_row_only(tmp_path: Path) -> N
         ("[\n%s\n]\nend %s", 1, ("bad_json", 4)),
         ('{"a": [%s], "b" [%s]}', 1, ("bad_json", 1)),
         ('{"a": [%s], b: [%s]}', 1, ("bad_json", 1)),
-        ("[]", 0, ("no_rows", 1)),
-        ("[\n]", 0, ("no_rows", 2)),
+        ("[]", 0, ("no_rows", 0)),
+        ("[\n]", 0, ("no_rows", 0)),
     ],
 )
 def test_what_is_wrong_between_rows_is_named(tmp_path: Path, text: str, kept: int, expected: tuple[str, int]) -> None:

@@ -80,6 +80,8 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
         "files": 0,
         "shapes": 0,
         "ignored_keys": {"extra": 1},
+        "labels_lost": {},
+        "unread": [],
     }
     assert facts["labels"] == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}
     assert [(f["file"], f["rows_in"], f["kept"]) for f in facts["files"]] == [

@@ -80,6 +80,10 @@ JUDGED = {
 }
 
 
+def _unread(about: str, severity: str) -> dict[str, str]:
+    return {"about": about, "severity": severity, "place": "raw/a.csv", "message": "m", "fix": "f"}
+
+
 # (step, check): facts of a clean artifact, and changes that each plant one fault
 FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ("production_logs", "logs_accounted_for"): (
@@ -90,14 +94,29 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"held": 0, "held_by_rule": {}, "corrections": 3},
         [{"held": 1, "held_by_rule": {"poison_instruction": 1}}, {"held": 2}],
     ),
-    ("raw_examples", "raw_files_found"): ({"lines": 5, "files": [1]}, [{"lines": 0}]),
+    ("raw_examples", "raw_files_found"): ({"lines": 5, "files": [{"lines": 5}]}, [{"lines": 0}]),
     ("validated_examples", "rows_accounted_for"): (
         {"rows_in": 5, "kept": 4, "quarantined": 1},
         [{"kept": 3}, {"kept": 5}],
     ),
     ("validated_examples", "quarantine_share"): (
-        {"rows_in": 5, "kept": 4, "quarantined": 1},
-        [{"quarantined": 2}, {"rows_in": 0, "quarantined": 0}],
+        {
+            "rows_in": 500,
+            "kept": 400,
+            "quarantined": 100,
+            "labels": {"yes": 80, "no": 2},
+            "labels_lost": {"yes": 20, "no": 9},
+        },
+        [{"quarantined": 101}, {"labels": {"yes": 79, "no": 2}}, {"labels": {"yes": 80, "no": 11}}],
+    ),
+    ("validated_examples", "files_read"): (
+        {"rows_in": 5, "unread": [_unread("file", "warning")]},
+        [
+            {"rows_in": 0},
+            {"rows_in": 0, "unread": []},
+            {"unread": [_unread("file", "error")]},
+            {"unread": [_unread("rest", "error")]},
+        ],
     ),
     ("clean_examples", "rows_accounted_for"): (
         {"rows_in": 6, "kept": 3, "quarantined": 1, "exact_duplicates": 1, "near_duplicates": 1},

@@ -1,0 +1,257 @@
+"""What one pass over a raw file shows: its encoding, its size, and whether it can be unpacked.
+
+UTF-8 and UTF-16 can be told for sure. Of the single-byte encodings only Windows' Western one (cp1252) is told here, and
+only where what it gives looks like written words; detectors guess the others wrong too often for a text to be trusted
+to them. Those files are refused with the key to set and with what each likely encoding would make of a line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+from finetune_pipeline.data.json_lines import is_cesu8
+from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.data.readers.records import RawStream, too_large
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec import TaskSpec
+
+_BLOCK = 1 << 20
+_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+PARQUET, ZIP, OLE = b"PAR1", b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_BINARY = (PARQUET, ZIP, OLE)
+WESTERN = "cp1252"
+_LETTERS = "àáâãäåæçèéêëìíîïñòóôõöøùúûüœÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒßŸÿ"
+"""Letters of Western languages; ð, þ, ý, š and ž are left out, because other encodings' commonest letters look so."""
+_SIGNS = "‘’“”‚„†•–—…‹›€™¡¿£¥§©®°ª«»±·´¼½¾×÷²³µº\xa0\xad"
+_ODD = re.compile(
+    rf"[^\x00-\x7f{_LETTERS}{_SIGNS}]"
+    r"|(?<=[a-zà-ÿœ])[À-ÖØ-ÞŒŸ]"  # a capital behind a small letter
+    rf"|(?<=[A-Za-z{_LETTERS}])[‚„“”–—…€£¡¿§°ª«»·´²³º¼½¾×±](?=[a-z{_LETTERS}])"  # a sign inside a word
+    rf"|[{_LETTERS}]{{3,}}"
+    r"|(?<![^\W\d_])[^\x00-\x7fàáåéèêóòöÀÁÅÉÈÊÓÖ\W](?![^\W\d_])"  # a letter by itself that is no word
+)
+_IN_WORD = re.compile(rf"[A-Za-z][{_LETTERS}]|[{_LETTERS}][a-z]|[a-z]’[a-z]")
+_FOREIGN = re.compile(r"[^\x00-\x7f]")
+_ALPHABETS = tuple(
+    frozenset(letters)
+    for letters in (
+        "àâæçèéêëîïôœùûüÿ",  # French
+        "äöüßéàô",  # German
+        "áéíóúüñàçèïò",  # Spanish, Catalan
+        "áâãàçéêíóôõúü",  # Portuguese
+        "àèéìíîòóù",  # Italian
+        "åäöæøéüàóô",  # Scandinavian, Finnish
+        "éëïóöüáíúèêç",  # Dutch, English
+    )
+)
+_MAX_ODD = 0.02
+_SAMPLE_LINES = 200
+_STRAY = 0.01
+"""Up to this share of the lines, what is not UTF-8 is a fault of single rows, not of the file."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a pass over a file shows.
+
+    Attributes:
+        compressed: Whether it is gzipped.
+        size: Bytes, unpacked.
+        lines: Number of lines that are not blank.
+        encoding: In which to read it.
+        returns: Lines end with a carriage return alone.
+        notes: What a reader of the rows should know.
+        problem: Why the file cannot be read.
+    """
+
+    compressed: bool
+    size: int = 0
+    lines: int = 0
+    encoding: str = "utf-8"
+    returns: bool = False
+    notes: tuple[Finding, ...] = ()
+    problem: Finding | None = None
+
+
+@dataclass
+class _Lines:
+    """Counts of lines: with text, with characters beyond ASCII in UTF-8, and not in UTF-8; of the last, what cp1252 makes
+    of them: characters beyond ASCII, those that no text has there, and letters that stand in words."""
+
+    filled: int = 0
+    utf8: int = 0
+    wrong: int = 0
+    foreign: int = 0
+    odd: int = 0
+    in_word: int = 0
+    hungarian: int = 0
+    sample: list[bytes] = field(default_factory=list)
+
+    def add(self, block: bytes) -> None:
+        """Count the lines of a block; a blank block costs next to nothing."""
+        if not block or block.isspace():
+            return
+        lines = [line for line in block.split(b"\n") if line and not line.isspace()]
+        self.filled += len(lines)
+        if block.isascii():
+            return
+        try:
+            block.decode("utf-8")
+            self.utf8 += sum(not line.isascii() for line in lines)
+            return
+        except UnicodeDecodeError:
+            pass
+        for line in lines:
+            if not line.isascii():
+                self._add_foreign(line)
+
+    def _add_foreign(self, line: bytes) -> None:
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            if is_cesu8(line, error.start):
+                self.utf8 += 1
+                return
+        else:
+            self.utf8 += 1
+            return
+        self.wrong += 1
+        text = line.decode(WESTERN, "replace")
+        self.foreign += len(_FOREIGN.findall(text))
+        letters = {c for c in _FOREIGN.findall(text.lower()) if c in _LETTERS}
+        self.odd += sum(len(run) for run in _ODD.findall(text)) + min(len(letters - a) for a in _ALPHABETS)
+        self.in_word += len(_IN_WORD.findall(text))
+        self.hungarian += text.count("õ") - 3 * text.count("ã")
+        if len(self.sample) < _SAMPLE_LINES:
+            self.sample.append(line[:1000])
+
+    @property
+    def is_western(self) -> bool:
+        """Whether what is not UTF-8 looks like words when it is read as cp1252. Portuguese has õ beside ã; õ alone is
+        Hungarian's ő in cp1250."""
+        return self.hungarian <= 0 and self.odd <= _MAX_ODD * self.foreign and (self.in_word > 0 or self.foreign >= 3)
+
+
+def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
+    """Look at a file as a whole, in constant memory. `file`: what findings call it."""
+    status = path.stat()
+    limit = int(spec.data.max_unpacked_gib * (1 << 30))
+    return _survey(path, file, spec.data.csv.encoding, limit, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=8)
+def _survey(path: Path, file: str, declared: str | None, limit: int, _state: tuple[int, int]) -> Survey:
+    with RawStream(path, limit=limit) as stream:
+        source = stream.buffered()
+        head = source.read(1 << 16)
+        if head.startswith(_BINARY):
+            return Survey(stream.compressed, path.stat().st_size)
+        if wide := _wide(head):
+            return _wide_survey(path, file, wide, limit)
+        counts, size, returns = _Lines(), 0, b"\r" in head and b"\n" not in head
+        block = head
+        while block:
+            size += len(block)
+            if returns:
+                block = block.replace(b"\r", b"\n")
+            cut = block.rfind(b"\n") + 1
+            rest = block[cut:]
+            counts.add(block[:cut])
+            block = source.read(_BLOCK)
+            if not block or len(rest) > 8 * _BLOCK:
+                counts.add(b"" if stream.problem else rest)
+            else:
+                size -= len(rest)
+                block = rest + block
+        if stream.too_large:
+            return Survey(stream.compressed, size, counts.filled, problem=too_large(file, limit).findings[0])
+    found = Survey(stream.compressed, size, counts.filled, "utf-8", returns)
+    return found if not counts.wrong else _with_encoding(found, counts, file, declared)
+
+
+def _wide(head: bytes) -> str:
+    """The encoding of a file in which a character takes two or four bytes, empty for any other."""
+    for mark, encoding in _MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if even + odd <= 0.1 * len(head) or min(even, odd) > 0.05 * (even + odd):
+        return ""
+    encoding = "utf-16-le" if odd > even else "utf-16-be"
+    try:
+        head[: len(head) // 2 * 2 - 2].decode(encoding)
+    except UnicodeDecodeError:
+        return ""
+    return encoding
+
+
+def _wide_survey(path: Path, file: str, encoding: str, limit: int) -> Survey:
+    counts, size = _Lines(), 0
+    with RawStream(path, encoding, limit=limit) as stream:
+        source = stream.buffered()
+        while block := source.read(_BLOCK):
+            block += source.readline()
+            size += len(block)
+            counts.add(block)
+        if stream.too_large:
+            return Survey(stream.compressed, size, counts.filled, problem=too_large(file, limit).findings[0])
+    return Survey(stream.compressed, size, counts.filled, encoding)
+
+
+def _with_encoding(found: Survey, counts: _Lines, file: str, declared: str | None) -> Survey:
+    """The survey of a file that is not UTF-8 throughout."""
+    stray = counts.wrong <= max(1, _STRAY * counts.filled)
+    share = f"{counts.wrong} of {counts.filled} lines are not UTF-8"
+    if counts.utf8 > _MAX_ODD * counts.wrong:
+        message = f"{share}, and {counts.utf8} others are: two encodings are mixed in one file"
+        fix = "convert the parts to UTF-8 one by one, then join them"
+        mixed = Finding("data.mixed_encodings", "error", file, message, fix)
+        return found if stray else replace(found, notes=(mixed,))
+    if declared is not None:
+        return replace(found, encoding=declared)
+    if counts.is_western:
+        words = dict.fromkeys(w for line in counts.sample for w in _words(line.decode(WESTERN, "replace")))
+        shown = ", ".join(quoted(w) for w in list(words)[:5])
+        message = f"{share}; the file was read as {WESTERN}, which gives words such as {shown}"
+        fix = f"look at the words; nothing to do if they are right, else declare the encoding: {_key('…')}"
+        note = Finding("data.encoding_detected", "warning", file, message, fix)
+        return replace(found, encoding=WESTERN, notes=(note,))
+    if stray:
+        return found
+    guesses = _guesses(counts.sample)
+    message = f"{share}, and the encoding cannot be told for sure" + "".join(f"; {e} gives {t}" for e, t in guesses)
+    fix = f"save the file as UTF-8, or add the right one: {_key(guesses[0][0] if guesses else WESTERN)}"
+    return replace(found, problem=Finding("data.unknown_encoding", "error", file, message, fix))
+
+
+def _key(encoding: str) -> str:
+    return f"`data: {{csv: {{encoding: {encoding}}}}}` in task.yaml"
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in re.findall(r"\S+", re.sub(r"[\",;|\t{}\[\]]", " ", text)) if not word.isascii()]
+
+
+def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
+    """(encoding, what it makes of the first words) of up to four likely encodings that give different texts."""
+    from charset_normalizer import from_bytes
+
+    guesses: dict[str, str] = {}
+    for match in from_bytes(b"\n".join(sample), cp_isolation=list(_USUAL)):
+        text = quoted(" ".join(_words(str(match))[:3]), 40)
+        guesses.setdefault(text, _USUAL.get(match.encoding, match.encoding))
+    return [(encoding, text) for text, encoding in guesses.items()][:4]
+
+
+_USUAL = {
+    **{
+        name: name for name in ("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp850")
+    },
+    **{name: name for name in ("cp866", "koi8_r", "big5", "gb18030", "cp949", "euc_jp")},
+    **{"iso8859_2": "iso8859-2", "iso8859_5": "iso8859-5", "iso8859_7": "iso8859-7", "iso8859_15": "iso8859-15"},
+    **{"mac_roman": "mac-roman", "cp932": "cp932", "mac_cyrillic": "mac-cyrillic"},
+}
+"""Encodings that people's files are in, by charset-normalizer's name."""

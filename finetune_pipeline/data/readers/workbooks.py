@@ -1,0 +1,157 @@
+"""Workbooks (.xlsx): the rows of one sheet, as objects of text under the names of the columns.
+
+openpyxl reads row by row, so a sheet that claims a million columns costs nothing. A cell becomes the text that a CSV
+export would hold; a formula becomes the value that was stored for it.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Iterator
+from datetime import date, datetime, time
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.data.readers.containers import with_columns
+from finetune_pipeline.data.readers.encoding import ZIP
+from finetune_pipeline.data.readers.records import CUT_FIX, Record, about_file, too_large, unreadable
+from finetune_pipeline.data.readers.tables import Dialect
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec import TaskSpec
+
+_LOOKED_AT = 1000
+_PIECE = 1 << 20
+
+Row = tuple[int, list[str], list[str]]
+"""Number of the row in the sheet, its cells as text, and the columns whose formula has no stored value."""
+
+
+def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
+    """The rows of the sheet that `data.sheet` names, or of the first one; `line` is the sheet's own number of the row."""
+    with path.open("rb") as handle:
+        if handle.read(len(ZIP)) != ZIP:
+            yield about_file(
+                "unknown_container", file, "it is an old or locked Office file", "save it as .xlsx, unlocked"
+            )
+            return
+    number = 0
+    try:
+        if (size := _unpacked(path, int(spec.data.max_unpacked_gib * (1 << 30)))) is not None:
+            yield too_large(file, size)
+            return
+        with warnings.catch_warnings(action="ignore"):  # styles and extensions that openpyxl leaves out
+            for record in _records(path, file, spec):
+                number = record.line if record.about == "row" else number
+                yield record
+    except Exception as error:  # noqa: BLE001 - openpyxl raises whatever the part it was reading raises
+        reason = f"{type(error).__name__}: {quoted(' '.join(str(error).split()), 160)}"
+        if number:
+            message = f"the workbook cannot be read behind row {number}: {reason}"
+            yield unreadable("bad_workbook", file, number + 1, message, CUT_FIX, about="rest")
+        else:
+            fix = "open it in the program that wrote it, and save it as .xlsx or as CSV in UTF-8"
+            yield about_file("bad_workbook", file, f"it cannot be read as a workbook: {reason}", fix)
+
+
+def _unpacked(path: Path, limit: int) -> int | None:
+    """Bytes the parts unpack to, as soon as they are more than the limit; None where they are not. What the archive says
+    about itself is not trusted."""
+    size = 0
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as part:
+                while piece := part.read(_PIECE):
+                    size += len(piece)
+                    if size > limit:
+                        return size
+    return None
+
+
+def _records(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
+    import openpyxl
+
+    values = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    formulas = openpyxl.load_workbook(path, read_only=True)
+    try:
+        sheets = [sheet.title for sheet in values.worksheets]
+        name = spec.data.sheet or (sheets[0] if sheets else "")
+        if name not in sheets:
+            message = f"it has no sheet {quoted(name)}; it has {', '.join(map(quoted, sheets)) or 'none'}"
+            yield about_file("no_sheet", file, message, "correct data.sheet in task.yaml")
+            return
+        if len(sheets) > 1 and spec.data.sheet is None:
+            others = ", ".join(map(quoted, [s for s in sheets if s != name]))
+            message = f"the first sheet {quoted(name)} is read, and not {others}"
+            yield about_file("other_sheets", file, message, f"say which: `data: {{sheet: {name}}}`", "warning")
+        yield from _rows(_cells(values[name], formulas[name]), file, spec)
+    finally:
+        values.close()
+        formulas.close()
+
+
+def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
+    first = list(islice(rows, _LOOKED_AT))
+    if not first:
+        return
+    width = max(len(cells) for _, cells, _ in first)
+    dialect = with_columns(Dialect(), [[*cells, *[""] * (width - len(cells))] for _, cells, _ in first], width, spec)
+    if dialect.problem:
+        fix = "name the columns in the first row, or by number: `data: {fields: {text: c1, label: c2}}`"
+        yield about_file("workbook_columns", file, f"the sheet was not read: {dialect.problem}", fix)
+        return
+    for number, cells, unknown in chain(first[1:] if dialect.header else first, rows):
+        value = dict(zip_longest(dialect.columns, cells[:width], fillvalue=""))
+        raw, problem = msgspec.json.encode(value), ""
+        if len(cells) > width:
+            rule, problem = "wrong_field_count", f"the row has {len(cells)} cells, {width} are expected"
+            fix = "empty the cells beyond the named columns, or name their columns"
+        elif unknown:
+            rule, problem = "formula_without_value", f"no value is stored for the formula in {', '.join(unknown)}"
+            fix = "open the workbook in a spreadsheet program, and save it there"
+        if problem:
+            yield Record(
+                number, None, raw, (Finding(f"data.{rule}", "error", f"{file}:{number}", problem, fix),), flat=True
+            )
+        else:
+            yield Record(number, value, raw, flat=True)
+
+
+def _cells(values: Any, formulas: Any) -> Iterator[Row]:
+    """The rows of a sheet that are not empty. What the sheet claims as its size is not looked at."""
+    from openpyxl.utils import get_column_letter
+
+    values.reset_dimensions()
+    formulas.reset_dimensions()
+    pairs = zip(values.iter_rows(values_only=True), formulas.iter_rows(values_only=True), strict=True)
+    for number, (row, written) in enumerate(pairs, 1):
+        cells = [_text(value) for value in row]
+        unknown = [
+            f"{get_column_letter(i)}{number}"
+            for i, (value, formula) in enumerate(zip(row, written, strict=True), 1)
+            if value is None and formula is not None
+        ]
+        while cells and not cells[-1]:
+            cells.pop()
+        if cells or unknown:
+            yield number, cells, unknown
+
+
+def _text(value: Any) -> str:
+    """A cell as a CSV export would write it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, datetime):
+        midnight = value.time() == time(0)
+        return value.date().isoformat() if midnight else value.isoformat(sep=" ")
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return str(value)
