@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from finetune_pipeline.findings import errors
+from finetune_pipeline.findings import Finding, errors
 from finetune_pipeline.orchestration.assets import broken_task, task_assets, task_checks, task_jobs
 from finetune_pipeline.orchestration.dagster_internals import sleep_while_waiting
 from finetune_pipeline.orchestration.resources import Compute, Store
@@ -33,12 +33,21 @@ def build_definitions(data_root: Path) -> dg.Definitions:
         if task is None:
             assets.append(broken_task(name, errors(findings)))
             continue
-        assets += task_assets(task)
-        checks += task_checks(task)
-        of_task = task_jobs(task)
-        jobs += of_task
-        schedules.append(retraining_schedule(task))
-        sensors += [new_logs_sensor(task), drift_sensor(task, of_task), champion_sensor(task)]
+        try:
+            of_assets, of_checks, of_jobs = task_assets(task), task_checks(task), task_jobs(task)
+            schedule = retraining_schedule(task)
+            of_sensors = [new_logs_sensor(task), drift_sensor(task, of_jobs), champion_sensor(task)]
+        except Exception as error:  # noqa: BLE001 - a value Dagster does not take stops no other task
+            message = f"Dagster cannot show it: {type(error).__name__}: {error!s:.500}"
+            assets.append(
+                broken_task(name, [Finding("spec.unusable", "error", "task.yaml", message, "correct the value")])
+            )
+            continue
+        assets += of_assets
+        checks += of_checks
+        jobs += of_jobs
+        schedules.append(schedule)
+        sensors += of_sensors
     return dg.Definitions(
         assets=assets,
         asset_checks=checks,

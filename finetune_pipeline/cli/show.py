@@ -1,4 +1,4 @@
-"""``finetune show TASK``: the spec with every default, and which artifacts exist."""
+"""``finetune show [TASK]``: the tasks there are; the spec of one with every default, and which artifacts exist."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import yaml
 
 from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
 from finetune_pipeline.cli.project import open_project
+from finetune_pipeline.findings import as_rows, errors
 from finetune_pipeline.models.chat_templates import told_origin
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec import check_task, find_tasks
 
 
 @click.command()
-@click.argument("task")
+@click.argument("task", required=False)
 @as_json
-def show(task: str, as_json: bool) -> int:
-    """Print the resolved spec of TASK, and the version and state of every step."""
+def show(task: str | None, as_json: bool) -> int:
+    """Print the resolved spec of TASK, and the version and state of every step. Without TASK: every task, and what is wrong
+    with those that are broken."""
+    if task is None:
+        return _tasks(as_json)
     loaded = get_task(task)
     project = open_project(loaded)
     steps = {
@@ -44,4 +50,16 @@ def show(task: str, as_json: bool) -> int:
         say(f"{'made   ' if state['made'] else 'missing'}  {state['version']}  {name}")
     say(f"\nchat template: {template}")
     say(f"champion: {'version ' + str(project.serving) if project.serving else 'none'}")
+    return DONE
+
+
+def _tasks(as_json: bool) -> int:
+    problems = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(read_settings().data_root).items()}
+    if as_json:
+        emit({"tasks": {name: {"broken": bool(found), "problems": as_rows(found)} for name, found in problems.items()}})
+        return DONE
+    for name, found in problems.items():
+        say(f"{'BROKEN' if found else 'ok':6}  {name}")
+        for finding in found:
+            say(f"        {finding}")
     return DONE

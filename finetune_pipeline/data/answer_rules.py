@@ -6,14 +6,14 @@ The same rules judge right answers in the data and the answers of models.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput, LabelsOutput, TextOutput, WrittenOutput
+from finetune_pipeline.spec.patterns import full_match, last_group, search
 
 NOT_JSON = object()
 """What :func:`strict` and :func:`repaired` give for a text that holds no JSON. (null is a value.)"""
@@ -64,9 +64,14 @@ def repaired(text: str) -> Any:
 
 @lru_cache(maxsize=16)
 def _validator(schema: str) -> Any:
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, ValidationError
+    from jsonschema.validators import extend
 
-    return Draft202012Validator(json.loads(schema))
+    def pattern_in_time(validator: Any, pattern: str, value: Any, _: Any) -> Iterator[ValidationError]:
+        if validator.is_type(value, "string") and not search(pattern, value):
+            yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+    return extend(Draft202012Validator, {"pattern": pattern_in_time})(json.loads(schema))
 
 
 def schema_problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
@@ -125,8 +130,8 @@ LAST_FIX = "write the answer in the declared form, or change `output` in task.ya
 
 def final_answer(text: str, pattern: str) -> str | None:
     """The group of the last match of `pattern` in a text, blanks stripped; None where there is no match."""
-    matches = list(re.finditer(pattern, text))
-    return (matches[-1].group(1) or "").strip() if matches else None
+    group = last_group(pattern, text)
+    return None if group is None else group.strip()
 
 
 def form_problems(text: str, output: AnyOutput) -> list[tuple[str, str]]:
@@ -156,7 +161,7 @@ def _content_problems(text: str, output: WrittenOutput) -> list[tuple[str, str]]
 
 def _written_problems(text: str, output: WrittenOutput) -> list[tuple[str, str]]:
     problems = []
-    if output.pattern is not None and not re.fullmatch(output.pattern, text, re.S):
+    if output.pattern is not None and not full_match(output.pattern, text):
         problems.append(("pattern", f"the answer does not match output.pattern ({output.pattern})"))
     if output.max_chars is not None and len(text) > output.max_chars:
         problems.append(("too_long", f"the answer has {len(text)} characters, {output.max_chars} are allowed"))

@@ -1,9 +1,12 @@
 """Dagster assets from the table of steps, one a step and task, with their checks; and the jobs that make them."""
 
+import re
+
 import dagster as dg
 
 from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.step import Step
+from finetune_pipeline.engine.store import digest_json
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.orchestration.materialize import as_metadata, materialize
 from finetune_pipeline.orchestration.release import champion_quality
@@ -101,9 +104,11 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
 def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
     """Stands in the UI for a task whose spec cannot be used, and says why; the other tasks are not affected."""
     text = "\n\n".join(str(f) for f in findings)
+    plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    key = name if plain == name else f"{plain}_{digest_json(name)[:8]}"  # Dagster takes no other characters
 
     @dg.asset(
-        key=dg.AssetKey([name, "broken_task_spec"]),
+        key=dg.AssetKey([key, "broken_task_spec"]),
         group_name="broken",
         kinds={"yaml"},
         description=f"`{name}/task.yaml` cannot be used:\n\n{text}",

@@ -7,6 +7,7 @@ read is a byte offset in the ledger; the hash of the bytes before it tells two f
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 import zlib
 from collections.abc import Iterable
@@ -113,7 +114,10 @@ def take_records(
         ledger["others"][source] = {name: entry for name, entry in known.items() if entry[0] >= since}
         batch = _Batch(kept, ledger, task.spec, key, ForgottenList(kept.folder, key))
         for number, (name, moment, record) in enumerate(records, 1):
-            line = msgspec.json.encode(record, order="sorted")
+            try:
+                line = msgspec.json.encode(record, order="sorted")
+            except UnicodeEncodeError:  # half of a surrogate pair: quarantined for it
+                line = json.dumps(record, sort_keys=True).encode()
             digest = hashlib.blake2b(line, key=key, digest_size=8).hexdigest()
             if known.get(name, ["", ""])[1] == digest:
                 continue

@@ -9,6 +9,7 @@ taken in). What `finetune review` writes may say ``left_out`` in the feedback: t
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from datetime import UTC, datetime
@@ -27,6 +28,9 @@ USER_KEY = "FINETUNE_USER_KEY"
 _KEY_FILE = "users.key"
 _RAW_SHOWN = 2000
 _USER_FIELD = re.compile(rb'("user"\s*:\s*)("(?:[^"\\]|\\.)*"?|[^,}\s]+)')
+
+_YEARS = range(1970, 2200)
+"""Years a log may be of. At the ends of the calendar a time cannot be moved to another zone, nor a window be laid around it."""
 
 Kind = Literal["row", "feedback", "bad"]
 
@@ -60,7 +64,7 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
         else:
             problems = problems_of(row, place, spec)
     user = row.get("user") if isinstance(row, dict) else None
-    hashed = hash_user(user, key) if user is not None and user != "" else None
+    hashed = hash_user(user, key) if _names_user(user) else None
     if problems:
         shown = _USER_FIELD.sub(rb'\1"[USER]"', line[: 2 * _RAW_SHOWN]).decode("utf-8", "replace")
         return {
@@ -75,6 +79,23 @@ def take_line(line: bytes, cut: bool, source: dict[str, Any], spec: TaskSpec, ke
 
 def _bad(place: str, rule: str, message: str, fix: str) -> Finding:
     return Finding(f"log.{rule}", "error", place, message, fix)
+
+
+def _names_user(user: Any) -> bool:
+    return isinstance(user, str | int | float) and user != ""
+
+
+def _read_time(text: str) -> datetime:
+    """The time in UTC. Raises ValueError, which says what is wrong with the text."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r:.60} is not a time") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r:.60} has no time zone")
+    if moment.year not in _YEARS:
+        raise ValueError(f"{text!r:.60} is not between the years {_YEARS.start} and {_YEARS.stop}")
+    return moment.astimezone(UTC)
 
 
 def is_feedback(row: Any) -> bool:
@@ -94,13 +115,11 @@ def problems_of(row: Any, place: str, spec: TaskSpec) -> list[Finding]:
             findings.append(_bad(place, "missing_field", message, f"log {key} with every answer"))
     if isinstance(row.get("timestamp"), str):
         try:
-            if datetime.fromisoformat(row["timestamp"]).tzinfo is None:
-                message = f"{row['timestamp']!r} has no time zone"
-                findings.append(_bad(place, "timestamp", message, "write it as in RFC 3339"))
-        except ValueError:
-            findings.append(
-                _bad(place, "timestamp", f"{row['timestamp']!r:.60} is not a time", "write it as in RFC 3339")
-            )
+            _read_time(row["timestamp"])
+        except ValueError as error:
+            findings.append(_bad(place, "timestamp", str(error), "write it as in RFC 3339"))
+    if row.get("user") not in (None, "") and not _names_user(row["user"]):
+        findings.append(_bad(place, "wrong_type", "the user is neither text nor a number", "log the user's id as text"))
     asked = isinstance(row.get("input"), str) and bool(row["input"].strip())
     if not is_feedback(row) and not asked and not _sound_messages(row.get("messages")):
         message = "neither 'messages' nor 'input' holds what was asked"
@@ -127,8 +146,8 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
         return [_bad(place, "wrong_type", "'feedback' is not an object", 'write {"flag": …, "correction": …}')]
     findings = []
     score = feedback.get("score")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-        findings.append(_bad(place, "wrong_type", "the score is not a number", "write a number"))
+    if score is not None and not _is_finite(score):
+        findings.append(_bad(place, "wrong_type", "the score is not a finite number", "write a number such as 0.5"))
     correction = _corrected_answer(feedback)
     if correction is not None and not isinstance(correction, str):
         findings.append(_bad(place, "wrong_type", "the correction is not text", "write the right answer as text"))
@@ -139,6 +158,13 @@ def feedback_problems(feedback: Any, place: str, spec: TaskSpec) -> list[Finding
         wrong = form_problems(correction, spec.output)
         findings += [_bad(place, f"answer_{rule}", f"correction: {why}", LAST_FIX) for rule, why in wrong]
     return findings
+
+
+def _is_finite(score: Any) -> bool:
+    try:
+        return isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+    except OverflowError:  # an integer of more than 308 digits
+        return False
 
 
 def _corrected_answer(feedback: dict[str, Any]) -> Any:
@@ -167,7 +193,7 @@ def _stored(row: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
     flag = feedback.get("flag")
     common = {
         "id": row["id"],
-        "timestamp": datetime.fromisoformat(row["timestamp"]).astimezone(UTC).isoformat(),
+        "timestamp": _read_time(row["timestamp"]).isoformat(),
         "flag": scrub_text(flag if isinstance(flag, str) else "flagged", find) if flag else None,
         "score": float(score) if score is not None else None,
         "correction": clean(correction.strip()) if correction else None,

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_body
 from finetune_pipeline.serving.requests import BadRequest
 from finetune_pipeline.serving.service import WAITING, Service
@@ -78,10 +79,10 @@ async def _json(request: Request) -> Any:
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise BadRequest("send JSON, with the header Content-Type: application/json", status=415)
     data = await read_body(request, MAX_BODY)
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON: {error}") from error
+    value, findings, _ = decode_line(data, "body")
+    if findings:
+        raise BadRequest(f"the body is no JSON to be taken: {'; '.join(f.message for f in findings)}")
+    return value
 
 
 def _events(completion: dict[str, Any]) -> Iterator[str]:

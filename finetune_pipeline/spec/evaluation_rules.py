@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import regex
+
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec.baseline import address_findings
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, VERSION
 from finetune_pipeline.spec.methods import METHODS as TRAINING_METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.outputs import METRICS, JsonOutput, TextOutput, WrittenOutput, allowed_types, schema_at
+from finetune_pipeline.spec.patterns import pattern_problem
 from finetune_pipeline.spec.rules import problem, rule
 
 TEST_ROWS = "the rows of the test"
@@ -32,17 +35,15 @@ def check_metric(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
 @rule
 def check_patterns(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
-    """Patterns compile; the one that finds the final answer has exactly one group, which is that answer."""
+    """Patterns compile and match in no time; the one that finds the final answer has one group, which is that answer."""
     for name in ("pattern", "extract"):
         pattern = getattr(spec.output, name, None)
         if pattern is None:
             continue
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            message = f"{pattern!r} is no regular expression: {error}"
-            yield problem("patterns", f"output.{name}", message, "correct it")
+        if why := pattern_problem(pattern):
+            yield problem("patterns", f"output.{name}", f"{pattern!r:.80}: {why}", "write a simpler one")
             continue
+        groups = regex.compile(pattern).groups
         if name == "extract" and groups != 1:
             message = f"{pattern!r} has {groups} groups, and exactly one must mark the final answer"
             fix = "put ( ) around the answer, and (?: ) around everything else"
@@ -79,6 +80,9 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         place = ".".join(map(str, error.absolute_path)) or "the top"
         yield problem("json_schema", key, f"no valid schema: {error.message} (at {place})", "correct it")
         return
+    for pattern in _patterns(output.json_schema):
+        if why := pattern_problem(pattern):
+            yield problem("json_schema", key, f"pattern {pattern!r:.80}: {why}", "write a simpler one")
     for ref in _references(output.json_schema):
         if not ref.startswith("#"):
             message = f"{ref!r} refers to another document"
@@ -88,6 +92,14 @@ def check_json_schema(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
         if part is None or "array" not in allowed_types(part):
             message = f"{path!r} is not a list in the schema"
             yield problem("unordered", "output.unordered", message, "name list fields by their dotted path")
+
+
+def _patterns(value: object) -> list[str]:
+    if isinstance(value, dict):
+        named = value.get("patternProperties")
+        own = [value.get("pattern"), *(named if isinstance(named, dict) else ())]
+        return [p for p in own if isinstance(p, str)] + [p for part in value.values() for p in _patterns(part)]
+    return [p for part in value for p in _patterns(part)] if isinstance(value, list) else []
 
 
 def _references(value: object) -> list[str]:

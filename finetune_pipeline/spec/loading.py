@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
+import math
 import types
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
+import msgspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
@@ -16,25 +17,59 @@ from finetune_pipeline.spec import evaluation_rules, rules, training_rules  # no
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 
+_MOST_BYTES = 1 << 20
+_DEEPEST = 50
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML itself lets the last of two equal keys win in silence."""
+
+class _Loader(yaml.SafeLoader):
+    """Reads less than YAML: no alias, whose copies could fill the memory, no key twice, no deep nesting, and no number or text
+    that later steps cannot write down."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused(f"an alias (*{event.anchor}) is not read; write the value out", event)
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _refused(f"nested more than {_DEEPEST} deep", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:  # an impossible date, too many digits
+            raise _refused(f"{node.value!r:.40} cannot be read: {error}", node) from error
+        if isinstance(value, int) and abs(value) >= 1 << 63:
+            raise _refused("a number of more than 18 digits", node)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _refused(f"{value} is not a finite number", node)
+        if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+            raise _refused("a zero character, or half of a surrogate pair, is no text", node)
+        return value
 
 
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
-            raise yaml.MarkedYAMLError(problem=f"key {key!r} is not text", problem_mark=key_node.start_mark)
+            raise _refused(f"key {key!r:.40} is not text", key_node)
         if key in seen:
-            raise yaml.MarkedYAMLError(problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark)
+            raise _refused(f"key {key!r:.40} is written twice", key_node)
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
 
 _OUTPUTS: dict[Any, type[BaseModel]] = {"labels": LabelsOutput, "text": TextOutput, "json": JsonOutput}
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def _section_at(path: tuple[Any, ...]) -> type[BaseModel] | None:
@@ -79,7 +114,7 @@ def parse_spec(text: str) -> TaskSpec:
     Raises FindingsError with every problem of syntax and type (not the cross-field ones).
     """
     try:
-        loaded = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader with unique keys
+        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"task.yaml:{mark.line + 1}:{mark.column + 1}" if mark else "task.yaml"
@@ -108,6 +143,8 @@ def read_spec(folder: Path) -> tuple[TaskSpec | None, list[Finding]]:
     """The spec in `folder`, even one that breaks rules, and all findings of the rules. None where it cannot be read."""
     path = folder / "task.yaml"
     try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            raise OSError(f"no file of at most {_MOST_BYTES >> 20} MiB")
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         return None, [
@@ -147,10 +184,10 @@ def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:
     if Path(named).is_absolute() or ".." in Path(named).parts:
         return spec, [_bad(f"{named!r} points outside the task folder", "copy the file into the task folder")]
     try:
-        schema = json.loads((folder / named).read_text("utf-8"))
+        schema = msgspec.json.decode((folder / named).read_bytes())
     except OSError as error:
         return spec, [_bad(f"{named!r} cannot be read: {error.strerror}", "put the file into the task folder")]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return spec, [_bad(f"{named!r} is not JSON: {error}", "correct the file")]
     if not isinstance(schema, dict):
         return spec, [_bad(f"{named!r} holds no JSON object", 'write a schema such as {"type": "object", …}')]

@@ -37,8 +37,17 @@ def problem(name: str, key: str, message: str, fix: str, severity: Severity = "e
 
 
 def check_all(spec: TaskSpec, folder: Path) -> list[Finding]:
-    """All findings of all rules."""
-    return [finding for check in RULES for finding in check(spec, folder)]
+    """All findings of all rules. A rule that fails on what somebody wrote is a finding, too: the other rules go on, and so do
+    the other tasks."""
+    findings = []
+    for check in RULES:
+        try:
+            findings += check(spec, folder)
+        except Exception as error:  # noqa: BLE001 - one bad value stops this task alone
+            name = check.__name__.removeprefix("check_")
+            message = f"the rule {name} cannot be asked: {type(error).__name__}: {error!s:.200}"
+            findings.append(problem("unusable", name, message, "write a simpler value for what this rule is about"))
+    return findings
 
 
 @rule
@@ -130,7 +139,7 @@ def check_cron(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 
     def is_sound(field: str, low: int, high: int) -> bool:
         numbers = [n for n in field.replace("*", "").replace("/", ",").replace("-", ",").split(",") if n]
-        return all(n.isdigit() and low <= int(n) <= high for n in numbers)
+        return all(n.isdecimal() and len(n) < 3 and low <= int(n) <= high for n in numbers)
 
     if len(fields) != 5 or not all(is_sound(f, *limit) for f, limit in zip(fields, limits, strict=True)):
         message = f"{spec.logs.retrain_cron!r} is not a cron expression of five fields"

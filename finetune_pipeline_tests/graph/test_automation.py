@@ -389,14 +389,14 @@ def test_automation_is_switched_on_and_off_and_tells_its_state(
 
 
 def test_a_broken_task_is_shown_and_the_others_load(task: Task) -> None:
-    broken = task.folder.parent / "broken"
-    broken.mkdir()
-    (broken / "task.yaml").write_text(
-        "name: broken\ndescription: d\nsystem_prompt: s\noutput: {kind: text}\ntrainning: {}\n"
-    )
+    bad = {"broken": "trainning: {}", "dated": "owner: 2026-02-30", "nobodys": "owner: nobody", "a.b": ""}
+    for name, line in bad.items():
+        (task.folder.parent / name).mkdir()
+        text = f"name: {name}\ndescription: d\nsystem_prompt: s\noutput: {{kind: text}}\n{line}\n"
+        (task.folder.parent / name / "task.yaml").write_text(text)
     repository = build_definitions(task.folder.parent).get_repository_def()
     keys = {key.to_user_string() for key in repository.assets_defs_by_key}
-    assert "broken/broken_task_spec" in keys
+    assert {k.split("/")[0][:3] for k in keys if k.endswith("/broken_task_spec")} == {"bro", "dat", "nob", "a_b"}
     assert "colours/adapter" in keys
     assert not [job for job in repository.job_names if job.startswith("broken")]
     shown = repository.assets_defs_by_key[dg.AssetKey(["broken", "broken_task_spec"])]

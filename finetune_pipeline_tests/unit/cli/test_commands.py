@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,16 @@ def test_schema_is_a_json_schema_and_a_table(data: Path, tmp_path: Path) -> None
     table = finetune("schema", data=data, home=tmp_path / "home").stdout
     assert "warmup_share: number" in table
     assert "system_prompt: string  (required)" in table
+
+
+def test_show_names_the_broken_tasks_beside_the_others(tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED / "ticket_triage", tmp_path / "data" / "ticket_triage")
+    (tmp_path / "data" / "dated").mkdir()
+    (tmp_path / "data" / "dated" / "task.yaml").write_text("name: dated\nowner: 2026-02-30\n")
+    done = finetune("show", data=tmp_path / "data", home=tmp_path / "home")
+    assert done.returncode == 0
+    assert "ok      ticket_triage" in done.stdout and "BROKEN  dated" in done.stdout
+    assert "task.yaml:2:8: '2026-02-30' cannot be read" in done.stdout
 
 
 def test_show_prints_every_default_and_the_state_of_every_step(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.data.answer_rules import form_problems
 from finetune_pipeline.data.review import _read_decision
 from finetune_pipeline.production.log_rows import problems_of
 from finetune_pipeline.spec import TaskSpec
@@ -78,3 +80,20 @@ def test_corrections_are_held_to_the_same_form(tmp_path: Path) -> None:
         "feedback": {"correction": "no JSON"},
     }
     assert [f.rule for f in problems_of(logged, "l.jsonl:1", spec())] == ["log.answer_not_json"]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"kind": "text", "pattern": "(?:.*,){7}[bc]"},
+        {"kind": "text", "extract": "((?:.*,){7})[bc]"},
+        {"kind": "json", "json_schema": {"type": "string", "pattern": "(?:.*,){7}[bc]"}},
+    ],
+)
+def test_a_pattern_that_takes_too_long_on_an_answer_does_not_match_it(output: dict) -> None:
+    began = time.process_time()
+    of = spec(**output).output
+    answer = "," * 20_000
+    (problem,) = form_problems(json.dumps(answer) if output["kind"] == "json" else answer, of)
+    assert problem[0] in ("pattern", "no_final_answer", "schema")
+    assert time.process_time() - began < 10

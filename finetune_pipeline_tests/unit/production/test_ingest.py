@@ -79,7 +79,13 @@ def test_a_half_written_line_waits(task: Task, tmp_path: Path) -> None:
         (json.dumps({k: v for k, v in row(1).items() if k != "id"}), "log.missing_field"),
         (json.dumps({k: v for k, v in row(1).items() if k != "input"}), "log.missing_field"),
         (json.dumps(row(1, timestamp="yesterday")), "log.timestamp"),
+        (json.dumps(row(1, timestamp="0001-01-01T00:00:00+14:00")), "log.timestamp"),
+        (json.dumps(row(1, timestamp="9999-12-31T23:59:59-14:00")), "log.timestamp"),
         (json.dumps(row(1, feedback="bad")), "log.wrong_type"),
+        (json.dumps(row(1, feedback={"score": 10**400})), "log.wrong_type"),
+        (json.dumps(row(1, feedback={"score": float("nan")})), "log.bad_json"),
+        (json.dumps(row(1, feedback={"score": 1})).replace(": 1}", ": 1e999}"), "log.bad_json"),
+        (json.dumps(row(1, user=["ann"])), "log.wrong_type"),
         (json.dumps(row(1, feedback={"label": "Bug"})), "log.unknown_label"),
     ],
 )

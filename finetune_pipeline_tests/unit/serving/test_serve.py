@@ -150,7 +150,11 @@ def test_a_bad_request_is_told_what_is_wrong_and_logs_nothing(
     [
         ({"id": "chatcmpl-unknown", "flag": "x"}, 404, "no answer has the id"),
         ({"label": "Billing"}, 400, "no label of this task"),
-        ({"score": "good"}, 400, "not a number"),
+        ({"score": "good"}, 400, "not a finite number"),
+        ({"score": float("nan")}, 400, "not a finite number: NaN"),
+        ({"score": float("inf")}, 400, "not a finite number: Infinity"),
+        ({"score": 10**400}, 400, "not a finite number: write"),
+        ({"flag": "\ud800"}, 400, "half of a surrogate pair"),
         ({"falg": "x"}, 400, "unknown: 'falg'"),
     ],
 )

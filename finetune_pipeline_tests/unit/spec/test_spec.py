@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,46 @@ def test_missing_key_and_wrong_yaml_are_told_apart() -> None:
     assert caught.value.findings[0].place == "task.yaml:2:1"
     with pytest.raises(FindingsError):
         parse_spec("- a\n- b\n")
+
+
+HEAD = "name: demo\ndescription: d\nsystem_prompt: s\n"
+BOMB = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True))
+TEXT = HEAD + "output: {kind: text, pattern: '%s'}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (HEAD + "owner: 2026-02-30\n", "'2026-02-30' cannot be read: day is out of range"),
+        (HEAD + f"training: {{epochs: {'9' * 5000}}}\n", "cannot be read: Exceeds the limit"),
+        (HEAD + f"training: {{epochs: 0x{'f' * 5000}}}\n", "a number of more than 18 digits"),
+        (HEAD + "gates: {min_gain: .nan}\n", "nan is not a finite number"),
+        (HEAD + 'owner: "\\ud800"\n', "half of a surrogate pair"),
+        (HEAD + 'base_model: "a\\0"\n', "a zero character"),
+        (HEAD + f"data: {'[' * 3000 + ']' * 3000}\n", "nested more than 50 deep"),
+        (HEAD + "a: &a [x]\n" + BOMB, r"an alias (*a) is not read"),
+        (HEAD + f"owner: {'x' * (1 << 20)}\n", "no file of at most 1 MiB"),
+        (TEXT % "(a|aa)+$", "on 'aaa'… of 40 characters it takes more than 1 s"),
+        (TEXT % "(a{999}){999}{999}", "counts in { } multiply to more than 100000"),
+        (TEXT % ("a{" + "9" * 4500 + "}"), "counts in { } multiply to more than 100000"),
+        (TEXT % ("(" * 2000 + ")" * 2000), "it is no regular expression"),
+        (HEAD + "output: {kind: json, json_schema: {properties: {a: {pattern: '(a|aa)+$'}}}}\n", "of 40 characters"),
+        (HEAD + "output: {kind: json, json_schema: deep.json}\n", "recursion"),
+        (HEAD + "output: {kind: json, json_schema: deeper.json}\n", "recursion"),
+        (
+            HEAD + "output: {kind: text}\nbaseline: {endpoint: {url: 'http://[::1', model: m}}\n",
+            "the rule private cannot be asked: ValueError: Invalid IPv6 URL",
+        ),
+    ],
+)
+def test_a_hostile_spec_is_a_finding_in_bounded_time(tmp_path: Path, text: str, told: str) -> None:
+    for name, depth in (("deep", 400), ("deeper", 9000)):
+        write(tmp_path / "demo", text).joinpath(f"{name}.json").write_text('{"items":' * depth + "{}" + "}" * depth)
+    began = time.process_time()
+    task, findings = check_task(tmp_path / "demo")
+    assert task is None
+    assert told in " ".join(f.message for f in errors(findings))
+    assert time.process_time() - began < 10
 
 
 RULES = [

@@ -1,0 +1,236 @@
+"""Hostile lines through log intake, `POST /feedback` and raw reading: no crash, and every line accounted for.
+
+    python benchmarks/fuzz_rows.py [--lines 1000000] [--seed 0]
+
+A line is a sound row of which values are exchanged for hostile ones (numbers JSON has not, integers of 400 and 5,000
+digits, times at the edges of the calendar, half surrogate pairs, deep nesting, text that looks like JSON, like control
+tokens or like what the scrubber looks for), keys are dropped, doubled or added, and bytes damaged; or it is noise.
+Sound rows lie between them, and all of these must be kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.log_kills import make_task
+from finetune_pipeline.data.json_lines import decode_line, is_blank
+from finetune_pipeline.data.raw_files import detect
+from finetune_pipeline.data.readers.any_file import read_records
+from finetune_pipeline.data.validate.validation import in_blocks, validate_block
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.production.ingest import read_logs
+from finetune_pipeline.production.log_rows import take_line
+from finetune_pipeline.serving.requests import BadRequest, parse_feedback
+from finetune_pipeline.spec import Task, load_task
+
+AT_ONCE = 20_000
+"""Lines of one file. It begins with a sound one, and every 100th is sound."""
+EACH = 100
+_LOG = {"id": "r", "timestamp": "2026-05-01T10:00:00Z", "input": "where is it", "output": "a", "model_version": "1"}
+_SOUND: dict[str, list[dict[str, object]]] = {
+    "logs": [
+        {**_LOG, "user": "ann", "feedback": {"label": "b", "score": 0.5, "flag": "wrong"}},
+        {**_LOG, "messages": [{"role": "user", "content": "where is it"}]},
+        {"id": "r", "timestamp": "2026-05-01T10:00:00Z", "feedback": {"score": 1}},
+    ],
+    "feedback": [{"id": "r", "score": 0.5}, {"id": "r", "label": "b", "flag": True, "user": "ann"}],
+    "raw": [
+        {"text": "where is it", "label": "a", "time": "2026-05-01T10:00:00Z", "group": "g", "tags": ["t"], "id": "r"},
+        {"messages": [{"role": "user", "content": "where"}, {"role": "assistant", "content": "a"}]},
+        {"instruction": "where", "input": "is it", "output": "b", "origin": "human"},
+        {"conversations": [{"from": "human", "value": "where"}, {"from": "gpt", "value": "a"}]},
+    ],
+}
+_NUMBERS = ["NaN", "-Infinity", "1e999", "-1e999", "1e308", "-0", "1" * 400, "1" * 5000, "0x1f", "1.0e-999", "01"]
+_TIMES = [
+    *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-02-30T00:00:00Z", "2026-05-01T10:00:00"),
+    *("2026-05-01T24:00:00Z", "2026-05-01T10:00:60Z", "2026-W01-1T10:00:00Z", "10000-01-01T00:00:00Z", "20260501"),
+    *(
+        "0001-01-01",
+        "2026-05-01T10:00:00+23:59",
+        "2199-12-31T23:59:59-23:59",
+        "1970-01-01T00:00:00+23:59",
+        "٢٠٢٦-٠٥-٠١",
+    ),
+]
+_TEXTS = [
+    *(
+        "",
+        " ",
+        "\0",
+        "a",
+        "b",
+        "champion",
+        '"facts": {',
+        "{}",
+        "[{",
+        "<|im_end|>\n<|im_start|>system",
+        "\u202e",
+        "\ufeff",
+    ),
+    *("a." * 300 + "@", "+49 " + "1 " * 300, "1" * 300, "DE" + "89" * 100, "eyJ" + "a" * 300, "password=" + "(" * 200),
+    *("http://" + "a/" * 200, "::" * 100, "é" * 300, "👩‍👩‍👧" * 50, "e\u0301" * 200, "=1+1", "\r\n\u2028"),
+]
+_VALUES = [
+    *_NUMBERS,
+    *(json.dumps(text) for text in [*_TIMES, *_TEXTS]),
+    *('"\\ud800"', '"\\udc00\\ud800"', '"\\x"', "null", "true", "[]", "{}", '{"a": {"a": NaN}}', "'a'", "undefined"),
+    *("[" * 400 + "]" * 400, "[" * 3000 + "]" * 3000, '{"a":' * 300 + "1" + "}" * 300, '[{"role": "user"}]'),
+]
+
+
+@dataclass
+class Tally:
+    """What became of the lines of one way in. sound: those that must be kept; lost: lines in neither place."""
+
+    lines: int = 0
+    kept: int = 0
+    refused: int = 0
+    sound: int = 0
+    sound_kept: int = 0
+    crashes: int = 0
+    seconds: float = 0.0
+    rules: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def lost(self) -> int:
+        return self.lines - self.kept - self.refused
+
+    @property
+    def good(self) -> bool:
+        return not self.lost and not self.crashes and self.sound == self.sound_kept
+
+
+def hostile(rng: random.Random, way: str) -> bytes:
+    """One fuzzed line, without its end."""
+    if rng.random() < 0.02:
+        return rng.randbytes(rng.randint(1, 60)).replace(b"\n", b"")
+    row = {key: json.dumps(value, ensure_ascii=False) for key, value in rng.choice(_SOUND[way]).items()}
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        change, key = rng.random(), rng.choice(list(row) or ["id"])
+        if change < 0.7:
+            row[key] = rng.choice(_VALUES)
+        elif change < 0.8:
+            row.pop(key, None)
+        elif change < 0.9:
+            row[rng.choice((*"áx", "score", "label", "time", "user", "tools", "metadata", "generator"))] = rng.choice(
+                _VALUES
+            )
+        elif "{" in row.get(key, ""):
+            row[key] = row[key].replace('"', "", 1).replace(": ", f": {rng.choice(_VALUES)}, ", 1)
+    pairs = [f'"{key}": {value}' for key, value in row.items()]
+    if rng.random() < 0.05:
+        pairs.append(rng.choice(pairs or ["1"]))
+    line = f"{{{', '.join(pairs)}}}".encode("utf-8", "surrogatepass")
+    if rng.random() < 0.15:
+        at = rng.randrange(len(line) + 1)
+        line = line[:at] + rng.randbytes(rng.randint(0, 3)).replace(b"\n", b"") + line[at + rng.randint(0, 4) :]
+    return line[: rng.randrange(len(line) + 1)] if rng.random() < 0.03 else line
+
+
+def lines_of(rng: random.Random, way: str, count: int) -> Iterator[bytes]:
+    """Lines of a file; those that are sound have an id that begins with `sound-`. None is blank."""
+    for number in range(count):
+        line = b"" if number % EACH else json.dumps({**_SOUND[way][0], "id": f"sound-{number}"}).encode()
+        while is_blank(line.lstrip(b"\0")):
+            line = hostile(rng, way)
+        yield line
+
+
+def through_logs(task: Task, home: Path, lines: list[bytes], tally: Tally) -> None:
+    """All lines as one log file, taken in and merged."""
+    (task.folder / "logs" / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    logs = read_logs(task, ArtifactStore(home))
+    assert logs.lines == len(logs.rows) + logs.duplicates + logs.feedback + len(logs.quarantine)
+    tally.kept += logs.lines - len(logs.quarantine)
+    tally.refused += len(logs.quarantine)
+    tally.sound_kept += sum(row["id"].startswith("sound-") for row in logs.rows)
+    tally.rules.update(logs.by_rule)
+
+
+def through_feedback(task: Task, lines: list[bytes], tally: Tally) -> None:
+    """Each line as the body of a request. What is accepted is written as `finetune serve` does, and taken in."""
+    for number, line in enumerate(lines, 1):
+        try:
+            body, findings, _ = decode_line(line, "body")
+            if findings:
+                raise BadRequest(findings[0].rule)
+            name, feedback, _ = parse_feedback(body, task.spec)
+        except BadRequest as error:
+            tally.refused += 1
+            tally.rules[str(error)[:40]] += 1
+            continue
+        logged = json.dumps({"id": name, "timestamp": _LOG["timestamp"], "feedback": feedback}, ensure_ascii=False)
+        row = take_line(logged.encode(), False, {"file": "a", "line": number}, task.spec, b"k")
+        assert row["kind"] == "feedback", f"accepted, and quarantined afterwards: {row}"
+        tally.kept += 1
+        tally.sound_kept += name.startswith("sound-")
+
+
+def through_raw(task: Task, folder: Path, lines: list[bytes], tally: Tally) -> None:
+    """All lines as one raw file, read and validated."""
+    path = folder / "a.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    detect(path, path.name, task.spec)
+    for block in in_blocks(read_records(path, path.name, task.spec), path.name):
+        done = validate_block(block, task.spec)
+        tally.kept += done.kept
+        tally.refused += len(done.quarantine)
+        tally.sound_kept += done.examples.count(b'"id":"sound-')
+        tally.rules.update(done.by_rule)
+
+
+def fuzz(lines: int, seed: int, at_once: int = AT_ONCE) -> dict[str, Tally]:
+    """Send so many lines through each way in. A crash is printed, and costs the lines of its file."""
+    tallies = {way: Tally() for way in _SOUND}
+    for way, tally in tallies.items():
+        rng = random.Random(f"{seed} {way}")
+        while tally.lines < lines:
+            with tempfile.TemporaryDirectory(prefix="finetune-fuzz-") as root:
+                task = load_task(make_task(Path(root)))
+                some = list(lines_of(rng, way, min(at_once, lines - tally.lines)))
+                tally.lines += len(some)
+                tally.sound += len(range(0, len(some), EACH))
+                began = time.process_time()
+                try:
+                    if way == "logs":
+                        through_logs(task, Path(root) / "home", some, tally)
+                    elif way == "feedback":
+                        through_feedback(task, some, tally)
+                    else:
+                        through_raw(task, Path(root), some, tally)
+                except Exception:  # noqa: BLE001 - this is what is counted
+                    traceback.print_exc()
+                    tally.crashes += 1
+                tally.seconds += time.process_time() - began
+    return tallies
+
+
+def main() -> int:
+    """Print a table; 1 where a line crashed, was lost, or was sound and refused."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lines", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    tallies = fuzz(asked.lines, asked.seed)
+    for way, tally in tallies.items():
+        print(
+            f"{way:9} {tally.lines} lines = {tally.kept} kept + {tally.refused} refused, {tally.lost} lost; "
+            f"{tally.sound_kept} of {tally.sound} sound ones kept; {tally.crashes} crashes; {tally.seconds:.0f} s of CPU"
+        )
+        print(f"          refused for: {', '.join(f'{n} {rule}' for rule, n in tally.rules.most_common(9))}")
+    return 0 if all(tally.good for tally in tallies.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

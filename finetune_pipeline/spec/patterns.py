@@ -1,0 +1,69 @@
+"""Regular expressions people write: refused where they could take for ever, and matched within a time limit.
+
+Whoever writes a task's patterns does not choose the texts: answers come from models and from logs. The `regex` package
+reads what `re` reads, and stops when its time is over.
+"""
+
+from __future__ import annotations
+
+import re
+from math import prod
+
+import regex
+
+LIMIT_S = 1.0
+"""CPU seconds for one text. Sound patterns take microseconds."""
+_LONGEST = 5_000
+_MOST_REPEATS = 100_000
+_COUNT = re.compile(r"\{(\d*),?(\d*)\}")
+_PLAIN = re.compile(r"[^\\\[\](){}.*+?^$|]*")
+
+
+def search(pattern: str, text: str) -> bool:
+    """Whether the pattern matches anywhere in the text; no, where that cannot be told in time."""
+    try:
+        return regex.search(pattern, text, timeout=LIMIT_S) is not None
+    except TimeoutError:
+        return False
+
+
+def full_match(pattern: str, text: str) -> bool:
+    """Whether the pattern matches the whole text (`.` is any character); no, where that cannot be told in time."""
+    try:
+        return regex.fullmatch(pattern, text, regex.DOTALL, timeout=LIMIT_S) is not None
+    except TimeoutError:
+        return False
+
+
+def last_group(pattern: str, text: str) -> str | None:
+    """The first group of the last match, "" where it took no part in it; None without a match, or in time."""
+    try:
+        matches = list(regex.finditer(pattern, text, timeout=LIMIT_S))
+    except TimeoutError:
+        return None
+    return (matches[-1].group(1) or "") if matches else None
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """Why a pattern cannot be used; None: it can.
+
+    Exponential patterns are found by trying them: on 40 equal characters of each kind, which no repetition that the pattern
+    ends with can take in.
+    """
+    if len(pattern) > _LONGEST:
+        return f"it has {len(pattern)} characters, and may have {_LONGEST}"
+    counts = [max(hit, key=len) for hit in _COUNT.findall(pattern)]
+    if any(len(count) > 6 for count in counts) or prod(int(c) for c in counts if c.strip("0")) > _MOST_REPEATS:
+        return f"its counts in {{ }} multiply to more than {_MOST_REPEATS}"
+    try:
+        regex.compile(pattern)
+    except (regex.error, RecursionError, ValueError, OverflowError) as error:
+        return f"it is no regular expression: {error}"
+    start = _PLAIN.match(pattern)
+    letters = dict.fromkeys(["a", "A", "0", " ", "-", *re.findall(r"\w", pattern)[:20]])
+    for letter in letters:
+        try:
+            regex.search(pattern, f"{start[0] if start else ''}{letter * 40}\0", timeout=LIMIT_S)
+        except TimeoutError:
+            return f"on {letter * 3!r}… of 40 characters it takes more than {LIMIT_S:g} s, for it can match them in too many ways"
+    return None

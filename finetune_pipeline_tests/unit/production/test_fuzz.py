@@ -1,0 +1,11 @@
+"""Hostile lines through every way in; benchmarks/fuzz_rows.py sends a million each."""
+
+from __future__ import annotations
+
+from benchmarks.fuzz_rows import fuzz
+
+
+def test_no_hostile_line_crashes_or_is_lost_and_sound_ones_are_kept() -> None:
+    for way, tally in fuzz(lines=4000, seed=1, at_once=2000).items():
+        assert tally.good, f"{way}: {tally}"
+        assert tally.kept > 400 and tally.refused > 400, "or the test shows little"
