@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from scipy.stats import hypergeom
+import scipy
 
 SMALLEST = 3
 """Fewer texts than this are no group."""
@@ -68,7 +68,9 @@ def _telling(group: Sequence[str], words: Mapping[str, set[str]], everywhere: Ma
     tried = [(term, n) for term, n in inside.items() if n >= SMALLEST]
     if not tried or len(group) == len(words):
         return []
-    chance = hypergeom.sf([n - 1 for _, n in tried], len(words), [everywhere[term] for term, _ in tried], len(group))
+    chance = scipy.stats.hypergeom.sf(
+        [n - 1 for _, n in tried], len(words), [everywhere[term] for term, _ in tried], len(group)
+    )
     sure = [(p, -n, term) for (term, n), p in zip(tried, chance, strict=True) if p * len(tried) < SURE]
     return [term for _, _, term in sorted(sure)]
 
