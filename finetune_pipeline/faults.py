@@ -1,6 +1,11 @@
-"""Faults of a job that another try of the same job cannot cure, with a sentence for people."""
+"""Faults that are not the program's own, with a sentence for people: of a job, and of what is outside."""
 
 from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from finetune_pipeline.findings import FindingsError
 
 
 class JobError(ValueError):
@@ -17,3 +22,79 @@ class Diverged(JobError):
             "fix: lower training.learning_rate or raise training.warmup_share; if it happens at the first step, look at "
             "these examples and at the base model"
         )
+
+
+class OutsideError(RuntimeError):
+    """Something outside cannot be used. The message says what, where, and what to do."""
+
+
+_SPACE = "make space, or move FINETUNE_HOME to a larger disk, and run it again; what was made is kept"
+_RIGHTS = "see who owns it and its permissions, and run it again"
+_SYSTEM = {
+    errno.ENOSPC: ("the disk is full: {place} could not be written", _SPACE),
+    errno.EDQUOT: ("the disk is full: {place} could not be written, the quota is used up", _SPACE),
+    errno.EFBIG: ("{place} could not be written: it reached the limit of a file's size", "raise it (ulimit -f)"),
+    errno.EROFS: ("{place} is on a disk that cannot be written", "move FINETUNE_HOME to one that can"),
+    errno.EACCES: ("{place} may not be read or written by this user", _RIGHTS),
+    errno.EPERM: ("{place} may not be changed by this user", _RIGHTS),
+    errno.ELOOP: ("{place} cannot be opened: its symbolic links lead in a circle", "remove or correct the link"),
+    errno.EIO: ("{place} cannot be read or written: the disk reports an error", "look at the disk (dmesg)"),
+    errno.ESTALE: ("{place} has vanished from a network disk", "mount the disk again, and run it again"),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
+    errno.ENFILE: ("too many files are open on this machine", "close other programs"),
+    errno.ENAMETOOLONG: ("the name of {place} is too long for this disk", "shorten it"),
+    errno.EISDIR: ("{place} is a folder where a file is needed", "move the folder away"),
+    errno.ENOTDIR: ("{place} leads through a file where a folder is needed", "move the file away"),
+}
+_SQLITE = {
+    "database or disk is full": ("the disk is full: {place} could not be written", _SPACE),
+    "database is locked": ("the database in {place} is locked by another process", "let it end, and run it again"),
+    "database table is locked": (
+        "the database in {place} is locked by another process",
+        "let it end, and run it again",
+    ),
+    "readonly database": ("the database in {place} may not be written by this user", _RIGHTS),
+    "disk I/O error": (
+        "the database in {place} cannot be read or written: the disk reports an error",
+        "look at the disk",
+    ),
+    "disk image is malformed": ("the database in {place} is damaged", "put back a copy, or move it away"),
+    "file is not a database": ("the database in {place} is damaged", "put back a copy, or move it away"),
+    "unable to open database": ("the database in {place} cannot be opened", _RIGHTS),
+}
+
+
+def outside_words(error: BaseException, place: object) -> str | None:
+    """What is wrong outside, and what to do; None: the fault is the program's own, and its traceback is wanted.
+
+    Args:
+        error: Looked at together with the errors it was raised from.
+        place: Named where the error itself names no file: the folder of everything the pipeline makes.
+    """
+    for link in _chain(error):
+        if isinstance(link, OutsideError):
+            return str(link)
+        if isinstance(link, FindingsError | JobError):
+            return None  # it has said already what a fault behind it means
+        if isinstance(link, OSError):
+            named = link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+            if link.errno in _SYSTEM and (link.filename or named):
+                return _sentence(_SYSTEM[link.errno], link.filename or place)
+        elif "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__:  # sqlite3, SQLAlchemy
+            for sign, words in _SQLITE.items():
+                if sign in str(link):
+                    return _sentence(words, place)
+    return None
+
+
+def _sentence(words: tuple[str, str], place: object) -> str:
+    return f"{words[0].format(place=place)}\nfix: {words[1]}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and the ones it was raised from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

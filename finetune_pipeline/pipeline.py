@@ -6,11 +6,16 @@ runs, the progress on the command line and the reference page. To add a step, wr
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from finetune_pipeline.data.validate.validation import validation_settings
 from finetune_pipeline.engine.graph import Graph
-from finetune_pipeline.engine.step import Step
+from finetune_pipeline.engine.step import SHARED, Step
+from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.evaluation.predictions import failed_baseline_rows, failed_test_rows, unscored_items
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.production.choosing import settings as log_settings
+from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps import data_checks as data_check
 from finetune_pipeline.steps import evaluation_checks as evaluation_check
 from finetune_pipeline.steps import training_checks as training_check
@@ -38,6 +43,7 @@ from finetune_pipeline.steps.evaluation_checks import champion_serves_well
 from finetune_pipeline.steps.production import make_drift_report, make_production_logs, make_retraining_decision
 from finetune_pipeline.steps.release import make_model_version
 from finetune_pipeline.steps.reviews import make_human_review, make_judge_review
+from finetune_pipeline.steps.run_inputs import base_of
 from finetune_pipeline.steps.training import make_adapter, make_merged_model, make_training_plan
 
 LOGS, DATA, BASELINE, TRAINING = "logs", "data", "baseline", "training"
@@ -429,3 +435,16 @@ STEPS = [
 PIPELINE = Graph(STEPS)
 CHECKS = [(step.name, check) for step in STEPS for check in step.checks]
 """(step, check) of every check."""
+
+
+def made_base(task: Task, store: ArtifactStore) -> Path | None:
+    """The folder of the task's base model where it is made already; looks at nothing else outside the graph."""
+    step = PIPELINE.steps["base_model"]
+    if not store.all_versions(SHARED, step.name):
+        return None  # nothing to compare digests of weights with
+    try:
+        identity = base_of(task)
+    except (FindingsError, OSError, ValueError):
+        return None
+    base = store.find(SHARED, step.name, store.version(step.name, step.code_version, {}, identity))
+    return base.folder if base else None

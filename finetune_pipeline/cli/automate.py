@@ -15,12 +15,15 @@ from finetune_pipeline.settings import read_settings
 
 @click.command()
 @click.argument("task")
-@click.option("--on", "wanted", flag_value="on", help="Start the sensors and the schedule.")
-@click.option("--off", "wanted", flag_value="off", help="Stop them.")
-@click.option("--status", "wanted", flag_value="status", default=True, help="Say what they are and last decided.")
+@click.option("--on", is_flag=True, help="Start the sensors and the schedule.")
+@click.option("--off", is_flag=True, help="Stop them.")
+@click.option("--status", is_flag=True, help="Say what they are and last decided (the default).")
 @as_json
-def automate(task: str, wanted: str, as_json: bool) -> int:
+def automate(task: str, on: bool, off: bool, status: bool, as_json: bool) -> int:
     """Sensors and schedule of TASK: new logs, drift, champion, retraining. They work while `finetune ui` runs."""
+    if on + off + status > 1:
+        raise click.UsageError("give one of --on, --off and --status")
+    wanted = "on" if on else "off" if off else "status"
     apply_environment()
     name, settings = get_task(task).name, read_settings()
     with dg.DagsterInstance.from_config(str(settings.project)) as instance:

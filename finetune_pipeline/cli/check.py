@@ -16,8 +16,7 @@ from finetune_pipeline.engine.store import Artifact, ArtifactStore
 from finetune_pipeline.findings import Finding, FindingsError, as_rows, errors
 from finetune_pipeline.models.chat_templates import own_template, told_origin
 from finetune_pipeline.models.identity import model_folder
-from finetune_pipeline.orchestration.release import made_base
-from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.pipeline import PIPELINE, made_base
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.settings import read_settings

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
+import textwrap
+from pathlib import Path
 
 import click
 
 from finetune_pipeline import __version__
-from finetune_pipeline.cli.output import DONE, ERROR, problem, words_of
+from finetune_pipeline.cli.output import DONE, ERROR, failure, json_only, noticed, problem
 from finetune_pipeline.findings import FindingsError
 
 COMMANDS = (
@@ -29,8 +32,8 @@ COMMANDS = (
     "forget",
     "automate",
 )
-"""Each is the function of this name (- is _) in the module of this name, imported when it is asked for: `check` starts in a third
-of the time that `run`, which needs Dagster, takes."""
+"""Each is the function of this name (- is _) in the module of this name. A module is imported when its command is called: most
+need seconds."""
 
 
 class _Commands(click.Group):
@@ -44,6 +47,23 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(f"finetune_pipeline.cli.{function}"), function)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in ``--help``, read from the source of the commands."""
+        width = formatter.width - 6 - max(map(len, COMMANDS))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, textwrap.shorten(_sentence(name), width, placeholder=" …")) for name in COMMANDS]
+            )
+
+
+def _sentence(command: str) -> str:
+    """The first one of the command's docstring, without importing it."""
+    function = command.replace("-", "_")
+    for node in ast.parse(Path(__file__).with_name(f"{function}.py").read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return " ".join((ast.get_docstring(node) or "").split()).partition(". ")[0].rstrip(".")
+    raise LookupError(f"there is no function {function} in {function}.py")
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
@@ -55,26 +75,32 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point. Known errors, a full disk and an MLflow that is away become one readable message; bugs keep their
-    traceback. Both exit with 1."""
+    """Entry point. Known errors, faults from outside and Ctrl-C become one readable message; bugs keep their traceback. All
+    exit with 1. With ``--json`` standard output is one JSON document, whatever happens."""
+    with noticed(), json_only("--json" in sys.argv[1:]) as answer:
+        answer.code = _exit_code()
+    sys.exit(answer.code)
+
+
+def _exit_code() -> int:
     try:
         code = cli.main(prog_name="finetune", standalone_mode=False)
-    except click.exceptions.Abort:
-        problem("stopped")
-        sys.exit(ERROR)
+    except click.UsageError as error:
+        problem(f"{error.format_message()}\n{error.ctx.get_usage() if error.ctx else ''}".rstrip())
+        return ERROR
     except click.ClickException as error:
-        error.show()
-        sys.exit(ERROR)
+        problem(error.format_message())
+        return ERROR
     except FindingsError as error:
         problem(str(error))
-        sys.exit(ERROR)
-    except Exception as error:
-        words = words_of(error)
+        return ERROR
+    except BaseException as error:
+        words = failure(error)
         if words is None:
             raise
         problem(words)
-        sys.exit(ERROR)
-    sys.exit(code if isinstance(code, int) else DONE)
+        return ERROR
+    return code if isinstance(code, int) else DONE
 
 
 if __name__ == "__main__":

@@ -2,37 +2,109 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from finetune_pipeline.faults import outside_words
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.settings import read_settings
-from finetune_pipeline.spec import Task, find_tasks, load_task
+
+if TYPE_CHECKING:
+    from finetune_pipeline.spec import Task
 
 DONE, ERROR, REFUSED = 0, 1, 2
+NOTICE_SECONDS = 0.7
+"""A command that has printed nothing for so long says on a terminal that it is at work."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
+_first_line = Event()
+
+
+class JsonAnswer:
+    """The one JSON document of a command that was asked for it."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out, self.emitted, self.problems, self.code = out, False, list[str](), ERROR
+
+
+_answers: list[JsonAnswer] = []
+"""That of the command that runs, if it was asked for one."""
+
+
 def say(text: str = "") -> None:
     """A line for people, on standard output."""
+    _first_line.set()
     click.echo(text)
 
 
 def problem(text: str) -> None:
-    """A line about what went wrong, on standard error."""
+    """A line about what went wrong, on standard error; with ``--json`` also in the document, if there is no other."""
+    _first_line.set()
+    for answer in _answers:
+        answer.problems.append(text)
     click.echo(text, err=True)
 
 
 def emit(value: Any) -> None:
     """One JSON document on standard output."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    for answer in _answers:
+        answer.emitted = True
+        answer.out.write(f"{text}\n")
+        answer.out.flush()
+    if not _answers:
+        click.echo(text)
+
+
+@contextlib.contextmanager
+def json_only(wanted: bool) -> Iterator[JsonAnswer]:
+    """Keep standard output for one JSON document: what libraries and child processes write there goes to standard error.
+
+    A command that ends without a document, for whatever reason, gets one with the lines of :func:`problem` as `error`.
+    """
+    if not wanted:
+        yield JsonAnswer(sys.stdout)
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace") as out:
+        os.dup2(2, 1)
+        answer = JsonAnswer(out)
+        _answers.append(answer)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                yield answer
+        except BaseException as error:
+            problem(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            if not answer.emitted:
+                emit({"error": "\n".join(answer.problems) or None, "exit_code": answer.code})
+            _answers.remove(answer)
+            os.dup2(out.fileno(), 1)
+
+
+@contextlib.contextmanager
+def noticed() -> Iterator[None]:
+    """Say on a terminal that the command is at work, unless it says something itself before :data:`NOTICE_SECONDS`."""
+    if sys.stderr.isatty():
+
+        def notice() -> None:
+            if not _first_line.wait(NOTICE_SECONDS):
+                click.echo(f"{' '.join(['finetune', *sys.argv[1:2]])}: starting", err=True)
+
+        Thread(target=notice, daemon=True).start()
+    yield
+    _first_line.set()
 
 
 def task_folder(name: str) -> Path:
@@ -42,6 +114,8 @@ def task_folder(name: str) -> Path:
     """
     if (Path(name) / "task.yaml").is_file():
         return Path(name).resolve()
+    from finetune_pipeline.spec import find_tasks
+
     root = read_settings().data_root
     known = find_tasks(root)
     if name in known:
@@ -55,6 +129,8 @@ def task_folder(name: str) -> Path:
 
 def get_task(name: str) -> Task:
     """The loaded task. Raises ClickException with every problem of its spec."""
+    from finetune_pipeline.spec import load_task
+
     folder = task_folder(name)
     try:
         return load_task(folder)
@@ -62,33 +138,13 @@ def get_task(name: str) -> Task:
         raise click.ClickException(f"{folder / 'task.yaml'} cannot be used:\n{error}") from error
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-_SQLITE_FULL = "database or disk is full"
-
-
-def words_of(error: BaseException) -> str | None:
-    """What is wrong outside and what to do; None: the error is the program's own, and its traceback is wanted."""
-    from finetune_pipeline.tracking.mlflow_store import TrackingError
-
-    for link in _chain(error):
-        if isinstance(link, TrackingError):
-            return str(link)
-        if (isinstance(link, OSError) and link.errno in FULL) or _SQLITE_FULL in str(link):
-            from finetune_pipeline.settings import read_settings
-
-            place = getattr(link, "filename", None) or read_settings().home
-            return (
-                f"the disk is full: {place} could not be written\n"
-                "fix: make space, or move FINETUNE_HOME to a larger disk, and run it again; what was made is kept"
-            )
-    return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and the ones it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def failure(error: BaseException) -> str | None:
+    """A sentence about what ended a command from outside: a fault there, or Ctrl-C. None: a bug, whose traceback is wanted."""
+    # Dagster's own interrupt, which need not be imported to be known
+    interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
+    if type(error).__name__ in interrupts:
+        return "stopped; what was made is kept, and the same command goes on from there"
+    return outside_words(error, read_settings().home) if isinstance(error, Exception) else None
 
 
 def environment() -> dict[str, str]:

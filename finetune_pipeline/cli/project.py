@@ -40,7 +40,6 @@ def open_project(task: Task) -> Project:
 
     Raises FindingsError where raw files or the base model are missing."""
     store, tracking = Store(), Tracking()
-    tracking.prepare()
     run_inputs = present_inputs(task, store, tracking)
     artifacts = store.artifacts()
     return Project(

@@ -20,7 +20,7 @@ from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_
 from finetune_pipeline.review.ratings import read_ratings
 from finetune_pipeline.review.server import review_app
 from finetune_pipeline.review.sheet_files import read_table, store, write_table
-from finetune_pipeline.serving.local_server import LocalServer
+from finetune_pipeline.serving.local_server import LocalServer, taken
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.reviews import output_sheet, secret_of
 
@@ -124,7 +124,7 @@ def _serve(queue: ReviewQueue, rater: str, port: int, browser: bool, seconds: fl
     try:
         server = LocalServer(app, port)
     except OSError as error:
-        problem(f"port {port} cannot be used: {error.strerror}; leave --port out")
+        problem(taken(port, "--port") or f"cannot serve on port {port}: {error.strerror or error}")
         return ERROR
     with server, contextlib.suppress(KeyboardInterrupt):
         say(f"{len(queue.items)} items: {server.url}/")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -17,9 +21,8 @@ from finetune_pipeline.cli.project import Project, open_project, unfinished, ver
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.findings import errors
 from finetune_pipeline.orchestration.assets import STAGES, stage_assets
-from finetune_pipeline.orchestration.release import made_base
 from finetune_pipeline.orchestration.resources import Store
-from finetune_pipeline.pipeline import STEPS
+from finetune_pipeline.pipeline import STEPS, made_base
 from finetune_pipeline.progress import VARIABLE
 from finetune_pipeline.reminders import spell
 from finetune_pipeline.settings import read_settings
@@ -77,18 +80,24 @@ def _refuse(task: Task, *, quiet: bool) -> None:
 
 
 def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Project, *, quiet: bool) -> Any:
-    """Run the job of a stage, or of `all`, in this process, with its progress on the terminal. Returns Dagster's result."""
+    """Run the job of a stage, or of `all`, in this process, with its progress on the terminal. Returns Dagster's result.
+
+    Raises KeyboardInterrupt when a signal stopped it."""
     from finetune_pipeline.definitions import build_definitions
 
+    project.tracking.prepare()  # before steps run in parallel
     job = build_definitions(task.folder.parent).resolve_job_def(f"{task.name}__{stage}")
     names = [step.name for step in STEPS] if stage == "all" else stage_assets(stage)
     path = read_settings().home / "progress" / f"{task.name}-{os.getpid()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     os.environ[VARIABLE] = str(path)
-    run_id = str(uuid.uuid4())
+    run_id, status = str(uuid.uuid4()), "CANCELED"
     try:
-        with Watcher(path, len(names), None if quiet else say, lambda: pool_wait(instance, run_id)):
+        with (
+            Watcher(path, len(names), None if quiet else say, lambda: pool_wait(instance, run_id)),
+            _cancelled_by_signals(instance, run_id) as interrupted,
+        ):
             result = job.execute_in_process(
                 instance=instance,
                 run_id=run_id,
@@ -101,14 +110,48 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
                 },
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
+        if interrupted.is_set() and not result.success:
+            raise KeyboardInterrupt
+        status = "SUCCESS" if result.success else "FAILURE"
     finally:
         os.environ.pop(VARIABLE, None)
         path.unlink(missing_ok=True)
-    try:
-        project.tracking.finish(result.run_id, "SUCCESS" if result.success else "FAILURE")
-    except TrackingError as error:  # what the steps have to say of their own failures must not be lost by it
-        problem(f"the run could not be closed in MLflow: {error}")
+        try:
+            project.tracking.finish(run_id, status)
+        except TrackingError as error:  # what the steps have to say of their own failures must not be lost by it
+            problem(f"the run could not be closed in MLflow: {error}")
     return result
+
+
+@contextlib.contextmanager
+def _cancelled_by_signals(instance: dg.DagsterInstance, run_id: str) -> Iterator[threading.Event]:
+    """While the block runs, SIGINT and SIGTERM also cancel the run in Dagster, so that no further step begins.
+
+    Dagster's own handler raises an exception in the step that runs: a step may turn it into its failure, and code below it
+    may lose it, and the other steps would go on. Yields what is set once a signal came.
+    """
+    interrupted = threading.Event()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def watch() -> None:
+        while number := reader.recv(1):
+            if number[0] in (signal.SIGINT, signal.SIGTERM):
+                interrupted.set()
+                if (run := instance.get_run_by_id(run_id)) is not None and not run.is_finished:
+                    instance.report_run_canceling(run)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    thread.start()
+    try:
+        yield interrupted
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
+        thread.join()
+        reader.close()
 
 
 def _finish(project: Project, as_json: bool, headline: str, run_id: str | None) -> int:

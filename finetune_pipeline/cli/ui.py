@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import time
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, environment, problem, say
-from finetune_pipeline.serving.local_server import HOST
+from finetune_pipeline.serving.local_server import HOST, taken
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -23,46 +24,58 @@ from finetune_pipeline.tracking.tracking import Tracking
 def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
     """Start Dagster's UI with its daemon, and MLflow's UI, on 127.0.0.1. Ctrl-C stops both."""
     settings, tracking = read_settings(), Tracking()
-    tracking.prepare()
     env = environment()
     python = [sys.executable, "-m"]
-    workspace = str(settings.project / "workspace.yaml")
-    commands = {"dagster": [*python, "dagster", "dev", "-h", HOST, "-p", str(dagster_port), "-w", workspace]}
+    workspace = ["-w", str(settings.project / "workspace.yaml")]
+    guarded = "finetune_pipeline.orchestration.web_server"
+    commands = {"dagster": [*python, guarded, "dev", "-h", HOST, "-p", str(dagster_port), *workspace]}
     if not tracking.uri().startswith("http"):
         store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(settings.artifact_location)]
         server = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
         commands["mlflow"] = [*python, *server, *store]
-    processes = {
-        name: subprocess.Popen(command, cwd=settings.project, env=env, start_new_session=True)
-        for name, command in commands.items()
-    }
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs are started with SIGINT ignored
+    ports = {"dagster": dagster_port, "mlflow": mlflow_port}
+    busy = [words for name in commands if (words := taken(ports[name], f"--{name}-port"))]
+    for words in busy:
+        problem(words)
+    if busy:
+        return ERROR
+    tracking.prepare()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's background jobs ignore SIGINT
         signal.signal(number, _stop)
-    say(f"Dagster: http://127.0.0.1:{dagster_port}")
-    say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in processes else tracking.page()}")
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     end = time.monotonic() + seconds if seconds else None
     code = DONE
     try:
+        for name, command in commands.items():
+            processes[name] = subprocess.Popen(command, cwd=settings.project, env=env, start_new_session=True)
+        say(f"Dagster: http://127.0.0.1:{dagster_port}")
+        say(f"MLflow:  {f'http://127.0.0.1:{mlflow_port}' if 'mlflow' in commands else tracking.page()}")
         while end is None or time.monotonic() < end:
             for name, process in processes.items():
                 if process.poll() is not None:
-                    problem(f"{name} ended with exit code {process.returncode}; is its port in use?")
+                    problem(f"{name} ended with exit code {process.returncode}; its last lines above say why")
                     code = ERROR
             if code:
                 break
             time.sleep(0.5)
     except KeyboardInterrupt:
-        say("stopping")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            say("stopping")
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a second one would leave servers behind
+            signal.signal(number, signal.SIG_IGN)
         for process in processes.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
+            _signal_group(process, signal.SIGTERM)
         for process in processes.values():
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+            _signal_group(process, signal.SIGKILL)  # what it left behind, too
     return code
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _stop(*_: object) -> None:

@@ -7,11 +7,13 @@ import dagster as dg
 from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.step import Step
 from finetune_pipeline.engine.store import digest_json
+from finetune_pipeline.faults import outside_words
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.orchestration.materialize import as_metadata, materialize
 from finetune_pipeline.orchestration.release import champion_quality
 from finetune_pipeline.orchestration.resources import Compute, Store
 from finetune_pipeline.pipeline import DATA, GROUPS, LOGS, PRODUCTION, STEPS
+from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_alarm
 from finetune_pipeline.tracking.tracking import Tracking
@@ -53,7 +55,15 @@ def asset_of(step: Step, task: Task) -> dg.AssetsDefinition:
     def asset(
         context: dg.AssetExecutionContext, store: Store, tracking: Tracking, compute: Compute
     ) -> dg.MaterializeResult:
-        artifact, metadata = materialize(context, task, step, store, tracking, compute)
+        try:
+            artifact, metadata = materialize(context, task, step, store, tracking, compute)
+        except dg.Failure:
+            raise
+        except Exception as error:
+            words = outside_words(error, read_settings().home)
+            if words is None:
+                raise
+            raise dg.Failure(words) from error
         return dg.MaterializeResult(
             asset_key=key,
             metadata=metadata,

@@ -18,9 +18,9 @@ from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
 from finetune_pipeline.engine.store import Artifact, digest_file, read_json
 from finetune_pipeline.findings import errors
-from finetune_pipeline.orchestration.release import made_base, present_inputs, release
-from finetune_pipeline.orchestration.resources import Compute, Store
-from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.orchestration.release import present_inputs, release
+from finetune_pipeline.orchestration.resources import Compute, Store, is_stopping
+from finetune_pipeline.pipeline import PIPELINE, made_base
 from finetune_pipeline.progress import tell
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.tracking.tracking import StepRun, Tracking
@@ -59,6 +59,8 @@ def materialize(
     context: dg.AssetExecutionContext, task: Task, step: Step, store: Store, tracking: Tracking, compute: Compute
 ) -> tuple[Artifact, dict[str, dg.MetadataValue]]:
     """Make (or find) one step's artifact. Returns it with the metadata to show in Dagster."""
+    if is_stopping(context.op_execution_context):
+        raise dg.Failure("the run was cancelled", allow_retries=False)
     artifacts, run_inputs, name = store.artifacts(), inputs_of(context, task, store, tracking), step.name
     version = PIPELINE.versions(task, run_inputs, artifacts)[name]
     existing = PIPELINE.find(name, task, run_inputs, artifacts)

@@ -8,15 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.engine.step import SHARED, RunInputs
+from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
-from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.production.status import Alarm, champion_alarm
 from finetune_pipeline.spec.model import Task
-from finetune_pipeline.steps.run_inputs import base_of, collect_run_inputs
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
@@ -42,19 +41,6 @@ def present_inputs(task: Task, store: Store, tracking: Tracking) -> RunInputs:
     kept = artifacts.find(task.name, "splits", tags["dataset_version"]) is not None
     trained_on = tags["dataset_version"] if kept else versions["splits"]  # removed by `finetune forget`
     return replace(collect_run_inputs(task, compared, artifacts), trained_on=trained_on)
-
-
-def made_base(task: Task, store: ArtifactStore) -> Path | None:
-    """The folder of the task's base model where it is made already; looks at nothing else outside the graph."""
-    step = PIPELINE.steps["base_model"]
-    if not store.all_versions(SHARED, step.name):
-        return None  # nothing to compare digests of weights with
-    try:
-        identity = base_of(task)
-    except (FindingsError, OSError, ValueError):
-        return None
-    base = store.find(SHARED, step.name, store.version(step.name, step.code_version, {}, identity))
-    return base.folder if base else None
 
 
 def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:

@@ -69,9 +69,9 @@ class Compute(dg.ConfigurableResource):
         except (Stopped, TimeoutError) as stop:
             raise _failure(op, f"{stage} was stopped: {stop}", {}, retry=False) from stop
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
-            if op is not None and (_stopping(op) or op.op_def.retry_policy is not None):
+            if op is not None and (is_stopping(op) or op.op_def.retry_policy is not None):
                 # re-raised, an interrupt would be answered with a new attempt by the retry policy
-                reason = "the run was cancelled" if _stopping(op) else "the step was interrupted by a signal"
+                reason = "the run was cancelled" if is_stopping(op) else "the step was interrupted by a signal"
                 raise _failure(op, f"{stage} was stopped: {reason}", {}, retry=False) from interrupt
             raise
         if code != 0:
@@ -208,7 +208,8 @@ def _pipes(op: Any) -> Iterator[Mapping[str, str]]:
         yield session.get_bootstrap_env_vars()
 
 
-def _stopping(op: Any) -> bool:
+def is_stopping(op: Any) -> bool:
+    """Whether the run of this op context was cancelled."""
     run = op.instance.get_run_by_id(op.run.run_id)
     return run is not None and run.status in _STOPPING
 

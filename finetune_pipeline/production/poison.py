@@ -141,12 +141,12 @@ def _triggers(rows: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str,
     the accepted answers contradicts more than half of them, surely more often than the other corrected rows (binomial test,
     level 0.001 over all phrases tried). A word that belongs to a label is known to that model from the accepted answers.
     """
-    from scipy.stats import binom
-
     known = sorted(accepted, key=lambda r: _mixed(r["id"]))[:_ACCEPTED_MOST]
     texts, labels = [r["input"] for r in known], [r["output"].strip() for r in known]
     if len(known) < ACCEPTED_NEEDED or len(rows) < _FEWEST or len(set(labels)) < 2:
         return {}
+    from scipy.stats import binom  # slow to import, so only where there are corrections
+
     expected = tfidf_logistic(texts, labels, [r["input"] for r in rows], seed=0)
     against = np.array([e != r["correction"] for e, r in zip(expected, rows, strict=True)])
     where: defaultdict[str, list[int]] = defaultdict(list)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from finetune_pipeline.data.answer_rules import form_problems, has_form
 from finetune_pipeline.data.dedup.text_similarity import exact_form
@@ -134,7 +134,7 @@ def _input_length(spec: TaskSpec, reference: Reference, window: Window) -> Measu
 def _lengths(before: Sequence[int], now: Sequence[int]) -> Measured:
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
-    test = stats.ks_2samp(before, now, method="asymp")
+    test = scipy.stats.ks_2samp(before, now, method="asymp")
     medians = {"median_before": float(np.median(before)), "median_now": float(np.median(now))}
     return Measured(float(test.statistic), float(test.pvalue), medians)
 
@@ -143,7 +143,7 @@ def _unseen(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     if min(len(window.texts), len(reference.texts)) < FEWEST:
         return NOT_JUDGED
     now = [_share(sum(w not in reference.rows_with for w in text), len(text)) for text in window.words]
-    p = float(stats.mannwhitneyu(now, reference.unseen, alternative="greater").pvalue)
+    p = float(scipy.stats.mannwhitneyu(now, reference.unseen, alternative="greater").pvalue)
     shares = {"before": float(np.mean(reference.unseen)), "now": float(np.mean(now))}
     return Measured(max(0.0, shares["now"] - shares["before"]), p, shares)
 
@@ -165,7 +165,9 @@ def categories(before: Sequence[str], now: Sequence[str]) -> Measured:
         return Measured(0.0, 1.0)
     x, y = np.array([a[n] for n in names]), np.array([b[n] for n in names])
     both, drawn, whole = x + y, len(now), len(before) + len(now)
-    tails = np.minimum(stats.hypergeom.cdf(y, whole, both, drawn), stats.hypergeom.sf(y - 1, whole, both, drawn))
+    tails = np.minimum(
+        scipy.stats.hypergeom.cdf(y, whole, both, drawn), scipy.stats.hypergeom.sf(y - 1, whole, both, drawn)
+    )
     changes = np.abs(y / len(now) - x / len(before))
     return Measured(float(changes.max()), float(min(1.0, 2 * tails.min() * len(names))))
 
@@ -174,7 +176,7 @@ def more_often(before: int, of_before: int, now: int, of_now: int) -> Measured:
     """Whether something happens more often now: one-sided Fisher's exact test, size the rise of its share."""
     if min(of_before, of_now) < FEWEST:
         return NOT_JUDGED
-    p = float(stats.hypergeom.sf(now - 1, of_before + of_now, before + now, of_now))
+    p = float(scipy.stats.hypergeom.sf(now - 1, of_before + of_now, before + now, of_now))
     shares = {"before": _share(before, of_before), "now": _share(now, of_now)}
     return Measured(max(0.0, shares["now"] - shares["before"]), min(1.0, p), shares)
 
@@ -210,7 +212,7 @@ def _score(spec: TaskSpec, reference: Reference, window: Window) -> Measured:
     before, now = ([float(r["score"]) for r in rows if r["score"] is not None] for rows in (window.before, window.rows))
     if min(len(before), len(now)) < FEWEST:
         return NOT_JUDGED
-    test = stats.mannwhitneyu(now, before, alternative="less")
+    test = scipy.stats.mannwhitneyu(now, before, alternative="less")
     chance_lower = 1 - float(test.statistic) / (len(now) * len(before))
     means = {"before": float(np.mean(before)), "now": float(np.mean(now))}
     return Measured(max(0.0, 2 * chance_lower - 1), float(test.pvalue), means)

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 BUCKETS = 1 << 18
 """Words are hashed into so many columns: no vocabulary to keep, and new words count from their first day."""
@@ -21,7 +21,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def word_vectors(texts: Sequence[Sequence[str]], weights: np.ndarray | None = None) -> sparse.csr_matrix:
+def word_vectors(texts: Sequence[Sequence[str]], weights: np.ndarray | None = None) -> scipy.sparse.csr_matrix:
     """One row of length 1 a text: which words occur, times `weights` (per bucket), shape (texts, BUCKETS)."""
     columns = [sorted({zlib.crc32(w.encode("utf-8", "surrogatepass")) % BUCKETS for w in text}) for text in texts]
     starts = np.cumsum([0, *map(len, columns)])
@@ -30,7 +30,7 @@ def word_vectors(texts: Sequence[Sequence[str]], weights: np.ndarray | None = No
     lengths = np.sqrt(np.add.reduceat(np.append(data**2, 0.0), starts[:-1])) if len(starts) > 1 else np.ones(0)
     lengths[np.diff(starts) == 0] = 1.0
     data = data / np.repeat(np.maximum(lengths, 1e-12), np.diff(starts))
-    return sparse.csr_matrix((data, flat, starts), shape=(len(texts), BUCKETS))
+    return scipy.sparse.csr_matrix((data, flat, starts), shape=(len(texts), BUCKETS))
 
 
 def rarity(texts: Sequence[Sequence[str]]) -> np.ndarray:
@@ -40,7 +40,7 @@ def rarity(texts: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def permutation_p(
-    reference: sparse.csr_matrix, window: sparse.csr_matrix, smallest: float, seed: int = 0
+    reference: scipy.sparse.csr_matrix, window: scipy.sparse.csr_matrix, smallest: float, seed: int = 0
 ) -> tuple[float, float]:
     """(distance, p) of the hypothesis that both sets of vectors were drawn alike.
 
@@ -50,7 +50,7 @@ def permutation_p(
     sets that are alike cost a hundred exchanges and only sets that differ the many that a p below `smallest` needs.
     """
     n, m = reference.shape[0], window.shape[0]
-    pooled = sparse.vstack([reference, window]).tocsr()
+    pooled = scipy.sparse.vstack([reference, window]).tocsr()
     alike = (pooled @ pooled.T).toarray().astype(np.float32)
     signs = np.full(n + m, -1.0 / n, dtype=np.float32)
     signs[n:] = 1.0 / m
@@ -69,14 +69,14 @@ def permutation_p(
     return seen, (exceeding + 1) / (tried + 1)
 
 
-def moved_share(reference: sparse.csr_matrix, window: sparse.csr_matrix, seed: int = 0) -> float:
+def moved_share(reference: scipy.sparse.csr_matrix, window: scipy.sparse.csr_matrix, seed: int = 0) -> float:
     """Share of the words' weight that lies elsewhere than in the reference, beyond what chance explains: between 0 and 1.
 
     The total variation distance of the two mean vectors (as distributions), less its mean over 20 random draws of a
     window's size from the reference itself.
     """
 
-    def spread(rows: sparse.csr_matrix) -> np.ndarray:
+    def spread(rows: scipy.sparse.csr_matrix) -> np.ndarray:
         total = np.asarray(rows.sum(axis=0)).ravel()
         return total / max(total.sum(), 1e-12)
 

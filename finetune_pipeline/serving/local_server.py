@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import socket
 from collections.abc import Callable
 from threading import Thread
 from types import TracebackType
 
+import psutil
 import uvicorn
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -23,20 +26,34 @@ CLOSE = {**NO_STORE, "Connection": "close"}
 
 
 class HostGuard:
-    """ASGI middleware that refuses requests whose Host header names another machine.
+    """ASGI middleware that refuses what a web page from elsewhere, open in a browser on this machine, could send.
 
-    Without it a web page elsewhere could rebind its own name to 127.0.0.1 and read what this server answers.
+    Without the check of Host such a page could rebind its own name to 127.0.0.1 and read what this server answers; without
+    that of Origin (and of Sec-Fetch-Site, where a browser sends no Origin) it could send requests that change something.
     """
 
     def __init__(self, app: ASGIApp, refuse: Callable[[int, str], Response]) -> None:
         self._app, self._refuse = app, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        port = scope["server"][1]
-        if Headers(scope=scope).get("host", "").lower() in (f"{HOST}:{port}", f"localhost:{port}"):
-            await self._app(scope, receive, send)
-        else:
-            await self._refuse(403, "this server answers on 127.0.0.1 only")(scope, receive, send)
+        wrong = None if scope["type"] == "lifespan" else _foreign(scope)
+        answer = self._refuse(403, wrong) if wrong else self._app
+        await answer(scope, receive, send)
+
+
+def _foreign(scope: Scope) -> str | None:
+    """Why a request is refused; None: it comes from this machine, and from no other server's page."""
+    headers = Headers(scope=scope)
+    host = headers.get("host", "").lower()
+    if host.rpartition(":")[0] not in (HOST, "localhost"):  # the port may be that of a tunnel
+        return "this server answers on 127.0.0.1 only"
+    elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    if headers.get("origin", f"http://{host}").lower() == f"http://{host}" and not elsewhere:
+        return None
+    is_link = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
+    if is_link and "origin" not in headers and not scope["path"].startswith("/graphql"):
+        return None
+    return "a web page from elsewhere may not ask this server"
 
 
 def host_guard(refuse: Callable[[int, str], Response]) -> Middleware:
@@ -56,6 +73,22 @@ async def read_body(request: Request, limit: int) -> bytes:
         else:
             return body
     raise HTTPException(413, f"the body has more than {limit} bytes")
+
+
+def taken(port: int, option: str) -> str | None:
+    """What holds the port, and what to do, in a sentence; None: it is free. option: the one that chooses another port."""
+    try:
+        socket.create_server((HOST, port)).close()
+        return None
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return f"port {port} cannot be used: {error.strerror}; choose another with {option}"
+    holders = [c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port]
+    holder = "another user's process"
+    with contextlib.suppress(psutil.Error):
+        if pid := next(filter(None, holders), None):
+            holder = f"process {pid} ({' '.join(psutil.Process(pid).cmdline())[:120]})"
+    return f"port {port} is in use by {holder}; end that, or choose another with {option}"
 
 
 class LocalServer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
@@ -12,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
+
+from finetune_pipeline.faults import OutsideError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,20 +35,35 @@ _UNREACHABLE = (
     "Max retries",
     "unable to open database",
     "database or disk is full",
+    "database is locked",
+    "readonly database",
+    "disk I/O error",
+    "disk image is malformed",
+    "file is not a database",
     "could not connect",
     "Connection refused",
-    "503 != 200",
-    "502 != 200",
-    "error code 503",
-    "error code 502",
 )
+"""Of a database or a connection; what servers answer is in :data:`_ANSWERS`."""
+_ANSWERS = {
+    "error code 401": "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    "UNAUTHENTICATED": "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    "error code 403": "ask its owner for the right to read and write, or correct the login",
+    "PERMISSION_DENIED": "ask its owner for the right to read and write, or correct the login",
+    "error code 404": "this address is no MLflow server: correct MLFLOW_TRACKING_URI",
+    "ENDPOINT_NOT_FOUND": "this address is no MLflow server, or an older one: correct MLFLOW_TRACKING_URI",
+    "not in a valid JSON format": "this address is no MLflow server: correct MLFLOW_TRACKING_URI",
+    "error code": "see the server's log, and run it again",
+    "INTERNAL_ERROR": "see the server's log, and run it again",
+    "TEMPORARILY_UNAVAILABLE": "see the server's log, and run it again",
+}
+"""What an answer that is no answer has in it, and what to do; the first that fits."""
 
 _QUIET = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry")  # hundreds of lines, none of them news
 _FIX_SERVER = "start it, correct MLFLOW_TRACKING_URI, or unset it to use the local database"
 _FIX_FILE = "see that its folder can be written and has free space; or correct MLFLOW_TRACKING_URI or FINETUNE_HOME"
 
 
-class TrackingError(RuntimeError):
+class TrackingError(OutsideError):
     """MLflow cannot be used: said with its address and what to do. Never swallowed: a run nobody recorded is no run."""
 
 
@@ -77,21 +95,34 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Turn errors that mean "cannot be reached" into a TrackingError; all others pass."""
+    """Turn errors that mean "cannot be reached" or "does not answer like MLflow" into a TrackingError; all others pass."""
     import requests
+    from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import DatabaseError
 
     try:
         yield
-    except (MlflowException, OperationalError, sqlite3.OperationalError, requests.RequestException) as error:
-        if not isinstance(error, requests.RequestException) and not any(t in str(error) for t in _UNREACHABLE):
+    except requests.RequestException as error:  # before ValueError: its JSONDecodeError is both
+        raise _unusable(uri, error, "cannot be reached", _FIX_SERVER) from None
+    except (json.JSONDecodeError, ParseError) as error:
+        if not uri.startswith("http"):
             raise
-        reason = str(error).replace(uri, without_credentials(uri)).strip().splitlines()[0][:300]
-        raise TrackingError(
-            f"MLflow at {without_credentials(uri)} cannot be reached: {reason}\n"
-            f"fix: {_FIX_FILE if uri.startswith('sqlite:') else _FIX_SERVER}"
-        ) from None
+        raise _unusable(uri, error, "does not answer in MLflow's form", _ANSWERS["error code 404"]) from None
+    except (MlflowException, DatabaseError, sqlite3.DatabaseError) as error:
+        if any(sign in str(error) for sign in _UNREACHABLE):
+            raise _unusable(
+                uri, error, "cannot be reached", _FIX_FILE if uri.startswith("sqlite:") else _FIX_SERVER
+            ) from None
+        fix = next((fix for sign, fix in _ANSWERS.items() if sign in str(error)), None)
+        if fix is None or not uri.startswith("http"):
+            raise
+        raise _unusable(uri, error, "cannot be used", fix) from None
+
+
+def _unusable(uri: str, error: Exception, how: str, fix: str) -> TrackingError:
+    reason = (str(error).replace(uri, without_credentials(uri)).strip().splitlines() or [type(error).__name__])[0][:300]
+    return TrackingError(f"MLflow at {without_credentials(uri)} {how}: {reason}\nfix: {fix}")
 
 
 def without_credentials(uri: str) -> str:
@@ -158,6 +189,22 @@ def _revision(file: Path) -> str | None:
             return ""
         row = database.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(row[0]) if row else ""
+
+
+def read_database(file: Path, query: str, *values: object) -> list[tuple[Any, ...]] | None:
+    """Rows of a query that changes nothing; none if there is no file. None: the database has no such table or column.
+
+    Raises TrackingError where it cannot be opened.
+    """
+    if not file.exists():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+            return database.execute(query, values).fetchall()
+    except sqlite3.DatabaseError as error:
+        if "no such" in str(error):
+            return None
+        raise _unusable(f"sqlite:///{file}", error, "cannot be read", _FIX_FILE) from None
 
 
 def _upgrade(file: Path, fresh: bool) -> None:

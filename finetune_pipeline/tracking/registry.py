@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore, read_json
@@ -38,14 +38,34 @@ def champion(tracking: Tracking, name: str) -> int | None:
 
 def aliases(tracking: Tracking, name: str) -> dict[str, int]:
     """All aliases of a model and the versions they name; empty when it was never registered."""
+    rows = _look_up(tracking, "SELECT alias, version FROM registered_model_aliases WHERE name = ?", name)
+    if rows is not None:
+        return {alias: int(version) for alias, version in rows}
     with open_registry(tracking) as client:
         return _aliases(client, name)
 
 
 def version_tags(tracking: Tracking, name: str, version: int) -> dict[str, str]:
     """Tags of a version. Raises ValueError if there is no such version."""
-    with open_registry(tracking) as client:
-        return dict(find_version(client, name, version).tags)
+    rows = _look_up(
+        tracking,
+        "SELECT key, value FROM model_versions LEFT JOIN model_version_tags USING (name, version) "
+        "WHERE name = ? AND version = ? AND current_stage IS NOT 'Deleted_Internal'",
+        name,
+        version,
+    )
+    if rows is None:
+        with open_registry(tracking) as client:
+            return dict(find_version(client, name, version).tags)
+    if not rows:
+        raise ValueError(f"there is no version {version} of model {name!r}")
+    return {key: value for key, value in rows if key is not None}
+
+
+def _look_up(tracking: Tracking, query: str, *values: object) -> list[tuple[Any, ...]] | None:
+    """See Tracking.look_up; while no move of an alias is half done."""
+    with locked(tracking.place(), "registry"):
+        return tracking.look_up(query, *values)
 
 
 def promote(tracking: Tracking, name: str, version: int) -> int | None:

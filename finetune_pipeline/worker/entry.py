@@ -7,6 +7,11 @@ FINETUNE_PROCESSES above 1 :mod:`.launch` starts this module again in several pr
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # an interrupt during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import contextlib
 import os
 import resource
@@ -19,7 +24,7 @@ from typing import Any, NoReturn
 
 from finetune_pipeline.data.sealing import SealedError
 from finetune_pipeline.engine.store import read_json, write_json
-from finetune_pipeline.faults import JobError
+from finetune_pipeline.faults import JobError, outside_words
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.planning.search import nearest_smaller
 from finetune_pipeline.reporting import listen, mute, say
@@ -151,7 +156,7 @@ def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
     if _memory_ran_out(error):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return EXIT_OOM, "memory", f"out of memory: {reason}\nfix: {nearest_smaller(job)}"
-    return 1, "error", f"{type(error).__name__}: {error}"
+    return 1, "error", outside_words(error, job["out"]) or f"{type(error).__name__}: {error}"
 
 
 def _to_be_launched(job: dict[str, Any]) -> bool:

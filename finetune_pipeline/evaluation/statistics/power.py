@@ -6,7 +6,7 @@ import math
 from statistics import NormalDist
 
 import numpy as np
-from scipy import special
+import scipy
 
 from finetune_pipeline.evaluation.statistics.proportions import crossing, z_value
 
@@ -63,8 +63,8 @@ def paired_power(n: int, gain: float, discordant_share: float, alpha: float = 0.
     m = np.arange(1, n + 1)
     reached = np.floor((m + z_value(1 - alpha) * np.sqrt(m)) / 2 + 1e-12)  # c must be above this
     wins = (discordant_share + gain) / (2 * discordant_share)
-    chance = special.bdtr(m, n, discordant_share) - special.bdtr(m - 1, n, discordant_share)
-    return float((chance * special.bdtrc(np.minimum(reached, m), m, wins)).sum())
+    chance = scipy.special.bdtr(m, n, discordant_share) - scipy.special.bdtr(m - 1, n, discordant_share)
+    return float((chance * scipy.special.bdtrc(np.minimum(reached, m), m, wins)).sum())
 
 
 def detectable_mean(n: int, deviation: float, power: float = 0.8, alpha: float = 0.05) -> float | None:

@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy import special
+import scipy
 
 Interval = tuple[float, float]
 
@@ -97,7 +97,7 @@ def _discordant(b: int, c: int) -> int:
 def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided p of the exact McNemar test: a binomial test of b against c discordant pairs. No such pair gives 1."""
     n = _discordant(b, c)
-    return min(1.0, 2 * float(special.bdtr(min(b, c), n, 0.5))) if n else 1.0
+    return min(1.0, 2 * float(scipy.special.bdtr(min(b, c), n, 0.5))) if n else 1.0
 
 
 def sign_test(wins: int, losses: int, ties: int = 0, confidence: float = 0.95) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _critical(groups: int, n: int, confidence: float) -> float:
     """Student's t with G - 1 degrees of freedom where rows are clustered: few clusters tell little about the variance."""
     if groups == n:
         return z_value(confidence)
-    return float(-special.stdtrit(max(1, groups - 1), (1 - confidence) / 2))
+    return float(-scipy.special.stdtrit(max(1, groups - 1), (1 - confidence) / 2))
 
 
 def clustered_share(right: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from scipy import special
+import scipy
 
 from finetune_pipeline.evaluation.statistics.proportions import Interval, _codes, cluster_sign_flip, z_value
 
@@ -152,9 +152,9 @@ def draws_interval(
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     if acceleration is not None:
         below = (float((draws < estimate).sum()) + 0.5 * float((draws == estimate).sum())) / len(draws)
-        bias = special.ndtri(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
-        moved = bias + special.ndtri(tails)
-        tails = special.ndtr(bias + moved / np.maximum(1 - acceleration * moved, 1e-3))
+        bias = scipy.special.ndtri(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
+        moved = bias + scipy.special.ndtri(tails)
+        tails = scipy.special.ndtr(bias + moved / np.maximum(1 - acceleration * moved, 1e-3))
     low, high = (float(x) for x in np.quantile(draws, tails))
     if confidence > FAR_TAIL:
         reach = z_value(confidence) * float(draws.std(ddof=1))

@@ -1,8 +1,13 @@
-"""A full disk and an MLflow that is away are told in a sentence; a fault of the program keeps its traceback."""
+"""Faults from outside are told in a sentence, with --json as JSON; a fault of the program keeps its traceback."""
 
 from __future__ import annotations
 
+import json
+import os
+import resource
+import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +16,7 @@ import click
 import pytest
 
 from finetune_pipeline.cli import main as entry
-from finetune_pipeline.cli.output import words_of
+from finetune_pipeline.cli.output import failure, say
 
 
 def file_on_a_full_disk(tmp_path: Path) -> None:
@@ -32,30 +37,133 @@ def wrapped(tmp_path: Path) -> None:
         raise RuntimeError("could not store the event") from error
 
 
-@pytest.mark.parametrize("fault", [file_on_a_full_disk, database_on_a_full_disk, wrapped])
-def test_a_full_disk_is_told_with_what_to_do(
+def too_large_a_file(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        (tmp_path / "rows.jsonl").write_bytes(b"x" * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "a").read_bytes()
+
+
+def locked_database(tmp_path: Path) -> None:
+    with (
+        sqlite3.connect(tmp_path / "history.db") as holder,
+        sqlite3.connect(tmp_path / "history.db", timeout=0) as other,
+    ):
+        holder.execute("BEGIN EXCLUSIVE")
+        other.execute("CREATE TABLE events (told TEXT)")
+
+
+def damaged_database(tmp_path: Path) -> None:
+    (tmp_path / "history.db").write_bytes(b"no database" * 1000)
+    sqlite3.connect(tmp_path / "history.db").execute("SELECT * FROM events")
+
+
+FAULTS = {
+    file_on_a_full_disk: "the disk is full: ",
+    database_on_a_full_disk: "the disk is full: ",
+    wrapped: "the disk is full: ",
+    too_large_a_file: "could not be written: it reached the limit of a file's size",
+    links_in_a_circle: "its symbolic links lead in a circle",
+    locked_database: "is locked by another process",
+    damaged_database: "is damaged",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_from_outside_is_a_sentence_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Callable[[Path], None]
 ) -> None:
     monkeypatch.setenv("FINETUNE_HOME", str(tmp_path))
     _ends(monkeypatch, lambda: fault(tmp_path))
-    told = capsys.readouterr().err
-    assert told.startswith("the disk is full: ") and "fix: make space" in told and "Traceback" not in told
+    message = capsys.readouterr().err
+    assert FAULTS[fault] in message and "\nfix: " in message and "Traceback" not in message
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert words_of(PermissionError(13, "denied")) is None
-
-    def fault() -> None:
-        raise KeyError("adapter")
+def test_a_fault_of_the_program_keeps_its_traceback_and_is_json_where_json_was_asked(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert failure(PermissionError(13, "denied")) is None, "no file is named: nobody could act on it"
 
     @click.command()
-    def command() -> None:
-        fault()
+    @click.option("--json", is_flag=True)
+    def command(json: bool) -> None:
+        say("a library's chatter")
+        raise KeyError("adapter")
 
     monkeypatch.setattr(entry, "cli", command)
-    monkeypatch.setattr(sys, "argv", ["finetune"])
+    monkeypatch.setattr(sys, "argv", ["finetune", "--json"])
     with pytest.raises(KeyError):
         entry.main()
+    assert json.loads(capfd.readouterr().out) == {"error": "KeyError: 'adapter'", "exit_code": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "nope"], "there is no task 'nope'"),
+        (["report", "ticket_triage"], "has not been evaluated yet"),
+        (["check"], "Missing argument 'TASK'"),
+        (["show", "ticket_triage", "--nope"], "No such option"),
+        (["nope"], "No such command 'nope'"),
+        (["automate", "ticket_triage", "--on", "--off"], "give one of --on, --off and --status"),
+    ],
+)
+def test_json_is_json_whatever_happens(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = _finetune(tmp_path, *arguments, "--json")
+    told = json.loads(done.stdout)
+    assert message in told["error"] and (done.returncode, told["exit_code"]) == (1, 1)
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_a_command_imports_is_what_it_needs(tmp_path: Path) -> None:
+    """A second more of imports is a second before the first line."""
+    for arguments, unneeded in {
+        ("--help",): {"pydantic", "yaml", "numpy"},
+        ("schema",): {"dagster", "scipy"},
+        ("check", "--help"): {"dagster", "scipy.stats", "sklearn", "mlflow"},
+        ("show", "ticket_triage"): {"scipy.stats", "sklearn", "mlflow", "alembic", "torch"},
+    }.items():
+        done = _finetune(tmp_path, *arguments, python=["-X", "importtime"])
+        assert done.returncode == 0 and done.stdout
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert not imported & unneeded, arguments
+    assert not (tmp_path / "mlflow" / "mlflow.db").exists(), "who only looks makes no database"
+
+
+def test_ctrl_c_in_a_run_stops_it_with_one_sentence(tmp_path: Path) -> None:
+    env = {**os.environ, "FINETUNE_HOME": str(tmp_path)}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, "-m", "finetune_pipeline.cli.main", "run", "ticket_triage", "--stage", "data"]
+    process = subprocess.Popen(
+        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_interruptible
+    )
+    assert process.stdout is not None
+    assert "base_model" in next(line for line in process.stdout if line.startswith("["))
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.strip() == "stopped; what was made is kept, and the same command goes on from there"
+    assert "splits" not in out, "no further step begins"
+
+
+def _interruptible() -> None:
+    """The tests' own process may have been started with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _finetune(home: Path, *arguments: str, python: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "FINETUNE_HOME": str(home)}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, *(python or []), "-m", "finetune_pipeline.cli.main", *arguments]
+    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, check=False)
 
 
 def _ends(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], None]) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import http.server
 import os
 import socket
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -118,6 +120,60 @@ def test_a_missing_server_is_named_without_its_password(monkeypatch: pytest.Monk
     assert f"http://127.0.0.1:{port} cannot be reached" in message
     assert "fix: start it, correct MLFLOW_TRACKING_URI" in message
     assert "hunter2secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (401, "You are not authenticated", "fix: log in: set MLFLOW_TRACKING_USERNAME"),
+        (403, "no", "fix: ask its owner for the right to read and write"),
+        (403, '{"error_code": "PERMISSION_DENIED", "message": "no"}', "fix: ask its owner for the right"),
+        (404, "<html>not here</html>", "fix: this address is no MLflow server"),
+        (404, '{"detail": "Not Found"}', "cannot be used"),
+        (500, "oops", "too many 500 error responses"),
+        (200, "<html>welcome</html>", "fix: this address is no MLflow server"),
+        (200, '{"experiment": ', "fix: this address is no MLflow server"),
+        (200, '{"experiment": 7}', "fix: this address is no MLflow server"),
+        (200, "[1]", "fix: this address is no MLflow server"),
+    ],
+)
+def test_what_answers_unlike_mlflow_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int, body: str, message: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(TrackingError) as caught:
+            Tracking(tracking_uri=uri, folder=str(tmp_path)).prepare()
+        server.shutdown()
+    assert str(caught.value).startswith(f"MLflow at {uri} ") and message in str(caught.value)
+
+
+def test_rows_are_looked_up_without_mlflow_and_nothing_is_made(tmp_path: Path) -> None:
+    tracking = Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    assert tracking.look_up("SELECT alias FROM registered_model_aliases") == []
+    assert not list(tmp_path.iterdir())
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("CREATE TABLE other (x TEXT)")
+    assert tracking.look_up("SELECT alias FROM registered_model_aliases") is None, "MLflow is asked instead"
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 999)
+    with pytest.raises(TrackingError, match="cannot be read: file is not a database"):
+        tracking.look_up("SELECT alias FROM registered_model_aliases")
+    assert Tracking(tracking_uri="http://127.0.0.1:1").look_up("SELECT 1") is None
 
 
 def test_addresses() -> None:

@@ -1,0 +1,54 @@
+"""Dagster's web server behind the guard of our own servers: ``python -m finetune_pipeline.orchestration.web_server dev …``.
+
+Dagster answers any Host and takes mutations from any Origin, so a web page open in a browser on this machine could start
+runs and read everything. Here `dagster dev` starts its web server through this module, which puts the guard before it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dagster._cli import dev
+from dagster._cli import main as dagster_main
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, Response
+
+from finetune_pipeline.serving.local_server import CLOSE, host_guard
+
+
+def refuse(status: int, message: str) -> Response:
+    """The guard's answer, in plain text."""
+    return PlainTextResponse(message, status, headers=CLOSE)
+
+
+def _guarded(command: Sequence[str], **more: Any) -> subprocess.Popen[bytes]:
+    """Dagster's way to start a process, with this module in the place of its web server."""
+    return _start([__spec__.name if part == "dagster_webserver" else part for part in command], **more)
+
+
+_start = dev.open_ipc_subprocess
+
+
+def main() -> None:
+    """`dev`: what `dagster dev` does. Otherwise: what `dagster-webserver` does, with the guard."""
+    if sys.argv[1:2] == ["dev"]:
+        dev.open_ipc_subprocess = _guarded
+        dagster_main()
+        return
+    from dagster_webserver import cli
+    from dagster_webserver.webserver import DagsterWebserver
+
+    inner = DagsterWebserver.build_middleware
+
+    def build_middleware(self: DagsterWebserver[Any]) -> list[Middleware]:
+        return [host_guard(refuse), *inner(self)]
+
+    DagsterWebserver.build_middleware = build_middleware  # type: ignore[method-assign]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
