@@ -18,6 +18,7 @@ PERSONAL_DATA_SAMPLE = 20_000
 SHOWN = 3
 FEW = 20
 """With fewer rows a label's share in quarantine says nothing."""
+MOST_LEFT, TOO_MANY_LEFT = 0.05, 0.5
 
 
 def _accounted(rows_in: int, **parts: int) -> CheckResult:
@@ -191,6 +192,23 @@ def split_sizes(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(
         not off, ", ".join(f"{k} {shares[k]:.3f} (wanted {w})" for k, w in wanted.items()), {"shares": shares}
     )
+
+
+@check(
+    f"At most {MOST_LEFT:.0%} of the training and validation rows leave, since a changed setting joins them with rows the "
+    f"ledger holds in another split. Above {TOO_MANY_LEFT:.0%} it blocks."
+)
+def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    left, counts = artifact.facts["left"], artifact.facts["counts"]
+    rows = left["train"] + left["validation"]
+    share = rows / max(1, rows + counts["train"] + counts["validation"])
+    message = f"{rows} rows left training or validation ({share:.1%})"
+    if share > MOST_LEFT:
+        message += (
+            ": a changed setting makes them like rows of another split. Take the setting back, or set split.restart: "
+            "true, which splits all rows anew: a new test, so that earlier scores and the champion's can't be compared"
+        )
+    return CheckResult(share <= MOST_LEFT, message, {"left": left, "share": share}, warns=share <= TOO_MANY_LEFT)
 
 
 @check("Rows in = train + validation + test + quarantined.", name="rows_accounted_for")

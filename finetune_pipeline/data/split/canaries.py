@@ -97,11 +97,6 @@ def _with_text(example: Example, change: Callable[[str], str] | str) -> Example:
     return replace(example, messages=messages)
 
 
-def semantic_leaks(texts: Sequence[str], split: np.ndarray, spec: SemanticSpec) -> list[tuple[int, int, float]]:
-    """(row, other row, cosine similarity) of suspects in different splits among rows with these user texts."""
-    return [(i, j, float(s)) for i, j, s in semantic.suspects(texts, spec) if split[i] != split[j]]
-
-
 def prove_semantic(sources: Sequence[Example], others: Sequence[str], spec: SemanticSpec) -> list[tuple[Canary, bool]]:
     """Plant up to three rewordings of rows that must not leak, and say for each whether the search for suspects finds it.
 

@@ -9,7 +9,7 @@ rows are compared again without MinHash.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from finetune_pipeline.data.dedup.near_duplicates import candidate_pairs, loose_
 from finetune_pipeline.data.dedup.row_table import RowTable, group_hash, prompt_hash
 from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, shingle_sets, similar_pairs, text_key
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, examples_of, read_examples
-from finetune_pipeline.data.split.canaries import KINDS, Canary, make_canaries, prove_semantic, semantic_leaks
+from finetune_pipeline.data.split.canaries import KINDS, Canary, make_canaries, prove_semantic
 from finetune_pipeline.data.split.ledger import SPLITS
+from finetune_pipeline.data.split.together import AlikeRows
 from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.spec import TaskSpec
 
@@ -35,6 +36,8 @@ BETWEEN = (("train", "test"), ("validation", "test"), ("train", "validation"))
 _PAIRS_SHOWN = 20
 _CANARY_SOURCES = 64
 _TRAIN = SPLITS.index("train")
+FOUND = ("exact", "group", "near", "semantic", "alike")
+"""Kinds of pairs between splits. The last is no leak: links of alike rows that were cut (see data/split/together.py)."""
 Leak = tuple[int, int, float]
 """(row, other row, similarity) of two rows in different splits."""
 
@@ -63,56 +66,76 @@ class _Rows:
         }
 
 
-def certify(
-    table: RowTable, split: np.ndarray, sketches: np.ndarray, boilerplate: Boilerplate, spec: TaskSpec
-) -> dict[str, Any]:
-    """Compare all rows that have a split with each other.
+@dataclass(frozen=True)
+class Search:
+    """Everything rows are compared with.
 
-    Args:
+    Attributes:
         table: The rows.
         split: Their splits (int8, place in SPLITS; negative: none).
         sketches: Their sketches.
         boilerplate: Left out of prompts.
+        alike: The links between rows, and the index they come from.
         spec: The task.
+    """
+
+    table: RowTable
+    split: np.ndarray
+    sketches: np.ndarray
+    boilerplate: Boilerplate
+    alike: AlikeRows
+    spec: TaskSpec
+
+    def leaks(self) -> dict[str, list[Leak]]:
+        """The leaks between splits, by kind: pairs of rows of the table."""
+        there = np.flatnonzero(self.split >= 0)
+        leaks = self.rows(there).leaks(self.spec.data.near_duplicate_threshold)
+        found = {kind: [(int(there[i]), int(there[j]), s) for i, j, s in pairs] for kind, pairs in leaks.items()}
+        links = self.alike.links
+        alike = zip(links.left.tolist(), links.right.tolist(), links.strength.tolist(), strict=True)
+        for kind, pairs in (("alike", alike), ("semantic", self.alike.suspects)):
+            found[kind] = [(i, j, s) for i, j, s in pairs if -1 < self.split[i] != self.split[j] > -1]
+        return found
+
+    def rows(self, which: np.ndarray) -> _Rows:
+        """Some of the rows, ready for comparison."""
+
+        def forms_of(rows: np.ndarray) -> list[str]:
+            return loose_forms([e.user_text for e in self.table.fetch(which[rows])], self.boilerplate)
+
+        prompt, group = (self.table.rows[name][which] for name in ("prompt", "group"))
+        return _Rows(prompt, group, self.split[which], self.sketches[which], forms_of)
+
+
+def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, Any]:
+    """Say what was found between the splits, and show that it would be found.
+
+    Args:
+        search: The rows as they are split.
+        leaks: What :meth:`Search.leaks` found.
 
     Returns:
-        exact, near, semantic, group (pairs or groups), by_pair ({"train-test": {…}}), pairs (up to 20 shown by id),
-        threshold, rows, canaries ({planted, found, by_kind, missed}).
+        exact, near, semantic, group, alike (pairs or groups), by_pair ({"train-test": {…}}), pairs (up to 20 shown by
+        id), threshold, rows, canaries ({planted, found, by_kind, missed}).
     """
-    threshold = spec.data.near_duplicate_threshold
-    there = np.flatnonzero(split >= 0)
-    leaks = _rows(table, there, split, sketches, boilerplate).leaks(threshold)
-    if spec.data.semantic is not None:
-        texts = [e.user_text for e in table.fetch(there)]
-        leaks["semantic"] = semantic_leaks(texts, split[there], spec.data.semantic)
-    by_pair = {f"{a}-{b}": Counter(exact=0, near=0, semantic=0, group=0) for a, b in BETWEEN}
+    by_pair = {f"{a}-{b}": Counter(dict.fromkeys(FOUND, 0)) for a, b in BETWEEN}
     shown: list[dict[str, Any]] = []
-    ids = table.rows["id"][there]
-    for kind in ("exact", "group", "near", "semantic"):
+    ids, split = search.table.rows["id"], search.split
+    for kind in FOUND:
         for i, j, likeness in leaks.get(kind, ()):
-            names = {SPLITS[split[there[i]]], SPLITS[split[there[j]]]}
+            names = {SPLITS[split[i]], SPLITS[split[j]]}
             between = next(f"{a}-{b}" for a, b in BETWEEN if {a, b} == names)
             by_pair[between][kind] += 1
             pair = {"id": f"{ids[i]:016x}", "other_id": f"{ids[j]:016x}", "similarity": round(likeness, 4)}
             shown.append({"splits": between, "kind": kind, **pair})
     return {
-        **{kind: sum(counts[kind] for counts in by_pair.values()) for kind in ("exact", "near", "semantic", "group")},
+        **{kind: sum(counts[kind] for counts in by_pair.values()) for kind in FOUND},
         "by_pair": {name: dict(counts) for name, counts in by_pair.items()},
         "pairs": shown[:_PAIRS_SHOWN],
-        "threshold": threshold,
-        "rows": len(there),
-        "canaries": _prove(table, split, sketches, boilerplate, spec),
+        "threshold": search.spec.data.near_duplicate_threshold,
+        "rows": int((split >= 0).sum()),
+        "canaries": _prove(search),
     }
-
-
-def _rows(
-    table: RowTable, which: np.ndarray, split: np.ndarray, sketches: np.ndarray, boilerplate: Boilerplate
-) -> _Rows:
-    def forms_of(rows: np.ndarray) -> list[str]:
-        return loose_forms([e.user_text for e in table.fetch(which[rows])], boilerplate)
-
-    prompt, group = (table.rows[name][which] for name in ("prompt", "group"))
-    return _Rows(prompt, group, split[which], sketches[which], forms_of)
 
 
 def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tuple[int, int]]:
@@ -130,18 +153,17 @@ def _shared(values: np.ndarray, codes: np.ndarray, zero: bool = True) -> list[tu
     return sorted(pairs)
 
 
-def _prove(
-    table: RowTable, split: np.ndarray, sketches: np.ndarray, boilerplate: Boilerplate, spec: TaskSpec
-) -> dict[str, Any]:
+def _prove(search: Search) -> dict[str, Any]:
     """Plant canaries among the training rows of a copy, and look for them as leaks are looked for.
 
     Returns planted, found, by_kind ({kind: [planted, found]}) and missed (names).
     """
-    guarded = np.flatnonzero(split > _TRAIN)
+    table, spec, boilerplate = search.table, search.spec, search.boilerplate
+    guarded = np.flatnonzero(search.split > _TRAIN)
     chosen = guarded[np.argsort(table.rows["id"][guarded], kind="stable")[:_CANARY_SOURCES]]
     sources = table.fetch(chosen)
     canaries = make_canaries(sources, spec.data.near_duplicate_threshold, boilerplate)
-    copy = _with_planted(_rows(table, guarded, split, sketches, boilerplate), canaries, boilerplate, spec)
+    copy = _with_planted(search.rows(guarded), canaries, boilerplate, spec)
     for canary in canaries:
         if canary.kind == "same_group":
             copy.group[np.searchsorted(guarded, chosen[canary.source])] = group_hash(canary.example.group)

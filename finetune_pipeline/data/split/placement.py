@@ -10,10 +10,12 @@ from finetune_pipeline.data.dedup.near_duplicates import components
 from finetune_pipeline.data.dedup.row_table import CONTRADICTION, GONE, KEPT
 from finetune_pipeline.data.examples import ORIGINS
 from finetune_pipeline.data.split.ledger import ENTRY, SPLITS
+from finetune_pipeline.data.split.together import Joined, Links, join
 from finetune_pipeline.spec import TaskSpec
 
-NOWHERE, NOT_HUMAN, BRIDGE = -1, -2, -3
-"""Why a kept row has no split: it is not kept; it is like a test row but not by a person; it is like rows of two splits."""
+NOWHERE, NOT_HUMAN, BRIDGE, LEFT = -1, -2, -3, -4
+"""Why a kept row has no split: it is not kept; it is like a test row but not by a person; it is new and like rows of two
+splits; it was in one before, and is now like a row of a split that must stay unseen."""
 _HUMAN = ORIGINS.index("human")
 _TEST = SPLITS.index("test")
 OUT = np.uint64(2**64 - 1)
@@ -22,7 +24,7 @@ PLACED = np.dtype(
         ("unit", "<u8"),  # the name of the row's unit; OUT: the row is gone
         ("split", "<i1"),  # place in SPLITS, or a reason
         ("recorded", "<i1"),  # the split the ledger has to know of, for removed repeats too; -1: none
-        ("bridged", "<u1"),  # for a BRIDGE row the bit mask of the splits it is like
+        ("bridged", "<u1"),  # for a BRIDGE or LEFT row the bit mask of the splits it is like
     ]
 )
 """What is decided about a row. A removed row with a split stays in it after all: the row it repeats is a BRIDGE."""
@@ -68,7 +70,7 @@ def _ties(cluster: np.ndarray, value: np.ndarray, which: np.ndarray) -> np.ndarr
     return np.stack([owners[:-1][same], owners[1:][same]], 1).astype(np.int64)
 
 
-def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec) -> tuple[np.ndarray, int]:
+def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) -> tuple[np.ndarray, int, Joined]:
     """Give every kept row a split: the one it, or a row of its unit, had before; else by `spec.split`.
 
     New units come in the order of sha256(seed, name), label by label; each goes to the split farthest below its share of
@@ -79,20 +81,23 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec) -> tuple[np.ndar
         rows: ROW, [n].
         before: The split every row was given earlier (int8, place in SPLITS; -1: none).
         spec: The task.
+        links: Between rows that share a split where they can.
 
     Returns:
-        (PLACED, [n]; number of units).
+        (PLACED, [n]; number of units; what became of the links).
     """
     unit, names = units_of(rows)
-    placed = np.zeros(len(rows), PLACED)
-    placed["unit"], placed["split"], placed["recorded"] = OUT, NOWHERE, -1
-    if not len(names):
-        return placed, 0
-    kept = (rows["state"] == KEPT) & (unit >= 0)
     before = np.where(unit >= 0, before, -1).astype(np.int8)
     seen = np.zeros(len(names), np.uint8)
     had = before >= 0
     np.bitwise_or.at(seen, unit[had], (1 << before[had]).astype(np.uint8))
+    joined = join(rows, unit, seen, before, links)
+    names, seen, unit = _joined(names, unit, joined)
+    placed = np.zeros(len(rows), PLACED)
+    placed["unit"], placed["split"], placed["recorded"] = OUT, NOWHERE, -1
+    if not len(names):
+        return placed, 0, joined
+    kept = (rows["state"] == KEPT) & (unit >= 0)
     split = np.full(len(rows), NOWHERE, np.int8)
     home = np.full(len(names), -1, np.int8)
     for code in range(len(SPLITS)):
@@ -114,7 +119,16 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec) -> tuple[np.ndar
     placed["split"] = split
     placed["recorded"] = np.where(whole, home[unit], np.maximum(split, -1))
     placed["bridged"] = np.where(split == BRIDGE, seen[unit], 0)
-    return placed, len(names)
+    return placed, len(names), joined
+
+
+def _joined(names: np.ndarray, unit: np.ndarray, joined: Joined) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(names, masks of splits, unit of every row) after joining; a unit is named by its smallest name."""
+    smallest = np.full(len(joined.splits), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest, joined.unit, names)
+    inside = unit >= 0
+    unit = np.where(inside, joined.unit[np.where(inside, unit, 0)] if len(names) else -1, -1)
+    return smallest, joined.splits, unit
 
 
 def assignments_of(rows: np.ndarray, placed: np.ndarray) -> np.ndarray:

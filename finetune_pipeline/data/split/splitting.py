@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,19 @@ from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decod
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
 from finetune_pipeline.data.scrub import finder_of
-from finetune_pipeline.data.split.leakage import FINGERPRINTS, LEAKAGE, SMALL, certify, fingerprints, write_fingerprints
+from finetune_pipeline.data.split.leakage import (
+    FINGERPRINTS,
+    LEAKAGE,
+    SMALL,
+    Search,
+    certify,
+    fingerprints,
+    write_fingerprints,
+)
+from finetune_pipeline.data.split.leaving import RESTART, leave_training, without
 from finetune_pipeline.data.split.ledger import SPLITS, read_ledger
-from finetune_pipeline.data.split.placement import BRIDGE, NOT_HUMAN, assignments_of, place, shares_of
+from finetune_pipeline.data.split.placement import BRIDGE, LEFT, NOT_HUMAN, assignments_of, place, shares_of
+from finetune_pipeline.data.split.together import alike_rows
 from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.findings import Finding, count_by_rule
 from finetune_pipeline.progress import tell
@@ -47,14 +58,23 @@ def split(
 
     Returns:
         Facts: rows_in, kept, quarantined, restored, counts, labels (per split and label), origins (per split), shares,
-        wanted_shares, clusters, by_rule, seed, leaks.
+        wanted_shares, clusters, by_rule, seed, leaks, left (rows that left a split since its relation to others
+        changed), alike (links followed to keep rows together, and those that were not: cut, held).
     """
     rows = np.load(reviewed / TABLE)
     table = RowTable(rows, clean / ALL_ROWS)
     boilerplate = Boilerplate.load(clean / BOILERPLATE)
-    placed, units = place(rows, read_ledger(ledger).split_of(rows["id"], rows["prompt"]), spec)
+    alike = alike_rows(table, boilerplate, spec)
+    before = read_ledger(ledger).split_of(rows["id"], rows["prompt"])
+    placed, units, joined = place(rows, before, spec, alike.links)
     tell("splits", f"{units} clusters placed; looking for leaks", rows=len(rows))
-    certificate = certify(table, placed["split"], np.load(clean / SKETCHES, mmap_mode="r"), boilerplate, spec)
+    sketches = np.load(clean / SKETCHES, mmap_mode="r")
+    search = Search(table, placed["split"].copy(), sketches, boilerplate, alike, spec)
+    leaks = search.leaks()
+    left = leave_training(search, placed, leaks)
+    search = replace(search, split=placed["split"])
+    certificate = certify(search, without(leaks, left))
+    certificate["cut"], certificate["held"] = joined.cut, joined.held
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     if int((placed["split"] >= 0).sum()) <= SMALL:
         prints = fingerprints(decode_examples(test), boilerplate)
@@ -67,8 +87,11 @@ def split(
     boilerplate.save(out / BOILERPLATE)
     certificate["files"] = {name: digest_file(examples_of(out, name)) for name in SPLITS}
     write_json(out / LEAKAGE, certificate, durable=False)
-    leaks = {name: certificate[name] for name in ("exact", "near", "group")}
-    return {**_facts(rows, placed, units, [f for _, f in refused], spec), "leaks": leaks}
+    facts = _facts(rows, placed, units, [f for _, f in refused], spec)
+    facts["left"] = {name: int((left & (before == code)).sum()) for code, name in enumerate(SPLITS)}
+    facts["leaks"] = {name: certificate[name] for name in ("exact", "near", "group")}
+    facts["alike"] = {"links": len(alike.links.left), "cut": joined.cut, "held": joined.held}
+    return facts
 
 
 def assignments_in(splits: Path) -> np.ndarray:
@@ -121,10 +144,15 @@ def _refusal(example: Example, placed: np.void) -> Finding:
             "would leak, in test it would be no judge"
         )
         return row_finding("not_human_in_test_cluster", example.place, message, fix)
+    names = " and ".join(name for code, name in enumerate(SPLITS) if int(placed["bridged"]) >> code & 1)
+    if placed["split"] == LEFT:
+        message = (
+            f"rows like this one are in {names}, since a setting or the rows have changed: it leaves, and the split that "
+            "must stay unseen keeps its row"
+        )
+        return row_finding("joined_across_splits", example.place, message, RESTART, "warning")
     if placed["split"] != BRIDGE:
         raise RuntimeError(f"row {example.id} has no split, and no reason for it")
-    mask = int(placed["bridged"])
-    names = " and ".join(name for code, name in enumerate(SPLITS) if mask >> code & 1)
     message = f"this new row is close to rows in {names}: wherever it went, it would leak"
     return row_finding("bridges_splits", example.place, message, fix)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from finetune_pipeline.data.dedup.row_table import (
     Preparation,
     RowTable,
     prepare_rows,
+    prompt_hash,
     write_kept,
 )
 from finetune_pipeline.data.examples import EXAMPLES, Example, example_id, write_examples
+from finetune_pipeline.data.split.ledger import ENTRY, SPLITS, record_assignments
 from finetune_pipeline.spec import TaskSpec
 
 PROMPT = "Classify the ticket: bug_report, feature_request or P0_incident."
@@ -43,6 +46,18 @@ def make_spec(output: dict[str, Any] | None = None, split: dict[str, Any] | None
 
 
 TEXT_OUTPUT = {"kind": "text"}
+
+
+def unlike(number: int, words: int = 12) -> str:
+    """A text that has nothing in common with that of any other number."""
+    dice = random.Random(number)
+    return " ".join("".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=7)) for _ in range(words))
+
+
+def hold(ledger: Path, examples: Iterable[Example], split: str) -> None:
+    """Let the ledger hold these rows in a split."""
+    entries = [(int(e.id, 16), prompt_hash(e.user_text), int(e.id, 16), SPLITS.index(split)) for e in examples]
+    record_assignments(np.array(entries, ENTRY), ledger)
 
 
 def chat(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,14 @@ from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, read_examples, write_examples
 from finetune_pipeline.data.split import leakage
 from finetune_pipeline.data.split.leakage import leakage_report
-from finetune_pipeline.data.split.ledger import ENTRY, record_assignments
 from finetune_pipeline.data.split.splitting import split
-from finetune_pipeline_tests.unit.data.rows import example, make_spec, write_clean
+from finetune_pipeline_tests.unit.data.rows import example, hold, make_spec, unlike, write_clean
 
-WORDS = [
-    a + b
-    for a in ("lo", "ti", "me", "kur", "san", "plo", "wex", "an")
-    for b in ("gin", "cket", "ssage", "ball", "der", "rix", "on")
-]
 NONE = Boilerplate()
 
 
 def some(start: int, count: int, words: int = 20) -> list[Example]:
-    return [example(" ".join(random.Random(i).choices(WORDS, k=words)), line=i) for i in range(start, start + count)]
+    return [example(unlike(i, words), line=i) for i in range(start, start + count)]
 
 
 def made(folder: Path, examples: list[Example], **clusters: Any) -> Path:
@@ -47,19 +40,19 @@ def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
 
 
 def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> None:
-    """The clean artifact says that these rows are no cluster, so they are split apart; the certificate does not believe
-    it. (Rows with the very same prompt are kept together by the split itself.)"""
+    """The clean artifact says that these rows are no clusters, and the ledger holds them apart; the certificate does not
+    believe it. (Rows with the very same prompt are kept together by the split itself.)"""
     base = some(0, 60)
     copies = [example(e.user_text.upper() + " ", line=500 + i) for i, e in enumerate(base[:20])]
     edits = [example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base[20:40])]
+    hold(tmp_path / "ledger", base, "test")
+    hold(tmp_path / "ledger", edits, "train")
     out = made(tmp_path, [*base, *copies, *edits])
     report = leakage_report(out, make_spec())
     placed = {e.id: name for name, file in SPLIT_FILES.items() for e in read_examples(out / file)}
     assert all(placed[a.id] == placed[b.id] for a, b in zip(base[:20], copies, strict=True))
-    near = sum(placed[a.id] != placed[b.id] for a, b in zip(base[20:40], edits, strict=True))
-    assert near > 2
-    assert (report["exact"], report["near"]) == (0, near)
-    assert sum(f["near"] for f in report["all_pairs"].values()) == near
+    assert (report["exact"], report["near"], report["alike"]) == (0, 20, 20)
+    assert report["all_pairs"]["train-test"] == {"exact": 0, "near": 20}
     shown = next(p for p in report["pairs"] if p["kind"] == "near")
     texts = {e.id: e.user_text for e in [*base, *copies, *edits]}
     assert shown["similarity"] == round(similarity(texts[shown["id"]], texts[shown["other_id"]]), 4)
@@ -78,27 +71,13 @@ def test_another_file_than_the_certified_one_is_noticed(tmp_path: Path) -> None:
 def test_large_sets_are_certified_without_comparing_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_pipeline.data.split.splitting.SMALL", 10)
     base = some(0, 60)
-    out = made(tmp_path, [*base, *(example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base))])
+    edits = [example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base)]
+    hold(tmp_path / "ledger", base, "test")
+    hold(tmp_path / "ledger", edits[:6], "train")
+    out = made(tmp_path, [*base, *edits])
     assert not (out / "test/fingerprints.json").exists()
     report = leakage_report(out, make_spec())
-    assert report["near"] > 5 and "all_pairs" not in report and report["canaries"]["missed"] == []
-
-
-def test_a_group_in_two_splits_is_a_leak(tmp_path: Path) -> None:
-    """Groups are joined by the split itself; here the rows of one group had their splits before they had a group."""
-    rows = some(0, 60)
-    made(tmp_path, rows)
-    placed = {e.id: i for i, file in enumerate(SPLIT_FILES.values()) for e in read_examples(tmp_path / "out" / file)}
-    summary = np.zeros(len(rows), ENTRY)
-    summary["id"] = [int(e.id, 16) for e in rows]
-    summary["key"] = np.load(tmp_path / "clean/rows.npy")["prompt"]
-    summary["split"] = [placed[e.id] for e in rows]
-    record_assignments(summary, tmp_path / "ledger")
-    grouped = [Example(**{**e.to_dict(), "group": "one" if i < 30 else None}) for i, e in enumerate(rows)]
-    cleaned = write_clean(tmp_path / "clean2", grouped, make_spec())
-    split(cleaned, cleaned, make_spec(), tmp_path / "ledger", tmp_path / "out2")
-    report = leakage_report(tmp_path / "out2", make_spec())
-    assert report["group"] >= 2 and report["exact"] == report["near"] == 0
+    assert report["near"] == 6 and "all_pairs" not in report and report["canaries"]["missed"] == []
 
 
 @pytest.mark.parametrize("blind", ["near", "exact", "group"])

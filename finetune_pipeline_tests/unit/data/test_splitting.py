@@ -11,18 +11,13 @@ from finetune_pipeline.data.examples import Example, decode_examples, examples_o
 from finetune_pipeline.data.sealing import SealedError, seal, seal_key, unseal
 from finetune_pipeline.data.split.ledger import SPLITS, read_ledger, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
-from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, read_lines, write_clean
+from finetune_pipeline_tests.unit.data.rows import LABELS, example, make_spec, read_lines, unlike, write_clean
 
 SPEC = make_spec()
 
 
-def text(i: int) -> str:
-    words = ["alpha", "bravo", "charly", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet", "kilo", "lima"]
-    return " ".join(random.Random(i).choices(words, k=12))
-
-
 def rows(start: int, stop: int, **more: Any) -> list[Example]:
-    return [example(text(i), LABELS[i % 10 // 4], line=i, **more) for i in range(start, stop)]
+    return [example(unlike(i), LABELS[i % 10 // 4], line=i, **more) for i in range(start, stop)]
 
 
 def run(

@@ -147,6 +147,10 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"rows_in": 10, "quarantined": 2, "restored": 1, "counts": {"train": 6, "validation": 1, "test": 2}},
         [{"quarantined": 0}, {"restored": 0}],
     ),
+    ("splits", "few_rows_left"): (
+        {"left": {"train": 3, "validation": 1, "test": 0}, "counts": {"train": 80, "validation": 10, "test": 20}},
+        [{"left": {"train": 5, "validation": 1, "test": 0}}],
+    ),
     ("splits", "split_sizes"): (
         {"shares": {"train": 0.7, "validation": 0.1, "test": 0.2}},
         [{"shares": {"validation": 0.1, "test": 0.3}}],
@@ -392,6 +396,17 @@ def test_each_method_saves_its_own_tensors(method: str, right: list[str], wrong:
     assert check.ask(artifact({"adapter_tensors": right}, tmp_path), spec).passed
     answer = check.ask(artifact({"adapter_tensors": wrong}, tmp_path), spec)
     assert not answer.passed and f"1 tensors do not belong to method {method}" in answer.message
+
+
+def test_rows_that_left_warn_and_block_only_where_most_are_gone(spec: TaskSpec, tmp_path: Path) -> None:
+    check = find("splits", "few_rows_left")
+    for left, warns in ((20, True), (90, False)):
+        facts = {
+            "left": {"train": left, "validation": 0, "test": 0},
+            "counts": {"train": 80, "validation": 0, "test": 9},
+        }
+        answer = check.ask(artifact(facts, tmp_path), spec)
+        assert not answer.passed and answer.warns is warns and "split.restart: true" in answer.message
 
 
 def test_no_leakage(spec: TaskSpec, tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Finds for every text the one most like it, so that edited copies share a split. Removing duplicates is another, stricter
+relation (see data/dedup).
+
+Texts are compared by the parts of their words (three letters), their words, and pairs of words near each other; so a typing
+error, a word more or less and another order leave most of a text as it is. A feature counts by its rarity, log(1 + n / texts
+with it), as in TF-IDF. Likeness is 0.3 times containment (what both share, over the lighter of the two: a greeting hides
+nothing) plus 0.7 times the Dice coefficient. Only a text's nearest neighbour is linked to it: chains of such links stay short,
+and an edited copy is nearly always nearer to its original than to anything else (benchmarks/edited_copies.py).
+
+The cost is bounded: of a text 96 features are kept (those with the smallest hashes), up to 6,000 texts that share its 48
+rarest are looked at, and the 24 best of them compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune_pipeline.data.dedup.near_duplicates import _points
+
+LEAST = 0.3
+"""Likeness from which the nearest text shares a split. One in twenty copies with three typing errors lies below 0.4."""
+_FEATURES, _RAREST, _EFFORT = 96, 48, 6_000
+_BITS = 22
+_CONTAINED = 0.3
+_TEXTS_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Of every query its most alike text (int64; -1: none at LEAST or above) and how alike it is (float64)."""
+
+    text: np.ndarray
+    strength: np.ndarray
+
+
+class AlikeIndex:
+    """Texts in loose form, given in blocks, ready to be looked up. The texts are not kept, only a kilobyte of each."""
+
+    def __init__(self, blocks: Iterable[Sequence[str]]) -> None:
+        from finetune_pipeline.data.split import alike_kernels as kernels
+
+        parts = [_features(forms) for forms in blocks] or [_features([])]
+        self._features = np.concatenate([features for features, _ in parts])
+        self._counts = np.concatenate([counts for _, counts in parts])
+        held = np.arange(_FEATURES) < self._counts[:, None]
+        self._with = np.bincount(self._features[held], minlength=2**_BITS)
+        self._weights = np.log1p(max(1, len(self._counts)) / np.maximum(1, self._with)).astype(np.float32)
+        total = np.where(held, self._weights[self._features], 0).sum(1)
+        self._heavy = np.sqrt(np.maximum(total, 1e-6)).astype(np.float32)
+        self._rare = np.empty((len(self._counts), _RAREST), np.int64)
+        kernels.rarest(self._features, self._counts, self._with, 2, self._rare)
+        listed = self._rare >= 0
+        self._starts = np.zeros(2**_BITS + 1, np.int64)
+        np.cumsum(np.bincount(self._rare[listed], minlength=2**_BITS), out=self._starts[1:])
+        order = np.argsort(self._rare[listed], kind="stable")
+        self._rows = np.nonzero(listed)[0].astype(np.int32)[order]
+
+    def nearest(self, forms: Sequence[str] | None = None) -> Nearest:
+        """The most alike text of each of these forms; without forms, of each text of the index besides itself."""
+        from finetune_pipeline.data.split import alike_kernels as kernels
+
+        if forms is None:
+            features, counts, rare = self._features, self._counts, self._rare
+        else:
+            features, counts = _features(forms)
+            rare = np.empty((len(forms), _RAREST), np.int64)
+            kernels.rarest(features, counts, self._with, 1, rare)
+        best, strength = np.empty(len(features), np.int64), np.empty(len(features), np.float64)
+        kernels.nearest(
+            features,
+            counts,
+            rare,
+            forms is None,
+            self._features,
+            self._counts,
+            self._starts,
+            self._rows,
+            self._weights,
+            self._heavy,
+            _EFFORT,
+            _CONTAINED,
+            best,
+            strength,
+        )
+        best[strength < LEAST] = -1
+        return Nearest(best, strength)
+
+
+def _features(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(features (int32, [n, 96], ascending), how many each form has (int32, [n]))."""
+    from finetune_pipeline.data.split import alike_kernels as kernels
+
+    kept = np.zeros((len(forms), _FEATURES), np.int32)
+    counts = np.zeros(len(forms), np.int32)
+    for start in range(0, len(forms), _TEXTS_AT_ONCE):
+        part = slice(start, start + _TEXTS_AT_ONCE)
+        kernels.features_of(*_points(forms[part]), _BITS, kept[part], counts[part])
+    return kept, counts

@@ -1,0 +1,203 @@
+"""Inner loops of the search for alike texts, compiled by numba. Import inside functions only, as dedup/kernels.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.data.dedup.kernels import _compiled
+
+_BLANK = 32
+
+
+@_compiled
+def _mixed(h: Any) -> Any:
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return h ^ (h >> np.uint64(31))
+
+
+@_compiled
+def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.ndarray, counts: np.ndarray) -> None:
+    """The smallest distinct feature numbers of every text: of the three-letter parts of its words, of its words, and of
+    pairs of words that stand side by side or with one word between them.
+
+    Args:
+        points: Code points (uint32) of all texts; words are separated by one blank.
+        offsets: Text i is ``points[offsets[i]:offsets[i + 1]]`` (int64).
+        bits: A feature's number is below ``2 ** bits``.
+        kept: Filled with the numbers, ascending (int32, [texts, most]).
+        counts: Filled with how many there are (int32).
+    """
+    most = kept.shape[1]
+    blank = np.uint32(_BLANK)
+    shift = np.uint64(64 - bits)
+    for row in range(len(offsets) - 1):
+        start, end = offsets[row], offsets[row + 1]
+        # of a long text only small numbers are looked at; enough of them are left to fill a row
+        limit = np.uint64(2**bits) if end - start < 4 * most else np.uint64(2**bits * 6 * most // (end - start))
+        found = np.empty(4 * (end - start) + 8, np.int32)
+        many = 0
+        word, last, before_last = np.uint64(0), np.uint64(0), np.uint64(0)
+        for at in range(start, end + 1):
+            point = points[at] if at < end else blank
+            if point != blank:
+                word = (word ^ np.uint64(point)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)
+                before = points[at - 1] if at > start else blank
+                after = points[at + 1] if at + 1 < end else blank
+                part = np.uint64(before) | np.uint64(point) << np.uint64(21) | np.uint64(after) << np.uint64(42)
+                number = _mixed(part * np.uint64(0x9E3779B97F4A7C15)) >> shift
+                if number < limit:
+                    found[many] = number
+                    many += 1
+            elif word != 0:
+                for kind in range(3):
+                    left = np.uint64(1) if kind == 0 else last if kind == 1 else before_last
+                    if left == 0:
+                        continue
+                    number = _mixed(word + left * np.uint64(0xD6E8FEB86659FD93) + np.uint64(kind)) >> shift
+                    if number < limit:
+                        found[many] = number
+                        many += 1
+                before_last, last, word = last, word, np.uint64(0)
+        ordered = np.sort(found[:many])
+        count = 0
+        for i in range(many):
+            if count == most:
+                break
+            if i == 0 or ordered[i] != ordered[i - 1]:
+                kept[row, count] = ordered[i]
+                count += 1
+        counts[row] = count
+
+
+@_compiled
+def rarest(features: np.ndarray, counts: np.ndarray, texts_with: np.ndarray, least: int, out: np.ndarray) -> None:
+    """Of every text the rarest features that stand in `least` texts or more, the rarest first; -1 where there are fewer."""
+    for row in range(len(features)):
+        keys = np.empty(counts[row], np.int64)
+        many = 0
+        for i in range(counts[row]):
+            with_it = np.int64(texts_with[features[row, i]])
+            if with_it >= least:
+                keys[many] = with_it << 32 | np.int64(features[row, i])
+                many += 1
+        ordered = np.sort(keys[:many])
+        for i in range(out.shape[1]):
+            out[row, i] = ordered[i] & 0xFFFFFFFF if i < many else -1
+
+
+@_compiled
+def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray, contained: float) -> float:
+    """How alike two texts are (0 to 1), by their features. Of texts with `whole` or more features some were left out:
+    those are compared as far as both reach."""
+    reach = np.int32(2**31 - 1)
+    if len(a) >= whole:
+        reach = min(reach, a[-1])
+    if len(b) >= whole:
+        reach = min(reach, b[-1])
+    i = j = 0
+    of_a = of_b = both = 0.0
+    while i < len(a) or j < len(b):
+        x = a[i] if i < len(a) else np.int32(2**31 - 1)
+        y = b[j] if j < len(b) else np.int32(2**31 - 1)
+        lower = min(x, y)
+        if lower > reach:
+            break
+        weight = weights[lower]
+        if x == lower:
+            of_a += weight
+            i += 1
+        if y == lower:
+            of_b += weight
+            j += 1
+        if x == y:
+            both += weight
+    if both == 0.0:
+        return 0.0
+    return contained * both / min(of_a, of_b) + (1.0 - contained) * 2.0 * both / (of_a + of_b)
+
+
+@_compiled
+def nearest(
+    queries: np.ndarray,
+    counts: np.ndarray,
+    rare: np.ndarray,
+    own: bool,
+    features: np.ndarray,
+    feature_counts: np.ndarray,
+    starts: np.ndarray,
+    rows: np.ndarray,
+    weights: np.ndarray,
+    heavy: np.ndarray,
+    effort: int,
+    contained: float,
+    best: np.ndarray,
+    strength: np.ndarray,
+) -> None:
+    """For every query the text most like it, of those that share its rarest features.
+
+    Args:
+        queries: Features (int32, ascending) of the queries.
+        counts: How many each has.
+        rare: Their rarest features, the rarest first (int64; -1: no more).
+        own: Whether query i is text i, which is not compared with itself.
+        features: Features of the texts.
+        feature_counts: How many each has.
+        starts: The texts with feature f among their rarest are ``rows[starts[f]:starts[f + 1]]``.
+        rows: Texts by feature (int32).
+        weights: Of features (float32).
+        heavy: Square root of the weight of each text's features (float32).
+        effort: Entries of `rows` looked at for a query; a feature more frequent than what is left is passed over.
+        contained: Weight of containment.
+        best: Filled with texts (int64; -1: none).
+        strength: Filled with how alike they are.
+    """
+    verified = 24
+    top, tops = np.empty(verified, np.int64), np.empty(verified, np.float32)
+    score = np.zeros(len(features), np.float32)
+    touched = np.empty(effort, np.int64)
+    whole = features.shape[1]
+    for query in range(len(queries)):
+        many, left = 0, effort
+        for i in range(rare.shape[1]):
+            feature = rare[query, i]
+            if feature < 0:
+                break
+            start, end = starts[feature], starts[feature + 1]
+            if end - start > left:
+                continue
+            left -= end - start
+            for at in range(start, end):
+                row = rows[at]
+                if score[row] == 0.0:
+                    touched[many] = row
+                    many += 1
+                score[row] += weights[feature]
+        if own:
+            score[query] = np.float32(-1.0)
+        best[query], strength[query] = -1, 0.0
+        candidates = 0  # the best of what was touched, by score, then by number
+        for i in range(many):
+            row = touched[i]
+            value = score[row] / heavy[row]
+            if score[row] <= 0.0 or (candidates == verified and value <= tops[verified - 1]):
+                continue
+            place = min(candidates, verified - 1)
+            while place > 0 and tops[place - 1] < value:
+                tops[place], top[place] = tops[place - 1], top[place - 1]
+                place -= 1
+            tops[place], top[place] = value, row
+            candidates = min(candidates + 1, verified)
+        for i in range(candidates):
+            row = top[i]
+            value = _alike(
+                queries[query, : counts[query]], features[row, : feature_counts[row]], whole, weights, contained
+            )
+            if value > strength[query] or (value == strength[query] and row < best[query]):
+                best[query], strength[query] = row, value
+        for i in range(many):
+            score[touched[i]] = 0.0
+        if own:
+            score[query] = 0.0

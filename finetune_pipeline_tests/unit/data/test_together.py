@@ -1,0 +1,152 @@
+"""Edited copies share a split with their original; chains do not swallow a class; rows the ledger has torn leave training."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_pipeline.data.dedup.row_table import ROW
+from finetune_pipeline.data.examples import Example, examples_of, read_examples
+from finetune_pipeline.data.split.leakage import leakage_report
+from finetune_pipeline.data.split.ledger import SPLITS
+from finetune_pipeline.data.split.splitting import split
+from finetune_pipeline.data.split.together import Links, join
+from finetune_pipeline_tests.unit.data.rows import LABELS, example, hold, make_spec, read_lines, unlike, write_clean
+
+VERBS = "cancel change move check find send stop explain print share book rate open close repair replace".split()
+THINGS = "order booking invoice parcel ticket password flight seat table lamp battery camera garden recipe".split()
+WHERE = "Berlin Oslo Lisbon Madrid Vienna Dublin Prague Rome Athens Warsaw Zagreb Tallinn".split()
+WHEN = "today tomorrow tonight monday tuesday friday sunday morning noon evening".split()
+
+
+def request(dice: random.Random) -> str:
+    """A short everyday request; any two have words in common."""
+    verb, thing, where, when = (dice.choice(of) for of in (VERBS, THINGS, WHERE, WHEN))
+    name = "".join(dice.choices(string.ascii_lowercase, k=5))
+    return f"please {verb} the {thing} of {name} in {where} {when}"
+
+
+def mistyped(text: str, dice: random.Random) -> str:
+    for _ in range(3):
+        at = dice.randrange(len(text))
+        text = text[:at] + dice.choice(string.ascii_lowercase) + text[at + 1 :]
+    return text
+
+
+def shuffled(text: str, dice: random.Random) -> str:
+    words = text.split()
+    i, j = dice.sample(range(len(words)), 2)
+    words[i], words[j] = words[j], words[i]
+    return " ".join(words)
+
+
+def fewer(text: str, dice: random.Random) -> str:
+    words = text.split()
+    words.pop(dice.randrange(len(words)))
+    return " ".join(words)
+
+
+def other_words(text: str, dice: random.Random) -> str:
+    words = text.split()
+    for at in dice.sample(range(len(words)), len(words) // 4):
+        words[at] = dice.choice(VERBS + THINGS)
+    return " ".join(words)
+
+
+EDITS: dict[str, Callable[[str, random.Random], str]] = {
+    "typos": mistyped,
+    "greeting": lambda text, dice: f"Good morning dear all, {text}. Many thanks for your help, and have a nice day!",
+    "swapped": shuffled,
+    "dropped": fewer,
+    "replaced": other_words,
+}
+
+
+def made(
+    folder: Path, examples: list[Example], spec: Any = None, **clusters: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(facts, split by id) of a split in `folder`, by the ledger there."""
+    spec = spec or make_spec()
+    cleaned = write_clean(folder / "clean", examples, spec, **clusters)
+    facts = split(cleaned, cleaned, spec, folder / "ledger", folder / "out")
+    return facts, {e.id: name for name in SPLITS for e in read_examples(examples_of(folder / "out", name))}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_edited_copies_share_a_split_with_their_original(tmp_path: Path, kind: str) -> None:
+    """Of 60 copies at most one in twenty crosses; by chance 28 would."""
+    dice = random.Random(1)
+    originals = [example(request(dice), LABELS[i % 3], line=i) for i in range(600)]
+    chosen = dice.sample(originals, 60)
+    copies = [example(EDITS[kind](e.user_text, dice), e.answer, line=1000 + i) for i, e in enumerate(chosen)]
+    facts, placed = made(tmp_path, [*originals, *copies])
+    assert sum(placed[a.id] != placed[b.id] for a, b in zip(chosen, copies, strict=True)) <= 3
+    assert all(abs(facts["shares"][name] - share) < 0.03 for name, share in facts["wanted_shares"].items())
+
+
+def test_new_copies_follow_rows_the_ledger_holds(tmp_path: Path) -> None:
+    old = [example(unlike(i), line=i) for i in range(60)]
+    _, before = made(tmp_path / "a", old)
+    for name in SPLITS:
+        hold(tmp_path / "b/ledger", [e for e in old if before[e.id] == name], name)
+    new = [example(f"Hello there, {e.user_text} thanks a lot", line=100 + i) for i, e in enumerate(old)]
+    _, after = made(tmp_path / "b", [*old, *new])
+    assert all(after[a.id] == after[b.id] == before[a.id] for a, b in zip(old, new, strict=True))
+
+
+def test_a_chain_is_cut_before_it_swallows_a_class() -> None:
+    """A hundred rows of a label, each linked to the next; the strongest links are followed first."""
+    rows = np.zeros(1000, ROW)
+    rows["label"] = np.arange(1000) // 100
+    links = Links(np.arange(99), np.arange(1, 100), np.linspace(1, 0.4, 99))
+    joined = join(rows, np.arange(1000), np.zeros(1000, np.uint8), np.full(1000, -1, np.int8), links)
+    sizes = np.bincount(joined.unit)
+    assert sizes.max() == 20 and joined.cut == 4 and joined.held == 0
+    assert len(set(joined.unit[:20].tolist())) == 1
+
+
+def test_rows_from_production_are_not_lost_to_a_faint_likeness(tmp_path: Path) -> None:
+    """Every one has a nearest row in the test; only those that nearly repeat it are left out."""
+    human = [example(f"the {unlike(i, 6)} and the {unlike(i + 500, 6)}", line=i) for i in range(40)]
+    hold(tmp_path / "ledger", human, "test")
+    faint = [example(f"the {unlike(i, 6)} {unlike(i + 900, 8)}", line=100 + i, origin="production") for i in range(20)]
+    copies = [example(f"Hi, {e.user_text} thanks", line=200 + i, origin="production") for i, e in enumerate(human[20:])]
+    facts, placed = made(tmp_path, [*human, *faint, *copies])
+    assert all(e.id in placed for e in [*human, *faint])
+    assert facts["by_rule"] == {"data.not_human_in_test_cluster": 20}
+    assert all(placed.get(e.id) is None for e in copies)
+
+
+def test_rows_a_looser_relation_joins_across_splits_leave_training_never_the_test(tmp_path: Path) -> None:
+    """The threshold was lowered: pairs the ledger holds apart are now clusters."""
+    base = [example(unlike(i, 20), line=i) for i in range(60)]
+    near = [example(e.user_text + " indeed", line=100 + i) for i, e in enumerate(base[:9])]
+    hold(tmp_path / "ledger", [*base[:6], *near[6:]], "test")
+    hold(tmp_path / "ledger", near[3:6], "validation")
+    hold(tmp_path / "ledger", [*near[:3], *base[6:]], "train")
+    clusters = {e.id: base[i].id for i, e in enumerate(near)}
+    facts, placed = made(tmp_path, [*base, *near], clusters=clusters)
+    assert facts["left"] == {"train": 6, "validation": 3, "test": 0}
+    assert facts["by_rule"] == {"data.joined_across_splits": 9}
+    assert all(placed[e.id] == "test" for e in [*base[:6], *near[6:]])
+    assert not {e.id for e in [*near[:6], *base[6:9]]} & set(placed)
+    report = leakage_report(tmp_path / "out", make_spec())
+    assert (report["near"], report["all_pairs"]["train-test"]) == (0, {"exact": 0, "near": 0})
+    refused = read_lines(tmp_path / "out/quarantine.jsonl")[0]["findings"][0]
+    assert "split.restart: true" in refused["fix"]
+
+
+def test_a_group_declared_later_leaves_training(tmp_path: Path) -> None:
+    rows = [example(unlike(i), line=i, group="one" if i < 30 else None) for i in range(60)]
+    for start, name in enumerate(SPLITS):
+        hold(tmp_path / "ledger", rows[start::3], name)
+    facts, placed = made(tmp_path, rows)
+    assert facts["left"] == {"train": 10, "validation": 10, "test": 0}
+    assert {placed[e.id] for e in rows[:30] if e.id in placed} == {"test"}
+    assert leakage_report(tmp_path / "out", make_spec())["group"] == 0
