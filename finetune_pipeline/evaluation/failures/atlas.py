@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 import scipy
+from pydantic import Field
 
 from finetune_pipeline.evaluation.failures.kinds import KINDS, Failure, failure_of
 from finetune_pipeline.evaluation.predictions import by_model
@@ -104,7 +104,9 @@ def _telling(group: Sequence[str], words: Mapping[str, set[str]], everywhere: Ma
     tried = [(term, n) for term, n in inside.items() if n >= SMALLEST]
     if not tried or len(group) == len(words):
         return []
-    chance = scipy.stats.hypergeom.sf([n - 1 for _, n in tried], len(words), [everywhere[term] for term, _ in tried], len(group))
+    chance = scipy.stats.hypergeom.sf(
+        [n - 1 for _, n in tried], len(words), [everywhere[term] for term, _ in tried], len(group)
+    )
     sure = [(p, -n, term) for (term, n), p in zip(tried, chance, strict=True) if p * len(tried) < SURE]
     return [term for _, _, term in sorted(sure)]
 
