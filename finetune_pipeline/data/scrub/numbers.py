@@ -71,7 +71,9 @@ _NATIONAL = re.compile(
     r"(?a)(?<![\w.+/-])(?<![0-9][ :])(?:\(0\)[ ]?[1-9][0-9]{0,4}|\(0[0-9]{1,5}\)|0[1-9][0-9]{0,4})"
     rf"(?:(?:[ /-]| / )[0-9]{{2,8}}){{1,5}}(?:-[0-9])?{_END}"
 )
-_DOTTED = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])0[1-9](?:\.[0-9]{{2}}){{4}}{_END}")
+_DOTTED = re.compile(
+    rf"(?a)(?<![\w.+/-])(?<![0-9][ :])0[1-9](?:(?:\.[0-9]{{2}}){{4}}|[0-9]{{1,3}}\.[0-9]{{3,4}}\.[0-9]{{3,4}}){_END}"
+)
 _AREA = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])\([1-9][0-9]\)[ ]?[0-9]{{4,5}}-[0-9]{{4}}{_END}")  # Brazil
 _FREE = re.compile(rf"(?a)(?<![\w.+/-])(?<![0-9][ :])1[38]00 [0-9]{{3}} [0-9]{{3}}{_END}")  # Australia
 # Without groups: eleven figures as in Britain and Germany, ten as mobile telephones have in many countries
@@ -148,7 +150,7 @@ def _national(text: str, low: int, high: int, region: str) -> Iterator[tuple[int
                 shaped = prefix and not bare and len(digits) >= 9 and _length_fits(match.number)
             else:
                 shaped = prefix or not bare or phonenumbers.number_type(match.number) in mobile
-            if not shaped or re.fullmatch(r"[0-9]+\.[0-9]+", match.raw_string):
+            if not shaped or (not prefix and re.fullmatch(r"[0-9]+\.[0-9]+", match.raw_string)):
                 continue
             if _cut_out(text, start, end) or len(set(digits)) < 3 or _UNIX_TIME.fullmatch(digits):
                 continue

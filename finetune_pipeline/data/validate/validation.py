@@ -20,7 +20,7 @@ from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import Record
-from finetune_pipeline.data.scrub import scrub_text
+from finetune_pipeline.data.scrub import Finder, finder_of, scrub_text
 from finetune_pipeline.data.validate.row_rules import check_row, final_messages, read_time
 from finetune_pipeline.data.workers import in_order
 from finetune_pipeline.findings import Finding, errors, most_first
@@ -91,7 +91,7 @@ class ValidatedBlock:
 def validation_settings(spec: TaskSpec) -> dict[str, Any]:
     """The part of the spec that validation depends on."""
     reading = {"format", "fields", "roles", "csv", "sheet", "max_unpacked_gib", "inject", "max_chars", "min_chars"}
-    data = spec.data.model_dump(include=reading)
+    data = spec.data.model_dump(include=reading | {"scrub_region"})
     return {"output": spec.output.model_dump(), "system_prompt": spec.system_prompt, **data}
 
 
@@ -169,7 +169,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     """Validate every row of a block."""
     result = ValidatedBlock()
     lines: list[bytes] = []
-    mapping = mapping_of(spec)
+    mapping, find = mapping_of(spec), finder_of(spec.data, names=False)
     for record in block.records:
         if record.about == "file":
             if block.file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
@@ -190,7 +190,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.by_rule.update(f.rule for f in row.findings)
             if row.example is None:
                 place = {"file": block.file, "line": record.line}
-                result.quarantine.append({**place, "raw": _shown(record.raw), "findings": findings})
+                result.quarantine.append({**place, "raw": _shown(record.raw, find), "findings": findings})
                 result.lost.update([row.label] if row.label else [])
                 continue
             result.kept += 1
@@ -272,6 +272,6 @@ def _validate(
     return ValidatedRow(example, all_findings, ignored, shape)
 
 
-def _shown(data: bytes) -> str:
+def _shown(data: bytes, find: Finder) -> str:
     """The row as the quarantine shows it: decoded with replacements, scrubbed, cut."""
-    return scrub_text(data[: 4 * RAW_SHOWN].decode("utf-8", "replace"))[:RAW_SHOWN]
+    return scrub_text(data[: 4 * RAW_SHOWN].decode("utf-8", "replace"), find)[:RAW_SHOWN]

@@ -32,7 +32,7 @@ def test_ordinary_code_configuration_and_logs_stay() -> None:
 
 @pytest.mark.parametrize(
     ("name", "told", "found", "harmed"),
-    [("secrets", False, 80, 4), ("telephones", False, 98, 1), ("telephones", True, 112, 1), ("hidden", False, 20, 0)],
+    [("secrets", False, 80, 4), ("telephones", False, 99, 1), ("telephones", True, 112, 1), ("hidden", False, 20, 0)],
 )
 def test_marked_values_go_and_the_rest_stays(name: str, told: bool, found: int, harmed: int) -> None:
     missed, wrong, values = [], [], 0

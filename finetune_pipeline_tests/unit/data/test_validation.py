@@ -9,7 +9,7 @@ from finetune_pipeline.data.validate.validation import ValidatedRow, validate
 from finetune_pipeline_tests.unit.data.raw_rows import validate_row
 from finetune_pipeline_tests.unit.data.rows import chat, make_spec, read_lines, write_raw
 
-SPEC = make_spec(max_chars=400)
+SPEC = make_spec(max_chars=400, scrub_region="ES")
 
 
 def check(row: Any, spec: Any = SPEC, file: str = "raw/a.jsonl") -> ValidatedRow:
@@ -62,7 +62,7 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
             b"x" * 100,
         ],
     )
-    write_raw(raw, [{"text": "It is down, mail jane@example.com", "label": "P0"}], "production.jsonl")
+    write_raw(raw, [{"text": "It is down, mail jane@example.com, 612 34 56 78", "label": "P0"}], "production.jsonl")
     facts = validate(raw, SPEC, tmp_path / "out")
     assert facts | {"labels": 0, "files": 0, "shapes": 0} == {
         "rows_in": 6,
@@ -90,7 +90,7 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
     ]
     rows = read_lines(tmp_path / "out/quarantine.jsonl")
     assert [(r["file"], r["line"]) for r in rows] == [("production.jsonl", 1)] + [("raw/a.jsonl", n) for n in (4, 5, 7)]
-    assert rows[0]["raw"] == '{"text": "It is down, mail [EMAIL_1]", "label": "P0"}'
+    assert rows[0]["raw"] == '{"text": "It is down, mail [EMAIL_1], [PHONE_1]", "label": "P0"}'
     assert rows[1]["findings"][0]["rule"] == "data.missing_field"
     assert [e.source["line"] for e in read_examples(tmp_path / "out")] == [1, 6]
     assert len(read_lines(tmp_path / "out/findings.jsonl")) == 6

@@ -31,6 +31,7 @@ def task(tmp_path: Path) -> Task:
                 "system_prompt": "bug billing",
                 "output": {"kind": "labels", "labels": LABELS},
                 "logs": {"min_new_rows": 2, "settle_seconds": 60},
+                "data": {"scrub_region": "ES"},
             }
         )
     )
@@ -120,8 +121,8 @@ def test_personal_data_and_users_are_gone_before_anything_is_written(
     write(
         task,
         [
-            row(1, input="write to ann@shop.example", user="ann", feedback={"label": "bug"}),
-            '{"bad": "bob@shop.example", "user": "bob"',
+            row(1, input="write to ann@shop.example, 612 34 56 78", user="ann", feedback={"label": "bug"}),
+            '{"bad": "bob@shop.example, 612 34 56 78", "user": "bob"',
         ],
     )
     monkeypatch.delenv("FINETUNE_USER_KEY", raising=False)
@@ -130,7 +131,8 @@ def test_personal_data_and_users_are_gone_before_anything_is_written(
     assert '"ann"' not in written
     assert "ann@" not in written
     assert "bob" not in written
-    assert "[EMAIL_1]" in written
+    assert "612 34" not in written
+    assert "[EMAIL_1], [PHONE_1]" in written
     hashes = {read_rows(tmp_path / "out" / "rows.jsonl")[0]["user"]}
     for key in ("one", "two"):
         monkeypatch.setenv("FINETUNE_USER_KEY", key)
