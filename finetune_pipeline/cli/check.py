@@ -53,6 +53,7 @@ def check(task: str, as_json: bool) -> int:
     except FindingsError as error:
         return _unusable(task, [*problems, *error.findings], as_json)
     folder = settings.home / "checks" / loaded.name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # findings quote rows as they came
     quality = _quality(loaded, made, store, folder)
     rows = read_examples(made["reviewed_examples"].folder)
     signal = learnable(loaded.spec, rows).to_dict() if rows else None
