@@ -103,6 +103,9 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         bad = _made_of(artifacts, listed, touched)
         done.lines = sum(erase(file, wanted, kept) for file in held)
         done.artifacts = _remove(task, store, artifacts, bad, listed)
+        kept.drop_names(
+            lambda name: listed.holds_id(name.removesuffix("/feedback"))
+        )  # traces and what was said of them
         done.rows = kept.rewrite(lambda row: None if listed.holds(row) else row)
         done.splits = sorted(listed.tainted)
 

@@ -73,6 +73,13 @@ class LogStore:
         self.sweep()
         return removed
 
+    def drop_names(self, drop: Callable[[str], bool]) -> None:
+        """Forget the names of rows that came from no file."""
+        ledger = self.ledger()
+        for source, names in ledger["others"].items():
+            ledger["others"][source] = {name: entry for name, entry in names.items() if not drop(name)}
+        write_json(self._ledger, ledger)
+
     def sweep(self) -> None:
         """Remove segments that the ledger does not name."""
         named = {f"{s['name']}.jsonl" for s in self.ledger()["segments"]}
