@@ -57,6 +57,7 @@ def check(task: str, as_json: bool) -> int:
         nothing = Finding("data.no_rows", "error", loaded.name, "no row was read", "see the findings about its files")
         return _unusable(task, [*problems, *unread, nothing], as_json, REFUSED)
     folder = settings.home / "checks" / loaded.name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # findings quote rows as they came
     quality = _quality(loaded, made, store, folder)
     rows = read_examples(made["reviewed_examples"].folder)
     signal = learnable(loaded.spec, rows).to_dict() if rows else None

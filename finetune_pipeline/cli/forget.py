@@ -23,8 +23,9 @@ from finetune_pipeline.tracking.tracking import Tracking
 def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: bool) -> int:
     """Remove the rows of a user, or rows by id, from the task's logs, from all data made of them, and from future training.
 
-    Models trained on them are named and cannot become champion any more; the next `finetune run TASK` trains one without. Rows
-    of a forgotten user that come in later are not taken in either. May be interrupted and repeated.
+    Rows are known by user and id, what was made of them by lineage; no text is searched for. Models trained on them are named
+    and cannot become champion any more; the next `finetune run TASK` trains one without. Rows of a forgotten user that come in
+    later are not taken in either. Says which stores were searched, and which are out of reach. May be interrupted and repeated.
     """
     loaded = get_task(task)
     if not users and not ids:
@@ -43,12 +44,15 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
     if as_json:
         emit({"task": loaded.name, **asdict(done), "blocked": blocked, "champion": serving, "models": models})
         return DONE
-    say(
-        f"{done.lines} lines removed from log files, {done.rows} rows from what was taken in; deleted: "
-        f"{', '.join(done.artifacts) or 'no artifact'}"
-    )
+    say(f"deleted: {', '.join(done.artifacts) or 'no artifact'}\n\nsearched")
+    for store_searched in done.searched:
+        say(f"  {store_searched.store}: {store_searched.found} found and removed, {store_searched.left} left")
+    for place in done.decisions:
+        say(f"  reviews/{place} is a decision about a row made of theirs, and stays: remove the line")
+    say("\nout of reach")
     for place in done.out_of_reach:
-        problem(f"{place} is not on this machine: remove the rows there, too; they are not taken in again")
+        say(f"  {place}")
+    say()
     if not done.adapters and not blocked:
         say("no model was trained on them")
         return DONE

@@ -60,6 +60,8 @@ def _tasks(as_json: bool) -> int:
         return DONE
     for name, found in problems.items():
         say(f"{'BROKEN' if found else 'ok':6}  {name}")
-        for finding in found:
+        for finding in found[:3]:
             say(f"        {finding}")
+        if len(found) > 3:
+            say(f"        … and {len(found) - 3} more: finetune check {name}")
     return DONE

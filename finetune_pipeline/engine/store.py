@@ -1,6 +1,6 @@
 """Content-addressed artifact folders: same inputs give the same version, which is made once and appears complete or not at all.
 
-Layout below the store's root::
+Folders and files are readable for their owner alone: some hold rows as people gave them. Layout below the store's root::
 
     <task>/<step>/<version>/            complete artifacts: files and artifact.json, put there by one rename
     <task>/.work/<step>/<version>/      unfinished work that may be taken up again (checkpoints)
@@ -24,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "artifact.json"
+SHOW_ROWS = ("audit.json", "audit.html")
+"""Files of a model's artifact that quote rows. The manifest does not name them: when a person is forgotten they go, and the
+artifact is as whole as before."""
 
 
 def digest_json(value: Any) -> str:
@@ -214,12 +217,12 @@ class ArtifactStore:
                 return existing
             final = self.root / task / step / version
             work = self.root / task / ".work" / step / version
-            work.mkdir(parents=True, exist_ok=True)
+            work.mkdir(mode=0o700, parents=True, exist_ok=True)
             final.parent.mkdir(parents=True, exist_ok=True)
             self._clear_left(task, step)
             making = final.parent / f"{_MAKING}{version}"
             shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
+            making.mkdir(mode=0o700)
             builder = Builder(making, work)
             try:
                 make(builder)
@@ -251,6 +254,17 @@ class ArtifactStore:
             assert made is not None
             return Artifact(made.task, made.step, made.version, made.folder, made.facts, made.inputs, reused=False)
 
+    def building(self, task: str) -> list[str]:
+        """What processes make of the task at this moment, as STEP-VERSION."""
+        busy = []
+        for path in sorted((self.root / task / ".locks").glob(f"*-{'[0-9a-f]' * 16}")):
+            with path.open("w") as handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    busy.append(path.name)
+        return busy
+
     def _clear_left(self, task: str, step: str) -> None:
         """Remove what killed builders of this step's other versions left half made; those may never be wanted again.
 
@@ -264,8 +278,12 @@ class ArtifactStore:
 
 
 def _digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Digest and size of the files of a folder."""
+    """Digest and size of the files of a folder, which become their owner's alone."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    for path in paths:
+        if not path.is_symlink() and path.stat().st_nlink == 1:  # else they are somebody else's, too
+            path.chmod(0o600)
+    paths = [path for path in paths if path.relative_to(folder).as_posix() not in SHOW_ROWS]
     with ThreadPoolExecutor(2) as threads:  # hashing holds no interpreter lock
         digests = list(threads.map(digest_file, paths))
     return {

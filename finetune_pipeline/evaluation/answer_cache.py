@@ -30,7 +30,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from finetune_pipeline.engine.store import digest_json
 from finetune_pipeline.models.inference.generated import Answer
 
-FILE = "answers.sqlite"
+FILE, FOLDER = "answers.sqlite", ".answers"
+"""The file, and its folder below the artifact store's root."""
 UNUSED_DAYS = 90
 """Entries unused for this many days are removed."""
 T = TypeVar("T")

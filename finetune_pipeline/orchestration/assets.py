@@ -19,6 +19,8 @@ from finetune_pipeline.steps.evaluation_checks import champion_serves_well, of_a
 from finetune_pipeline.tracking.tracking import Tracking
 
 GPU_POOL = "gpu"
+SHOWN = 20
+"""Problems of a broken task that are shown; a hostile file has thousands."""
 RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 LIVE = "model_version", champion_serves_well
 """The check that is asked of what serves now, and the asset that shows it."""
@@ -113,7 +115,9 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
 
 def broken_task(name: str, findings: list[Finding]) -> dg.AssetsDefinition:
     """Stands in the UI for a task whose spec cannot be used, and says why; the other tasks are not affected."""
-    text = "\n\n".join(str(f) for f in findings)
+    text = "\n\n".join(str(f) for f in findings[:SHOWN])
+    if len(findings) > SHOWN:
+        text += f"\n\n… and {len(findings) - SHOWN} more"
     plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
     key = name if plain == name else f"{plain}_{digest_json(name)[:8]}"  # Dagster takes no other characters
 

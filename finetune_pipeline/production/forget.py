@@ -1,28 +1,52 @@
-"""Removes a person's rows: from the logs, from what was taken in, and from every data set made of them."""
+"""Removes a person's rows by identity: from the logs, from what was taken in, and everything that was made of them.
+
+A row is known by its user and its id, and what was made of it by lineage: the inputs an artifact's manifest names. No text
+is searched for, no manifest or registry edited: an artifact stays whole or goes whole. Models stay, and are blocked.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.examples import examples_of, stream_examples
+from finetune_pipeline.data.examples import examples_of, read_examples, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
+from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
+from finetune_pipeline.data.review import read_decisions
+from finetune_pipeline.engine.store import SHOW_ROWS, Artifact, ArtifactStore, read_json
 from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
+from finetune_pipeline.evaluation.answer_cache import FOLDER as ANSWERS_FOLDER
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
-from finetune_pipeline.production.log_erasure import StillWritten, Wanted, erase, holds, writer_of
+from finetune_pipeline.production.log_erasure import StillWritten, Wanted, count_lines, erase, writer_of
 from finetune_pipeline.production.log_files import LogFile, log_files
 from finetune_pipeline.production.log_rows import hash_user, user_key
 from finetune_pipeline.production.log_store import ForgottenList
+from finetune_pipeline.production.used_rows import logged_as
 from finetune_pipeline.spec.model import Task
 
 MODELS = ("base_model", "adapter", "merged_model", "model_version", "base_ability", "general_ability")
 """Steps whose artifacts stay: models are blocked, not destroyed."""
-PAGES = ("audit.html", "audit.json")
-"""Files of a model's artifact that show training rows; they go."""
-TAG = "log:"
+_TRASH = ".forgotten"
+"""Folder of a task into which artifacts are moved, whole, before they are deleted."""
+_DAMAGED = (OSError, ValueError)
+"""What reading a damaged artifact raises. Nobody can say that it is free of a person's rows, so it goes."""
+_BESIDE = ("requests", "judge")
+"""Folders of a task's state with files made from an evaluation, whose names hold the version they were made from."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A store that was searched: what it holds, in words, how much of it was theirs, and what a second search still found."""
+
+    store: str
+    found: int
+    left: int
 
 
 @dataclass
@@ -32,18 +56,22 @@ class Forgotten:
     Attributes:
         rows: Rows removed from the log store now.
         lines: Lines removed from log files now.
-        out_of_reach: Log places that nobody here can change; their rows are never taken in again.
         artifacts: What was deleted, as STEP/VERSION or STEP/VERSION/FILE.
         splits: Versions of splits a model may have been trained on with such rows, now or earlier.
         adapters: Versions trained on these.
+        searched: Every store, as a proof.
+        decisions: Lines of people's decision files about rows made of theirs, as FILE:LINE. They stay, for they are people's.
+        out_of_reach: Where such rows may be that nobody here can look, in words.
     """
 
     rows: int = 0
     lines: int = 0
-    out_of_reach: list[str] = field(default_factory=list)
     artifacts: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     adapters: list[str] = field(default_factory=list)
+    searched: list[Searched] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
+    out_of_reach: list[str] = field(default_factory=list)
 
 
 def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Iterable[str] = ()) -> Forgotten:
@@ -53,23 +81,44 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
     is found by (the log store) goes last.
 
     Raises:
-        StillWritten: A log file that holds such rows is still being written; nothing but the list has changed.
+        StillWritten: A log file that holds such rows, or an artifact of the task, is still being written; nothing but the
+            list has changed.
     """
     take_in(task, store)
     key, kept, done = user_key(store), log_store(task, store), Forgotten()
     with store.lock(task.name, LOCK):
         listed = ForgottenList(kept.folder, key)
-        listed.add([hash_user(u, key) for u in users], ids, {})
-        listed.add([], {row["id"] for row in kept.rows() if row["kind"] == "row" and listed.holds(row)}, {})
-        files, done.out_of_reach = _files(task, listed, key)
-        listed.add([], [], _trained_on(task, store))
-        done.lines = sum(erase(file, _wanted(listed, key), kept) for file in files)
-        done.artifacts = _remove_artifacts(task, store, listed)
+        listed.add([hash_user(user, key) for user in users], ids)
+        rows = list(kept.rows())
+        artifacts = _artifacts(task, store)
+        listed.add(ids=_ids_of_users(rows, artifacts, listed))
+        touched = {row["id"] for row in rows if "id" in row and listed.holds(row)}
+        wanted, files = _wanted(listed, key), log_files(task)
+        here = [file for file in files if file.local is not None]
+        held = {file: count for file in here if (count := count_lines(file, wanted))}
+        _refuse_writers(task, store, held)
+
+        listed.add(tainted=_tainted_splits(artifacts, listed, touched))
+        done.decisions = _decisions(task, artifacts, listed, touched)
+        bad = _made_of(artifacts, listed, touched)
+        done.lines = sum(erase(file, wanted, kept) for file in held)
+        done.artifacts = _remove(task, store, artifacts, bad, listed)
+        kept.drop_names(
+            lambda name: listed.holds_id(name.removesuffix("/feedback"))
+        )  # traces and what was said of them
         done.rows = kept.rewrite(lambda row: None if listed.holds(row) else row)
         done.splits = sorted(listed.tainted)
-    done.adapters = [
-        a.version for a in store.all_versions(task.name, "adapter") if a.inputs["train_split"] in listed.tainted
-    ]
+
+        after, rest = _artifacts(task, store), list(kept.rows())
+        lines_left = sum(count_lines(file, wanted) for file in held)
+        removed = [a for a in artifacts if a.version in bad and a.step not in MODELS]
+        done.searched = [
+            Searched(f"lines of {len(here)} log files on this machine", sum(held.values()), lines_left),
+            Searched(f"{len(rows)} rows taken in", done.rows, sum(map(listed.holds, rest))),
+            Searched(f"{len(artifacts)} artifacts", len(removed), len(_made_of(after, listed, touched) & _data(after))),
+        ]
+    done.adapters = [a.version for a in after if a.step == "adapter" and a.inputs["train_split"] in listed.tainted]
+    done.out_of_reach = _out_of_reach(task, store, files)
     return done
 
 
@@ -78,16 +127,29 @@ def tainted_splits(task: str, store: ArtifactStore) -> set[str]:
     return ForgottenList(store.state_folder(task) / "logs", user_key(store)).tainted
 
 
-def _trained_on(task: Task, store: ArtifactStore) -> dict[str, set[str]]:
-    """Log ids among the training and validation rows of all splits there are."""
-    trained = {}
-    for splits in store.all_versions(task.name, "splits"):
-        names = set()
-        for split in ("train", "validation"):
-            for example in stream_examples(examples_of(splits.folder, split)):
-                names |= {tag.removeprefix(TAG) for tag in example.tags if tag.startswith(TAG)}
-        trained[splits.version] = names
-    return trained
+def _artifacts(task: Task, store: ArtifactStore) -> list[Artifact]:
+    """Every complete artifact of a task."""
+    steps = [p.name for p in (store.root / task.name).iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return [a for step in sorted(steps) if step != "state" for a in store.all_versions(task.name, step)]
+
+
+def _data(artifacts: Iterable[Artifact]) -> set[str]:
+    return {a.version for a in artifacts if a.step not in MODELS}
+
+
+def _ids_of_users(rows: list[dict[str, Any]], artifacts: list[Artifact], listed: ForgottenList) -> set[str]:
+    """Ids of the users' answers, also of those that logs.keep_days removed since. An id that another user's answer has, too,
+    stays that one's: only the lines of the forgotten go."""
+    users = defaultdict(set)
+    shown = []
+    for artifact in artifacts:
+        if artifact.step == "production_logs":
+            with contextlib.suppress(*_DAMAGED):
+                shown += read_rows(artifact.path("rows.jsonl"))
+    for row in [*(r for r in rows if r["kind"] == "row"), *shown]:
+        if row["user"] is not None:
+            users[row["id"]].add(row["user"])
+    return {name for name, of in users.items() if of <= listed.users}
 
 
 def _wanted(listed: ForgottenList, key: bytes) -> Wanted:
@@ -97,16 +159,14 @@ def _wanted(listed: ForgottenList, key: bytes) -> Wanted:
         if not isinstance(row, dict):
             return False
         user, name = row.get("user"), row.get("id")
-        of_user = user is not None and hash_user(user, key) in listed.users
-        return of_user or (isinstance(name, str) and listed.hash_id(name) in listed.ids)
+        of_user = isinstance(user, str | int | float) and hash_user(user, key) in listed.users
+        return of_user or (isinstance(name, str) and listed.holds_id(name))
 
     return wanted
 
 
-def _files(task: Task, listed: ForgottenList, key: bytes) -> tuple[list[LogFile], list[str]]:
-    """(files on this machine that hold such lines, names of places elsewhere). Raises StillWritten."""
-    files = log_files(task)
-    held = [file for file in files if file.local is not None and holds(file, _wanted(listed, key))]
+def _refuse_writers(task: Task, store: ArtifactStore, held: Iterable[LogFile]) -> None:
+    """Raise StillWritten while somebody writes what is about to be changed."""
     written = [f"{file.path}: {writer}" for file in held if (writer := writer_of(file))]
     if written:
         raise StillWritten(
@@ -115,51 +175,119 @@ def _files(task: Task, listed: ForgottenList, key: bytes) -> tuple[list[LogFile]
             + "\nfix: rotate them (rename, and let the writer open a new file) or stop the writer, and run this again; the "
             "rows are not taken in any more"
         )
-    return held, sorted({file.shown for file in files if file.local is None})
+    if busy := store.building(task.name):
+        raise StillWritten(
+            f"a run of {task.name} is making {', '.join(busy)}\nfix: let it end or cancel it, and run this again; the rows "
+            "are not taken in any more"
+        )
 
 
-def _remove_artifacts(task: Task, store: ArtifactStore, listed: ForgottenList) -> list[str]:
-    """Delete every artifact that holds such a row or was made of one that does; of models only the pages that show rows."""
-    steps = [p.name for p in (store.root / task.name).iterdir() if p.is_dir() and not p.name.startswith(".")]
-    artifacts = [a for step in sorted(steps) if step != "state" for a in store.all_versions(task.name, step)]
-    bad = {a.version for a in artifacts if _holds(a, listed)}
-    while more := {a.version for a in artifacts if a.version not in bad and set(a.inputs.values()) & bad}:
+def _is_theirs(names: Iterable[str], listed: ForgottenList, touched: set[str]) -> bool:
+    return any(name in touched or listed.holds_id(name) for name in names)
+
+
+def _tainted_splits(artifacts: list[Artifact], listed: ForgottenList, touched: set[str]) -> list[str]:
+    """Versions of the splits that have such rows among their training and validation rows, or are damaged."""
+
+    def is_tainted(splits: Artifact) -> bool:
+        try:
+            parts = (stream_examples(examples_of(splits.folder, name)) for name in ("train", "validation"))
+            return any(_is_theirs(logged_as(part), listed, touched) for part in parts)
+        except _DAMAGED:
+            return True
+
+    return [a.version for a in artifacts if a.step == "splits" and is_tainted(a)]
+
+
+def _examples_of(raw: Artifact, listed: ForgottenList, touched: set[str]) -> set[str]:
+    """Ids of the examples that were made of such rows."""
+    path = raw.folder / FILES / PRODUCTION_FILE
+    examples = read_examples(path) if path.exists() else []
+    return {e.id for e in examples if _is_theirs(logged_as([e]), listed, touched)}
+
+
+def _decisions(task: Task, artifacts: list[Artifact], listed: ForgottenList, touched: set[str]) -> list[str]:
+    """Places of people's decisions about examples made of such rows."""
+    examples: set[str] = set()
+    for artifact in artifacts:
+        if artifact.step == "raw_examples":
+            with contextlib.suppress(*_DAMAGED):
+                examples |= _examples_of(artifact, listed, touched)
+    return [d.place for d in read_decisions(task.folder / "reviews", task.spec)[0] if d.id in examples]
+
+
+def _made_of(artifacts: list[Artifact], listed: ForgottenList, touched: set[str]) -> set[str]:
+    """Versions of the artifacts that hold such a row, or were made from one that does."""
+    bad = {a.version for a in artifacts if _holds(a, listed, touched)}
+    while more := {
+        a.version
+        for a in artifacts
+        if a.version not in bad and {*a.inputs.values(), str(a.facts.get("trained_on"))} & (bad | listed.tainted)
+    }:
         bad |= more
-    # models whose data went in an earlier, interrupted try are known by the list
-    pages = bad | {a.version for a in artifacts if a.step == "adapter" and a.inputs["train_split"] in listed.tainted}
-    removed = []
+    return bad
+
+
+def _holds(artifact: Artifact, listed: ForgottenList, touched: set[str]) -> bool:
+    """Whether an artifact that is made from the logs themselves holds such a row, or is too damaged to tell; all others are
+    known by their inputs."""
+    try:
+        if artifact.step == "production_logs":
+            rows = [*read_rows(artifact.path("rows.jsonl")), *read_rows(artifact.path("quarantine.jsonl"))]
+            return any(listed.holds(row) or row.get("id") in touched for row in rows)
+        if artifact.step == "test_predictions":
+            path = artifact.folder / "production.json"
+            return path.exists() and _is_theirs(read_json(path)["ids"], listed, touched)
+        return artifact.step == "raw_examples" and bool(_examples_of(artifact, listed, touched))
+    except _DAMAGED:
+        return True
+
+
+def _remove(
+    task: Task, store: ArtifactStore, artifacts: list[Artifact], bad: set[str], listed: ForgottenList
+) -> list[str]:
+    """Delete what was made of such rows; of models only the pages that quote rows. Each folder leaves its place whole, by
+    one rename, so that a kill leaves no half of an artifact; what it left in the trash goes first."""
+    root = store.root / task.name
+    trash, removed = root / _TRASH, []
+    shutil.rmtree(trash, ignore_errors=True)
+    trash.mkdir(mode=0o700)
     for artifact in artifacts:
         name = f"{artifact.step}/{artifact.version}"
         if artifact.version in bad and artifact.step not in MODELS:
             removed.append(name)
-            shutil.rmtree(artifact.folder)
-        elif artifact.version in pages:
-            shown = [artifact.folder / page for page in PAGES if (artifact.folder / page).exists()]
-            removed += [f"{name}/{page.name}" for page in shown]
-            for page in shown:
+            os.rename(artifact.folder, trash / name.replace("/", "-"))
+        elif artifact.version in bad:
+            pages = [page for file in SHOW_ROWS if (page := artifact.folder / file).exists()]
+            removed += [f"{name}/{page.name}" for page in pages]
+            for page in pages:
                 page.unlink()
-    if pages:
-        for folder in (store.root / task.name / ".work", store.root.parent / "checks" / task.name):
+    if bad or listed.tainted:
+        there = _data(artifacts) - bad
+        for path in (p for folder in _BESIDE for p in sorted((root / "state" / folder).glob("*"))):
+            if path.stem.rpartition("-")[2] not in there:
+                removed.append(str(path.relative_to(root)))
+                path.unlink()
+        for folder in (root / ".work", store.root.parent / "checks" / task.name):
             shutil.rmtree(folder, ignore_errors=True)
-        for cache in store.root.parent.rglob(f"{ANSWERS}*"):
+        for cache in (store.root / ANSWERS_FOLDER).glob(f"{ANSWERS}*"):
             cache.unlink()
+    shutil.rmtree(trash)
     return removed
 
 
-def _holds(artifact: Artifact, listed: ForgottenList) -> bool:
-    """Whether the logs' own artifacts hold a forgotten row; all others are known by their inputs."""
-    if artifact.step == "production_logs":
-        rows = read_rows(artifact.path("rows.jsonl"))
-        bad = read_rows(artifact.path("quarantine.jsonl"))
-        return any(listed.holds(row) for row in [*rows, *bad])
-    if artifact.step == "test_predictions":
-        path = artifact.folder / "production.json"
-        return path.exists() and any(listed.hash_id(name) in listed.ids for name in read_json(path)["ids"])
-    if artifact.step == "raw_examples":
-        path = artifact.folder / "files" / "production.jsonl"
-        tags = {t for row in read_rows(path) for t in row["tags"]} if path.exists() else set()
-        return any(listed.hash_id(t.removeprefix(TAG)) in listed.ids for t in tags if t.startswith(TAG))
-    return False
+def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) -> list[str]:
+    """Where such rows may be that this cannot look into, in words."""
+    traces = task.spec.logs.mlflow_experiment
+    return [
+        *(f"{file.shown}: not on this machine; remove the rows there" for file in files if file.local is None),
+        *([f"MLflow traces of the experiment {traces!r}: delete them there"] if traces else []),
+        f"{Path(task.folder) / 'raw'}: a row that somebody copied there has no user and no id of the log",
+        f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote a row",
+        "folders that `finetune export` wrote, and systems that loaded a model from them",
+        "sheets and pages that `finetune review` and `finetune ask-data --to` wrote into other folders",
+        "backups and copies of anything above",
+    ]
 
 
 def trained_models(store: ArtifactStore, task: str, splits: Iterable[str]) -> list[dict[str, Any]]:

@@ -121,11 +121,12 @@ def take_records(
             digest = hashlib.blake2b(line, key=key, digest_size=8).hexdigest()
             if known.get(name, ["", ""])[1] == digest:
                 continue
-            ledger["others"][source][name] = [moment, digest]
             row = take_line(line, False, {"file": source, "line": number}, task.spec, key)
-            if not batch.forgotten.holds(row):
-                batch.rows.append(row)
-                taken += 1
+            if batch.forgotten.holds(row):
+                continue  # its name is not remembered either
+            ledger["others"][source][name] = [moment, digest]
+            batch.rows.append(row)
+            taken += 1
         batch.commit()
     return taken
 

@@ -34,10 +34,10 @@ class StillWritten(RuntimeError):
     """Log files that hold such lines are still being written."""
 
 
-def holds(file: LogFile, wanted: Wanted) -> bool:
-    """Whether a line of the file is wanted."""
+def count_lines(file: LogFile, wanted: Wanted) -> int:
+    """How many lines of the file are wanted."""
     with opened(file) as handle:
-        return any(_is_wanted(line, wanted) for line, _ in LineReader(handle, 0))
+        return sum(_is_wanted(line, wanted) for line, _ in LineReader(handle, 0))
 
 
 def writer_of(file: LogFile) -> str | None:
@@ -89,10 +89,15 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
             kept.append([], ledger)
         temporary = path.with_name(f".{path.name}.tmp")
         content = read + rest
-        temporary.write_bytes(gzip.compress(content) if zipped else content)
-        os.chmod(temporary, before.st_mode & 0o777)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+        )  # others' texts, as they were logged
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(gzip.compress(content) if zipped else content)
+            out.flush()
+            os.fsync(out.fileno())
+            os.fchmod(out.fileno(), before.st_mode & 0o777)
         now = path.stat()
         if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             temporary.unlink()

@@ -73,6 +73,13 @@ class LogStore:
         self.sweep()
         return removed
 
+    def drop_names(self, drop: Callable[[str], bool]) -> None:
+        """Forget the names of rows that came from no file."""
+        ledger = self.ledger()
+        for source, names in ledger["others"].items():
+            ledger["others"][source] = {name: entry for name, entry in names.items() if not drop(name)}
+        write_json(self._ledger, ledger)
+
     def sweep(self) -> None:
         """Remove segments that the ledger does not name."""
         named = {f"{s['name']}.jsonl" for s in self.ledger()["segments"]}
@@ -135,8 +142,8 @@ FILE = "forgotten.json"
 class ForgottenList:
     """The list of a task, below its log store's folder. Whoever writes holds the task's lock ``logs``.
 
-    users, ids: keyed hashes. trained: {version of splits: hashes of the log ids in its training and validation rows}, noted
-    before such rows are removed. tainted: versions of splits that hold a forgotten row.
+    users, ids: keyed hashes. tainted: versions of splits with a forgotten row, or one that a forgotten user corrected, among
+    their training or validation rows; noted before the splits are removed.
     """
 
     def __init__(self, folder: Path, key: bytes) -> None:
@@ -144,27 +151,26 @@ class ForgottenList:
         stored = read_json(self._path) if self._path.exists() else {}
         self.users: set[str] = set(stored.get("users", []))
         self.ids: set[str] = set(stored.get("ids", []))
-        self.trained: dict[str, list[str]] = dict(stored.get("trained", {}))
+        self.tainted: set[str] = set(stored.get("tainted", []))
+        # until 2026-11 the ids of all splits were kept, and the tainted ones worked out
+        self.tainted |= {v for v, names in stored.get("trained", {}).items() if self.ids & set(names)}
 
     def holds(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of the log store is a forgotten person's, or has a forgotten id."""
         if not self.users and not self.ids:
             return False
-        return row.get("user") in self.users or ("id" in row and self.hash_id(row["id"]) in self.ids)
+        return row.get("user") in self.users or ("id" in row and self.holds_id(row["id"]))
 
-    def hash_id(self, name: str) -> str:
-        """The hash of a row's id."""
+    def holds_id(self, name: str) -> bool:
+        """Whether the id of a row is forgotten."""
+        return self._hash(name) in self.ids
+
+    def _hash(self, name: str) -> str:
         return hash_user(f"id:{name}", self._key)
 
-    def add(self, users: Iterable[str], ids: Iterable[str], trained: Mapping[str, Iterable[str]]) -> None:
-        """Add hashes of users, ids of rows, and what versions of splits were trained on; durable when it returns."""
+    def add(self, users: Iterable[str] = (), ids: Iterable[str] = (), tainted: Iterable[str] = ()) -> None:
+        """Add hashes of users, ids of rows, and versions of splits; durable when it returns."""
         self.users |= set(users)
-        self.ids |= {self.hash_id(i) for i in ids}
-        self.trained |= {version: sorted(self.hash_id(i) for i in names) for version, names in trained.items()}
-        kept = {"users": sorted(self.users), "ids": sorted(self.ids), "trained": self.trained}
-        write_json(self._path, kept)
-
-    @property
-    def tainted(self) -> set[str]:
-        """Versions of splits with a forgotten row among their training or validation rows."""
-        return {version for version, names in self.trained.items() if self.ids & set(names)}
+        self.ids |= {self._hash(i) for i in ids}
+        self.tainted |= set(tainted)
+        write_json(self._path, {k: sorted(getattr(self, k)) for k in ("users", "ids", "tainted")})

@@ -17,7 +17,7 @@ from finetune_pipeline.spec import evaluation_rules, rules, training_rules  # no
 from finetune_pipeline.spec.model import Task, TaskSpec
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
 
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 256 << 10
 _DEEPEST = 50
 
 
@@ -144,7 +144,7 @@ def read_spec(folder: Path) -> tuple[TaskSpec | None, list[Finding]]:
     path = folder / "task.yaml"
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-            raise OSError(f"no file of at most {_MOST_BYTES >> 20} MiB")
+            raise OSError(f"no file of at most {_MOST_BYTES >> 10} KiB")
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         return None, [

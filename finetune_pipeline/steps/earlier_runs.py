@@ -8,12 +8,11 @@ from typing import Any
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.engine.step import SHARED, StepContext
 from finetune_pipeline.engine.store import Artifact, ArtifactStore
-from finetune_pipeline.evaluation.answer_cache import AnswerCache
+from finetune_pipeline.evaluation.answer_cache import FOLDER, AnswerCache
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.steps.data import SCRUBBING_KEY
 from finetune_pipeline.worker.jobs import kept_answers
 
-FOLDER = ".answers"
 OPEN = "everything but tests"
 
 

@@ -60,6 +60,8 @@ def test_a_persons_rows_are_forgotten(tmp_path: Path) -> None:
     assert forgot["adapters"] == [adapter] and forgot["models"][0]["model_version"] == first
     assert not holding(project.home, SECRET.encode(), SECRET[:30].encode(), b"served-00900", b"served-00911")
     assert f"production_logs/{versions['production_logs']}" in forgot["artifacts"]
+    assert [(s["found"], s["left"]) for s in forgot["searched"][:2]] == [(12, 0), (12, 0)]
+    assert forgot["searched"][2]["left"] == 0 and forgot["searched"][2]["found"] > 8
     assert "ann" not in log.read_text() and log.read_text().count("served-000") == 40
     assert (project.home / "artifacts" / "colours" / "adapter" / adapter).is_dir()
     with pytest.raises(ValueError, match="gates are|forgotten since"):

@@ -7,12 +7,15 @@ import json
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.log_kills import make_task
-from finetune_pipeline.engine.store import ArtifactStore, Builder, write_json
+from finetune_pipeline.data.examples import SPLIT_FILES, Example, write_examples
+from finetune_pipeline.data.json_lines import write_rows
+from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, read_json, write_json
 from finetune_pipeline.production import forget as module
 from finetune_pipeline.production.forget import forget
 from finetune_pipeline.production.intake import log_store, take_in
@@ -110,7 +113,7 @@ def test_the_log_of_serve_may_grow_meanwhile(task: Task, store: ArtifactStore) -
     assert stat.S_IMODE(writer.path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("step", ["_files", "_remove_artifacts"])
+@pytest.mark.parametrize("step", ["_refuse_writers", "_remove"])
 def test_killed_in_between_and_repeated(
     task: Task, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -131,19 +134,176 @@ def test_killed_in_between_and_repeated(
     assert b"ann" not in everything(task.folder / "logs", store.root)
 
 
+def made(
+    task: Task, store: ArtifactStore, step: str, inputs: dict[str, str], write: Callable[[Path], None]
+) -> Artifact:
+    return store.build(
+        task.name, step, code_version="1", inputs=inputs, settings=None, make=lambda builder: write(builder.folder)
+    )
+
+
+def made_of(task: Task, store: ArtifactStore, names: list[str]) -> dict[str, Artifact]:
+    """Artifacts of a whole run on the log rows of these ids."""
+    rows = [row for row in log_store(task, store).rows() if row["kind"] == "row" and row["id"] in names]
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}]
+    examples = [
+        Example(f"example-{name}", turns, "a", None, "production", {"file": "f", "line": 1}, [f"log:{name}"])
+        for name in names
+    ]
+
+    def logs(folder: Path) -> None:
+        write_rows(folder / "rows.jsonl", rows)
+        write_rows(folder / "quarantine.jsonl", [])
+
+    def model(folder: Path) -> None:
+        (folder / "weights.bin").write_bytes(b"weights of a labelled model")
+        write_json(folder / "prompt.json", {"labels": ["a", "b"], "alias": "champion", "facts": {"user": "ann"}})
+        write_json(folder / "audit.json", {"shown": [row["input"] for row in rows]})
+
+    def raw(folder: Path) -> None:
+        (folder / "files").mkdir()
+        write_examples(folder / "files" / "production.jsonl", examples)
+
+    got = {"production_logs": made(task, store, "production_logs", {"of": str(names)}, logs)}
+    got["raw_examples"] = made(task, store, "raw_examples", {"of": str(names)}, raw)
+
+    def split(folder: Path) -> None:
+        for name in ("train", "validation"):
+            write_examples(folder / SPLIT_FILES[name], examples)
+
+    got["splits"] = made(task, store, "splits", {"raw_examples": got["raw_examples"].version}, split)
+    got["adapter"] = made(task, store, "adapter", {"train_split": got["splits"].version}, model)
+    got["evaluation_report"] = made(
+        task, store, "evaluation_report", {"adapter": got["adapter"].version}, lambda f: write_json(f / "a.json", names)
+    )
+    return got
+
+
+def test_rows_are_known_by_user_and_id_and_never_by_what_they_spell(task: Task, store: ArtifactStore) -> None:
+    """A label, an alias, a piece of a manifest: what a row says is found in many files, and none of them is touched."""
+    (task.folder / "logs" / "a.jsonl").write_bytes(
+        line(1, "a", id="champion", input='"facts": {', output="a", feedback={"label": "b"})
+        + line(2, "a", id="labels", input="weights", output="b")
+        + line(3, "bob", id="a", input="a", output="a")
+    )
+    settle(task.folder / "logs")
+    take_in(task, store)
+    theirs, others = made_of(task, store, ["champion", "labels", "a"]), made_of(task, store, ["a"])
+    requests = store.state_folder(task.name) / "requests"
+    for of in (theirs, others):
+        write_json(requests / f"demo-{of['evaluation_report'].version}.jsonl", {})
+    decision = {"id": "example-champion", "decision": "keep", "reviewer": "eve"}
+    write_rows(task.folder / "reviews" / "a.jsonl", [{**decision, "id": "example-a"}, decision])
+    kept = {
+        path: path.read_bytes()
+        for path in [*theirs["adapter"].folder.iterdir(), *(p for a in others.values() for p in a.folder.rglob("*"))]
+        if path.is_file() and path != theirs["adapter"].folder / "audit.json"
+    }
+    done = forget(task, store, users=["a"])
+    assert {path: path.read_bytes() for path in kept} == kept
+    gone = [
+        f"{step}/{theirs[step].version}" for step in ("production_logs", "raw_examples", "splits", "evaluation_report")
+    ]
+    pages = f"adapter/{theirs['adapter'].version}/audit.json"
+    request = f"state/requests/demo-{theirs['evaluation_report'].version}.jsonl"
+    assert sorted(done.artifacts) == sorted([*gone, pages, request])
+    assert (done.adapters, done.splits) == ([theirs["adapter"].version], [theirs["splits"].version])
+    assert set(read_json(theirs["adapter"].folder / MANIFEST)["files"]) == {"weights.bin", "prompt.json"}, (
+        "whole as before"
+    )
+    assert ids(task, store) == ["a"] and done.decisions == ["a.jsonl:2"]
+    assert [(s.found, s.left) for s in done.searched] == [(2, 0), (2, 0), (4, 0)]
+    assert any("backups" in place for place in done.out_of_reach)
+    again = forget(task, store, users=["a"])
+    assert (again.artifacts, again.adapters) == ([], done.adapters)
+
+
+def test_what_a_person_said_of_anothers_row_goes_and_the_row_stays(task: Task, store: ArtifactStore) -> None:
+    later = {"id": "row-0001", "timestamp": "2026-05-02T10:00:00Z", "feedback": {"label": "b"}, "user": "ann"}
+    (task.folder / "logs" / "a.jsonl").write_bytes(
+        line(1, "bob") + json.dumps(later).encode() + b"\n" + line(2, "bob") + line(2, "ann", output="b")
+    )
+    settle(task.folder / "logs")
+    take_in(task, store)
+    first, second = made_of(task, store, ["row-0001"]), made_of(task, store, ["row-0003"])
+    done = forget(task, store, users=["ann"])
+    assert (done.lines, done.rows, done.adapters) == (2, 2, [first["adapter"].version])
+    assert ids(task, store) == ["row-0001", "row-0002"], "bob's, though ann used the second id, too"
+    assert store.find(task.name, "splits", second["splits"].version)
+    remade = made_of(task, store, ["row-0001", "row-0002"])
+    assert remade["splits"].version not in done.splits
+    assert forget(task, store, users=["ann"]).artifacts == [], "what was made without her is not hers"
+
+
+def test_rows_that_have_expired_are_still_known_by_what_was_made_of_them(task: Task, store: ArtifactStore) -> None:
+    (task.folder / "logs" / "a.jsonl").write_bytes(line(1, "ann") + line(2, "bob"))
+    settle(task.folder / "logs")
+    take_in(task, store)
+    run = made_of(task, store, ["row-0001", "row-0002"])
+    log_store(task, store).rewrite(lambda row: None)
+    (task.folder / "logs" / "a.jsonl").unlink()
+    done = forget(task, store, users=["ann"])
+    assert done.adapters == [run["adapter"].version]
+    assert store.find(task.name, "raw_examples", run["raw_examples"].version) is None
+
+
+def test_a_damaged_artifact_stops_nothing_and_goes(task: Task, store: ArtifactStore) -> None:
+    (task.folder / "logs" / "a.jsonl").write_bytes(line(1, "ann") + line(2, "bob"))
+    settle(task.folder / "logs")
+    take_in(task, store)
+    run = made_of(task, store, ["row-0002"])
+    (run["splits"].folder / SPLIT_FILES["train"]).unlink()
+    (run["production_logs"].folder / "rows.jsonl").write_bytes(b"{cut")
+    (run["raw_examples"].folder / "files" / "production.jsonl").write_bytes(b"{cut")
+    done = forget(task, store, users=["ann"])
+    assert done.adapters == [run["adapter"].version], "nobody can say what it was trained on"
+    assert all(store.find(task.name, step, run[step].version) is None for step in run if step != "adapter")
+
+
+def test_nothing_is_removed_while_a_run_makes_something(task: Task, store: ArtifactStore) -> None:
+    (task.folder / "logs" / "a.jsonl").write_bytes(line(1, "ann"))
+    settle(task.folder / "logs")
+    take_in(task, store)
+    run = made_of(task, store, ["row-0001"])
+
+    def asks(_: Path) -> None:
+        with pytest.raises(StillWritten, match="a run of demo is making advice-[0-9a-f]{16}\nfix: let it end"):
+            forget(task, store, users=["ann"])
+
+    made(task, store, "advice", {}, asks)
+    assert store.find(task.name, "splits", run["splits"].version)
+    assert forget(task, store, users=["ann"]).adapters == [run["adapter"].version]
+
+
+def test_what_is_kept_is_its_owners_alone(task: Task, store: ArtifactStore) -> None:
+    log = task.folder / "logs" / "a.jsonl"
+    log.write_bytes(line(1, "ann") + line(2, "bob"))
+    log.chmod(0o600)
+    settle(log.parent)
+    take_in(task, store)
+    run = made_of(task, store, ["row-0002"])
+    for artifact in run.values():
+        assert stat.S_IMODE(artifact.folder.stat().st_mode) == 0o700
+        assert all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in artifact.folder.rglob("*") if p.is_file())
+    forget(task, store, users=["ann"])
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600 and log.read_bytes() == line(2, "bob")
+
+
 def test_answers_to_a_persons_row_that_judged_models_go_too(task: Task, store: ArtifactStore) -> None:
     (task.folder / "logs" / "a.jsonl").write_bytes(line(1, "ann") + line(2, "bob"))
     settle(task.folder / "logs")
 
-    def made(step: str, inputs: dict[str, str], judged: list[str]) -> str:
-        def make(builder: Builder) -> None:
-            write_json(builder.folder / "production.json", {"ids": judged})
+    def predictions(judged: list[str]) -> str:
+        of = {"of": str(judged)}
+        return made(
+            task, store, "test_predictions", of, lambda f: write_json(f / "production.json", {"ids": judged})
+        ).version
 
-        built = store.build(task.name, step, code_version="1", inputs=inputs, settings=judged, make=make)
-        return str(built.version)
-
-    anns, bobs = (made("test_predictions", {}, [name]) for name in ("row-0001", "row-0002"))
-    reports = [made("evaluation_report", {"test_predictions": version}, []) for version in (anns, bobs)]
+    anns, bobs = (predictions([name]) for name in ("row-0001", "row-0002"))
+    reports = [
+        made(task, store, "evaluation_report", {"test_predictions": version}, lambda f: None).version
+        for version in (anns, bobs)
+    ]
     done = forget(task, store, users=["ann"])
     assert sorted(done.artifacts) == sorted([f"test_predictions/{anns}", f"evaluation_report/{reports[0]}"])
     assert store.find(task.name, "test_predictions", bobs) and store.find(task.name, "evaluation_report", reports[1])

@@ -117,7 +117,7 @@ TEXT = HEAD + "output: {kind: text, pattern: '%s'}\n"
         (HEAD + 'base_model: "a\\0"\n', "a zero character"),
         (HEAD + f"data: {'[' * 3000 + ']' * 3000}\n", "nested more than 50 deep"),
         (HEAD + "a: &a [x]\n" + BOMB, r"an alias (*a) is not read"),
-        (HEAD + f"owner: {'x' * (1 << 20)}\n", "no file of at most 1 MiB"),
+        (HEAD + f"owner: {'x' * (1 << 18)}\n", "no file of at most 256 KiB"),
         (TEXT % "(a|aa)+$", "on 'aaa'… of 40 characters it takes more than 1 s"),
         (TEXT % "(a{999}){999}{999}", "counts in { } multiply to more than 100000"),
         (TEXT % ("a{" + "9" * 4500 + "}"), "counts in { } multiply to more than 100000"),

@@ -92,8 +92,10 @@ def test_traces_are_rows_once_and_assessments_are_feedback(task: Task, tracking:
     written = b"".join(p.read_bytes() for p in store.root.rglob("*.json*"))
     assert b"shop.example" not in written and b'"ann"' not in written
 
-    forget(task, store, users=["ann"])
+    done = forget(task, store, users=["ann"])
+    assert any("MLflow traces of the experiment 'served'" in place for place in done.out_of_reach)
     assert take_traces(task, store, tracking) == 0
+    assert not [p for p in store.root.rglob("*") if p.is_file() and first.encode() in p.read_bytes()]
     assert {row["id"] for row in read_logs(task, store).rows} == {second}
 
 
