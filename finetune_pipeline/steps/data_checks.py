@@ -11,6 +11,7 @@ from finetune_pipeline.data.examples import decode_examples, examples_file, stre
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.scrub import spans_left
 from finetune_pipeline.data.split.leakage import leakage_report
+from finetune_pipeline.data.split.ledger import LEDGER
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.spec.model import TaskSpec
@@ -206,6 +207,11 @@ def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     rows = left["train"] + left["validation"]
     share = rows / max(1, rows + counts["train"] + counts["validation"])
     message = f"{rows} rows left training or validation ({share:.1%})"
+    if artifact.facts["ledger"] != LEDGER:
+        message += (
+            f"; all rows were split anew (ledger {artifact.facts['ledger']}): scores and comparisons made on an earlier test, "
+            "the champion's too, say nothing about this one"
+        )
     if share > MOST_LEFT:
         message += (
             ": a changed setting makes them like rows of another split. Take the setting back, or set split.restart: "
