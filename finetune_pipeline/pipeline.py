@@ -135,7 +135,8 @@ STEPS = [
         make_splits,
         needs=("reviewed_examples", "clean_examples"),
         settings=lambda spec, outside: [
-            spec.split.model_dump(),
+            spec.split.model_dump(exclude={"restart"}),
+            outside.split_ledger,
             spec.data.near_duplicate_threshold,
             spec.data.semantic.model_dump() if spec.data.semantic else None,
         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,8 @@ from finetune_pipeline.spec import Task, TaskSpec
 FILES = "files"
 PRODUCTION_FILE = "production.jsonl"
 BENCHMARKS = "benchmarks"
+NamedFiles = Sequence[tuple[str, Path]]
+"""(name, path) of files."""
 _ROWS_LOOKED_AT = 200
 
 
@@ -90,21 +93,22 @@ def benchmark_paths(task: Task) -> list[tuple[str, Path]]:
     return sorted(paths.items())
 
 
-def raw_digest(task: Task, seen: SeenFiles | None = None) -> str:
+def raw_digest(task: Task, seen: SeenFiles | None = None, asked: NamedFiles = ()) -> str:
     """Hex SHA-256 over names and content of the raw files and of the benchmark files.
 
     Args:
         task: The task.
         seen: Digests of files that have not changed since they were digested.
+        asked: Files with what models are asked besides the task: benchmarks, too.
     """
     digest = seen.digest if seen else digest_file
-    files = [*raw_paths(task), *((f"{BENCHMARKS}/{name}", path) for name, path in benchmark_paths(task))]
+    files = [*raw_paths(task), *((f"{BENCHMARKS}/{name}", path) for name, path in [*benchmark_paths(task), *asked])]
     return combine_digests((name, digest(path)) for name, path in files)
 
 
-def collect_raw(task: Task, out: Path, production: Path | None = None) -> dict[str, Any]:
+def collect_raw(task: Task, out: Path, production: Path | None = None, asked: NamedFiles = ()) -> dict[str, Any]:
     """Copy every raw file to ``out/files/<name relative to the task folder>``, production rows to ``production.jsonl``,
-    benchmark files to ``out/benchmarks/<name>``.
+    benchmark files, and `asked` ones, to ``out/benchmarks/<name>``.
 
     Returns:
         Facts: files (file, sha256, bytes, lines, container, compressed, shape, reason), lines and bytes (of all files),
@@ -121,7 +125,7 @@ def collect_raw(task: Task, out: Path, production: Path | None = None) -> dict[s
         files.append(
             {"file": name, "sha256": digest, "bytes": copy.stat().st_size, **_described(copy, name, task.spec)}
         )
-    benchmarks = benchmark_paths(task)
+    benchmarks = [*benchmark_paths(task), *asked]
     for name, path in benchmarks:
         digests.append((f"{BENCHMARKS}/{name}", digest_file(_copied(path, out / BENCHMARKS / name))))
     return {

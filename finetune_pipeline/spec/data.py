@@ -166,3 +166,7 @@ class SplitSpec(Section):
     test: float = Field(0.2, gt=0.0, lt=0.5)
     seed: int = Field(0, ge=0, description="Affects the first split only.")
     tolerance: float = Field(0.05, gt=0, lt=0.5, description="Allowed deviation of a split's share.")
+    restart: bool = Field(
+        False,
+        description="Forget once where rows were, and split all anew: a new test. Take it out after the run.",
+    )

@@ -9,32 +9,12 @@ from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.evaluation.ability.drop import ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item, load_items
-from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.steps.asked_files import ability_files
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
 from finetune_pipeline.worker.jobs import ability_job
-
-
-def ability_files(task: Task) -> list[Path]:
-    """The benchmark files of a task, sorted. Raises FindingsError for every glob that matches nothing."""
-    files, missing = [], []
-    for pattern in task.spec.ability.files:
-        paths = sorted(p for p in task.folder.glob(pattern) if p.is_file())
-        files += paths
-        if not paths:
-            missing.append(
-                Finding(
-                    "ability.files",
-                    "error",
-                    "task.yaml: ability.files",
-                    f"{pattern!r} matches no file",
-                    "correct the pattern, or take it out",
-                )
-            )
-    if missing:
-        raise FindingsError(missing)
-    return sorted(set(files))
 
 
 def asked_items(task: Task) -> list[Item]:

@@ -12,7 +12,7 @@ from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews, reviews_digest
 from finetune_pipeline.data.scrub import load_key
 from finetune_pipeline.data.sealing import seal, seal_key
-from finetune_pipeline.data.split.ledger import record_assignments
+from finetune_pipeline.data.split.ledger import mark_begun, record_assignments
 from finetune_pipeline.data.split.splitting import assignments_in, split
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.engine.step import StepContext
@@ -20,8 +20,8 @@ from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.planning.tokens import epochs_of
 from finetune_pipeline.report.data_quality import write_quality
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.steps.asked_files import asked_files
 
-SPLIT_LEDGER = "splits"
 SCRUBBING_KEY = "scrubbing.key"
 
 
@@ -37,7 +37,8 @@ def split_file(context: StepContext, split: str) -> Path:
 
 def make_raw(context: StepContext) -> dict[str, Any]:
     """Snapshot of the raw files, and of corrected production rows. Fails if files changed while being copied."""
-    facts = collect_raw(context.task, context.out, context.inputs["production_logs"].path("examples.jsonl"))
+    corrections = context.inputs["production_logs"].path("examples.jsonl")
+    facts = collect_raw(context.task, context.out, corrections, asked_files(context.task))
     if facts["digest"] != context.run_inputs.raw:
         raise RuntimeError(
             f"raw files of {context.task.name} changed since this run began; run it again to use the new ones"
@@ -70,13 +71,15 @@ def make_splits(context: StepContext) -> dict[str, Any]:
     The ledger is written before the artifact is published: should the process die in between, the rerun reads back the
     same assignments and makes the same artifact.
     """
-    ledger = context.store.state_folder(context.task.name) / SPLIT_LEDGER
+    ledger = context.store.state_folder(context.task.name) / context.run_inputs.split_ledger
     key = sealing_key(context)
     reviewed, cleaned = (context.inputs[name].folder for name in ("reviewed_examples", "clean_examples"))
     with context.store.lock(context.task.name, "split-ledger"):
         facts = split(reviewed, cleaned, context.spec, ledger, context.out, partial(seal, key=key))
         record_assignments(assignments_in(context.out), ledger)
-    return facts
+        if context.spec.split.restart:
+            mark_begun(ledger)
+    return {**facts, "ledger": ledger.name}
 
 
 def quality_settings(spec: TaskSpec) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -10,6 +11,7 @@ from finetune_pipeline.data.examples import decode_examples, examples_file, stre
 from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.scrub import finder_of, spans_left
 from finetune_pipeline.data.split.leakage import leakage_report
+from finetune_pipeline.data.split.ledger import LEDGER
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.spec.model import TaskSpec
@@ -19,6 +21,8 @@ SHOWN = 3
 FEW = 20
 """With fewer rows a label's share in quarantine says nothing."""
 MOST_LEFT, TOO_MANY_LEFT = 0.05, 0.5
+LEAST_RECALL = 0.8
+"""Of each kind of edited copies, below which the check warns."""
 
 
 def _accounted(rows_in: int, **parts: int) -> CheckResult:
@@ -162,18 +166,25 @@ def reviews_applied(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
 
 
-@check("No exact or near duplicate lies in two splits; planted leaks are found.")
+@check(
+    "No exact or near duplicate lies in two splits; planted leaks are found, and most edited copies. Blocks unless it is only "
+    f"that surely fewer than {LEAST_RECALL:.0%} of a kind of edited copies are found: that warns."
+)
 def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     report = leakage_report(artifact.folder, spec)
     leaks = report["exact"] + report["near"] + report["group"]
     if spec.data.semantic is not None and spec.data.semantic.remove:
         leaks += report["semantic"]
     again = sum(sum(kinds.values()) for kinds in report.get("all_pairs", {}).values())
-    canaries = report["canaries"]
-    proven = 0 < canaries["planted"] == canaries["found"] and not canaries["missed"]
+    canaries, edited, shared = report["canaries"], report["edited"], report["shared"]
+    tested = {kind: edit for kind, edit in edited.items() if edit["tested"]}
+    blind = bool(tested) and not any(edit["found"] for edit in tested.values())
+    few = [kind for kind, edit in tested.items() if edit["interval"][1] < LEAST_RECALL]
+    proven = 0 < canaries["planted"] == canaries["found"] and not canaries["missed"] and not blind
     message = (
         f"{report['exact']} exact, {report['near']} near and {report['group']} group leaks between splits; "
-        f"{canaries['found']} of {canaries['planted']} planted leaks found"
+        f"{canaries['found']} of {canaries['planted']} planted leaks found; edited copies found (95% intervals): "
+        f"{', '.join(f'{kind} {_recall(edit)}' for kind, edit in edited.items())}"
     )
     if report["changed"]:
         message += f"; changed since they were certified: {', '.join(report['changed'])}"
@@ -181,7 +192,23 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         message += f"; {again} leaks found when all pairs were compared"
     if report["semantic"]:
         message += f"; {report['semantic']} pairs across splits are suspected to mean the same"
-    return CheckResult(leaks == 0 and again == 0 and proven and not report["changed"], message, report)
+    if report["alike"]:
+        message += f"; {report['alike']} pairs of alike rows are in different splits, since their chain was too long"
+    if shared["answers"] or shared["passages"]:
+        message += (
+            f"; rows of several splits share {shared['answers']} long answers and {shared['passages']} passages "
+            "(leakage.json lists them)"
+        )
+    sound = leaks == 0 and again == 0 and proven and not report["changed"]
+    return CheckResult(sound and not few, message, report, warns=sound)
+
+
+def _recall(edit: Mapping[str, Any]) -> str:
+    """The recall of a kind of edit in words."""
+    if not edit["tested"]:
+        return "not tested"
+    low, high = edit["interval"]
+    return f"{edit['recall']:.0%} ({low:.0%} to {high:.0%})"
 
 
 @check("Shares are within split.tolerance.", blocking=False, advisory=True)
@@ -203,6 +230,11 @@ def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     rows = left["train"] + left["validation"]
     share = rows / max(1, rows + counts["train"] + counts["validation"])
     message = f"{rows} rows left training or validation ({share:.1%})"
+    if artifact.facts["ledger"] != LEDGER:
+        message += (
+            f"; all rows were split anew (ledger {artifact.facts['ledger']}): scores and comparisons made on an earlier test, "
+            "the champion's too, say nothing about this one"
+        )
     if share > MOST_LEFT:
         message += (
             ": a changed setting makes them like rows of another split. Take the setting back, or set split.restart: "

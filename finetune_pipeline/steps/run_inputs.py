@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_pipeline.data.raw_files import raw_digest
 from finetune_pipeline.data.review import reviews_digest
+from finetune_pipeline.data.split.ledger import ledger_name
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.models.chat_templates import template_identity
@@ -16,6 +17,7 @@ from finetune_pipeline.production.used_rows import judging_digest, learned_by
 from finetune_pipeline.review.ratings import ratings_digest
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest
+from finetune_pipeline.steps.asked_files import asked_files
 
 
 def base_of(task: Task) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: Ar
     """
     logs = read_logs(task, store)
     return RunInputs(
-        raw=raw_digest(task, store.seen_files(task.name)),
+        raw=raw_digest(task, store.seen_files(task.name), asked_files(task)),
         reviews=reviews_digest(task.folder / "reviews"),
         logs=logs.digest,
         corrections=corrections_digest(task.spec, logs),
@@ -46,4 +48,5 @@ def collect_run_inputs(task: Task, champion: Mapping[str, Any] | None, store: Ar
         ratings=ratings_digest(task.folder / "reviews"),
         ability=ability_digest(task),
         judging=judging_digest(task.spec, logs, learned_by(store, task.name, champion)),
+        split_ledger=ledger_name(store.state_folder(task.name), task.spec.split.restart),
     )

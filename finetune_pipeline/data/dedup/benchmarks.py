@@ -168,6 +168,11 @@ def _covered_words(starts: Iterable[int], words: int) -> np.ndarray:
     return covered
 
 
+def is_benchmark(path: Path) -> bool:
+    """Whether a file's name says that :func:`read_benchmark` can read it."""
+    return (Path(path.stem).suffix if path.suffix == ".gz" else path.suffix) in _SUFFIXES
+
+
 def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
     """The items of a file: JSON Lines, a JSON document, or text by paragraphs; any of them gzipped.
 

@@ -125,7 +125,7 @@ def contamination(matches: Sequence[Match], items: Sequence[Item], rows: int) ->
         rows; repeated.
     """
     if not items:
-        message = "not asked: data.benchmarks names no file"
+        message = "not asked: there is no benchmark file, and no general ability is asked"
         return part(True, message, applies=False, benchmarks=[], matches=[], rows=rows, repeated=0)
     sizes = Counter(item.file for item in items)
     repeated: dict[str, set[int]] = defaultdict(set)

@@ -8,7 +8,8 @@ nothing) plus 0.7 times the Dice coefficient. Only a text's nearest neighbour is
 and an edited copy is nearly always nearer to its original than to anything else (benchmarks/edited_copies.py).
 
 The cost is bounded: of a text 96 features are kept (those with the smallest hashes), up to 6,000 texts that share its 48
-rarest are looked at, and the 24 best of them compared.
+rarest are looked at, and 48 of them compared: the best by what is shared, and those that share the rarest features (so that
+many rows with one long greeting do not hide each other's originals).
 """
 
 from __future__ import annotations
@@ -45,18 +46,19 @@ class AlikeIndex:
         parts = [_features(forms) for forms in blocks] or [_features([])]
         self._features = np.concatenate([features for features, _ in parts])
         self._counts = np.concatenate([counts for _, counts in parts])
-        held = np.arange(_FEATURES) < self._counts[:, None]
-        self._with = np.bincount(self._features[held], minlength=2**_BITS)
-        self._weights = np.log1p(max(1, len(self._counts)) / np.maximum(1, self._with)).astype(np.float32)
-        total = np.where(held, self._weights[self._features], 0).sum(1)
-        self._heavy = np.sqrt(np.maximum(total, 1e-6)).astype(np.float32)
-        self._rare = np.empty((len(self._counts), _RAREST), np.int64)
-        kernels.rarest(self._features, self._counts, self._with, 2, self._rare)
-        listed = self._rare >= 0
+        n = len(self._counts)
+        self._texts, self._only = np.zeros(2**_BITS, np.int64), np.full(2**_BITS, -1, np.int32)
+        kernels.texts_with(self._features, self._counts, self._texts, self._only)
+        self._only[self._texts > 1] = -1
+        self._weights = np.log1p(max(1, n) / np.maximum(1, self._texts)).astype(np.float32)
+        self._heavy = np.empty(n, np.float32)
+        kernels.weigh(self._features, self._counts, self._weights, self._heavy)
+        self._rare = np.empty((n, _RAREST), np.int32)
+        kernels.rarest(self._features, self._counts, self._texts, 2, self._rare)
         self._starts = np.zeros(2**_BITS + 1, np.int64)
-        np.cumsum(np.bincount(self._rare[listed], minlength=2**_BITS), out=self._starts[1:])
-        order = np.argsort(self._rare[listed], kind="stable")
-        self._rows = np.nonzero(listed)[0].astype(np.int32)[order]
+        np.cumsum(np.bincount(self._rare[self._rare >= 0], minlength=2**_BITS), out=self._starts[1:])
+        self._rows = np.empty(self._starts[-1], np.int32)
+        kernels.list_texts(self._rare, self._starts, self._rows)
 
     def nearest(self, forms: Sequence[str] | None = None) -> Nearest:
         """The most alike text of each of these forms; without forms, of each text of the index besides itself."""
@@ -64,10 +66,11 @@ class AlikeIndex:
 
         if forms is None:
             features, counts, rare = self._features, self._counts, self._rare
+            only = np.zeros(0, np.int32)
         else:
             features, counts = _features(forms)
-            rare = np.empty((len(forms), _RAREST), np.int64)
-            kernels.rarest(features, counts, self._with, 1, rare)
+            rare, only = np.empty((len(forms), _RAREST), np.int32), self._only
+            kernels.rarest(features, counts, self._texts, 1, rare)
         best, strength = np.empty(len(features), np.int64), np.empty(len(features), np.float64)
         kernels.nearest(
             features,
@@ -78,6 +81,7 @@ class AlikeIndex:
             self._counts,
             self._starts,
             self._rows,
+            only,
             self._weights,
             self._heavy,
             _EFFORT,

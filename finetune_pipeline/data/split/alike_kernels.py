@@ -73,13 +73,43 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
 
 
 @_compiled
-def rarest(features: np.ndarray, counts: np.ndarray, texts_with: np.ndarray, least: int, out: np.ndarray) -> None:
+def texts_with(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, only: np.ndarray) -> None:
+    """Count the texts that have each feature (int64), and note the last of them (int32)."""
+    for row in range(len(features)):
+        for i in range(counts[row]):
+            texts[features[row, i]] += 1
+            only[features[row, i]] = row
+
+
+@_compiled
+def weigh(features: np.ndarray, counts: np.ndarray, weights: np.ndarray, heavy: np.ndarray) -> None:
+    """Square root of the weight of each text's features."""
+    for row in range(len(features)):
+        total = 1e-6
+        for i in range(counts[row]):
+            total += weights[features[row, i]]
+        heavy[row] = np.sqrt(total)
+
+
+@_compiled
+def list_texts(rare: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> None:
+    """Sort texts by feature: ``rows[starts[f]:starts[f + 1]]`` becomes the texts with feature f among their rarest."""
+    following = starts.copy()
+    for row in range(len(rare)):
+        for i in range(rare.shape[1]):
+            if rare[row, i] >= 0:
+                rows[following[rare[row, i]]] = row
+                following[rare[row, i]] += 1
+
+
+@_compiled
+def rarest(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, least: int, out: np.ndarray) -> None:
     """Of every text the rarest features that stand in `least` texts or more, the rarest first; -1 where there are fewer."""
     for row in range(len(features)):
         keys = np.empty(counts[row], np.int64)
         many = 0
         for i in range(counts[row]):
-            with_it = np.int64(texts_with[features[row, i]])
+            with_it = np.int64(texts[features[row, i]])
             if with_it >= least:
                 keys[many] = with_it << 32 | np.int64(features[row, i])
                 many += 1
@@ -129,6 +159,7 @@ def nearest(
     feature_counts: np.ndarray,
     starts: np.ndarray,
     rows: np.ndarray,
+    only: np.ndarray,
     weights: np.ndarray,
     heavy: np.ndarray,
     effort: int,
@@ -141,16 +172,17 @@ def nearest(
     Args:
         queries: Features (int32, ascending) of the queries.
         counts: How many each has.
-        rare: Their rarest features, the rarest first (int64; -1: no more).
+        rare: Their rarest features, the rarest first (int32; -1: no more).
         own: Whether query i is text i, which is not compared with itself.
         features: Features of the texts.
         feature_counts: How many each has.
         starts: The texts with feature f among their rarest are ``rows[starts[f]:starts[f + 1]]``.
         rows: Texts by feature (int32).
+        only: For every feature the only text with it (int32; -1: none, or several); empty where queries are the texts.
         weights: Of features (float32).
         heavy: Square root of the weight of each text's features (float32).
         effort: Entries of `rows` looked at for a query; a feature more frequent than what is left is passed over.
-        contained: Weight of containment.
+        contained: Weight of containment in the likeness, against the Dice coefficient.
         best: Filled with texts (int64; -1: none).
         strength: Filled with how alike they are.
     """
@@ -166,11 +198,13 @@ def nearest(
             if feature < 0:
                 break
             start, end = starts[feature], starts[feature + 1]
+            if len(only) and only[feature] >= 0:
+                start, end = 0, 1
             if end - start > left:
                 continue
             left -= end - start
             for at in range(start, end):
-                row = rows[at]
+                row = only[feature] if len(only) and only[feature] >= 0 else rows[at]
                 if score[row] == 0.0:
                     touched[many] = row
                     many += 1
@@ -190,8 +224,10 @@ def nearest(
                 place -= 1
             tops[place], top[place] = value, row
             candidates = min(candidates + 1, verified)
-        for i in range(candidates):
-            row = top[i]
+        for i in range(candidates + min(many, verified)):  # and the first touched: those that share the rarest features
+            row = top[i] if i < candidates else touched[i - candidates]
+            if score[row] <= 0.0:
+                continue
             value = _alike(
                 queries[query, : counts[query]], features[row, : feature_counts[row]], whole, weights, contained
             )

@@ -1,4 +1,7 @@
-"""Plants leaks (canaries) in a copy of the rows at every run. A leakage check that misses one of them fails."""
+"""Plants leaks (canaries) in a copy of the rows at every run. A leakage check that misses one of them fails.
+
+Edited copies, of which no search finds all, are in edited_canaries.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import Example, Message
 from finetune_pipeline.spec.data import SemanticSpec
 
-KINDS = ("exact", "reformatted", "edited", "template_swapped", "same_group", "semantic")
+KINDS = ("exact", "reformatted", "template_swapped", "same_group", "semantic")
 EACH = 3
 _LEAST_WORDS = 4
 _SURE = 0.02
@@ -34,9 +37,8 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
     """Up to three canaries of each kind from rows that must not leak (validation and test), in a fixed order.
 
     exact: a copy; reformatted: case, blanks and punctuation changed (within a template only where the rest still makes
-    the texts alike: a template is known by its wording to the letter); edited: one letter added, where that leaves the
-    similarity at the threshold or above; template_swapped: the same content in another template; same_group: another
-    text of the same group. Raises ValueError if there are no rows to test the check with.
+    the texts alike: a template is known by its wording to the letter); template_swapped: the same content in another
+    template; same_group: another text of the same group. Raises ValueError if there are no rows to test the check with.
     """
     if not sources:
         raise ValueError("there are no validation or test rows, so the leakage check cannot be tested; add examples")
@@ -55,12 +57,6 @@ def make_canaries(sources: Sequence[Example], threshold: float, boilerplate: Boi
     )
     for i, example in islice(reformatted, EACH):
         plant("reformatted", i, example)
-    longest = sorted(order, key=lambda i: (-len(sources[i].user_text), sources[i].id))
-    for i in longest[:EACH]:
-        edited = _with_text(sources[i], lambda t: t + "s")
-        content = strip(edited.user_text, boilerplate), strip(sources[i].user_text, boilerplate)
-        if similarity(*content) >= threshold:
-            plant("edited", i, edited)
     worded = [i for i in order if len(strip(sources[i].user_text, boilerplate).split()) >= _LEAST_WORDS]
     for number, i in enumerate((worded or order)[:EACH]):
         text = f"{PREAMBLES[number % len(PREAMBLES)]}\n\n{strip(sources[i].user_text, boilerplate)}"

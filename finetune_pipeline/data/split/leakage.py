@@ -24,7 +24,9 @@ from finetune_pipeline.data.dedup.row_table import RowTable, group_hash, prompt_
 from finetune_pipeline.data.dedup.text_similarity import NEAR_ENOUGH, shingle_sets, similar_pairs, text_key
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, examples_of, read_examples
 from finetune_pipeline.data.split.canaries import KINDS, Canary, make_canaries, prove_semantic
+from finetune_pipeline.data.split.edited_canaries import recall_by_edit
 from finetune_pipeline.data.split.ledger import SPLITS
+from finetune_pipeline.data.split.shared_texts import shared_texts
 from finetune_pipeline.data.split.together import AlikeRows
 from finetune_pipeline.engine.store import digest_file, read_json
 from finetune_pipeline.spec import TaskSpec
@@ -73,6 +75,7 @@ class Search:
     Attributes:
         table: The rows.
         split: Their splits (int8, place in SPLITS; negative: none).
+        unit: The names of their units.
         sketches: Their sketches.
         boilerplate: Left out of prompts.
         alike: The links between rows, and the index they come from.
@@ -81,6 +84,7 @@ class Search:
 
     table: RowTable
     split: np.ndarray
+    unit: np.ndarray
     sketches: np.ndarray
     boilerplate: Boilerplate
     alike: AlikeRows
@@ -116,7 +120,8 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
 
     Returns:
         exact, near, semantic, group, alike (pairs or groups), by_pair ({"train-test": {…}}), pairs (up to 20 shown by
-        id), threshold, rows, canaries ({planted, found, by_kind, missed}).
+        id), threshold, rows, canaries ({planted, found, by_kind, missed}), edited (see edited_canaries), shared (see
+        shared_texts).
     """
     by_pair = {f"{a}-{b}": Counter(dict.fromkeys(FOUND, 0)) for a, b in BETWEEN}
     shown: list[dict[str, Any]] = []
@@ -135,6 +140,10 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
         "threshold": search.spec.data.near_duplicate_threshold,
         "rows": int((split >= 0).sum()),
         "canaries": _prove(search),
+        "edited": recall_by_edit(
+            search.table, search.unit, np.flatnonzero(split > _TRAIN), search.alike, search.boilerplate
+        ),
+        "shared": shared_texts(search.table, split, search.boilerplate, bool(search.spec.labels)),
     }
 
 

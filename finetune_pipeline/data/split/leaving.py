@@ -29,7 +29,7 @@ def leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Seque
     Only rows of one unit leave, which the ledger has torn, and suspects that `data.semantic.remove` calls duplicates. A
     leak between units is one the clustering missed: it stays, and the certificate fails.
     """
-    split, unit = search.split, placed["unit"]
+    split, unit = search.split, search.unit
     higher = np.array(split)  # the most protected split a row is like a row of
     there = split >= 0
     for name in ("prompt", "group"):
@@ -38,7 +38,7 @@ def leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Seque
         highest = np.full(len(some), -1, np.int8)
         np.maximum.at(highest, number, split[some])
         higher[some] = np.maximum(higher[some], highest[number])
-    pairs = [(i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]] + _compared(search, unit)
+    pairs = [(i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]] + _compared(search)
     if search.spec.data.semantic is not None and search.spec.data.semantic.remove:
         pairs += [(i, j) for i, j, _ in leaks["semantic"]]
     for i, j in pairs:
@@ -49,12 +49,12 @@ def leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Seque
     return left
 
 
-def _compared(search: Search, unit: np.ndarray) -> list[tuple[int, int]]:
+def _compared(search: Search) -> list[tuple[int, int]]:
     """Near pairs across splits inside torn units, all pairs compared; of a large set the search's pairs must do."""
     there = np.flatnonzero(search.split >= 0)
     if len(there) > SMALL:
         return []
-    _, number = np.unique(unit[there], return_inverse=True)
+    _, number = np.unique(search.unit[there], return_inverse=True)
     splits = np.zeros(len(there), np.uint8)
     np.bitwise_or.at(splits, number, (1 << search.split[there]).astype(np.uint8))
     torn = there[(splits & (splits - 1))[number] > 0]
@@ -66,7 +66,7 @@ def _compared(search: Search, unit: np.ndarray) -> list[tuple[int, int]]:
         near = similar_pairs([sets[i] for i in low], [sets[i] for i in high], search.spec.data.near_duplicate_threshold)
         for i, j, _ in near:
             a, b = int(torn[low[i]]), int(torn[high[j]])
-            if unit[a] == unit[b]:
+            if search.unit[a] == search.unit[b]:
                 pairs.append((a, b))
     return pairs
 

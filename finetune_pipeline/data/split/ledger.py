@@ -12,6 +12,8 @@ import numpy as np
 from finetune_pipeline.engine.store import sync_folder
 
 SPLITS = ("train", "validation", "test")
+LEDGER = "splits"
+"""The folder of the first ledger of a task; later ones are called splits-2, splits-3 …"""
 ENTRY = np.dtype([("id", "<u8"), ("key", "<u8"), ("cluster", "<u8"), ("split", "<u1")])
 """One assignment: a row's id, its key (the hash of its prompt), the cluster it was in, the split's place in SPLITS."""
 
@@ -42,6 +44,30 @@ class Ledger:
             hit = (at >= 0) & (ordered[at] == wanted)
             splits[hit] = self.entries["split"][order[at[hit]]]
         return splits
+
+
+_BEGUN = "begun_by_restart"
+
+
+def ledger_name(state: Path, restart: bool) -> str:
+    """The name of the ledger a run uses: the newest in the task's state folder; a new one where `split.restart` was set since.
+
+    Earlier ledgers are kept. :func:`mark_begun` notes that a ledger was begun, so that a `restart` that stays set does
+    nothing more.
+    """
+    newest = max([1, *(int(p.name.partition("-")[2] or 1) for p in state.glob(f"{LEDGER}*") if p.is_dir())])
+    folder = state / (LEDGER if newest == 1 else f"{LEDGER}-{newest}")
+    if not restart:
+        (folder / _BEGUN).unlink(missing_ok=True)
+        return folder.name
+    begun = (folder / _BEGUN).exists() or not any(folder.glob("*.npy"))
+    return folder.name if begun else f"{LEDGER}-{newest + 1}"
+
+
+def mark_begun(ledger: Path) -> None:
+    """Note that this ledger is the one `split.restart` asked for."""
+    ledger.mkdir(parents=True, exist_ok=True)
+    (ledger / _BEGUN).touch()
 
 
 def read_ledger(folder: Path) -> Ledger:

@@ -69,7 +69,7 @@ def split(
     placed, units, joined = place(rows, before, spec, alike.links)
     tell("splits", f"{units} clusters placed; looking for leaks", rows=len(rows))
     sketches = np.load(clean / SKETCHES, mmap_mode="r")
-    search = Search(table, placed["split"].copy(), sketches, boilerplate, alike, spec)
+    search = Search(table, placed["split"].copy(), placed["unit"], sketches, boilerplate, alike, spec)
     leaks = search.leaks()
     left = leave_training(search, placed, leaks)
     search = replace(search, split=placed["split"])

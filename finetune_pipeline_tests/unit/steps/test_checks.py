@@ -148,7 +148,11 @@ FACTS: dict[tuple[str, str], tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"quarantined": 0}, {"restored": 0}],
     ),
     ("splits", "few_rows_left"): (
-        {"left": {"train": 3, "validation": 1, "test": 0}, "counts": {"train": 80, "validation": 10, "test": 20}},
+        {
+            "left": {"train": 3, "validation": 1, "test": 0},
+            "counts": {"train": 80, "validation": 10, "test": 20},
+            "ledger": "splits",
+        },
         [{"left": {"train": 5, "validation": 1, "test": 0}}],
     ),
     ("splits", "split_sizes"): (

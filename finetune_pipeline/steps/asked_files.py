@@ -1,0 +1,44 @@
+"""The files with what models are asked besides the task. Training rows that repeat them are left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from finetune_pipeline.data.dedup.benchmarks import is_benchmark
+from finetune_pipeline.evaluation.ability.harness_tasks import read_tasks
+from finetune_pipeline.evaluation.ability.items import SUITE
+from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.spec.model import Task
+
+
+def ability_files(task: Task) -> list[Path]:
+    """The benchmark files of a task, sorted. Raises FindingsError for every glob that matches nothing."""
+    files, missing = [], []
+    for pattern in task.spec.ability.files:
+        paths = sorted(p for p in task.folder.glob(pattern) if p.is_file())
+        files += paths
+        if not paths:
+            missing.append(
+                Finding(
+                    "ability.files",
+                    "error",
+                    "task.yaml: ability.files",
+                    f"{pattern!r} matches no file",
+                    "correct the pattern, or take it out",
+                )
+            )
+    if missing:
+        raise FindingsError(missing)
+    return sorted(set(files))
+
+
+def asked_files(task: Task) -> list[tuple[str, Path]]:
+    """(name, path) of the files with what models are asked besides the task, so that no row repeats it: the shipped suite,
+    ability.files, and what the tasks of lm-evaluation-harness read, of the kinds that can be read as benchmarks."""
+    harness = read_tasks(task.folder, task.spec.ability.harness.tasks)
+    files = [*ability_files(task), *sorted({path for one in harness for path in one.files})]
+    folder = task.folder.resolve()
+    named = {f"ability/{os.path.relpath(path.resolve(), folder).replace('..', '_')}": path for path in files}
+    shipped = {"ability/suite.jsonl": SUITE} if task.spec.ability.suite else {}
+    return [(name, path) for name, path in sorted({**named, **shipped}.items()) if is_benchmark(path)]

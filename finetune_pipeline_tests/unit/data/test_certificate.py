@@ -1,0 +1,104 @@
+"""What the leakage certificate says of edited copies and of shared texts, held against the planted truth."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune_pipeline.data.split import edited_canaries
+from finetune_pipeline.data.split.alike import AlikeIndex, Nearest
+from finetune_pipeline.data.split.edited_canaries import EDITS as CANARIES
+from finetune_pipeline.data.split.leakage import leakage_report
+from finetune_pipeline.engine.store import Artifact
+from finetune_pipeline.steps.data_checks import no_leakage
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, hold, make_spec, unlike
+from finetune_pipeline_tests.unit.data.test_together import EDITS, made, request
+
+LIKE = {
+    "typos": "three typos",
+    "greeting": "greeting and thanks",
+    "swapped": "two words swapped",
+    "dropped": "a word dropped",
+    "replaced": "a quarter of the words replaced",
+}
+
+
+def test_the_stated_recall_is_that_of_planted_copies(tmp_path: Path) -> None:
+    """Copies made here, by other code, are truly kept with their original as often as the certificate says."""
+    dice = random.Random(2)
+    originals = [example(request(dice), line=i) for i in range(800)]
+    chosen = dice.sample(originals, 300)
+    kinds = [list(EDITS)[i % len(EDITS)] for i in range(300)]
+    copies = [
+        example(EDITS[k](e.user_text, dice), line=2000 + i) for i, (k, e) in enumerate(zip(kinds, chosen, strict=True))
+    ]
+    made(tmp_path, [*originals, *copies])
+    ids, placed = np.load(tmp_path / "out/rows.npy")["id"], np.load(tmp_path / "out/placed.npy")
+    unit = dict(zip(ids.tolist(), placed["unit"].tolist(), strict=True))
+    stated = leakage_report(tmp_path / "out", make_spec())["edited"]
+    assert set(stated) == set(CANARIES) and all(edit["tested"] >= 30 for edit in stated.values())
+    for kind, name in LIKE.items():
+        pairs = [(a, b) for k, a, b in zip(kinds, chosen, copies, strict=True) if k == kind]
+        truth = np.mean([unit[int(a.id, 16)] == unit[int(b.id, 16)] for a, b in pairs])
+        low, high = stated[name]["interval"]
+        assert low - 0.1 <= truth <= high + 0.1, (kind, truth, stated[name])
+
+
+def test_a_search_that_finds_no_edited_copy_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [example(unlike(i), line=i) for i in range(60)]
+    made(tmp_path / "seeing", rows)
+    good = no_leakage.judge(Artifact("t", "splits", "v", tmp_path / "seeing/out", {}, {}), make_spec())
+    assert good.passed and "one typo 100%" in good.message
+    real = AlikeIndex.nearest
+
+    def blind(self: AlikeIndex, forms: list[str] | None = None) -> Nearest:
+        of = real(self, forms)
+        return of if forms is None else Nearest(np.full(len(forms), -1), np.zeros(len(forms)))
+
+    monkeypatch.setattr(AlikeIndex, "nearest", blind)
+    made(tmp_path / "blind", rows)
+    bad = no_leakage.judge(Artifact("t", "splits", "v", tmp_path / "blind/out", {}, {}), make_spec())
+    assert not bad.passed and not bad.warns and "one typo 0%" in bad.message
+
+
+def test_what_cannot_be_edited_is_not_tested(tmp_path: Path) -> None:
+    made(tmp_path, [example(str(10_000_019 * i), line=i) for i in range(1, 80)])
+    edited = leakage_report(tmp_path / "out", make_spec())["edited"]
+    assert edited["one typo"] == edited["two words swapped"] == edited["a word dropped"] == {"tested": 0}
+    assert edited["greeting and thanks"]["tested"] > 10
+
+
+def test_canaries_are_drawn_over_all_labels_and_lengths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[str] = []
+    monkeypatch.setitem(edited_canaries.EDITS, "one typo", lambda text, *_: seen.append(text) or text + "x")
+    rows = [example(unlike(i, 3 + i % 40), ("bug_report", "P0_incident")[i % 2], line=i) for i in range(400)]
+    made(tmp_path, rows)
+    lengths = [len(text.split()) for text in seen]
+    labels = {e.user_text: e.answer for e in rows}
+    assert min(lengths) < 8 and max(lengths) > 36
+    assert 10 < sum(labels[text] == "P0_incident" for text in seen) < 30
+
+
+def test_shared_answers_and_passages_are_listed(tmp_path: Path) -> None:
+    """One answer under two questions, and one source text under two templates, held in two splits by the ledger."""
+    spec = make_spec(TEXT_OUTPUT)
+    answer, passage = unlike(900, 10), unlike(901, 12).capitalize() + "."
+    rows = [example(unlike(i), unlike(1000 + i), line=i) for i in range(60)]
+    pairs = [
+        (example(unlike(500), answer, line=100), example(unlike(501), answer, line=101)),
+        (
+            example(f"Sum this up: {passage}", "a", line=102),
+            example(f"{unlike(502)}: {passage} {unlike(503)}", "b", line=103),
+        ),
+    ]
+    hold(tmp_path / "ledger", rows[30:], "validation")
+    hold(tmp_path / "ledger", [a for a, _ in pairs], "train")
+    hold(tmp_path / "ledger", [b for _, b in pairs], "test")
+    made(tmp_path, [*rows, *(e for pair in pairs for e in pair)], spec)
+    shared = leakage_report(tmp_path / "out", spec)["shared"]
+    assert (shared["answers"], shared["passages"]) == (1, 1)
+    assert {frozenset(s["ids"]) for s in shared["shown"]} == {frozenset((a.id, b.id)) for a, b in pairs}
+    assert all(s["splits"] == ["train", "test"] for s in shared["shown"])

@@ -1,0 +1,48 @@
+"""Rows that repeat what models are asked besides the task are left out without being asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.ability.items import suite
+from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.spec import load_task
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
+from finetune_pipeline_tests.unit.data.rows import read_lines, unlike
+
+SPEC = {"name": "task", "description": "t", "system_prompt": "Answer.", "output": {"kind": "text"}}
+
+
+def cleaned(folder: Path, rows: list[dict[str, str]], **sections: object) -> tuple[dict[str, int], list[str]]:
+    """(facts of the clean examples, which file each row left out repeats)."""
+    (folder / "task/raw").mkdir(parents=True)
+    (folder / "task/raw/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("own", "data"):
+        line = json.dumps({"query": f"Which {name}? {unlike(7)}", "choices": ["a", "b"], "gold": 0})
+        (folder / f"task/{name}.jsonl").write_text(line + "\n")
+    (folder / "task/task.yaml").write_text(yaml.safe_dump({**SPEC, **sections}))
+    task, store = load_task(folder / "task"), ArtifactStore(folder / "store")
+    made = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)["clean_examples"]
+    return dict(made.facts), [row["file"] for row in read_lines(made.folder / "benchmark_matches.jsonl")]
+
+
+def test_training_on_the_shipped_suite_is_found(tmp_path: Path) -> None:
+    """All items as training rows: their question, or their text as what is asked."""
+    items = suite()
+    rows = [
+        {"prompt": i.prompt or i.text or "", "completion": i.choices[i.right] if i.choices else "yes"} for i in items
+    ]
+    ours = [{"prompt": unlike(i), "completion": "fine"} for i in range(30)]
+    facts, files = cleaned(tmp_path, [*rows, *ours])
+    assert facts["kept"] == 30
+    assert facts["benchmark_rows"] == len(rows) and set(files) == {"ability/suite.jsonl"}
+
+
+def test_rows_of_ability_files_are_found_and_a_suite_not_asked_is_not_looked_at(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Which own? {unlike(7)}", "completion": "a"}, {"prompt": suite()[0].prompt, "completion": "5"}]
+    facts, files = cleaned(tmp_path, rows, ability={"suite": False, "files": ["own.jsonl"]})
+    assert files == ["ability/own.jsonl"] and facts["kept"] == 1
