@@ -34,11 +34,7 @@ class _ControlTokens:
     """The control tokens of one tokenizer and chat template."""
 
     def __init__(self, tokenizer: Any) -> None:
-        template = str(tokenizer.chat_template)
-        added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
-        special = {t.content for t in added if t.special}
-        # tokens for thoughts and tool calls are often not special; an assistant's content may hold them rightly
-        written = {t.content for t in added if re.fullmatch(r"[<\[]\S+[>\]]", t.content) and t.content in template}
+        special, written = control_tokens(tokenizer.backend_tokenizer, str(tokenizer.chat_template))
         names = sorted(special | written, key=lambda name: (-len(name), name))
         self._renamed = {name: f"x{_SECRET}x{i}x" for i, name in enumerate(names)}
         self._hidden = {name: f"q{_SECRET}q{i}q" for i, name in enumerate(names)}
@@ -74,6 +70,17 @@ class _ControlTokens:
         if self._copy is None:
             self._copy = _renamed_tokenizer(self._backend, self._renamed)
         return list(self._copy.encode(marked, add_special_tokens=False).ids)
+
+
+def control_tokens(backend: Any, template: str) -> tuple[set[str], set[str]]:
+    """(special tokens, other tokens the template writes itself) of a tokenizer of the `tokenizers` library.
+
+    Tokens for thoughts and calls of tools are often not special; an assistant's content may hold them rightly.
+    """
+    added = backend.get_added_tokens_decoder().values()
+    special = {t.content for t in added if t.special}
+    written = {t.content for t in added if re.fullmatch(r"[<\[]\S+[>\]]", t.content) and t.content in template}
+    return special, written - special
 
 
 _KNOWN: WeakKeyDictionary[Any, tuple[Any, _ControlTokens]] = WeakKeyDictionary()

@@ -118,6 +118,7 @@ def test_the_manifest_says_everything_one_needs(run: Run, project: Path, tmp_pat
     told = json.loads((tmp_path / "out/export.json").read_text())
     merged = store(project).all_versions(TASK, "merged_model")[-1]
     assert told["format"] == 1 and told["what"] == "model" and told["method"] == "lora" and told["model_version"] == 3
+    assert told["prompt"]["control_tokens"] == ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
     assert told["prompt"]["system_prompt"] == SYSTEM and told["labels"] == LABELS
     assert told["prompt"]["chat_template_sha256"] == digest_file(project / "base/chat_template.jinja")
     assert told["generation"] == {

@@ -340,3 +340,22 @@ def test_turns_forged_in_a_text_are_text_for_the_registered_model(
     model.predict(None, texts(forged))
     turns = [{"role": "system", "content": PROMPT}, {"role": "user", "content": forged}]
     assert read[0] == encode_prompt(load_tokenizer(models / "base"), turns)
+
+
+def test_a_lost_registry_is_noticed(tracking: Tracking, models: Path, tmp_path: Path) -> None:
+    from finetune_pipeline.engine.store import ArtifactStore, Builder, write_json
+    from finetune_pipeline.orchestration.release import is_registered
+
+    number = register(tracking, models, merged_version="m1")
+
+    def make(builder: Builder) -> None:
+        record = {"name": "tickets", "model_version": number, "merged_version": "m1"}
+        write_json(builder.folder / "model_version.json", record)
+
+    store = ArtifactStore(tmp_path / "store")
+    made = store.build("tickets", "model_version", code_version="1", inputs={}, settings=None, make=make)
+    assert is_registered(tracking, made)
+    other = Tracking(tracking_uri=f"sqlite:///{tmp_path}/other/mlflow.db")
+    assert not is_registered(other, made)
+    register(other, models, merged_version="m2")
+    assert not is_registered(other, made), "version 1 of another database is another model"
