@@ -26,6 +26,8 @@ from typing import Any
 from finetune_pipeline.findings import Finding, FindingsError
 
 MANIFEST = "artifact.json"
+REMOVED = "removed.json"
+"""Names of files that were taken out of an artifact on purpose."""
 
 
 def digest_json(value: Any) -> str:
@@ -179,7 +181,9 @@ class ArtifactStore:
             ChangedArtifact: Files are missing or changed.
         """
         record, seen = read_json(artifact.folder / MANIFEST), SeenFiles(self._checked(artifact.task))
-        wanted = {artifact.folder / name: entry["sha256"] for name, entry in record["files"].items()}
+        removed = read_json(artifact.folder / REMOVED) if (artifact.folder / REMOVED).exists() else []
+        files = {name: entry["sha256"] for name, entry in record["files"].items() if name not in removed}
+        wanted = {artifact.folder / name: digest for name, digest in files.items()}
         wanted |= {Path(path): digest for path, digest in record.get("outside", {}).items()}
         wrong = [
             f"{path.relative_to(artifact.folder) if path.is_relative_to(artifact.folder) else path} "

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_pipeline.data.examples import examples_of, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
+from finetune_pipeline.engine.store import REMOVED, Artifact, ArtifactStore, read_json, write_json
 from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
 from finetune_pipeline.production.intake import LOCK, log_store, take_in
 from finetune_pipeline.production.log_erasure import StillWritten, Wanted, erase, holds, writer_of
@@ -136,6 +136,8 @@ def _remove_artifacts(task: Task, store: ArtifactStore, listed: ForgottenList) -
         elif artifact.version in pages:
             shown = [artifact.folder / page for page in PAGES if (artifact.folder / page).exists()]
             removed += [f"{name}/{page.name}" for page in shown]
+            if shown:
+                write_json(artifact.folder / REMOVED, [page.name for page in shown])
             for page in shown:
                 page.unlink()
     if pages:

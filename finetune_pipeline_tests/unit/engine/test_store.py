@@ -141,6 +141,7 @@ def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(
     outside.write_bytes(b"w" * (1 << 20))
 
     def make(builder: artifacts.Builder) -> None:
+        (builder.folder / "page").write_bytes(b"p" * (1 << 20))
         (builder.folder / "rows").write_bytes(b"r" * (1 << 20))
         builder.outside[str(outside)] = artifacts.digest_file(outside)
 
@@ -149,7 +150,10 @@ def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(
     read: list[str] = []
     real = artifacts.digest_file
     monkeypatch.setattr(artifacts, "digest_file", lambda path: (read.append(path.name), real(path))[1])
-    assert store.check(made) is store.check(made) is made and read == ["rows", "weights"]
+    assert store.check(made) is store.check(made) is made and read == ["page", "rows", "weights"]
+    made.path("page").unlink()
+    artifacts.write_json(made.folder / artifacts.REMOVED, ["page"])
+    assert store.check(made), "what was taken out on purpose is not missed"
     flipped = bytearray(made.path("rows").read_bytes())
     flipped[77] ^= 1
     made.path("rows").write_bytes(flipped)
