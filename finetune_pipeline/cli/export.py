@@ -44,7 +44,9 @@ ALIASES = ("candidate", "champion", "previous_champion")
     help=f"llama.cpp's folder, or its converter; otherwise what {VARIABLE} names.",
 )
 @click.option("--simple", is_flag=True, help="The best model without a language model, as scikit-learn pipelines.")
-@click.option("--alias", type=click.Choice(ALIASES), help="The model this alias names; otherwise the newest one.")
+@click.option(
+    "--alias", type=click.Choice(ALIASES), help="The model this alias names; otherwise the champion, or the candidate."
+)
 @as_json
 def export(
     task: str,
@@ -118,25 +120,28 @@ def _export_simple(task: Task, to: Path, as_json: bool) -> int:
 
 def _find(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
     """The artifacts of the model that is asked for, or why there is none."""
-    name, number = task.name, None
-    if alias is None:
-        made = store.all_versions(name, "merged_model")
-        merged = made[-1] if made else None
-        if merged is None:
-            return f"{name} has no trained model yet: run `finetune run {name}`"
-    else:
-        from finetune_pipeline.tracking import registry
-        from finetune_pipeline.tracking.tracking import Tracking
+    from finetune_pipeline.tracking import registry
+    from finetune_pipeline.tracking.tracking import Tracking
 
-        tracking = Tracking()
-        tracking.prepare()
-        number = registry.aliases(tracking, name).get(alias)
-        if number is None:
-            return f"{name} has no {alias}: run `finetune run {name}`, or leave --alias out for the newest model"
+    name, tracking = task.name, Tracking()
+    tracking.prepare()
+    aliases = registry.aliases(tracking, name)
+    alias = alias or next((a for a in (registry.CHAMPION, registry.CANDIDATE) if a in aliases), None)
+    number = aliases.get(alias) if alias else None
+    if number is not None:
         version = registry.version_tags(tracking, name, number)["merged_version"]
         merged = store.find(name, "merged_model", version)
         if merged is None:
             return f"the merged model {version} of {alias} (version {number}) is gone from the artifact store"
+    elif alias:
+        return (
+            f"{name} has no {alias}: run `finetune run {name}`, or leave --alias out for the model that is registered"
+        )
+    elif made := store.all_versions(name, "merged_model"):
+        merged = made[-1]
+        problem(f"no model of {name} is registered: this is the one trained last ({merged.version})")
+    else:
+        return f"{name} has no trained model yet: run `finetune run {name}`"
     if "serving" not in merged.facts:
         return f"the model {merged.version} was made by an earlier version of this program: run `finetune run {name}` again"
     adapter = store.find(name, "adapter", merged.inputs["adapter"])
@@ -146,9 +151,11 @@ def _find(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
         return (
             f"the {lost} {merged.inputs[lost]} of this model is gone from the artifact store: run `finetune run {name}`"
         )
-    registered = _of(store.all_versions(name, "model_version"), merged)
-    if number is None and registered is not None:
-        number = int(registered.facts["model_version"])
+    for artifact in (merged, adapter, base):
+        store.check(artifact)
+    released = _of(store.all_versions(name, "model_version"), merged)
+    if number is None and released is not None:
+        number = int(released.facts["model_version"])
     report = _of(store.all_versions(name, "evaluation_report"), merged)
     return Source(name, task.spec.description, task.spec.card.model_dump(), merged, adapter, base, report, number)
 

@@ -11,7 +11,7 @@ from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.metrics import metric_title
-from finetune_pipeline.orchestration.release import present_inputs
+from finetune_pipeline.orchestration.release import is_registered, present_inputs
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.report.verdict import gate_counts
@@ -63,11 +63,8 @@ def unfinished(project: Project, instance: dg.DagsterInstance) -> list[str]:
         if made[asset] is None or not known:
             missing.append(asset)
     registered = made["model_version"]
-    if registered is not None and "model_version" not in missing:
-        try:
-            registry.version_tags(project.tracking, project.task.name, int(registered.facts["model_version"]))
-        except ValueError:  # MLflow's store was removed or exchanged: register again
-            missing.append("model_version")
+    if registered is not None and "model_version" not in missing and not is_registered(project.tracking, registered):
+        missing.append("model_version")
     return missing
 
 

@@ -65,15 +65,17 @@ class Graph:
         store: ArtifactStore,
         launch: Tool = no_tool,
         release: Tool = no_tool,
+        stands: Callable[[Artifact], bool] = lambda artifact: True,
     ) -> Artifact:
-        """Make one step, or find it made.
+        """Make one step, or find it made. stands: whether what it made outside the store is still there.
 
         Raises:
+            ChangedArtifact: An artifact that the step reads is not what was written.
             MissingInput: Steps have to come first, or again, or a blocking check of one that this step comes after fails.
         """
         step = self.steps[name]
         if step.make is None:
-            return self.run(step.inputs[0], task, run_inputs, store, launch, release)
+            return self.run(step.inputs[0], task, run_inputs, store, launch, release, stands)
         make = step.make
         versions = self.versions(task, run_inputs, store)
         inputs = self._inputs(step, task, versions, store)
@@ -91,7 +93,7 @@ class Graph:
             inputs={need: versions[need] for need in step.needs},
             settings=step.settings(task.spec, run_inputs),
             make=fill,
-            stands=step.whole,
+            stands=lambda artifact: step.whole(artifact) and stands(artifact),
         )
 
     def run_to(
@@ -123,7 +125,7 @@ class Graph:
                 f"{task.name}/{step.name} is not made: {failed}. Run `finetune run {task.name}`, or materialize "
                 f"{', '.join(broken)} again; only rows without an answer are asked."
             )
-        return Inputs(present)
+        return Inputs(present, store.check)
 
     def _held_back(self, step: Step, task: Task, inputs: Mapping[str, Artifact]) -> list[str]:
         """Messages of failed blocking checks of the steps this one comes after."""

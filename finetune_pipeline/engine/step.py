@@ -60,14 +60,19 @@ class RunInputs:
 
 
 class Inputs(Mapping[str, Artifact]):
-    """A step's input artifacts by name. `opened` holds the names that were read; listing all of them reads none."""
+    """A step's input artifacts by name. `opened` holds the names that were read; listing all of them reads none.
 
-    def __init__(self, artifacts: Mapping[str, Artifact]) -> None:
-        self._artifacts = dict(artifacts)
+    check: asked when an artifact is first opened (ArtifactStore.check).
+    """
+
+    def __init__(self, artifacts: Mapping[str, Artifact], check: Callable[[Artifact], object] = lambda _: None) -> None:
+        self._artifacts, self._check = dict(artifacts), check
         self.opened: set[str] = set()
 
     def __getitem__(self, name: str) -> Artifact:
         artifact = self._artifacts[name]
+        if name not in self.opened:
+            self._check(artifact)
         self.opened.add(name)
         return artifact
 

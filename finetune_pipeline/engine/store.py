@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.findings import Finding, FindingsError
+
 MANIFEST = "artifact.json"
 SHOW_ROWS = ("audit.json", "audit.html")
 """Files of a model's artifact that quote rows. The manifest does not name them: when a person is forgotten they go, and the
@@ -88,11 +90,15 @@ def write_json(path: Path, value: Any, durable: bool = True) -> None:
     whatever else was written lately, tens of times in a stage; should the machine fail, the folder is made anew anyway.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable)
+
+
+def replace_text(path: Path, text: str, durable: bool = True) -> None:
+    """Write a file so that readers see the old text or the new one, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
-            json.dump(value, out, indent=1, ensure_ascii=False, allow_nan=False)
-            out.write("\n")
+            out.write(text)
             out.flush()
             if durable:
                 os.fsync(out.fileno())
@@ -127,6 +133,10 @@ class Artifact:
         return file
 
 
+class ChangedArtifact(FindingsError):
+    """Files of an artifact are not what was written when it was made."""
+
+
 @dataclass
 class Builder:
     """What a step writes to.
@@ -136,12 +146,14 @@ class Builder:
         work: Outlives a kill.
         facts: Go into the manifest.
         opened: Names of the input steps that were read; goes into the manifest.
+        outside: SHA-256 of files the artifact refers to where they are, by absolute path; goes into the manifest.
     """
 
     folder: Path
     work: Path
     facts: dict[str, Any] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
+    outside: dict[str, str] = field(default_factory=dict)
 
 
 class ArtifactStore:
@@ -162,6 +174,33 @@ class ArtifactStore:
             return None
         record = read_json(manifest)
         return Artifact(task, step, version, folder, record["facts"], record["inputs"], reused=True)
+
+    def check(self, artifact: Artifact) -> Artifact:
+        """The artifact itself, its files being what was written. A file's bytes are read once for each of its states.
+
+        Raises:
+            ChangedArtifact: Files are missing or changed.
+        """
+        record, seen = read_json(artifact.folder / MANIFEST), SeenFiles(self._checked(artifact.task))
+        # pages that quote rows go when a person is forgotten
+        files = {name: entry["sha256"] for name, entry in record["files"].items() if name not in SHOW_ROWS}
+        wanted = {artifact.folder / name: digest for name, digest in files.items()}
+        wanted |= {Path(path): digest for path, digest in record.get("outside", {}).items()}
+        wrong = [
+            f"{path.relative_to(artifact.folder) if path.is_relative_to(artifact.folder) else path} "
+            f"{'has changed' if path.is_file() else 'is gone'}"
+            for path, digest in wanted.items()
+            if not path.is_file() or seen.digest(path) != digest
+        ]
+        if wrong:
+            message = f"the artifact is not what was written when it was made: {', '.join(wrong)}"
+            fix = f"remove {artifact.folder} and run the task again, which makes it anew"
+            place = f"{artifact.task}/{artifact.step}/{artifact.version}"
+            raise ChangedArtifact([Finding("artifact.changed", "error", place, message, fix)])
+        return artifact
+
+    def _checked(self, task: str) -> Path:
+        return self.state_folder(task) / "checked_files.json"
 
     def all_versions(self, task: str, step: str) -> list[Artifact]:
         """Every complete artifact of a step, oldest first."""
@@ -238,6 +277,7 @@ class ArtifactStore:
                         "settings": json.loads(json.dumps(settings, default=str)),
                         "facts": builder.facts,
                         "opened": builder.opened,
+                        "outside": builder.outside,
                         "files": files,
                     },
                 )

@@ -19,7 +19,7 @@ from finetune_pipeline.models.inference.generation import Ids, generate_and_scor
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer, pick_device
 from finetune_pipeline.reporting import say
 
-CODE = "4"
+CODE = "5"
 """Increase when the same model, prompt and settings give a different answer than before."""
 _SEEN = "seen_models.json"
 

@@ -250,7 +250,7 @@ def gold_text(tokenizer: Any, example: Example) -> str:
         return example.answer
     ids = encode_answer(tokenizer, example.prompt_messages, example.messages[-1], example.tools)
     ids = ids[:-1] if ids[-1] in end_ids(tokenizer) else ids
-    return str(tokenizer.decode(ids, skip_special_tokens=True))
+    return str(tokenizer.decode(ids))
 
 
 def encode_labels(

@@ -2,7 +2,7 @@
 
 The template is the model's own. What the model is asked to produce is found by rendering: the tokens of the prompt (with
 the generation prompt) must be a true prefix of the tokens of prompt and answer, else training would teach a text that
-serving never sees.
+serving never sees. Control tokens in contents are text (:mod:`.control_tokens`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import Finding, FindingsError
+from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
 from finetune_pipeline.models.identity import model_folder
 
 Message = dict[str, Any]
@@ -61,15 +62,15 @@ def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False
 
     Raises FindingsError where the template refuses the messages.
     """
+    return _written(tokenizer, messages, generation, tools).text
+
+
+def _written(
+    tokenizer: Any, messages: Sequence[Message], generation: bool = False, tools: Tools = None
+) -> Conversation:
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                [for_template(m) for m in messages],
-                add_generation_prompt=generation,
-                tokenize=False,
-                tools=list(tools) if tools else None,
-            )
-        )
+        turns = [for_template(m) for m in messages]
+        return write(tokenizer, turns, generation=generation, tools=list(tools) if tools else None)
     except (TemplateError, TypeError, KeyError, ValueError) as error:
         message = f"the model's chat template cannot write this conversation: {error}"
         fix = "change the example, or use a model whose template knows these turns"
@@ -77,13 +78,13 @@ def render(tokenizer: Any, messages: Sequence[Message], generation: bool = False
 
 
 def to_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of rendered text; the template has written its special tokens itself."""
+    """Token ids of a text of ours; what is spelled like a special token in it is one."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], tools: Tools = None) -> list[int]:
     """Token ids of `messages` (ending with a user or tool turn) and the generation prompt, as serving sends them."""
-    return to_ids(tokenizer, render(tokenizer, messages, True, tools))
+    return token_ids(tokenizer, _written(tokenizer, messages, True, tools))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +104,15 @@ def _learned(message: Message) -> bool:
 def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, full: tuple[str, list[int]]) -> _Turn:
     """The learned turn number i; full: text and tokens of the whole conversation. Raises FindingsError if its prompt is
     no true prefix, or what it says is lost."""
-    before = render(tokenizer, messages[:i], True, tools)
-    prompt = to_ids(tokenizer, before)
+    before = _written(tokenizer, messages[:i], True, tools)
+    prompt = token_ids(tokenizer, before)
     text, ids = full
     if i < len(messages) - 1:
-        text = render(tokenizer, messages[: i + 1], False, tools)
-        ids = to_ids(tokenizer, text)
+        until = _written(tokenizer, messages[: i + 1], False, tools)
+        text, ids = until.text, token_ids(tokenizer, until)
     if ids[: len(prompt)] != prompt or len(ids) <= len(prompt):
         raise FindingsError([_mismatch(tokenizer, prompt, ids, i)])
-    written = text[len(before) :]
+    written = text[len(before.text) :]
     spoken = messages[i]["content"].rpartition("</think>")[2].strip()  # thoughts are written in a form of their own
     calls = [call["function"]["name"] for call in messages[i].get("tool_calls") or []]
     if spoken not in written:
@@ -123,14 +124,14 @@ def _turn(tokenizer: Any, messages: Sequence[Message], i: int, tools: Tools, ful
 
 def _turns(tokenizer: Any, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[_Turn]]:
     """(tokens of the whole conversation, its learned turns). Raises FindingsError as :func:`encode_example`."""
-    full = render(tokenizer, messages, False, tools)
+    full = _written(tokenizer, messages, False, tools)
     for i, message in enumerate(messages):
-        if message["role"] != "assistant" and message["content"].strip() not in full:
+        if message["role"] != "assistant" and message["content"].strip() not in full.text:
             raise FindingsError([_lost(f"turn {i + 1}", f"what the {message['role']} says")])
-    if tools and render(tokenizer, messages, False) == full:
+    if tools and render(tokenizer, messages, False) == full.text:
         raise FindingsError([_lost("tools", "the list of tools")])
-    ids = to_ids(tokenizer, full)
-    turns = [_turn(tokenizer, messages, i, tools, (full, ids)) for i, m in enumerate(messages) if _learned(m)]
+    ids = token_ids(tokenizer, full)
+    turns = [_turn(tokenizer, messages, i, tools, (full.text, ids)) for i, m in enumerate(messages) if _learned(m)]
     return ids, turns
 
 
@@ -193,7 +194,7 @@ def encode_answer(
     """
     message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
     prompt = encode_prompt(tokenizer, prompt_messages, tools)
-    full = to_ids(tokenizer, render(tokenizer, [*prompt_messages, message], False, tools))
+    full = token_ids(tokenizer, _written(tokenizer, [*prompt_messages, message], False, tools))
     if full[: len(prompt)] != prompt or len(full) <= len(prompt):
         raise FindingsError([_mismatch(tokenizer, prompt, full, len(prompt_messages))])
     return full[len(prompt) : _end_of_turn(tokenizer, full, len(prompt))]

@@ -10,9 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from finetune_pipeline import __version__
 from finetune_pipeline.engine.store import Artifact, digest_file, read_json
-from finetune_pipeline.models.chat_templates import prompt_text
+from finetune_pipeline.models.chat_templates import own_template, prompt_text
+from finetune_pipeline.models.control_tokens import control_tokens
 from finetune_pipeline.models.identity import BUNDLED, model_record
 
 FORMAT = 1
@@ -100,6 +103,7 @@ def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
             "chat_template": template.name if template.is_file() else None,
             "chat_template_sha256": digest_file(template) if template.is_file() else None,
             "rendered": prompt_text(folder, serving["system_prompt"]),
+            "control_tokens": _control_tokens(folder),
             "prompt_prefix": source.merged.facts["prompt_prefix"] if plain else "",
             "soft_tokens": source.merged.facts["soft_tokens"] if plain else [],
         },
@@ -128,6 +132,15 @@ def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
         "versions": _versions(),
         "files": {},
     }
+
+
+def _control_tokens(folder: Path) -> list[str]:
+    """What must not reach a server in a user's text, if it reads control tokens anywhere in a prompt."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return []
+    special, written = control_tokens(Tokenizer.from_file(str(path)), own_template(folder) or "")
+    return sorted(special | written)
 
 
 def _settings(artifact: Artifact) -> dict[str, Any]:

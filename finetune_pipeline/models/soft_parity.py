@@ -93,7 +93,7 @@ def _under_peft(
             scores.append(torch.log_softmax(part, -1).gather(1, target).double().sum().item())
         ids = answer.new_ids
         own = _along(model, prompt, [ids])[0].argmax(-1).tolist() if ids else []
-        text = answer.text if own == ids else tokenizer.decode(own, skip_special_tokens=True)
+        text = answer.text if own == ids else tokenizer.decode(own)
         answers.append(replace(answer, text=text, label_scores=scores, status=answer.status if own == ids else "other"))
     return Side(answers, finite(torch.cat(parts)[:positions], "adapter on the base"))
 

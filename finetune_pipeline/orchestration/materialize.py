@@ -16,9 +16,9 @@ from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.quality.counts import markdown, summarise
 from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
-from finetune_pipeline.engine.store import Artifact, digest_file, read_json
+from finetune_pipeline.engine.store import Artifact, ChangedArtifact, digest_file, read_json
 from finetune_pipeline.findings import errors
-from finetune_pipeline.orchestration.release import present_inputs, release
+from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, Store, is_stopping
 from finetune_pipeline.pipeline import PIPELINE, made_base
 from finetune_pipeline.progress import tell
@@ -64,7 +64,11 @@ def materialize(
     artifacts, run_inputs, name = store.artifacts(), inputs_of(context, task, store, tracking), step.name
     version = PIPELINE.versions(task, run_inputs, artifacts)[name]
     existing = PIPELINE.find(name, task, run_inputs, artifacts)
-    reused = existing is not None and step.whole(existing)
+
+    def stands(artifact: Artifact) -> bool:
+        return name != "model_version" or is_registered(tracking, artifact)
+
+    reused = existing is not None and step.whole(existing) and stands(existing)
     tell(name, "unchanged" if reused and not step.view_of else "begins")
     with tracking.step(context, task.name, name, version, reused=reused) as run:
 
@@ -72,9 +76,18 @@ def materialize(
             return compute.launch(context, job, on_tick=lambda: _send_history(run, job))
 
         run.log_params({"version": version, **_settings(step, task, run_inputs)})
-        artifact = PIPELINE.run(
-            name, task, run_inputs, artifacts, launch, lambda request: release(tracking, request, run.run_id)
-        )
+        try:
+            artifact = PIPELINE.run(
+                name,
+                task,
+                run_inputs,
+                artifacts,
+                launch,
+                lambda request: release(tracking, request, run.run_id),
+                stands,
+            )
+        except ChangedArtifact as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
         facts = _facts(step, artifact)
         run.log_metrics(numbers(facts))
         _send_history(run, {"work": str(artifact.folder)})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.step import RunInputs
-from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.engine.store import Artifact, ArtifactStore, read_json
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.production.ingest import read_logs
@@ -51,7 +51,7 @@ def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
     run_inputs = present_inputs(task, store, tracking)
     artifacts = store.artifacts()
     made = PIPELINE.find("model_version", task, run_inputs, artifacts)
-    if made is None:
+    if made is None or not is_registered(tracking, made):
         return None
     version = made.facts["model_version"]
     serving = registry.champion(tracking, task.name)
@@ -59,6 +59,17 @@ def nothing_new(task: Task, store: Store, tracking: Tracking) -> str | None:
         return f"nothing changed since the data of the champion (version {version})"
     champion = f"the champion is version {serving}" if serving else "there is no champion"
     return f"nothing changed since the last candidate (version {version}), which was not promoted; {champion}"
+
+
+def is_registered(tracking: Tracking, made: Artifact) -> bool:
+    """Whether the registry holds the version this ``model_version`` artifact is about: the database may have been lost, or
+    be another one."""
+    record = read_json(made.path("model_version.json"))
+    try:
+        tags = registry.version_tags(tracking, str(record["name"]), int(record["model_version"]))
+    except ValueError:
+        return False
+    return tags.get("merged_version") == record["merged_version"]
 
 
 def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict[str, Any]:

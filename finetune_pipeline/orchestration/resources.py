@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pydantic import Field
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
 from finetune_pipeline.progress import tell
 from finetune_pipeline.settings import WORKER_MODULE, read_settings
-from finetune_pipeline.worker.device_lease import lease, members
+from finetune_pipeline.worker.device_lease import lease, lock_folder
 from finetune_pipeline.worker.process import EXIT_CONFIG, EXIT_OOM, EXIT_PREEMPTED, NO_RETRY, describe
 from finetune_pipeline.worker.supervised import Stopped, run_supervised
 
@@ -41,7 +41,7 @@ class Compute(dg.ConfigurableResource):
     timeout_s: float | None = Field(default=None, gt=0, description="Wall-clock limit of one job.")
     watch_run_s: float = Field(default=5.0, ge=0, description="How often the Dagster run's status is looked at.")
     lock_folder: str = Field(
-        default="", description="Folder of device locks; empty: below home for the CPU, one per user for GPUs."
+        default="", description="Folder of device locks; empty: in the home for the CPU, in the user's for GPUs."
     )
 
     def launch(
@@ -105,7 +105,7 @@ class Compute(dg.ConfigurableResource):
             log(message)
             tell(stage, message, waiting=True)
 
-        with lease(devices, self._locks(devices), holder=_named(op, stage), should_stop=should_stop, log=waits) as (
+        with lease(devices, self._locks, holder=_named(op, stage), should_stop=should_stop, log=waits) as (
             device,
             handles,
         ):
@@ -122,13 +122,8 @@ class Compute(dg.ConfigurableResource):
             )
         return code, device
 
-    def _locks(self, devices: Sequence[str]) -> Path:
-        """Where leases are kept: GPUs are shared by everything this user runs, the CPU only by steps of one home."""
-        if self.lock_folder:
-            return Path(self.lock_folder)
-        if all(part == "cpu" for device in devices for part in members(device)):
-            return read_settings().home / "locks"
-        return Path("/tmp") / f"finetune-devices-{os.getuid()}"  # noqa: S108
+    def _locks(self, device: str) -> Path:
+        return Path(self.lock_folder) if self.lock_folder else lock_folder(device, read_settings().home)
 
 
 def _named(op: Any, stage: str) -> str:

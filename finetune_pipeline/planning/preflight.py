@@ -130,7 +130,7 @@ def _ends(counter: TokenCounter) -> list[Finding]:
     """Whether a special token follows what the assistant says."""
     turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": _SAID}]
     try:
-        behind = counter.render(turns).rpartition(_SAID)[2]
+        behind = counter.write(turns).text.rpartition(_SAID)[2]
     except (TemplateError, TypeError, KeyError, ValueError):
         return []  # it wants turns of other forms; the rows will show whether it can write them
     special = {

@@ -17,6 +17,7 @@ from finetune_pipeline.data.quality.sample import chosen, named, part, sampled
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.models.chat import for_template
 from finetune_pipeline.models.chat_templates import compile_template, own_template
+from finetune_pipeline.models.control_tokens import Conversation, token_ids, write
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import TrainingSettings
@@ -41,10 +42,10 @@ class TokenCounter:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         config = json.loads((model_folder / "tokenizer_config.json").read_text("utf-8"))
-        source = chat_template or own_template(model_folder)
-        if not source:
+        self.backend_tokenizer, self.chat_template = self.tokenizer, chat_template or own_template(model_folder)
+        if not self.chat_template:
             raise FileNotFoundError(f"no chat template in {model_folder.name}: start from an instruct model")
-        self.template = compile_template(source)
+        self.template = compile_template(self.chat_template)
         self.special = {
             k: v["content"] if isinstance(v, dict) else v for k, v in config.items() if k.endswith("_token") and v
         }
@@ -58,20 +59,14 @@ class TokenCounter:
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
     ) -> int:
         """Tokens of a conversation; with `generation_prompt`, of the prompt a model is to continue."""
-        return len(self.tokenizer.encode(self.render(messages, generation_prompt, tools), add_special_tokens=False).ids)
+        return len(token_ids(self, self.write(messages, generation_prompt, tools)))
 
-    def render(
+    def write(
         self, messages: Sequence[dict[str, Any]], generation_prompt: bool = False, tools: Sequence[Any] | None = None
-    ) -> str:
-        """A conversation as the text that is tokenized. Raises jinja2.TemplateError where the template refuses it."""
-        return str(
-            self.template.render(
-                messages=[for_template(m) for m in messages],
-                add_generation_prompt=generation_prompt,
-                tools=list(tools) if tools else None,
-                **self.special,
-            )
-        )
+    ) -> Conversation:
+        """A conversation as it is tokenized. Raises jinja2.TemplateError where the template refuses it."""
+        turns = [for_template(m) for m in messages]
+        return write(self, turns, generation=generation_prompt, tools=list(tools) if tools else None)
 
     def apply_chat_template(
         self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False, tools: Any = None, **_: Any
@@ -192,15 +187,17 @@ def _count(
     roles: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(rows), np.int64))
     refused: list[tuple[Example, str]] = []
     for start in range(0, len(rows), _BATCH):
-        texts, at = [], []
+        written: dict[int, Conversation] = {}
         for i, e in enumerate(rows[start : start + _BATCH], start):
             try:
-                texts.append(counter.render(e.messages, tools=e.tools))
-                at.append(i)
+                written[i] = counter.write(e.messages, tools=e.tools)
             except (ValueError, TypeError, TemplateError) as error:
                 refused.append((e, str(error)))
-        whole[at] = counter.count_texts(texts)
-        turns = [(i, m) for i in at for m in rows[i].messages]
+        whole[list(written)] = counter.count_texts([row.text for row in written.values()])
+        for i, row in written.items():
+            if row.marked is not None:
+                whole[i] = len(token_ids(counter, row))
+        turns = [(i, m) for i in written for m in rows[i].messages]
         # a system prompt is mostly the same everywhere: each text once
         distinct = list(dict.fromkeys(m["content"] for _, m in turns))
         tokens = dict(zip(distinct, counter.count_texts(distinct), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.baseline.advice import advise
@@ -21,6 +22,7 @@ from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS, SimpleModel
 from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.models.chat_templates import read_chat_template, template_identity
+from finetune_pipeline.models.identity import model_record
 from finetune_pipeline.planning.power import power_plan
 from finetune_pipeline.report.comparison import advice_sentences
 from finetune_pipeline.report.page import plain
@@ -48,7 +50,10 @@ def make_base_model(context: StepContext) -> dict[str, Any]:
             f"{spec.chat_template} of {context.task.name} changed since this run began; run it again to use the new one"
         )
     job = base_job(base_model=spec.base_model, revision=spec.base_revision, out=context.out, chat_template=template)
-    return context.launch(job)
+    facts, record = context.launch(job), model_record(context.out)
+    if (folder := Path(record["path"])).is_absolute():
+        context.builder.outside.update({str(folder / name): digest for name, digest in record.get("files", {}).items()})
+    return facts
 
 
 def make_few_shot_baseline(context: StepContext) -> dict[str, Any]:

@@ -58,4 +58,4 @@ def champion_of(context: StepContext) -> tuple[Artifact, Artifact]:
             f"the {gone} of the present champion (merged_model {version}) is gone from the artifact store, so the "
             "candidate cannot be compared with it; restore it, or remove the alias `champion` in MLflow"
         )
-    return champion, base
+    return context.store.check(champion), context.store.check(base)

@@ -67,6 +67,8 @@ def make_model_version(context: StepContext) -> dict[str, Any]:
     request = release_request(context)
     outcome = context.release(request)
     (context.out / CARD).write_text(request.pop("card"), "utf-8")
+    for place in ("adapter", "merged", "base"):  # where they lie today; their versions stay true
+        del request[place]
     write_json(context.out / "model_version.json", {**request, **outcome})
     return {
         **outcome,

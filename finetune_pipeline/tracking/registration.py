@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.store import digest_file, write_json
+from finetune_pipeline.models import control_tokens
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.tracking.mlflow_store import redact, redact_field
@@ -136,7 +137,11 @@ def _create(
             save_model(
                 str(saved),
                 python_model=str(_SERVED_MODEL),
-                artifacts={"model": str(description_file)} | ({"adapter": str(adapter)} if adapter is not None else {}),
+                artifacts={
+                    "model": str(description_file),
+                    "control_tokens": control_tokens.__file__,
+                    **({"adapter": str(adapter)} if adapter is not None else {}),
+                },
                 signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
                 pip_requirements=_requirements(),
                 mlflow_model=Model(

@@ -204,8 +204,8 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
             f"the {gone} of {task.name} version {version} is gone from {store.root}; restore it, or run "
             f"`finetune run {task.name}`"
         )
-    record = read_json(released[-1].path("model_version.json"))
-    model = served(merged, base)
+    record = read_json(store.check(released[-1]).path("model_version.json"))
+    model = served(store.check(merged), store.check(base))
     return Champion(
         task.name,
         version,

@@ -1,16 +1,18 @@
 """The served model: MLflow stores this file and runs it wherever the model is loaded, without this package.
 
-``model.json`` beside it says what it is. Kinds ``lora`` and ``prefix``: the adapter lies beside it, too, and the unquantized
-base stays where it was. Kinds ``full`` and ``prompt``: the whole model stays where it was. Weights that stay are known by
-path and by the SHA-256 of each file. On another machine set FINETUNE_BASE_MODEL (lora, prefix) or FINETUNE_MODEL (full,
-prompt) to a folder with the same files; others are refused.
+``model.json`` beside it says what it is; ``control_tokens.py`` writes its prompts. Kinds ``lora`` and ``prefix``: the adapter
+lies beside it, too, and the unquantized base stays where it was. Kinds ``full`` and ``prompt``: the whole model stays where
+it was. Weights that stay are known by path and by the SHA-256 of each file. On another machine set FINETUNE_BASE_MODEL
+(lora, prefix) or FINETUNE_MODEL (full, prompt) to a folder with the same files; others are refused.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
         ).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        self.control_tokens = _module(Path(context.artifacts["control_tokens"]))
         ends = self.model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
         self.ends = {int(t) for t in [*listed, self.tokenizer.eos_token_id] if t is not None}
@@ -56,13 +59,11 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
         from transformers import DynamicCache
 
         messages = [{"role": "system", "content": self.description["system_prompt"]}, {"role": "user", "content": text}]
-        prompt: Any = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_tensors="pt", return_dict=True
-        )
+        conversation = self.control_tokens.write(self.tokenizer, messages, generation=True)
         cache = DynamicCache(config=self.model.config)
         for layer, (keys, values) in enumerate(self.prefix):
             cache.update(keys, values, layer)
-        read, made = prompt["input_ids"], list[int]()
+        read, made = torch.tensor([self.control_tokens.token_ids(self.tokenizer, conversation)]), list[int]()
         # no generate(): the base's generation config may hold penalties that the evaluation did not have
         with torch.inference_mode():
             while len(made) < int(self.description["max_new_tokens"]):
@@ -72,7 +73,17 @@ class TrainedModel(PythonModel):  # type: ignore[misc]
                     break
                 made.append(chosen)
                 read = torch.tensor([[chosen]])
-        return str(self.tokenizer.decode(made, skip_special_tokens=True)).strip()
+        return str(self.tokenizer.decode(made)).strip()
+
+
+def _module(path: Path) -> Any:
+    """The module in a file, which no package holds."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # its dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def _keys_and_values(adapter: Path) -> list[Any]:

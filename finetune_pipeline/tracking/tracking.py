@@ -22,6 +22,7 @@ from finetune_pipeline.tracking.mlflow_store import (
     sqlite_file,
     without_credentials,
 )
+from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.step_run import StepRun
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Tracking(dg.ConfigurableResource):
             return
         with locked(self.place(), "prepare"):
             migrate(uri)
+            if file is not None:
+                follow_home(file, self.experiment, read_settings().home)
             is_server = uri.startswith(("http://", "https://"))
             with reaching(uri):
                 experiment_id(open_client(uri), self.experiment, None if is_server else self.place() / "artifacts")

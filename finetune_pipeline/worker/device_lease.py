@@ -7,11 +7,14 @@ never share a device by accident. The kernel does the book-keeping; a stale lock
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from stat import S_ISREG, S_IWOTH
 
 from finetune_pipeline.reminders import Reminders, spell
 from finetune_pipeline.worker.supervised import Stopped
@@ -20,7 +23,7 @@ from finetune_pipeline.worker.supervised import Stopped
 @contextlib.contextmanager
 def lease(
     devices: Sequence[str],
-    folder: Path,
+    folder: Callable[[str], Path],
     *,
     holder: str = "",
     timeout_s: float = 24 * 3600.0,
@@ -32,13 +35,12 @@ def lease(
 
     A name such as ``cuda:0+cuda:1`` stands for all of its devices: they are locked in one order everywhere, and where one
     is taken those before it are given back at once, so that no two waiters can hold what the other needs.
-    folder: where lock files are; the same for all processes that share the devices. holder: words shown to those who
-    wait. log: told who holds them and for how long, at once and now and then while it waits. Raises TimeoutError naming
-    the holders; Stopped when `should_stop` gives a reason while waiting.
+    folder: where lock files are, see :func:`lock_folder`; the same for all processes that share the devices. holder: words
+    shown to those who wait. log: told who holds them and for how long, at once and now and then while it waits. Raises
+    TimeoutError naming the holders; Stopped when `should_stop` gives a reason while waiting.
     """
     if not devices:
         raise ValueError("no device to lease: name at least one, for example cpu")
-    folder.mkdir(parents=True, exist_ok=True)
     limit, reminders = time.monotonic() + timeout_s, Reminders()
     while True:
         for device in devices:
@@ -52,7 +54,7 @@ def lease(
                     os.close(handle)  # no LOCK_UN: the child's copy keeps the lease as long as the child lives
             return
         single = dict.fromkeys(part for device in devices for part in members(device))
-        held = {d: _held_by(_lock_file(folder, d)) for d in single}
+        held = {d: _held_by(folder(d), d) for d in single}
         waiting = "; ".join(f"{d}: {words}" for d, words in held.items() if words) or "freed just now"
         if reminders.due():
             log(f"waiting for a free device ({waiting})")
@@ -70,10 +72,10 @@ def members(device: str) -> list[str]:
     return sorted(set(device.split("+")))
 
 
-def _take_all(folder: Path, device: str, holder: str) -> tuple[int, ...] | None:
+def _take_all(folder: Callable[[str], Path], device: str, holder: str) -> tuple[int, ...] | None:
     handles: list[int] = []
     for part in members(device):
-        handle = _take(_lock_file(folder, part), holder)
+        handle = _take(folder(part), part, holder)
         if handle is None:
             for taken in handles:
                 os.close(taken)
@@ -82,12 +84,48 @@ def _take_all(folder: Path, device: str, holder: str) -> tuple[int, ...] | None:
     return tuple(handles)
 
 
-def _lock_file(folder: Path, device: str) -> Path:
-    return folder / f"{device.replace(':', '_')}.lock"
+def lock_folder(device: str, home: Path) -> Path:
+    """Where a device's lock is kept. Steps of one `home` take turns on the CPU, and other homes know nothing of it; a GPU is
+    shared by all that this user runs on this machine, so its lock is in the user's own state folder. (The runtime folder of
+    a login session would do, but it goes with the session, and a training in tmux does not.)
+    """
+    if device == "cpu":
+        return home / "locks"
+    state = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    return base / "finetune_pipeline" / f"devices-{platform.node()}"
 
 
-def _take(path: Path, holder: str) -> int | None:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _open(folder: Path, device: str) -> int:
+    """The lock file, made where it is missing: by this user, for this user alone, and never through a link.
+
+    Raises:
+        PermissionError: Everybody may write to the folder, or what has the file's name is a link or somebody else's.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    safe = os.O_NOFOLLOW | os.O_CLOEXEC
+    name = f"{device.replace(':', '_')}.lock"
+    try:
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | safe)
+        try:
+            if os.fstat(place).st_mode & S_IWOTH:
+                raise PermissionError(f"everybody may write to {folder}, which holds locks; fix: `chmod o-w {folder}`")
+            handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | safe, 0o600, dir_fd=place)
+        finally:
+            os.close(place)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise PermissionError(f"{folder / name} leads through a link; fix: remove the link") from error
+    status = os.fstat(handle)
+    if status.st_uid != os.getuid() or status.st_nlink > 1 or not S_ISREG(status.st_mode):
+        os.close(handle)
+        raise PermissionError(f"{folder / name} is no lock file of this user; fix: remove it")
+    return handle
+
+
+def _take(folder: Path, device: str, holder: str) -> int | None:
+    handle = _open(folder, device)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -101,14 +139,14 @@ def _take(path: Path, holder: str) -> int | None:
     return handle
 
 
-def _held_by(path: Path) -> str:
+def _held_by(folder: Path, device: str) -> str:
     """The holder's words, and for how long it has had the device; empty when nobody holds it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = _open(folder, device)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        words = path.read_text("utf-8", "replace").strip() or "held"
-        return f"{words}, for {spell(time.time() - path.stat().st_mtime)}"
+        words = os.pread(handle, 1 << 12, 0).decode("utf-8", "replace").strip() or "held"
+        return f"{words}, for {spell(time.time() - os.fstat(handle).st_mtime)}"
     else:
         return ""
     finally:

@@ -304,5 +304,5 @@ def _scores(logits: list[list[torch.Tensor]], texts: Sequence[Sequence[Ids]]) ->
 def _fill(answer: Answer, tokenizer: Any, ids: Ids, scores: list[float], ends: set[int]) -> None:
     ended = bool(ids) and ids[-1] in ends
     answer.new_ids, answer.new_tokens, answer.label_scores = ids, len(ids), scores
-    answer.text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+    answer.text = tokenizer.decode(ids[:-1] if ended else ids)
     answer.status = "truncated" if not ended else "ok" if answer.text.strip() else "empty"

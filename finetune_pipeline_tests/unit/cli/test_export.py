@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_pipeline.cli import export as command
 from finetune_pipeline.cli.export import export
-from finetune_pipeline.engine.store import ArtifactStore, digest_file
+from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact, digest_file
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.report.page import fenced
 from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model
@@ -118,6 +118,7 @@ def test_the_manifest_says_everything_one_needs(run: Run, project: Path, tmp_pat
     told = json.loads((tmp_path / "out/export.json").read_text())
     merged = store(project).all_versions(TASK, "merged_model")[-1]
     assert told["format"] == 1 and told["what"] == "model" and told["method"] == "lora" and told["model_version"] == 3
+    assert told["prompt"]["control_tokens"] == ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]
     assert told["prompt"]["system_prompt"] == SYSTEM and told["labels"] == LABELS
     assert told["prompt"]["chat_template_sha256"] == digest_file(project / "base/chat_template.jinja")
     assert told["generation"] == {
@@ -225,7 +226,7 @@ def test_gguf_by_the_users_converter(run: Run, project: Path, tmp_path: Path, mo
     assert "no such architecture" in str(result.exception) and not (tmp_path / "failed").exists()
 
 
-def test_the_newest_model_and_the_one_an_alias_names(run: Run, project: Path, tmp_path: Path) -> None:
+def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, project: Path, tmp_path: Path) -> None:
     from finetune_pipeline.tracking import registration
     from finetune_pipeline.tracking.tracking import Tracking
 
@@ -244,12 +245,23 @@ def test_the_newest_model_and_the_one_an_alias_names(run: Run, project: Path, tm
     newer = Path(shutil.copytree(old.folder, old.folder.with_name("f" * 16)))
     told = json.loads((newer / "artifact.json").read_text())
     (newer / "artifact.json").write_text(json.dumps({**told, "version": "f" * 16}))
-    assert run("--to", str(tmp_path / "newest")).return_value == 0
-    assert json.loads((tmp_path / "newest/export.json").read_text())["artifacts"]["merged_model"] == "f" * 16
-    result = run("--to", str(tmp_path / "alias"), "--alias", "candidate", "--json")
-    assert result.return_value == 0
-    told = json.loads(result.stdout)["manifest"]
-    assert (told["artifacts"]["merged_model"], told["model_version"]) == (old.version, 1)
+    for place, *alias in (["none"], ["candidate", "--alias", "candidate"]):
+        result = run("--to", str(tmp_path / place), *alias, "--json")
+        assert result.return_value == 0, result.output
+        manifest = json.loads(result.stdout)["manifest"]
+        assert (manifest["artifacts"]["merged_model"], manifest["model_version"]) == (old.version, 1)
+    assert run("--to", str(tmp_path / "champion"), "--alias", "champion").return_value == 1
+
+
+def test_a_flipped_byte_is_refused_and_named(run: Run, project: Path, tmp_path: Path) -> None:
+    path = store(project).all_versions(TASK, "merged_model")[-1].path("model/model.safetensors")
+    flipped = bytearray(path.read_bytes())
+    flipped[-1] ^= 1
+    path.write_bytes(flipped)
+    result = run("--to", str(tmp_path / "out"), "--adapter")
+    assert isinstance(result.exception, ChangedArtifact) and "model/model.safetensors has changed" in str(
+        result.exception
+    )
 
 
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])

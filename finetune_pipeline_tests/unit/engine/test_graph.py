@@ -13,7 +13,7 @@ import yaml
 from finetune_pipeline.engine.checks import Check, CheckResult
 from finetune_pipeline.engine.graph import Graph, MissingInput, pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step, StepContext
-from finetune_pipeline.engine.store import ArtifactStore, read_json
+from finetune_pipeline.engine.store import ArtifactStore, ChangedArtifact, read_json
 from finetune_pipeline.spec import Task, load_task
 
 WORLD = RunInputs(raw="r", reviews="v", logs="l", corrections="c", base={"id": "b"})
@@ -184,3 +184,23 @@ def test_a_view_is_the_artifact_it_shows_and_what_a_step_opened_is_on_record(tas
     assert versions["half"] == versions["whole"] == made["half"].version == made["reader"].facts["from"]
     assert g.find("half", task, WORLD, store).step == "whole"
     assert read_json(made["reader"].folder / "artifact.json")["opened"] == ["half"]
+
+
+def test_a_step_reads_no_damaged_input_and_finds_gone_what_it_made_elsewhere(task: Task, tmp_path: Path) -> None:
+    log: list[str] = []
+    g, store = graph(log), ArtifactStore(tmp_path / "s")
+
+    def read(context: StepContext) -> dict[str, Any]:
+        log.append("reader")
+        return {"text": context.inputs["a"].path("x").read_text()}
+
+    g.steps["reader"] = Step("reader", "data", "d", read, needs=("a",))
+    made = g.run("a", task, WORLD, store)
+    made.path("x").write_text("b")
+    with pytest.raises(ChangedArtifact, match="x has changed"):
+        g.run("reader", task, WORLD, store)
+    made.path("x").write_text("a")
+    assert g.run("reader", task, WORLD, store).facts == {"text": "a"}
+    assert g.run("reader", task, WORLD, store).reused
+    assert not g.run("reader", task, WORLD, store, stands=lambda artifact: False).reused
+    assert log == ["a", "reader", "reader", "reader"]

@@ -132,3 +132,31 @@ def test_a_large_file_left_alone_is_digested_once(tmp_path: Path, monkeypatch: p
     assert SeenFiles(memory).digest(large) == real(large)
     memory.write_text("no JSON")
     assert SeenFiles(memory).digest(large) == real(large)
+
+
+def test_a_changed_or_missing_file_is_named_and_a_right_one_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, outside = ArtifactStore(tmp_path / "store"), tmp_path / "weights"
+    outside.write_bytes(b"w" * (1 << 20))
+
+    def make(builder: artifacts.Builder) -> None:
+        (builder.folder / "audit.html").write_bytes(b"p" * (1 << 20))
+        (builder.folder / "rows").write_bytes(b"r" * (1 << 20))
+        builder.outside[str(outside)] = artifacts.digest_file(outside)
+
+    made = store.build("task", "step", code_version="1", inputs={}, settings=None, make=make)
+    monkeypatch.setattr(SeenFiles, "_GRAIN", 0)
+    read: list[str] = []
+    real = artifacts.digest_file
+    monkeypatch.setattr(artifacts, "digest_file", lambda path: (read.append(path.name), real(path))[1])
+    assert store.check(made) is store.check(made) is made and read == ["rows", "weights"]
+    made.path("audit.html").unlink()
+    assert store.check(made), "a page that quotes rows is not missed when a person is forgotten"
+    flipped = bytearray(made.path("rows").read_bytes())
+    flipped[77] ^= 1
+    made.path("rows").write_bytes(flipped)
+    outside.unlink()
+    with pytest.raises(artifacts.ChangedArtifact, match=rf"task/step/{made.version}") as error:
+        store.check(made)
+    assert f"rows has changed, {outside} is gone" in str(error.value) and f"remove {made.folder}" in str(error.value)

@@ -153,15 +153,3 @@ def test_only_a_training_takes_several_devices(tmp_path: Path, monkeypatch: pyte
     facts = made.launch(None, {**job(tmp_path, show=["FINETUNE_PROCESSES"]), "action": "train"})
     assert facts["seen"] == {"FINETUNE_PROCESSES": "2"}
     assert made.launch(None, job(tmp_path, show=["FINETUNE_PROCESSES"]))["seen"] == {"FINETUNE_PROCESSES": "1"}
-
-
-def test_two_homes_do_not_wait_for_each_others_cpu_but_share_the_gpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folders: dict[str, list[Path]] = {"cpu": [], "cpu+cpu": [], "cuda:0": [], "cpu,cuda:0": []}
-    for home in ("one", "two"):
-        monkeypatch.setenv("FINETUNE_HOME", str(tmp_path / home))
-        for devices, found in folders.items():
-            found.append(Compute()._locks(devices.split(",")))
-    assert folders["cpu"] == folders["cpu+cpu"] == [tmp_path / "one" / "locks", tmp_path / "two" / "locks"]
-    assert len(set(folders["cuda:0"] + folders["cpu,cuda:0"])) == 1

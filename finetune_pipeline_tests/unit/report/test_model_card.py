@@ -33,6 +33,7 @@ def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
         "prompt": {
             "system_prompt": "Answer with one label.",
             "chat_template_sha256": "ab" * 32,
+            "control_tokens": ["<|im_end|>", "<|im_start|>"],
             "rendered": "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n",
             "soft_tokens": [],
         },
@@ -132,6 +133,7 @@ def test_every_section_tells_the_reports_numbers(good: ModelCard) -> None:
     assert "| billing | other | 14 |" in text and "another label (40)" in text
     assert "53.4%" in text and "52.1%" in text and "75.2" not in text and "1 min 15 s" in text
     assert "cd" * 32 in text and "| adapter | a1 |" in text and "| splits | t1 |" in text
+    assert "prompt.control_tokens" in text
     assert "Answer with one label." in text and "<|im_start|>user\n{text}<|im_end|>" in text
 
 

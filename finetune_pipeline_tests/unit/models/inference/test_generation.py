@@ -11,6 +11,7 @@ import torch
 from finetune_pipeline.evaluation.predict import encode_labels
 from finetune_pipeline.models.chat import encode_prompt
 from finetune_pipeline.models.inference import generation
+from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.generation import Reader, end_tokens, generate_and_score
 from finetune_pipeline.models.inference.shared_reading import common_prefix
 from finetune_pipeline.models.loading import load_for_prediction, load_tokenizer
@@ -36,7 +37,7 @@ def _plainly(model: Any, tokenizer: Any, prompt: list[int], labels: list[list[in
     out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LONGEST, do_sample=False)
     new = out[0, len(prompt) :].tolist()
     status = "ok" if new[-1] == tokenizer.eos_token_id else "truncated"
-    text = tokenizer.decode(new, skip_special_tokens=True)
+    text = tokenizer.decode(new[:-1] if status == "ok" else new)
     scores = []
     for label in labels:
         logits = model(input_ids=torch.tensor([prompt + label])).logits[0].double().log_softmax(-1)
@@ -138,3 +139,11 @@ def test_rows_of_unlike_length_are_read_apart_and_go_on_together(loaded: tuple[A
     for answer, prompt, ids in zip(answers, prompts, labels, strict=True):
         text, _, scores = _plainly(model, tokenizer, prompt, ids)
         assert answer.text == text and answer.label_scores == pytest.approx(scores, abs=1e-4)
+
+
+def test_only_the_token_that_ends_an_answer_is_left_out_of_its_text(loaded: tuple[Any, Any]) -> None:
+    _, tokenizer = loaded
+    other, end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    answer = Answer()
+    generation._fill(answer, tokenizer, [*tokenizer.encode("see "), other, end], [], {end})
+    assert (answer.text, answer.status) == ("see <|endoftext|>", "ok")

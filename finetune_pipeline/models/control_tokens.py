@@ -1,0 +1,156 @@
+"""Conversations as tokens in which control tokens are written by the chat template alone; in contents they are text.
+
+Tokenizers find special tokens anywhere in a text. A user who writes ``<|im_end|>`` would end the turn and begin one of
+their own. Here such pieces of a content are hidden while the template renders, the template's own control tokens are
+renamed to names nobody can guess, and a copy of the tokenizer that knows them by these names alone encodes the text. Where
+no content holds a control token, the tokenizer's own way is taken.
+
+The file imports nothing of this package: a registered model takes it along.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+_SECRET = secrets.token_hex(8)
+"""Part of the names, new in each process: whoever could guess it could forge control tokens again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A rendered conversation. marked: its text with renamed control tokens; None where no content holds any."""
+
+    text: str
+    marked: str | None = None
+
+
+class _ControlTokens:
+    """The control tokens of one tokenizer and chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        special, written = control_tokens(tokenizer.backend_tokenizer, str(tokenizer.chat_template))
+        names = sorted(special | written, key=lambda name: (-len(name), name))
+        self._renamed = {name: f"x{_SECRET}x{i}x" for i, name in enumerate(names)}
+        self._hidden = {name: f"q{_SECRET}q{i}q" for i, name in enumerate(names)}
+        self._any = _one_of(names)
+        self._special = _one_of([name for name in names if name in special])
+        self._backend = tokenizer.backend_tokenizer
+        self._copy: Any = None
+
+    def hide(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The message with the control tokens in its texts hidden. Its keys and its role are not the user's words."""
+        found = self._special if message.get("role") == "assistant" else self._any
+
+        def plain(text: str) -> str:
+            return found.sub(lambda match: self._hidden[match.group()], text)
+
+        return {key: value if key == "role" else _each_text(value, plain) for key, value in message.items()}
+
+    def hide_all(self, value: Any) -> Any:
+        return _each_text(value, lambda text: self._any.sub(lambda match: self._hidden[match.group()], text))
+
+    def show(self, text: str) -> str:
+        """The text with what was hidden."""
+        if _SECRET not in text:
+            return text
+        shown = {hidden: name for name, hidden in self._hidden.items()}
+        return re.sub(rf"q{_SECRET}q\d+q", lambda match: shown[match.group()], text)
+
+    def mark(self, text: str) -> str:
+        """Rename what the template wrote, and show what was hidden."""
+        return self.show(self._any.sub(lambda match: self._renamed[match.group()], text))
+
+    def encode(self, marked: str) -> list[int]:
+        if self._copy is None:
+            self._copy = _renamed_tokenizer(self._backend, self._renamed)
+        return list(self._copy.encode(marked, add_special_tokens=False).ids)
+
+
+def control_tokens(backend: Any, template: str) -> tuple[set[str], set[str]]:
+    """(special tokens, other tokens the template writes itself) of a tokenizer of the `tokenizers` library.
+
+    Tokens for thoughts and calls of tools are often not special; an assistant's content may hold them rightly.
+    """
+    added = backend.get_added_tokens_decoder().values()
+    special = {t.content for t in added if t.special}
+    written = {t.content for t in added if re.fullmatch(r"[<\[]\S+[>\]]", t.content) and t.content in template}
+    return special, written - special
+
+
+_KNOWN: WeakKeyDictionary[Any, tuple[Any, _ControlTokens]] = WeakKeyDictionary()
+
+
+def _of(tokenizer: Any) -> _ControlTokens:
+    """The control tokens of a tokenizer, looked up again when its template or its vocabulary has changed."""
+    state = (tokenizer.chat_template, tokenizer.backend_tokenizer.get_vocab_size())
+    known = _KNOWN.get(tokenizer)
+    if known is None or known[0] != state:
+        known = _KNOWN[tokenizer] = (state, _ControlTokens(tokenizer))
+    return known[1]
+
+
+def write(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, generation: bool = False, tools: Any = None
+) -> Conversation:
+    """Render a conversation by the tokenizer's chat template.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers, or anything with its apply_chat_template, chat_template,
+            backend_tokenizer and call.
+        messages: As the template takes them.
+        generation: Add the beginning of the answer that is to come.
+        tools: As the template takes them.
+    """
+    control = _of(tokenizer)
+    hidden, hidden_tools = [control.hide(message) for message in messages], control.hide_all(tools)
+    text = str(
+        tokenizer.apply_chat_template(hidden, tools=hidden_tools, add_generation_prompt=generation, tokenize=False)
+    )
+    if _SECRET not in text:
+        return Conversation(text)
+    return Conversation(control.show(text), control.mark(text))
+
+
+def token_ids(tokenizer: Any, conversation: Conversation) -> list[int]:
+    """Token ids of a rendered conversation; the template has written its control tokens itself."""
+    if conversation.marked is not None:
+        return _of(tokenizer).encode(conversation.marked)
+    return list(tokenizer(conversation.text, add_special_tokens=False)["input_ids"])
+
+
+def _one_of(names: Sequence[str]) -> re.Pattern[str]:
+    """Any of the names, the longer one where two begin alike, as tokenizers do; of no names, nothing."""
+    return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with every text in it changed, also those of keys."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_each_text(key, change): _each_text(inner, change) for key, inner in value.items()}
+    return [_each_text(inner, change) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _renamed_tokenizer(backend: Any, names: Mapping[str, str]) -> Any:
+    """A copy of a tokenizer with other names for these tokens: their ids and all rules stay."""
+    from tokenizers import Tokenizer
+
+    parts = json.loads(backend.to_str())
+    for token in parts["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = parts["model"]
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {names.get(piece, piece): number for piece, number in vocabulary.items()}
+    else:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    return Tokenizer.from_str(json.dumps(parts | {"post_processor": None, "truncation": None, "padding": None}))

@@ -1,0 +1,61 @@
+"""A home that was moved or copied: MLflow's records and the registered models then lead to where it is now.
+
+MLflow stores absolute paths: of artifacts, of what a version was made from, in tags. Left alone, new runs would write into
+the old place, and models would be loaded from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from finetune_pipeline.engine.store import replace_text
+
+log = logging.getLogger(__name__)
+_WITH_PATHS = ("model.json", "MLmodel")
+"""Files of a registered model that name folders."""
+
+
+def follow_home(database: Path, experiment: str, home: Path) -> None:
+    """Let everything in a SQLite database of MLflow, and beside it, that names the old place name the present one.
+
+    database: `<place>/mlflow.db`, whose artifacts lie in `<place>/artifacts`. Where `place` is in `home`, all of the home
+    has moved with it. An experiment that somebody gave another place of its own is left alone. Killed in between, the next
+    call goes on.
+    """
+    place = database.parent
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
+        row = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (experiment,)).fetchone()
+        old = Path(unquote(urlsplit(row[0]).path)) if row and row[0].startswith(("file:", "/")) else None
+        if old is None or old == place / "artifacts" or old.parts[-2:] != (place.name, "artifacts"):
+            return
+        if old.exists() and old.samefile(place / "artifacts"):
+            return  # the same folder by another name
+        before, after = (old.parent.parent, home) if place.parent == home else (old.parent, place)
+        log.warning("%s was moved to %s: MLflow's records follow it", before, after)
+        changes = dict.fromkeys([(f"{before}/", f"{after}/"), (f"{before.as_uri()}/", f"{after.as_uri()}/")])
+        for path in (p for name in _WITH_PATHS for p in (place / "artifacts").rglob(name)):
+            text = path.read_text("utf-8")
+            replaced = _replaced(text, changes)
+            if replaced != text:
+                replace_text(path, replaced)
+        with connection:  # one transaction
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            for table in tables:
+                for _, column, kind, *_rest in connection.execute(f'PRAGMA table_info("{table}")').fetchall():
+                    if "CHAR" in kind.upper() or "TEXT" in kind.upper():
+                        for change in changes:
+                            connection.execute(
+                                f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) '  # noqa: S608
+                                f'WHERE instr("{column}", ?)',
+                                (*change, change[0]),
+                            )
+
+
+def _replaced(text: str, changes: dict[tuple[str, str], None]) -> str:
+    for before, after in changes:
+        text = text.replace(before, after)
+    return text
