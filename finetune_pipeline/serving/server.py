@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_body
+from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, decode_json, host_guard, read_body
 from finetune_pipeline.serving.requests import BadRequest
 from finetune_pipeline.serving.service import WAITING, Service
 
@@ -79,8 +79,8 @@ async def _json(request: Request) -> Any:
         raise BadRequest("send JSON, with the header Content-Type: application/json", status=415)
     data = await read_body(request, MAX_BODY)
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return decode_json(data)
+    except ValueError as error:
         raise BadRequest(f"the body is no JSON: {error}") from error
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from finetune_pipeline.findings import Finding, FindingsError, Severity
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
+from finetune_pipeline.spec.outputs import is_outside
 
 Rule = Callable[[TaskSpec, Path], list[Finding]]
 RULES: list[Rule] = []
@@ -85,14 +86,9 @@ def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """A spec reads only below its own folder: task folders are shared, and a glob is no way out of one."""
     key = "data.raw / ability.files / ability.harness.tasks / logs.path"
     for glob in [*spec.data.raw, *spec.ability.files, *spec.ability.harness.tasks, spec.logs.path]:
-        if is_outside(glob):
+        if is_outside(glob, folder):
             message = f"{glob!r} points outside the task folder"
-            yield problem("raw_inside_folder", key, message, "copy or link the files into the task folder")
-
-
-def is_outside(path: str) -> bool:
-    """Whether a path or glob of the spec leaves the task folder."""
-    return Path(path).is_absolute() or ".." in Path(path).parts
+            yield problem("raw_inside_folder", key, message, "copy the files into the task folder")
 
 
 @rule
@@ -109,7 +105,7 @@ def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     template = spec.chat_template
     if template is None or template in CHAT_TEMPLATES:
         return
-    if is_outside(template):
+    if is_outside(template, folder):
         message, fix = f"{template!r} points outside the task folder", "copy the file into the task folder"
     elif not (folder / template).is_file():
         message = f"{template!r} is neither a known template nor a file in the task folder"
