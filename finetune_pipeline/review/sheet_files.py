@@ -68,7 +68,7 @@ def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
     Raises:
         ValueError: The file is neither CSV nor JSON Lines.
     """
-    text = path.read_text("utf-8-sig")
+    text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells stay what they are
     sheet = FilledSheet()
     lines: list[tuple[int, Any]] = []
     if path.suffix == ".csv":
