@@ -97,10 +97,12 @@ def allowed_types(part: dict[str, Any] | None) -> set[str]:
     return {named} if isinstance(named, str) else set(named)
 
 
-def is_outside(path: str, folder: Path) -> bool:
-    """Whether a path or glob of the spec, or a link it leads through, leaves the task folder."""
+def is_outside(path: str, folder: Path | None) -> bool:
+    """Whether a path or glob of the spec, or a link it leads through, leaves the task folder. None: links may."""
     if Path(path).is_absolute() or ".." in Path(path).parts:
         return True
+    if folder is None:
+        return False
     try:
         found = list(folder.glob(path)) if set("*?[") & set(path) else [folder / path]
         return any(not p.resolve().is_relative_to(folder.resolve()) for p in found)

@@ -85,10 +85,19 @@ def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """A spec reads only below its own folder: task folders are shared, and a glob is no way out of one."""
     key = "data.raw / ability.files / ability.harness.tasks / logs.path"
-    for glob in [*spec.data.raw, *spec.ability.files, *spec.ability.harness.tasks, spec.logs.path]:
-        if is_outside(glob, folder):
+    read = [(glob, folder) for glob in [*spec.data.raw, *spec.ability.files, *spec.ability.harness.tasks]]
+    for glob, links_of in [*read, (spec.logs.path, None)]:  # logs may lie on a disk of their own
+        if is_outside(glob, links_of):
             message = f"{glob!r} points outside the task folder"
             yield problem("raw_inside_folder", key, message, "copy the files into the task folder")
+
+
+@rule
+def check_links(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """A link that leads nowhere, or in a circle, would read as "no logs" or "no reviews"."""
+    for path in (folder / "logs", folder / "reviews"):
+        if path.is_symlink() and not path.exists():
+            yield problem("broken_link", path.name, f"the link {path.name} leads nowhere", "correct or remove the link")
 
 
 @rule

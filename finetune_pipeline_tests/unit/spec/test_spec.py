@@ -182,3 +182,14 @@ def test_a_file_of_the_spec_is_one_of_the_task_folder(tmp_path: Path, change: di
         found = errors(check_task(write(tmp_path / "demo", spec))[1])
         assert [f.rule for f in found] == [rule], name
         assert "outside the task folder" in found[0].message and "hunter2" not in str(found[0])
+
+
+@pytest.mark.parametrize("target", ["gone", "logs"])
+def test_a_link_that_leads_nowhere_is_no_empty_folder(tmp_path: Path, target: str) -> None:
+    folder = write(tmp_path / "demo", GOOD)
+    (folder / "logs").symlink_to(target)
+    assert [f.rule for f in errors(check_task(folder)[1])] == ["spec.broken_link"]
+    (folder / "logs").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "logs").symlink_to(tmp_path / "elsewhere")
+    assert not check_task(folder)[1]
