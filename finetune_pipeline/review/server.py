@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
@@ -17,7 +16,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from finetune_pipeline.review.sheet_files import append_line
-from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_body
+from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, decode_json, host_guard, read_body
 
 MAX_BODY = 64 * 1024
 _HEADERS = {**NO_STORE, "Content-Security-Policy": "frame-ancestors 'none'; form-action 'none'"}
@@ -47,8 +46,8 @@ def review_app(page: str, token: str, judge: Judge, file: Path) -> Starlette:
             raise HTTPException(403, "the token of this review is missing: reload the page")
         body = await read_body(request, MAX_BODY)
         try:
-            row, wrong = judge(json.loads(body))
-        except (ValueError, RecursionError) as error:
+            row, wrong = judge(decode_json(body))
+        except ValueError as error:
             row, wrong = None, [f"it is no JSON: {error}"]
         if row is None:
             raise HTTPException(400, "; ".join(wrong) or "nothing was decided")

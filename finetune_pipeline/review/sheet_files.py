@@ -35,7 +35,7 @@ class Stored:
 def write_table(queue: ReviewQueue, path: Path) -> None:
     """Write the sheet as a file to fill in: CSV (for spreadsheets) or JSON Lines, by the suffix.
 
-    A cell that a spreadsheet would take for a formula gets an apostrophe in front.
+    A cell that a spreadsheet would take for a formula gets an apostrophe in front, which :func:`read_table` takes away.
 
     Raises:
         ValueError: Another suffix.
@@ -47,10 +47,19 @@ def write_table(queue: ReviewQueue, path: Path) -> None:
         writer = csv.DictWriter(text, fieldnames=list(queue.table[0]) if queue.table else ["id"])
         writer.writeheader()
         for row in queue.table:
-            writer.writerow({k: f"'{v}" if v[:1] in ("=", "+", "-", "@") else v for k, v in row.items()})
+            writer.writerow({k: f"'{v}" if _is_formula(v) else v for k, v in row.items()})
         path.write_text("\ufeff" + text.getvalue(), "utf-8", newline="")
     else:
         raise ValueError(f"{path.name}: a sheet is written as .csv or .jsonl")
+
+
+def _is_formula(cell: str) -> bool:
+    """Whether a spreadsheet would run the cell, or it is escaped text that must come back as it is."""
+    return cell.lstrip("'")[:1] in ("=", "+", "-", "@", "\t", "\r")
+
+
+def _unescaped(cell: Any) -> Any:
+    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _is_formula(cell) else cell
 
 
 def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
@@ -59,12 +68,12 @@ def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
     Raises:
         ValueError: The file is neither CSV nor JSON Lines.
     """
-    text = path.read_text("utf-8-sig")
+    text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells stay what they are
     sheet = FilledSheet()
     lines: list[tuple[int, Any]] = []
     if path.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        lines = [(reader.line_num, line) for line in reader]
+        lines = [(reader.line_num, {k: _unescaped(v) for k, v in line.items()}) for line in reader]
     elif path.suffix == ".jsonl":
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():

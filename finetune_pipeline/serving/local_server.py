@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import json
 import socket
 from collections.abc import Callable
 from threading import Thread
 from types import TracebackType
+from typing import Any
 
 import psutil
 import uvicorn
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 HOST = "127.0.0.1"
+BODY_SECONDS = 30.0
+"""A body that takes longer is refused and its connection closed."""
 NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """Headers of every response."""
 CLOSE = {**NO_STORE, "Connection": "close"}
@@ -62,17 +67,39 @@ def host_guard(refuse: Callable[[int, str], Response]) -> Middleware:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body. Raises HTTPException (413) as soon as it is known to have more than `limit` bytes."""
-    announced = request.headers.get("content-length", "")
+    """The request's body.
+
+    Raises HTTPException as soon as it is known to have more than `limit` bytes (413), when it takes longer than
+    :data:`BODY_SECONDS` (408), and when its client goes away (400)."""
+    announced = request.headers.get("content-length", "0")
     body = b""
-    if not (announced.isdigit() and int(announced) > limit):
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                break
-        else:
-            return body
-    raise HTTPException(413, f"the body has more than {limit} bytes")
+    try:
+        if len(announced) > 18 or int(announced) > limit:
+            raise HTTPException(413, f"the body has more than {limit} bytes")
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise HTTPException(413, f"the body has more than {limit} bytes")
+    except ValueError as error:
+        raise HTTPException(400, "Content-Length is no number") from error
+    except TimeoutError as error:
+        raise HTTPException(408, f"the body did not arrive within {BODY_SECONDS:g} s") from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the body is not whole") from error
+    return body
+
+
+def decode_json(data: bytes) -> Any:
+    """The value of a JSON document. Raises ValueError also for one nested too deep, and for text that is no valid Unicode."""
+    try:
+        value = json.loads(data)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds text that is no valid Unicode (a lone surrogate)") from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    return value
 
 
 def taken(port: int, option: str) -> str | None:
@@ -83,7 +110,7 @@ def taken(port: int, option: str) -> str | None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             return f"port {port} cannot be used: {error.strerror}; choose another with {option}"
-    holders = [c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port]
+    holders = [c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr[1] == port]
     holder = "another user's process"
     with contextlib.suppress(psutil.Error):
         if pid := next(filter(None, holders), None):

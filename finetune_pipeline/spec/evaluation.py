@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.spec.baseline import PATIENCE, ChatEndpointSpec
-from finetune_pipeline.spec.outputs import Metric, Section, Share
+from finetune_pipeline.spec.outputs import Metric, Section, Share, is_outside
 
 VERSION = "{version}"
 """Stands for the version of ``merged_model`` in the name of a served model."""
@@ -200,6 +201,8 @@ class GatesSpec(Section):
         names = self.never_break
         if isinstance(names, str):
             try:
+                if is_outside(names, folder):
+                    raise PermissionError(errno.EPERM, "it is outside the task folder")
                 lines = (folder / names).read_text("utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from finetune_pipeline.findings import Finding, FindingsError, errors
 from finetune_pipeline.spec import evaluation_rules, rules, training_rules  # noqa: F401 - registers their rules
 from finetune_pipeline.spec.model import Task, TaskSpec
-from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput
+from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, is_outside
 
 _MOST_BYTES = 256 << 10
 _DEEPEST = 50
@@ -181,7 +181,7 @@ def with_schema(spec: TaskSpec, folder: Path) -> tuple[TaskSpec, list[Finding]]:
     if not isinstance(output, JsonOutput) or not isinstance(output.json_schema, str):
         return spec, []
     named = output.json_schema
-    if Path(named).is_absolute() or ".." in Path(named).parts:
+    if is_outside(named, folder):
         return spec, [_bad(f"{named!r} points outside the task folder", "copy the file into the task folder")]
     try:
         schema = msgspec.json.decode((folder / named).read_bytes())

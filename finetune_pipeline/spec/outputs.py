@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
@@ -94,3 +95,16 @@ def allowed_types(part: dict[str, Any] | None) -> set[str]:
     """JSON types the schema of one field names; empty where it names none."""
     named = (part or {}).get("type", [])
     return {named} if isinstance(named, str) else set(named)
+
+
+def is_outside(path: str, folder: Path | None) -> bool:
+    """Whether a path or glob of the spec, or a link it leads through, leaves the task folder. None: links may."""
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        return True
+    if folder is None:
+        return False
+    try:
+        found = list(folder.glob(path)) if set("*?[") & set(path) else [folder / path]
+        return any(not p.resolve().is_relative_to(folder.resolve()) for p in found)
+    except (OSError, RuntimeError, ValueError):  # links in a circle, no pattern: told where the file is read
+        return False

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from finetune_pipeline.findings import Finding, FindingsError, Severity
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
+from finetune_pipeline.spec.outputs import is_outside
 
 Rule = Callable[[TaskSpec, Path], list[Finding]]
 RULES: list[Rule] = []
@@ -93,15 +94,19 @@ def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """A spec reads only below its own folder: task folders are shared, and a glob is no way out of one."""
     key = "data.raw / ability.files / ability.harness.tasks / logs.path"
-    for glob in [*spec.data.raw, *spec.ability.files, *spec.ability.harness.tasks, spec.logs.path]:
-        if is_outside(glob):
+    read = [(glob, folder) for glob in [*spec.data.raw, *spec.ability.files, *spec.ability.harness.tasks]]
+    for glob, links_of in [*read, (spec.logs.path, None)]:  # logs may lie on a disk of their own
+        if is_outside(glob, links_of):
             message = f"{glob!r} points outside the task folder"
-            yield problem("raw_inside_folder", key, message, "copy or link the files into the task folder")
+            yield problem("raw_inside_folder", key, message, "copy the files into the task folder")
 
 
-def is_outside(path: str) -> bool:
-    """Whether a path or glob of the spec leaves the task folder."""
-    return Path(path).is_absolute() or ".." in Path(path).parts
+@rule
+def check_links(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
+    """A link that leads nowhere, or in a circle, would read as "no logs" or "no reviews"."""
+    for path in (folder / "logs", folder / "reviews"):
+        if path.is_symlink() and not path.exists():
+            yield problem("broken_link", path.name, f"the link {path.name} leads nowhere", "correct or remove the link")
 
 
 @rule
@@ -118,7 +123,7 @@ def check_chat_template(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     template = spec.chat_template
     if template is None or template in CHAT_TEMPLATES:
         return
-    if is_outside(template):
+    if is_outside(template, folder):
         message, fix = f"{template!r} points outside the task folder", "copy the file into the task folder"
     elif not (folder / template).is_file():
         message = f"{template!r} is neither a known template nor a file in the task folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -22,6 +23,10 @@ from finetune_pipeline.cli.output import failure, say
 def file_on_a_full_disk(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         full.write("x")
+
+
+def copy_to_a_full_disk(tmp_path: Path) -> None:
+    raise OSError(errno.ENOSPC, "as shutil tells it", "rows.jsonl", None, "copy.jsonl")
 
 
 def database_on_a_full_disk(tmp_path: Path) -> None:
@@ -68,6 +73,7 @@ def damaged_database(tmp_path: Path) -> None:
 
 FAULTS = {
     file_on_a_full_disk: "the disk is full: ",
+    copy_to_a_full_disk: "the disk is full: copy.jsonl could not be written",
     database_on_a_full_disk: "the disk is full: ",
     wrapped: "the disk is full: ",
     too_large_a_file: "could not be written: it reached the limit of a file's size",

@@ -9,6 +9,7 @@ import pytest
 
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models import identity
+from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.models.identity import base_identity, bundled_files, model_folder, model_kind, record_digest
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -54,9 +55,16 @@ def test_a_model_in_several_packages_is_the_file_its_pieces_make(
         (tmp_path / f"piece_{i}" / "data" / f"m.gguf.part{i}").write_bytes(piece)
     monkeypatch.syspath_prepend(tmp_path)
     files = tuple((f"piece_{i}", f"data/m.gguf.part{i}") for i in range(2))
-    monkeypatch.setitem(identity.BUNDLED, BUNDLED, identity.BundledModel(BUNDLED, "msgspec", files, "MIT", "msgspec"))
+    sha256 = hashlib.sha256(b"GGUF one, two").hexdigest()
+    model = identity.BundledModel(BUNDLED, "msgspec", files, sha256, "MIT", "msgspec")
+    monkeypatch.setitem(identity.BUNDLED, BUNDLED, model)
     assert [p.name for p in bundled_files(BUNDLED)] == ["m.gguf.part0", "m.gguf.part1"]
-    assert base_identity(BUNDLED)["sha256"] == hashlib.sha256(b"GGUF one, two").hexdigest()
+    assert base_identity(BUNDLED)["sha256"] == sha256
+    (tmp_path / "piece_1" / "data" / "m.gguf.part1").write_bytes(b"twO")
+    with pytest.raises(FindingsError, match=f"are not those this program knows.*not {sha256}"):
+        base_identity(BUNDLED)
+    with pytest.raises(FindingsError, match="are not those this program knows"):
+        prepare_base(BUNDLED, None, tmp_path / "out")
     (tmp_path / "piece_1" / "data" / "m.gguf.part1").unlink()
     with pytest.raises(FindingsError, match="piece_1 holds no data/m.gguf.part1"):
         bundled_files(BUNDLED)

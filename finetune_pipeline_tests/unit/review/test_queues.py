@@ -99,6 +99,25 @@ def test_a_sheet_goes_out_and_comes_back_by_file(task: Task, tmp_path: Path, suf
     assert (store(queue, sheet.rows).added, store(queue, sheet.rows).known) == (1, 1), "stored once, however often"
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "'=", "''-", "'"])
+def test_an_id_that_reads_like_a_formula_goes_out_harmless_and_comes_back(
+    task: Task, tmp_path: Path, start: str
+) -> None:
+    rows = [{"id": f"{start.strip()}1", "generator": "g", "text": f"{start}A1", "answer": "yes"}]
+    queue, file = synthetic_queue(task, rows), tmp_path / "sheet.csv"
+    write_table(queue, file)
+    with file.open(encoding="utf-8-sig", newline="") as handle:
+        (line,) = csv.DictReader(handle)
+    assert line["id"][0] not in "=+-@" and line["text"][0] not in "=+-@\t\r"
+    with file.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(line))
+        writer.writeheader()
+        writer.writerow(line | {"decision": "keep", "reviewer": "Ada"})
+    sheet = read_table(queue, file)
+    assert not sheet.problems
+    assert [row["id"] for row in sheet.rows["Ada"]] == [f"{start.strip()}1"]
+
+
 def take(queue: ReviewQueue, rater: str, row: dict) -> None:
     entry, wrong = queue.take(row)
     assert entry is not None, wrong

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -172,7 +173,47 @@ def test_what_is_no_request_of_ours(running: Running) -> None:
     assert running.ask("/feedback", b"{}", **{"Content-Type": "text/plain"})[0] == 415
     assert running.ask("/feedback", b"{}", Host="evil.example")[0] == 403
     assert running.ask("/feedback", b"", **{"Content-Length": str(MAX_BODY + 1)})[0] == 413
+    assert running.ask("/feedback", b"{}", Origin="https://evil.example")[0] == 403
     assert running.ask("/health")[0] == 200
+
+
+def test_a_lone_surrogate_is_answered_logged_and_taken_in_or_refused(
+    task: Task, running: Running, tmp_path: Path
+) -> None:
+    body = b'{"messages": [{"role": "user", "content": "half a sign \\ud83d here"}], "user": "\\udc00"}'
+    status, answer = running.ask("/v1/chat/completions", body)
+    assert status == 400 and "no valid Unicode" in answer["error"]["message"]
+    name = running.chat()[1]["id"]
+    feedback = json.dumps({"id": name, "correction": "\ud83d"}).encode()
+    status, answer = running.ask("/feedback", feedback)
+    assert status == 400 and "no valid Unicode" in answer["error"]["message"]
+    assert len(lines(task)) == 1 and running.ask("/health")[1]["status"] == "ok"
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1_0", "\u00b2", "9" * 5000])
+def test_a_bad_content_length_is_refused(running: Running, length: str) -> None:
+    assert 400 <= raw(running, length, b"{}") < 500
+    assert running.ask("/health")[0] == 200
+
+
+def test_a_body_that_does_not_arrive_is_closed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finetune_pipeline.serving.local_server.BODY_SECONDS", 0.5)
+    assert raw(running, "100", b'{"messages"') == 408
+    assert running.ask("/health")[0] == 200
+
+
+def raw(running: Running, length: str, sent: bytes) -> int:
+    """The status of an answer to a request whose header says `length`; the server must close the connection."""
+    with socket.create_connection(("127.0.0.1", running.server.port), timeout=30) as connection:
+        head = (
+            f"POST /feedback HTTP/1.1\r\nHost: 127.0.0.1:{running.server.port}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        )
+        connection.sendall(head.encode("latin-1") + sent)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return int(answer.split()[1])
 
 
 def test_many_at_once_each_get_their_own_answer_and_the_log_rotates_whole(

@@ -207,3 +207,36 @@ def test_only_what_changes_a_judges_answer_makes_the_step_anew() -> None:
 
     assert settings(timeout=5.0, concurrency=2, max_tokens=9, key_variable="K") == settings()
     assert settings(model="n") != settings() and settings(min_kappa=0.7) != settings()
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"gates": {"never_break": "NAME"}}, "spec.never_break"),
+        ({"output": {"kind": "json", "json_schema": "NAME"}}, "spec.json_schema"),
+        ({"chat_template": "NAME"}, "spec.chat_template"),
+        ({"ability": {"files": ["NAME"]}}, "spec.raw_inside_folder"),
+    ],
+)
+def test_a_file_of_the_spec_is_one_of_the_task_folder(tmp_path: Path, change: dict[str, Any], rule: str) -> None:
+    """Of a path that leaves it, and of a link that does, nothing is read, nor told."""
+    (tmp_path / "secret").write_text('{"password": "hunter2"}')
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "demo" / "folder").symlink_to(tmp_path)
+    for name in (str(tmp_path / "secret"), "../secret", "link", "folder/secret"):
+        spec = yaml.safe_load(yaml.safe_dump(GOOD | change).replace("NAME", name))
+        found = errors(check_task(write(tmp_path / "demo", spec))[1])
+        assert [f.rule for f in found] == [rule], name
+        assert "outside the task folder" in found[0].message and "hunter2" not in str(found[0])
+
+
+@pytest.mark.parametrize("target", ["gone", "logs"])
+def test_a_link_that_leads_nowhere_is_no_empty_folder(tmp_path: Path, target: str) -> None:
+    folder = write(tmp_path / "demo", GOOD)
+    (folder / "logs").symlink_to(target)
+    assert [f.rule for f in errors(check_task(folder)[1])] == ["spec.broken_link"]
+    (folder / "logs").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "logs").symlink_to(tmp_path / "elsewhere")
+    assert not check_task(folder)[1]

