@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.report.evaluation_page import evaluation_page
@@ -83,7 +84,7 @@ def contents(project: Project) -> dict[str, str]:
     """Digest of every file of every artifact, by step, version and name, without what was measured (:data:`MEASURED`).
 
     The pages of the report show those figures all over: here they count as equal when each is, to the byte, what its own
-    evaluation.json and gates.json give when they are rendered again.
+    evaluation.json, rows.json and gates.json give when they are rendered again.
     """
     found = digests(project)
     for name in found:
@@ -96,7 +97,9 @@ def contents(project: Project) -> dict[str, str]:
                 json.loads((path.parent / f"{n}.json").read_text("utf-8")) for n in ("evaluation", "gates")
             )
             page = evaluation_page(
-                EvaluationResult.model_validate(evaluation), [GateResult.from_dict(g) for g in gates]
+                EvaluationResult.model_validate(evaluation),
+                [GateResult.from_dict(g) for g in gates],
+                ShownRows.model_validate_json((path.parent / "rows.json").read_bytes()),
             )
             rendered = page_html(page) if path.name == "report.html" else page_markdown(page)
             same = path.read_text("utf-8") == rendered

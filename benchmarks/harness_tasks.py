@@ -30,7 +30,7 @@ from finetune_pipeline.evaluation.ability.harness_tasks import HarnessTask, harn
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
-from finetune_pipeline.evaluation.step_facts import Ability
+from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline.models.base import prepare_base
 from finetune_pipeline.spec.model import TaskSpec
 

@@ -382,7 +382,7 @@ STEPS = [
             spec.description,
             outside.never_break,
         ],
-        code_version="11",
+        code_version="12",
         checks=evaluation_check.GATE_CHECKS,
         shows=("plots", "gates.json"),
         kinds=("html", "markdown"),

@@ -10,11 +10,11 @@ from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, ge
 from finetune_pipeline.cli.project import open_project
 from finetune_pipeline.engine.store import write_json
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError
+from finetune_pipeline.evaluation.judged_facts import JudgeFindings
 from finetune_pipeline.evaluation.predictions import of_model, read_predictions, read_test_rows
 from finetune_pipeline.evaluation.preferences.judge import Judge
 from finetune_pipeline.evaluation.preferences.pairs import prediction_pairs, read_ratings
 from finetune_pipeline.evaluation.preferences.qualify import judged_pairs
-from finetune_pipeline.evaluation.step_facts import JudgeFindings
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.steps.earlier_runs import open_answers
 

@@ -15,10 +15,11 @@ from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, as_json, emit, ge
 from finetune_pipeline.data.examples import Example, examples_of, read_examples
 from finetune_pipeline.engine.step import RunInputs
 from finetune_pipeline.engine.store import ArtifactStore, read_json, write_json
+from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.findings import Finding, as_rows, errors
 from finetune_pipeline.models.identity import model_kind
 from finetune_pipeline.pipeline import PIPELINE
-from finetune_pipeline.planning.plan import duration, training_plan
+from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.power import power_bounds
 from finetune_pipeline.report.training_pages import PARTS, file_size, measured_accuracy, time_range
 from finetune_pipeline.settings import read_settings

@@ -8,7 +8,8 @@ from typing import Any
 
 from finetune_pipeline.evaluation.correctness import Form, as_output, is_right, is_valid
 from finetune_pipeline.evaluation.metrics import METRICS, RowMetric, is_right_or_wrong
-from finetune_pipeline.evaluation.result import Comparison, Side, Sources
+from finetune_pipeline.evaluation.result import Comparison, Side
+from finetune_pipeline.evaluation.result_parts import Sources
 from finetune_pipeline.evaluation.scores import score
 from finetune_pipeline.evaluation.statistics import (
     cluster_sign_flip,

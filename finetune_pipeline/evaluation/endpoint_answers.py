@@ -16,7 +16,7 @@ from finetune_pipeline.data.examples import Example
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.endpoint_client import Endpoint, EndpointError, models_of
 from finetune_pipeline.evaluation.openai_endpoint import Budget, Message, Spent, TooManyRows, ask
-from finetune_pipeline.evaluation.predictions import prediction_row
+from finetune_pipeline.evaluation.predictions import count_statuses, prediction_row
 from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
@@ -186,7 +186,7 @@ def _problem(key: str, message: str, fix: str) -> FindingsError:
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "rows": len(rows),
-        "statuses": {s: sum(r["status"] == s for r in rows) for s in ("ok", "truncated", "empty", "error")},
+        "statuses": count_statuses(row["status"] for row in rows),
         "mean_prompt_tokens": round(sum(r["prompt_tokens"] for r in rows) / len(rows), 2),
         "mean_new_tokens": round(sum(r["new_tokens"] for r in rows) / len(rows), 2),
     }

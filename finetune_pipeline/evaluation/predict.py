@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from finetune_pipeline.evaluation.correctness import is_valid
 from finetune_pipeline.evaluation.endpoint_answers import ServedAnswerer
 from finetune_pipeline.evaluation.predictions import (
     SIMPLE,
-    STATUSES,
+    count_statuses,
     prediction_row,
     restricted_name,
     write_predictions,
@@ -113,7 +112,12 @@ def _restricted(
     except UnsupportedSchema as error:
         say(f"{job['stage']}: {name}: not available: {error}")
         return None, {"asked": 0, "available": False, "why": str(error), "statuses": {}}
-    return restricted, {"asked": len(invalid), "available": True, "why": "", "statuses": _by_status(restricted)}
+    return restricted, {
+        "asked": len(invalid),
+        "available": True,
+        "why": "",
+        "statuses": count_statuses(a.status for a in restricted),
+    }
 
 
 def _simple_rows(job: Mapping[str, Any], tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -203,7 +207,7 @@ def _answer(
     grammar: Grammar | None = None,
 ) -> tuple[list[Answer], dict[str, Any]]:
     if not examples:
-        return [], {"rows": 0, "statuses": _by_status([])}
+        return [], {"rows": 0, "statuses": count_statuses([])}
     tools = [e.tools for e in examples]
     shared = fewer = 0
     if isinstance(asked, ServedAnswerer):
@@ -220,17 +224,12 @@ def _answer(
         answers = asked.answers(prompts, labels, job["max_new_tokens"], job["batch_size"], job["stage"], name, grammar)
     return answers, {
         "rows": len(answers),
-        "statuses": _by_status(answers),
+        "statuses": count_statuses(a.status for a in answers),
         "mean_prompt_tokens": round(sum(a.prompt_tokens for a in answers) / len(answers), 2),
         "mean_new_tokens": round(sum(a.new_tokens for a in answers) / len(answers), 2),
         "shared_prefix_tokens": shared,
         "rows_shown_fewer": fewer,
     }
-
-
-def _by_status(answers: Sequence[Answer]) -> dict[str, int]:
-    counts = Counter(a.status for a in answers)
-    return {status: counts[status] for status in STATUSES}
 
 
 def _fitting(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,73 +47,53 @@ def prediction_row(example_id: str, model: str, answer: Answer, gold: str) -> di
     }
 
 
-def _problems(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    problems: list[str] = []
+def _problems(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     seen: set[tuple[Any, Any]] = set()
     for number, row in enumerate(rows):
         place = f"row {number} ({row.get('model')!r}, example {row.get('example_id')!r})"
-        missing = [name for name in _COLUMNS if name not in row]
-        empty = [name for name in _COLUMNS if name in row and row[name] is None]
-        extra = sorted(set(row) - set(_COLUMNS))
-        if missing:
-            problems.append(f"{place} lacks {', '.join(missing)}")
-        if empty:
-            problems.append(f"{place} has no value (null) in {', '.join(empty)}")
-        if extra:
-            problems.append(f"{place} has unknown columns {', '.join(extra)}")
-        if "status" in row and row["status"] not in STATUSES:
-            problems.append(f"{place} has status {row['status']!r}, not one of {', '.join(STATUSES)}")
-        key = (row.get("model"), row.get("example_id"))
-        if key in seen:
-            problems.append(f"{place} is there twice")
+        if missing := [name for name in _COLUMNS if row.get(name) is None]:
+            yield f"{place} lacks {', '.join(missing)}"
+        if unknown := sorted(row.keys() - set(_COLUMNS)):
+            yield f"{place} has unknown columns {', '.join(unknown)}"
+        if row.get("status") not in STATUSES:
+            yield f"{place} has status {row.get('status')!r}, not one of {', '.join(STATUSES)}"
+        if (key := (row.get("model"), row.get("example_id"))) in seen:
+            yield f"{place} is there twice"
         seen.add(key)
-    return problems
 
 
-def _refuse(what: str, problems: list[str]) -> None:
-    if problems:
+def _refuse(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    if problems := list(_problems(rows)):
         shown = problems[:10] + ([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])
-        raise ValueError(f"{what}: " + "; ".join(shown))
+        raise ValueError(f"{path} holds faulty predictions: {'; '.join(shown)}")
 
 
 def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows (keys as in PREDICTION_SCHEMA) to a Parquet file.
 
-    Raises ValueError, naming up to ten of the problems, when a row lacks a column, has an unknown one or a null, has
-    an unknown status, or when a (model, example) pair is there twice. Nothing is written then.
+    Raises ValueError, naming up to ten of the problems, when a row lacks a column or has an unknown one or an unknown status,
+    or when a (model, example) pair is there twice. Nothing is written then.
     """
-    listed = list(rows)
-    _refuse(f"predictions for {path.name} are not complete", _problems(listed))
+    listed = [dict(row) for row in rows]
+    _refuse(path, listed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in listed], schema=PREDICTION_SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist(listed, schema=PREDICTION_SCHEMA), path)
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
     """Rows of a predictions file, in file order.
 
-    Raises ValueError when the file is not Parquet or a column is missing or of another type, naming all of them, and
-    for the same faults of rows that :func:`write_predictions` refuses.
+    Raises ValueError when the file is not Parquet or has other columns, and as :func:`write_predictions`.
     """
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
-    problems = []
-    for field in PREDICTION_SCHEMA:
-        if field.name not in table.column_names:
-            problems.append(f"column {field.name} is missing")
-        elif not _same_type(table.schema.field(field.name).type, field.type):
-            problems.append(f"column {field.name} is {table.schema.field(field.name).type}, expected {field.type}")
-    _refuse(f"{path} is not a predictions file", problems)
-    rows: list[dict[str, Any]] = table.select(list(_COLUMNS)).to_pylist()
-    _refuse(f"{path} holds faulty predictions", _problems(rows))
+    if not table.schema.equals(PREDICTION_SCHEMA):
+        raise ValueError(f"{path} is not a predictions file; its columns are:\n{table.schema.remove_metadata()}")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    _refuse(path, rows)
     return rows
-
-
-def _same_type(actual: pa.DataType, expected: pa.DataType) -> bool:
-    if pa.types.is_list(expected):
-        return bool(pa.types.is_list(actual) and actual.value_type.equals(expected.value_type))
-    return bool(actual.equals(expected))
 
 
 TEST_ROWS = "test_rows.jsonl"
@@ -141,6 +122,12 @@ def read_test_rows(predictions: Path) -> AskedRows:
     """Read the texts and sources that belong to a folder of predictions."""
     rows = list(read_rows(predictions / TEST_ROWS))
     return AskedRows({row["id"]: row["text"] for row in rows}, {row["id"]: row["source"] for row in rows})
+
+
+def count_statuses(statuses: Iterable[str]) -> dict[str, int]:
+    """Answers per generation status, every status named."""
+    counts = Counter(statuses)
+    return {status: counts[status] for status in STATUSES}
 
 
 def restricted_name(model: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from finetune_pipeline.evaluation.result_parts import (
+    ChosenRows,
     Count,
     Facts,
     Flag,
@@ -18,7 +19,9 @@ from finetune_pipeline.evaluation.result_parts import (
     Number,
     Part,
     Primary,
+    Robustness,
     Scores,
+    Sources,
 )
 from finetune_pipeline.evaluation.step_facts import StepFacts
 
@@ -159,15 +162,6 @@ class Seal(Part):
     level: Level = Level()
 
 
-class Sources(Part):
-    """How many sources the test rows come from. `shared`: whether two rows come from one."""
-
-    rows: int
-    sources: int
-    largest: int
-    shared: bool
-
-
 class ChangedRows(Part):
     """Rows on which two models differ: how many, and the ids of those shown."""
 
@@ -244,88 +238,6 @@ class History(Part):
     rows: RowsOverVersions
     lost: list[str]
     lost_total: int
-
-
-class PerturbedScores(Part):
-    """The candidate's plain and perturbed answers to the same rows. `failed`: answers that could not be generated."""
-
-    n: Count = None
-    plain: Number = None
-    perturbed: Number = None
-    drop: Number = None
-    interval: Interval = None
-    lost: Count = None
-    gained: Count = None
-    p: Number = None
-    failed: Count = None
-
-
-class KindLoss(Part):
-    """What one perturbation cost.
-
-    Attributes:
-        kind: One of perturbations.KINDS.
-        status: `failed` or `warned`: a drop above robustness.max_drop that is surely a loss; `informs`: reported only;
-            `unchanged`: it could change none of the rows.
-        n: Rows it changed and that were asked.
-        drop: The metric on the plain rows minus that on the perturbed ones; None without rows.
-        interval: Of the drop, at the level shared by the blocking kinds; None where there is none.
-    """
-
-    kind: str
-    status: Literal["passed", "failed", "warned", "informs", "unchanged"]
-    n: int
-    drop: Number = None
-    interval: Interval = None
-
-
-class RobustnessVerdict(Part):
-    """Whether the candidate still answers perturbed rows.
-
-    Attributes:
-        status: `failed` holds the candidate back; `warned` does not; `not_asked`: robustness.rows is 0.
-        sentence: All kinds with rows and intervals, and what follows from them.
-        worst: The blocking kind that decides, or else the one with the largest drop; None where nothing was measured.
-        largest_drop: The drop of `worst`.
-        kinds: What each perturbation cost, in the order of perturbations.KINDS.
-    """
-
-    status: Literal["passed", "failed", "warned", "not_asked"]
-    sentence: str
-    worst: str | None = None
-    largest_drop: Number = None
-    kinds: list[KindLoss] = []
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing here holds the candidate back."""
-        return self.status != "failed"
-
-
-class PerturbedRows(Part):
-    """Perturbed test rows: at most `asked` of each kind, intervals at `confidence`, scores in `metric`."""
-
-    asked: Count = None
-    confidence: Number = None
-    metric: str | None = None
-    kinds: dict[str, PerturbedScores] = {}
-
-
-class Robustness(PerturbedRows):
-    """Perturbed test rows and what follows from them."""
-
-    verdict: RobustnessVerdict
-
-
-class ChosenRows(Part):
-    """Which production rows were taken, and how many were left out for which reason."""
-
-    rows: Count = None
-    confirmed: Count = None
-    looked_at: Count = None
-    left_out: dict[str, int] = {}
-    first: str | None = None
-    last: str | None = None
 
 
 class Production(Part):

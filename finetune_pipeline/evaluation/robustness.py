@@ -13,8 +13,8 @@ from finetune_pipeline.data.perturbations import BLOCKING, KINDS, TITLES, set_na
 from finetune_pipeline.evaluation.compare import compare
 from finetune_pipeline.evaluation.metrics import metric_title
 from finetune_pipeline.evaluation.predictions import of_model
-from finetune_pipeline.evaluation.result import (
-    Comparison,
+from finetune_pipeline.evaluation.result import Comparison
+from finetune_pipeline.evaluation.result_parts import (
     KindLoss,
     PerturbedRows,
     PerturbedScores,

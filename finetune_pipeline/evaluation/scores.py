@@ -25,7 +25,7 @@ from finetune_pipeline.evaluation.metrics import METRICS, metrics_of
 from finetune_pipeline.evaluation.metrics.macro_f1 import class_scores, confusion
 from finetune_pipeline.evaluation.metrics.micro_f1 import claim_counts, f1_of
 from finetune_pipeline.evaluation.metrics.overlap import corpus_scores
-from finetune_pipeline.evaluation.predictions import STATUSES
+from finetune_pipeline.evaluation.predictions import count_statuses
 from finetune_pipeline.evaluation.statistics import wilson_interval
 from finetune_pipeline.spec.outputs import JsonOutput, LabelsOutput, TextOutput, default_metric
 
@@ -120,7 +120,7 @@ def score(rows: Sequence[Row], form: Form, confidence: float = 0.95, metric: str
     key = "interval" if decides.right_or_wrong else f"{decides.name}_interval"
     return made | {
         "valid": valid_share(rows, output, confidence),
-        "statuses": count_statuses(rows),
+        "statuses": count_statuses(row["status"] for row in rows),
         "primary": {"name": decides.name, "value": made[decides.name], "interval": made[key]},
     }
 
@@ -210,12 +210,6 @@ def valid_share(rows: Sequence[Row], form: Form, confidence: float = 0.95) -> di
     output = as_output(form)
     counted = rate(sum(is_valid(row, output) for row in rows), len(rows), confidence)
     return {"valid": counted.pop("k"), **counted}
-
-
-def count_statuses(rows: Sequence[Row]) -> dict[str, int]:
-    """Rows per generation status, every status named."""
-    counts = Counter(row["status"] for row in rows)
-    return {status: counts[status] for status in STATUSES}
 
 
 def form_counts(rows: Sequence[Row], output: JsonOutput | TextOutput) -> dict[str, int]:

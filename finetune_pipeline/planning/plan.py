@@ -12,6 +12,7 @@ import yaml
 
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.planning.memory import Memory, available_memory
 from finetune_pipeline.planning.planner import Phase, Planner
 from finetune_pipeline.planning.prices import estimate_prices, load_prices
@@ -256,11 +257,3 @@ def _sentence(
     return (
         f"{plan}: it does not fit. The nearest plan that does: {change} ({near.memory_mib['needed'] / 1024:.1f} GiB)."
     )
-
-
-def duration(seconds: float) -> str:
-    """A time for people, in two figures at most."""
-    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.2g} {name}" if seconds < 100 * size else f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} s"

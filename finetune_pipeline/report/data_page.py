@@ -26,7 +26,7 @@ from finetune_pipeline.report.blocks import (
     notes,
     text,
 )
-from finetune_pipeline.report.plots import operating_curve, token_histogram
+from finetune_pipeline.report.plots import token_histogram
 
 Report = Mapping[str, Any]
 SHOWN_SUSPECTS, SHOWN_MATCHES, SHOWN_FIXES = 20, 20, 4
@@ -241,7 +241,6 @@ def _synthetic(report: Report) -> Blocks:
     )
     yield _places("Waiting for a decision", part["sample"] - part["decided"], part["waiting"])
     yield _places("Rejected", part["rejected"], part["rejected_rows"])
-    yield operating_curve(plan)
 
 
 def _contamination(report: Report) -> Blocks:

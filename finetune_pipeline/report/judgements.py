@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_pipeline.evaluation.ability.harness_tasks import CATEGORY
+from finetune_pipeline.evaluation.judged_facts import Ability, AbilityLoss, Category, JudgeFindings, People, Similarity
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.step_facts import Ability, AbilityLoss, Category, JudgeFindings, People, Similarity
 from finetune_pipeline.evaluation.wording import (
     NOTHING,
     counted,

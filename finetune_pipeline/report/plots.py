@@ -251,27 +251,6 @@ def token_histogram(bins: Sequence[Mapping[str, int]], limit: int) -> Plot | Non
     return draw("tokens", "Rows by number of tokens", figure)
 
 
-def operating_curve(plan: Mapping[str, Any]) -> Plot:
-    """Draw the chance that a reviewed sample is accepted over the true share of bad rows (data.quality.synthetic)."""
-    rates = [100 * point["rate"] for point in plan["curve"]]
-    chances = [100 * point["accept"] for point in plan["curve"]]
-
-    def figure(width: int) -> Figure:
-        made, axes = canvas(width, 300, 60, 30, 48, 52)
-        scale(axes, "x", 0, max(rates), 9 if width == WIDE else 5, "rows that are truly bad, %")
-        scale(axes, "y", 0, 100, 4)
-        axes.xaxis.grid(False)
-        axes.plot(rates, chances, color=ACCENT, linewidth=2.4, marker="o", markersize=6)
-        made.text(0, 1 - 12 / 300, "chance of acceptance, %", color=SOFT, fontsize=12, va="center")
-        for key, title in (("acceptable", "good enough"), ("intolerable", "intolerable")):
-            axes.axvline(100 * plan[key], color=SOFT, linestyle=(0, (3, 3)), linewidth=1)
-            axes.annotate(title, (100 * plan[key], 1), (4, -2), xycoords=("data", "axes fraction"),
-                          textcoords="offset pixels", color=SOFT, fontsize=12)  # fmt: skip
-        return made
-
-    return draw("operating_curve", "Chance of acceptance over the share of bad rows", figure)
-
-
 def signal_over_time(name: str, windows: Sequence[str], sizes: Mapping[int, tuple[float, bool, bool]]) -> Plot:
     """Draw the size of a drift signal over the windows.
 

@@ -8,8 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from finetune_pipeline.evaluation.step_facts import Audit, AuditedRow
-from finetune_pipeline.evaluation.wording import NOTHING, counted, number, percent
-from finetune_pipeline.planning.plan import duration
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent
 from finetune_pipeline.report.blocks import (
     Code,
     Legend,
@@ -56,8 +55,22 @@ def plan_page(facts: Mapping[str, Any]) -> Page:
         [
             Section.of("memory", "Memory", [memory_plot(facts), table, fitting]),
             Section.of("methods", "Methods side by side", [methods_table(facts)]),
+            Section.of("prices", "The same training elsewhere", [_prices_table(facts["prices"])]),
         ],
     )
+
+
+def _prices_table(prices: Sequence[Mapping[str, Any]]) -> Table:
+    """What others ask for as many tokens, from the dated list that people keep."""
+    columns = [("Where", text), ("For a model of", text), ("Dollars", figure), ("As of", text), ("Note", text)]
+    rows = [
+        [
+            *(p["engine"], p["model"], " to ".join(dict.fromkeys(map(dollars, p["dollars_between"]))), p["date"]),
+            f"Offered until {p['until']}. {p['note']}" if p["until"] else p["note"],
+        ]
+        for p in prices
+    ]
+    return Table(columns, rows, style="figures notes")
 
 
 def memory_plot(facts: Mapping[str, Any]) -> Plot:

@@ -11,8 +11,8 @@ from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.evaluation.gates import GATES
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
+from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings
 from finetune_pipeline.evaluation.predictions import failed_test_rows
-from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings
 from finetune_pipeline.production.status import Alarm
 from finetune_pipeline.report.judgements import judge_sentences
 from finetune_pipeline.spec.model import TaskSpec

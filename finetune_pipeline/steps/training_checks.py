@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from finetune_pipeline.engine.checks import CheckResult, check
 from finetune_pipeline.engine.store import Artifact
@@ -131,24 +129,6 @@ def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     )
 
 
-def curve(history: Sequence[Mapping[str, Any]]) -> str:
-    """The loss curves as a table: each validation, beside the mean training loss of the steps since the one before."""
-    rows = ["| step | training loss | validation loss | |", "|---:|---:|---:|---|"]
-    since: list[float] = []
-    best = min((row["eval_loss"] for row in history if "eval_loss" in row), default=0.0)
-    most = max((row["eval_loss"] for row in history if "eval_loss" in row), default=1.0)
-    for row in history:
-        if "loss" in row:
-            since.append(row["loss"])
-        if "eval_loss" in row:
-            trained = f"{sum(since) / len(since):.4f}" if since else "–"
-            bar = "█" * max(1, round(24 * row["eval_loss"] / most)) if most else ""
-            mark = " best" if row["eval_loss"] == best else ""
-            rows.append(f"| {row['step']} | {trained} | {row['eval_loss']:.4f} | {bar}{mark} |")
-            since = []
-    return "\n".join(rows)
-
-
 @check("Validation loss has not turned up by more than 10%.", blocking=False, advisory=True)
 def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Last validation loss MUCH_RISE or more above the best one: the kept checkpoint is an earlier one."""
@@ -161,7 +141,7 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
         rise < MUCH_RISE,
         f"last validation loss is {rise:+.1%} from the best; the best checkpoint (step "
         f"{artifact.facts['best_step']}) is kept",
-        {"rise": rise, "curve_markdown": curve(artifact.facts["history"])},
+        {"rise": rise},
     )
 
 

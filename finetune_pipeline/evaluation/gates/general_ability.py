@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
-from finetune_pipeline.evaluation.step_facts import Ability
+from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline.evaluation.wording import counted, points, points_range
 from finetune_pipeline.spec.model import TaskSpec
 

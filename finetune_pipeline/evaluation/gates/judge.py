@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
-from finetune_pipeline.evaluation.step_facts import JudgeFindings
+from finetune_pipeline.evaluation.judged_facts import JudgeFindings
 from finetune_pipeline.evaluation.wording import counted, percent, percent_range
 from finetune_pipeline.spec.model import TaskSpec
 

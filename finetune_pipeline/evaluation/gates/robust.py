@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_pipeline.evaluation.gates.base import Outcome, gate
-from finetune_pipeline.evaluation.result import PerturbedRows
+from finetune_pipeline.evaluation.result_parts import PerturbedRows
 from finetune_pipeline.evaluation.robustness import robustness_verdict
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS, RobustnessSpec
 from finetune_pipeline.spec.model import TaskSpec

@@ -9,6 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from finetune_pipeline.evaluation.failures.atlas import ShownRows
 from finetune_pipeline.evaluation.prompts import TrainingRow
 from finetune_pipeline.evaluation.result import BaseMode, EvaluationResult, FormOf
 from finetune_pipeline_tests.unit.evaluation.fake_run import (
@@ -123,7 +124,7 @@ def test_the_result_that_gates_and_model_card_read_holds_no_text_of_a_row():
     outcome, shown = evaluation_and_rows(texts=texts, training=training, never_break=["e0180"])
     assert outcome.never_break.broken == ["e0180"] and any(group.nearest for group in outcome.atlas.groups)
     stored, apart = json.dumps(outcome.to_json()), shown.model_dump_json()
-    assert "secret" in apart and "hidden" in apart
+    assert "secret" in apart and "hidden" in apart and ShownRows.model_validate_json(apart) == shown
     assert "secret" not in stored and "hidden" not in stored
 
 

@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.gates import GateResult
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
 from finetune_pipeline.evaluation.gates.human_review import human_review
 from finetune_pipeline.evaluation.gates.judge import judge
-from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings, People
+from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People
 from finetune_pipeline.spec.model import TaskSpec
 
 

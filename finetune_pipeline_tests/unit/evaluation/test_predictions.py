@@ -29,7 +29,7 @@ def test_round_trip(tmp_path):
     ("change", "message"),
     [
         ({"status": "fine"}, "status 'fine'"),
-        ({"text": None}, r"no value \(null\) in text"),
+        ({"text": None}, "lacks text"),
         ({"colour": "red"}, "unknown columns colour"),
     ],
 )
@@ -48,14 +48,11 @@ def test_all_problems_are_named_at_once(tmp_path):
     assert "'e0002') is there twice" in str(error.value)
 
 
-def test_reading_names_missing_and_mistyped_columns(tmp_path):
+def test_a_file_with_other_columns_is_refused(tmp_path):
     table = pa.Table.from_pylist([row(1, "bug", "bug")], schema=PREDICTION_SCHEMA)
-    table = table.drop_columns(["text"]).set_column(0, "example_id", pa.array([7]))
-    pq.write_table(table, tmp_path / "p.parquet")
-    with pytest.raises(ValueError) as error:
+    pq.write_table(table.set_column(0, "example_id", pa.array([7])), tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match="not a predictions file; its columns are:\nexample_id: int64"):
         read_predictions(tmp_path / "p.parquet")
-    assert "column text is missing" in str(error.value)
-    assert "column example_id is int64, expected string" in str(error.value)
 
 
 def test_tokens_and_time_are_summed_and_compared() -> None:

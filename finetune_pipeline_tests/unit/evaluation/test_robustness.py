@@ -9,7 +9,7 @@ import pytest
 
 from finetune_pipeline.data.perturbations import BLOCKING, KINDS, set_name
 from finetune_pipeline.evaluation.predictions import of_the_test
-from finetune_pipeline.evaluation.result import PerturbedRows, RobustnessVerdict
+from finetune_pipeline.evaluation.result_parts import PerturbedRows, RobustnessVerdict
 from finetune_pipeline.evaluation.robustness import robustness, robustness_verdict
 from finetune_pipeline.spec.evaluation import ENOUGH_ROWS
 from finetune_pipeline.spec.model import TaskSpec

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from finetune_pipeline.data.examples import Example, read_examples
 from finetune_pipeline.engine.store import read_json
-from finetune_pipeline.planning.plan import MARGIN, TrainingPlan, duration, training_plan
+from finetune_pipeline.evaluation.wording import duration
+from finetune_pipeline.planning.plan import MARGIN, TrainingPlan, training_plan
 from finetune_pipeline.planning.planner import Planner
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.planning.tokens import TokenCounter

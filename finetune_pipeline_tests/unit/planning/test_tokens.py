@@ -35,17 +35,17 @@ def test_counts_are_exact(counter: TokenCounter) -> None:
 
 def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(counter: TokenCounter) -> None:
     rows = [*ROWS, make("long " * 400, "x", 999)]
-    told = token_counts(rows, counter, make_spec(LABELS, LORA), [])
+    told = token_counts(rows, counter, make_spec(LABELS, LORA))
     assert not told["passed"] and told["over"] == 1
     assert told["over_rows"] == [{"place": "raw/a.jsonl:999", "id": rows[-1].id}]
-    dropped = token_counts(rows, counter, make_spec(LABELS, {**LORA, "over_length": "drop"}), [])
+    dropped = token_counts(rows, counter, make_spec(LABELS, {**LORA, "over_length": "drop"}))
     assert dropped["passed"] and dropped["findings"][0]["severity"] == "note"
 
 
 def test_a_sample_has_an_interval_that_holds_the_truth(counter: TokenCounter) -> None:
     truth = sum(counter.count(e.messages) for e in ROWS)
     few = chosen(ROWS, 100)
-    told = token_counts(few, counter, make_spec(LABELS, LORA), [], of=300)
+    told = token_counts(few, counter, make_spec(LABELS, LORA), of=300)
     low, high = told["interval"]
     assert low <= truth <= high and (told["sampled"], told["of"], told["rows"]) == (100, 300, 300)
     assert "about" in told["message"]

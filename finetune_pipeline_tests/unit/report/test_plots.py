@@ -14,7 +14,6 @@ from finetune_pipeline.report.plots import (
     Dot,
     dot_plot,
     learning_curve,
-    operating_curve,
     signal_over_time,
     stacked_bar,
     token_histogram,
@@ -24,7 +23,6 @@ from finetune_pipeline_tests.unit.report.parsed import HOSTILE
 
 SVG = "{http://www.w3.org/2000/svg}"
 BINS = [{"from": 0, "to": 9, "count": 4}, {"from": 10, "to": 19, "count": 8}, {"from": 20, "to": 400, "count": 1}]
-PLAN = {"curve": [{"rate": 0.0, "accept": 1.0}, {"rate": 0.2, "accept": 0.1}], "acceptable": 0.02, "intolerable": 0.1}
 
 
 def texts(svg: str) -> dict[str, tuple[float, float]]:
@@ -49,7 +47,7 @@ def drawn() -> list[Plot]:
     assert curve is not None and histogram is not None
     signal = signal_over_time("length", ["2026-01-01", "2026-01-02"], {1: (0.1, False, False), 2: (0.4, True, True)})
     bar = stacked_bar("memory", "t", {"weights 3 MiB": (3, "#4c78a8")}, (2, "free: 2 MiB"))
-    return [dots(["a", "b"]), curve, histogram, operating_curve(PLAN), signal, bar]
+    return [dots(["a", "b"]), curve, histogram, signal, bar]
 
 
 def test_plots_are_deterministic_documents_without_ids_that_could_meet_on_a_page() -> None:
@@ -68,7 +66,7 @@ def test_colours_are_those_of_the_page_and_text_is_text() -> None:
         assert "var(--soft, #5b6470)" in plot.wide or "var(--ink, #1d2126)" in plot.wide
         assert "#000000" not in plot.wide, "black would not be seen on a dark page"
         assert "font-family: " not in plot.wide and "<text" in plot.wide
-    alarm = drawn()[4]
+    alarm = drawn()[3]
     assert alarm.wide.count("fill: var(--bad, #a8281f)") == 1
 
 
@@ -100,9 +98,8 @@ def test_what_was_not_measured_is_left_out_and_nothing_gives_no_plot() -> None:
 
 
 def test_the_kept_step_and_the_longest_length_are_marked_where_they_lie_inside() -> None:
-    _, curve, histogram, review, *_ = drawn()
+    _, curve, histogram, *_ = drawn()
     assert {"kept", "training", "validation", "optimiser step"} <= set(texts(curve.wide))
     assert {"max_tokens 15", "20 and more"} <= set(texts(histogram.wide))
     outside = token_histogram(BINS, 1000)
     assert outside is not None and "max_tokens" not in outside.wide
-    assert {"good enough", "intolerable"} <= set(texts(review.wide))

@@ -6,9 +6,9 @@ from typing import Any
 
 from finetune_pipeline.evaluation.ability.drop import ability_drop
 from finetune_pipeline.evaluation.failures.atlas import ShownRows
+from finetune_pipeline.evaluation.judged_facts import Ability, JudgeFindings, People, Similarity
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.robustness import robustness
-from finetune_pipeline.evaluation.step_facts import Ability, JudgeFindings, People, Similarity
 from finetune_pipeline.report.blocks import Section, Table
 from finetune_pipeline.report.comparison import design_sentences
 from finetune_pipeline.report.evaluation_page import evaluation_page

@@ -11,7 +11,7 @@ from finetune_pipeline.engine.step import RunInputs, StepContext, no_tool
 from finetune_pipeline.engine.store import MANIFEST, Artifact, ArtifactStore, Builder, write_json
 from finetune_pipeline.evaluation.ability.drop import read_rows
 from finetune_pipeline.evaluation.ability.scoring import ability
-from finetune_pipeline.evaluation.step_facts import Ability
+from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline.report.judgements import ability_sentences
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.ability import ability_digest, make_base_ability, make_general_ability

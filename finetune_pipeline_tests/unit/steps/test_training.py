@@ -54,6 +54,7 @@ def test_every_method_has_a_plan(method: str, inputs: dict[str, Any], tmp_path: 
     facts = make_training_plan(work)
     assert facts["method"] == method and facts["train_examples"] == 12 and facts["steps"] > 0
     assert f"| **{method}** |" in facts["plan_markdown"] and facts["memory_mib"]["total"] > 0
+    assert "## The same training elsewhere" in facts["plan_markdown"]
     assert (tmp_path / "plan.json").exists()
 
 

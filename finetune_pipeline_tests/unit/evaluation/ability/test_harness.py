@@ -17,7 +17,7 @@ from finetune_pipeline.evaluation.ability.harness_tasks import HarnessTask, harn
 from finetune_pipeline.evaluation.ability.scoring import ability
 from finetune_pipeline.evaluation.answering import Answerer
 from finetune_pipeline.evaluation.gates.general_ability import general_ability
-from finetune_pipeline.evaluation.step_facts import Ability
+from finetune_pipeline.evaluation.judged_facts import Ability
 from finetune_pipeline.worker.jobs import ability_job
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 from finetune_pipeline_tests.unit.evaluation.ability.harness_files import (

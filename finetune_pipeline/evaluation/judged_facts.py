@@ -1,0 +1,173 @@
+"""Typed facts of what was judged besides the task's own test: general ability, people, a judging model, likeness."""
+
+from __future__ import annotations
+
+from finetune_pipeline.evaluation.result_parts import Count, Facts, Flag, Interval, Number
+
+
+class Accuracy(Facts):
+    """Accuracy with its interval."""
+
+    accuracy: Number = None
+    interval: Interval = None
+
+
+class Loss(Facts):
+    """Accuracy lost on questions (positive: worse), with its interval."""
+
+    n: Count = None
+    drop: Number = None
+    interval: Interval = None
+
+
+class Category(Loss):
+    """One category before and after; `unit`: accuracy or bits_per_byte."""
+
+    unit: str = "accuracy"
+    before: Number = None
+    after: Number = None
+
+
+class TextCost(Facts):
+    """Bits a byte of plain text before and after training (positive rise: worse)."""
+
+    before: Number = None
+    after: Number = None
+    rise: Number = None
+    interval: Interval = None
+
+
+class AbilityLoss(Loss):
+    """General ability before and after (ability.drop.ability_drop). `items`: how many were asked."""
+
+    items: Count = None
+    unscored: Count = None
+    before: Accuracy = Accuracy()
+    after: Accuracy = Accuracy()
+    lost: Count = None
+    gained: Count = None
+    mcnemar_p: Number = None
+    smallest_visible: Number = None
+    text: TextCost | None = None
+    categories: dict[str, Category] = {}
+    benchmarks: dict[str, Loss] = {}
+    lost_items: list[str] = []
+    failed: list[str] = []
+
+
+class HarnessTask(Facts):
+    """One task of lm-evaluation-harness."""
+
+    metric: str = ""
+    rows: int = 0
+    shots: int = 0
+
+
+class Harness(Facts):
+    """What lm-evaluation-harness ran. `lm_eval`: its version."""
+
+    lm_eval: str = ""
+    tasks: dict[str, HarnessTask] = {}
+
+
+class Ability(AbilityLoss):
+    """Of general_ability, against the base model and against the champion in service."""
+
+    harness: Harness | None = None
+    champion: AbilityLoss | None = None
+
+
+class Accepted(Facts):
+    """Share of a model's answers that people accept."""
+
+    share: Number = None
+    interval: Interval = None
+
+
+class Ratings(Facts):
+    """Answers judged by people; `candidate`, `base` and `gain` only where they were drawn at random."""
+
+    n: Count = None
+    only_candidate: Count = None
+    only_base: Count = None
+    both: Count = None
+    neither: Count = None
+    candidate: Accepted = Accepted()
+    base: Accepted = Accepted()
+    gain: Number = None
+    interval: Interval = None
+    p: Number = None
+
+
+class Agreement(Facts):
+    """Of people with each other. `kappa`: Cohen's, None where it is undefined."""
+
+    items: int
+    share: Number = None
+    kappa: Number = None
+
+
+class Comment(Facts):
+    """What a person wrote about one example, and which answers they accept."""
+
+    id: str
+    candidate: bool
+    base: bool
+    comment: str
+    rater: str
+
+
+class People(Facts):
+    """Of human_review (people.summary.summarise)."""
+
+    rated: int = 0
+    raters: dict[str, int] = {}
+    random: Ratings | None = None
+    selected: Ratings | None = None
+    agreement: Agreement | None = None
+    comments: list[Comment] = []
+    of_earlier_candidates: int = 0
+
+
+class Preferred(Facts):
+    """A sign test of one choice against another."""
+
+    wins: int = 0
+    losses: int = 0
+    ties: int = 0
+    equal: int = 0
+    failed: int = 0
+    share: Number = None
+    interval: Interval = None
+    p: Number = None
+
+
+class JudgeFindings(Facts):
+    """A judging model: whether it is believed, why not, and what it prefers (preferences.compared.judged_pairs)."""
+
+    name: str = "the judge"
+    believed: Flag = None
+    refused: list[str] = []
+    rated: int = 0
+    kappa: Number = None
+    interval: Interval = None
+    agreement: Number = None
+    consistent: Number = None
+    place: Preferred = Preferred()
+    length: Preferred = Preferred()
+    padding: Preferred = Preferred()
+    verdict: Preferred | None = None
+
+
+class Similarity(Facts):
+    """Likeness to the reference answers by embeddings (preferences.compared.similar)."""
+
+    model: str
+    n: int
+    base: float
+    candidate: float
+    gain: float
+    interval: tuple[float, float]
+    rated: int = 0
+    kappa: Number = None
+    kappa_interval: Interval = None
