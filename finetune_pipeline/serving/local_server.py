@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import socket
 from collections.abc import Callable
 from threading import Thread
 from types import TracebackType
-from typing import Any
 
 import psutil
 import uvicorn
@@ -88,18 +86,6 @@ async def read_body(request: Request, limit: int) -> bytes:
     except ClientDisconnect as error:
         raise HTTPException(400, "the body is not whole") from error
     return body
-
-
-def decode_json(data: bytes) -> Any:
-    """The value of a JSON document. Raises ValueError also for one nested too deep, and for text that is no valid Unicode."""
-    try:
-        value = json.loads(data)
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("it holds text that is no valid Unicode (a lone surrogate)") from None
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    return value
 
 
 def taken(port: int, option: str) -> str | None:
