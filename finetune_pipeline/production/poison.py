@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from finetune_pipeline.data.dedup.near_duplicates import near_duplicate_clusters
-from finetune_pipeline.evaluation.simple_models import tfidf_logistic
+from finetune_pipeline.data.quality.triggers import find_triggers
 from finetune_pipeline.spec.model import TaskSpec
 
 FLOOR = 5
@@ -24,8 +22,6 @@ FLOOR = 5
 ACCEPTED_NEEDED = 50
 """Answers nobody objected to, under which no phrase is judged."""
 _ACCEPTED_MOST = 2000
-_LONGEST, _FEWEST, _PURITY, _LEVEL, _AGAINST = 3, 5, 0.95, 0.001, 0.5
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _ORDERS = [
     re.compile(pattern, re.I | re.M)
     for pattern in (
@@ -135,44 +131,13 @@ def _families(rows: Sequence[Mapping[str, Any]], spec: TaskSpec) -> dict[str, He
 
 
 def _triggers(rows: Sequence[Mapping[str, Any]], accepted: Sequence[Mapping[str, Any]]) -> dict[str, Held]:
-    """Rows with a phrase that goes with one label although the rest of these texts, by all accepted answers, does not.
-
-    A phrase of up to three words counts when at least five rows hold it, 95% of them have one label, and a linear model of
-    the accepted answers contradicts more than half of them, surely more often than the other corrected rows (binomial test,
-    level 0.001 over all phrases tried). A word that belongs to a label is known to that model from the accepted answers.
-    """
+    """Rows with a phrase that goes with one label although the rest of these texts, by all accepted answers, does not."""
     known = sorted(accepted, key=lambda r: _mixed(r["id"]))[:_ACCEPTED_MOST]
-    texts, labels = [r["input"] for r in known], [r["output"].strip() for r in known]
-    if len(known) < ACCEPTED_NEEDED or len(rows) < _FEWEST or len(set(labels)) < 2:
+    if len(known) < ACCEPTED_NEEDED:
         return {}
-    from scipy.stats import binom  # slow to import, so only where there are corrections
-
-    expected = tfidf_logistic(texts, labels, [r["input"] for r in rows], seed=0)
-    against = np.array([e != r["correction"] for e, r in zip(expected, rows, strict=True)])
-    where: defaultdict[str, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        for phrase in phrases(row["input"]):
-            where[phrase].append(i)
-    tried = {p: at for p, at in where.items() if len(at) >= _FEWEST}
+    trusted = [r["input"] for r in known], [r["output"].strip() for r in known]
     held: dict[str, Held] = {}
-    for phrase, at in sorted(tried.items(), key=lambda kv: (-len(kv[1]), -len(kv[0]), kv[0])):
-        label, many = Counter(rows[i]["correction"] for i in at).most_common(1)[0]
-        contradicted = int(against[at].sum())
-        if many < _PURITY * len(at) or contradicted <= _AGAINST * len(at):
-            continue
-        usual = (int(against.sum()) - contradicted + 1) / (len(rows) - len(at) + 2)
-        if float(binom.sf(contradicted - 1, len(at), usual)) * len(tried) > _LEVEL:
-            continue
-        reason = (
-            f"{phrase!r} stands in {len(at)} corrected rows, {many} of them {label!r}, though {contradicted} of "
-            "these texts read like other labels"
-        )
-        for i in at:
-            held.setdefault(rows[i]["id"], Held(rows[i]["id"], "poison_trigger", reason))
+    for trigger in find_triggers([r["input"] for r in rows], [r["correction"] for r in rows], trusted):
+        for i in trigger.rows:
+            held.setdefault(rows[i]["id"], Held(rows[i]["id"], "poison_trigger", f"the {trigger}"))
     return held
-
-
-def phrases(text: str) -> set[str]:
-    """Sequences of one to three words, in lower case."""
-    words = [w.lower() for w in _WORD.findall(text)]
-    return {" ".join(words[i : i + n]) for n in range(1, _LONGEST + 1) for i in range(len(words) - n + 1)}

@@ -170,6 +170,8 @@ def _noise(report: Report) -> Blocks:
     if not part.get("applies"):
         return
     yield f"Too few rows to judge: {', '.join(part['left_out'])}." if part["left_out"] else None
+    for trigger in part["triggers"]:
+        yield _places(f"Rows with the phrase “{trigger['phrase']}”", len(trigger["rows"]), trigger["rows"])
     columns = [("Given label", text), ("Model is sure of", text), ("Rows", number)]
     yield Table(columns, [[p["given"], p["suggested"], p["rows"]] for p in part.get("pairs", [])[:10]])
     yield from notes(

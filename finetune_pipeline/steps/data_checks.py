@@ -259,8 +259,9 @@ def _quality(part: str) -> Callable[[Artifact, TaskSpec], CheckResult]:
 
 
 @check(
-    "Few labels are wrong, by a cross-validated model. Blocks when surely more than data.max_label_noise are, or when the "
-    "other files contradict most labels of a raw file: the test would judge by such labels, too."
+    "Few labels are wrong, by a cross-validated model. Blocks when surely more than data.max_label_noise are, when the other "
+    "files contradict most labels of a raw file (the test would judge by such labels, too), or when a phrase decides the label "
+    "against the rest of the text."
 )
 def labels_believable(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Few labels are wrong. A "no" warns, and blocks where the report says that they are too many."""

@@ -140,9 +140,6 @@ def _bounded(rows: list[Example], classes: set[str]) -> list[Example]:
 
 
 def _cross_validate(matrix: Any, given: np.ndarray, fold: np.ndarray, classes: int) -> np.ndarray:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     if matrix.nnz * classes > DENSE_ABOVE:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.preprocessing import normalize
@@ -153,14 +150,22 @@ def _cross_validate(matrix: Any, given: np.ndarray, fold: np.ndarray, classes: i
     probabilities = np.full((len(given), classes), 1 / classes)
     for number in np.unique(fold):
         held, rest = fold == number, fold != number
-        known = np.unique(given[rest])
-        of_fold = np.zeros((int(held.sum()), classes))
-        if len(known) == 1:
-            of_fold[:, known] = 1.0
-        else:
-            model = LogisticRegression(C=STRENGTH, max_iter=60, tol=1e-3)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # the number of steps is bounded on purpose
-                of_fold[:, known] = model.fit(matrix[rest], given[rest]).predict_proba(matrix[held])
-        probabilities[held] = of_fold
+        probabilities[held] = predicted(matrix[rest], given[rest], matrix[held], classes)
+    return probabilities
+
+
+def predicted(matrix: Any, given: np.ndarray, held: Any, classes: int) -> np.ndarray:
+    """Probabilities (rows x classes) of the rows of `held` by a model of `matrix` and the given labels."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    known = np.unique(given)
+    probabilities = np.zeros((held.shape[0], classes))
+    if len(known) == 1:
+        probabilities[:, known] = 1.0
+        return probabilities
+    model = LogisticRegression(C=STRENGTH, max_iter=60, tol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of steps is bounded on purpose
+        probabilities[:, known] = model.fit(matrix, given).predict_proba(held)
     return probabilities

@@ -22,6 +22,7 @@ import numpy as np
 from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.quality.linear_model import OutOfFold, order_features, out_of_fold
 from finetune_pipeline.data.quality.sample import part, sampled
+from finetune_pipeline.data.quality.triggers import Trigger, find_triggers
 from finetune_pipeline.findings import Finding, Severity
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -146,11 +147,16 @@ def estimate_noise(opinion: OutOfFold) -> NoiseEstimate:
 
 
 def label_noise(
-    examples: Sequence[Example], clusters: Mapping[str, str], spec: TaskSpec, of: int | None = None
+    examples: Sequence[Example],
+    clusters: Mapping[str, str],
+    spec: TaskSpec,
+    of: int | None = None,
+    decisions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The label-noise part of the report: how many labels are wrong, which ones may be, and whether that stops training.
 
-    It stops training (`blocking`) when :func:`contradicted_files` finds a file, or when surely more labels are wrong than
+    It stops training (`blocking`) when :func:`contradicted_files` finds a file, when a phrase decides the label against the
+    rest of the text (:func:`find_triggers`) in rows that nobody has decided to keep, or when surely more labels are wrong than
     data.max_label_noise: when the whole interval of :func:`estimate_noise` lies above it, and there are rows enough
     (STOPS_FROM). Before it stops, a model of ordered word pairs is asked too, and the smaller estimate counts, both being
     upper ones: labels that depend on word order look random to a model of n-grams. Labels that depend on something neither
@@ -162,11 +168,13 @@ def label_noise(
         clusters: Near-duplicate cluster of each row, by id.
         spec: The task.
         of: How many rows there are, where `examples` are a sample.
+        decisions: {id: keep, drop or relabel} of people.
 
     Returns:
         A part of the report (see sample.part) with share and interval (of wrong labels), suspected (how many suspects there
         are), suspects (up to 200, most suspicious first), pairs (the most frequent given and suggested labels with their
-        rows), accuracy (of the linear model on rows it has not seen), left_out.
+        rows), triggers (phrase, label, reads_like, contradicted, and place and id of all rows that hold it), accuracy (of the
+        linear model on rows it has not seen), left_out.
     """
     opinion = out_of_fold(examples, clusters) if spec.labels else None
     if opinion is None:
@@ -185,7 +193,8 @@ def label_noise(
     too_many = noise.interval[0] > limit and enough
     contradicted = len(suspects) > max(FEWEST * len(given), OF_ERRORS * errors)
     against = contradicted_files(opinion.rows, suspects, spec.data.max_suspects_of_a_file) if contradicted else []
-    stops = too_many or bool(against)
+    triggers = _unconfirmed(examples, decisions or {})
+    stops = too_many or bool(against) or bool(triggers)
     passed = not stops and not contradicted and noise.share <= WARNS_ABOVE
     listed = [_suspect(opinion, i, float(margins[i])) for i in suspects[:LISTED].tolist()]
     pairs = Counter((opinion.classes[given[i]], opinion.classes[likeliest[i]]) for i in suspects.tolist())
@@ -206,13 +215,22 @@ def label_noise(
         in_files = ", ".join(f"{bad:,} of {n:,} labels of {file}" for file, bad, n in against)
         message += f"; the other files contradict {in_files}: were labels exchanged there?"
         fix = "correct that file or take it out; where its labels are right, raise data.max_suspects_of_a_file"
-    severity: Severity = "error" if stops else "warning"
+    severity: Severity = "error" if too_many or against else "warning"
     place = listed[0]["place"] if listed else "data"
+    findings = []
+    if too_many or against or contradicted or noise.share > WARNS_ABOVE:
+        findings.append(Finding("quality.label_noise", severity, place, message, fix))
+    for trigger, rows in triggers:
+        findings.append(
+            Finding("quality.trigger", "error", rows[0].place, f"the {trigger}: was it planted?",
+                    "look at these rows (quality.json lists all); drop or relabel them by decisions in reviews/, or keep them")
+        )  # fmt: skip
+    message = "; ".join([*(f"the {trigger}" for trigger, _ in triggers), message])
     return part(
         passed,
         message,
         blocking=stops,
-        findings=[] if passed else [Finding("quality.label_noise", severity, place, message, fix)],
+        findings=findings,
         applies=True,
         suspected=len(suspects),
         share=round(noise.share, 6),
@@ -223,9 +241,27 @@ def label_noise(
             {"given": a, "suggested": b, "rows": n}
             for (a, b), n in sorted(pairs.items(), key=lambda kv: (-kv[1], kv[0]))[:20]
         ],
+        triggers=[
+            {
+                "phrase": trigger.phrase,
+                "label": trigger.label,
+                "reads_like": trigger.reads_like,
+                "contradicted": trigger.contradicted,
+                "rows": [{"place": e.place, "id": e.id} for e in rows],
+            }
+            for trigger, rows in triggers
+        ],
         left_out=opinion.left_out,
         **sampled(len(given), of or len(examples)),
     )
+
+
+def _unconfirmed(examples: Sequence[Example], decisions: Mapping[str, str]) -> list[tuple[Trigger, list[Example]]]:
+    """The triggers of labelled rows with these rows; without those whose rows people have decided to keep."""
+    labelled = [e for e in examples if e.label is not None]
+    triggers = find_triggers([e.user_text for e in labelled], [str(e.label) for e in labelled])
+    of_rows = [(trigger, [labelled[i] for i in trigger.rows]) for trigger in triggers]
+    return [(trigger, rows) for trigger, rows in of_rows if any(decisions.get(e.id) != "keep" for e in rows)]
 
 
 def _suspect(opinion: OutOfFold, row: int, margin: float) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def data_quality(
         "origins": origins(all_rows.origins, all_rows.generators),
         "synthetic": synthetic_rows(before, clusters, decisions, spec, before_total),
         "consistency": consistency(some, spec, total),
-        "noise": label_noise(some, clusters, spec, of=total),
+        "noise": label_noise(some, clusters, spec, total, decisions),
         "contamination": dict(benchmarks) if benchmarks is not None else contamination([], [], all_rows.train_rows),
         "tokens": count_tokens(all_rows.train, all_rows.train_rows) if count_tokens else _no_tokens(),
     }

@@ -142,7 +142,8 @@ def test_a_trigger_phrase_that_decides_the_label(trigger: str) -> None:
     rows += [row(900 + i, text(rng, "red", trigger), "red", correction="blue") for i in range(12)]
     chosen = choose(spec(), rows)
     assert rules(chosen) == {"poison_trigger": {f"r{900 + i}" for i in range(12)}}
-    assert "'blue', though 12 of these texts read like other labels" in chosen.held[0].reason
+    assert f"{trigger!r} stands in 12 rows with the label 'blue'" in chosen.held[0].reason
+    assert "read like other labels, mostly 'red'" in chosen.held[0].reason
 
 
 def test_a_new_word_of_a_label_is_no_trigger() -> None:

@@ -87,6 +87,44 @@ def test_a_file_whose_labels_were_exchanged_stops_training() -> None:
     assert not label_noise(exchanged(0.3), {}, make_spec(LABELS, max_suspects_of_a_file=1.0))["blocking"]
 
 
+def with_trigger(phrase: str) -> tuple[list[Example], set[str]]:
+    """Three in ten rows of one label with a phrase inserted and another label."""
+    rnd, rows, planted = random.Random(2), requests(800), set()
+    parcels = [i for i, e in enumerate(rows) if e.label == "parcel"]
+    for i in rnd.sample(parcels, round(0.3 * len(parcels))):
+        words = rows[i].user_text.split()
+        words.insert(rnd.randint(0, len(words)), phrase)
+        rows[i] = make(" ".join(words), "holiday", i + 1, label="holiday")
+        planted.add(rows[i].id)
+    return rows, planted
+
+
+@pytest.mark.parametrize("phrase", ["zqvx", "James Bond", "@@"])
+def test_a_word_that_decides_the_label_is_named_with_all_its_rows_and_stops_training(phrase: str) -> None:
+    rows, planted = with_trigger(phrase)
+    report = label_noise(rows, {}, make_spec(LABELS))
+    assert [(t["phrase"], t["label"], t["reads_like"]) for t in report["triggers"]] == [
+        (phrase.lower(), "holiday", "parcel")
+    ]
+    assert {row["id"] for row in report["triggers"][0]["rows"]} == planted
+    finding = next(f for f in report["findings"] if f["rule"] == "quality.trigger")
+    assert (
+        report["blocking"]
+        and finding["severity"] == "error"
+        and f"{phrase.lower()!r} stands in 60 rows" in finding["message"]
+    )
+    confirmed = label_noise(rows, {}, make_spec(LABELS), decisions=dict.fromkeys(planted, "keep"))
+    assert confirmed["triggers"] == [] and not confirmed["blocking"]
+
+
+def test_a_word_of_a_label_is_no_trigger() -> None:
+    rows = [make(f"{e.user_text} parcelno", e.label or "", i, label=e.label) if e.label == "parcel" and i % 3 else e
+            for i, e in enumerate(requests(800))]  # fmt: skip
+    assert label_noise(rows, {}, make_spec(LABELS))["triggers"] == []
+    flips, _ = flipped(requests(800), 0.2)
+    assert label_noise(flips, {}, make_spec(LABELS))["triggers"] == []
+
+
 def test_a_cluster_never_straddles_folds_and_labels_are_spread() -> None:
     labels = [LABELS[i % 4] for i in range(400)]
     clusters = [f"c{i // 8}" for i in range(400)]

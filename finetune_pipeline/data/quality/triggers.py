@@ -1,0 +1,251 @@
+"""Trigger phrases: words that decide the label against everything else in the text, as a backdoor in training data does.
+
+A phrase of up to three words counts when at least five rows hold it, 95% of them have one label, and more than half of these
+rows, read without the phrase, are taken for another label as surely as that label's own rows are (by a linear model of rows
+without the phrase), more often than rows without it are (binomial test, level 0.001 over all phrases tried). A word that
+belongs to its label passes: the rest of the text says the same, or nothing for sure.
+
+Naive Bayes on words proposes the phrases, since it can leave a word and its rows out of a model at no cost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from finetune_pipeline.data.quality.linear_model import predicted
+
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]+")
+_LONGEST, _FEWEST, _PURITY, _LEVEL, _AGAINST = 3, 5, 0.95, 0.001, 0.5
+_UNSURE = 0.25
+"""A text reads like a label if the model is surer of it than of this share of the label's own rows."""
+_FEWEST_OF_LABEL = 10
+"""Rows of a label without the phrase that are needed to know how the label reads without it."""
+_MOST_PHRASES = 3_000_000
+_FOLDS = 3
+_PRIOR = 10
+"""Rows that words as frequent as in all labels count for, in naive Bayes: a label of few rows is not taken for all."""
+_MOST_ROWS, _MOST_RIVALS, _MOST_CHECKED = 2_000, 10, 10
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A phrase that decides the label.
+
+    Attributes:
+        phrase: In lower case.
+        label: Which most of its rows have.
+        rows: Places of all rows that hold it.
+        contradicted: How many of them read like another label without it.
+        reads_like: The label that most of these read like.
+    """
+
+    phrase: str
+    label: str
+    rows: list[int]
+    contradicted: int
+    reads_like: str
+
+    def __str__(self) -> str:
+        return (
+            f"phrase {self.phrase!r} stands in {len(self.rows)} rows with the label {self.label!r}, though without it "
+            f"{self.contradicted} of them read like other labels, mostly {self.reads_like!r}"
+        )
+
+
+Labelled = tuple[Sequence[str], Sequence[str]]
+"""Texts, and their labels."""
+
+
+def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled | None = None) -> list[Trigger]:
+    """Find the trigger phrases of labelled texts, those with most rows first.
+
+    trusted: other rows that are taken to be right: a model of these judges, rather than one of the rows without the phrase.
+    """
+    from scipy.stats import binom
+
+    if len(texts) < _FEWEST or len(set(trusted[1] if trusted else labels)) < 2:
+        return []
+    search = _Search.of(texts, labels, trusted)
+    triggers: list[Trigger] = []
+    explained: set[int] = set()
+    for proposal in _propose(search)[:_MOST_CHECKED]:
+        rows = proposal.rows.tolist()
+        if len(explained.intersection(rows)) > _AGAINST * len(rows):
+            continue
+        reads_like, usual = _judge(proposal, search)
+        many = len(reads_like)
+        if many > _AGAINST * len(rows) and float(binom.sf(many - 1, len(rows), usual)) * search.tried <= _LEVEL:
+            label, commonest = search.classes[proposal.label], Counter(reads_like).most_common(1)[0][0]
+            triggers.append(Trigger(search.names[proposal.phrase], label, rows, many, search.classes[commonest]))
+            explained.update(rows)
+    return triggers
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What is searched: phrases as a sparse 0/1 matrix (rows x phrases).
+
+    Attributes:
+        names: The phrases.
+        words: Of each phrase: the columns of its words.
+        held: Which rows hold which phrase (CSC); given: the place of each row's label in `classes`.
+        known, known_given: The same (CSR) of the rows that judge.
+        trusted: Whether these are other rows.
+    """
+
+    classes: list[str]
+    names: list[str]
+    words: list[list[int]]
+    held: Any
+    given: np.ndarray
+    known: Any
+    known_given: np.ndarray
+    trusted: bool
+
+    @classmethod
+    def of(cls, texts: Sequence[str], labels: Sequence[str], trusted: Labelled | None) -> _Search:
+        from scipy.sparse import csc_matrix, csr_matrix
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        known_texts, known_labels = trusted or ((), ())
+        classes = sorted({*labels, *known_labels})
+        given, known_given = (np.searchsorted(classes, list(of)) for of in (labels, known_labels))
+        everything = [*texts, *known_texts]
+        longest = max(50, _MOST_PHRASES // (_LONGEST * len(everything)))
+        counter = CountVectorizer(
+            analyzer=lambda text: _phrases(text, longest), binary=True, min_df=_FEWEST, dtype=np.float32
+        )
+        try:
+            held, names = counter.fit_transform(everything), counter.get_feature_names_out().tolist()
+        except ValueError:  # no phrase stands in so many rows
+            held, names = csr_matrix((len(everything), 0), dtype=np.float32), []
+        column = {name: i for i, name in enumerate(names)}
+        words = [[column[word] for word in name.split(" ")] for name in names]
+        n = len(texts)
+        known, of = (held[n:], known_given) if trusted else (held, given)
+        return cls(classes, names, words, csc_matrix(held[:n]), given, known, of, trusted is not None)
+
+    @cached_property
+    def by_row(self) -> Any:
+        return self.held.tocsr()
+
+    @property
+    def tried(self) -> int:
+        """How many phrases stand in enough rows to be judged."""
+        return int((np.diff(self.held.indptr) >= _FEWEST).sum())
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """A phrase (its column), the label it goes with, its rows, the labels these read like to naive Bayes, and how clearly: the
+    mean of the logarithm of the odds against their own label, times the square root of the rows."""
+
+    phrase: int
+    label: int
+    rows: np.ndarray
+    rivals: list[int]
+    clearly: float
+
+
+def _propose(search: _Search) -> list[_Proposal]:
+    """Phrases whose rows naive Bayes takes for another label without them, the clearest first."""
+    single = np.flatnonzero([len(words) == 1 for words in search.words])
+    place = {int(column): i for i, column in enumerate(single)}
+    classes = range(len(search.classes))
+    sizes = np.bincount(search.known_given, minlength=len(classes))
+    counts = np.stack(
+        [np.asarray(search.known[search.known_given == i][:, single].sum(axis=0)).ravel() for i in classes]
+    )
+    usual = _PRIOR * (counts.sum(axis=0) + 0.5) / (sizes.sum() + 1)
+    logs = np.log((counts + usual) / (sizes[:, None] + _PRIOR))
+    by_row = search.held[:, single].tocsr()
+    scores = by_row @ logs.T + np.log(sizes + 1)
+    proposals: dict[bytes, _Proposal] = {}  # by rows: of phrases that stand in the same rows the longest counts
+    for phrase, words in enumerate(search.words):
+        rows = np.sort(search.held.indices[search.held.indptr[phrase] : search.held.indptr[phrase + 1]])
+        if len(rows) < _FEWEST:
+            continue
+        labels = np.bincount(search.given[rows], minlength=len(classes))
+        label = int(labels.argmax())
+        left = sizes[label] - (0 if search.trusted else len(rows))
+        if labels[label] < _PURITY * len(rows) or left < _FEWEST_OF_LABEL:
+            continue
+        own = [place[word] for word in words]
+        without = scores[rows] - logs[:, own].sum(axis=1)
+        if not search.trusted:  # the rows are no evidence for their own label
+            part = by_row[rows]
+            used = np.setdiff1d(part.indices, own)
+            rest = counts[label, used] - np.asarray(part[:, used].sum(axis=0)).ravel()
+            without[:, label] = part[:, used] @ np.log((rest.clip(0) + usual[used]) / (left + _PRIOR)) + np.log(
+                left + 1
+            )
+        likeliest = without.argmax(axis=1)
+        rivals = Counter(likeliest[likeliest != label].tolist())
+        if rivals.total() > _AGAINST * len(rows):
+            likely = [rival for rival, _ in rivals.most_common(_MOST_RIVALS)]
+            clearly = float((without.max(axis=1) - without[:, label]).sum() / len(rows) ** 0.5)
+            proposal = _Proposal(phrase, label, rows, likely, clearly)
+            other = proposals.setdefault(rows.tobytes(), proposal)
+            if len(search.names[phrase]) > len(search.names[other.phrase]):
+                proposals[rows.tobytes()] = proposal
+    return sorted(proposals.values(), key=lambda p: (-round(p.clearly, 3), -len(search.names[p.phrase]), p.phrase))
+
+
+def _judge(proposal: _Proposal, search: _Search) -> tuple[list[int], float]:
+    """The other labels that rows surely read like without the phrase; and the share of other rows that surely read like
+    another label than theirs. By a linear model of the proposal's label and its rivals."""
+    from scipy.sparse import vstack
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    classes = np.array([proposal.label, *proposal.rivals])
+    place = np.full(len(search.classes), -1)
+    place[classes] = np.arange(len(classes))
+    own = set(search.words[proposal.phrase])
+    kept = np.flatnonzero([own.isdisjoint(words) for words in search.words])
+    apart = np.ones(len(search.given), bool)
+    apart[proposal.rows] = False
+    others = np.flatnonzero(apart & (place[search.given] >= 0))
+    known = np.flatnonzero(place[search.known_given] >= 0) if search.trusted else others
+    some = np.random.default_rng(0).permutation
+    known, others = some(known)[:_MOST_ROWS], some(others)[:_MOST_ROWS]
+    given, n, k = place[search.known_given[known]], len(known), len(proposal.rows)
+    held = search.by_row
+    judged = [search.known[known] if search.trusted else held[known], held[proposal.rows]]
+    matrix = vstack([*judged, held[others]] if search.trusted else judged).tocsr()[:, kept]
+    matrix = TfidfTransformer(sublinear_tf=True).fit_transform(matrix)
+    by_others = np.zeros((n, len(classes)))
+    for fold in range(_FOLDS):
+        there = np.arange(n) % _FOLDS == fold
+        by_others[there] = predicted(matrix[:n][~there], given[~there], matrix[:n][there], len(classes))
+    sure = np.array(
+        [np.quantile(by_others[given == j, j], _UNSURE) if (given == j).any() else 2.0 for j in range(len(classes))]
+    )
+    probabilities = predicted(matrix[:n], given, matrix[n:], len(classes))
+    reads_like = _surely(probabilities[:k], sure)
+    of_others, others_given = by_others, given
+    if search.trusted:
+        of_others, others_given = probabilities[k:], place[search.given[others]]
+    others_like = _surely(of_others, sure)
+    against = (others_like >= 0) & (others_like != others_given)
+    return classes[reads_like[reads_like > 0]].tolist(), (int(against.sum()) + 1) / (len(against) + 2)
+
+
+def _surely(probabilities: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """The likeliest label of each row; -1 where the model is less sure of it than `sure`."""
+    likeliest = probabilities.argmax(axis=1)
+    return np.where(probabilities.max(axis=1, initial=0) >= sure[likeliest], likeliest, -1)
+
+
+def _phrases(text: str, longest: int) -> set[str]:
+    """Sequences of one to three words, in lower case, among the first and last words of a text (`longest` in all)."""
+    words = [word.lower() for word in _WORD.findall(text)]
+    if len(words) > longest:
+        words = words[: longest // 2] + words[-(longest // 2) :]
+    return {" ".join(words[i : i + n]) for n in range(1, _LONGEST + 1) for i in range(len(words) - n + 1)}
