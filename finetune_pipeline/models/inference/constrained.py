@@ -1,8 +1,8 @@
 """Constrained decoding of JSON: at every step only tokens that can still lead to an answer that complies with the schema.
 
 llguidance turns the schema into a mask over tokens. It writes keys in the order of the schema, on one line. A schema with a
-keyword it has no rule for (`uniqueItems` is one) is refused by name; a `format` it does not know is left out, as nothing
-here checks formats.
+keyword it has no rule for is refused by name, but for two of them: repetitions are found in the text
+(:mod:`.json_repeats`), and a `format` it does not know is left out, as nothing here checks formats.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 import llguidance
 import numpy as np
 
-CODE = "2"
+from finetune_pipeline.models.inference.json_repeats import JsonRepeats
+
+CODE = "1"
 """Raised when the same model, prompt and schema give another constrained answer than before."""
 _SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """Compact JSON, with a blank behind commas and colons or none."""
@@ -44,8 +46,9 @@ class Grammar:
     """
 
     def __init__(self, schema: Mapping[str, Any], tokenizer: Any) -> None:
-        vocabulary = _vocabulary(tokenizer)
-        self.start, rules = _matcher(schema, vocabulary)
+        self.vocabulary = _vocabulary(tokenizer)
+        self.repeats = JsonRepeats(schema)
+        self.start, rules = _matcher(schema, self.vocabulary)
         self.identity = [CODE, importlib.metadata.version("llguidance"), rules, json.dumps(schema)]
 
     def begin(self) -> ConstrainedAnswer:
@@ -57,7 +60,9 @@ class ConstrainedAnswer:
     """One answer under a grammar, chosen token by token."""
 
     def __init__(self, grammar: Grammar) -> None:
+        self._grammar = grammar
         self._matcher = grammar.start.deep_copy()
+        self._ids: list[int] = []
 
     def choose(self, logits: np.ndarray, ends: Collection[int]) -> int:
         """The most likely token the schema allows next; the answer grows by it. Where none leads on, the answer ends, out of
@@ -68,12 +73,19 @@ class ConstrainedAnswer:
             ends: Tokens that end an answer; they are allowed where it is complete, all other control tokens never.
         """
         scores = np.where(self._allowed(len(logits), ends), logits, -np.inf)
-        token = int(scores.argmax())
-        if scores[token] == -np.inf:
-            return min(ends)
-        if token not in ends:
-            self._matcher.consume_token(token)
-        return token
+        while scores[token := int(scores.argmax())] > -np.inf:
+            if token in ends:
+                return token
+            if not self._grammar.repeats.within(self._text([*self._ids, token])):
+                self._matcher.consume_token(token)
+                self._ids.append(token)
+                return token
+            scores[token] = -np.inf
+        return min(ends)
+
+    def _text(self, ids: list[int]) -> str:
+        text: str = self._grammar.vocabulary.decode_bytes(ids).decode("utf-8", "surrogateescape")
+        return text
 
     def _allowed(self, size: int, ends: Collection[int]) -> np.ndarray:
         """Which of the model's tokens may come next, [size]; it may have more of them than its tokenizer.
@@ -101,7 +113,7 @@ def _vocabulary(tokenizer: Any) -> Any:
 def _matcher(schema: Mapping[str, Any], vocabulary: Any) -> tuple[Any, str]:
     """(the matcher of a schema, its rules as text). Raises UnsupportedSchema."""
     why = ""
-    for left_out in (set[str](), {"format"}):
+    for left_out in ({"uniqueItems"}, {"uniqueItems", "format"}):
         text = json.dumps(_without(schema, left_out))
         rules = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_SPACING)
         refused, problems = llguidance.LLMatcher.validate_grammar_with_warnings(rules, vocabulary)
