@@ -72,8 +72,9 @@ class Example:
 
     @property
     def place(self) -> str:
-        """``file:line`` of the source."""
-        return f"{self.source.get('file', '?')}:{self.source.get('line', '?')}"
+        """``file:line`` of the source; in a document of one line the number of the row, too."""
+        item = f", item {self.source['item']}" if "item" in self.source else ""
+        return f"{self.source.get('file', '?')}:{self.source.get('line', '?')}{item}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, in the order of the fields; `tools`, `time` and `generator` only where there are any."""

@@ -28,8 +28,9 @@ def source_of(example: Example) -> str:
     of the raw file, from which several rows may have been cut."""
     if example.group is not None:
         return f"group {example.group}"
-    file, line = example.source.get("file"), example.source.get("line")
-    return f"{file}:{line}" if file is not None and line is not None else f"row {example.id}"
+    file, line, item = (example.source.get(key) for key in ("file", "line", "item"))
+    place = f"{file}:{line}" if item is None else f"{file}:{line}:{item}"
+    return place if file is not None and line is not None else f"row {example.id}"
 
 
 def shared_sources(rows: Sequence[Row], sources: Mapping[str, str] | None) -> list[str] | None:

@@ -42,7 +42,13 @@ def clean_text(text: str) -> str:
 
 
 def text_of(
-    holder: dict[str, Any], key: str, name: str, place: str, findings: list[Finding], note: bool = True
+    holder: dict[str, Any],
+    key: str,
+    name: str,
+    place: str,
+    findings: list[Finding],
+    note: bool = True,
+    missing: str = "",
 ) -> str | None:
     """The text under a key without outer blanks, or None with a finding that says why not.
 
@@ -53,6 +59,7 @@ def text_of(
         place: ``file:line``.
         findings: Added to.
         note: Whether outer blanks are worth a note.
+        missing: What to do where the key is missing.
     """
     value = holder.get(key)
     if isinstance(value, str):
@@ -66,7 +73,9 @@ def text_of(
             return text
     if key not in holder:
         keys = ", ".join(quoted(k) for k in list(holder)[:10]) or "none"
-        findings.append(row_finding("missing_field", place, f"`{name}` is missing (keys here: {keys})", f"add `{key}`"))
+        findings.append(
+            row_finding("missing_field", place, f"`{name}` is missing (keys here: {keys})", missing or f"add `{key}`")
+        )
     elif value is None or isinstance(value, str):
         what = "null" if value is None else "empty"
         findings.append(row_finding("empty_field", place, f"`{name}` is {what}", "fill it in, or remove the row"))
