@@ -62,9 +62,12 @@ def check(task: str, as_json: bool) -> int:
     rows = read_examples(made["reviewed_examples"].folder)
     signal = learnable(loaded.spec, rows).to_dict() if rows else None
     advice = Artifact(loaded.name, "advice", "", folder, {"learnable": signal}, {}) if signal else None
-    answers = _answers(loaded, [*made.values(), quality], advice)
+    # where no row is valid, what follows has nothing to say
+    asked = [*made.values(), quality] if validated["kept"] else [made[step] for step in STEPS[:2]]
+    answers = _answers(loaded, asked, advice)
     stops = [f"{name}: {message}" for mark, name, message in answers if mark == STOPS]
-    rules = _by_rule([*(made[step].folder for step in STEPS[1:]), folder], folder / "findings.jsonl")
+    told = [*(made[step].folder for step in STEPS[1:]), folder] if validated["kept"] else [asked[-1].folder]
+    rules = _by_rule(told, folder / "findings.jsonl")
     power = power_bounds(loaded.spec, round(len(rows) * loaded.spec.split.test))
     if as_json:
         emit(
@@ -92,7 +95,8 @@ def check(task: str, as_json: bool) -> int:
     for mark, name, message in answers:
         say(f"{mark:5} {name:24} {message}")
     _show_rules({rule: found for rule, found in rules.items() if rule not in {f.rule for f in unread}})
-    say(f"\n{power['sentence']}")
+    if validated["kept"]:
+        say(f"\n{power['sentence']}")
     say(f"\nall findings, and the report as a page: {folder}")
     for step in ("validated_examples", "clean_examples"):
         if made[step].facts["quarantined"]:
@@ -181,6 +185,8 @@ def _show_rows(made: Mapping[str, Artifact]) -> None:
         f"{clean['rows_in']} valid = {clean['kept']} kept + {clean['exact_duplicates']} exact and "
         f"{clean['near_duplicates']} near duplicates + {clean['quarantined']} in quarantine"
     )
+    if unknown := validated["labels_unknown"]:
+        say(f"labels that output.labels does not name: {', '.join(f'{label} × {n}' for label, n in unknown.items())}")
     for kind, number in sorted(clean["scrubbed"].items()):
         if number:
             say(f"scrubbed: {number} × {kind}")
@@ -194,5 +200,17 @@ def _show_rules(rules: Mapping[str, Rows]) -> None:
         say(f"{rule:{width}} {len(findings):>7}  {findings[0]['severity']}")
     for rule, findings in rules.items():
         say(f"\n{rule}: {len(findings)}")
-        for finding in findings[:EXAMPLES]:
-            say(f"  {finding['place']}: {finding['message']}\n    fix: {finding['fix']}")
+        folded = _folded(findings)
+        for (message, fix), places in folded[:EXAMPLES]:
+            more = f" and {len(places) - EXAMPLES:,} more" if len(places) > EXAMPLES else ""
+            say(f"  {'; '.join(places[:EXAMPLES])}{more}: {message}\n    fix: {fix}")
+        if left := sum(len(places) for _, places in folded[EXAMPLES:]):
+            say(f"  and {left:,} more")
+
+
+def _folded(findings: Rows) -> list[tuple[tuple[str, str], list[str]]]:
+    """((message, fix), places) of findings that say the same, in the order of their first places."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        places.setdefault((finding["message"], finding["fix"]), []).append(finding["place"])
+    return list(places.items())

@@ -20,6 +20,7 @@ _WHERE_ANY = ("tools", "time", "generator")
 EXAMPLES = "examples.jsonl"
 SPLIT_FILES = {"train": "train/examples.jsonl", "validation": "validation/examples.jsonl", "test": "test/sealed.jsonl"}
 """Where the rows of each split are in a splits artifact."""
+ROLES = ("system", "user", "assistant", "tool")
 ORIGINS = ("human", "production", "synthetic")
 Message = dict[str, Any]
 """One chat turn: role (system, user, assistant, tool) and content (text); an assistant's turn may also carry
@@ -72,8 +73,9 @@ class Example:
 
     @property
     def place(self) -> str:
-        """``file:line`` of the source."""
-        return f"{self.source.get('file', '?')}:{self.source.get('line', '?')}"
+        """``file:line`` of the source; in a document of one line the number of the row, too."""
+        item = f", item {self.source['item']}" if "item" in self.source else ""
+        return f"{self.source.get('file', '?')}:{self.source.get('line', '?')}{item}"
 
     @property
     def made_from(self) -> str:

@@ -49,7 +49,7 @@ class Mapping:
     Attributes:
         getters: A function for each field.
         expressions: The fields as the spec writes them.
-        content: Whether they say where the texts are.
+        content: Whether they say where all the texts are; those they leave out are found by the format.
         names: Keys of the row that they read; None: all of them.
     """
 
@@ -192,7 +192,7 @@ def _compile(values: tuple[tuple[str, str], ...]) -> Mapping:
     for name, expression in values:
         getters[name], read = compile_expression(expression)
         names = None if names is None or read is None else names | read
-    content = any(name in CONTENT for name in getters)
+    content = any(of.fields and getters.keys() >= set(of.fields) for of in FORMATS.values())
     return Mapping(getters, dict(values), content, None if names is None else frozenset(names))
 
 
@@ -233,15 +233,9 @@ def check_fields(spec: TaskSpec) -> list[Finding]:
     if len(forms) > 1:
         named = ", ".join(f"`{n}`" for n in CONTENT if n in given)
         add("fields", f"the fields {named} belong to several forms", f"keep those of one form: {ways}")
-    elif given and not forms:
-        add("fields.input", "`input` alone says nothing", "add `instruction` and `output`")
-    elif forms:
-        missing = [n for n in FORMATS[forms[0]].fields if n not in given]
-        if missing:
-            add("fields", f"`{missing[0]}` is missing beside {', '.join(sorted(given))}", f"name {ways}")
-        if data.format not in ("auto", forms[0]):
-            message = f"data.fields is of the form `{forms[0]}`, data.format says `{data.format}`"
-            add("fields", message, "leave data.format out")
+    elif forms and data.format not in ("auto", forms[0]):
+        message = f"data.fields is of the form `{forms[0]}`, data.format says `{data.format}`"
+        add("fields", message, "leave data.format out")
     return findings
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -26,6 +26,8 @@ PRODUCTION_FILE = "production.jsonl"
 BENCHMARKS = "benchmarks"
 NamedFiles = Sequence[tuple[str, Path]]
 """(name, path) of files."""
+SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
+"""Of the files that a glob without a suffix matches, those are read."""
 _ROWS_LOOKED_AT = 200
 
 
@@ -42,19 +44,26 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     def say(rule: str, place: str, message: str, fix: str) -> None:
         problems.add(Finding(f"data.{rule}", "error", place, message, fix))
 
-    for path in (path for pattern in task.spec.data.raw for path in folder.glob(pattern)):
+    for path in (
+        path
+        for pattern in task.spec.data.raw
+        for path in folder.glob(pattern)
+        if "." in PurePath(pattern).name or is_known(path)
+    ):
         name = path.relative_to(folder).as_posix()
         if not name.isprintable():
             say("odd_file_name", ascii(name), "the name holds characters that cannot be shown", "rename the file")
-        elif not path.resolve().is_relative_to(folder):
+        elif path.exists() and not path.resolve().is_relative_to(folder):
             fix = "copy the file itself into the task folder"
             say("link_leaves_folder", name, "this link leads out of the task folder", fix)
         elif path.is_file():
             paths[name] = path
+        elif path.is_symlink() and not path.exists():
+            say("dangling_link", name, "this link leads to no file", "copy the file itself here, or remove the link")
     if not paths and not any(f.rule.startswith("data.") for f in problems):
         patterns = ", ".join(repr(p) for p in task.spec.data.raw)
         message = f"no file in the folder of task {task.name!r} matches {patterns}; {_present(folder)}"
-        fix = "put the raw files there, or correct the globs: JSON Lines, JSON, CSV, TSV, Parquet, gzipped or not"
+        fix = "put the raw files there, or correct the globs: JSON Lines, JSON, CSV, TSV, Parquet, xlsx"
         say("no_raw_files", "task.yaml: data.raw", message, fix)
     if PRODUCTION_FILE in paths:
         message = "this name is kept for rows taken from production logs"
@@ -62,6 +71,12 @@ def raw_paths(task: Task) -> list[tuple[str, Path]]:
     if problems:
         raise FindingsError(sorted(problems, key=lambda f: (f.place, f.rule)))
     return sorted(paths.items())
+
+
+def is_known(path: Path) -> bool:
+    """Whether a file's name ends as raw files do; hidden files, and the lock files of office programs, do not count."""
+    name = path.name.lower().removesuffix(".gz")
+    return path.suffix != "" and name.endswith(SUFFIXES) and not name.startswith((".", "~$"))
 
 
 def _present(folder: Path) -> str:
@@ -189,7 +204,7 @@ def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
     counts: Counter[str] = Counter()
     rows = (record for record in read_records(path, file, spec) if record.about != "file")
     records = list(islice(rows, _ROWS_LOOKED_AT))
-    lines = lines or (len(records) and len(records) + sum(1 for _ in rows))
+    lines = (container.kind != "json" and lines) or (len(records) and len(records) + sum(1 for _ in rows))
     for record in records:
         value = _decoded(record.raw) if record.encoded else record.value
         if mapping is not None:

@@ -90,8 +90,6 @@ def _glance(report: Report) -> Answers:
             status = "failed" if part["blocking"] else "warned"
         answer = {"passed": "yes", "not_asked": "not asked", "failed": "no, stops", "warned": "look"}[status]
         fixes = list(dict.fromkeys(_sentence(finding["fix"]) for finding in part["findings"]))[:SHOWN_FIXES]
-        if "sampled" in part:
-            fixes.insert(0, f"Looked at {part['sampled']:,} of {part['of']:,} rows, chosen by hash.")
         rows.append(Answer(TITLES[name], status, answer, _sentence(part["message"]), fixes, _ANCHORS.get(name, name)))
     return Answers(("Question", "Fine", "Measured, and what to do"), rows)
 

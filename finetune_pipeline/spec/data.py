@@ -14,8 +14,8 @@ class FieldsSpec(Section):
 
     Besides the row's own keys an expression may be ``$file`` (the file's name), ``$key`` (for a JSON document that is
     an object of lists: the key of the list the row stands in) or ``='text'`` (this very text). Elements of `each` that
-    are no objects are called ``element``. Without any of the fields for texts (messages … output) the texts are found
-    by the format, and the other fields are filled in beside them.
+    are no objects are called ``element``. Texts that no field names (messages … output) are found by the format, and the
+    fields are filled in beside them: ``label: category`` alone keeps the column ``text``.
     """
 
     rows: str | None = Field(None, description="Path to the list of rows inside a JSON document.")
@@ -84,9 +84,10 @@ class DataSpec(Section):
     """Where raw examples are and what a good one looks like."""
 
     raw: list[str] = Field(
-        ["raw/*.jsonl"],
+        ["raw/*"],
         min_length=1,
-        description="Globs relative to the task folder (jsonl, json, csv, tsv, parquet, .gz).",
+        description="Globs relative to the task folder. One without a suffix takes files of the known ones: jsonl, json, csv, "
+        "tsv, parquet, xlsx, also gzipped.",
     )
     format: str = Field(
         "auto",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import types
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -102,10 +103,22 @@ def _explain(problem: Any) -> Finding:
         return Finding("spec.unknown_key", "error", f"task.yaml: {shown}", f"unknown key {path[-1]!r}", fix)
     if problem["type"] == "missing":
         return Finding("spec.missing_key", "error", f"task.yaml: {shown}", "this key is required", f"add `{path[-1]}:`")
-    message = f"{problem['msg']} (found {problem['input']!r:.80})"
-    return Finding(
-        "spec.bad_value", "error", f"task.yaml: {shown}", message, "see `finetune schema` for what is allowed"
-    )
+    value = problem["input"]
+    if problem["type"].startswith("union_tag"):  # the kind of output
+        shown, value = f"{shown}.kind", value.get("kind") if isinstance(value, dict) else value
+    message = f"{problem['msg']} (found {value!r:.80})"
+    fix = "see `finetune schema` for what is allowed"
+    context = problem.get("ctx", {})
+    allowed = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags") or ""))
+    if problem["type"] == "union_tag_not_found":
+        fix = f"add `kind:` with one of {', '.join(_OUTPUTS)}"
+    elif near := difflib.get_close_matches(str(value), allowed, 1, 0.5):
+        fix = f"did you mean {near[0]!r}?"
+    elif problem["type"] == "string_type" and isinstance(value, bool):
+        fix = f'YAML reads yes, no, on and off as true and false: write "{"yes" if value else "no"}" in double quotes'
+    elif problem["type"] == "string_type" and isinstance(value, int | float):
+        fix = f'write "{value}" in double quotes, so that YAML reads it as text'
+    return Finding("spec.bad_value", "error", f"task.yaml: {shown}", message, fix)
 
 
 def parse_spec(text: str) -> TaskSpec:

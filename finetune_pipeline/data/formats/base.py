@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from finetune_pipeline.data.examples import Message
+from finetune_pipeline.data.formats.suggestions import add_fields, declare
 from finetune_pipeline.data.formats.tool_calls import read_tools
 from finetune_pipeline.data.quoting import key_name, keys_shown, quoted, row_finding
 from finetune_pipeline.findings import Finding
@@ -30,6 +31,8 @@ OPTIONAL = ("id", "group", "origin", "source", "tags", "time", "generator")
 """Keys that a row of any format may have."""
 ANSWERS = ("completion", "response", "answer", "output")
 """Names of the answer in rows of single texts."""
+CHATS = ("messages", "conversations")
+"""Keys whose values are lists of turns."""
 _TOOLS = ("tools", "functions")
 
 
@@ -89,10 +92,6 @@ class RawFormat(ABC):
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
         """Fill `turns` with what the row says, or with the reasons why it says nothing. Returns the keys it read."""
 
-    def completion_of(self, keys: Collection[str]) -> str:
-        """What to add to a row that has only some of the keys; empty where it has none of them."""
-        return ""
-
 
 FORMATS: dict[str, RawFormat] = {}
 """The formats by name, in the order in which they are tried."""
@@ -120,7 +119,13 @@ def clean_text(text: str) -> str:
 
 
 def text_of(
-    holder: dict[str, Any], key: str, name: str, place: str, findings: list[Finding], note: bool = True
+    holder: dict[str, Any],
+    key: str,
+    name: str,
+    place: str,
+    findings: list[Finding],
+    note: bool = True,
+    missing: str = "",
 ) -> str | None:
     """The text under a key without outer blanks, or None with a finding that says why not.
 
@@ -131,6 +136,7 @@ def text_of(
         place: ``file:line``.
         findings: Added to.
         note: Whether outer blanks are worth a note.
+        missing: What to do where the key is missing.
     """
     value = holder.get(key)
     if isinstance(value, str):
@@ -144,7 +150,9 @@ def text_of(
             return text
     if key not in holder:
         keys = ", ".join(quoted(k) for k in list(holder)[:10]) or "none"
-        findings.append(row_finding("missing_field", place, f"`{name}` is missing (keys here: {keys})", f"add `{key}`"))
+        findings.append(
+            row_finding("missing_field", place, f"`{name}` is missing (keys here: {keys})", missing or f"add `{key}`")
+        )
     elif value is None or isinstance(value, str):
         what = "null" if value is None else "empty"
         findings.append(row_finding("empty_field", place, f"`{name}` is {what}", "fill it in, or remove the row"))
@@ -201,11 +209,17 @@ def read_single_texts(
         subject: A text that belongs below the user's.
     """
     findings = turns.findings
-    prompt = text_of(row, prompt_key, prompt_key, place, findings)
+    line = "" if prompt_key in row and answer_key in row else add_fields(row, spec)
+    missing = f"add to task.yaml: {line}" if line else ""
+    prompt = text_of(row, prompt_key, prompt_key, place, findings, missing=missing)
     if prompt is not None and subject is not None:
         prompt = f"{prompt}\n\n{subject}"
     answers = {answer_key: chosen_text(row[answer_key])} if answer_key == "chosen" else row
-    answer = text_of(answers, answer_key, answer_key, place, findings)
+    if isinstance(answers.get(answer_key), list | dict) and spec.output.kind == "json":
+        findings.append(_unwritten(answers[answer_key], answer_key, place))
+        answer = None
+    else:
+        answer = text_of(answers, answer_key, answer_key, place, findings, missing=missing)
     system = spec.system_prompt
     if row.get("system") not in (None, ""):
         turns.chat = True
@@ -215,6 +229,16 @@ def read_single_texts(
     turns.messages += [{"role": "assistant", "content": answer}] if answer is not None else []
     turns.whole = prompt is not None and answer is not None
     return {prompt_key, answer_key, "system"}
+
+
+def _unwritten(value: Any, key: str, place: str) -> Finding:
+    """The finding about a JSON answer that stands in the row as JSON, not as text."""
+    message = f"`{key}` must be text, found {quoted(value)}"
+    name = key if key in ("label", "completion", "output") else "completion"
+    line = declare({name: f"to_string({key})"}, expressions=(name,))
+    return row_finding(
+        "wrong_type", place, message, f"write the JSON as text, or have it written: add {line} to task.yaml"
+    )
 
 
 def chosen_text(value: Any) -> Any:
@@ -234,15 +258,18 @@ def _unknown_format(row: dict[str, Any], shape: str | None, spec: TaskSpec, plac
         return row_finding("unknown_shape", place, message, f"write {FORMATS[wanted].keys}, or set data.format: auto")
     keys = sorted(str(k) for k in row)
     known = {key: name for name, of in FORMATS.items() for key in of.renames}
-    near = {k: difflib.get_close_matches(k.casefold(), list(known), 1, 0.7) for k in keys}
-    renames = [(k, n[0]) for k, n in near.items() if n]
-    fix = "say in data.fields where things are (for example text: and label:), or write `messages` (a chat)"
+    near = {k: difflib.get_close_matches(k.casefold(), list(known), 1, 0.8) for k in keys}
+    renames = [(k, n[0]) for k, n in near.items() if n and isinstance(row.get(k), list) == (n[0] in CHATS)]
     if renames:
         formats = {known[new] for _, new in renames}
         nearest = next(name for name in FORMATS if name in formats)
         fix = f"nearest format: `{nearest}`; rename " + ", ".join(f"{quoted(k)} to `{new}`" for k, new in renames)
-    elif completion := next(filter(None, (of.completion_of(row.keys()) for of in FORMATS.values())), ""):
-        fix = completion
+    elif line := add_fields(row, spec):
+        fix = f"add to task.yaml: {line}"
     elif keys and all(k.startswith("c") and k[1:].isdigit() for k in keys):
         fix = "no row names the columns: say in data.fields which is which (for example text: c1 and label: c2)"
+    else:
+        fix = "say in data.fields where things are (for example text: and label:), or write `messages` (a chat)"
+        if len(keys) == 1 and keys[0] in FORMATS["prompt_completion"].row_keys:
+            fix = f"{quoted(keys[0])} is there, the question or the answer is missing: add `prompt` or `completion`"
     return row_finding("unknown_shape", place, f"no known format; keys here: {shown}", fix)

@@ -11,12 +11,12 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.formats.base import Turns, clean_text, text_of
 from finetune_pipeline.data.formats.tool_calls import read_calls
 from finetune_pipeline.data.quoting import key_name, quoted, row_finding
 from finetune_pipeline.findings import Finding, Severity
 
-ROLES = ("system", "user", "assistant", "tool")
 _SAME_ROLE = {"developer": "system", "function": "tool"}
 _SHAREGPT = {
     **{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "bing": "assistant"},

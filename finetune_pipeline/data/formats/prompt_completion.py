@@ -6,7 +6,6 @@ from collections.abc import Collection
 from typing import Any
 
 from finetune_pipeline.data.formats.base import ANSWERS, RawFormat, Turns, first_key, read_single_texts, register
-from finetune_pipeline.data.quoting import quoted
 from finetune_pipeline.spec import TaskSpec
 
 _PROMPTS = ("prompt", "question", "query", "input")
@@ -31,10 +30,3 @@ class PromptCompletion(RawFormat):
     def read(self, row: dict[str, Any], spec: TaskSpec, place: str, turns: Turns) -> set[str]:
         prompt_key, answer_key = first_key(row, _PROMPTS) or "prompt", first_key(row, _ANSWERS) or "completion"
         return read_single_texts(row, prompt_key, answer_key, spec, place, turns)
-
-    def completion_of(self, keys: Collection[str]) -> str:
-        if prompt := first_key(keys, _PROMPTS):
-            return f"nearest format: `{self.name}`; {quoted(prompt)} is there, the answer is missing: add `completion`"
-        if answer := first_key(keys, _ANSWERS):
-            return f"nearest format: `{self.name}`; {quoted(answer)} is there, the question is missing: add `prompt`"
-        return ""

@@ -94,5 +94,8 @@ def named(examples: Iterable[Example]) -> list[dict[str, str]]:
 def part(
     passed: bool, message: str, *, blocking: bool = False, findings: Sequence[Finding] = (), **details: Any
 ) -> dict[str, Any]:
-    """One part of the report: whether all is well, a sentence for people, whether a "no" stops training, figures."""
+    """One part of the report: whether all is well, a sentence for people, whether a "no" stops training, figures. Details
+    of :func:`sampled` are said in the sentence, too."""
+    if "sampled" in details:
+        message += f" (of {details['sampled']:,} of {details['of']:,} rows, chosen by hash)"
     return {"passed": passed, "message": message, "blocking": blocking, **details, "findings": as_rows(findings)}

@@ -223,7 +223,7 @@ def _with_encoding(found: Survey, counts: _Lines, file: str, declared: str | Non
         return found
     guesses = _guesses(counts.sample)
     message = f"{share}, and the encoding cannot be told for sure" + "".join(f"; {e} gives {t}" for e, t in guesses)
-    fix = f"save the file as UTF-8, or add the right one: {_key(guesses[0][0] if guesses else WESTERN)}"
+    fix = f"save the file as UTF-8, or add the one whose words are right: {_key('…')}"
     return replace(found, problem=Finding("data.unknown_encoding", "error", file, message, fix))
 
 
@@ -241,7 +241,7 @@ def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
 
     guesses: dict[str, str] = {}
     for match in from_bytes(b"\n".join(sample), cp_isolation=list(_USUAL)):
-        text = quoted(" ".join(_words(str(match))[:3]), 40)
+        text = quoted(" ".join(list(dict.fromkeys(_words(str(match))))[:3]), 40)
         guesses.setdefault(text, _USUAL.get(match.encoding, match.encoding))
     return [(encoding, text) for text, encoding in guesses.items()][:4]
 

@@ -56,8 +56,10 @@ def read_json_document(stream: RawStream, file: str, spec: TaskSpec) -> Iterator
         return
     document = _Document(data.decode("latin-1"), begin)
     has_rows = False
+    in_one_line = "\n" not in document.text.strip(" \t\r\n")
     try:
-        for record in _rows(document, file, spec, path):
+        for item, record in enumerate(_rows(document, file, spec, path), 1):
+            record = replace(record, item=item) if in_one_line else record  # noqa: PLW2901
             yield record if has_rows or not notes else replace(record, findings=(*notes, *record.findings))
             has_rows = True
         if document.peek():

@@ -175,6 +175,10 @@ class Record:
     about: About = "row"
     item: int | None = None
 
+    def place(self, file: str) -> str:
+        """Where the row is, for people."""
+        return f"{file}:{self.line}" + (f", item {self.item}" if self.item else "")
+
 
 def unreadable(
     rule: str,

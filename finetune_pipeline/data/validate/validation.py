@@ -28,6 +28,7 @@ from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
 RAW_SHOWN = 2000
+_LABELS_SHOWN = 20
 _BLOCK_BYTES = 8 << 20
 
 
@@ -72,6 +73,7 @@ class ValidatedBlock:
         ignored: Rows per key that nothing reads.
         shapes: Rows per format.
         lost: Rows not kept per label, where the label could be read.
+        unknown: Rows per label that the spec does not name.
         unread: Findings about files: what could not be read of them, or is odd. A dictionary has `about`, too.
     """
 
@@ -85,6 +87,7 @@ class ValidatedBlock:
     ignored: Counter[str] = field(default_factory=Counter)
     shapes: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
     unread: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -103,14 +106,15 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     Returns:
         Facts: rows_in, kept, quarantined, quarantined_share, by_rule (findings per rule), shapes (rows per format), labels
         (rows kept per label), files (rows per file), ignored_keys (rows per key that nothing reads), labels_lost (rows in
-        quarantine per label), unread (findings about files). Always rows_in == kept + quarantined.
+        quarantine per label), labels_unknown (rows per label the spec does not name, the most frequent), unread (findings
+        about files). Always rows_in == kept + quarantined.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = raw / FILES
     paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     size = sum(p.stat().st_size for p in paths.values())
     files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
-    totals = {name: Counter[str]() for name in ("by_rule", "labels", "ignored", "shapes", "lost")}
+    totals = {name: Counter[str]() for name in ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")}
     totals["labels"].update(dict.fromkeys(spec.labels, 0))
     names: list[str] = []
     unread: list[dict[str, Any]] = []
@@ -148,6 +152,7 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
         "files": [{"file": name, **counts} for name, counts in files.items()],
         "ignored_keys": dict(sorted(totals["ignored"].items())),
         "labels_lost": dict(totals["lost"]),
+        "labels_unknown": {quoted(label): n for label, n in totals["unknown"].most_common(_LABELS_SHOWN)},
         "unread": unread,
     }
 
@@ -189,9 +194,10 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
             result.findings += findings
             result.by_rule.update(f.rule for f in row.findings)
             if row.example is None:
-                place = {"file": block.file, "line": record.line}
+                place = {"file": block.file, "line": record.line} | ({"item": record.item} if record.item else {})
                 result.quarantine.append({**place, "raw": _shown(record.raw, find), "findings": findings})
-                result.lost.update([row.label] if row.label else [])
+                if row.label is not None:
+                    (result.lost if row.label in spec.labels else result.unknown)[row.label] += 1
                 continue
             result.kept += 1
             if row.example.label is not None:
@@ -203,7 +209,7 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
 
 def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping | None) -> list[ValidatedRow]:
     """Validate one record: one row, or as many as ``data.fields.each`` makes of it. `mapping`: that of the spec."""
-    place = f"{file}:{record.line}"
+    place = record.place(file)
     value, findings = record.value, list(record.findings)
     if record.encoded:
         value, problems, readable = decode_line(record.raw, place, record.at)
@@ -222,7 +228,7 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
     rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
     by_fields = mapping is not None and mapping.content
-    return [_validate(row, by_fields, findings, record.line, file, spec) for row in rows]
+    return [_validate(row, by_fields, findings, record, file, spec) for row in rows]
 
 
 def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
@@ -234,10 +240,10 @@ def _from_cells(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _validate(
-    mapped: Mapped, by_fields: bool, findings: list[Finding], line: int, file: str, spec: TaskSpec
+    mapped: Mapped, by_fields: bool, findings: list[Finding], record: Record, file: str, spec: TaskSpec
 ) -> ValidatedRow:
     """Validate a row that is in a known format, or should be."""
-    place, row, all_findings = f"{file}:{line}", mapped.row, [*findings, *mapped.findings]
+    place, row, all_findings = record.place(file), mapped.row, [*findings, *mapped.findings]
     if mapped.findings:
         return ValidatedRow(None, all_findings, mapped.ignored, "mapped" if by_fields else "unknown")
     turns = read_turns(row, spec, place)
@@ -250,11 +256,12 @@ def _validate(
     all_findings += problems
     ignored = sorted({*turns.ignored, *mapped.ignored})
     if errors(all_findings):
-        answer = turns.messages[-1]["content"] if turns.messages else None
-        return ValidatedRow(None, all_findings, ignored, shape, answer if answer in spec.labels else None)
+        last = turns.messages[-1] if turns.messages else {"role": ""}
+        answered = spec.labels and last["role"] == "assistant"
+        return ValidatedRow(None, all_findings, ignored, shape, last["content"] if answered else None)
     messages = final_messages(turns, spec)
     name = example_id(messages, turns.tools)
-    source: dict[str, Any] = {"file": file, "line": line}
+    source: dict[str, Any] = {"file": file, "line": record.line} | ({"item": record.item} if record.item else {})
     if isinstance(row.get("id"), str) and row["id"] not in ("", name):
         source["id"] = row["id"]
     example = Example(

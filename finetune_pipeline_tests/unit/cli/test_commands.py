@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -72,6 +73,40 @@ def test_check_of_good_data_ends_with_zero(data: Path, tmp_path: Path) -> None:
     path = data / "demo" / "raw" / "a.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:3]))
     assert finetune("check", "demo", data=data, home=tmp_path / "home").returncode == 0
+
+
+def test_check_says_first_what_could_not_be_read(data: Path, tmp_path: Path) -> None:
+    raw, spec = data / "demo" / "raw", data / "demo" / "task.yaml"
+    rows = "".join(json.dumps({"text": f"is {i} even", "label": ("yes", "no")[i % 2]}) + "\n" for i in range(200))
+    (raw / "b.jsonl.gz").write_bytes(gzip.compress(rows.encode())[:-40])
+    (raw / "c.json").write_text("[]")
+    lines = finetune("check", "demo", data=data, home=tmp_path / "home")
+    first, second = (line for line in lines.stdout.splitlines() if line.startswith(("error:", "warning:")))
+    assert lines.returncode == 2 and lines.stdout.startswith(first)
+    assert "b.jsonl.gz" in first and "cut off" in first and "c.json: the document holds no rows" in second
+    assert "the pipeline would stop: files_read: raw/b.jsonl.gz" in lines.stdout
+    spec.write_text(yaml.safe_dump(SPEC | {"data": {**SPEC["data"], "allow_truncated": True}}))
+    again = finetune("check", "demo", data=data, home=tmp_path / "home")
+    assert again.returncode == 0 and "accepted by data.allow_truncated: raw/b.jsonl.gz" in again.stdout
+
+
+def test_check_of_files_without_rows_is_one_finding_a_file(data: Path, tmp_path: Path) -> None:
+    (data / "demo" / "raw" / "a.jsonl").write_text("")
+    done = finetune("check", "demo", data=data, home=tmp_path / "home")
+    assert done.returncode == 2 and len(done.stdout.splitlines()) == 4
+    assert "raw/a.jsonl: the file holds nothing" in done.stdout
+
+
+def test_findings_that_say_the_same_are_one_line_and_unknown_labels_are_counted(data: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"is {i} even", "label": ("true", "false")[i % 4 == 0]} for i in range(200)]
+    (data / "demo" / "raw" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = finetune("check", "demo", data=data, home=tmp_path / "home")
+    assert "labels that output.labels does not name: 'true' × 150, 'false' × 50" in done.stdout
+    assert "raw/a.jsonl:2; raw/a.jsonl:3; raw/a.jsonl:4 and 147 more: 'true' is not one of" in done.stdout
+
+
+def test_a_misspelt_command_names_the_nearest(data: Path, tmp_path: Path) -> None:
+    assert "Did you mean 'check'?" in finetune("chekc", "demo", data=data, home=tmp_path / "home").stderr
 
 
 def test_a_broken_spec_is_an_error_with_every_finding(data: Path, tmp_path: Path) -> None:

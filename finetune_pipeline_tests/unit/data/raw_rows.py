@@ -43,7 +43,7 @@ def validate_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 2
         whole.unread += result.unread
         for name in ("rows_in", "kept"):
             setattr(whole, name, getattr(whole, name) + getattr(result, name))
-        for name in ("by_rule", "labels", "ignored", "shapes", "lost"):
+        for name in ("by_rule", "labels", "ignored", "shapes", "lost", "unknown"):
             getattr(whole, name).update(getattr(result, name))
     return whole
 

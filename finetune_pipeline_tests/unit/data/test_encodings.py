@@ -120,7 +120,6 @@ def test_stray_bytes_cost_their_own_row_only(tmp_path: Path) -> None:
     data = table("French", "utf-8", times=40) + b"It \xe9\xff broke,bug_report\r\n"
     result = validate_bytes(tmp_path, data, make_spec(), "a.csv")
     assert (result.kept, rules(result), result.unread) == (121, {"invalid_utf8": 1}, [])
-    assert dict(result.lost) == {"bug_report": 1} or result.lost == {}
 
 
 def test_old_mac_line_ends(tmp_path: Path) -> None:

@@ -93,6 +93,21 @@ def test_keys_that_are_not_mapped_say_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "row"),
+    [
+        ({"label": "category"}, {"text": "It broke", "category": "bug_report"}),
+        ({"text": "body"}, {"body": "It broke", "label": "bug_report"}),
+        ({"completion": "category"}, {"question": "It broke", "category": "bug_report"}),
+        ({"output": "result"}, {"instruction": "It broke", "result": "bug_report"}),
+    ],
+)
+def test_texts_that_are_not_mapped_are_found_by_the_format(fields: dict[str, str], row: dict[str, str]) -> None:
+    (done,) = check(row, fields=fields)
+    assert done.example is not None and done.findings == []
+    assert (done.example.user_text, done.example.label) == ("It broke", "bug_report")
+
+
+@pytest.mark.parametrize(
     ("data", "key", "said"),
     [
         ({"fields": {"text": "a[", "label": "b"}}, "data.fields.text", "no JMESPath"),
@@ -100,10 +115,6 @@ def test_keys_that_are_not_mapped_say_nothing() -> None:
         ({"fields": {"text": "=x", "label": "b"}}, "data.fields.text", "quotes"),
         ({"fields": {"text": "nosuch(a)", "label": "b"}}, "data.fields.text", "nosuch"),
         ({"fields": {"rows": "a b", "text": "c", "label": "d"}}, "data.fields.rows", "JMESPath"),
-        ({"fields": {"text": "a"}}, "data.fields", "`label` is missing"),
-        ({"fields": {"completion": "a"}}, "data.fields", "`prompt` is missing"),
-        ({"fields": {"instruction": "a", "input": "b"}}, "data.fields", "`output` is missing"),
-        ({"fields": {"input": "b"}}, "data.fields.input", "says nothing"),
         ({"fields": {"text": "a", "label": "b", "messages": "c"}}, "data.fields", "several forms"),
         ({"fields": {"text": "a", "label": "b"}, "format": "messages"}, "data.fields", "data.format says `messages`"),
         ({"csv": {"encoding": "klingon"}}, "data.csv.encoding", "klingon"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_pipeline.data.raw_files import collect_raw, raw_digest
+from finetune_pipeline.data.raw_files import collect_raw, raw_digest, raw_paths
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.spec import Task
 from finetune_pipeline_tests.unit.data.rows import chat, make_spec
@@ -71,6 +71,26 @@ def test_no_match_names_the_globs(tmp_path: Path) -> None:
     assert [f.rule for f in error.value.findings] == ["data.no_raw_files"]
 
 
+def test_a_glob_without_suffix_takes_what_can_be_read(tmp_path: Path) -> None:
+    for name in (
+        "a.jsonl",
+        "b.CSV",
+        "c.json.gz",
+        "d.parquet",
+        "e.xlsx",
+        "notes.txt",
+        "README",
+        ".hidden.csv",
+        "~$e.xlsx",
+        "gz",
+    ):
+        lay(tmp_path, f"raw/{name}", "x")
+    assert [name for name, _ in raw_paths(task(tmp_path, "raw/*"))] == [
+        *("raw/a.jsonl", "raw/b.CSV", "raw/c.json.gz", "raw/d.parquet", "raw/e.xlsx")
+    ]
+    assert [name for name, _ in raw_paths(task(tmp_path, "raw/*.txt"))] == ["raw/notes.txt"]
+
+
 def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
     home = tmp_path / "task"
     secret = lay(tmp_path, "secret.jsonl", "x")
@@ -81,6 +101,8 @@ def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
         "raw/real.jsonl",
     ]
     (home / "raw/out.jsonl").symlink_to(secret)
+    (home / "raw/gone.jsonl").symlink_to(tmp_path / "no such file")
+    (home / "raw/loop.jsonl").symlink_to(home / "raw/loop.jsonl")
     (home / "raw/odd\n.jsonl").write_text("x")
     (home / "more").symlink_to(tmp_path)
     with pytest.raises(FindingsError) as error:
@@ -88,5 +110,7 @@ def test_links_may_not_leave_the_folder(tmp_path: Path) -> None:
     assert {(f.rule, f.place) for f in error.value.findings} == {
         ("data.link_leaves_folder", "raw/out.jsonl"),
         ("data.link_leaves_folder", "more/secret.jsonl"),
+        ("data.dangling_link", "raw/gone.jsonl"),
+        ("data.dangling_link", "raw/loop.jsonl"),
         ("data.odd_file_name", "'raw/odd\\n.jsonl'"),
     }

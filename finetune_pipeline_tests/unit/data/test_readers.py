@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from finetune_pipeline.data.examples import decode_examples
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.readers import json_document
 from finetune_pipeline.data.readers.any_file import look_at, read_records
+from finetune_pipeline.evaluation.compare import source_of
 from finetune_pipeline_tests.unit.data.raw_rows import (
     as_lines,
     examples,
@@ -84,6 +86,15 @@ def test_rows_are_named_by_the_line_they_begin_in(tmp_path: Path) -> None:
     records = records_of(tmp_path, data, SPEC)
     assert [r.line for r in records] == [2, 6, 10]
     assert all(r.at is not None and data[r.at : r.at + len(r.raw)] == r.raw for r in records)
+
+
+def test_rows_of_a_document_in_one_line_are_named_by_their_number(tmp_path: Path) -> None:
+    bad = [*ROWS[:2], {"text": "It broke", "label": "bugs"}, ROWS[3]]
+    result = validate_bytes(tmp_path, json.dumps(bad).encode(), SPEC, "a.json")
+    assert [e["source"] for e in examples(result)] == [{"file": "a.json", "line": 1, "item": n} for n in (1, 2, 4)]
+    assert [f["place"] for f in result.findings] == ["a.json:1, item 3"] and result.quarantine[0]["item"] == 3
+    assert source_of(decode_examples(result.examples)[2]) == "a.json:1:4"  # rows of one line are not of one source
+    assert dict(result.unknown) == {"bugs": 1}
 
 
 def test_an_object_of_lists_gives_its_keys(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from finetune_pipeline.data.examples import Example, example_id
 from finetune_pipeline.data.validate.validation import ValidatedRow
@@ -10,6 +11,7 @@ from finetune_pipeline_tests.unit.data.raw_rows import FILE, turn, validate_row
 from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec
 
 SPEC = make_spec(max_chars=400)
+JSON_OUTPUT = {"kind": "json", "json_schema": {}}
 TEXT = make_spec(TEXT_OUTPUT, max_chars=400)
 S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
 
@@ -28,6 +30,16 @@ def kept(row: Any, spec: Any = SPEC) -> Example:
     return done.example
 
 
+DIALOGUE = {
+    "dialogue_id": "1_00000",
+    "turns": [{"speaker": "USER", "utterance": "It broke"}, {"speaker": "SYSTEM", "utterance": "bug_report"}],
+}
+DIALOGUE_FIX = (
+    "`data: {fields: {messages: 'turns[].{role: speaker, content: utterance}', group: dialogue_id}, "
+    "roles: {USER: user, SYSTEM: assistant}}`"
+)
+
+
 @pytest.mark.parametrize(
     ("row", "said", "fix"),
     [
@@ -37,8 +49,22 @@ def kept(row: Any, spec: Any = SPEC) -> Example:
         (b'{"text": "abc\xed\xa0\xbc\xed\xbd\x95"}', "ed a0 bc ed bd 95", "CESU-8"),
         ({"txt": "a", "label_": "b"}, "'label_', 'txt'", "'label_' to `label`, 'txt' to `text`"),
         ({"message": []}, "'message'", "nearest format: `messages`; rename 'message' to `messages`"),
-        ({"question": "a"}, "'question'", "the answer is missing"),
+        ({"question": "a"}, "'question'", "the answer is missing: add"),
         ({"c1": "a", "c2": "b"}, "'c1', 'c2'", "data.fields"),
+        ({"c1": "bug_report", "c2": "It broke"}, "'c1', 'c2'", "data: {fields: {text: c2, label: c1}}"),
+        ({"text": "It broke", "category": "bug_report"}, "`label` is missing", "data: {fields: {label: category}}"),
+        ({"text": "It broke", "category": "no label"}, "`label` is missing", "data: {fields: {label: category}}"),
+        (
+            {"Message": "It broke", "Ticket type": "bug_report"},
+            "no known",
+            """{text: Message, label: '"Ticket type"'}""",
+        ),
+        (
+            {"text_id": "7", "body": "It broke", "queue": "bug_report"},
+            "no known",
+            "{fields: {text: body, label: queue}}",
+        ),
+        (DIALOGUE, "'dialogue_id', 'turns'", DIALOGUE_FIX),
         ({"messages": [S, turn("gpt", "aa"), A]}, "'gpt'", "write 'assistant'"),
         ({"text": "aa", "label": " Bug Report "}, "'Bug Report'", "write 'bug_report'"),
         ({"text": "aa", "label": "p0_incidnt"}, "'p0_incidnt'", "did you mean 'P0_incident'?"),
@@ -50,6 +76,23 @@ def test_messages_say_what_and_how_to_fix(row: Any, said: str, fix: str) -> None
     finding = next(f for f in check(row).findings if f.severity == "error")
     assert said in finding.message
     assert fix in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("row", "output"),
+    [
+        ({"text": "It broke", "category": "bug_report"}, None),
+        ({"c1": "bug_report", "c2": "It broke"}, None),
+        ({"Message": "It broke", "Ticket type": "bug_report"}, None),
+        (DIALOGUE, None),
+        ({"prompt": "It broke", "completion": ["bug_report"]}, JSON_OUTPUT),
+        ({"text": "It broke", "label": {"kind": "bug"}}, JSON_OUTPUT),
+    ],
+)
+def test_the_suggested_line_makes_the_row_readable(row: dict[str, Any], output: Any) -> None:
+    finding = next(f for f in check(row, make_spec(output)).findings if f.severity == "error")
+    line = yaml.safe_load(finding.fix.split("`")[1])["data"]
+    assert kept(row, make_spec(output, inject=True, **line)).user_text == "It broke"
 
 
 def test_findings_do_not_repeat_secrets_or_whole_texts() -> None:

@@ -81,6 +81,7 @@ def test_stage_accounts_for_every_line(tmp_path: Path) -> None:
         "shapes": 0,
         "ignored_keys": {"extra": 1},
         "labels_lost": {},
+        "labels_unknown": {"'P0'": 1},
         "unread": [],
     }
     assert facts["labels"] == {"bug_report": 2, "feature_request": 0, "P0_incident": 0}

@@ -65,6 +65,24 @@ def test_a_region_is_a_country_or_several_and_a_wrong_one_is_named() -> None:
         parse_spec(yaml.safe_dump({**GOOD, "data": {"scrub_region": ["DE", "UK"]}}))
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "fix"),
+    [
+        ("output: {kind: labels, labels: [yes, no]}", "output.labels.0", 'write "yes" in double quotes'),
+        ("output: {kind: labels, labels: [a, 2]}", "output.labels.1", 'write "2" in double quotes'),
+        ("output: {kind: label, labels: [a, b]}", "output.kind", "did you mean 'labels'?"),
+        ("output: {labels: [a, b]}", "output.kind", "add `kind:`"),
+        ("training: {method: qlora2}", "training.method", "did you mean 'qlora'?"),
+        ("data: {scrub: replac}", "data.scrub", "did you mean 'replace'?"),
+    ],
+)
+def test_wrong_values_name_the_nearest_valid_one(text: str, place: str, fix: str) -> None:
+    rest = {key: value for key, value in GOOD.items() if key != text.partition(":")[0]}
+    with pytest.raises(FindingsError) as caught:
+        parse_spec(yaml.safe_dump(rest) + text)
+    assert {f.place: f.fix for f in caught.value.findings}[f"task.yaml: {place}"].find(fix) >= 0
+
+
 def test_all_problems_are_reported_at_once() -> None:
     bad = {
         "name": "Demo!",
