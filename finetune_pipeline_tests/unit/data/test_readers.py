@@ -14,7 +14,6 @@ from finetune_pipeline.data.examples import decode_examples
 from finetune_pipeline.data.json_lines import MAX_LINE_BYTES
 from finetune_pipeline.data.readers import json_document
 from finetune_pipeline.data.readers.any_file import look_at, read_records
-from finetune_pipeline.evaluation.compare import source_of
 from finetune_pipeline_tests.unit.data.raw_rows import (
     as_lines,
     examples,
@@ -93,7 +92,7 @@ def test_rows_of_a_document_in_one_line_are_named_by_their_number(tmp_path: Path
     result = validate_bytes(tmp_path, json.dumps(bad).encode(), SPEC, "a.json")
     assert [e["source"] for e in examples(result)] == [{"file": "a.json", "line": 1, "item": n} for n in (1, 2, 4)]
     assert [f["place"] for f in result.findings] == ["a.json:1, item 3"] and result.quarantine[0]["item"] == 3
-    assert source_of(decode_examples(result.examples)[2]) == "a.json:1:4"  # rows of one line are not of one source
+    assert decode_examples(result.examples)[2].made_from == "a.json:1, item 4"  # rows of one line are not of one source
     assert dict(result.unknown) == {"bugs": 1}
 
 
