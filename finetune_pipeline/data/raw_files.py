@@ -202,7 +202,7 @@ def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
         return Detected(container.kind, compressed, "unknown", container.why, lines, details)
     mapping = mapping_of(spec)
     counts: Counter[str] = Counter()
-    rows = (record for record in read_records(path, file, spec) if record.about != "file")
+    rows = (record for record in read_records(path, file, spec, (container, seen)) if record.about != "file")
     records = list(islice(rows, _ROWS_LOOKED_AT))
     lines = (container.kind != "json" and lines) or (len(records) and len(records) + sum(1 for _ in rows))
     for record in records:

@@ -97,5 +97,5 @@ def part(
     """One part of the report: whether all is well, a sentence for people, whether a "no" stops training, figures. Details
     of :func:`sampled` are said in the sentence, too."""
     if "sampled" in details:
-        message += f" (of {details['sampled']:,} of {details['of']:,} rows, chosen by hash)"
+        message += f" (looked at {details['sampled']:,} of {details['of']:,} rows, chosen by hash)"
     return {"passed": passed, "message": message, "blocking": blocking, **details, "findings": as_rows(findings)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 
 from finetune_pipeline.data.json_lines import is_cesu8
@@ -137,13 +136,7 @@ class _Lines:
 
 def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
     """Look at a file as a whole, in constant memory. `file`: what findings call it."""
-    status = path.stat()
-    limit = int(spec.data.max_unpacked_gib * (1 << 30))
-    return _survey(path, file, spec.data.csv.encoding, limit, (status.st_mtime_ns, status.st_size))
-
-
-@lru_cache(maxsize=8)
-def _survey(path: Path, file: str, declared: str | None, limit: int, _state: tuple[int, int]) -> Survey:
+    declared, limit = spec.data.csv.encoding, int(spec.data.max_unpacked_gib * (1 << 30))
     with RawStream(path, limit=limit) as stream:
         source = stream.buffered()
         head = source.read(1 << 16)

@@ -55,9 +55,12 @@ class RawStream(io.RawIOBase):
         if self._decode is None:
             data = self._read(len(buffer))
         else:
-            while not self._pending and (block := self._read(_GZIP_PIECE)):
-                try:
-                    self._pending = self._decode(block).encode("utf-8", "surrogatepass")
+            ended = False
+            while not self._pending and not ended:
+                block = self._read(_GZIP_PIECE)
+                ended = not block
+                try:  # half a character at the end becomes U+FFFD
+                    self._pending = self._decode(block, ended).encode("utf-8", "surrogatepass")
                 except UnicodeError as error:  # of the codecs that need a mark at the beginning
                     self.problem = f"the text is not in the declared encoding: {error}"
             data, self._pending = self._pending[: len(buffer)], self._pending[len(buffer) :]

@@ -125,3 +125,10 @@ def test_stray_bytes_cost_their_own_row_only(tmp_path: Path) -> None:
 def test_old_mac_line_ends(tmp_path: Path) -> None:
     data = table("French", "cp1252").replace(b"\r\n", b"\r")
     assert texts(validate_bytes(tmp_path, data, make_spec(), "a.csv"))[1:4] == SAID["French"]
+
+
+def test_half_a_character_at_the_end_is_a_cut(tmp_path: Path) -> None:
+    data = table("French", "utf-16").rpartition("bug_report".encode("utf-16-le"))[0]
+    result = validate_bytes(tmp_path, data[:-1], make_spec(), "a.csv")
+    assert (result.kept, rules(result)) == (12, {"unclosed_quote": 1, "invalid_encoding": 1})
+    assert {f["about"] for f in result.unread} == {"rest"}

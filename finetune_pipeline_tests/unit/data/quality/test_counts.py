@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from finetune_pipeline.data.quality.counts import class_balance, markdown, size_rules, summarise
+from finetune_pipeline.data.quality.sample import part, sampled
 from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec
 from finetune_pipeline_tests.unit.data.rows import example
 
 EVEN = dict.fromkeys(LABELS, 150)
+
+
+def test_a_part_says_how_many_rows_it_looked_at() -> None:
+    said = part(True, "few labels are wrong", **sampled(4437, 7331))["message"]
+    assert said == "few labels are wrong (looked at 4,437 of 7,331 rows, chosen by hash)"
+    assert part(True, "few labels are wrong", **sampled(7331, 7331))["message"] == "few labels are wrong"
 
 
 def test_enough_passes() -> None:
