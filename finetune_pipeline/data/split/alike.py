@@ -7,8 +7,8 @@ with it), as in TF-IDF. Likeness is 0.3 times containment (what both share, over
 nothing) plus 0.7 times the Dice coefficient. Only a text's nearest neighbour is linked to it: chains of such links stay short,
 and an edited copy is nearly always nearer to its original than to anything else (benchmarks/edited_copies.py).
 
-The cost is bounded: of a text 96 features are kept (those with the smallest hashes), up to 6,000 texts that share its 48
-rarest are looked at, and 48 of them compared: the best by what is shared, and those that share the rarest features (so that
+The cost is bounded: of a text 96 features are kept (those with the smallest hashes), up to 3,000 texts that share its 32
+rarest are looked at, and 32 of them compared: the best by what is shared, and those that share the rarest features (so that
 many rows with one long greeting do not hide each other's originals).
 """
 
@@ -23,8 +23,8 @@ from finetune_pipeline.data.dedup.near_duplicates import _points
 
 LEAST = 0.3
 """Likeness from which the nearest text shares a split. One in twenty copies with three typing errors lies below 0.4."""
-_FEATURES, _RAREST, _EFFORT = 96, 48, 6_000
-_BITS = 22
+_FEATURES, _RAREST, _EFFORT = 96, 32, 3_000
+_BITS = 20
 _CONTAINED = 0.3
 _TEXTS_AT_ONCE = 2048
 
@@ -40,14 +40,16 @@ class Nearest:
 class AlikeIndex:
     """Texts in loose form, given in blocks, ready to be looked up. The texts are not kept, only a kilobyte of each."""
 
-    def __init__(self, blocks: Iterable[Sequence[str]]) -> None:
+    def __init__(self, blocks: Iterable[Sequence[str]], many: bool = False) -> None:
+        """many: More than 50,000 texts, which need more different features."""
         from finetune_pipeline.data.split import alike_kernels as kernels
 
-        parts = [_features(forms) for forms in blocks] or [_features([])]
+        self._bits = bits = _BITS + 2 * many
+        parts = [_features(forms, bits) for forms in blocks] or [_features([], bits)]
         self._features = np.concatenate([features for features, _ in parts])
         self._counts = np.concatenate([counts for _, counts in parts])
         n = len(self._counts)
-        self._texts, self._only = np.zeros(2**_BITS, np.int64), np.full(2**_BITS, -1, np.int32)
+        self._texts, self._only = np.zeros(2**bits, np.int64), np.full(2**bits, -1, np.int32)
         kernels.texts_with(self._features, self._counts, self._texts, self._only)
         self._only[self._texts > 1] = -1
         self._weights = np.log1p(max(1, n) / np.maximum(1, self._texts)).astype(np.float32)
@@ -55,8 +57,8 @@ class AlikeIndex:
         kernels.weigh(self._features, self._counts, self._weights, self._heavy)
         self._rare = np.empty((n, _RAREST), np.int32)
         kernels.rarest(self._features, self._counts, self._texts, 2, self._rare)
-        self._starts = np.zeros(2**_BITS + 1, np.int64)
-        np.cumsum(np.bincount(self._rare[self._rare >= 0], minlength=2**_BITS), out=self._starts[1:])
+        self._starts = np.zeros(2**bits + 1, np.int64)
+        np.cumsum(np.bincount(self._rare[self._rare >= 0], minlength=2**bits), out=self._starts[1:])
         self._rows = np.empty(self._starts[-1], np.int32)
         kernels.list_texts(self._rare, self._starts, self._rows)
 
@@ -68,7 +70,7 @@ class AlikeIndex:
             features, counts, rare = self._features, self._counts, self._rare
             only = np.zeros(0, np.int32)
         else:
-            features, counts = _features(forms)
+            features, counts = _features(forms, self._bits)
             rare, only = np.empty((len(forms), _RAREST), np.int32), self._only
             kernels.rarest(features, counts, self._texts, 1, rare)
         best, strength = np.empty(len(features), np.int64), np.empty(len(features), np.float64)
@@ -93,7 +95,7 @@ class AlikeIndex:
         return Nearest(best, strength)
 
 
-def _features(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _features(forms: Sequence[str], bits: int) -> tuple[np.ndarray, np.ndarray]:
     """(features (int32, [n, 96], ascending), how many each form has (int32, [n]))."""
     from finetune_pipeline.data.split import alike_kernels as kernels
 
@@ -101,5 +103,5 @@ def _features(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     counts = np.zeros(len(forms), np.int32)
     for start in range(0, len(forms), _TEXTS_AT_ONCE):
         part = slice(start, start + _TEXTS_AT_ONCE)
-        kernels.features_of(*_points(forms[part]), _BITS, kept[part], counts[part])
+        kernels.features_of(*_points(forms[part]), bits, kept[part], counts[part])
     return kept, counts

@@ -186,7 +186,7 @@ def nearest(
         best: Filled with texts (int64; -1: none).
         strength: Filled with how alike they are.
     """
-    verified = 24
+    verified = 16
     top, tops = np.empty(verified, np.int64), np.empty(verified, np.float32)
     score = np.zeros(len(features), np.float32)
     touched = np.empty(effort, np.int64)

@@ -143,7 +143,7 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
         "edited": recall_by_edit(
             search.table, search.unit, np.flatnonzero(split > _TRAIN), search.alike, search.boilerplate
         ),
-        "shared": shared_texts(search.table, split, search.boilerplate, bool(search.spec.labels)),
+        "shared": shared_texts(search.table, split, search.alike.long),
     }
 
 

@@ -6,6 +6,7 @@ links are cut and counted. Nor are units joined that the ledger holds in two spl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from finetune_pipeline.data.dedup.near_duplicates import loose_forms
 from finetune_pipeline.data.dedup.row_table import KEPT, RowTable
 from finetune_pipeline.data.examples import ORIGINS
 from finetune_pipeline.data.split.alike import AlikeIndex
+from finetune_pipeline.data.split.shared_texts import LongText, long_texts
 from finetune_pipeline.spec import TaskSpec
 
 OF_LABEL, OF_ALL, SMALLEST = 0.2, 0.02, 8
@@ -22,7 +24,7 @@ OF_LABEL, OF_ALL, SMALLEST = 0.2, 0.02, 8
 NOT_HUMAN = 0.55
 """Likeness from which a row by a person and one that is not share a split: else every fifth row from production, whose
 nearest neighbour happens to be in the test, would be lost."""
-_ROWS_AT_ONCE = 20_000
+_ROWS_AT_ONCE, _MANY = 20_000, 50_000
 _HUMAN = ORIGINS.index("human")
 
 
@@ -44,20 +46,32 @@ class AlikeRows:
         index: Their texts.
         rows: For each text of the index one row.
         suspects: (row, other row, cosine similarity) by `data.semantic`, where it is set.
+        long: The long answers and passages of all kept rows, for :mod:`.shared_texts`.
     """
 
     links: Links
     index: AlikeIndex
     rows: np.ndarray
     suspects: list[tuple[int, int, float]]
+    long: list[LongText]
 
 
 def alike_rows(table: RowTable, boilerplate: Boilerplate, spec: TaskSpec) -> AlikeRows:
     """Look for alike rows among those kept, one of each prompt."""
     kept = np.flatnonzero(table.rows["state"] == KEPT)
-    rows = kept[np.unique(table.rows["prompt"][kept], return_index=True)[1]]
-    blocks = (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
-    index = AlikeIndex(loose_forms([e.user_text for e in table.fetch(block)], boilerplate) for block in blocks)
+    first = np.zeros(len(table.rows), bool)
+    first[kept[np.unique(table.rows["prompt"][kept], return_index=True)[1]]] = True
+    rows = np.flatnonzero(first)
+    long: list[LongText] = []
+
+    def forms() -> Iterator[list[str]]:
+        for start in range(0, len(kept), _ROWS_AT_ONCE):
+            block = kept[start : start + _ROWS_AT_ONCE]
+            examples = table.fetch(block)
+            long.extend(long_texts(block, examples, boilerplate, bool(spec.labels)))
+            yield loose_forms([e.user_text for row, e in zip(block, examples, strict=True) if first[row]], boilerplate)
+
+    index = AlikeIndex(forms(), len(rows) > _MANY)
     nearest = index.nearest()
     linked = np.flatnonzero(nearest.text >= 0)
     pairs, strength = np.stack([linked, nearest.text[linked]], 1), nearest.strength[linked]
@@ -76,7 +90,7 @@ def alike_rows(table: RowTable, boilerplate: Boilerplate, spec: TaskSpec) -> Ali
     enough = (table.rows["origin"][left] == _HUMAN) == (table.rows["origin"][right] == _HUMAN)
     enough |= strength[order] >= NOT_HUMAN
     links = Links(left[enough], right[enough], strength[order][enough])
-    return AlikeRows(links, index, rows, [(int(rows[i]), int(rows[j]), s) for i, j, s in same])
+    return AlikeRows(links, index, rows, [(int(rows[i]), int(rows[j]), s) for i, j, s in same], long)
 
 
 @dataclass(frozen=True)

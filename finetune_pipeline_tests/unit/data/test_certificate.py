@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
+from finetune_pipeline.data.dedup.row_table import ALL_ROWS, TABLE, RowTable
 from finetune_pipeline.data.split import edited_canaries
 from finetune_pipeline.data.split.alike import AlikeIndex, Nearest
 from finetune_pipeline.data.split.edited_canaries import EDITS as CANARIES
-from finetune_pipeline.data.split.leakage import leakage_report
+from finetune_pipeline.data.split.leakage import Search, certify, leakage_report
+from finetune_pipeline.data.split.together import alike_rows
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.steps.data_checks import no_leakage
-from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, hold, make_spec, unlike
+from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, example, hold, make_spec, unlike, write_clean
 from finetune_pipeline_tests.unit.data.test_together import EDITS, made, request
 
 LIKE = {
@@ -102,3 +106,25 @@ def test_shared_answers_and_passages_are_listed(tmp_path: Path) -> None:
     assert (shared["answers"], shared["passages"]) == (1, 1)
     assert {frozenset(s["ids"]) for s in shared["shown"]} == {frozenset((a.id, b.id)) for a, b in pairs}
     assert all(s["splits"] == ["train", "test"] for s in shared["shown"])
+
+
+def test_one_leak_of_each_kind_is_certified(tmp_path: Path) -> None:
+    """Rows moved behind the back of the split: an exact copy, a near one, an edited one, and a row of the same group."""
+    base = [example(unlike(i, 20), line=i, group=f"g{i}" if i == 3 else None) for i in range(60)]
+    leaks = [
+        example(base[0].user_text.upper(), line=100),
+        example(base[1].user_text + " indeed", line=101),
+        example(" ".join(base[2].user_text.split()[:14] + unlike(200, 6).split()), line=102),
+        example(unlike(201), line=103, group="g3"),
+    ]
+    cleaned = write_clean(tmp_path / "clean", [*base, *leaks], make_spec())
+    table = RowTable(np.load(cleaned / TABLE), cleaned / ALL_ROWS)
+    boilerplate = Boilerplate.load(cleaned / BOILERPLATE)
+    split = np.array([2] * 60 + [0] * 4, np.int8)
+    alike = alike_rows(table, boilerplate, make_spec())
+    search = Search(table, split, table.rows["cluster"], np.load(cleaned / SKETCHES), boilerplate, alike, make_spec())
+    certificate = certify(search, search.leaks())
+    assert certificate["by_pair"]["train-test"] == {"exact": 1, "group": 1, "near": 1, "semantic": 0, "alike": 2}
+    shown = {(pair["kind"], pair["id"], pair["other_id"]) for pair in certificate["pairs"]}
+    assert ("exact", base[0].id, leaks[0].id) in shown and ("group", base[3].id, leaks[3].id) in shown
+    assert {("near", base[1].id, leaks[1].id), ("alike", base[2].id, leaks[2].id)} <= shown
