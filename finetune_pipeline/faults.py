@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 
 from finetune_pipeline.findings import FindingsError
@@ -81,7 +82,10 @@ def outside_words(error: BaseException, place: object) -> str | None:
             file = link.filename2 or link.filename  # of a copy, the second is what is written
             if link.errno in _SYSTEM and (file or named):
                 return _sentence(_SYSTEM[link.errno], file or place)
-        elif "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__:  # sqlite3, SQLAlchemy
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # as libraries that are not written in Python say it
+            if os.strerror(number) in str(link):
+                return _sentence(_SYSTEM[number], place)
+        if "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__:  # sqlite3, SQLAlchemy
             for sign, words in _SQLITE.items():
                 if sign in str(link):
                     return _sentence(words, place)

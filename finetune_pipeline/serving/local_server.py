@@ -96,7 +96,8 @@ def taken(port: int, option: str) -> str | None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             return f"port {port} cannot be used: {error.strerror}; choose another with {option}"
-    holders = [c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr[1] == port]
+    listening = (c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
+    holders = [c.pid for c in listening if c.laddr and c.laddr.port == port]
     holder = "another user's process"
     with contextlib.suppress(psutil.Error):
         if pid := next(filter(None, holders), None):

@@ -166,7 +166,7 @@ def _to_be_launched(job: dict[str, Any]) -> bool:
 def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
     """Write error.json about what ended the job. Returns the exit code."""
     code, kind, message = _judge(error, job)
-    if code == 1:
+    if code == 1 and outside_words(error, out) is None:
         traceback.print_exc()
     findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
     write = launch.write_worker_error if is_worker() else launch.write_error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,11 +11,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from finetune_pipeline.cli import main as entry
 from finetune_pipeline.cli.output import failure, say
@@ -42,11 +45,22 @@ def wrapped(tmp_path: Path) -> None:
         raise RuntimeError("could not store the event") from error
 
 
+def too_large_weights(tmp_path: Path) -> None:
+    with _files_of_at_most(100):
+        save_file({"w": np.zeros(99)}, tmp_path / "model.safetensors")
+
+
 def too_large_a_file(tmp_path: Path) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
+    with _files_of_at_most(100):
         (tmp_path / "rows.jsonl").write_bytes(b"x" * 200)
+
+
+@contextlib.contextmanager
+def _files_of_at_most(size: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -76,6 +90,7 @@ FAULTS = {
     copy_to_a_full_disk: "the disk is full: copy.jsonl could not be written",
     database_on_a_full_disk: "the disk is full: ",
     wrapped: "the disk is full: ",
+    too_large_weights: "could not be written: it reached the limit of a file's size",
     too_large_a_file: "could not be written: it reached the limit of a file's size",
     links_in_a_circle: "its symbolic links lead in a circle",
     locked_database: "is locked by another process",
