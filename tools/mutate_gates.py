@@ -46,6 +46,7 @@ TARGETS = {
     "baseline.input_evidence": ["baseline/test_learnable.py"],
     "baseline.learnable": ["baseline/test_learnable.py"],
     "baseline.advice": ["baseline/test_advice.py"],
+    "baseline.advice_sentences": ["baseline/test_advice.py"],
     "steps.release": ["steps/test_release.py"],
 }
 """Modules and the tests that must notice. What evaluates anew for every mutant is in ANEW."""
