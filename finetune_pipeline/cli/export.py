@@ -129,7 +129,13 @@ def _find(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
     alias = alias or next((a for a in (registry.CHAMPION, registry.CANDIDATE) if a in aliases), None)
     number = aliases.get(alias) if alias else None
     if number is not None:
-        version = registry.version_tags(tracking, name, number)["merged_version"]
+        tags = registry.version_tags(tracking, name, number)
+        if registry.FORGOTTEN in tags:
+            return (
+                f"{alias} (version {number}) was {registry.FORGOTTEN_TOLD}: it is not exported\n"
+                f"fix: `finetune run {name}` trains a model without them"
+            )
+        version = tags["merged_version"]
         merged = store.find(name, "merged_model", version)
         if merged is None:
             return f"the merged model {version} of {alias} (version {number}) is gone from the artifact store"

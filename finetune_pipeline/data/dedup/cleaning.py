@@ -238,9 +238,9 @@ def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
 def _duplicate(example: Example, stays: Example, state: int, likeness: float) -> dict[str, Any]:
     return {
         "id": example.id,
-        "source": {"file": example.source["file"], "line": example.source["line"]},
+        "source": example.source,
         "kept_id": stays.id,
-        "kept_source": {"file": stays.source["file"], "line": stays.source["line"]},
+        "kept_source": stays.source,
         "kind": "exact" if state == EXACT else "near",
         "similarity": round(likeness, 4),
     }
@@ -275,6 +275,6 @@ def _counts(rows: np.ndarray, prepared: PreparedRows, findings: Sequence[Finding
         "by_rule": most_first(rules),
         "scrubbed": dict(hits),
         "scrub": spec.data.scrub,
-        "scrubbed_rows": len({(r["source"]["file"], r["source"]["line"]) for r in prepared.scrubbed}),
+        "scrubbed_rows": len({r["id"] for r in prepared.scrubbed}),
         "labels": {label: int(n) for label, n in zip(spec.labels, labels[1:], strict=True)},
     }

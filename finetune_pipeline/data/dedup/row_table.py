@@ -116,8 +116,7 @@ def quarantine_row(example: Example, finding: Finding, find: Finder) -> dict[str
     """A line of ``quarantine.jsonl``; the text is scrubbed and cut."""
     messages = scrub_example(example, find=find)[0].messages
     return {
-        "file": example.source.get("file"),
-        "line": example.source.get("line"),
+        **example.source,
         "raw": msgspec.json.encode({"id": example.id, "messages": messages}).decode()[:_RAW_SHOWN],
         "findings": [finding.to_dict()],
     }

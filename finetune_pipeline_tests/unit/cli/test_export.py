@@ -227,7 +227,7 @@ def test_gguf_by_the_users_converter(run: Run, project: Path, tmp_path: Path, mo
 
 
 def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, project: Path, tmp_path: Path) -> None:
-    from finetune_pipeline.tracking import registration
+    from finetune_pipeline.tracking import registration, registry
     from finetune_pipeline.tracking.tracking import Tracking
 
     made = store(project)
@@ -251,6 +251,10 @@ def test_what_is_registered_is_exported_however_new_another_folder_is(run: Run, 
         manifest = json.loads(result.stdout)["manifest"]
         assert (manifest["artifacts"]["merged_model"], manifest["model_version"]) == (old.version, 1)
     assert run("--to", str(tmp_path / "champion"), "--alias", "champion").return_value == 1
+    client.set_model_version_tag(TASK, "1", registry.FORGOTTEN, "told")
+    refused = run("--to", str(tmp_path / "forgotten"))
+    assert refused.return_value == 1 and "rows that have been forgotten" in refused.output
+    assert not (tmp_path / "forgotten").exists()
 
 
 def test_a_flipped_byte_is_refused_and_named(run: Run, project: Path, tmp_path: Path) -> None:
