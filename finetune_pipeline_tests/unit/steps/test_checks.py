@@ -408,6 +408,7 @@ def test_rows_that_left_warn_and_block_only_where_most_are_gone(spec: TaskSpec, 
         facts = {
             "left": {"train": left, "validation": 0, "test": 0},
             "counts": {"train": 80, "validation": 0, "test": 9},
+            "ledger": "splits",
         }
         answer = check.ask(artifact(facts, tmp_path), spec)
         assert not answer.passed and answer.warns is warns and "split.restart: true" in answer.message
