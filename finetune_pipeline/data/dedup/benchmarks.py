@@ -11,6 +11,7 @@ Texts are compared in the exact form (see text_similarity). A row repeats an ite
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import zlib
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
 
 from finetune_pipeline.data.dedup.text_similarity import exact_form
 from finetune_pipeline.data.examples import Example
@@ -41,12 +44,13 @@ _SINGLE = ("question", "query", "prompt", "instruction", "problem", "goal", "pre
 _CHATS = ("messages", "conversations", "conversation")
 _USERS = ("user", "human")
 _BETWEEN_PARAGRAPHS = re.compile(r"(\n[ \t]*\n)")
-_SUFFIXES = (".jsonl", ".json", ".txt", ".md")
+_TABLES = (".csv", ".tsv", ".parquet")
+_SUFFIXES = (".jsonl", ".json", ".txt", ".md", *_TABLES)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing a benchmark asks. line: of a JSON Lines or text file; of a JSON document the item's number."""
+    """One thing a benchmark asks. line: of a JSON Lines or text file; of a JSON document or a table the row's number."""
 
     file: str
     line: int
@@ -174,7 +178,7 @@ def is_benchmark(path: Path) -> bool:
 
 
 def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
-    """The items of a file: JSON Lines, a JSON document, or text by paragraphs; any of them gzipped.
+    """The items of a file: JSON Lines, a JSON document, a table, or text by paragraphs; any of them gzipped.
 
     Of an object the item is what is asked: instruction and input, context and question, the user's turns, or the first of
     the usual fields; where no name is usual, its longest text. Raises FindingsError naming file and line of what cannot
@@ -187,15 +191,25 @@ def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
         raise _unreadable(name, f"files that end in {suffix or 'nothing'} are not read", fix)
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error) as error:
+        asked = _asked_in_table(raw, suffix) if suffix in _TABLES else _asked(raw.decode("utf-8-sig"), suffix, name)
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise _unreadable(name, str(error), "make the file readable") from error
     except UnicodeDecodeError as error:
         raise _unreadable(name, f"byte {error.start:,} is not UTF-8", "save the file as UTF-8") from error
-    items = [Item(name, line, asked) for line, asked in _asked(text, suffix, name) if asked.strip()]
+    items = [Item(name, line, text) for line, text in asked if text.strip()]
     if not items:
         raise _unreadable(name, "no text was found in it", "give a file whose rows hold what is asked")
     return items
+
+
+def _asked_in_table(raw: bytes, suffix: str) -> list[tuple[int, str]]:
+    """(number of the row, what is asked) of every row."""
+    if suffix == ".parquet":
+        table = parquet.read_table(io.BytesIO(raw))
+    else:
+        separated = csv.ParseOptions(delimiter="," if suffix == ".csv" else "\t", newlines_in_values=True)
+        table = csv.read_csv(io.BytesIO(raw), parse_options=separated)
+    return [(number, text) for number, row in enumerate(table.to_pylist(), 1) for text in _item_texts(row)]
 
 
 def _asked(text: str, suffix: str, name: str) -> Iterator[tuple[int, str]]:

@@ -119,6 +119,8 @@ def write(path: Path, content: Any) -> Path:
         ("a.json", [{"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}], [(1, "hi")]),
         ("a.json", [{"strange": {"deep": ["ab", "abc"]}}], [(1, "abc")]),
         ("a.txt", "\none\ntwo\n\n \nthree\n", [(2, "one\ntwo"), (6, "three")]),
+        ("a.csv", 'question,gold\n"Which, then?",1\nWhy?,0\n', [(1, "Which, then?"), (2, "Why?")]),
+        ("a.tsv.gz", "context\tquestion\nIt rained.\tIs it wet?\n", [(1, "It rained.\n\nIs it wet?")]),
     ],
 )
 def test_items_of_a_file(tmp_path: Path, name: str, content: Any, expected: list[tuple[int, str]]) -> None:
@@ -133,6 +135,8 @@ def test_items_of_a_file(tmp_path: Path, name: str, content: Any, expected: list
         ("b.json", "{", "b.json"),
         ("b.xls", "x", "b.xls"),
         ("b.jsonl", "\n", "b.jsonl"),
+        ("b.csv", "question,gold\nWhich?,1,2\n", "b.csv"),
+        ("b.parquet", "PAR1", "b.parquet"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str, place: str) -> None:
