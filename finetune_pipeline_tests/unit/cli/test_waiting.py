@@ -41,7 +41,10 @@ def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv(VARIABLE, str(path))
     compute = Compute(devices=["cpu"], lock_folder=str(tmp_path / "locks"))
     monkeypatch.setattr("finetune_pipeline.orchestration.resources._watch", lambda op, every: lambda: "enough waited")
-    with lease(["cpu"], tmp_path / "locks", holder="adapter of tickets (run 12345678)"), Watcher(path, 1, said.append):
+    with (
+        lease(["cpu"], lambda _: tmp_path / "locks", holder="adapter of tickets (run 12345678)"),
+        Watcher(path, 1, said.append),
+    ):
         tell("adapter", "begins")
         with pytest.raises((Stopped, RuntimeError), match="enough waited"):
             compute.launch(None, {"stage": "adapter", "out": str(tmp_path / "out"), "action": "train"})

@@ -73,7 +73,7 @@ class Launched:
 
     def assert_nothing_left(self) -> None:
         wait_until(lambda: not is_running(self.child) and not is_running(self.grandchild), 30)
-        with lease(["cpu"], self.folder / "locks", timeout_s=10, poll_s=0.05):
+        with lease(["cpu"], lambda _: self.folder / "locks", timeout_s=10, poll_s=0.05):
             pass
         assert (self.folder / "attempts").read_text() == "x", "it was tried again"
 
