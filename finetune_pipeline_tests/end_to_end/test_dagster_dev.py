@@ -33,7 +33,7 @@ class Training:
 
     def assert_gone(self, folder: Path) -> None:
         wait_until(lambda: not any(is_running(pid) for pid in self.pids), 60)
-        with lease(["cpu"], folder / "locks", timeout_s=10, poll_s=0.05):
+        with lease(["cpu"], lambda _: folder / "locks", timeout_s=10, poll_s=0.05):
             pass
 
 
