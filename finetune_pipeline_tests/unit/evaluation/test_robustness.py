@@ -69,7 +69,27 @@ def test_a_clean_model_passes() -> None:
     verdict = judged(typos=1)
     assert (verdict.status, verdict.passed, verdict.worst) == ("passed", True, "typos")
     assert verdict.largest_drop == pytest.approx(1 / 60)
-    assert "typing errors -1.7 (" in verdict.sentence and "60 rows" in verdict.sentence
+    low, high = next(loss.interval for loss in verdict.kinds if loss.kind == "typos")
+    assert f"typing errors -1.7 ({-100 * high:+.1f} to {-100 * low:+.1f}, 60 rows)" in verdict.sentence
+    assert verdict.sentence.count("informs only") == 1 and "system prompt 0.0" in verdict.sentence
+    assert verdict.sentence.endswith(
+        "None that can block costs more than 10.0 points (robustness.max_drop) and is surely a loss."
+    )
+
+
+def test_the_largest_of_several_losses_is_the_worst() -> None:
+    verdict = judged(typos=12, case=20)
+    assert (verdict.worst, verdict.largest_drop) == ("case", pytest.approx(20 / 60))
+
+
+@pytest.mark.parametrize(("low", "status"), [(0.0, "passed"), (0.001, "failed")])
+def test_a_loss_is_sure_when_its_interval_lies_above_nothing(low: float, status: str) -> None:
+    _, candidate = paired(both=80, only_base=0, only_candidate=0, neither=0)
+    measured = robustness(spec(), predicted(candidate, typos=12))
+    assert measured is not None and measured.kinds["typos"].failed == 0
+    typos = measured.kinds["typos"].model_copy(update={"interval": (low, 0.3)})
+    changed = measured.model_copy(update={"kinds": {**measured.kinds, "typos": typos}})
+    assert robustness_verdict(spec().robustness, changed).status == status
 
 
 def test_a_sure_loss_on_fewer_rows_only_warns_and_says_how_many_it_takes() -> None:
@@ -128,7 +148,9 @@ def test_rows_that_no_perturbation_can_change_leave_robustness_unknown() -> None
     bare = [*candidate, *answered(candidate, "no_system", 0)]
     assert robustness_verdict(spec().robustness, robustness(spec(), bare)).status == "warned", "it only informs"
     partly = [*candidate, *answered(candidate, "courtesy", 0)]
-    assert robustness_verdict(spec().robustness, robustness(spec(), partly)).status == "passed"
+    verdict = robustness_verdict(spec().robustness, robustness(spec(), partly))
+    assert verdict.status == "passed"
+    assert {loss.kind: loss.n for loss in verdict.kinds} == {"typos": 0, "case": 0, "courtesy": 60, "no_system": 0}
 
 
 @pytest.mark.parametrize(
