@@ -10,6 +10,6 @@ from finetune_pipeline_tests.graph.project import Project
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, int, dict]:
     """A project after its first run, with the run's exit code and what it told. Tests must not change it."""
-    project = Project(tmp_path_factory.mktemp("finished"))
+    project = Project(tmp_path_factory.mktemp("finished"), cold=True)  # its memory is held against the plan
     code, told = project.run()
     return project, code, told

@@ -78,7 +78,8 @@ def control_tokens(backend: Any, template: str) -> tuple[set[str], set[str]]:
     Tokens for thoughts and calls of tools are often not special; an assistant's content may hold them rightly.
     """
     added = backend.get_added_tokens_decoder().values()
-    special = {t.content for t in added if t.special}
+    # a single character is needed to write words, whatever else it is declared as
+    special = {t.content for t in added if t.special and len(t.content) > 1}
     written = {t.content for t in added if re.fullmatch(r"[<\[]\S+[>\]]", t.content) and t.content in template}
     return special, written - special
 
@@ -151,6 +152,9 @@ def _renamed_tokenizer(backend: Any, names: Mapping[str, str]) -> Any:
         model["vocab"] = {names.get(piece, piece): number for piece, number in vocabulary.items()}
     else:
         model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
+    if "merges" in model:  # a control token that is a piece of words, too: those words are written with smaller pieces
+        pairs = ((merge, merge if isinstance(merge, list) else merge.split(" ")) for merge in model["merges"])
+        model["merges"] = [merge for merge, pair in pairs if names.keys().isdisjoint({*pair, "".join(pair)})]
     if isinstance(model.get("unk_token"), str):
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
     return Tokenizer.from_str(json.dumps(parts | {"post_processor": None, "truncation": None, "padding": None}))

@@ -236,20 +236,21 @@ def make_evaluation_report(context: StepContext) -> dict[str, Any]:
 
 def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> StepFacts:
     """What earlier steps found. rows: predictions, for the tokens of a request."""
-    facts, adapter = {name: dict(of.facts) for name, of in context.inputs.items()}, context.inputs["adapter"]
+    inputs = context.inputs
+    adapter, quality, judge = inputs["adapter"], inputs["data_quality"].facts, inputs["judge_review"].facts
     return StepFacts.model_validate(
         {
-            "baseline": {**facts["few_shot_baseline"], **facts["advice"]},
-            "training": {**facts["adapter"], "measured": read_json(adapter.path("measured.json"))},
-            "data": {name: facts[name] for name in DATA_STEPS},
-            "parity": facts["merged_model"].get("parity", {}),
-            "ability": facts["general_ability"],
-            "people": facts["human_review"],
-            "judge": facts["judge_review"]["judge"],
-            "similarity": facts["judge_review"]["similarity"],
+            "baseline": {**inputs["few_shot_baseline"].facts, **inputs["advice"].facts},
+            "training": {**adapter.facts, "measured": read_json(adapter.path("measured.json"))},
+            "data": {name: dict(inputs[name].facts) for name in DATA_STEPS},
+            "parity": inputs["merged_model"].facts.get("parity", {}),
+            "ability": dict(inputs["general_ability"].facts),
+            "people": dict(inputs["human_review"].facts),
+            "judge": judge["judge"],
+            "similarity": judge["similarity"],
             "supervision": _supervision(adapter),
-            "cost": costs(rows, _measured(context), facts["training_plan"]),
-            "quality": {key: facts["data_quality"].get(key) for key in ("passed", "parts", "tokens")},
+            "cost": costs(rows, _measured(context), inputs["training_plan"].facts),
+            "quality": {key: quality.get(key) for key in ("passed", "parts", "tokens")},
         }
     )
 

@@ -308,14 +308,26 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(
     step = release.PIPELINE.steps["model_version"]
     versions = release.PIPELINE.versions(task, world, store.artifacts())
     inputs = {need: versions[need] for need in step.needs}
+
+    def made(builder: Builder) -> None:
+        builder.facts["model_version"] = 4
+        record = {"name": "colours", "model_version": 4, "merged_version": "m"}
+        write_json(builder.folder / "model_version.json", record)
+
     store.artifacts().build(
         task.name,
         "model_version",
         code_version=step.code_version,
         inputs=inputs,
         settings=step.settings(task.spec, world),
-        make=lambda builder: builder.facts.update(model_version=4),
+        make=made,
     )
+    lost = tick()
+    assert isinstance(lost, dg.RunRequest), "the registry does not hold that version: it is registered again"
+    serve(tracking, 1)
+    for _ in range(2):
+        tracking.client().create_model_version("colours", source="file:///nothing", tags={"merged_version": "m"})
+    tracking.client().delete_registered_model_alias("colours", registry.CHAMPION)
     told = tick().skip_message
     assert told == "nothing changed since the last candidate (version 4), which was not promoted; there is no champion"
 

@@ -189,7 +189,7 @@ def test_a_registered_model_is_exported_by_its_alias(chain: Chain, method: str, 
 
 def test_a_killed_soft_prompt_goes_on_to_the_same_bits(chain: Chain, tmp_path: Path) -> None:
     source = chain.project
-    project = Project(tmp_path, base=Path(source.spec["base_model"]), gates={"min_valid_share": 0.0})
+    project = Project(tmp_path, base=Path(source.spec["base_model"]), gates={"min_valid_share": 0.0}, cold=True)
     project.write_spec(training=training("prompt"))
     for step in (
         "raw_examples",

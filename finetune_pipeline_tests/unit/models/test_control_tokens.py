@@ -67,6 +67,16 @@ def test_training_rows_hold_what_serving_sends_and_learn_the_answers_text(tokeni
     assert control(tokenizer, learned) == ["<|im_end|>"], "else the model would learn to stop in mid-answer"
 
 
+@pytest.mark.parametrize(("piece", "pieces"), [("utt", []), ("k", ["k"])])
+def test_words_that_hold_a_piece_declared_special_are_written_without_it(
+    tokenizer: Any, piece: str, pieces: list[str]
+) -> None:
+    tokenizer.pad_token = piece
+    ids = encode_prompt(tokenizer, messages(f"press the {piece} again"))
+    assert tokenizer.decode(ids) == render(tokenizer, messages(f"press the {piece} again"), generation=True)
+    assert [p for p in control(tokenizer, ids) if "<|" not in p] == pieces, "one character cannot be written otherwise"
+
+
 TOOLS = (
     "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}<|im_end|>\n{% endfor %}"
