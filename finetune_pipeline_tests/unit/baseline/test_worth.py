@@ -38,6 +38,8 @@ def test_strong_prompting_is_not():
 def test_above_the_ceiling_by_luck_is_not_surely_above():
     assert worth_training(spec(), _facts(184))["passed"] is True
     assert worth_training(spec(baseline={"ceiling": 0.8}), _facts(184))["passed"] is False
+    low = _facts(184)["prompts"]["8_shot"]["interval"][0]
+    assert worth_training(spec(baseline={"ceiling": low}), _facts(184))["passed"] is False, "at the ceiling is enough"
 
 
 def test_restricted_answers_that_close_most_of_the_gap_are_named():

@@ -58,6 +58,16 @@ def test_scores_of_prompts():
     assert facts["prompts"]["8_shot"]["macro_f1"] == pytest.approx(14 / 17)
 
 
+def test_a_prompt_with_too_few_answers_in_form_is_not_the_best_by_itself():
+    """Exactly 80% in form is enough; below, free answers that score higher do not count while another prompt is in form."""
+    scored = [row(i, "bug", "bug" if i < 8 else "It is", label_scores=[-0.1, -1.0, -1.0]) for i in range(10)]
+    assert score_baselines(spec(), {"zero_shot": scored})["best_mode"] == "free"
+    half = rows([("bug", "bug")] * 5 + [("bug", "other")] * 5)
+    loose = rows([("bug", "bug")] * 7 + [("bug", "I think")] * 3)
+    facts = score_baselines(spec(), {"zero_shot": half, "8_shot": loose})
+    assert (facts["best"], facts["best_mode"]) == ("zero_shot", "free")
+
+
 def test_ties_go_to_the_first_prompt():
     same = rows([("bug", "bug"), ("bug", "other")])
     assert score_baselines(spec(), {"zero_shot": same, "8_shot": same})["best"] == "zero_shot"
