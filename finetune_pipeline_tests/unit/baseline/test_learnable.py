@@ -187,6 +187,15 @@ def test_rows_are_looked_at_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> No
     assert needed is not None and 50 < looked_at < 900, "more than the limit where fewer could not show the gain"
 
 
+def test_rows_of_one_source_with_one_answer_count_as_fewer() -> None:
+    """Groups of four rows with the same label: the gain takes more rows than where every row stands for itself."""
+    rows = sorted(requests(240), key=lambda e: str(e.label))
+    alone = label_evidence(make_spec(LABELS), rows, {e.id: e.id for e in rows}, 0.05, 0.8)[2]
+    groups = {e.id: f"group {i // 4}" for i, e in enumerate(rows)}
+    grouped = label_evidence(make_spec(LABELS), rows, groups, 0.05, 0.8)[2]
+    assert alone is not None and grouped is not None and grouped > 2 * alone
+
+
 def predictions(right: int, n: int, model: str) -> list[dict[str, object]]:
     rows = [row(i, "bug" if i % 2 else "billing", "", model) for i in range(n)]
     return [{**r, "text": r["gold"] if i < right else "other"} for i, r in enumerate(rows)]
