@@ -166,8 +166,24 @@ def test_failures_are_told_apart() -> None:
     assert (found["right"], found["form"], found["knowledge"], found["judgement"]) == (50, 50, 20, 80)
     assert any(
         reason.startswith("Of 150 wrong answers of the best prompt without retrieval (8-shot), 50 are of form or style")
+        and "20 come right once the nearest examples are shown" in reason
         for reason in advice["reasons"]
     )
+    without = told({"zero_shot": answers(range(0), form=False), "8_shot": eight})["reasons"]
+    assert not any("come right once" in reason for reason in without)
+
+
+def test_what_each_model_reaches_is_told_beside_the_commonest_answer() -> None:
+    unsure, sure = told(prompts(100), linear=0.35)["reasons"], told(prompts(100), linear=0.8)["reasons"]
+    aside = "not surely more than always the commonest answer"
+    assert [r.startswith("TF-IDF") for r in unsure if aside in r] == [True]
+    assert not any(aside in r for r in sure)
+
+
+def test_only_a_prompt_of_the_spec_is_to_become_the_system_prompt() -> None:
+    own = told({"zero_shot": answers(range(10)), "prompt_short": answers(range(100))})["reasons"]
+    assert sum("Make that prompt the system_prompt" in r for r in own) == 1
+    assert not any("Make that prompt" in r for r in told(prompts(100))["reasons"])
 
 
 def test_a_test_that_can_show_nothing_asks_for_data_first() -> None:
