@@ -38,7 +38,7 @@ class Stage:
     def _model(self, task: str, step: str, version: str, seed: int) -> Artifact:
         folder = make_tiny_model(self.store.root / task / step / version, seed=seed)
         facts, inputs = {"kind": "merged"}, {"base_model": "b1"}
-        write_json(folder / MANIFEST, {"facts": facts, "inputs": inputs})
+        write_json(folder / MANIFEST, {"facts": facts, "files": {}, "inputs": inputs})
         return Artifact(task, step, version, folder, facts, inputs)
 
     def work(self, name: str, champion: str | None, **inputs: Artifact) -> StepContext:
