@@ -94,19 +94,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=100)
-    told = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         for name in ("base", "tasks", "rows"):
             (root / name).mkdir()
-        tasks = write_tasks(told.folder, root / "tasks", told.rows)
+        tasks = write_tasks(options.folder, root / "tasks", options.rows)
         prepare_base("bundled/smollm2-135m-instruct", None, root / "base", None)
 
         def ask(model: Answerer) -> tuple[list[dict[str, Any]], dict[str, Any], float]:
             _ = model.model
             began = time.process_time()
-            rows, facts = run_tasks(model, tasks, told.rows, False, BATCH, "benchmark")
+            rows, facts = run_tasks(model, tasks, options.rows, False, BATCH, "benchmark")
             return rows, facts, time.process_time() - began
 
         def cached() -> Answerer:
@@ -117,7 +117,7 @@ def main() -> None:
         asked = Answerer(root / "base")
         _ = asked.model
         began = time.process_time()
-        reference = theirs(asked, tasks, told.rows, str(root / "rows"))
+        reference = theirs(asked, tasks, options.rows, str(root / "rows"))
         plain = time.process_time() - began
         differ = far = 0.0
         by_id = {r["id"]: r for r in before}

@@ -121,7 +121,7 @@ def overtrained(folder: Path, base: Path) -> Iterator[Planted]:
     world.write_rows(rows)
     outcome = run(world)
     facts = world.facts("adapter")["overfitting"]
-    told = (
+    sentence = (
         f"the audit of the curves calls it {facts['verdict']}; the weights kept are those of step {facts['best_step']}"
     )
     yield Planted(
@@ -130,7 +130,7 @@ def overtrained(folder: Path, base: Path) -> Iterator[Planted]:
         "early stop: the training loss falls to nothing, the validation loss rises",
         "not_overfitted",
         outcome,
-        (told, facts["verdict"] == "overfitted" and outcome.of("beats_baseline") is not None),
+        (sentence, facts["verdict"] == "overfitted" and outcome.of("beats_baseline") is not None),
     )
 
 
@@ -169,17 +169,17 @@ def judge(folder: Path, base: Path) -> Iterator[Planted]:
                 for i, r in enumerate(raw_rows(0, ROWS))
             ]
         )
-        told = {"url": server.url, "model": "first", "min_rated": 10}
-        world.write_spec(evaluation={"judge": told})
+        judge = {"url": server.url, "model": "first", "min_rated": 10}
+        world.write_spec(evaluation={"judge": judge})
         run(world)
         _rate(world)
         for mind, how in (("first", "says `first` whatever stands there"), ("long", "prefers the longer answer")):
-            world.write_spec(evaluation={"judge": {**told, "model": mind}})
+            world.write_spec(evaluation={"judge": {**judge, "model": mind}})
             outcome = run(world)
             gate = outcome.of("judge")
             more = ("the gate judge says no as well", gate is not None and not gate.passed)
             yield Planted("biased judge", f"a judge that {how}", "judge_believed", outcome, more)
-        world.write_spec(evaluation={"judge": {**told, "model": "fair"}})
+        world.write_spec(evaluation={"judge": {**judge, "model": "fair"}})
         yield Planted("(none: a fair judge)", "the same run with a judge that agrees with people", "", run(world))
 
 
@@ -250,9 +250,9 @@ def _counted(world: World, status: str) -> tuple[str, bool]:
     taken = sum(is_right(row, output) for row in bad)
     echoed = sum(row["text"] == asked[row["example_id"]] for row in bad)
     others = sum(is_right(row, output) for row in rows if row["status"] == "ok")
-    told = f"{len(bad)} of {len(rows)} answers have the status {status}; of these {taken} count as right and {echoed} repeat "
-    told += f"the question; {others} of the other {len(rows) - len(bad)} are right"
-    return told, len(bad) > 0 and not taken and not echoed and others > 0.9 * (len(rows) - len(bad))
+    sentence = f"{len(bad)} of {len(rows)} answers have the status {status}; of these {taken} count as right and {echoed} repeat "
+    sentence += f"the question; {others} of the other {len(rows) - len(bad)} are right"
+    return sentence, len(bad) > 0 and not taken and not echoed and others > 0.9 * (len(rows) - len(bad))
 
 
 def _task_learned(outcome: Outcome) -> tuple[str, bool]:
@@ -320,15 +320,15 @@ def main() -> int:
     options.add_argument("folder", type=Path)
     options.add_argument("--only", default=",".join(FAULTS), help="Kinds of faults; empty: none.")
     options.add_argument("--clean", type=int, default=CLEAN_RUNS, help="Clean runs.")
-    told = options.parse_args()
-    folder = told.folder.absolute()
+    arguments = options.parse_args()
+    folder = arguments.folder.absolute()
     if folder.exists() and any(folder.iterdir()):
         print(f"{folder} is not empty", file=sys.stderr)
         return 1
     began = time.monotonic()
     base = make_skilled_model(folder / "base")
     rows: list[Planted] = []
-    for name in filter(None, told.only.split(",")):
+    for name in filter(None, arguments.only.split(",")):
         for planted in FAULTS[name](folder, base):
             rows.append(planted)
             show(planted)
@@ -336,7 +336,7 @@ def main() -> int:
     faults, controls = [p for p in rows if p.named], [p for p in rows if not p.named]
     print("\nclean runs\n    seed  exit  promoted  warnings  what the gain was")
     stopped = 0
-    for seed in range(1, told.clean + 1):
+    for seed in range(1, arguments.clean + 1):
         _, outcome = clean(folder, base, seed)
         gain = outcome.of("beats_baseline")
         good = promoted(outcome)
@@ -351,7 +351,7 @@ def main() -> int:
     passed = [p.fault for p in faults if not p.good]
     held = [p.fault for p in controls if not promoted(p.outcome)]
     print(
-        f"\n{len(faults) - len(passed)} of {len(faults)} planted faults named and stopped; {stopped} of {told.clean} clean "
+        f"\n{len(faults) - len(passed)} of {len(faults)} planted faults named and stopped; {stopped} of {arguments.clean} clean "
         f"runs and {len(held)} of {len(controls)} runs beside a fault stopped; {time.monotonic() - began:.0f} s"
     )
     for fault in [*passed, *held]:

@@ -15,15 +15,15 @@ import json, os
 from finetune_pipeline.settings import read_settings
 os.environ.setdefault("DAGSTER_HOME", str(read_settings().project))
 import dagster as dg
-told = {}
+pages = {}
 with dg.DagsterInstance.from_config(str(read_settings().project)) as instance:
     for run in instance.get_runs():
         for record in instance.all_logs(run.run_id):
             event = record.dagster_event
             failure = event.step_failure_data.user_failure_data if event and event.is_step_failure else None
             if failure and "audit_page" in failure.metadata:
-                told[event.step_key.rpartition("__")[2]] = failure.metadata["audit_page"].value
-print(json.dumps(told))
+                pages[event.step_key.rpartition("__")[2]] = failure.metadata["audit_page"].value
+print(json.dumps(pages))
 """
 
 
@@ -33,9 +33,9 @@ def test_the_page_is_to_be_had_where_the_training_was_stopped(tmp_path: Path) ->
     # a token of ordinary texts declared special: decoding drops it from answers, and padding is taken for it
     config.write_text(json.dumps({**json.loads(config.read_text()), "pad_token": "utt"}))
     project = Project(tmp_path, base=base)
-    code, told = project.run()
+    code, summary = project.run()
     assert code == 1
-    (failed,) = [f for f in told["failed"] if f["step"].endswith("adapter")]
+    (failed,) = [f for f in summary["failed"] if f["step"].endswith("adapter")]
     assert "[audit.rows_with_special_tokens]" in failed["message"] and "remove them from the data" in failed["message"]
 
     # the first phase's results lie in the work folder too, so the page is there twice

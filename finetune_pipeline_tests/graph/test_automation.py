@@ -185,9 +185,9 @@ def test_a_failed_batch_is_tried_three_times_and_then_a_person_is_asked(
         keys.add(again.run_key)
     assert len(keys) == 3, "each attempt is a run of its own"
     last = ended(instance, task, dg.DagsterRunStatus.FAILURE)
-    told = tick().skip_message
-    assert "a person must look" in told
-    assert last.run_id[:8] in told
+    response = tick().skip_message
+    assert "a person must look" in response
+    assert last.run_id[:8] in response
     ended(instance, task, dg.DagsterRunStatus.SUCCESS)
     assert isinstance(tick(), dg.RunRequest), "a run that succeeds opens the way again"
 
@@ -328,8 +328,10 @@ def test_the_schedule_skips_with_the_reason_when_nothing_changed(
     for _ in range(2):
         tracking.client().create_model_version("colours", source="file:///nothing", tags={"merged_version": "m"})
     tracking.client().delete_registered_model_alias("colours", registry.CHAMPION)
-    told = tick().skip_message
-    assert told == "nothing changed since the last candidate (version 4), which was not promoted; there is no champion"
+    response = tick().skip_message
+    assert (
+        response == "nothing changed since the last candidate (version 4), which was not promoted; there is no champion"
+    )
 
 
 def _job() -> dg.JobDefinition:
@@ -364,9 +366,11 @@ def test_a_champion_that_serves_worse_raises_the_alarm_and_is_rolled_back_where_
     assert "too few to compare" in tick().skip_message
     with path.open("a") as file:
         file.write(json.dumps({**served("2", 50, 0)[49]}) + "\n")
-    told = tick()
-    assert told.skip_reason.skip_message.startswith("ALARM: 60.0% of 50 answers of version 2 failed, 5.0% of 60 of 1")
-    observed, checked = told.asset_events
+    response = tick()
+    assert response.skip_reason.skip_message.startswith(
+        "ALARM: 60.0% of 50 answers of version 2 failed, 5.0% of 60 of 1"
+    )
+    observed, checked = response.asset_events
     assert "finetune rollback colours" in observed.description
     assert (checked.check_name, checked.passed, checked.metadata["rows"].value) == ("champion_serves_well", False, 50)
     assert not check().passed

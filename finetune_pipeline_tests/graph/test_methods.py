@@ -72,9 +72,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         patch.setenv("MLFLOW_REGISTRY_URI", tracking.uri())
         for method in METHODS:
             project.write_spec(training=training(method))
-            code, told = project.run()
-            assert code in (0, 2) and "steps" in told, told
-            folders = made.folders[method] = {name: Path(step["folder"]) for name, step in told["steps"].items()}
+            code, summary = project.run()
+            assert code in (0, 2) and "steps" in summary, summary
+            folders = made.folders[method] = {name: Path(step["folder"]) for name, step in summary["steps"].items()}
             made.facts[method] = {n: json.loads((f / "artifact.json").read_text())["facts"] for n, f in folders.items()}
             number = made.number(method)
             texts = read_test_rows(folders["test_predictions"]).texts
@@ -118,13 +118,13 @@ def test_the_model_is_of_its_kind_and_passes_the_parity_of_its_kind(chain: Chain
 def test_each_candidate_is_compared_with_a_champion_of_another_kind(chain: Chain) -> None:
     assert "champion" not in chain.facts["lora"]["test_predictions"]["kinds"]
     for before, method in itertools.pairwise(METHODS):
-        told = chain.facts[method]["test_predictions"]
-        assert told["kinds"] == {"candidate": method, "champion": before}
-        assert told["champion"]["model_version"] == chain.number(before)
+        summary = chain.facts[method]["test_predictions"]
+        assert summary["kinds"] == {"candidate": method, "champion": before}
+        assert summary["champion"]["model_version"] == chain.number(before)
         # same rows, same way of asking: the champion answers now as it did when it was the candidate
         assert chain.answers(method, "champion") == chain.answers(before, "candidate")
         evaluation = json.loads((chain.folders[method]["evaluation_report"] / "evaluation.json").read_text())
-        assert evaluation["comparisons"]["champion"]["n"] == told["rows"]
+        assert evaluation["comparisons"]["champion"]["n"] == summary["rows"]
         right = evaluation["models"]["champion"]["correct"]
         assert right == chain.facts[before]["evaluation_report"]["models"]["candidate"]["correct"]
 
@@ -137,10 +137,10 @@ def test_the_registry_tells_the_kinds_apart(chain: Chain) -> None:
         assert tags["merged_version"] == chain.folders[method]["merged_model"].name
     records = {}
     for path in (chain.project.home / "mlflow" / "artifacts").rglob("model.json"):
-        told = json.loads(path.read_text())
+        summary = json.loads(path.read_text())
         kept = path.parent / "adapter"
-        place = "base" if told["folder"] == chain.project.spec["base_model"] else Path(told["folder"]).parts[-3]
-        records[told["kind"]] = place, [p.name for p in kept.glob("*.safetensors")] if kept.exists() else []
+        place = "base" if summary["folder"] == chain.project.spec["base_model"] else Path(summary["folder"]).parts[-3]
+        records[summary["kind"]] = place, [p.name for p in kept.glob("*.safetensors")] if kept.exists() else []
     own = ["adapter_model.safetensors"]
     assert records == {
         "lora": ("base", own),
@@ -160,8 +160,8 @@ def test_a_rollback_goes_from_one_kind_to_another(chain: Chain) -> None:
 
 def test_a_second_run_of_a_method_does_no_work(chain: Chain) -> None:
     before = {p: p.stat().st_mtime_ns for p in (chain.project.home / "artifacts").rglob("artifact.json")}
-    _, told = chain.project.run()
-    assert told["worked"] is False
+    _, summary = chain.project.run()
+    assert summary["worked"] is False
     assert {p: p.stat().st_mtime_ns for p in (chain.project.home / "artifacts").rglob("artifact.json")} == before
 
 
@@ -182,9 +182,9 @@ def test_the_report_speaks_of_the_method(chain: Chain, method: str) -> None:
 def test_a_registered_model_is_exported_by_its_alias(chain: Chain, method: str, alias: str, tmp_path: Path) -> None:
     done = chain.project.finetune("export", "colours", "--to", str(tmp_path / "out"), "--alias", alias)
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "out" / "export.json").read_text())
-    assert told["method"] == method and told["model_version"] == chain.number(method)
-    assert len(told["prompt"]["soft_tokens"]) == (8 if method == "prompt" else 0)
+    summary = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert summary["method"] == method and summary["model_version"] == chain.number(method)
+    assert len(summary["prompt"]["soft_tokens"]) == (8 if method == "prompt" else 0)
 
 
 def test_a_killed_soft_prompt_goes_on_to_the_same_bits(chain: Chain, tmp_path: Path) -> None:

@@ -23,16 +23,16 @@ def _facts(correct: int, restricted: float | None = None, **simple: float) -> di
 
 
 def test_weak_prompting_is_worth_training():
-    told = worth_training(spec(), _facts(80))
-    assert told["passed"] is True
-    assert "8-shot, is 40.0% right on validation (interval 33.5% to 46.9%)" in told["reason"]
-    assert "restrict" not in told["reason"]
+    verdict = worth_training(spec(), _facts(80))
+    assert verdict["passed"] is True
+    assert "8-shot, is 40.0% right on validation (interval 33.5% to 46.9%)" in verdict["reason"]
+    assert "restrict" not in verdict["reason"]
 
 
 def test_strong_prompting_is_not():
-    told = worth_training(spec(), _facts(192))
-    assert told["passed"] is False
-    assert told["reason"].startswith("Prompting is enough: 8-shot is 96.0% right")
+    verdict = worth_training(spec(), _facts(192))
+    assert verdict["passed"] is False
+    assert verdict["reason"].startswith("Prompting is enough: 8-shot is 96.0% right")
 
 
 def test_above_the_ceiling_by_luck_is_not_surely_above():
@@ -43,11 +43,11 @@ def test_above_the_ceiling_by_luck_is_not_surely_above():
 
 
 def test_restricted_answers_that_close_most_of_the_gap_are_named():
-    told = worth_training(spec(), _facts(32, restricted=0.78))
-    assert told["passed"] is True
-    assert told["restricted"]["closes_share"] == pytest.approx(0.62 / 0.74)
-    assert "try restricting the answers first" in told["reason"]
-    assert "78.0% right" in told["reason"]
+    verdict = worth_training(spec(), _facts(32, restricted=0.78))
+    assert verdict["passed"] is True
+    assert verdict["restricted"]["closes_share"] == pytest.approx(0.62 / 0.74)
+    assert "try restricting the answers first" in verdict["reason"]
+    assert "78.0% right" in verdict["reason"]
 
 
 def test_the_share_of_the_gap_that_is_closed_has_its_ends() -> None:
@@ -64,9 +64,9 @@ def test_the_share_of_the_gap_that_is_closed_has_its_ends() -> None:
 
 @pytest.mark.parametrize("name", ["commonest", "nearest", "linear"])
 def test_a_simple_model_surely_above_the_ceiling_is_enough(name: str):
-    told = worth_training(spec(), _facts(60, **{name: 0.97}))
-    assert told["passed"] is False and told["enough"] == name
-    assert "A language model is not needed" in told["reason"] and "97.0% right" in told["reason"]
+    verdict = worth_training(spec(), _facts(60, **{name: 0.97}))
+    assert verdict["passed"] is False and verdict["enough"] == name
+    assert "A language model is not needed" in verdict["reason"] and "97.0% right" in verdict["reason"]
     assert worth_training(spec(), _facts(60, **{name: 0.92}))["passed"] is True
 
 
@@ -82,6 +82,6 @@ def test_a_simple_model_surely_above_the_ceiling_is_enough(name: str):
     ],
 )
 def test_without_numbers_nobody_trains(broken):
-    told = worth_training(spec(), broken)
-    assert told["passed"] is False
-    assert "no usable score" in told["reason"]
+    verdict = worth_training(spec(), broken)
+    assert verdict["passed"] is False
+    assert "no usable score" in verdict["reason"]

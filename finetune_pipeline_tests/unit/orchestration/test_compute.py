@@ -96,13 +96,13 @@ def test_environment_of_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_refused_job_and_a_full_memory_are_not_tried_again(
     tmp_path: Path, instance: dg.DagsterInstance, code: int, fix: str
 ) -> None:
-    told = "error: task.yaml: labels: 'x' is unknown\n    fix: labels: add it"
-    result = materialize(instance, tmp_path, compute(tmp_path), job(tmp_path, exit=code, error=told))
+    expected = "error: task.yaml: labels: 'x' is unknown\n    fix: labels: add it"
+    result = materialize(instance, tmp_path, compute(tmp_path), job(tmp_path, exit=code, error=expected))
     assert not result.success
     assert attempts(tmp_path) == 1
     message = failure_of(result)
     assert message.startswith("adapter on cpu ")
-    assert told in message
+    assert expected in message
     assert fix in message
 
 

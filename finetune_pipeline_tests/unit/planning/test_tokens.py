@@ -24,20 +24,20 @@ LORA = {"method": "lora", "epochs": 2, "max_tokens": 200}
 
 
 def test_counts_are_exact(counter: TokenCounter) -> None:
-    told = token_counts(ROWS, counter, make_spec(LABELS, LORA))
+    measured = token_counts(ROWS, counter, make_spec(LABELS, LORA))
     whole = [counter.count(e.messages) for e in ROWS]
-    assert told["passed"] and told["total"] == sum(whole) and told["training_tokens"] == 2 * sum(whole)
-    assert (told["whole"]["min"], told["whole"]["max"]) == (min(whole), max(whole))
-    assert told["roles"]["user"]["total"] == sum(counter.count_texts([e.user_text for e in ROWS]))
-    assert told["total"] == told["template"] + sum(r["total"] for r in told["roles"].values())
-    assert sum(b["count"] for b in told["histogram"]) == 300 and told["interval"] is None
+    assert measured["passed"] and measured["total"] == sum(whole) and measured["training_tokens"] == 2 * sum(whole)
+    assert (measured["whole"]["min"], measured["whole"]["max"]) == (min(whole), max(whole))
+    assert measured["roles"]["user"]["total"] == sum(counter.count_texts([e.user_text for e in ROWS]))
+    assert measured["total"] == measured["template"] + sum(r["total"] for r in measured["roles"].values())
+    assert sum(b["count"] for b in measured["histogram"]) == 300 and measured["interval"] is None
 
 
 def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(counter: TokenCounter) -> None:
     rows = [*ROWS, make("long " * 400, "x", 999)]
-    told = token_counts(rows, counter, make_spec(LABELS, LORA))
-    assert not told["passed"] and told["over"] == 1
-    assert told["over_rows"] == [{"place": "raw/a.jsonl:999", "id": rows[-1].id}]
+    measured = token_counts(rows, counter, make_spec(LABELS, LORA))
+    assert not measured["passed"] and measured["over"] == 1
+    assert measured["over_rows"] == [{"place": "raw/a.jsonl:999", "id": rows[-1].id}]
     dropped = token_counts(rows, counter, make_spec(LABELS, {**LORA, "over_length": "drop"}))
     assert dropped["passed"] and dropped["findings"][0]["severity"] == "note"
 
@@ -45,18 +45,18 @@ def test_rows_over_the_limit_are_named_and_fail_unless_they_are_to_be_dropped(co
 def test_a_sample_has_an_interval_that_holds_the_truth(counter: TokenCounter) -> None:
     truth = sum(counter.count(e.messages) for e in ROWS)
     few = chosen(ROWS, 100)
-    told = token_counts(few, counter, make_spec(LABELS, LORA), of=300)
-    low, high = told["interval"]
-    assert low <= truth <= high and (told["sampled"], told["of"], told["rows"]) == (100, 300, 300)
-    assert "about" in told["message"]
+    measured = token_counts(few, counter, make_spec(LABELS, LORA), of=300)
+    low, high = measured["interval"]
+    assert low <= truth <= high and (measured["sampled"], measured["of"], measured["rows"]) == (100, 300, 300)
+    assert "about" in measured["message"]
 
 
 def test_prices_by_hand() -> None:
     shipped = load_prices()
-    told = {(p["engine"], p["model"]): p for p in estimate_prices(2_000_000, shipped)}
-    assert told["OpenAI", "gpt-4o-mini"]["dollars"] == 6.0
-    assert told["this machine", "any size that fits"]["dollars"] == 0
-    h100 = told["rented H100, 80 GB", "8B, LoRA"]
+    measured = {(p["engine"], p["model"]): p for p in estimate_prices(2_000_000, shipped)}
+    assert measured["OpenAI", "gpt-4o-mini"]["dollars"] == 6.0
+    assert measured["this machine", "any size that fits"]["dollars"] == 0
+    h100 = measured["rented H100, 80 GB", "8B, LoRA"]
     assert h100["hours"] == pytest.approx(2e6 / 12_000 / 3600, abs=1e-3)
     assert h100["dollars"] == pytest.approx(2.95 * 2e6 / 12_000 / 3600, abs=1e-4)
     assert [p["dollars"] for p in estimate_prices(10, shipped)] == sorted(
