@@ -4,9 +4,9 @@
 
 FOLDER holds the public sets (see public_sets.py). Sets: clinc150, snips, bitext-intent, and ticket_triage, which is made here.
 Of each at most so many distinct texts are the originals; of those with 3 to 25 words (ticket_triage: 3 to 60) as many as asked
-are copied for each kind of edit, none twice. Printed: per kind how many copies ended in another split than their original,
-without and with the links that keep alike rows together, of how many pairs both rows were still there; seconds of CPU of the
-data stage, splits' shares, links cut, and the largest unit.
+are copied for each kind of edit of the leakage certificate, none twice. Printed: per kind how many copies ended in another
+split than their original, without and with the links that keep alike rows together, of how many pairs both rows were still
+there; seconds of CPU of the data stage, splits' shares, links cut, and the largest unit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import contextlib
 import csv
 import json
 import random
-import string
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -33,61 +33,11 @@ from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.raw_files import collect_raw
 from finetune_pipeline.data.review import apply_reviews
 from finetune_pipeline.data.split import splitting
+from finetune_pipeline.data.split.edited_canaries import EDITS
 from finetune_pipeline.data.split.ledger import SPLITS
 from finetune_pipeline.data.split.together import AlikeRows, Links
 from finetune_pipeline.data.validate.validation import validate
 from finetune_pipeline.spec import Task, TaskSpec
-
-GREETINGS = ("Hi there,", "Hello,", "Good morning,", "Hey,", "Dear support team,", "Hi, hope you are doing well.")
-THANKS = ("Thanks in advance!", "Thank you very much.", "Many thanks", "Cheers", "Thanks, have a great day!")
-Edit = Callable[[str, random.Random, list[str]], str]
-
-
-def typo(text: str, dice: random.Random, words: list[str]) -> str:
-    """A letter left out, added, another, or swapped with the next sign."""
-    at = dice.choice([i for i, sign in enumerate(text) if sign.isalpha()])
-    other = dice.choice(string.ascii_lowercase)
-    return text[:at] + dice.choice(["", other + text[at], other, text[at + 1 : at + 2] + text[at]]) + text[at + 1 :]
-
-
-def three_typos(text: str, dice: random.Random, words: list[str]) -> str:
-    for _ in range(3):
-        text = typo(text, dice, words)
-    return text
-
-
-def greeted(text: str, dice: random.Random, words: list[str]) -> str:
-    return f"{dice.choice(GREETINGS)} {text} {dice.choice(THANKS)}"
-
-
-def word_dropped(text: str, dice: random.Random, words: list[str]) -> str:
-    own = text.split()
-    del own[dice.randrange(len(own))]
-    return " ".join(own)
-
-
-def words_swapped(text: str, dice: random.Random, words: list[str]) -> str:
-    own = text.split()
-    i, j = dice.sample(range(len(own)), 2)
-    own[i], own[j] = own[j], own[i]
-    return " ".join(own)
-
-
-def quarter_replaced(text: str, dice: random.Random, words: list[str]) -> str:
-    own = text.split()
-    for i in dice.sample(range(len(own)), max(1, round(len(own) / 4))):
-        own[i] = dice.choice(words)
-    return " ".join(own)
-
-
-EDITS: dict[str, Edit] = {
-    "one typo": typo,
-    "three typos": three_typos,
-    "greeting and thanks": greeted,
-    "a word dropped": word_dropped,
-    "two words swapped": words_swapped,
-    "a quarter replaced": quarter_replaced,
-}
 
 
 def clinc150(folder: Path) -> dict[str, str]:
@@ -155,19 +105,15 @@ def run(task: Task, pairs: list[tuple[str, int, int]], out: Path, linked: bool) 
     clean(out / "validated", task.spec, out / "clean", raw=out / "raw", key=b"edited copies")
     apply_reviews(out / "clean", task.folder / "reviews", task.spec, out / "reviewed")
     before_split = time.process_time()
-    original = splitting.alike_rows
+    search = splitting.alike_rows
     spent = [0.0]
 
     def links(*given: object) -> AlikeRows:
         start = time.process_time()
-        found = original(*given)  # type: ignore[arg-type]
+        alike = search(*given)  # type: ignore[arg-type]
         spent[0] = time.process_time() - start
         nothing = np.zeros(0, np.int64)
-        return (
-            found
-            if linked
-            else AlikeRows(Links(nothing, nothing, np.zeros(0)), found.index, found.rows, [], found.long)
-        )
+        return alike if linked else replace(alike, links=Links(nothing, nothing, np.zeros(0)), suspects=[])
 
     with mock.patch.object(splitting, "alike_rows", links):
         facts = splitting.split(out / "reviewed", out / "clean", task.spec, out / "ledger", out / "splits")
