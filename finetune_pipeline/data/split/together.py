@@ -146,5 +146,5 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
         for row, other in ((left, right), (right, left)):  # a new unit goes where its neighbour is all the same
             if not mask[root(int(unit[row]))] and before[other] >= 0:
                 mask[root(int(unit[row]))] = 1 << int(before[other])
-    roots, number = np.unique([root(i) for i in range(len(splits))], return_inverse=True)
-    return Joined(number.astype(np.int64), np.array(mask, np.uint8)[roots], cut, held)
+    roots, number = np.unique(np.array([root(i) for i in range(len(splits))], np.int64), return_inverse=True)
+    return Joined(number, np.array(mask, np.uint8)[roots], cut, held)
