@@ -194,7 +194,7 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if report["semantic"]:
         message += f"; {report['semantic']} pairs across splits are suspected to mean the same"
     if report["alike"]:
-        message += f"; {report['alike']} pairs of alike rows are in different splits, since their chain was too long"
+        message += f"; {report['alike']} alike pairs lie in different splits (too long a chain, or held by the ledger)"
     if shared["answers"] or shared["passages"]:
         message += (
             f"; rows of several splits share {shared['answers']} long answers and {shared['passages']} passages "
