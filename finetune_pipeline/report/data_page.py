@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from finetune_pipeline.data.examples import ROLES
 from finetune_pipeline.data.quality.report import PARTS
 from finetune_pipeline.evaluation.step_facts import DataStep
 from finetune_pipeline.evaluation.wording import counted, number, percent, percent_range
@@ -42,7 +43,6 @@ TITLES = {
 }
 _ANCHORS = {"size": "labels", "balance": "labels", "origins": "labels"}
 _VERDICTS = {"uniform": "uniform", "stray": "stray rows", "mixed": "no rule", "free": "free", "few": "too few to judge"}
-_ROLES = ("system", "user", "assistant", "tool")
 
 
 def data_page(
@@ -114,7 +114,7 @@ def _tokens(report: Report) -> Blocks:
     def row(title: str, total: Any, of: Mapping[str, Any]) -> list[str]:
         return [title, number(total), *(number(of[key], 1) if key in of else "" for key in keys)]
 
-    roles = sorted(tokens["roles"].items(), key=lambda kv: (_ROLES.index(kv[0]) if kv[0] in _ROLES else 9, kv[0]))
+    roles = sorted(tokens["roles"].items(), key=lambda kv: (ROLES.index(kv[0]) if kv[0] in ROLES else 9, kv[0]))
     rows = [row("whole row, as training renders it", tokens["total"], tokens["whole"])]
     rows += [row(f"{role} turns", of["total"], of) for role, of in roles]
     rows.append(row("chat template", tokens["template"], {}))
@@ -171,7 +171,7 @@ def _noise(report: Report) -> Blocks:
     for trigger in part["triggers"]:
         yield _places(f"Rows with the phrase “{trigger['phrase']}”", len(trigger["rows"]), trigger["rows"])
     columns = [("Given label", text), ("Model is sure of", text), ("Rows", number)]
-    yield Table(columns, [[p["given"], p["suggested"], p["rows"]] for p in part.get("pairs", [])[:10]])
+    yield Table(columns, [[p["given"], p["suggested"], p["rows"]] for p in part["pairs"][:10]])
     yield from notes(
         "By confident learning: a linear model, trained without the row and its duplicates, is surer of another label than "
         "it usually is of that label's own rows. A suspicion, not a verdict: hard rows look the same. Nothing was changed."
@@ -236,7 +236,7 @@ def _synthetic(report: Report) -> Blocks:
                 g["rejected"],
                 percent_range(g["decided"] and g["interval"]),
             ]
-            for g in part.get("generators", [])
+            for g in part["generators"]
         ],
     )
     yield _places("Waiting for a decision", part["sample"] - part["decided"], part["waiting"])

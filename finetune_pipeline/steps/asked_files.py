@@ -19,15 +19,8 @@ def ability_files(task: Task) -> list[Path]:
         paths = sorted(p for p in task.folder.glob(pattern) if p.is_file())
         files += paths
         if not paths:
-            missing.append(
-                Finding(
-                    "ability.files",
-                    "error",
-                    "task.yaml: ability.files",
-                    f"{pattern!r} matches no file",
-                    "correct the pattern, or take it out",
-                )
-            )
+            message, fix = f"{pattern!r} matches no file", "correct the pattern, or take it out"
+            missing.append(Finding("ability.files", "error", "task.yaml: ability.files", message, fix))
     if missing:
         raise FindingsError(missing)
     return sorted(set(files))
@@ -36,9 +29,10 @@ def ability_files(task: Task) -> list[Path]:
 def asked_files(task: Task) -> list[tuple[str, Path]]:
     """(name, path) of the files with what models are asked besides the task, so that no row repeats it: the shipped suite,
     ability.files, and what the tasks of lm-evaluation-harness read, of the kinds that can be read as benchmarks."""
-    harness = read_tasks(task.folder, task.spec.ability.harness.tasks)
-    files = [*ability_files(task), *sorted({path for one in harness for path in one.files})]
+    tasks = read_tasks(task.folder, task.spec.ability.harness.tasks)
+    files = [*ability_files(task), *sorted({path for task_file in tasks for path in task_file.files})]
     folder = task.folder.resolve()
-    named = {f"ability/{os.path.relpath(path.resolve(), folder).replace('..', '_')}": path for path in files}
+    files = [path.parent.resolve() / path.name for path in files]  # a link keeps its name, which says how to read it
+    named = {f"ability/{os.path.relpath(path, folder).replace('..', '_')}": path for path in files}
     shipped = {"ability/suite.jsonl": SUITE} if task.spec.ability.suite else {}
     return [(name, path) for name, path in sorted({**named, **shipped}.items()) if is_benchmark(path)]

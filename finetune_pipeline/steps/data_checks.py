@@ -12,6 +12,7 @@ from finetune_pipeline.data.json_lines import read_blocks_of_lines
 from finetune_pipeline.data.scrub import finder_of, spans_left
 from finetune_pipeline.data.split.leakage import leakage_report
 from finetune_pipeline.data.split.ledger import LEDGER
+from finetune_pipeline.data.split.splitting import RESTART
 from finetune_pipeline.engine.checks import Check, CheckResult, check
 from finetune_pipeline.engine.store import Artifact
 from finetune_pipeline.spec.model import TaskSpec
@@ -193,7 +194,7 @@ def no_leakage(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if report["semantic"]:
         message += f"; {report['semantic']} pairs across splits are suspected to mean the same"
     if report["alike"]:
-        message += f"; {report['alike']} pairs of alike rows are in different splits, since their chain was too long"
+        message += f"; {report['alike']} alike pairs lie in different splits (too long a chain, or held by the ledger)"
     if shared["answers"] or shared["passages"]:
         message += (
             f"; rows of several splits share {shared['answers']} long answers and {shared['passages']} passages "
@@ -236,10 +237,7 @@ def few_rows_left(artifact: Artifact, spec: TaskSpec) -> CheckResult:
             "the champion's too, say nothing about this one"
         )
     if share > MOST_LEFT:
-        message += (
-            ": a changed setting makes them like rows of another split. Take the setting back, or set split.restart: "
-            "true, which splits all rows anew: a new test, so that earlier scores and the champion's can't be compared"
-        )
+        message += f": a changed setting makes them like rows of another split. Take the setting back, or {RESTART}"
     return CheckResult(share <= MOST_LEFT, message, {"left": left, "share": share}, warns=share <= TOO_MANY_LEFT)
 
 

@@ -172,9 +172,13 @@ def _covered_words(starts: Iterable[int], words: int) -> np.ndarray:
     return covered
 
 
+def _suffix(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
 def is_benchmark(path: Path) -> bool:
     """Whether a file's name says that :func:`read_benchmark` can read it."""
-    return (Path(path.stem).suffix if path.suffix == ".gz" else path.suffix) in _SUFFIXES
+    return _suffix(path) in _SUFFIXES
 
 
 def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
@@ -184,8 +188,7 @@ def read_benchmark(path: Path, name: str | None = None) -> list[Item]:
     the usual fields; where no name is usual, its longest text. Raises FindingsError naming file and line of what cannot
     be read.
     """
-    name = name or path.name
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    name, suffix = name or path.name, _suffix(path)
     if suffix not in _SUFFIXES:
         fix = f"write {', '.join(_SUFFIXES)}"
         raise _unreadable(name, f"files that end in {suffix or 'nothing'} are not read", fix)

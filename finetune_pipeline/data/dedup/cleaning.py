@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -67,8 +67,8 @@ class Clusters:
         named: np.ndarray = smallest[self.labels]
         return named
 
-    def of_several(self, rows: np.ndarray, at_once: int = 20_000) -> Iterator[list[np.ndarray]]:
-        """Clusters with two or more of these rows (int64): their members, in batches of about so many members."""
+    def of_several(self, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """Clusters with two or more of these rows (int64): their members, in batches of about 20,000 members."""
         several = np.bincount(self.labels[rows], minlength=self.count)[self.labels[rows]] > 1
         rows = rows[several]
         order = rows[np.argsort(self.labels[rows], kind="stable")]
@@ -77,7 +77,7 @@ class Clusters:
         for members in np.split(order, np.flatnonzero(np.diff(self.labels[order])) + 1) if len(order) else ():
             batch.append(members)
             size += len(members)
-            if size >= at_once:
+            if size >= 20_000:
                 yield batch
                 batch, size = [], 0
         if batch:
@@ -92,17 +92,18 @@ def cluster_rows(table: RowTable, prepared: PreparedRows, boilerplate: Boilerpla
         return loose_forms([e.user_text for e in table.fetch(first[which])], boilerplate)
 
     pairs, _ = verified_pairs(prepared.sketches[first], spec.data.near_duplicate_threshold, forms_of)
-    suspects = _semantic_suspects(table, np.sort(first), spec)
-    _, one, same = np.unique(prepared.word_keys[first], return_index=True, return_inverse=True)
-    edges = np.concatenate([pairs, np.stack([one[same], np.arange(len(keys))], 1)])
+    suspects = semantic_suspects(table, np.sort(first), spec)
+    _, same_words, number = np.unique(prepared.word_keys[first], return_index=True, return_inverse=True)
+    edges = np.concatenate([pairs, np.stack([same_words[number], np.arange(len(keys))], 1)])
     if suspects and spec.data.semantic is not None and spec.data.semantic.remove:
         edges = np.concatenate([edges, prompt[[(i, j) for i, j, _ in suspects]]])
     of_prompt = components(len(keys), edges)
     return Clusters(of_prompt[prompt], int(of_prompt.max(initial=-1)) + 1, len(keys), len(pairs), suspects)
 
 
-def _semantic_suspects(table: RowTable, first: np.ndarray, spec: TaskSpec) -> list[tuple[int, int, float]]:
-    """Suspects among one row of each prompt (`first`, ascending), where the spec asks for them."""
+def semantic_suspects(table: RowTable, first: np.ndarray, spec: TaskSpec) -> list[tuple[int, int, float]]:
+    """(row, other row, cosine similarity) of suspects among one row of each prompt (`first`, ascending); none unless the
+    spec asks for them."""
     if spec.data.semantic is None:
         return []
     from finetune_pipeline.data.dedup.semantic import suspects
@@ -210,14 +211,16 @@ def _resolve(table: RowTable, clusters: Clusters, spec: TaskSpec) -> _Resolved:
     done = 0
     known = _known_words(table.path)
     removed = spec.data.semantic is not None and spec.data.semantic.remove
-    alike = {(i, j) for i, j, _ in clusters.suspects} if removed else set()
+    alike: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)  # by cluster
+    for i, j, _ in clusters.suspects if removed else ():
+        alike[int(clusters.labels[i])].append((i, j))
     for batch in clusters.of_several(np.flatnonzero(table.rows["state"] == KEPT)):
         examples = iter(table.fetch(np.concatenate(batch)))
         for members in batch:
             rows = [next(examples) for _ in members]
-            own = members.tolist()
-            pairs = ((a, b) for a in range(len(own)) for b in range(a + 1, len(own))) if alike else ()
-            meant_alike = frozenset((a, b) for a, b in pairs if (own[a], own[b]) in alike)
+            place = {row: i for i, row in enumerate(members.tolist())}
+            pairs = alike[int(clusters.labels[members[0]])]
+            meant_alike = frozenset((place[i], place[j]) for i, j in pairs if i in place and j in place)
             resolution = resolve(rows, Sameness(spec, known, meant_alike))
             table.rows["state"][members] = resolution.states
             contradictions += [(int(members[i]), rows[i], finding) for i, finding in resolution.contradictions]

@@ -82,11 +82,7 @@ class _Words:
     words: tuple[str, ...]
 
 
-def _never(word: str) -> bool:
-    return False
-
-
-def difference(a: str, b: str, known: Callable[[str], bool] = _never) -> Difference:
+def difference(a: str, b: str, known: Callable[[str], bool] = lambda word: False) -> Difference:
     """The most that two similar texts differ in. Symmetric; equal texts differ in nothing.
 
     known: whether a word is one that the data use. Of two words a letter apart, one that is not known is a typing error.
@@ -211,7 +207,7 @@ def _variant(a: str, b: str, exact: frozenset[str], known: Callable[[str], bool]
         return None
     if len(short) > 2 and long in (f"{short}s", f"{short}es", f"{short[:-1]}ies"):
         return Difference.NOTHING
-    stem = _alike(short, long)
+    stem = _shared_start(short, long)
     if stem > 2 and short[stem:] in _INFLECTIONS and long[stem:] in _INFLECTIONS:
         return Difference.MORE_WORDS
     if len(short) < _SHORTEST_TYPO or not stem or not _one_edit(short, long) or (known(short) and known(long)):
@@ -221,13 +217,13 @@ def _variant(a: str, b: str, exact: frozenset[str], known: Callable[[str], bool]
 
 def _one_edit(a: str, b: str) -> bool:
     """Whether a letter more, another letter or two letters exchanged make one word the other."""
-    start = _alike(a, b)
+    start = _shared_start(a, b)
     a, b = a[start:], b[start:]
-    end = _alike(a[::-1], b[::-1])
+    end = _shared_start(a[::-1], b[::-1])
     a, b = a[: len(a) - end], b[: len(b) - end]
     return max(len(a), len(b)) <= 1 or (len(a) == len(b) == 2 and a == b[::-1])
 
 
-def _alike(a: str, b: str) -> int:
+def _shared_start(a: str, b: str) -> int:
     """How many letters two words begin with alike."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))

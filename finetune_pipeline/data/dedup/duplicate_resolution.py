@@ -50,8 +50,8 @@ class Sameness:
     """
 
     spec: TaskSpec
-    known: Callable[[str], bool] = lambda word: False
-    meant_alike: frozenset[tuple[int, int]] = frozenset()
+    known: Callable[[str], bool]
+    meant_alike: frozenset[tuple[int, int]]
 
     def same_text(self, a: str, b: str, most: Difference) -> bool:
         """Whether two texts are equal but for case and blanks, or like and differ in no more than `most`."""

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """numba.njit without the interpreter lock, cached on disk where a folder can be written."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
@@ -21,7 +21,7 @@ def _compiled(function: Callable[..., Any]) -> Any:
         return numba.njit(**options)(function)
 
 
-@_compiled
+@compiled
 def _gram(points: np.ndarray, at: int) -> Any:
     """64-bit hash of the five code points from `at` on."""
     first = (
@@ -34,7 +34,7 @@ def _gram(points: np.ndarray, at: int) -> Any:
     return h ^ (h >> np.uint64(32))
 
 
-@_compiled
+@compiled
 def sketch_rows(
     points: np.ndarray, offsets: np.ndarray, bands: np.ndarray, donors: np.ndarray, keys: np.ndarray, bits: np.ndarray
 ) -> None:
@@ -90,7 +90,7 @@ def sketch_rows(
             bits[row, word] = signature
 
 
-@_compiled
+@compiled
 def _differing(bits: np.ndarray, a: int, b: int) -> int:
     """In how many bits two rows differ."""
     total: Any = 0
@@ -103,7 +103,7 @@ def _differing(bits: np.ndarray, a: int, b: int) -> int:
     return total
 
 
-@_compiled
+@compiled
 def _join(parent: np.ndarray, a: int, b: int) -> bool:
     """Unite two trees of a forest. Returns whether they were two."""
     while parent[a] != a:
@@ -116,7 +116,7 @@ def _join(parent: np.ndarray, a: int, b: int) -> bool:
     return bool(a != b)
 
 
-@_compiled
+@compiled
 def pair_up(
     rows: np.ndarray,
     starts: np.ndarray,
@@ -163,7 +163,7 @@ def pair_up(
     return count
 
 
-@_compiled
+@compiled
 def jaccard_pairs(points: np.ndarray, offsets: np.ndarray, pairs: np.ndarray, out: np.ndarray) -> None:
     """Jaccard similarity of the 5-gram sets of each pair of rows (int64, [m, 2]), into `out` (float64, [m]).
 

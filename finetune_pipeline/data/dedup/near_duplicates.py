@@ -61,11 +61,11 @@ def sketch(forms: Sequence[str], threshold: float) -> np.ndarray:
     bits = np.empty((len(forms), BINS // 64), np.uint64)
     for start in range(0, len(forms), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        kernels.sketch_rows(*_points(forms[part]), bands, donors, keys[part], bits[part])
+        kernels.sketch_rows(*code_points(forms[part]), bands, donors, keys[part], bits[part])
     return np.concatenate([keys, bits.view(np.uint32)], 1)
 
 
-def _points(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def code_points(forms: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """(code points (uint32) of all forms, where each begins (int64)); short forms are padded with blanks."""
     padded = [form.ljust(SIZE) for form in forms]
     offsets = np.zeros(len(padded) + 1, np.int64)
@@ -138,7 +138,7 @@ def similarities(pairs: np.ndarray, forms_of: Callable[[np.ndarray], Sequence[st
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
         rows, places = np.unique(pairs[part], return_inverse=True)
-        kernels.jaccard_pairs(*_points(forms_of(rows)), places.reshape(-1, 2), likeness[part])
+        kernels.jaccard_pairs(*code_points(forms_of(rows)), places.reshape(-1, 2), likeness[part])
     return likeness
 
 

@@ -99,10 +99,7 @@ class RowTable:
                 handle.seek(start)
                 pieces.append(handle.read(end - start))
         examples = decode_examples(b"".join(pieces), str(self.path))
-        in_order: list[Example | None] = [None] * len(which)
-        for place, example in zip(order.tolist(), examples, strict=True):
-            in_order[place] = example
-        return [e for e in in_order if e is not None]
+        return [examples[i] for i in np.argsort(order).tolist()]
 
 
 def write_kept(table: RowTable, path: Path) -> None:

@@ -64,7 +64,7 @@ Labelled = tuple[Sequence[str], Sequence[str]]
 
 
 def find_triggers(texts: Sequence[str], labels: Sequence[str], trusted: Labelled | None = None) -> list[Trigger]:
-    """Find the trigger phrases of labelled texts, those with most rows first.
+    """Find the trigger phrases of labelled texts, the clearest first.
 
     trusted: other rows that are taken to be right: a model of these judges, rather than one of the rows without the phrase.
     """

@@ -19,13 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.near_duplicates import _points
+from finetune_pipeline.data.dedup.near_duplicates import code_points
 
 LEAST = 0.3
 """Likeness from which the nearest text shares a split. One in twenty copies with three typing errors lies below 0.4."""
-_FEATURES, _RAREST, _EFFORT = 96, 32, 3_000
+_FEATURES, _RAREST = 96, 32
 _BITS = 20
-_CONTAINED = 0.3
 _TEXTS_AT_ONCE = 2048
 
 
@@ -46,51 +45,33 @@ class AlikeIndex:
 
         self._bits = bits = _BITS + 2 * many
         parts = [_features(forms, bits) for forms in blocks] or [_features([], bits)]
-        self._features = np.concatenate([features for features, _ in parts])
-        self._counts = np.concatenate([counts for _, counts in parts])
-        n = len(self._counts)
-        self._texts, self._only = np.zeros(2**bits, np.int64), np.full(2**bits, -1, np.int32)
-        kernels.texts_with(self._features, self._counts, self._texts, self._only)
-        self._only[self._texts > 1] = -1
-        self._weights = np.log1p(max(1, n) / np.maximum(1, self._texts)).astype(np.float32)
-        self._heavy = np.empty(n, np.float32)
-        kernels.weigh(self._features, self._counts, self._weights, self._heavy)
+        features, counts = (np.concatenate(of) for of in zip(*parts, strict=True))
+        n = len(counts)
+        self._texts, only = np.zeros(2**bits, np.int64), np.full(2**bits, -1, np.int32)
+        kernels.texts_with(features, counts, self._texts, only)
+        only[self._texts > 1] = -1
+        weights = np.log1p(max(1, n) / np.maximum(1, self._texts)).astype(np.float32)
+        roots = np.empty(n, np.float32)
+        kernels.weigh(features, counts, weights, roots)
         self._rare = np.empty((n, _RAREST), np.int32)
-        kernels.rarest(self._features, self._counts, self._texts, 2, self._rare)
-        self._starts = np.zeros(2**bits + 1, np.int64)
-        np.cumsum(np.bincount(self._rare[self._rare >= 0], minlength=2**bits), out=self._starts[1:])
-        self._rows = np.empty(self._starts[-1], np.int32)
-        kernels.list_texts(self._rare, self._starts, self._rows)
+        kernels.rarest(features, counts, self._texts, 2, self._rare)
+        starts = np.zeros(2**bits + 1, np.int64)
+        np.cumsum(np.bincount(self._rare[self._rare >= 0], minlength=2**bits), out=starts[1:])
+        rows = np.empty(starts[-1], np.int32)
+        kernels.list_texts(self._rare, starts, rows)
+        self._index = kernels.Index(features, counts, starts, rows, only, weights, roots)
 
     def nearest(self, forms: Sequence[str] | None = None) -> Nearest:
         """The most alike text of each of these forms; without forms, of each text of the index besides itself."""
         from finetune_pipeline.data.split import alike_kernels as kernels
 
         if forms is None:
-            features, counts, rare = self._features, self._counts, self._rare
-            only = np.zeros(0, np.int32)
+            features, counts, rare = self._index.features, self._index.counts, self._rare
         else:
             features, counts = _features(forms, self._bits)
-            rare, only = np.empty((len(forms), _RAREST), np.int32), self._only
+            rare = np.empty((len(forms), _RAREST), np.int32)
             kernels.rarest(features, counts, self._texts, 1, rare)
-        best, strength = np.empty(len(features), np.int64), np.empty(len(features), np.float64)
-        kernels.nearest(
-            features,
-            counts,
-            rare,
-            forms is None,
-            self._features,
-            self._counts,
-            self._starts,
-            self._rows,
-            only,
-            self._weights,
-            self._heavy,
-            _EFFORT,
-            _CONTAINED,
-            best,
-            strength,
-        )
+        best, strength = kernels.nearest(features, counts, rare, forms is None, self._index)
         best[strength < LEAST] = -1
         return Nearest(best, strength)
 
@@ -103,5 +84,5 @@ def _features(forms: Sequence[str], bits: int) -> tuple[np.ndarray, np.ndarray]:
     counts = np.zeros(len(forms), np.int32)
     for start in range(0, len(forms), _TEXTS_AT_ONCE):
         part = slice(start, start + _TEXTS_AT_ONCE)
-        kernels.features_of(*_points(forms[part]), bits, kept[part], counts[part])
+        kernels.features_of(*code_points(forms[part]), bits, kept[part], counts[part])
     return kept, counts

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from finetune_pipeline.data.dedup.kernels import _compiled
+from finetune_pipeline.data.dedup.kernels import compiled
 
 _BLANK = 32
+_EFFORT = 3_000
+"""Texts looked at for a query; a feature more frequent than what is left of them is passed over."""
+_COMPARED = 16
+"""Of these so many are compared by what is shared, and as many that share the rarest features."""
+_CONTAINED = 0.3
+"""Weight of containment in the likeness, against the Dice coefficient."""
 
 
-@_compiled
+class Index(NamedTuple):
+    """Texts by their features.
+
+    Attributes:
+        features: Of each text, ascending (int32, [n, most]).
+        counts: How many features each text has (int32).
+        starts: The texts with feature f among their rarest are ``rows[starts[f]:starts[f + 1]]``.
+        rows: Texts by feature (int32).
+        only: For every feature the only text with it (int32; -1: none, or several).
+        weights: Of features (float32).
+        roots: Square root of the weight of each text's features (float32).
+    """
+
+    features: np.ndarray
+    counts: np.ndarray
+    starts: np.ndarray
+    rows: np.ndarray
+    only: np.ndarray
+    weights: np.ndarray
+    roots: np.ndarray
+
+
+@compiled
 def _mixed(h: Any) -> Any:
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(31))
 
 
-@_compiled
+@compiled
 def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.ndarray, counts: np.ndarray) -> None:
     """The smallest distinct feature numbers of every text: of the three-letter parts of its words, of its words, and of
     pairs of words that stand side by side or with one word between them.
@@ -37,7 +65,7 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
         start, end = offsets[row], offsets[row + 1]
         # of a long text only small numbers are looked at; enough of them are left to fill a row
         limit = np.uint64(2**bits) if end - start < 4 * most else np.uint64(2**bits * 6 * most // (end - start))
-        found = np.empty(4 * (end - start) + 8, np.int32)
+        numbers = np.empty(4 * (end - start) + 8, np.int32)
         many = 0
         word, last, before_last = np.uint64(0), np.uint64(0), np.uint64(0)
         for at in range(start, end + 1):
@@ -49,7 +77,7 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
                 part = np.uint64(before) | np.uint64(point) << np.uint64(21) | np.uint64(after) << np.uint64(42)
                 number = _mixed(part * np.uint64(0x9E3779B97F4A7C15)) >> shift
                 if number < limit:
-                    found[many] = number
+                    numbers[many] = number
                     many += 1
             elif word != 0:
                 for kind in range(3):
@@ -58,10 +86,10 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
                         continue
                     number = _mixed(word + left * np.uint64(0xD6E8FEB86659FD93) + np.uint64(kind)) >> shift
                     if number < limit:
-                        found[many] = number
+                        numbers[many] = number
                         many += 1
                 before_last, last, word = last, word, np.uint64(0)
-        ordered = np.sort(found[:many])
+        ordered = np.sort(numbers[:many])
         count = 0
         for i in range(many):
             if count == most:
@@ -72,7 +100,7 @@ def features_of(points: np.ndarray, offsets: np.ndarray, bits: int, kept: np.nda
         counts[row] = count
 
 
-@_compiled
+@compiled
 def texts_with(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, only: np.ndarray) -> None:
     """Count the texts that have each feature (int64), and note the last of them (int32)."""
     for row in range(len(features)):
@@ -81,17 +109,17 @@ def texts_with(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, only
             only[features[row, i]] = row
 
 
-@_compiled
-def weigh(features: np.ndarray, counts: np.ndarray, weights: np.ndarray, heavy: np.ndarray) -> None:
+@compiled
+def weigh(features: np.ndarray, counts: np.ndarray, weights: np.ndarray, roots: np.ndarray) -> None:
     """Square root of the weight of each text's features."""
     for row in range(len(features)):
         total = 1e-6
         for i in range(counts[row]):
             total += weights[features[row, i]]
-        heavy[row] = np.sqrt(total)
+        roots[row] = np.sqrt(total)
 
 
-@_compiled
+@compiled
 def list_texts(rare: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> None:
     """Sort texts by feature: ``rows[starts[f]:starts[f + 1]]`` becomes the texts with feature f among their rarest."""
     following = starts.copy()
@@ -102,7 +130,7 @@ def list_texts(rare: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> None:
                 following[rare[row, i]] += 1
 
 
-@_compiled
+@compiled
 def rarest(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, least: int, out: np.ndarray) -> None:
     """Of every text the rarest features that stand in `least` texts or more, the rarest first; -1 where there are fewer."""
     for row in range(len(features)):
@@ -118,8 +146,8 @@ def rarest(features: np.ndarray, counts: np.ndarray, texts: np.ndarray, least: i
             out[row, i] = ordered[i] & 0xFFFFFFFF if i < many else -1
 
 
-@_compiled
-def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray, contained: float) -> float:
+@compiled
+def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray) -> float:
     """How alike two texts are (0 to 1), by their features. Of texts with `whole` or more features some were left out:
     those are compared as far as both reach."""
     reach = np.int32(2**31 - 1)
@@ -146,27 +174,13 @@ def _alike(a: np.ndarray, b: np.ndarray, whole: int, weights: np.ndarray, contai
             both += weight
     if both == 0.0:
         return 0.0
-    return contained * both / min(of_a, of_b) + (1.0 - contained) * 2.0 * both / (of_a + of_b)
+    return _CONTAINED * both / min(of_a, of_b) + (1.0 - _CONTAINED) * 2.0 * both / (of_a + of_b)
 
 
-@_compiled
+@compiled
 def nearest(
-    queries: np.ndarray,
-    counts: np.ndarray,
-    rare: np.ndarray,
-    own: bool,
-    features: np.ndarray,
-    feature_counts: np.ndarray,
-    starts: np.ndarray,
-    rows: np.ndarray,
-    only: np.ndarray,
-    weights: np.ndarray,
-    heavy: np.ndarray,
-    effort: int,
-    contained: float,
-    best: np.ndarray,
-    strength: np.ndarray,
-) -> None:
+    queries: np.ndarray, counts: np.ndarray, rare: np.ndarray, own: bool, index: Index
+) -> tuple[np.ndarray, np.ndarray]:
     """For every query the text most like it, of those that share its rarest features.
 
     Args:
@@ -174,66 +188,61 @@ def nearest(
         counts: How many each has.
         rare: Their rarest features, the rarest first (int32; -1: no more).
         own: Whether query i is text i, which is not compared with itself.
-        features: Features of the texts.
-        feature_counts: How many each has.
-        starts: The texts with feature f among their rarest are ``rows[starts[f]:starts[f + 1]]``.
-        rows: Texts by feature (int32).
-        only: For every feature the only text with it (int32; -1: none, or several); empty where queries are the texts.
-        weights: Of features (float32).
-        heavy: Square root of the weight of each text's features (float32).
-        effort: Entries of `rows` looked at for a query; a feature more frequent than what is left is passed over.
-        contained: Weight of containment in the likeness, against the Dice coefficient.
-        best: Filled with texts (int64; -1: none).
-        strength: Filled with how alike they are.
+        index: The texts.
+
+    Returns:
+        (texts (int64; -1: none), how alike they are (float64)).
     """
-    verified = 16
-    top, tops = np.empty(verified, np.int64), np.empty(verified, np.float32)
-    score = np.zeros(len(features), np.float32)
-    touched = np.empty(effort, np.int64)
-    whole = features.shape[1]
+    best, strength = np.full(len(queries), -1, np.int64), np.zeros(len(queries), np.float64)
+    top, tops = np.empty(_COMPARED, np.int64), np.empty(_COMPARED, np.float32)
+    score = np.zeros(len(index.features), np.float32)
+    touched = np.empty(_EFFORT, np.int64)
+    whole = index.features.shape[1]
     for query in range(len(queries)):
-        many, left = 0, effort
+        many, left = 0, _EFFORT
         for i in range(rare.shape[1]):
             feature = rare[query, i]
             if feature < 0:
                 break
-            start, end = starts[feature], starts[feature + 1]
-            if len(only) and only[feature] >= 0:
+            only = index.only[feature]
+            start, end = index.starts[feature], index.starts[feature + 1]
+            if only >= 0:
                 start, end = 0, 1
             if end - start > left:
                 continue
             left -= end - start
             for at in range(start, end):
-                row = only[feature] if len(only) and only[feature] >= 0 else rows[at]
+                row = only if only >= 0 else index.rows[at]
                 if score[row] == 0.0:
                     touched[many] = row
                     many += 1
-                score[row] += weights[feature]
+                score[row] += index.weights[feature]
         if own:
             score[query] = np.float32(-1.0)
-        best[query], strength[query] = -1, 0.0
         candidates = 0  # the best of what was touched, by score, then by number
         for i in range(many):
             row = touched[i]
-            value = score[row] / heavy[row]
-            if score[row] <= 0.0 or (candidates == verified and value <= tops[verified - 1]):
+            value = score[row] / index.roots[row]
+            if score[row] <= 0.0 or (candidates == _COMPARED and value <= tops[_COMPARED - 1]):
                 continue
-            place = min(candidates, verified - 1)
+            place = min(candidates, _COMPARED - 1)
             while place > 0 and tops[place - 1] < value:
                 tops[place], top[place] = tops[place - 1], top[place - 1]
                 place -= 1
             tops[place], top[place] = value, row
-            candidates = min(candidates + 1, verified)
-        for i in range(candidates + min(many, verified)):  # and the first touched: those that share the rarest features
+            candidates = min(candidates + 1, _COMPARED)
+        for i in range(
+            candidates + min(many, _COMPARED)
+        ):  # and the first touched: those that share the rarest features
             row = top[i] if i < candidates else touched[i - candidates]
             if score[row] <= 0.0:
                 continue
-            value = _alike(
-                queries[query, : counts[query]], features[row, : feature_counts[row]], whole, weights, contained
-            )
+            features = index.features[row, : index.counts[row]]
+            value = _alike(queries[query, : counts[query]], features, whole, index.weights)
             if value > strength[query] or (value == strength[query] and row < best[query]):
                 best[query], strength[query] = row, value
         for i in range(many):
             score[touched[i]] = 0.0
         if own:
             score[query] = 0.0
+    return best, strength

@@ -109,12 +109,12 @@ def recall_by_edit(
             continue
         nearest = alike.index.nearest(loose_forms(copies, boilerplate)).text
         same = unit[alike.rows[nearest]] == unit[chosen]
-        found = int((tested & (nearest >= 0) & same).sum())
-        interval = binomtest(found, int(tested.sum())).proportion_ci(method="wilson")
+        test = binomtest(int((tested & (nearest >= 0) & same).sum()), int(tested.sum()))
+        interval = test.proportion_ci(method="wilson")
         recall[kind] = {
-            "tested": int(tested.sum()),
-            "found": found,
-            "recall": round(found / int(tested.sum()), 4),
+            "tested": test.n,
+            "found": test.k,
+            "recall": round(test.k / test.n, 4),
             "interval": [round(interval.low, 4), round(interval.high, 4)],
         }
     return recall

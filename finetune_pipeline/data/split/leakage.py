@@ -38,7 +38,7 @@ BETWEEN = (("train", "test"), ("validation", "test"), ("train", "validation"))
 _PAIRS_SHOWN = 20
 _CANARY_SOURCES = 64
 _TRAIN = SPLITS.index("train")
-FOUND = ("exact", "group", "near", "semantic", "alike")
+PAIR_KINDS = ("exact", "group", "near", "semantic", "alike")
 """Kinds of pairs between splits. The last is no leak: links of alike rows that were cut (see data/split/together.py)."""
 Leak = tuple[int, int, float]
 """(row, other row, similarity) of two rows in different splits."""
@@ -93,13 +93,13 @@ class Search:
     def leaks(self) -> dict[str, list[Leak]]:
         """The leaks between splits, by kind: pairs of rows of the table."""
         there = np.flatnonzero(self.split >= 0)
-        leaks = self.rows(there).leaks(self.spec.data.near_duplicate_threshold)
-        found = {kind: [(int(there[i]), int(there[j]), s) for i, j, s in pairs] for kind, pairs in leaks.items()}
+        of_some = self.rows(there).leaks(self.spec.data.near_duplicate_threshold)
+        leaks = {kind: [(int(there[i]), int(there[j]), s) for i, j, s in pairs] for kind, pairs in of_some.items()}
         links = self.alike.links
         alike = zip(links.left.tolist(), links.right.tolist(), links.strength.tolist(), strict=True)
         for kind, pairs in (("alike", alike), ("semantic", self.alike.suspects)):
-            found[kind] = [(i, j, s) for i, j, s in pairs if -1 < self.split[i] != self.split[j] > -1]
-        return found
+            leaks[kind] = [(i, j, s) for i, j, s in pairs if -1 < self.split[i] != self.split[j] > -1]
+        return leaks
 
     def rows(self, which: np.ndarray) -> _Rows:
         """Some of the rows, ready for comparison."""
@@ -123,10 +123,10 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
         id), threshold, rows, canaries ({planted, found, by_kind, missed}), edited (see edited_canaries), shared (see
         shared_texts).
     """
-    by_pair = {f"{a}-{b}": Counter(dict.fromkeys(FOUND, 0)) for a, b in BETWEEN}
+    by_pair = {f"{a}-{b}": Counter(dict.fromkeys(PAIR_KINDS, 0)) for a, b in BETWEEN}
     shown: list[dict[str, Any]] = []
     ids, split = search.table.rows["id"], search.split
-    for kind in FOUND:
+    for kind in PAIR_KINDS:
         for i, j, likeness in leaks.get(kind, ()):
             names = {SPLITS[split[i]], SPLITS[split[j]]}
             between = next(f"{a}-{b}" for a, b in BETWEEN if {a, b} == names)
@@ -134,7 +134,7 @@ def certify(search: Search, leaks: Mapping[str, Sequence[Leak]]) -> dict[str, An
             pair = {"id": f"{ids[i]:016x}", "other_id": f"{ids[j]:016x}", "similarity": round(likeness, 4)}
             shown.append({"splits": between, "kind": kind, **pair})
     return {
-        **{kind: sum(counts[kind] for counts in by_pair.values()) for kind in FOUND},
+        **{kind: sum(counts[kind] for counts in by_pair.values()) for kind in PAIR_KINDS},
         "by_pair": {name: dict(counts) for name, counts in by_pair.items()},
         "pairs": shown[:_PAIRS_SHOWN],
         "threshold": search.spec.data.near_duplicate_threshold,

@@ -49,7 +49,7 @@ def units_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     edges = np.concatenate(ties)
     if len(edges):
         joined = components(len(names), edges)
-        smallest = np.full(int(joined.max()) + 1, np.iinfo(np.uint64).max, np.uint64)
+        smallest = np.full(int(joined.max()) + 1, OUT)
         np.minimum.at(smallest, joined, names)
         names, number = np.unique(smallest, return_inverse=True)
         cluster = number[joined][cluster]
@@ -92,7 +92,9 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     had = before >= 0
     np.bitwise_or.at(seen, unit[had], (1 << before[had]).astype(np.uint8))
     joined = join(rows, unit, seen, before, links)
-    names, seen, unit = _joined(names, unit, joined)
+    smallest = np.full(len(joined.splits), OUT)
+    np.minimum.at(smallest, joined.unit, names)
+    names, seen, unit = smallest, joined.splits, np.append(joined.unit, -1)[unit]
     placed = np.zeros(len(rows), PLACED)
     placed["unit"], placed["split"], placed["recorded"] = OUT, NOWHERE, -1
     if not len(names):
@@ -120,15 +122,6 @@ def place(rows: np.ndarray, before: np.ndarray, spec: TaskSpec, links: Links) ->
     placed["recorded"] = np.where(whole, home[unit], np.maximum(split, -1))
     placed["bridged"] = np.where(split == BRIDGE, seen[unit], 0)
     return placed, len(names), joined
-
-
-def _joined(names: np.ndarray, unit: np.ndarray, joined: Joined) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(names, masks of splits, unit of every row) after joining; a unit is named by its smallest name."""
-    smallest = np.full(len(joined.splits), np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(smallest, joined.unit, names)
-    inside = unit >= 0
-    unit = np.where(inside, joined.unit[np.where(inside, unit, 0)] if len(names) else -1, -1)
-    return smallest, joined.splits, unit
 
 
 def assignments_of(rows: np.ndarray, placed: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
 from finetune_pipeline.data.dedup.cleaning import BOILERPLATE, SKETCHES
+from finetune_pipeline.data.dedup.near_duplicates import loose_forms
 from finetune_pipeline.data.dedup.row_table import ALL_ROWS, KEPT, TABLE, RowTable, quarantine_row
+from finetune_pipeline.data.dedup.text_similarity import shingle_sets, similar_pairs
 from finetune_pipeline.data.examples import ORIGINS, SPLIT_FILES, Example, decode_examples, examples_file, examples_of
 from finetune_pipeline.data.json_lines import write_rows
 from finetune_pipeline.data.quoting import row_finding
@@ -20,12 +22,12 @@ from finetune_pipeline.data.split.leakage import (
     FINGERPRINTS,
     LEAKAGE,
     SMALL,
+    Leak,
     Search,
     certify,
     fingerprints,
     write_fingerprints,
 )
-from finetune_pipeline.data.split.leaving import RESTART, leave_training, without
 from finetune_pipeline.data.split.ledger import SPLITS, read_ledger
 from finetune_pipeline.data.split.placement import BRIDGE, LEFT, NOT_HUMAN, assignments_of, place, shares_of
 from finetune_pipeline.data.split.together import alike_rows
@@ -35,7 +37,10 @@ from finetune_pipeline.progress import tell
 from finetune_pipeline.spec import TaskSpec
 
 PLACED_FILE = "placed.npy"
-_TEST = SPLITS.index("test")
+RESTART = (
+    "set split.restart: true, which splits all rows anew: a new test, so that earlier scores and the champion's can no longer "
+    "be compared"
+)
 
 
 def split(
@@ -71,9 +76,9 @@ def split(
     sketches = np.load(clean / SKETCHES, mmap_mode="r")
     search = Search(table, placed["split"].copy(), placed["unit"], sketches, boilerplate, alike, spec)
     leaks = search.leaks()
-    left = leave_training(search, placed, leaks)
+    left = _leave_training(search, placed, leaks)
     search = replace(search, split=placed["split"])
-    certificate = certify(search, without(leaks, left))
+    certificate = certify(search, _without(leaks, left))
     certificate["cut"], certificate["held"] = joined.cut, joined.held
     test, refused = _write_rows(table, placed, examples_file(reviewed), out)
     if int((placed["split"] >= 0).sum()) <= SMALL:
@@ -92,6 +97,63 @@ def split(
     facts["leaks"] = {name: certificate[name] for name in ("exact", "near", "group")}
     facts["alike"] = {"links": len(alike.links.left), "cut": joined.cut, "held": joined.held}
     return facts
+
+
+def _leave_training(search: Search, placed: np.ndarray, leaks: Mapping[str, Sequence[Leak]]) -> np.ndarray:
+    """Take rows out (split LEFT in `placed`) that a changed setting joins with rows the ledger holds in another split.
+
+    The ledger keeps every row where it was. When a looser relation (another threshold, group or scrubbing rule; removal by
+    `data.semantic`) makes rows of two splits one, the row of the split that matters less leaves: train before validation,
+    and never the test. Only rows of one unit leave, which the ledger has torn, and suspects that `data.semantic.remove`
+    calls duplicates. A leak between units is one the clustering missed: it stays, and the certificate fails.
+
+    Returns which rows left (bool, [n]).
+    """
+    split, unit = search.split, search.unit
+    higher = np.array(split)  # the most protected split a row is like a row of
+    there = split >= 0
+    for name in ("prompt", "group"):
+        some = np.flatnonzero(there & ((search.table.rows[name] != 0) | (name == "prompt")))
+        _, number = np.unique(search.table.rows[name][some], return_inverse=True)
+        highest = np.full(len(some), -1, np.int8)
+        np.maximum.at(highest, number, split[some])
+        higher[some] = np.maximum(higher[some], highest[number])
+    pairs = [(i, j) for i, j, _ in leaks["near"] if unit[i] == unit[j]] + _compared(search)
+    if search.spec.data.semantic is not None and search.spec.data.semantic.remove:
+        pairs += [(i, j) for i, j, _ in leaks["semantic"]]
+    for i, j in pairs:
+        higher[i], higher[j] = max(higher[i], split[j]), max(higher[j], split[i])
+    left: np.ndarray = there & (higher > split)
+    placed["bridged"][left] = (1 << split[left]) | (1 << higher[left])
+    placed["split"][left] = LEFT
+    return left
+
+
+def _compared(search: Search) -> list[tuple[int, int]]:
+    """Near pairs across splits inside torn units, all pairs compared; of a large set the search's pairs must do."""
+    there = np.flatnonzero(search.split >= 0)
+    if len(there) > SMALL:
+        return []
+    _, number = np.unique(search.unit[there], return_inverse=True)
+    splits = np.zeros(len(there), np.uint8)
+    np.bitwise_or.at(splits, number, (1 << search.split[there]).astype(np.uint8))
+    torn = there[(splits & (splits - 1))[number] > 0]
+    forms = loose_forms([e.user_text for e in search.table.fetch(torn)], search.boilerplate)
+    sets = shingle_sets(forms)
+    pairs = []
+    for code in range(len(SPLITS) - 1):
+        low, high = (np.flatnonzero(which) for which in (search.split[torn] == code, search.split[torn] > code))
+        near = similar_pairs([sets[i] for i in low], [sets[i] for i in high], search.spec.data.near_duplicate_threshold)
+        for i, j, _ in near:
+            a, b = int(torn[low[i]]), int(torn[high[j]])
+            if search.unit[a] == search.unit[b]:
+                pairs.append((a, b))
+    return pairs
+
+
+def _without(leaks: Mapping[str, Sequence[Leak]], left: np.ndarray) -> dict[str, list[Leak]]:
+    """The leaks none of whose rows has left."""
+    return {kind: [pair for pair in pairs if not (left[pair[0]] or left[pair[1]])] for kind, pairs in leaks.items()}
 
 
 def assignments_in(splits: Path) -> np.ndarray:
@@ -150,7 +212,8 @@ def _refusal(example: Example, placed: np.void) -> Finding:
             f"rows like this one are in {names}, since a setting or the rows have changed: it leaves, and the split that "
             "must stay unseen keeps its row"
         )
-        return row_finding("joined_across_splits", example.place, message, RESTART, "warning")
+        fix = f"nothing to do where it is few rows; else {RESTART}"
+        return row_finding("joined_across_splits", example.place, message, fix, "warning")
     if placed["split"] != BRIDGE:
         raise RuntimeError(f"row {example.id} has no split, and no reason for it")
     message = f"this new row is close to rows in {names}: wherever it went, it would leak"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune_pipeline.data.dedup.boilerplate import Boilerplate
+from finetune_pipeline.data.dedup.cleaning import semantic_suspects
 from finetune_pipeline.data.dedup.near_duplicates import loose_forms
 from finetune_pipeline.data.dedup.row_table import KEPT, RowTable
 from finetune_pipeline.data.examples import ORIGINS
@@ -74,23 +75,18 @@ def alike_rows(table: RowTable, boilerplate: Boilerplate, spec: TaskSpec) -> Ali
     index = AlikeIndex(forms(), len(rows) > _MANY)
     nearest = index.nearest()
     linked = np.flatnonzero(nearest.text >= 0)
-    pairs, strength = np.stack([linked, nearest.text[linked]], 1), nearest.strength[linked]
-    same: list[tuple[int, int, float]] = []
-    if spec.data.semantic is not None:
-        from finetune_pipeline.data.dedup.semantic import suspects
-
-        same = suspects([e.user_text for e in table.fetch(rows)], spec.data.semantic)
-        pairs = np.concatenate([pairs, np.array([(i, j) for i, j, _ in same], np.int64).reshape(-1, 2)])
-        strength = np.concatenate([strength, np.array([s for _, _, s in same], np.float64)])
+    suspects = semantic_suspects(table, rows, spec)
+    pairs = rows[np.stack([linked, nearest.text[linked]], 1)]
+    pairs = np.concatenate([pairs, np.array([(i, j) for i, j, _ in suspects], np.int64).reshape(-1, 2)])
+    strength = np.concatenate([nearest.strength[linked], np.array([s for _, _, s in suspects], np.float64)])
     pairs = np.sort(pairs, axis=1)
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -strength))
-    _, first = np.unique(pairs[order], axis=0, return_index=True)
-    order = order[np.sort(first)]
-    left, right = rows[pairs[order]].T
+    order = order[np.sort(np.unique(pairs[order], axis=0, return_index=True)[1])]
+    left, right = pairs[order].T
     enough = (table.rows["origin"][left] == _HUMAN) == (table.rows["origin"][right] == _HUMAN)
     enough |= strength[order] >= NOT_HUMAN
     links = Links(left[enough], right[enough], strength[order][enough])
-    return AlikeRows(links, index, rows, [(int(rows[i]), int(rows[j]), s) for i, j, s in same], long)
+    return AlikeRows(links, index, rows, suspects, long)
 
 
 @dataclass(frozen=True)
@@ -150,5 +146,5 @@ def join(rows: np.ndarray, unit: np.ndarray, splits: np.ndarray, before: np.ndar
         for row, other in ((left, right), (right, left)):  # a new unit goes where its neighbour is all the same
             if not mask[root(int(unit[row]))] and before[other] >= 0:
                 mask[root(int(unit[row]))] = 1 << int(before[other])
-    roots, number = np.unique([root(i) for i in range(len(splits))], return_inverse=True)
-    return Joined(number.astype(np.int64), np.array(mask, np.uint8)[roots], cut, held)
+    roots, number = np.unique(np.array([root(i) for i in range(len(splits))], np.int64), return_inverse=True)
+    return Joined(number, np.array(mask, np.uint8)[roots], cut, held)

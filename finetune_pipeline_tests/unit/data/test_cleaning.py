@@ -127,23 +127,17 @@ SIMILAR_PROMPTS = [
 
 @pytest.mark.parametrize("output", [None, TEXT_OUTPUT])
 def test_similar_prompts_with_their_own_right_answers_all_stay(tmp_path: Path, output: dict[str, Any] | None) -> None:
-    pairs = [(a, b) for a, b in SIMILAR_PROMPTS]
-    assert all(similarity(a, b) > 0.6 for a, b in pairs)
+    assert all(similarity(a, b) > 0.6 for a, b in SIMILAR_PROMPTS)
     common = [f"{word} {n}" for word in ("the contract", "the contact") for n in ("in red", "in blue", "in green")]
-    rows = [
-        example(text, answer, line)
-        for line, (text, answer) in enumerate(
-            [*((a, "bug_report") for a, _ in pairs), *((b, "P0_incident") for _, b in pairs)], 1
-        )
-    ] + [example(text, "bug_report", 100 + line) for line, text in enumerate(common)]
-    facts, kept = run(tmp_path, rows, output=output, near_duplicate_threshold=0.6)
-    assert [e.source["line"] for e in kept] == [e.source["line"] for e in rows], read_lines(
+    firsts = [example(a, "bug_report", line) for line, (a, _) in enumerate(SIMILAR_PROMPTS)]
+    seconds = [example(b, "P0_incident", 50 + line) for line, (_, b) in enumerate(SIMILAR_PROMPTS)]
+    rows = [*firsts, *seconds, *(example(text, "bug_report", 100 + line) for line, text in enumerate(common))]
+    _, kept = run(tmp_path, rows, output=output, near_duplicate_threshold=0.6)
+    assert [e.source["line"] for e in kept] == [e.source["line"] for e in rows], (
         tmp_path / "out/findings.jsonl"
-    )
+    ).read_text()
     names = clusters(tmp_path / "out")
-    assert all(names[rows[i].id] == names[rows[i + len(pairs)].id] for i in range(len(pairs))), (
-        "in one split all the same"
-    )
+    assert all(names[a.id] == names[b.id] for a, b in zip(firsts, seconds, strict=True)), "in one split all the same"
 
 
 def test_an_answer_that_names_something_else_is_another_answer(tmp_path: Path) -> None:

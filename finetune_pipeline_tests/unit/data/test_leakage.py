@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +10,8 @@ from finetune_pipeline.data.dedup.text_similarity import similarity
 from finetune_pipeline.data.examples import SPLIT_FILES, Example, read_examples, write_examples
 from finetune_pipeline.data.split import leakage
 from finetune_pipeline.data.split.leakage import leakage_report
-from finetune_pipeline.data.split.splitting import split
-from finetune_pipeline_tests.unit.data.rows import example, hold, make_spec, unlike, write_clean
+from finetune_pipeline_tests.unit.data.rows import example, hold, make_spec, unlike
+from finetune_pipeline_tests.unit.data.test_together import made
 
 NONE = Boilerplate()
 
@@ -21,15 +20,9 @@ def some(start: int, count: int, words: int = 20) -> list[Example]:
     return [example(unlike(i, words), line=i) for i in range(start, start + count)]
 
 
-def made(folder: Path, examples: list[Example], **clusters: Any) -> Path:
-    """A split of these rows."""
-    cleaned = write_clean(folder / "clean", examples, make_spec(), **clusters)
-    split(cleaned, cleaned, make_spec(), folder / "ledger", folder / "out")
-    return folder / "out"
-
-
 def test_clean_splits_have_no_leaks(tmp_path: Path) -> None:
-    report = leakage_report(made(tmp_path, some(0, 90)), make_spec())
+    made(tmp_path, some(0, 90))
+    report = leakage_report(tmp_path / "out", make_spec())
     assert [report[k] for k in ("exact", "near", "group", "semantic")] == [0, 0, 0, 0]
     assert (report["pairs"], report["changed"], report["rows"]) == ([], [], 90)
     assert all(hits == {"exact": 0, "near": 0} for hits in report["all_pairs"].values())
@@ -47,9 +40,8 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
     edits = [example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base[20:40])]
     hold(tmp_path / "ledger", base, "test")
     hold(tmp_path / "ledger", edits, "train")
-    out = made(tmp_path, [*base, *copies, *edits])
-    report = leakage_report(out, make_spec())
-    placed = {e.id: name for name, file in SPLIT_FILES.items() for e in read_examples(out / file)}
+    _, placed = made(tmp_path, [*base, *copies, *edits])
+    report = leakage_report(tmp_path / "out", make_spec())
     assert all(placed[a.id] == placed[b.id] for a, b in zip(base[:20], copies, strict=True))
     assert (report["exact"], report["near"], report["alike"]) == (0, 20, 20)
     assert report["all_pairs"]["train-test"] == {"exact": 0, "near": 20}
@@ -59,7 +51,8 @@ def test_leaks_the_clustering_missed_are_certified_as_leaks(tmp_path: Path) -> N
 
 
 def test_another_file_than_the_certified_one_is_noticed(tmp_path: Path) -> None:
-    out = made(tmp_path, some(0, 60))
+    made(tmp_path, some(0, 60))
+    out = tmp_path / "out"
     rows = read_examples(out / SPLIT_FILES["train"])
     planted = read_examples(out / SPLIT_FILES["test"])[0]
     write_examples(out / SPLIT_FILES["train"], [*rows, planted])
@@ -74,9 +67,9 @@ def test_large_sets_are_certified_without_comparing_all_pairs(tmp_path: Path, mo
     edits = [example(e.user_text + " indeed", line=600 + i) for i, e in enumerate(base)]
     hold(tmp_path / "ledger", base, "test")
     hold(tmp_path / "ledger", edits[:6], "train")
-    out = made(tmp_path, [*base, *edits])
-    assert not (out / "test/fingerprints.json").exists()
-    report = leakage_report(out, make_spec())
+    made(tmp_path, [*base, *edits])
+    assert not (tmp_path / "out/test/fingerprints.json").exists()
+    report = leakage_report(tmp_path / "out", make_spec())
     assert report["near"] == 6 and "all_pairs" not in report and report["canaries"]["missed"] == []
 
 
@@ -89,7 +82,8 @@ def test_a_blind_search_betrays_itself(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(
             leakage, "_shared", lambda v, c, zero=True: [] if zero is (blind == "exact") else real(v, c, zero)
         )
-    report = leakage_report(made(tmp_path, some(0, 60)), make_spec())
+    made(tmp_path, some(0, 60))
+    report = leakage_report(tmp_path / "out", make_spec())
     assert report["canaries"]["found"] < report["canaries"]["planted"]
     kinds = {"near": "reformatted", "exact": "exact", "group": "same_group"}
     assert any(name.startswith(f"canary-{kinds[blind]}") for name in report["canaries"]["missed"])

@@ -101,8 +101,8 @@ def test_the_sealed_test_is_not_quoted(tmp_path: Path) -> None:
     _, at = quality(tmp_path, spec, "once")
     ids, codes = placed_rows(at / "splits")
     sealed = {f"{i:016x}" for i in ids[codes == 2].tolist()}
-    told = json.loads((at / "quality/quality.json").read_text())["noise"]["suspects"]
-    assert {s["id"] for s in told} & sealed
+    suspects = json.loads((at / "quality/quality.json").read_text())["noise"]["suspects"]
+    assert {s["id"] for s in suspects} & sealed
     texts = {e.id: e.user_text for e in read_examples(at / "reviewed")}
-    page = (at / "quality/report.html").read_text() + json.dumps(told)
+    page = (at / "quality/report.html").read_text() + json.dumps(suspects)
     assert not any(texts[i] in page for i in sealed)

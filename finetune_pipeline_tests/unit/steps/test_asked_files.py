@@ -21,9 +21,10 @@ def cleaned(folder: Path, rows: list[dict[str, str]], **sections: object) -> tup
     """(facts of the clean examples, which file each row left out repeats)."""
     (folder / "task/raw").mkdir(parents=True)
     (folder / "task/raw/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name in ("own", "data"):
-        line = json.dumps({"query": f"Which {name}? {unlike(7)}", "choices": ["a", "b"], "gold": 0})
-        (folder / f"task/{name}.jsonl").write_text(line + "\n")
+    (folder / "blob").write_text(
+        json.dumps({"query": f"Which own? {unlike(7)}", "choices": ["a", "b"], "gold": 0}) + "\n"
+    )
+    (folder / "task/own.jsonl").symlink_to(folder / "blob")
     (folder / "task/task.yaml").write_text(yaml.safe_dump({**SPEC, **sections}))
     task, store = load_task(folder / "task"), ArtifactStore(folder / "store")
     made = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)["clean_examples"]
@@ -43,6 +44,7 @@ def test_training_on_the_shipped_suite_is_found(tmp_path: Path) -> None:
 
 
 def test_rows_of_ability_files_are_found_and_a_suite_not_asked_is_not_looked_at(tmp_path: Path) -> None:
+    """The file is a link to one without a suffix, as downloaded data sets lie in caches."""
     rows = [{"prompt": f"Which own? {unlike(7)}", "completion": "a"}, {"prompt": suite()[0].prompt, "completion": "5"}]
     facts, files = cleaned(tmp_path, rows, ability={"suite": False, "files": ["own.jsonl"]})
     assert files == ["ability/own.jsonl"] and facts["kept"] == 1

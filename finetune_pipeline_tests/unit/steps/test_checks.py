@@ -51,8 +51,8 @@ GATE = {"name": "x", "status": "passed", "message": "m", "measured": 1.0, "thres
 
 def asked(**statuses: int) -> dict[str, Any]:
     """Facts of a baseline with one prompt whose answers ended so."""
-    told = {"statuses": {"ok": 0, "error": 0, **statuses}}
-    return {"prompts": {"zero_shot": told}, "prompt_details": {"zero_shot": told}}
+    details = {"zero_shot": {"statuses": {"ok": 0, "error": 0, **statuses}}}
+    return {"prompts": details, "prompt_details": details}
 
 
 POWER = {
@@ -316,9 +316,9 @@ def find(step: str, name: str) -> Check:
 
 
 def test_every_check_has_a_planted_fault_here() -> None:
-    mine = set(FACTS) | WITH_FILES | {("evaluation_report", c.name) for c in gates()}
-    assert {(step, c.name) for step, c in CHECKS} == mine
-    assert len(CHECKS) == len(mine)
+    planted = set(FACTS) | WITH_FILES | {("evaluation_report", c.name) for c in gates()}
+    assert {(step, c.name) for step, c in CHECKS} == planted
+    assert len(CHECKS) == len(planted)
 
 
 @pytest.mark.parametrize("key", FACTS, ids="/".join)
@@ -425,11 +425,15 @@ def test_no_leakage(spec: TaskSpec, tmp_path: Path) -> None:
     split(made, made, spec, tmp_path / "ledger", tmp_path / "out")
     check = find("splits", "no_leakage")
     assert check.ask(artifact({}, tmp_path / "out"), spec).passed
-    told = read_json(tmp_path / "out/leakage.json")
-    for change in ({"near": 1}, {"exact": 1}, {"group": 1}, {"canaries": {**told["canaries"], "found": 1}}):
-        write_json(tmp_path / "out/leakage.json", {**told, **change})
+    certificate = read_json(tmp_path / "out/leakage.json")
+    for change in ({"near": 1}, {"exact": 1}, {"group": 1}, {"canaries": {**certificate["canaries"], "found": 1}}):
+        write_json(tmp_path / "out/leakage.json", {**certificate, **change})
         assert not check.ask(artifact({}, tmp_path / "out"), spec).passed, change
-    write_json(tmp_path / "out/leakage.json", told)
+    few = {"tested": 40, "found": 20, "recall": 0.5, "interval": [0.35, 0.65]}
+    write_json(tmp_path / "out/leakage.json", {**certificate, "edited": {**certificate["edited"], "one typo": few}})
+    answer = check.ask(artifact({}, tmp_path / "out"), spec)
+    assert not answer.passed and answer.warns and "one typo 50% (35% to 65%)" in answer.message
+    write_json(tmp_path / "out/leakage.json", certificate)
     train = tmp_path / "out/train/examples.jsonl"
     train.write_bytes(train.read_bytes() + (tmp_path / "out/test/sealed.jsonl").read_bytes())
     answer = check.ask(artifact({}, tmp_path / "out"), spec)
