@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from finetune_pipeline.data.scrub import SHAPE_KINDS, find_spans, scrub_text
-from finetune_pipeline_tests.unit.data.scrubbing_rows import Labelled, Marked, labelled_rows, marked_lines
+from finetune_pipeline.data.scrub import SHAPE_KINDS, find_spans
+from finetune_pipeline_tests.unit.data.scrubbing_rows import Labelled, labelled_rows, marked_lines
 
-Finder = Callable[[str], Iterable[tuple[int, int, str]]]
 PROSE = (
     "The committee met on a quiet morning and talked at length about the garden behind the old library. Nobody could "
     "remember who had planted the apple trees, but everyone agreed that they should be kept. A few members wanted benches, "
@@ -47,62 +44,49 @@ class Scores:
     hits: Counter[str] = field(default_factory=Counter)
     right: Counter[str] = field(default_factory=Counter)
 
-    def recall(self, kinds: Iterable[str]) -> float:
-        kinds = list(kinds)
-        return sum(self.found[k] for k in kinds) / max(1, sum(self.labelled[k] for k in kinds))
+    def recall(self, kind: str) -> float:
+        return self.found[kind] / max(1, self.labelled[kind])
 
-    def precision(self, kinds: Iterable[str]) -> float | None:
-        kinds = list(kinds)
-        hits = sum(self.hits[k] for k in kinds)
-        return sum(self.right[k] for k in kinds) / hits if hits else None
+    def precision(self, kind: str) -> float:
+        return self.right[kind] / max(1, self.hits[kind])
 
 
-def score(rows: list[Labelled], finder: Finder) -> Scores:
-    """Counts of a finder's hits against the labels."""
+def score(rows: list[Labelled]) -> Scores:
+    """Counts of the hits against the labels."""
     scores = Scores()
     for row in rows:
-        hits = list(finder(row.text))
+        hits = find_spans(row.text)
         for span in row.spans:
             scores.labelled[span.kind] += 1
             scores.found[span.kind] += any(
-                kind == span.kind and 2 * (min(end, span.end) - max(start, span.start)) >= span.end - span.start
-                for start, end, kind in hits
+                hit.kind == span.kind
+                and 2 * (min(hit.end, span.end) - max(hit.start, span.start)) >= span.end - span.start
+                for hit in hits
             )
-        for start, end, kind in hits:
-            scores.hits[kind] += 1
-            scores.right[kind] += any(s.kind == kind and start < s.end and s.start < end for s in row.spans)
+        for hit in hits:
+            scores.hits[hit.kind] += 1
+            scores.right[hit.kind] += any(
+                s.kind == hit.kind and hit.start < s.end and s.start < hit.end for s in row.spans
+            )
     return scores
 
 
-def microseconds(finder: Finder, texts: list[str], passes: int = 3) -> float:
+def microseconds(texts: list[str], passes: int = 3) -> float:
     """CPU microseconds a text, the best of some passes after a first one that loads what is loaded late."""
-    for text in texts:
-        list(finder(text))
     times = []
-    for _ in range(passes):
+    for _ in range(1 + passes):
         start = time.process_time()
         for text in texts:
-            list(finder(text))
+            find_spans(text)
         times.append(time.process_time() - start)
-    return min(times) / len(texts) * 1e6
+    return min(times[1:]) / len(texts) * 1e6
 
 
-def ours(text: str) -> list[tuple[int, int, str]]:
-    return [(s.start, s.end, s.kind) for s in find_spans(text)]
-
-
-def scrubbed(line: Marked, told: bool) -> str:
-    """The line as scrubbing leaves it; `told`: with the region its section is about."""
-    region = line.section.split()[0]
-    regions = [region] if told and region != "any" else []
-    return scrub_text(line.text, partial(find_spans, regions=regions))
-
-
-def report_marked(name: str, show: bool, told: bool) -> None:
+def report_marked(name: str, show: bool, with_region: bool = False) -> None:
     """Print recall and harm per section of a set with marks."""
     sections: dict[str, Counter[str]] = {}
     for line in marked_lines(name):
-        done = scrubbed(line, told)
+        done = line.scrubbed(with_region)
         missed, harmed = line.missed(done), line.harmed(done)
         sections.setdefault(line.section, Counter()).update(
             lines=1, values=len(line.values), missed=len(missed), harmed=harmed
@@ -122,27 +106,27 @@ def main() -> None:
     arguments = parser.parse_args()
     print("| set | section | lines | values found | lines harmed |\n|---|---|---|---|---|")
     for name in ("ordinary", "secrets", "telephones", "hidden"):
-        report_marked(name, arguments.show, told=False)
+        report_marked(name, arguments.show)
     print("\nwith data.scrub_region set to the section's country")
-    report_marked("telephones", arguments.show, told=True)
+    report_marked("telephones", arguments.show, with_region=True)
     rows = labelled_rows()
-    scores, labels = score(rows, ours), Counter(span.kind for row in rows for span in row.spans)
+    scores = score(rows)
     print(f"\n{len(rows)} labelled texts\n\n| kind | values | recall | precision |\n|---|---|---|---|")
     for kind in SHAPE_KINDS:
-        print(f"| {kind} | {labels[kind]} | {scores.recall([kind]):.2f} | {scores.precision([kind]) or 0:.2f} |")
-    print(f"\na labelled text: {microseconds(ours, [row.text for row in rows]):.0f} µs")
+        print(f"| {kind} | {scores.labelled[kind]} | {scores.recall(kind):.2f} | {scores.precision(kind):.2f} |")
+    print(f"\na labelled text: {microseconds([row.text for row in rows]):.0f} µs")
     for name, text in (("prose", PROSE), ("prose with numbers and dates", NUMBERS)):
-        print(f"{name}, {len(text)} characters, no hit: {microseconds(ours, [text] * 2000):.1f} µs")
+        print(f"{name}, {len(text)} characters, no hit: {microseconds([text] * 2000):.1f} µs")
     for path in arguments.lines:
         _print_hits(path)
 
 
 def _print_hits(path: Path) -> None:
     lines = path.read_text("utf-8", "replace").splitlines()
-    hits = [(number, kind, line[start:end]) for number, line in enumerate(lines, 1) for start, end, kind in ours(line)]
-    print(f"\n{path}: {len(lines)} lines, {len(hits)} hits, {microseconds(ours, lines, 1):.1f} µs a line")
-    for number, kind, value in hits:
-        print(f"  {number}: {kind}: {value}")
+    hits = [(number, line, hit) for number, line in enumerate(lines, 1) for hit in find_spans(line)]
+    print(f"\n{path}: {len(lines)} lines, {len(hits)} hits, {microseconds(lines, 1):.1f} µs a line")
+    for number, line, hit in hits:
+        print(f"  {number}: {hit.kind}: {line[hit.start : hit.end]}")
 
 
 if __name__ == "__main__":

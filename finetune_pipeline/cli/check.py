@@ -66,8 +66,8 @@ def check(task: str, as_json: bool) -> int:
     asked = [*made.values(), quality] if validated["kept"] else [made[step] for step in STEPS[:2]]
     answers = _answers(loaded, asked, advice)
     stops = [f"{name}: {message}" for mark, name, message in answers if mark == STOPS]
-    told = [*(made[step].folder for step in STEPS[1:]), folder] if validated["kept"] else [asked[-1].folder]
-    rules = _by_rule(told, folder / "findings.jsonl")
+    folders = [*(made[step].folder for step in STEPS[1:]), folder] if validated["kept"] else [asked[-1].folder]
+    rules = _by_rule(folders, folder / "findings.jsonl")
     power = power_bounds(loaded.spec, round(len(rows) * loaded.spec.split.test))
     if as_json:
         emit(
@@ -81,7 +81,7 @@ def check(task: str, as_json: bool) -> int:
                 "quality": quality.facts,
                 "learnable": signal,
                 "power": power,
-                "rules": {rule: {"count": len(rows), "examples": rows[:EXAMPLES]} for rule, rows in rules.items()},
+                "rules": {rule: {"count": len(hits), "examples": hits[:EXAMPLES]} for rule, hits in rules.items()},
                 "folder": str(folder),
                 "full_list": str(folder / "findings.jsonl"),
             }
@@ -94,7 +94,7 @@ def check(task: str, as_json: bool) -> int:
     say()
     for mark, name, message in answers:
         say(f"{mark:5} {name:24} {message}")
-    _show_rules({rule: found for rule, found in rules.items() if rule not in {f.rule for f in unread}})
+    _show_rules({rule: hits for rule, hits in rules.items() if rule not in {f.rule for f in unread}})
     if validated["kept"]:
         say(f"\n{power['sentence']}")
     say(f"\nall findings, and the report as a page: {folder}")

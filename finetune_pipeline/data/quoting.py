@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from finetune_pipeline.data.scrub import scrub_text
+from finetune_pipeline.data.scrub import Finder, find_spans, scrub_text
 from finetune_pipeline.findings import Finding, Severity
 
 _PLAIN = re.compile(r"[a-zA-Z_]{1,40}")
@@ -16,11 +16,11 @@ def row_finding(rule: str, place: str, message: str, fix: str, severity: Severit
     return Finding(f"data.{rule}", severity, place, message, fix)
 
 
-def quoted(value: Any, limit: int = 60) -> str:
+def quoted(value: Any, limit: int = 60, find: Finder = find_spans) -> str:
     """A value of unknown origin as a message may show it: scrubbed, cut, with odd characters escaped."""
     if isinstance(value, str):
         if not _PLAIN.fullmatch(value):
-            value = scrub_text(value[:1000])
+            value = scrub_text(value[:1000], find)
         return repr(value if len(value) <= limit else value[: limit - 1] + "…")
     return {dict: "an object", list: "a list", bool: "true/false", type(None): "null"}.get(
         type(value), repr(value)[:limit]

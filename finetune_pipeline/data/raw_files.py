@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
@@ -137,9 +137,8 @@ def collect_raw(task: Task, out: Path, production: Path | None = None, asked: Na
         digest = digest_file(copy)
         if name != PRODUCTION_FILE:
             digests.append((name, digest))
-        files.append(
-            {"file": name, "sha256": digest, "bytes": copy.stat().st_size, **_described(copy, name, task.spec)}
-        )
+        detected = asdict(detect(copy, name, task.spec))
+        files.append({"file": name, "sha256": digest, "bytes": copy.stat().st_size, **detected})
     benchmarks = [*benchmark_paths(task), *asked]
     for name, path in benchmarks:
         digests.append((f"{BENCHMARKS}/{name}", digest_file(_copied(path, out / BENCHMARKS / name))))
@@ -158,48 +157,31 @@ def _copied(path: Path, copy: Path) -> Path:
     return copy
 
 
-def _described(path: Path, name: str, spec: TaskSpec) -> dict[str, Any]:
-    detected = detect(path, name, spec)
-    return {
-        "lines": detected.lines,
-        "container": detected.container,
-        "compressed": detected.compressed,
-        "shape": detected.shape,
-        "reason": detected.reason,
-    }
-
-
 @dataclass(frozen=True)
 class Detected:
     """What a file looks like.
 
     Attributes:
-        container: json_lines, json, csv, parquet or unknown.
+        lines: Lines of a text, rows of any other file.
+        container: json_lines, json, csv, parquet, workbook or unknown.
         compressed: Whether it is gzipped.
         shape: A format of the registry, mapped, mixed or unknown.
         reason: One sentence.
-        lines: Lines of a text, rows of any other file.
-        details: The dialect of a table (delimiter, quote, header, columns).
     """
 
+    lines: int
     container: str
     compressed: bool
     shape: str
     reason: str
-    lines: int = 0
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
     """Look at the first rows of a raw file."""
     container, seen = look_at(path, file, spec)
     compressed, lines = seen.compressed, seen.lines
-    details: dict[str, Any] = {}
-    if container.dialect is not None and not container.dialect.problem:
-        d = container.dialect
-        details = {"delimiter": d.delimiter, "quote": d.quote, "header": d.header, "columns": list(d.columns)}
     if container.kind == "unknown" or (container.dialect is not None and container.dialect.problem):
-        return Detected(container.kind, compressed, "unknown", container.why, lines, details)
+        return Detected(lines, container.kind, compressed, "unknown", container.why)
     mapping = mapping_of(spec)
     counts: Counter[str] = Counter()
     rows = (record for record in read_records(path, file, spec, (container, seen)) if record.about != "file")
@@ -217,15 +199,12 @@ def detect(path: Path, file: str, spec: TaskSpec) -> Detected:
             counts[shape] += 1
     why = f"{'gzip; ' if compressed else ''}{container.why}{'' if is_utf8(seen.encoding) else f'; in {seen.encoding}'}"
     if not records:
-        return Detected(container.kind, compressed, "unknown", f"{why}; the file holds no rows", lines, details)
+        return Detected(lines, container.kind, compressed, "unknown", f"{why}; the file holds no rows")
     held = {**{name: of.described for name, of in FORMATS.items()}, "mapped": "what data.fields names"}
-    formats = (
-        " and ".join(f"{n} hold {held[shape]}" for shape, n in counts.most_common()) or "none is in a known format"
-    )
+    formats = " and ".join(f"{n} hold {held[shape]}" for shape, n in counts.most_common())
+    why += f"; of the first {len(records)} rows {formats or 'none is in a known format'}"
     shape = "unknown" if not counts else next(iter(counts)) if len(counts) == 1 else "mixed"
-    return Detected(
-        container.kind, compressed, shape, f"{why}; of the first {len(records)} rows {formats}", lines, details
-    )
+    return Detected(lines, container.kind, compressed, shape, why)
 
 
 def _decoded(data: bytes) -> Any:

@@ -17,7 +17,7 @@ from finetune_pipeline.data.dedup.row_table import GONE, KEPT, TABLE
 from finetune_pipeline.data.examples import EXAMPLES, ORIGINS, Example, decode_examples, examples_file
 from finetune_pipeline.data.json_lines import decode_line, digest_files, is_blank, read_lines, write_rows
 from finetune_pipeline.data.quoting import quoted, row_finding
-from finetune_pipeline.data.scrub import finder_of, scrub_messages
+from finetune_pipeline.data.scrub import finder_of, scrub_turns
 from finetune_pipeline.data.validate.row_rules import nearest_label
 from finetune_pipeline.findings import Finding, as_rows, count_by_rule
 from finetune_pipeline.spec import TaskSpec
@@ -195,8 +195,7 @@ def _read_decision(row: dict[str, Any], spec: TaskSpec, place: str) -> tuple[Dec
 def _relabelled(example: Example, answer: str, spec: TaskSpec) -> Example:
     messages = [*example.prompt_messages, {"role": "assistant", "content": answer}]
     if not spec.labels and spec.data.scrub != "warn":
-        messages = scrub_messages(messages, find=finder_of(spec.data, names=False))[
-            0
-        ]  # what reviewers write is scrubbed like any other text
+        # what reviewers write is scrubbed like any other text
+        messages = scrub_turns(messages, find=finder_of(spec.data, names=False)).messages
     tags = [*example.tags, *(["relabelled"] if "relabelled" not in example.tags else [])]
     return replace(example, messages=messages, label=answer if spec.labels else None, tags=tags)

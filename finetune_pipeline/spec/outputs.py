@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -104,7 +105,16 @@ def is_outside(path: str, folder: Path | None) -> bool:
     if folder is None:
         return False
     try:
-        found = list(folder.glob(path)) if set("*?[") & set(path) else [folder / path]
-        return any(not p.resolve().is_relative_to(folder.resolve()) for p in found)
+        paths = list(folder.glob(path)) if set("*?[") & set(path) else [folder / path]
+        return any(not p.resolve().is_relative_to(folder.resolve()) for p in paths)
     except (OSError, RuntimeError, ValueError):  # links in a circle, no pattern: told where the file is read
         return False
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether pathlib can look for it: it has a name, and `**` stands alone between slashes."""
+    try:
+        next(Path(os.devnull).glob(pattern), None)
+    except (ValueError, IndexError):
+        return False
+    return True

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from finetune_pipeline.findings import Finding, FindingsError, Severity
 from finetune_pipeline.spec.model import CHAT_TEMPLATES, TaskSpec
-from finetune_pipeline.spec.outputs import is_outside
+from finetune_pipeline.spec.outputs import is_glob, is_outside
 
 Rule = Callable[[TaskSpec, Path], list[Finding]]
 RULES: list[Rule] = []
@@ -93,12 +93,15 @@ def check_other_prompts(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 @rule
 def check_raw_inside_folder(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """A spec reads only below its own folder: task folders are shared, and a glob is no way out of one."""
-    key = "data.raw / ability.files / ability.harness.tasks / logs.path"
-    read = [(glob, folder) for glob in [*spec.data.raw, *spec.ability.files, *spec.ability.harness.tasks]]
-    for glob, links_of in [*read, (spec.logs.path, None)]:  # logs may lie on a disk of their own
-        if is_outside(glob, links_of):
+    ability = [("ability.files", spec.ability.files), ("ability.harness.tasks", spec.ability.harness.tasks)]
+    globs = [("data.raw", spec.data.raw), ("data.benchmarks", spec.data.benchmarks), *ability]
+    for key, glob in [*((key, glob) for key, some in globs for glob in some), ("logs.path", spec.logs.path)]:
+        # logs may lie on a disk of their own
+        if is_outside(glob, None if key == "logs.path" else folder):
             message = f"{glob!r} points outside the task folder"
             yield problem("raw_inside_folder", key, message, "copy the files into the task folder")
+        elif key != "logs.path" and not is_glob(glob):
+            yield problem("glob", key, f"{glob!r} is no glob", "write one such as raw/*.jsonl, or raw/**/*.jsonl")
 
 
 @rule

@@ -14,20 +14,8 @@ _TEXTS = (
     *("sentence", "request", "description", "comment", "review", "document", "subject", "title"),
 )
 _ANSWERS = (
-    *(
-        "label",
-        "completion",
-        "output",
-        "answer",
-        "response",
-        "category",
-        "class",
-        "intent",
-        "tag",
-        "topic",
-        "sentiment",
-    ),
-    *("queue", "target", "summary", "translation", "type"),
+    *("label", "completion", "output", "answer", "response", "category", "class", "intent", "tag", "topic"),
+    *("sentiment", "queue", "target", "summary", "translation", "type"),
 )
 _SPEAKERS = ("role", "from", "speaker", "author", "sender", "participant", "name")
 _NUMBERED = re.compile(r"c\d+")

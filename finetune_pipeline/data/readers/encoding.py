@@ -46,6 +46,12 @@ _ALPHABETS = tuple(
         "éëïóöüáíúèêç",  # Dutch, English
     )
 )
+_USUAL = (
+    *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp850", "cp866", "cp932"),
+    *("cp949", "big5", "gb18030", "euc_jp", "koi8_r", "mac_roman", "mac_cyrillic"),
+    *("iso8859_2", "iso8859_5", "iso8859_7", "iso8859_15"),
+)
+"""Encodings that people's files are in, by charset-normalizer's names."""
 _MAX_ODD = 0.02
 _SAMPLE_LINES = 200
 _STRAY = 0.01
@@ -159,10 +165,12 @@ def survey(path: Path, file: str, spec: TaskSpec) -> Survey:
             else:
                 size -= len(rest)
                 block = rest + block
-        if stream.too_large:
-            return Survey(stream.compressed, size, counts.filled, problem=too_large(file, limit).findings[0])
-    found = Survey(stream.compressed, size, counts.filled, "utf-8", returns)
-    return found if not counts.wrong else _with_encoding(found, counts, file, declared)
+    seen = Survey(stream.compressed, size, counts.filled, "utf-8", returns, problem=_too_large(stream, file, limit))
+    return _with_encoding(seen, counts, file, declared) if counts.wrong and not seen.problem else seen
+
+
+def _too_large(stream: RawStream, file: str, limit: int) -> Finding | None:
+    return too_large(file, limit).findings[0] if stream.too_large else None
 
 
 def _wide(head: bytes) -> str:
@@ -189,12 +197,10 @@ def _wide_survey(path: Path, file: str, encoding: str, limit: int) -> Survey:
             block += source.readline()
             size += len(block)
             counts.add(block)
-        if stream.too_large:
-            return Survey(stream.compressed, size, counts.filled, problem=too_large(file, limit).findings[0])
-    return Survey(stream.compressed, size, counts.filled, encoding)
+    return Survey(stream.compressed, size, counts.filled, encoding, problem=_too_large(stream, file, limit))
 
 
-def _with_encoding(found: Survey, counts: _Lines, file: str, declared: str | None) -> Survey:
+def _with_encoding(seen: Survey, counts: _Lines, file: str, declared: str | None) -> Survey:
     """The survey of a file that is not UTF-8 throughout."""
     stray = counts.wrong <= max(1, _STRAY * counts.filled)
     share = f"{counts.wrong} of {counts.filled} lines are not UTF-8"
@@ -202,22 +208,22 @@ def _with_encoding(found: Survey, counts: _Lines, file: str, declared: str | Non
         message = f"{share}, and {counts.utf8} others are: two encodings are mixed in one file"
         fix = "convert the parts to UTF-8 one by one, then join them"
         mixed = Finding("data.mixed_encodings", "error", file, message, fix)
-        return found if stray else replace(found, notes=(mixed,))
+        return seen if stray else replace(seen, notes=(mixed,))
     if declared is not None:
-        return replace(found, encoding=declared)
+        return replace(seen, encoding=declared)
     if counts.is_western:
         words = dict.fromkeys(w for line in counts.sample for w in _words(line.decode(WESTERN, "replace")))
         shown = ", ".join(quoted(w) for w in list(words)[:5])
         message = f"{share}; the file was read as {WESTERN}, which gives words such as {shown}"
         fix = f"look at the words; nothing to do if they are right, else declare the encoding: {_key('…')}"
         note = Finding("data.encoding_detected", "warning", file, message, fix)
-        return replace(found, encoding=WESTERN, notes=(note,))
+        return replace(seen, encoding=WESTERN, notes=(note,))
     if stray:
-        return found
+        return seen
     guesses = _guesses(counts.sample)
     message = f"{share}, and the encoding cannot be told for sure" + "".join(f"; {e} gives {t}" for e, t in guesses)
     fix = f"save the file as UTF-8, or add the one whose words are right: {_key('…')}"
-    return replace(found, problem=Finding("data.unknown_encoding", "error", file, message, fix))
+    return replace(seen, problem=Finding("data.unknown_encoding", "error", file, message, fix))
 
 
 def _key(encoding: str) -> str:
@@ -235,16 +241,5 @@ def _guesses(sample: list[bytes]) -> list[tuple[str, str]]:
     guesses: dict[str, str] = {}
     for match in from_bytes(b"\n".join(sample), cp_isolation=list(_USUAL)):
         text = quoted(" ".join(list(dict.fromkeys(_words(str(match))))[:3]), 40)
-        guesses.setdefault(text, _USUAL.get(match.encoding, match.encoding))
+        guesses.setdefault(text, re.sub("(iso8859|mac)_", r"\1-", match.encoding))
     return [(encoding, text) for text, encoding in guesses.items()][:4]
-
-
-_USUAL = {
-    **{
-        name: name for name in ("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp850")
-    },
-    **{name: name for name in ("cp866", "koi8_r", "big5", "gb18030", "cp949", "euc_jp")},
-    **{"iso8859_2": "iso8859-2", "iso8859_5": "iso8859-5", "iso8859_7": "iso8859-7", "iso8859_15": "iso8859-15"},
-    **{"mac_roman": "mac-roman", "cp932": "cp932", "mac_cyrillic": "mac-cyrillic"},
-}
-"""Encodings that people's files are in, by charset-normalizer's name."""

@@ -208,9 +208,8 @@ def broken_stream(stream: RawStream, file: str, line: int, raw: bytes = b"", at:
     message = f"{stream.problem}; only what came before line {line} was read"
     if "gzip" in stream.problem:
         return unreadable("bad_gzip", file, line, message, CUT_FIX, raw, at, "rest")
-    return unreadable(
-        "invalid_encoding", file, line, message, "correct data.csv.encoding in task.yaml", raw, at, "rest"
-    )
+    fix = "correct data.csv.encoding in task.yaml"
+    return unreadable("invalid_encoding", file, line, message, fix, raw, at, "rest")
 
 
 CUT_FIX = "copy or download the file again; to go on with what was read: `data: {allow_truncated: true}` in task.yaml"

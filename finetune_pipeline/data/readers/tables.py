@@ -180,15 +180,10 @@ def _record(row: Row, file: str, dialect: Dialect, notes: tuple[Finding, ...]) -
         findings.append(Finding(f"data.{rule}", "error", place, message, fix))
 
     if row.problem:
-        message = (
-            f"a quote ({dialect.quote}) is not closed where the field ends: {row.problem}: {quoted(row.text[:80])}"
-        )
-        fix = "close the quote, or double the quotes inside the field"
-        add(
-            "unclosed_quote",
-            message,
-            f"{fix}; if quotes mean nothing here: `data: {{csv: {{quote: none}}}}` in task.yaml",
-        )
+        message = f"a quote ({dialect.quote}) is not closed where the field ends: {row.problem}"
+        fix = "close the quote, or double the quotes inside the field; if quotes mean nothing here: "
+        fix += "`data: {csv: {quote: none}}` in task.yaml"
+        add("unclosed_quote", f"{message}: {quoted(row.text[:80])}", fix)
     elif len(row.cells) != len(dialect.columns):
         quote = f"quote {dialect.quote}" if dialect.quote else "no quoting"
         message = f"the row has {len(row.cells)} fields, {len(dialect.columns)} are expected"

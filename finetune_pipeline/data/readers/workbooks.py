@@ -16,12 +16,11 @@ from typing import Any
 
 import msgspec
 
-from finetune_pipeline.data.quoting import quoted
+from finetune_pipeline.data.quoting import quoted, row_finding
 from finetune_pipeline.data.readers.containers import with_columns
 from finetune_pipeline.data.readers.encoding import ZIP
 from finetune_pipeline.data.readers.records import CUT_FIX, Record, about_file, too_large, unreadable
 from finetune_pipeline.data.readers.tables import Dialect
-from finetune_pipeline.findings import Finding
 from finetune_pipeline.spec import TaskSpec
 
 _LOOKED_AT = 1000
@@ -35,9 +34,8 @@ def read_workbook(path: Path, file: str, spec: TaskSpec) -> Iterator[Record]:
     """The rows of the sheet that `data.sheet` names, or of the first one; `line` is the sheet's own number of the row."""
     with path.open("rb") as handle:
         if handle.read(len(ZIP)) != ZIP:
-            yield about_file(
-                "unknown_container", file, "it is an old or locked Office file", "save it as .xlsx, unlocked"
-            )
+            message = "it is an old or locked Office file"
+            yield about_file("unknown_container", file, message, "save it as .xlsx, unlocked")
             return
     number = 0
     try:
@@ -106,19 +104,17 @@ def _rows(rows: Iterator[Row], file: str, spec: TaskSpec) -> Iterator[Record]:
         return
     for number, cells, unknown in chain(first[1:] if dialect.header else first, rows):
         value = dict(zip_longest(dialect.columns, cells[:width], fillvalue=""))
-        raw, problem = msgspec.json.encode(value), ""
+        problem = None
         if len(cells) > width:
-            rule, problem = "wrong_field_count", f"the row has {len(cells)} cells, {width} are expected"
+            message = f"the row has {len(cells)} cells, {width} are expected"
             fix = "empty the cells beyond the named columns, or name their columns"
+            problem = row_finding("wrong_field_count", f"{file}:{number}", message, fix)
         elif unknown:
-            rule, problem = "formula_without_value", f"no value is stored for the formula in {', '.join(unknown)}"
+            message = f"no value is stored for the formula in {', '.join(unknown)}"
             fix = "open the workbook in a spreadsheet program, and save it there"
-        if problem:
-            yield Record(
-                number, None, raw, (Finding(f"data.{rule}", "error", f"{file}:{number}", problem, fix),), flat=True
-            )
-        else:
-            yield Record(number, value, raw, flat=True)
+            problem = row_finding("formula_without_value", f"{file}:{number}", message, fix)
+        raw, findings = msgspec.json.encode(value), (problem,) if problem else ()
+        yield Record(number, None if problem else value, raw, findings, flat=True)
 
 
 def _cells(values: Any, formulas: Any) -> Iterator[Row]:

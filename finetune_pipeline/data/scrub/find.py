@@ -38,16 +38,17 @@ _HARMLESS = re.compile(r"""(?ax)
   | \b[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:1[0-9]|20)[0-9]{2}(?![0-9])(?:[T ,]{1,2}[0-9]{1,2}[:.][0-9]{2})?
   | \b(?=[0-9a-f]*[a-f])[0-9a-f]{32,128}\b
 """)
-_PLACEHOLDER = re.compile(r"\[[A-Z]+(?:_[A-Z]+)*_[0-9]{1,6}\]")
+PLACEHOLDER = re.compile(r"\[([A-Z]+(?:_[A-Z]+)*)_([0-9]{1,6})\]")
+"""Kind and number of a value that was replaced."""
 
 
 class _Hits:
-    """Places found so far, none overlapping another."""
+    """Hits in a text, none overlapping another."""
 
     def __init__(self, text: str) -> None:
         self.spans: list[Span] = []
         self._text = text
-        self._closed = [hit.span() for hit in _PLACEHOLDER.finditer(text)] if "[" in text else []
+        self._closed = [hit.span() for hit in PLACEHOLDER.finditer(text)] if "[" in text else []
 
     def add(self, kind: str, places: Iterable[tuple[int, int]]) -> None:
         for start, end in places:

@@ -141,17 +141,8 @@ def _best(installed: Sequence[str]) -> list[str]:
 
 
 def _missing(what: str) -> FindingsError:
-    return FindingsError(
-        [
-            Finding(
-                "data.no_recogniser",
-                "error",
-                "task.yaml: data.scrub_names",
-                f"{what}, and names are to be found",
-                _INSTALL,
-            )
-        ]
-    )
+    message, place = f"{what}, and names are to be found", "task.yaml: data.scrub_names"
+    return FindingsError([Finding("data.no_recogniser", "error", place, message, _INSTALL)])
 
 
 def addresses(text: str) -> Iterator[tuple[int, int]]:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import phonenumbers
 
-BEFORE = 60
-"""Characters before a number that are looked at."""
+BEFORE = 60  # characters before a number that are looked at
 
 _PHONE_NOUN = (
     r"phones?|telephones?|tele[fp]h?oo?n\w*|t[eé]l[eé]phone|tel[eé]fono|t[eé]l|tlf|mobi[el]\w*|m[oó]vil|cell\w*|celular|handy\w*"
@@ -242,19 +241,13 @@ def ibans(text: str) -> Iterator[tuple[int, int]]:
         while end - start >= 15:
             value = text[start:end]
             whole = not text[end : end + 1].isalnum()
-            if (
-                whole
-                and (" " not in value or value.upper() == value)
-                and iban.is_valid(value.replace("-", " "), check_country=False)
-            ):
+            apart = not whole or (" " in value and value.upper() != value)
+            if not apart and iban.is_valid(value.replace("-", " "), check_country=False):
                 yield start, end
                 at = end
                 break
-            end = (
-                max(text.rfind(" ", start, end), text.rfind("-", start, end))
-                if whole or " " in value or "-" in value
-                else 0
-            )
+            grouped = whole or " " in value or "-" in value
+            end = max(text.rfind(" ", start, end), text.rfind("-", start, end)) if grouped else 0
 
 
 def wallets(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -293,32 +286,15 @@ _BORN = re.compile(
     r"|data\sdi\snascita|född|født)|生年月日|誕生日|出生日期)"
     rf"(?:[\W_]{{1,3}}(?:is|was|on|am|the|le|el|em|il|op|dnia|den|le|es|ist|est|é|to|in))*[\W_]{{0,4}}?(?:は)?(?P<date>{_DATE})(?!\w)"
 )
-
-
 BIRTH_WORDS = (
-    "birth",
-    "born",
-    "dob",
-    "d.o.b",
-    "geb",
-    "naci",
-    "nasc",
-    "naiss",
-    "urodz",
-    "né",
-    "nací",
-    "født",
-    "född",
-    "生",
-    "誕",
+    *("birth", "born", "dob", "d.o.b", "geb", "naci", "nasc", "naiss", "urodz"),
+    *("né", "nací", "født", "född", "生", "誕"),
 )
 """One of these is in a text, in lower case, that speaks of a birth."""
 
 
 def birth_dates(text: str) -> Iterator[tuple[int, int]]:
-    """Places of full dates (day, month, year) that are said to be a birth's; ``(born 3 May 1881)``, as reference works
-    have it behind a name, is none.
-    """
+    """Places of full dates said to be a birth's; ``(born 3 May 1881)``, as reference works have it behind a name, is none."""
     for hit in _BORN.finditer(text):
         if text[max(0, hit.start() - 2) : hit.start()].rstrip()[-1:] != "(":
             yield hit.span("date")

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from finetune_pipeline.data.scrub.find import Finder, find_spans
+from finetune_pipeline.data.scrub.find import PLACEHOLDER, Finder, find_spans
 from finetune_pipeline.data.scrub.kinds import KINDS, canonical, fingerprint
 from finetune_pipeline.data.scrub.samples import masked
 
 if TYPE_CHECKING:
     from finetune_pipeline.data.examples import Example
 
-_PLACEHOLDER = re.compile(r"\[([A-Z]+(?:_[A-Z]+)*)_([0-9]{1,6})\]")
 # a JSON text's strings (with the colon that makes one a key) and numbers
 _JSON_PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"(?P<key>\s*:)?|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.S)
 
@@ -55,7 +54,7 @@ class Scrubber:
         self._find = find
         for text in texts:
             if "[" in text:
-                for kind, number in _PLACEHOLDER.findall(text):
+                for kind, number in PLACEHOLDER.findall(text):
                     self._next[kind.lower()] = max(self._next[kind.lower()], int(number))
         self.counts: Counter[str] = Counter()
         self.replacements: list[Replacement] = []
@@ -140,16 +139,8 @@ def scrub_turns(
             if message.get("tool_calls"):
                 turn["tool_calls"] = [_scrub_call(call, scrubber) for call in message["tool_calls"]]
         done.append(turn)
-    counts = {kind: scrubber.counts[kind] for kind in KINDS if scrubber.counts[kind]} if scrubber.counts else {}
+    counts = {kind: scrubber.counts[kind] for kind in KINDS if scrubber.counts[kind]}
     return Scrubbed(done, counts, scrubber.replacements)
-
-
-def scrub_messages(
-    messages: Sequence[Mapping[str, Any]], keep: Sequence[int] = (), find: Finder = find_spans
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """(turns with placeholders, hits per kind): ``scrub_turns`` without a key."""
-    done = scrub_turns(messages, keep, find=find)
-    return done.messages, done.counts
 
 
 def scrub_text(text: str, find: Finder = find_spans) -> str:

@@ -206,25 +206,18 @@ def check_calls(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | No
     findings = []
     offered = {t["function"]["name"] for t in tools or ()}
     open_ids: set[str] = set()
-    for i, message in enumerate(messages):
-        calls = message.get("tool_calls", ())
+    for i, turn in enumerate(messages):
+        calls = turn.get("tool_calls", ())
         if calls:
             open_ids = {c["id"] for c in calls if "id" in c}
         for call in calls:
             name = call["function"]["name"]
             if tools and name not in offered:
                 fix = f"add it to `tools`, or use one of: {', '.join(quoted(n) for n in sorted(offered)[:8])}"
-                findings.append(
-                    row_finding("unknown_tool", place, f"turn {i + 1} calls {quoted(name)}, not a tool", fix)
-                )
-        answered = message.get("tool_call_id")
+                problem = f"turn {i + 1} calls {quoted(name)}, not a tool"
+                findings.append(row_finding("unknown_tool", place, problem, fix))
+        answered = turn.get("tool_call_id")
         if answered and open_ids and answered not in open_ids:
-            findings.append(
-                row_finding(
-                    "bad_tool_call",
-                    place,
-                    f"turn {i + 1} answers the call {quoted(answered)}, which nobody made",
-                    "give the result the id of its call",
-                )
-            )
+            message = f"turn {i + 1} answers the call {quoted(answered)}, which nobody made"
+            findings.append(row_finding("bad_tool_call", place, message, "give the result the id of its call"))
     return findings

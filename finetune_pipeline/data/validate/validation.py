@@ -116,6 +116,7 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
     files = {name: Counter(rows_in=0, kept=0, quarantined=0) for name in paths}
     totals = {name: Counter[str]() for name in ("by_rule", "labels", "ignored", "shapes", "lost", "unknown")}
     totals["labels"].update(dict.fromkeys(spec.labels, 0))
+    find = finder_of(spec.data, names=False)
     names: list[str] = []
     unread: list[dict[str, Any]] = []
 
@@ -143,6 +144,9 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
             done = sum(f["rows_in"] for f in files.values())
             tell("validated_examples", f"{done} rows validated", rows=done)
     rows = {name: sum(f[name] for f in files.values()) for name in ("rows_in", "kept", "quarantined")}
+    unknown: Counter[str] = Counter()
+    for label, n in totals["unknown"].most_common(_LABELS_SHOWN):
+        unknown[quoted(label, find=find)] += n  # two labels may be shown alike
     return {
         **rows,
         "quarantined_share": round(rows["quarantined"] / max(1, rows["rows_in"]), 6),
@@ -152,7 +156,7 @@ def validate(raw: Path, spec: TaskSpec, out: Path) -> dict[str, Any]:
         "files": [{"file": name, **counts} for name, counts in files.items()],
         "ignored_keys": dict(sorted(totals["ignored"].items())),
         "labels_lost": dict(totals["lost"]),
-        "labels_unknown": {quoted(label): n for label, n in totals["unknown"].most_common(_LABELS_SHOWN)},
+        "labels_unknown": dict(unknown),
         "unread": unread,
     }
 
@@ -176,23 +180,25 @@ def validate_block(block: Block, spec: TaskSpec) -> ValidatedBlock:
     lines: list[bytes] = []
     mapping, find = mapping_of(spec), finder_of(spec.data, names=False)
     for record in block.records:
-        if record.about == "file":
-            if block.file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
-                continue  # no correction was made
-            findings = [f.to_dict() for f in record.findings]
-            result.findings += findings
-            result.by_rule.update(f.rule for f in record.findings)
-            result.unread += [{**f, "about": "file"} for f in findings]
-            continue
-        for row in validate_record(record, block.file, spec, mapping):
+        no_row = record.about == "file"
+        if no_row and block.file == PRODUCTION_FILE and record.findings[0].rule == "data.no_rows":
+            continue  # no correction was made
+        rows = (
+            [ValidatedRow(None, [*record.findings])] if no_row else validate_record(record, block.file, spec, mapping)
+        )
+        for row in rows:
             findings = [f.to_dict() for f in row.findings]
-            if record.about == "rest":
-                result.unread += [{**f, "about": "rest"} for f in findings if f["severity"] == "error"]
+            if spec.data.scrub_region:  # what messages quote is scrubbed already, but for national numbers
+                findings = [{**f, "message": scrub_text(f["message"], find)} for f in findings]
+            result.findings += findings
+            result.by_rule.update(f.rule for f in row.findings)
+            if record.about != "row":
+                result.unread += [{**f, "about": record.about} for f in findings if no_row or f["severity"] == "error"]
+            if no_row:
+                continue
             result.rows_in += 1
             result.shapes[row.shape] += 1
             result.ignored.update(row.ignored)
-            result.findings += findings
-            result.by_rule.update(f.rule for f in row.findings)
             if row.example is None:
                 place = {"file": block.file, "line": record.line} | ({"item": record.item} if record.item else {})
                 result.quarantine.append({**place, "raw": _shown(record.raw, find), "findings": findings})
@@ -221,10 +227,8 @@ def validate_record(record: Record, file: str, spec: TaskSpec, mapping: Mapping 
     if record.flat:
         value = _from_cells(value)
     if mapping is None and not isinstance(value, dict):
-        message, fix = (
-            f"the row is {quoted(value)}, not an object",
-            'write one object a row: {"text": "…", "label": "…"}',
-        )
+        message = f"the row is {quoted(value)}, not an object"
+        fix = 'write one object a row: {"text": "…", "label": "…"}'
         return [ValidatedRow(None, [*findings, row_finding("not_an_object", place, message, fix)])]
     rows = mapping.apply(value, file, record.key, place) if mapping else [Mapped(value)]
     by_fields = mapping is not None and mapping.content

@@ -221,14 +221,8 @@ def table() -> File:
 
 def other_encoding() -> File:
     data = "text;label\nCafé;bug_report\n".encode("cp1252") + b"b\x81d;bug_report\n"
-    return File(
-        "b.csv",
-        _bytes(data),
-        make_spec(csv={"encoding": "cp1252"}),
-        [("bytes no cp1252 has", "invalid_encoding", 3)],
-        1,
-        1,
-    )
+    faults = [("bytes no cp1252 has", "invalid_encoding", 3)]
+    return File("b.csv", _bytes(data), make_spec(csv={"encoding": "cp1252"}), faults, 1, 1)
 
 
 def no_table() -> File:
@@ -236,14 +230,8 @@ def no_table() -> File:
 
 
 def nothing_known() -> File:
-    return File(
-        "d.txt",
-        _bytes(b"prose without form\n" * 5),
-        make_spec(),
-        [("no known container", "unknown_container", 0)],
-        0,
-        0,
-    )
+    faults = [("no known container", "unknown_container", 0)]
+    return File("d.txt", _bytes(b"prose without form\n" * 5), make_spec(), faults)
 
 
 def no_rows() -> File:
@@ -278,26 +266,13 @@ def parquet() -> File:
 
 
 def no_parquet() -> File:
-    return File(
-        "b.parquet", _bytes(b"PAR1" + b"\0" * 50 + b"PAR1"), make_spec(), [("broken Parquet", "bad_parquet", 0)], 0, 0
-    )
+    faults = [("broken Parquet", "bad_parquet", 0)]
+    return File("b.parquet", _bytes(b"PAR1" + b"\0" * 50 + b"PAR1"), make_spec(), faults)
 
 
 PLANTED = [
-    json_lines,
-    free_text,
-    document,
-    keyed_document,
-    mapped,
-    table,
-    other_encoding,
-    no_table,
-    nothing_known,
-    no_rows,
-    with_mark,
-    cut_gzip,
-    parquet,
-    no_parquet,
+    *(json_lines, free_text, document, keyed_document, mapped, table, other_encoding, no_table, nothing_known),
+    *(no_rows, with_mark, cut_gzip, parquet, no_parquet),
 ]
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from finetune_pipeline.data.examples import Example
 from finetune_pipeline.data.fields import mapping_of
 from finetune_pipeline.data.readers.any_file import read_records
 from finetune_pipeline.data.readers.records import Record
@@ -18,8 +19,10 @@ from finetune_pipeline.data.validate.validation import (
     validate_record,
 )
 from finetune_pipeline.spec import TaskSpec
+from finetune_pipeline_tests.unit.data.rows import make_spec
 
 FILE = "raw/a.jsonl"
+SPEC = make_spec(max_chars=400)
 
 
 def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
@@ -48,10 +51,22 @@ def validate_file(path: Path, spec: TaskSpec, file: str = "", size: int = 8 << 2
     return whole
 
 
-def validate_row(row: Any, spec: TaskSpec, file: str = FILE) -> ValidatedRow:
+def validate_row(row: Any, spec: TaskSpec = SPEC, file: str = FILE) -> ValidatedRow:
     """The result for one row, or for a line's bytes, at line 7 of the file."""
     data = row if isinstance(row, bytes) else json.dumps(row).encode()
     return validate_record(Record(7, None, data, encoded=True), file, spec, mapping_of(spec))[0]
+
+
+def row_rules(row: Any, spec: TaskSpec = SPEC) -> list[str]:
+    """The rules of the row's findings, sorted."""
+    return sorted(f.rule.removeprefix("data.") for f in validate_row(row, spec).findings)
+
+
+def kept_example(row: Any, spec: TaskSpec = SPEC) -> Example:
+    """The example that the row becomes."""
+    validated = validate_row(row, spec)
+    assert validated.example is not None, validated.findings
+    return validated.example
 
 
 def validate_bytes(folder: Path, data: bytes, spec: TaskSpec, name: str = "a.jsonl", **more: Any) -> ValidatedBlock:

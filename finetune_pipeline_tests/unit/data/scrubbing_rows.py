@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from finetune_pipeline.data.scrub import Span
+from finetune_pipeline.data.scrub import Span, find_spans, scrub_text
 
 PATH = Path(__file__).with_name("scrubbing_fixture.jsonl")
 SETS = Path(__file__).with_name("scrub_sets")
@@ -49,6 +50,12 @@ class Marked:
     text: str
     values: list[str]
     kept: list[str]
+
+    def scrubbed(self, with_region: bool = False) -> str:
+        """The line as scrubbing leaves it; `with_region`: with the country its section begins with."""
+        region = self.section.split()[0]
+        regions = [region] if with_region and region != "any" else []
+        return scrub_text(self.text, partial(find_spans, regions=regions))
 
     def missed(self, scrubbed: str) -> list[str]:
         """Values of which six characters in a row, or the whole of a shorter one, are left in the scrubbed text."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from finetune_pipeline.data.raw_files import detect
+from finetune_pipeline.data.readers.any_file import look_at
 from finetune_pipeline_tests.unit.data.rows import TEXT_OUTPUT, make_spec
 
 
@@ -11,7 +12,8 @@ def test_a_table_and_its_dialect(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'text;label;n\n"a;b";x;1\nc;y;2\n')
     detected = detect(path, "a.csv", make_spec())
-    assert detected.details == {"delimiter": ";", "quote": '"', "header": True, "columns": ["text", "label", "n"]}
+    dialect = look_at(path, "a.csv", make_spec())[0].dialect
+    assert dialect and (dialect.delimiter, dialect.quote, dialect.columns) == (";", '"', ("text", "label", "n"))
     assert (detected.container, detected.shape) == ("csv", "text_label")
     assert "delimiter ';' and quote \" give 3 fields in all of the first 3 lines" in detected.reason
 

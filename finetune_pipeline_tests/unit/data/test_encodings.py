@@ -13,34 +13,23 @@ from finetune_pipeline.data.raw_files import detect
 from finetune_pipeline_tests.unit.data.raw_rows import rules, texts, validate_bytes
 from finetune_pipeline_tests.unit.data.rows import make_spec
 
-SAID = {
-    "French": [
-        "Le café était fermé à Noël, où êtes-vous ?",
-        "Ça ne marche pas, l’accès a été supprimé",
-        "Hôtel très cher",
-    ],
-    "German": [
-        "Die Überweisung ist nicht da",
-        "Größe und Farbe stimmen nicht",
-        "Schöne Grüße – bitte „schnell“ prüfen",
-    ],
-    "Spanish": ["¿Dónde está mi pedido?", "La contraseña no funciona", "Quiero cancelar la suscripción del niño"],
-    "Portuguese": ["Não consigo acessar a conta", "Já são três semanas", "Informações erradas, à loja"],
-    "Danish": ["Jeg håber på hurtigt svar", "Adgangskoden er forkert på forhånd", "Ødelagt vare, æblegrød"],
-    "English": ["It’s broken – don’t ask", "The £20 charge is wrong", "I can’t log in…"],
-    "Polish": ["Zażółć gęślą jaźń", "Nie mogę się zalogować, hasło nie działa", "Książka przyszła uszkodzona"],
-    "Czech": ["Nemohu se přihlásit, heslo nefunguje", "Kde je má objednávka?", "Děkuji za rychlou pomoc"],
-    "Hungarian": ["Nem tudok belépni, a jelszó hibás", "Kettő hete várok rá", "Űrlapot küldtem, előre köszönöm"],
-    "Slovene": [
-        "Kje je moje naročilo? Čakam že več tednov",
-        "Želim vračilo denarja, še enkrat",
-        "Ne morem se prijaviti",
-    ],
-    "Turkish": ["Siparişim nerede?", "Şifrem çalışmıyor, giriş yapamıyorum", "İade istiyorum, lütfen yardım edin"],
-    "Russian": ["Где мой заказ?", "Не могу войти, пароль не работает", "Верните деньги, пожалуйста"],
-    "Greek": ["Πού είναι η παραγγελία μου;", "Δεν μπορώ να συνδεθώ", "Θέλω επιστροφή χρημάτων"],
-    "Japanese": ["注文はどこですか", "ログインできません", "商品が壊れていました"],
-}
+SAID_LINES = """
+French: Le café était fermé à Noël, où êtes-vous ? | Ça ne marche pas, l’accès a été supprimé | Hôtel très cher
+German: Die Überweisung ist nicht da | Größe und Farbe stimmen nicht | Schöne Grüße – bitte „schnell“ prüfen
+Spanish: ¿Dónde está mi pedido? | La contraseña no funciona | Quiero cancelar la suscripción del niño
+Portuguese: Não consigo acessar a conta | Já são três semanas | Informações erradas, à loja
+Danish: Jeg håber på hurtigt svar | Adgangskoden er forkert på forhånd | Ødelagt vare, æblegrød
+English: It’s broken – don’t ask | The £20 charge is wrong | I can’t log in…
+Polish: Zażółć gęślą jaźń | Nie mogę się zalogować, hasło nie działa | Książka przyszła uszkodzona
+Czech: Nemohu se přihlásit, heslo nefunguje | Kde je má objednávka? | Děkuji za rychlou pomoc
+Hungarian: Nem tudok belépni, a jelszó hibás | Kettő hete várok rá | Űrlapot küldtem, előre köszönöm
+Slovene: Kje je moje naročilo? Čakam že več tednov | Želim vračilo denarja, še enkrat | Ne morem se prijaviti
+Turkish: Siparişim nerede? | Şifrem çalışmıyor, giriş yapamıyorum | İade istiyorum, lütfen yardım edin
+Russian: Где мой заказ? | Не могу войти, пароль не работает | Верните деньги, пожалуйста
+Greek: Πού είναι η παραγγελία μου; | Δεν μπορώ να συνδεθώ | Θέλω επιστροφή χρημάτων
+Japanese: 注文はどこですか | ログインできません | 商品が壊れていました
+"""
+SAID = {language: said.split(" | ") for language, said in (x.split(": ") for x in SAID_LINES.strip().splitlines())}
 PLAIN = str.maketrans("’–„“", "'-''")  # what cp850 does not have
 WESTERN = ("French", "German", "Spanish", "Portuguese", "Danish", "English")
 

@@ -11,33 +11,17 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.data import formats
-from finetune_pipeline.data.examples import Example, example_id
+from finetune_pipeline.data.examples import example_id
 from finetune_pipeline.data.fields import check_fields
 from finetune_pipeline.data.formats import FORMATS
 from finetune_pipeline.data.raw_files import detect
-from finetune_pipeline.data.validate.validation import ValidatedRow
-from finetune_pipeline_tests.unit.data.raw_rows import turn, validate_row
+from finetune_pipeline_tests.unit.data.raw_rows import SPEC, kept_example, row_rules, turn, validate_row
 from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec
 
-SPEC = make_spec(max_chars=400)
 TEXT = make_spec(TEXT_OUTPUT, max_chars=400)
 S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
 REFERENCE = Path(__file__).parents[3] / "tools" / "make_reference.py"
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
-
-
-def check(row: Any, spec: Any = SPEC) -> ValidatedRow:
-    return validate_row(row, spec)
-
-
-def rules(row: Any, spec: Any = SPEC) -> list[str]:
-    return sorted(f.rule.removeprefix("data.") for f in check(row, spec).findings)
-
-
-def kept(row: Any, spec: Any = SPEC) -> Example:
-    done = check(row, spec)
-    assert done.example is not None, done.findings
-    return done.example
 
 
 def test_a_chat_with_tools_becomes_canonical() -> None:
@@ -57,7 +41,7 @@ def test_a_chat_with_tools_becomes_canonical() -> None:
         ],
         "tools": [TOOL],
     }
-    done = kept(row, TEXT)
+    done = kept_example(row, TEXT)
     assert done.messages[2] == {
         "role": "assistant",
         "content": "",
@@ -65,9 +49,9 @@ def test_a_chat_with_tools_becomes_canonical() -> None:
     }
     assert done.messages[3] == {"role": "tool", "content": '{"state": "sent"}', "tool_call_id": "c1", "name": "look_up"}
     assert done.tools == [TOOL] and done.id == example_id(done.messages, done.tools)
-    assert rules({**row, "tools": [{"name": "other"}]}, TEXT) == ["unknown_tool"]
+    assert row_rules({**row, "tools": [{"name": "other"}]}, TEXT) == ["unknown_tool"]
     bad = [*row["messages"][:3], turn("tool", "x", tool_call_id="c9"), turn("assistant", "yes")]
-    assert rules({"messages": bad}, TEXT) == ["bad_tool_call"]
+    assert row_rules({"messages": bad}, TEXT) == ["bad_tool_call"]
 
 
 def test_sharegpt_becomes_canonical_with_its_calls() -> None:
@@ -81,7 +65,7 @@ def test_sharegpt_becomes_canonical_with_its_calls() -> None:
         "tools": '[{"name": "look_up", "parameters": {}}]',
         "system": PROMPT,
     }
-    done = kept(row, TEXT)
+    done = kept_example(row, TEXT)
     assert [m["role"] for m in done.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert done.messages[2]["tool_calls"][0]["function"] == {"name": "look_up", "arguments": '{"order":7}'}
     assert done.tools == [{"type": "function", "function": {"name": "look_up", "parameters": {}}}]
@@ -98,22 +82,22 @@ def test_sharegpt_becomes_canonical_with_its_calls() -> None:
     ],
 )
 def test_aliases_and_preference_rows(row: Any, user: str, answer: str, ignored: list[str]) -> None:
-    checked = check(row, TEXT)
+    checked = validate_row(row, TEXT)
     assert checked.example is not None and checked.findings == []
     assert (checked.example.user_text, checked.example.answer, checked.ignored) == (user, answer, ignored)
 
 
 def test_the_system_prompt_is_added_where_it_may_be() -> None:
     spec = make_spec(inject=True)
-    assert kept(chat(system=None), spec).messages == kept(chat()).messages
-    assert rules(chat(system="Other."), spec) == ["wrong_system_prompt"]
-    assert kept({"text": "It broke", "label": "bug_report"}).messages[0]["content"] == SPEC.system_prompt
+    assert kept_example(chat(system=None), spec).messages == kept_example(chat()).messages
+    assert row_rules(chat(system="Other."), spec) == ["wrong_system_prompt"]
+    assert kept_example({"text": "It broke", "label": "bug_report"}).messages[0]["content"] == SPEC.system_prompt
 
 
 def test_other_names_of_roles_are_declared() -> None:
     row = {"messages": [S, turn("USER", "It broke"), turn("SYSTEM", "bug_report")]}
-    assert rules(row) == ["unknown_role", "unknown_role"]
-    assert kept(row, make_spec(roles={"USER": "user", "SYSTEM": "assistant"})).label == "bug_report"
+    assert row_rules(row) == ["unknown_role", "unknown_role"]
+    assert kept_example(row, make_spec(roles={"USER": "user", "SYSTEM": "assistant"})).label == "bug_report"
 
 
 QUESTION_ANSWER = """
@@ -147,10 +131,10 @@ def question_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def test_a_format_is_one_file(tmp_path: Path) -> None:
     row = {"q": "1+1?", "a": "2", "extra": 1}
     spec = make_spec(TEXT_OUTPUT, format="question_answer")
-    checked = check(row, spec)
+    checked = validate_row(row, spec)
     assert checked.example is not None and (checked.example.user_text, checked.example.answer) == ("1+1?", "2")
     assert (checked.shape, checked.ignored, check_fields(spec)) == ("question_answer", ["extra"], [])
-    assert rules({"text": "x", "label": "y"}, spec) == ["unknown_shape"]
+    assert row_rules({"text": "x", "label": "y"}, spec) == ["unknown_shape"]
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     detected = detect(tmp_path / "a.jsonl", "a.jsonl", spec)
     assert detected.shape == "question_answer" and "1 hold a question and its answer" in detected.reason

@@ -35,12 +35,7 @@ def test_snapshot_counts_and_guesses(tmp_path: Path) -> None:
     assert (out / "files/raw/b.jsonl").read_text() == text
     assert b["sha256"] == hashlib.sha256(text.encode()).hexdigest() and b["bytes"] == len(text)
     assert (a["lines"], b["lines"], facts["lines"]) == (1, 3, 4)
-    assert (a["container"], a["shape"], b["container"], b["shape"]) == (
-        "json_lines",
-        "text_label",
-        "json_lines",
-        "mixed",
-    )
+    assert [(f["container"], f["shape"]) for f in (a, b)] == [("json_lines", "text_label"), ("json_lines", "mixed")]
     assert "messages" in b["reason"] and "text" in b["reason"]
     assert facts["digest"] == raw_digest(task(home))
 
@@ -72,22 +67,10 @@ def test_no_match_names_the_globs(tmp_path: Path) -> None:
 
 
 def test_a_glob_without_suffix_takes_what_can_be_read(tmp_path: Path) -> None:
-    for name in (
-        "a.jsonl",
-        "b.CSV",
-        "c.json.gz",
-        "d.parquet",
-        "e.xlsx",
-        "notes.txt",
-        "README",
-        ".hidden.csv",
-        "~$e.xlsx",
-        "gz",
-    ):
-        lay(tmp_path, f"raw/{name}", "x")
-    assert [name for name, _ in raw_paths(task(tmp_path, "raw/*"))] == [
-        *("raw/a.jsonl", "raw/b.CSV", "raw/c.json.gz", "raw/d.parquet", "raw/e.xlsx")
-    ]
+    known = ["raw/a.jsonl", "raw/b.CSV", "raw/c.json.gz", "raw/d.parquet", "raw/e.xlsx"]
+    for name in (*known, "raw/notes.txt", "raw/README", "raw/.hidden.csv", "raw/~$e.xlsx", "raw/gz"):
+        lay(tmp_path, name, "x")
+    assert [name for name, _ in raw_paths(task(tmp_path, "raw/*"))] == known
     assert [name for name, _ in raw_paths(task(tmp_path, "raw/*.txt"))] == ["raw/notes.txt"]
 
 

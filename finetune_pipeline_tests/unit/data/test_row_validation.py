@@ -5,31 +5,12 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_pipeline.data.examples import Example, example_id
-from finetune_pipeline.data.validate.validation import ValidatedRow
-from finetune_pipeline_tests.unit.data.raw_rows import FILE, turn, validate_row
-from finetune_pipeline_tests.unit.data.rows import PROMPT, TEXT_OUTPUT, chat, make_spec
+from finetune_pipeline.data.examples import example_id
+from finetune_pipeline_tests.unit.data.raw_rows import FILE, SPEC, kept_example, row_rules, turn, validate_row
+from finetune_pipeline_tests.unit.data.rows import PROMPT, chat, make_spec
 
-SPEC = make_spec(max_chars=400)
 JSON_OUTPUT = {"kind": "json", "json_schema": {}}
-TEXT = make_spec(TEXT_OUTPUT, max_chars=400)
 S, U, A = turn("system", PROMPT), turn("user", "It broke again"), turn("assistant", "bug_report")
-
-
-def check(row: Any, spec: Any = SPEC, file: str = FILE) -> ValidatedRow:
-    return validate_row(row, spec, file)
-
-
-def rules(row: Any, spec: Any = SPEC) -> list[str]:
-    return sorted(f.rule.removeprefix("data.") for f in check(row, spec).findings)
-
-
-def kept(row: Any, spec: Any = SPEC) -> Example:
-    done = check(row, spec)
-    assert done.example is not None, done.findings
-    return done.example
-
-
 DIALOGUE = {
     "dialogue_id": "1_00000",
     "turns": [{"speaker": "USER", "utterance": "It broke"}, {"speaker": "SYSTEM", "utterance": "bug_report"}],
@@ -73,7 +54,7 @@ DIALOGUE_FIX = (
     ],
 )
 def test_messages_say_what_and_how_to_fix(row: Any, said: str, fix: str) -> None:
-    finding = next(f for f in check(row).findings if f.severity == "error")
+    finding = next(f for f in validate_row(row).findings if f.severity == "error")
     assert said in finding.message
     assert fix in finding.fix
 
@@ -90,28 +71,28 @@ def test_messages_say_what_and_how_to_fix(row: Any, said: str, fix: str) -> None
     ],
 )
 def test_the_suggested_line_makes_the_row_readable(row: dict[str, Any], output: Any) -> None:
-    finding = next(f for f in check(row, make_spec(output)).findings if f.severity == "error")
+    finding = next(f for f in validate_row(row, make_spec(output)).findings if f.severity == "error")
     line = yaml.safe_load(finding.fix.split("`")[1])["data"]
-    assert kept(row, make_spec(output, inject=True, **line)).user_text == "It broke"
+    assert kept_example(row, make_spec(output, inject=True, **line)).user_text == "It broke"
 
 
 def test_findings_do_not_repeat_secrets_or_whole_texts() -> None:
-    message = check({"text": "aa", "label": "ask jane.doe@example.com " + "x" * 500}).findings[0].message
+    message = validate_row({"text": "aa", "label": "ask jane.doe@example.com " + "x" * 500}).findings[0].message
     assert "jane" not in message and "[EMAIL_1]" in message and len(message) < 200
 
 
 def test_formats_meet_in_one_canonical_example() -> None:
-    a, b = kept({"text": " It broke\r\n", "label": "bug_report "}), kept(chat(user="It broke"))
+    a, b = kept_example({"text": " It broke\r\n", "label": "bug_report "}), kept_example(chat(user="It broke"))
     assert a == b
     assert a.messages[0] == {"role": "system", "content": SPEC.system_prompt}
     assert a.id == example_id(a.messages) and a.source == {"file": FILE, "line": 7}
 
 
 def test_a_declared_format_refuses_the_others() -> None:
-    assert rules({"text": "aa", "label": "bug_report"}, make_spec(format="messages")) == ["unknown_shape"]
-    assert rules(chat(), make_spec(format="text_label")) == ["unknown_shape"]
-    assert rules(chat(), make_spec(format="sharegpt")) == ["unknown_shape"]
-    assert rules(chat(), make_spec(format="messages")) == []
+    assert row_rules({"text": "aa", "label": "bug_report"}, make_spec(format="messages")) == ["unknown_shape"]
+    assert row_rules(chat(), make_spec(format="text_label")) == ["unknown_shape"]
+    assert row_rules(chat(), make_spec(format="sharegpt")) == ["unknown_shape"]
+    assert row_rules(chat(), make_spec(format="messages")) == []
 
 
 def test_origin_comes_from_the_row_or_the_file() -> None:
@@ -121,7 +102,7 @@ def test_origin_comes_from_the_row_or_the_file() -> None:
         (chat(origin="human"), "production.jsonl", "human"),
         (chat(origin="synthetic", generator="m"), FILE, "synthetic"),
     ):
-        done = check(row, file=file).example
+        done = validate_row(row, file=file).example
         assert done is not None and done.origin == origin and done.generator == row.get("generator")
-    log = check(chat(id="log-17"), file="production.jsonl").example
+    log = validate_row(chat(id="log-17"), file="production.jsonl").example
     assert log is not None and log.source == {"file": "production.jsonl", "line": 7, "id": "log-17"}

@@ -10,7 +10,6 @@ from finetune_pipeline.data.scrub import (
     find_spans,
     fingerprint,
     scrub_example,
-    scrub_messages,
     scrub_text,
     scrub_turns,
     spans_left,
@@ -29,16 +28,16 @@ def test_same_value_same_placeholder_across_turns() -> None:
         {"role": "user", "content": "a@example.com or b@example.com, A@Example.com; +1 555 010 2030"},
         {"role": "assistant", "content": "I wrote to b@example.com and called +1 (555) 010-2030"},
     ]
-    done, counts = scrub_messages(turns)
-    assert [m["content"] for m in done] == [
+    done = scrub_turns(turns)
+    assert [m["content"] for m in done.messages] == [
         "ask boss@example.com",
         "[EMAIL_1] or [EMAIL_2], [EMAIL_1]; [PHONE_1]",
         "I wrote to [EMAIL_2] and called [PHONE_1]",
     ]
-    assert counts == {"email": 4, "phone": 2}
+    assert done.counts == {"email": 4, "phone": 2}
     assert turns[1]["content"].startswith("a@example.com")
-    assert scrub_messages(turns, keep=[2])[0][2] == turns[2]
-    assert scrub_messages(done) == (done, {})
+    assert scrub_turns(turns, keep=[2]).messages[2] == turns[2]
+    assert scrub_turns(done.messages) == (done.messages, {}, [])
 
 
 def test_placeholders_in_the_text_are_not_taken_again() -> None:

@@ -2,22 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from finetune_pipeline.data.examples import read_examples
-from finetune_pipeline.data.validate.validation import ValidatedRow, validate
-from finetune_pipeline_tests.unit.data.raw_rows import validate_row
+from finetune_pipeline.data.validate.validation import validate
+from finetune_pipeline_tests.unit.data.raw_rows import row_rules
 from finetune_pipeline_tests.unit.data.rows import chat, make_spec, read_lines, write_raw
 
 SPEC = make_spec(max_chars=400, scrub_region="ES")
-
-
-def check(row: Any, spec: Any = SPEC, file: str = "raw/a.jsonl") -> ValidatedRow:
-    return validate_row(row, spec, file)
-
-
-def rules(row: Any, spec: Any = SPEC) -> list[str]:
-    return sorted(f.rule.removeprefix("data.") for f in check(row, spec).findings)
 
 
 def test_all_problems_of_a_row_come_at_once() -> None:
@@ -30,7 +21,7 @@ def test_all_problems_of_a_row_come_at_once() -> None:
         "origin": "x",
         "tags": 3,
     }
-    assert rules(row) == [
+    assert row_rules(row) == [
         "control_characters",
         "template_residue",
         "too_long",
@@ -39,14 +30,23 @@ def test_all_problems_of_a_row_come_at_once() -> None:
         "wrong_system_prompt",
         "wrong_type",
     ]
-    assert rules({"text": "", "label": "bug"}) == ["empty_field", "unknown_label"]
-    assert rules(b'{"text": "\xff", "label": "bug_report", "label": NaN}') == [
+    assert row_rules({"text": "", "label": "bug"}) == ["empty_field", "unknown_label"]
+    assert row_rules(b'{"text": "\xff", "label": "bug_report", "label": NaN}') == [
         "duplicate_key",
         "invalid_utf8",
         "non_finite_number",
         "too_short",
         "wrong_type",
     ]
+
+
+def test_what_a_finding_quotes_is_scrubbed_as_the_task_asks(tmp_path: Path) -> None:
+    labels = ["612 34 56 78", "ann@example.com", "bob@example.com"]
+    raw = write_raw(tmp_path / "raw", [{"text": "It is down", "label": label} for label in labels])
+    facts = validate(raw, SPEC, tmp_path / "out")
+    assert facts["labels_unknown"] == {"'[PHONE_1]'": 1, "'[EMAIL_1]'": 2}
+    shown = [finding["message"].partition(" is ")[0] for finding in read_lines(tmp_path / "out/findings.jsonl")]
+    assert shown == ["'[PHONE_1]'", "'[EMAIL_1]'", "'[EMAIL_1]'"]
 
 
 def test_stage_accounts_for_every_line(tmp_path: Path) -> None:

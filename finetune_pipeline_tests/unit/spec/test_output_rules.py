@@ -25,15 +25,15 @@ def write(folder: Path, output: dict[str, Any], **changes: Any) -> Path:
     task.mkdir(exist_ok=True)
     (task / "schema.json").write_text(json.dumps(SCHEMA))
     (task / "broken.json").write_text("{")
-    told = {"name": "orders", "description": "x", "system_prompt": "End with ####.", "output": output, **changes}
-    (task / "task.yaml").write_text(yaml.safe_dump(told))
+    spec = {"name": "orders", "description": "x", "system_prompt": "End with ####.", "output": output, **changes}
+    (task / "task.yaml").write_text(yaml.safe_dump(spec))
     return task
 
 
 @pytest.mark.parametrize("output", SOUND)
 def test_a_sound_output_has_no_finding(tmp_path: Path, output: dict[str, Any]) -> None:
-    task, found = check_task(write(tmp_path, output))
-    assert found == [] and task is not None
+    task, findings = check_task(write(tmp_path, output))
+    assert findings == [] and task is not None
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,15 @@ def test_a_sound_output_has_no_finding(tmp_path: Path, output: dict[str, Any]) -
     ],
 )
 def test_every_rule_fires(tmp_path: Path, output: dict[str, Any], rule: str, message: str) -> None:
-    _, found = check_task(write(tmp_path, output))
-    assert [(f.rule, message in f.message) for f in found] == [(f"spec.{rule}", True)]
+    _, findings = check_task(write(tmp_path, output))
+    assert [(f.rule, message in f.message) for f in findings] == [(f"spec.{rule}", True)]
 
 
 def test_a_metric_must_fit_the_output(tmp_path: Path) -> None:
-    _, found = check_task(write(tmp_path, SOUND[0], gates={"metric": "rougeLsum"}))
-    assert [f.rule for f in found] == ["spec.metric"]
-    assert "exact, micro_f1" in found[0].fix
-    _, found = check_task(write(tmp_path, SOUND[0], gates={"more_metrics": ["micro_f2"]}))
-    assert [f.message for f in found] == ["unknown metric 'micro_f2'"]
-    task, found = check_task(write(tmp_path, SOUND[0], gates={"metric": "micro_f1"}))
-    assert found == [] and task is not None and task.spec.metric == "micro_f1"
+    _, findings = check_task(write(tmp_path, SOUND[0], gates={"metric": "rougeLsum"}))
+    assert [f.rule for f in findings] == ["spec.metric"]
+    assert "exact, micro_f1" in findings[0].fix
+    _, findings = check_task(write(tmp_path, SOUND[0], gates={"more_metrics": ["micro_f2"]}))
+    assert [f.message for f in findings] == ["unknown metric 'micro_f2'"]
+    task, findings = check_task(write(tmp_path, SOUND[0], gates={"metric": "micro_f1"}))
+    assert findings == [] and task is not None and task.spec.metric == "micro_f1"

@@ -59,8 +59,8 @@ def test_each_method_has_its_own_defaults() -> None:
 
 
 def test_what_the_user_says_stands_and_the_rest_follows() -> None:
-    told = spec(method="full", learning_rate=3e-5, batch_size=6).training
-    assert (told.learning_rate, told.batch_size, told.micro_batch_size) == (3e-5, 6, 6)
+    training = spec(method="full", learning_rate=3e-5, batch_size=6).training
+    assert (training.learning_rate, training.batch_size, training.micro_batch_size) == (3e-5, 6, 6)
     assert spec(batch_size=20).training.micro_batch_size == 5
     assert spec(batch_size=20, micro_batch_size=4).training.micro_batch_size == 4
 
@@ -133,9 +133,9 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any] | None, str, str, str]] = 
 def test_what_cannot_work_is_refused_with_what_to_change(
     what: str, training: dict[str, Any], config: dict[str, Any] | None, rule: str, severity: str, fix: str
 ) -> None:
-    found = refusals(spec(**training), config)
-    assert [(f.rule, f.severity) for f in found] == [(rule, severity)], [str(f) for f in found]
-    assert fix in found[0].fix and found[0].place.startswith("task.yaml: ")
+    problems = refusals(spec(**training), config)
+    assert [(f.rule, f.severity) for f in problems] == [(rule, severity)], [str(f) for f in problems]
+    assert fix in problems[0].fix and problems[0].place.startswith("task.yaml: ")
     if rule.startswith("spec."):
         assert rule in {f.rule for f in check_all(spec(**training), Path("demo"))}
 
@@ -162,13 +162,13 @@ def test_with_the_base_at_hand_layers_and_tokens_are_counted_exactly(tiny: Path)
         {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
         True,
     )
-    found = refusals(spec(lora={"target_modules": ["query"]}), config, tiny)
-    assert [f.rule for f in found] == ["training.target_modules"]
+    problems = refusals(spec(lora={"target_modules": ["query"]}), config, tiny)
+    assert [f.rule for f in problems] == ["training.target_modules"]
     assert refusals(spec(max_tokens=64), config, tiny) == []
     long = "Answer yes or no. " * 20
-    found = refusals(spec(system_prompt=long, max_tokens=64), config, tiny)
-    assert [f.rule for f in found] == ["training.system_prompt"] and found[0].severity == "error"
-    tokens = int(found[0].message.split("(")[1].split()[0])
+    problems = refusals(spec(system_prompt=long, max_tokens=64), config, tiny)
+    assert [f.rule for f in problems] == ["training.system_prompt"] and problems[0].severity == "error"
+    tokens = int(problems[0].message.split("(")[1].split()[0])
     from transformers import AutoTokenizer
 
     assert tokens == len(AutoTokenizer.from_pretrained(tiny)(long, add_special_tokens=False)["input_ids"])
