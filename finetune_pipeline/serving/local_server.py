@@ -19,6 +19,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from finetune_pipeline.faults import OutsideError
+
 HOST = "127.0.0.1"
 BODY_SECONDS = 30.0
 """A body that takes longer is refused and its connection closed."""
@@ -88,19 +90,18 @@ async def read_body(request: Request, limit: int) -> bytes:
     return body
 
 
-def taken(port: int, option: str) -> str | None:
-    """What holds the port, and what to do, in a sentence; None: it is free. option: the one that chooses another port."""
+def port_problem(port: int, option: str = "--port") -> str | None:
+    """Why the port cannot be used, and what to do, in a sentence; None: it is free. option: chooses another port."""
     try:
         socket.create_server((HOST, port)).close()
         return None
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             return f"port {port} cannot be used: {error.strerror}; choose another with {option}"
-    listening = (c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
-    holders = [c.pid for c in listening if c.laddr and c.laddr.port == port]
     holder = "another user's process"
-    with contextlib.suppress(psutil.Error):
-        if pid := next(filter(None, holders), None):
+    with contextlib.suppress(psutil.Error):  # macOS shows other processes' connections to root alone
+        listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        if pid := next((c.pid for c in listening if c.pid and c.laddr and c.laddr.port == port), None):
             holder = f"process {pid} ({' '.join(psutil.Process(pid).cmdline())[:120]})"
     return f"port {port} is in use by {holder}; end that, or choose another with {option}"
 
@@ -113,10 +114,12 @@ class LocalServer:
         port: 0 takes any that is free; `self.port` says which.
 
     Raises:
-        OSError: The port is taken.
+        OutsideError: The port cannot be used.
     """
 
     def __init__(self, app: ASGIApp, port: int = 0) -> None:
+        if problem := port_problem(port):
+            raise OutsideError(problem)
         self._socket = socket.create_server((HOST, port), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         settings = uvicorn.Config(
