@@ -90,10 +90,8 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
         temporary = path.with_name(f".{path.name}.tmp")
         content = read + rest
         temporary.unlink(missing_ok=True)
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
-        )  # others' texts, as they were logged
-        with os.fdopen(descriptor, "wb") as out:
+        # for the owner alone from the first byte: it holds others' texts, as they were logged
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             out.write(gzip.compress(content) if zipped else content)
             out.flush()
             os.fsync(out.fileno())
