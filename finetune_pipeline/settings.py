@@ -72,8 +72,8 @@ def _tracking_uri(uri: str, project: Path, home: Path) -> str:
         return f"sqlite:///{home}/mlflow/mlflow.db"
     if uri.startswith("databricks"):  # the one address without ://
         return uri
-    scheme, found, rest = uri.partition("://")
-    if not found or scheme == "file":
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
         raise ValueError(
             f"MLFLOW_TRACKING_URI={uri!r}: MLflow stores runs in a database or behind a server; write "
             "sqlite:////absolute/path/mlflow.db or http://host:port, or unset it"
