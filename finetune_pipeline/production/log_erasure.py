@@ -20,6 +20,7 @@ import msgspec
 import psutil
 
 from finetune_pipeline.engine.store import sync_folder
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.intake import stream_of
 from finetune_pipeline.production.log_files import LineReader, LogFile, hash_line, opened
 from finetune_pipeline.production.log_store import LogStore
@@ -30,7 +31,7 @@ QUIET_S = 10.0
 Wanted = Callable[[Any], bool]
 
 
-class StillWritten(RuntimeError):
+class StillWritten(OutsideError):
     """Log files that hold such lines are still being written."""
 
 
