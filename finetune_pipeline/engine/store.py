@@ -113,6 +113,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Hold a lock of all processes on this machine; waits. Freed by the kernel if the holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A complete artifact. `facts` are the step's own counts and scores (plain JSON); `reused`: found, not built."""
@@ -218,14 +227,9 @@ class ArtifactStore:
         """The remembered digests of the files the task's people keep, or of others under another name."""
         return SeenFiles(self.root / task / "state" / f"{name}.json")
 
-    @contextlib.contextmanager
-    def lock(self, task: str, name: str) -> Iterator[None]:
-        """Hold the named lock of a task; waits. Freed by the kernel if the holder dies."""
-        path = self.root / task / ".locks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+    def lock(self, task: str, name: str) -> contextlib.AbstractContextManager[None]:
+        """The named lock of a task, see :func:`hold`."""
+        return hold(self.root / task / ".locks" / name)
 
     def build(
         self,

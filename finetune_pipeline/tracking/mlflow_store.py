@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from finetune_pipeline.engine.store import hold
 from finetune_pipeline.faults import SQLITE, OutsideError
 
 if TYPE_CHECKING:
@@ -76,13 +76,9 @@ def open_client(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-@contextlib.contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """A lock of all processes on this machine; freed by the kernel if its holder dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
+    """The named lock of a folder, see :func:`hold`."""
+    return hold(folder / f".{name}.lock")
 
 
 @contextlib.contextmanager
