@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from threading import Thread
 from types import TracebackType
+from typing import Any
 
 import psutil
 import uvicorn
@@ -19,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.faults import OutsideError
 
 HOST = "127.0.0.1"
@@ -66,11 +68,11 @@ def host_guard(refuse: Callable[[int, str], Response]) -> Middleware:
     return Middleware(HostGuard, refuse=refuse)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body.
+async def read_json(request: Request, limit: int) -> Any:
+    """The decoded body of a request.
 
     Raises HTTPException as soon as it is known to have more than `limit` bytes (413), when it takes longer than
-    :data:`BODY_SECONDS` (408), and when its client goes away (400)."""
+    :data:`BODY_SECONDS` (408), when its client goes away, and when it is no JSON (400)."""
     announced = request.headers.get("content-length", "0")
     body = b""
     try:
@@ -87,7 +89,10 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise HTTPException(408, f"the body did not arrive within {BODY_SECONDS:g} s") from error
     except ClientDisconnect as error:
         raise HTTPException(400, "the body is not whole") from error
-    return body
+    value, findings, _ = decode_line(body, "body")
+    if findings:
+        raise HTTPException(400, f"the body is no JSON to be taken: {'; '.join(f.message for f in findings)}")
+    return value
 
 
 def port_problem(port: int, option: str = "--port") -> str | None:
