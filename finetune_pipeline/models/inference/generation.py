@@ -48,10 +48,6 @@ class Prefilled:
     seen: torch.Tensor
     logits: torch.Tensor
 
-    @property
-    def lengths(self) -> torch.Tensor:
-        return self.seen.sum(1)
-
 
 _PADDING = 1.15
 """Rows are read together while they have at most so many times the longest one's tokens less."""
@@ -157,7 +153,7 @@ class Reader:
         logits = self.model(
             input_ids=ids.to(device),
             attention_mask=mask,
-            position_ids=batch.lengths[:, None] + depth.to(device),
+            position_ids=batch.seen.sum(1, keepdim=True) + depth.to(device),
             cache=branch(batch.cache),
             use_cache=True,
         ).logits
