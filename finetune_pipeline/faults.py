@@ -30,9 +30,10 @@ class OutsideError(RuntimeError):
 
 
 _SPACE = "make space, or move FINETUNE_HOME to a larger disk, and run it again; what was made is kept"
+_FULL = ("the disk is full: {place} could not be written", _SPACE)
 _RIGHTS = "see who owns it and its permissions, and run it again"
 _SYSTEM = {
-    errno.ENOSPC: ("the disk is full: {place} could not be written", _SPACE),
+    errno.ENOSPC: _FULL,
     errno.EDQUOT: ("the disk is full: {place} could not be written, the quota is used up", _SPACE),
     errno.EFBIG: ("{place} could not be written: it reached the limit of a file's size", "raise it (ulimit -f)"),
     errno.EROFS: ("{place} is on a disk that cannot be written", "move FINETUNE_HOME to one that can"),
@@ -47,22 +48,23 @@ _SYSTEM = {
     errno.EISDIR: ("{place} is a folder where a file is needed", "move the folder away"),
     errno.ENOTDIR: ("{place} leads through a file where a folder is needed", "move the file away"),
 }
-_SQLITE = {
-    "database or disk is full": ("the disk is full: {place} could not be written", _SPACE),
-    "database is locked": ("the database in {place} is locked by another process", "let it end, and run it again"),
-    "database table is locked": (
-        "the database in {place} is locked by another process",
-        "let it end, and run it again",
-    ),
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOCKED = ("the database in {place} is locked by another process", "let it end, and run it again")
+_DAMAGED = ("the database in {place} is damaged", "put back a copy, or move it away")
+SQLITE = {
+    "database or disk is full": _FULL,
+    "database is locked": _LOCKED,
+    "database table is locked": _LOCKED,
     "readonly database": ("the database in {place} may not be written by this user", _RIGHTS),
     "disk I/O error": (
         "the database in {place} cannot be read or written: the disk reports an error",
         "look at the disk",
     ),
-    "disk image is malformed": ("the database in {place} is damaged", "put back a copy, or move it away"),
-    "file is not a database": ("the database in {place} is damaged", "put back a copy, or move it away"),
+    "disk image is malformed": _DAMAGED,
+    "file is not a database": _DAMAGED,
     "unable to open database": ("the database in {place} cannot be opened", _RIGHTS),
 }
+"""What SQLite says of a fault from outside."""
 
 
 def outside_words(error: BaseException, place: object) -> str | None:
@@ -78,15 +80,15 @@ def outside_words(error: BaseException, place: object) -> str | None:
         if isinstance(link, FindingsError | JobError):
             return None  # it has said already what a fault behind it means
         if isinstance(link, OSError):
-            named = link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+            named = link.errno in (*_WRITING, errno.EMFILE, errno.ENFILE)
             file = link.filename2 or link.filename  # of a copy, the second is what is written
             if link.errno in _SYSTEM and (file or named):
                 return _sentence(_SYSTEM[link.errno], file or place)
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # as libraries that are not written in Python say it
+        for number in _WRITING:  # as libraries that are not written in Python say it
             if os.strerror(number) in str(link):
                 return _sentence(_SYSTEM[number], place)
         if "OperationalError" in type(link).__name__ or "DatabaseError" in type(link).__name__:  # sqlite3, SQLAlchemy
-            for sign, words in _SQLITE.items():
+            for sign, words in SQLITE.items():
                 if sign in str(link):
                     return _sentence(words, place)
     return None

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_pipeline.faults import OutsideError
+
 ANSWERS_MIB = 512
 WORKER_MODULE = "finetune_pipeline.worker.entry"
 _PACKAGE = Path(__file__).resolve().parent
@@ -44,7 +46,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     FINETUNE_DEVICES (comma-separated ``cpu`` or ``cuda:N``, one job each; ``cuda:0+cuda:1``: devices a training shares;
     default: the CPU), FINETUNE_PARALLEL (how they share it: ``auto``, ``ddp`` or ``fsdp2``), FINETUNE_WORKER_MODULE (module
     that runs a job file in a child process; the tests name one that starts workers from a warm process).
-    Raises ValueError naming every device that is not of that form, and for a tracking address MLflow no longer knows.
+    Raises OutsideError naming every device that is not of that form, and for a tracking address MLflow no longer knows.
     """
     env = os.environ if environment is None else environment
 
@@ -72,9 +74,9 @@ def _tracking_uri(uri: str, project: Path, home: Path) -> str:
         return f"sqlite:///{home}/mlflow/mlflow.db"
     if uri.startswith("databricks"):  # the one address without ://
         return uri
-    scheme, found, rest = uri.partition("://")
-    if not found or scheme == "file":
-        raise ValueError(
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        raise OutsideError(
             f"MLFLOW_TRACKING_URI={uri!r}: MLflow stores runs in a database or behind a server; write "
             "sqlite:////absolute/path/mlflow.db or http://host:port, or unset it"
         )
@@ -91,7 +93,7 @@ def _devices(value: str) -> tuple[str, ...]:
         n for place in places for n in place.split("+") if n != "cpu" and not (n[:5] == "cuda:" and n[5:].isdigit())
     ]
     if wrong:
-        raise ValueError(
+        raise OutsideError(
             f"FINETUNE_DEVICES: {', '.join(map(repr, wrong))} is no device; write cpu, cuda:0, cuda:0,cuda:1 (one job a "
             "device), or cuda:0+cuda:1 (one training on both)"
         )
@@ -99,7 +101,7 @@ def _devices(value: str) -> tuple[str, ...]:
         parts = place.split("+")
         mixed = len({n.partition(":")[0] for n in parts}) > 1
         if mixed or (parts[0] != "cpu" and len(set(parts)) < len(parts)):
-            raise ValueError(
+            raise OutsideError(
                 f"FINETUNE_DEVICES: {place!r} cannot share a training; join different CUDA devices (cuda:0+cuda:1), or "
                 "processes on the CPU (cpu+cpu)"
             )
@@ -109,7 +111,7 @@ def _devices(value: str) -> tuple[str, ...]:
 def _parallel(value: str) -> str:
     if value in ("", "auto", "ddp", "fsdp2"):
         return value or "auto"
-    raise ValueError(f"FINETUNE_PARALLEL={value!r}: write ddp, fsdp2, or auto (by what fits on one device)")
+    raise OutsideError(f"FINETUNE_PARALLEL={value!r}: write ddp, fsdp2, or auto (by what fits on one device)")
 
 
 def _answers_mib(value: str) -> int:
@@ -117,4 +119,4 @@ def _answers_mib(value: str) -> int:
         return ANSWERS_MIB
     if value.isascii() and value.isdigit():
         return int(value)
-    raise ValueError(f"FINETUNE_ANSWERS_MIB={value!r}: write a whole number of MiB; 0 keeps no answers")
+    raise OutsideError(f"FINETUNE_ANSWERS_MIB={value!r}: write a whole number of MiB; 0 keeps no answers")

@@ -19,37 +19,36 @@ import socket
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from finetune_pipeline.worker import process
 
 ENTRY = "finetune_pipeline.worker.entry"
 SOCKET = "FINETUNE_TEST_WARM_SOCKET"
-_servers: dict[str, dict[str, str]] = {}
 
 
+@cache
 def start() -> dict[str, str]:
-    """Start this process's server, unless it runs. Returns the environment variables that lead to it; none off Linux."""
+    """Start this process's server. Returns the environment variables that lead to it; none off Linux."""
     if not sys.platform.startswith("linux"):
         return {}
-    if "here" not in _servers:
-        folder = tempfile.mkdtemp(prefix="warm-")
-        path = str(Path(folder) / "socket")
-        root = Path(__file__).resolve().parents[1]
-        server = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, "--serve", path],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])},
-            stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the server goes with it
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert server.stdin and server.stdout
-        assert server.stdout.readline() == b"ready\n", "the server of warm workers did not start"
-        atexit.register(shutil.rmtree, folder, True)
-        atexit.register(server.wait)
-        atexit.register(server.stdin.close)
-        _servers["here"] = {"FINETUNE_WORKER_MODULE": __spec__.name, SOCKET: path}
-    return dict(_servers["here"])
+    folder = tempfile.mkdtemp(prefix="warm-")
+    path = str(Path(folder) / "socket")
+    root = Path(__file__).resolve().parents[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", __spec__.name, "--serve", path],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])},
+        stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the server goes with it
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert server.stdin and server.stdout
+    assert server.stdout.readline() == b"ready\n", "the server of warm workers did not start"
+    atexit.register(shutil.rmtree, folder, True)
+    atexit.register(server.wait)
+    atexit.register(server.stdin.close)
+    return {"FINETUNE_WORKER_MODULE": __spec__.name, SOCKET: path}
 
 
 def serve(path: str) -> None:
@@ -93,18 +92,14 @@ def attend(connection: socket.socket, stands: dict[str, str]) -> None:
     stands: variables that were set before torch was imported.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    message, files, _, _ = socket.recv_fds(connection, 4, 64)
-    rest = int.from_bytes(message, "big")
-    text = b""
-    while len(text) < rest:
-        text += connection.recv(rest - len(text))
-    asked = json.loads(text)
+    length, files, _, _ = socket.recv_fds(connection, 4, 64)
+    request = json.loads(connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
     monitor = os.getpid()
     worker = os.fork()
     if worker == 0:
         connection.close()
         os.setsid()
-        _become({**asked, "environment": {**stands, **asked["environment"]}}, files, monitor)
+        _become({**request, "environment": {**stands, **request["environment"]}}, files, monitor)
     for descriptor in files:
         os.close(descriptor)
     ended = os.pidfd_open(worker)
@@ -121,20 +116,20 @@ def attend(connection: socket.socket, stands: dict[str, str]) -> None:
             os._exit(0)
 
 
-def _become(asked: dict, files: list[int], monitor: int) -> None:
+def _become(request: dict, files: list[int], monitor: int) -> None:
     """Take the place of a worker that was started cold: its files, environment, folder and arguments."""
-    for wanted in asked["files"]:  # out of the way of the numbers they shall have
+    for wanted in request["files"]:  # out of the way of the numbers they shall have
         files = [os.dup(f) if f == wanted else f for f in files]
-    for descriptor, wanted in zip(files, asked["files"], strict=True):
+    for descriptor, wanted in zip(files, request["files"], strict=True):
         os.dup2(descriptor, wanted)
     os.environ.clear()
-    os.environ.update(asked["environment"])
+    os.environ.update(request["environment"])
     os.environ["FINETUNE_PARENT_PID"] = str(monitor)
-    os.chdir(asked["folder"])
-    sys.argv = [ENTRY, *asked["arguments"]]
+    os.chdir(request["folder"])
+    sys.argv = [ENTRY, *request["arguments"]]
     from finetune_pipeline.worker import entry
 
-    entry.end_with_job(asked["arguments"])
+    entry.end_with_job(request["arguments"])
 
 
 def ask(arguments: list[str]) -> None:
@@ -144,13 +139,13 @@ def ask(arguments: list[str]) -> None:
         connection.connect(os.environ[SOCKET])
         own = connection.fileno()
         files = [f for f in (int(name) for name in os.listdir("/proc/self/fd")) if f != own and _is_open(f)]
-        asked = json.dumps(
+        request = json.dumps(
             {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd()), "files": files}
         ).encode()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda n, _frame: connection.sendall(bytes([n])))
-        socket.send_fds(connection, [len(asked).to_bytes(4, "big")], files)
-        connection.sendall(asked)
+        socket.send_fds(connection, [len(request).to_bytes(4, "big")], files)
+        connection.sendall(request)
         answer = connection.recv(2)
     if len(answer) < 2:
         os._exit(1)

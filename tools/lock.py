@@ -24,11 +24,11 @@ _HEADER = "# Written by tools/lock.py. Everything but torch, whose build depends
 def compiled(requirements: list[str], pins: str, *options: str) -> dict[str, str]:
     """Name and lines of each package that these need. pins: requirements of before, kept where they fit."""
     with tempfile.TemporaryDirectory() as folder:
-        asked, out = Path(folder) / "asked.in", Path(folder) / "locked.txt"
-        asked.write_text("\n".join([*requirements, ""]))
+        wanted, out = Path(folder) / "asked.in", Path(folder) / "locked.txt"
+        wanted.write_text("\n".join([*requirements, ""]))
         out.write_text(pins)
         common = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header", "-q"]
-        subprocess.run(["uv", "pip", "compile", *common, *options, str(asked), "-o", str(out)], check=True, cwd=ROOT)
+        subprocess.run(["uv", "pip", "compile", *common, *options, str(wanted), "-o", str(out)], check=True, cwd=ROOT)
         return {name: lines for name, lines in blocks(out).items() if "==" in lines and not _WITH_TORCH.match(name)}
 
 

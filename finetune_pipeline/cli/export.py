@@ -132,7 +132,7 @@ def _find(task: Task, store: ArtifactStore, alias: str | None) -> Source | str:
         tags = registry.version_tags(tracking, name, number)
         if registry.FORGOTTEN in tags:
             return (
-                f"{alias} (version {number}) was {registry.FORGOTTEN_TOLD}: it is not exported\n"
+                f"{alias} (version {number}) was {registry.FORGOTTEN_REASON}: it is not exported\n"
                 f"fix: `finetune run {name}` trains a model without them"
             )
         version = tags["merged_version"]

@@ -10,7 +10,6 @@ from finetune_pipeline.cli.output import DONE, ERROR, as_json, emit, get_task, p
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.forget import forget as remove
 from finetune_pipeline.production.forget import trained_models
-from finetune_pipeline.production.log_erasure import StillWritten
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -33,11 +32,7 @@ def forget(task: str, users: tuple[str, ...], ids: tuple[str, ...], as_json: boo
         return ERROR
     store, tracking = Store().artifacts(), Tracking()
     tracking.prepare()
-    try:
-        done = remove(loaded, store, users, ids)
-    except StillWritten as error:
-        problem(str(error))
-        return ERROR
+    done = remove(loaded, store, users, ids)
     blocked = registry.block_forgotten(tracking, loaded.name, done.splits)
     serving = registry.champion(tracking, loaded.name)
     models = trained_models(store, loaded.name, done.splits)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from finetune_pipeline.faults import outside_words
+from finetune_pipeline.faults import OutsideError, outside_words
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.settings import read_settings
 
@@ -144,6 +144,8 @@ def failure(error: BaseException) -> str | None:
     interrupts = ("Abort", "KeyboardInterrupt", "DagsterExecutionInterruptedError")
     if type(error).__name__ in interrupts:
         return "stopped; what was made is kept, and the same command goes on from there"
+    if isinstance(error, OutsideError):
+        return str(error)  # of a wrong setting, too: they cannot be read for the place
     return outside_words(error, read_settings().home) if isinstance(error, Exception) else None
 
 

@@ -20,7 +20,7 @@ from finetune_pipeline.review.queues import ReviewQueue, flagged_queue, outputs_
 from finetune_pipeline.review.ratings import read_ratings
 from finetune_pipeline.review.server import review_app
 from finetune_pipeline.review.sheet_files import read_table, store, write_table
-from finetune_pipeline.serving.local_server import LocalServer, taken
+from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.reviews import output_sheet, secret_of
 
@@ -121,12 +121,7 @@ def _take(queue: ReviewQueue, file: Path, result: dict[str, object], as_json: bo
 def _serve(queue: ReviewQueue, rater: str, port: int, browser: bool, seconds: float) -> int:
     token = secrets.token_urlsafe(24)
     app = review_app(queue.page(rater, token), token, queue.take, queue.target(rater or getpass.getuser()))
-    try:
-        server = LocalServer(app, port)
-    except OSError as error:
-        problem(taken(port, "--port") or f"cannot serve on port {port}: {error.strerror or error}")
-        return ERROR
-    with server, contextlib.suppress(KeyboardInterrupt):
+    with LocalServer(app, port) as server, contextlib.suppress(KeyboardInterrupt):
         say(f"{len(queue.items)} items: {server.url}/")
         say("Ctrl-C ends it; what is decided is stored at once")
         if browser:

@@ -19,6 +19,7 @@ import psutil
 from finetune_pipeline.cli.output import DONE, ERROR, REFUSED, apply_environment, as_json, emit, get_task, problem, say
 from finetune_pipeline.cli.project import Project, open_project, unfinished, verdict_lines
 from finetune_pipeline.cli.watch import Watcher
+from finetune_pipeline.evaluation.wording import duration
 from finetune_pipeline.findings import errors
 from finetune_pipeline.orchestration.assets import STAGES, stage_assets
 from finetune_pipeline.orchestration.resources import Store
@@ -64,7 +65,7 @@ def run(task: str, stage: str | None, as_json: bool) -> int:
         return _failed(result, loaded, as_json)
     if stage is not None:
         return _stage_done(as_json, loaded, stage, result.run_id)
-    headline = f"{loaded.name}: done in {_duration(time.monotonic() - started)}."
+    headline = f"{loaded.name}: done in {duration(time.monotonic() - started)}."
     return _finish(open_project(loaded), as_json, headline, result.run_id)
 
 
@@ -233,10 +234,6 @@ def _cause(data: Any) -> str:
     while error is not None and error.cause is not None:
         error = error.cause
     return f"{error.cls_name}: {error.message.strip()}" if error is not None else "unknown error"
-
-
-def _duration(seconds: float) -> str:
-    return f"{int(seconds) // 60} min {int(seconds) % 60} s" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 LIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]

@@ -10,7 +10,7 @@ import click
 from finetune_pipeline.cli.output import DONE, ERROR, get_task, problem, say
 from finetune_pipeline.orchestration.resources import Store
 from finetune_pipeline.production.log_files import OWN_FOLDER
-from finetune_pipeline.serving.local_server import LocalServer, taken
+from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.server import chat_app
 from finetune_pipeline.serving.service import LogWriter, Service
 from finetune_pipeline.tracking.registry import present_champion
@@ -50,9 +50,6 @@ def serve(task: str, port: int, labels_only: bool, rotate_mib: float, look_secon
         server = LocalServer(chat_app(service), port)
     except LookupError as error:
         problem(str(error.args[0]))
-        return ERROR
-    except OSError as error:
-        problem(taken(port, "--port") or f"cannot serve on port {port}: {error.strerror or error}")
         return ERROR
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -54,14 +54,14 @@ def show(task: str | None, as_json: bool) -> int:
 
 
 def _tasks(as_json: bool) -> int:
-    problems = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(read_settings().data_root).items()}
+    tasks = {name: errors(check_task(folder)[1]) for name, folder in find_tasks(read_settings().data_root).items()}
     if as_json:
-        emit({"tasks": {name: {"broken": bool(found), "problems": as_rows(found)} for name, found in problems.items()}})
+        emit({"tasks": {name: {"broken": bool(wrong), "problems": as_rows(wrong)} for name, wrong in tasks.items()}})
         return DONE
-    for name, found in problems.items():
-        say(f"{'BROKEN' if found else 'ok':6}  {name}")
-        for finding in found[:3]:
+    for name, wrong in tasks.items():
+        say(f"{'BROKEN' if wrong else 'ok':6}  {name}")
+        for finding in wrong[:3]:
             say(f"        {finding}")
-        if len(found) > 3:
-            say(f"        … and {len(found) - 3} more: finetune check {name}")
+        if len(wrong) > 3:
+            say(f"        … and {len(wrong) - 3} more: finetune check {name}")
     return DONE

@@ -12,7 +12,7 @@ import time
 import click
 
 from finetune_pipeline.cli.output import DONE, ERROR, environment, problem, say
-from finetune_pipeline.serving.local_server import HOST, taken
+from finetune_pipeline.serving.local_server import HOST, port_problem
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.tracking.tracking import Tracking
 
@@ -34,7 +34,7 @@ def ui(dagster_port: int, mlflow_port: int, seconds: int) -> int:
         server = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
         commands["mlflow"] = [*python, *server, *store]
     ports = {"dagster": dagster_port, "mlflow": mlflow_port}
-    busy = [words for name in commands if (words := taken(ports[name], f"--{name}-port"))]
+    busy = [words for name in commands if (words := port_problem(ports[name], f"--{name}-port"))]
     for words in busy:
         problem(words)
     if busy:

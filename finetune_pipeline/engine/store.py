@@ -113,6 +113,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Hold a lock of all processes on this machine; waits. Freed by the kernel if the holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A complete artifact. `facts` are the step's own counts and scores (plain JSON); `reused`: found, not built."""
@@ -181,10 +190,9 @@ class ArtifactStore:
         Raises:
             ChangedArtifact: Files are missing or changed.
         """
-        record, seen = read_json(artifact.folder / MANIFEST), SeenFiles(self._checked(artifact.task))
-        # pages that quote rows go when a person is forgotten
-        files = {name: entry["sha256"] for name, entry in record["files"].items() if name not in SHOW_ROWS}
-        wanted = {artifact.folder / name: digest for name, digest in files.items()}
+        record, seen = read_json(artifact.folder / MANIFEST), self.seen_files(artifact.task, "checked_files")
+        files = record["files"].items()  # of an artifact of before 2026-11 also those that quote rows
+        wanted = {artifact.folder / name: entry["sha256"] for name, entry in files if name not in SHOW_ROWS}
         wanted |= {Path(path): digest for path, digest in record.get("outside", {}).items()}
         wrong = [
             f"{path.relative_to(artifact.folder) if path.is_relative_to(artifact.folder) else path} "
@@ -198,9 +206,6 @@ class ArtifactStore:
             place = f"{artifact.task}/{artifact.step}/{artifact.version}"
             raise ChangedArtifact([Finding("artifact.changed", "error", place, message, fix)])
         return artifact
-
-    def _checked(self, task: str) -> Path:
-        return self.state_folder(task) / "checked_files.json"
 
     def all_versions(self, task: str, step: str) -> list[Artifact]:
         """Every complete artifact of a step, oldest first."""
@@ -218,18 +223,13 @@ class ArtifactStore:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def seen_files(self, task: str) -> SeenFiles:
-        """The remembered digests of the files the task's people keep."""
-        return SeenFiles(self.root / task / "state" / "seen_files.json")
+    def seen_files(self, task: str, name: str = "seen_files") -> SeenFiles:
+        """The remembered digests of the files the task's people keep, or of others under another name."""
+        return SeenFiles(self.root / task / "state" / f"{name}.json")
 
-    @contextlib.contextmanager
-    def lock(self, task: str, name: str) -> Iterator[None]:
-        """Hold the named lock of a task; waits. Freed by the kernel if the holder dies."""
-        path = self.root / task / ".locks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+    def lock(self, task: str, name: str) -> contextlib.AbstractContextManager[None]:
+        """The named lock of a task, see :func:`hold`."""
+        return hold(self.root / task / ".locks" / name)
 
     def build(
         self,

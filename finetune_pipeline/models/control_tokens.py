@@ -45,15 +45,14 @@ class _ControlTokens:
 
     def hide(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The message with the control tokens in its texts hidden. Its keys and its role are not the user's words."""
-        found = self._special if message.get("role") == "assistant" else self._any
-
-        def plain(text: str) -> str:
-            return found.sub(lambda match: self._hidden[match.group()], text)
-
-        return {key: value if key == "role" else _each_text(value, plain) for key, value in message.items()}
+        names = self._special if message.get("role") == "assistant" else self._any
+        return {key: value if key == "role" else self._hide(value, names) for key, value in message.items()}
 
     def hide_all(self, value: Any) -> Any:
-        return _each_text(value, lambda text: self._any.sub(lambda match: self._hidden[match.group()], text))
+        return self._hide(value, self._any)
+
+    def _hide(self, value: Any, names: re.Pattern[str]) -> Any:
+        return _each_text(value, lambda text: names.sub(lambda match: self._hidden[match.group()], text))
 
     def show(self, text: str) -> str:
         """The text with what was hidden."""

@@ -10,20 +10,20 @@ _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 natively (avx512_bf16 or amx_bf16, on ARM bf16). Unknown counts as no."""
-    return bool(_CPU_FLAGS & set(_told_of_cpu("flags", "features").split()))
+    return bool(_CPU_FLAGS & set(_cpu_field("flags", "features").split()))
 
 
 def cpu_maker() -> str:
     """Who made this CPU, as it says itself (GenuineIntel, AuthenticAMD, …). Empty where that is unknown."""
-    return _told_of_cpu("vendor_id")
+    return _cpu_field("vendor_id")
 
 
 def cpu_model() -> str:
     """The processor's name. Where the kernel tells none, its architecture."""
-    return _told_of_cpu("model name") or platform.machine()
+    return _cpu_field("model name") or platform.machine()
 
 
-def _told_of_cpu(*names: str) -> str:
+def _cpu_field(*names: str) -> str:
     """The first line of the kernel's description of the CPU that has one of these names; empty for none."""
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", "replace")

@@ -9,6 +9,7 @@
   (dagster-io/dagster pull request 20367, closed without a fix).
 - **Switching sensors and schedules on and off** (:func:`instigators`). There is no public interface to their state
   (dagster-io/dagster issue 12825); the command ``dagster sensor start`` loads all definitions anew for each of them.
+- **The web server of** ``dagster dev`` (:func:`dev_with`). Which module it starts is fixed in the function that starts it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,6 +141,19 @@ class Instigator:
         return datetime.fromtimestamp(tick.timestamp, UTC).strftime(
             "%Y-%m-%d %H:%M"
         ), tick.skip_reason or started or error
+
+
+def dev_with(web_server: str) -> None:
+    """Do what the command line asks of ``dagster``, `dev` with this module in the place of its web server."""
+    from dagster._cli import dev, main
+
+    start = dev.open_ipc_subprocess
+
+    def start_other(parts: Sequence[str], **more: Any) -> Any:
+        return start([web_server if part == "dagster_webserver" else part for part in parts], **more)
+
+    dev.open_ipc_subprocess = start_other
+    main()
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
             "merged_version": request["merged_version"],
             "evaluation_version": request["evaluation_version"],
             "compared_with": json.dumps(request["compared_with"]),
-            **({registry.FORGOTTEN: registry.FORGOTTEN_TOLD} if request["forgotten"] else {}),
+            **({registry.FORGOTTEN: registry.FORGOTTEN_REASON} if request["forgotten"] else {}),
             **{f"gate.{gate}": status for gate, status in request["gates"].items()},
         },
     )

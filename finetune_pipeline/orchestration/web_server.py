@@ -6,16 +6,13 @@ runs and read everything. Here `dagster dev` starts its web server through this 
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Sequence
 from typing import Any
 
-from dagster._cli import dev
-from dagster._cli import main as dagster_main
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 
+from finetune_pipeline.orchestration.dagster_internals import dev_with
 from finetune_pipeline.serving.local_server import CLOSE, host_guard
 
 
@@ -24,20 +21,10 @@ def refuse(status: int, message: str) -> Response:
     return PlainTextResponse(message, status, headers=CLOSE)
 
 
-def _guarded(parts: Sequence[str], **more: Any) -> subprocess.Popen[bytes]:
-    """Dagster's way to start a process, with this module in the place of its web server."""
-    return _start([OURS if part == "dagster_webserver" else part for part in parts], **more)
-
-
-OURS = "finetune_pipeline.orchestration.web_server"
-_start = dev.open_ipc_subprocess
-
-
 def main() -> None:
     """`dev`: what `dagster dev` does. Otherwise: what `dagster-webserver` does, with the guard."""
     if sys.argv[1:2] == ["dev"]:
-        dev.open_ipc_subprocess = _guarded  # type: ignore[assignment]
-        dagster_main()
+        dev_with("finetune_pipeline.orchestration.web_server")
         return
     from dagster_webserver import cli
     from dagster_webserver.webserver import DagsterWebserver

@@ -12,12 +12,10 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.examples import examples_of, read_examples, stream_examples
+from finetune_pipeline.data.examples import examples_of, stream_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
 from finetune_pipeline.data.review import read_decisions
 from finetune_pipeline.engine.store import SHOW_ROWS, Artifact, ArtifactStore, read_json
 from finetune_pipeline.evaluation.answer_cache import FILE as ANSWERS
@@ -27,7 +25,7 @@ from finetune_pipeline.production.log_erasure import StillWritten, Wanted, count
 from finetune_pipeline.production.log_files import LogFile, log_files
 from finetune_pipeline.production.log_rows import hash_user, user_key
 from finetune_pipeline.production.log_store import ForgottenList
-from finetune_pipeline.production.used_rows import logged_as
+from finetune_pipeline.production.used_rows import logged_as, production_examples
 from finetune_pipeline.spec.model import Task
 
 MODELS = ("base_model", "adapter", "merged_model", "model_version", "base_ability", "general_ability")
@@ -103,9 +101,8 @@ def forget(task: Task, store: ArtifactStore, users: Iterable[str] = (), ids: Ite
         bad = _made_of(artifacts, listed, touched)
         done.lines = sum(erase(file, wanted, kept) for file in held)
         done.artifacts = _remove(task, store, artifacts, bad, listed)
-        kept.drop_names(
-            lambda name: listed.holds_id(name.removesuffix("/feedback"))
-        )  # traces and what was said of them
+        # traces, and what was said of them
+        kept.drop_names(lambda name: listed.holds_id(name.removesuffix("/feedback")))
         done.rows = kept.rewrite(lambda row: None if listed.holds(row) else row)
         done.splits = sorted(listed.tainted)
 
@@ -201,9 +198,7 @@ def _tainted_splits(artifacts: list[Artifact], listed: ForgottenList, touched: s
 
 def _examples_of(raw: Artifact, listed: ForgottenList, touched: set[str]) -> set[str]:
     """Ids of the examples that were made of such rows."""
-    path = raw.folder / FILES / PRODUCTION_FILE
-    examples = read_examples(path) if path.exists() else []
-    return {e.id for e in examples if _is_theirs(logged_as([e]), listed, touched)}
+    return {e.id for e in production_examples(raw) if _is_theirs(logged_as([e]), listed, touched)}
 
 
 def _decisions(task: Task, artifacts: list[Artifact], listed: ForgottenList, touched: set[str]) -> list[str]:
@@ -282,7 +277,7 @@ def _out_of_reach(task: Task, store: ArtifactStore, files: Iterable[LogFile]) ->
     return [
         *(f"{file.shown}: not on this machine; remove the rows there" for file in files if file.local is None),
         *([f"MLflow traces of the experiment {traces!r}: delete them there"] if traces else []),
-        f"{Path(task.folder) / 'raw'}: a row that somebody copied there has no user and no id of the log",
+        f"{task.folder / 'raw'}: a row that somebody copied there has no user and no id of the log",
         f"{store.root.parent / 'dagster'}: messages and outputs of failed steps may quote a row",
         "folders that `finetune export` wrote, and systems that loaded a model from them",
         "sheets and pages that `finetune review` and `finetune ask-data --to` wrote into other folders",

@@ -7,21 +7,21 @@ being written is refused. `finetune serve` opens its log anew for every row and 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 
-from finetune_pipeline.engine.store import sync_folder
+from finetune_pipeline.engine.store import hold, sync_folder
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.intake import stream_of
-from finetune_pipeline.production.log_files import LineReader, LogFile, hash_line, opened
+from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK, LineReader, LogFile, hash_line, opened
 from finetune_pipeline.production.log_store import LogStore
 
 QUIET_S = 10.0
@@ -30,7 +30,7 @@ QUIET_S = 10.0
 Wanted = Callable[[Any], bool]
 
 
-class StillWritten(RuntimeError):
+class StillWritten(OutsideError):
     """Log files that hold such lines are still being written."""
 
 
@@ -43,7 +43,7 @@ def count_lines(file: LogFile, wanted: Wanted) -> int:
 def writer_of(file: LogFile) -> str | None:
     """Who is still writing a file on this machine, for people; None: nobody that can be seen."""
     path = Path(file.path)
-    if path.name.startswith("served.jsonl"):
+    if path.name.startswith(SERVED):
         return None  # opened anew for every row, under a lock
     for process in psutil.process_iter(["name"]):
         with contextlib.suppress(psutil.Error, OSError):
@@ -70,7 +70,8 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
         StillWritten: The file changed while it was rewritten.
     """
     path = Path(file.path)
-    with _writers_lock(path):
+    lock = path.with_name(SERVED_LOCK)
+    with hold(lock) if lock.exists() else contextlib.nullcontext():
         before = path.stat()
         with opened(file) as handle:
             ledger = kept.ledger()
@@ -90,10 +91,8 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
         temporary = path.with_name(f".{path.name}.tmp")
         content = read + rest
         temporary.unlink(missing_ok=True)
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
-        )  # others' texts, as they were logged
-        with os.fdopen(descriptor, "wb") as out:
+        # for the owner alone from the first byte: it holds others' texts, as they were logged
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             out.write(gzip.compress(content) if zipped else content)
             out.flush()
             os.fsync(out.fileno())
@@ -105,18 +104,6 @@ def erase(file: LogFile, wanted: Wanted, kept: LogStore) -> int:
         os.replace(temporary, path)
         sync_folder(path.parent)
     return removed
-
-
-@contextlib.contextmanager
-def _writers_lock(path: Path) -> Iterator[None]:
-    """The lock `finetune serve` takes for each row (serving.service.LogWriter)."""
-    lock = path.with_name(".served.lock")
-    if not lock.exists():
-        yield
-        return
-    with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _is_wanted(line: bytes, wanted: Wanted) -> bool:

@@ -20,6 +20,8 @@ from finetune_pipeline.spec.model import Task
 
 OWN_FOLDER = "logs"
 """Folder of a task that is read always: what `finetune serve` and `finetune review` write lies there."""
+SERVED, SERVED_LOCK = "served.jsonl", ".served.lock"
+"""What `finetune serve` writes, and the lock it takes for each row."""
 
 _GZIP = b"\x1f\x8b"
 _ROTATED = re.compile(r"(\.jsonl)(?:[-.][0-9][0-9T:.\-]*)?(?:\.gz)?$")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_pipeline.data.examples import Example, read_examples
-from finetune_pipeline.data.raw_files import PRODUCTION_FILE
+from finetune_pipeline.data.raw_files import FILES, PRODUCTION_FILE
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, digest_json
 from finetune_pipeline.production.choosing import example_of, settings
 from finetune_pipeline.production.drift import DAY, moment
@@ -26,11 +26,16 @@ def judged_reports(store: ArtifactStore, task: str) -> Iterator[Artifact]:
             yield report
 
 
+def production_examples(raw: Artifact) -> list[Example]:
+    """The examples from production among the raw ones."""
+    path = raw.folder / FILES / PRODUCTION_FILE
+    return read_examples(path) if path.exists() else []
+
+
 def rows_behind(store: ArtifactStore, report: Artifact) -> set[str]:
     """Ids of the production examples in the data a candidate was made from."""
     raw = store.find(report.task, "raw_examples", report.inputs["raw_examples"])
-    path = raw.folder / "files" / PRODUCTION_FILE if raw else None
-    return {e.id for e in read_examples(path)} if path and path.exists() else set()
+    return {e.id for e in production_examples(raw)} if raw else set()
 
 
 def used_rows(store: ArtifactStore, task: str) -> set[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Mapping
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.json_lines import digest_files
+from finetune_pipeline.data.json_lines import decode_line, digest_files, is_blank, read_lines
 from finetune_pipeline.data.review import RATINGS
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.review.sheet import CHOICES, read_sheet_name
@@ -103,27 +103,30 @@ def _instant(rating: Rating) -> datetime:
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+def json_rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+    """(line number, value, what is wrong with it, if anything) of each line that is not blank."""
+    for number, line, cut in read_lines(path):
+        text = line.removeprefix(BOM_UTF8)
+        if not is_blank(text):
+            value, problems, _ = decode_line(b"" if cut else text, "line")
+            yield number, value, "; ".join(f"it is no JSON: {problem.message}" for problem in problems)
+
+
 def _rows(path: Path, place: str, findings: list[Finding]) -> list[tuple[str, Any]]:
     try:
-        text = path.read_text("utf-8-sig")
+        if path.suffix == ".jsonl":
+            lines = list(json_rows(path))
+            findings += [_finding(f"{place}:{number}", wrong) for number, _, wrong in lines if wrong]
+            return [(f"{place}:{number}", row) for number, row, wrong in lines if not wrong]
+        reader = csv.DictReader(io.StringIO(path.read_text("utf-8-sig"), newline=""))
     except (OSError, UnicodeDecodeError) as error:
         findings.append(_finding(place, f"the file cannot be read: {error}"))
         return []
-    if path.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        missing = [c for c in ("sheet", "id", "choice", "rater") if c not in (reader.fieldnames or [])]
-        if missing:
-            findings.append(_finding(place, f"the columns {', '.join(missing)} are missing"))
-            return []
-        return [(f"{place}:{reader.line_num}", row) for row in reader]
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append((f"{place}:{number}", json.loads(line)))
-            except ValueError as error:
-                findings.append(_finding(f"{place}:{number}", f"it is no JSON: {error}"))
-    return rows
+    missing = [c for c in ("sheet", "id", "choice", "rater") if c not in (reader.fieldnames or [])]
+    if missing:
+        findings.append(_finding(place, f"the columns {', '.join(missing)} are missing"))
+        return []
+    return [(f"{place}:{reader.line_num}", row) for row in reader]
 
 
 def _finding(place: str, message: str) -> Finding:

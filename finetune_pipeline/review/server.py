@@ -15,9 +15,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from finetune_pipeline.data.json_lines import decode_line
 from finetune_pipeline.review.sheet_files import append_line
-from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_body
+from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_json
 
 MAX_BODY = 64 * 1024
 _HEADERS = {**NO_STORE, "Content-Security-Policy": "frame-ancestors 'none'; form-action 'none'"}
@@ -45,9 +44,7 @@ def review_app(page: str, token: str, judge: Judge, file: Path) -> Starlette:
     async def rate(request: Request) -> Response:
         if not hmac.compare_digest(request.headers.get("x-token", "").encode(), token.encode()):
             raise HTTPException(403, "the token of this review is missing: reload the page")
-        body = await read_body(request, MAX_BODY)
-        value, findings, _ = decode_line(body, "body")
-        row, wrong = (None, [f"it is no JSON: {f.message}" for f in findings]) if findings else judge(value)
+        row, wrong = judge(await read_json(request, MAX_BODY))
         if row is None:
             raise HTTPException(400, "; ".join(wrong) or "nothing was decided")
         await run_in_threadpool(_store, row)

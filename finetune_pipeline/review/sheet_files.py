@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.review.queues import ReviewQueue
+from finetune_pipeline.review.ratings import json_rows
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,18 @@ def read_table(queue: ReviewQueue, path: Path) -> FilledSheet:
     Raises:
         ValueError: The file is neither CSV nor JSON Lines.
     """
-    text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells stay what they are
     sheet = FilledSheet()
     lines: list[tuple[int, Any]] = []
     if path.suffix == ".csv":
+        text = path.read_bytes().decode("utf-8-sig")  # line ends inside cells stay what they are
         reader = csv.DictReader(io.StringIO(text, newline=""))
         lines = [(reader.line_num, {k: _unescaped(v) for k, v in line.items()}) for line in reader]
     elif path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    lines.append((number, json.loads(line)))
-                except ValueError as error:
-                    sheet.problems.append(f"{path.name}, line {number}: it is no JSON: {error}")
+        for number, line, wrong in json_rows(path):
+            if wrong:
+                sheet.problems.append(f"{path.name}, line {number}: {wrong}")
+            else:
+                lines.append((number, line))
     else:
         raise ValueError(f"{path.name}: sheets come back as .csv or .jsonl")
     for number, line in lines:
@@ -106,7 +105,8 @@ def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, Any]]]) -> S
     files = []
     for rater, decisions in rows.items():
         target = queue.target(rater)
-        stored = _rows(target)
+        # lines that are no JSON are reported when the ratings are read
+        stored = [row for _, row, wrong in json_rows(target) if not wrong] if target.exists() else []
         for row in decisions:
             if row in stored:
                 known += 1
@@ -116,12 +116,3 @@ def store(queue: ReviewQueue, rows: Mapping[str, Sequence[dict[str, Any]]]) -> S
             added += 1
         files.append(str(target))
     return Stored(added, known, files)
-
-
-def _rows(path: Path) -> list[Any]:
-    """The JSON lines of a file that people may have edited; other lines are reported when the ratings are read."""
-    rows = []
-    for line in path.read_text("utf-8-sig", errors="replace").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows

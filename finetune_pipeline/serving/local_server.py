@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from threading import Thread
 from types import TracebackType
+from typing import Any
 
 import psutil
 import uvicorn
@@ -18,6 +19,9 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from finetune_pipeline.data.json_lines import decode_line
+from finetune_pipeline.faults import OutsideError
 
 HOST = "127.0.0.1"
 BODY_SECONDS = 30.0
@@ -64,11 +68,11 @@ def host_guard(refuse: Callable[[int, str], Response]) -> Middleware:
     return Middleware(HostGuard, refuse=refuse)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body.
+async def read_json(request: Request, limit: int) -> Any:
+    """The decoded body of a request.
 
     Raises HTTPException as soon as it is known to have more than `limit` bytes (413), when it takes longer than
-    :data:`BODY_SECONDS` (408), and when its client goes away (400)."""
+    :data:`BODY_SECONDS` (408), when its client goes away, and when it is no JSON (400)."""
     announced = request.headers.get("content-length", "0")
     body = b""
     try:
@@ -85,22 +89,24 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise HTTPException(408, f"the body did not arrive within {BODY_SECONDS:g} s") from error
     except ClientDisconnect as error:
         raise HTTPException(400, "the body is not whole") from error
-    return body
+    value, findings, _ = decode_line(body, "body")
+    if findings:
+        raise HTTPException(400, f"the body is no JSON to be taken: {'; '.join(f.message for f in findings)}")
+    return value
 
 
-def taken(port: int, option: str) -> str | None:
-    """What holds the port, and what to do, in a sentence; None: it is free. option: the one that chooses another port."""
+def port_problem(port: int, option: str = "--port") -> str | None:
+    """Why the port cannot be used, and what to do, in a sentence; None: it is free. option: chooses another port."""
     try:
         socket.create_server((HOST, port)).close()
         return None
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             return f"port {port} cannot be used: {error.strerror}; choose another with {option}"
-    listening = (c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN)
-    holders = [c.pid for c in listening if c.laddr and c.laddr.port == port]
     holder = "another user's process"
-    with contextlib.suppress(psutil.Error):
-        if pid := next(filter(None, holders), None):
+    with contextlib.suppress(psutil.Error):  # macOS shows other processes' connections to root alone
+        listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        if pid := next((c.pid for c in listening if c.pid and c.laddr and c.laddr.port == port), None):
             holder = f"process {pid} ({' '.join(psutil.Process(pid).cmdline())[:120]})"
     return f"port {port} is in use by {holder}; end that, or choose another with {option}"
 
@@ -113,10 +119,12 @@ class LocalServer:
         port: 0 takes any that is free; `self.port` says which.
 
     Raises:
-        OSError: The port is taken.
+        OutsideError: The port cannot be used.
     """
 
     def __init__(self, app: ASGIApp, port: int = 0) -> None:
+        if problem := port_problem(port):
+            raise OutsideError(problem)
         self._socket = socket.create_server((HOST, port), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         settings = uvicorn.Config(

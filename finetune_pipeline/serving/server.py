@@ -14,8 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from finetune_pipeline.data.json_lines import decode_line
-from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_body
+from finetune_pipeline.serving.local_server import CLOSE, NO_STORE, host_guard, read_json
 from finetune_pipeline.serving.requests import BadRequest
 from finetune_pipeline.serving.service import WAITING, Service
 
@@ -35,8 +34,8 @@ def chat_app(service: Service) -> Starlette:
         return await asyncio.get_running_loop().run_in_executor(threads, call, await _json(request))
 
     async def chat(request: Request) -> Response:
-        asked, completion = await in_thread(service.chat, request)
-        if asked.stream:
+        chat_request, completion = await in_thread(service.chat, request)
+        if chat_request.stream:
             return StreamingResponse(_events(completion), media_type="text/event-stream", headers=NO_STORE)
         return JSONResponse(completion, headers=NO_STORE)
 
@@ -78,11 +77,7 @@ async def _json(request: Request) -> Any:
     """The decoded body. Raises BadRequest or HTTPException."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise BadRequest("send JSON, with the header Content-Type: application/json", status=415)
-    data = await read_body(request, MAX_BODY)
-    value, findings, _ = decode_line(data, "body")
-    if findings:
-        raise BadRequest(f"the body is no JSON to be taken: {'; '.join(f.message for f in findings)}")
-    return value
+    return await read_json(request, MAX_BODY)
 
 
 def _events(completion: dict[str, Any]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +16,9 @@ from typing import Any
 import msgspec
 
 from finetune_pipeline.data.json_lines import read_lines
+from finetune_pipeline.engine.store import hold
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.production.log_files import SERVED, SERVED_LOCK
 from finetune_pipeline.serving.model import Champion, LoadedModel, TooLong
 from finetune_pipeline.serving.requests import BadRequest, Chat, parse_chat, parse_feedback
 from finetune_pipeline.spec.model import Task
@@ -165,9 +166,6 @@ def _short(name: str) -> bytes:
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-NAME = "served.jsonl"
-
-
 class _Id(msgspec.Struct):
     id: str
     output: str | None = None
@@ -178,7 +176,7 @@ class LogWriter:
 
     def __init__(self, folder: Path, rotate_bytes: int = 64 << 20) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / NAME
+        self.path = folder / SERVED
         self._rotate_bytes = rotate_bytes
         self._lock = Lock()
 
@@ -188,8 +186,7 @@ class LogWriter:
         What a process that died, or a full disk, left of a line is ended first, so that it spoils no other.
         """
         line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-        with self._lock, self.path.with_name(".served.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._lock, hold(self.path.with_name(SERVED_LOCK)):
             handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 size = os.fstat(handle).st_size
@@ -205,11 +202,11 @@ class LogWriter:
 
     def _rotate(self) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        os.rename(self.path, self.path.with_name(f"{NAME}.{stamp}"))
+        os.rename(self.path, self.path.with_name(f"{SERVED}.{stamp}"))
 
     def ids(self) -> Iterator[str]:
         """Ids of the answers in the files that are there."""
-        for path in sorted(self.path.parent.glob(f"{NAME}*")):
+        for path in sorted(self.path.parent.glob(f"{SERVED}*")):
             for _, line, cut in read_lines(path):
                 try:
                     row = msgspec.json.decode(line, type=_Id)

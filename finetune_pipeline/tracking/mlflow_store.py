@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.engine.store import hold
+from finetune_pipeline.faults import SQLITE, OutsideError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,31 +30,23 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
-_UNREACHABLE = (
-    "failed with exception",
-    "Max retries",
-    "unable to open database",
-    "database or disk is full",
-    "database is locked",
-    "readonly database",
-    "disk I/O error",
-    "disk image is malformed",
-    "file is not a database",
-    "could not connect",
-    "Connection refused",
-)
+_UNREACHABLE = ("failed with exception", "Max retries", "could not connect", "Connection refused", *SQLITE)
 """Of a database or a connection; what servers answer is in :data:`_ANSWERS`."""
+_LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+_RIGHTS = "ask its owner for the right to read and write, or correct the login"
+_NO_MLFLOW = "this address is no MLflow server: correct MLFLOW_TRACKING_URI"
+_AGAIN = "see the server's log, and run it again"
 _ANSWERS = {
-    "error code 401": "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
-    "UNAUTHENTICATED": "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
-    "error code 403": "ask its owner for the right to read and write, or correct the login",
-    "PERMISSION_DENIED": "ask its owner for the right to read and write, or correct the login",
-    "error code 404": "this address is no MLflow server: correct MLFLOW_TRACKING_URI",
+    "error code 401": _LOGIN,
+    "UNAUTHENTICATED": _LOGIN,
+    "error code 403": _RIGHTS,
+    "PERMISSION_DENIED": _RIGHTS,
+    "error code 404": _NO_MLFLOW,
     "ENDPOINT_NOT_FOUND": "this address is no MLflow server, or an older one: correct MLFLOW_TRACKING_URI",
-    "not in a valid JSON format": "this address is no MLflow server: correct MLFLOW_TRACKING_URI",
-    "error code": "see the server's log, and run it again",
-    "INTERNAL_ERROR": "see the server's log, and run it again",
-    "TEMPORARILY_UNAVAILABLE": "see the server's log, and run it again",
+    "not in a valid JSON format": _NO_MLFLOW,
+    "error code": _AGAIN,
+    "INTERNAL_ERROR": _AGAIN,
+    "TEMPORARILY_UNAVAILABLE": _AGAIN,
 }
 """What an answer that is no answer has in it, and what to do; the first that fits."""
 
@@ -84,13 +76,9 @@ def open_client(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-@contextlib.contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """A lock of all processes on this machine; freed by the kernel if its holder dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def locked(folder: Path, name: str) -> contextlib.AbstractContextManager[None]:
+    """The named lock of a folder, see :func:`hold`."""
+    return hold(folder / f".{name}.lock")
 
 
 @contextlib.contextmanager
@@ -108,16 +96,15 @@ def reaching(uri: str) -> Iterator[None]:
     except (json.JSONDecodeError, ParseError) as error:
         if not uri.startswith("http"):
             raise
-        raise _unusable(uri, error, "does not answer in MLflow's form", _ANSWERS["error code 404"]) from None
+        raise _unusable(uri, error, "does not answer in MLflow's form", _NO_MLFLOW) from None
     except (MlflowException, DatabaseError, sqlite3.DatabaseError) as error:
         if any(sign in str(error) for sign in _UNREACHABLE):
-            raise _unusable(
-                uri, error, "cannot be reached", _FIX_FILE if uri.startswith("sqlite:") else _FIX_SERVER
-            ) from None
-        fix = next((fix for sign, fix in _ANSWERS.items() if sign in str(error)), None)
-        if fix is None or not uri.startswith("http"):
+            fix = _FIX_FILE if uri.startswith("sqlite:") else _FIX_SERVER
+            raise _unusable(uri, error, "cannot be reached", fix) from None
+        fixes = [fix for sign, fix in _ANSWERS.items() if sign in str(error)]
+        if not fixes or not uri.startswith("http"):
             raise
-        raise _unusable(uri, error, "cannot be used", fix) from None
+        raise _unusable(uri, error, "cannot be used", fixes[0]) from None
 
 
 def _unusable(uri: str, error: Exception, how: str, fix: str) -> TrackingError:

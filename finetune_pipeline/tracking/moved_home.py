@@ -36,10 +36,13 @@ def follow_home(database: Path, experiment: str, home: Path) -> None:
             return  # the same folder by another name
         before, after = (old.parent.parent, home) if place.parent == home else (old.parent, place)
         log.warning("%s was moved to %s: MLflow's records follow it", before, after)
-        changes = dict.fromkeys([(f"{before}/", f"{after}/"), (f"{before.as_uri()}/", f"{after.as_uri()}/")])
+        changes = [(f"{before}/", f"{after}/"), (f"{before.as_uri()}/", f"{after.as_uri()}/")]
         for path in (p for name in _WITH_PATHS for p in (place / "artifacts").rglob(name)):
-            text = path.read_text("utf-8")
-            replaced = _replaced(text, changes)
+            text = replaced = path.read_text("utf-8")
+            for stale, present in changes:
+                if stale in present:  # an earlier try, which was killed, may have replaced it
+                    replaced = replaced.replace(present, stale)
+                replaced = replaced.replace(stale, present)
             if replaced != text:
                 replace_text(path, replaced)
         with connection:  # one transaction
@@ -53,9 +56,3 @@ def follow_home(database: Path, experiment: str, home: Path) -> None:
                                 f'WHERE instr("{column}", ?)',
                                 (*change, change[0]),
                             )
-
-
-def _replaced(text: str, changes: dict[tuple[str, str], None]) -> str:
-    for before, after in changes:
-        text = text.replace(before, after)
-    return text

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous_champion"
 GATES, PASSED = "gates", "passed"
-FORGOTTEN, FORGOTTEN_TOLD = "forgotten_rows", "trained on rows that have been forgotten since (finetune forget)"
+FORGOTTEN, FORGOTTEN_REASON = "forgotten_rows", "trained on rows that have been forgotten since (finetune forget)"
 ROLLED_BACK = "rolled_back"
 """Tag of a version that a rollback took out of service: when and why."""
 
@@ -141,7 +141,7 @@ def block_forgotten(tracking: Tracking, name: str, splits: Collection[str]) -> l
     with open_registry(tracking) as client:
         for version in client.search_model_versions(f"name = '{name}'"):
             if version.tags.get("dataset_version") in splits:
-                client.set_model_version_tag(name, version.version, FORGOTTEN, FORGOTTEN_TOLD)
+                client.set_model_version_tag(name, version.version, FORGOTTEN, FORGOTTEN_REASON)
                 blocked.append(int(version.version))
     return sorted(blocked)
 
@@ -149,7 +149,7 @@ def block_forgotten(tracking: Tracking, name: str, splits: Collection[str]) -> l
 def _refuse_forgotten(name: str, version: int, tags: Mapping[str, str]) -> None:
     if FORGOTTEN in tags:
         raise ValueError(
-            f"{name} version {version} cannot become champion: it was {FORGOTTEN_TOLD}. `finetune run {name}` trains a "
+            f"{name} version {version} cannot become champion: it was {FORGOTTEN_REASON}. `finetune run {name}` trains a "
             "model without them"
         )
 

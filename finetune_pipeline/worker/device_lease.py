@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from stat import S_ISREG, S_IWOTH
 
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.reminders import Reminders, spell
 from finetune_pipeline.worker.supervised import Stopped
 
@@ -100,7 +101,7 @@ def _open(folder: Path, device: str) -> int:
     """The lock file, made where it is missing: by this user, for this user alone, and never through a link.
 
     Raises:
-        PermissionError: Everybody may write to the folder, or what has the file's name is a link or somebody else's.
+        OutsideError: Everybody may write to the folder, or what has the file's name is a link or somebody else's.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     safe = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -109,18 +110,18 @@ def _open(folder: Path, device: str) -> int:
         place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | safe)
         try:
             if os.fstat(place).st_mode & S_IWOTH:
-                raise PermissionError(f"everybody may write to {folder}, which holds locks; fix: `chmod o-w {folder}`")
+                raise OutsideError(f"everybody may write to {folder}, which holds locks; fix: `chmod o-w {folder}`")
             handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | safe, 0o600, dir_fd=place)
         finally:
             os.close(place)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
-        raise PermissionError(f"{folder / name} leads through a link; fix: remove the link") from error
+        raise OutsideError(f"{folder / name} leads through a link; fix: remove the link") from error
     status = os.fstat(handle)
     if status.st_uid != os.getuid() or status.st_nlink > 1 or not S_ISREG(status.st_mode):
         os.close(handle)
-        raise PermissionError(f"{folder / name} is no lock file of this user; fix: remove it")
+        raise OutsideError(f"{folder / name} is no lock file of this user; fix: remove it")
     return handle
 
 

@@ -146,7 +146,7 @@ def _measured(began: float) -> dict[str, Any]:
 
 
 def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
-    """(exit code, kind, message for people) of what ended the job."""
+    """(exit code, kind, message for people) of what ended the job; a fault of the program also prints its traceback."""
     if isinstance(error, process.Stop):
         return EXIT_PREEMPTED, "stopped", f"stopped by {error}; what is in the work folder is taken up by the next try"
     if isinstance(error, FindingsError):
@@ -156,7 +156,10 @@ def _judge(error: BaseException, job: dict[str, Any]) -> tuple[int, str, str]:
     if _memory_ran_out(error):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return EXIT_OOM, "memory", f"out of memory: {reason}\nfix: {nearest_smaller(job)}"
-    return 1, "error", outside_words(error, job["out"]) or f"{type(error).__name__}: {error}"
+    if words := outside_words(error, job["out"]):
+        return 1, "error", words
+    traceback.print_exception(error)
+    return 1, "error", f"{type(error).__name__}: {error}"
 
 
 def _to_be_launched(job: dict[str, Any]) -> bool:
@@ -166,8 +169,6 @@ def _to_be_launched(job: dict[str, Any]) -> bool:
 def _end(error: BaseException, job: dict[str, Any], out: Path) -> int:
     """Write error.json about what ended the job. Returns the exit code."""
     code, kind, message = _judge(error, job)
-    if code == 1 and outside_words(error, out) is None:
-        traceback.print_exc()
     findings = [f.to_dict() for f in error.findings] if isinstance(error, FindingsError) else []
     write = launch.write_worker_error if is_worker() else launch.write_error
     write(out, code, kind, message, findings)

@@ -150,6 +150,11 @@ def is_torch_free(path: Path, seen: set[Path] | None = None) -> bool:
     return all(is_torch_free(p, seen) for p in sorted(inner) if p.is_file() and p not in seen)
 
 
+def test_private_modules_of_dagster_are_used_in_one_file() -> None:
+    users = [path for path in modules(*LAYERS) if any(name.startswith("dagster._") for name in imports_of(path))]
+    assert [path.name for path in users] == ["dagster_internals.py"]
+
+
 def test_every_package_has_its_layer() -> None:
     found = {
         p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()

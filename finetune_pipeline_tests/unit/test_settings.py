@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import finetune_pipeline
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.settings import read_settings
 
 
@@ -52,12 +53,12 @@ def test_tracking_address_does_not_depend_on_the_working_folder(told: str, meant
 
 @pytest.mark.parametrize("told", ["./mlruns", "file:///tmp/mlruns"])
 def test_a_file_store_is_refused(told: str) -> None:
-    with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI"):
+    with pytest.raises(OutsideError, match="MLFLOW_TRACKING_URI"):
         read_settings({"MLFLOW_TRACKING_URI": told})
 
 
 def test_all_wrong_devices_are_named() -> None:
-    with pytest.raises(ValueError, match="'gpu', 'cuda:x'"):
+    with pytest.raises(OutsideError, match="'gpu', 'cuda:x'"):
         read_settings({"FINETUNE_DEVICES": "gpu,cuda:0,cuda:x"})
 
 
@@ -65,9 +66,9 @@ def test_devices_that_share_a_training() -> None:
     assert read_settings({"FINETUNE_DEVICES": "cuda:0 + cuda:1, cuda:2"}).devices == ("cuda:0+cuda:1", "cuda:2")
     assert read_settings({"FINETUNE_DEVICES": "cpu+cpu"}).devices == ("cpu+cpu",)
     for wrong in ("cuda:0+cuda:0", "cpu+cuda:0"):
-        with pytest.raises(ValueError, match="cannot share a training"):
+        with pytest.raises(OutsideError, match="cannot share a training"):
             read_settings({"FINETUNE_DEVICES": wrong})
     assert read_settings({}).parallel == "auto"
     assert read_settings({"FINETUNE_PARALLEL": "fsdp2"}).parallel == "fsdp2"
-    with pytest.raises(ValueError, match="write ddp, fsdp2, or auto"):
+    with pytest.raises(OutsideError, match="write ddp, fsdp2, or auto"):
         read_settings({"FINETUNE_PARALLEL": "zero3"})

@@ -48,10 +48,6 @@ class Prefilled:
     seen: torch.Tensor
     logits: torch.Tensor
 
-    @property
-    def lengths(self) -> torch.Tensor:
-        return self.seen.sum(1)
-
 
 _PADDING = 1.15
 """Rows are read together while they have at most so many times the longest one's tokens less."""
@@ -157,7 +153,7 @@ class Reader:
         logits = self.model(
             input_ids=ids.to(device),
             attention_mask=mask,
-            position_ids=batch.lengths[:, None] + depth.to(device),
+            position_ids=batch.seen.sum(1, keepdim=True) + depth.to(device),
             cache=branch(batch.cache),
             use_cache=True,
         ).logits
@@ -246,11 +242,8 @@ def generate_and_score(
     def work(reader: Reader, rows: list[int]) -> None:
         batch = reader.read([prompts[i] for i in rows])
         texts = reader.greedy(batch, max_new_tokens, ends, grammar)
-        scores = (
-            _scores(reader.continuations(batch, [labels[i] for i in rows]), [labels[i] for i in rows])
-            if labels is not None
-            else [[] for _ in rows]
-        )
+        wanted = [labels[i] if labels is not None else [] for i in rows]
+        scores = _scores(reader.continuations(batch, wanted), wanted)
         for i, ids, score in zip(rows, texts, scores, strict=True):
             _fill(answers[i], tokenizer, ids, score, ends)
 
@@ -291,14 +284,11 @@ def _batches(order: Sequence[int], size: int, known: Container[int]) -> list[lis
 
 
 def _scores(logits: list[list[torch.Tensor]], texts: Sequence[Sequence[Ids]]) -> list[list[float]]:
-    scores = []
-    for row, ids in zip(logits, texts, strict=True):
-        score = []
-        for part, text in zip(row, ids, strict=True):
-            target = torch.tensor(text, device=part.device)[:, None]
-            score.append(torch.log_softmax(part.float(), -1).gather(1, target).double().sum().item())
-        scores.append(score)
-    return scores
+    def score(part: torch.Tensor, text: Ids) -> float:
+        target = torch.tensor(text, device=part.device)[:, None]
+        return torch.log_softmax(part.float(), -1).gather(1, target).double().sum().item()
+
+    return [list(map(score, row, ids)) for row, ids in zip(logits, texts, strict=True)]
 
 
 def _fill(answer: Answer, tokenizer: Any, ids: Ids, scores: list[float], ends: set[int]) -> None:

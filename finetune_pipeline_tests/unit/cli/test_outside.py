@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from finetune_pipeline.cli import main as entry
 from finetune_pipeline.cli.output import failure, say
+from finetune_pipeline.settings import read_settings
 
 
 def file_on_a_full_disk(tmp_path: Path) -> None:
@@ -108,6 +109,12 @@ def test_a_fault_from_outside_is_a_sentence_with_what_to_do(
     assert FAULTS[fault] in message and "\nfix: " in message and "Traceback" not in message
 
 
+def test_a_wrong_setting_is_a_sentence_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FINETUNE_DEVICES", "gpu")
+    _ends(monkeypatch, read_settings)
+    assert capsys.readouterr().err.startswith("FINETUNE_DEVICES: 'gpu' is no device; write cpu")
+
+
 def test_a_fault_of_the_program_keeps_its_traceback_and_is_json_where_json_was_asked(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,7 +194,7 @@ def _finetune(home: Path, *arguments: str, python: list[str] | None = None) -> s
     return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, check=False)
 
 
-def _ends(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], None]) -> None:
+def _ends(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], object]) -> None:
     @click.command()
     def command() -> None:
         fault()

@@ -47,8 +47,8 @@ def test_faults_are_named(row: object, told: str) -> None:
 
 
 def test_json_lines_and_csv_are_read_and_bad_lines_lose_no_good_ones(tmp_path: Path) -> None:
-    good, bad = json.dumps(line()), json.dumps(line(choice="maybe"))
-    put(tmp_path, "a.jsonl", f"{bad}\nno json\n\n{good}\n")
+    good, bad = json.dumps(line(comment="two\u2028lines"), ensure_ascii=False), json.dumps(line(choice="maybe"))
+    put(tmp_path, "a.jsonl", f"\ufeff{bad}\nno json\n\n{good}\n{'[' * 100_000}\n")
     put(
         tmp_path,
         "b.csv",
@@ -56,8 +56,8 @@ def test_json_lines_and_csv_are_read_and_bad_lines_lose_no_good_ones(tmp_path: P
     )
     ratings, found = read_ratings(tmp_path)
     assert [(r.id, r.choice, r.rater) for r in ratings] == [("e001", "A", "Ada"), ("e002", "both", "Bo")]
-    assert ratings[1].comment == "fine, really"
-    assert sorted(f.place for f in found) == ["reviews/outputs/a.jsonl:1", "reviews/outputs/a.jsonl:2"]
+    assert [r.comment for r in ratings] == ["two\u2028lines", "fine, really"]
+    assert sorted(f.place for f in found) == [f"reviews/outputs/a.jsonl:{n}" for n in (1, 2, 5)]
 
 
 def test_the_latest_rating_of_a_rater_holds(tmp_path: Path) -> None:

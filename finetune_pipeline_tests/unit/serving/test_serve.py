@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.serving.local_server import LocalServer
 from finetune_pipeline.serving.model import Champion
@@ -163,6 +164,11 @@ def test_bad_feedback(running: Running, more: dict, status: int, told: str) -> N
     name = running.chat()[1]["id"]
     got, answer = running.ask("/feedback", {"id": name, **more})
     assert (got, told in answer["error"]["message"]) == (status, True), answer
+
+
+def test_a_port_in_use_is_said_with_what_to_do(running: Running) -> None:
+    with pytest.raises(OutsideError, match=rf"in use by process {os.getpid()} .* choose another with --port"):
+        LocalServer(chat_app(running.service), running.server.port)
 
 
 def test_what_is_no_request_of_ours(running: Running) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from finetune_pipeline.tracking import registration, registry
+from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.tracking.served_base import answer, make_adapter, make_base
@@ -322,6 +323,21 @@ def test_a_moved_home_leaves_nothing_that_leads_to_the_old_place(
     said = load(moved, "models:/tickets@candidate", monkeypatch).predict(texts(TEXT))
     assert said == [answer(new / "models/base", new / "models/adapter", PROMPT, TEXT, 8)]
     assert register(moved, new / "models", "bbbb") == 2 and not old.exists()
+
+
+def test_a_move_into_a_folder_of_a_longer_path_goes_on_after_a_kill(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    old = Path("/", *home.parts[2:])  # the new path ends with it
+    folders = [home / "mlflow/artifacts" / name for name in "ab"]
+    for folder, place in zip(folders, (home, old), strict=True):  # the first was replaced before the kill
+        folder.mkdir(parents=True)
+        (folder / "model.json").write_text(f"{place}/base")
+    with sqlite3.connect(home / "mlflow/mlflow.db") as database:
+        database.execute("CREATE TABLE experiments (name TEXT, artifact_location TEXT)")
+        database.execute("INSERT INTO experiments VALUES ('demo', ?)", (f"{old}/mlflow/artifacts",))
+    follow_home(home / "mlflow/mlflow.db", "demo", home)
+    assert [(folder / "model.json").read_text() for folder in folders] == [f"{home}/base"] * 2
+    assert database.execute("SELECT artifact_location FROM experiments").fetchall() == [(f"{home}/mlflow/artifacts",)]
 
 
 def test_turns_forged_in_a_text_are_text_for_the_registered_model(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_pipeline.faults import OutsideError
 from finetune_pipeline.worker.device_lease import lease, lock_folder
 from finetune_pipeline_tests.unit.processes import number_in, wait_until
 
@@ -133,12 +134,12 @@ def test_no_link_is_followed(tmp_path: Path, planted: str) -> None:
     else:
         victim.mkdir()
         locks.symlink_to(victim)
-    with pytest.raises(PermissionError, match="a link|no lock file"), lease(["cuda:0"], kept(locks), timeout_s=0):
+    with pytest.raises(OutsideError, match="a link|no lock file"), lease(["cuda:0"], kept(locks), timeout_s=0):
         pass
     assert list(victim.iterdir()) == [] if planted == "folder" else victim.read_text() == "precious"
 
 
 def test_a_folder_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    with pytest.raises(PermissionError, match="chmod o-w"), lease(["cuda:0"], kept(tmp_path), timeout_s=0):
+    with pytest.raises(OutsideError, match="chmod o-w"), lease(["cuda:0"], kept(tmp_path), timeout_s=0):
         pass
