@@ -15,7 +15,17 @@ import psutil
 import pytest
 
 from finetune_pipeline.training.checkpoints import MARK
-from finetune_pipeline_tests.graph.disturbed import digests, finish, fresh, grow_logs, kill_in, logged, start, whole
+from finetune_pipeline_tests.graph.disturbed import (
+    digests,
+    finish,
+    fresh,
+    grow_logs,
+    kill_in,
+    logged,
+    start,
+    told,
+    whole,
+)
 from finetune_pipeline_tests.graph.project import Project
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
