@@ -67,9 +67,12 @@ def torch_is_cpu_build_by_default() -> bool:
 
 
 def uv(*arguments: str) -> bool:
-    """Whether `uv pip install` did it."""
+    """Whether `uv pip install` did it, trusting the machine's certificates, as pip does, or else uv's own."""
     command = [str(VENV / "bin" / "uv"), "pip", "install", "-q", "--python", str(PYTHON), *arguments]
-    return subprocess.run(command, check=False).returncode == 0
+    return any(
+        subprocess.run([*command, *certificates], check=False).returncode == 0
+        for certificates in (["--system-certs"], [])
+    )
 
 
 def blocks(path: Path) -> dict[str, str]:
