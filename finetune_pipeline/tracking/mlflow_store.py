@@ -186,7 +186,8 @@ def read_database(file: Path, query: str, *values: object) -> list[tuple[Any, ..
     if not file.exists():
         return []
     try:
-        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+        # not mode=ro: what a killed process left half written is rolled back by whoever reads next, if it may write
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=60)) as database:
             return database.execute(query, values).fetchall()
     except sqlite3.DatabaseError as error:
         if "no such" in str(error):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -61,6 +63,20 @@ def old_database(path: Path) -> str:
             "VALUES (7, 'kept', 'file:///x', 'active')"
         )
     return str(before)
+
+
+def test_a_database_whose_writer_was_killed_in_the_middle_is_read_as_it_was_before(tmp_path: Path) -> None:
+    database = tmp_path / "writing.db"
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as writer:
+        writer.execute("CREATE TABLE runs (status TEXT)")
+        writer.executemany("INSERT INTO runs VALUES (?)", [("RUNNING" * 100,)] * 1000)
+        writer.execute("PRAGMA cache_size = 1")  # so that changed pages reach the file before the transaction ends
+        writer.execute("BEGIN")
+        writer.execute("UPDATE runs SET status = 'half'")
+        for suffix in ("", "-journal"):  # as a SIGKILL would leave them
+            shutil.copy(f"{database}{suffix}", tmp_path / f"killed.db{suffix}")
+    rows = mlflow_store.read_database(tmp_path / "killed.db", "SELECT count(*) FROM runs WHERE status != 'half'")
+    assert rows == [(1000,)]
 
 
 def test_empty_database_opened_by_four_processes_at_once(tmp_path: Path) -> None:
