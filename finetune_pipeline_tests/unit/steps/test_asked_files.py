@@ -13,6 +13,7 @@ from finetune_pipeline.pipeline import PIPELINE
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline_tests.unit.data.rows import read_lines, unlike
+from finetune_pipeline_tests.unit.evaluation.ability.harness_files import CHOICES, write_task
 
 SPEC = {"name": "task", "description": "t", "system_prompt": "Answer.", "output": {"kind": "text"}}
 
@@ -21,10 +22,10 @@ def cleaned(folder: Path, rows: list[dict[str, str]], **sections: object) -> tup
     """(facts of the clean examples, which file each row left out repeats)."""
     (folder / "task/raw").mkdir(parents=True)
     (folder / "task/raw/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "blob").write_text(
+    (folder / "task/blob").write_text(
         json.dumps({"query": f"Which own? {unlike(7)}", "choices": ["a", "b"], "gold": 0}) + "\n"
     )
-    (folder / "task/own.jsonl").symlink_to(folder / "blob")
+    (folder / "task/own.jsonl").symlink_to(folder / "task/blob")
     (folder / "task/task.yaml").write_text(yaml.safe_dump({**SPEC, **sections}))
     task, store = load_task(folder / "task"), ArtifactStore(folder / "store")
     made = PIPELINE.run_to("clean_examples", task, collect_run_inputs(task, None, store), store)["clean_examples"]
@@ -48,3 +49,11 @@ def test_rows_of_ability_files_are_found_and_a_suite_not_asked_is_not_looked_at(
     rows = [{"prompt": f"Which own? {unlike(7)}", "completion": "a"}, {"prompt": suite()[0].prompt, "completion": "5"}]
     facts, files = cleaned(tmp_path, rows, ability={"suite": False, "files": ["own.jsonl"]})
     assert files == ["ability/own.jsonl"] and facts["kept"] == 1
+
+
+def test_rows_of_harness_tasks_are_found(tmp_path: Path) -> None:
+    asked = [{"question": f"Which own? {unlike(i)}", "choices": ["a", "b"], "right": 0} for i in range(6)]
+    write_task(tmp_path / "task/harness", CHOICES, asked)
+    rows = [{"prompt": f"Which own? {unlike(5)}", "completion": "a"}, {"prompt": unlike(9), "completion": "fine"}]
+    facts, files = cleaned(tmp_path, rows, ability={"suite": False, "harness": {"tasks": ["harness/*.yaml"]}})
+    assert files == ["ability/harness/pick.jsonl"] and facts["kept"] == 1
