@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from finetune_pipeline.baseline.advice import advise, measured_gains
+from finetune_pipeline.baseline.advice import (
+    AS_GOOD,
+    CLOSES_MOST,
+    _must_reach,
+    _prompting_is_enough,
+    _retrieval_is_enough,
+    advise,
+    measured_gains,
+    tokens_of,
+)
 from finetune_pipeline.baseline.learnable import Learnable
 from finetune_pipeline.evaluation.rivals import score_baselines, strongest_rival
 from finetune_pipeline.planning.power import power_plan
@@ -83,6 +92,7 @@ def test_a_simple_model_that_surely_leads_is_used_where_no_result_promises_more(
     assert advice["decision"] == "simple" and "surely leads the base model at its best, by +30" in advice["sentence"]
     assert told(prompts(150), linear=0.8)["decision"] == "fine_tune", "it leads, but not surely"
     assert told(prompts(40), linear=0.45)["decision"] == "fine_tune", "it is wrong on most rows"
+    assert told(prompts(40), linear=0.5)["decision"] == "simple", "it is right on half"
 
 
 def test_a_measured_gain_over_a_simple_model_as_good_is_a_reason_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +103,11 @@ def test_a_measured_gain_over_a_simple_model_as_good_is_a_reason_to_train(monkey
     assert told(prompts(100), linear=0.8)["decision"] == "simple", "the simple model was worse there"
     results[0] |= {"simple": 0.75, "interval": [-0.01, 0.2]}
     assert told(prompts(100), linear=0.8)["decision"] == "simple", "a gain that is not sure"
-    results[0] |= {"kind": "json", "interval": [0.05, 0.2]}
+    results[0]["interval"] = [0.0, 0.2]
+    assert told(prompts(100), linear=0.8)["decision"] == "simple", "a gain of nothing is none"
+    results[0] |= {"simple": 0.8 - AS_GOOD, "interval": [0.05, 0.2]}
+    assert told(prompts(100), linear=0.8)["decision"] == "fine_tune", "just as good counts"
+    results[0] |= {"simple": 0.75, "kind": "json"}
     assert told(prompts(100), linear=0.8)["decision"] == "simple", "answers of another kind"
 
 
@@ -110,7 +124,9 @@ def test_a_hard_task_is_worth_it_and_says_what_must_be_reached() -> None:
         "Yes: fine-tune. Nothing simpler does the task"
     )
     assert "TF-IDF and logistic regression, reaches 40.0%" in advice["sentence"]
+    assert "60.0 points of accuracy are left to be gained over it" in advice["sentence"]
     assert 0.44 < advice["must_reach"] < 0.56
+    assert _must_reach({"before": 0.9, "detectable_gain": 0.3}) == 1.0, "no score is above all rows right"
     assert any(f"has to reach about {100 * advice['must_reach']:.1f}%" in reason for reason in advice["reasons"])
 
 
@@ -131,6 +147,16 @@ def test_what_the_base_does_already_is_prompted(linear: float) -> None:
     advice = told(prompts(195), linear=linear)
     assert advice["decision"] == "prompt" and "8-shot is right on 97.5%" in advice["sentence"]
     assert told(prompts(180))["decision"] == "fine_tune", "90% of 200 rows is not surely 90%"
+
+
+def test_enough_is_what_leaves_no_room_for_the_wanted_gain() -> None:
+    modest = spec(gates={"wanted_gain": 0.2})
+    assert told(prompts(175), of=modest)["decision"] == "prompt"
+    assert "surely at or above 80.0%" in told(prompts(30), linear=0.86, of=modest)["sentence"]
+    for lower, decision in ((0.9, "prompt"), (0.899, None)):
+        facts = {"best": "8_shot", "prompts": {"8_shot": {"accuracy": 0.95, "n": 9, "interval": [lower, 1.0]}}}
+        answer = _prompting_is_enough(spec(), facts)
+        assert (answer[0] if answer else None) == decision
 
 
 def test_a_base_that_knows_and_only_does_not_keep_to_the_form_is_restricted() -> None:
@@ -158,12 +184,46 @@ def test_retrieval_that_helps_little_or_by_chance_or_less_than_learning_is_not_t
     assert told(few)["decision"] == "fine_tune", "twelve rows prove no help"
 
 
+def test_where_retrieval_is_just_enough() -> None:
+    retrieval = {
+        **{"prompt": "3_nearest", "over": "zero_shot", "value": 0.8, "gain": 0.4, "interval": [0.001, 0.5]},
+        **{"closes": CLOSES_MOST, "valid_share": spec().gates.min_valid_share},
+    }
+
+    def enough(simple: list[float] | None = None, **change: Any) -> bool:
+        facts: dict[str, Any] = {"prompts": {"3_nearest": {"interval": [0.7, 0.85]}}}
+        if simple:
+            facts["simple"] = {"simple_linear": {"interval": simple}}
+        return _retrieval_is_enough(spec(), facts, {**retrieval, **change}) is not None
+
+    assert enough() and enough([0.85, 0.95])
+    assert not enough([0.851, 0.95]), "a simple model that learns is surely better"
+    assert not enough(interval=[0.0, 0.5]) and not enough(closes=CLOSES_MOST - 0.001) and not enough(closes=None)
+    assert not enough(valid_share=spec().gates.min_valid_share - 0.001)
+    told_once = told(prompts(60, 150), linear=0.4)["reasons"]
+    assert len([r for r in told_once if "adds +45.0 points" in r]) == 1
+    assert any("adds" in r for r in told(prompts(40, 60), linear=0.4)["reasons"])
+
+
+def test_tokens_are_told_where_both_prompts_were_measured() -> None:
+    measured = {"mean_prompt_tokens": 300.0, "mean_new_tokens": 4.0}
+    for details in ({}, {"8_shot": measured}, {"zero_shot": measured}):
+        assert tokens_of({"best": "8_shot", "prompt_details": details}) is None
+    assert tokens_of({"best": "8_shot", "prompt_details": {"8_shot": measured, "zero_shot": measured}})
+
+
+def test_a_base_at_the_ceiling_leaves_no_gap_to_close() -> None:
+    advice = told({"zero_shot": answers(range(180)), "3_nearest": answers(range(190))})
+    assert advice["retrieval"]["closes"] is None
+
+
 def test_failures_are_told_apart() -> None:
     eight = answers(range(50), form=False)[:100] + answers(range(50))[100:]
     advice = told({"zero_shot": answers(range(0), form=False), "8_shot": eight, "3_nearest": answers(range(120))})
     found = advice["failures"]
     assert found["prompt"] == "8_shot" and found["kinds"] == {"format": 50, "label_pair": 100}
-    assert (found["right"], found["form"], found["knowledge"], found["judgement"]) == (50, 50, 20, 80)
+    counts = ("n", "right", "form", "knowledge", "judgement", "unnamed")
+    assert [found[name] for name in counts] == [200, 50, 50, 20, 80, 0]
     assert any(
         reason.startswith("Of 150 wrong answers of the best prompt without retrieval (8-shot), 50 are of form or style")
         and "20 come right once the nearest examples are shown" in reason
