@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from finetune_pipeline_tests import warm_workers
+from finetune_pipeline_tests.mlflow_database import copy_database
 from finetune_pipeline_tests.skilled_model import CUES, LABELS, WORDS, question
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -36,7 +37,8 @@ def easy_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 class Project:
-    """A data root with one task, and a home of its own. `cold`: workers start as they do for users, with every import."""
+    """A data root with one task, and a home of its own. `cold`: nothing is there
+    already: MLflow's database is made, and workers start as they do for users, with every import."""
 
     def __init__(self, root: Path, *, base: Path | None = None, cold: bool = False, **spec: Any) -> None:
         self.root, self.home, self.data, self.cold = root, root / "home", root / "data", cold
@@ -67,6 +69,8 @@ class Project:
         }
         self.write_spec()
         self.write_rows(rows(120))
+        if not cold:
+            copy_database(self.home / "mlflow")
 
     def write_spec(self, **change: Any) -> None:
         self.spec.update(change)

@@ -29,6 +29,7 @@ from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
 from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.mlflow_database import copy_database
 
 FIRST = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
 DAY = 86_400
@@ -62,8 +63,9 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture(scope="module")
 def store_of_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose MLflow store is migrated already."""
+    """A home whose MLflow store is prepared already."""
     home = tmp_path_factory.mktemp("home")
+    copy_database(home / "mlflow")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_HOME", str(home))
         Tracking().prepare()

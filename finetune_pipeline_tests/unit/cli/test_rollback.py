@@ -14,6 +14,7 @@ from finetune_pipeline.cli.rollback import rollback
 from finetune_pipeline.orchestration.release import release
 from finetune_pipeline.tracking import registry
 from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.mlflow_database import copy_database
 from finetune_pipeline_tests.unit.tracking.served_base import make_adapter, make_base
 from finetune_pipeline_tests.unit.tracking.test_registry import new_run
 
@@ -34,6 +35,7 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     make_base(tmp_path / "base")
     make_adapter(tmp_path / "base", tmp_path / "adapter")
+    copy_database(tmp_path / "home" / "mlflow")
     return Tracking()
 
 

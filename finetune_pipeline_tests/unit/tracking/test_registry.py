@@ -16,6 +16,7 @@ import pytest
 from finetune_pipeline.tracking import registration, registry
 from finetune_pipeline.tracking.moved_home import follow_home
 from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.mlflow_database import copy_database
 from finetune_pipeline_tests.unit.processes import wait_until
 from finetune_pipeline_tests.unit.tracking.served_base import answer, make_adapter, make_base
 
@@ -33,7 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking(tmp_path: Path) -> Tracking:
-    return Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    return Tracking(tracking_uri=copy_database(tmp_path / "mlflow"))
 
 
 def new_run(tracking: Tracking, dagster_run: str = "run-1") -> str:

@@ -18,11 +18,12 @@ from finetune_pipeline.production.ingest import read_logs
 from finetune_pipeline.spec import Task, load_task
 from finetune_pipeline.tracking.trace_logs import take_traces
 from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.mlflow_database import copy_database
 
 
 @pytest.fixture
 def tracking(tmp_path: Path) -> Tracking:
-    return Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    return Tracking(tracking_uri=copy_database(tmp_path / "mlflow"))
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import dagster as dg
 import pytest
 
 from finetune_pipeline.tracking.tracking import StepRun, Tracking
+from finetune_pipeline_tests.mlflow_database import copy_database
 
 
 @pytest.fixture
 def tracking(tmp_path: Path) -> Tracking:
-    return Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    return Tracking(tracking_uri=copy_database(tmp_path / "mlflow"))
 
 
 def run_asset(
