@@ -1,10 +1,12 @@
-"""Worker processes for tests, forked from one that has imported torch already: what a cold start costs is paid once.
+"""Worker processes and commands for tests, forked from a process that has imported everything already: what a cold start
+costs is paid once.
 
     start() -> the variables that make a pipeline take its workers from here
+    COMMAND -> what stands in place of `python -m finetune_pipeline.cli.main`; it needs these variables
 
 The pipeline starts this module in place of the worker's entry. It asks the server to fork a worker, hands it arguments,
 environment and files, passes signals on, and ends as the worker ended; killed, it takes the worker with it. Where the
-start or the death of a worker is the point, tests leave the variables out and get the real entry.
+start or the death of a process is the point, tests leave the variables out and get the real entry.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from finetune_pipeline.worker import process
 
 ENTRY = "finetune_pipeline.worker.entry"
 SOCKET = "FINETUNE_TEST_WARM_SOCKET"
+_CLI = "--command"
+COMMAND = (sys.executable, "-m", __spec__.name, _CLI)
 
 
 @cache
@@ -55,10 +59,15 @@ def serve(path: str) -> None:
     """Import what workers import, then fork one for every request until standard input closes."""
     import gc
 
+    from finetune_pipeline.tracking.mlflow_store import set_environment
     from finetune_pipeline.worker import entry
 
     stands = {**entry.DEFAULTS, **entry.ENVIRONMENT, "HF_HUB_OFFLINE": "1"}
     os.environ.update(stands)
+    set_environment()
+
+    import finetune_pipeline.cli.run
+    import finetune_pipeline.definitions
     import finetune_pipeline.evaluation.ability.scoring
     import finetune_pipeline.evaluation.predict
     import finetune_pipeline.models.base
@@ -99,7 +108,9 @@ def attend(connection: socket.socket, stands: dict[str, str]) -> None:
     if worker == 0:
         connection.close()
         os.setsid()
-        _become({**request, "environment": {**stands, **request["environment"]}}, files, monitor)
+        if request["arguments"][0] != _CLI:
+            request["environment"] = {**stands, **request["environment"], "FINETUNE_PARENT_PID": str(monitor)}
+        _become(request, files)
     for descriptor in files:
         os.close(descriptor)
     ended = os.pidfd_open(worker)
@@ -116,24 +127,31 @@ def attend(connection: socket.socket, stands: dict[str, str]) -> None:
             os._exit(0)
 
 
-def _become(request: dict, files: list[int], monitor: int) -> None:
-    """Take the place of a worker that was started cold: its files, environment, folder and arguments."""
+def _become(request: dict, files: list[int]) -> None:
+    """Take the place of a process that was started cold: its files, environment, folder and arguments."""
     for wanted in request["files"]:  # out of the way of the numbers they shall have
         files = [os.dup(f) if f == wanted else f for f in files]
     for descriptor, wanted in zip(files, request["files"], strict=True):
         os.dup2(descriptor, wanted)
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.environ["FINETUNE_PARENT_PID"] = str(monitor)
+    sys.path[:0] = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p not in sys.path]
     os.chdir(request["folder"])
-    sys.argv = [ENTRY, *request["arguments"]]
+    arguments = request["arguments"]
+    if arguments[0] == _CLI:
+        from finetune_pipeline.cli.main import main
+
+        sys.argv = ["finetune", *arguments[1:]]
+        main()
+        sys.exit(0)
     from finetune_pipeline.worker import entry
 
-    entry.end_with_job(request["arguments"])
+    sys.argv = [ENTRY, *arguments]
+    entry.end_with_job(arguments)
 
 
 def ask(arguments: list[str]) -> None:
-    """In place of the worker's entry: have the server fork a worker and end as it ends."""
+    """In place of the worker's entry or the command: have the server fork one and end as it ends."""
     process.die_with_parent()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(os.environ[SOCKET])

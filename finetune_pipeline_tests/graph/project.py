@@ -88,7 +88,8 @@ class Project:
         return {**env, **warm, **places, "OMP_WAIT_POLICY": "PASSIVE"}
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "finetune_pipeline.cli.main", *arguments]
+        start = [sys.executable, "-m", "finetune_pipeline.cli.main"] if self.cold else warm_workers.COMMAND
+        return [*start, *arguments]
 
     def finetune(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
