@@ -107,6 +107,7 @@ def execute(task: Task, stage: str, instance: dg.DagsterInstance, project: Proje
                     "finetune/task": task.name,
                     "finetune/trigger": "command line",
                     "finetune/pid": str(os.getpid()),
+                    "finetune/process_started": f"{psutil.Process().create_time():.2f}",
                     ".dagster/repository": REPOSITORY,
                 },
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
@@ -246,14 +247,23 @@ def close_abandoned_runs(instance: dg.DagsterInstance, task: str, finish: Callab
     """
     closed = []
     for run in instance.get_runs(dg.RunsFilter(tags={"finetune/task": task}, statuses=LIVE)):
-        pid = run.tags.get("finetune/pid")
-        if pid and not psutil.pid_exists(int(pid)):
+        if "finetune/pid" in run.tags and not _process_runs(run):
             instance.report_run_failed(run, "the process that executed this run was killed; run it again to go on")
             # its steps still hold their slots of the GPU pool; a new run would wait for them for ever
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             finish(run.run_id, "FAILURE")
             closed.append(run.run_id)
     return closed
+
+
+def _process_runs(run: dg.DagsterRun) -> bool:
+    """Whether the process of a run still runs. After a restart of the machine or container another may have its number."""
+    try:
+        process = psutil.Process(int(run.tags["finetune/pid"]))
+        started = run.tags.get("finetune/process_started")
+        return started is None or abs(process.create_time() - float(started)) < 1
+    except psutil.NoSuchProcess:
+        return False
 
 
 def pool_wait(instance: dg.DagsterInstance, run_id: str) -> str | None:

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
-from finetune_pipeline.cli.run import pool_wait
+from finetune_pipeline.cli.run import close_abandoned_runs, pool_wait
 from finetune_pipeline.cli.watch import Watcher
 from finetune_pipeline.orchestration.resources import Compute
 from finetune_pipeline.progress import VARIABLE, tell
@@ -34,6 +35,30 @@ def test_the_pool_names_the_run_that_holds_it(tmp_path: Path) -> None:
         assert pool_wait(instance, holder) is None
         storage.free_concurrency_slots_for_run(holder)
         assert pool_wait(instance, waiter) is None
+
+
+def test_a_run_whose_process_is_gone_is_closed_even_where_another_has_its_number(tmp_path: Path) -> None:
+    @dg.job
+    def nothing() -> None: ...
+
+    now = psutil.Process().create_time()
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+
+        def begun(started: float) -> str:
+            tags = {
+                **{"finetune/task": "tickets", "finetune/pid": str(os.getpid())},
+                "finetune/process_started": f"{started:.2f}",
+            }
+            run = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
+            return run.run_id
+
+        gone, running = begun(now - 3600), begun(now)
+        storage, ended = instance.event_log_storage, []
+        storage.set_concurrency_slots("gpu", 1)
+        assert storage.claim_concurrency_slot("gpu", gone, "tickets__adapter").is_claimed
+        closed = close_abandoned_runs(instance, "tickets", lambda run, status: ended.append((run, status)) or 1)
+        assert closed == [gone] and ended == [(gone, "FAILURE")]
+        assert storage.claim_concurrency_slot("gpu", running, "tickets__adapter").is_claimed, "its slot is free again"
 
 
 def test_a_held_device_is_told_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
