@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
+from finetune_pipeline.engine.store import hold
 from finetune_pipeline_tests.graph.project import Project
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, int, dict]:
-    """A project after its first run, with the run's exit code and what it told. Tests must not change it."""
-    project = Project(tmp_path_factory.mktemp("finished"), cold=True)  # its memory is held against the plan
-    code, told = project.run()
-    return project, code, told
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Project, int, dict]:
+    """A project after its first run, with the run's exit code and what it told. Tests must not change it: those of all
+    test processes get the same one, made by the first that asks."""
+    own = tmp_path_factory.getbasetemp()
+    root = own if worker_id == "master" else own.parent
+    done = root / "finished.pickle"
+    with hold(root / ".finished.lock"):
+        if not done.exists():
+            project = Project(root / "finished", cold=True)  # its memory is held against the plan
+            done.write_bytes(pickle.dumps((project, *project.run())))
+    return pickle.loads(done.read_bytes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -163,12 +162,10 @@ def test_the_plan_is_told_and_the_training_taught_it(finished: tuple[Project, in
 def test_a_second_run_does_no_work(finished: tuple[Project, int, dict]) -> None:
     project, code, _ = finished
     before = {p: p.stat().st_mtime_ns for p in (project.home / "artifacts").rglob("artifact.json")}
-    started = time.monotonic()
     again, told = project.run()
     assert told["worked"] is False
     assert again == code
     assert {p: p.stat().st_mtime_ns for p in (project.home / "artifacts").rglob("artifact.json")} == before
-    assert time.monotonic() - started < 60
 
 
 def test_training_gets_no_path_to_the_sealed_test(finished: tuple[Project, int, dict]) -> None:
