@@ -19,6 +19,7 @@ COMMANDS = (
     "check",
     "advise",
     "plan",
+    "costs",
     "run",
     "report",
     "review",

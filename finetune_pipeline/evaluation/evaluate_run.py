@@ -113,7 +113,7 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(spec, scores, restricted, facts.baseline.model_dump()),
+        models=_model_table(_trained(spec, facts), scores, restricted, facts.baseline.model_dump()),
         scores=scores,
         restricted=restricted,
         base_at_its_best=BaseMode(mode=base_best.mode, valid_share=base_best.valid_share),
@@ -203,8 +203,14 @@ def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnsw
     ]
 
 
+def _trained(spec: TaskSpec, facts: StepFacts) -> str:
+    """How the candidate was trained, for its title: the method, or base and trainer of a hosted one."""
+    elsewhere = facts.training.endpoint
+    return f"{elsewhere.base_model} by {elsewhere.trainer}" if elsewhere else spec.training.method
+
+
 def _model_table(
-    spec: TaskSpec, scores: Mapping[str, Scores], restricted: Mapping[str, Scores | None], baseline: Mapping[str, Any]
+    trained: str, scores: Mapping[str, Scores], restricted: Mapping[str, Scores | None], baseline: Mapping[str, Any]
 ) -> dict[str, ModelRow]:
     """The rows of the side-by-side table, in order: validation first, then the sealed test."""
     best = baseline.get("best")
@@ -217,7 +223,7 @@ def _model_table(
             table[f"validation_{restricted_name(name)}"] = _entry(title, "validation", of["restricted"])
     for name, of in (baseline.get("simple") or {}).items():
         table[f"validation_{SIMPLE}{name}"] = _entry(SIMPLE_MODELS[name].title, "validation", of)
-    tuned, other = f"Fine-tuned ({spec.training.method})", baseline.get("best_restricted")
+    tuned, other = f"Fine-tuned ({trained})", baseline.get("best_restricted")
     rows: list[tuple[str, str, Scores | None]] = [
         ("base", f"Base, {prompt_name(best)}", scores["base"]),
         (

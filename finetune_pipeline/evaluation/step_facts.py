@@ -88,10 +88,22 @@ class Measured(Facts):
     resumed_from: Count = None
 
 
+class TrainedElsewhere(Facts):
+    """Where a model answers that came back as an endpoint (models.hosted)."""
+
+    base_url: str
+    model: str
+    trainer: str
+    base_model: str
+
+
 class Training(Facts):
-    """Of the step adapter."""
+    """Of the step adapter. `endpoint`: of a model without weights here; `billed_tokens`, `dollars`: what its service says."""
 
     method: str | None = None
+    endpoint: TrainedElsewhere | None = None
+    billed_tokens: Count = None
+    dollars: Number = None
     precision: str | None = None
     steps: Count = None
     best_step: Count = None
@@ -208,14 +220,25 @@ class TimeRange(Facts):
     high: Number = None
 
 
+class RequestPrice(Facts):
+    """Dollars of 1,000 requests somewhere (planning.serving_costs.RequestPrice)."""
+
+    where: str
+    how: str
+    dollars: float
+    date: str
+    evaluated: bool = False
+
+
 class Cost(Facts):
-    """Time, memory and tokens of making and asking the candidate (costs.costs)."""
+    """Time, memory and tokens of making and asking the candidate (costs.costs), and what requests cost by the price list."""
 
     steps: dict[str, Measured] = {}
     seconds: Number = None
     planned: TimeRange | None = None
     tokens: dict[str, RequestTokens] = {}
     saved_share: Number = None
+    requests: list[RequestPrice] = []
 
 
 class QualityPart(Facts):

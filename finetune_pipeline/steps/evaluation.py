@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, 
 from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
 from finetune_pipeline.evaluation.step_facts import StepFacts
+from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
+from finetune_pipeline.planning.prices import PriceList
+from finetune_pipeline.planning.serving_costs import Call, request_prices
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
@@ -160,7 +164,9 @@ def _recent_facts(predictions: Artifact) -> dict[str, Any] | None:
 
 
 def _answering(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
-    """A trained model of any kind, asked without shots."""
+    """A trained model of any kind, asked without shots; one that its trainer hosts is asked there."""
+    if hosted := read_hosted(merged.folder):
+        return prompt_set(name=name, model=base.folder, hosted=hosted.model_dump())
     loaded = served(merged, base)
     return prompt_set(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
 
@@ -249,10 +255,19 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
             "judge": judge["judge"],
             "similarity": judge["similarity"],
             "supervision": _supervision(adapter),
-            "cost": costs(rows, _measured(context), inputs["training_plan"].facts),
+            "cost": _cost(context, rows),
             "quality": {key: quality.get(key) for key in ("passed", "parts", "tokens")},
         }
     )
+
+
+def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was spent, and what requests cost by the prices the training plan was made with."""
+    plan, endpoint = context.inputs["training_plan"].facts, context.spec.baseline.endpoint
+    made = costs(rows, _measured(context), plan)
+    tuned, prompted = (Call(**made["tokens"][name]) for name in ("candidate", "base"))
+    prices = request_prices(PriceList.of_served(plan["serving"]), tuned, prompted, endpoint.model if endpoint else "")
+    return {**made, "requests": [asdict(of) for of in prices]}
 
 
 def _supervision(adapter: Artifact) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from finetune_pipeline.evaluation.predictions import failed_baseline_rows
 from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers import TRAINERS
 from finetune_pipeline.training.history import MUCH_RISE
 
 FOUR_BIT_LIMIT = 0.45
@@ -79,6 +80,9 @@ def baseline_answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("The estimated peak fits this machine.", name="fits_memory")
 def plan_fits(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
+    trainer = TRAINERS[spec.training.trainer]
+    if trainer.returns == "endpoint":
+        return CheckResult(True, f"not asked: the training runs elsewhere ({trainer.where})")
     shown = {"memory_mib": f["memory_mib"], "available_mib": f["available_mib"], "nearest": f.get("nearest")}
     return CheckResult(f["fits"], f["sentence"], shown)
 
@@ -92,8 +96,16 @@ def no_truncation(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(over == 0, f"{over} examples are longer than training.max_tokens = {limit}")
 
 
+def _not_seen(artifact: Artifact, what: str) -> CheckResult | None:
+    """The answer of a check that a training elsewhere cannot be asked; None where the training left weights."""
+    endpoint = artifact.facts.get("endpoint")
+    return CheckResult(True, f"not asked: {endpoint['trainer']} keeps {what} to itself") if endpoint else None
+
+
 @check("Every row has loss on its answer, end of turn included.")
 def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    if unseen := _not_seen(artifact, "the tokens it trained on"):
+        return unseen
     audit = artifact.facts["audit"]
     zero = (
         "rows_without_loss",
@@ -117,12 +129,18 @@ def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("All losses are finite.")
 def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
+    if f.get("endpoint"):
+        logged = [row[key] for row in f["history"] for key in ("loss", "eval_loss") if row.get(key) is not None]
+        message = f"{len(logged)} losses reported by {f['endpoint']['trainer']}"
+        return CheckResult(all(math.isfinite(loss) for loss in logged), message)
     losses = [f["best_eval_loss"], f["first_eval_loss"], f["last_train_loss"]]
     return CheckResult(all(math.isfinite(x) for x in losses), f"validation loss {losses[1]:.3f} → {losses[0]:.3f}")
 
 
 @check("Validation loss is lower than before training.")
 def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    if unseen := _not_seen(artifact, "the loss before training"):
+        return unseen
     first, best = artifact.facts["first_eval_loss"], artifact.facts["best_eval_loss"]
     return CheckResult(
         best < first, f"validation loss before {first:.3f}, best {best:.3f}", {"first": first, "best": best}
@@ -132,6 +150,8 @@ def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("Validation loss has not turned up by more than 10%.", blocking=False, advisory=True)
 def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Last validation loss MUCH_RISE or more above the best one: the kept checkpoint is an earlier one."""
+    if unseen := _not_seen(artifact, "which checkpoint it kept"):
+        return unseen
     evals = [row for row in artifact.facts["history"] if "eval_loss" in row]
     if not evals:
         return CheckResult(False, "no validation loss was recorded")
@@ -147,6 +167,8 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("What was saved holds the method's own tensors only.")
 def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    if unseen := _not_seen(artifact, "the weights"):
+        return unseen
     names, kind = artifact.facts["adapter_tensors"], METHODS[spec.training.method].kind
     other = [name for name in names if not re.search(kind.tensors, name)]
     return CheckResult(
@@ -159,6 +181,8 @@ def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("QLoRA: the base really is in four bits.", name="four_bit_weights")
 def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    if unseen := _not_seen(artifact, "the weights"):
+        return unseen
     if METHODS[spec.training.method].holds != "four_bit":
         return CheckResult(True, f"method {spec.training.method} does not quantize the base")
     w = artifact.facts["weights"]
