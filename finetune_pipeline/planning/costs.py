@@ -87,9 +87,9 @@ def task_costs(
     machines = [machine_cost(price, traffic, today) for price in prices.machines]
     offered = [price for price in prices.apis if price.until is None or price.until >= today]
     even = [
-        break_even(machine, price, traffic.tuned if price.tuned else traffic.prompted, traffic.tuned)
+        of
         for machine in prices.machines
-        for price in offered
+        for of in sorted((break_even(machine, price, traffic) for price in offered), key=lambda of: of.calls[1])
     ]
     return Costs(
         task=spec.name,
@@ -99,7 +99,7 @@ def task_costs(
         training=training_costs(spec, prices, epoch_tokens, parameters, today),
         apis=sorted(apis, key=lambda cost: cost.per_call),
         machines=machines,
-        break_even=sorted(even, key=lambda of: (of.machine, of.calls[1])),
+        break_even=even,
         rule_of_thumb=rule_of_thumb(prices),
         warnings=_warnings(spec, prices, traffic, today),
     )

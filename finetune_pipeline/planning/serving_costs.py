@@ -173,17 +173,11 @@ def machine_cost(machine: Price, traffic: Traffic, today: datetime.date) -> Mach
     )
 
 
-def break_even(machine: Price, api: ApiPrice, asked: Call, served: Call) -> BreakEven:
-    """The volume from which the machine is cheaper.
-
-    Args:
-        machine: Always on, with the fine-tuned model.
-        api: What it is compared with.
-        asked: A call of the API model.
-        served: A call of the fine-tuned model on the machine; million tokens are counted in these.
-    """
+def break_even(machine: Price, api: ApiPrice, traffic: Traffic) -> BreakEven:
+    """The volume from which a machine with the fine-tuned model is cheaper than an API, in tokens of that model's calls."""
+    served = traffic.tuned
     low, high = machine.between
-    per_call = call_price(api, asked)
+    per_call = call_price(api, served if api.tuned else traffic.prompted)
     calls = [rent * HOURS / per_call for rent in (low, machine.price, high)]
     millions = [n * served.tokens / 1e6 for n in calls]
     return BreakEven(
@@ -242,7 +236,7 @@ def rule_of_thumb(prices: PriceList) -> list[str]:
     return [
         f"Rule of thumb: from {least:g} to {most:g} million tokens a month on, a {machine.engine} that is always on is "
         f"cheaper than {api.model}.",
-        f"{api.model}: half of a million tokens read at ${api.input:g} and half written at ${api.output:g} a million are "
+        f"{api.model}: half of a million tokens read at ${api.input:.2f} and half written at ${api.output:.2f} a million are "
         f"${per_million:.3f}; {most:g} million tokens a month are ${most * per_million:.2f}.",
         f"{machine.engine}: {HOURS:g} hours at ${low:.2f} to ${high:.2f} are ${low * HOURS:,.0f} to ${high * HOURS:,.0f} a "
         "month, busy or idle.",

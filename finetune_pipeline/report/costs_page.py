@@ -9,7 +9,7 @@ from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, numb
 from finetune_pipeline.planning.costs import Costs
 from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, BreakEven, MachineCost
 from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, figure, text
-from finetune_pipeline.report.plots import ACCENT, INK, SOFT, WIDE, canvas, draw
+from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, WIDE, canvas, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ def _break_even(costs: Costs) -> Blocks:
     yield (
         f"A machine that is on all month ({HOURS:g} hours) costs the same whether it answers or waits; an API takes money for "
         "each call. Below the break-even the API is cheaper. Where a machine would have to be in use for more than all of its "
-        "time, one machine cannot answer so many calls."
+        "time, one machine cannot answer so many calls. Tokens are those of the fine-tuned model's calls."
     )
     yield break_even_plot(costs)
     yield break_even_table(costs)
@@ -173,7 +173,7 @@ def break_even_plot(costs: Costs) -> Plot | None:
     chosen = _spread(even)
     by_name = {of.name: of for of in costs.apis}
     most = max(*(of.millions[2] for of in chosen), machine.calls[1] * served / 1e6)
-    low, high = 0.1, 10 ** math.ceil(math.log10(most * 2))
+    least, low, high = min(10.0, machine.month[1] / 100), 0.1, 10 ** math.ceil(math.log10(most * 2))
     edges = [low * (high / low) ** (i / 200) for i in range(201)]
 
     def figure_of(width: int) -> Figure:
@@ -183,17 +183,22 @@ def break_even_plot(costs: Costs) -> Plot | None:
         axes.set_yscale("log")
         tops = []
         for of in chosen:
+            # nothing is clipped at the axes, so a line begins where it enters the plot
             per_million = by_name[of.api].per_call / served * 1e6
-            bill = [million * per_million for million in edges]
-            axes.plot(edges, bill, color=SOFT, linewidth=1.6)
-            tops.append((bill[-1], of.api))
+            axes.plot([max(low, least / per_million), high], [max(low * per_million, least), high * per_million],
+                      color=SOFT, linewidth=1.6)  # fmt: skip
+            tops.append((high * per_million, of.api))
             axes.plot([of.millions[1]], [machine.month[1]], "o", color=INK, markersize=6)
         one = machine.calls[1] * served / 1e6
         rent = [machine.month[1] * max(1, math.ceil(million / one)) for million in edges]
         axes.plot(edges, rent, color=ACCENT, linewidth=2.6)
+        for axis, (first, last) in ((axes.xaxis, (low, high)), (axes.yaxis, (least, max(top for top, _ in tops)))):
+            powers = [10.0**n for n in range(math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)]
+            axis.set_ticks(powers, [f"{power:,g}" for power in powers])
+            axis.set_ticks([], minor=True)
+            axis.grid(True, color=LINE, linewidth=1)
         axes.set_xlim(low, high)
-        axes.set_ylim(min(10.0, machine.month[1] / 100), max(top for top, _ in tops))
-        axes.grid(True, color="#dcdfe3", linewidth=1)
+        axes.set_ylim(least, max(top for top, _ in tops))
         axes.set_xlabel("million tokens a month", color=SOFT, fontsize=12)
         axes.text(-0.01, 1.03, "dollars a month", transform=axes.transAxes, color=SOFT, fontsize=12)
         axes.annotate(
