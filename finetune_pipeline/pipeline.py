@@ -320,6 +320,7 @@ STEPS = [
             *spec.evaluation.settings(),
             spec.robustness.asked(),
             [outside.judging, spec.data.near_duplicate_threshold] if outside.judging else None,
+            *(["asks the API model"] if spec.baseline.endpoint else []),
         ],
         code_version="8",
         checks=(evaluation_check.all_predicted,),

@@ -20,6 +20,7 @@ COMMANDS = (
     "advise",
     "plan",
     "costs",
+    "versus",
     "run",
     "report",
     "review",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
+from finetune_pipeline.evaluation.wording import percent
 from finetune_pipeline.planning.prices import ApiPrice, Price, PriceList
 
 HOURS = 730.0
@@ -187,6 +188,11 @@ def break_even(machine: Price, api: ApiPrice, traffic: Traffic) -> BreakEven:
         millions=(millions[0], millions[1], millions[2]),
         utilisation=calls[1] / capacity(machine, served)[1],
     )
+
+
+def in_use(utilisation: float) -> str:
+    """The share of its time a machine answers, or that one is not enough."""
+    return percent(utilisation) if utilisation <= 1 else f"{utilisation:,.1f} machines"
 
 
 def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = "") -> list[RequestPrice]:

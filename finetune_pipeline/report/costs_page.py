@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, number, percent, prompt_name
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, number, prompt_name
 from finetune_pipeline.planning.costs import Costs
-from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, BreakEven, MachineCost
+from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, BreakEven, MachineCost, in_use
 from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, figure, text
 from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, WIDE, canvas, draw
 
@@ -82,11 +82,6 @@ def break_even_table(costs: Costs) -> Table:
             for of in costs.break_even
         ],
     )
-
-
-def in_use(utilisation: float) -> str:
-    """The share of its time a machine answers, or that one is not enough."""
-    return percent(utilisation) if utilisation <= 1 else f"{utilisation:,.1f} machines"
 
 
 def _serving(costs: Costs) -> Blocks:

@@ -27,7 +27,7 @@ from finetune_pipeline.evaluation.predictions import (
 from finetune_pipeline.evaluation.production_rows import SET, as_examples, sources_of, unknown_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
-from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
+from finetune_pipeline.evaluation.rivals import API_MODEL, OTHER_PROMPT, best_api_prompt
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
 from finetune_pipeline.evaluation.step_facts import StepFacts
 from finetune_pipeline.models.hosted import read_hosted
@@ -93,23 +93,29 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
                 train=split_file(context, "train"),
             )
         )
-        if best.get("api"):
-            _ask_api(context, best, examples)
+        api = _ask_api(context, examples)
         write_test_rows(examples, context.out)
     (context.builder.work / RECENT).unlink(missing_ok=True)
-    return {**facts, "kinds": kinds, "champion": dict(context.run_inputs.champion or {})}
+    return {**facts, "kinds": kinds, "champion": dict(context.run_inputs.champion or {}), "api": api}
 
 
-def _ask_api(context: StepContext, best: dict[str, Any], examples: Path) -> None:
-    """Put the API model's answers, the baseline that was the best, before the others in predictions.parquet."""
+def _ask_api(context: StepContext, examples: Path) -> dict[str, Any] | None:
+    """Put the answers of the API model with its best prompt before the others in predictions.parquet.
+
+    They are the model `base` where nothing was better on validation, else API_MODEL. Returns what was spent.
+    """
+    baseline = context.inputs["few_shot_baseline"]
+    name = best_api_prompt(baseline.facts["prompts"])
+    if name is None:
+        return None
+    asked = {"base" if name == baseline.facts["best"] else API_MODEL: read_json(baseline.path("prompts.json"))[name]}
     path = context.out / "predictions.parquet"
     rows = read_predictions(path)
     gold = {row["example_id"]: row["gold"] for row in rows}
     test, train = read_examples(examples), read_examples(split_file(context, "train"))
-    answers, _ = ask_api(
-        context, {"base": best}, test, train, gold, test=True, most_failed=0.0, stage="test_predictions"
-    )
+    answers, usage = ask_api(context, asked, test, train, gold, test=True, most_failed=0.0, stage="test_predictions")
     write_predictions(path, [*answers, *rows])
+    return {"prompt": name, **usage}
 
 
 def _base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,7 +271,8 @@ def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
     """What was spent, and what requests cost by the prices the training plan was made with."""
     plan, endpoint = context.inputs["training_plan"].facts, context.spec.baseline.endpoint
     made = costs(rows, _measured(context), plan)
-    tuned, prompted = (Call(**made["tokens"][name]) for name in ("candidate", "base"))
+    asked = API_MODEL if API_MODEL in made["tokens"] else "base"
+    tuned, prompted = (Call(**made["tokens"][name]) for name in ("candidate", asked))
     prices = request_prices(PriceList.of_served(plan["serving"]), tuned, prompted, endpoint.model if endpoint else "")
     return {**made, "requests": [asdict(of) for of in prices]}
 

@@ -131,7 +131,7 @@ def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
     if f.get("endpoint"):
         logged = [row[key] for row in f["history"] for key in ("loss", "eval_loss") if row.get(key) is not None]
-        message = f"{len(logged)} losses reported by {f['endpoint']['trainer']}"
+        message = f"{f['endpoint']['trainer']} reports {len(logged) or 'no'} losses"
         return CheckResult(all(math.isfinite(loss) for loss in logged), message)
     losses = [f["best_eval_loss"], f["first_eval_loss"], f["last_train_loss"]]
     return CheckResult(all(math.isfinite(x) for x in losses), f"validation loss {losses[1]:.3f} → {losses[0]:.3f}")

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from finetune_pipeline_tests.skilled_model import other_label, truth
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-planted-0123456789"
+LARGE = "gpt-6.1-terra"
 GOOD, BAD, DEAD = 0, 1, 2
 """Seeds of the trainings, by which the trainer names its models."""
 TRAINER = '''
@@ -58,8 +60,11 @@ class Toy(Trainer):
 
 
 def mind(body: dict[str, Any], seen: int) -> str:
-    """The good models know the rule; the bad one turns it round."""
-    right = truth(body["messages"][-1]["content"])
+    """The good models know the rule; the bad one turns it round; the large one is wrong about every third text."""
+    text = body["messages"][-1]["content"]
+    right = truth(text)
+    if body["model"] == LARGE:
+        return right if zlib.crc32(text.encode()) % 3 else other_label(right)
     return other_label(right) if body["model"] == f"toy-model-{BAD}" else right
 
 
@@ -196,6 +201,29 @@ def test_the_registered_model_asks_the_endpoint(story: Story) -> None:
         [sys.executable, "-P", "-c", code, place], env=env, text=True, capture_output=True, check=False
     )
     assert done.stdout.strip() == "['red', 'blue']", done.stderr[-2000:]
+
+
+def test_one_command_puts_it_beside_a_large_model(story: Story) -> None:
+    """The API model is asked with its best prompt, on the same sealed rows; prices come from the list."""
+    endpoint = {"url": story.server.url, "model": LARGE, "key_variable": "TOY_KEY"}
+    story.project.write_spec(
+        training={"trainer": "toy", "seed": GOOD}, baseline={**story.project.spec["baseline"], "endpoint": endpoint}
+    )
+    done = story.project.finetune("versus", "colours", "--calls-per-month", "1000000", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert told["rows"] == 22 and told["tuned"]["value"] == 1.0
+    assert 0.4 < told["api"]["value"] < 0.9 and told["api"]["name"].startswith(LARGE)
+    assert told["gain"] == pytest.approx(1.0 - told["api"]["value"])
+    assert told["gain_interval"][0] < told["gain"] < told["gain_interval"][1]
+    per_thousand = (7 * 1.0 + 3 * 5.0) / 1000  # what the server counts, at the list's prices
+    assert told["api"]["thousand"] == {f"OpenAI, {LARGE}": pytest.approx(per_thousand)}
+    assert told["api"]["month"] == {f"OpenAI, {LARGE}": pytest.approx(1000 * per_thousand)}
+    assert told["warnings"] == [
+        "prices.yaml has no price of a fine-tuned toy-base: add a line with tuned: true"
+    ]  # never guessed
+    asked = [request for request in story.server.requests if request["model"] == LARGE]
+    assert {request["key"] for request in asked} == {f"Bearer {KEY}"}
 
 
 def test_the_key_is_kept_nowhere(story: Story) -> None:
