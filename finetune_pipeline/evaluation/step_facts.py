@@ -79,13 +79,18 @@ class Weights(Facts):
 
 
 class Measured(Facts):
-    """Time in seconds and memory in MiB of a step's process. `resumed_from`: the step a training was taken up again at."""
+    """Time in seconds and memory in MiB of a step's process. `resumed_from`: the step a training was taken up again at.
+
+    `billed_tokens`, `dollars`: What a service says a training cost.
+    """
 
     seconds: Number = None
     cpu_seconds: Number = None
     train_seconds: Number = None
     peak_memory_mib: Number = None
     resumed_from: Count = None
+    billed_tokens: Count = None
+    dollars: Number = None
 
 
 class TrainedElsewhere(Facts):
@@ -98,12 +103,11 @@ class TrainedElsewhere(Facts):
 
 
 class Training(Facts):
-    """Of the step adapter. `endpoint`: of a model without weights here; `billed_tokens`, `dollars`: what its service says."""
+    """Of the step adapter. `endpoint`: of a model without weights here; `service`: who trained it, if not this machine."""
 
     method: str | None = None
     endpoint: TrainedElsewhere | None = None
-    billed_tokens: Count = None
-    dollars: Number = None
+    service: str | None = None
     precision: str | None = None
     steps: Count = None
     best_step: Count = None

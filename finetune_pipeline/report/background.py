@@ -201,13 +201,13 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
 
 def _elsewhere(of: Training, at: TrainedElsewhere) -> list[list[Any]]:
     """What a service says of a training that left no weights here."""
-    billed = f"{number(of.billed_tokens)} tokens" if of.billed_tokens is not None else NOTHING
+    billed = f"{number(of.measured.billed_tokens)} tokens" if of.measured.billed_tokens is not None else NOTHING
     return [
         ["Trainer", at.trainer],
         ["Model that was trained", at.base_model],
         ["Answers as", at.model],
         ["At", at.base_url],
-        ["Billed", billed if of.dollars is None else f"{billed}, {dollars(of.dollars)}"],
+        ["Billed", billed if of.measured.dollars is None else f"{billed}, {dollars(of.measured.dollars)}"],
         ["Optimiser steps", number(of.steps)],
         ["Time", duration(of.measured.seconds)],
     ]

@@ -46,10 +46,15 @@ def make_adapter(context: StepContext) -> dict[str, Any]:
         out=context.out,
         work=context.builder.work,
         launch=lambda job: context.launch({**job, "memory_bytes": planned}),
+        home=context.store.root.parent,
+        task_folder=context.task.folder,
+        tick=lambda: context.follow(context.builder.work),
     )
     facts = train(order)
     if hosted := read_hosted(context.out):
         return {**facts, "endpoint": hosted.model_dump()}
+    if "service" in facts:
+        return facts
     # so that the next plan knows how fast this machine trains
     measured = read_json(context.out / "measured.json")
     record_training(context.store.root.parent, context.spec.base_model, plan, facts, measured)

@@ -79,10 +79,9 @@ def baseline_answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("The estimated peak fits this machine.", name="fits_memory")
 def plan_fits(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
-    trainer = TRAINERS[spec.training.trainer]
-    if trainer.returns == "endpoint":
-        return CheckResult(True, f"not asked: the training runs elsewhere ({trainer.where})")
+    f, trainer = artifact.facts, TRAINERS[spec.training.trainer]
+    if not trainer.on_this_machine:
+        return CheckResult(True, f"the trainer {trainer.name} does not take this machine's memory")
     shown = {"memory_mib": f["memory_mib"], "available_mib": f["available_mib"], "nearest": f.get("nearest")}
     return CheckResult(f["fits"], f["sentence"], shown)
 
@@ -96,16 +95,13 @@ def no_truncation(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     return CheckResult(over == 0, f"{over} examples are longer than training.max_tokens = {limit}")
 
 
-def _not_seen(artifact: Artifact, what: str) -> CheckResult | None:
-    """The answer of a check that a training elsewhere cannot be asked; None where the training left weights."""
-    endpoint = artifact.facts.get("endpoint")
-    return CheckResult(True, f"not asked: {endpoint['trainer']} keeps {what} to itself") if endpoint else None
-
-
 @check("Every row has loss on its answer, end of turn included.")
 def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    if unseen := _not_seen(artifact, "the tokens it trained on"):
-        return unseen
+    if place := artifact.facts.get("service"):
+        rows = sum(artifact.facts["rows"].values())
+        return CheckResult(
+            True, f"trained by {place}: {rows} rows follow the rules of its files; its loss is not seen here"
+        )
     audit = artifact.facts["audit"]
     zero = (
         "rows_without_loss",
@@ -129,19 +125,25 @@ def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("All losses are finite.")
 def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
-    if f.get("endpoint"):
-        logged = [row[key] for row in f["history"] for key in ("loss", "eval_loss") if row.get(key) is not None]
-        message = f"{f['endpoint']['trainer']} reports {len(logged) or 'no'} losses"
-        return CheckResult(all(math.isfinite(loss) for loss in logged), message)
+    if place := f.get("service"):
+        reported = [value for row in f["history"] for name, value in row.items() if name in ("loss", "eval_loss")]
+        if not reported:
+            return CheckResult(False, f"{place} told no loss", warns=True)
+        return CheckResult(
+            all(map(math.isfinite, reported)), f"{place}: {len(reported)} losses, the last {reported[-1]:.3f}"
+        )
     losses = [f["best_eval_loss"], f["first_eval_loss"], f["last_train_loss"]]
     return CheckResult(all(math.isfinite(x) for x in losses), f"validation loss {losses[1]:.3f} → {losses[0]:.3f}")
 
 
 @check("Validation loss is lower than before training.")
 def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    if unseen := _not_seen(artifact, "the loss before training"):
-        return unseen
     first, best = artifact.facts["first_eval_loss"], artifact.facts["best_eval_loss"]
+    if place := artifact.facts.get("service"):
+        losses = [row["eval_loss"] for row in artifact.facts["history"] if "eval_loss" in row]
+        fell = len(losses) > 1 and min(losses) < losses[0]
+        sentence = f"{place} does not tell the validation loss before training; it told {len(losses)} later ones"
+        return CheckResult(fell, sentence, {"losses": losses}, warns=True)
     return CheckResult(
         best < first, f"validation loss before {first:.3f}, best {best:.3f}", {"first": first, "best": best}
     )
@@ -150,8 +152,6 @@ def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("Validation loss has not turned up by more than 10%.", blocking=False, advisory=True)
 def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     """Last validation loss MUCH_RISE or more above the best one: the kept checkpoint is an earlier one."""
-    if unseen := _not_seen(artifact, "which checkpoint it kept"):
-        return unseen
     evals = [row for row in artifact.facts["history"] if "eval_loss" in row]
     if not evals:
         return CheckResult(False, "no validation loss was recorded")
@@ -167,9 +167,9 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("What was saved holds the method's own tensors only.")
 def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    if unseen := _not_seen(artifact, "the weights"):
-        return unseen
     names, kind = artifact.facts["adapter_tensors"], METHODS[spec.training.method].kind
+    if artifact.facts.get("returns") == "endpoint":
+        return CheckResult(True, f"no weights came back: the model stays at {artifact.facts['service']}")
     other = [name for name in names if not re.search(kind.tensors, name)]
     return CheckResult(
         bool(names) and not other,
@@ -181,10 +181,10 @@ def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("QLoRA: the base really is in four bits.", name="four_bit_weights")
 def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    if unseen := _not_seen(artifact, "the weights"):
-        return unseen
     if METHODS[spec.training.method].holds != "four_bit":
         return CheckResult(True, f"method {spec.training.method} does not quantize the base")
+    if place := artifact.facts.get("service"):
+        return CheckResult(True, f"trained by {place}, which chooses how the base lies in memory")
     w = artifact.facts["weights"]
     quantized, other = w["by_kind"]["quantized"], w["by_kind"]["other"]
     parameters = w["parameters"] - other / 2  # what is not quantized takes two bytes a parameter

@@ -50,9 +50,14 @@ class Toy(Trainer):
     def collect(self, training, order):
         url = "http://127.0.0.1:9/v1" if training.endswith("-2") else os.environ["TOY_URL"]
         endpoint = {"base_url": url, "model": training, "api_key_env": "TOY_KEY", "trainer": "toy", "base_model": "toy-base"}
-        history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
-        facts = {"method": "lora", "steps": 2, "history": history, "billed_tokens": 5000, "dollars": 0.02}
-        for name, content in (("endpoint", endpoint), ("measured", {"seconds": 1.5}), ("result", facts)):
+        history = [{"step": 1, "loss": 2.0, "eval_loss": 1.9}, {"step": 2, "loss": 1.0, "eval_loss": 0.9}]
+        facts = {
+            "service": "a service of the test", "returns": "endpoint", "method": "lora", "precision": None,
+            "rows": {"train": 90, "validation": 12}, "steps": 2, "best_step": 2, "first_eval_loss": None,
+            "best_eval_loss": 0.9, "last_train_loss": 1.0, "history": history, "adapter_tensors": [],
+        }
+        measured = {"seconds": 1.5, "billed_tokens": 5000, "dollars": 0.02}
+        for name, content in (("endpoint", endpoint), ("measured", measured), ("result", facts)):
             (order.out / f"{name}.json").write_text(json.dumps(content))
         (order.out / "history.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in history))
         return facts
