@@ -16,6 +16,7 @@ from finetune_pipeline.evaluation.predictions import failed_baseline_rows, faile
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.steps import data_checks as data_check
 from finetune_pipeline.steps import evaluation_checks as evaluation_check
 from finetune_pipeline.steps import training_checks as training_check
@@ -234,8 +235,8 @@ STEPS = [
         "Token counts, steps, memory, time and cost; whether training fits, and the nearest plan that does.",
         make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
-        settings=lambda spec, outside: spec.training.model_dump(),
-        code_version="4",
+        settings=lambda spec, outside: decisive_settings(spec.training),
+        code_version="5",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
         kinds=("python",),
@@ -247,7 +248,7 @@ STEPS = [
         make_adapter,
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
-        settings=lambda spec, outside: spec.training.model_dump(),
+        settings=lambda spec, outside: decisive_settings(spec.training),
         code_version="3",
         checks=(
             training_check.supervision,
@@ -320,6 +321,7 @@ STEPS = [
             *spec.evaluation.settings(),
             spec.robustness.asked(),
             [outside.judging, spec.data.near_duplicate_threshold] if outside.judging else None,
+            *(["asks the API model"] if spec.baseline.endpoint else []),
         ],
         code_version="8",
         checks=(evaluation_check.all_predicted,),
@@ -382,7 +384,7 @@ STEPS = [
             spec.description,
             outside.never_break,
         ],
-        code_version="12",
+        code_version="13",
         checks=evaluation_check.GATE_CHECKS,
         shows=("plots", "gates.json"),
         kinds=("html", "markdown"),

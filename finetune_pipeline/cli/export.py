@@ -21,6 +21,7 @@ from finetune_pipeline.models.export import (
     find_converter,
     unfinished,
 )
+from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source
 from finetune_pipeline.orchestration.resources import Store
@@ -75,6 +76,9 @@ def export(
     source = _find(loaded, Store().artifacts(), alias)
     if isinstance(source, str):
         problem(source)
+        return ERROR
+    if hosted := read_hosted(source.merged.folder):
+        problem(hosted.cannot("exported"))
         return ERROR
     if not source.merged.facts["parity"]["passed"]:
         problem(

@@ -19,6 +19,8 @@ COMMANDS = (
     "check",
     "advise",
     "plan",
+    "costs",
+    "versus",
     "run",
     "report",
     "review",

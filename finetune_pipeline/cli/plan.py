@@ -57,11 +57,11 @@ def plan(task: str, memory: float | None, as_json: bool) -> int:
     if errors(findings):
         return _refused(loaded, findings, as_json)
     run_inputs = collect_run_inputs(loaded, None, store)
-    base = _base(loaded, store, run_inputs)
+    base = base_folder(loaded, store, run_inputs)
     findings = preflight(loaded.spec, loaded.folder, base)
     if errors(findings):
         return _refused(loaded, findings, as_json)
-    inputs = _inputs(loaded, store, run_inputs)
+    inputs = rows_to_plan(loaded, store, run_inputs)
     facts = training_plan(
         loaded.spec,
         base,
@@ -104,7 +104,7 @@ def _launch(job: Any) -> dict[str, Any]:
     return dict(read_json(out / "result.json"))
 
 
-def _base(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Path:
+def base_folder(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Path:
     """The base model's artifact, made where it comes from this machine. Raises ClickException where it has to be fetched."""
     base = PIPELINE.find("base_model", task, run_inputs, store)
     if base is None:
@@ -117,7 +117,7 @@ def _base(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Path:
     return base.folder
 
 
-def _inputs(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inputs:
+def rows_to_plan(task: Task, store: ArtifactStore, run_inputs: RunInputs) -> Inputs:
     """The splits where they are made; else the rows of the data steps, which run now, in shares of the splits' sizes."""
     splits = PIPELINE.find("splits", task, run_inputs, store)
     if splits is not None:

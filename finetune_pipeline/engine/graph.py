@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from finetune_pipeline.engine.step import SHARED, Inputs, RunInputs, Step, StepContext, Tool, no_tool
 from finetune_pipeline.engine.store import Artifact, ArtifactStore, Builder, read_json, write_json
@@ -66,6 +67,7 @@ class Graph:
         launch: Tool = no_tool,
         release: Tool = no_tool,
         stands: Callable[[Artifact], bool] = lambda artifact: True,
+        follow: Callable[[Path], None] = lambda folder: None,
     ) -> Artifact:
         """Make one step, or find it made. stands: whether what it made outside the store is still there.
 
@@ -75,7 +77,7 @@ class Graph:
         """
         step = self.steps[name]
         if step.make is None:
-            return self.run(step.inputs[0], task, run_inputs, store, launch, release, stands)
+            return self.run(step.inputs[0], task, run_inputs, store, launch, release, stands, follow)
         make = step.make
         versions = self.versions(task, run_inputs, store)
         inputs = self._inputs(step, task, versions, store)
@@ -83,7 +85,7 @@ class Graph:
         def fill(builder: Builder) -> None:
             for result in self._held_back(step, task, dict(inputs.items())):
                 raise MissingInput(f"{task.name}/{name} is not made: {result}")
-            builder.facts.update(make(StepContext(task, run_inputs, inputs, builder, store, launch, release)))
+            builder.facts.update(make(StepContext(task, run_inputs, inputs, builder, store, launch, release, follow)))
             builder.opened = sorted(inputs.opened)
 
         return store.build(

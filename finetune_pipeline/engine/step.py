@@ -98,6 +98,7 @@ class StepContext:
         store: The artifact store.
         launch: Runs a job of :mod:`finetune_pipeline.worker.jobs` in a child process and returns its facts.
         release: Registers a model and moves aliases (:func:`finetune_pipeline.orchestration.release.release`).
+        follow: Sends the history.jsonl in a folder to whoever follows the run.
     """
 
     task: Task
@@ -107,6 +108,7 @@ class StepContext:
     store: ArtifactStore
     launch: Tool
     release: Tool
+    follow: Callable[[Path], None] = lambda folder: None
 
     @property
     def spec(self) -> TaskSpec:

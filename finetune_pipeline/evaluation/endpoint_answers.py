@@ -21,44 +21,46 @@ from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.findings import Finding, FindingsError
 from finetune_pipeline.models.chat import load_tokenizer
+from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.reporting import say
-from finetune_pipeline.spec.baseline import ApiModelSpec
+from finetune_pipeline.spec.baseline import ApiModelSpec, ChatEndpointSpec
 from finetune_pipeline.spec.evaluation import ServedModelsSpec
 
 
-class ServedAnswerer:
-    """One served model.
+class EndpointAnswerer:
+    """One model at an endpoint.
 
     Args:
         spec: The endpoint.
-        served: The model's name there.
-        folder: The model that is to be served: for its tokenizer, and for telling people what to serve.
+        model: The model's name there.
+        folder: A model whose tokenizer writes calls of tools as text.
         cache: Answers that are known.
-        used: Tokens that other models of the same run have spent.
+        what: What the endpoint is, for errors.
+        max_tokens: Tokens that may be spent.
 
     Raises:
-        JobError: The endpoint cannot be had or does not list the name.
+        JobError: The endpoint cannot be used as it is described.
     """
 
     def __init__(
-        self, spec: ServedModelsSpec, served: str, folder: Path, cache: AnswerCache | None, used: int = 0
+        self,
+        spec: ChatEndpointSpec,
+        model: str,
+        folder: Path,
+        cache: AnswerCache | None,
+        what: str,
+        max_tokens: int | None = None,
     ) -> None:
-        self.folder, self.cache, self.spent = folder, cache, Spent()
+        self.folder, self.cache, self.spent, self._what = folder, cache, Spent(), what
         self.seconds = {"load": 0.0, "answer": 0.0}
-        self._budget = Budget(tokens=None if spec.max_tokens is None else max(spec.max_tokens - used, 0))
+        self._budget = Budget(tokens=max_tokens)
         try:
-            self.endpoint = Endpoint.of(spec, served)
-            listed = models_of(self.endpoint)
-        except (ValueError, EndpointError) as error:
+            self.endpoint = Endpoint.of(spec, model)
+        except ValueError as error:
             raise JobError(
-                f"evaluation.endpoint: {error}\nfix: correct the address or the key, or start the server"
+                f"{what}: {error}\nfix: correct the address, or set the key where the pipeline runs"
             ) from error
-        if served not in listed:
-            raise JobError(
-                f"evaluation.endpoint: {self.endpoint.name} is not among the models it lists: {', '.join(listed[:20])}\n"
-                f"fix: serve {folder} under the name {served}"
-            )
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -90,12 +92,57 @@ class ServedAnswerer:
                 name=name,
             )
         except EndpointError as error:
-            raise JobError(f"evaluation.endpoint: {error}") from error
+            raise JobError(f"{self._what}: {error}") from error
         if result.known:
             say(f"{stage}: {name}: {result.known} of {len(prompts)} answers are known already")
         self.spent = result.spent
         self.seconds["answer"] += time.monotonic() - began
         return result.answers
+
+
+class ServedAnswerer(EndpointAnswerer):
+    """One model of ours that a server is to have under a name.
+
+    Args:
+        spec: The endpoint.
+        served: The model's name there.
+        folder: The model that is to be served: for its tokenizer, and for telling people what to serve.
+        cache: Answers that are known.
+        used: Tokens that other models of the same run have spent.
+
+    Raises:
+        JobError: The endpoint cannot be had or does not list the name.
+    """
+
+    def __init__(
+        self, spec: ServedModelsSpec, served: str, folder: Path, cache: AnswerCache | None, used: int = 0
+    ) -> None:
+        left = None if spec.max_tokens is None else max(spec.max_tokens - used, 0)
+        super().__init__(spec, served, folder, cache, "evaluation.endpoint", left)
+        try:
+            listed = models_of(self.endpoint)
+        except EndpointError as error:
+            raise JobError(
+                f"evaluation.endpoint: {error}\nfix: correct the address or the key, or start the server"
+            ) from error
+        if served not in listed:
+            raise JobError(
+                f"evaluation.endpoint: {self.endpoint.name} is not among the models it lists: {', '.join(listed[:20])}\n"
+                f"fix: serve {folder} under the name {served}"
+            )
+
+
+class HostedAnswerer(EndpointAnswerer):
+    """A model that the service that trained it serves under a name of its own, which is that of no other model.
+
+    Args:
+        hosted: The model.
+        folder: A model whose tokenizer writes calls of tools as text.
+        cache: Answers that are known.
+    """
+
+    def __init__(self, hosted: HostedModel, folder: Path, cache: AnswerCache | None) -> None:
+        super().__init__(hosted.endpoint, hosted.model, folder, cache, f"the model trained by {hosted.trainer}")
 
 
 MOST_FAILED = 0.05

@@ -25,10 +25,12 @@ from finetune_pipeline.evaluation.result import (
 )
 from finetune_pipeline.evaluation.result_parts import ModelRow, Scores, plain_json
 from finetune_pipeline.evaluation.rivals import (
+    API_MODEL,
     MODE_TITLES,
     OTHER_PROMPT,
     BaseAtItsBest,
     base_at_its_best,
+    best_api_prompt,
     restricted_rows,
     simple_rows,
 )
@@ -83,7 +85,7 @@ def evaluate_task(
     labels, confidence = spec.labels, spec.gates.confidence
     base_best, simple = base_at_its_best(rows, spec.output), simple_rows(rows)
     clusters = shared_sources(rows["candidate"], sources)
-    judged = {name: of for name, of in rows.items() if name in MODELS} | {
+    judged = {name: of for name, of in rows.items() if name in (*MODELS, API_MODEL)} | {
         f"{SIMPLE}{n}": of for n, of in simple.items()
     }
     scores = {name: _scores(spec, of, sources if clusters is not None else None) for name, of in judged.items()}
@@ -113,7 +115,7 @@ def evaluate_task(
         metric=main.metric,
         confidence=confidence,
         n=main.n,
-        models=_model_table(spec, scores, restricted, facts.baseline.model_dump()),
+        models=_model_table(_trained(spec, facts), scores, restricted, facts.baseline.model_dump()),
         scores=scores,
         restricted=restricted,
         base_at_its_best=BaseMode(mode=base_best.mode, valid_share=base_best.valid_share),
@@ -147,7 +149,7 @@ def _scores(spec: TaskSpec, rows: Sequence[Row], sources: Mapping[str, str] | No
 
 def _rows_by_model(predictions: Sequence[Row], versions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     rows = by_model(predictions)
-    known = {*MODELS, OTHER_PROMPT, *(SIMPLE + name for name in SIMPLE_MODELS)}
+    known = {*MODELS, API_MODEL, OTHER_PROMPT, *(SIMPLE + name for name in SIMPLE_MODELS)}
     known |= {restricted_name(name) for name in (*MODELS, OTHER_PROMPT)}
     problems = [f"unexpected model {name!r}" for name in sorted(rows.keys() - known)]
     problems += [f"no predictions of {name}" for name in ("base", "candidate") if name not in rows]
@@ -167,6 +169,7 @@ def _comparisons(
 ) -> dict[str, Comparison | None]:
     """Candidate against each other model; McNemar's p also adjusted for the number of comparisons (Holm)."""
     others: dict[str, Sequence[Row] | None] = {"baseline": base.answers[base.mode], "champion": rows.get("champion")}
+    others |= {API_MODEL: rows[API_MODEL]} if API_MODEL in rows else {}
     others |= {f"base_{mode}": of for mode, of in base.answers.items() if mode != base.mode}
     others |= {f"{SIMPLE}{name}": of for name, of in simple.items()}
     made = {
@@ -203,8 +206,14 @@ def _wrong_answers(rows: Sequence[Row], labels: Sequence[str]) -> list[WrongAnsw
     ]
 
 
+def _trained(spec: TaskSpec, facts: StepFacts) -> str:
+    """How the candidate was trained, for its title: the method, or base and trainer of a hosted one."""
+    elsewhere = facts.training.endpoint
+    return f"{elsewhere.base_model} by {elsewhere.trainer}" if elsewhere else spec.training.method
+
+
 def _model_table(
-    spec: TaskSpec, scores: Mapping[str, Scores], restricted: Mapping[str, Scores | None], baseline: Mapping[str, Any]
+    trained: str, scores: Mapping[str, Scores], restricted: Mapping[str, Scores | None], baseline: Mapping[str, Any]
 ) -> dict[str, ModelRow]:
     """The rows of the side-by-side table, in order: validation first, then the sealed test."""
     best = baseline.get("best")
@@ -217,7 +226,7 @@ def _model_table(
             table[f"validation_{restricted_name(name)}"] = _entry(title, "validation", of["restricted"])
     for name, of in (baseline.get("simple") or {}).items():
         table[f"validation_{SIMPLE}{name}"] = _entry(SIMPLE_MODELS[name].title, "validation", of)
-    tuned, other = f"Fine-tuned ({spec.training.method})", baseline.get("best_restricted")
+    tuned, other = f"Fine-tuned ({trained})", baseline.get("best_restricted")
     rows: list[tuple[str, str, Scores | None]] = [
         ("base", f"Base, {prompt_name(best)}", scores["base"]),
         (
@@ -225,6 +234,7 @@ def _model_table(
             f"Base{f', {prompt_name(other)}' if other else ''}{MODE_TITLES['restricted']}",
             restricted["base"],
         ),
+        (API_MODEL, prompt_name(best_api_prompt(baseline.get("prompts") or {})), scores.get(API_MODEL)),
         *((f"{SIMPLE}{name}", model.title, scores.get(SIMPLE + name)) for name, model in SIMPLE_MODELS.items()),
         ("candidate", tuned, scores["candidate"]),
         ("candidate_restricted", f"{tuned}{MODE_TITLES['restricted']}", restricted["candidate"]),

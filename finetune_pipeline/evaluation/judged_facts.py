@@ -71,10 +71,14 @@ class Harness(Facts):
 
 
 class Ability(AbilityLoss):
-    """Of general_ability, against the base model and against the champion in service."""
+    """Of general_ability, against the base model and against the champion in service.
+
+    `not_asked`: why nothing could be asked of this candidate.
+    """
 
     harness: Harness | None = None
     champion: AbilityLoss | None = None
+    not_asked: str = ""
 
 
 class Accepted(Facts):

@@ -14,7 +14,7 @@ from finetune_pipeline.engine.store import SeenFiles, write_json
 from finetune_pipeline.evaluation.answer_cache import AnswerCache
 from finetune_pipeline.evaluation.answering import Answerer, close_cache, open_cache
 from finetune_pipeline.evaluation.correctness import is_valid
-from finetune_pipeline.evaluation.endpoint_answers import ServedAnswerer
+from finetune_pipeline.evaluation.endpoint_answers import EndpointAnswerer, HostedAnswerer, ServedAnswerer
 from finetune_pipeline.evaluation.predictions import (
     SIMPLE,
     count_statuses,
@@ -26,6 +26,7 @@ from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations
 from finetune_pipeline.evaluation.simple_models import fit_simple_models
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.chat import encode_answer, encode_prompt, end_ids
+from finetune_pipeline.models.hosted import HostedModel
 from finetune_pipeline.models.inference.constrained import Grammar, UnsupportedSchema
 from finetune_pipeline.models.inference.generated import Answer
 from finetune_pipeline.models.inference.shared_reading import common_prefix
@@ -34,7 +35,7 @@ from finetune_pipeline.spec.evaluation import ServedModelsSpec
 from finetune_pipeline.spec.outputs import AnyOutput, JsonOutput
 
 Message = Mapping[str, Any]
-Asked = Answerer | ServedAnswerer
+Asked = Answerer | EndpointAnswerer
 
 
 def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -49,7 +50,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     asked: Asked | None = None
     loaded: Any = None
     for model_set in job["sets"]:
-        which = model_set["model"], model_set.get("adapter"), model_set.get("served")
+        which = [model_set.get(key) for key in ("model", "adapter", "served", "hosted")]
         if asked is None or loaded != which:
             asked = None  # the memory of the last model is needed for the next
             asked, loaded = _asked(job, model_set, cache, seen, measured["spent"]), which
@@ -58,7 +59,7 @@ def predict(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         settings = job if model_set.get("likelihoods", True) else {**job, "labels": []}
         answers, facts["sets"][model_set["name"]] = _answer(settings, model_set["name"], asked, asked_examples, choices)
         measured["seconds_by_set"][model_set["name"]] = {k: round(v - before[k], 3) for k, v in asked.seconds.items()}
-        if isinstance(asked, ServedAnswerer):
+        if isinstance(asked, EndpointAnswerer):
             facts["sets"][model_set["name"]]["asked"] = asked.endpoint.name
             measured["spent"][model_set["name"]] = asked.spent.to_dict()
         gold = [gold_text(asked.tokenizer, example) for example in asked_examples]
@@ -101,7 +102,7 @@ def _restricted(
     output, restricted = JsonOutput(json_schema=dict(schema)), list(answers)
     invalid = [i for i, a in enumerate(answers) if not is_valid({"status": a.status, "text": a.text}, output)]
     try:
-        if invalid and isinstance(asked, ServedAnswerer):
+        if invalid and isinstance(asked, EndpointAnswerer):
             raise UnsupportedSchema("answers of an endpoint cannot be restricted to a schema here")
         if invalid:
             grammar, settings = Grammar(schema, asked.tokenizer), {**job, "labels": []}
@@ -154,8 +155,10 @@ def _rows_of(model_set: Mapping[str, Any], examples: Sequence[Example], labels: 
 def _asked(
     job: dict[str, Any], model_set: Mapping[str, Any], cache: AnswerCache | None, seen: SeenFiles | None, spent: Any
 ) -> Asked:
-    """What answers for one set: the job's endpoint, or the model itself."""
+    """What answers for one set: the service that hosts it, the job's endpoint, or the model itself."""
     folder, prefix = Path(model_set["model"]), Path(model_set["adapter"]) if model_set.get("adapter") else None
+    if hosted := model_set.get("hosted"):
+        return HostedAnswerer(HostedModel.model_validate(hosted), folder, cache)
     if not job.get("endpoint"):
         return Answerer(folder, prefix, cache, seen)
     used = sum(s["prompt_tokens"] + s["new_tokens"] for s in spent.values())
@@ -210,7 +213,7 @@ def _answer(
         return [], {"rows": 0, "statuses": count_statuses([])}
     tools = [e.tools for e in examples]
     shared = fewer = 0
-    if isinstance(asked, ServedAnswerer):
+    if isinstance(asked, EndpointAnswerer):
         say(f"{job['stage']}: {name}: {len(choices)} prompts for {asked.endpoint.name}")
         answers = asked.answers([some[0] for some in choices], tools, job["max_new_tokens"], job["stage"], name)
     else:

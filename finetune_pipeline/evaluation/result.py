@@ -260,10 +260,10 @@ class EvaluationResult(StepFacts):
         confidence: Of all intervals but those of `decisions`.
         n: Rows of the sealed test.
         models: Rows of the table that shows all models side by side, by name.
-        scores: On the sealed test, by model: base (as it writes freely), candidate, champion, simple_NAME.
+        scores: On the sealed test, by model: base (as it writes freely), candidate, champion, api, simple_NAME.
         restricted: The same of answers restricted to the allowed forms, of base and candidate.
         comparison: The main one: the candidate against the base model at its best, without ids.
-        comparisons: `baseline`, `champion` (None without one), `base_restricted`, `simple_NAME`.
+        comparisons: `baseline`, `champion` (None without one), `base_restricted`, `api`, `simple_NAME`.
         versions: Of every artifact this rests on; `champion`: the version in service, if any.
         gates: The settings of the gates.
     """

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.evaluation.correctness import lenient_rows, likelihood_rows
 from finetune_pipeline.evaluation.metrics import METRICS
-from finetune_pipeline.evaluation.predictions import SIMPLE, prompts_of, restricted_name
+from finetune_pipeline.evaluation.predictions import API, SIMPLE, prompts_of, restricted_name
 from finetune_pipeline.evaluation.scores import score, valid_share
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.wording import inside, prompt_name
@@ -19,6 +19,8 @@ Row = Mapping[str, Any]
 Mode = Literal["free", "restricted", "lenient"]
 IN_FORM = 0.8
 """A model with fewer of its answers in the declared form is no rival as it writes freely: its form is what fails it."""
+API_MODEL = "api"
+"""The API model of baseline.endpoint with its best prompt, where that is not the best prompt of all, which is `base`."""
 OTHER_PROMPT = "base_other_prompt"
 """The base model under the prompt that is best when its answers are restricted, where that is not the best prompt."""
 MODE_TITLES: dict[str, str] = {
@@ -170,6 +172,18 @@ def score_baselines(spec: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> dict[s
         "confidence": spec.gates.confidence,
         "n": len(covered[names[0]]),
     }
+
+
+def best_api_prompt(prompts: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The name of the prompt with which the API model does best on validation, as it writes freely.
+
+    Args:
+        prompts: Scores by prompt, of :func:`score_baselines`.
+
+    Returns:
+        None where no API model was asked.
+    """
+    return max((name for name in prompts if name.startswith(API)), key=lambda n: _rank(prompts[n]), default=None)
 
 
 def _rank(scores: Mapping[str, Any]) -> float:

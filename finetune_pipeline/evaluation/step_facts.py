@@ -79,19 +79,35 @@ class Weights(Facts):
 
 
 class Measured(Facts):
-    """Time in seconds and memory in MiB of a step's process. `resumed_from`: the step a training was taken up again at."""
+    """Time in seconds and memory in MiB of a step's process. `resumed_from`: the step a training was taken up again at.
+
+    `billed_tokens`, `dollars`: What a service says a training cost.
+    """
 
     seconds: Number = None
     cpu_seconds: Number = None
     train_seconds: Number = None
     peak_memory_mib: Number = None
     resumed_from: Count = None
+    billed_tokens: Count = None
+    dollars: Number = None
+
+
+class TrainedElsewhere(Facts):
+    """Where a model answers that came back as an endpoint (models.hosted)."""
+
+    base_url: str
+    model: str
+    trainer: str
+    base_model: str
 
 
 class Training(Facts):
-    """Of the step adapter."""
+    """Of the step adapter. `endpoint`: of a model without weights here; `service`: who trained it, if not this machine."""
 
     method: str | None = None
+    endpoint: TrainedElsewhere | None = None
+    service: str | None = None
     precision: str | None = None
     steps: Count = None
     best_step: Count = None
@@ -208,14 +224,25 @@ class TimeRange(Facts):
     high: Number = None
 
 
+class RequestPrice(Facts):
+    """Dollars of 1,000 requests somewhere (planning.serving_costs.RequestPrice)."""
+
+    where: str
+    how: str
+    dollars: float
+    date: str
+    evaluated: bool = False
+
+
 class Cost(Facts):
-    """Time, memory and tokens of making and asking the candidate (costs.costs)."""
+    """Time, memory and tokens of making and asking the candidate (costs.costs), and what requests cost by the price list."""
 
     steps: dict[str, Measured] = {}
     seconds: Number = None
     planned: TimeRange | None = None
     tokens: dict[str, RequestTokens] = {}
     saved_share: Number = None
+    requests: list[RequestPrice] = []
 
 
 class QualityPart(Facts):

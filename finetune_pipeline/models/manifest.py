@@ -16,6 +16,7 @@ from finetune_pipeline import __version__
 from finetune_pipeline.engine.store import Artifact, digest_file, read_json
 from finetune_pipeline.models.chat_templates import own_template, prompt_text
 from finetune_pipeline.models.control_tokens import control_tokens
+from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import BUNDLED, model_record
 
 FORMAT = 1
@@ -53,6 +54,17 @@ class Source:
 
 def base_model(source: Source) -> dict[str, Any]:
     """id, revision, identity (package version or digests), licence and licence_note of the base model. No paths."""
+    if hosted := read_hosted(source.merged.folder):
+        return {
+            "id": hosted.base_model,
+            "revision": None,
+            "identity": {},
+            "architecture": None,
+            "parameters": None,
+            "licence": None,
+            "licence_note": f"The terms of the service behind {hosted.base_url} hold for it.",
+            "weights": {},
+        }
     record = model_record(source.base.folder)
     identity = dict(record.get("identity") or {})
     name = str(identity.get("base_model") or record["base_model"])
@@ -77,7 +89,7 @@ def base_model(source: Source) -> dict[str, Any]:
 def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
     """The manifest of a model without its files. folder: where tokenizer and template lie; what: model, adapter, or
     registered (in the model registry, which keeps the adapter and knows the rest by digest)."""
-    serving, settings = source.serving, _settings(source.adapter)
+    serving, settings, hosted = source.serving, _settings(source.adapter), read_hosted(source.merged.folder)
     plain = what != "adapter" and source.kind == "prompt"
     template = folder / "chat_template.jinja"
     evaluated = None
@@ -96,14 +108,14 @@ def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
         "task": source.task,
         "description": source.description,
         "what": what,
-        "method": settings.get("method"),
+        "method": hosted.trainer if hosted else settings.get("method"),
         "model_version": source.model_version,
         "prompt": {
             "system_prompt": serving["system_prompt"],
-            "chat_template": template.name if template.is_file() else None,
-            "chat_template_sha256": digest_file(template) if template.is_file() else None,
-            "rendered": prompt_text(folder, serving["system_prompt"]),
-            "control_tokens": _control_tokens(folder),
+            "chat_template": None if hosted or not template.is_file() else template.name,
+            "chat_template_sha256": None if hosted or not template.is_file() else digest_file(template),
+            "rendered": None if hosted else prompt_text(folder, serving["system_prompt"]),
+            "control_tokens": [] if hosted else _control_tokens(folder),
             "prompt_prefix": source.merged.facts["prompt_prefix"] if plain else "",
             "soft_tokens": source.merged.facts["soft_tokens"] if plain else [],
         },
@@ -118,6 +130,7 @@ def describe(source: Source, folder: Path, what: str) -> dict[str, Any]:
         "dtype": source.merged.facts["dtype"] if what != "adapter" else "float32",
         "stored_float32_because": source.merged.facts.get("stored_float32_because"),
         "base_model": base_model(source),
+        "endpoint": hosted.model_dump() if hosted else None,
         "artifacts": {
             "merged_model": source.merged.version,
             "adapter": source.adapter.version,

@@ -16,8 +16,9 @@ from finetune_pipeline.data.examples import examples_of, read_examples
 from finetune_pipeline.data.quality.counts import markdown, summarise
 from finetune_pipeline.engine.graph import pinned_inputs
 from finetune_pipeline.engine.step import RunInputs, Step
-from finetune_pipeline.engine.store import Artifact, ChangedArtifact, digest_file, read_json
-from finetune_pipeline.findings import errors
+from finetune_pipeline.engine.store import Artifact, digest_file, read_json
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.findings import FindingsError, errors
 from finetune_pipeline.orchestration.release import is_registered, present_inputs, release
 from finetune_pipeline.orchestration.resources import Compute, Store, is_stopping
 from finetune_pipeline.pipeline import PIPELINE, made_base
@@ -85,9 +86,16 @@ def materialize(
                 launch,
                 lambda request: release(tracking, request, run.run_id),
                 stands,
+                lambda folder: _send_history(run, {"work": str(folder)}),
             )
-        except ChangedArtifact as error:
+        except (FindingsError, JobError) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as interrupt:
+            if context.op_execution_context.op_def.retry_policy is None:
+                raise
+            # re-raised, an interrupt would be answered with a new attempt by the retry policy
+            notes = "\n".join(getattr(interrupt, "__notes__", []))
+            raise dg.Failure(f"{name} was stopped by a signal\n{notes}".strip(), allow_retries=False) from interrupt
         facts = _facts(step, artifact)
         run.log_metrics(numbers(facts))
         _send_history(run, {"work": str(artifact.folder)})

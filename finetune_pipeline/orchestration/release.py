@@ -96,6 +96,7 @@ def release(tracking: Tracking, request: Mapping[str, Any], run_id: str) -> dict
             "verdict": request["verdict"],
             "method": request["method"],
             "kind": request["kind"],
+            **{f"endpoint.{key}": value for key, value in (request["endpoint"] or {}).items() if value is not None},
             "dataset_version": request["dataset_version"],
             "adapter_version": request["adapter_version"],
             "merged_version": request["merged_version"],

@@ -77,6 +77,7 @@ class TrainingPlan:
         memory_mib: Parts of the peak, what is `needed` of it, and the `total`.
         seconds: Time by earlier trainings of this kind on this machine; None where there is none.
         prices: What it would cost elsewhere.
+        serving: The lines of the price list by which serving is priced (prices.PriceList.served).
         sentence: The plan in one sentence.
     """
 
@@ -103,6 +104,7 @@ class TrainingPlan:
     nearest: NearestPlan | None
     seconds: Seconds | None
     prices: list[dict[str, Any]]
+    serving: list[dict[str, Any]]
     methods: list[MethodRow]
     sentence: str
 
@@ -140,6 +142,7 @@ def training_plan(
     fits = memory.needed * MARGIN <= available
     seconds = _seconds(planner, settings, rates, spec.base_model)
     near = None if fits else nearest_plan(planner, settings, available)
+    prices = load_prices(home=home, task_folder=task_folder)
     plan = TrainingPlan(
         method=settings["method"],
         precision=planner.precision(settings),
@@ -165,9 +168,10 @@ def training_plan(
         seconds=seconds,
         prices=estimate_prices(
             tokens["total"] * sum(p.epochs for p in phases),
-            load_prices(home=home, task_folder=task_folder),
+            prices.training,
             planner.shape.parameters,
         ),
+        serving=prices.served(),
         methods=[method_row(planner, spec, method, rates, available) for method in METHODS],
         sentence=_sentence(sum(p.steps for p in phases), len(rows.rows), tokens, memory, available, seconds, near),
     )

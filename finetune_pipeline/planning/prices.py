@@ -1,11 +1,12 @@
-"""What a training would cost elsewhere, from a dated list of prices that people edit."""
+"""The dated list of prices that people edit, and what a training would cost elsewhere by it."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,27 +16,64 @@ from finetune_pipeline.findings import Finding, FindingsError
 SHIPPED = Path(__file__).with_name("prices.yaml")
 
 
-class Price(BaseModel):
+STALE_DAYS = 180
+"""From this age on a price has to be confirmed."""
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Line(BaseModel):
     """One line of the list.
 
     Attributes:
-        unit: ``million_tokens`` of training, or ``hour`` with the assumed `tokens_per_second` of a model of `parameters`.
-        low, high: Between which the price lies, where it varies.
+        date: When the price was true.
+        until: Last day it is offered, where that is known.
+        note: Where the figures are from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: str = Field(min_length=1)
     model: str = Field(min_length=1)
-    unit: Literal["million_tokens", "hour"]
-    price: float = Field(ge=0, allow_inf_nan=False)
-    low: float | None = Field(None, ge=0, allow_inf_nan=False)
-    high: float | None = Field(None, ge=0, allow_inf_nan=False)
-    tokens_per_second: float | None = Field(None, gt=0, allow_inf_nan=False)
-    parameters: float | None = Field(None, gt=0, allow_inf_nan=False)
     date: datetime.date
     until: datetime.date | None = None
     note: str = Field(min_length=1)
+
+    @property
+    def name(self) -> str:
+        """Engine and model."""
+        return f"{self.engine}, {self.model}"
+
+    def warnings(self, today: datetime.date) -> list[str]:
+        """What keeps the price from being relied on: its age, and an end of the offer."""
+        said = []
+        if self.until and self.until < today:
+            said.append(f"not offered any more since {self.until}")
+        elif self.until:
+            said.append(f"offered until {self.until} only")
+        if (age := (today - self.date).days) > STALE_DAYS:
+            said.append(f"{age} days old: confirm it")
+        return said
+
+
+class Price(Line):
+    """The price of training somewhere, and of a rented machine.
+
+    Attributes:
+        unit: ``million_tokens`` of training, or ``hour`` with the assumed `tokens_per_second` of a model of `parameters`.
+        low, high: Between which the price lies, where it varies.
+        answered_per_second: Output tokens a second of the machine when it serves, from answered_low to answered_high.
+    """
+
+    unit: Literal["million_tokens", "hour"]
+    price: Amount
+    low: Amount | None = None
+    high: Amount | None = None
+    tokens_per_second: Speed | None = None
+    parameters: Speed | None = None
+    answered_per_second: Speed | None = None
+    answered_low: Speed | None = None
+    answered_high: Speed | None = None
 
     @model_validator(mode="after")
     def _speed_belongs_to_hours(self) -> Price:
@@ -44,6 +82,12 @@ class Price(BaseModel):
         low, high = self.between
         if not low <= self.price <= high:
             raise ValueError("low, price and high must be in this order")
+        speeds = (self.answered_low, self.answered_per_second, self.answered_high)
+        if self.unit != "hour" and any(speeds):
+            raise ValueError("answered_per_second goes with unit: hour only")
+        given = [speed for speed in speeds if speed]
+        if given and (self.answered_per_second is None or given != sorted(given)):
+            raise ValueError("answered_low, answered_per_second and answered_high must be in this order")
         return self
 
     @property
@@ -52,7 +96,46 @@ class Price(BaseModel):
         return self.price if self.low is None else self.low, self.price if self.high is None else self.high
 
 
-def load_prices(path: Path | None = None, *, home: Path | None = None, task_folder: Path | None = None) -> list[Price]:
+class ApiPrice(Line):
+    """Dollars per million tokens of calls to a model behind an API.
+
+    Attributes:
+        input, cached, output: Of tokens read, read from the service's cache, and written.
+        tuned: It is the price of fine-tuned models.
+    """
+
+    unit: Literal["million_served"]
+    input: Amount
+    cached: Amount | None = None
+    output: Amount
+    tuned: bool = False
+
+
+@dataclass(frozen=True)
+class PriceList:
+    """The prices of a file: of training (and of machines by the hour), and of calls to APIs."""
+
+    path: Path
+    training: list[Price]
+    apis: list[ApiPrice]
+
+    @property
+    def machines(self) -> list[Price]:
+        """Machines whose speed at serving is known."""
+        return [price for price in self.training if price.answered_per_second]
+
+    def served(self) -> list[dict[str, Any]]:
+        """The lines about serving as plain JSON; :meth:`of_served` reads them."""
+        return [price.model_dump(mode="json", exclude_none=True) for price in (*self.apis, *self.machines)]
+
+    @classmethod
+    def of_served(cls, rows: Sequence[dict[str, Any]]) -> PriceList:
+        """The list that :meth:`served` wrote, without what only trains."""
+        apis = [ApiPrice.model_validate(row) for row in rows if row["unit"] == "million_served"]
+        return cls(SHIPPED, [Price.model_validate(row) for row in rows if row["unit"] == "hour"], apis)
+
+
+def load_prices(path: Path | None = None, *, home: Path | None = None, task_folder: Path | None = None) -> PriceList:
     """Read a price list: `path`, else task_folder/prices.yaml, else home/prices.yaml, else the shipped one.
 
     Raises:
@@ -66,11 +149,14 @@ def load_prices(path: Path | None = None, *, home: Path | None = None, task_fold
         raise FindingsError([_problem(path, "", str(error))]) from error
     if not isinstance(rows, list):
         raise FindingsError([_problem(path, "", "it must be a list of prices")])
-    prices: list[Price] = []
+    prices = PriceList(path, [], [])
     findings: list[Finding] = []
     for number, row in enumerate(rows, 1):
         try:
-            prices.append(Price.model_validate(row))
+            if isinstance(row, dict) and row.get("unit") == "million_served":
+                prices.apis.append(ApiPrice.model_validate(row))
+            else:
+                prices.training.append(Price.model_validate(row))
         except ValidationError as error:
             for problem in error.errors():
                 where = ".".join(map(str, problem["loc"]))

@@ -10,11 +10,17 @@ from finetune_pipeline.evaluation.correctness import INVALID
 from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, metric_title
 from finetune_pipeline.evaluation.result import EvaluationResult
 from finetune_pipeline.evaluation.result_parts import Scores
+from finetune_pipeline.evaluation.rivals import API_MODEL
 from finetune_pipeline.evaluation.wording import counted, number, p_value, percent, percent_range, points, points_range
 from finetune_pipeline.report.blocks import Blocks, Format, Matrix, Table, figure, notes, text
 from finetune_pipeline.report.comparison import unsigned
 
-MODELS = {"base": "Base, best prompt", "candidate": "Fine-tuned", "champion": "Champion"}
+MODELS = {
+    "base": "Base, best prompt",
+    API_MODEL: "API model, best prompt",
+    "candidate": "Fine-tuned",
+    "champion": "Champion",
+}
 _RATES = {
     "strict": "JSON as it stands",
     "schema_rate": "Complies with the schema",

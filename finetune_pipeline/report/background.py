@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_pipeline.evaluation.result import EvaluationResult
-from finetune_pipeline.evaluation.step_facts import DataStep
-from finetune_pipeline.evaluation.wording import NOTHING, counted, duration, number, percent, points
+from finetune_pipeline.evaluation.step_facts import Cost, DataStep, TrainedElsewhere, Training
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, duration, number, percent, points
 from finetune_pipeline.report.answers import MODELS
 from finetune_pipeline.report.blocks import Blocks, Heading, Plot, Table, Text, text
 from finetune_pipeline.report.plots import learning_curve
@@ -175,6 +175,9 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
     shared = NOTHING
     if prefix.used is not None:
         shared = f"yes, {number(prefix.prefix_tokens)} tokens" if prefix.used else f"no: {prefix.why}"
+    if of.endpoint:
+        yield Table([("Training", text), ("", text)], _elsewhere(of, of.endpoint), style="figures words")
+        return
     rows: list[list[Any]] = [["Method", of.method]]
     if of.begun and of.begun.virtual_tokens:
         first = {"random": "random numbers", "vocabulary": "tokens of the vocabulary"}.get(of.begun.init, "a text")
@@ -194,6 +197,20 @@ def training_section(evaluation: EvaluationResult) -> Blocks:
         ["Taken up again from", of.measured.resumed_from or "no, one go"],
     ]
     yield Table([("Training", text), ("", number)], rows, style="figures words")
+
+
+def _elsewhere(of: Training, at: TrainedElsewhere) -> list[list[Any]]:
+    """What a service says of a training that left no weights here."""
+    billed = f"{number(of.measured.billed_tokens)} tokens" if of.measured.billed_tokens is not None else NOTHING
+    return [
+        ["Trainer", at.trainer],
+        ["Model that was trained", at.base_model],
+        ["Answers as", at.model],
+        ["At", at.base_url],
+        ["Billed", billed if of.measured.dollars is None else f"{billed}, {dollars(of.measured.dollars)}"],
+        ["Optimiser steps", number(of.steps)],
+        ["Time", duration(of.measured.seconds)],
+    ]
 
 
 def _mebibytes(memory: float | None) -> str:
@@ -244,6 +261,17 @@ def cost_section(evaluation: EvaluationResult) -> Blocks:
             ("Together", "{:.0f}".format),
         ],
         [[MODELS.get(name, name), of.prompt, of.answer, of.prompt + of.answer] for name, of in cost.tokens.items()],
+    )
+    yield requests_table(cost)
+
+
+def requests_table(cost: Cost) -> Table:
+    """What 1,000 requests cost, cheapest first; the API model that was evaluated is stressed."""
+    return Table(
+        [("1,000 requests", text), ("Model", text), ("Dollars", text), ("Price of", text)],
+        [[of.where, of.how, dollars(of.dollars), of.date] for of in cost.requests],
+        strong=[i for i, of in enumerate(cost.requests) if of.evaluated],
+        style="figures words",
     )
 
 

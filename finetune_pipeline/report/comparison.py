@@ -10,7 +10,7 @@ from finetune_pipeline.evaluation.metrics import METRICS, is_right_or_wrong, met
 from finetune_pipeline.evaluation.metrics.overlap import Overlap
 from finetune_pipeline.evaluation.predictions import SIMPLE
 from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
-from finetune_pipeline.evaluation.rivals import MODE_TITLES
+from finetune_pipeline.evaluation.rivals import API_MODEL, MODE_TITLES
 from finetune_pipeline.evaluation.simple_models import SIMPLE_MODELS
 from finetune_pipeline.evaluation.step_facts import Advice
 from finetune_pipeline.evaluation.wording import (
@@ -30,6 +30,7 @@ from finetune_pipeline.report.verdict import MOST, closed_by_decoding, decoding_
 OTHERS = {
     "baseline": "base model at its best",
     "base_restricted": f"base model{MODE_TITLES['restricted']}",
+    API_MODEL: "API model with its best prompt",
     **{f"{SIMPLE}{name}": model.title for name, model in SIMPLE_MODELS.items()},
     "champion": "champion in service",
 }
@@ -127,7 +128,8 @@ def form_section(evaluation: EvaluationResult) -> Blocks:
 
 def paired_section(evaluation: EvaluationResult) -> Blocks:
     """The candidate against every other model on the same sealed rows."""
-    for name, other in (("baseline", "the base model at its best"), ("champion", "the champion")):
+    others = (("baseline", "the base model at its best"), (API_MODEL, "the API model"), ("champion", "the champion"))
+    for name, other in others:
         if comparison := evaluation.comparisons.get(name):
             yield pair_sentence(comparison, other)
     yield visible_sentence(evaluation.comparison)

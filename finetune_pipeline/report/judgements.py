@@ -26,7 +26,8 @@ def ability_section(evaluation: EvaluationResult) -> Blocks:
     if ability is None:
         return
     if not ability.items:
-        yield "General ability was not measured: ability.suite is off, and there are neither files nor tasks."
+        off = "General ability was not measured: ability.suite is off, and there are neither files nor tasks."
+        yield ability.not_asked or off
         return
     yield from ability_sentences(ability)
     champion = ability.champion.categories if ability.champion else {}

@@ -109,7 +109,7 @@ def card_data(manifest: Manifest, evaluation: EvaluationResult | None) -> ModelC
     return ModelCardData(
         base_model=hub,
         base_model_relation=("adapter" if adapter else "finetune") if hub else None,
-        library_name="peft" if adapter else "transformers",
+        library_name=None if manifest["endpoint"] else "peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         language=list(card["language"]) or None,
         datasets=list(card["datasets"]) or None,
@@ -137,7 +137,7 @@ def _licence(manifest: Manifest) -> dict[str, Any]:
     if link is None and own is None and base["identity"].get("kind") == "hub":
         link = f"https://huggingface.co/{base['id']}"
     place = link or own
-    name = known or "that-of-the-base-model"
+    name = known or ("that-of-the-service" if manifest["endpoint"] else "that-of-the-base-model")
     return {"license": "other", "license_name": name, **({"license_link": place} if place else {})}
 
 

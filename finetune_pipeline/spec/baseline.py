@@ -68,7 +68,7 @@ def address_findings(rule: str, key: str, url: str, texts: str, private: bool) -
 
 class ApiModelSpec(ChatEndpointSpec):
     """An API model that is asked the same, through an OpenAI-style endpoint. It costs money, and the texts of the validation
-    rows go there; those of the test too when this model's prompt is the best one."""
+    and test rows go there."""
 
     model: str = Field(min_length=1)
     max_requests: int = Field(2000, ge=1, description="Requests a run may send.")

@@ -154,7 +154,7 @@ def check_endpoint(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
 def check_private(spec: TaskSpec, folder: Path) -> Iterator[Finding]:
     """An API model is asked safely, and not at all where texts must not leave."""
     if endpoint := spec.baseline.endpoint:
-        texts = "the rows of the validation split"
+        texts = "the rows of the validation and test splits"
         yield from address_findings("private", "baseline.endpoint", endpoint.url, texts, spec.advise.private)
 
 

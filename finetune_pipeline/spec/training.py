@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
 
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.methods.base import by_method, described, largest_micro_batch
 from finetune_pipeline.spec.outputs import Section
+from finetune_pipeline.spec.trainers import OpenAiSection, TogetherSection, TrainerSection
 
 if TYPE_CHECKING:
     MethodName = str
@@ -21,6 +22,11 @@ class TrainingSettings(Section):
 
     method: MethodName = Field("qlora", description="A training method (docs/training.md).")
     trainer: str = Field("local", description="Where training runs: a name of the table of trainers below.")
+    budget_usd: float | None = Field(
+        None, gt=0, description="A hosted job whose estimate is higher, or unknown, is not bought. Unset: no limit."
+    )
+    openai: OpenAiSection = OpenAiSection()
+    together: TogetherSection = TogetherSection()
     epochs: float = Field(2.0, gt=0, le=50, description="Passes over the training split; more than 3 warns.")
     unquantized_epochs: float = Field(
         default_factory=by_method("unquantized_epochs"),
@@ -85,3 +91,15 @@ else:  # with the section of every method that has one
         __doc__=TrainingSettings.__doc__,
         **{method.section: (method.options, method.options()) for method in METHODS.values() if method.section},
     )
+
+
+def decisive_settings(training: TrainingSettings) -> dict[str, Any]:
+    """The settings that the trained model depends on: no limits on money and patience, no sections of other trainers."""
+    settings = training.model_dump(exclude={"budget_usd"})
+    for name, section in training:
+        if isinstance(section, TrainerSection):
+            if name == training.trainer:
+                settings[name] = section.model_dump(exclude=set(section.without_effect))
+            else:
+                del settings[name]
+    return settings

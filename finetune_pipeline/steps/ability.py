@@ -10,6 +10,7 @@ from finetune_pipeline.evaluation.ability.drop import ability_drop, read_rows
 from finetune_pipeline.evaluation.ability.harness_tasks import asked_digest, read_tasks
 from finetune_pipeline.evaluation.ability.items import Item, load_items
 from finetune_pipeline.findings import FindingsError
+from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.spec.model import Task
 from finetune_pipeline.steps.asked_files import ability_files
@@ -76,6 +77,9 @@ def make_general_ability(context: StepContext) -> dict[str, Any]:
     Where there is a champion, it is asked the same: champion {n, before, after, drop, interval, lost, gained, mcnemar_p,
     categories}, the candidate against it.
     """
+    if hosted := read_hosted(context.inputs["merged_model"].folder):
+        why = f"{hosted.place} gives no likelihoods, by which general ability is scored."
+        return {"items": 0, "not_asked": why, "sentence": why}
     model = served(context.inputs["merged_model"], context.inputs["base_model"])
     facts = _score(context, model.model, model.adapter, "general_ability", context.out)
     if not facts["items"]:
@@ -94,7 +98,10 @@ def _against_champion(
 ) -> dict[str, Any] | None:
     if not context.run_inputs.champion:
         return None
-    model = served(*champion_of(context))
+    champion, base = champion_of(context)
+    if read_hosted(champion.folder):
+        return None  # no likelihoods to compare with
+    model = served(champion, base)
     _score(context, model.model, model.adapter, "general_ability", context.out / "champion")
     drop = ability_drop(read_rows(context.out / "champion"), candidate, confidence)
     return {name: drop[name] for name in _AGAINST_CHAMPION}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_pipeline.data.answer_rules import schema_of
 from finetune_pipeline.data.examples import examples_of, read_examples, write_examples
 from finetune_pipeline.data.json_lines import read_rows
-from finetune_pipeline.data.perturbations import KINDS
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import Artifact, read_json, write_json
 from finetune_pipeline.evaluation.evaluate_run import MODELS, evaluate_task
@@ -20,27 +20,33 @@ from finetune_pipeline.evaluation.predictions import (
     of_model,
     read_predictions,
     read_test_rows,
-    write_predictions,
     write_test_rows,
 )
 from finetune_pipeline.evaluation.production_rows import SET, as_examples, sources_of, unknown_rows
 from finetune_pipeline.evaluation.prompts import Neighbours, TrainingRow
 from finetune_pipeline.evaluation.regression_ledger import outcomes_of, record, recorded
-from finetune_pipeline.evaluation.rivals import OTHER_PROMPT
+from finetune_pipeline.evaluation.rivals import API_MODEL, OTHER_PROMPT
 from finetune_pipeline.evaluation.sealed import look_number, open_sealed, openings
 from finetune_pipeline.evaluation.step_facts import StepFacts
-from finetune_pipeline.models.identity import served
+from finetune_pipeline.planning.prices import PriceList
+from finetune_pipeline.planning.serving_costs import Call, request_prices
 from finetune_pipeline.production.used_rows import judging_rows, learned_by
 from finetune_pipeline.report.evaluation_page import evaluation_json, evaluation_page, evaluation_plots
 from finetune_pipeline.report.page import page_html, page_markdown
 from finetune_pipeline.report.verdict import caveats, verdict_sentences
-from finetune_pipeline.spec.evaluation import VERSION
-from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.outputs import JsonOutput
-from finetune_pipeline.steps.baseline import answer_length, ask_api, best_prompt, simple_settings
+from finetune_pipeline.steps.asked_models import (
+    add_api_answers,
+    base_set,
+    endpoint_of,
+    other_prompt,
+    perturbed_sets,
+    trained_set,
+    while_served,
+)
+from finetune_pipeline.steps.baseline import answer_length, best_prompt, simple_settings
 from finetune_pipeline.steps.data import sealing_key, split_file
 from finetune_pipeline.steps.earlier_runs import answers_of, champion_of
-from finetune_pipeline.worker.jobs import other_rows_set, perturbed_set, predict_job, prompt_set
+from finetune_pipeline.worker.jobs import other_rows_set, predict_job
 
 PLOTS, SHOWN_ROWS = "plots", "rows.json"
 RECENT, RECENT_FACTS = "recent_rows.jsonl", "production.json"
@@ -54,16 +60,16 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
     sealed = context.inputs["test_split"]
     best, sets = best_prompt(context), []
     if not best.get("api"):
-        sets.append(_base_set(spec, "base", base, best))
-    if shown := _other_prompt(context):
-        sets.append(_base_set(spec, OTHER_PROMPT, base, shown))
-    sets.append(_answering(spec, "candidate", candidate, base))
+        sets.append(base_set(spec, "base", base, best))
+    if shown := other_prompt(context):
+        sets.append(base_set(spec, OTHER_PROMPT, base, shown))
+    sets.append(trained_set(spec, "candidate", candidate, base))
     kinds = {"candidate": candidate.facts["kind"]}
     if context.run_inputs.champion:
         champion, its_base = champion_of(context)
-        sets.append(_answering(spec, "champion", champion, its_base))
+        sets.append(trained_set(spec, "champion", champion, its_base))
         kinds["champion"] = champion.facts["kind"]
-    sets = [shown for answering in sets for shown in (answering, *_perturbed(spec, answering))]
+    sets = [shown for answering in sets for shown in (answering, *perturbed_sets(spec, answering))]
     opened = open_sealed(
         examples_of(sealed.folder, "test"),
         context.store.state_folder(context.task.name),
@@ -73,63 +79,26 @@ def make_test_predictions(context: StepContext) -> dict[str, Any]:
         candidate=candidate.version,
         reason="evaluation of a candidate",
     )
-    with opened as examples:
+    with opened as examples, ExitStack() as services:
         sets += _recent(context, examples, sets)
         facts = context.launch(
             predict_job(
-                sets=sets,
+                sets=while_served(context, sets, services),
                 examples=examples,
                 labels=spec.labels,
                 max_new_tokens=answer_length(spec),
                 batch_size=spec.baseline.batch_size,
                 answers=answers_of(context, test=True),
-                endpoint=_endpoint(spec),
+                endpoint=endpoint_of(spec),
                 simple=simple_settings(spec),
                 out=context.out,
                 train=split_file(context, "train"),
             )
         )
-        if best.get("api"):
-            _ask_api(context, best, examples)
+        api = add_api_answers(context, examples)
         write_test_rows(examples, context.out)
     (context.builder.work / RECENT).unlink(missing_ok=True)
-    return {**facts, "kinds": kinds, "champion": dict(context.run_inputs.champion or {})}
-
-
-def _ask_api(context: StepContext, best: dict[str, Any], examples: Path) -> None:
-    """Put the API model's answers, the baseline that was the best, before the others in predictions.parquet."""
-    path = context.out / "predictions.parquet"
-    rows = read_predictions(path)
-    gold = {row["example_id"]: row["gold"] for row in rows}
-    test, train = read_examples(examples), read_examples(split_file(context, "train"))
-    answers, _ = ask_api(
-        context, {"base": best}, test, train, gold, test=True, most_failed=0.0, stage="test_predictions"
-    )
-    write_predictions(path, [*answers, *rows])
-
-
-def _base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """The base model under a prompt, its answers also restricted to the schema where answers are JSON."""
-    schema = schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
-    served = _served_as(spec, "base", base)
-    return prompt_set(name=name, model=base.folder, prompt=prompt, served=served, restricted=schema)
-
-
-def _other_prompt(context: StepContext) -> dict[str, Any] | None:
-    """The prompt that is best when answers are restricted, where it is not the best prompt."""
-    baseline = context.inputs["few_shot_baseline"]
-    name = baseline.facts["best_restricted"]
-    if name is None or name == baseline.facts["best"]:
-        return None
-    return dict(read_json(baseline.path("prompts.json"))[name])
-
-
-def _perturbed(spec: TaskSpec, answering: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The candidate asked perturbed test rows."""
-    settings = spec.robustness
-    if not settings.rows or answering["name"] != "candidate":
-        return []
-    return [perturbed_set(answering, kind, settings.rows, settings.seed) for kind in KINDS]
+    return {**facts, "kinds": kinds, "champion": dict(context.run_inputs.champion or {}), "api": api}
 
 
 def _recent(context: StepContext, test: Path, sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -157,27 +126,6 @@ def _recent(context: StepContext, test: Path, sets: list[dict[str, Any]]) -> lis
 def _recent_facts(predictions: Artifact) -> dict[str, Any] | None:
     path = predictions.folder / RECENT_FACTS
     return read_json(path) if path.exists() else None
-
-
-def _answering(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
-    """A trained model of any kind, asked without shots."""
-    loaded = served(merged, base)
-    return prompt_set(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
-
-
-def _endpoint(spec: TaskSpec) -> dict[str, Any] | None:
-    """The endpoint that answers, as jobs take it; None with the transformers engine."""
-    evaluation = spec.evaluation
-    return evaluation.endpoint.model_dump() if evaluation.endpoint and evaluation.engine == "endpoint" else None
-
-
-def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
-    """The name of a model at the endpoint; None where there is none."""
-    endpoint = spec.evaluation.endpoint
-    if endpoint is None or spec.evaluation.engine != "endpoint":
-        return None
-    pattern = getattr(endpoint, name) or endpoint.candidate
-    return str(pattern).replace(VERSION, artifact.version)
 
 
 def make_evaluation_report(context: StepContext) -> dict[str, Any]:
@@ -249,10 +197,20 @@ def _step_facts(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> Step
             "judge": judge["judge"],
             "similarity": judge["similarity"],
             "supervision": _supervision(adapter),
-            "cost": costs(rows, _measured(context), inputs["training_plan"].facts),
+            "cost": _cost(context, rows),
             "quality": {key: quality.get(key) for key in ("passed", "parts", "tokens")},
         }
     )
+
+
+def _cost(context: StepContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was spent, and what requests cost by the prices the training plan was made with."""
+    plan, endpoint = context.inputs["training_plan"].facts, context.spec.baseline.endpoint
+    made = costs(rows, _measured(context), plan)
+    asked = API_MODEL if API_MODEL in made["tokens"] else "base"
+    tuned, prompted = (Call(**made["tokens"][name]) for name in ("candidate", asked))
+    prices = request_prices(PriceList.of_served(plan["serving"]), tuned, prompted, endpoint.model if endpoint else "")
+    return {**made, "requests": [asdict(of) for of in prices]}
 
 
 def _supervision(adapter: Artifact) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import write_json
+from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.models.manifest import Source, describe
 from finetune_pipeline.production.forget import tainted_splits
@@ -19,16 +20,18 @@ CARD = "README.md"
 def release_request(context: StepContext) -> dict[str, Any]:
     """The request to register a candidate. `compared_with` lets a rerun find the same comparison again."""
     report = context.inputs["evaluation_report"]
-    candidate = report.facts["models"]["candidate"]
+    candidate, merged = report.facts["models"]["candidate"], context.inputs["merged_model"]
+    hosted = read_hosted(merged.folder)
     return {
         "name": context.task.name,
-        "method": context.spec.training.method,
-        "kind": context.inputs["merged_model"].facts["kind"],
+        "method": hosted.trainer if hosted else context.spec.training.method,
+        "kind": merged.facts["kind"],
+        "endpoint": hosted.model_dump() if hosted else None,
         "dataset_version": context.inputs["adapter"].inputs["train_split"],
-        "adapter": str(context.inputs["adapter"].path("adapter")),
+        "adapter": str(context.inputs["adapter"].folder / "adapter"),
         "adapter_version": context.inputs["adapter"].version,
-        "merged": str(context.inputs["merged_model"].folder),
-        "merged_version": context.inputs["merged_model"].version,
+        "merged": str(merged.folder),
+        "merged_version": merged.version,
         "evaluation_version": report.version,
         "base": str(context.inputs["base_model"].folder),
         "base_identity": dict(context.run_inputs.base),

@@ -8,6 +8,7 @@ from finetune_pipeline.data.examples import read_examples
 from finetune_pipeline.engine.step import StepContext
 from finetune_pipeline.engine.store import read_json
 from finetune_pipeline.findings import FindingsError, errors
+from finetune_pipeline.models.hosted import pass_on, read_hosted
 from finetune_pipeline.planning.plan import training_plan
 from finetune_pipeline.planning.throughput import record_training
 from finetune_pipeline.report.page import page_markdown
@@ -45,8 +46,15 @@ def make_adapter(context: StepContext) -> dict[str, Any]:
         out=context.out,
         work=context.builder.work,
         launch=lambda job: context.launch({**job, "memory_bytes": planned}),
+        home=context.store.root.parent,
+        task_folder=context.task.folder,
+        tick=lambda: context.follow(context.builder.work),
     )
     facts = train(order)
+    if hosted := read_hosted(context.out):
+        return {**facts, "endpoint": hosted.model_dump()}
+    if "service" in facts:
+        return facts
     # so that the next plan knows how fast this machine trains
     measured = read_json(context.out / "measured.json")
     record_training(context.store.root.parent, context.spec.base_model, plan, facts, measured)
@@ -54,14 +62,19 @@ def make_adapter(context: StepContext) -> dict[str, Any]:
 
 
 def make_merged_model(context: StepContext) -> dict[str, Any]:
+    """Merge the adapter and compare the result with what was trained; a hosted model is passed on."""
+    adapter, spec = context.inputs["adapter"], context.spec
+    if hosted := read_hosted(adapter.folder):
+        asked = {"system_prompt": spec.system_prompt, "labels": spec.labels, "max_new_tokens": answer_length(spec)}
+        return pass_on(hosted, adapter.folder, context.out, asked)
     return context.launch(
         merge_job(
             base=context.inputs["base_model"].folder,
-            adapter=context.inputs["adapter"].path("adapter"),
+            adapter=adapter.path("adapter"),
             examples=split_file(context, "validation"),
-            labels=context.spec.labels,
-            max_new_tokens=answer_length(context.spec),
-            batch_size=context.spec.baseline.batch_size,
+            labels=spec.labels,
+            max_new_tokens=answer_length(spec),
+            batch_size=spec.baseline.batch_size,
             out=context.out,
         )
     )

@@ -12,6 +12,7 @@ from finetune_pipeline.evaluation.predictions import failed_baseline_rows
 from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers import TRAINERS
 from finetune_pipeline.training.history import MUCH_RISE
 
 FOUR_BIT_LIMIT = 0.45
@@ -78,7 +79,9 @@ def baseline_answered(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("The estimated peak fits this machine.", name="fits_memory")
 def plan_fits(artifact: Artifact, spec: TaskSpec) -> CheckResult:
-    f = artifact.facts
+    f, trainer = artifact.facts, TRAINERS[spec.training.trainer]
+    if not trainer.on_this_machine:
+        return CheckResult(True, f"the trainer {trainer.name} does not take this machine's memory")
     shown = {"memory_mib": f["memory_mib"], "available_mib": f["available_mib"], "nearest": f.get("nearest")}
     return CheckResult(f["fits"], f["sentence"], shown)
 
@@ -94,6 +97,11 @@ def no_truncation(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 
 @check("Every row has loss on its answer, end of turn included.")
 def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
+    if place := artifact.facts.get("service"):
+        rows = sum(artifact.facts["rows"].values())
+        return CheckResult(
+            True, f"trained by {place}: {rows} rows follow the rules of its files; its loss is not seen here"
+        )
     audit = artifact.facts["audit"]
     zero = (
         "rows_without_loss",
@@ -117,6 +125,13 @@ def supervision(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("All losses are finite.")
 def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     f = artifact.facts
+    if place := f.get("service"):
+        reported = [value for row in f["history"] for name, value in row.items() if name in ("loss", "eval_loss")]
+        if not reported:
+            return CheckResult(False, f"{place} told no loss", warns=True)
+        return CheckResult(
+            all(map(math.isfinite, reported)), f"{place}: {len(reported)} losses, the last {reported[-1]:.3f}"
+        )
     losses = [f["best_eval_loss"], f["first_eval_loss"], f["last_train_loss"]]
     return CheckResult(all(math.isfinite(x) for x in losses), f"validation loss {losses[1]:.3f} → {losses[0]:.3f}")
 
@@ -124,6 +139,11 @@ def loss_finite(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("Validation loss is lower than before training.")
 def learned(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     first, best = artifact.facts["first_eval_loss"], artifact.facts["best_eval_loss"]
+    if place := artifact.facts.get("service"):
+        losses = [row["eval_loss"] for row in artifact.facts["history"] if "eval_loss" in row]
+        fell = len(losses) > 1 and min(losses) < losses[0]
+        sentence = f"{place} does not tell the validation loss before training; it told {len(losses)} later ones"
+        return CheckResult(fell, sentence, {"losses": losses}, warns=True)
     return CheckResult(
         best < first, f"validation loss before {first:.3f}, best {best:.3f}", {"first": first, "best": best}
     )
@@ -148,6 +168,8 @@ def not_overfitted(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 @check("What was saved holds the method's own tensors only.")
 def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     names, kind = artifact.facts["adapter_tensors"], METHODS[spec.training.method].kind
+    if artifact.facts.get("returns") == "endpoint":
+        return CheckResult(True, f"no weights came back: the model stays at {artifact.facts['service']}")
     other = [name for name in names if not re.search(kind.tensors, name)]
     return CheckResult(
         bool(names) and not other,
@@ -161,6 +183,8 @@ def only_adapter_tensors(artifact: Artifact, spec: TaskSpec) -> CheckResult:
 def four_bit(artifact: Artifact, spec: TaskSpec) -> CheckResult:
     if METHODS[spec.training.method].holds != "four_bit":
         return CheckResult(True, f"method {spec.training.method} does not quantize the base")
+    if place := artifact.facts.get("service"):
+        return CheckResult(True, f"trained by {place}, which chooses how the base lies in memory")
     w = artifact.facts["weights"]
     quantized, other = w["by_kind"]["quantized"], w["by_kind"]["other"]
     parameters = w["parameters"] - other / 2  # what is not quantized takes two bytes a parameter

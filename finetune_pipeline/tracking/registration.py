@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.store import digest_file, write_json
 from finetune_pipeline.models import control_tokens
+from finetune_pipeline.models.hosted import HostedModel, read_hosted
 from finetune_pipeline.models.identity import model_folder
 from finetune_pipeline.spec.methods import KINDS
 from finetune_pipeline.tracking.mlflow_store import redact, redact_field
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 ADAPTER_VERSION, LOGGED_MODEL = "finetune.adapter_version", "finetune.logged_model"
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
+_HOSTED_MODEL = Path(__file__).with_name("hosted_model.py")
 _NEEDED_TO_SERVE = ("mlflow", "torch", "transformers", "peft", "safetensors")
+_NEEDED_TO_ASK = ("mlflow", "openai")
 
 
 def register(
@@ -44,32 +47,27 @@ def register(
 
     kind: see :mod:`finetune_pipeline.spec.methods`. adapter: what training left; an adapter is copied, a fully trained
     model is not. merged, base: model folders (see :mod:`finetune_pipeline.worker.jobs`), never copied: the one that
-    answers (`merged` for the kinds full and prompt, else `base`) is referred to by path and digests. base_identity: what
-    the base was, for people. run_id: the MLflow run it belongs to. tags: of the version; gates="passed" lets it be promoted.
+    answers (`merged` for the kinds full and prompt, else `base`) is referred to by path and digests; of a hosted one only
+    its endpoint is known. base_identity: what the base was, for people. run_id: the MLflow run it belongs to. tags: of the
+    version; gates="passed" lets it be promoted.
     The same adapter_version again returns the version it has already, with its tags brought up to date.
     """
     with open_registry(tracking) as client:
         version = _version_of_adapter(client, name, adapter_version)
         if version is None:
-            whole = KINDS[kind].stored_whole
-            folder = model_folder(merged if whole else base)
-            files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if _decides(p, whole)}
+            hosted = read_hosted(merged)
+            origin = _endpoint(hosted) if hosted else _weights(kind, merged, base, base_identity)
             description = {
                 "kind": kind,
-                "base_model": str(base_identity.get("base_model") or base_identity.get("name") or folder.name),
-                "base_identity": dict(base_identity),
-                "folder": str(folder.absolute()),
-                "files": files,
+                **origin,
                 "adapter_version": adapter_version,
                 "system_prompt": system_prompt,
                 "max_new_tokens": max_new_tokens,
             }
-            if not any(name.endswith(".safetensors") for name in files):
-                raise ValueError(f"{folder} holds no safetensors file: the served model would have no weights")
             version = _create(
                 client,
                 name,
-                adapter=None if kind == "full" else adapter,
+                adapter=None if hosted or kind == "full" else adapter,
                 description=description,
                 run_id=run_id,
                 tags={**_texts(tags), ADAPTER_VERSION: adapter_version},
@@ -79,6 +77,26 @@ def register(
                 client.set_model_version_tag(name, str(version), key, value)
         client.set_registered_model_alias(name, CANDIDATE, str(version))
         return version
+
+
+def _endpoint(hosted: HostedModel) -> dict[str, Any]:
+    """What answers, of a model that its trainer hosts."""
+    return {"base_model": hosted.base_model, "endpoint": hosted.model_dump()}
+
+
+def _weights(kind: str, merged: Path, base: Path, base_identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What answers, of a model whose weights are here: a folder and the digests of its files."""
+    whole = KINDS[kind].stored_whole
+    folder = model_folder(merged if whole else base)
+    files = {p.name: digest_file(p) for p in sorted(folder.iterdir()) if _decides(p, whole)}
+    if not any(name.endswith(".safetensors") for name in files):
+        raise ValueError(f"{folder} holds no safetensors file: the served model would have no weights")
+    return {
+        "base_model": str(base_identity.get("base_model") or base_identity.get("name") or folder.name),
+        "base_identity": dict(base_identity),
+        "folder": str(folder.absolute()),
+        "files": files,
+    }
 
 
 def store_card(tracking: Tracking, name: str, version: int, card: str, verdict: str) -> None:
@@ -117,7 +135,7 @@ def _create(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    experiment = client.get_run(run_id).info.experiment_id
+    experiment, hosted = client.get_run(run_id).info.experiment_id, "endpoint" in description
     logged = client.create_logged_model(
         experiment,
         name=name,
@@ -136,14 +154,14 @@ def _create(
             warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is
             save_model(
                 str(saved),
-                python_model=str(_SERVED_MODEL),
+                python_model=str(_HOSTED_MODEL if hosted else _SERVED_MODEL),
                 artifacts={
                     "model": str(description_file),
-                    "control_tokens": control_tokens.__file__,
+                    **({} if hosted else {"control_tokens": control_tokens.__file__}),
                     **({"adapter": str(adapter)} if adapter is not None else {}),
                 },
                 signature=ModelSignature(Schema([ColSpec("string", "text")]), Schema([ColSpec("string")])),
-                pip_requirements=_requirements(),
+                pip_requirements=_requirements(_NEEDED_TO_ASK if hosted else _NEEDED_TO_SERVE),
                 mlflow_model=Model(
                     model_id=logged.model_id,
                     model_uuid=logged.model_id,
@@ -173,9 +191,9 @@ def _decides(path: Path, whole: bool) -> bool:
     return path.suffix == ".safetensors" or (whole and path.name not in ("config.json", "generation_config.json"))
 
 
-def _requirements() -> list[str]:
+def _requirements(names: Sequence[str]) -> list[str]:
     """What serving needs, as installed here. Named outright: MLflow would import everything to find out."""
-    return [f"{n}=={importlib.metadata.version(n).partition('+')[0]}" for n in _NEEDED_TO_SERVE]
+    return [f"{n}=={importlib.metadata.version(n).partition('+')[0]}" for n in names]
 
 
 def _texts(tags: Mapping[str, Any]) -> dict[str, str]:

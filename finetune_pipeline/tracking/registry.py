@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_pipeline.engine.step import SHARED
 from finetune_pipeline.engine.store import ArtifactStore, read_json
+from finetune_pipeline.models.hosted import read_hosted
 from finetune_pipeline.models.identity import served
 from finetune_pipeline.serving.model import Champion
 from finetune_pipeline.spec.model import Task
@@ -187,7 +188,7 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, int]:
 def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Champion:
     """The model the alias `champion` names, with the system prompt and the answer length it was evaluated with.
 
-    Raises LookupError when there is none, or its files are gone from the artifact store.
+    Raises LookupError when there is none, its trainer hosts it, or its files are gone from the artifact store.
     """
     version = champion(tracking, task.name)
     if version is None:
@@ -204,8 +205,10 @@ def present_champion(task: Task, store: ArtifactStore, tracking: Tracking) -> Ch
             f"the {gone} of {task.name} version {version} is gone from {store.root}; restore it, or run "
             f"`finetune run {task.name}`"
         )
+    if hosted := read_hosted(store.check(merged).folder):
+        raise LookupError(f"version {version} of {task.name}: {hosted.cannot('served from here')}")
     record = read_json(store.check(released[-1]).path("model_version.json"))
-    model = served(store.check(merged), store.check(base))
+    model = served(merged, store.check(base))
     return Champion(
         task.name,
         version,

@@ -5,16 +5,19 @@ A trainer is one module of this package with one registered class; ``training.tr
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from finetune_pipeline.findings import Finding
 from finetune_pipeline.planning.preflight import preflight as task_preflight
+from finetune_pipeline.reporting import say
+from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.methods import METHODS
 from finetune_pipeline.spec.model import TaskSpec
 
@@ -30,6 +33,9 @@ class TrainingOrder:
         out: Where the result goes: adapter/, history.jsonl, measured.json.
         work: Folder that outlives a kill.
         launch: Runs a job of worker.jobs in a child process on this machine, and returns its facts.
+        home: Folder of everything the pipeline makes.
+        task_folder: The task's folder.
+        tick: Called after every look at a running training: sends work/history.jsonl to whoever follows it.
     """
 
     spec: TaskSpec
@@ -39,16 +45,20 @@ class TrainingOrder:
     out: Path
     work: Path
     launch: Callable[[Mapping[str, Any]], dict[str, Any]]
+    home: Path = field(default_factory=lambda: read_settings().home)
+    task_folder: Path | None = None
+    tick: Callable[[], None] = lambda: None
 
 
 class Trainer(ABC):
-    """A place where training runs.
+    """A place where training runs. Every training has an instance of its own, which may keep what it needs.
 
     Attributes:
         name: As ``training.trainer`` calls it.
         where: Where it trains, for the reference.
         methods: The training methods it knows; None: all.
         returns: What comes back: weights that are merged and served here, or a model that answers at an endpoint.
+        on_this_machine: It takes this machine's memory.
         poll_seconds: Time between two looks at a running training.
     """
 
@@ -56,23 +66,33 @@ class Trainer(ABC):
     where: ClassVar[str]
     methods: ClassVar[frozenset[str] | None] = None
     returns: ClassVar[Literal["weights", "endpoint"]] = "weights"
-    poll_seconds: ClassVar[float] = 10.0
+    on_this_machine: ClassVar[bool] = False
+    poll_seconds: float = 10.0
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
         """What speaks against training here: a missing key, a base model that is not offered."""
         return []
 
+    def returned(self, spec: TaskSpec) -> Literal["weights", "endpoint"]:
+        """What comes back for this task, where it depends on settings."""
+        return self.returns
+
+    @contextlib.contextmanager
+    def serving(self, spec: TaskSpec, endpoint: dict[str, str], home: Path) -> Iterator[dict[str, str]]:
+        """The endpoint of a finished training (its endpoint.json) while it is asked; started and stopped where it must be."""
+        yield endpoint
+
     @abstractmethod
     def submit(self, order: TrainingOrder) -> str:
-        """Start a training. Returns its id."""
+        """Start a training, or go on with the one that was started for the same order. Returns its id."""
 
     @abstractmethod
     def poll(self, training: str) -> Literal["running", "ended"]:
         """How far it is."""
 
     @abstractmethod
-    def cancel(self, training: str) -> None:
-        """Stop it."""
+    def cancel(self, training: str) -> str | None:
+        """Stop it. Returns what it cost so far, as a sentence, where it costs money."""
 
     @abstractmethod
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
@@ -94,14 +114,23 @@ def register(cls: T) -> T:
 
 
 def train(order: TrainingOrder) -> dict[str, Any]:
-    """Train where the spec says, wait for the end, and return the facts. Whatever interrupts it cancels the training."""
-    trainer = TRAINERS[order.spec.training.trainer]
+    """Train where the spec says, wait for the end, and return the facts.
+
+    An interrupt (the run was cancelled) cancels the training, and its notes say what that cost. After a failure the
+    training goes on, if it can: the next run takes it up.
+    """
+    trainer = type(TRAINERS[order.spec.training.trainer])()
     training = trainer.submit(order)
     try:
         while trainer.poll(training) == "running":
+            order.tick()
             time.sleep(trainer.poll_seconds)
-    except BaseException:
-        trainer.cancel(training)
+    except Exception:
+        raise
+    except BaseException as interrupt:
+        if sentence := trainer.cancel(training):
+            say(f"adapter: {sentence}")
+            interrupt.add_note(sentence)
         raise
     return trainer.collect(training, order)
 

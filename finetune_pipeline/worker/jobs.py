@@ -168,12 +168,14 @@ def prompt_set(
     adapter: Path | None = None,
     prompt: Mapping[str, Any] | None = None,
     served: str | None = None,
+    hosted: Mapping[str, Any] | None = None,
     restricted: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One model prompted in one way: `name` is the predictions' model column ("base", "candidate", "champion").
 
     `adapter`: a prefix in front of `model`. `prompt`: one of prompts.json, None for the task's own without examples; one
     that retrieves wants `train` in :func:`predict_job`. `served`: its name at the job's endpoint, where it has one.
+    `hosted`: the fields of models.hosted.HostedModel where its trainer serves it; `model` then lends its tokenizer.
     `restricted`: a JSON schema. The predictions then also hold the model's answers decoded under it, with the model name
     of evaluation.predictions.restricted_name: a finished answer that complies is taken as it is, every other is made anew.
     The set's facts get `restricted` {asked (answers made anew), available, why, statuses}; where it is not available, since

@@ -47,7 +47,10 @@ LAYERS = (
 """Packages and modules at the top of the package: each may import those before it, and none behind it."""
 PLAIN = LAYERS[: LAYERS.index("tracking")]
 """What can be read, tested and used without Dagster and MLflow."""
-HEAVY = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "matplotlib")
+HEAVY = (
+    *("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "matplotlib"),
+    *("openai", "together", "ray"),
+)
 ENTRY = "worker/entry.py"
 
 

@@ -15,7 +15,7 @@ from finetune_pipeline.spec.model import TaskSpec
     reads=lambda evaluation: evaluation.ability,
     needs="the upper bound of the accuracy lost on questions besides the task below gates.max_ability_loss, no benchmark of your "
     "own that surely loses as much, and the upper bound of the relative rise of the bits plain text costs below "
-    "gates.max_text_loss; not asked where the spec asks nothing",
+    "gates.max_text_loss; not asked where the spec asks nothing or the model answers at an endpoint",
     default=f"{DEFAULTS.max_ability_loss:g}, {DEFAULTS.max_text_loss:g}",
     holds_back="champion",
     what_to_do="Train more gently: fewer epochs, a lower learning rate, a smaller rank, or qlora or lora in place of full. Mix "
@@ -25,8 +25,8 @@ def general_ability(spec: TaskSpec, ability: Ability | None) -> Outcome:
     """The upper bound of what was lost lies below the limits. Measured: the upper bound of the lost accuracy."""
     limit = spec.gates.max_ability_loss
     asked = spec.ability.suite or spec.ability.files or spec.ability.harness.tasks
-    if ability is not None and ability.items == 0 and not asked:
-        return Outcome("not_asked", None, limit, "The spec asks nothing besides the task.")
+    if ability is not None and ability.items == 0 and (ability.not_asked or not asked):
+        return Outcome("not_asked", None, limit, ability.not_asked or "The spec asks nothing besides the task.")
     if ability is None or ability.drop is None or ability.interval is None:
         return Outcome(False, None, limit, "General ability was not measured.")
     low, high = ability.interval

@@ -6,6 +6,7 @@ from finetune_pipeline.evaluation.gates.base import DEFAULTS, Outcome, gate
 from finetune_pipeline.evaluation.step_facts import Parity
 from finetune_pipeline.evaluation.wording import counted, percent
 from finetune_pipeline.spec.methods import kind_of
+from finetune_pipeline.spec.methods.base import ENDPOINT
 from finetune_pipeline.spec.model import TaskSpec
 
 
@@ -25,6 +26,8 @@ def merge_parity(spec: TaskSpec, parity: Parity) -> Outcome:
     fails here as well.
     """
     threshold, share = spec.gates.parity_min_agreement, parity.same_greedy_share
+    if parity.kind == ENDPOINT.name:
+        return Outcome("not_asked", None, threshold, "The model answers where it was trained: nothing was merged.")
     if not parity.rows or share is None:
         return Outcome(False, None, threshold, "What is served was not compared with what was trained.")
     words = kind_of(parity.kind)

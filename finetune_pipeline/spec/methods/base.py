@@ -62,7 +62,7 @@ class Kind:
         trained: One side of merge_parity.
         served: The other side.
         sentence: The served model, as a sentence about it begins.
-        adapter: It is an adapter folder; else a whole model.
+        adapter: It is an adapter folder; else a whole model, or one at an endpoint.
         stored_whole: The registry refers to the stored model; else it keeps the adapter and refers to the base.
         plain: Any server can load what is served.
     """
@@ -192,7 +192,18 @@ class Method(ABC):
 
 METHODS: dict[str, Method] = {}
 """Every method by name."""
-KINDS: dict[str, Kind] = {}
+ENDPOINT = Kind(
+    name="endpoint",
+    tensors="",
+    contents="",
+    trained="the hosted model",
+    served="the hosted model",
+    sentence="A model that answers at an endpoint",
+    adapter=False,
+    plain=False,
+)
+"""What a trainer leaves that returns no weights, whatever the method."""
+KINDS: dict[str, Kind] = {ENDPOINT.name: ENDPOINT}
 """Every kind of result by name."""
 M = TypeVar("M", bound=type[Method])
 

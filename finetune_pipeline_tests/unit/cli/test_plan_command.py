@@ -1,4 +1,4 @@
-"""``finetune plan``: from raw data alone; refusals first; exit codes."""
+"""``finetune plan``, ``costs`` and ``versus``: from raw data alone; refusals first; exit codes."""
 
 from __future__ import annotations
 
@@ -46,3 +46,33 @@ def test_refusals_come_first(project: Project, tmp_path: Path) -> None:
     done = project.finetune("plan", str(tmp_path))
     assert done.returncode == 1
     assert "gradient_checkpointing" in done.stderr and "fix:" in done.stderr
+
+
+def test_costs_from_raw_data_alone(project: Project) -> None:
+    done = project.finetune("costs", "colours", "--calls-per-month", "1000", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    facts = json.loads(done.stdout)
+    traffic = facts["traffic"]
+    assert traffic["prompt"] == "2_shot" and "no baseline is made yet" in traffic["source"] and traffic["calls"] == 1000
+    assert traffic["prompted"]["prompt"] > 1.5 * traffic["tuned"]["prompt"], "two examples stand before the question"
+    a10g = next(machine for machine in facts["machines"] if machine["name"].startswith("rented A10G"))
+    assert a10g["month"] == [365.0, 730.0, 1095.0]
+    page = Path(facts["page"]).read_text("utf-8")
+    assert page.count("<svg") >= 1 and "Rule of thumb" in page and "973 million tokens" in page
+
+
+def test_costs_by_the_prices_of_the_task(project: Project) -> None:
+    own = project.folder / "prices.yaml"
+    own.write_text("- {engine: shelf, model: any, unit: million_tokens, price: 2, date: 2020-01-01, note: n}\n")
+    try:
+        done = project.finetune("costs", "colours")
+    finally:
+        own.unlink()
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "shelf, any" in done.stdout and "confirm it" in done.stdout
+    assert "rented A10G is not in prices.yaml" in done.stdout and "set advise.calls_per_month" in done.stdout
+
+
+def test_without_an_api_model_there_is_nothing_to_put_beside(project: Project) -> None:
+    done = project.finetune("versus", "colours")
+    assert done.returncode == 1 and "fix: set baseline.endpoint" in done.stderr

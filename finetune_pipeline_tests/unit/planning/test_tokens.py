@@ -52,7 +52,8 @@ def test_a_sample_has_an_interval_that_holds_the_truth(counter: TokenCounter) ->
 
 
 def test_prices_by_hand() -> None:
-    shipped = load_prices()
+    prices = load_prices()
+    shipped = prices.training
     measured = {(p["engine"], p["model"]): p for p in estimate_prices(2_000_000, shipped)}
     assert measured["OpenAI", "gpt-4o-mini"]["dollars"] == 6.0
     assert measured["this machine", "any size that fits"]["dollars"] == 0
@@ -62,7 +63,7 @@ def test_prices_by_hand() -> None:
     assert [p["dollars"] for p in estimate_prices(10, shipped)] == sorted(
         p["dollars"] for p in estimate_prices(10, shipped)
     )
-    assert all(p.note and p.date for p in shipped) and SHIPPED.is_file()
+    assert all(p.note and p.date for p in [*shipped, *prices.apis]) and SHIPPED.is_file()
 
 
 @pytest.mark.parametrize(

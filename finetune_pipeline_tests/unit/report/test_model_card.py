@@ -40,6 +40,7 @@ def manifest(what: str = "model", **changes: Any) -> dict[str, Any]:
         "generation": {"max_new_tokens": 12, "stop_tokens": ["<|im_end|>"]},
         "labels": ["bug", "billing", "other"],
         "dtype": "bfloat16",
+        "endpoint": None,
         "stored_float32_because": None,
         "base_model": {
             "id": "acme/tiny",

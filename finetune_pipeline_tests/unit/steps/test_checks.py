@@ -402,6 +402,12 @@ def test_each_method_saves_its_own_tensors(method: str, right: list[str], wrong:
     assert not answer.passed and f"1 tensors do not belong to method {method}" in answer.message
 
 
+def test_what_was_not_merged_is_not_compared(spec: TaskSpec, tmp_path: Path) -> None:
+    parity = {"kind": "endpoint", "parity": {"kind": "endpoint", "rows": 0, "passed": True}}
+    assert find("merged_model", "merge_parity").ask(artifact(parity, tmp_path), spec).passed
+    assert not find("merged_model", "merge_parity").ask(artifact({"parity": {"rows": 0}}, tmp_path), spec).passed
+
+
 def test_rows_that_left_warn_and_block_only_where_most_are_gone(spec: TaskSpec, tmp_path: Path) -> None:
     check = find("splits", "few_rows_left")
     for left, warns in ((20, True), (90, False)):

@@ -73,7 +73,7 @@ class Stage:
             "general_ability": self._artifact("general_ability", candidate, ABILITY),
             "human_review": self._artifact("human_review", candidate, PEOPLE),
             "judge_review": self._artifact("judge_review", candidate, {"judge": None, "similarity": None}),
-            "training_plan": self._artifact("training_plan", "p1", {}),
+            "training_plan": self._artifact("training_plan", "p1", {"serving": []}),
             "data_quality": self._artifact("data_quality", "q1", {}),
             "production_logs": self._artifact("production_logs", "l1", {}),
             **more,

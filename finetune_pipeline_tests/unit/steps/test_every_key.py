@@ -16,6 +16,7 @@ from finetune_pipeline.engine.store import ArtifactStore
 from finetune_pipeline.pipeline import DATA, PIPELINE, PRODUCTION, STEPS
 from finetune_pipeline.spec import load_task
 from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.training import TrainingSpec, decisive_settings
 from finetune_pipeline.steps.run_inputs import collect_run_inputs
 from finetune_pipeline_tests.tiny_model import make_tiny_model
 
@@ -35,6 +36,9 @@ CHANGES: dict[str, Any] = {
     "baseline.endpoint": SERVER,
     "training.method": "lora",
     "training.trainer": None,
+    "training.budget_usd": 5.0,
+    "training.openai": {"model": "m"},
+    "training.together": {"model": "m"},
     "training.over_length": "drop",
     "training.precision": "float32",
     "training.scheduler": "linear",
@@ -72,6 +76,8 @@ CHANGES: dict[str, Any] = {
 OUTSIDE = {"name", "system_prompt", "output", "data", "split"}
 READ_BY_THE_DATA_STAGE = {"ability.suite", "ability.files"}
 """Rows that repeat what models are asked besides the task are left out."""
+OF_OTHER_TRAINERS = {"training.budget_usd", "training.openai", "training.together"}
+"""What this machine's training does not read."""
 
 
 def keys() -> list[str]:
@@ -149,7 +155,9 @@ def test_a_changed_key_makes_anew_what_reads_it_and_never_the_split(
         return
     assert not anew & SPLIT, "the rows and the sealed test stay as they are"
     section = key.partition(".")[0]
-    if section in ("training", "base_model", "chat_template"):
+    if key in OF_OTHER_TRAINERS:
+        assert not anew & TRAINED
+    elif section in ("training", "base_model", "chat_template"):
         assert anew >= TRAINED
     elif section != "baseline":  # the base is merged and asked as its prompts are
         assert not anew & TRAINED
@@ -157,3 +165,17 @@ def test_a_changed_key_makes_anew_what_reads_it_and_never_the_split(
         assert anew <= {step.name for step in STEPS if step.group == PRODUCTION} | {"production_logs"}
     if section in ("gates", "advise", "card", "evaluation") and key not in ("gates.metric", "gates.confidence"):
         assert not anew & ANSWERED
+
+
+def test_limits_on_money_and_patience_train_nothing_anew_and_hyperparameters_do() -> None:
+    def settings(trainer: str = "openai", **section: Any) -> dict[str, Any]:
+        budget = section.pop("budget_usd", None)
+        return decisive_settings(
+            TrainingSpec.model_validate({"trainer": trainer, "budget_usd": budget, "openai": {"model": "m", **section}})
+        )
+
+    usual = settings()
+    for patience in ({"budget_usd": 5}, {"api_key_env": "KEY"}, {"poll_seconds": 1}, {"settle_seconds": 1}):
+        assert settings(**patience) == usual
+    assert settings(model="other") != usual and settings(learning_rate_multiplier=2) != usual
+    assert "together" not in usual and "openai" not in settings("local")

@@ -1,0 +1,114 @@
+"""``finetune costs TASK``: what training and serving cost, and from which volume a machine of one's own pays."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+from statistics import fmean
+
+import click
+
+from finetune_pipeline.cli.output import DONE, as_json, emit, get_task, say
+from finetune_pipeline.cli.plan import base_folder, rows_to_plan
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.engine.step import RunInputs
+from finetune_pipeline.engine.store import ArtifactStore
+from finetune_pipeline.evaluation.predictions import API
+from finetune_pipeline.evaluation.prompts import ExampleRetriever, conversations, prompts_to_try
+from finetune_pipeline.models.identity import model_folder
+from finetune_pipeline.pipeline import PIPELINE
+from finetune_pipeline.planning.costs import task_costs
+from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.planning.serving_costs import Call, Traffic
+from finetune_pipeline.planning.shape import model_shape
+from finetune_pipeline.planning.tokens import TokenCounter
+from finetune_pipeline.report.costs_page import costs_lines, costs_page
+from finetune_pipeline.report.page import page_html
+from finetune_pipeline.settings import read_settings
+from finetune_pipeline.spec import Task
+from finetune_pipeline.steps.run_inputs import collect_run_inputs
+
+COUNTED_ROWS = 300
+"""Rows whose calls are counted."""
+
+
+@click.command()
+@click.argument("task")
+@click.option("--calls-per-month", type=click.IntRange(min=1), help="In place of advise.calls_per_month.")
+@as_json
+def costs(task: str, calls_per_month: int | None, as_json: bool) -> int:
+    """Say what TASK costs: training by trainer and method, serving by an API or on a machine, and their break-even.
+
+    Prices come from prices.yaml in the task's folder, in FINETUNE_HOME, or the shipped list. Old and missing ones are named.
+    The page with the curves is written to FINETUNE_HOME/costs.
+    """
+    loaded, settings = get_task(task), read_settings()
+    store = ArtifactStore(settings.artifacts)
+    run_inputs = collect_run_inputs(loaded, None, store)
+    folder = model_folder(base_folder(loaded, store, run_inputs))
+    rows, counter = rows_to_plan(loaded, store, run_inputs), TokenCounter(folder)
+    traffic = _traffic(loaded, store, run_inputs, counter, rows.train, rows.validation)
+    result = task_costs(
+        loaded.spec,
+        load_prices(home=settings.home, task_folder=loaded.folder),
+        replace(traffic, calls=calls_per_month or loaded.spec.advise.calls_per_month),
+        sum(counter.count(e.messages, tools=e.tools) for e in rows.train),
+        model_shape(folder).parameters,
+        datetime.datetime.now(datetime.UTC).date(),
+    )
+    page = settings.home / "costs" / f"{loaded.name}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(page_html(costs_page(result)), "utf-8")
+    if as_json:
+        emit({**result.facts(), "page": str(page)})
+    else:
+        for line in [f"{loaded.name}, from {rows.source}", *costs_lines(result), "", f"page: {page}"]:
+            say(line)
+    return DONE
+
+
+def _traffic(
+    task: Task,
+    store: ArtifactStore,
+    run_inputs: RunInputs,
+    counter: TokenCounter,
+    train: list[Example],
+    validation: list[Example],
+) -> Traffic:
+    """Mean tokens of calls, counted over rows of the validation split with the tokenizer of the base model.
+
+    The prompt of an API model is the best one of the baseline where it is made, else the one with the most examples.
+    """
+    spec = task.spec
+    prompts = prompts_to_try(
+        train,
+        shots=spec.baseline.shots,
+        retrieved=spec.baseline.retrieved,
+        labels=spec.labels,
+        seed=spec.baseline.seed,
+        system_prompt=spec.system_prompt,
+        others=spec.baseline.prompts,
+    )
+    baseline = PIPELINE.find("few_shot_baseline", task, run_inputs, store)
+    best = str(baseline.facts["best"]).removeprefix(API) if baseline else ""
+    chosen = best if best in prompts else max(prompts, key=lambda name: prompts[name].shots)
+    rows = validation[:COUNTED_ROWS]
+    choices = conversations(
+        rows, prompts[chosen].to_dict(), ExampleRetriever(train) if prompts[chosen].retrieved else None
+    )
+    asked = [counter.count(e.prompt_messages, True, e.tools) for e in rows]
+    whole = [counter.count(e.messages, tools=e.tools) for e in rows]
+    shown = [counter.count(some[0], True, e.tools) for e, some in zip(rows, choices, strict=True)]
+    answer = fmean(max(w - a, 1) for w, a in zip(whole, asked, strict=True))
+    of_best = (
+        "the best prompt on validation"
+        if chosen == best
+        else "the prompt with the most examples: no baseline is made yet"
+    )
+    return Traffic(
+        tuned=Call(fmean(asked), answer),
+        prompted=Call(fmean(shown), answer),
+        prompt=chosen,
+        calls=None,
+        source=f"{of_best}; counted by the base model's tokenizer over {len(rows)} rows",
+    )

@@ -1,0 +1,59 @@
+"""``finetune versus TASK``: the fine-tuned model against a large API model with its best prompt, quality beside price."""
+
+from __future__ import annotations
+
+import datetime
+
+import click
+import dagster as dg
+
+from finetune_pipeline.cli.output import DONE, ERROR, apply_environment, as_json, emit, get_task, problem, say
+from finetune_pipeline.cli.project import open_project
+from finetune_pipeline.cli.run import execute, refusals_and_failures
+from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.evaluation.result import EvaluationResult
+from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.report.versus import versus as put_side_by_side
+from finetune_pipeline.report.versus import versus_lines
+from finetune_pipeline.settings import read_settings
+
+
+@click.command()
+@click.argument("task")
+@click.option("--calls-per-month", type=click.IntRange(min=1), help="In place of advise.calls_per_month.")
+@as_json
+def versus(task: str, calls_per_month: int | None, as_json: bool) -> int:
+    """Compare the fine-tuned model of TASK with the API model of baseline.endpoint on the sealed test: quality and price.
+
+    Runs the task where it is not evaluated yet. The gain is paired by row and has an interval; prices come from prices.yaml.
+    """
+    apply_environment()
+    loaded, settings = get_task(task), read_settings()
+    if loaded.spec.baseline.endpoint is None:
+        problem(
+            f"{loaded.name} names no API model\nfix: set baseline.endpoint {{url, model, key_variable}}; see docs/planning.md"
+        )
+        return ERROR
+    report = open_project(loaded).artifacts()["evaluation_report"]
+    if report is None:
+        with dg.DagsterInstance.from_config(str(settings.project)) as instance:
+            result = execute(loaded, "all", instance, open_project(loaded), quiet=as_json)
+        report = open_project(loaded).artifacts()["evaluation_report"]
+        if report is None:
+            refused, failed = refusals_and_failures(result)
+            for line in [*(message for _, _, message in refused), *(f"{step}: {text}" for step, text in failed)]:
+                problem(line)
+            return ERROR
+    evaluation = EvaluationResult.model_validate(read_json(report.path("evaluation.json")))
+    prices = load_prices(home=settings.home, task_folder=loaded.folder)
+    calls = calls_per_month or loaded.spec.advise.calls_per_month
+    compared = put_side_by_side(loaded.spec, evaluation, prices, calls, datetime.datetime.now(datetime.UTC).date())
+    if isinstance(compared, str):
+        problem(compared)
+        return ERROR
+    if as_json:
+        emit({**compared.facts(), "report": str(report.path("report.html"))})
+    else:
+        for line in [*versus_lines(compared), f"page: {report.path('report.html')}"]:
+            say(line)
+    return DONE

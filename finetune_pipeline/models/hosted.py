@@ -1,0 +1,104 @@
+"""A trained model that answers at an endpoint of a service: what is known of it, and what cannot be done with it here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from finetune_pipeline.engine.store import read_json
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.spec.baseline import ChatEndpointSpec, address_problem
+
+ENDPOINT_FILE = "endpoint.json"
+"""In the artifacts of ``adapter`` and ``merged_model``, where a trainer returned no weights."""
+
+
+class HostedModel(BaseModel):
+    """A model at an OpenAI-style endpoint, as a trainer leaves it in endpoint.json.
+
+    Attributes:
+        base_url: Address without /chat/completions.
+        model: The model's name there.
+        api_key_env: Environment variable that holds the key; the key itself is kept nowhere.
+        trainer: Who trained it, a name of the table of trainers.
+        base_model: What was fine-tuned, as the service calls it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    base_url: str
+    model: str = Field(min_length=1)
+    api_key_env: str | None = None
+    trainer: str = Field(min_length=1)
+    base_model: str = Field(min_length=1)
+
+    @field_validator("base_url")
+    @classmethod
+    def _usable(cls, url: str) -> str:
+        if problem := address_problem(url):
+            raise ValueError(problem[0])
+        return url
+
+    @property
+    def place(self) -> str:
+        """The model and its host, as sentences name them."""
+        return f"{self.model} at {urlsplit(self.base_url).hostname}"
+
+    @property
+    def endpoint(self) -> ChatEndpointSpec:
+        """Where it is asked, with the patience of every endpoint."""
+        return ChatEndpointSpec(url=self.base_url, key_variable=self.api_key_env)
+
+    def cannot(self, deed: str) -> str:
+        """Say why something is not done with a model that has no weights here, and what to do.
+
+        Args:
+            deed: What was asked for, as a past participle: "exported".
+        """
+        key = f", with the key in {self.api_key_env}" if self.api_key_env else ""
+        return (
+            f"{self.place} is hosted by its trainer ({self.trainer}) and has no weights here: it cannot be {deed}\n"
+            f"fix: ask it at {self.base_url}{key}, or train with a trainer that returns weights"
+        )
+
+
+def read_hosted(folder: Path) -> HostedModel | None:
+    """The hosted model of an ``adapter`` or ``merged_model`` artifact; None where it holds weights.
+
+    Raises:
+        JobError: endpoint.json is not what a trainer has to leave.
+    """
+    path = folder / ENDPOINT_FILE
+    if not path.is_file():
+        return None
+    try:
+        return HostedModel.model_validate(read_json(path))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise JobError(
+            f"{ENDPOINT_FILE} of the trained model: {wrong}\nfix: correct the trainer that wrote it"
+        ) from error
+
+
+def pass_on(hosted: HostedModel, adapter: Path, out: Path, serving: dict[str, Any]) -> dict[str, Any]:
+    """Make the ``merged_model`` of a hosted model: its endpoint.json, and facts that say there was nothing to merge.
+
+    Args:
+        hosted: The model.
+        adapter: Folder of the adapter artifact.
+        out: Folder of the new artifact.
+        serving: How it is asked (see merging.merge_and_compare).
+    """
+    shutil.copyfile(adapter / ENDPOINT_FILE, out / ENDPOINT_FILE)
+    return {
+        "kind": "endpoint",
+        "endpoint": hosted.model_dump(),
+        "base_model": hosted.base_model,
+        "dtype": "as its service serves it",
+        "sentence": f"{hosted.place}: there is nothing to merge and nothing to compare",
+        "serving": {**serving, "stop_token_ids": [], "stop_tokens": []},
+        "parity": {"kind": "endpoint", "rows": 0, "passed": True},
+    }

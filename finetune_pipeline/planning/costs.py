@@ -1,0 +1,152 @@
+"""What a task costs by the price list: training by trainer and method, serving, and the break-even between the two ways."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from finetune_pipeline.planning.plan import method_settings
+from finetune_pipeline.planning.prices import PriceList, estimate_prices
+from finetune_pipeline.planning.serving_costs import (
+    FULL_OPERATIONS,
+    LOW_RANK_OPERATIONS,
+    ApiCost,
+    BreakEven,
+    MachineCost,
+    Traffic,
+    api_cost,
+    break_even,
+    machine_cost,
+    rule_of_thumb,
+)
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.model import TaskSpec
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """One training somewhere by some methods, in dollars from low to high."""
+
+    where: str
+    methods: str
+    tokens: int
+    low: float
+    high: float
+    hours: tuple[float, float] | None
+    date: str
+    warnings: list[str]
+    note: str
+
+
+@dataclass(frozen=True)
+class Costs:
+    """All of it, for one task on one day.
+
+    Attributes:
+        prices: The price list's file name.
+        rule_of_thumb: The rule of thumb about self-hosting, and our figure, step by step.
+        warnings: What is missing from the list or has to be confirmed.
+    """
+
+    task: str
+    day: str
+    prices: str
+    traffic: Traffic
+    training: list[TrainingCost]
+    apis: list[ApiCost]
+    machines: list[MachineCost]
+    break_even: list[BreakEven]
+    rule_of_thumb: list[str]
+    warnings: list[str]
+
+    def facts(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def task_costs(
+    spec: TaskSpec,
+    prices: PriceList,
+    traffic: Traffic,
+    epoch_tokens: int,
+    parameters: float,
+    today: datetime.date,
+) -> Costs:
+    """Work out every cost of a task.
+
+    Args:
+        spec: The task.
+        prices: The list.
+        traffic: What production will ask.
+        epoch_tokens: Tokens of the training rows.
+        parameters: Of the base model.
+        today: By which prices are old.
+    """
+    apis = [api_cost(price, traffic, today) for price in prices.apis]
+    machines = [machine_cost(price, traffic, today) for price in prices.machines]
+    offered = [price for price in prices.apis if price.until is None or price.until >= today]
+    even = [
+        of
+        for machine in prices.machines
+        for of in sorted((break_even(machine, price, traffic) for price in offered), key=lambda of: of.calls[1])
+    ]
+    return Costs(
+        task=spec.name,
+        day=today.isoformat(),
+        prices=str(prices.path.name),
+        traffic=traffic,
+        training=training_costs(spec, prices, epoch_tokens, parameters, today),
+        apis=sorted(apis, key=lambda cost: cost.per_call),
+        machines=machines,
+        break_even=even,
+        rule_of_thumb=rule_of_thumb(prices),
+        warnings=_warnings(spec, prices, traffic, today),
+    )
+
+
+def training_costs(
+    spec: TaskSpec, prices: PriceList, epoch_tokens: int, parameters: float, today: datetime.date
+) -> list[TrainingCost]:
+    """The same training by every line of the list: on machines by every method, at services by their own."""
+    made: list[TrainingCost] = []
+    for price in prices.training:
+        if price.unit == "hour" or price.price == 0:
+            together: dict[tuple[float, int], list[str]] = {}
+            for name, method in METHODS.items():
+                epochs = sum(phase["epochs"] for phase in method.phases(method_settings(spec, name)))
+                operations = FULL_OPERATIONS if method.holds == "float32" else LOW_RANK_OPERATIONS
+                together.setdefault((epochs, operations), []).append(name)
+        else:
+            together = {(spec.training.epochs, LOW_RANK_OPERATIONS): ["the service's own"]}
+        for (epochs, operations), names in together.items():
+            (row,) = estimate_prices(epoch_tokens * epochs * operations / LOW_RANK_OPERATIONS, [price], parameters)
+            low, high = row["dollars_between"]
+            made.append(
+                TrainingCost(
+                    where=price.name,
+                    methods=", ".join(names),
+                    tokens=round(epoch_tokens * epochs),
+                    low=low,
+                    high=high,
+                    hours=tuple(row["hours_between"]) if row["hours_between"] else None,
+                    date=price.date.isoformat(),
+                    warnings=price.warnings(today),
+                    note=price.note,
+                )
+            )
+    return sorted(made, key=lambda cost: (cost.high, cost.where))
+
+
+def _warnings(spec: TaskSpec, prices: PriceList, traffic: Traffic, today: datetime.date) -> list[str]:
+    """Prices that are missing or old."""
+    said = [f"{p.name}: {w}" for p in [*prices.training, *prices.apis] for w in p.warnings(today)]
+    known = {price.engine.lower() for price in prices.training} | {"local"}
+    trainer = spec.training.trainer
+    if trainer not in known:
+        said.append(f"{prices.path.name} has no training price for the trainer {trainer}")
+    if not prices.machines:
+        said.append(f"{prices.path.name} has no machine with answered_per_second: serving here has no price")
+    if traffic.calls is None:
+        said.append("nobody says how many calls a month: set advise.calls_per_month, or give --calls-per-month")
+    return said

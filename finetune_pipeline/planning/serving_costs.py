@@ -1,0 +1,254 @@
+"""What serving costs by the price list, and from which volume a machine of one's own pays.
+
+A month of an API is tokens times price. A machine that is always on costs its rent whatever it answers, so it pays from
+rent / (what the API takes for a call) calls a month on, if it can answer so many.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+from finetune_pipeline.evaluation.wording import percent
+from finetune_pipeline.planning.prices import ApiPrice, Price, PriceList
+
+HOURS = 730.0
+"""Hours of a month (365 * 24 / 12)."""
+UTILISATIONS = (0.05, 0.25, 1.0)
+"""Shares of its time that a machine answers, for the price of a token at each."""
+FORWARD_OPERATIONS, LOW_RANK_OPERATIONS, FULL_OPERATIONS = 2, 4, 6
+"""Operations per parameter and token: reading; training beside a frozen base; training every weight (Kaplan et al. 2020,
+arXiv:2001.08361, section 2.1). The list's speeds are those of the second."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Mean tokens of a call: read and written."""
+
+    prompt: float
+    answer: float
+
+    @property
+    def tokens(self) -> float:
+        return self.prompt + self.answer
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What production will ask.
+
+    Attributes:
+        tuned: A call of the fine-tuned model, without examples.
+        prompted: A call of an API model with the best prompt.
+        prompt: The name of that prompt.
+        calls: Calls a month; None where nobody said.
+        source: Where the tokens were counted.
+    """
+
+    tuned: Call
+    prompted: Call
+    prompt: str
+    calls: int | None
+    source: str
+
+
+@dataclass(frozen=True)
+class ApiCost:
+    """Calls to an API model. per_million: of the task's own mix of tokens read and written. month: at the traffic."""
+
+    name: str
+    tuned: bool
+    call: Call
+    per_call: float
+    per_million: float
+    month: float | None
+    date: str
+    warnings: list[str]
+    note: str
+
+
+@dataclass(frozen=True)
+class MachineCost:
+    """A rented machine that is always on, with a model of `parameters` of the list's speed.
+
+    Attributes:
+        month: Rent of a month: lowest, listed, highest.
+        calls: Calls a month it can answer: at its lowest and at its highest speed.
+        per_million: Dollars per million tokens by utilisation, at the listed rent and the highest speed.
+        utilisation: Share of its time that the traffic takes, at the highest speed; above 1 one machine is not enough.
+    """
+
+    name: str
+    hour: float
+    month: tuple[float, float, float]
+    calls: tuple[float, float]
+    per_million: dict[str, float]
+    utilisation: float | None
+    date: str
+    warnings: list[str]
+    note: str
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """From how many calls (and million tokens) a month on a machine is cheaper than an API; each from low to high rent.
+
+    utilisation: Of the machine at the listed rent's break-even, at its highest speed; above 1 it never gets there.
+    """
+
+    machine: str
+    api: str
+    calls: tuple[float, float, float]
+    millions: tuple[float, float, float]
+    utilisation: float
+
+
+@dataclass(frozen=True)
+class RequestPrice:
+    """Dollars of 1,000 requests of one model somewhere. evaluated: It is the API model the candidate was compared with."""
+
+    where: str
+    how: str
+    dollars: float
+    date: str
+    evaluated: bool
+
+
+def call_price(price: ApiPrice, call: Call) -> float:
+    """Dollars of one call, nothing of it from the service's cache."""
+    return (call.prompt * price.input + call.answer * price.output) / 1e6
+
+
+def api_cost(price: ApiPrice, traffic: Traffic, today: datetime.date) -> ApiCost:
+    """What an API takes: a fine-tuned model needs no examples in its prompt, another one has them."""
+    call = traffic.tuned if price.tuned else traffic.prompted
+    per_call = call_price(price, call)
+    return ApiCost(
+        name=price.name,
+        tuned=price.tuned,
+        call=call,
+        per_call=per_call,
+        per_million=per_call / call.tokens * 1e6,
+        month=per_call * traffic.calls if traffic.calls else None,
+        date=price.date.isoformat(),
+        warnings=price.warnings(today),
+        note=price.note,
+    )
+
+
+def seconds_of(machine: Price, call: Call, answered_per_second: float) -> float:
+    """Seconds that a machine which is fully used takes for a call.
+
+    It reads as fast as its peak arithmetic allows at the list's use of it (training takes LOW_RANK_OPERATIONS per parameter
+    and token, reading FORWARD_OPERATIONS), and writes at the given speed.
+    """
+    assert machine.tokens_per_second is not None
+    reads = machine.tokens_per_second * LOW_RANK_OPERATIONS / FORWARD_OPERATIONS
+    return call.prompt / reads + call.answer / answered_per_second
+
+
+def capacity(machine: Price, call: Call) -> tuple[float, float]:
+    """Calls a month a machine can answer, at its lowest and at its highest speed."""
+    assert machine.answered_per_second is not None
+    low = machine.answered_low or machine.answered_per_second
+    high = machine.answered_high or machine.answered_per_second
+    slow, fast = (HOURS * 3600 / seconds_of(machine, call, speed) for speed in (low, high))
+    return slow, fast
+
+
+def machine_cost(machine: Price, traffic: Traffic, today: datetime.date) -> MachineCost:
+    """What a machine that is always on costs, and what it can answer."""
+    low, high = machine.between
+    slow, fast = capacity(machine, traffic.tuned)
+    full = machine.price * HOURS / (fast * traffic.tuned.tokens) * 1e6
+    return MachineCost(
+        name=machine.engine,
+        hour=machine.price,
+        month=(low * HOURS, machine.price * HOURS, high * HOURS),
+        calls=(slow, fast),
+        per_million={f"{share:.0%}": full / share for share in UTILISATIONS},
+        utilisation=traffic.calls / fast if traffic.calls else None,
+        date=machine.date.isoformat(),
+        warnings=machine.warnings(today),
+        note=machine.note,
+    )
+
+
+def break_even(machine: Price, api: ApiPrice, traffic: Traffic) -> BreakEven:
+    """The volume from which a machine with the fine-tuned model is cheaper than an API, in tokens of that model's calls."""
+    served = traffic.tuned
+    low, high = machine.between
+    per_call = call_price(api, served if api.tuned else traffic.prompted)
+    calls = [rent * HOURS / per_call for rent in (low, machine.price, high)]
+    millions = [n * served.tokens / 1e6 for n in calls]
+    return BreakEven(
+        machine=machine.engine,
+        api=api.name,
+        calls=(calls[0], calls[1], calls[2]),
+        millions=(millions[0], millions[1], millions[2]),
+        utilisation=calls[1] / capacity(machine, served)[1],
+    )
+
+
+def in_use(utilisation: float) -> str:
+    """The share of its time a machine answers, or that one is not enough."""
+    return percent(utilisation) if utilisation <= 1 else f"{utilisation:,.1f} machines"
+
+
+def request_prices(prices: PriceList, tuned: Call, prompted: Call, asked: str = "") -> list[RequestPrice]:
+    """What 1,000 requests cost everywhere, without a look at the date.
+
+    Args:
+        prices: The list.
+        tuned: A request of the fine-tuned model.
+        prompted: A request of a model with the best prompt.
+        asked: The API model that was evaluated.
+    """
+    made = [
+        RequestPrice(
+            price.name,
+            "fine-tuned" if price.tuned else "with the best prompt",
+            1000 * call_price(price, tuned if price.tuned else prompted),
+            price.date.isoformat(),
+            bool(asked) and price.model == asked,
+        )
+        for price in prices.apis
+    ]
+    for machine in prices.machines:
+        full = 1000 * machine.price * HOURS / capacity(machine, tuned)[1]
+        for share in UTILISATIONS:
+            how = f"fine-tuned, always on, {share:.0%} in use"
+            made.append(RequestPrice(machine.engine, how, full / share, machine.date.isoformat(), False))
+    return sorted(made, key=lambda of: of.dollars)
+
+
+THUMB_MILLIONS, THUMB_DOLLARS = (5.0, 10.0), (1.0, 3.0)
+"""The rule of thumb: from 5 to 10 million tokens a month an always-on A10G is cheaper than GPT-4o mini, since it answers a
+million tokens for 1 to 3 dollars."""
+THUMB_MACHINE, THUMB_API = "rented A10G", "gpt-4o-mini"
+
+
+def rule_of_thumb(prices: PriceList) -> list[str]:
+    """Say the rule of thumb, work it out by the list with half of the tokens read and half written, and compare."""
+    machine = next((m for m in prices.machines if m.engine.startswith(THUMB_MACHINE)), None)
+    api = next((a for a in prices.apis if a.model == THUMB_API), None)
+    if machine is None or api is None:
+        missing = THUMB_MACHINE if machine is None else THUMB_API
+        return [f"{missing} is not in {prices.path.name}, so the rule of thumb cannot be worked out."]
+    (low, high), (least, most) = machine.between, THUMB_MILLIONS
+    per_million = call_price(api, Call(500_000, 500_000))
+    even_low, even_high = low * HOURS / per_million, high * HOURS / per_million
+    fast, slow = (machine.price / dollars * 1e6 / 3600 for dollars in THUMB_DOLLARS)
+    return [
+        f"Rule of thumb: from {least:g} to {most:g} million tokens a month on, a {machine.engine} that is always on is "
+        f"cheaper than {api.model}.",
+        f"{api.model}: half of a million tokens read at ${api.input:.2f} and half written at ${api.output:.2f} a million are "
+        f"${per_million:.3f}; {most:g} million tokens a month are ${most * per_million:.2f}.",
+        f"{machine.engine}: {HOURS:g} hours at ${low:.2f} to ${high:.2f} are ${low * HOURS:,.0f} to ${high * HOURS:,.0f} a "
+        "month, busy or idle.",
+        f"Break-even: ${low * HOURS:,.0f} / ${per_million:.3f} = {even_low:,.0f} million tokens a month, up to "
+        f"{even_high:,.0f} million: {even_low / most:,.0f} to {even_high / least:,.0f} times the rule of thumb.",
+        f"Where it goes wrong: ${THUMB_DOLLARS[0]:g} to ${THUMB_DOLLARS[1]:g} a million tokens hold for a machine that "
+        f"writes {slow:,.0f} to {fast:,.0f} tokens every second of the hour it is paid for (at ${machine.price:g} an hour); "
+        f"{api.model} takes ${api.output:.2f} a million written, and nothing for an idle hour.",
+    ]

@@ -1,0 +1,255 @@
+"""The page of `finetune costs`: training by trainer and method, serving, and the volume from which a machine pays."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from finetune_pipeline.evaluation.wording import NOTHING, counted, dollars, number, prompt_name
+from finetune_pipeline.planning.costs import Costs
+from finetune_pipeline.planning.serving_costs import HOURS, ApiCost, BreakEven, MachineCost, in_use
+from finetune_pipeline.report.blocks import Blocks, Items, Page, Plot, Section, Table, Text, figure, text
+from finetune_pipeline.report.plots import ACCENT, INK, LINE, SOFT, WIDE, canvas, draw
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN_APIS = 5
+"""Lines of the plot; the table has them all."""
+
+
+def costs_page(costs: Costs) -> Page:
+    """Build the page."""
+    return Page(
+        f"{costs.task}: what it costs",
+        f"In US dollars by {costs.prices}, worked out on {costs.day}. {traffic_sentence(costs)}",
+        None,
+        [
+            Section.of("break-even", "Machine or API", _break_even(costs)),
+            Section.of("thumb", "A rule of thumb, worked out", [Items(costs.rule_of_thumb)]),
+            Section.of("serving", "Serving", _serving(costs)),
+            Section.of("training", "Training", _training(costs)),
+            Section.of("warnings", "Prices to confirm", [Items(costs.warnings)]),
+        ],
+    )
+
+
+def traffic_sentence(costs: Costs) -> str:
+    """What a call reads and writes, and how many there are."""
+    tuned, prompted = costs.traffic.tuned, costs.traffic.prompted
+    calls = (
+        f"{number(costs.traffic.calls)} calls a month." if costs.traffic.calls else "How many calls, nobody says yet."
+    )
+    return (
+        f"A call of the fine-tuned model reads {tuned.prompt:,.0f} tokens and writes {tuned.answer:,.0f}; one of an API model "
+        f"with the prompt {prompt_name(costs.traffic.prompt)} reads {prompted.prompt:,.0f} ({costs.traffic.source}). {calls}"
+    )
+
+
+def millions(value: float) -> str:
+    """Millions of tokens, in three figures."""
+    return f"{float(f'{value:.3g}'):,g}"
+
+
+def _break_even(costs: Costs) -> Blocks:
+    yield (
+        f"A machine that is on all month ({HOURS:g} hours) costs the same whether it answers or waits; an API takes money for "
+        "each call. Below the break-even the API is cheaper. Where a machine would have to be in use for more than all of its "
+        "time, one machine cannot answer so many calls. Tokens are those of the fine-tuned model's calls."
+    )
+    yield break_even_plot(costs)
+    yield break_even_table(costs)
+
+
+def break_even_table(costs: Costs) -> Table:
+    """Calls and tokens a month from which each machine is cheaper than each API that is still offered."""
+    return Table(
+        [
+            ("Machine, always on", text),
+            ("Cheaper than", text),
+            ("From million tokens a month", figure),
+            ("From calls a month", figure),
+            ("It is then in use", figure),
+        ],
+        [
+            [
+                of.machine,
+                of.api,
+                f"{millions(of.millions[1])} ({millions(of.millions[0])} to {millions(of.millions[2])})",
+                f"{of.calls[1]:,.0f}",
+                in_use(of.utilisation),
+            ]
+            for of in costs.break_even
+        ],
+    )
+
+
+def _serving(costs: Costs) -> Blocks:
+    yield Table(
+        [
+            ("API", text),
+            ("A call reads", figure),
+            ("1,000 calls", figure),
+            ("A million tokens", figure),
+            ("A month", figure),
+            ("As of", text),
+            ("Note", text),
+        ],
+        [_api_row(of) for of in costs.apis],
+        style="figures notes",
+    )
+    shares = list(costs.machines[0].per_million) if costs.machines else []
+    yield Table(
+        [
+            ("Machine, always on", text),
+            ("A month", figure),
+            *((f"A million tokens, {share} in use", figure) for share in shares),
+            ("Calls a month it can answer", figure),
+            ("Your traffic takes", figure),
+            ("As of", text),
+            ("Note", text),
+        ],
+        [_machine_row(of) for of in costs.machines],
+        style="figures notes",
+    )
+    yield Text(
+        "API prices are without the service's cache. Machines read at twice their training speed and write at the listed "
+        "speed, both of the listed size of model; a smaller one is faster. Measure yours, and put it into the list.",
+        note=True,
+    )
+
+
+def _api_row(of: ApiCost) -> list[str]:
+    month = NOTHING if of.month is None else dollars(of.month)
+    reads, note = f"{of.call.prompt:,.0f}", "; ".join([*of.warnings, of.note])
+    return [of.name, reads, dollars(of.per_call * 1000), dollars(of.per_million), month, of.date, note]
+
+
+def _machine_row(of: MachineCost) -> list[str]:
+    low, listed, high = map(dollars, of.month)
+    slow, fast = (f"{n:,.0f}" for n in of.calls)
+    return [
+        of.name,
+        f"{listed} ({low} to {high})",
+        *map(dollars, of.per_million.values()),
+        f"{slow} to {fast}",
+        NOTHING if of.utilisation is None else in_use(of.utilisation),
+        of.date,
+        "; ".join([*of.warnings, of.note]),
+    ]
+
+
+def _training(costs: Costs) -> Blocks:
+    rows = [
+        [
+            of.where,
+            of.methods,
+            number(of.tokens),
+            " to ".join(dict.fromkeys(map(dollars, (of.low, of.high)))),
+            f"{of.hours[0]:.2g} to {of.hours[1]:.2g} h" if of.hours else NOTHING,
+            of.date,
+            "; ".join([*of.warnings, of.note]),
+        ]
+        for of in costs.training
+    ]
+    columns = [("Where", text), ("Methods", text), ("Tokens", figure), ("Dollars", figure), ("Time", figure)]
+    yield Table([*columns, ("As of", text), ("Note", text)], rows, style="figures notes")
+
+
+def break_even_plot(costs: Costs) -> Plot | None:
+    """Draw the month's bill over the month's tokens, both on scales of powers of ten.
+
+    APIs rise from the first token; machines are level up to what one can answer, and then two are needed.
+    """
+    even = [of for of in costs.break_even if costs.machines and of.machine == costs.machines[0].name]
+    if not even:
+        return None
+    machine, served = costs.machines[0], costs.traffic.tuned.tokens
+    chosen = _spread(even)
+    by_name = {of.name: of for of in costs.apis}
+    most = max(*(of.millions[2] for of in chosen), machine.calls[1] * served / 1e6)
+    least, low, high = min(10.0, machine.month[1] / 100), 0.1, 10 ** math.ceil(math.log10(most * 2))
+    edges = [low * (high / low) ** (i / 200) for i in range(201)]
+
+    def figure_of(width: int) -> Figure:
+        narrow = width < WIDE
+        made, axes = canvas(width, 420, 66, 20 if narrow else 210, 28, 52)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        tops = []
+        for of in chosen:
+            # nothing is clipped at the axes, so a line begins where it enters the plot
+            per_million = by_name[of.api].per_call / served * 1e6
+            axes.plot([max(low, least / per_million), high], [max(low * per_million, least), high * per_million],
+                      color=SOFT, linewidth=1.6)  # fmt: skip
+            tops.append((high * per_million, of.api))
+            axes.plot([of.millions[1]], [machine.month[1]], "o", color=INK, markersize=6)
+        one = machine.calls[1] * served / 1e6
+        rent = [machine.month[1] * max(1, math.ceil(million / one)) for million in edges]
+        axes.plot(edges, rent, color=ACCENT, linewidth=2.6)
+        for axis, (first, last) in ((axes.xaxis, (low, high)), (axes.yaxis, (least, max(top for top, _ in tops)))):
+            powers = [10.0**n for n in range(math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)]
+            axis.set_ticks(powers, [f"{power:,g}" for power in powers])
+            axis.set_ticks([], minor=True)
+            axis.grid(True, color=LINE, linewidth=1)
+        axes.set_xlim(low, high)
+        axes.set_ylim(least, max(top for top, _ in tops))
+        axes.set_xlabel("million tokens a month", color=SOFT, fontsize=12)
+        axes.text(-0.01, 1.03, "dollars a month", transform=axes.transAxes, color=SOFT, fontsize=12)
+        axes.annotate(
+            machine.name, (low, machine.month[1]), (6, 6), textcoords="offset pixels", color=ACCENT, weight="bold"
+        )
+        if not narrow:
+            at = [math.log10(top) for top, _ in sorted(tops)]
+            for (_, name), y in zip(sorted(tops), _apart(at, 0.22), strict=True):
+                axes.annotate(
+                    name, (high, 10**y), (8, 0), textcoords="offset pixels", va="center", color=SOFT, fontsize=12
+                )
+        return made
+
+    title = f"Dollars a month over million tokens a month: APIs, and a {machine.name} that is always on"
+    return draw("break_even", title, figure_of)
+
+
+def _spread(even: list[BreakEven]) -> list[BreakEven]:
+    """A few of the lines, from the dearest API to the cheapest."""
+    if len(even) <= SHOWN_APIS:
+        return even
+    return [even[round(i * (len(even) - 1) / (SHOWN_APIS - 1))] for i in range(SHOWN_APIS)]
+
+
+def _apart(values: list[float], least: float) -> list[float]:
+    """Ascending values, moved up until neighbours are `least` apart."""
+    placed: list[float] = []
+    for value in values:
+        placed.append(max(value, placed[-1] + least) if placed else value)
+    return placed
+
+
+def costs_lines(costs: Costs) -> list[str]:
+    """The same for the command line."""
+    lines = [traffic_sentence(costs), "", "training, dollars"]
+    for of in costs.training:
+        flag = f" [{'; '.join(of.warnings)}]" if of.warnings else ""
+        spread = " to ".join(dict.fromkeys(map(dollars, (of.low, of.high))))
+        lines.append(f"  {spread:24} {of.where} ({of.methods}), {number(of.tokens)} tokens, as of {of.date}{flag}")
+    lines += ["", f"serving by an API, {'a month' if costs.traffic.calls else '1,000 calls'}"]
+    for api in costs.apis:
+        amount = api.month if api.month is not None else api.per_call * 1000
+        flag = f" [{'; '.join(api.warnings)}]" if api.warnings else ""
+        lines.append(f"  {dollars(amount):>14} {api.name}, {dollars(api.per_million)} a million tokens{flag}")
+    lines += ["", "serving on a machine that is always on, a month"]
+    for machine in costs.machines:
+        shares = ", ".join(f"{dollars(of)} at {share}" for share, of in machine.per_million.items())
+        used = "" if machine.utilisation is None else f"; your traffic: {in_use(machine.utilisation)}"
+        lines.append(
+            f"  {dollars(machine.month[1]):>14} {machine.name}; a million tokens {shares} of its time in use{used}"
+        )
+    lines += ["", "break-even, from so many million tokens a month on the machine is cheaper"]
+    for even in costs.break_even:
+        span = f"{millions(even.millions[0])} to {millions(even.millions[2])}"
+        lines.append(f"  {span:>24} {even.machine} against {even.api} ({in_use(even.utilisation)} in use)")
+    lines += ["", *costs.rule_of_thumb]
+    if costs.warnings:
+        lines += ["", f"{counted(len(costs.warnings), 'price')} to confirm:", *(f"  {line}" for line in costs.warnings)]
+    return lines

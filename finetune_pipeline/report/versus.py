@@ -1,0 +1,184 @@
+"""The fine-tuned model beside the API model of baseline.endpoint: quality, paired and with intervals, and price."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from finetune_pipeline.evaluation.metrics import metric_title
+from finetune_pipeline.evaluation.result import Comparison, EvaluationResult
+from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
+from finetune_pipeline.evaluation.wording import counted, dollars, number, percent, points, points_range, prompt_name
+from finetune_pipeline.planning.prices import ApiPrice, PriceList
+from finetune_pipeline.planning.serving_costs import Call, Traffic, break_even, call_price, in_use, machine_cost
+from finetune_pipeline.spec.model import TaskSpec
+
+Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models on the sealed test.
+
+    Attributes:
+        value: In the metric that decides, with its interval.
+        call: Mean tokens of a request.
+        thousand: Dollars of 1,000 requests by what they depend on; empty where the list has no price.
+        month: Dollars a month at the traffic, likewise.
+    """
+
+    name: str
+    value: float | None
+    interval: Interval
+    call: Call
+    thousand: dict[str, float]
+    month: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Both, and the paired gain of the fine-tuned model. break_even: sentences. warnings: Prices that lack or are old."""
+
+    task: str
+    rows: int
+    metric: str
+    confidence: float
+    tuned: Side
+    api: Side
+    gain: float | None
+    gain_interval: Interval
+    p: float | None
+    conclusion: str
+    break_even: list[str]
+    warnings: list[str]
+
+    def facts(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def versus(
+    spec: TaskSpec, evaluation: EvaluationResult, prices: PriceList, calls: int | None, today: datetime.date
+) -> Versus | str:
+    """Put the two beside each other.
+
+    Args:
+        spec: The task.
+        evaluation: Of the fine-tuned model.
+        prices: The list.
+        calls: Requests a month, where somebody said.
+        today: By which prices are old.
+
+    Returns:
+        Why there is nothing to compare with, where no API model answered the sealed test.
+    """
+    name = API_MODEL if API_MODEL in evaluation.scores else "base"
+    prompt = best_api_prompt(evaluation.baseline.model_dump().get("prompts") or {})
+    if spec.baseline.endpoint is None or prompt is None or evaluation.cost is None:
+        return (
+            f"{spec.name}: no API model was asked\nfix: set baseline.endpoint {{url, model, key_variable}}, and run "
+            f"`finetune versus {spec.name}` again"
+        )
+    comparison = evaluation.comparisons[API_MODEL if name == API_MODEL else "baseline"]
+    assert comparison is not None
+    tokens = evaluation.cost.tokens
+    own_call, api_call = (Call(tokens[of].prompt, tokens[of].answer) for of in ("candidate", name))
+    traffic = Traffic(own_call, api_call, prompt, calls, "the sealed test")
+    model = spec.baseline.endpoint.model
+    asked = next((p for p in prices.apis if p.model == model and not p.tuned), None)
+    hosted = evaluation.training.endpoint
+    own = _tuned_price(prices, hosted.base_model) if hosted else None
+    warnings = [f"{p.name}: {w}" for p in (asked, own) if p for w in p.warnings(today)]
+    if asked is None:
+        warnings.append(f"{prices.path.name} has no price of {model}: add a line with unit: million_served")
+    if hosted and own is None:
+        warnings.append(
+            f"{prices.path.name} has no price of a fine-tuned {hosted.base_model}: add a line with tuned: true"
+        )
+    machines = [] if hosted else [machine_cost(machine, traffic, today) for machine in prices.machines]
+    tuned_thousand = {own.name: 1000 * call_price(own, traffic.tuned)} if own else {}
+    tuned_thousand |= {
+        f"{m.name}, {share} in use": of * traffic.tuned.tokens / 1000
+        for m in machines
+        for share, of in m.per_million.items()
+    }
+    tuned_month = {m.name: m.month[1] for m in machines}
+    if own and calls:
+        tuned_month = {own.name: calls * call_price(own, traffic.tuned)}
+    of_api = {asked.name: call_price(asked, traffic.prompted)} if asked else {}
+    even = [break_even(m, asked, traffic) for m in prices.machines] if asked and not hosted else []
+    return Versus(
+        task=spec.name,
+        rows=comparison.n,
+        metric=evaluation.metric,
+        confidence=evaluation.confidence,
+        tuned=_side(
+            evaluation, "candidate", evaluation.models["candidate"].title, traffic.tuned, tuned_thousand, tuned_month
+        ),
+        api=_side(
+            evaluation,
+            name,
+            f"{model}, {prompt_name(prompt.removeprefix('api_'))}",
+            traffic.prompted,
+            {where: 1000 * price for where, price in of_api.items()},
+            {where: calls * price for where, price in of_api.items()} if calls else {},
+        ),
+        gain=comparison.gain,
+        gain_interval=comparison.interval,
+        p=comparison.mcnemar_p,
+        conclusion=_conclusion(comparison),
+        break_even=[
+            f"{of.machine} is cheaper than {of.api} from {of.calls[1]:,.0f} requests a month on ({in_use(of.utilisation)} in use)"
+            for of in even
+        ],
+        warnings=warnings,
+    )
+
+
+def _tuned_price(prices: PriceList, base_model: str) -> ApiPrice | None:
+    """The price of a fine-tuned model by the name of its base; dated names (`gpt-4o-mini-2024-07-18`) begin with it."""
+    fitting = [p for p in prices.apis if p.tuned and base_model.startswith(p.model.partition(",")[0])]
+    return max(fitting, key=lambda p: len(p.model), default=None)
+
+
+def _side(
+    evaluation: EvaluationResult,
+    name: str,
+    title: str,
+    call: Call,
+    thousand: dict[str, float],
+    month: dict[str, float],
+) -> Side:
+    primary = evaluation.scores[name].primary
+    return Side(title, primary.value, primary.interval, call, thousand, month)
+
+
+def _conclusion(comparison: Comparison) -> str:
+    if comparison.interval is None:
+        return "The gain has no interval."
+    low, high = comparison.interval
+    if low > 0:
+        return "The fine-tuned model is surely better."
+    if high < 0:
+        return "The API model is surely better."
+    return "Neither is surely better: the interval of the gain holds zero."
+
+
+def versus_lines(result: Versus) -> list[str]:
+    """The same for the command line."""
+    lines = [f"{result.task}, {counted(result.rows, 'sealed row')}, {metric_title(result.metric)}", ""]
+    for side in (result.tuned, result.api):
+        between = "" if side.interval is None else f" ({percent(side.interval[0])} to {percent(side.interval[1])})"
+        lines.append(f"{side.name}: {percent(side.value)}{between}")
+        lines.append(f"  a request reads {number(side.call.prompt)} tokens and writes {number(side.call.answer)}")
+        lines += [f"  1,000 requests: {dollars(of)}, {where}" for where, of in side.thousand.items()]
+        lines += [f"  a month: {dollars(of)}, {where}" for where, of in side.month.items()]
+    lines += [
+        "",
+        f"gain of the fine-tuned model: {points(result.gain)} points, {result.confidence:.0%} interval "
+        f"{points_range(result.gain_interval)}, paired by row. {result.conclusion}",
+        *result.break_even,
+        *(f"to confirm: {line}" for line in result.warnings),
+    ]
+    return lines

@@ -1,0 +1,81 @@
+"""Sections of ``training`` that belong to one trainer each: where a training service is, and what it is told."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from finetune_pipeline.spec.outputs import Section
+
+
+class TrainerSection(Section):
+    """Settings of one trainer. `without_effect` names those on which no trained model depends."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+
+
+class HostedSection(TrainerSection):
+    """A service that trains for money. Its key stays in the environment."""
+
+    without_effect = frozenset({"api_key_env", "poll_seconds", "request_seconds", "settle_seconds"})
+
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="The service's name of the base model. Unset: `base_model`, if that is a Hub id.",
+    )
+    base_url: str | None = Field(None, description="Address of the service, https or on this machine. Unset: its own.")
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable that holds the key. Unset: its usual one.",
+    )
+    poll_seconds: float = Field(30.0, gt=0, description="Time between two looks at a running job.")
+    request_seconds: float = Field(120.0, gt=0, description="Longest time for one request.")
+    settle_seconds: float = Field(
+        90.0,
+        ge=0,
+        description="A request for a job got no clear answer: the service is asked this long whether it has the job, before "
+        "it may be asked for it again.",
+    )
+
+
+class OpenAiSection(HostedSection):
+    """Services that speak OpenAI's fine-tuning protocol."""
+
+    without_effect = HostedSection.without_effect | {"deployment"}
+
+    profile: Literal["openai", "azure", "nebius", "other"] = Field(
+        "openai", description="Whose dialect of the protocol it is."
+    )
+    learning_rate_multiplier: float | None = Field(
+        None,
+        gt=0,
+        description="openai, azure: factor on the service's own learning rate, about 0.1 to 10. Unset: `auto`. Where the "
+        "protocol takes an absolute rate, that is `training.learning_rate`.",
+    )
+    learning_rate_means: Literal["factor", "absolute"] | None = Field(
+        None, description="profile other: what the server takes `learning_rate_multiplier` for."
+    )
+    deployment: str | None = Field(
+        None, min_length=1, description="azure: name of the deployment of the tuned model, made after training."
+    )
+
+
+class TogetherSection(HostedSection):
+    """Together's fine-tuning service."""
+
+    without_effect = HostedSection.without_effect | {"inactive_minutes"}
+
+    returns: Literal["weights", "endpoint"] = Field(
+        "weights",
+        description="`weights`: the adapter is downloaded and evaluated here. `endpoint`: for bases that cannot be had; the "
+        "model is asked at a dedicated endpoint, paid by the minute while it runs.",
+    )
+    hardware_config: str | None = Field(
+        None, min_length=1, description="endpoint: config revision to deploy, `projects/…/configs/…`."
+    )
+    inactive_minutes: int = Field(
+        30, ge=30, le=1440, description="endpoint: minutes without a request after which it stops by itself."
+    )

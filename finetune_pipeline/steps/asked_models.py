@@ -1,0 +1,105 @@
+"""Which models answer the sealed test, and where: here, at an endpoint of one's own, at the trainer's, or behind an API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.data.answer_rules import schema_of
+from finetune_pipeline.data.examples import read_examples
+from finetune_pipeline.data.perturbations import KINDS
+from finetune_pipeline.engine.step import StepContext
+from finetune_pipeline.engine.store import Artifact, read_json
+from finetune_pipeline.evaluation.predictions import read_predictions, write_predictions
+from finetune_pipeline.evaluation.rivals import API_MODEL, best_api_prompt
+from finetune_pipeline.models.hosted import read_hosted
+from finetune_pipeline.models.identity import served
+from finetune_pipeline.spec.evaluation import VERSION
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.outputs import JsonOutput
+from finetune_pipeline.steps.baseline import ask_api
+from finetune_pipeline.steps.data import split_file
+from finetune_pipeline.trainers import TRAINERS
+from finetune_pipeline.worker.jobs import perturbed_set, prompt_set
+
+
+def base_set(spec: TaskSpec, name: str, base: Artifact, prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """The base model under a prompt, its answers also restricted to the schema where answers are JSON."""
+    schema = schema_of(spec.output) if isinstance(spec.output, JsonOutput) else None
+    served = _served_as(spec, "base", base)
+    return prompt_set(name=name, model=base.folder, prompt=prompt, served=served, restricted=schema)
+
+
+def other_prompt(context: StepContext) -> dict[str, Any] | None:
+    """The prompt that is best when answers are restricted, where it is not the best prompt."""
+    baseline = context.inputs["few_shot_baseline"]
+    name = baseline.facts["best_restricted"]
+    if name is None or name == baseline.facts["best"]:
+        return None
+    return dict(read_json(baseline.path("prompts.json"))[name])
+
+
+def trained_set(spec: TaskSpec, name: str, merged: Artifact, base: Artifact) -> dict[str, Any]:
+    """A trained model of any kind, asked without shots; one that its trainer hosts is asked there."""
+    if hosted := read_hosted(merged.folder):
+        return prompt_set(name=name, model=base.folder, hosted=hosted.model_dump())
+    loaded = served(merged, base)
+    return prompt_set(name=name, model=loaded.model, adapter=loaded.adapter, served=_served_as(spec, name, merged))
+
+
+def perturbed_sets(spec: TaskSpec, answering: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The candidate asked perturbed test rows."""
+    settings = spec.robustness
+    if not settings.rows or answering["name"] != "candidate":
+        return []
+    return [perturbed_set(answering, kind, settings.rows, settings.seed) for kind in KINDS]
+
+
+def endpoint_of(spec: TaskSpec) -> dict[str, Any] | None:
+    """The endpoint that answers, as jobs take it; None with the transformers engine."""
+    evaluation = spec.evaluation
+    return evaluation.endpoint.model_dump() if evaluation.endpoint and evaluation.engine == "endpoint" else None
+
+
+def _served_as(spec: TaskSpec, name: str, artifact: Artifact) -> str | None:
+    """The name of a model at the endpoint; None where there is none."""
+    endpoint = spec.evaluation.endpoint
+    if endpoint is None or spec.evaluation.engine != "endpoint":
+        return None
+    pattern = getattr(endpoint, name) or endpoint.candidate
+    return str(pattern).replace(VERSION, artifact.version)
+
+
+def while_served(context: StepContext, sets: list[dict[str, Any]], services: ExitStack) -> list[dict[str, Any]]:
+    """The sets, hosted models at the endpoints that their trainers keep running until `services` is closed."""
+    running: dict[str, dict[str, str]] = {}
+    for hosted in (shown["hosted"] for shown in sets if "hosted" in shown):
+        trainer = TRAINERS.get(hosted["trainer"])
+        if hosted["model"] not in running and trainer is not None:
+            served_at = trainer.serving(context.spec, hosted, context.store.root.parent)
+            running[hosted["model"]] = services.enter_context(served_at)
+    return [
+        {**shown, "hosted": running.get(shown["hosted"]["model"], shown["hosted"])} if "hosted" in shown else shown
+        for shown in sets
+    ]
+
+
+def add_api_answers(context: StepContext, examples: Path) -> dict[str, Any] | None:
+    """Put the answers of the API model with its best prompt before the others in predictions.parquet.
+
+    They are the model `base` where nothing was better on validation, else API_MODEL. Returns what was spent.
+    """
+    baseline = context.inputs["few_shot_baseline"]
+    name = best_api_prompt(baseline.facts["prompts"])
+    if name is None:
+        return None
+    asked = {"base" if name == baseline.facts["best"] else API_MODEL: read_json(baseline.path("prompts.json"))[name]}
+    path = context.out / "predictions.parquet"
+    rows = read_predictions(path)
+    gold = {row["example_id"]: row["gold"] for row in rows}
+    test, train = read_examples(examples), read_examples(split_file(context, "train"))
+    answers, usage = ask_api(context, asked, test, train, gold, test=True, most_failed=0.0, stage="test_predictions")
+    write_predictions(path, [*answers, *rows])
+    return {"prompt": name, **usage}

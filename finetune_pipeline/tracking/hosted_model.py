@@ -1,0 +1,52 @@
+"""A model that its trainer hosts: MLflow stores this file and runs it wherever the model is loaded, without this package.
+
+``model.json`` beside it says where the model answers and which environment variable holds the key. Weights are nowhere here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+
+class HostedModel(PythonModel):  # type: ignore[misc]
+    """Asks the service with the system prompt the model was trained with: at temperature 0, as its evaluation did."""
+
+    def load_context(self, context: Any) -> None:
+        """Open the client. Raises KeyError where the key's variable is not set."""
+        from openai import OpenAI
+
+        self.description = json.loads(Path(context.artifacts["model"]).read_text("utf-8"))
+        endpoint = self.description["endpoint"]
+        variable = endpoint["api_key_env"]
+        if variable and not os.environ.get(variable):
+            raise KeyError(f"set {variable} to the key of {endpoint['base_url']}, where {endpoint['model']} answers")
+        # a request costs money: the SDK must not repeat one that may have been worked on
+        self.client = OpenAI(
+            base_url=endpoint["base_url"], api_key=os.environ[variable] if variable else "none", max_retries=0
+        )
+
+    def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
+        """One answer (a string) per row of the data frame's column ``text``."""
+        return [self._answer(str(text)) for text in model_input["text"]]
+
+    def _answer(self, text: str) -> str:
+        completion = self.client.chat.completions.create(
+            model=self.description["endpoint"]["model"],
+            messages=[
+                {"role": "system", "content": self.description["system_prompt"]},
+                {"role": "user", "content": text},
+            ],
+            temperature=0,
+            max_tokens=int(self.description["max_new_tokens"]),
+        )
+        return (completion.choices[0].message.content or "").strip()
+
+
+set_model(HostedModel())

@@ -1,0 +1,141 @@
+"""The file of chat rows that training services take: written from examples, and held against a service's rules.
+
+The services say of a bad file only after it was uploaded, and some only after a job was bought.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.data.examples import Example
+from finetune_pipeline.findings import Finding
+
+_BYTES_PER_TOKEN = 3
+"""Fewer than in most texts (English has about four), so that a guess is rather too high."""
+_MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "weight")
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class FileRules:
+    """What a service asks of a file.
+
+    Attributes:
+        service: Who asks, for people.
+        least_rows: Fewest rows of a training file.
+        most_bytes: Largest size.
+        most_tokens: Longest row; longer ones are cut there without a word. None: unknown.
+        alternating: After a system message, user and assistant must take turns.
+        tools: Rows may call tools.
+    """
+
+    service: str
+    least_rows: int
+    most_bytes: int
+    most_tokens: int | None = None
+    alternating: bool = False
+    tools: bool = True
+
+
+@dataclass(frozen=True)
+class ChatFile:
+    """A written file. tokens: a guess at the tokens of all rows, rather too high."""
+
+    path: Path
+    rows: int
+    tokens: int
+
+
+def guessed_tokens(text: str) -> int:
+    """About how many tokens a text has, without a tokenizer: one for every three bytes of UTF-8, rather too many."""
+    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
+
+
+def write_chat_file(path: Path, examples: Sequence[Example]) -> ChatFile:
+    """Write one JSON object a line, {"messages": […], "tools": […]}, without ids, labels and sources."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokens = 0
+    with path.open("w", encoding="utf-8") as out:
+        for example in examples:
+            tokens += _row_tokens(example)
+            out.write(json.dumps(_row(example), ensure_ascii=False) + "\n")
+    return ChatFile(path, len(examples), tokens)
+
+
+def _row(example: Example) -> dict[str, Any]:
+    messages = [{key: m[key] for key in _MESSAGE_KEYS if m.get(key) is not None} for m in example.messages]
+    return {"messages": messages, **({"tools": example.tools} if example.tools else {})}
+
+
+def _row_tokens(example: Example) -> int:
+    return guessed_tokens("".join(m["content"] for m in example.messages)) + 4 * len(example.messages)
+
+
+def file_findings(
+    split: str, file: ChatFile, examples: Sequence[Example], rules: FileRules, least_rows: int = 1
+) -> list[Finding]:
+    """Everything in a file that the service would refuse, or silently change; each with its line and its source.
+
+    Args:
+        split: The split the rows are of, for the words.
+        examples: The rows of `file`, line by line.
+        least_rows: Fewest rows of this file.
+    """
+    findings = []
+    if file.rows < least_rows:
+        message = f"{file.rows} rows; {rules.service} takes a file from {least_rows} rows on"
+        findings.append(_finding("rows", f"the {split} split", message, "add rows, or train with trainer: local"))
+    if (size := file.path.stat().st_size) > rules.most_bytes:
+        message = f"{size >> 20} MiB; {rules.service} takes files up to {rules.most_bytes >> 20} MiB"
+        findings.append(_finding("size", f"the {split} split", message, "train on fewer rows, or with trainer: local"))
+    for line, example in enumerate(examples, 1):
+        place = f"{split} file, line {line} (from {example.place})"
+        findings += [_finding("row", place, message, fix) for message, fix in _row_problems(example, rules)]
+    return findings
+
+
+def _finding(rule: str, place: str, message: str, fix: str) -> Finding:
+    return Finding(f"hosted.file_{rule}", "error", place, message, fix)
+
+
+def _row_problems(example: Example, rules: FileRules) -> Iterator[tuple[str, str]]:
+    remove = "correct or remove this row"
+    roles = [m["role"] for m in example.messages]
+    for role in sorted(set(roles) - set(_ROLES)):
+        yield f"the role {role!r} is unknown to {rules.service}", remove
+    if roles[-1] != "assistant":
+        yield "the last message is not from the assistant: there is nothing to learn", remove
+    learned = 0
+    for number, message in enumerate(example.messages, 1):
+        weight = message.get("weight")
+        if message["role"] != "assistant":
+            if weight is not None:
+                yield f"message {number}: only messages of the assistant may have a weight", "remove the weight"
+            if message["role"] == "tool" and not message.get("tool_call_id"):
+                yield f"message {number}: a tool's message without tool_call_id", remove
+            continue
+        if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+            yield f"message {number}: the weight is {weight!r}, and must be 0 or 1", "write 0 or 1, or remove it"
+        learned += weight != 0
+        if not message["content"] and not message.get("tool_calls"):
+            yield f"message {number}: an answer with neither text nor a tool call", remove
+    if "assistant" in roles and not learned:
+        yield (
+            "every message of the assistant has the weight 0: there is nothing to learn",
+            "remove a weight, or the row",
+        )
+    if not rules.tools and (example.tools or "tool" in roles or any(m.get("tool_calls") for m in example.messages)):
+        yield f"{rules.service} does not train this model on tool calls", "remove the row, or choose another model"
+    elif rules.alternating and "tool" not in roles:
+        turns = roles[1:] if roles[0] == "system" else roles
+        if any(role != ("user", "assistant")[i % 2] for i, role in enumerate(turns)):
+            yield (
+                f"{rules.service} wants user and assistant to take turns after the system message; here: {', '.join(roles)}",
+                "join messages of the same role",
+            )
+    if rules.most_tokens is not None and (tokens := _row_tokens(example)) > rules.most_tokens:
+        yield f"about {tokens} tokens; {rules.service} cuts rows at {rules.most_tokens}", "shorten or remove this row"

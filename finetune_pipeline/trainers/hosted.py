@@ -1,0 +1,299 @@
+"""What all hosted trainers do: refuse before anything is uploaded, find or buy the job, follow it, bring the result home.
+
+A service is reached through :class:`~finetune_pipeline.trainers.service.Service`; the ledger sees to it that an order is
+bought once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from finetune_pipeline.data.examples import Example, read_examples
+from finetune_pipeline.engine.store import digest_file
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.findings import Finding, FindingsError, Severity, errors
+from finetune_pipeline.models.identity import model_kind
+from finetune_pipeline.progress import tell
+from finetune_pipeline.reporting import say
+from finetune_pipeline.spec.baseline import address_problem, is_local
+from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.methods.low_rank import LoraSpec, LowRank
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.trainers import HostedSection
+from finetune_pipeline.spec.training import TrainingSettings
+from finetune_pipeline.trainers.base import Trainer, TrainingOrder
+from finetune_pipeline.trainers.budget import budget_findings, listed_price, no_budget_findings
+from finetune_pipeline.trainers.chat_file import ChatFile, FileRules, file_findings, write_chat_file
+from finetune_pipeline.trainers.hosted_result import write_result
+from finetune_pipeline.trainers.ledger import Entry, Ledger
+from finetune_pipeline.trainers.service import Files, Job, Refused, Service, Unclear
+from finetune_pipeline.training.rows import training_examples
+
+_MOST_LOOKS = 10
+"""How often a question that costs nothing is asked until it gets a clear answer."""
+_LONGEST_PAUSE = 60.0
+Answer = TypeVar("Answer")
+
+
+class HostedTrainer(Trainer):
+    """Trains at a service, for money.
+
+    Attributes:
+        extra: The extra that is needed, called as the package it brings; None: none.
+        usual_key: Environment variable that holds the key, where the spec names none.
+        estimates: The service itself says what a job will cost.
+    """
+
+    methods = frozenset({"lora", "qlora"})
+    extra: ClassVar[str | None] = None
+    usual_key: ClassVar[str]
+    estimates: ClassVar[bool] = False
+    service: Service
+    rules: FileRules
+
+    def section(self, spec: TaskSpec) -> HostedSection:
+        """The trainer's own section of the spec."""
+        section: HostedSection = getattr(spec.training, self.name)
+        return section
+
+    def key_name(self, spec: TaskSpec) -> str:
+        """Environment variable that holds the key."""
+        return self.section(spec).api_key_env or self.usual_key
+
+    @abstractmethod
+    def problems(self, spec: TaskSpec) -> list[Finding]:
+        """What is wrong with this trainer's own settings; nothing is asked."""
+
+    @abstractmethod
+    def connect(self, spec: TaskSpec) -> Service:
+        """A connection to the service, for settings without problems."""
+
+    @abstractmethod
+    def file_rules(self, spec: TaskSpec, service: Service) -> FileRules:
+        """What the service asks of its files."""
+
+    @abstractmethod
+    def priced_as(self, spec: TaskSpec) -> str:
+        """Name of the service in the list of prices."""
+
+    def preflight(self, spec: TaskSpec) -> list[Finding]:
+        findings = [*self._common_problems(spec), *self.problems(spec)]
+        if errors(findings):
+            return findings
+        try:
+            return [*findings, *self.connect(spec).findings()]
+        except Refused as refusal:
+            return [*findings, self.finding("refused", "model", *_parts(refusal))]
+        except Unclear as unclear:
+            return [*findings, self.finding("unreachable", "base_url", *_parts(unclear), "warning")]
+
+    def finding(self, rule: str, key: str, message: str, fix: str, severity: Severity = "error") -> Finding:
+        """A finding about a key of this trainer's section, or about one with dots."""
+        place = key if "." in key or key == "base_model" else f"training.{self.name}.{key}"
+        return Finding(f"hosted.{rule}", severity, f"task.yaml: {place}", message, fix)
+
+    def submit(self, order: TrainingOrder) -> str:
+        spec, section = order.spec, self.section(order.spec)
+        if wrong := errors([*self._common_problems(spec), *self.problems(spec)]):
+            raise FindingsError(wrong)
+        self.service, self.order, self.poll_seconds = self.connect(spec), order, section.poll_seconds
+        self.ledger, self.began = Ledger(order.home / "jobs"), time.time()
+        train = training_examples(read_examples(order.train), spec.training.model_dump())
+        validation = read_examples(order.validation)
+        self.files = {
+            "train": write_chat_file(order.work / "train_upload.jsonl", train),
+            "validation": write_chat_file(order.work / "validation_upload.jsonl", validation),
+        }
+        self.digests = {split: digest_file(file.path) for split, file in self.files.items()}
+        self.details = {
+            "service": section.base_url or self.service.place,
+            "model": self.service.model,
+            **self.digests,
+            "hyperparameters": self.service.hyperparameters,
+        }
+        job = self.ledger.job_of(
+            self.name,
+            self.details,
+            self.service,
+            lambda entry: self._prepare(entry, {"train": train, "validation": validation}),
+            section.settle_seconds,
+        )
+        tell("adapter", f"job {job.id} at {self.service.place}: {job.word}")
+        self._said: set[str] = set()  # ids of events, and rows of the history
+        return job.id
+
+    def poll(self, training: str) -> Literal["running", "ended"]:
+        job = self._look(lambda: self.service.job(training))
+        try:
+            self._follow(training)
+        except (Unclear, Refused) as failure:  # the job matters, what it says can be had later
+            say(f"adapter: {failure}")
+        return "running" if job.state == "running" else "ended"
+
+    def cancel(self, training: str) -> str:
+        try:
+            self.service.cancel(training)
+            done = f"the job {training} at {self.service.place} was cancelled"
+        except (Unclear, Refused) as failure:
+            done = f"the job {training} at {self.service.place} may still run, cancel it there: {failure}"
+        try:
+            job = self.service.job(training)
+            self.ledger.note_state(self.name, self.details, job)
+            return f"{done}; {self._cost(job)}"
+        except (Unclear, Refused):
+            return f"{done}; what it cost so far cannot be told"
+
+    def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
+        job = self._look(lambda: self.service.job(training))
+        self.ledger.note_state(self.name, self.details, job)
+        if job.state != "succeeded":
+            raise JobError(
+                f"the job {job.id} at {self.service.place} {job.state}: {job.reason or f'its state is {job.word}'}; "
+                f"{self._cost(job)}\nfix: correct what the service names; running again buys another job"
+            )
+        self._look(lambda: self._follow(training))
+        return self._look(lambda: write_result(self, job))
+
+    def _common_problems(self, spec: TaskSpec) -> list[Finding]:
+        section, key = self.section(spec), self.key_name(spec)
+        findings = []
+        if self.extra and importlib.util.find_spec(self.extra) is None:
+            fix = f"pip install 'finetune-pipeline[{self.extra}]'"
+            findings.append(
+                self.finding("extra", "training.trainer", f"the package {self.extra} is not installed", fix)
+            )
+        if section.model is None and self.usual_model(spec) is None:
+            message = f"base_model {spec.base_model!r} is no name that a service knows"
+            findings.append(self.finding("model", "model", message, "write the service's name of the base model"))
+        if section.base_url and (problem := address_problem(section.base_url)):
+            findings.append(self.finding("address", "base_url", *problem))
+        local = bool(section.base_url and is_local(section.base_url))
+        if spec.advise.private and not local:
+            message = "advise.private says that texts must not leave this machine, and this trainer uploads them"
+            fix = "set training.trainer: local, or remove advise.private"
+            findings.append(self.finding("private", "training.trainer", message, fix))
+        if not os.environ.get(key):
+            fix = f"export {key}=…, or name another variable in training.{self.name}.api_key_env"
+            findings.append(self.finding("key", "api_key_env", f"the environment variable {key} is not set", fix))
+        epochs = total_epochs(spec)
+        if epochs != whole_epochs(spec):
+            message = f"services train whole epochs: {epochs:g} becomes {whole_epochs(spec)}"
+            findings.append(self.finding("epochs", "training.epochs", message, "nothing needs to be done", "note"))
+        return [*findings, *no_budget_findings(spec.training.budget_usd)]
+
+    def low_rank_problems(self, spec: TaskSpec) -> list[Finding]:
+        """Settings of ``training.lora`` that services do not know; without them another model would be trained."""
+        lora = low_rank(spec.training)
+        other = {"dora": lora.dora, "rslora": lora.rslora, "init": lora.init != "default"}
+        message, fix = (
+            "the service trains plain LoRA and does not know this",
+            "remove it, or set training.trainer: local",
+        )
+        return [self.finding("low_rank", f"training.lora.{key}", message, fix) for key, used in other.items() if used]
+
+    def usual_model(self, spec: TaskSpec) -> str | None:
+        """The base model's name where the section gives none: Hub ids are names that most services know."""
+        return spec.base_model if model_kind(spec.base_model, spec.base_revision) == "hub" else None
+
+    def _prepare(self, entry: Entry, rows: dict[str, list[Example]]) -> Files:
+        """Refuse the order, or upload its files. The checks that need no upload come first, all of them."""
+        spec, service = self.order.spec, self.service
+        rules = self.file_rules(spec, service)
+        findings = service.findings()
+        for split, file in self.files.items():
+            findings += file_findings(split, file, rows[split], rules, rules.least_rows if split == "train" else 1)
+        estimate = listed_price(
+            self.priced_as(spec), service, self.files["train"].tokens, self.order.home, self.order.task_folder
+        )
+        if not (self.estimates and estimate.dollars is None):  # else the service says it, once it has the files
+            findings += budget_findings(spec.training.budget_usd, estimate, self.order.home)
+        if wrong := errors(findings):
+            raise FindingsError(wrong)
+        ids = {split: self._uploaded(entry, split, file) for split, file in self.files.items()}
+        files = Files(ids["train"], ids["validation"])
+        if (own := self._look(lambda: service.estimate(files))) is not None:
+            estimate = own
+            if wrong := budget_findings(spec.training.budget_usd, estimate, self.order.home):
+                raise FindingsError(wrong)
+        entry.estimate_usd = estimate.dollars
+        tell("adapter", f"asks {service.place} for a job: {estimate.source}")
+        return files
+
+    def _uploaded(self, entry: Entry, split: str, file: ChatFile) -> str:
+        digest = self.digests[split]
+        if digest not in entry.files:
+            tell("adapter", f"uploads {file.rows} rows of {split} to {self.service.place}")
+            entry.files[digest] = self.service.upload(file.path)
+            self.ledger.write(entry)
+        return entry.files[digest]
+
+    def _follow(self, training: str) -> None:
+        """Tell what is new of a job, and keep its losses in work/history.jsonl."""
+        log = self.service.log(training)
+        for event in log.events:
+            if event.id not in self._said:
+                self._said.add(event.id)
+                tell("adapter", event.message)
+        rows = [json.dumps(row) for row in log.losses]
+        fresh = [row for row in rows if row not in self._said]
+        for row in fresh:
+            numbers = json.loads(row)
+            tell("adapter", "validation" if "eval_loss" in numbers else "", **numbers)
+        if fresh:
+            self._said |= set(fresh)
+            (self.order.work / "history.jsonl").write_text("".join(f"{row}\n" for row in rows), "utf-8")
+
+    def _look(self, question: Callable[[], Answer]) -> Answer:
+        """Ask again until the answer is clear, for a while. For questions that cost nothing."""
+        for number in range(_MOST_LOOKS):
+            try:
+                return question()
+            except Unclear:
+                if number + 1 == _MOST_LOOKS:
+                    raise
+                time.sleep(min(self.poll_seconds, 2.0**number, _LONGEST_PAUSE))
+        raise AssertionError("unreachable")
+
+    def _cost(self, job: Job) -> str:
+        if job.dollars is not None:
+            return f"it cost ${job.dollars:,.2f} so far"
+        billed = (
+            "its billed tokens are not told yet" if job.tokens is None else f"{job.tokens:,} tokens were billed so far"
+        )
+        estimate = self.ledger.entry(self.name, self.details).estimate_usd
+        return billed if estimate is None else f"{billed}; the whole job was estimated at ${estimate:,.2f}"
+
+
+def total_epochs(spec: TaskSpec) -> float:
+    """Passes over the training rows, those of a second phase included: services have one phase."""
+    settings = spec.training.model_dump()
+    return float(sum(phase["epochs"] for phase in METHODS[spec.training.method].phases(settings)))
+
+
+def whole_epochs(spec: TaskSpec) -> int:
+    """The same as a whole number, rounded up."""
+    return math.ceil(total_epochs(spec))
+
+
+def low_rank(training: TrainingSettings) -> LoraSpec:
+    """The section of the low-rank methods."""
+    section: LoraSpec = getattr(training, LowRank.section)
+    return section
+
+
+def host_of(url: str) -> str:
+    """The host of an address, for people."""
+    return urlsplit(url).netloc or url
+
+
+def _parts(error: Exception) -> tuple[str, str]:
+    message, _, fix = str(error).partition("\nfix: ")
+    return message, fix

@@ -1,0 +1,131 @@
+"""The result of a hosted training, in the files and facts of a local one: an adapter, or the name of a model that answers."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.identity import model_folder, model_record, tensor_header
+from finetune_pipeline.training.history import overfitting
+
+if TYPE_CHECKING:
+    from finetune_pipeline.trainers.hosted import HostedTrainer
+    from finetune_pipeline.trainers.service import Job
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_NOT_TOKENIZER = ("config.json", "generation_config.json", "model.json", "model.safetensors.index.json")
+
+
+def write_result(trainer: HostedTrainer, job: Job) -> dict[str, Any]:
+    """Write history.jsonl, measured.json, result.json and the adapter, or endpoint.json, into order.out.
+
+    Facts that only a training on this machine has (weights in memory, the audit of tokens) are missing; ``service`` says who
+    trained. The loss before training is not told by services: first_eval_loss is None.
+
+    Returns:
+        The facts.
+
+    Raises:
+        JobError: What came back is no adapter of this base model.
+    """
+    service, order = trainer.service, trainer.order
+    rows = service.log(job.id).losses
+    order.out.mkdir(parents=True, exist_ok=True)
+    (order.out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    evaluated = [row for row in rows if "eval_loss" in row]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    best = min(evaluated, key=lambda row: row["eval_loss"]) if evaluated else None
+    returned = trainer.returned(order.spec)
+    facts: dict[str, Any] = {
+        "service": service.place,
+        "returns": returned,
+        "job": job.id,
+        "model": job.model,
+        "service_base_model": service.model,
+        "method": order.spec.training.method,
+        "precision": None,
+        "hyperparameters": service.hyperparameters,
+        "rows": {split: file.rows for split, file in trainer.files.items()},
+        "steps": max((row["step"] for row in rows), default=None),
+        "epochs": service.epochs,
+        "stopped_early": None,
+        "best_step": best["step"] if best else None,
+        "best_eval_loss": best["eval_loss"] if best else None,
+        "first_eval_loss": None,
+        "last_train_loss": losses[-1] if losses else None,
+        "history": rows,
+        **({"overfitting": overfitting(rows)} if evaluated else {}),
+        "adapter_tensors": [],
+    }
+    if returned == "weights":
+        step, trained = _bring_adapter(trainer, job)
+        facts |= {"kept_step": step, "adapter_tensors": trained["tensors"], "trained": {"folder": "adapter", **trained}}
+        facts["trainable_parameters"] = trained["parameters"]
+    else:
+        endpoint = {
+            **service.endpoint(job),
+            "api_key_env": service.key_name,
+            "trainer": trainer.name,
+            "base_model": service.model,
+        }
+        write_json(order.out / "endpoint.json", endpoint)
+    measured = {
+        "seconds": round(time.time() - trainer.began, 2),
+        "billed_tokens": job.tokens,
+        "dollars": job.dollars,
+        "estimated_dollars": trainer.ledger.entry(trainer.name, trainer.details).estimate_usd,
+    }
+    write_json(order.out / "measured.json", measured)
+    write_json(order.out / "result.json", facts)
+    return facts
+
+
+def _bring_adapter(trainer: HostedTrainer, job: Job) -> tuple[int | None, dict[str, Any]]:
+    """The adapter with the base's tokenizer and chat template, as local training leaves it."""
+    order, folder = trainer.order, trainer.order.out / "adapter"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    step = trainer.service.download(job.id, folder)
+    trained = _adapter_facts(folder, trainer.service.place)
+    base, record = model_folder(order.base), model_record(order.base)
+    config = read_json(folder / CONFIG)
+    config |= {
+        "base_model_name_or_path": record["base_model"],
+        "revision": record.get("revision"),
+        "inference_mode": True,
+    }
+    write_json(folder / CONFIG, dict(sorted(config.items())))
+    for path in sorted(base.iterdir()):
+        if path.suffix in (".json", ".jinja", ".model", ".txt") and path.name not in _NOT_TOKENIZER:
+            shutil.copyfile(path, folder / path.name)
+    return step, trained
+
+
+def _adapter_facts(folder: Path, place: str) -> dict[str, Any]:
+    """What is in a downloaded adapter, which is read as a stranger's file: JSON and a safetensors header, nothing else."""
+    try:
+        config = read_json(folder / CONFIG)
+        kind = config["peft_type"]
+        entries, _ = tensor_header(folder / WEIGHTS)
+        parameters = sum(math.prod(map(int, entry["shape"])) for entry in entries.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise JobError(
+            f"what {place} gave is no adapter: {type(error).__name__}: {error}\n"
+            "fix: look at the job's files at the service; running again downloads them again and buys nothing"
+        ) from None
+    if kind != "LORA" or not entries:
+        raise JobError(
+            f"what {place} gave is an adapter of the type {kind!r} with {len(entries)} tensors, and not LoRA"
+        )
+    return {
+        "kind": "lora",
+        "bytes": (folder / WEIGHTS).stat().st_size,
+        "tensors": sorted(entries),
+        "parameters": parameters,
+    }

@@ -1,0 +1,189 @@
+"""The ledger of hosted jobs: no job is bought twice, whoever dies or fails to answer.
+
+Every order has a key, a hash of data set, model and hyperparameters, and one file ``<trainer>-<key>.json``. Before the
+request that costs money is sent, the file says so durably, and the job's name, ``<key>-<attempt>``, travels with it. On any
+doubt (no clear answer, or a process that died in between) the service is asked for that name, and its job is adopted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune_pipeline.engine.store import digest_json, hold, read_json, sync_folder, write_json
+from finetune_pipeline.faults import OutsideError
+from finetune_pipeline.reporting import say
+from finetune_pipeline.trainers.service import Files, Job, JobState, Refused, Service, Unclear
+
+MOST_REQUESTS = 3
+"""How often a run asks for a job that the service then turns out not to have."""
+_ASK_EVERY = 2.0
+"""Longest pause in seconds between two questions for a job in doubt."""
+
+
+class Attempt(BaseModel):
+    """One job of an order. A further one is made only after the one before has failed or was cancelled.
+
+    Attributes:
+        name: Travels with the job.
+        asked_at: When the request that costs money was last sent (seconds since 1970); None: never.
+        job: The service's id, once it is known.
+        state: The last state that was seen; ``refused``: the service would not take the order.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    asked_at: float | None = None
+    job: str | None = None
+    state: JobState | Literal["unknown", "refused"] = "unknown"
+
+
+class Entry(BaseModel):
+    """What the ledger knows of one order.
+
+    Attributes:
+        order: What the key is made of.
+        estimate_usd: Estimate at the last request.
+        files: The service's id of each uploaded file, by SHA-256.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    trainer: str
+    key: str
+    order: dict[str, Any]
+    estimate_usd: float | None = None
+    files: dict[str, str] = {}
+    attempts: list[Attempt] = []
+
+    @property
+    def attempt(self) -> Attempt:
+        """The present attempt."""
+        if not self.attempts:
+            self.attempts.append(Attempt(name=f"{self.key}-1"))
+        return self.attempts[-1]
+
+    def begin_another(self) -> None:
+        """Count an attempt that failed or was cancelled as over."""
+        self.attempts.append(Attempt(name=f"{self.key}-{len(self.attempts) + 1}"))
+
+
+class Ledger:
+    """The ledger in a folder, shared by all processes on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def entry(self, trainer: str, order: dict[str, Any]) -> Entry:
+        """What is known of an order; a new entry where nothing is."""
+        key = digest_json({"trainer": trainer, **order})[:24]
+        path = self._path(trainer, key)
+        return Entry.model_validate(read_json(path)) if path.exists() else Entry(trainer=trainer, key=key, order=order)
+
+    def write(self, entry: Entry) -> None:
+        """Keep an entry; it is on the disk when this returns."""
+        write_json(self._path(entry.trainer, entry.key), entry.model_dump())
+        sync_folder(self.folder)
+
+    def note_state(self, trainer: str, order: dict[str, Any], job: Job) -> None:
+        """Keep the state of a job, for people who read the ledger."""
+        with self._lock(trainer, order):
+            entry = self.entry(trainer, order)
+            for attempt in entry.attempts:
+                if attempt.job == job.id and attempt.state != job.state:
+                    attempt.state = job.state
+                    self.write(entry)
+
+    def job_of(
+        self, trainer: str, order: dict[str, Any], service: Service, prepare: Callable[[Entry], Files], settle: float
+    ) -> Job:
+        """The one job of an order: adopted where there is one, else bought.
+
+        Args:
+            prepare: Refuses the order, or uploads its files; called only where no job exists. It may write the entry.
+            settle: Seconds after a request within which a job may still appear in the service's list.
+
+        Raises:
+            Refused: The service does not take the order.
+            OutsideError: It cannot be told whether the job exists. The next run asks again.
+        """
+        with self._lock(trainer, order):
+            entry = self.entry(trainer, order)
+            while (job := self._known_job(entry, service, settle)) is not None:
+                if job.state not in ("failed", "cancelled"):
+                    say(f"adapter: goes on with the job {job.id} at {service.place}, which is {job.word}")
+                    return job
+                entry.begin_another()
+            files = prepare(entry)
+            return self._buy(entry, service, files, settle)
+
+    def _known_job(self, entry: Entry, service: Service, settle: float) -> Job | None:
+        attempt = entry.attempt
+        if attempt.job is not None:
+            job: Job | None = service.job(attempt.job)
+        elif attempt.asked_at is not None and attempt.state != "refused":
+            job = self._await_job(service, attempt, settle)
+        else:  # the ledger may be new, and the job not
+            job = _first_of(service.jobs_named(attempt.name), service)
+        return self._noted(entry, job) if job is not None else None
+
+    def _noted(self, entry: Entry, job: Job) -> Job:
+        if (entry.attempt.job, entry.attempt.state) != (job.id, job.state):
+            entry.attempt.job, entry.attempt.state = job.id, job.state
+            self.write(entry)
+        return job
+
+    def _buy(self, entry: Entry, service: Service, files: Files, settle: float) -> Job:
+        for _ in range(MOST_REQUESTS):
+            entry.attempt.asked_at, entry.attempt.state = time.time(), "unknown"
+            self.write(entry)  # before the request: should this process die, the next one knows that a job may exist
+            try:
+                return self._noted(entry, service.buy(entry.attempt.name, files))
+            except Refused:
+                entry.attempt.state, entry.files = "refused", {}  # an uploaded file may be what was wrong
+                self.write(entry)
+                raise
+            except Unclear as doubt:
+                say(f"adapter: {doubt}")
+                job = self._await_job(service, entry.attempt, settle)
+            if job is not None:
+                return self._noted(entry, job)
+        raise OutsideError(
+            f"{service.place} was asked for a job {MOST_REQUESTS} times and has none of the name {entry.attempt.name}\n"
+            "fix: see whether the service works, and run it again"
+        )
+
+    def _await_job(self, service: Service, attempt: Attempt, settle: float) -> Job | None:
+        """The job of a request in doubt; None once it can no longer appear. Raises Unclear if that cannot be told."""
+        deadline = time.monotonic() + max(0.0, min(settle, (attempt.asked_at or 0.0) + settle - time.time()))
+        pause = 0.05
+        while True:
+            late = time.monotonic() >= deadline
+            try:
+                job = _first_of(service.jobs_named(attempt.name), service)
+                if job is not None or late:
+                    return job
+            except Unclear:
+                if late:
+                    raise
+            time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+            pause = min(2 * pause, _ASK_EVERY)
+
+    def _path(self, trainer: str, key: str) -> Path:
+        return self.folder / f"{trainer}-{key}.json"
+
+    def _lock(self, trainer: str, order: dict[str, Any]) -> Any:
+        return hold(self.folder / ".locks" / self.entry(trainer, order).key)
+
+
+def _first_of(jobs: list[Job], service: Service) -> Job | None:
+    """The job to go on with: the first that has not failed. Others of the same name are named, since they cost money."""
+    good = [job for job in jobs if job.state in ("running", "succeeded")]
+    for job in good[1:]:
+        say(
+            f"adapter: {service.place} has a second job for the same order, {job.id}, which is {job.word}; cancel it there"
+        )
+    return next(iter(good or jobs), None)

@@ -1,0 +1,274 @@
+"""A service of OpenAI's fine-tuning protocol, through OpenAI's SDK, and how the services' dialects differ.
+
+They differ in what they mean by the same words, above all by the learning rate: ``learning_rate_multiplier`` is a factor at
+OpenAI and an absolute rate at Nebius, so that one value for both would be wrong by orders of magnitude.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.findings import Finding
+from finetune_pipeline.spec.baseline import is_local
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers.hosted import HostedTrainer, host_of, low_rank, whole_epochs
+from finetune_pipeline.trainers.hosted_result import CONFIG, WEIGHTS
+from finetune_pipeline.trainers.service import Event, Files, Job, JobLog, JobState, Refused, Service
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+INSTEAD = "train open weights: profile: nebius, trainer: together, or trainer: local"
+_NAME = "finetune_job"
+"""Key of the job's metadata that holds its name in the ledger."""
+_STATES: dict[str, JobState] = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
+_SOON = datetime.timedelta(days=90)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One dialect of the protocol.
+
+    Attributes:
+        label: The service's name, for people and in the list of prices.
+        base_url: Its address; None: the spec must give one.
+        key: Environment variable that usually holds the key.
+        rate: What it takes ``learning_rate_multiplier`` for; None: the spec must say it.
+        top_level: Hyperparameters stand in the request itself, and those of LoRA with them; else in its method.
+        returns: What comes back.
+        tunable: Base models that can be tuned, without the date in their names; None: not known here.
+        deploys: A tuned model must be deployed before it answers.
+        no_jobs_from, models_end: First day without new jobs, and the last of tuned models, where announced.
+    """
+
+    label: str
+    base_url: str | None
+    key: str
+    rate: Literal["factor", "absolute"] | None
+    top_level: bool = False
+    returns: Literal["weights", "endpoint"] = "endpoint"
+    tunable: tuple[str, ...] | None = None
+    deploys: bool = False
+    no_jobs_from: datetime.date | None = None
+    models_end: datetime.date | None = None
+
+
+PROFILES = {
+    "openai": Profile(
+        "OpenAI",
+        "https://api.openai.com/v1",
+        "OPENAI_API_KEY",
+        "factor",
+        tunable=("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini"),
+        no_jobs_from=datetime.date(2027, 1, 6),
+        models_end=datetime.date(2027, 1, 14),
+    ),
+    "azure": Profile("Azure", None, "AZURE_OPENAI_API_KEY", "factor", deploys=True),
+    "nebius": Profile(
+        "Nebius",
+        "https://api.tokenfactory.nebius.com/v1/",
+        "NEBIUS_API_KEY",
+        "absolute",
+        top_level=True,
+        returns="weights",
+    ),
+    "other": Profile("the server", None, "OPENAI_API_KEY", None),
+}
+
+
+def end_findings(
+    trainer: HostedTrainer, profile: Profile, models_end: datetime.date | None, today: datetime.date
+) -> list[Finding]:
+    """What the end of a service or a model means for a job of today: refused after it, a warning in the months before."""
+    if profile.no_jobs_from is not None and today >= profile.no_jobs_from:
+        message = f"{profile.label} takes no new fine-tuning jobs since {profile.no_jobs_from}"
+        return [trainer.finding("ended", "profile", message, INSTEAD)]
+    if models_end is None or models_end - today > _SOON:
+        return []
+    if today >= models_end:
+        message = f"{profile.label} shut this model down on {models_end}, and what is tuned from it"
+        return [trainer.finding("ended", "model", message, INSTEAD)]
+    message = (
+        f"{profile.label} shuts this model down on {models_end}, and what is tuned from it: a job pays for few weeks"
+    )
+    return [trainer.finding("ends_soon", "model", message, INSTEAD, "warning")]
+
+
+class OpenAiService(Service):
+    """A service of the protocol, through OpenAI's SDK. The SDK repeats no request: a repeated order is a second job."""
+
+    def __init__(self, trainer: HostedTrainer, spec: TaskSpec, profile: Profile) -> None:
+        section = spec.training.openai
+        self.trainer, self.training, self.profile = trainer, spec.training, profile
+        self.url = section.base_url or str(profile.base_url)
+        self.place = f"{profile.label} ({host_of(self.url)})"
+        self.model = section.model or str(trainer.usual_model(spec))
+        self.key_name = trainer.key_name(spec)
+        self.epochs = whole_epochs(spec)
+        self.client = self._client(section.request_seconds)
+
+    def _client(self, timeout: float) -> OpenAI:
+        from openai import DefaultHttpxClient, OpenAI, omit
+
+        headers: dict[str, Any] = {"Connection": "close", "OpenAI-Organization": omit, "OpenAI-Project": omit}
+        return OpenAI(
+            base_url=self.url,
+            api_key=os.environ[self.key_name],
+            max_retries=0,
+            default_headers=headers,
+            # no redirects: the key would go along
+            http_client=DefaultHttpxClient(follow_redirects=False, trust_env=not is_local(self.url), timeout=timeout),
+        )
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        training, lora = self.training, low_rank(self.training)
+        values: dict[str, Any] = {"n_epochs": self.epochs, "batch_size": training.batch_size}
+        if self.profile.rate == "absolute":
+            values["learning_rate_multiplier"] = training.learning_rate
+        else:
+            values["learning_rate_multiplier"] = training.openai.learning_rate_multiplier or "auto"
+        if self.profile.top_level:
+            values |= {"lora": True, "lora_r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+            values |= {"warmup_ratio": training.warmup_share, "weight_decay": training.weight_decay}
+        return {**values, "seed": training.seed}
+
+    def findings(self) -> list[Finding]:
+        today = datetime.datetime.now(datetime.UTC).date()
+        try:
+            with self.request(f"say what {self.model!r} is"):
+                model = self.client.models.retrieve(self.model)
+                end = _end_of(model)
+        except Refused as refusal:
+            if refusal.status != 404:
+                raise
+            message = f"{self.place} does not offer {self.model!r}"
+            return [self.trainer.finding("not_offered", "model", message, "write a name that its list of models has")]
+        return end_findings(self.trainer, replace(self.profile, no_jobs_from=None), end, today)
+
+    def upload(self, path: Path) -> str:
+        with self.request(f"take the file {path.name}"), path.open("rb") as file:
+            return str(self.client.files.create(file=(path.name, file), purpose="fine-tune").id)
+
+    def buy(self, name: str, files: Files) -> Job:
+        values = self.hyperparameters
+        seed = values.pop("seed")
+        extra: dict[str, Any] = {"hyperparameters": values} if self.profile.top_level else {}
+        if not self.profile.top_level:
+            extra = {"method": {"type": "supervised", "supervised": {"hyperparameters": values}}}
+        with self.request("train"):
+            return _job(
+                self.client.fine_tuning.jobs.create(
+                    model=self.model,
+                    training_file=files.train,
+                    validation_file=files.validation,
+                    seed=seed,
+                    suffix=name,
+                    metadata={_NAME: name},
+                    extra_body=extra,
+                )
+            )
+
+    def jobs_named(self, name: str) -> list[Job]:
+        with self.request("list its jobs"):
+            listed = list(self.client.fine_tuning.jobs.list(limit=100, metadata={_NAME: name}))
+            # servers may ignore the filter, or keep only the suffix
+            own = [j for j in listed if (j.metadata or {}).get(_NAME) == name or getattr(j, "suffix", None) == name]
+            return [_job(job) for job in sorted(own, key=lambda job: job.created_at)]
+
+    def job(self, job: str) -> Job:
+        with self.request(f"tell the state of {job}"):
+            return _job(self.client.fine_tuning.jobs.retrieve(job))
+
+    def cancel(self, job: str) -> None:
+        with self.request(f"cancel {job}"):
+            self.client.fine_tuning.jobs.cancel(job)
+
+    def log(self, job: str) -> JobLog:
+        with self.request(f"tell how far {job} is"):
+            said, losses = [], dict[int, dict[str, float]]()
+            for event in sorted(self.client.fine_tuning.jobs.list_events(job, limit=100), key=lambda e: e.created_at):
+                data = event.data
+                if event.type != "metrics":
+                    said.append(Event(event.id, str(event.message)))
+                elif isinstance(data, dict) and isinstance(data.get("step"), int):
+                    _add(losses, data["step"], data)
+            for checkpoint in self.client.fine_tuning.jobs.checkpoints.list(job, limit=100):
+                _add(losses, checkpoint.step_number, checkpoint.metrics.model_dump())
+            return JobLog(
+                said,
+                [
+                    {"step": step, name: values[name]}
+                    for step, values in sorted(losses.items())
+                    for name in ("loss", "eval_loss")
+                    if name in values
+                ],
+            )
+
+    def download(self, job: str, folder: Path) -> int | None:
+        with self.request(f"give the adapter of {job}"):
+            checkpoints = list(self.client.fine_tuning.jobs.checkpoints.list(job, limit=100))
+            if not checkpoints:
+                raise JobError(f"{self.place} has no checkpoint of {job}\nfix: look at the job there")
+            best = min(checkpoints, key=_rank)
+            for file in list(getattr(best, "result_files", None) or []):
+                name = Path(str(self.client.files.retrieve(file).filename)).name
+                if name in (CONFIG, WEIGHTS):  # whatever else is there is not wanted here
+                    with self.client.files.with_streaming_response.content(file) as answer:
+                        answer.stream_to_file(folder / name)
+            return int(best.step_number)
+
+    def endpoint(self, job: Job) -> dict[str, str]:
+        deployment = self.training.openai.deployment
+        if self.profile.deploys and not deployment:
+            raise JobError(
+                f"the job {job.id} has made the model {job.model}, which answers only once it is deployed\n"
+                f"fix: deploy it at {self.profile.label} (a deployment costs by the hour), write its name as "
+                "training.openai.deployment, and run again: the job is found, not bought again"
+            )
+        return {"base_url": self.url, "model": deployment or job.model}
+
+
+def _job(job: Any) -> Job:
+    """A job of the SDK, which validates nothing. Raises AttributeError or TypeError for what is none."""
+    if not isinstance(job.id, str) or not job.id:
+        raise TypeError("a job without an id")
+    reason = job.error.message if job.error is not None and getattr(job.error, "message", None) else ""
+    return Job(
+        job.id,
+        _STATES.get(job.status, "running"),
+        str(job.status),
+        job.fine_tuned_model or "",
+        reason,
+        job.trained_tokens,
+    )
+
+
+def _end_of(model: Any) -> datetime.date | None:
+    """The day a model is shut down: OpenAI's shutdown_date, or Azure's deprecation of fine-tuning (seconds since 1970)."""
+    if isinstance(day := getattr(model, "shutdown_date", None), str):
+        return datetime.date.fromisoformat(day[:10])
+    deprecation = getattr(model, "deprecation", None)
+    moment = deprecation.get("fine_tune") if isinstance(deprecation, dict) else None
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC).date() if isinstance(moment, int) else None
+
+
+def _add(metrics: dict[int, dict[str, float]], step: int, values: dict[str, Any]) -> None:
+    """Keep the losses of a step; of validation the whole split's, where there is one."""
+    row = metrics.setdefault(step, {})
+    for name, keys in {"loss": ("train_loss",), "eval_loss": ("full_valid_loss", "valid_loss")}.items():
+        value = next((values[key] for key in keys if isinstance(values.get(key), int | float)), None)
+        if value is not None:
+            row[name] = float(value)
+
+
+def _rank(checkpoint: Any) -> tuple[float, int]:
+    """Lowest validation loss first; without one, the last step first."""
+    loss = checkpoint.metrics.full_valid_loss
+    loss = checkpoint.metrics.valid_loss if loss is None else loss
+    return (float("inf") if loss is None else float(loss), -int(checkpoint.step_number))

@@ -1,0 +1,192 @@
+"""A training service as the hosted trainers see it: its jobs in normalised states, and what its failures mean.
+
+A request either succeeds, is refused (:class:`Refused`), or leaves a doubt (:class:`Unclear`): a timeout, a broken
+connection, an overloaded server or a reply that is not of the protocol. After an unclear request for a job the job may
+exist, and may cost money.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune_pipeline.faults import JobError, OutsideError
+from finetune_pipeline.findings import Finding
+
+JobState = Literal["running", "succeeded", "failed", "cancelled"]
+"""What a job's state comes to. States that nobody knows count as running: to take one for an end would buy another job."""
+_BUSY = (408, 409, 425, 429)
+"""Refusals that say nothing about the request itself."""
+_KEY_FIX = {401: "look at the key in {key}", 403: "look at the rights of the key in {key}", 402: "look at the account"}
+
+
+class Unclear(OutsideError):
+    """A request got no clear answer. The service may have worked on it."""
+
+
+class Refused(JobError):
+    """The service answered that it will not do this."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training at a service.
+
+    Attributes:
+        id: The service's id.
+        state: The normalised state.
+        word: The state in the service's own word.
+        model: What it made; empty before it has.
+        reason: Why it failed.
+        tokens: Tokens billed so far, where the service says.
+        dollars: Price so far, where the service says.
+    """
+
+    id: str
+    state: JobState
+    word: str
+    model: str = ""
+    reason: str = ""
+    tokens: int | None = None
+    dollars: float | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something the service says about a job."""
+
+    id: str
+    message: str
+
+
+@dataclass(frozen=True)
+class JobLog:
+    """All that a service says of a job so far, oldest first. losses: one row {step, loss} or {step, eval_loss} each."""
+
+    events: list[Event]
+    losses: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Ids of uploaded files."""
+
+    train: str
+    validation: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job may cost. `dollars` None: unknown. `source` says how it was reckoned, or why it is not known."""
+
+    dollars: float | None
+    source: str
+
+
+class Service(ABC):
+    """A connection to a training service, for one task.
+
+    Attributes:
+        place: Name and host, for people.
+        model: The base model, as the service calls it.
+        key_name: Environment variable that holds the key.
+        epochs: Passes over the training rows.
+    """
+
+    place: str
+    model: str
+    key_name: str
+    epochs: int
+
+    @property
+    @abstractmethod
+    def hyperparameters(self) -> dict[str, Any]:
+        """What the job is asked for with; the same settings mean the same job."""
+
+    @abstractmethod
+    def findings(self) -> list[Finding]:
+        """Ask the service what speaks against the job: the model, its end, limits. Nothing is uploaded or bought."""
+
+    @abstractmethod
+    def upload(self, path: Path) -> str:
+        """Upload a file of training rows. Returns its id."""
+
+    def estimate(self, files: Files) -> Estimate | None:
+        """The service's own estimate; None: it makes none."""
+        return None
+
+    @abstractmethod
+    def buy(self, name: str, files: Files) -> Job:
+        """Ask for a job that carries `name`. This is the request that costs money, and it is sent once."""
+
+    @abstractmethod
+    def jobs_named(self, name: str) -> list[Job]:
+        """Jobs that carry this name, oldest first."""
+
+    @abstractmethod
+    def job(self, job: str) -> Job:
+        """A job as it is now."""
+
+    @abstractmethod
+    def cancel(self, job: str) -> None:
+        """Stop a job."""
+
+    @abstractmethod
+    def log(self, job: str) -> JobLog:
+        """Everything it said so far."""
+
+    @abstractmethod
+    def download(self, job: str, folder: Path) -> int | None:
+        """Write adapter_config.json and adapter_model.safetensors into `folder`. Returns the step they are of."""
+
+    def endpoint(self, job: Job) -> dict[str, str]:
+        """Where the trained model answers, and under which name: {base_url, model}."""
+        raise NotImplementedError(f"{self.place} gives weights")
+
+    @contextlib.contextmanager
+    def request(self, action: str) -> Iterator[None]:
+        """Say what a failure of the SDK means, in words that hold no secret.
+
+        Raises:
+            Refused: The service will not do it.
+            Unclear: Nobody knows whether it did.
+        """
+        try:
+            yield
+        except (JobError, OutsideError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - SDKs raise many kinds, and a strange reply any kind
+            raise self._failure(action, error) from None  # the chain would hold headers, and with them the key
+
+    def _failure(self, action: str, error: Exception) -> Refused | Unclear:
+        status = getattr(error, "status_code", None)
+        text = " ".join((_body_message(error) or str(error) or type(error).__name__).split())
+        key = os.environ.get(self.key_name, "")
+        text = (text.replace(key, "[key]") if key else text)[:300]
+        if isinstance(status, int) and 400 <= status < 500 and status not in _BUSY:
+            fix = _KEY_FIX.get(status, "correct what the answer names, and run it again").format(key=self.key_name)
+            return Refused(f"{self.place} does not {action} ({status}): {text}\nfix: {fix}", status)
+        what = f"answered {status}" if isinstance(status, int) else f"gave no clear answer ({type(error).__name__})"
+        return Unclear(
+            f"{self.place} {what} when asked to {action}: {text}\n"
+            "fix: run it again once the service works; a job that was asked for is found by its key, never bought twice"
+        )
+
+
+def _body_message(error: Exception) -> str:
+    """The message within an error's body, as both SDKs keep it."""
+    body = getattr(error, "body", None)
+    if isinstance(body, Mapping):
+        inner = body.get("error", body)
+        if isinstance(inner, Mapping) and isinstance(inner.get("message"), str):
+            return str(inner["message"])
+    return ""

@@ -1,0 +1,237 @@
+"""A model that comes back as an endpoint goes through the whole graph: evaluated there, promoted or refused, rolled back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.predictions import of_model, read_predictions
+from finetune_pipeline.tracking import registry
+from finetune_pipeline.tracking.tracking import Tracking
+from finetune_pipeline_tests.graph.project import Project
+from finetune_pipeline_tests.openai_server import Server, openai_server
+from finetune_pipeline_tests.skilled_model import other_label, truth
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "sk-planted-0123456789"
+LARGE = "gpt-6.1-terra"
+GOOD, BAD, DEAD = 0, 1, 2
+"""Seeds of the trainings, by which the trainer names its models."""
+TRAINER = '''
+"""A service that trains in no time and serves what it trained."""
+import json, os
+from finetune_pipeline.trainers.base import Trainer, register
+
+
+@register
+class Toy(Trainer):
+    name, where, returns = "toy", "a service of the test", "endpoint"
+    poll_seconds = 0.0
+
+    def submit(self, order):
+        return f"toy-model-{order.spec.training.seed}"
+
+    def poll(self, training):
+        return "ended"
+
+    def cancel(self, training):
+        raise AssertionError("nobody asked for it")
+
+    def collect(self, training, order):
+        url = "http://127.0.0.1:9/v1" if training.endswith("-2") else os.environ["TOY_URL"]
+        endpoint = {"base_url": url, "model": training, "api_key_env": "TOY_KEY", "trainer": "toy", "base_model": "toy-base"}
+        history = [{"step": 1, "loss": 2.0, "eval_loss": 1.9}, {"step": 2, "loss": 1.0, "eval_loss": 0.9}]
+        facts = {
+            "service": "a service of the test", "returns": "endpoint", "method": "lora", "precision": None,
+            "rows": {"train": 90, "validation": 12}, "steps": 2, "best_step": 2, "first_eval_loss": None,
+            "best_eval_loss": 0.9, "last_train_loss": 1.0, "history": history, "adapter_tensors": [],
+        }
+        measured = {"seconds": 1.5, "billed_tokens": 5000, "dollars": 0.02}
+        for name, content in (("endpoint", endpoint), ("measured", measured), ("result", facts)):
+            (order.out / f"{name}.json").write_text(json.dumps(content))
+        (order.out / "history.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in history))
+        return facts
+'''
+
+
+def mind(body: dict[str, Any], seen: int) -> str:
+    """The good models know the rule; the bad one turns it round; the large one is wrong about every third text."""
+    text = body["messages"][-1]["content"]
+    right = truth(text)
+    if body["model"] == LARGE:
+        return right if zlib.crc32(text.encode()) % 3 else other_label(right)
+    return other_label(right) if body["model"] == f"toy-model-{BAD}" else right
+
+
+class HostedProject(Project):
+    """A project whose package has one more trainer."""
+
+    def __init__(self, root: Path, url: str) -> None:
+        self.code, self.url = root / "code", url
+        shutil.copytree(
+            ROOT / "finetune_pipeline", self.code / "finetune_pipeline", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        (self.code / "finetune_pipeline/trainers/toy.py").write_text(TRAINER)
+        super().__init__(root, gates={"min_valid_share": 0.8})
+
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join([str(self.code), str(ROOT), os.environ.get("PYTHONPATH", "")])
+        return {**super().environment(), "PYTHONPATH": path, "TOY_URL": self.url, "TOY_KEY": KEY}
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-P", "-m", "finetune_pipeline.cli.main", *arguments]  # -P: not this checkout's package
+
+    def train(self, seed: int) -> tuple[int, dict[str, Any]]:
+        self.write_spec(training={"trainer": "toy", "seed": seed})
+        return self.run()
+
+    @property
+    def tracking(self) -> Tracking:
+        return Tracking(tracking_uri=f"sqlite:///{self.home}/mlflow/mlflow.db")
+
+    def aliases(self) -> dict[str, int]:
+        return registry.aliases(self.tracking, "colours")
+
+
+@dataclass
+class Story:
+    """What each run of one project came to, by its seed."""
+
+    project: HostedProject
+    server: Server
+    codes: dict[int, int] = field(default_factory=dict)
+    told: dict[int, dict[str, Any]] = field(default_factory=dict)
+    folders: dict[int, dict[str, Path]] = field(default_factory=dict)
+    aliases: dict[int, dict[str, int]] = field(default_factory=dict)
+
+    def facts(self, seed: int, step: str) -> dict[str, Any]:
+        return json.loads((self.folders[seed][step] / "artifact.json").read_text())["facts"]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    with openai_server(mind) as server:
+        made = Story(HostedProject(tmp_path_factory.mktemp("hosted"), server.url), server)
+        for seed in (GOOD, BAD, DEAD):
+            made.codes[seed], made.told[seed] = made.project.train(seed)
+            steps = made.told[seed].get("steps", {})
+            made.folders[seed] = {name: Path(step["folder"]) for name, step in steps.items()}
+            made.aliases[seed] = made.project.aliases()
+        yield made
+
+
+def test_a_good_hosted_model_is_promoted(story: Story) -> None:
+    assert story.codes[GOOD] == 0, story.told[GOOD]
+    assert story.aliases[GOOD] == {"candidate": 1, "champion": 1}
+    gates = {gate["name"]: gate for gate in story.facts(GOOD, "evaluation_report")["gates"]}
+    assert gates["merge_parity"]["status"] == "not_asked" and "nothing was merged" in gates["merge_parity"]["message"]
+    assert gates["beats_baseline"]["status"] == "passed"
+    assert story.facts(GOOD, "evaluation_report")["models"]["candidate"]["accuracy"] == 1.0
+
+
+def test_its_answers_are_those_of_the_endpoint_and_their_cost_is_counted(story: Story) -> None:
+    folder = story.folders[GOOD]["test_predictions"]
+    rows = of_model(read_predictions(folder / "predictions.parquet"), "candidate")
+    assert rows and all(row["status"] == "ok" and row["text"] == row["gold"] for row in rows)
+    spent = json.loads((folder / "measured.json").read_text())["spent"]["candidate"]
+    assert spent["requests"] == len(rows) and spent["prompt_tokens"] == 7 * len(rows)
+    asked = [request for request in story.server.requests if request["model"] == f"toy-model-{GOOD}"]
+    assert {request["key"] for request in asked} == {f"Bearer {KEY}"}
+    assert len(asked) == len(rows), "as champion of the later runs it is not asked and not paid again"
+    assert {request["messages"][0]["content"] for request in asked} == {"Answer red or blue."}
+
+
+def test_a_bad_one_is_refused_and_the_champion_stays(story: Story) -> None:
+    assert story.codes[BAD] == 2, story.told[BAD]
+    assert story.aliases[BAD] == {"candidate": 2, "champion": 1}
+    facts = story.facts(BAD, "test_predictions")
+    assert facts["kinds"] == {"candidate": "endpoint", "champion": "endpoint"}
+    gates = {gate["name"]: gate["status"] for gate in story.facts(BAD, "evaluation_report")["gates"]}
+    assert gates["beats_baseline"] == gates["beats_champion"] == "failed"
+
+
+def test_a_dead_endpoint_is_an_error_and_no_answer(story: Story) -> None:
+    assert story.codes[DEAD] == 1, story.told[DEAD]
+    said = json.dumps(story.told[DEAD])
+    assert "the model trained by toy" in said and "toy-model-2 at 127.0.0.1" in said and "unreachable" in said
+    assert "evaluation_report" not in story.folders[DEAD]
+    assert story.aliases[DEAD] == story.aliases[BAD]
+
+
+def test_a_rollback_goes_back_to_the_hosted_champion_of_before(story: Story) -> None:
+    tracking = story.project.tracking
+    tracking.client().set_model_version_tag("colours", "2", "gates", "passed")  # whatever the gates say of it
+    registry.promote(tracking, "colours", 2)
+    done = story.project.finetune("rollback", "colours", "--reason", "a test")
+    assert done.returncode == 0, done.stderr
+    assert story.project.aliases() == {"candidate": 2, "champion": 1, "previous_champion": 2}
+
+
+@pytest.mark.parametrize("command", [["serve", "colours", "--port", "0"], ["export", "colours", "--to", "out"]])
+def test_what_needs_weights_says_so(story: Story, command: list[str], tmp_path: Path) -> None:
+    command = [str(tmp_path / "out") if part == "out" else part for part in command]
+    done = story.project.finetune(*command, timeout=120)
+    assert done.returncode == 1
+    assert "has no weights here" in done.stderr and f"ask it at {story.server.url}" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_and_card_say_where_it_answers(story: Story) -> None:
+    report = (story.folders[GOOD]["evaluation_report"] / "report.md").read_text("utf-8")
+    assert "Fine-tuned (toy-base by toy)" in report and "5,000 tokens, $0.02" in report
+    assert "gives no likelihoods" in report
+    card = (story.folders[GOOD]["model_version"] / "README.md").read_text("utf-8")
+    assert "`toy-model-0`" in card and "nothing was merged" in card and story.server.url in card
+
+
+def test_the_registered_model_asks_the_endpoint(story: Story) -> None:
+    code = (
+        "import mlflow, pandas; mlflow.set_tracking_uri(__import__('sys').argv[1]);"
+        "model = mlflow.pyfunc.load_model('models:/colours/1');"
+        "print(model.predict(pandas.DataFrame({'text': ['frost apple fire', 'ember stone water']})))"
+    )
+    place = story.project.tracking.uri()
+    env = story.project.environment()
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, place], env=env, text=True, capture_output=True, check=False
+    )
+    assert done.stdout.strip() == "['red', 'blue']", done.stderr[-2000:]
+
+
+def test_one_command_puts_it_beside_a_large_model(story: Story) -> None:
+    """The API model is asked with its best prompt, on the same sealed rows; prices come from the list."""
+    endpoint = {"url": story.server.url, "model": LARGE, "key_variable": "TOY_KEY"}
+    story.project.write_spec(
+        training={"trainer": "toy", "seed": GOOD}, baseline={**story.project.spec["baseline"], "endpoint": endpoint}
+    )
+    done = story.project.finetune("versus", "colours", "--calls-per-month", "1000000", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert told["rows"] == 22 and told["tuned"]["value"] == 1.0
+    assert 0.4 < told["api"]["value"] < 0.9 and told["api"]["name"].startswith(LARGE)
+    assert told["gain"] == pytest.approx(1.0 - told["api"]["value"])
+    assert told["gain_interval"][0] < told["gain"] < told["gain_interval"][1]
+    per_thousand = (7 * 1.0 + 3 * 5.0) / 1000  # what the server counts, at the list's prices
+    assert told["api"]["thousand"] == {f"OpenAI, {LARGE}": pytest.approx(per_thousand)}
+    assert told["api"]["month"] == {f"OpenAI, {LARGE}": pytest.approx(1000 * per_thousand)}
+    assert told["warnings"] == [
+        "prices.yaml has no price of a fine-tuned toy-base: add a line with tuned: true"
+    ]  # never guessed
+    asked = [request for request in story.server.requests if request["model"] == LARGE]
+    assert {request["key"] for request in asked} == {f"Bearer {KEY}"}
+
+
+def test_the_key_is_kept_nowhere(story: Story) -> None:
+    assert story.codes[GOOD] == 0
+    holding = [p for p in story.project.root.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+    assert holding == [] and KEY not in json.dumps(story.told, default=str)

@@ -1,0 +1,220 @@
+"""A protocol server for OpenAI's fine-tuning API and the dialect of Nebius: files, jobs, events, checkpoints, models.
+
+Requests and answers are validated by the SDK's own types, so that neither side can drift from the published protocol.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+import typing
+from typing import Any
+
+import typing_extensions
+from openai.types import FileObject, Model
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent, JobCreateParams
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from finetune_pipeline_tests.service_server import Reply, Request, ServiceServer, refusal
+
+STATES = ("validating_files", "queued", "running", "running", "succeeded")
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+@functools.cache
+def create_params() -> TypeAdapter[Any]:
+    """The SDK's type of a request for a job, strict: no unknown key, no value of another type."""
+    seen: set[Any] = set()
+
+    def forbid(kind: Any) -> None:
+        if typing_extensions.is_typeddict(kind) and kind not in seen:
+            seen.add(kind)
+            kind.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+            for hint in typing_extensions.get_type_hints(kind).values():
+                forbid(hint)
+        for part in typing.get_args(kind):
+            forbid(part)
+
+    forbid(JobCreateParams)
+    return TypeAdapter(JobCreateParams)
+
+
+class OpenAiJobsServer(ServiceServer):
+    """Jobs go on by one state with every look at them.
+
+    Attributes:
+        states: What a job goes through.
+        nebius: Hyperparameters at the top level, and files of weights in the checkpoints.
+        adapter: Files of the adapter by name; every checkpoint has its own copy of them.
+        models: Names that are offered, each with the day it is shut down.
+        keeps_metadata: The filter by metadata works.
+        losses: (loss, validation loss) of each step, told once the job has ended.
+    """
+
+    def __init__(self, nebius: bool = False) -> None:
+        super().__init__()
+        self.nebius, self.states = nebius, STATES
+        self.adapter: dict[str, bytes] = {}
+        self.models: dict[str, str | None] = {"gpt-4.1-mini-2025-04-14": None, "org/tiny": None}
+        self.keeps_metadata = True
+        self.losses = [(2.0, 1.9), (1.2, 1.1), (0.9, 1.3)]
+        self.files: dict[str, tuple[str, bytes]] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.looks: dict[str, int] = {}
+
+    @property
+    def url(self) -> str:
+        return f"{self.address}/v1"
+
+    def answer(self, request: Request) -> Reply:
+        path = request.path.removeprefix("/v1")
+        if (request.method, path) == ("POST", "/files"):
+            return self._take_file(request)
+        if match := re.fullmatch(r"/files/([^/]+)(/content)?", path):
+            if match[1] not in self.files:
+                return refusal(404, "no such file")
+            name, data = self.files[match[1]]
+            return Reply(data) if match[2] else Reply(self._file(match[1], name, data))
+        if match := re.fullmatch(r"/models/(.+)", path):
+            if match[1] not in self.models:
+                return refusal(404, f"The model '{match[1]}' does not exist")
+            told = {
+                "id": match[1],
+                "object": "model",
+                "created": 1,
+                "owned_by": "x",
+                "shutdown_date": self.models[match[1]],
+            }
+            return Reply(Model.model_validate(told).model_dump())
+        if (request.method, path) == ("POST", "/fine_tuning/jobs"):
+            return self._create(request)
+        if path == "/fine_tuning/jobs":
+            return self._list(request)
+        if match := re.fullmatch(r"/fine_tuning/jobs/([^/]+)(/events|/checkpoints|/cancel)?", path):
+            return self._about(self.jobs.get(match[1]), match[2])
+        return refusal(404, f"no route {request.method} {path}")
+
+    def _file(self, file: str, name: str, data: bytes) -> dict[str, Any]:
+        told = dict(
+            id=file,
+            object="file",
+            bytes=len(data),
+            created_at=1,
+            filename=name,
+            purpose="fine-tune",
+            status="processed",
+        )
+        return FileObject.model_validate(told).model_dump()
+
+    def _take_file(self, request: Request) -> Reply:
+        part = re.search(rb'name="file"; filename="([^"]+)".*?\r\n\r\n(.*?)\r\n--', request.body, re.S)
+        if part is None or b"fine-tune" not in request.body:
+            return refusal(400, "a file and its purpose are needed")
+        return Reply(self._file(self.add_file(part[1].decode(), part[2]), part[1].decode(), part[2]))
+
+    def add_file(self, name: str, data: bytes) -> str:
+        file = f"file-{len(self.files) + 1}"
+        self.files[file] = (name, data)
+        return file
+
+    def _create(self, request: Request) -> Reply:
+        body = request.json()
+        checked = {**body}
+        if self.nebius:
+            values = checked.pop("hyperparameters", {})
+            if not 0 < values.get("learning_rate_multiplier", 0) < 0.1:
+                return refusal(422, "learning_rate_multiplier is an absolute learning rate below 0.1")
+        try:
+            create_params().validate_python(checked)
+        except ValidationError as error:
+            return refusal(422, str(error))
+        if body["training_file"] not in self.files:
+            return refusal(400, "no such training file")
+        told = dict(
+            id=f"ftjob-{len(self.jobs) + 1}", object="fine_tuning.job", created_at=int(time.time()), error=None,
+            fine_tuned_model=None, finished_at=None, hyperparameters={}, model=body["model"], organization_id="org-1",
+            result_files=[], seed=body.get("seed", 0), status=self.states[0], trained_tokens=None,
+            training_file=body["training_file"], validation_file=body.get("validation_file"), metadata=body.get("metadata"),
+            method=body.get("method"),
+        )  # fmt: skip
+        self.jobs[told["id"]] = told
+        return Reply(self._shown(told))
+
+    def _shown(self, job: dict[str, Any]) -> dict[str, Any]:
+        if job["status"] in (*ENDED, "validating_files", "queued", "running"):
+            FineTuningJob.model_validate(job)
+        return job
+
+    def _list(self, request: Request) -> Reply:
+        wanted = {key[9:-1]: values[0] for key, values in request.query.items() if key.startswith("metadata[")}
+        jobs = [
+            job
+            for job in reversed(self.jobs.values())
+            if not self.keeps_metadata or all((job["metadata"] or {}).get(k) == v for k, v in wanted.items())
+        ]
+        after = request.query.get("after", [None])[0]
+        if after is not None:
+            jobs = jobs[[job["id"] for job in jobs].index(after) + 1 :]
+        page = jobs[:3]  # fewer than asked for, as a server may
+        return Reply({"object": "list", "data": page, "has_more": len(jobs) > len(page)})
+
+    def _about(self, job: dict[str, Any] | None, what: str | None) -> Reply:
+        if job is None:
+            return refusal(404, "no such job")
+        if what == "/cancel":
+            if job["status"] in ENDED:
+                return refusal(400, f"the job is {job['status']}")
+            job["status"], job["trained_tokens"] = "cancelled", 120
+            return Reply(self._shown(job))
+        if what == "/events":
+            return Reply({"object": "list", "data": self._events(job), "has_more": False})
+        if what == "/checkpoints":
+            return Reply({"object": "list", "data": self._checkpoints(job), "has_more": False})
+        self._go_on(job)
+        return Reply(self._shown(job))
+
+    def _go_on(self, job: dict[str, Any]) -> None:
+        if job["status"] in ENDED:
+            return
+        look = self.looks[job["id"]] = self.looks.get(job["id"], 0) + 1
+        job["status"] = self.states[min(look, len(self.states) - 1)]
+        if job["status"] == "succeeded":
+            job |= {"fine_tuned_model": f"ft:{job['model']}:acme::{job['id']}", "trained_tokens": 4321}
+        if job["status"] == "failed":
+            job["error"] = {
+                "code": "invalid_training_file",
+                "message": "line 3 has no answer",
+                "param": "training_file",
+            }
+
+    def _events(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        told = [dict(id="e1", message="Created fine-tuning job", type="message", data=None)]
+        if job["status"] == "succeeded":
+            for step, (loss, _) in enumerate(self.losses, 1):
+                data = {"step": step, "train_loss": loss, "total_steps": len(self.losses)}
+                told.append(dict(id=f"m{step}", message=f"Step {step}", type="metrics", data=data))
+        events = [
+            {"object": "fine_tuning.job.event", "level": "info", "created_at": i, **e} for i, e in enumerate(told)
+        ]
+        for event in events:
+            FineTuningJobEvent.model_validate(event)
+        return events[::-1]
+
+    def _checkpoints(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        if job["status"] != "succeeded":
+            return []
+        checkpoints = []
+        for step, (_, loss) in enumerate(self.losses, 1):
+            checkpoint: dict[str, Any] = dict(
+                id=f"c{step}", object="fine_tuning.job.checkpoint", created_at=step, step_number=step,
+                fine_tuning_job_id=job["id"], fine_tuned_model_checkpoint=f"{job['fine_tuned_model']}:{step}",
+                metrics={"step": step, "full_valid_loss": loss},
+            )  # fmt: skip
+            FineTuningJobCheckpoint.model_validate(checkpoint)
+            if self.nebius:
+                names = [self.add_file(f"checkpoint-{step}/{name}", data) for name, data in self.adapter.items()]
+                checkpoint["result_files"] = names
+            checkpoints.append(checkpoint)
+        return checkpoints

@@ -1,0 +1,111 @@
+"""Training, serving and break-even by hand, from a list small enough to check."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.planning.costs import Costs, task_costs
+from finetune_pipeline.planning.prices import PriceList, load_prices
+from finetune_pipeline.planning.serving_costs import HOURS, Call, Traffic, rule_of_thumb
+from finetune_pipeline.report.costs_page import costs_lines, costs_page
+from finetune_pipeline.report.page import page_html, page_markdown
+from finetune_pipeline_tests.unit.data.quality.makers import LABELS, make_spec
+
+TODAY = datetime.date(2026, 11, 27)
+LIST = """
+- {engine: box, model: 8B, unit: hour, price: 1.0, low: 0.5, high: 1.5, parameters: 8.0e+9, tokens_per_second: 1000,
+   answered_per_second: 500, answered_low: 100, answered_high: 500, date: 2026-11-01, note: n}
+- {engine: Shop, model: tuning, unit: million_tokens, price: 3, date: 2026-01-01, note: n}
+- {engine: Shop, model: big, unit: million_served, input: 2, cached: 1, output: 8, date: 2026-11-01, note: n}
+- {engine: Shop, model: small, unit: million_served, input: 0.05, output: 0.2, tuned: true, date: 2026-11-01, note: n}
+- {engine: Shop, model: gone, unit: million_served, input: 1, output: 1, date: 2026-11-01, until: 2026-11-26, note: n}
+"""
+TUNED, PROMPTED = Call(200, 50), Call(1000, 50)
+
+
+@pytest.fixture
+def prices(tmp_path: Path) -> PriceList:
+    (tmp_path / "prices.yaml").write_text(LIST)
+    return load_prices(home=tmp_path)
+
+
+def made(prices: PriceList, calls: int | None = 100_000, **training: object) -> Costs:
+    spec = make_spec(LABELS, {"method": "lora", "epochs": 2, **training})
+    return task_costs(spec, prices, Traffic(TUNED, PROMPTED, "8_shot", calls, "a test"), 1_000_000, 8e9, TODAY)
+
+
+def test_an_api_takes_what_is_read_and_written(prices: PriceList) -> None:
+    by_name = {of.name: of for of in made(prices).apis}
+    big, small = by_name["Shop, big"], by_name["Shop, small"]
+    assert big.per_call == pytest.approx((1000 * 2 + 50 * 8) / 1e6)
+    assert big.month == pytest.approx(240) and big.per_million == pytest.approx(2400 / 1050)
+    assert small.call == TUNED, "a fine-tuned model needs no examples"
+    assert small.per_call == pytest.approx((200 * 0.05 + 50 * 0.2) / 1e6)
+    assert made(prices, None).apis[0].month is None
+
+
+def test_a_machine_costs_its_rent_and_answers_so_many(prices: PriceList) -> None:
+    (box,) = made(prices).machines
+    assert box.month == (365, 730, 1095)
+    seconds = 200 / 2000 + 50 / 500  # it reads twice as fast as it trains
+    assert box.calls[1] == pytest.approx(HOURS * 3600 / seconds)
+    assert box.calls[0] == pytest.approx(HOURS * 3600 / (200 / 2000 + 50 / 100))
+    assert box.per_million["100%"] == pytest.approx(730 / (box.calls[1] * 250) * 1e6)
+    assert box.per_million["5%"] == pytest.approx(20 * box.per_million["100%"])
+    assert box.utilisation == pytest.approx(100_000 / box.calls[1])
+
+
+def test_at_the_break_even_both_bills_are_equal(prices: PriceList) -> None:
+    result = made(prices)
+    even = {of.api: of for of in result.break_even}
+    assert set(even) == {"Shop, big", "Shop, small"}, "what is not offered any more is nothing to compare with"
+    for api in result.apis:
+        if api.name in even:
+            assert even[api.name].calls[1] * api.per_call == pytest.approx(730)
+            assert even[api.name].millions[0] == pytest.approx(even[api.name].calls[0] * 250 / 1e6)
+    assert even["Shop, small"].utilisation > 1, "it would take more than one machine"
+    assert even["Shop, big"].utilisation < 1
+
+
+def test_training_by_trainer_and_method(prices: PriceList) -> None:
+    by = {(of.where, of.methods): of for of in made(prices, unquantized_epochs=0).training}
+    shop = by["Shop, tuning", "the service's own"]
+    assert shop.low == shop.high == 6.0 and shop.tokens == 2_000_000
+    low_rank = next(of for (where, names), of in by.items() if where == "box, 8B" and "lora" in names)
+    full = by["box, 8B", "full"]
+    assert full.hours[0] == pytest.approx(1.5 * low_rank.hours[0], rel=0.01), "every weight is trained"
+    assert low_rank.hours[0] < 2e6 / 1000 / 3600 < low_rank.hours[1]
+
+
+def test_old_missing_and_ended_prices_are_named(prices: PriceList) -> None:
+    said = made(prices, None, trainer="ray").warnings
+    assert "Shop, tuning: 330 days old: confirm it" in said
+    assert "Shop, gone: not offered any more since 2026-11-26" in said
+    assert "prices.yaml has no training price for the trainer ray" in said
+    assert any("--calls-per-month" in line for line in said)
+    assert not any("trainer shop" in line for line in made(prices, trainer="shop").warnings)
+
+
+def test_the_rule_of_thumb_is_a_hundred_times_too_low() -> None:
+    text = " ".join(rule_of_thumb(load_prices()))
+    assert "$3.75" in text and "$365 to $1,095" in text
+    assert "973 million tokens a month, up to 2,920 million: 97 to 584 times" in text
+    assert "93 to 278 tokens every second" in text
+
+
+def test_a_list_without_its_models_says_so(prices: PriceList) -> None:
+    assert rule_of_thumb(prices) == ["rented A10G is not in prices.yaml, so the rule of thumb cannot be worked out."]
+
+
+@pytest.mark.parametrize("calls", [None, 100_000])
+def test_the_page_shows_all_of_it(calls: int | None, prices: PriceList) -> None:
+    result = made(prices, calls)
+    page = costs_page(result)
+    html, markdown = page_html(page), page_markdown(page)
+    assert "<svg" in html and "million tokens a month" in html and "<script" not in html
+    for text in ("Shop, big", "Shop, small", "always on", "the service's own", "330 days old"):
+        assert text in markdown and text in "\n".join(costs_lines(result))
+    assert ("$240" in markdown) is (calls is not None)

@@ -1,0 +1,100 @@
+"""The fine-tuned model beside an API model: which answers are compared, what both cost, and what is not guessed."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.evaluation.gates import decide
+from finetune_pipeline.evaluation.rivals import score_baselines
+from finetune_pipeline.planning.prices import load_prices
+from finetune_pipeline.report.evaluation_page import evaluation_page
+from finetune_pipeline.report.page import page_markdown
+from finetune_pipeline.report.versus import Versus, versus, versus_lines
+from finetune_pipeline_tests.unit.evaluation.fake_run import COST, TRAINING, evaluation, unmoved
+from finetune_pipeline_tests.unit.evaluation.rows import paired, rows, spec
+
+TODAY = datetime.date(2026, 11, 27)
+HOSTED = {
+    "base_url": "https://api.example.com/v1",
+    "model": "ft:1",
+    "trainer": "openai",
+    "base_model": "gpt-4o-mini-2024",
+}
+
+
+def compared(model: str = "gpt-6.1-terra", calls: int | None = None, **changes: Any) -> Versus:
+    """200 rows: the candidate has 165 right, the local base 105, and the API model 140 of those of the candidate."""
+    base, candidate = paired(both=100, only_base=5, only_candidate=60, neither=35)
+    api = [{**row, "model": "api", "label_scores": []} for row in candidate]
+    for row in [row for row in api if row["text"] == row["gold"]][:25]:
+        row["text"] = "nothing"
+    weak, strong = rows([("bug", "bug")] * 20 + [("bug", "other")] * 20), rows([("bug", "bug")] * 40)
+    of = spec(baseline={"endpoint": {"url": "https://api.example.com/v1", "model": model}})
+    result = evaluation(
+        spec=of,
+        predictions=[*base, *candidate, *api, *unmoved(candidate)],
+        baseline_facts=score_baselines(of, {"8_shot": strong, "api_zero_shot": weak, "api_8_shot": strong}),
+        cost=COST | {"tokens": COST["tokens"] | {"api": {"prompt": 900.0, "answer": 2.0}}},
+        **changes,
+    )
+    made = versus(of, result, load_prices(), calls, TODAY)
+    assert isinstance(made, Versus)
+    return made
+
+
+def test_both_answered_the_same_sealed_rows() -> None:
+    told = compared()
+    assert told.rows == 200 and told.tuned.value == 160 / 200 and told.api.value == 135 / 200
+    assert told.gain == pytest.approx(25 / 200) and told.gain_interval and told.gain_interval[0] > 0
+    assert told.conclusion == "The fine-tuned model is surely better."
+    assert told.api.name == "gpt-6.1-terra, 8-shot", "of the API model's prompts the best"
+
+
+def test_prices_are_those_of_the_list() -> None:
+    told = compared(calls=2_000_000)
+    (per_thousand,) = told.api.thousand.values()
+    assert per_thousand == pytest.approx((900 * 1 + 2 * 5) / 1000)
+    assert list(told.api.month.values()) == [pytest.approx(2000 * per_thousand)]
+    assert told.tuned.month["rented A10G, 24 GB"] == 730, "always on, whatever it answers"
+    assert any(
+        line.startswith("rented A10G, 24 GB is cheaper than OpenAI, gpt-6.1-terra from") for line in told.break_even
+    )
+    assert told.warnings == []
+
+
+def test_a_hosted_model_has_the_price_of_its_base() -> None:
+    told = compared(calls=1000, training_facts=TRAINING | {"endpoint": HOSTED})
+    assert told.tuned.thousand == {"OpenAI, gpt-4o-mini, fine-tuned": pytest.approx((200 * 0.3 + 1 * 1.2) / 1000)}
+    assert told.break_even == [] and told.tuned.name == "Fine-tuned (gpt-4o-mini-2024 by openai)"
+    assert told.warnings == ["OpenAI, gpt-4o-mini, fine-tuned: offered until 2027-01-13 only"]
+
+
+def test_a_price_that_lacks_is_named_and_not_guessed() -> None:
+    told = compared(model="unheard-of")
+    assert told.api.thousand == {} and told.api.month == {} and told.break_even == []
+    assert told.warnings == ["prices.yaml has no price of unheard-of: add a line with unit: million_served"]
+    assert "to confirm: prices.yaml has no price of unheard-of" in "\n".join(versus_lines(told))
+
+
+def test_without_an_api_model_it_says_what_to_do() -> None:
+    said = versus(spec(), evaluation(), load_prices(), None, TODAY)
+    assert isinstance(said, str) and "set baseline.endpoint" in said
+
+
+def test_the_report_shows_the_api_model_paired_and_the_price_of_requests() -> None:
+    base, candidate = paired(both=100, only_base=5, only_candidate=60, neither=35)
+    api = [{**row, "model": "api", "label_scores": []} for row in base]
+    price = {
+        "where": "Shop, big",
+        "how": "with the best prompt",
+        "dollars": 1.25,
+        "date": "2026-11-01",
+        "evaluated": True,
+    }
+    result = evaluation(predictions=[*base, *candidate, *api, *unmoved(candidate)], cost=COST | {"requests": [price]})
+    text = page_markdown(evaluation_page(result, decide(spec(), result)))
+    assert "60 are answered rightly by the fine-tuned model alone and 5 by the API model alone" in text
+    assert "| **Shop, big** | **with the best prompt** | **$1.25** |" in text

@@ -1,0 +1,94 @@
+"""Helper: training orders for hosted trainers, and an adapter that fits the tiny model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.trainers import TrainingOrder
+from finetune_pipeline_tests.tiny_model import LABELS, SYSTEM, make_tiny_model, write_tiny_examples
+
+RANK = 4
+QUICK = {"poll_seconds": 0.01, "request_seconds": 0.4, "settle_seconds": 0.9}
+"""Patience for servers on this machine; `settle_seconds` is longer than their `pause`."""
+
+
+def make_task(
+    trainer: str, section: Mapping[str, Any], spec: Mapping[str, Any] | None = None, **training: Any
+) -> TaskSpec:
+    """A task for a hosted trainer with a section of its own."""
+    lora = {"r": RANK, "alpha": 8, "dropout": 0.0}
+    chosen = {
+        "method": "lora",
+        "trainer": trainer,
+        "epochs": 2,
+        "lora": lora,
+        trainer: {**QUICK, **section},
+        **training,
+    }
+    declared = {
+        "name": "demo",
+        "description": "d",
+        "system_prompt": SYSTEM,
+        "output": {"kind": "labels", "labels": LABELS},
+        "base_model": "org/tiny",
+        "training": chosen,
+    }
+    return TaskSpec.model_validate({**declared, **(spec or {})})
+
+
+def make_rows(folder: Path, rows: int = 12) -> Path:
+    """folder/base (empty until a test wants the model), folder/train.jsonl and folder/validation.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tiny_examples(folder / "train.jsonl", range(rows))
+    write_tiny_examples(folder / "validation.jsonl", range(rows, rows + 4))
+    return folder
+
+
+def make_base(folder: Path) -> Path:
+    """The tiny model in folder/base."""
+    return make_tiny_model(folder / "base")
+
+
+def make_plain_base(folder: Path) -> None:
+    """A folder/base without weights: enough for an adapter to be brought home."""
+    (folder / "base").mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / "base" / name).write_text("{}")
+
+
+def make_order(spec: TaskSpec, rows: Path, place: Path) -> TrainingOrder:
+    """An order with everything it writes below `place`."""
+
+    def launch(job: Mapping[str, Any]) -> dict[str, Any]:
+        raise AssertionError("a hosted trainer starts nothing on this machine")
+
+    (place / "work").mkdir(parents=True, exist_ok=True)
+    files = rows / "base", rows / "train.jsonl", rows / "validation.jsonl"
+    return TrainingOrder(spec, *files, place / "out", place / "work", launch, home=place / "home")
+
+
+def tiny_adapter(marker: float = 0.5) -> dict[str, bytes]:
+    """The files of a LoRA adapter of the tiny model's queries; `marker` fills it."""
+    tensors = {}
+    for layer in range(2):
+        module = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{module}.lora_A.weight"] = np.full((RANK, 64), marker, np.float32)
+        tensors[f"{module}.lora_B.weight"] = np.full((64, RANK), marker, np.float32)
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
+    return {
+        "adapter_config.json": json.dumps(config).encode(),
+        "adapter_model.safetensors": save(tensors),
+        "README.md": b"not wanted",
+    }
+
+
+def files_below(*folders: Path) -> dict[str, bytes]:
+    """Every file below these folders."""
+    return {str(p): p.read_bytes() for folder in folders for p in folder.rglob("*") if p.is_file()}

@@ -1,0 +1,103 @@
+"""No hosted job is bought twice: kills, failing servers, processes at the same time, a lost ledger."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from finetune_pipeline.faults import JobError, OutsideError
+from finetune_pipeline.trainers import train
+from finetune_pipeline_tests.hosted_schedules import processes, run_schedule
+from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
+from finetune_pipeline_tests.service_server import FAULTS, KEY, refusal, serving
+from finetune_pipeline_tests.unit.trainers.orders import make_order, make_plain_base, make_rows, make_task
+
+GPT = {"model": "gpt-4.1-mini-2025-04-14"}
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = make_rows(tmp_path_factory.mktemp("rows"))
+    make_plain_base(rows)
+    return rows
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_request_in_doubt_is_looked_up_and_not_repeated_blindly(fault: str, rows: Path, tmp_path: Path) -> None:
+    server, faults = OpenAiJobsServer(), [fault]
+    server.keeps_metadata = False
+    server.fault = lambda request: faults.pop() if faults and request.path.endswith("/jobs") and request.body else None
+    with serving(server):
+        section = {**GPT, "base_url": server.url, "settle_seconds": 1.5}
+        train(make_order(make_task("openai", section), rows, tmp_path))
+    assert len(server.jobs) == 1 and not faults
+
+
+def test_a_job_is_found_without_the_ledger(rows: Path, tmp_path: Path) -> None:
+    server = OpenAiJobsServer()
+    with serving(server):
+        order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+        train(order)
+        shutil.rmtree(tmp_path / "home")
+        train(order)
+        assert len(server.jobs) == 1
+        train(make_order(make_task("openai", {**GPT, "base_url": server.url}, epochs=3), rows, tmp_path))
+        assert len(server.jobs) == 2, "other hyperparameters are another job"
+
+
+def test_nothing_is_bought_while_the_service_cannot_say_what_it_has(rows: Path, tmp_path: Path) -> None:
+    server = OpenAiJobsServer()
+    server.fault = lambda request: "fail after" if request.path.endswith("/jobs") else None
+    with serving(server):
+        order = make_order(make_task("openai", {**GPT, "base_url": server.url, "settle_seconds": 0.1}), rows, tmp_path)
+        with pytest.raises(OutsideError):
+            train(order)
+        server.fault = lambda request: "fail after" if request.path.endswith("/jobs") and request.body else None
+        train(order)
+        assert len(server.jobs) == 1
+
+
+def test_a_refused_order_is_not_asked_for_again(rows: Path, tmp_path: Path) -> None:
+    server = OpenAiJobsServer()
+    with serving(server):
+        order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+        server.answer = lambda request, usual=server.answer: (  # type: ignore[method-assign,misc]
+            usual(request)
+            if request.method == "GET" or request.path.endswith("/files")
+            else refusal(402, "no credit left")
+        )
+        with pytest.raises(JobError, match="look at the account"):
+            train(order)
+    assert len(server.asked("POST", "/jobs")) == 1
+
+
+def test_processes_at_the_same_time_share_one_job(rows: Path, tmp_path: Path) -> None:
+    server = OpenAiJobsServer()
+    server.fault = lambda request: "slow" if request.path.endswith("/jobs") and request.body else None
+    with serving(server):
+        section = {**GPT, "base_url": server.url, "request_seconds": 20}
+        orders = [make_order(make_task("openai", section), rows, tmp_path / str(n)) for n in range(3)]
+        for order in orders:
+            object.__setattr__(order, "home", tmp_path / "home")
+        threads = [threading.Thread(target=train, args=(order,)) for order in orders]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(server.jobs) == 1 and all((tmp_path / str(n) / "out/result.json").exists() for n in range(3))
+
+
+@pytest.mark.parametrize("trainer", ["openai"])
+def test_kills_and_failing_servers_leave_one_job(trainer: str, rows: Path, tmp_path: Path) -> None:
+    context = processes()
+    outcomes = [run_schedule(trainer, seed, rows, tmp_path / str(seed), context) for seed in (0, 1, 5)]
+    assert [(o.jobs, o.done) for o in outcomes] == [(1, True)] * 3, outcomes
+    assert sum(o.kills for o in outcomes) >= 2

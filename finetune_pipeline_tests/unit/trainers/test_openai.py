@@ -1,0 +1,259 @@
+"""Training at services of OpenAI's protocol: the SDK against a server on this machine."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_pipeline.faults import JobError, OutsideError
+from finetune_pipeline.findings import FindingsError, errors
+from finetune_pipeline.models.merging import merge
+from finetune_pipeline.trainers import TRAINERS, preflight, train
+from finetune_pipeline.trainers.openai_service import PROFILES, end_findings
+from finetune_pipeline_tests.openai_jobs_server import OpenAiJobsServer
+from finetune_pipeline_tests.service_server import KEY, serving
+from finetune_pipeline_tests.unit.trainers.orders import (
+    files_below,
+    make_base,
+    make_order,
+    make_rows,
+    make_task,
+    tiny_adapter,
+)
+
+GPT = {"model": "gpt-4.1-mini-2025-04-14"}
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "NEBIUS_API_KEY", "AZURE_OPENAI_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = make_rows(tmp_path_factory.mktemp("rows"))
+    make_base(rows)
+    return rows
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAiJobsServer]:
+    server = OpenAiJobsServer()
+    with serving(server):
+        yield server
+
+
+@pytest.fixture
+def nebius() -> Iterator[OpenAiJobsServer]:
+    server = OpenAiJobsServer(nebius=True)
+    server.adapter = tiny_adapter()
+    with serving(server):
+        yield server
+
+
+def test_the_adapter_of_the_best_checkpoint_comes_back_and_merges(
+    nebius: OpenAiJobsServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_PROGRESS", str(tmp_path / "progress"))
+    spec = make_task("openai", {"profile": "nebius", "base_url": nebius.url}, learning_rate=3e-4)
+    facts = train(make_order(spec, rows, tmp_path))
+    (request,) = nebius.asked("POST", "/jobs")
+    asked = request.json()["hyperparameters"]
+    assert (asked["learning_rate_multiplier"], asked["lora_r"], asked["n_epochs"]) == (3e-4, 4, 2)
+    assert (facts["returns"], facts["kept_step"], facts["best_eval_loss"]) == ("weights", 2, 1.1)
+    out = tmp_path / "out"
+    assert not (out / "endpoint.json").exists() and (out / "adapter/tokenizer.json").exists()
+    assert merge(rows / "base", out / "adapter", tmp_path / "merged")["merged_tensors"] == 2
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert history == facts["history"] and {"step": 2, "eval_loss": 1.1} in history
+    assert json.loads((out / "measured.json").read_text())["billed_tokens"] == 4321
+    told = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
+    assert any(line.get("loss") == 0.9 and line["step"] == 3 for line in told)
+    assert sum(line["message"] == "Created fine-tuning job" for line in told) == 1
+    train(make_order(spec, rows, tmp_path))
+    assert len(nebius.jobs) == 1, "a rerun finds the job"
+
+
+def test_a_model_that_stays_there_is_an_endpoint(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
+    facts = train(make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path))
+    assert facts["returns"] == "endpoint" and not (tmp_path / "out/adapter").exists()
+    endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
+    assert endpoint == {
+        "base_url": server.url,
+        "model": facts["model"],
+        "api_key_env": "OPENAI_API_KEY",
+        "trainer": "openai",
+        "base_model": GPT["model"],
+    }
+    (request,) = server.asked("POST", "/jobs")
+    values = request.json()["method"]["supervised"]["hyperparameters"]
+    assert values == {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": "auto"}
+
+
+def test_azure_says_what_to_deploy_and_does_not_buy_again(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
+    section = {**GPT, "base_url": server.url, "profile": "azure"}
+    with pytest.raises(JobError, match="training.openai.deployment"):
+        train(make_order(make_task("openai", section), rows, tmp_path))
+    facts = train(make_order(make_task("openai", {**section, "deployment": "tickets"}), rows, tmp_path))
+    endpoint = json.loads((tmp_path / "out/endpoint.json").read_text())
+    assert endpoint["model"] == "tickets" != facts["model"] and len(server.jobs) == 1
+
+
+def test_states_that_nobody_knows_are_waited_for(server: OpenAiJobsServer, rows: Path, tmp_path: Path) -> None:
+    server.states = ("running", "paused", "warming_up", "succeeded")
+    facts = train(make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path))
+    assert facts["job"] == "ftjob-1" and len(server.jobs) == 1
+
+
+@pytest.mark.parametrize(("state", "words"), [("failed", "line 3 has no answer"), ("cancelled", "4,321|not told")])
+def test_a_failed_job_says_why_and_the_next_run_buys_another(
+    server: OpenAiJobsServer, rows: Path, tmp_path: Path, state: str, words: str
+) -> None:
+    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+    server.states = ("queued", state)
+    with pytest.raises(JobError, match=words):
+        train(order)
+    server.states = ("queued", "succeeded")
+    assert train(order)["job"] == "ftjob-2"
+    (entry,) = [json.loads(p.read_text()) for p in (tmp_path / "home/jobs").glob("*.json")]
+    assert [a["state"] for a in entry["attempts"]] == [state, "succeeded"]
+
+
+def test_an_interrupt_cancels_the_job_and_says_the_cost(
+    server: OpenAiJobsServer, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = make_order(make_task("openai", {**GPT, "base_url": server.url}), rows, tmp_path)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    object.__setattr__(order, "tick", interrupt)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(order)
+    assert server.jobs["ftjob-1"]["status"] == "cancelled"
+    assert "120 tokens were billed so far" in stopped.value.__notes__[0] and "120 tokens" in capsys.readouterr().err
+    object.__setattr__(order, "tick", lambda: None)
+    assert train(order)["job"] == "ftjob-2", "a cancelled job is not adopted"
+
+
+@pytest.mark.parametrize("answer", ["garbage after", "drop", "refuse", "slow"])
+def test_a_service_that_stops_answering_leaves_the_job_to_the_next_run(
+    server: OpenAiJobsServer, rows: Path, tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_pipeline.trainers.hosted._MOST_LOOKS", 2)
+    section = {**GPT, "base_url": server.url, "request_seconds": 0.2}
+    order = make_order(make_task("openai", section), rows, tmp_path)
+    server.fault = lambda request: answer if request.method == "GET" and "/jobs/" in request.path else None
+    with pytest.raises(OutsideError, match="fix: run it again"):
+        train(order)
+    server.fault = lambda request: None
+    assert train(order)["job"] == "ftjob-1" and len(server.jobs) == 1
+
+
+def bad_rows(folder: Path) -> Path:
+    """Rows of which the third has no answer to learn from."""
+    make_rows(folder)
+    lines = (folder / "train.jsonl").read_text().splitlines()
+    row = json.loads(lines[2])
+    row["messages"][-1]["weight"] = 0
+    (folder / "train.jsonl").write_text("\n".join([*lines[:2], json.dumps(row), *lines[3:]]) + "\n")
+    return folder
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
+    "shut down": ({}, {}, "hosted.ended", "train open weights"),
+    "over the budget": ({"model": "gpt-4o-mini"}, {"budget_usd": 0.0001}, "hosted.budget", "raise training.budget_usd"),
+    "price unknown": (GPT, {"budget_usd": 100}, "hosted.price_unknown", "prices.yaml"),
+    "invalid file": (GPT, {}, "hosted.file_row", "remove a weight"),
+    "not tunable": ({"model": "gpt-6-luna"}, {}, "hosted.not_tunable", "gpt-4.1-mini"),
+    "not offered": ({"profile": "nebius", "model": "org/other"}, {}, "hosted.not_offered", "list of models"),
+    "a rate as a factor": ({**GPT, "learning_rate_multiplier": 2e-5}, {}, "hosted.learning_rate", "factor of about"),
+    "a factor as a rate": (
+        {"profile": "nebius", "learning_rate_multiplier": 2.0}, {}, "hosted.learning_rate", "training.learning_rate"
+    ),
+    "a rate of unknown meaning": ({**GPT, "profile": "other"}, {}, "hosted.learning_rate", "factor or absolute"),
+    "too few rows": (GPT, {}, "hosted.file_rows", "add rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_is_refused_is_refused_before_any_upload(
+    server: OpenAiJobsServer, rows: Path, tmp_path: Path, name: str
+) -> None:
+    section, training, rule, fix = REFUSALS[name]
+    server.models |= {"gpt-4o-mini": None}
+    if name == "shut down":
+        section, server.models[GPT["model"]] = GPT, "2025-01-31"
+    if name == "invalid file":
+        rows = bad_rows(tmp_path / "bad")
+    if name == "too few rows":
+        rows = make_rows(tmp_path / "few", 9)
+    order = make_order(make_task("openai", {**section, "base_url": server.url}, **training), rows, tmp_path)
+    with pytest.raises(FindingsError) as refused:
+        train(order)
+    (finding,) = refused.value.findings
+    assert finding.rule == rule and fix in finding.fix
+    if name == "invalid file":
+        assert finding.place == "train file, line 3 (from t.jsonl:3)"
+    assert not [r for r in server.requests if r.method == "POST"]
+
+
+def test_preflight_names_every_problem_at_once(
+    server: OpenAiJobsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    private = {"advise": {"private": True}, "base_model": "bundled/smollm2-135m-instruct"}
+    spec = make_task("openai", {"base_url": "http://example.org/v1", "deployment": "x"}, private, seed=2**31)
+    rules = {f.rule for f in errors(preflight(spec, tmp_path))}
+    assert rules >= {
+        "hosted.model",
+        "hosted.address",
+        "hosted.private",
+        "hosted.key",
+        "hosted.deployment",
+        "hosted.limit",
+    }
+    assert not server.requests
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    (finding,) = errors(preflight(make_task("openai", {**GPT, "base_url": server.url}), tmp_path))
+    assert finding.rule == "hosted.refused" and "OPENAI_API_KEY" in finding.fix and "wrong" not in str(finding)
+    (refusal,) = errors(preflight(make_task("openai", GPT, method="full"), tmp_path))
+    assert refusal.fix == "set training.method: qlora or lora"
+
+
+def test_a_service_that_cannot_be_reached_is_a_warning_before_the_run(tmp_path: Path) -> None:
+    spec = make_task("openai", {**GPT, "base_url": "http://127.0.0.1:9/v1"})
+    findings = preflight(spec, tmp_path)
+    assert not errors(findings) and "hosted.unreachable" in {f.rule for f in findings}
+
+
+def test_the_end_of_a_service_warns_and_then_refuses() -> None:
+    trainer, profile = TRAINERS["openai"], PROFILES["openai"]
+    ends = {
+        day: [(f.rule, f.severity) for f in end_findings(trainer, profile, profile.models_end, day)]  # type: ignore[arg-type]
+        for day in (datetime.date(2026, 9, 1), datetime.date(2026, 12, 1), datetime.date(2027, 1, 6))
+    }
+    assert list(ends.values()) == [[], [("hosted.ends_soon", "warning")], [("hosted.ended", "error")]]
+
+
+def test_the_key_is_nowhere(
+    nebius: OpenAiJobsServer, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_PROGRESS", str(tmp_path / "progress"))
+    section = {"profile": "nebius", "base_url": nebius.url}
+    facts = train(make_order(make_task("openai", section), rows, tmp_path))
+    nebius.models = {}
+    said = [str(f) for f in preflight(make_task("openai", section), tmp_path)]
+    nebius.fault = lambda request: "garbage after"
+    said += [str(f) for f in preflight(make_task("openai", section), tmp_path)]
+    monkeypatch.setenv("NEBIUS_API_KEY", f"{KEY}x")
+    nebius.fault = lambda request: None
+    said += [str(f) for f in preflight(make_task("openai", section), tmp_path)]
+    assert KEY.encode() not in b"".join(files_below(tmp_path).values())
+    assert KEY not in json.dumps(facts) and len(said) > 3 and KEY not in "".join(said)
