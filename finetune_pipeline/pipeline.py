@@ -234,7 +234,7 @@ STEPS = [
         "Token counts, steps, memory, time and cost; whether training fits, and the nearest plan that does.",
         make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
-        settings=lambda spec, outside: spec.training.model_dump(),
+        settings=lambda spec, outside: spec.training.deciding(),
         code_version="4",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
@@ -247,7 +247,7 @@ STEPS = [
         make_adapter,
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
-        settings=lambda spec, outside: spec.training.model_dump(),
+        settings=lambda spec, outside: spec.training.deciding(),
         code_version="3",
         checks=(
             training_check.supervision,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
 
@@ -14,6 +14,29 @@ if TYPE_CHECKING:
     MethodName = str
 else:
     MethodName = Literal[tuple(METHODS)]
+
+
+class RaySpec(Section):
+    """The Ray cluster that `training.trainer: ray` trains on. No result depends on these settings."""
+
+    address: str | None = Field(
+        None,
+        description="Address of the dashboard (`http://head:8265`). Unset: the cluster of `finetune cluster up`.",
+    )
+    storage: str | None = Field(
+        None,
+        description="Shared folder, or fsspec URL (`s3://bucket/folder`), where inputs and results travel. Unset: below "
+        "FINETUNE_HOME, for a cluster on this machine.",
+    )
+    workers: int = Field(1, ge=1, le=1024, description="Processes that train together; must divide batch_size.")
+    resources: dict[str, float] = Field(
+        {"CPU": 1.0}, min_length=1, description="What each worker takes; with `GPU`, it trains on one."
+    )
+    max_failures: int = Field(3, ge=0, description="Lost workers that a job replaces, from the last checkpoint on.")
+    runtime_env: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Added to Ray's runtime environment of the job, such as `pip` or `image_uri`; never secrets.",
+    )
 
 
 class TrainingSettings(Section):
@@ -73,7 +96,15 @@ class TrainingSettings(Section):
         description="About a third slower, far less memory. `auto`: for bases above 1B parameters, never with method "
         "prefix.",
     )
+    ray: RaySpec = RaySpec()
 
+    def deciding(self) -> dict[str, Any]:
+        """The settings that the result depends on: all but those of the place where it is trained."""
+        return self.model_dump(exclude=PLACES)
+
+
+PLACES = {"ray"}
+"""Sections about the place of the training."""
 
 if TYPE_CHECKING:
     TrainingSpec = TrainingSettings

@@ -43,7 +43,7 @@ def train_here(order: TrainingOrder) -> None:
     within the phases, a rerun with the same `work` goes on where it was.
     """
     files: dict[str, Any] = {"base": order.base, "train": order.train, "validation": order.validation}
-    settings = order.spec.training.model_dump()
+    settings = order.spec.training.deciding()
     *earlier, last = METHODS[settings["method"]].phases(settings)
     outs: list[Path] = []
     facts: list[dict[str, Any]] = []

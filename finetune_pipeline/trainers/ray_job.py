@@ -1,0 +1,223 @@
+"""What runs on the cluster: the driver of a Ray job, and each of the workers that train together in Ray Train's TorchTrainer.
+
+Folder of a job in the storage::
+
+    job.json                        the request: {spec, base {folder, record}}
+    train.jsonl, validation.jsonl   the rows
+    said.json                       lines for people, so far
+    checkpoints/PHASE/              Ray Train's checkpoints: the newest and the best one
+    trained/…                       what a finished phase left
+    result/                         what the training left; the job is done
+    error.json                      {code, kind, message} of what ended it
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.models.identity import MODEL_FILE
+from finetune_pipeline.spec.model import TaskSpec
+from finetune_pipeline.spec.training import RaySpec
+from finetune_pipeline.trainers.base import TrainingOrder
+from finetune_pipeline.trainers.local import train_here
+from finetune_pipeline.trainers.storage import Storage, tell_lines
+from finetune_pipeline.worker.process import NO_RETRY
+
+ENTRYPOINT = "python -c 'from finetune_pipeline.trainers.ray_job import main; main()'"
+"""Followed by the address of the storage, and the job's folder in it."""
+
+
+def main() -> None:
+    """Be the driver of a job: train, bring the result to the storage, or say there what ended it."""
+    storage, name = sys.argv[1:]
+    place = Storage(storage).below(name)
+    place.delete("error.json")
+    try:
+        train(storage, place)
+    except Exception as error:  # noqa: BLE001 - whatever ended it is told
+        place.write_json("error.json", ended := place.read_json("error.json") or _lost(error))
+        sys.exit(f"{ended['message']}\n")
+
+
+def _lost(error: Exception) -> dict[str, Any]:
+    """error.json where no worker could write one."""
+    words = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
+    return {"code": 1, "kind": "error", "message": f"{type(error).__name__}: {words.strip()}"}
+
+
+def train(storage: str, place: Storage) -> None:
+    """Train each phase as on one machine, each in a TorchTrainer, and leave the result of all of them."""
+    request = place.read_json("job.json")
+    spec = TaskSpec.model_validate(request["spec"])
+    with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+        root = Path(scratch)
+        base, rows, validation = (root / name for name in ("base", "train.jsonl", "validation.jsonl"))
+
+        def launch(job: Mapping[str, Any]) -> dict[str, Any]:
+            out = Path(job["out"])
+            phase = out.relative_to(root).as_posix()
+            if not place.has_folder(f"trained/{phase}"):
+                _fit({**_relative(job, root), "base": request["base"]}, phase, storage, place, spec.training.ray)
+            place.get(f"trained/{phase}", out)
+            return dict(read_json(out / "result.json"))
+
+        order = TrainingOrder(spec, base, rows, validation, root / "out", root / "work", launch)
+        train_here(order)
+        place.put_folder(order.out, "result")
+
+
+def _relative(job: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """The job with its paths as seen from the scratch folder, which every worker has elsewhere."""
+    paths = ("train", "validation", "out", "work", "start_from")
+    return {**job, **{name: Path(job[name]).relative_to(root).as_posix() for name in paths if job[name]}}
+
+
+def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, ray_spec: RaySpec) -> None:
+    """Have workers train one phase. Ray Train replaces lost ones, and goes on from the last checkpoint under this name."""
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    TorchTrainer(
+        train_worker,
+        train_loop_config={"job": dict(job), "phase": phase, "storage": storage, "place": place.address},
+        scaling_config=ScalingConfig(
+            num_workers=ray_spec.workers,
+            use_gpu=bool(ray_spec.resources.get("GPU")),
+            resources_per_worker=dict(ray_spec.resources),
+        ),
+        run_config=RunConfig(
+            name=phase.replace("/", "-"),
+            storage_path=place.path("checkpoints"),
+            storage_filesystem=PyFileSystem(FSSpecHandler(place.fs)),
+            failure_config=FailureConfig(max_failures=ray_spec.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    ).fit()
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Be one of the workers: take the inputs from the storage, train with the others, and bring the result there."""
+    import ray.train
+    import torch.distributed
+
+    from finetune_pipeline.reporting import listen, mute
+    from finetune_pipeline.worker import entry
+
+    context, place = ray.train.get_context(), Storage(config["place"])
+    first, first_here = context.get_world_rank() == 0, context.get_local_rank() == 0
+    scratch, refusal = _agree(lambda: (f"finetune-{uuid.uuid4().hex}", _refusal(place)))
+    if refusal:  # the same job would be refused again, however often Ray tries
+        raise JobError(refusal)
+    if first:
+        listen(tell_lines(place, "said.json"))
+    else:
+        mute()
+    root = Path(tempfile.gettempdir()) / scratch
+    job = {**config["job"], "base": "base"}
+    job |= {name: str(root / job[name]) for name in _PATHS if job[name]}
+    try:
+        if first_here:
+            _bring_inputs(config, place, root)
+        torch.distributed.barrier()
+        os.environ["FINETUNE_STRATEGY"] = _agree(lambda: _strategy(job, context.get_world_size()))
+        entry.do_job(job, lambda: _report(Path(job["work"]), root / "reported", first_here))
+        if first:
+            place.put_folder(Path(job["out"]), f"trained/{config['phase']}")
+        torch.distributed.barrier()  # nobody reads here any more
+    except Exception as error:
+        code, kind, message = entry.judge(error, job)
+        if code in NO_RETRY or place.read_json("error.json") is None:
+            place.write_json("error.json", {"code": code, "kind": kind, "message": message + _missing(error)})
+        raise
+    finally:
+        if first_here:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+_PATHS = ("base", "train", "validation", "out", "work", "start_from")
+
+
+def _agree(choose: Callable[[], Any]) -> Any:
+    """What the first worker chooses, in all of them."""
+    import torch.distributed
+
+    chosen = [choose() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def _refusal(place: Storage) -> str | None:
+    """Why earlier workers of this job refused it; other errors of theirs are forgotten."""
+    error = place.read_json("error.json")
+    if error and error["code"] in NO_RETRY:
+        return str(error["message"])
+    place.delete("error.json")
+    return None
+
+
+def _strategy(job: Mapping[str, Any], workers: int) -> str:
+    from finetune_pipeline.reporting import say
+    from finetune_pipeline.worker.launch import choose
+
+    if workers == 1:
+        return "ddp"
+    chosen, why = choose(job, workers)
+    say(f"{job['stage']}: {workers} workers, {chosen}: {why}")
+    return chosen
+
+
+def _missing(error: BaseException) -> str:
+    """What to do about a library that workers lack."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    return (
+        "\nfix: install the dependencies of finetune-pipeline in the cluster's image, or have Ray do it: "
+        "training.ray.runtime_env: {pip: [finetune-pipeline]}"
+    )
+
+
+def _bring_inputs(config: Mapping[str, Any], place: Storage, root: Path) -> None:
+    """Rows, base model, the adapter to go on from, and the last checkpoint, into a new folder."""
+    import ray.train
+
+    job = config["job"]
+    root.mkdir(mode=0o700)
+    for name in (job["train"], job["validation"]):
+        place.get(name, root / name)
+    folder, record = job["base"]["folder"], job["base"]["record"]
+    Storage(config["storage"]).get(folder, root / "base" / "model" if record else root / "base")
+    if record:
+        write_json(root / "base" / MODEL_FILE, {**record, "path": str(root / "base" / "model")})
+    if job["start_from"]:
+        place.get(f"trained/{job['start_from']}", root / job["start_from"])
+    if checkpoint := ray.train.get_checkpoint():
+        checkpoint.to_directory(str(root / job["work"]))
+
+
+def _report(work: Path, folder: Path, first_here: bool) -> None:
+    """Hand Ray Train a checkpoint: of each node, its files of the newest one and of the best one. Each report waits for
+    Ray's controller, so nothing but checkpoints is reported."""
+    import ray.train
+
+    checkpoint = None
+    if first_here:
+        shutil.rmtree(folder, ignore_errors=True)
+        saved = sorted((work / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.partition("-")[2]))
+        mark = saved[-1] / "complete.json"
+        best = read_json(mark)["best"] if mark.is_file() else None
+        for name in {saved[-1].name, best or saved[-1].name}:
+            shutil.copytree(work / "checkpoints" / name, folder / "checkpoints" / name, copy_function=os.link)
+        if (work / "history.jsonl").exists():
+            shutil.copy(work / "history.jsonl", folder)
+        checkpoint = ray.train.Checkpoint.from_directory(str(folder))
+    ray.train.report({}, checkpoint=checkpoint)
