@@ -57,6 +57,7 @@ class _Job:
     cluster: Cluster | None
     submission: str | None
     place: Storage
+    worker: str = ""
     lines: int = 0
     out_of_reach: float | None = None
 
@@ -304,13 +305,15 @@ def _bring_inputs(order: TrainingOrder, place: Storage) -> None:
 
 
 def _new_lines(job: _Job) -> list[str]:
-    """What the workers have said since the last look; one that took over begins anew."""
+    """What the workers have said since the last look; those that took over begin anew."""
     try:
-        lines = job.place.read_json("said.json") or []
+        said = job.place.read_json("said.json") or {"worker": "", "lines": []}
     except OSError:  # the storage is out of reach for a moment
         return []
-    new = lines[job.lines :] if len(lines) >= job.lines else lines
-    job.lines = len(lines)
+    if said["worker"] != job.worker:
+        job.worker, job.lines = said["worker"], 0
+    new: list[str] = said["lines"][job.lines :]
+    job.lines += len(new)
     return new
 
 

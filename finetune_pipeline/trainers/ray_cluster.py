@@ -102,6 +102,8 @@ def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token(home)),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's way to say: everything on the loopback address
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
         "PATH": f"{ray.parent}{os.pathsep}{os.environ.get('PATH', '')}",  # jobs call python
     }
     command = [str(ray), "start", "--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]

@@ -4,7 +4,7 @@ Folder of a job in the storage::
 
     job.json                        the request: {spec, base {folder, record}}
     train.jsonl, validation.jsonl   the rows
-    said.json                       lines for people, so far
+    said.json                       {worker, lines}: what the workers at work have said to people
     checkpoints/PHASE/              Ray Train's checkpoints: the newest and the best one
     trained/…                       what a finished phase left
     result/                         what the training left; the job is done
@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.store import read_json, write_json
-from finetune_pipeline.faults import JobError
 from finetune_pipeline.models.identity import MODEL_FILE
+from finetune_pipeline.reporting import listen, mute, say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import RaySpec
 from finetune_pipeline.trainers.base import TrainingOrder
 from finetune_pipeline.trainers.local import train_here
-from finetune_pipeline.trainers.storage import Storage, tell_lines
+from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.worker.process import NO_RETRY
 
 ENTRYPOINT = "python -c 'from finetune_pipeline.trainers.ray_job import main; main()'"
@@ -40,7 +40,6 @@ def main() -> None:
     """Be the driver of a job: train, bring the result to the storage, or say there what ended it."""
     storage, name = sys.argv[1:]
     place = Storage(storage).below(name)
-    place.delete("error.json")
     try:
         train(storage, place)
     except Exception as error:  # noqa: BLE001 - whatever ended it is told
@@ -82,12 +81,13 @@ def _relative(job: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 
 def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, ray_spec: RaySpec) -> None:
-    """Have workers train one phase. Ray Train replaces lost ones, and goes on from the last checkpoint under this name."""
+    """Have workers train one phase, and others in their place where some are lost, from the last checkpoint on: Ray Train
+    finds it under the run's name. Its own retries (FailureConfig) would also repeat what was refused."""
     from pyarrow.fs import FSSpecHandler, PyFileSystem
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    TorchTrainer(
+    trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": dict(job), "phase": phase, "storage": storage, "place": place.address},
         scaling_config=ScalingConfig(
@@ -99,10 +99,19 @@ def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, ray_s
             name=phase.replace("/", "-"),
             storage_path=place.path("checkpoints"),
             storage_filesystem=PyFileSystem(FSSpecHandler(place.fs)),
-            failure_config=FailureConfig(max_failures=ray_spec.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
-    ).fit()
+    )
+    for failures in range(ray_spec.max_failures + 1):
+        place.delete("error.json")
+        try:
+            trainer.fit()
+            return
+        except TrainingFailedError as error:
+            ended = place.read_json("error.json") or _lost(error)
+            if ended["code"] in NO_RETRY or failures == ray_spec.max_failures:
+                raise
+            say(f"{job['stage']}: the workers failed and are started again: {ended['message']}")
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -110,16 +119,13 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
     import torch.distributed
 
-    from finetune_pipeline.reporting import listen, mute
     from finetune_pipeline.worker import entry
 
     context, place = ray.train.get_context(), Storage(config["place"])
     first, first_here = context.get_world_rank() == 0, context.get_local_rank() == 0
-    scratch, refusal = _agree(lambda: (f"finetune-{uuid.uuid4().hex}", _refusal(place)))
-    if refusal:  # the same job would be refused again, however often Ray tries
-        raise JobError(refusal)
+    scratch = _agree(lambda: f"finetune-{uuid.uuid4().hex}")
     if first:
-        listen(tell_lines(place, "said.json"))
+        listen(_teller(place, scratch))
     else:
         mute()
     root = Path(tempfile.gettempdir()) / scratch
@@ -156,17 +162,18 @@ def _agree(choose: Callable[[], Any]) -> Any:
     return chosen[0]
 
 
-def _refusal(place: Storage) -> str | None:
-    """Why earlier workers of this job refused it; other errors of theirs are forgotten."""
-    error = place.read_json("error.json")
-    if error and error["code"] in NO_RETRY:
-        return str(error["message"])
-    place.delete("error.json")
-    return None
+def _teller(place: Storage, worker: str) -> Callable[[str], None]:
+    """A listener that keeps every line in the storage, for those who follow the job."""
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        lines.append(line)
+        place.write_json("said.json", {"worker": worker, "lines": lines})
+
+    return keep
 
 
 def _strategy(job: Mapping[str, Any], workers: int) -> str:
-    from finetune_pipeline.reporting import say
     from finetune_pipeline.worker.launch import choose
 
     if workers == 1:

@@ -6,7 +6,7 @@ Credentials come from the environment of whoever opens it; nothing of them is pa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -126,14 +126,3 @@ class Storage:
         """Object stores have no folders; others want them first."""
         if not self.address.partition("://")[1] or self.address.startswith("file://"):
             self.fs.makedirs(self.fs._parent(self.path(name)), exist_ok=True)
-
-
-def tell_lines(storage: Storage, name: str) -> Callable[[str], None]:
-    """A listener that keeps every line it is told in a file of the storage, for whoever follows from elsewhere."""
-    lines: list[str] = []
-
-    def keep(line: str) -> None:
-        lines.append(line)
-        storage.write_json(name, lines)
-
-    return keep
