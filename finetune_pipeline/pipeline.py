@@ -16,6 +16,7 @@ from finetune_pipeline.evaluation.predictions import failed_baseline_rows, faile
 from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.production.choosing import settings as log_settings
 from finetune_pipeline.spec.model import Task
+from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.steps import data_checks as data_check
 from finetune_pipeline.steps import evaluation_checks as evaluation_check
 from finetune_pipeline.steps import training_checks as training_check
@@ -234,7 +235,7 @@ STEPS = [
         "Token counts, steps, memory, time and cost; whether training fits, and the nearest plan that does.",
         make_training_plan,
         needs=("train_split", "validation_split", "base_model"),
-        settings=lambda spec, outside: spec.training.deciding(),
+        settings=lambda spec, outside: decisive_settings(spec.training),
         code_version="4",
         checks=(training_check.plan_fits, training_check.no_truncation),
         shows=("plan.json",),
@@ -247,7 +248,7 @@ STEPS = [
         make_adapter,
         needs=("train_split", "validation_split", "base_model"),
         after=("advice", "training_plan"),
-        settings=lambda spec, outside: spec.training.deciding(),
+        settings=lambda spec, outside: decisive_settings(spec.training),
         code_version="3",
         checks=(
             training_check.supervision,

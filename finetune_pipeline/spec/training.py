@@ -16,7 +16,7 @@ else:
     MethodName = Literal[tuple(METHODS)]
 
 
-class RaySpec(Section):
+class RaySection(Section):
     """The Ray cluster that `training.trainer: ray` trains on. No result depends on these settings."""
 
     address: str | None = Field(
@@ -96,15 +96,8 @@ class TrainingSettings(Section):
         description="About a third slower, far less memory. `auto`: for bases above 1B parameters, never with method "
         "prefix.",
     )
-    ray: RaySpec = RaySpec()
+    ray: RaySection = RaySection()
 
-    def deciding(self) -> dict[str, Any]:
-        """The settings that the result depends on: all but those of the place where it is trained."""
-        return self.model_dump(exclude=PLACES)
-
-
-PLACES = {"ray"}
-"""Sections about the place of the training."""
 
 if TYPE_CHECKING:
     TrainingSpec = TrainingSettings
@@ -116,3 +109,8 @@ else:  # with the section of every method that has one
         __doc__=TrainingSettings.__doc__,
         **{method.section: (method.options, method.options()) for method in METHODS.values() if method.section},
     )
+
+
+def decisive_settings(training: TrainingSettings) -> dict[str, Any]:
+    """The settings that the trained model depends on: all but those of the cluster it is trained on."""
+    return training.model_dump(exclude={"ray"})

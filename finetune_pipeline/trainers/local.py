@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.spec.methods import METHODS
+from finetune_pipeline.spec.training import decisive_settings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
 from finetune_pipeline.worker.jobs import train_job
 
@@ -43,7 +44,7 @@ def train_here(order: TrainingOrder) -> None:
     within the phases, a rerun with the same `work` goes on where it was.
     """
     files: dict[str, Any] = {"base": order.base, "train": order.train, "validation": order.validation}
-    settings = order.spec.training.deciding()
+    settings = decisive_settings(order.spec.training)
     *earlier, last = METHODS[settings["method"]].phases(settings)
     outs: list[Path] = []
     facts: list[dict[str, Any]] = []

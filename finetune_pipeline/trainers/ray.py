@@ -30,7 +30,7 @@ from finetune_pipeline.reporting import say
 from finetune_pipeline.settings import read_settings
 from finetune_pipeline.spec.baseline import is_local
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.training import RaySpec
+from finetune_pipeline.spec.training import RaySection, decisive_settings
 from finetune_pipeline.trainers.base import Trainer, TrainingOrder, register
 from finetune_pipeline.trainers.ray_cluster import Cluster, answers, started_cluster
 from finetune_pipeline.trainers.ray_job import ENTRYPOINT
@@ -57,6 +57,7 @@ class _Job:
     cluster: Cluster | None
     submission: str | None
     place: Storage
+    work: Path
     worker: str = ""
     lines: int = 0
     out_of_reach: float | None = None
@@ -74,17 +75,17 @@ class RayTrainer(Trainer):
         self._jobs: dict[str, _Job] = {}
 
     def preflight(self, spec: TaskSpec) -> list[Finding]:
-        ray_spec, batch = spec.training.ray, spec.training.batch_size
-        findings = [*_address_findings(ray_spec), *_storage_findings(ray_spec)]
-        if batch % ray_spec.workers:
-            near = batch // ray_spec.workers * ray_spec.workers or ray_spec.workers
-            message = f"batches of {batch} rows cannot be shared by {ray_spec.workers} workers"
-            fix = f"set training.batch_size: {near} or {near + ray_spec.workers}, or another number of workers"
+        section, batch = spec.training.ray, spec.training.batch_size
+        findings = [*_address_findings(section), *_storage_findings(section)]
+        if batch % section.workers:
+            near = batch // section.workers * section.workers or section.workers
+            message = f"batches of {batch} rows cannot be shared by {section.workers} workers"
+            fix = f"set training.batch_size: {near} or {near + section.workers}, or another number of workers"
             findings.append(Finding("training.batch_over_workers", "error", f"{_PLACE}.workers", message, fix))
         if importlib.util.find_spec("ray") is None:
             message, fix = "the package ray is not installed", "pip install 'finetune-pipeline[ray]'"
             return [*findings, Finding("training.ray_missing", "error", "task.yaml: training.trainer", message, fix)]
-        cluster = cluster_of(ray_spec)
+        cluster = cluster_of(section)
         if not findings and cluster and not answers(cluster.address):
             message = f"no Ray cluster answers at {cluster.address}"
             fix = "start it (`finetune cluster up` starts one here), or correct training.ray.address"
@@ -93,14 +94,14 @@ class RayTrainer(Trainer):
 
     def submit(self, order: TrainingOrder) -> str:
         """Adopt the job of this training, or submit a new attempt. Returns its name in the storage."""
-        ray_spec = order.spec.training.ray
+        section = order.spec.training.ray
         name = job_name(order)
-        place = Storage(storage_of(ray_spec)).below(name)
+        place = Storage(storage_of(section)).below(name)
         if _collected(order).exists() or place.has_folder("result"):
             say("adapter: the Ray job has ended already; its result is collected")
-            self._jobs[name] = _Job(None, None, place)
+            self._jobs[name] = _Job(None, None, place, order.work)
             return name
-        cluster = cluster_of(ray_spec)
+        cluster = cluster_of(section)
         if cluster is None:
             raise OutsideError("there is no Ray cluster; fix: `finetune cluster up`, or set training.ray.address")
         with _connected(cluster) as client:
@@ -114,7 +115,7 @@ class RayTrainer(Trainer):
                 submission = f"{name}-{max(attempts, default=0) + 1}"
                 _submit(client, submission, order.spec)
                 say(f"adapter: submitted the Ray job {submission} to {cluster.address}")
-        self._jobs[name] = _Job(cluster, submission, place)
+        self._jobs[name] = _Job(cluster, submission, place, order.work)
         return name
 
     def poll(self, training: str) -> Literal["running", "ended"]:
@@ -150,7 +151,7 @@ class RayTrainer(Trainer):
                         return
                     time.sleep(0.2)
             say(f"adapter: stopped the Ray job {job.submission}; its checkpoint is kept")
-        except (OutsideError, RuntimeError) as error:
+        except OutsideError as error:
             say(f"adapter: the Ray job {job.submission} could not be stopped: {error}")
 
     def collect(self, training: str, order: TrainingOrder) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def job_name(order: TrainingOrder) -> str:
     """What a training is recognised by: the task's name, and a digest of rows, base model and settings."""
     key = digest_json(
         {
-            "settings": {k: v for k, v in order.spec.training.deciding().items() if k != "trainer"},
+            "settings": {k: v for k, v in decisive_settings(order.spec.training).items() if k != "trainer"},
             "train": digest_file(order.train),
             "validation": digest_file(order.validation),
             "base": record_digest(order.base),
@@ -179,14 +180,14 @@ def job_name(order: TrainingOrder) -> str:
     return f"{order.spec.name}-{key[:16]}"
 
 
-def cluster_of(ray_spec: RaySpec) -> Cluster | None:
+def cluster_of(section: RaySection) -> Cluster | None:
     """The cluster that task.yaml names, or else the one that was started here."""
-    return Cluster(ray_spec.address) if ray_spec.address else started_cluster(read_settings().home)
+    return Cluster(section.address) if section.address else started_cluster(read_settings().home)
 
 
-def storage_of(ray_spec: RaySpec) -> str:
+def storage_of(section: RaySection) -> str:
     """The address of the storage."""
-    return ray_spec.storage or str(read_settings().home / "ray" / "storage")
+    return section.storage or str(read_settings().home / "ray" / "storage")
 
 
 def runtime_env(added: dict[str, Any]) -> dict[str, Any]:
@@ -203,8 +204,8 @@ def runtime_env(added: dict[str, Any]) -> dict[str, Any]:
     return {**added, "env_vars": variables, "py_modules": modules, "excludes": excludes}
 
 
-def _address_findings(ray_spec: RaySpec) -> list[Finding]:
-    address, place = ray_spec.address, f"{_PLACE}.address"
+def _address_findings(section: RaySection) -> list[Finding]:
+    address, place = section.address, f"{_PLACE}.address"
     if address is None:
         if started_cluster(read_settings().home):
             return []
@@ -224,11 +225,11 @@ def _address_findings(ray_spec: RaySpec) -> list[Finding]:
     return []
 
 
-def _storage_findings(ray_spec: RaySpec) -> list[Finding]:
+def _storage_findings(section: RaySection) -> list[Finding]:
     place = f"{_PLACE}.storage"
-    if ray_spec.storage:
-        return storage_findings("training.ray.storage", ray_spec.storage)
-    if ray_spec.address and not is_local(ray_spec.address):
+    if section.storage:
+        return storage_findings("training.ray.storage", section.storage)
+    if section.address and not is_local(section.address):
         message = "a cluster elsewhere cannot reach FINETUNE_HOME on this machine"
         fix = "name a shared folder or an fsspec URL (s3://bucket/folder) that both reach"
         return [Finding("training.storage", "error", place, message, fix)]
@@ -237,13 +238,23 @@ def _storage_findings(ray_spec: RaySpec) -> list[Finding]:
 
 @contextlib.contextmanager
 def _connected(cluster: Cluster) -> Iterator[JobSubmissionClient]:
-    """A client of the cluster's job server; its being out of reach becomes an OutsideError."""
+    """A client of the cluster's job server; what goes wrong there becomes an OutsideError."""
     import requests
+    from ray.exceptions import AuthenticationError
 
     try:
         yield cluster.client()
     except (ConnectionError, requests.RequestException) as error:
         raise OutsideError(f"the Ray cluster at {cluster.address} does not answer ({type(error).__name__})") from error
+    except AuthenticationError as error:
+        raise OutsideError(
+            f"the Ray cluster at {cluster.address} does not know us; fix: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH, in the environment"
+        ) from error
+    except RuntimeError as error:
+        if isinstance(error, OutsideError):
+            raise
+        raise OutsideError(f"the Ray cluster at {cluster.address} has a fault: {_last_line(error)}") from error
 
 
 def _attempts(client: JobSubmissionClient, name: str) -> dict[int, bool]:
@@ -263,21 +274,21 @@ def _info(client: JobSubmissionClient, submission: str) -> Any:
     except RuntimeError as error:
         if "does not exist" in str(error):
             return None
-        raise OutsideError(f"the Ray cluster cannot say how far {submission} is: {error}") from error
+        raise
 
 
 def _submit(client: JobSubmissionClient, submission: str, spec: TaskSpec) -> None:
     """Submit, exactly once: whatever the answer is, the job counts as submitted if the cluster then knows it."""
     import requests
 
-    ray_spec, limit = spec.training.ray, time.monotonic() + _AGENT_SECONDS
+    section, limit = spec.training.ray, time.monotonic() + _AGENT_SECONDS
     name = submission.rpartition("-")[0]
     while True:
         try:
             client.submit_job(
-                entrypoint=f"{ENTRYPOINT} {shlex.quote(storage_of(ray_spec))} {name}",
+                entrypoint=f"{ENTRYPOINT} {shlex.quote(storage_of(section))} {name}",
                 submission_id=submission,
-                runtime_env=runtime_env(ray_spec.runtime_env),
+                runtime_env=runtime_env(section.runtime_env),
                 metadata={"task": spec.name},
             )
             return
@@ -285,9 +296,13 @@ def _submit(client: JobSubmissionClient, submission: str, spec: TaskSpec) -> Non
             if _info(client, submission) is not None:
                 return
             if "No available agent" not in str(error) or time.monotonic() > limit:
-                words = str(error).strip().splitlines() or [type(error).__name__]
-                raise OutsideError(f"the Ray cluster does not take the job: {words[-1]}") from error
+                raise OutsideError(f"the Ray cluster does not take the job: {_last_line(error)}") from error
             time.sleep(1.0)
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def _bring_inputs(order: TrainingOrder, place: Storage) -> None:
@@ -305,9 +320,13 @@ def _bring_inputs(order: TrainingOrder, place: Storage) -> None:
 
 
 def _new_lines(job: _Job) -> list[str]:
-    """What the workers have said since the last look; those that took over begin anew."""
+    """What the workers have said since the last look, those that took over from the start; their history is brought along
+    into the work folder, as if the training ran here."""
     try:
         said = job.place.read_json("said.json") or {"worker": "", "lines": []}
+        if said["lines"] and (said["worker"], len(said["lines"])) != (job.worker, job.lines):
+            with contextlib.suppress(OutsideError):  # there is none before the first step
+                job.place.get("history.jsonl", job.work / "history.jsonl")
     except OSError:  # the storage is out of reach for a moment
         return []
     if said["worker"] != job.worker:

@@ -24,7 +24,9 @@ from finetune_pipeline.worker.supervised import MARKER, end_marked
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-START_SECONDS = 180.0
+_RAY = Path(sys.executable).parent / "ray"
+_READY_SECONDS = 60.0
+_STARTS = 3
 _PORTS = (
     "port",
     "dashboard-port",
@@ -85,10 +87,21 @@ def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
     """
     if cluster := started_cluster(home):
         return cluster
-    stop_cluster(home)
-    ray = Path(sys.executable).parent / "ray"
-    if not ray.exists():
+    if not _RAY.exists():
         raise OutsideError("the package ray is not installed; fix: pip install 'finetune-pipeline[ray]'")
+    fault = ""
+    for _ in range(_STARTS):
+        stop_cluster(home)
+        cluster = _start(home, cpus)
+        fault = _fault_until_ready(cluster)
+        if not fault:
+            return cluster
+    stop_cluster(home)
+    raise OutsideError(f"Ray does not start here: {fault}\nfix: free memory or wait until this machine has less to do")
+
+
+def _start(home: Path, cpus: int | None) -> Cluster:
+    """Start the processes of a cluster, and write down how they are reached and ended."""
     _record(home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     replace_text(_token(home), secrets.token_hex(32))
     # sockets lie there, whose paths must be short
@@ -104,30 +117,29 @@ def start_cluster(home: Path, cpus: int | None = None) -> Cluster:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's way to say: everything on the loopback address
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
-        "PATH": f"{ray.parent}{os.pathsep}{os.environ.get('PATH', '')}",  # jobs call python
+        "PATH": f"{_RAY.parent}{os.pathsep}{os.environ.get('PATH', '')}",  # jobs call python
     }
-    command = [str(ray), "start", "--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    command = [str(_RAY), "start", "--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     command += ["--disable-usage-stats", f"--temp-dir={folder}", *([f"--num-cpus={cpus}"] if cpus else [])]
     command += [f"--{name}={port}" for name, port in zip(_PORTS, ports, strict=True)]
-    done = subprocess.run(
-        command,
-        env=environment,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=START_SECONDS,
-    )
-    cluster = Cluster(address, _token(home))
-    limit = time.monotonic() + (START_SECONDS if done.returncode == 0 else 0)
-    while not answers(address):
-        if time.monotonic() > limit:
-            stop_cluster(home)
-            words = (done.stderr or done.stdout).strip().splitlines()
-            raise OutsideError(f"Ray did not start: {words[-1] if words else f'exit code {done.returncode}'}")
-        time.sleep(0.2)
-    return cluster
+    with (Path(folder) / "start.log").open("wb") as log:
+        subprocess.run(
+            command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+        )
+    return Cluster(address, _token(home))
+
+
+def _fault_until_ready(cluster: Cluster) -> str:
+    """Wait until a cluster takes a job. Returns why it does not; on a busy machine its node may give up while it starts."""
+    limit, fault = time.monotonic() + _READY_SECONDS, ""
+    while time.monotonic() < limit:
+        try:
+            cluster.client().submit_job(entrypoint="true")
+            return ""
+        except (RuntimeError, OSError) as error:
+            fault = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            time.sleep(0.5)
+    return fault
 
 
 def stop_cluster(home: Path) -> bool:

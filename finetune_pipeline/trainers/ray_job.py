@@ -4,7 +4,7 @@ Folder of a job in the storage::
 
     job.json                        the request: {spec, base {folder, record}}
     train.jsonl, validation.jsonl   the rows
-    said.json                       {worker, lines}: what the workers at work have said to people
+    history.jsonl, said.json        losses so far; {worker, lines}: what the workers at work have said to people
     checkpoints/PHASE/              Ray Train's checkpoints: the newest and the best one
     trained/…                       what a finished phase left
     result/                         what the training left; the job is done
@@ -26,7 +26,7 @@ from finetune_pipeline.engine.store import read_json, write_json
 from finetune_pipeline.models.identity import MODEL_FILE
 from finetune_pipeline.reporting import listen, mute, say
 from finetune_pipeline.spec.model import TaskSpec
-from finetune_pipeline.spec.training import RaySpec
+from finetune_pipeline.spec.training import RaySection
 from finetune_pipeline.trainers.base import TrainingOrder
 from finetune_pipeline.trainers.local import train_here
 from finetune_pipeline.trainers.storage import Storage
@@ -80,7 +80,7 @@ def _relative(job: Mapping[str, Any], root: Path) -> dict[str, Any]:
     return {**job, **{name: Path(job[name]).relative_to(root).as_posix() for name in paths if job[name]}}
 
 
-def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, ray_spec: RaySpec) -> None:
+def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, section: RaySection) -> None:
     """Have workers train one phase, and others in their place where some are lost, from the last checkpoint on: Ray Train
     finds it under the run's name. Its own retries (FailureConfig) would also repeat what was refused."""
     from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -91,9 +91,9 @@ def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, ray_s
         train_worker,
         train_loop_config={"job": dict(job), "phase": phase, "storage": storage, "place": place.address},
         scaling_config=ScalingConfig(
-            num_workers=ray_spec.workers,
-            use_gpu=bool(ray_spec.resources.get("GPU")),
-            resources_per_worker=dict(ray_spec.resources),
+            num_workers=section.workers,
+            use_gpu=bool(section.resources.get("GPU")),
+            resources_per_worker=dict(section.resources),
         ),
         run_config=RunConfig(
             name=phase.replace("/", "-"),
@@ -102,14 +102,14 @@ def _fit(job: Mapping[str, Any], phase: str, storage: str, place: Storage, ray_s
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    for failures in range(ray_spec.max_failures + 1):
+    for failures in range(section.max_failures + 1):
         place.delete("error.json")
         try:
             trainer.fit()
             return
         except TrainingFailedError as error:
             ended = place.read_json("error.json") or _lost(error)
-            if ended["code"] in NO_RETRY or failures == ray_spec.max_failures:
+            if ended["code"] in NO_RETRY or failures == section.max_failures:
                 raise
             say(f"{job['stage']}: the workers failed and are started again: {ended['message']}")
 
@@ -124,11 +124,11 @@ def train_worker(config: dict[str, Any]) -> None:
     context, place = ray.train.get_context(), Storage(config["place"])
     first, first_here = context.get_world_rank() == 0, context.get_local_rank() == 0
     scratch = _agree(lambda: f"finetune-{uuid.uuid4().hex}")
+    root = Path(tempfile.gettempdir()) / scratch
     if first:
-        listen(_teller(place, scratch))
+        listen(_teller(place, scratch, root / config["job"]["work"] / "history.jsonl"))
     else:
         mute()
-    root = Path(tempfile.gettempdir()) / scratch
     job = {**config["job"], "base": "base"}
     job |= {name: str(root / job[name]) for name in _PATHS if job[name]}
     try:
@@ -162,12 +162,14 @@ def _agree(choose: Callable[[], Any]) -> Any:
     return chosen[0]
 
 
-def _teller(place: Storage, worker: str) -> Callable[[str], None]:
-    """A listener that keeps every line in the storage, for those who follow the job."""
+def _teller(place: Storage, worker: str, history: Path) -> Callable[[str], None]:
+    """A listener that brings every line, and the history so far, to the storage, for those who follow the job."""
     lines: list[str] = []
 
     def keep(line: str) -> None:
         lines.append(line)
+        if history.exists():
+            place.put(history, "history.jsonl")
         place.write_json("said.json", {"worker": worker, "lines": lines})
 
     return keep

@@ -35,6 +35,7 @@ CHANGES: dict[str, Any] = {
     "baseline.endpoint": SERVER,
     "training.method": "lora",
     "training.trainer": None,
+    "training.ray": {"workers": 2, "storage": "/shared"},
     "training.over_length": "drop",
     "training.precision": "float32",
     "training.scheduler": "linear",
@@ -149,7 +150,9 @@ def test_a_changed_key_makes_anew_what_reads_it_and_never_the_split(
         return
     assert not anew & SPLIT, "the rows and the sealed test stay as they are"
     section = key.partition(".")[0]
-    if section in ("training", "base_model", "chat_template"):
+    if key == "training.ray":
+        assert not anew, "no result depends on where it was trained"
+    elif section in ("training", "base_model", "chat_template"):
         assert anew >= TRAINED
     elif section != "baseline":  # the base is merged and asked as its prompts are
         assert not anew & TRAINED
