@@ -32,9 +32,6 @@ from finetune_pipeline.trainers.local import train_here
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline.worker.process import NO_RETRY
 
-ENTRYPOINT = "python -c 'from finetune_pipeline.trainers.ray_job import main; main()'"
-"""Followed by the address of the storage, and the job's folder in it."""
-
 
 def main() -> None:
     """Be the driver of a job: train, bring the result to the storage, or say there what ended it."""

@@ -18,8 +18,9 @@ from safetensors.numpy import load_file
 
 from finetune_pipeline.faults import JobError
 from finetune_pipeline.trainers import TrainingOrder, preflight, train
-from finetune_pipeline.trainers.ray import job_name, runtime_env
+from finetune_pipeline.trainers.ray import job_name
 from finetune_pipeline.trainers.ray_cluster import Cluster, start_cluster, started_cluster, stop_cluster
+from finetune_pipeline.trainers.ray_jobs import runtime_env
 from finetune_pipeline.trainers.storage import Storage
 from finetune_pipeline_tests.s3_server import BUCKET, SECRET, make_bucket, s3_server
 from finetune_pipeline_tests.unit.processes import is_running, wait_until
@@ -96,11 +97,11 @@ def cluster(home: Path) -> Cluster:
 
 
 def first_checkpoint(storage: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until the cluster has a checkpoint."""
+    """Wait until the cluster has a checkpoint, and Ray Train has written down that it has."""
 
     def there() -> bool:
         assert process.poll() is None, process.communicate()[1]
-        return any(storage.glob("*/checkpoints/*/checkpoint_*/checkpoints/*/complete.json"))
+        return any(storage.glob("*/checkpoints/*/checkpoint_manager_snapshot.json"))
 
     wait_until(there, WAIT)
 
@@ -157,7 +158,7 @@ def test_two_workers_go_on_after_one_is_lost_and_the_next_try_adopts_the_job(
 ) -> None:
     shared = tmp_path / "shared"
     changes = {
-        "epochs": 4,
+        "epochs": 12,
         "dropout": 0.0,
         "micro_batch_size": 2,
         "ray": {"workers": 2, "storage": str(shared), "runtime_env": QUICK},
@@ -188,7 +189,7 @@ def test_a_cancelled_run_stops_its_job_and_the_next_one_goes_on_from_the_checkpo
     inputs: Path, home: Path, tmp_path: Path
 ) -> None:
     shared = tmp_path / "shared"
-    changes = {"epochs": 4, "ray": {"storage": str(shared), "runtime_env": QUICK}}
+    changes = {"epochs": 12, "ray": {"storage": str(shared), "runtime_env": QUICK}}
     process = submitted(inputs, tmp_path / "ray", **changes)
     first_checkpoint(shared, process)
     workers = training_workers(home)
@@ -206,7 +207,7 @@ def test_a_cancelled_run_stops_its_job_and_the_next_one_goes_on_from_the_checkpo
         or len(attempts(home, order)) == 2
     )
     assert json.loads((order.out / "measured.json").read_text())["resumed_from"] is not None
-    trained_here(inputs, tmp_path / "here", epochs=4)
+    trained_here(inputs, tmp_path / "here", epochs=12)
     assert (order.out / ADAPTER).read_bytes() == (tmp_path / "here/out" / ADAPTER).read_bytes()
 
 
