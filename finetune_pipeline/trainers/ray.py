@@ -132,4 +132,4 @@ def _bring_inputs(order: TrainingOrder, place: Storage) -> None:
     place.put(order.validation, "validation.jsonl")
     record = read_json(order.base / MODEL_FILE) if (order.base / MODEL_FILE).exists() else None
     spec = order.spec.model_dump(mode="json", exclude={"training": {"ray": {"runtime_env"}}})
-    place.write_json("job.json", {"spec": spec, "base": {"folder": folder, "record": record}})
+    place.write_json("job.json", {"action": "train", "spec": spec, "base": {"folder": folder, "record": record}})

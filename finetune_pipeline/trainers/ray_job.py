@@ -2,7 +2,7 @@
 
 Folder of a job in the storage::
 
-    job.json                        the request: {spec, base {folder, record}}
+    job.json                        the request: {action, spec, base {folder, record}}
     train.jsonl, validation.jsonl   the rows
     history.jsonl, said.json        losses so far; {worker, lines}: what the workers at work have said to people
     checkpoints/PHASE/              Ray Train's checkpoints: the newest and the best one
@@ -23,14 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune_pipeline.engine.store import read_json, write_json
+from finetune_pipeline.faults import JobError
+from finetune_pipeline.findings import FindingsError
 from finetune_pipeline.models.identity import MODEL_FILE
 from finetune_pipeline.reporting import listen, mute, say
 from finetune_pipeline.spec.model import TaskSpec
 from finetune_pipeline.spec.training import RaySection
+from finetune_pipeline.trainers import ray_data
 from finetune_pipeline.trainers.base import TrainingOrder
 from finetune_pipeline.trainers.local import train_here
 from finetune_pipeline.trainers.storage import Storage
-from finetune_pipeline.worker.process import NO_RETRY
+from finetune_pipeline.worker.process import EXIT_CONFIG, NO_RETRY
 
 
 def main() -> None:
@@ -38,7 +41,11 @@ def main() -> None:
     storage, name = sys.argv[1:]
     place = Storage(storage).below(name)
     try:
-        train(storage, place)
+        request = place.read_json("job.json")
+        if request["action"] == "train":
+            train(storage, place, request)
+        else:
+            ray_data.make(place, request)
     except Exception as error:  # noqa: BLE001 - whatever ended it is told
         place.write_json("error.json", ended := place.read_json("error.json") or _lost(error))
         sys.exit(f"{ended['message']}\n")
@@ -46,13 +53,14 @@ def main() -> None:
 
 def _lost(error: Exception) -> dict[str, Any]:
     """error.json where no worker could write one."""
+    if isinstance(error, FindingsError | JobError):
+        return {"code": EXIT_CONFIG, "kind": "job", "message": str(error)}
     words = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
     return {"code": 1, "kind": "error", "message": f"{type(error).__name__}: {words.strip()}"}
 
 
-def train(storage: str, place: Storage) -> None:
+def train(storage: str, place: Storage, request: Mapping[str, Any]) -> None:
     """Train each phase as on one machine, each in a TorchTrainer, and leave the result of all of them."""
-    request = place.read_json("job.json")
     spec = TaskSpec.model_validate(request["spec"])
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
         root = Path(scratch)

@@ -35,6 +35,7 @@ CHANGES: dict[str, Any] = {
     "baseline.endpoint": SERVER,
     "training.method": "lora",
     "training.trainer": None,
+    "compute.data": "ray",
     "training.ray": {"workers": 2, "storage": "/shared"},
     "training.over_length": "drop",
     "training.precision": "float32",
@@ -150,8 +151,8 @@ def test_a_changed_key_makes_anew_what_reads_it_and_never_the_split(
         return
     assert not anew & SPLIT, "the rows and the sealed test stay as they are"
     section = key.partition(".")[0]
-    if key == "training.ray":
-        assert not anew, "no result depends on where it was trained"
+    if key in ("compute.data", "training.ray"):
+        assert not anew, "no result depends on where it is computed"
     elif section in ("training", "base_model", "chat_template"):
         assert anew >= TRAINED
     elif section != "baseline":  # the base is merged and asked as its prompts are

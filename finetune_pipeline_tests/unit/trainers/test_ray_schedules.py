@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,14 @@ class Schedule:
     def __init__(self, inputs: Path, place: Path, seed: int) -> None:
         self.random, self.inputs, self.place = random.Random(seed), inputs, place
         self.failed = 0
+        self.injected: Counter[str] = Counter()
 
     def fault(self, method: str, path: str) -> Fault:
-        return self.random.choice(FAULTS) if self.random.random() < 0.25 else "none"
+        if self.random.random() >= 0.25:
+            return "none"
+        fault = self.random.choice(FAULTS)
+        self.injected[fault] += 1
+        return fault
 
     def order(self, server: RayJobsServer) -> Any:
         section = {"address": server.address, "storage": str(self.place / "storage")}
@@ -56,7 +62,8 @@ class Schedule:
         trainer, order = RayTrainer(), self.order(server)
         name = trainer.submit(order)
         if self.random.random() < 0.3:
-            return False  # killed
+            self.injected["killed"] += 1
+            return False
         for _ in range(self.random.randrange(1, 4)):
             if trainer.poll(name) == "ended":
                 break
@@ -80,17 +87,22 @@ class Schedule:
             server.finish(submission, "SUCCEEDED" if well else "FAILED")
 
 
+def check_schedule(inputs: Path, place: Path, seed: int) -> tuple[Schedule, RayJobsServer]:
+    """Run a schedule; every job that was submitted failed, but for the last one."""
+    schedule = Schedule(inputs, place, seed)
+    server = schedule.run()
+    assert len(server.jobs) == schedule.failed + 1, (seed, server.jobs)
+    name = job_name(schedule.order(server))
+    assert list(server.jobs) == [f"{name}-{number + 1}" for number in range(len(server.jobs))], seed
+    shutil.rmtree(place)
+    return schedule, server
+
+
 def test_no_training_runs_twice(inputs: Path, tmp_path: Path) -> None:
-    submitted = 0
-    for seed in range(12):
-        place = tmp_path / str(seed)
-        schedule = Schedule(inputs, place, seed)
-        server = schedule.run()
-        assert len(server.jobs) == schedule.failed + 1, (seed, server.jobs)
-        assert list(server.jobs) == [f"{job_name(schedule.order(server))}-{n + 1}" for n in range(len(server.jobs))]
-        submitted += len(server.jobs)
-        shutil.rmtree(place)
-    assert submitted > 12, "no schedule had a failed job"
+    schedules = [check_schedule(inputs, tmp_path / str(seed), seed)[0] for seed in range(12)]
+    assert sum(schedule.failed for schedule in schedules) > 3
+    injected = sum((schedule.injected for schedule in schedules), Counter())
+    assert set(injected) == {*FAULTS, "killed"}
 
 
 def test_a_failed_job_is_told_with_its_reason_and_where_to_look(inputs: Path, tmp_path: Path) -> None:
